@@ -1,0 +1,121 @@
+"""Exit codes of every process of a job, with what each means and what follows: one table for all sides.
+
+The launcher reports them, the operator decides by them, and the command line ends with them. A code says what
+kind of thing went wrong, never where; the words are in the termination record.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, IntEnum
+
+
+class ExitCode(IntEnum):
+    """How a process ended. 64 to 78 follow BSD's sysexits.h; 80 to 87 are ours."""
+
+    OK = 0
+    CONFIGURATION = 64
+    DATA_CORRUPT = 65
+    INPUT_MISSING = 66
+    UNAVAILABLE = 69
+    PROGRAM = 70
+    STALL = 75
+    CREDENTIALS = 77
+    CONFIGURATION_FILE = 78
+    GPU_FAULT = 80
+    PREFLIGHT = 81
+    NUMERIC_GUARD = 82
+    SELF_CHECK = 83
+    COMMUNICATION = 84
+    INTERRUPTED = 85
+    NOTHING_VERIFIES = 87
+    INTERRUPTED_TWICE = 130
+    KILLED = 137
+    TERMINATED = 143
+
+
+class Action(Enum):
+    """What follows from an attempt's end."""
+
+    DONE = "Done"
+    FAIL = "Fail"
+    RESTART = "Restart"
+    RESTART_ELSEWHERE = "RestartElsewhere"
+    """Restart, and leave out the node on which it happened."""
+
+
+class Budget(Enum):
+    """What a restart is counted against."""
+
+    NONE = "None"
+    """Nothing is restarted, so nothing is counted."""
+    USER = "User"
+    """The program's own failures (`runPolicy.maxRestarts`)."""
+    INFRA = "Infra"
+    """Failures of machines, networks and stores."""
+    FREE = "Free"
+    """Not counted; but without a new commit since the previous free restart it counts as INFRA."""
+
+
+class Sign(Enum):
+    """What the cluster says about a pod's end beyond its exit code."""
+
+    NOTHING = "Nothing"
+    OUT_OF_MEMORY = "OOMKilled"
+    DISRUPTED = "Disrupted"
+    """DisruptionTarget, Evicted, NodeLost, or the pod is missing."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What one end means and what follows."""
+
+    meaning: str
+    action: Action
+    budget: Budget
+    fail_after: int | None = None
+    """The attempt's job fails at the n-th such end, whatever is left of the budget."""
+    exclude_node_after: int | None = None
+    """A node is left out after the n-th such end on it."""
+
+
+RULES: dict[ExitCode, Rule] = {
+    ExitCode.OK: Rule("done", Action.DONE, Budget.NONE),
+    ExitCode.CONFIGURATION: Rule("the job's configuration is invalid", Action.FAIL, Budget.NONE),
+    ExitCode.CONFIGURATION_FILE: Rule("a configuration file is invalid", Action.FAIL, Budget.NONE),
+    ExitCode.DATA_CORRUPT: Rule("data is corrupt", Action.FAIL, Budget.NONE),
+    ExitCode.INPUT_MISSING: Rule("an input does not exist", Action.FAIL, Budget.NONE),
+    ExitCode.UNAVAILABLE: Rule("a store or the rendezvous is unavailable", Action.RESTART, Budget.INFRA),
+    ExitCode.PROGRAM: Rule("the program failed", Action.RESTART, Budget.USER),
+    ExitCode.STALL: Rule("no progress within the stall timeout", Action.RESTART, Budget.INFRA, exclude_node_after=2),
+    ExitCode.CREDENTIALS: Rule("credentials were denied", Action.FAIL, Budget.NONE),
+    ExitCode.GPU_FAULT: Rule("a GPU is faulty", Action.RESTART_ELSEWHERE, Budget.INFRA),
+    ExitCode.PREFLIGHT: Rule("the node failed its preflight", Action.RESTART_ELSEWHERE, Budget.INFRA),
+    ExitCode.NUMERIC_GUARD: Rule("the numeric guard is exhausted", Action.FAIL, Budget.NONE),
+    ExitCode.SELF_CHECK: Rule("the strategy's self-check failed", Action.FAIL, Budget.NONE),
+    ExitCode.COMMUNICATION: Rule("communication between processes failed", Action.RESTART, Budget.INFRA),
+    ExitCode.INTERRUPTED: Rule("interrupted; the last commit stands", Action.RESTART, Budget.FREE),
+    ExitCode.NOTHING_VERIFIES: Rule("checkpoints exist and none verifies", Action.FAIL, Budget.NONE),
+    ExitCode.INTERRUPTED_TWICE: Rule("interrupted twice; the last commit stands", Action.RESTART, Budget.FREE),
+    ExitCode.KILLED: Rule("killed (SIGKILL)", Action.RESTART, Budget.USER),
+    ExitCode.TERMINATED: Rule("terminated (SIGTERM) before it could commit", Action.RESTART, Budget.USER),
+}
+"""Every known code, for an end about which the cluster says nothing more."""
+
+OUT_OF_MEMORY = Rule("out of host memory", Action.RESTART, Budget.USER, fail_after=2)
+DISRUPTED = Rule("the cluster took the pod away", Action.RESTART, Budget.FREE)
+
+
+def rule(code: int, sign: Sign = Sign.NOTHING) -> Rule:
+    """Return what follows from an end with `code`; an unknown code is treated like a program failure.
+
+    `sign` matters only for a process ended by a signal (137, 143): one that chose its own code knows better.
+    """
+    if code == ExitCode.KILLED and sign is Sign.OUT_OF_MEMORY:
+        return OUT_OF_MEMORY
+    if code in (ExitCode.KILLED, ExitCode.TERMINATED) and sign is Sign.DISRUPTED:
+        return DISRUPTED
+    try:
+        return RULES[ExitCode(code)]
+    except ValueError:
+        return Rule(f"unknown exit code {code}", Action.RESTART, Budget.USER)

@@ -1,0 +1,176 @@
+"""From a file, or plain values, to a job; and everything that is wrong with it, at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from unimrg_api.errors import JobError, Problem
+from unimrg_api.exit_codes import ExitCode
+from unimrg_api.explain import Finding, null_finding, to_finding, to_problem
+from unimrg_api.fields import RULE_ERROR, Violation
+from unimrg_api.introspection import Location, format_location, placeholder, view_at
+from unimrg_api.job import UniMRGJob
+from unimrg_api.yaml_source import Mark, read_yaml
+
+ROUNDS = 16
+"""How often a job is looked at again with what was found wrong put right."""
+
+
+def load_job(path: Path) -> UniMRGJob:
+    """Read a job from a YAML (or JSON) file.
+
+    Raises JobError with all problems, each with its line and column; exit code INPUT_MISSING if there is no
+    such file, else CONFIGURATION.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise _no_file(path, "there is no such file", "check the path") from None
+    except IsADirectoryError:
+        raise _no_file(path, "this is a folder", "give the job's file in it") from None
+    except OSError as error:
+        message = f"the file cannot be read: {error.strerror or error}"
+        raise _no_file(path, message, "check its permissions") from None
+    document = read_yaml(data)
+    if document.problems and document.value is None:
+        raise JobError(document.problems, source=str(path))
+    job, problems = _check(document.value, document.marks)
+    known = {problem.path for problem in document.problems}
+    problems = document.problems + [problem for problem in problems if problem.path not in known]
+    problems = sorted(problems, key=lambda problem: (problem.line or 0, problem.column or 0))
+    if problems or job is None:
+        raise JobError(problems, source=str(path))
+    return job
+
+
+def parse_job(value: Any) -> UniMRGJob:
+    """Return the job that plain values (as from JSON) describe. Raises JobError with all problems."""
+    job, problems = _check(value, {})
+    if job is None:
+        raise JobError(problems)
+    return job
+
+
+def dump_job(job: UniMRGJob) -> dict[str, Any]:
+    """Return a job as plain JSON values with every default written out; `parse_job` is the way back."""
+    return job.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def _no_file(path: Path, message: str, remedy: str) -> JobError:
+    problem = Problem("", repr(str(path)), message, remedy, exit_code=ExitCode.INPUT_MISSING)
+    return JobError([problem], source=str(path))
+
+
+def _check(value: Any, marks: Mapping[Location, Mark]) -> tuple[UniMRGJob | None, list[Problem]]:
+    """Return the job, or None and all problems.
+
+    A rule between fields is only asked once its fields are right by themselves. So what is wrong is put right
+    in a copy, and the copy looked at again, until nothing new turns up.
+    """
+    if not isinstance(value, dict):
+        kind = "a list" if isinstance(value, list) else "a single value"
+        remedy = "start with the fields apiVersion, kind, metadata and spec"
+        finding = Finding((), value, f"a job is a mapping of fields, and this is {kind}", remedy)
+        return None, [to_problem(finding, marks)]
+    findings = list(_nulls(value, ()))
+    wrong = {finding.location for finding in findings}
+    copy = _copy(value)
+    for location in wrong:
+        _put_right(copy, location)
+    job = None
+    for _ in range(ROUNDS):
+        try:
+            job = UniMRGJob.model_validate(copy, by_alias=True, by_name=False)
+            break
+        except ValidationError as error:
+            found = list(_findings(error, marks))
+        findings += [finding for finding in found if not any(_touches(place, wrong) for place in finding.involves)]
+        places = {place for finding in found for place in finding.involves}
+        if places <= wrong:
+            break
+        wrong |= places
+        for location in sorted(places, key=len, reverse=True):
+            _put_right(copy, location)
+    if not findings:
+        assert job is not None, "a job without problems was not read"
+        return job, []
+    return None, [to_problem(finding, marks) for finding in findings]
+
+
+def _findings(error: ValidationError, marks: Mapping[Location, Mark]) -> Iterator[Finding]:
+    for item in error.errors(include_url=False):
+        location = tuple(part for part in item["loc"] if part != "[key]")
+        if item["type"] != RULE_ERROR:
+            yield to_finding(location, item["type"], item["input"], item["msg"], marks)
+            continue
+        violations: list[Violation] = item["ctx"]["violations"]
+        for violation in violations:
+            place = (*location, *parse_location(violation.path))
+            involves = frozenset((*location, *parse_location(path)) for path in violation.involves)
+            value = _at(item["input"], parse_location(violation.path))
+            yield Finding(place, value, violation.message, violation.remedy, involves | {place})
+
+
+def parse_location(path: str) -> Location:
+    """Return the parts of a path: the way back from `format_location`."""
+    parts: list[str | int] = []
+    for part in path.replace("[", ".[").split("."):
+        parts.append(int(part[1:-1]) if part.startswith("[") else part)
+    return tuple(parts)
+
+
+def _touches(place: Location, wrong: set[Location]) -> bool:
+    """Whether something wrong is above, at or below a place."""
+    return any(place[: len(other)] == other or other[: len(place)] == place for other in wrong)
+
+
+def _nulls(value: Any, location: Location) -> Iterator[Finding]:
+    """Find nulls at fields that may be absent: the models would take them for absence, an API server would
+    not."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        place = (*location, key)
+        if item is None and view_at(UniMRGJob, place) is not None:
+            yield null_finding(place)
+        else:
+            yield from _nulls(item, place)
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _copy(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_copy(item) for item in value]
+    return value
+
+
+def _at(value: Any, location: Location) -> Any:
+    for part in location:
+        try:
+            value = value[part]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return value
+
+
+def _put_right(value: Any, location: Location) -> None:
+    """Take a wrong field out of a copy of the job, or replace it by something right where it is required."""
+    parent = _at(value, location[:-1]) if location else None
+    if not isinstance(parent, dict | list):
+        return
+    part = location[-1]
+    view = view_at(UniMRGJob, location)
+    if isinstance(parent, list):
+        if isinstance(part, int) and part < len(parent) and view is not None:
+            parent[part] = placeholder(view)
+    elif view is not None and view.required:
+        parent[str(part)] = placeholder(view)
+    else:
+        parent.pop(str(part), None)
+
+
+__all__ = ["dump_job", "format_location", "load_job", "parse_job", "parse_location"]

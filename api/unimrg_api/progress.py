@@ -1,0 +1,42 @@
+"""How far a running job is: written by rank 0, served by its launcher, read by operator and command line."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field
+
+from unimrg_api.record import Record
+
+Phase = Literal["check", "prepare", "train", "evaluate", "finish"]
+"""The stages of a job, in order."""
+
+
+class Progress(Record):
+    """One report (JSON, at most 4 KiB); a newer one replaces it."""
+
+    phase: Phase = "check"
+    """The stage that runs."""
+    step: int = 0
+    """Steps finished."""
+    total_steps: int = 0
+    """The step at which the stage ends; 0: not known."""
+    eta_seconds: float | None = None
+    """Seconds that the rest of the stage will take at the present rate."""
+    losses: dict[str, float] = Field(default_factory=dict)
+    """Loss of the last step, by objective."""
+    samples_per_second: float | None = None
+    """Rows of all objectives per second, whole world."""
+    checkpoint_step: int | None = None
+    """Step of the last commit."""
+    mlflow_run_id: str | None = None
+    """Run in MLflow."""
+    mlflow_url: str | None = None
+    """Link to the run in MLflow."""
+    updated: float = 0.0
+    """When this was written, Unix time in seconds."""
+
+    @classmethod
+    def parse(cls, data: bytes | str) -> Self | None:
+        """Read a report; None if it is none. A field that does not fit has its default."""
+        return cls.read(data)

@@ -1,0 +1,143 @@
+"""The part of a job that says what is trained and how: model, method, objectives, optimiser, schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from unimrg_api.fields import Fraction, PositiveRate, Rate, Spec, Uri, Violation, Weight
+
+Method = Literal["SFT", "RecA", "UniMRG"]
+ObjectiveName = Literal["Understanding", "Pixel", "Depth", "Segmentation"]
+Precision = Literal["FP32", "BF16", "FP64"]
+Variant = Literal["Tiny", "0.5B", "1.5B"]
+
+MAXIMUM_STEPS = 10_000_000
+MAXIMUM_ROWS = 65_536
+
+RECIPES: dict[Method, dict[ObjectiveName, str]] = {
+    "SFT": {"Understanding": "1"},
+    # Harmon shares parameters between understanding and generation, so RecA keeps the understanding loss.
+    "RecA": {"Understanding": "1", "Pixel": "1"},
+    "UniMRG": {"Understanding": "1", "Pixel": "1", "Depth": "1", "Segmentation": "1"},
+}
+"""Objectives and weights of each method."""
+
+
+class ModelSpec(Spec):
+    """The model that is trained."""
+
+    name: Literal["Harmon"]
+    """Family of the model."""
+    variant: Variant
+    """Size. `Tiny` has the published architecture with small numbers and trains on a laptop."""
+    init: Uri | None = None
+    """First weights: a .safetensors file, or a folder of them. Absent: drawn from `training.seed`."""
+    dropout: Fraction = "0.1"
+    """Share of activations that dropout zeroes in the masked autoregressive encoder and decoder.
+    The published value is "0.1"; "0" makes losses independent of how the batch is split."""
+
+
+class ObjectiveSpec(Spec):
+    """One thing to learn, and how much it counts."""
+
+    name: ObjectiveName
+    """Understanding (answer a question), or the representation to generate from the image's own embedding."""
+    weight: Weight
+    """Factor of this objective's loss, as a decimal string. "0" leaves the objective out."""
+
+
+class BatchSpec(Spec):
+    """How many rows an optimiser step has, and how they are grouped."""
+
+    rows_per_objective: Annotated[int, Field(ge=1, le=MAXIMUM_ROWS)] = 16
+    """Rows of each objective per optimiser step, over all processes. A multiple of `cohortRows`."""
+    cohort_rows: Annotated[int, Field(ge=1, le=MAXIMUM_ROWS)] = 16
+    """Rows that share one mask rate and one mean: the micro-batch of the reference. Part of what is trained,
+    while `microBatchRows` is not."""
+    micro_batch_rows: Annotated[int, Field(ge=1, le=MAXIMUM_ROWS)] = 16
+    """Rows of each objective per forward pass and process. Less needs less memory and changes nothing
+    else."""
+
+    def violations(self) -> Iterator[Violation]:
+        """Cohorts must fill a step."""
+        rows, cohort = self.rows_per_objective, self.cohort_rows
+        if rows % cohort:
+            nearest = sorted({max(cohort, rows - rows % cohort), rows - rows % cohort + cohort})
+            yield Violation(
+                "rowsPerObjective",
+                f"{rows} rows per objective cannot be dealt in whole cohorts of {cohort}",
+                f"use a multiple of cohortRows, e.g. {' or '.join(map(str, nearest))}",
+                frozenset({"rowsPerObjective", "cohortRows"}),
+            )
+
+
+class OptimizerSpec(Spec):
+    """AdamW. The defaults are the published recipe."""
+
+    learning_rate: PositiveRate = "1e-5"
+    """Learning rate after the warm-up."""
+    beta1: Fraction = "0.9"
+    """Decay of the running mean of gradients."""
+    beta2: Fraction = "0.95"
+    """Decay of the running mean of squared gradients."""
+    epsilon: PositiveRate = "1e-8"
+    """Added to the denominator of an update."""
+    weight_decay: Rate = "0.02"
+    """Decoupled weight decay, on the parameters that the model's recipe decays."""
+    clip_norm: PositiveRate = "1.0"
+    """Gradients are scaled down to this norm."""
+
+
+class ScheduleSpec(Spec):
+    """Learning rate over time: linear warm-up, then half a cosine down to zero."""
+
+    warmup_steps: Annotated[int, Field(ge=0, le=MAXIMUM_STEPS)] = 25
+    """Optimiser steps until the learning rate is reached."""
+    horizon_steps: Annotated[int, Field(ge=1, le=MAXIMUM_STEPS)] = 2500
+    """Optimiser steps until the cosine ends."""
+
+    def violations(self) -> Iterator[Violation]:
+        """The warm-up lies within the horizon."""
+        if self.warmup_steps > self.horizon_steps:
+            yield Violation(
+                "warmupSteps",
+                f"a warm-up of {self.warmup_steps} steps does not end within the horizon of {self.horizon_steps} steps",
+                f"use at most {self.horizon_steps}, or raise horizonSteps",
+                frozenset({"warmupSteps", "horizonSteps"}),
+            )
+
+
+class TrainingSpec(Spec):
+    """How the model is trained."""
+
+    batch: BatchSpec = BatchSpec()
+    """Rows of a step."""
+    optimizer: OptimizerSpec = OptimizerSpec()
+    """AdamW's numbers."""
+    schedule: ScheduleSpec = ScheduleSpec()
+    """Learning rate over time."""
+    stop_step: Annotated[int, Field(ge=1, le=MAXIMUM_STEPS)] | None = None
+    """Optimiser step after which training ends. Absent: `schedule.horizonSteps`. Less than that stops within
+    the schedule, as the paper does, which reports step 1000 of 2500."""
+    precision: Precision = "BF16"
+    """Number format of the computation; weights and optimiser state are at least FP32."""
+    seed: Annotated[int, Field(ge=0, le=4_294_967_295)] = 42
+    """Root of all randomness: initial weights, order, masks, noise, dropout."""
+
+    def resolved_stop_step(self) -> int:
+        """Return the optimiser step after which training ends."""
+        return self.schedule.horizon_steps if self.stop_step is None else self.stop_step
+
+    def violations(self) -> Iterator[Violation]:
+        """Training stops within the schedule."""
+        horizon = self.schedule.horizon_steps
+        if self.resolved_stop_step() > horizon:
+            yield Violation(
+                "stopStep",
+                f"step {self.stop_step} lies beyond the schedule's horizon of {horizon} steps",
+                f"use at most {horizon}, or raise schedule.horizonSteps",
+                frozenset({"stopStep", "schedule.horizonSteps"}),
+            )

@@ -1,0 +1,178 @@
+"""Reads one YAML document into plain values and remembers where each stands in the text.
+
+Scalars keep the text they were written as, so that a message can show `1e-5` and not `1e-05`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+
+from unimrg_api.errors import Problem
+from unimrg_api.introspection import Location, format_location
+
+SIZE_LIMIT = 1_048_576
+"""Bytes of a file: more than any job needs, and less than an API server takes."""
+NODE_LIMIT = 20_000
+"""Values in a document, counted after aliases are followed."""
+DEPTH_LIMIT = 64
+
+_PREFIX = "tag:yaml.org,2002:"
+
+
+@dataclass(frozen=True)
+class Mark:
+    """Where a value stands: line and column, from 1, of its key (if it has one) and of the value itself."""
+
+    line: int
+    column: int
+    key_line: int
+    key_column: int
+    text: str | None
+    """A scalar as it was written, without quotes."""
+
+
+@dataclass
+class Document:
+    """What a file holds."""
+
+    value: Any = None
+    marks: dict[Location, Mark] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+    """What is wrong with the YAML itself."""
+
+
+def read_yaml(data: bytes) -> Document:
+    """Read the only document in `data`; what is wrong with it is in the result's `problems`."""
+    document = Document()
+    if len(data) > SIZE_LIMIT:
+        message = f"the file is too large for a job: {len(data)} bytes, at most {SIZE_LIMIT} are read"
+        document.problems.append(Problem("", "", message, "give the job's file, not data"))
+        return document
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        remedy = "save it as UTF-8 text"
+        document.problems.append(Problem("", "", "the file is not UTF-8 text", remedy, line, 1))
+        return document
+    yaml = YAML(typ="safe", pure=True)
+    try:
+        nodes = [node for node in yaml.compose_all(text) if not _is_empty(node)]
+    except (YAMLError, RecursionError, ValueError) as error:
+        document.problems.append(_not_yaml(error))
+        return document
+    if not nodes:
+        document.problems.append(Problem("", "", "the file is empty", "start from examples/quickstart.yaml", 1, 1))
+    elif len(nodes) > 1:
+        mark = nodes[1].start_mark
+        document.problems.append(
+            Problem(
+                "",
+                "",
+                f"the file holds {len(nodes)} documents, but a job is one",
+                "put each document (they are separated by ---) into a file of its own",
+                mark.line + 1,
+                mark.column + 1,
+            )
+        )
+    else:
+        _Reader(yaml, document).read(nodes[0])
+    return document
+
+
+def _is_empty(node: Node | None) -> bool:
+    return node is None or (isinstance(node, ScalarNode) and node.tag == f"{_PREFIX}null" and not node.value)
+
+
+def _not_yaml(error: Exception) -> Problem:
+    if isinstance(error, RecursionError):
+        return Problem("", "", "the file is nested too deeply for a job", "flatten it")
+    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+    detail = (getattr(error, "problem", None) or str(error).splitlines()[0]).strip()
+    remedy = "check the indentation, the colons and the quotes around this line"
+    if r"\t" in detail or "tab" in detail:
+        remedy = "indent with spaces, not with tabs"
+    line, column = (mark.line + 1, mark.column + 1) if isinstance(error, MarkedYAMLError) and mark else (None, None)
+    return Problem("", "", f"the file is not YAML: {detail}", remedy, line, column)
+
+
+class _Reader:
+    """Turns nodes into values, once for each place at which a node is used."""
+
+    def __init__(self, yaml: YAML, document: Document) -> None:
+        self._yaml = yaml
+        self._document = document
+        self._count = 0
+
+    def read(self, node: Node) -> None:
+        try:
+            self._document.value = self._value(node, (), node)
+        except _TooMuchError:
+            self._document.problems.append(
+                Problem("", "", "the file holds too many values, or aliases that never end", "write them out")
+            )
+
+    def _value(self, node: Node, location: Location, key: Node) -> Any:
+        self._count += 1
+        if self._count > NODE_LIMIT or len(location) > DEPTH_LIMIT:
+            raise _TooMuchError
+        text = node.value if isinstance(node, ScalarNode) else None
+        start, key_start = node.start_mark, key.start_mark
+        self._document.marks[location] = Mark(
+            start.line + 1, start.column + 1, key_start.line + 1, key_start.column + 1, text
+        )
+        if isinstance(node, MappingNode):
+            return self._mapping(node, location)
+        if isinstance(node, SequenceNode):
+            return [self._value(item, (*location, index), item) for index, item in enumerate(node.value)]
+        assert isinstance(node, ScalarNode), f"a node of an unknown kind: {node}"
+        return self._scalar(node, location)
+
+    def _mapping(self, node: MappingNode, location: Location) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        first: dict[str, Node] = {}
+        for key, value in node.value:
+            if not isinstance(key, ScalarNode):
+                self._problem(location, key, "a list or mapping cannot be the name of a field", "write a name")
+                continue
+            name = key.value
+            if key.tag == f"{_PREFIX}merge":
+                self._problem((*location, name), key, "merge keys (<<) are not read", "write the fields out")
+                continue
+            if name in first:
+                self._problem(
+                    (*location, name),
+                    key,
+                    f"the field is given twice (first in line {first[name].start_mark.line + 1})",
+                    "keep one of them",
+                )
+                continue
+            first[name] = key
+            result[name] = self._value(value, (*location, name), key)
+        return result
+
+    def _scalar(self, node: ScalarNode, location: Location) -> Any:
+        kind = str(node.tag).removeprefix(_PREFIX)
+        if kind in ("null", "bool", "int", "float"):
+            try:
+                return self._yaml.constructor.construct_object(node)
+            except (YAMLError, ValueError, KeyError, IndexError):
+                self._problem(location, node, "this number cannot be read", "write it in plain decimal digits")
+                return node.value
+        if kind not in ("str", "timestamp", "value"):
+            self._problem(location, node, f"the YAML tag {node.tag} is not read", "leave the tag out")
+        return node.value
+
+    def _problem(self, location: Location, node: Node, message: str, remedy: str) -> None:
+        mark = node.start_mark
+        path = format_location(location)
+        self._document.problems.append(Problem(path, "", message, remedy, mark.line + 1, mark.column + 1))
+
+
+class _TooMuchError(Exception):
+    """The document is larger than any job."""

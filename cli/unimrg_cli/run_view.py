@@ -1,0 +1,217 @@
+"""Describes a run from the small objects under its prefix: progress, commits, ends of stages, results."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+from pydantic.alias_generators import to_camel
+
+from unimrg_api.errors import UserError
+from unimrg_api.exit_codes import ExitCode
+from unimrg_api.fields import path_of, resolve_uri
+from unimrg_api.load import load_job
+from unimrg_api.progress import Progress
+from unimrg_api.termination import TerminationRecord
+from unimrg_cli.checkpoint_list import Checkpoint, list_checkpoints
+from unimrg_trainer.storage import ObjectStore, open_store
+from unimrg_trainer.storage.base import NotFound
+
+State = Literal["NotStarted", "Running", "Stopped", "Completed", "Failed"]
+
+_JOB_SUFFIXES = (".yaml", ".yml", ".json")
+_OUTCOME = re.compile(r"outcomes/attempt-(\d+)-(\w+)\.json")
+_ATTEMPT = re.compile(r"attempts/(\d+)\.json")
+
+
+class _View(BaseModel):
+    model_config = ConfigDict(frozen=True, alias_generator=to_camel, populate_by_name=True)
+
+
+class Outcome(_View):
+    """How one stage of an attempt ended."""
+
+    attempt: int
+    stage: str
+    reason: str
+    exit_code: int
+    message: str
+
+
+class RunDescription(_View):
+    """What the objects under a run's prefix say."""
+
+    uri: str
+    """The run's prefix."""
+    state: State
+    """Where the run stands, as far as it can be seen from here: Running only for a process of this
+    machine."""
+    uid: str | None = None
+    """Identity of the job; None before the first attempt."""
+    attempts: int = 0
+    """Attempts that were started."""
+    progress: Progress | None = None
+    """The last report."""
+    checkpoint: Checkpoint | None = None
+    """The newest commit."""
+    outcomes: list[Outcome] = []
+    """Ends of the train and evaluate stages, by attempt."""
+    last_end: TerminationRecord | None = None
+    """The last word of the last stage on this machine, whichever it was."""
+    results: dict[str, Any] | None = None
+    """results/summary.json."""
+    mlflow_url: str | None = None
+    """Link to the run in MLflow."""
+
+
+def run_uri(target: str) -> str:
+    """Return the URI of the run that a job's file, a folder or a URI names.
+
+    Raises JobError for a job's file that is wrong, UserError for what names no run.
+    """
+    if "://" in target:
+        return resolve_uri(target, Path.cwd())
+    path = Path(target)
+    if path.is_dir():
+        return path.resolve().as_uri()
+    if path.suffix.lower() in _JOB_SUFFIXES or path.is_file():
+        return resolve_uri(load_job(path).spec.checkpoint.uri, path.resolve().parent)
+    raise UserError(
+        f"{target} is neither a job's file nor a run",
+        remedy="give the job's YAML file, the run's folder, or its URI",
+        exit_code=ExitCode.INPUT_MISSING,
+    )
+
+
+def open_run(target: str) -> ObjectStore:
+    """Open the prefix of the run that `target` names.
+
+    Raises UserError (INPUT_MISSING) where a folder or URI holds no run; a job's file may name one to come.
+    """
+    store = open_store(run_uri(target))
+    if not Path(target).is_file() and not _is_run(store):
+        raise UserError(
+            f"there is no run under {store.uri}",
+            remedy="start it with `unimrg run FILE`, or correct the address",
+            exit_code=ExitCode.INPUT_MISSING,
+        )
+    return store
+
+
+def describe_run(target: str) -> RunDescription:
+    """Describe the run that a job's file, a folder or a URI names. Raises UserError as `open_run` does."""
+    store = open_run(target)
+    identity = _json(store, "job.json") or {}
+    progress = _progress(store)
+    attempts = [int(match[1]) for key, _ in store.list("attempts/") if (match := _ATTEMPT.fullmatch(key))]
+    checkpoints = list_checkpoints(store)
+    outcomes = _outcomes(store)
+    last_end = _last_end(store)
+    mlflow = _json(store, "local/mlflow.json") or {}
+    url = (progress.mlflow_url if progress is not None else None) or mlflow.get("url")
+    uid = identity.get("uid")
+    at_work = store.uri.startswith("file://") and _is_at_work(path_of(store.uri) / "local" / "lock")
+    return RunDescription(
+        uri=store.uri,
+        state="Running" if at_work else _state_at_rest(outcomes, max(attempts, default=None), progress, last_end),
+        uid=uid if isinstance(uid, str) else None,
+        attempts=len(attempts),
+        progress=progress,
+        checkpoint=checkpoints[0] if checkpoints else None,
+        outcomes=outcomes,
+        last_end=last_end,
+        results=_json(store, "results/summary.json"),
+        mlflow_url=url if isinstance(url, str) else None,
+    )
+
+
+def _is_run(store: ObjectStore) -> bool:
+    single = any(store.size(key) is not None for key in ("job.json", "local/progress.json"))
+    return single or any(store.list(prefix) for prefix in ("attempts/", "ckpt/"))
+
+
+def _state_at_rest(
+    outcomes: list[Outcome], attempt: int | None, progress: Progress | None, last_end: TerminationRecord | None
+) -> State:
+    """Where a run stands on which nobody works; `attempt` is the newest one that was started."""
+    if attempt is None:
+        # only check and prepare have run
+        if last_end is None or last_end.exit_code == ExitCode.OK:
+            return "NotStarted" if progress is None else "Stopped"
+        return _state_of_ends({last_end.exit_code})
+    latest = {outcome.exit_code for outcome in outcomes if outcome.attempt == attempt}
+    if not latest:
+        return "Stopped"  # it left no word: it was killed
+    state = _state_of_ends(latest)
+    killed_later = progress is not None and progress.phase in ("train", "evaluate")
+    return "Stopped" if state == "Completed" and killed_later else state
+
+
+def _state_of_ends(codes: set[int]) -> State:
+    if codes == {ExitCode.OK}:
+        return "Completed"
+    stopped = {ExitCode.OK, ExitCode.INTERRUPTED, ExitCode.INTERRUPTED_TWICE, ExitCode.TERMINATED}
+    return "Stopped" if codes <= stopped else "Failed"
+
+
+def _is_at_work(lock: Path) -> bool:
+    """Whether the process that the lock's file names is alive.
+
+    The lock itself is not tried: to hold it for an instant would make a run that starts just then fail.
+    """
+    try:
+        match = re.match(r"process (\d+)", lock.read_text(errors="replace"))
+        if match is None:
+            return False
+        os.kill(int(match[1]), 0)
+    except PermissionError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return True
+
+
+def _progress(store: ObjectStore) -> Progress | None:
+    try:
+        return Progress.parse(store.get("local/progress.json"))
+    except NotFound:
+        return None
+
+
+def _last_end(store: ObjectStore) -> TerminationRecord | None:
+    try:
+        return TerminationRecord.parse(store.get("local/termination.json"))
+    except NotFound:
+        return None
+
+
+def _outcomes(store: ObjectStore) -> list[Outcome]:
+    found = []
+    for key, _ in store.list("outcomes/"):
+        match = _OUTCOME.fullmatch(key)
+        if match is None:
+            continue
+        record = TerminationRecord.parse(store.get(key))
+        found.append(
+            Outcome(
+                attempt=int(match[1]),
+                stage=match[2],
+                reason=record.reason,
+                exit_code=record.exit_code,
+                message=record.message,
+            )
+        )
+    order = {"train": 0, "evaluate": 1}
+    return sorted(found, key=lambda outcome: (outcome.attempt, order.get(outcome.stage, 2)))
+
+
+def _json(store: ObjectStore, key: str) -> dict[str, Any] | None:
+    try:
+        value = json.loads(store.get(key))
+    except (NotFound, ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None

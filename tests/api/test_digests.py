@@ -1,0 +1,52 @@
+"""Digests are the same on every machine and in every release: the expected values are written down here."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unimrg_api.digests import canonical_json, sha256_of
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+def test_the_canonical_text_is_sorted_without_spaces_and_unescaped() -> None:
+    value = {"b": [1, 2.5, None, True], "a": {"ü": "x\n"}, "ä": 1e-05}
+    assert canonical_json(value) == '{"a":{"ü":"x\\n"},"b":[1,2.5,null,true],"ä":1e-05}'
+
+
+def test_the_digest_is_the_one_that_was_written_down() -> None:
+    assert sha256_of({"b": 1, "a": "ü"}) == "4e7ff4080b1a00acdaf71eb0cdf2d504aa8068bbb375c002eac2df3f064047a7"
+
+
+@given(JSON_VALUES)
+def test_the_text_means_the_value_and_does_not_depend_on_the_order_of_keys(value: object) -> None:
+    text = canonical_json(value)
+    again = json.loads(text)
+    assert again == value
+    assert canonical_json(_reversed(again)) == text
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, [1, -math.inf], {"a": math.nan}])
+def test_what_json_does_not_have_is_refused(value: object) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        canonical_json(value)
+
+
+def test_keys_that_are_not_strings_are_refused_because_they_would_collide() -> None:
+    with pytest.raises(TypeError, match="string"):
+        canonical_json({"a": [{1: "x"}]})
+
+
+def _reversed(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _reversed(value[key]) for key in reversed(value)}
+    return [_reversed(item) for item in value] if isinstance(value, list) else value

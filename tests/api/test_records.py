@@ -1,0 +1,198 @@
+"""Termination and progress records: never too long, never a secret, and readable whatever wrote them."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from unimrg_api.exit_codes import ExitCode
+from unimrg_api.progress import Progress
+from unimrg_api.record import SIZE_LIMIT
+from unimrg_api.redaction import REDACTED, clean, redact
+from unimrg_api.termination import TerminationRecord
+
+LONG_TEXT = st.text(max_size=300).flatmap(lambda text: st.integers(1, 60).map(lambda n: text * n))
+NUMBERS = st.dictionaries(st.text(max_size=90), st.floats(), max_size=90)
+RECORDS = st.builds(
+    TerminationRecord,
+    reason=LONG_TEXT,
+    exit_code=st.integers(),
+    rank=st.none() | st.integers(),
+    step=st.none() | st.integers(),
+    total_steps=st.none() | st.integers(),
+    checkpoint=st.none() | LONG_TEXT,
+    mlflow_run_id=st.none() | LONG_TEXT,
+    mlflow_url=st.none() | LONG_TEXT,
+    scores=NUMBERS,
+    message=LONG_TEXT,
+)
+
+
+@given(RECORDS)
+@example(TerminationRecord(message='"' * 9000, reason="\U0001f600" * 600, checkpoint="\\" * 600))
+@example(TerminationRecord(scores={f"{'é' * 60}{n}": 1 / 3 for n in range(90)}, message="x" * 4096))
+def test_a_termination_record_never_exceeds_the_limit_and_can_be_read_back(record: TerminationRecord) -> None:
+    text = record.to_json()
+    assert len(text.encode()) <= SIZE_LIMIT
+    assert "\n" not in text
+    again = TerminationRecord.parse(text.encode())
+    assert (again.exit_code, again.rank, again.step) == (record.exit_code, record.rank, record.step)
+    assert again.to_json() == TerminationRecord.parse(again.to_json()).to_json()
+
+
+def test_a_usual_record_survives_whole() -> None:
+    record = TerminationRecord(
+        reason="Interrupted",
+        exit_code=ExitCode.INTERRUPTED,
+        rank=3,
+        step=40,
+        total_steps=120,
+        checkpoint="ckpt/step-00000040/COMMITTED-0",
+        mlflow_run_id="0123456789abcdef0123456789abcdef",
+        mlflow_url="http://mlflow:5000/#/experiments/1/runs/0123456789abcdef0123456789abcdef",
+        scores={"spatial": 0.75},
+        message="stopped after step 40\nand committed",
+    )
+    assert TerminationRecord.parse(record.to_json()) == record
+    assert json.loads(record.to_json())["totalSteps"] == 120
+
+
+def test_of_a_long_message_beginning_and_end_are_kept() -> None:
+    record = TerminationRecord(message="cause " + "x" * 9000 + " effect")
+    message = TerminationRecord.parse(record.to_json()).message
+    assert message.startswith("cause x")
+    assert message.endswith("x effect")
+    assert " … " in message
+
+
+@given(st.binary(max_size=6000))
+@example(b"")
+@example(b"[" * 4000)
+@example(b'{"a":' * 700)
+@example(b"\xff\xfe not text")
+@example(b'{"exitCode": 1e999}')
+@example(b"\x1b[31mred\x1b[0m\r\n")
+def test_reading_a_termination_log_never_fails(content: bytes) -> None:
+    record = TerminationRecord.parse(content)
+    assert len(record.to_json().encode()) <= SIZE_LIMIT
+    assert not any(ord(character) < 32 and character not in "\n\t" for character in record.message)
+
+
+def test_a_log_that_is_no_record_becomes_the_message_of_one() -> None:
+    record = TerminationRecord.parse(b"Traceback: boom")
+    assert (record.reason, record.exit_code, record.message) == ("Unreadable", 70, "Traceback: boom")
+    assert TerminationRecord.parse(b" \n").reason == "Nothing"
+
+
+def test_a_field_of_the_wrong_type_is_left_out_and_the_rest_is_kept() -> None:
+    content = b'{"exitCode": 85, "step": "many", "rank": 2.5, "scores": {"a": 1, "b": "x", "c": true}, "new": {}}'
+    record = TerminationRecord.parse(content)
+    assert (record.exit_code, record.step, record.rank, record.scores) == (85, None, None, {"a": 1.0})
+
+
+def test_a_record_longer_than_the_limit_is_not_trusted() -> None:
+    text = json.dumps({"exitCode": 0, "message": "x" * SIZE_LIMIT})
+    assert TerminationRecord.parse(text).reason == "Unreadable"
+
+
+SECRETS = [
+    ("AKIAIOSFODNN7EXAMPLE", "an access key AKIAIOSFODNN7EXAMPLE was refused"),
+    ("wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY", "with wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY in it"),
+    ("hunter2", "https://me:hunter2@mlflow.example/x"),
+    ("hunter2", "password=hunter2"),
+    ("hunter2", "{'MLFLOW_TRACKING_PASSWORD': 'hunter2'}"),
+    ("hunter2", 'secret_key: "hunter2"'),
+    ("hunter2", "accessToken=hunter2&x=1"),
+    ("dXNlcjpwYXNz", "Authorization: Basic dXNlcjpwYXNz"),
+    ("abcdefghijklmnop", "Bearer abcdefghijklmnop"),
+    ("hf_abcdefghijklmnopqrstuv", "token hf_abcdefghijklmnopqrstuv expired"),
+    ("eyJhbGciOi", "jwt eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl"),
+    ("MIIEow", "-----BEGIN RSA PRIVATE KEY-----\nMIIEow\n-----END RSA PRIVATE KEY-----"),
+    ("deadbeef01", "https://b.s3.amazonaws.com/k?X-Amz-Signature=deadbeef01&X-Amz-Date=1"),
+]
+
+
+@pytest.mark.parametrize(("secret", "text"), SECRETS, ids=lambda value: value[:24])
+def test_what_looks_like_a_key_is_in_no_field_of_a_record(secret: str, text: str) -> None:
+    record = TerminationRecord(message=text, reason=text, checkpoint=text, mlflow_url=text, scores={text: 1.0})
+    assert secret not in record.to_json()
+    assert REDACTED in record.to_json()
+    assert secret not in TerminationRecord.parse(text.encode()).message
+
+
+@given(st.text(max_size=200), st.sampled_from(SECRETS), st.text(max_size=200), st.integers(16, 300))
+def test_cutting_a_text_does_not_bring_a_key_back(before: str, case: tuple[str, str], after: str, limit: int) -> None:
+    secret, text = case
+    assert secret not in clean(f"{before} {text} {after}", limit)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "tokens_per_s: 123456, tokenizer: bytelevel",
+        "expected token: EOF",
+        "sha256 da39a3ee5e6b4b0d3255bfef95601890afd80709",
+        "ckpt/step-00000040/attempt-1-1f0c9a3e/manifest.json",
+        "/work/main/api/unimrg_api/redaction.py",
+        "basic understanding of secrets",
+    ],
+)
+def test_what_is_no_key_is_left_alone(text: str) -> None:
+    assert redact(text) == text
+
+
+@pytest.mark.parametrize(
+    "unit", ["x", "password", "password ", "://a", "eyJ-", "eyJabcdefgh.", "secret=", "\x1b[", "A1b/", "-----BEGIN "]
+)
+def test_a_megabyte_of_anything_is_cleaned_at_once(unit: str) -> None:
+    started = time.perf_counter()
+    clean(unit * (1_000_000 // len(unit)), 2048)
+    assert time.perf_counter() - started < 2.0
+
+
+def test_terminal_escapes_and_control_characters_are_taken_out() -> None:
+    assert clean("\x1b[31mred\x1b[0m\x00\x07 \x1b]0;title\x07a\r\nb\u202e") == "red a\nb"
+    assert clean("\ud800") == "?"
+
+
+@given(
+    st.builds(
+        Progress,
+        phase=st.sampled_from(["check", "prepare", "train", "evaluate", "finish"]),
+        step=st.integers(),
+        total_steps=st.integers(),
+        eta_seconds=st.none() | st.floats(),
+        losses=NUMBERS,
+        samples_per_second=st.none() | st.floats(),
+        updated=st.floats(),
+        message=LONG_TEXT,
+    )
+)
+def test_progress_never_exceeds_the_limit_and_can_be_read_back(progress: Progress) -> None:
+    text = progress.to_json()
+    assert len(text.encode()) <= SIZE_LIMIT
+    again = Progress.parse(text)
+    assert again is not None
+    assert (again.phase, again.step) == (progress.phase, progress.step)
+
+
+def test_a_loss_that_is_not_a_number_is_left_out_because_json_has_none() -> None:
+    text = Progress(losses={"depth": math.nan, "pixel": 0.5}, eta_seconds=math.inf).to_json()
+    assert json.loads(text)["losses"] == {"pixel": 0.5}
+    assert "etaSeconds" not in json.loads(text)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{", b'"x"'])
+def test_what_is_no_progress_is_none(content: bytes) -> None:
+    assert Progress.parse(content) is None
+
+
+def test_a_phase_that_nobody_knows_has_the_default() -> None:
+    progress = Progress.parse(b'{"phase": "dance", "step": 3}')
+    assert progress is not None
+    assert (progress.phase, progress.step) == ("check", 3)

@@ -1,0 +1,154 @@
+"""Several ranks over real gloo groups: each writes its share, and all of them come to the same end."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.checkpoints import assert_same, checkpointer, loads, small_state
+from tests.support.faulty_stores import LyingStore, WrappedStore, flip, raising
+from tests.support.processes import run_ranks
+from unimrg_api.exit_codes import ExitCode
+from unimrg_trainer.checkpoint.agreement import Agreement, CheckpointError
+from unimrg_trainer.checkpoint.discover import list_commits
+from unimrg_trainer.checkpoint.state import TrainingState
+from unimrg_trainer.storage import LocalStore, ObjectStore
+from unimrg_trainer.storage.base import StorageError
+
+
+def ended(error: CheckpointError) -> tuple[str, int]:
+    return error.message, int(error.exit_code)
+
+
+def save_and_load(agreement: Agreement, root: str) -> Any:
+    store = LocalStore(Path(root))
+    keeper = checkpointer(store, agreement=agreement, keep_last=2)
+    commits = [keeper.save(small_state(step), "periodic") for step in (10, 20, 30)]
+    loaded = keeper.load_newest()
+    assert loaded is not None
+    assert_same(loaded[1], small_state(30))
+    return commits, loaded[0]
+
+
+def test_two_ranks_save_and_one_or_three_load(tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    answers = run_ranks(2, tmp_path / "meeting", save_and_load, str(root))
+    assert answers[0] == answers[1]
+    store = LocalStore(root)
+    assert [commit.step for commit in list_commits(store)] == [30, 20]
+    newest = list_commits(store)[0]
+    written = {key.removeprefix(newest.folder): size for key, size in store.list(newest.folder)}
+    assert {"rank-0.safetensors", "rank-1.safetensors"} <= written.keys()
+    loads(store, 30)
+    assert run_ranks(3, tmp_path / "another", only_load, str(root)) == [30, 30, 30]
+
+
+def only_load(agreement: Agreement, root: str) -> Any:
+    loaded = checkpointer(LocalStore(Path(root)), agreement=agreement).load_newest()
+    if loaded is None:
+        return None
+    assert_same(loaded[1], small_state(loaded[0].step))
+    return loaded[0].step
+
+
+def fail_on(agreement: Agreement, root: str, rank: int, place: str) -> Any:
+    """Save step 20; the store of `rank` is full."""
+    store: ObjectStore = LocalStore(Path(root))
+    if agreement.rank == rank:
+        store = WrappedStore(store, before=raising(lambda: StorageError("the disk is full"), place))
+    keeper = checkpointer(store, agreement=agreement)
+    try:
+        return keeper.save(small_state(20), "periodic")
+    except CheckpointError as error:
+        return ended(error)
+
+
+@pytest.mark.parametrize(("rank", "place"), [(1, "rank-1"), (0, "COMMITTED")])
+def test_the_failure_of_one_rank_is_everyones(tmp_path: Path, rank: int, place: str) -> None:
+    root = tmp_path / "run"
+    checkpointer(LocalStore(root)).save(small_state(10), "periodic")
+    first, second = run_ranks(2, tmp_path / "meeting", fail_on, str(root), rank, place)
+    assert first == second
+    assert f"rank {rank}: the disk is full" in first[0]
+    assert first[1] == ExitCode.UNAVAILABLE
+    loads(LocalStore(root), 10)
+
+
+def die_on(agreement: Agreement, root: str, rank: int, place: str) -> Any:
+    """Save step 20; `rank` is killed on the way."""
+
+    def die(_: str, key: str) -> None:
+        if agreement.rank == rank and re.search(place, key):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    keeper = checkpointer(WrappedStore(LocalStore(Path(root)), before=die), agreement=agreement)
+    try:
+        return keeper.save(small_state(20), "periodic")
+    except CheckpointError as error:
+        return ended(error)
+
+
+@pytest.mark.parametrize(("rank", "place"), [(1, "rank-1"), (0, "rank-0"), (0, "COMMITTED")])
+def test_the_death_of_one_rank_ends_the_others_and_commits_nothing(tmp_path: Path, rank: int, place: str) -> None:
+    root = tmp_path / "run"
+    checkpointer(LocalStore(root)).save(small_state(10), "periodic")
+    answers = run_ranks(2, tmp_path / "meeting", die_on, str(root), rank, place)
+    assert answers[rank] is None
+    message, code = answers[1 - rank]
+    assert "lost touch" in message
+    assert code == ExitCode.COMMUNICATION
+    loads(LocalStore(root), 10)
+    checkpointer(LocalStore(root), attempt=2).save(small_state(20), "periodic")
+    loads(LocalStore(root), 20)
+
+
+def read_through_lies(agreement: Agreement, root: str) -> Any:
+    store: ObjectStore = LocalStore(Path(root))
+    if agreement.rank == 1:
+        store = LyingStore(store, r"rank-0\.safetensors")
+    try:
+        return checkpointer(store, agreement=agreement).load_newest()
+    except CheckpointError as error:
+        return ended(error)
+
+
+def test_a_fault_on_the_way_to_one_rank_condemns_no_checkpoint(tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    checkpointer(LocalStore(root)).save(small_state(10), "periodic")
+    first, second = run_ranks(2, tmp_path / "meeting", read_through_lies, str(root))
+    assert first == second
+    assert "rank 1, unlike rank 0, found" in first[0]
+    assert first[1] == ExitCode.UNAVAILABLE
+    loads(LocalStore(root), 10)
+
+
+def test_all_ranks_fall_back_to_the_same_older_commit(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "run")
+    for step in (10, 20):
+        commit = checkpointer(store).save(small_state(step), "periodic")
+    key = commit.folder + "rank-0.safetensors"
+    store.put(key, flip(store.get(key)))
+    assert run_ranks(2, tmp_path / "meeting", only_load, str(tmp_path / "run")) == [10, 10]
+
+
+def save_different_things(agreement: Agreement, root: str) -> Any:
+    state = small_state(20)
+    if agreement.rank == 1:
+        state = TrainingState(20, {**state.tensors, "model/extra": state.tensors["model/scale"].clone()})
+    try:
+        return checkpointer(LocalStore(Path(root)), agreement=agreement).save(state, "periodic")
+    except CheckpointError as error:
+        return ended(error)
+
+
+def test_ranks_that_hold_different_things_commit_nothing(tmp_path: Path) -> None:
+    first, second = run_ranks(2, tmp_path / "meeting", save_different_things, str(tmp_path / "run"))
+    assert first == second
+    assert "hold different" in first[0]
+    assert first[1] == ExitCode.PROGRAM
+    assert LocalStore(tmp_path / "run").list() == []

@@ -1,0 +1,275 @@
+"""A commit that is not what its digests say is set aside, and the next older one is taken; never silence."""
+
+from __future__ import annotations
+
+import json
+import logging
+import pickle
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.support.checkpoints import checkpointer, loads, small_state
+from tests.support.dictionary_store import DictionaryStore
+from tests.support.faulty_stores import WrappedStore, flip
+from unimrg_api.errors import UserError
+from unimrg_api.exit_codes import ExitCode
+from unimrg_trainer.checkpoint.agreement import CheckpointError, SingleProcess
+from unimrg_trainer.checkpoint.commit import Commit, marker_bytes
+from unimrg_trainer.checkpoint.discover import list_commits, load_newest, newest_verified
+from unimrg_trainer.storage.base import StorageError
+
+Damage = Callable[[dict[str, bytes], Commit], None]
+
+
+def data(commit: Commit) -> str:
+    return commit.folder + "rank-0.safetensors"
+
+
+def flip_a_bit(objects: dict[str, bytes], commit: Commit) -> None:
+    objects[data(commit)] = flip(objects[data(commit)])
+
+
+def truncate(objects: dict[str, bytes], commit: Commit) -> None:
+    objects[data(commit)] = objects[data(commit)][:-1]
+
+
+def lose_an_object(objects: dict[str, bytes], commit: Commit) -> None:
+    del objects[data(commit)]
+
+
+def lose_the_manifest(objects: dict[str, bytes], commit: Commit) -> None:
+    del objects[commit.manifest_key]
+
+
+def change_the_manifest(objects: dict[str, bytes], commit: Commit) -> None:
+    objects[commit.manifest_key] = objects[commit.manifest_key].replace(b"periodic", b"aperiodc")
+
+
+def lose_all_data(objects: dict[str, bytes], commit: Commit) -> None:
+    for key in [key for key in objects if key.startswith(commit.folder)]:
+        del objects[key]
+
+
+def mark(content: bytes) -> Damage:
+    def damage(objects: dict[str, bytes], commit: Commit) -> None:
+        objects[commit.key] = content
+
+    return damage
+
+
+def point_elsewhere(objects: dict[str, bytes], commit: Commit) -> None:
+    """The marker of step 20 names the good manifest of step 10."""
+    older = next(key for key in objects if "step-00000010" in key and key.endswith("manifest.json"))
+    objects[commit.key] = marker_bytes(Commit(10, 0, 1, older, sha256(objects[older]).hexdigest()))
+
+
+def rewrite_manifest(change: Callable[[dict], None]) -> Damage:
+    """A manifest that is wrong although every digest is right."""
+
+    def damage(objects: dict[str, bytes], commit: Commit) -> None:
+        manifest = json.loads(objects[commit.manifest_key])
+        change(manifest)
+        content = json.dumps(manifest).encode()
+        objects[commit.manifest_key] = content
+        digest = sha256(content).hexdigest()
+        objects[commit.key] = marker_bytes(Commit(20, 0, 1, commit.manifest_key, digest))
+
+    return damage
+
+
+DAMAGES: dict[str, Damage] = {
+    "one bit is flipped": flip_a_bit,
+    "one byte is cut off": truncate,
+    "an object is missing": lose_an_object,
+    "the manifest is missing": lose_the_manifest,
+    "the manifest was changed": change_the_manifest,
+    "the marker has no data": lose_all_data,
+    "the marker is empty": mark(b""),
+    "the marker is no text": mark(b"\xff\xfe\x00"),
+    "the marker is another JSON": mark(b"[1, 2]"),
+    "the marker has no version": mark(b'{"manifest": "x", "sha256": "y"}'),
+    "the marker names nothing": mark(b'{"schema_version": 1}'),
+    "the marker leaves its folder": mark(b'{"schema_version": 1, "manifest": "../../etc/passwd", "sha256": "0"}'),
+    "the marker names another step": point_elsewhere,
+    "the manifest lacks a field": rewrite_manifest(lambda manifest: manifest.pop("uid")),
+    "the manifest has one too many": rewrite_manifest(lambda manifest: manifest.update(more=1)),
+    "the manifest is of another step": rewrite_manifest(lambda manifest: manifest.update(step=21)),
+    "a tensor is missing": rewrite_manifest(lambda manifest: manifest["tensors"].pop("model/scale")),
+    "a tensor has another shape": rewrite_manifest(
+        lambda manifest: manifest["tensors"]["model/scale"].update(shape=[1])
+    ),
+    "a tensor has another type": rewrite_manifest(
+        lambda manifest: manifest["tensors"]["model/scale"].update(dtype="float64")
+    ),
+    "a tensor has an unknown type": rewrite_manifest(
+        lambda manifest: manifest["tensors"]["model/scale"].update(dtype="object")
+    ),
+    "a tensor lies nowhere": rewrite_manifest(
+        lambda manifest: manifest["tensors"]["model/scale"].update(object="rank-9.safetensors")
+    ),
+    "an object lies elsewhere": rewrite_manifest(
+        lambda manifest: manifest["objects"].update({"../secret": manifest["objects"]["rank-0.safetensors"]})
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_the_older_commit_is_taken_and_the_damaged_one_set_aside(
+    dictionary_store: DictionaryStore, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    keeper = checkpointer(dictionary_store)
+    keeper.save(small_state(10), "periodic")
+    damaged = keeper.save(small_state(20), "periodic")
+    DAMAGES[name](dictionary_store.objects, damaged)
+    with caplog.at_level(logging.WARNING):
+        loads(dictionary_store, 10)
+    assert "step 20 is set aside" in caplog.text
+    assert dictionary_store.size("ckpt/step-00000020/QUARANTINED-0") is not None
+    assert [commit.step for commit in list_commits(dictionary_store)] == [10]
+
+    again = checkpointer(dictionary_store, attempt=2).save(small_state(20), "periodic")
+    assert again.generation == 1
+    loads(dictionary_store, 20)
+
+
+@pytest.mark.parametrize("name", [name for name in DAMAGES if DAMAGES[name] is not point_elsewhere])
+def test_if_nothing_verifies_the_job_ends_instead_of_starting_anew(
+    dictionary_store: DictionaryStore, name: str
+) -> None:
+    damaged = checkpointer(dictionary_store).save(small_state(20), "periodic")
+    DAMAGES[name](dictionary_store.objects, damaged)
+    for _ in range(2):  # a restart must not take what was set aside for an empty prefix
+        with pytest.raises(CheckpointError, match="none verifies") as caught:
+            checkpointer(dictionary_store).load_newest()
+        assert caught.value.exit_code is ExitCode.NOTHING_VERIFIES
+        assert "step 20" in caught.value.message
+        assert "spec.checkpoint.uri" in caught.value.remedy
+
+
+def test_sizes_are_enough_to_choose_and_digests_decide_on_reading(
+    dictionary_store: DictionaryStore,
+) -> None:
+    keeper = checkpointer(dictionary_store)
+    keeper.save(small_state(10), "periodic")
+    newest = keeper.save(small_state(20), "periodic")
+    assert newest_verified(dictionary_store) == newest
+    flip_a_bit(dictionary_store.objects, newest)
+    assert newest_verified(dictionary_store) == newest
+    loaded = load_newest(dictionary_store, SingleProcess())
+    assert loaded is not None
+    assert loaded[0].step == 10
+
+
+def test_a_truncated_object_is_found_without_reading_a_tensor(dictionary_store: DictionaryStore) -> None:
+    keeper = checkpointer(dictionary_store)
+    older = keeper.save(small_state(10), "periodic")
+    truncate(dictionary_store.objects, keeper.save(small_state(20), "periodic"))
+
+    class WithoutTensors(WrappedStore):
+        def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
+            assert not key.endswith(".safetensors")
+            return self.inner.get(key, offset, length)
+
+    assert newest_verified(WithoutTensors(dictionary_store)) == older
+
+
+def test_a_marker_that_names_another_steps_folder_is_no_commit(dictionary_store: DictionaryStore) -> None:
+    """Deleting such a commit would delete the other step's data."""
+    keeper = checkpointer(dictionary_store)
+    older = keeper.save(small_state(10), "periodic")
+    point_elsewhere(dictionary_store.objects, keeper.save(small_state(20), "periodic"))
+    assert list_commits(dictionary_store) == [older]
+
+
+def test_an_object_of_another_kind_is_refused_even_if_its_content_fits(
+    dictionary_store: DictionaryStore,
+) -> None:
+    commit = checkpointer(dictionary_store).save(small_state(20), "periodic")
+    dictionary_store.objects[commit.folder + "rank-0.pt"] = dictionary_store.objects[data(commit)]
+
+    def rename(manifest: dict) -> None:
+        manifest["objects"] = {"rank-0.pt": manifest["objects"]["rank-0.safetensors"]}
+        for tensor in manifest["tensors"].values():
+            tensor["object"] = "rank-0.pt"
+
+    rewrite_manifest(rename)(dictionary_store.objects, commit)
+    with pytest.raises(CheckpointError, match="not a safetensors object"):
+        checkpointer(dictionary_store).load_newest()
+
+
+def test_a_store_that_is_away_condemns_no_checkpoint(dictionary_store: DictionaryStore) -> None:
+    checkpointer(dictionary_store).save(small_state(10), "periodic")
+
+    class Away(WrappedStore):
+        def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
+            raise StorageError("the store is away")
+
+    with pytest.raises(CheckpointError, match="away") as caught:
+        checkpointer(Away(dictionary_store)).load_newest()
+    assert caught.value.exit_code is ExitCode.UNAVAILABLE
+    loads(dictionary_store, 10)
+
+
+def newer_manifest(objects: dict[str, bytes], commit: Commit) -> None:
+    rewrite_manifest(lambda manifest: manifest.update(schema_version=2, tensors="another layout"))(objects, commit)
+
+
+@pytest.mark.parametrize("newer", [newer_manifest, mark(b'{"schema_version": 2, "new": true}')])
+def test_the_schema_of_a_newer_version_is_refused_and_left_alone(
+    dictionary_store: DictionaryStore, newer: Damage
+) -> None:
+    keeper = checkpointer(dictionary_store)
+    keeper.save(small_state(10), "periodic")
+    newer(dictionary_store.objects, keeper.save(small_state(20), "periodic"))
+    before = dict(dictionary_store.objects)
+    with pytest.raises(UserError, match="schema version 2") as caught:
+        checkpointer(dictionary_store).load_newest()
+    assert caught.value.exit_code is ExitCode.CONFIGURATION
+    assert "reads 1" in caught.value.message
+    checkpointer(dictionary_store, keep_last=1)._clean_up()
+    assert dictionary_store.objects == before
+
+
+class Canary:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[[str], object], tuple[str]]:
+        return create, (str(self.path),)
+
+
+def create(path: str) -> None:
+    Path(path).touch()
+
+
+@pytest.mark.parametrize("digests", ["as written", "made to fit"])
+@pytest.mark.parametrize("kind", ["pickle", "torch.save"])
+def test_a_planted_pickle_is_refused_unread(
+    dictionary_store: DictionaryStore, tmp_path: Path, kind: str, digests: str
+) -> None:
+    canary = tmp_path / "executed"
+    if kind == "pickle":
+        planted = pickle.dumps(Canary(canary))
+    else:
+        torch.save({"model/scale": Canary(canary)}, tmp_path / "planted")
+        planted = (tmp_path / "planted").read_bytes()
+    commit = checkpointer(dictionary_store).save(small_state(20), "periodic")
+    dictionary_store.objects[data(commit)] = planted
+    entry = {"size": len(planted), "sha256": sha256(planted).hexdigest()}
+    if digests == "made to fit":
+        rewrite_manifest(lambda manifest: manifest["objects"].update({"rank-0.safetensors": entry}))(
+            dictionary_store.objects, commit
+        )
+    with pytest.raises(CheckpointError) as caught:
+        checkpointer(dictionary_store).load_newest()
+    assert caught.value.exit_code is ExitCode.NOTHING_VERIFIES
+    assert not canary.exists()
+    if kind == "pickle":
+        pickle.loads(planted)
+        assert canary.exists(), "the canary itself must work"

@@ -1,0 +1,231 @@
+"""Deleting old checkpoints never costs the last ones, whatever happens in between."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.support.checkpoints import checkpointer, loads, small_state
+from tests.support.dictionary_store import DictionaryStore
+from tests.support.faulty_stores import WrappedStore, raising
+from unimrg_api.errors import UserError
+from unimrg_trainer.checkpoint.commit import Commit
+from unimrg_trainer.checkpoint.discover import list_commits, newest_verified, quarantine
+from unimrg_trainer.checkpoint.retention import retain, superfluous
+from unimrg_trainer.storage.base import StorageError
+
+DAY = 24 * 3600.0
+
+
+def steps(commits: Sequence[Commit]) -> list[int]:
+    return [commit.step for commit in commits]
+
+
+def commits_of(numbers: Sequence[int]) -> list[Commit]:
+    return [Commit(step, 0, 1, "", "") for step in numbers]
+
+
+@pytest.mark.parametrize(
+    ("present", "keep_last", "deleted"),
+    [
+        ([], 3, []),
+        ([10], 1, []),
+        ([10, 20], 1, []),
+        ([10, 20, 30], 1, [10]),
+        ([30, 10, 20, 40], 3, [10]),
+        ([30, 10, 20, 40], 2, [10, 20]),
+        ([10, 20], 100, []),
+    ],
+)
+def test_all_but_the_newest_are_superfluous(present: list[int], keep_last: int, deleted: list[int]) -> None:
+    assert steps(superfluous(commits_of(present), keep_last)) == deleted
+
+
+@given(present=st.sets(st.integers(0, 99)), keep_last=st.integers(-1, 10))
+def test_the_newest_two_are_never_superfluous(present: set[int], keep_last: int) -> None:
+    deleted = set(steps(superfluous(commits_of(list(present)), keep_last)))
+    left = present - deleted
+    assert left >= set(sorted(present)[-2:])
+    assert len(left) == min(len(present), max(2, keep_last))
+    assert all(gone < kept for gone in deleted for kept in left)
+
+
+def test_saving_deletes_what_is_superfluous_and_nothing_of_it_stays(
+    dictionary_store: DictionaryStore,
+) -> None:
+    keeper = checkpointer(dictionary_store, keep_last=2)
+    dictionary_store.put("spool/attempt-1/segment-1.jsonl", b"points")
+    for step in (10, 20, 30):
+        keeper.save(small_state(step), "periodic")
+    assert steps(list_commits(dictionary_store)) == [30, 20]
+    assert dictionary_store.list("ckpt/step-00000010/") == []
+    assert dictionary_store.get("spool/attempt-1/segment-1.jsonl") == b"points"
+
+
+def test_a_commit_that_was_set_aside_keeps_no_good_one_out(dictionary_store: DictionaryStore) -> None:
+    keeper = checkpointer(dictionary_store, keep_last=2)
+    for step in (10, 20, 30):
+        commit = keeper.save(small_state(step), "periodic")
+    quarantine(dictionary_store, commit.marker, "for the test")
+    keeper.save(small_state(40), "periodic")
+    assert steps(list_commits(dictionary_store)) == [40, 20]
+    assert dictionary_store.list("ckpt/step-00000030/"), "it is kept for people while it is recent"
+    for step in (50, 60):
+        keeper.save(small_state(step), "periodic")
+    assert {key.split("/")[1] for key, _ in dictionary_store.list("ckpt/")} == {
+        "step-00000050",
+        "step-00000060",
+    }
+
+
+def test_an_unreadable_marker_counts_for_nothing_and_goes_when_it_is_old(
+    dictionary_store: DictionaryStore,
+) -> None:
+    keeper = checkpointer(dictionary_store, keep_last=2)
+    for step in (10, 20, 30):
+        commit = keeper.save(small_state(step), "periodic")
+    dictionary_store.put(commit.key, b"garbage")
+    keeper.save(small_state(40), "periodic")
+    assert steps(list_commits(dictionary_store)) == [40, 20]
+    for step in (50, 60):
+        keeper.save(small_state(step), "periodic")
+    assert dictionary_store.size(commit.key) is None
+    retain(dictionary_store, keep_last=2, attempt=2, now=2e10)
+    assert dictionary_store.list(commit.folder) == []
+
+
+def abandon(store: DictionaryStore, step: int, attempt: int) -> float:
+    """Leave a folder as a killed writer does; return when it was reserved."""
+
+    class Killed(BaseException):
+        """Ends the writer where it is."""
+
+    writer = checkpointer(WrappedStore(store, before=raising(Killed, "COMMITTED")), attempt=attempt)
+    with pytest.raises(Killed):
+        writer.save(small_state(step), "periodic")
+    key = next(key for key in store.writes if f"attempt-{attempt}-" in key and "reservation" in key)
+    return float(json.loads(store.get(key))["created"])
+
+
+def folders(store: DictionaryStore) -> set[str]:
+    return {key.split("/")[2].rpartition("-")[0] for key, _ in store.list("ckpt/") if "attempt" in key}
+
+
+def test_what_killed_writers_left_is_swept_after_a_day(dictionary_store: DictionaryStore) -> None:
+    checkpointer(dictionary_store, attempt=1).save(small_state(10), "periodic")
+    reserved = abandon(dictionary_store, 20, attempt=2)
+    retain(dictionary_store, keep_last=3, attempt=3, now=reserved + DAY - 60)
+    assert folders(dictionary_store) == {"attempt-1", "attempt-2"}
+    retain(dictionary_store, keep_last=3, attempt=3, now=reserved + DAY + 60)
+    assert folders(dictionary_store) == {"attempt-1"}
+    loads(dictionary_store, 10)
+
+
+def test_folders_of_the_live_attempt_and_of_later_ones_are_never_swept(
+    dictionary_store: DictionaryStore,
+) -> None:
+    for attempt in (2, 3, 4):
+        reserved = abandon(dictionary_store, 20, attempt)
+    retain(dictionary_store, keep_last=3, attempt=3, now=reserved + 100 * DAY)
+    assert folders(dictionary_store) == {"attempt-3", "attempt-4"}
+
+
+def test_a_folder_without_an_age_is_counted_from_the_day_it_is_seen(
+    dictionary_store: DictionaryStore,
+) -> None:
+    reserved = abandon(dictionary_store, 20, attempt=1)
+    key = next(key for key in dictionary_store.objects if "reservation" in key)
+    dictionary_store.delete(key)
+    retain(dictionary_store, keep_last=3, attempt=2, now=reserved + 10 * DAY)
+    assert folders(dictionary_store) == {"attempt-1"}
+    retain(dictionary_store, keep_last=3, attempt=2, now=reserved + 11 * DAY + 60)
+    assert folders(dictionary_store) == set()
+
+
+def test_a_failure_to_delete_costs_space_and_no_training(
+    dictionary_store: DictionaryStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = WrappedStore(dictionary_store, before=raising(lambda: StorageError("no"), "", "delete"))
+    keeper = checkpointer(store, keep_last=2)
+    with caplog.at_level(logging.WARNING):
+        for step in (10, 20, 30):
+            keeper.save(small_state(step), "periodic")
+    assert "could not be deleted" in caplog.text
+    assert steps(list_commits(dictionary_store)) == [30, 20, 10]
+    checkpointer(dictionary_store, keep_last=2).save(small_state(40), "periodic")
+    assert steps(list_commits(dictionary_store)) == [40, 30]
+
+
+class PowerCut(BaseException):
+    """Ends whatever is going on."""
+
+
+def breaking_at(store: DictionaryStore, write: int) -> WrappedStore:
+    """The store of a process that dies before its `write`-th write."""
+    left = [write]
+
+    def count(*_: str) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise PowerCut
+
+    return WrappedStore(store, before=count)
+
+
+SAVE = st.tuples(st.just("save"), st.integers(1, 5), st.sampled_from([*range(12), 99, 99, 99, 99]))
+RETAIN = st.tuples(st.just("retain"), st.integers(1, 5), st.sampled_from([*range(9), 99]))
+SPOIL = st.tuples(st.just("spoil"), st.integers(0, 3), st.sampled_from(["marker", "data", "aside"]))
+
+
+@settings(max_examples=200, deadline=None)
+@given(operations=st.lists(st.one_of(SAVE, RETAIN, SPOIL), min_size=4, max_size=20))
+def test_no_sequence_of_saves_crashes_and_damage_loses_the_last_commits(
+    operations: list[tuple[str, int, int | str]],
+) -> None:
+    store = DictionaryStore()
+    store.put("spool/attempt-1/segment-1.jsonl", b"points")
+    step, spoilt = 0, set()
+    now = 1e12  # every folder is old: whatever may be swept is swept
+    for attempt, (operation, number, detail) in enumerate(operations, start=1):
+        before = list_commits(store)
+        if operation == "spoil":
+            if number < len(before):
+                commit = before[number]
+                spoilt.add(commit.key)
+                if detail == "marker":
+                    store.put(commit.key, b"garbage")
+                elif detail == "data":
+                    store.delete(commit.folder + "rank-0.safetensors")
+                else:
+                    quarantine(store, commit.marker, "for the test")
+            continue
+        assert isinstance(detail, int)
+        breaking = breaking_at(store, detail)
+        step += 10
+        try:
+            if operation == "save":
+                checkpointer(breaking, attempt=attempt, keep_last=number).save(small_state(step), "periodic")
+            else:
+                retain(breaking, keep_last=number, attempt=attempt, now=now)
+        except PowerCut:
+            assert detail < 99, "the operation itself does not end so"
+        after = list_commits(store)
+        newest = sorted({*before, *after}, key=lambda commit: commit.marker, reverse=True)[:2]
+        assert after[:2] == newest, "the newest two ever seen are there"
+        for commit in newest:
+            if commit.key not in spoilt:
+                assert store.size(commit.folder + "rank-0.safetensors"), "with their data"
+        assert store.get("spool/attempt-1/segment-1.jsonl") == b"points"
+
+    good = [commit for commit in list_commits(store) if commit.key not in spoilt]
+    try:
+        found = newest_verified(store)
+    except UserError:
+        assert not good
+        return
+    assert found == (good[0] if good else None)

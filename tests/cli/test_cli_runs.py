@@ -1,0 +1,229 @@
+"""`unimrg status` and `unimrg ckpt ls`: what they read from the objects under a run's prefix."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.support.bad_jobs import GOOD_JOB
+from tests.support.command_line import Unimrg
+from unimrg_api.progress import Progress
+from unimrg_api.termination import TerminationRecord
+from unimrg_cli.tables import duration, size
+
+
+class Run:
+    """A run's prefix, written object by object; the job's file lies beside it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file = folder / "job.yaml"
+        self.file.write_text(GOOD_JOB)
+        self.root = folder / "run"
+
+    def put(self, key: str, value: object) -> None:
+        path = self.root / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(value if isinstance(value, str) else json.dumps(value))
+
+    def attempt(self, number: int) -> None:
+        self.put("job.json", {"uid": "f00", "digest": "d"})
+        self.put(f"attempts/{number}.json", {"claim": "c"})
+
+    def progress(self, **values: object) -> None:
+        self.put("local/progress.json", Progress.model_validate(values).to_json())
+
+    def outcome(self, attempt: int, stage: str, code: int, reason: str = "Completed", message: str = "") -> None:
+        record = TerminationRecord(reason=reason, exit_code=code, message=message)
+        self.put(f"outcomes/attempt-{attempt}-{stage}.json", record.to_json())
+
+    def commit(self, step: int, attempt: int, generation: int = 0, size: int = 100) -> Path:
+        """Commit one object; return its path."""
+        folder = f"ckpt/step-{step:08d}/attempt-{attempt}-0123abcd/"
+        self.put(f"{folder}rank-0.safetensors", "x" * size)
+        manifest = {
+            "schema_version": 1,
+            "created": "2026-01-02T03:04:05+00:00",
+            "reason": "schedule",
+            "objects": {"rank-0.safetensors": {"size": size, "sha256": "0" * 64}},
+        }
+        self.put(f"{folder}manifest.json", manifest)
+        marker = {"schema_version": 1, "manifest": f"{folder}manifest.json", "sha256": "0" * 64}
+        self.put(f"ckpt/step-{step:08d}/COMMITTED-{generation}", marker)
+        return self.root / folder / "rank-0.safetensors"
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run(tmp_path)
+
+
+def state(unimrg: Unimrg, target: object) -> str:
+    ended = unimrg("status", target, "--output", "json")
+    assert ended.code == 0, ended.err
+    found = json.loads(ended.out)["state"]
+    assert isinstance(found, str)
+    return found
+
+
+def test_checkpoints_are_listed_newest_first(unimrg: Unimrg, run: Run) -> None:
+    for step in (10, 100, 20):
+        run.commit(step, attempt=1)
+    run.commit(100, attempt=2, generation=1)
+    run.put("ckpt/step-00000100/QUARANTINED-0", {})
+    run.put("ckpt/step-00000200/attempt-3-0123abcd/rank-0.safetensors", "never committed")
+    ended = unimrg("ckpt", "ls", run.file, "--output", "json")
+    assert ended.code == 0
+    rows = json.loads(ended.out)
+    assert [(row["step"], row["generation"], row["attempt"]) for row in rows] == [(100, 1, 2), (20, 0, 1), (10, 0, 1)]
+    assert rows[1]["marker"] == "ckpt/step-00000020/COMMITTED-0"
+    assert rows[1]["created"] == "2026-01-02T03:04:05+00:00"
+    assert rows[1]["bytes"] > 100
+    assert all(row["sizesVerified"] for row in rows)
+
+
+def test_a_checkpoint_whose_objects_are_not_right_is_shown_as_such(unimrg: Unimrg, run: Run) -> None:
+    run.commit(10, attempt=1).write_text("short")
+    run.commit(20, attempt=1).unlink()
+    run.commit(30, attempt=1).with_name("manifest.json").write_text("{")
+    run.commit(40, attempt=1)
+    run.put("ckpt/step-00000040/COMMITTED-0", "not JSON")
+    rows = json.loads(unimrg("ckpt", "ls", run.file, "-o", "json").out)
+    assert [row["finding"] for row in rows] == [
+        "the commit marker names no manifest",
+        "the manifest is missing or damaged",
+        "rank-0.safetensors is missing",
+        "rank-0.safetensors has 5 bytes, and the manifest says 100",
+    ]
+    assert not any(row["sizesVerified"] for row in rows)
+    assert "the manifest says 100" in unimrg("ckpt", "ls", run.file).out
+
+
+def test_file_folder_and_uri_name_the_same_run(
+    unimrg: Unimrg, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run.commit(10, attempt=1)
+    monkeypatch.chdir(tmp_path)
+    listings = {unimrg("ckpt", "ls", target).out for target in (run.file, run.root, run.root.as_uri(), "file://run")}
+    assert len(listings) == 1
+    assert "verified" in listings.pop()
+
+
+def test_a_job_that_was_not_started_is_no_error_but_a_wrong_address_is(
+    unimrg: Unimrg, run: Run, tmp_path: Path
+) -> None:
+    assert state(unimrg, run.file) == "NotStarted"
+    assert "no committed checkpoint yet" in unimrg("ckpt", "ls", run.file).out
+    for command in (["status"], ["ckpt", "ls"]):
+        for target in (f"file://{tmp_path}/elsewhere", tmp_path, "nowhere"):
+            ended = unimrg(*command, target)
+            assert ended.code == 66
+            assert "Traceback" not in ended.err
+
+
+def test_a_run_in_full(unimrg: Unimrg, run: Run) -> None:
+    run.attempt(1)
+    run.attempt(2)
+    run.outcome(1, "train", 85, "Interrupted", "stopped after step 20 [bold]")
+    run.outcome(2, "train", 0)
+    run.outcome(2, "evaluate", 0)
+    run.commit(40, attempt=2)
+    run.progress(phase="finish", step=40, total_steps=40, losses={"depth": 0.25}, updated=1.0)
+    run.put("local/mlflow.json", {"run_id": "r", "url": "http://mlflow/r"})
+    run.put("results/summary.json", {"spatial": {"accuracy": 0.5}})
+    described = json.loads(unimrg("status", run.file, "--output", "json").out)
+    assert (described["state"], described["uid"], described["attempts"]) == ("Completed", "f00", 2)
+    assert described["progress"]["losses"] == {"depth": 0.25}
+    assert described["checkpoint"]["step"] == 40
+    assert [item["stage"] for item in described["outcomes"]] == ["train", "train", "evaluate"]
+    assert described["results"] == {"spatial": {"accuracy": 0.5}}
+    shown = unimrg("status", run.file).out
+    for words in ("Completed", "finish, step 40 of 40", "depth 0.2500", "http://mlflow/r", "after step 20 [bold]"):
+        assert words in shown
+
+
+@pytest.mark.parametrize(
+    ("codes", "phase", "expected"),
+    [
+        ({"train": 0, "evaluate": 0}, "finish", "Completed"),
+        ({"train": 0, "evaluate": 0}, "prepare", "Completed"),  # a complete run that was asked for again
+        ({"train": 0}, "evaluate", "Stopped"),  # killed while it was evaluated
+        ({"train": 85}, "finish", "Stopped"),
+        ({"train": 0, "evaluate": 85}, "finish", "Stopped"),
+        ({"train": 70}, "finish", "Failed"),
+        ({"train": 85, "evaluate": 66}, "finish", "Failed"),
+        ({}, "train", "Stopped"),  # killed without a word
+    ],
+)
+def test_the_state_of_a_run_at_rest(codes: dict[str, int], phase: str, expected: str, unimrg: Unimrg, run: Run) -> None:
+    run.attempt(1)
+    run.outcome(1, "train", 70)
+    run.attempt(2)
+    for stage, code in codes.items():
+        run.outcome(2, stage, code)
+    run.progress(phase=phase, step=1)
+    assert state(unimrg, run.file) == expected
+
+
+def test_a_run_that_failed_before_its_first_attempt_says_why(unimrg: Unimrg, run: Run) -> None:
+    run.progress(phase="check")
+    record = TerminationRecord(reason="UserError", exit_code=66, message="no data")
+    run.put("local/termination.json", record.to_json())
+    assert state(unimrg, run.root) == "Failed"
+    assert "UserError (66): no data" in unimrg("status", run.root).out
+
+
+def test_a_run_is_running_while_the_process_in_its_lock_is_alive(unimrg: Unimrg, run: Run) -> None:
+    run.progress(phase="train", step=3, total_steps=9, eta_seconds=61.0)
+    run.put("local/lock", f"process {os.getpid()}, started now\n")
+    assert state(unimrg, run.file) == "Running"
+    assert "1 min 1 s" in unimrg("status", run.file).out
+    run.put("local/lock", "process 4194304999, started long ago\n")
+    assert state(unimrg, run.file) == "Stopped"
+    run.put("local/lock", "")
+    assert state(unimrg, run.file) == "Stopped"
+
+
+def test_damaged_objects_of_a_run_do_not_break_the_view(unimrg: Unimrg, run: Run) -> None:
+    run.attempt(1)
+    for key in ("job.json", "local/progress.json", "local/mlflow.json", "results/summary.json", "local/lock"):
+        run.put(key, "\x00{")
+    run.put("outcomes/attempt-1-train.json", "[]")
+    run.put("outcomes/evaluated.json", "{}")
+    assert unimrg("status", run.file).code == 0
+
+
+def test_the_real_writers_commit_is_read(unimrg: Unimrg, run: Run) -> None:
+    """Holds this reader, which does without torch, to what the checkpoint room writes."""
+    torch = pytest.importorskip("torch")
+    from unimrg_trainer.checkpoint.agreement import SingleProcess
+    from unimrg_trainer.checkpoint.checkpointer import Checkpointer
+    from unimrg_trainer.checkpoint.state import TrainingState
+    from unimrg_trainer.storage import LocalStore
+
+    checkpointer = Checkpointer(
+        LocalStore(run.root),
+        uid="f00",
+        attempt=3,
+        strategy="ddp",
+        config_digest="0" * 64,
+        data_digest="0" * 64,
+        keep_last=3,
+        agreement=SingleProcess(),
+    )
+    checkpointer.save(TrainingState(step=7, tensors={"model/a": torch.zeros(5)}), "schedule")
+    (row,) = json.loads(unimrg("ckpt", "ls", run.root, "--output", "json").out)
+    assert (row["step"], row["attempt"], row["reason"], row["sizesVerified"]) == (7, 3, "schedule", True)
+    assert row["created"]
+
+
+@pytest.mark.parametrize(("count", "text"), [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (5 << 40, "5.0 TiB")])
+def test_sizes_are_written_as_people_do(count: int, text: str) -> None:
+    assert size(count) == text
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(-1, "0 s"), (59, "59 s"), (3700, "1 h 1 min"), (90000, "1 d 1 h")])
+def test_lengths_of_time_are_written_as_people_do(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

@@ -1,0 +1,180 @@
+"""`unimrg validate`: every problem with its place, the right exit code, at once, and without heavy imports."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.bad_jobs import BAD_JOBS, GOOD_JOB, BadJob
+from tests.support.command_line import Unimrg
+
+REPOSITORY = Path(__file__).parents[2]
+PHOTOGRAPHS = GOOD_JOB.replace("    shards:", "      photographs: file://photographs\n    shards:")
+
+
+def write(folder: Path, text: str) -> Path:
+    file = folder / "job.yaml"
+    file.write_text(text)
+    return file
+
+
+def test_a_good_job_is_called_good(unimrg: Unimrg, tmp_path: Path) -> None:
+    ended = unimrg("validate", write(tmp_path, GOOD_JOB))
+    assert (ended.code, ended.err) == (0, "")
+    assert "good is a valid job" in ended.out
+    assert "note: file:// is on this machine only" in ended.out
+
+
+def test_every_example_is_valid(unimrg: Unimrg) -> None:
+    examples = sorted((REPOSITORY / "examples").glob("*.yaml"))
+    assert examples
+    for example in examples:
+        ended = unimrg("validate", example)
+        assert ended.code == 0, ended.err
+
+
+@pytest.mark.parametrize("case", BAD_JOBS, ids=lambda case: case.name)
+def test_a_bad_job_is_shown_with_place_path_words_and_exit_code(case: BadJob, unimrg: Unimrg, tmp_path: Path) -> None:
+    file = write(tmp_path, case.text)
+    ended = unimrg("validate", file)
+    assert ended.code == case.exit_code
+    assert f"{file}:" in ended.err
+    assert f" {case.path}: " in ended.err
+    for word in case.words:
+        assert word in ended.err
+    assert "Traceback" not in ended.err
+    assert ended.out == ""
+
+
+def test_a_problem_begins_its_line_like_a_compilers_message(unimrg: Unimrg, tmp_path: Path) -> None:
+    file = write(tmp_path, GOOD_JOB.replace("rowsPerObjective: 16", "rowsPerObjective: -16"))
+    first, second, *rest = unimrg("validate", file).err.splitlines()
+    assert first == f"{file}:15:31: spec.training.batch.rowsPerObjective: must be at least 1 (got -16)"
+    assert second == "    use a whole number from 1 to 65536"
+    assert rest == []
+
+
+def test_a_missing_folder_of_photographs_is_a_missing_input(unimrg: Unimrg, tmp_path: Path) -> None:
+    file = write(tmp_path, PHOTOGRAPHS)
+    ended = unimrg("validate", file)
+    assert ended.code == 66
+    assert f"{file}:25:20: spec.data.source.photographs: the folder {tmp_path}/photographs does not exist" in ended.err
+    (tmp_path / "photographs").mkdir()
+    assert "holds no photograph" in unimrg("validate", file).err
+    (tmp_path / "photographs" / "one.JPG").write_bytes(b"")
+    assert unimrg("validate", file).code == 0
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "path"),
+    [
+        ('    dropout: "0.1"', "    init: file://weights", "spec.model.init"),
+        (
+            "    source:\n      scenes: {train: 100, heldOut: 10, imageSize: 48, seed: 7}\n",
+            "",
+            "spec.data.shards[0]",
+        ),
+    ],
+)
+def test_other_inputs_are_looked_for_too(old: str, new: str, path: str, unimrg: Unimrg, tmp_path: Path) -> None:
+    ended = unimrg("validate", write(tmp_path, GOOD_JOB.replace(old, new)))
+    assert ended.code == 66
+    assert f"{path}: " in ended.err
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "data").mkdir()
+    assert unimrg("validate", tmp_path / "job.yaml").code == 0
+
+
+def test_missing_inputs_and_wrong_fields_are_shown_together_and_count_as_configuration(
+    unimrg: Unimrg, tmp_path: Path
+) -> None:
+    ended = unimrg("validate", write(tmp_path, PHOTOGRAPHS.replace("nodes: 1", "nodes: 0")))
+    assert ended.code == 64
+    assert "spec.data.source.photographs" in ended.err
+    assert "spec.trainer.nodes" in ended.err
+    assert "has 2 problems" in ended.err
+
+
+@pytest.mark.parametrize(("name", "words"), [("nowhere.yaml", "no such file"), ("", "this is a folder")])
+def test_a_file_that_is_not_there(name: str, words: str, unimrg: Unimrg, tmp_path: Path) -> None:
+    ended = unimrg("validate", tmp_path / name)
+    assert ended.code == 66
+    assert words in ended.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["validate"],
+        ["validate", "a", "b"],
+        ["dance"],
+        ["validate", "--loud", "a"],
+        ["run", "a", "--processes", "0"],
+        ["ckpt"],
+        ["status", "a", "--output", "xml"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_ends_with_64(arguments: list[str], unimrg: Unimrg) -> None:
+    assert unimrg(*arguments).code == 64
+
+
+def test_an_unexpected_exception_is_called_a_bug(
+    unimrg: Unimrg, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fail(_: Path) -> None:
+        raise RuntimeError("the sky fell")
+
+    monkeypatch.setattr("unimrg_cli.check.check_job", fail)
+    ended = unimrg("validate", tmp_path)
+    assert ended.code == 70
+    assert "Traceback" in ended.err
+    assert "the sky fell" in ended.err
+    assert "this is a bug" in ended.err.splitlines()[-1]
+
+
+def test_help_and_version_are_shown(unimrg: Unimrg) -> None:
+    for command in ([], ["validate"], ["run"], ["status"], ["ckpt"], ["ckpt", "ls"]):
+        ended = unimrg(*command, "--help")
+        assert ended.code == 0
+        assert "Usage: unimrg" in ended.out
+    assert unimrg("--version").out.startswith("unimrg 0.")
+
+
+WATCHED = """
+import sys
+sys.argv = ["unimrg", *sys.argv[1:]]
+from unimrg_cli.main import main
+try:
+    main()
+except SystemExit as end:
+    code = end.code or 0
+heavy = {"torch", "numpy", "mlflow", "transformers", "cv2", "matplotlib", "safetensors"} & set(sys.modules)
+sys.stderr.write(f"heavy: {sorted(heavy)}")
+sys.exit(code)
+"""
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["validate", "FILE"], ["status", "FILE"], ["ckpt", "ls", "FILE"]])
+def test_what_only_looks_imports_nothing_heavy(arguments: list[str], tmp_path: Path) -> None:
+    file = str(write(tmp_path, GOOD_JOB))
+    done = subprocess.run(
+        [sys.executable, "-c", WATCHED, *[file if item == "FILE" else item for item in arguments]],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == "heavy: []"
+
+
+def test_the_module_runs_as_a_program(tmp_path: Path) -> None:
+    file = write(tmp_path, GOOD_JOB.replace("precision: FP32", "precision: FP8"))
+    command = [sys.executable, "-m", "unimrg_cli.main", "validate", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 64
+    assert "FP32, BF16 or FP64" in done.stderr
+    assert "\x1b" not in done.stderr

@@ -1,0 +1,165 @@
+"""A prepared split read back: any record from any thread, equal to what was generated, RGB, checked."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.support.dictionary_store import DictionaryStore
+from unimrg_api.errors import UserError
+from unimrg_api.exit_codes import ExitCode
+from unimrg_api.job import SourceSpec
+from unimrg_trainer.data import prepare as prepare_room
+from unimrg_trainer.data.dataset import Dataset
+from unimrg_trainer.data.prepare import HELD_OUT_START, prepare
+from unimrg_trainer.data.shards import CorruptDataError, ShardWriter
+from unimrg_trainer.scenes import generate
+
+TRAIN, HELD_OUT, SIZE, SEED = 7, 3, 32, 9
+
+
+class SmallShards(ShardWriter):
+    """Puts three samples into a shard, so that a few scenes fill several."""
+
+    def __init__(self, store: DictionaryStore, prefix: str, split: str) -> None:
+        super().__init__(store, prefix, split, samples_per_shard=3)
+
+
+@pytest.fixture
+def store(dictionary_store: DictionaryStore, monkeypatch: pytest.MonkeyPatch) -> DictionaryStore:
+    monkeypatch.setattr(prepare_room, "ShardWriter", SmallShards)
+    scenes = {"train": TRAIN, "heldOut": HELD_OUT, "imageSize": SIZE, "seed": SEED}
+    prepare(SourceSpec.model_validate({"scenes": scenes}), Path("/"), dictionary_store, lambda *_: None)
+    return dictionary_store
+
+
+@pytest.mark.parametrize(("split", "start"), [("train", 0), ("heldOut", HELD_OUT_START)])
+def test_image_records_are_the_generated_scenes(store: DictionaryStore, split: str, start: int) -> None:
+    data = Dataset.open(store, split)
+    for number in data.images:
+        record, scene = data.read_image_record(number), generate(SEED, start + number, SIZE)
+        np.testing.assert_array_equal(record["image"], scene.image)
+        np.testing.assert_array_equal(record["depth"], scene.depth)
+        np.testing.assert_array_equal(record["segmentation"], scene.segmentation)
+        assert record["caption"] == scene.caption
+        assert (record["question"], record["answer"], record["family"]) == (None, None, None)
+    assert len({data.read_image_record(number)["key"] for number in data.images}) == len(data.images)
+
+
+def test_question_records_are_all_questions_of_all_scenes(store: DictionaryStore) -> None:
+    data = Dataset.open(store, "train")
+    expected = [
+        (asked.question, asked.answer, asked.family, index)
+        for index in range(TRAIN)
+        for asked in generate(SEED, index, SIZE).questions
+    ]
+    assert len(data.questions) == len(expected)
+    for number, (question, answer, family, index) in enumerate(expected):
+        record = data.read_question_record(number)
+        assert (record["question"], record["answer"], record["family"]) == (question, answer, family)
+        np.testing.assert_array_equal(record["image"], generate(SEED, index, SIZE).image)
+
+
+def test_records_keep_their_keys_and_say_none_for_what_was_not_asked_for(store: DictionaryStore) -> None:
+    data = Dataset.open(store, "train")
+    record = data.read_question_record(0, fields={"image"})
+    assert set(record) == set(data.read_image_record(0))
+    assert record["image"] is not None and record["depth"] is None and record["segmentation"] is None
+
+
+def test_numbers_outside_the_split_are_refused(store: DictionaryStore) -> None:
+    data = Dataset.open(store, "train")
+    for number in (-1, TRAIN):
+        with pytest.raises(IndexError, match="of 7"):
+            data.read_image_record(number)
+    with pytest.raises(IndexError, match="of 28"):
+        data.read_question_record(4 * TRAIN)
+
+
+def test_splits_share_one_digest_that_is_the_data_sets(store: DictionaryStore) -> None:
+    train, held_out = Dataset.open(store, "train"), Dataset.open(store, "heldOut")
+    assert train.digest == held_out.digest == Dataset.open(store, "train", train.digest).digest
+    assert store.writes[-1] == f"{train.digest[:16]}/PUBLISHED"
+
+
+def test_threads_read_the_same_records(store: DictionaryStore) -> None:
+    expected = Dataset.open(store, "train")
+    data = Dataset.open(store, "train")
+    numbers = [number % len(data.questions) for number in range(400)]
+    with ThreadPoolExecutor(4) as pool:
+        for number, record in zip(numbers, pool.map(data.read_question_record, numbers), strict=True):
+            other = expected.read_question_record(number)
+            assert record["question"] == other["question"]
+            np.testing.assert_array_equal(record["image"], other["image"])
+
+
+def test_a_record_read_twice_costs_one_read_and_cannot_be_changed(store: DictionaryStore) -> None:
+    reads: list[str] = []
+    get = store.get
+
+    def counted(key: str, offset: int = 0, length: int | None = None) -> bytes:
+        reads.append(key)
+        return get(key, offset, length)
+
+    store.get = counted  # type: ignore[method-assign]
+    data = Dataset.open(store, "train")
+    first = data.read_question_record(0)
+    reads.clear()
+    again = data.read_question_record(1)  # the same scene
+    assert reads == []
+    assert again["image"] is first["image"]
+    with pytest.raises(ValueError, match="read-only"):
+        first["image"][0] = 0
+
+
+@pytest.mark.parametrize("cache_bytes", [0, 4000])
+def test_a_small_cache_forgets_and_reads_again(store: DictionaryStore, cache_bytes: int) -> None:
+    opened = Dataset.open(store, "train")
+    data = Dataset(store, opened._prefix, opened._manifest, opened.digest, cache_bytes)
+    for number in [*data.images, *data.images]:
+        expected = opened.read_image_record(number)
+        np.testing.assert_array_equal(data.read_image_record(number)["image"], expected["image"])
+    assert data._cache._held <= cache_bytes
+
+
+def test_a_corrupt_byte_reaches_the_reader_as_an_error(store: DictionaryStore) -> None:
+    key = next(key for key in store.objects if key.endswith("train-000001.tar"))
+    at = store.objects[key].index(b"\x89PNG") + 40
+    store.objects[key] = store.objects[key][:at] + b"\x00\xff" + store.objects[key][at + 2 :]
+    data = Dataset.open(store, "train")
+    assert data.read_image_record(0)["image"] is not None
+    with pytest.raises(CorruptDataError, match=r"train-000001\.tar.*train-00000003.*checksum"):
+        data.read_image_record(3)
+
+
+def test_a_split_that_is_not_there_is_refused_with_those_that_are(store: DictionaryStore) -> None:
+    with pytest.raises(UserError, match=r"no split 'photographs', only train, heldOut") as caught:
+        Dataset.open(store, "photographs")
+    assert caught.value.exit_code is ExitCode.INPUT_MISSING
+
+
+def test_an_empty_store_is_refused(dictionary_store: DictionaryStore) -> None:
+    with pytest.raises(UserError, match="no finished data set") as caught:
+        Dataset.open(dictionary_store, "train")
+    assert caught.value.exit_code is ExitCode.INPUT_MISSING
+
+
+def test_of_several_data_sets_the_digest_says_which(store: DictionaryStore) -> None:
+    scenes = {"train": 1, "heldOut": 1, "imageSize": SIZE, "seed": SEED}
+    other = prepare(SourceSpec.model_validate({"scenes": scenes}), Path("/"), store, lambda *_: None)
+    with pytest.raises(UserError, match="several data sets"):
+        Dataset.open(store, "train")
+    assert len(Dataset.open(store, "train", other.digest).images) == 1
+
+
+def test_splits_at_the_root_of_a_store_need_no_marker(dictionary_store: DictionaryStore) -> None:
+    writer = ShardWriter(dictionary_store, "", "train")
+    writer.add("one", {"json": b'{"questions": [{"question": "q", "answer": "a", "family": "f"}]}'}, 1)
+    writer.finish()
+    data = Dataset.open(dictionary_store, "train")
+    record = data.read_question_record(0)
+    assert (record["answer"], record["image"], record["caption"]) == ("a", None, None)
+    assert len(data.digest) == 64

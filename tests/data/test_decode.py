@@ -1,0 +1,68 @@
+"""Decoding: RGB whatever the file's colours, never rotated, and damage is an error."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from unimrg_trainer.data.decode import decode_image, decode_map, encode_png, image_extension
+
+RED_LEFT = np.zeros((16, 32, 3), dtype=np.uint8)
+RED_LEFT[:, :16] = (250, 10, 20)
+
+
+def encoded(kind: str, mode: str = "RGB", **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(RED_LEFT).convert(mode, palette=Image.Palette.ADAPTIVE).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(("kind", "mode"), [("PNG", "RGB"), ("PNG", "RGBA"), ("PNG", "P"), ("JPEG", "RGB")])
+def test_colours_come_as_red_green_blue(kind: str, mode: str) -> None:
+    pixels = decode_image(encoded(kind, mode))
+    assert pixels.shape == (16, 32, 3) and pixels.dtype == np.uint8
+    np.testing.assert_allclose(pixels[8, 4], (250, 10, 20), atol=6)
+
+
+def test_a_jpeg_of_four_colours_is_converted() -> None:
+    pixels = decode_image(encoded("JPEG", "CMYK"))
+    np.testing.assert_allclose(pixels[8, 4], (250, 10, 20), atol=8)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_grey_files_come_with_three_equal_channels(kind: str) -> None:
+    pixels = decode_image(encoded(kind, "L"))
+    assert pixels.shape == (16, 32, 3)
+    assert (pixels == pixels[:, :, :1]).all()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_orientation_tags_do_not_rotate(kind: str) -> None:
+    tags = Image.Exif()
+    tags[0x0112] = 6  # "turn by 90 degrees"
+    assert decode_image(encoded(kind, exif=tags)).shape == (16, 32, 3)
+
+
+def test_pngs_come_back_exactly() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(decode_image(encode_png(pixels)), pixels)
+    np.testing.assert_array_equal(decode_map(encode_png(pixels[:, :, 0])), pixels[:, :, 0])
+
+
+def test_the_extension_follows_the_content() -> None:
+    assert image_extension(encoded("JPEG")) == "jpg"
+    assert image_extension(encoded("PNG")) == "png"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"text", encoded("GIF"), encoded("PNG")[:-20], encoded("JPEG")[:400], encoded("PNG")[:30]],
+    ids=["empty", "text", "gif", "png without end", "half a jpeg", "png header"],
+)
+def test_what_is_damaged_or_of_another_kind_is_refused(content: bytes) -> None:
+    with pytest.raises(ValueError, match=r"\w"):
+        image_extension(content)

@@ -1,0 +1,84 @@
+"""Reading ahead: in order, bounded, stops cleanly and hands exceptions over where they belong."""
+
+from __future__ import annotations
+
+import threading
+import time
+from itertools import islice
+
+import pytest
+
+from unimrg_trainer.data.prefetch import Prefetcher
+
+
+def threads_left() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("prefetch")]
+
+
+def test_items_come_in_order_although_later_ones_are_ready_first() -> None:
+    def fetch(number: int) -> int:
+        time.sleep(0.004 * (number % 3 == 0))
+        return number * 10
+
+    with Prefetcher(fetch, first=5, depth=6, threads=3) as items:
+        assert list(islice(items, 12)) == [number * 10 for number in range(5, 17)]
+    assert threads_left() == []
+
+
+def test_no_more_than_depth_items_are_made_ahead() -> None:
+    fetched: list[int] = []
+    with Prefetcher(fetched.append, first=0, depth=3) as items:
+        next(items)
+        deadline = time.monotonic() + 5
+        while len(fetched) < 4 and time.monotonic() < deadline:
+            time.sleep(0.001)
+        time.sleep(0.02)  # time to do too much
+        assert sorted(fetched) == [0, 1, 2, 3]
+
+
+def test_items_are_made_while_the_caller_is_busy() -> None:
+    third = threading.Event()
+    with Prefetcher(lambda number: third.set() if number == 2 else None, first=0, depth=3) as items:
+        next(items)
+        assert third.wait(5)
+
+
+def test_an_exception_comes_where_its_item_would_have_come_and_closes() -> None:
+    def fetch(number: int) -> int:
+        if number == 2:
+            raise KeyError("record 2")
+        return number
+
+    items = Prefetcher(fetch, first=0, depth=4)
+    assert [next(items), next(items)] == [0, 1]
+    with pytest.raises(KeyError, match="record 2"):
+        next(items)
+    assert threads_left() == []
+    with pytest.raises(RuntimeError, match="closed"):
+        next(items)
+
+
+def test_closing_waits_for_running_items_and_drops_pending_ones() -> None:
+    started, release, fetched = threading.Event(), threading.Event(), []
+
+    def fetch(number: int) -> int:
+        started.set()
+        release.wait(5)
+        fetched.append(number)
+        return number
+
+    items = Prefetcher(fetch, first=0, depth=5, threads=1)
+    assert started.wait(5)
+    threading.Timer(0.05, release.set).start()
+    items.close()
+    items.close()
+    assert fetched == [0]
+    assert threads_left() == []
+    with pytest.raises(RuntimeError, match="closed"):
+        next(items)
+
+
+@pytest.mark.parametrize(("depth", "threads"), [(0, 1), (1, 0)])
+def test_a_depth_or_thread_count_below_one_is_refused(depth: int, threads: int) -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        Prefetcher(lambda number: number, first=0, depth=depth, threads=threads)

@@ -1,0 +1,88 @@
+"""Micro-batch size and world size change nothing but rounding (seams.md §7): float64, dropout 0."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.support.one_step import OBJECTIVES, WEIGHTS, randomised
+from tests.support.scene_records import SceneRecords
+from unimrg_trainer.engine.rows import BatchShape
+from unimrg_trainer.engine.step_plan import RowReader, StepPlanner
+from unimrg_trainer.models.registry import family as find_family
+from unimrg_trainer.objectives.registry import objective
+
+
+def gradient(folder: Path, world_size: int, micro_rows: int) -> dict[str, torch.Tensor]:
+    name = f"world-{world_size}-micro-{micro_rows}"
+    out = folder / f"{name}.safetensors"
+    processes = [
+        subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "tests.support.one_step",
+                *(str(folder / name), str(rank), str(world_size), str(micro_rows), str(out)),
+            ],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        for rank in range(world_size)
+    ]
+    assert [process.wait(240) for process in processes] == [0] * world_size
+    return load_file(out)
+
+
+def assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
+    assert first.keys() == second.keys()
+    everything = torch.sqrt(sum((g**2).sum() for name, g in first.items() if name != "loss"))  # type: ignore[arg-type]
+    for name, value in first.items():
+        difference = (value - second[name]).norm()
+        assert difference <= 1e-9 * value.norm() + 1e-12 * everything, name
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    """The step of one process with every row in one forward."""
+    return gradient(tmp_path_factory.mktemp("whole"), world_size=1, micro_rows=8)
+
+
+def test_two_micro_batch_splits_give_the_same_step(whole: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    assert_same(whole, gradient(tmp_path, world_size=1, micro_rows=3))
+
+
+def test_one_and_two_processes_give_the_same_step(whole: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    assert_same(whole, gradient(tmp_path, world_size=2, micro_rows=4))
+
+
+def test_the_step_is_the_mean_over_objectives_of_weighted_means_over_cohorts(
+    whole: dict[str, torch.Tensor],
+) -> None:
+    """Each row alone through the model, weighed by hand: L = (1/|A|) Σ λ_k · mean of cohort means."""
+    family = find_family("Harmon", "Tiny", 0.0)
+    module = randomised(family.build().double())
+    planner = StepPlanner(
+        family=family,
+        objectives=[objective(name) for name in OBJECTIVES],
+        weights=WEIGHTS,
+        reader=RowReader(SceneRecords(6), seed=3),  # type: ignore[arg-type]
+        shape=BatchShape(rows=8, cohort_rows=4),
+        micro_rows=1,
+        seed=3,
+    )
+    cohorts: dict[tuple[str, int], list[tuple[float, int]]] = {}
+    with torch.no_grad():
+        for micro_step in planner.step(4, 0, 1).micro_steps:
+            sums = module(micro_step.batch.to(torch.device("cpu"), torch.float64))
+            for row, total in zip(micro_step.plan.rows, sums.tolist(), strict=True):
+                cohorts.setdefault((row.objective, row.global_row // 4), []).append((total, row.count))
+    assert len(cohorts) == 8
+    loss = 0.0
+    for (name, _), rows in cohorts.items():
+        loss += WEIGHTS[name] / 4 / 2 * sum(total for total, _ in rows) / sum(count for _, count in rows)
+    assert loss == pytest.approx(float(whole["loss"]), rel=1e-9)

@@ -1,0 +1,175 @@
+"""Intervals against published values, against simulation, and against reordering of rows."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from unimrg_trainer.evaluation.intervals import (
+    Interval,
+    bootstrap_ratio_interval,
+    cluster_sums,
+    mcnemar,
+    paired_mean_interval,
+    student_quantile,
+    wilson,
+)
+
+
+@pytest.mark.parametrize(
+    ("correct", "n", "low", "high"),
+    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
+)
+def test_wilson_gives_the_values_of_newcombes_table(correct: int, n: int, low: float, high: float) -> None:
+    interval = wilson(correct, n)
+    assert interval.low == pytest.approx(low, abs=5e-5)
+    assert interval.high == pytest.approx(high, abs=5e-5)
+
+
+def test_wilson_mirrors_right_and_wrong() -> None:
+    right, wrong = wilson(13, 40), wilson(27, 40)
+    assert right.low == pytest.approx(1 - wrong.high)
+    assert right.high == pytest.approx(1 - wrong.low)
+
+
+def test_wilson_holds_its_own_estimate_at_both_ends() -> None:
+    for n in range(1, 60):
+        assert wilson(0, n).low == 0.0 and wilson(n, n).high == 1.0
+        for correct in range(n + 1):
+            assert not wilson(correct, n).excludes(correct / n)
+
+
+def test_wilson_of_nothing_is_everything() -> None:
+    assert wilson(0, 0) == Interval(0.0, 1.0)
+
+
+@pytest.mark.parametrize(("correct", "n"), [(-1, 3), (4, 3)])
+def test_wilson_refuses_impossible_counts(correct: int, n: int) -> None:
+    with pytest.raises(ValueError, match="correct among"):
+        wilson(correct, n)
+
+
+@pytest.mark.parametrize(
+    ("degrees", "level", "expected"),
+    [
+        (1, 0.95, 12.7062),
+        (2, 0.95, 4.30265),
+        (3, 0.95, 3.18245),
+        (4, 0.99, 4.60409),
+        (5, 0.95, 2.57058),
+        (10, 0.95, 2.22814),
+        (29, 0.95, 2.04523),
+        (30, 0.95, 2.04227),
+        (120, 0.95, 1.97993),
+        (1000, 0.95, 1.96234),
+    ],
+)
+def test_students_quantile_gives_the_values_of_the_tables(degrees: int, level: float, expected: float) -> None:
+    assert student_quantile(degrees, level) == pytest.approx(expected, rel=5e-6)
+
+
+def test_the_paired_interval_is_the_one_computed_by_hand() -> None:
+    # differences 1, 2, 3, 6: mean 3, variance 14/3, t(3) = 3.18245
+    half = 3.182446 * math.sqrt(14 / 3 / 4)
+    interval = paired_mean_interval([1.0, 2.0, 3.0, 6.0])
+    assert interval is not None
+    assert interval.low == pytest.approx(3 - half, abs=1e-5)
+    assert interval.high == pytest.approx(3 + half, abs=1e-5)
+
+
+def test_one_row_has_no_interval() -> None:
+    assert paired_mean_interval([0.3]) is None
+    assert paired_mean_interval([0.3, 0.4], ["same", "same"]) is None
+    assert bootstrap_ratio_interval([1.0], [2.0], seed=0) is None
+
+
+def test_rows_copied_within_their_cluster_add_no_certainty() -> None:
+    differences = [0.4, -0.1, 0.3, 0.25, 0.6]
+    once = paired_mean_interval(differences)
+    copied = paired_mean_interval(differences * 7, list("abcde") * 7)
+    without_clusters = paired_mean_interval(differences * 7)
+    assert once is not None and copied is not None and without_clusters is not None
+    assert copied.low == pytest.approx(once.low) and copied.high == pytest.approx(once.high)
+    assert without_clusters.high - without_clusters.low < 0.5 * (once.high - once.low)
+
+
+def test_the_order_of_rows_changes_nothing() -> None:
+    random = np.random.default_rng(3)
+    values, base = random.normal(size=50), random.uniform(1, 2, size=50)
+    clusters = [int(label) for label in random.integers(12, size=50)]
+    order = random.permutation(50)
+    reordered = [clusters[index] for index in order]
+    assert paired_mean_interval(values, clusters) == paired_mean_interval(values[order], reordered)
+    sums, others = cluster_sums(values, clusters)[0], cluster_sums(values[order], reordered)[0]
+    assert sorted(sums) == sorted(others)
+    assert bootstrap_ratio_interval(values, base, seed=1) == bootstrap_ratio_interval(
+        values[order], base[order], seed=1
+    )
+
+
+def test_the_bootstrap_depends_on_its_seed_alone() -> None:
+    values = np.linspace(-1, 2, 30)
+    ones = np.ones(30)
+    first = bootstrap_ratio_interval(values, ones, seed=5, resamples=500)
+    assert first == bootstrap_ratio_interval(values, ones, seed=5, resamples=500)
+    assert first != bootstrap_ratio_interval(values, ones, seed=6, resamples=500)
+
+
+def test_the_paired_interval_covers_the_truth_as_often_as_it_says() -> None:
+    random = np.random.default_rng(11)
+    hits = 0
+    for _ in range(600):
+        interval = paired_mean_interval(random.normal(0.2, 1.0, size=8))
+        assert interval is not None
+        hits += not interval.excludes(0.2)
+    assert 0.925 < hits / 600 < 0.975  # ± 2.8 standard errors
+
+
+def test_the_bootstrap_covers_the_truth_about_as_often_as_it_says() -> None:
+    random = np.random.default_rng(12)
+    hits = 0
+    for trial in range(300):
+        base = random.uniform(1.0, 3.0, size=60)
+        change = base * random.normal(-0.3, 0.2, size=60)
+        interval = bootstrap_ratio_interval(change, base, seed=trial, resamples=400)
+        assert interval is not None
+        hits += not interval.excludes(-0.3)
+    assert 0.90 < hits / 300 < 0.985
+
+
+def test_rows_that_share_noise_are_only_covered_with_their_clusters() -> None:
+    random = np.random.default_rng(13)
+    labels = [row // 8 for row in range(160)]
+    with_clusters = without = 0
+    for _ in range(300):
+        shared = np.repeat(random.normal(size=20), 8)
+        values = shared + 0.3 * random.normal(size=160)
+        clustered, plain = paired_mean_interval(values, labels), paired_mean_interval(values)
+        assert clustered is not None and plain is not None
+        with_clusters += not clustered.excludes(0.0)
+        without += not plain.excludes(0.0)
+    assert with_clusters / 300 > 0.91
+    assert without / 300 < 0.7
+
+
+@pytest.mark.parametrize(
+    ("wins", "losses", "expected"), [(0, 0, 1.0), (0, 5, 0.0625), (9, 1, 22 / 1024), (3, 3, 1.0), (2, 3, 1.0)]
+)
+def test_mcnemar_sums_the_binomial_tail(wins: int, losses: int, expected: float) -> None:
+    assert mcnemar(wins, losses) == expected == mcnemar(losses, wins)
+
+
+def test_mcnemar_stays_finite_for_thousands_of_pairs() -> None:
+    assert 0.0 < mcnemar(2600, 2400) < 0.01
+
+
+def test_numbers_that_are_not_finite_are_refused_by_row() -> None:
+    with pytest.raises(ValueError, match="row 1"):
+        paired_mean_interval([0.0, math.nan, 1.0])
+
+
+def test_a_denominator_of_zero_is_refused() -> None:
+    with pytest.raises(ValueError, match="positive"):
+        bootstrap_ratio_interval([1.0, 1.0], [1.0, 0.0], seed=0)

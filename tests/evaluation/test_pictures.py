@@ -1,0 +1,220 @@
+"""Curves and grids show what they were given, and the same input gives the same bytes."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from unimrg_trainer.evaluation.curves import curves_png, smooth, window_for
+from unimrg_trainer.evaluation.grid import (
+    COLUMNS,
+    LIMIT_BYTES,
+    Sample,
+    draw_grid,
+    encode_png,
+    grid_png,
+    tile_origin,
+    tile_scale,
+)
+from unimrg_trainer.scenes.scene import generate
+
+
+def pixels(png: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
+
+
+def noise(seed: int, size: int = 16) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, size=(size, size, 3), dtype=np.uint8)
+
+
+def scene(first: int = 0, size: int = 16) -> Sample:
+    images = [noise(first + index, size) for index in range(6)]
+    return Sample(
+        "scene 1",
+        images[0],
+        {"depth": images[1], "segmentation": images[3], "pixel": images[5]},
+        {"depth": images[2], "segmentation": images[4]},
+    )
+
+
+def tile(picture: np.ndarray, row: int, column: int, size: int = 16) -> np.ndarray:
+    x, y = tile_origin(row, column, size)
+    side = size * tile_scale(size)
+    return picture[y : y + side, x : x + side]
+
+
+def test_every_tile_holds_its_image_with_each_pixel_repeated_four_times() -> None:
+    picture = pixels(grid_png([scene(0), scene(100)]))
+    for row in (0, 1):
+        for column in range(6):
+            expected = noise(100 * row + column).repeat(4, axis=0).repeat(4, axis=1)
+            np.testing.assert_array_equal(tile(picture, row, column), expected)
+
+
+def test_a_photograph_without_truth_gets_blank_tiles_and_nothing_else_moves() -> None:
+    photograph = Sample("photo", noise(7), {"pixel": noise(8)})
+    picture = pixels(grid_png([photograph]))
+    np.testing.assert_array_equal(tile(picture, 0, 0)[::4, ::4], noise(7))
+    np.testing.assert_array_equal(tile(picture, 0, 5)[::4, ::4], noise(8))
+    for column in (1, 2, 3, 4):
+        assert (tile(picture, 0, column)[:8, :8] == 236).all()
+
+
+def test_captions_and_labels_leave_ink_in_the_margins() -> None:
+    picture = pixels(grid_png([scene()], note="seed 1"))
+    for column in range(len(COLUMNS)):
+        x, y = tile_origin(0, column, 16)
+        assert (picture[: y - 1, x : x + 64] < 128).any()
+    x, y = tile_origin(0, 0, 16)
+    assert (picture[y : y + 64, : x - 1] < 128).any()
+    assert (picture[y + 64 :, x:] < 160).any()
+
+
+def test_the_same_samples_give_the_same_bytes_and_no_date() -> None:
+    data = grid_png([scene()], note="n")
+    assert data == grid_png([scene()], note="n")
+    assert Image.open(io.BytesIO(data)).info == {}
+
+
+def test_a_noisy_grid_is_rounded_until_it_fits() -> None:
+    exact = draw_grid([scene(0), scene(10)])
+    size = len(encode_png(exact))
+    assert (pixels(encode_png(exact)) == np.asarray(exact)).all()
+    smaller = encode_png(exact, limit=size * 3 // 4)
+    assert len(smaller) <= size * 3 // 4
+    error = np.abs(pixels(smaller) - np.asarray(exact).astype(int))
+    assert 0 < error.max() <= 9  # half a step of 16 levels
+    smallest = encode_png(exact, limit=1)
+    assert np.abs(pixels(smallest) - np.asarray(exact).astype(int)).max() <= 19  # half a step of 8
+
+
+def test_a_grid_of_scenes_and_speckled_maps_stays_under_the_limit() -> None:
+    rows = []
+    for index in range(4):
+        drawn = generate(7, index, 48)
+        depth, contours = (np.repeat(m[..., None], 3, axis=2) for m in (drawn.depth, drawn.segmentation))
+        speckle = noise(index, 48) // 8
+        generated = {
+            "depth": depth // 2 + speckle,
+            "segmentation": contours // 2 + speckle,
+            "pixel": drawn.image,
+        }
+        rows.append(Sample("s", drawn.image, generated, {"depth": depth, "segmentation": contours}))
+    assert len(grid_png(rows)) <= LIMIT_BYTES
+
+
+def test_rounding_keeps_grey_grey() -> None:
+    ramp = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, axis=2).repeat(64, axis=0)
+    rounded = pixels(encode_png(Image.fromarray(ramp), limit=1))
+    assert (rounded == rounded[:, :, :1]).all()
+    assert rounded[0, 0, 0] == 0 and rounded[0, -1, 0] == 255
+
+
+@pytest.mark.parametrize(("size", "scale"), [(16, 4), (48, 4), (64, 4), (128, 2), (256, 1), (512, 1)])
+def test_large_images_are_enlarged_less(size: int, scale: int) -> None:
+    assert tile_scale(size) == scale
+    assert tile_origin(0, 1, size)[0] - tile_origin(0, 0, size)[0] <= 256 + 6
+
+
+def test_images_above_256_pixels_are_reduced() -> None:
+    flat = np.full((512, 512, 3), 77, np.uint8)
+    picture = pixels(grid_png([Sample("large", flat)]))
+    x, y = tile_origin(0, 0, 512)
+    assert (picture[y : y + 256, x : x + 256] == 77).all()
+
+
+def test_long_labels_and_captions_stay_in_their_place() -> None:
+    short, long = draw_grid([scene()]), draw_grid([Sample("a label " * 30, noise(0))])
+    assert short.size == long.size
+
+
+@pytest.mark.parametrize("wrong", [np.zeros((16, 16), np.uint8), np.zeros((8, 8, 3), np.uint8), np.zeros((16, 16, 3))])
+def test_an_image_of_another_shape_or_type_is_refused_by_name(wrong: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="scene 9, depth"):
+        draw_grid([Sample("scene 9", noise(0), {"depth": wrong})])
+
+
+def test_no_samples_are_refused() -> None:
+    with pytest.raises(ValueError, match="no samples"):
+        draw_grid([])
+
+
+def history(steps: int = 60) -> dict[str, list[tuple[int, float]]]:
+    points = range(1, steps + 1)
+    return {
+        "train/loss/understanding": [(step, 5.0 / step) for step in points],
+        "train/loss/pixel": [(step, 1.0 - step / 200) for step in points],
+        "train/loss": [(step, 3.0 / step + 0.2) for step in points],
+        "train/grad_norm": [(step, 2.0) for step in points],
+        "optim/lr": [(step, 1e-3) for step in points],
+        "perf/step_s": [(step, 9.0) for step in points],
+    }
+
+
+UNDERSTANDING = (0x00, 0x72, 0xB2)
+PIXEL = (0xD5, 0x5E, 0x00)
+
+
+def has_colour(picture: np.ndarray, colour: tuple[int, int, int]) -> bool:
+    return bool((np.abs(picture - np.array(colour)).max(axis=2) < 8).sum() > 20)
+
+
+def test_every_objective_is_drawn_in_its_colour_and_absent_ones_are_not() -> None:
+    both = pixels(curves_png(history()))
+    assert has_colour(both, UNDERSTANDING) and has_colour(both, PIXEL)
+    alone = pixels(curves_png({"train/loss/understanding": history()["train/loss/understanding"]}))
+    assert has_colour(alone, UNDERSTANDING) and not has_colour(alone, PIXEL)
+
+
+def test_the_curve_follows_the_values() -> None:
+    falling = pixels(curves_png({"train/loss/pixel": [(step, 100.0 - step) for step in range(101)]}))
+    plot = falling[20:380, 80:720]
+    orange = np.argwhere(np.abs(plot - np.array(PIXEL)).max(axis=2) < 60)
+    left = orange[orange[:, 1] < 120, 0].mean()
+    right = orange[orange[:, 1] > 520, 0].mean()
+    assert left + 100 < right  # further down on the page
+
+
+def test_the_same_history_gives_the_same_bytes_and_no_date_in_the_file() -> None:
+    first = curves_png(history(), title="t", note="n", resumes=[10])
+    assert first == curves_png(history(), title="t", note="n", resumes=[10])
+    assert set(Image.open(io.BytesIO(first)).info) <= {"dpi"}
+
+
+def test_a_resume_mark_and_a_note_are_visible() -> None:
+    plain = pixels(curves_png(history()))
+    assert (pixels(curves_png(history(), resumes=[30])) != plain).any()
+    noted = pixels(curves_png(history(), note="60 steps, 2026-01-01"))
+    assert (noted[-40:] < 128).any() and not (plain[-40:] < 128).any()
+
+
+def test_a_step_measured_again_after_a_rewind_counts_once() -> None:
+    rewound = {"train/loss/pixel": [(1, 1.0), (2, 0.9), (3, 55.0), (3, 0.8), (4, 0.7)]}
+    straight = {"train/loss/pixel": [(1, 1.0), (2, 0.9), (3, 0.8), (4, 0.7)]}
+    assert curves_png(rewound) == curves_png(straight)
+
+
+def test_values_that_are_not_finite_are_left_out() -> None:
+    broken = {
+        "train/loss/pixel": [(1, 1.0), (2, float("nan")), (3, 0.5)],
+        "train/grad_norm": [(1, float("inf"))],
+    }
+    assert has_colour(pixels(curves_png(broken)), PIXEL)
+
+
+def test_a_single_step_still_shows() -> None:
+    assert has_colour(pixels(curves_png({"train/loss/pixel": [(1, 0.5)]})), PIXEL)
+
+
+def test_a_history_without_losses_is_refused() -> None:
+    with pytest.raises(ValueError, match="no finite value"):
+        curves_png({"optim/lr": [(1, 0.1)], "train/loss/pixel": [(1, float("nan"))]})
+
+
+def test_the_running_mean_is_the_one_computed_by_hand() -> None:
+    np.testing.assert_allclose(smooth(np.array([0.0, 3.0, 6.0, 3.0]), 3), [0.0, 3.0, 4.0, 4.5])
+    np.testing.assert_array_equal(smooth(np.array([2.0, 5.0]), 1), [2.0, 5.0])
+    assert [window_for(points) for points in (1, 59, 60, 600)] == [1, 1, 3, 21]

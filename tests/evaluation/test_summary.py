@@ -1,0 +1,137 @@
+"""The summary goes to disk and back, has lawful metric names, and prints without colour."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+
+import pytest
+from rich.console import Console
+
+from unimrg_trainer.evaluation.held_out import compare
+from unimrg_trainer.evaluation.spatial import Answered, score
+from unimrg_trainer.evaluation.summary import Summary, render
+
+
+def summary(**changes: object) -> Summary:
+    rows = [
+        Answered(str(image), family, truth, truth if image % 3 else "?")
+        for image in range(12)
+        for family, truth in (("side", "left" if image % 2 else "right"), ("presence", "yes"))
+    ]
+    fields: dict[str, object] = {
+        "job": "quickstart",
+        "uid": "0f3a",
+        "model": "Harmon Tiny",
+        "method": "UniMRG",
+        "steps": 120,
+        "seconds": 754.2,
+        "finished": "2026-01-02T03:04:05Z",
+        "processes": 2,
+        "seeds": {"training": 42, "scenes": 7},
+        "versions": {"torch": "2.13.0"},
+        "held_out": compare(
+            {"Understanding": [2.0, 2.2, 1.8], "Depth": [1.0, 1.1, 0.9]},
+            {"Understanding": [1.0, 1.2, 0.7], "Depth": [0.8, 1.2, 0.9]},
+            seed=0,
+        ),
+        "spatial": score(rows, seed=0),
+        "files": {"curves": "results/curves.png", "grid": "results/grid.png"},
+        "mlflow_url": "http://127.0.0.1:5000/#/experiments/1/runs/ab",
+    }
+    return Summary.model_validate({**fields, **changes})
+
+
+def printed(value: Summary, width: int = 100) -> str:
+    console = Console(file=io.StringIO(), width=width, color_system=None)
+    console.print(render(value))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_a_summary_comes_back_from_its_json_unchanged() -> None:
+    original = summary()
+    text = original.to_json()
+    assert Summary.from_json(text) == original
+    assert Summary.from_json(text.encode()).to_json() == text
+    assert text.endswith("}\n")
+    plain = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    assert Summary.model_validate(plain) == original
+
+
+def test_a_summary_without_results_comes_back_too() -> None:
+    bare = summary(held_out={}, spatial=None, files={}, mlflow_url="")
+    assert Summary.from_json(bare.to_json()) == bare
+    assert bare.metrics() == {}
+    assert "quickstart" in printed(bare)
+
+
+def test_intervals_that_do_not_exist_come_back_as_none() -> None:
+    single = summary(held_out=compare({"Depth": [1.0]}, {"Depth": [0.5]}, seed=0))
+    back = Summary.from_json(single.to_json())
+    assert back.held_out["Depth"].interval is None
+    assert "eval/heldout/depth/difference_low" not in back.metrics()
+    assert "[unknown]" in printed(back)
+
+
+def test_a_number_that_is_not_finite_is_refused() -> None:
+    with pytest.raises(ValueError, match="finite"):
+        summary(seconds=float("nan"))
+
+
+def test_an_unknown_field_is_refused() -> None:
+    with pytest.raises(ValueError, match="surprise"):
+        summary(surprise=1)
+
+
+def test_metrics_carry_the_agreed_names_and_units() -> None:
+    metrics = summary().metrics()
+    assert metrics["eval/spatial/n"] == 24.0
+    assert metrics["eval/spatial/acc"] == pytest.approx(100 * 16 / 24)
+    assert metrics["eval/spatial/unparsed_rate"] == pytest.approx(100 * 8 / 24)
+    assert metrics["eval/spatial/majority_acc"] == pytest.approx(100 * 18 / 24)
+    assert metrics["eval/spatial/side/n"] == 12.0
+    assert metrics["eval/heldout/understanding/before"] == pytest.approx(2.0)
+    assert metrics["eval/heldout/understanding/after"] == pytest.approx(2.9 / 3)
+    assert metrics["eval/heldout/understanding/relative_change"] == pytest.approx(2.9 / 6 - 1)
+    assert all(re.fullmatch(r"[A-Za-z0-9_\-. :/]{1,250}", name) for name in metrics)
+    assert all(isinstance(value, float) for value in metrics.values())
+
+
+def test_the_headline_is_a_small_part_of_the_metrics() -> None:
+    value = summary()
+    headline = value.headline()
+    assert headline == {name: value.metrics()[name] for name in headline}
+    assert set(headline) == {
+        "eval/spatial/acc",
+        "eval/spatial/majority_acc",
+        "eval/spatial/n",
+        "eval/heldout/understanding/relative_change",
+        "eval/heldout/depth/relative_change",
+    }
+
+
+def test_the_table_tells_n_interval_and_majority_without_colour() -> None:
+    text = printed(summary())
+    for words in ("120 steps in 12 min 34 s", "2 processes", "Understanding", "-51.7 %", "majority", "66.7"):
+        assert words in text
+    depth = next(line for line in text.splitlines() if "Depth" in line)
+    assert depth.rstrip().endswith("unclear")
+    understanding = next(line for line in text.splitlines() if "Understanding" in line)
+    assert understanding.rstrip().endswith("lower")
+    assert "results/grid.png" in text and "http://127.0.0.1:5000" in text
+    assert "\x1b" not in text
+
+
+def test_the_tables_fit_eighty_columns() -> None:
+    perfect = [
+        Answered(str(image), family, truth, truth)
+        for image in range(1500)
+        for family, truth in (("presence", "yes" if image % 2 else "no"), ("colour", "red"))
+    ]
+    rows = compare({"Understanding": [12.25, 12.5]}, {"Understanding": [0.25, 0.75]}, seed=0)
+    lines = printed(summary(spatial=score(perfect, seed=0), held_out=rows), width=80).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert not any("…" in line for line in lines)
+    assert any("100.0 [99.9, 100.0]" in line for line in lines)

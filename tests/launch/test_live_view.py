@@ -1,0 +1,74 @@
+"""What somebody who waits gets to see."""
+
+from __future__ import annotations
+
+import io
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from unimrg_api.progress import Progress
+from unimrg_trainer.launch import live_view
+from unimrg_trainer.launch.progress_server import serve_progress
+
+HALFWAY = Progress(
+    phase="train",
+    step=30,
+    total_steps=60,
+    eta_seconds=75,
+    losses={"pixel": 0.5},
+    samples_per_second=12.0,
+    checkpoint_step=20,
+    updated=1.0,
+)
+
+
+def shown(folder: Path, *reports: Progress, terminal: bool) -> str:
+    """What is written while the reports come one after the other."""
+    output = io.StringIO()
+    console = Console(file=output, force_terminal=terminal, width=160, color_system=None)
+    with serve_progress(folder, "127.0.0.1", 0) as port, live_view.live_view(console, port):
+        for report in reports:
+            (folder / "progress.json").write_text(report.to_json())
+            time.sleep(0.15)
+    return output.getvalue()
+
+
+@pytest.fixture(autouse=True)
+def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live_view, "POLL_SECONDS", 0.02)
+
+
+def test_a_log_gets_a_line_with_steps_losses_speed_and_time_left(tmp_path: Path) -> None:
+    text = shown(tmp_path, HALFWAY, terminal=False)
+    assert text == "train  30/60  1:15 left  pixel 0.500  12.0 rows/s  committed 20\n"
+
+
+def test_a_log_is_not_flooded_but_a_new_stage_is_written_at_once(tmp_path: Path) -> None:
+    steps = [HALFWAY.model_copy(update={"step": step}) for step in range(30, 34)]
+    text = shown(tmp_path, *steps, Progress(phase="evaluate", updated=2.0), terminal=False)
+    assert [line.split()[0] for line in text.splitlines()] == ["train", "evaluate"]
+
+
+def test_a_terminal_shows_every_stage_with_its_steps(tmp_path: Path) -> None:
+    prepared = Progress(phase="prepare", step=8, total_steps=8, updated=1.0)
+    text = shown(tmp_path, prepared, HALFWAY, terminal=True)
+    last = text.rpartition("prepare")[2]
+    assert "8/8" in last and "train" in last and "30/60" in last and "pixel 0.500" in last
+
+
+def test_nobody_is_shown_defaults_as_if_they_were_a_report(tmp_path: Path) -> None:
+    assert shown(tmp_path, Progress(), terminal=False) == ""
+
+
+def test_a_server_that_is_gone_ends_nothing(tmp_path: Path) -> None:
+    with serve_progress(tmp_path, "127.0.0.1", 0) as port:
+        assert port is not None
+    assert live_view.fetch(port) is None
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0:00"), (59.6, "1:00"), (75, "1:15"), (3723, "1:02:03")])
+def test_durations_read_like_a_clock(seconds: float, text: str) -> None:
+    assert live_view.duration(seconds) == text

@@ -1,0 +1,193 @@
+"""`unimrg run` from check to finish, with real torchrun and stand-in engines."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from tests.support.local_jobs import tiny_job
+from unimrg_api.errors import UserError
+from unimrg_api.exit_codes import ExitCode
+from unimrg_api.termination import TerminationRecord
+from unimrg_trainer.launch import local, stages
+from unimrg_trainer.launch.lock import run_lock
+from unimrg_trainer.tracking import ShipReport
+
+
+class Finishes:
+    """In place of the tracker: counts how runs were closed, without MLflow."""
+
+    def __init__(self) -> None:
+        self.statuses: list[str] = []
+
+    def finish(
+        self, run_dir: Path, store: object, settings: object, uid: str, status: str, timeout: float
+    ) -> ShipReport:
+        self.statuses.append(status)
+        return ShipReport(shipped=1, remaining=0, run_id="r", url="", status_set=True)
+
+
+class NoShipper:
+    """A shipper that ships nothing."""
+
+    def __init__(self, *_: object) -> None: ...
+
+    def start(self) -> None: ...
+
+    def stop(self, timeout: float) -> None: ...
+
+
+@pytest.fixture
+def finishes(monkeypatch: pytest.MonkeyPatch) -> Finishes:
+    """Runs are closed here instead of in MLflow."""
+    result = Finishes()
+    monkeypatch.setattr(stages, "Shipper", NoShipper)
+    monkeypatch.setattr(stages, "finish", result.finish)
+    return result
+
+
+def run(folder: Path, processes: int | None = None, **changes: Any) -> tuple[int, str]:
+    """Run the tiny job; its exit code and what was printed."""
+    job, file = tiny_job(folder, **changes)
+    output = io.StringIO()
+    console = Console(file=output, width=200)
+    code = local.run_job(job, file, processes, console=console, rank_module="tests.support.fake_engine")
+    return code, output.getvalue()
+
+
+def signal_when(ready: Callable[[], bool], *numbers: signal.Signals) -> threading.Thread:
+    """Send signals to this process, as a terminal does, once `ready`."""
+
+    def send() -> None:
+        deadline = time.monotonic() + 60
+        while not ready() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        for number in numbers:
+            os.kill(os.getpid(), number)
+            time.sleep(0.3)
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    return thread
+
+
+def test_a_job_runs_from_check_to_finish_and_a_second_time_has_nothing_to_do(
+    tmp_path: Path, finishes: Finishes
+) -> None:
+    code, text = run(tmp_path)
+    assert code == 0, text
+    assert "Harmon Tiny" in text and "12 steps" in text
+    assert f"mlflow ui --backend-store-uri sqlite:///{tmp_path}/run/mlflow.db" in text
+    assert finishes.statuses == ["FINISHED"]
+    assert sorted(path.name for path in (tmp_path / "run" / "outcomes").iterdir()) == [
+        "attempt-1-evaluate.json",
+        "attempt-1-train.json",
+        "evaluated.json",
+    ]
+
+    again, text = run(tmp_path)
+    assert again == 0
+    assert "complete before: step 12" in text and "Harmon Tiny" in text
+    assert finishes.statuses == ["FINISHED"]
+    assert [path.name for path in (tmp_path / "run" / "attempts").iterdir()] == ["1.json"]
+
+
+def test_an_interrupted_training_is_closed_as_killed_and_goes_on_the_next_time(
+    tmp_path: Path, finishes: Finishes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_TRAIN", "wait")
+    local_dir = tmp_path / "run" / "local"
+    thread = signal_when(lambda: '"step":5' in progress(local_dir), signal.SIGINT)
+    code, text = run(tmp_path, 2, stages__evaluate__mode="Never")
+    thread.join()
+    assert code == ExitCode.INTERRUPTED
+    assert "Interrupted during train: step 5 is committed" in text
+    assert finishes.statuses == ["KILLED"]
+
+    monkeypatch.setenv("FAKE_TRAIN", "complete")
+    code, text = run(tmp_path, stages__evaluate__mode="Never")
+    assert code == 0
+    assert finishes.statuses == ["KILLED", "FINISHED"]
+    assert sorted(path.name for path in (tmp_path / "run" / "attempts").iterdir()) == ["1.json", "2.json"]
+
+
+def test_an_interrupted_evaluation_leaves_the_run_incomplete(
+    tmp_path: Path, finishes: Finishes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_EVALUATE", "wait")
+    local_dir = tmp_path / "run" / "local"
+    thread = signal_when(lambda: '"phase":"evaluate","step":5' in progress(local_dir).replace(" ", ""), signal.SIGTERM)
+    code, text = run(tmp_path)
+    thread.join()
+    assert code == ExitCode.INTERRUPTED, text
+    assert not (tmp_path / "run" / "outcomes" / "evaluated.json").exists()
+    assert "Interrupted during evaluate: step 12 is committed" in text
+    assert finishes.statuses == ["KILLED"]
+
+
+def test_a_failed_training_shows_the_cause_the_log_and_where_it_is(
+    tmp_path: Path, finishes: Finishes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_TRAIN", "fail")
+    code, text = run(tmp_path)
+    assert code == ExitCode.PROGRAM
+    assert "rank 0: RuntimeError: the loss went for a walk" in text
+    assert "Traceback" in text
+    assert str(tmp_path / "run" / "local" / "logs" / "attempt-1") in text
+    assert finishes.statuses == ["FAILED"]
+    record = TerminationRecord.parse((tmp_path / "run" / "outcomes" / "attempt-1-train.json").read_bytes())
+    assert record.rank == 0
+
+
+def test_a_check_that_fails_begins_no_attempt(tmp_path: Path, finishes: Finishes) -> None:
+    code, text = run(tmp_path, data__source__photographs="file://photographs")
+    assert code == ExitCode.INPUT_MISSING
+    assert "check failed (66" in text and "spec.data.source.photographs" in text
+    assert finishes.statuses == []
+    assert not (tmp_path / "run" / "attempts").exists()
+
+
+def test_a_second_run_of_the_same_prefix_is_refused(tmp_path: Path) -> None:
+    with run_lock(tmp_path / "run" / "local"), pytest.raises(UserError, match="another `unimrg run` is at work"):
+        run(tmp_path)
+
+
+def test_what_only_a_cluster_heeds_is_said(tmp_path: Path) -> None:
+    job, _ = tiny_job(tmp_path, image="registry/unimrg:1", trainer={"nodes": 2, "gpusPerNode": 8})
+    text = "\n".join(local.ignored_fields(job, None))
+    assert "spec.image" in text and "spec.trainer.nodes (2)" in text and "spec.trainer.gpusPerNode (8)" in text
+    assert local.ignored_fields(tiny_job(tmp_path)[0], None) == []
+
+
+def test_processes_come_from_the_job_for_cpus_and_from_the_option_first(tmp_path: Path) -> None:
+    job, file = tiny_job(tmp_path, trainer={"gpusPerNode": 0, "processesPerNode": 2})
+    assert local.local_environment(job, file, None).processes == 2
+    assert local.local_environment(job, file, 4).processes == 4
+    gpus, file = tiny_job(tmp_path, trainer={"gpusPerNode": 8, "processesPerNode": 1})
+    assert local.local_environment(gpus, file, None).processes == 1
+
+
+def test_the_curves_of_a_run_reach_the_embedded_mlflow(tmp_path: Path) -> None:
+    code, text = run(tmp_path, stages__evaluate__mode="Never", tracking={"mlflow": {"uri": "sqlite:///here/m.db"}})
+    assert code == 0, text
+    assert f"sqlite:///{tmp_path}/here/m.db" in text
+    with sqlite3.connect(tmp_path / "here" / "m.db") as database:
+        assert database.execute("select status from runs").fetchall() == [("FINISHED",)]
+        assert ("train/loss", 12) in database.execute("select key, step from metrics").fetchall()
+
+
+def progress(local_dir: Path) -> str:
+    try:
+        return (local_dir / "progress.json").read_text()
+    except OSError:
+        return ""

@@ -1,0 +1,124 @@
+"""What the pod says of itself: progress endpoint, metrics and the termination record."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from unimrg_api.environment import PodEnvironment
+from unimrg_api.exit_codes import ExitCode
+from unimrg_api.progress import Progress
+from unimrg_api.termination import TerminationRecord
+from unimrg_trainer.launch.progress_server import PORT_FILE, serve_progress
+from unimrg_trainer.launch.reports import (
+    announce,
+    heartbeat,
+    read_progress,
+    termination_record,
+    write_termination,
+)
+from unimrg_trainer.launch.verdict import Verdict
+
+
+def get(port: int, path: str) -> bytes:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+        content: bytes = answer.read()
+    return content
+
+
+def report(folder: Path, **fields: object) -> None:
+    progress = Progress(phase="train", step=3, total_steps=9, updated=time.time())
+    (folder / "progress.json").write_text(progress.model_copy(update=fields).to_json())
+
+
+def test_progress_and_the_mlflow_run_are_served_as_one(tmp_path: Path) -> None:
+    report(tmp_path, losses={"pixel": 0.5})
+    (tmp_path / "mlflow.json").write_text(json.dumps({"run_id": "abc", "url": "http://mlflow/abc"}))
+    with serve_progress(tmp_path, "127.0.0.1", 0) as port:
+        assert int((tmp_path / PORT_FILE).read_text()) == port
+        answer = Progress.parse(get(port, "/progress"))
+        report(tmp_path, step=4)
+        later = Progress.parse(get(port, "/progress"))
+    assert answer is not None and later is not None
+    assert (answer.step, answer.losses, answer.mlflow_run_id) == (3, {"pixel": 0.5}, "abc")
+    assert answer.mlflow_url == "http://mlflow/abc"
+    assert later.step == 4
+
+
+def test_progress_is_served_before_anything_was_reported(tmp_path: Path) -> None:
+    with serve_progress(tmp_path, "127.0.0.1", 0) as port:
+        assert Progress.parse(get(port, "/progress")) == Progress()
+
+
+def test_a_progress_report_that_says_too_much_is_not_passed_on(tmp_path: Path) -> None:
+    (tmp_path / "progress.json").write_text('{"phase": "train", "message": "' + "x" * 10_000 + '"}')
+    with serve_progress(tmp_path, "127.0.0.1", 0) as port:
+        assert len(get(port, "/progress")) <= 4096
+
+
+def test_metrics_are_in_the_text_format_of_prometheus(tmp_path: Path) -> None:
+    report(tmp_path, losses={"pixel": 0.5}, samples_per_second=12.0, checkpoint_step=2)
+    with serve_progress(tmp_path, "127.0.0.1", 0) as port:
+        lines = get(port, "/metrics").decode().splitlines()
+    assert "unimrg_step 3.0" in lines
+    assert "unimrg_checkpoint_step 2.0" in lines
+    assert 'unimrg_loss{objective="pixel"} 0.5' in lines
+    assert 'unimrg_phase{phase="train"} 1.0' in lines
+
+
+def test_other_paths_are_not_found(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("no")
+    with serve_progress(tmp_path, "127.0.0.1", 0) as port:
+        for path in ("/", "/secret", "/../secret", "/progress/x"):
+            with pytest.raises(urllib.error.HTTPError) as error:
+                get(port, path)
+            assert error.value.code == 404
+
+
+def test_two_runs_that_derive_the_same_port_are_both_served(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    with serve_progress(first, "127.0.0.1", 0) as port, serve_progress(second, "127.0.0.1", port) as other:
+        assert other != port
+        assert int((second / PORT_FILE).read_text()) == other
+        report(second, step=8)
+        answer = Progress.parse(get(other, "/progress"))
+        assert answer is not None and answer.step == 8
+
+
+def test_a_termination_record_is_written_over_the_old_one_in_place(tmp_path: Path) -> None:
+    """In a pod the file is a bind mount: a rename over it is refused by the kernel."""
+    path = tmp_path / "termination-log"
+    path.write_text("x" * 5000)
+    inode = path.stat().st_ino
+    write_termination(PodEnvironment(termination_log=path), TerminationRecord(reason="Stalled", exit_code=75))
+    assert path.stat().st_ino == inode
+    assert TerminationRecord.parse(path.read_bytes()).exit_code == 75
+
+
+def test_a_termination_log_that_cannot_be_written_does_not_hide_the_end(tmp_path: Path) -> None:
+    write_termination(
+        PodEnvironment(termination_log=tmp_path / "missing" / "log"), TerminationRecord(reason="Completed")
+    )
+
+
+def test_the_record_says_how_far_the_work_came(tmp_path: Path) -> None:
+    report(tmp_path, checkpoint_step=2)
+    (tmp_path / "mlflow.json").write_text('{"run_id": "abc"}')
+    record = termination_record(Verdict(ExitCode.PROGRAM, "ValueError", "a bug", rank=1), tmp_path)
+    assert (record.exit_code, record.step, record.total_steps, record.mlflow_run_id) == (70, 3, 9, "abc")
+    assert (record.rank, record.message, record.checkpoint) == (1, "rank 1: a bug", "ckpt/step-00000002")
+
+
+def test_a_new_stage_keeps_the_last_commit_and_is_a_sign_of_life(tmp_path: Path) -> None:
+    assert heartbeat(tmp_path) is None
+    report(tmp_path, checkpoint_step=2)
+    before = heartbeat(tmp_path)
+    announce(tmp_path, "evaluate")
+    progress = read_progress(tmp_path)
+    assert (progress.phase, progress.step, progress.checkpoint_step) == ("evaluate", 0, 2)
+    assert heartbeat(tmp_path) not in (None, before)

@@ -1,0 +1,66 @@
+"""Two runs of the same prefix on one machine."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from unimrg_api.errors import UserError
+from unimrg_trainer.launch.lock import run_lock
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from unimrg_trainer.launch.lock import run_lock
+with run_lock(Path(sys.argv[1])):
+    sys.stdout.write("held\\n"); sys.stdout.flush()
+    time.sleep(60)
+"""
+
+
+def can_lock(folder: Path) -> bool:
+    try:
+        with run_lock(folder):
+            return True
+    except UserError:
+        return False
+
+
+def test_a_second_run_is_refused_and_told_who_is_at_work(tmp_path: Path) -> None:
+    with run_lock(tmp_path / "local"), pytest.raises(UserError) as error, run_lock(tmp_path / "local"):
+        pytest.fail("both runs got the lock")
+    assert f"process {os.getpid()}" in error.value.message
+    assert str(tmp_path) in error.value.message
+
+
+def test_the_next_run_gets_the_lock(tmp_path: Path) -> None:
+    assert can_lock(tmp_path)
+    assert can_lock(tmp_path)
+
+
+def test_a_killed_run_leaves_no_lock_behind(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(UserError), run_lock(tmp_path):
+            pytest.fail("both runs got the lock")
+        holder.kill()
+    assert can_lock(tmp_path)
+
+
+def test_a_program_that_the_run_starts_does_not_keep_the_lock(tmp_path: Path) -> None:
+    with run_lock(tmp_path):
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], close_fds=False)
+    try:
+        deadline = time.monotonic() + 5
+        while not can_lock(tmp_path):  # the kernel closes descriptors a moment after the program has replaced ours
+            assert time.monotonic() < deadline
+        assert child.poll() is None
+    finally:
+        child.kill()
+        child.wait()

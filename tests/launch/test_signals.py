@@ -1,0 +1,64 @@
+"""Requests to stop, with real signals to this process."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from unimrg_trainer.launch.signals import StopRequest
+
+
+def send(number: signal.Signals) -> None:
+    os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_sets_the_flag_and_nothing_else_happens(number: signal.Signals) -> None:
+    with StopRequest().installed() as stop:
+        assert not stop.requested
+        send(number)
+        assert (stop.requested, stop.twice, stop.cause) == (True, False, number.name)
+
+
+def test_an_interrupt_after_any_request_insists() -> None:
+    called: list[str] = []
+    with StopRequest(on_second=lambda: called.append("now")).installed() as stop:
+        send(signal.SIGTERM)
+        send(signal.SIGINT)
+        assert stop.twice
+    assert called == ["now"]
+
+
+def test_a_repeated_termination_does_not_insist() -> None:
+    with StopRequest().installed() as stop:
+        send(signal.SIGTERM)
+        send(signal.SIGTERM)
+        assert stop.requested and not stop.twice
+
+
+def test_work_that_looks_at_no_flag_is_interrupted() -> None:
+    with StopRequest().installed() as stop:
+        with pytest.raises(KeyboardInterrupt), stop.raising():
+            send(signal.SIGTERM)
+            signal.pause()
+        with pytest.raises(KeyboardInterrupt), stop.raising():
+            pytest.fail("work began although a stop was asked for")
+
+
+def test_the_handlers_of_before_come_back() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with StopRequest().installed():
+        assert signal.getsignal(signal.SIGINT) is not before
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_an_ignored_hangup_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopRequest().installed() as stop:
+            send(signal.SIGHUP)
+            assert not stop.requested
+    finally:
+        signal.signal(signal.SIGHUP, before)

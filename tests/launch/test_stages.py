@@ -1,0 +1,211 @@
+"""The stages of a job, as a pod runs them: exit code, termination record, and what is left under the prefix."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.local_jobs import tiny_job
+from unimrg_api.environment import PodEnvironment
+from unimrg_api.exit_codes import ExitCode
+from unimrg_api.termination import TerminationRecord
+from unimrg_trainer.launch import outcomes, stages
+from unimrg_trainer.launch.local import local_environment
+from unimrg_trainer.launch.signals import StopRequest
+from unimrg_trainer.storage import open_store
+from unimrg_trainer.storage.base import ObjectStore
+from unimrg_trainer.tracking import ShipReport, TerminalStatus
+
+
+class NoShipper:
+    """In place of the tracker's thread, which would load MLflow."""
+
+    def __init__(self, *_: object) -> None:
+        self.stopped = 0.0
+
+    def start(self) -> None:
+        return
+
+    def stop(self, timeout: float) -> None:
+        self.stopped = timeout
+
+
+@pytest.fixture
+def closed(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[TerminalStatus]]:
+    """What `finish` was asked to close runs as; no MLflow is involved."""
+    statuses: list[TerminalStatus] = []
+
+    def finish(run_dir: Path, store: object, settings: object, uid: str, status: Any, timeout: float) -> ShipReport:
+        statuses.append(status)
+        return ShipReport(shipped=1, remaining=0, run_id="r", url="", status_set=True)
+
+    monkeypatch.setattr(stages, "Shipper", NoShipper)
+    monkeypatch.setattr(stages, "finish", finish)
+    yield statuses
+
+
+def environment(folder: Path, **changes: Any) -> PodEnvironment:
+    job, file = tiny_job(folder, **changes)
+    return local_environment(job, file, None)
+
+
+def run_of(folder: Path) -> ObjectStore:
+    return open_store((folder / "run").as_uri())
+
+
+def ended(env: PodEnvironment) -> TerminationRecord:
+    return TerminationRecord.parse(env.termination_log.read_bytes())
+
+
+def test_a_check_leaves_nothing_but_its_verdict(tmp_path: Path) -> None:
+    env = environment(tmp_path)
+    assert stages.run_stage("check", env) is ExitCode.OK
+    assert ended(env).reason == "Completed"
+    assert [key for key, _ in run_of(tmp_path).list() if not key.startswith("local/")] == []
+    assert not list((tmp_path / "data").rglob("*")) or not any(p.is_file() for p in (tmp_path / "data").rglob("*"))
+
+
+def test_photographs_that_are_not_there_are_named_by_the_check(tmp_path: Path) -> None:
+    env = environment(tmp_path, data__source__photographs="file://photographs")
+    assert stages.run_stage("check", env) is ExitCode.INPUT_MISSING
+    assert "spec.data.source.photographs" in ended(env).message
+    assert str(tmp_path / "photographs") in ended(env).message
+
+
+def test_shards_that_are_not_there_are_refused_by_the_check(tmp_path: Path) -> None:
+    assert stages.run_stage("check", environment(tmp_path, data__source=None)) is ExitCode.INPUT_MISSING
+
+
+def test_a_number_of_processes_that_cannot_share_the_rows_is_refused_by_the_check(tmp_path: Path) -> None:
+    env = dataclasses.replace(environment(tmp_path), processes=3)
+    assert stages.run_stage("check", env) is ExitCode.CONFIGURATION
+    assert "use 2 processes" in ended(env).message
+
+
+def test_a_job_that_is_no_json_ends_as_a_configuration_error(tmp_path: Path) -> None:
+    env = dataclasses.replace(environment(tmp_path), spec="{")
+    assert stages.run_stage("check", env) is ExitCode.CONFIGURATION
+
+
+def test_prepared_data_is_found_again(tmp_path: Path) -> None:
+    env = environment(tmp_path)
+    assert stages.run_stage("prepare", env) is ExitCode.OK
+    assert ended(env).message.startswith("written to")
+    assert stages.run_stage("prepare", env) is ExitCode.OK
+    assert ended(env).message.startswith("found in")
+
+
+def test_an_interrupted_preparation_publishes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    env, stop = environment(tmp_path), StopRequest()
+    announce = stages.reports.announce
+
+    def interrupt(*arguments: Any, **named: Any) -> None:
+        announce(*arguments, **named)
+        if named.get("step"):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(stages.reports, "announce", interrupt)
+    monkeypatch.setattr(stages, "REPORT_SECONDS", 0.0)
+    assert stages.execute("prepare", env, stop).code is ExitCode.INTERRUPTED
+    assert not list((tmp_path / "data").rglob("PUBLISHED"))
+
+
+def test_a_stage_does_not_begin_after_a_request_to_stop(tmp_path: Path) -> None:
+    stop = StopRequest()
+    stop.request("test")
+    assert stages.execute("prepare", environment(tmp_path), stop).code is ExitCode.INTERRUPTED
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_prefix_of_another_training_is_refused(tmp_path: Path, closed: list[TerminalStatus]) -> None:
+    env = environment(tmp_path)
+    assert stages.run_stage("prepare", env) is ExitCode.OK
+    first = stages.inputs.claim(env, stages.inputs.job_of(env), run_of(tmp_path))
+    other = environment(tmp_path, training__seed=7)
+    assert stages.run_stage("check", other) is ExitCode.CONFIGURATION
+    assert stages.run_stage("train", other) is ExitCode.CONFIGURATION
+    assert "belongs to another training" in ended(other).message
+    same = stages.inputs.claim(env, stages.inputs.job_of(env), run_of(tmp_path))
+    assert (same.uid, int(same.attempt)) == (first.uid, int(first.attempt) + 1)
+
+
+def test_an_attempt_numbered_from_outside_keeps_its_number_when_its_pod_comes_back(tmp_path: Path) -> None:
+    env = dataclasses.replace(environment(tmp_path), uid="kubernetes", attempt="4")
+    stages.run_stage("prepare", env)
+    for _ in range(2):
+        claimed = stages.inputs.claim(env, stages.inputs.job_of(env), run_of(tmp_path))
+        assert (claimed.uid, claimed.attempt) == ("kubernetes", "4")
+    later = dataclasses.replace(env, attempt="")
+    assert stages.inputs.claim(later, stages.inputs.job_of(env), run_of(tmp_path)).attempt == "5"
+
+
+def test_pods_of_several_nodes_do_not_count_attempts_themselves(tmp_path: Path) -> None:
+    env = environment(tmp_path)
+    stages.run_stage("prepare", env)
+    several = dataclasses.replace(env, nodes=2)
+    assert stages.run_stage("train", several) is ExitCode.CONFIGURATION
+    assert "UNIMRG_ATTEMPT" in ended(several).message
+
+
+def test_training_leaves_its_logs_and_its_outcome_beside_the_checkpoints(
+    tmp_path: Path, closed: list[TerminalStatus]
+) -> None:
+    env, stop = environment(tmp_path), StopRequest()
+    stages.run_stage("prepare", env)
+    end = stages.execute("train", env, stop, rank_module="tests.support.fake_engine")
+    assert (end.code, end.env.attempt) == (ExitCode.OK, "1")
+    assert (end.record.step, end.record.total_steps) == (12, 12)
+    run = run_of(tmp_path)
+    kept = [key for key, _ in run.list("logs/")]
+    assert kept == ["logs/attempt-1/rank-0.log", "logs/attempt-1/torchrun-0.log"]
+    assert json.loads(run.get("job.json"))["uid"] == end.env.uid
+    assert TerminationRecord.parse(run.get("outcomes/attempt-1-train.json")).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("train", "evaluate", "status"),
+    [
+        (0, 0, "FINISHED"),
+        (0, 70, "FAILED"),
+        (65, None, "FAILED"),
+        (85, None, "KILLED"),
+        (130, None, "KILLED"),
+        (0, 85, "KILLED"),
+        (0, None, "KILLED"),
+        (None, None, "KILLED"),
+    ],
+)
+def test_a_run_is_closed_as_what_its_stages_were(
+    tmp_path: Path, train: int | None, evaluate: int | None, status: str
+) -> None:
+    job, _ = tiny_job(tmp_path)
+    run = run_of(tmp_path)
+    for stage, code in (("train", train), ("evaluate", evaluate)):
+        if code is not None:
+            outcomes.note(run, "1", stage, TerminationRecord(exit_code=code))
+    assert outcomes.status_of(run, "1", job) == status
+
+
+def test_without_an_evaluation_training_alone_decides(tmp_path: Path) -> None:
+    job, _ = tiny_job(tmp_path, stages__evaluate__mode="Never")
+    outcomes.note(run_of(tmp_path), "1", "train", TerminationRecord(exit_code=0))
+    assert outcomes.status_of(run_of(tmp_path), "1", job) == "FINISHED"
+
+
+def test_finish_takes_the_newest_attempt_of_the_training_under_the_prefix(
+    tmp_path: Path, closed: list[TerminalStatus]
+) -> None:
+    env = environment(tmp_path)
+    assert stages.run_stage("finish", env) is ExitCode.INPUT_MISSING
+    stages.run_stage("prepare", env)
+    for _ in range(2):
+        claimed = stages.inputs.claim(env, stages.inputs.job_of(env), run_of(tmp_path))
+    outcomes.note(run_of(tmp_path), "1", "train", TerminationRecord(exit_code=70))
+    end = stages.execute("finish", env, StopRequest())
+    assert (end.env.uid, end.env.attempt) == (claimed.uid, "2")
+    assert closed == ["KILLED"]

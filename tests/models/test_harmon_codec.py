@@ -1,0 +1,103 @@
+"""Both codecs behind one interface: the DCT loses nothing, KL-16 has its strides and borders."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from tests.models.harmon_rows import family, pictures
+from unimrg_trainer.models.harmon.codec import decode_tokens, encode_tokens, to_images, to_pixels
+from unimrg_trainer.models.harmon.dct import BlockCosine, read_scales
+from unimrg_trainer.models.harmon.kl16 import Downsample, Kl16, Kl16Config
+from unimrg_trainer.scenes.scene import generate
+from unimrg_trainer.targets.canonical import depth_target, segmentation_target, squash
+
+
+def test_the_cosine_codec_loses_nothing() -> None:
+    codec = BlockCosine(4, read_scales())
+    pixels = torch.rand(2, 3, 48, 48, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    latents = codec.encode(pixels)
+    assert latents.shape == (2, 48, 12, 12)
+    torch.testing.assert_close(codec.decode(latents), pixels, rtol=0, atol=1e-5)
+
+
+def test_a_coefficient_is_the_cosine_sum_of_its_block() -> None:
+    codec = BlockCosine(4, [0.5] * 48)
+    pixels = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(2)).double().float()
+    colour, u, v, row, column = 2, 1, 3, 1, 0
+    total = 0.0
+    for y in range(4):
+        for x in range(4):
+            wave = math.cos(math.pi / 4 * (y + 0.5) * u) * math.cos(math.pi / 4 * (x + 0.5) * v)
+            total += wave * pixels[0, colour, 4 * row + y, 4 * column + x].item() / 2
+    latents = codec.encode(pixels)
+    assert latents[0, colour * 16 + u * 4 + v, row, column].item() == pytest.approx(total / 0.5, abs=1e-5)
+
+
+def test_coefficients_of_scenes_have_unit_variance() -> None:
+    scenes = [generate(5, index, 48) for index in range(60)]
+    images = [
+        picture
+        for s in scenes
+        for picture in (squash(s.image, 48), depth_target(s.depth, 48), segmentation_target(s.segmentation, 48))
+    ]
+    tokens = encode_tokens(family().codec, np.stack(images)).flatten(0, 1)
+    deviations = tokens.std(dim=0)
+    assert deviations.min() > 0.8 and deviations.max() < 1.2
+
+
+def test_tokens_are_in_raster_order_and_come_back() -> None:
+    codec = family().codec
+    images = pictures(48, ["a", "b"])
+    tokens = encode_tokens(codec, images)
+    assert tokens.shape == (2, 144, 48)
+    np.testing.assert_array_equal(decode_tokens(codec, tokens, 12), images)
+    changed = images.copy()
+    changed[:, 4:8, 8:12] = 0  # the block in row 1, column 2
+    different = (encode_tokens(codec, changed) != tokens).any(-1)
+    assert different[0].nonzero().flatten().tolist() == [12 + 2]
+
+
+def test_every_grey_level_comes_back() -> None:
+    levels = np.repeat(np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1), 3, axis=3)
+    np.testing.assert_array_equal(to_images(to_pixels(levels)), levels)
+
+
+def small_kl16() -> Kl16:
+    torch.manual_seed(0)
+    return Kl16(Kl16Config(width=8, multipliers=(1, 2, 2), latent_channels=4, norm_groups=4))
+
+
+def test_the_autoencoder_has_its_stride_and_is_deterministic() -> None:
+    codec = small_kl16()
+    pixels = torch.rand(1, 3, 16, 24) * 2 - 1
+    latents = codec.encode(pixels)
+    assert latents.shape == (1, 4, 4, 6) and codec.stride == 4
+    assert torch.equal(latents, codec.encode(pixels))
+    assert codec.decode(latents).shape == pixels.shape
+    assert not any(parameter.requires_grad for parameter in codec.parameters()) and not codec.training
+
+
+def test_the_latent_is_the_scaled_mean() -> None:
+    codec = small_kl16()
+    pixels = torch.rand(1, 3, 16, 16) * 2 - 1
+    latents = codec.encode(pixels)
+    with torch.no_grad():
+        codec.quant_conv.weight[4:] = 0  # the log variance
+    torch.testing.assert_close(codec.encode(pixels), latents)
+    moments = codec.quant_conv(codec.encoder(pixels))
+    torch.testing.assert_close(latents, 0.2325 * moments[:, :4])
+
+
+def test_downsampling_looks_to_the_right_and_below() -> None:
+    down = Downsample(8)
+    with torch.no_grad():
+        down.conv.weight.zero_()
+        assert down.conv.bias is not None
+        down.conv.bias.zero_()
+        down.conv.weight[0, 0, 0, 0] = 1  # takes the upper left of its window
+    picture = torch.arange(16.0).reshape(1, 1, 4, 4).repeat(1, 8, 1, 1)
+    assert down(picture)[0, 0].tolist() == [[0, 2], [8, 10]]

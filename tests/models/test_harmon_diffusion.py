@@ -1,0 +1,170 @@
+"""The diffusion loss against textbook formulas, written here with other means (products, torch.distributions)."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.distributions import Normal, kl_divergence
+
+from tests.models.harmon_rows import family
+from unimrg_trainer.models.harmon.diffusion import (
+    ancestral_sample,
+    q_sample,
+    respaced_schedule,
+    row_coefficients,
+    row_loss,
+    training_schedule,
+)
+
+T = 1000
+schedule = training_schedule(T)
+
+
+def squared_cosine(s: float) -> float:
+    return math.cos((s + 0.008) / 1.008 * math.pi / 2) ** 2
+
+
+def test_the_schedule_keeps_what_the_cosine_says() -> None:
+    for t in (0, 1, 250, 500, 900):
+        assert schedule.kept[t] == pytest.approx(squared_cosine((t + 1) / T) / squared_cosine(0), rel=1e-9)
+    assert schedule.betas.max() == 0.999
+
+
+def textbook_loss(prediction: torch.Tensor, x0: torch.Tensor, noise: torch.Tensor, t: int) -> torch.Tensor:
+    """Loss of one row [C] at time step t, from q(x_{t−1} | x_t, x_0) and p(x_{t−1} | x_t) as distributions."""
+    betas = [1 - squared_cosine((i + 1) / T) / squared_cosine(i / T) for i in range(T)]
+    betas = [min(beta, 0.999) for beta in betas]
+    kept = float(np.prod([1 - beta for beta in betas[: t + 1]]))
+    before = float(np.prod([1 - beta for beta in betas[:t]]))
+    epsilon, v = prediction.chunk(2)
+    x = math.sqrt(kept) * x0 + math.sqrt(1 - kept) * noise
+
+    def posterior_mean(start: torch.Tensor) -> torch.Tensor:
+        return (
+            math.sqrt(before) * betas[t] / (1 - kept) * start + math.sqrt(1 - betas[t]) * (1 - before) / (1 - kept) * x
+        )
+
+    start = (x - math.sqrt(1 - kept) * epsilon.detach()) / math.sqrt(kept)
+    first = max(t, 1)
+    kept_first = float(np.prod([1 - beta for beta in betas[: first + 1]]))
+    kept_before = float(np.prod([1 - beta for beta in betas[:first]]))
+    smallest = betas[first] * (1 - kept_before) / (1 - kept_first)
+    share = (v + 1) / 2
+    deviation = torch.exp(0.5 * (share * math.log(betas[t]) + (1 - share) * math.log(smallest)))
+    model = Normal(posterior_mean(start), deviation)
+    if t > 0:
+        bound = kl_divergence(Normal(posterior_mean(x0), math.sqrt(smallest)), model)
+    else:
+        standard = [(x0 + edge - model.mean) / deviation / math.sqrt(2) for edge in (1 / 255, -1 / 255)]
+        upper, lower = (0.5 * (1 + torch.erf(z)) for z in standard)
+        upper = torch.where(x0 > 0.999, torch.ones_like(x0), upper)
+        lower = torch.where(x0 < -0.999, torch.zeros_like(x0), lower)
+        bound = -torch.log((upper - lower).clamp(min=1e-12))
+    return ((noise - epsilon) ** 2).mean() + bound.mean() / math.log(2)
+
+
+def test_each_rows_loss_is_the_textbooks() -> None:
+    times = np.array([0, 1, 2, 17, 0, 400, 998, 999])
+    generator = torch.Generator().manual_seed(1)
+    x0, noise = torch.randn(2, len(times), 6, dtype=torch.float64, generator=generator)
+    prediction = 0.7 * torch.randn(len(times), 12, dtype=torch.float64, generator=generator)
+    prediction[0, :6] = noise[0] + 0.01  # close enough that the bin's probability is not the floor
+    prediction.requires_grad_()
+    coefficients = torch.from_numpy(row_coefficients(schedule, times))
+    ours = row_loss(prediction, x0, noise, coefficients, torch.from_numpy(np.flatnonzero(times == 0)))
+    theirs = torch.stack([textbook_loss(prediction[i], x0[i], noise[i], int(t)) for i, t in enumerate(times)])
+    torch.testing.assert_close(ours, theirs, rtol=1e-7, atol=1e-9)
+    for one, other in zip(
+        torch.autograd.grad(ours.sum(), prediction), torch.autograd.grad(theirs.sum(), prediction), strict=True
+    ):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-9)
+
+
+def test_the_outermost_bins_reach_to_infinity() -> None:
+    x0 = torch.tensor([[2.0, -2.0]], dtype=torch.float64)
+    noise = torch.zeros_like(x0)
+    coefficients = torch.from_numpy(row_coefficients(schedule, np.array([0])))
+    prediction = torch.zeros(1, 4, dtype=torch.float64)
+    loss = row_loss(prediction, x0, noise, coefficients, torch.tensor([0]))
+    assert loss.item() == pytest.approx(textbook_loss(prediction[0], x0[0], noise[0], 0).item(), rel=1e-6)
+    assert loss.item() < 2  # half of each Gaussian lies in its bin or beyond
+
+
+def test_noising_keeps_unit_variance() -> None:
+    times = np.arange(T)
+    coefficients = torch.from_numpy(row_coefficients(schedule, times))
+    assert torch.allclose(coefficients[0] ** 2 + coefficients[1] ** 2, torch.ones(T, dtype=torch.float64))
+    x0 = torch.ones(T, 1, dtype=torch.float64)
+    assert torch.equal(q_sample(x0, torch.zeros_like(x0), coefficients)[:, 0], coefficients[0])
+
+
+def test_an_untrained_heads_squared_error_is_one() -> None:
+    torch.manual_seed(0)
+    net = family().build().mar.diffloss.net
+    channels = family().config.codec_channels
+    generator = np.random.default_rng(2)
+    times = generator.integers(1, T, size=(500, 4))
+    noise = torch.from_numpy(generator.standard_normal((500, 4, channels), dtype=np.float32))
+    prediction = net(noise, torch.from_numpy(times), torch.randn(500, 96))
+    assert not prediction.any()
+    coefficients = torch.from_numpy(row_coefficients(schedule, times)).float().flatten(1)
+    rows = row_loss(prediction.flatten(0, 1), noise.flatten(0, 1), noise.flatten(0, 1), coefficients, torch.tensor([]))
+    half = coefficients[3] / 2  # ε̂ = 0 and v = 0: log σ² lies midway
+    bound = 0.5 * (half - 1 + torch.exp(-half) * (1 + coefficients[2] * noise.flatten(0, 1).square().mean(-1)))
+    squared = rows - bound / math.log(2)
+    assert squared.mean().item() == pytest.approx(1, abs=0.01)
+
+
+def test_the_network_at_one_time_is_the_network() -> None:
+    torch.manual_seed(0)
+    net = family().build().double().mar.diffloss.net
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.normal_(std=0.3)
+    x, condition = torch.randn(5, 48).double(), torch.randn(5, 96).double()
+    together = net(x[:, None], torch.full((5, 1), 321), condition)[:, 0]
+    torch.testing.assert_close(net.at_one_time(x, 321, condition), together, rtol=1e-12, atol=1e-12)
+
+
+def test_respacing_keeps_the_ends_and_the_levels() -> None:
+    short = respaced_schedule(T, 100)
+    assert short.timesteps[:4].tolist() == [0, 10, 20, 30] and short.timesteps[-1] == 999
+    assert len(set(short.timesteps.tolist())) == 100
+    np.testing.assert_allclose(short.kept, schedule.kept[short.timesteps], rtol=1e-10)
+    assert respaced_schedule(T, 1).timesteps.tolist() == [999]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 25])
+def test_sampling_with_a_perfect_predictor_finds_the_start(steps: int) -> None:
+    short = respaced_schedule(T, steps)
+    x0 = torch.linspace(-2, 2, 6, dtype=torch.float64).reshape(2, 3)
+    told: list[int] = []
+
+    def predict(x: torch.Tensor, timestep: int) -> torch.Tensor:
+        told.append(timestep)
+        kept = schedule.kept[timestep]
+        epsilon = (x - math.sqrt(kept) * x0) / math.sqrt(1 - kept)
+        return torch.cat([epsilon, torch.full_like(x0, 0.3)], dim=-1)
+
+    noise = torch.randn(steps + 1, 2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+    torch.testing.assert_close(ancestral_sample(predict, noise, short), x0, rtol=1e-6, atol=1e-6)
+    assert told == short.timesteps[::-1].tolist()
+
+
+def test_sampling_with_a_gaussian_predictor_gives_that_gaussian() -> None:
+    """Data N(0, 0.5²), whose best ε̂ is known: samples have its deviation, a little more with the greater variance."""
+    short = respaced_schedule(T, 100)
+    noise = torch.randn(101, 4000, 1, generator=torch.Generator().manual_seed(5))
+    found = []
+    for v in (-1.0, 1.0):
+
+        def predict(x: torch.Tensor, timestep: int, v: float = v) -> torch.Tensor:
+            kept = schedule.kept[timestep]
+            epsilon = x * math.sqrt(1 - kept) / (kept * 0.25 + 1 - kept)
+            return torch.cat([epsilon, torch.full_like(x, v)], dim=-1)
+
+        found.append(ancestral_sample(predict, noise, short).std().item())
+    assert 0.46 < found[0] < found[1] < 0.52

@@ -1,0 +1,212 @@
+"""What only a store in a folder can get wrong: unfinished files, permissions, full disks, other file systems."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.support.processes import Paused, start
+from unimrg_api.errors import UserError
+from unimrg_api.exit_codes import ExitCode
+from unimrg_trainer.storage import LocalStore, local, open_store
+from unimrg_trainer.storage.base import AlreadyExists, NotFound, StorageError
+
+DAY = 24 * 3600
+
+
+def put_and_pause_before_the_name(paused: Paused, root: str, if_absent: bool) -> None:
+    """Write an object in a process that stops when its content is durable and its name is not there yet."""
+    real = local.os.fsync
+
+    def fsync(descriptor: int) -> None:
+        real(descriptor)
+        paused.reached("content is on the disk")
+
+    local.os.fsync = fsync
+    LocalStore(Path(root)).put("folder/object", b"half a life", if_absent=if_absent)
+
+
+@pytest.mark.parametrize("if_absent", [False, True])
+def test_a_writer_killed_before_the_end_leaves_nothing_to_see(tmp_path: Path, if_absent: bool) -> None:
+    store = LocalStore(tmp_path)
+    store.put("folder/object", b"old") if not if_absent else store.put("folder/other", b"old")
+    before = store.list()
+    with start(put_and_pause_before_the_name, str(tmp_path), if_absent) as process:
+        process.wait_until_paused()
+        process.kill()
+    assert store.list() == before
+    leftovers = list(tmp_path.rglob(f"{local.PARTIAL}*"))
+    assert [path.read_bytes() for path in leftovers] == [b"half a life"]
+
+    store.list()
+    assert leftovers[0].exists(), "a writer that may still run is left alone"
+    os.utime(leftovers[0], times=(time.time() - DAY - 60,) * 2)
+    store.list("folder/")
+    assert not leftovers[0].exists()
+    assert store.list() == before
+
+
+def test_an_unfinished_file_cannot_be_addressed(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    (tmp_path / f"{local.PARTIAL}1-abc").write_bytes(b"half")
+    with pytest.raises(StorageError, match="unfinished"):
+        store.get(f"{local.PARTIAL}1-abc")
+
+
+def fail_with(number: int, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(local.os, name, fail)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
+def test_a_full_or_failing_disk_is_worth_another_attempt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    store = LocalStore(tmp_path)
+    store.put("a/object", b"old")
+    fail_with(number, monkeypatch, "fsync")
+    with pytest.raises(StorageError) as caught:
+        store.put("a/object", b"new")
+    assert caught.value.exit_code is ExitCode.UNAVAILABLE
+    assert str(tmp_path / "a" / "object") in caught.value.message
+    assert store.get("a/object") == b"old"
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["object"], "no unfinished file stays"
+
+
+def test_a_file_system_without_hard_links_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = LocalStore(tmp_path)
+    fail_with(errno.EPERM, monkeypatch, "link")
+    store.put("a", b"unconditional puts need none")
+    with pytest.raises(StorageError, match="hard links") as caught:
+        store.put("b", b"1", if_absent=True)
+    assert caught.value.exit_code is ExitCode.CONFIGURATION
+    assert store.list() == [("a", 28)]
+
+
+def test_a_link_whose_reply_was_lost_counts_as_won(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.link
+
+    def link_twice(source: Path, target: Path) -> None:
+        real(source, target)
+        real(source, target)
+
+    store = LocalStore(tmp_path)
+    monkeypatch.setattr(local.os, "link", link_twice)
+    store.put("a", b"mine", if_absent=True)
+    assert store.get("a") == b"mine"
+    with pytest.raises(AlreadyExists):
+        store.put("a", b"other", if_absent=True)
+
+
+@contextmanager
+def without_rights(folder: Path) -> Iterator[None]:
+    """Take the rights on `folder` away, from root too."""
+    folder.chmod(0o500)
+    root = os.geteuid() == 0
+    if root:
+        for parent in [folder, *folder.parents][:4]:
+            if parent != folder:
+                parent.chmod(parent.stat().st_mode | 0o055)
+        folder.chmod(0o505)
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+        folder.chmod(0o700)
+
+
+def test_missing_permission_names_the_folder_and_asks_for_access(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    store.put("a", b"old")
+    with without_rights(tmp_path):
+        for call in (lambda: store.put("a", b"new"), lambda: store.put("b/c", b"new"), lambda: store.delete("a")):
+            with pytest.raises(StorageError) as caught:
+                call()
+            assert caught.value.exit_code is ExitCode.CREDENTIALS
+            assert str(tmp_path) in caught.value.message
+            assert caught.value.remedy
+    assert store.get("a") == b"old"
+
+
+def test_a_folder_of_objects_is_no_object_itself(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    store.put("a/b", b"1")
+    for key in ("a", "a/b/c"):
+        with pytest.raises(StorageError) as caught:
+            store.put(key, b"2")
+        assert caught.value.exit_code is ExitCode.CONFIGURATION
+    assert store.list() == [("a/b", 1)]
+
+
+def test_reading_creates_nothing(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "not" / "there")
+    assert store.list() == []
+    assert store.size("a") is None
+    store.delete("a")
+    with pytest.raises(NotFound):
+        store.get("a")
+    assert not (tmp_path / "not").exists()
+
+
+def test_deleting_the_last_object_of_a_folder_removes_the_folder(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "run")
+    store.put("a/b/c", b"1")
+    store.put("a/d", b"1")
+    store.delete("a/b/c")
+    assert sorted(path.name for path in (tmp_path / "run" / "a").iterdir()) == ["d"]
+    store.delete("a/d")
+    assert (tmp_path / "run").is_dir(), "the root itself stays"
+
+
+def test_a_folder_that_is_removed_under_our_hands_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = local._make_folder
+    removals = iter([True, True, False])
+
+    def make_and_lose(folder: Path) -> None:
+        real(folder)
+        if next(removals):
+            folder.rmdir()
+
+    monkeypatch.setattr(local, "_make_folder", make_and_lose)
+    store = LocalStore(tmp_path)
+    store.put("a/b/c", b"1", if_absent=True)
+    assert store.get("a/b/c") == b"1"
+
+
+def test_links_to_nowhere_are_not_listed(tmp_path: Path) -> None:
+    (tmp_path / "broken").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "loop").symlink_to(tmp_path)
+    store = LocalStore(tmp_path)
+    store.put("a", b"1")
+    assert store.list() == [("a", 1)]
+
+
+def test_a_store_is_opened_by_its_uri(tmp_path: Path) -> None:
+    folder = tmp_path / "with space and #"
+    store = open_store(folder.as_uri())
+    assert store.uri == folder.as_uri()
+    store.put("a", b"1")
+    assert (folder / "a").read_bytes() == b"1"
+    assert open_store(store.uri).get("a") == b"1"
+
+
+@pytest.mark.parametrize(
+    ("uri", "said"),
+    [("s3://bucket/run", "S3"), ("file://run", "absolute"), ("/run", "file:///"), ("http://host/x", "file:///")],
+)
+def test_another_uri_is_refused_with_a_way_out(uri: str, said: str) -> None:
+    with pytest.raises(UserError, match=said) as caught:
+        open_store(uri)
+    assert caught.value.exit_code is ExitCode.CONFIGURATION
+    assert uri in caught.value.message
+    assert caught.value.remedy

@@ -1,0 +1,172 @@
+"""The promises of `ObjectStore`, kept by every store: one list of tests, one line per store."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.support.dictionary_store import DictionaryStore
+from unimrg_api.exit_codes import ExitCode
+from unimrg_trainer.storage import LocalStore, ObjectStore
+from unimrg_trainer.storage.base import AlreadyExists, NotFound, StorageError
+
+STORES: dict[str, Callable[[Path], ObjectStore]] = {
+    "dictionary": lambda _: DictionaryStore(),
+    "local": lambda folder: LocalStore(folder / "run"),
+}
+
+
+@pytest.fixture(params=sorted(STORES))
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
+    return STORES[request.param](tmp_path)
+
+
+def test_what_was_put_is_there(store: ObjectStore) -> None:
+    store.put("a/b.bin", b"\x00first")
+    assert store.get("a/b.bin") == b"\x00first"
+    assert store.size("a/b.bin") == 6
+
+
+def test_an_empty_object_is_an_object(store: ObjectStore) -> None:
+    store.put("a", b"")
+    assert (store.get("a"), store.size("a"), store.list()) == (b"", 0, [("a", 0)])
+
+
+def test_a_file_can_be_put(store: ObjectStore, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(b"from a file")
+    store.put("a", source)
+    assert store.get("a") == b"from a file"
+    assert source.exists()
+
+
+def test_a_put_replaces(store: ObjectStore) -> None:
+    store.put("a", b"a longer one")
+    store.put("a", b"short")
+    assert store.get("a") == b"short"
+
+
+def test_a_conditional_put_never_replaces(store: ObjectStore) -> None:
+    store.put("a", b"first", if_absent=True)
+    with pytest.raises(AlreadyExists):
+        store.put("a", b"second", if_absent=True)
+    assert store.get("a") == b"first"
+    assert store.list() == [("a", 5)]
+
+
+def test_a_deleted_key_can_be_put_again(store: ObjectStore) -> None:
+    store.put("a/b", b"first", if_absent=True)
+    store.delete("a/b")
+    assert store.size("a/b") is None
+    store.put("a/b", b"second", if_absent=True)
+    assert store.get("a/b") == b"second"
+
+
+def test_deleting_what_is_not_there_is_no_error(store: ObjectStore) -> None:
+    store.put("a/b", b"1")
+    store.delete("a/c")
+    store.delete("nowhere/c")
+    store.delete("a")
+    assert store.list() == [("a/b", 1)]
+
+
+@pytest.mark.parametrize("key", ["a", "folder/none", "folder", "folder/object/deeper"])
+def test_what_is_not_there_is_not_found(store: ObjectStore, key: str) -> None:
+    store.put("folder/object", b"1")
+    assert store.size(key) is None
+    with pytest.raises(NotFound) as caught:
+        store.get(key)
+    assert caught.value.exit_code is ExitCode.INPUT_MISSING
+
+
+def test_a_part_of_an_object_can_be_read(store: ObjectStore) -> None:
+    store.put("a", b"0123456789")
+    assert store.get("a", 3) == b"3456789"
+    assert store.get("a", 3, 4) == b"3456"
+    assert store.get("a", 0, 0) == b""
+    assert store.get("a", 8, 100) == b"89"
+    assert store.get("a", 100, 1) == b""
+
+
+def test_a_listing_is_sorted_and_compares_prefixes_as_text(store: ObjectStore) -> None:
+    for key in ("b", "a/10", "a/9", "a/sub/x", "ab"):
+        store.put(key, key.encode())
+    assert [key for key, _ in store.list()] == ["a/10", "a/9", "a/sub/x", "ab", "b"]
+    assert store.list("a/") == [("a/10", 4), ("a/9", 3), ("a/sub/x", 7)]
+    assert store.list("a") == [("a/10", 4), ("a/9", 3), ("a/sub/x", 7), ("ab", 2)]
+    assert store.list("a/su") == [("a/sub/x", 7)]
+    assert store.list("nothing/here/") == []
+
+
+def test_keys_may_be_any_text(store: ObjectStore) -> None:
+    keys = ["Größe/深度 %20 #?.bin", "spaces in it", ".hidden"]
+    for key in keys:
+        store.put(key, b"x")
+    assert [key for key, _ in store.list()] == sorted(keys)
+    assert store.get(keys[0]) == b"x"
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["", "/a", "../a", "a/../../b", "a/..", "./a", "a//b", "a/", "a\\b", "a\nb", "a\x00", "\udc80", "x" * 1025],
+)
+def test_a_key_that_leaves_the_store_or_is_ambiguous_is_refused(store: ObjectStore, key: str) -> None:
+    for call in (store.get, store.size, store.delete, lambda k: store.put(k, b"1")):
+        with pytest.raises(StorageError) as caught:
+            call(key)
+        assert caught.value.exit_code is ExitCode.CONFIGURATION
+    assert store.list() == []
+
+
+def test_a_listing_cannot_leave_the_store(store: ObjectStore) -> None:
+    for prefix in ("../", "..", "/", "a/../"):
+        with pytest.raises(StorageError):
+            store.list(prefix)
+
+
+def test_of_many_conditional_writers_exactly_one_wins(store: ObjectStore) -> None:
+    writers = 8
+    start = threading.Barrier(writers)
+    won: list[int] = []
+
+    def write(number: int) -> None:
+        start.wait()
+        try:
+            store.put("folder/marker", b"%d" % number * 1000, if_absent=True)
+        except AlreadyExists:
+            return
+        won.append(number)
+
+    for _ in range(5):
+        won.clear()
+        threads = [threading.Thread(target=write, args=(number,)) for number in range(writers)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(won) == 1
+        assert store.get("folder/marker") == b"%d" % won[0] * 1000
+        store.delete("folder/marker")
+
+
+def test_readers_see_the_old_object_or_the_whole_new_one(store: ObjectStore) -> None:
+    versions = {b"a" * 300_000, b"b" * 200_000}
+    store.put("a", min(versions))
+    stop = threading.Event()
+
+    def replace() -> None:
+        while not stop.is_set():
+            for version in sorted(versions):
+                store.put("a", version)
+
+    writer = threading.Thread(target=replace)
+    writer.start()
+    try:
+        seen = {store.get("a") for _ in range(100)}
+    finally:
+        stop.set()
+        writer.join()
+    assert seen <= versions

@@ -1,0 +1,224 @@
+"""The corpus of bad jobs: each is a good job with one change, and what must be said about it.
+
+Command line, API server and operator are held to the same table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+GOOD_JOB = """\
+apiVersion: training.unimrg.dev/v1alpha1
+kind: UniMRGJob
+metadata:
+  name: good
+spec:
+  model:
+    name: Harmon
+    variant: Tiny
+    dropout: "0.1"
+  method: UniMRG
+  objectives:
+    - {name: Understanding, weight: "1"}
+    - {name: Depth, weight: "0.5"}
+  training:
+    batch: {rowsPerObjective: 16, cohortRows: 8, microBatchRows: 4}
+    optimizer: {learningRate: "1e-3", weightDecay: "0.02"}
+    schedule: {warmupSteps: 5, horizonSteps: 50}
+    stopStep: 40
+    precision: FP32
+    seed: 42
+  trainer: {nodes: 1, gpusPerNode: 0, processesPerNode: 2}
+  data:
+    source:
+      scenes: {train: 100, heldOut: 10, imageSize: 48, seed: 7}
+    shards: [file://data]
+  checkpoint:
+    uri: file://run
+    everySteps: 10
+    keepLast: 3
+    resume: IfPresent
+    graceSeconds: 60
+  tracking:
+    mlflow: {experiment: tests}
+  stages:
+    evaluate: {mode: OnSuccess, benchmarks: [Spatial], samples: {guidance: "2.0"}}
+  runPolicy: {stallTimeoutSeconds: 120}
+"""
+"""Every field but the optional URIs; it is valid."""
+
+
+@dataclass(frozen=True)
+class BadJob:
+    """`old` in the good job becomes `new`; then `path` is wrong, and message and remedy say `words`.
+
+    `server_sees` tells whether the change survives the way through JSON, so that an API server can refuse it too.
+    """
+
+    name: str
+    old: str
+    new: str
+    path: str
+    words: tuple[str, ...]
+    exit_code: int = 64
+    server_sees: bool = True
+
+    @property
+    def text(self) -> str:
+        assert GOOD_JOB.count(self.old) == 1, f"{self.name}: {self.old!r} is not in the good job exactly once"
+        return GOOD_JOB.replace(self.old, self.new)
+
+    @property
+    def line(self) -> int:
+        """The line on which the change begins."""
+        return GOOD_JOB[: GOOD_JOB.index(self.old)].count("\n") + 1
+
+
+BATCH, OBJECTIVES, TRAINING = "spec.training.batch", "spec.objectives", "spec.training"
+
+BAD_JOBS = [
+    # fields
+    BadJob("misspelt field", "microBatchRows:", "microBatchRow:", f"{BATCH}.microBatchRow", ("microBatchRows?",)),
+    BadJob("snake case", "microBatchRows:", "micro_batch_rows:", f"{BATCH}.micro_batch_rows", ("microBatchRows?",)),
+    BadJob("other case", "keepLast:", "keeplast:", "spec.checkpoint.keeplast", ("keepLast?",)),
+    BadJob(
+        "field in another place",
+        "  method: UniMRG",
+        "  learningRate: 1",
+        "spec.learningRate",
+        ("spec.training.optimizer.learningRate?",),
+    ),
+    BadJob("field nobody knows", "method: UniMRG", "zebra: 1", "spec.zebra", ("no field 'zebra'", "model, method")),
+    BadJob("node for nodes", "nodes: 1", "node: 1", "spec.trainer.node", ("nodes?",)),
+    BadJob("missing variant", "    variant: Tiny\n", "", "spec.model.variant", ("missing", "Tiny, 0.5B, 1.5B")),
+    BadJob("missing uri", "    uri: file://run\n", "", "spec.checkpoint.uri", ("missing", "prefix of the run")),
+    BadJob("missing name", "  name: good", "  labels: {}", "metadata.name", ("missing",)),
+    BadJob("null", "seed: 42", "seed: null", f"{TRAINING}.seed", ("null", "leave the field out"), server_sees=False),
+    BadJob("nothing after a colon", "seed: 42", "seed:", f"{TRAINING}.seed", ("no value",), server_sees=False),
+    BadJob("null at a required field", "variant: Tiny", "variant: ~", "spec.model.variant", ("no value", "Tiny")),
+    BadJob("null for a field without default", "stopStep: 40", "stopStep: ~", f"{TRAINING}.stopStep", ("no value",)),
+    # whole numbers
+    BadJob(
+        "negative batch", "rowsPerObjective: 16", "rowsPerObjective: -16", f"{BATCH}.rowsPerObjective", ("least 1",)
+    ),
+    BadJob("zero nodes", "nodes: 1", "nodes: 0", "spec.trainer.nodes", ("at least 1", "from 1 to 64")),
+    BadJob("too many nodes", "nodes: 1", "nodes: 65", "spec.trainer.nodes", ("at most 64",)),
+    BadJob("number in words", "nodes: 1", "nodes: two", "spec.trainer.nodes", ("whole number, not a text",)),
+    BadJob("fraction of a node", "nodes: 1", "nodes: 2.5", "spec.trainer.nodes", ("whole number, not a fraction",)),
+    BadJob("quoted number", "stopStep: 40", 'stopStep: "40"', f"{TRAINING}.stopStep", ("stopStep: 40 (no quotes)",)),
+    BadJob("true as a number", "nodes: 1", "nodes: true", "spec.trainer.nodes", ("not true/false",)),
+    BadJob("NaN as a whole number", "seed: 42", "seed: .nan", f"{TRAINING}.seed", ("NaN",), server_sees=False),
+    BadJob("huge seed", "seed: 42", "seed: 99999999999999999999", f"{TRAINING}.seed", ("at most 4294967295",)),
+    BadJob("short grace", "graceSeconds: 60", "graceSeconds: 5", "spec.checkpoint.graceSeconds", ("at least 30",)),
+    # decimal strings
+    BadJob(
+        "NaN weight",
+        'weight: "0.5"',
+        "weight: .nan",
+        f"{OBJECTIVES}[1].weight",
+        ("NaN is not a number", 'weight: "1"'),
+        server_sees=False,
+    ),
+    BadJob("NaN weight in quotes", '"0.5"', '"NaN"', f"{OBJECTIVES}[1].weight", ("NaN is not a number",)),
+    BadJob("infinite weight", '"0.5"', '"inf"', f"{OBJECTIVES}[1].weight", ("infinity is not a number",)),
+    BadJob("negative weight", '"0.5"', '"-0.5"', f"{OBJECTIVES}[1].weight", ('from "0" to "9999.999999"',)),
+    BadJob("scientific weight", '"0.5"', '"5e-1"', f"{OBJECTIVES}[1].weight", ("decimal number",)),
+    BadJob("bare weight", '"0.5"', "0.5", f"{OBJECTIVES}[1].weight", ("in quotes", 'weight: "0.5"')),
+    BadJob("whole bare weight", '"0.5"', "2", f"{OBJECTIVES}[1].weight", ("in quotes", 'weight: "2"')),
+    BadJob(
+        "bare rate",
+        'learningRate: "1e-3"',
+        "learningRate: 1e-3",
+        f"{TRAINING}.optimizer.learningRate",
+        ("in quotes", 'learningRate: "1e-3"'),
+    ),
+    BadJob("zero rate", '"1e-3"', '"0"', f"{TRAINING}.optimizer.learningRate", ("above zero",)),
+    BadJob("negative decay", '"0.02"', '"-0.02"', f"{TRAINING}.optimizer.weightDecay", ("zero or more",)),
+    BadJob("dropout of one", 'dropout: "0.1"', 'dropout: "1"', "spec.model.dropout", ('less than "1"',)),
+    BadJob("list as a weight", '"0.5"', "[1]", f"{OBJECTIVES}[1].weight", ("not a list",)),
+    # choices
+    BadJob(
+        "objective that does not exist",
+        "name: Depth",
+        "name: Normals",
+        f"{OBJECTIVES}[1].name",
+        ("no objective 'Normals'", "Understanding, Pixel, Depth, Segmentation"),
+    ),
+    BadJob("misspelt objective", "name: Depth", "name: depht", f"{OBJECTIVES}[1].name", ("mean Depth?",)),
+    BadJob("model family", "name: Harmon", "name: ShowO", "spec.model.name", ("no model family 'ShowO'", "Harmon")),
+    BadJob("variant", "variant: Tiny", "variant: 7B", "spec.model.variant", ("Tiny, 0.5B, 1.5B",)),
+    BadJob("variant as a number", "variant: Tiny", "variant: 0.5", "spec.model.variant", ("0.5B?",)),
+    BadJob("method in small letters", "method: UniMRG", "method: unimrg", "spec.method", ("mean UniMRG?",)),
+    BadJob("precision", "precision: FP32", "precision: FP8", f"{TRAINING}.precision", ("FP32, BF16 or FP64",)),
+    BadJob("resume as a bool", "resume: IfPresent", "resume: true", "spec.checkpoint.resume", ("IfPresent, Never",)),
+    BadJob(
+        "benchmark that does not exist",
+        "[Spatial]",
+        "[MMBench]",
+        "spec.stages.evaluate.benchmarks[0]",
+        ("no benchmark 'MMBench'", "Spatial"),
+    ),
+    BadJob("other version", "/v1alpha1", "/v1", "apiVersion", ("training.unimrg.dev/v1alpha1",)),
+    BadJob("other kind", "kind: UniMRGJob", "kind: PyTorchJob", "kind", ("not a UniMRGJob", "write UniMRGJob")),
+    # texts
+    BadJob("name of 41 letters", "name: good", f"name: {'a' * 41}", "metadata.name", ("41 characters", "at most 40")),
+    BadJob("name with spaces", "name: good", "name: My Job", "metadata.name", ("lower-case", "name: my-job")),
+    BadJob("name that is a number", "name: good", "name: 12", "metadata.name", ("must be a text", 'name: "12"')),
+    BadJob("empty experiment", "experiment: tests", 'experiment: ""', "spec.tracking.mlflow.experiment", ("is empty",)),
+    BadJob(
+        "password in an address",
+        "experiment: tests",
+        'uri: "https://me:hunter2@mlflow"',
+        "spec.tracking.mlflow.uri",
+        ("password", "MLFLOW_TRACKING_USERNAME"),
+    ),
+    BadJob("image with spaces", "method: UniMRG", "image: a b", "spec.image", ("white space",)),
+    # URIs
+    BadJob("bare path", "uri: file://run", "uri: /runs/x", "spec.checkpoint.uri", ("uri: file:///runs/x",)),
+    BadJob("one slash", "uri: file://run", "uri: s3:/bucket/x", "spec.checkpoint.uri", ("uri: s3://bucket/x",)),
+    BadJob("bucket alone", "uri: file://run", "uri: s3://bucket", "spec.checkpoint.uri", ("s3://bucket/prefix",)),
+    BadJob("large bucket", "uri: file://run", "uri: s3://Bucket/x", "spec.checkpoint.uri", ("lower-case letters",)),
+    BadJob("other store", "uri: file://run", "uri: hf://a/b", "spec.checkpoint.uri", ("hf:", "s3:// and file://")),
+    # shapes
+    BadJob(
+        "list as an object", "{warmupSteps: 5, horizonSteps: 50}", "[5, 50]", f"{TRAINING}.schedule", ("not a list",)
+    ),
+    BadJob("text as a list", "[file://data]", "file://data", "spec.data.shards", ("must be a list", "[file://data]")),
+    BadJob("empty list", "[file://data]", "[]", "spec.data.shards", ("at least one entry",)),
+    BadJob("65 shards", "[file://data]", f"[{'file://x, ' * 65}]", "spec.data.shards", ("at most 64",)),
+    # rules between fields
+    BadJob("uneven cohorts", "cohortRows: 8", "cohortRows: 5", f"{BATCH}.rowsPerObjective", ("15 or 20",)),
+    BadJob("warm-up too long", "warmupSteps: 5", "warmupSteps: 51", f"{TRAINING}.schedule.warmupSteps", ("most 50",)),
+    BadJob("stop beyond the horizon", "stopStep: 40", "stopStep: 51", f"{TRAINING}.stopStep", ("at most 50",)),
+    BadJob("objective twice", "name: Depth", "name: Understanding", f"{OBJECTIVES}[1].name", ("listed twice",)),
+    BadJob(
+        "UniMRG without a generative objective",
+        '    - {name: Depth, weight: "0.5"}\n',
+        "",
+        OBJECTIVES,
+        ("UniMRG needs Understanding and at least one of",),
+    ),
+    BadJob("UniMRG with a weight of zero", '"0.5"', '"0.0"', OBJECTIVES, ("above zero",)),
+    BadJob(
+        "all weights zero",
+        '"1"}\n    - {name: Depth, weight: "0.5"',
+        '"0"}\n    - {name: Depth, weight: "0"',
+        OBJECTIVES,
+        ("nothing to learn",),
+    ),
+    BadJob("benchmark twice", "[Spatial]", "[Spatial, Spatial]", "spec.stages.evaluate.benchmarks", ("twice",)),
+    BadJob("no benchmark", "[Spatial]", "[]", "spec.stages.evaluate.benchmarks", ("mode: Never",)),
+    # YAML
+    BadJob(
+        "key twice",
+        "    keepLast: 3",
+        "    uri: file://b",
+        "spec.checkpoint.uri",
+        ("twice", "line 27"),
+        server_sees=False,
+    ),
+    BadJob(
+        "merge key", "    keepLast: 3", "    <<: {keepLast: 3}", "spec.checkpoint.<<", ("merge",), server_sees=False
+    ),
+    BadJob("tag", "seed: 42", "seed: !secret 42", f"{TRAINING}.seed", ("tag !secret",), server_sees=False),
+]

@@ -1,0 +1,50 @@
+"""An object store in a dictionary, with the promises of the real ones (conditional put, sorted listing)."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from unimrg_trainer.storage.base import AlreadyExists, NotFound, check_key, check_prefix
+
+
+class DictionaryStore:
+    """Keeps everything in `objects`; `writes` lists the keys in the order in which they were put."""
+
+    uri = "memory://run"
+
+    def __init__(self) -> None:
+        self.objects: dict[str, bytes] = {}
+        self.writes: list[str] = []
+        self._lock = threading.Lock()
+
+    def put(self, key: str, data: bytes | Path, *, if_absent: bool = False) -> None:
+        content = data.read_bytes() if isinstance(data, Path) else bytes(data)
+        with self._lock:
+            if if_absent and check_key(key) in self.objects:
+                raise AlreadyExists(key)
+            self.objects[check_key(key)] = content
+            self.writes.append(key)
+
+    def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
+        if check_key(key) not in self.objects:
+            raise NotFound(key)
+        return self.objects[key][offset:][:length]
+
+    def size(self, key: str) -> int | None:
+        return len(self.objects[key]) if check_key(key) in self.objects else None
+
+    def list(self, prefix: str = "") -> list[tuple[str, int]]:
+        check_prefix(prefix)
+        return [(key, len(value)) for key, value in sorted(self.objects.items()) if key.startswith(prefix)]
+
+    def delete(self, key: str) -> None:
+        self.objects.pop(check_key(key), None)
+
+
+@pytest.fixture
+def dictionary_store() -> DictionaryStore:
+    """An object store in a dictionary."""
+    return DictionaryStore()

@@ -1,0 +1,91 @@
+"""Stand-in for both engines in tests of stages and `unimrg run`: real ranks, a real spool and commits of nothing.
+
+FAKE_TRAIN and FAKE_EVALUATE choose what happens: `complete` (default), `wait` (until asked to stop), `fail`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+
+from unimrg_api.environment import PodEnvironment
+from unimrg_api.errors import Interrupted
+from unimrg_api.job import UniMRGJob, resolve_uri
+from unimrg_api.load import parse_job
+from unimrg_api.progress import Progress
+from unimrg_trainer.evaluation.summary import FILE_NAME, Summary
+from unimrg_trainer.launch.rank import run
+from unimrg_trainer.launch.signals import StopRequest
+from unimrg_trainer.storage import open_store
+from unimrg_trainer.tracking import Spool
+
+LIMIT_SECONDS = 60.0
+
+
+def work(env: PodEnvironment, stop: StopRequest) -> None:
+    """Do what the stage's variable says."""
+    stage = sys.argv[1]
+    job = parse_job(json.loads(env.spec))
+    store = open_store(resolve_uri(job.spec.checkpoint.uri, env.spec_base))
+    script = os.environ.get(f"FAKE_{stage.upper()}", "complete")
+    if os.environ["RANK"] != "0":
+        wait(stop) if script == "wait" else None
+        return
+    step = 5 if script == "wait" else job.spec.training.resolved_stop_step()
+    report(env, job, stage, step)
+    if stage == "train":
+        spool = Spool(env.run_dir / "spool", int(env.attempt))
+        spool.begin(0)
+        spool.step(step, {"train/loss": 1.0})
+    if script == "fail":
+        raise RuntimeError("the loss went for a walk")
+    if script == "wait":
+        wait(stop)
+    if stage == "train":
+        store.put(f"ckpt/step-{step:08d}/COMMITTED-0", b"{}")
+        spool.close_segment()
+    else:
+        store.put(f"results/{FILE_NAME}", summary(env, job, step).to_json().encode())
+    if script == "wait":
+        raise Interrupted(f"stopped after step {step}, committed at step {step}")
+
+
+def wait(stop: StopRequest) -> None:
+    """Until asked to stop."""
+    give_up = time.monotonic() + LIMIT_SECONDS
+    while not stop.requested and time.monotonic() < give_up:
+        time.sleep(0.02)
+
+
+def report(env: PodEnvironment, job: UniMRGJob, stage: str, step: int) -> None:
+    """Write progress as rank 0 does."""
+    assert stage in ("train", "evaluate")
+    progress = Progress(
+        phase="train" if stage == "train" else "evaluate",
+        step=step,
+        total_steps=job.spec.training.resolved_stop_step(),
+        losses={"pixel": 0.25},
+        samples_per_second=8.0,
+        updated=time.time(),
+    )
+    (env.run_dir / "progress.json").write_text(progress.to_json())
+
+
+def summary(env: PodEnvironment, job: UniMRGJob, step: int) -> Summary:
+    """Results without scores."""
+    return Summary(
+        job=job.metadata.name,
+        uid=env.uid,
+        model="Harmon Tiny",
+        method=job.spec.method,
+        steps=step,
+        seconds=1.0,
+        processes=env.processes,
+        files={"curves": "results/curves.png"},
+    )
+
+
+if __name__ == "__main__":
+    run(work)

@@ -1,0 +1,80 @@
+"""Stand-in for the engine in tests of the launcher: a real rank process whose work is one of a few short
+scripts.
+
+`python -m tests.support.fake_rank SCRIPT…` with one script per rank, the last one for all further ranks.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+
+from unimrg_api.environment import PodEnvironment
+from unimrg_api.errors import Interrupted, UserError
+from unimrg_api.exit_codes import ExitCode
+from unimrg_api.progress import Progress
+from unimrg_trainer.launch.exit_records import registered
+from unimrg_trainer.launch.rank import run
+from unimrg_trainer.launch.signals import StopRequest
+
+LIMIT_SECONDS = 60.0
+
+
+def wait(env: PodEnvironment, stop: StopRequest) -> None:
+    """Work until asked to stop."""
+    give_up = time.monotonic() + LIMIT_SECONDS
+    while not stop.requested and time.monotonic() < give_up:
+        time.sleep(0.02)
+    raise Interrupted("stopped after step 7, committed at step 7")
+
+
+def slow_commit(env: PodEnvironment, stop: StopRequest) -> None:
+    """Need a second longer than others after the request, as a rank that writes the commit does."""
+    try:
+        wait(env, stop)
+    except Interrupted:
+        time.sleep(1.0)
+        (env.run_dir / "committed").write_text("7")
+        raise
+
+
+def deaf(env: PodEnvironment, stop: StopRequest) -> None:
+    """Ignore requests to stop."""
+    time.sleep(LIMIT_SECONDS)
+
+
+def done(env: PodEnvironment, stop: StopRequest) -> None:
+    """Finish at once, noting what the launcher set."""
+    (env.run_dir / f"threads-{os.environ['RANK']}").write_text(os.environ["OMP_NUM_THREADS"])
+
+
+def wrong_data(env: PodEnvironment, stop: StopRequest) -> None:
+    """Fail in a way that the user can mend."""
+    time.sleep(0.3)  # the other ranks are up
+    raise UserError("shard 3 has another digest", remedy="prepare it again", exit_code=ExitCode.DATA_CORRUPT)
+
+
+def stuck(env: PodEnvironment, stop: StopRequest) -> None:
+    """Report one step once all ranks are up, and then nothing."""
+    if os.environ["RANK"] == "0":
+        while len(registered(env.run_dir)) < env.processes:
+            time.sleep(0.02)
+        progress = Progress(phase="train", step=3, total_steps=9, updated=time.time())
+        (env.run_dir / "progress.json").write_text(progress.to_json())
+    waiting_for_a_step_that_never_comes()
+
+
+def waiting_for_a_step_that_never_comes() -> None:
+    """A name to find in the stacks."""
+    time.sleep(LIMIT_SECONDS)
+
+
+SCRIPTS: dict[str, Callable[[PodEnvironment, StopRequest], None]] = {
+    script.__name__: script for script in (wait, slow_commit, deaf, done, wrong_data, stuck)
+}
+
+if __name__ == "__main__":
+    names = sys.argv[1:]
+    run(SCRIPTS[names[min(int(os.environ["RANK"]), len(names) - 1)]])

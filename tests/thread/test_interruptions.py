@@ -1,0 +1,227 @@
+"""The whole line, interrupted and run again: bit for bit the run that nobody disturbed, every point once.
+
+Real processes: the command line, torchrun, two ranks with dropout on. Moments come from a seed that is printed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.support.local_jobs import tiny_job
+from unimrg_trainer.checkpoint.discover import list_commits
+from unimrg_trainer.checkpoint.reader import read_manifest, read_state
+from unimrg_trainer.storage import LocalStore
+
+STEPS = 9
+EVERY = 3
+PAUSE = Path(__file__).parents[1] / "support" / "pause_at_put"
+PATIENCE = 180.0
+
+
+def write_job(folder: Path) -> Path:
+    folder.mkdir()
+    _, file = tiny_job(
+        folder,
+        training__batch={"rowsPerObjective": 4, "cohortRows": 2, "microBatchRows": 1},
+        training__optimizer={"learningRate": "1e-3"},
+        training__schedule={"warmupSteps": 1, "horizonSteps": STEPS},
+        training__precision="FP32",
+        trainer__processesPerNode=2,
+        checkpoint__everySteps=EVERY,
+        checkpoint__keepLast=10,
+        stages={"evaluate": {"mode": "Never"}},
+    )
+    return file
+
+
+@dataclasses.dataclass
+class Command:
+    """`unimrg run` of a job in a terminal of its own."""
+
+    process: subprocess.Popen[str]
+    run: LocalStore
+
+    def wait(self) -> int:
+        return self.process.wait(PATIENCE)
+
+    def wait_for_commit(self, step: int) -> None:
+        """Wait until `step` or a later one is committed."""
+        end = time.monotonic() + PATIENCE
+        while not any(commit.step >= step for commit in list_commits(self.run)):
+            assert self.process.poll() is None, "the run ended before its first commit"
+            assert time.monotonic() < end, "no commit in time"
+            time.sleep(0.02)
+
+
+def start(job: Path, **environment: str) -> Command:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "unimrg_cli.main", "run", str(job)],
+        env={**os.environ, **environment},
+        text=True,
+        start_new_session=True,
+    )
+    return Command(process, LocalStore(job.parent / "run"))
+
+
+def descendants(pid: int) -> set[int]:
+    """Process ids below `pid`, whatever session they are in."""
+    children: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rsplit(")", 1)[1].split()
+        except OSError:
+            continue
+        children.setdefault(int(fields[1]), []).append(int(stat.parent.name))
+    found: set[int] = set()
+    waiting = [pid]
+    while waiting:
+        for child in children.get(waiting.pop(), []):
+            found.add(child)
+            waiting.append(child)
+    return found
+
+
+def running(pids: set[int]) -> set[int]:
+    alive = set()
+    for pid in pids:
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+        except OSError:
+            continue
+        if state != "Z":
+            alive.add(pid)
+    return alive
+
+
+def parameters(run: LocalStore) -> tuple[int, dict[str, torch.Tensor]]:
+    """Step and every tensor (weights and moments) of the newest commit."""
+    commit = list_commits(run)[0]
+    state = read_state(run, commit, read_manifest(run, commit))
+    return state.step, state.tensors
+
+
+def points(job: Path) -> Counter[tuple[str, int]]:
+    """How often each (metric, step) stands in MLflow; asserts that there is one run and that it is finished."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{job.parent / 'run' / 'mlflow.db'}")
+    experiments = [e.experiment_id for e in client.search_experiments()]
+    runs = client.search_runs(experiments)
+    assert [run.info.status for run in runs] == ["FINISHED"]
+    counts: Counter[tuple[str, int]] = Counter()
+    for key in runs[0].data.metrics:
+        counts.update((key, point.step) for point in client.get_metric_history(runs[0].info.run_id, key))
+    return counts
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    """Final weights and moments of the run that nobody disturbed."""
+    job = write_job(tmp_path_factory.mktemp("undisturbed") / "job")
+    command = start(job)
+    assert command.wait() == 0
+    step, tensors = parameters(command.run)
+    assert step == STEPS
+    return tensors
+
+
+@pytest.fixture
+def moments(request: pytest.FixtureRequest) -> Iterator[random.Random]:
+    """Random moments; the seed is printed and can be given again as UNIMRG_TEST_SEED."""
+    seed = int(os.environ.get("UNIMRG_TEST_SEED", random.SystemRandom().randrange(1_000_000)))
+    with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        sys.stdout.write(f"\n{request.node.name}: UNIMRG_TEST_SEED={seed}\n")
+    yield random.Random(seed)
+
+
+def assert_goes_on_to_the_same_end(job: Path, undisturbed: dict[str, torch.Tensor]) -> None:
+    """Run again: resumes after the first commit, ends in the same bits, and MLflow has every point once."""
+    command = start(job)
+    assert command.wait() == 0
+    log = (job.parent / "run" / "logs" / "attempt-2" / "rank-0.log").read_text()
+    resumed = re.search(r"resumed from step (\d+)", log)
+    assert resumed is not None and int(resumed[1]) >= EVERY
+    step, tensors = parameters(command.run)
+    assert step == STEPS
+    assert tensors.keys() == undisturbed.keys()
+    assert [name for name in tensors if not torch.equal(tensors[name], undisturbed[name])] == []
+    counts = points(job)
+    assert {step for key, step in counts if key == "train/loss"} == set(range(1, STEPS + 1))
+    assert {place: n for place, n in counts.items() if n != 1} == {}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_after_a_polite_signal_it_commits_says_so_and_goes_on(
+    number: signal.Signals, tmp_path: Path, undisturbed: dict[str, torch.Tensor], moments: random.Random
+) -> None:
+    job = write_job(tmp_path / "job")
+    command = start(job)
+    command.wait_for_commit(EVERY)
+    time.sleep(moments.uniform(0.0, 0.3))
+    command.process.send_signal(number)
+    code = command.wait()
+    if code == 0:
+        pytest.fail("the run was over before the signal; the moments are too late for this machine")
+    assert code == 85
+    interrupted_at = list_commits(command.run)[0].step
+    assert EVERY <= interrupted_at <= STEPS
+    assert_goes_on_to_the_same_end(job, undisturbed)
+
+
+def test_killed_in_mid_run_it_loses_at_most_the_steps_since_the_commit(
+    tmp_path: Path, undisturbed: dict[str, torch.Tensor], moments: random.Random
+) -> None:
+    """SIGKILL of the launcher alone: within 5 s no process of the run is left."""
+    job = write_job(tmp_path / "job")
+    command = start(job)
+    command.wait_for_commit(EVERY)
+    time.sleep(moments.uniform(0.0, 0.5))
+    below = descendants(command.process.pid)
+    command.process.kill()
+    assert command.wait() == -signal.SIGKILL
+    end = time.monotonic() + 5
+    while running(below) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert running(below) == set()
+    assert_goes_on_to_the_same_end(job, undisturbed)
+
+
+@pytest.mark.parametrize("place", ["rank-1", "manifest", "COMMITTED"])
+def test_killed_inside_a_commit_the_one_before_stands(
+    place: str, tmp_path: Path, undisturbed: dict[str, torch.Tensor]
+) -> None:
+    job = write_job(tmp_path / "job")
+    reached = tmp_path / "reached"
+    command = start(
+        job,
+        PYTHONPATH=str(PAUSE),
+        TEST_PAUSE_KEY=f"step-{2 * EVERY:08d}/.*{place}",
+        TEST_PAUSE_REACHED=str(reached),
+    )
+    end = time.monotonic() + PATIENCE
+    while not reached.exists():
+        assert command.process.poll() is None and time.monotonic() < end
+        time.sleep(0.02)
+    below = descendants(command.process.pid)
+    command.process.kill()
+    for pid in below:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    command.wait()
+    assert [commit.step for commit in list_commits(command.run)] == [EVERY]
+    assert_goes_on_to_the_same_end(job, undisturbed)

@@ -1,0 +1,340 @@
+"""The whole way from the spool into MLflow, with a real server and with a SQLite file."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.dictionary_store import DictionaryStore
+from tests.support.mlflow_server import MlflowServer
+from tests.support.tcp_gate import TcpGate
+from unimrg_trainer.tracking import (
+    Shipper,
+    Spool,
+    TerminalStatus,
+    TrackingSettings,
+    copy_closed_segments,
+    finish,
+)
+from unimrg_trainer.tracking.shipper import Backoff
+
+TRAINING = """
+import sys, time
+from pathlib import Path
+from unimrg_trainer.tracking.spool import Spool
+spool = Spool(Path(sys.argv[1]) / "spool", int(sys.argv[2]))
+first, last = int(sys.argv[3]), int(sys.argv[4])
+spool.begin(first - 1)
+for step in range(first, last + 1):
+    spool.step(step, {"train/loss": 1 / step, "perf/step_s": time.time()})
+sys.stdout.write("done\\n")
+sys.stdout.flush()
+time.sleep(60 if sys.argv[5] == "hang" else 0)
+"""
+
+
+@pytest.fixture(params=["server", "sqlite"])
+def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A tracking server, and a SQLite file without one."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/run folder/mlflow.db"
+    server: MlflowServer = request.getfixturevalue("mlflow_server")
+    return server.uri
+
+
+def settings_for(uri: str, attempt: int = 1) -> TrackingSettings:
+    """Settings of a job of its own, in an experiment of its own."""
+    name = uuid.uuid4().hex
+    return TrackingSettings(uri, f"experiment-{name}", "a run", name, attempt)
+
+
+def client_of(uri: str) -> Any:
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=uri)
+
+
+def ship_all(run_dir: Path, settings: TrackingSettings, timeout: float = 60) -> str:
+    """Ship the spool and return the run's id."""
+    shipper = Shipper(run_dir, settings, backoff=Backoff(0.05, 0.2), poll_seconds=0.05)
+    shipper.start()
+    report = shipper.stop(timeout)
+    assert report.remaining == 0
+    assert report.run_id is not None
+    return report.run_id
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.05)
+
+
+def history(uri: str, run_id: str, key: str) -> list[tuple[int, float, int]]:
+    """All points of a metric, in order of steps: (step, value, time stamp)."""
+    points = client_of(uri).get_metric_history(run_id, key)
+    return sorted((point.step, point.value, point.timestamp) for point in points)
+
+
+def test_shipping_everything_twice_leaves_every_point_once(uri: str, tmp_path: Path) -> None:
+    settings = settings_for(uri)
+    spool = Spool(tmp_path / "spool", 1)
+    spool.begin(0)
+    spool.params({"training.seed": 42})
+    for step in range(1, 301):
+        spool.step(step, {"train/loss": 1 / step, "optim/lr": 0.1, "perf/step_s": 1.0, "train/odd": math.nan})
+    run_id = ship_all(tmp_path, settings)
+    (tmp_path / "spool/acknowledged.json").unlink()
+
+    assert ship_all(tmp_path, settings) == run_id
+
+    points = history(uri, run_id, "train/loss")
+    assert [(step, value) for step, value, _ in points] == [(step, 1 / step) for step in range(1, 301)]
+    assert len(client_of(uri).get_metric_history(run_id, "train/odd")) == 300
+    run = client_of(uri).get_run(run_id)
+    assert run.data.params == {"training.seed": "42"}
+    assert run.info.run_name == "a run" and run.info.status == "RUNNING"
+    assert len(client_of(uri).search_runs([run.info.experiment_id])) == 1
+
+
+def test_a_killed_and_resumed_job_is_one_run_with_every_point_once(uri: str, tmp_path: Path) -> None:
+    settings = settings_for(uri)
+
+    def train(attempt: int, first: int, last: int, then: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", TRAINING, str(tmp_path), str(attempt), str(first), str(last), then]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None and process.stdout.readline() == "done\n"
+        return process
+
+    killed = train(1, 1, 8, "hang")
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.wait()
+    first_id = ship_all(tmp_path, settings)
+    train(2, 6, 12, "end").wait()  # the last commit was that of step 5
+    second_id = ship_all(tmp_path, settings)
+
+    assert first_id == second_id
+    points = history(uri, first_id, "train/loss")
+    assert [(step, value) for step, value, _ in points] == [(step, 1 / step) for step in range(1, 13)]
+    assert len(history(uri, first_id, "perf/step_s")) == 12
+    stamps = [stamp for _, _, stamp in points]
+    assert stamps == sorted(stamps)
+    tags = client_of(uri).get_run(first_id).data.tags
+    assert tags["unimrg.attempt"] == "2"
+    started, resume_step = tags["unimrg.attempt.2"].split(",")
+    assert resume_step == "5" and stamps[7] <= int(started) <= stamps[8]
+
+
+def test_a_server_that_comes_late_gets_everything(
+    mlflow_server: MlflowServer, tcp_gate: TcpGate, tmp_path: Path
+) -> None:
+    settings = settings_for(tcp_gate.uri)
+    spool = Spool(tmp_path / "spool", 1)
+    spool.step(1, {"train/loss": 1.0})
+    shipper = Shipper(tmp_path, settings, backoff=Backoff(0.05, 0.2), poll_seconds=0.05)
+    shipper.start()
+    time.sleep(0.5)
+    assert not (tmp_path / "mlflow.json").exists()
+
+    tcp_gate.open()
+    wait_until((tmp_path / "mlflow.json").exists)
+    spool.step(2, {"train/loss": 2.0})
+    report = shipper.stop(60)
+
+    assert report.run_id is not None and report.remaining == 0
+    assert [step for step, _, _ in history(mlflow_server.uri, report.run_id, "train/loss")] == [1, 2]
+    known = json.loads((tmp_path / "mlflow.json").read_text())
+    assert known["run_id"] == report.run_id
+    assert report.url == known["url"] and known["url"].endswith(f"/runs/{report.run_id}")
+
+
+def test_a_server_that_dies_in_mid_run_loses_nothing(mlflow_server: MlflowServer, tmp_path: Path) -> None:
+    settings = settings_for(mlflow_server.uri)
+    spool = Spool(tmp_path / "spool", 1)
+    shipper = Shipper(tmp_path, settings, backoff=Backoff(0.05, 0.2), poll_seconds=0.05)
+    shipper.start()
+    spool.step(1, {"train/loss": 1.0})
+    wait_until(lambda: shipper.report().remaining == 0 and shipper.report().shipped == 1)
+    mlflow_server.kill()
+    try:
+        for step in range(2, 101):
+            spool.step(step, {"train/loss": float(step)})
+        time.sleep(0.5)
+        remaining_without_server = shipper.report().remaining
+    finally:
+        mlflow_server.start()  # the same data base on the same port; the other tests go on with it
+    report = shipper.stop(60)
+
+    assert remaining_without_server == 99
+    assert report.run_id is not None and report.remaining == 0
+    points = history(mlflow_server.uri, report.run_id, "train/loss")
+    assert [step for step, _, _ in points] == list(range(1, 101))
+
+
+def test_a_server_that_swallows_requests_does_not_hold_up_the_end(tcp_gate: TcpGate, tmp_path: Path) -> None:
+    tcp_gate.swallow()
+    Spool(tmp_path / "spool", 1).step(1, {"train/loss": 1.0})
+    shipper = Shipper(tmp_path, settings_for(tcp_gate.uri))
+    shipper.start()
+    wait_until(lambda: tcp_gate.accepted > 0)
+
+    before = time.monotonic()
+    report = shipper.stop(0.5)
+
+    assert time.monotonic() - before < 2
+    assert report.remaining == 1
+
+
+def test_a_changed_parameter_keeps_its_value_and_becomes_a_tag(mlflow_server: MlflowServer, tmp_path: Path) -> None:
+    settings = settings_for(mlflow_server.uri)
+    note = "abcdef " * 1000  # longer than the server keeps
+    Spool(tmp_path / "spool", 1).params({"seed": 42, "rate": "1e-5", "note": note})
+    run_id = ship_all(tmp_path, settings)
+    Spool(tmp_path / "spool", 2).params({"seed": 43, "rate": "1e-5", "note": note, "more": 1})
+    ship_all(tmp_path, settings)
+
+    data = client_of(mlflow_server.uri).get_run(run_id).data
+
+    assert data.params == {"seed": "42", "rate": "1e-5", "note": note[:6000], "more": "1"}
+    assert json.loads(data.tags["param_change.2"]) == {"seed": ["42", "43"]}
+    assert "param_change.1" not in data.tags
+
+
+def test_what_the_server_refuses_is_put_aside(mlflow_server: MlflowServer, tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool", 1)
+    for step in range(1, 21):
+        spool.step(step, {"train/loss": float(step)})
+    spool.step(21, {"train/acc@1": 1.0, "train/loss": 21.0})
+    spool.params({"bad(name)": 1, "good": 2})
+
+    run_id = ship_all(tmp_path, settings_for(mlflow_server.uri))
+
+    assert len(history(mlflow_server.uri, run_id, "train/loss")) == 21
+    assert client_of(mlflow_server.uri).get_run(run_id).data.params == {"good": "2"}
+    rejected = (tmp_path / "spool/rejected.jsonl").read_text().splitlines()
+    assert len(rejected) == 2
+    assert "train/acc@1" in rejected[1] and "bad(name)" in rejected[0]
+
+
+def test_of_two_runs_with_one_uid_the_oldest_wins(mlflow_server: MlflowServer, tmp_path: Path) -> None:
+    settings = settings_for(mlflow_server.uri)
+    client = client_of(mlflow_server.uri)
+    experiment = client.create_experiment(settings.experiment)
+    tags = {"unimrg.job_uid": settings.job_uid}
+    younger = client.create_run(experiment, start_time=2000, tags=tags).info.run_id
+    older = client.create_run(experiment, start_time=1000, tags=tags).info.run_id
+    Spool(tmp_path / "spool", 1).step(1, {"train/loss": 1.0})
+
+    assert ship_all(tmp_path, settings) == older
+
+    run = client.get_run(younger)
+    assert run.data.tags["unimrg.duplicate_of"] == older and run.info.status == "KILLED"
+
+
+def test_a_run_deleted_in_mid_training_is_made_again(mlflow_server: MlflowServer, tmp_path: Path) -> None:
+    settings = settings_for(mlflow_server.uri)
+    spool = Spool(tmp_path / "spool", 1)
+    spool.step(1, {"train/loss": 1.0})
+    shipper = Shipper(tmp_path, settings, backoff=Backoff(0.05, 0.2), poll_seconds=0.05)
+    shipper.start()
+    wait_until(lambda: shipper.report().shipped == 1)
+    first = shipper.report().run_id
+    client_of(mlflow_server.uri).delete_run(first)
+    spool.step(2, {"train/loss": 2.0})
+    report = shipper.stop(60)
+
+    assert report.run_id not in (None, first)
+    assert [step for step, _, _ in history(mlflow_server.uri, str(report.run_id), "train/loss")] == [1, 2]
+
+
+@pytest.mark.parametrize("status", ["FINISHED", "FAILED", "KILLED"])
+def test_finish_closes_the_run_and_the_next_attempt_opens_it(
+    mlflow_server: MlflowServer, tmp_path: Path, status: TerminalStatus
+) -> None:
+    settings = settings_for(mlflow_server.uri)
+    client = client_of(mlflow_server.uri)
+    picture = tmp_path / "grid.png"
+    picture.write_bytes(b"png")
+    spool = Spool(tmp_path / "spool", 1)
+    spool.step(1, {"train/loss": 1.0})
+    spool.artifact(picture, "results")
+
+    report = finish(tmp_path, None, settings, settings.job_uid, status)
+
+    assert report.shipped == 2 and report.remaining == 0 and report.status_set
+    assert report.run_id is not None
+    run = client.get_run(report.run_id)
+    assert run.info.status == status and run.info.end_time >= run.info.start_time
+    assert [file.path for file in client.list_artifacts(report.run_id, "results")] == ["results/grid.png"]
+    Spool(tmp_path / "spool", 2).begin(1)
+    assert ship_all(tmp_path, settings) == report.run_id
+    assert client.get_run(report.run_id).info.status == "RUNNING"
+
+
+def test_finish_ships_from_the_store_what_the_lost_machine_had_copied(
+    mlflow_server: MlflowServer, tmp_path: Path, dictionary_store: DictionaryStore
+) -> None:
+    settings = settings_for(mlflow_server.uri)
+    spool = Spool(tmp_path / "lost/spool", 1)
+    spool.step(1, {"train/loss": 1.0})
+    spool.close_segment()
+    copy_closed_segments(spool, dictionary_store)
+
+    report = finish(tmp_path / "new", dictionary_store, settings, settings.job_uid, "FAILED")
+
+    assert report.shipped == 1 and report.run_id is not None
+    assert history(mlflow_server.uri, report.run_id, "train/loss")[0][:2] == (1, 1.0)
+    assert client_of(mlflow_server.uri).get_run(report.run_id).info.status == "FAILED"
+
+
+def test_finish_ends_in_time_without_a_server_and_saves_the_rest_in_the_store(
+    tcp_gate: TcpGate, tmp_path: Path, dictionary_store: DictionaryStore
+) -> None:
+    Spool(tmp_path / "spool", 1).step(1, {"train/loss": 1.0})
+    settings = settings_for(tcp_gate.uri)
+
+    before = time.monotonic()
+    report = finish(tmp_path, dictionary_store, settings, settings.job_uid, "KILLED", timeout=1.0)
+
+    assert time.monotonic() - before < 3
+    assert (report.shipped, report.remaining, report.run_id, report.status_set) == (0, 1, None, False)
+    assert len(dictionary_store.list("spool/attempt-1/")) == 1
+
+
+def test_finish_refuses_a_status_that_ends_nothing(tmp_path: Path) -> None:
+    settings = settings_for("http://127.0.0.1:1")
+
+    with pytest.raises(ValueError, match="RUNNING"):
+        finish(tmp_path, None, settings, settings.job_uid, "RUNNING")  # type: ignore[arg-type]
+
+
+def test_without_a_server_nothing_is_left_in_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    results = tmp_path / "summary.json"
+    results.write_text("{}")
+    spool = Spool(tmp_path / "run/local/spool", 1)
+    spool.artifact(results, "results")
+    settings = settings_for(f"sqlite:///{tmp_path}/run/mlflow.db")
+
+    report = finish(tmp_path / "run/local", None, settings, settings.job_uid, "FINISHED")
+
+    assert list(elsewhere.iterdir()) == []
+    stored = list((tmp_path / "run/mlflow-artifacts").rglob("summary.json"))
+    assert len(stored) == 1 and str(report.run_id) in str(stored[0])
+    assert capfd.readouterr() == ("", "")

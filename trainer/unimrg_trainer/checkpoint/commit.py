@@ -1,0 +1,182 @@
+"""The two ends of a commit's life: a place is reserved first, one conditional write comes last.
+
+    reserve → write → agree → publish
+
+What is written between the two is visible to nobody. The commit exists from the instant at which the marker
+does: a process killed before it leaves garbage, one killed after it leaves a whole checkpoint, and of two
+writers of the same step one loses by name. Only the marker needs a conditional write: nobody else writes
+below a reserved folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from dataclasses import dataclass
+
+from unimrg_api.digests import canonical_json
+from unimrg_trainer.checkpoint.agreement import CheckpointError
+from unimrg_trainer.checkpoint.layout import (
+    MANIFEST,
+    RESERVATION,
+    Marker,
+    attempt_folder,
+    folder_of,
+    step_folder,
+    survey,
+)
+from unimrg_trainer.checkpoint.manifest import SCHEMA_VERSION, Manifest, Unverified, read_json
+from unimrg_trainer.storage.base import AlreadyExists, NotFound, ObjectStore, StorageError
+
+
+class CommitConflict(CheckpointError):  # noqa: N818 - named after what happened
+    """Another writer has committed the same step; its commit stands, and the next attempt goes on from it."""
+
+
+@dataclass(frozen=True)
+class Commit:
+    """A commit marker that was read. What it names may still turn out to be damaged."""
+
+    step: int
+    generation: int
+    attempt: int
+    manifest_key: str
+    manifest_sha256: str
+
+    @property
+    def marker(self) -> Marker:
+        return Marker(self.step, self.generation)
+
+    @property
+    def key(self) -> str:
+        """Key of the marker below the run's prefix: what a record names the checkpoint by."""
+        return self.marker.key
+
+    @property
+    def folder(self) -> str:
+        """Where its objects lie, with a trailing slash."""
+        return self.manifest_key.removesuffix(MANIFEST)
+
+
+@dataclass(frozen=True)
+class Reservation:
+    """A folder that belongs to one writer, and the marker that it will try to write."""
+
+    marker: Marker
+    attempt: int
+    folder: str
+
+
+def reserve(store: ObjectStore, step: int, attempt: int) -> Reservation:
+    """Open a folder of our own for `step` and find the generation to commit; proves that we may write.
+
+    Raises CommitConflict if the step has a commit that nobody quarantined.
+    """
+    seen = survey(store.list(step_folder(step)))
+    standing = seen.candidates()
+    if standing:
+        raise _conflict(store, standing[0])
+    marker = Marker(step, seen.next_generation(step))
+    folder = attempt_folder(step, attempt, os.urandom(4).hex())
+    store.put(folder + RESERVATION, reservation_bytes(attempt, time.time()))
+    return Reservation(marker, attempt, folder)
+
+
+def reservation_bytes(attempt: int, now: float) -> bytes:
+    """The first object of a folder: its age (`now` is seconds since 1970) decides when it is garbage."""
+    return canonical_json({"attempt": attempt, "created": now, "pid": os.getpid()}).encode()
+
+
+def reserved_at(store: ObjectStore, folder: str) -> float | None:
+    """When a folder was reserved, in seconds since 1970; None if that cannot be read."""
+    try:
+        created = json.loads(store.get(folder + RESERVATION))["created"]
+    except (NotFound, ValueError, KeyError, TypeError):
+        return None
+    return float(created) if isinstance(created, int | float) else None
+
+
+def publish(store: ObjectStore, reservation: Reservation, manifest: Manifest) -> Commit:
+    """Write the manifest, look once more whether all its objects are there, and write the marker.
+
+    Raises CommitConflict if another writer was faster, CheckpointError if an object is not what was written.
+    """
+    content = manifest.to_bytes()
+    manifest_key = reservation.folder + MANIFEST
+    digest = hashlib.sha256(content).hexdigest()
+    store.put(manifest_key, content)
+    sizes = dict(store.list(reservation.folder))
+    expected = {reservation.folder + name: entry.size for name, entry in manifest.objects.items()}
+    for key, size in {**expected, manifest_key: len(content)}.items():
+        if sizes.get(key) != size:
+            raise CheckpointError(f"{key} was written with {size} bytes, and the store has {sizes.get(key)}")
+    commit = Commit(
+        reservation.marker.step,
+        reservation.marker.generation,
+        reservation.attempt,
+        manifest_key,
+        digest,
+    )
+    _write_marker(store, commit)
+    return commit
+
+
+def read_marker(store: ObjectStore, marker: Marker) -> Commit:
+    """Read what a marker names.
+
+    Raises Unverified if it is gone or damaged, UserError for an unknown schema version.
+    """
+    try:
+        content = store.get(marker.key)
+    except NotFound as error:
+        raise Unverified(f"{marker.key} is missing") from error
+    value = read_json(content, marker.key)
+    key, digest = value.get("manifest"), value.get("sha256")
+    folder = folder_of(key) if isinstance(key, str) else None
+    if folder is None or folder.step != marker.step or not isinstance(digest, str):
+        raise Unverified(f"{marker.key} names no manifest of its step")
+    return Commit(marker.step, marker.generation, folder.attempt, str(key), digest)
+
+
+def marker_bytes(commit: Commit) -> bytes:
+    """The content of a commit marker."""
+    return canonical_json(
+        {
+            "schema_version": SCHEMA_VERSION,
+            "manifest": commit.manifest_key,
+            "sha256": commit.manifest_sha256,
+        }
+    ).encode()
+
+
+def _write_marker(store: ObjectStore, commit: Commit) -> None:
+    content = marker_bytes(commit)
+    try:
+        store.put(commit.key, content, if_absent=True)
+    except StorageError as error:
+        # Whatever the store said, the marker may be ours: its reply to our first try can be lost.
+        if _holds(store, commit.key, content):
+            return
+        if isinstance(error, AlreadyExists):
+            raise _conflict(store, commit.marker) from error
+        raise
+
+
+def _holds(store: ObjectStore, key: str, content: bytes) -> bool:
+    try:
+        return store.get(key) == content
+    except StorageError:
+        return False
+
+
+def _conflict(store: ObjectStore, marker: Marker) -> CommitConflict:
+    try:
+        writer = f"attempt {read_marker(store, marker).attempt}"
+    except Unverified:
+        writer = "another writer"
+    return CommitConflict(
+        f"step {marker.step} is committed already, by {writer} ({store.uri}/{marker.key})",
+        remedy="stop the other writer, if it still runs; the next attempt goes on from that commit",
+    )

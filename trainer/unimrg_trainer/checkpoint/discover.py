@@ -1,0 +1,136 @@
+"""Finds the newest commit that verifies, and sets aside those that do not, for people to look at.
+
+Only evidence sets a commit aside: something missing, or bytes that contradict a digest. A store that cannot
+be reached, or a schema of a newer version, is an error to report and says nothing about the commit.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from unimrg_api.digests import canonical_json
+from unimrg_api.errors import UserError
+from unimrg_api.exit_codes import ExitCode
+from unimrg_trainer.checkpoint.agreement import Agreement, CheckpointError, together, told_by_first
+from unimrg_trainer.checkpoint.commit import Commit, read_marker
+from unimrg_trainer.checkpoint.layout import ROOT, Marker, survey
+from unimrg_trainer.checkpoint.manifest import SCHEMA_VERSION, Unverified
+from unimrg_trainer.checkpoint.reader import read_manifest, read_state, verify
+from unimrg_trainer.checkpoint.state import TrainingState
+from unimrg_trainer.storage.base import AlreadyExists, ObjectStore
+
+logger = logging.getLogger(__name__)
+
+
+def list_commits(store: ObjectStore) -> list[Commit]:
+    """Return all commits with a readable marker that nobody set aside, newest first."""
+    commits = []
+    for marker in survey(store.list(ROOT)).candidates():
+        try:
+            commits.append(read_marker(store, marker))
+        except Unverified as finding:
+            logger.warning("passing over a commit marker: %s", finding)
+    return commits
+
+
+def newest_verified(store: ObjectStore) -> Commit | None:
+    """Return the newest commit whose manifest and object sizes verify; None if the run never committed.
+
+    Commits that do not verify are quarantined on the way. Raises CheckpointError (NOTHING_VERIFIES) if
+    there are commits and none verifies: starting anew would throw away work without anybody deciding so.
+    """
+    seen = survey(store.list(ROOT))
+    findings = [f"step {marker.step} was set aside before" for marker in sorted(seen.quarantined)]
+    for marker in seen.candidates():
+        try:
+            commit = read_marker(store, marker)
+            verify(store, commit)
+        except Unverified as finding:
+            findings.append(f"step {marker.step}: {finding}")
+            quarantine(store, marker, str(finding))
+        else:
+            return commit
+    if not seen.committed:
+        return None
+    raise CheckpointError(
+        f"there are commits below {store.uri}/{ROOT}, and none verifies: {'; '.join(findings)}",
+        remedy="restore the objects and delete the QUARANTINED objects, or start over under another"
+        " spec.checkpoint.uri",
+        exit_code=ExitCode.NOTHING_VERIFIES,
+    )
+
+
+def quarantine(store: ObjectStore, marker: Marker, finding: str) -> None:
+    """Set a commit aside: nobody loads it any more, and its step can be committed again.
+
+    Nothing happens if the marker is gone: then retention deleted the commit while we looked at it.
+    """
+    if store.size(marker.key) is None:
+        return
+    logger.warning("step %d is set aside, its commit %s does not verify: %s", marker.step, marker.key, finding)
+    content = {"schema_version": SCHEMA_VERSION, "finding": finding, "created": time.time()}
+    try:
+        store.put(marker.quarantine_key, canonical_json(content).encode(), if_absent=True)
+    except AlreadyExists:
+        logger.info("%s was there already", marker.quarantine_key)
+
+
+def load_newest(
+    store: ObjectStore, agreement: Agreement, *, config_digest: str | None = None
+) -> tuple[Commit, TrainingState] | None:
+    """Read the newest commit that verifies to its last byte, the same on every rank; None without any.
+
+    Rank 0 chooses, every rank reads. A commit that rank 0 finds damaged is quarantined, and the next older
+    one is taken. With `config_digest`, a commit of another training is refused. Raises CheckpointError on
+    every rank: NOTHING_VERIFIES as in `newest_verified`, CONFIGURATION for another training or an unknown
+    schema.
+    """
+    while True:
+        commit = told_by_first(agreement, "looking for a checkpoint", lambda: newest_verified(store))
+        if commit is None:
+            return None
+        state = _read_together(store, agreement, commit, config_digest)
+        if state is not None:
+            return commit, state
+
+
+def _read_together(
+    store: ObjectStore, agreement: Agreement, commit: Commit, config_digest: str | None
+) -> TrainingState | None:
+    """Read a commit on every rank; quarantine it and return None if rank 0 finds it damaged."""
+    what = f"reading the checkpoint of step {commit.step}"
+    loaded: list[TrainingState] = []
+    answers = together(agreement, what, lambda: _read(store, commit, config_digest, loaded))
+    found = [(rank, finding) for rank, finding in enumerate(answers) if finding is not None]
+    if not found:
+        return loaded[0]
+    rank, finding = found[0]
+    if rank != 0:
+        # Rank 0 read the same objects and they were right: the fault lies between the store and that rank.
+        raise CheckpointError(f"{what} failed: rank {rank}, unlike rank 0, found: {finding}")
+    told_by_first(
+        agreement,
+        f"setting aside the checkpoint of step {commit.step}",
+        lambda: quarantine(store, commit.marker, finding),
+    )
+    return None
+
+
+def _read(store: ObjectStore, commit: Commit, config_digest: str | None, into: list[TrainingState]) -> str | None:
+    """Put the state into `into` and return what is wrong with the commit, if anything is.
+
+    What a rank returns is told to all others, and a state is large.
+    """
+    try:
+        manifest = read_manifest(store, commit)
+        if config_digest is not None and manifest.config_digest != config_digest:
+            raise UserError(
+                f"{store.uri}/{commit.key} belongs to another training: its configuration has digest"
+                f" {manifest.config_digest}, the job's has {config_digest}",
+                remedy="give this job a spec.checkpoint.uri of its own",
+            )
+        into.append(read_state(store, commit, manifest))
+    except Unverified as finding:
+        return str(finding)
+    return None

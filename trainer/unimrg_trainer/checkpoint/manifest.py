@@ -1,0 +1,104 @@
+"""The manifest of a checkpoint: which objects belong together, their digests, where each tensor lies.
+
+It is the only description of a checkpoint; nothing is guessed from names in a store. A manifest of a schema
+that this version does not know is refused, never read halfway.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from unimrg_api.digests import canonical_json
+from unimrg_api.errors import UserError
+from unimrg_trainer.checkpoint.layout import OBJECT_NAME
+from unimrg_trainer.checkpoint.state import DTYPES
+
+SCHEMA_VERSION = 1
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Unverified(Exception):  # noqa: N818 - a finding about a commit, not a failure of ours
+    """A commit is not what its digests say, or a part of it is missing."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class ObjectEntry(_Strict):
+    """One safetensors object, named relative to the manifest's folder."""
+
+    size: int = Field(ge=0)
+    sha256: Sha256
+
+
+class TensorEntry(_Strict):
+    """Where one tensor lies and what it is."""
+
+    object: str
+    dtype: str
+    shape: list[Annotated[int, Field(ge=0)]]
+
+
+class Manifest(_Strict):
+    """A checkpoint's table of contents. `created` is UTC in ISO 8601; digests are SHA-256 in hexadecimal."""
+
+    schema_version: int = SCHEMA_VERSION
+    step: int = Field(ge=0)
+    attempt: int = Field(ge=0)
+    uid: str
+    world_size: int = Field(ge=1)
+    strategy: str
+    reason: str
+    created: str
+    config_digest: str
+    data_digest: str
+    mlflow_run_id: str | None
+    spool_segments: list[str]
+    extra: dict[str, Any]
+    objects: dict[str, ObjectEntry]
+    tensors: dict[str, TensorEntry]
+
+    def to_bytes(self) -> bytes:
+        """The manifest as canonical JSON; its SHA-256 is what a commit marker holds."""
+        return canonical_json(self.model_dump(mode="json")).encode()
+
+
+def read_json(content: bytes, what: str) -> dict[str, Any]:
+    """Parse a JSON object of ours and check its schema version.
+
+    Raises Unverified for what is no such object, UserError (CONFIGURATION) for a version that we do not know.
+    """
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise Unverified(f"{what} is not JSON") from error
+    version = value.get("schema_version") if isinstance(value, dict) else None
+    if type(version) is not int:
+        raise Unverified(f"{what} has no schema version")
+    if version != SCHEMA_VERSION:
+        raise UserError(
+            f"{what} has schema version {version}, and this version of unimrg reads {SCHEMA_VERSION}",
+            remedy="go on with the version that wrote it, or start under another spec.checkpoint.uri",
+        )
+    return dict(value)
+
+
+def parse_manifest(content: bytes, key: str) -> Manifest:
+    """Read a manifest. Raises Unverified if it is none, UserError for an unknown schema version."""
+    value = read_json(content, key)
+    try:
+        manifest = Manifest.model_validate(value)
+    except ValidationError as error:
+        raise Unverified(f"{key} is not a manifest: {error.errors()[0]['msg']}") from error
+    for name in manifest.objects:
+        if OBJECT_NAME.fullmatch(name) is None:
+            raise Unverified(f"{key} names {name[:100]!r}, which is not a safetensors object of a rank")
+    for name, tensor in manifest.tensors.items():
+        if tensor.object not in manifest.objects or tensor.dtype not in DTYPES:
+            raise Unverified(f"{key}: the place or type of {name[:100]} is unknown")
+    return manifest

@@ -1,0 +1,109 @@
+"""Removes checkpoints that are no longer needed, and what killed writers left. For rank 0 only.
+
+The marker goes first, so that no half-deleted checkpoint is ever committed. The tracking spool lies
+elsewhere and is never touched.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Sequence
+
+from unimrg_trainer.checkpoint.commit import Commit, read_marker, reservation_bytes, reserved_at
+from unimrg_trainer.checkpoint.layout import RESERVATION, ROOT, Folder, Marker, Survey, survey
+from unimrg_trainer.checkpoint.manifest import Unverified
+from unimrg_trainer.storage.base import AlreadyExists, ObjectStore
+
+logger = logging.getLogger(__name__)
+
+NEVER_DELETED = 2
+"""The newest commits that stay whatever the job says: the newest may turn out damaged when it is read."""
+
+ABANDONED_SECONDS = 24 * 3600.0
+
+
+def superfluous(commits: Iterable[Commit], keep_last: int) -> list[Commit]:
+    """Return the commits to delete, oldest first: all but the `keep_last` (at least two) newest."""
+    ordered = sorted(commits, key=lambda commit: commit.marker)
+    return ordered[: max(0, len(ordered) - max(keep_last, NEVER_DELETED))]
+
+
+def retain(store: ObjectStore, *, keep_last: int, attempt: int, now: float | None = None) -> list[str]:
+    """Delete superfluous commits and abandoned folders; return the deleted folders.
+
+    `attempt` is the live one: its folders, and those of later ones, are never taken for abandoned. `now` is
+    in seconds since 1970. May be repeated after a crash at any point. Raises StorageError.
+    """
+    now = time.time() if now is None else now
+    seen = survey(store.list(ROOT))
+    commits, unreadable = _read_markers(store, seen)
+    good = [commit for commit in commits.values() if commit.marker not in seen.quarantined]
+    doomed = superfluous(good, keep_last)
+    kept = [commit for commit in good if commit not in doomed]
+    deleted: list[str] = []
+    for commit in doomed:
+        store.delete(commit.key)
+        deleted += _delete_folder(store, seen.folders.get(commit.folder))
+    if len(kept) >= NEVER_DELETED:
+        oldest = min(commit.step for commit in kept)
+        deleted += _delete_set_aside(store, seen, commits, unreadable, oldest)
+    referenced = {commit.folder for commit in commits.values()}
+    doubtful = {marker.step for marker in unreadable}
+    for folder in seen.folders.values():
+        known = folder.key in referenced or folder.step in doubtful
+        if not known and folder.attempt < attempt and _is_abandoned(store, folder, now):
+            deleted += _delete_folder(store, folder)
+    if deleted:
+        logger.info("deleted %d checkpoint folders: %s", len(deleted), ", ".join(deleted))
+    return deleted
+
+
+def _read_markers(store: ObjectStore, seen: Survey) -> tuple[dict[Marker, Commit], set[Marker]]:
+    commits, unreadable = {}, set()
+    for marker in seen.committed:
+        try:
+            commits[marker] = read_marker(store, marker)
+        except Unverified:
+            unreadable.add(marker)
+    return commits, unreadable
+
+
+def _delete_set_aside(
+    store: ObjectStore,
+    seen: Survey,
+    commits: dict[Marker, Commit],
+    unreadable: set[Marker],
+    oldest: int,
+) -> list[str]:
+    """Delete quarantined and unreadable commits that are older than every commit that is kept."""
+    deleted: list[str] = []
+    for marker in sorted(seen.quarantined | unreadable):
+        if marker.step >= oldest:
+            continue
+        store.delete(marker.key)
+        if marker in commits:
+            deleted += _delete_folder(store, seen.folders.get(commits[marker].folder))
+        store.delete(marker.quarantine_key)
+    return deleted
+
+
+def _delete_folder(store: ObjectStore, folder: Folder | None) -> Sequence[str]:
+    """Delete a folder's objects, the reservation last: as long as anything is there its age can be told."""
+    if folder is None:
+        return []
+    for key in sorted(folder.sizes, key=lambda key: (key.endswith(RESERVATION), key)):
+        store.delete(key)
+    return [folder.key]
+
+
+def _is_abandoned(store: ObjectStore, folder: Folder, now: float) -> bool:
+    reserved = reserved_at(store, folder.key)
+    if reserved is not None:
+        return now - reserved > ABANDONED_SECONDS
+    # No writer of ours leaves a folder without its age; if one is there, it counts from today.
+    try:
+        store.put(folder.key + RESERVATION, reservation_bytes(folder.attempt, now), if_absent=True)
+    except AlreadyExists:
+        logger.warning("%s%s cannot be read; its folder stays", folder.key, RESERVATION)
+    return False

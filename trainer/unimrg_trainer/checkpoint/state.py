@@ -1,0 +1,56 @@
+"""What a checkpoint holds: full-precision tensors by canonical name, the step, and a few JSON values.
+
+Names are `model/<name>` for weights, `exp_avg/<name>` and `exp_avg_sq/<name>` for AdamW's moments, whatever
+strategy trained them, so that each can go on from another's checkpoint.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+GROUPS = ("model", "exp_avg", "exp_avg_sq")
+"""What the part of a tensor's name before the first slash may be."""
+
+DTYPES: dict[str, torch.dtype] = {
+    "float32": torch.float32,
+    "float64": torch.float64,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "int64": torch.int64,
+    "int32": torch.int32,
+    "uint8": torch.uint8,
+    "bool": torch.bool,
+}
+"""Types that a checkpoint can hold, by the name that its manifest uses."""
+
+DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """A snapshot in host memory; the caller does not change it while it is being saved.
+
+    `step` counts finished optimiser steps. `tensors` are dense, of any shape, none sharing memory with
+    another. `extra` holds JSON values (numbers are finite) that are the same on every rank.
+    """
+
+    step: int
+    tensors: dict[str, torch.Tensor]
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def problem(self) -> str | None:
+        """Return what keeps this state from being saved, None if nothing does."""
+        if self.step < 0:
+            return f"the step is {self.step}"
+        for name, tensor in self.tensors.items():
+            group, _, rest = name.partition("/")
+            if group not in GROUPS or not rest:
+                return f"{name!r} is no canonical name; they begin with {', '.join(f'{g}/' for g in GROUPS)}"
+            if tensor.device.type != "cpu" or tensor.layout is not torch.strided:
+                return f"{name} is not a dense tensor in host memory"
+            if tensor.dtype not in DTYPE_NAMES:
+                return f"{name} has type {tensor.dtype}; known are {', '.join(DTYPES)}"
+        return None

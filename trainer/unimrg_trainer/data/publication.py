@@ -1,0 +1,110 @@
+"""Which prepared data sets a store holds: each is published by one marker, put once and never overwritten.
+
+    <first 16 digits of the digest>/PUBLISHED          JSON: digest, folder of the writer, sha256 of every
+    manifest <first 16 digits of the digest>/writer-<hex>/…     what that writer wrote: splits with
+    manifest, shards, indices
+
+A store may also hold splits at its root, written by other means: then there is no marker and the manifests
+stand for themselves.
+"""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from unimrg_api.digests import sha256_of
+from unimrg_api.errors import UserError
+from unimrg_api.exit_codes import ExitCode
+from unimrg_trainer.data.shards import CorruptDataError, join, sha256
+from unimrg_trainer.storage.base import AlreadyExists, NotFound, ObjectStore
+
+SPLITS = ("train", "heldOut", "photographs")
+
+_MARKER = "PUBLISHED"
+
+
+class Publication(BaseModel):
+    """A complete data set. `prefix` holds its splits; `manifests` maps split → sha256 of its manifest."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    digest: str
+    prefix: str
+    manifests: dict[str, str]
+
+
+def folder_of(digest: str) -> str:
+    """Return the folder of a data set within a store."""
+    return digest[:16]
+
+
+def published(store: ObjectStore, digest: str) -> Publication | None:
+    """Return the published data set of that digest, or None. Raises CorruptDataError for a broken marker."""
+    return _read_marker(store, join(folder_of(digest), _MARKER))
+
+
+def publish(store: ObjectStore, publication: Publication) -> Publication:
+    """Publish; if another writer was faster, return what that one published."""
+    key = join(folder_of(publication.digest), _MARKER)
+    try:
+        store.put(key, publication.model_dump_json().encode(), if_absent=True)
+    except AlreadyExists:
+        winner = _read_marker(store, key)
+        assert winner is not None, key
+        return winner
+    return publication
+
+
+def find_publication(store: ObjectStore, digest: str | None = None) -> Publication:
+    """Return the data set of that digest, or, without one, the only data set of the store.
+
+    Raises UserError (INPUT_MISSING) if there is none, or if several could be meant.
+    """
+    if digest is not None:
+        found = published(store, digest)
+        if found is None:
+            raise _absent(f"{store.uri} holds no finished data set {folder_of(digest)}")
+        return found
+    at_root = _manifests_at_root(store)
+    if at_root:
+        return Publication(digest=sha256_of(at_root), prefix="", manifests=at_root)
+    markers = [key for key, _ in store.list() if key.endswith("/" + _MARKER) and key.count("/") == 1]
+    if len(markers) > 1:
+        names = ", ".join(key.split("/")[0] for key in markers)
+        raise _absent(f"{store.uri} holds several data sets ({names}); say which by its digest")
+    found = _read_marker(store, markers[0]) if markers else None
+    if found is None:
+        raise _absent(f"{store.uri} holds no finished data set")
+    return found
+
+
+def _read_marker(store: ObjectStore, key: str) -> Publication | None:
+    try:
+        content = store.get(key)
+    except NotFound:
+        return None
+    try:
+        return Publication.model_validate_json(content)
+    except ValidationError as error:
+        raise CorruptDataError(
+            f"the marker {store.uri}/{key} cannot be read: {error}",
+            remedy="delete the marker and prepare the data again",
+        ) from error
+
+
+def _manifests_at_root(store: ObjectStore) -> dict[str, str]:
+    found = {}
+    for split in SPLITS:
+        try:
+            found[split] = sha256(store.get(join(split, "manifest.json")))
+        except NotFound:
+            continue
+    return found
+
+
+def _absent(message: str) -> UserError:
+    return UserError(
+        message,
+        remedy="set spec.data.source so that it is prepared, or correct spec.data.shards",
+        exit_code=ExitCode.INPUT_MISSING,
+    )

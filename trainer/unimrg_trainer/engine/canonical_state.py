@@ -1,0 +1,47 @@
+"""A training state in the form that belongs to no strategy: full-precision tensors by parameter name.
+
+`model/<name>` the weights, `exp_avg/<name>` and `exp_avg_sq/<name>` AdamW's moments (architecture.md rule 6). All
+randomness is addressed and the data's cursor is the step, so weights, moments and the step are the whole state.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from unimrg_trainer.checkpoint.state import TrainingState
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def export_state(module: nn.Module, optimizer: torch.optim.AdamW, step: int) -> TrainingState:
+    """Copy weights and moments to the host. Frozen parameters are kept too: a checkpoint is a whole model."""
+    tensors = {}
+    for name, parameter in module.named_parameters():
+        tensors[f"model/{name}"] = parameter.detach().to("cpu", copy=True)
+        state = optimizer.state.get(parameter, {})
+        for moment in MOMENTS:
+            if moment in state:
+                tensors[f"{moment}/{name}"] = state[moment].detach().to("cpu", copy=True)
+    return TrainingState(step=step, tensors=tensors, extra={"optimizer_step": step})
+
+
+@torch.no_grad()
+def import_weights(module: nn.Module, state: TrainingState) -> None:
+    """Overwrite every parameter of `module` with the state's weights."""
+    for name, parameter in module.named_parameters():
+        parameter.copy_(state.tensors[f"model/{name}"])
+
+
+@torch.no_grad()
+def import_state(module: nn.Module, optimizer: torch.optim.AdamW, state: TrainingState) -> None:
+    """Overwrite weights, moments and AdamW's step count."""
+    import_weights(module, state)
+    step = float(state.extra["optimizer_step"])
+    for name, parameter in module.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        optimizer.state[parameter] = {
+            "step": torch.tensor(step, dtype=torch.float32),
+            **{moment: state.tensors[f"{moment}/{name}"].to(parameter) for moment in MOMENTS},
+        }

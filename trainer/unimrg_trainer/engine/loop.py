@@ -1,0 +1,166 @@
+"""The training loop, one for every family, objective and strategy.
+
+    resume → dry run → [ plan (ahead, on the host) → forward/backward per micro-step → clip → step
+             → every few steps: metrics → when due or asked to stop: checkpoint ] → final checkpoint
+
+It knows time, steps, checkpoints and metrics. What a step computes stands in the plan; how it is computed is the
+family's; how it is spread over processes is the strategy's.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from unimrg_api.errors import Interrupted
+from unimrg_trainer.checkpoint.state import TrainingState
+from unimrg_trainer.data.prefetch import Prefetcher
+from unimrg_trainer.engine.canonical_state import export_state
+from unimrg_trainer.engine.metrics import MetricsCollector, StepMetrics
+from unimrg_trainer.engine.optimizer import set_learning_rate
+from unimrg_trainer.engine.schedule import WarmupCosine
+from unimrg_trainer.engine.step_plan import Step
+from unimrg_trainer.engine.stopping import StopAgreement
+from unimrg_trainer.engine.strategy import Strategy
+from unimrg_trainer.packing.address import digest_key
+
+logger = logging.getLogger(__name__)
+
+TICK = 5
+"""Steps between two readings of the metrics; each costs one wait for the device."""
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """When the loop ends, saves, and how it clips. Steps are optimiser steps."""
+
+    stop_step: int
+    save_every: int
+    clip_norm: float
+    seed: int
+    prefetch: int = 2
+
+
+@dataclass(frozen=True)
+class Tick:
+    """What the loop reports after a few steps."""
+
+    metrics: list[StepMetrics]
+    learning_rates: list[float]
+    step_seconds: float
+    data_wait_seconds: float
+
+
+class TrainingLoop:
+    """Runs optimiser steps from `first_step` to `settings.stop_step`.
+
+    `save(state, reason)` commits a checkpoint (a collective call); `report(tick)` is called on every rank.
+    """
+
+    def __init__(
+        self,
+        *,
+        module: nn.Module,
+        optimizer: torch.optim.AdamW,
+        strategy: Strategy,
+        schedule: WarmupCosine,
+        collector: MetricsCollector,
+        plan_step: Callable[[int], Step],
+        stop: StopAgreement,
+        save: Callable[[TrainingState, str], None],
+        report: Callable[[Tick], None],
+        settings: LoopSettings,
+    ) -> None:
+        self.module = module
+        self.optimizer = optimizer
+        self.strategy = strategy
+        self.schedule = schedule
+        self.collector = collector
+        self.plan_step = plan_step
+        self.stop = stop
+        self.save = save
+        self.report = report
+        self.settings = settings
+        self._rates: list[float] = []
+        self._tick_started = 0.0
+        self._data_wait = 0.0
+
+    def run(self, first_step: int) -> int:
+        """Train; return the number of finished optimiser steps.
+
+        Raises Interrupted (exit code 85) after the checkpoint when a stop was asked for.
+        """
+        finished, committed = first_step, first_step
+        if finished >= self.settings.stop_step:
+            return finished
+        with Prefetcher(self.plan_step, first_step, self.settings.prefetch) as steps:
+            first = next(steps)
+            self._dry_run(first)
+            self._tick_started = time.monotonic()
+            step = first
+            while True:
+                self._train(step)
+                finished = step.number + 1
+                stopping = self.stop.ask()
+                done = finished == self.settings.stop_step
+                saving = done or stopping or finished % self.settings.save_every == 0
+                if saving or finished % TICK == 0:
+                    self._report()
+                if saving:
+                    reason = "final" if done else "interruption" if stopping else "periodic"
+                    self.save(export_state(self.module, self.optimizer, finished), reason)
+                    committed = finished
+                    self._tick_started = time.monotonic()
+                if done:
+                    self.stop.answer()
+                    break
+                if stopping:
+                    self.stop.answer()
+                    raise Interrupted(f"stopped after step {finished}, committed at step {committed}")
+                waited = time.monotonic()
+                step = next(steps)
+                self._data_wait += time.monotonic() - waited
+        return finished
+
+    def _train(self, step: Step) -> None:
+        rate = self.schedule.rate(step.number)
+        set_learning_rate(self.optimizer, rate)
+        self._forward_backward(step)
+        norm = self.strategy.clip(self.settings.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.collector.end_step(step.number + 1, norm)
+        self._rates.append(rate)
+
+    def _forward_backward(self, step: Step) -> None:
+        for index, micro_step in enumerate(step.micro_steps):
+            # dropout is torch's own stream: addressed by the rows that this forward holds (seams.md §7)
+            torch.manual_seed(
+                digest_key(self.settings.seed, step.number, "dropout", micro_step.plan.rows_digest()) % 2**63
+            )
+            last = index == len(step.micro_steps) - 1
+            sums = self.strategy.backward(micro_step.batch, micro_step.weights, last=last)
+            self.collector.add_micro_step(micro_step, sums)
+
+    def _dry_run(self, step: Step) -> None:
+        """Compute a step and throw it away.
+
+        It proves memory before time is spent. And the reducer of DistributedDataParallel rearranges its buckets after
+        the first backward, which changes the order of summation over three or more ranks: after the dry run a resumed
+        process has the same buckets as one that never stopped.
+        """
+        self._forward_backward(step)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.collector.discard()
+
+    def _report(self) -> None:
+        metrics = self.collector.flush()
+        now = time.monotonic()
+        count = max(1, len(metrics))
+        self.report(Tick(metrics, self._rates, (now - self._tick_started) / count, self._data_wait / count))
+        self._rates, self._data_wait, self._tick_started = [], 0.0, now

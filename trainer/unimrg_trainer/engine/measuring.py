@@ -1,0 +1,144 @@
+"""Forward-only work of the evaluate stage, spread over ranks: held-out losses, answers, generated images.
+
+Rows, noise and masks are addressed, so the numbers do not depend on how many ranks share the work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from unimrg_api.errors import Interrupted
+from unimrg_trainer.data.dataset import Dataset
+from unimrg_trainer.engine.rows import BatchShape
+from unimrg_trainer.engine.setup import Setup
+from unimrg_trainer.engine.step_plan import SequentialReader, StepPlanner
+from unimrg_trainer.engine.stopping import StopFlag
+from unimrg_trainer.engine.strategy import DTYPES
+from unimrg_trainer.evaluation.spatial import Answered
+from unimrg_trainer.targets.canonical import pad_square, squash
+
+T = TypeVar("T")
+
+HELD_OUT_STEP = -1
+"""The address of held-out randomness: no optimiser step has this number."""
+
+ANSWER_BATCH = 32
+ANSWER_TOKENS = 8
+
+
+class Progress:
+    """Called between batches: shows how far the work is and ends it when a stop was asked for."""
+
+    def __init__(self, stop: StopFlag, show: Callable[[str, int, int], None]) -> None:
+        self._stop = stop
+        self._show = show
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        if self._stop.requested:
+            raise Interrupted("interrupted during evaluation; the last commit stands")
+        self._show(what, done, total)
+
+
+def share(setup: Setup, items: Sequence[T]) -> Sequence[T]:
+    """This rank's share of the work."""
+    return items[setup.rank :: setup.world_size]
+
+
+def gather(setup: Setup, mine: Sequence[T]) -> list[T]:
+    """Undo `share`: all ranks' results in the items' order, on every rank."""
+    parts: list[Sequence[T]] = [[] for _ in range(setup.world_size)]
+    dist.all_gather_object(parts, list(mine))
+    longest = max(len(part) for part in parts)
+    return [part[index] for index in range(longest) for part in parts if index < len(part)]
+
+
+@torch.no_grad()
+def held_out_losses(
+    setup: Setup, module: nn.Module, data: Dataset, rows: int, progress: Progress, label: str
+) -> dict[str, np.ndarray]:
+    """Mean loss of each held-out row [rows] of every objective, at fixed noise, dropout off."""
+    training = setup.job.spec.training
+    cohort_rows = training.batch.cohort_rows
+    planner = StepPlanner(
+        family=setup.family,
+        objectives=setup.objectives,
+        weights=setup.weights,
+        reader=SequentialReader(data),
+        shape=BatchShape(cohort_rows, cohort_rows),
+        micro_rows=cohort_rows,
+        seed=training.seed,
+    )
+    cohorts = share(setup, [range(first, first + cohort_rows) for first in range(0, rows, cohort_rows)])
+    module.eval()
+    results: list[list[tuple[str, float]]] = []
+    for index, cohort in enumerate(cohorts):
+        progress(label, index, len(cohorts))
+        for micro_step in planner.plan([cohort], HELD_OUT_STEP).micro_steps:
+            sums = module(micro_step.batch.to(setup.device, DTYPES[training.precision])).double().cpu().tolist()
+            results.append(
+                [(row.objective, total / row.count) for row, total in zip(micro_step.plan.rows, sums, strict=True)]
+            )
+    losses: dict[str, list[float]] = {name: [] for name in setup.weights}
+    for cohort_losses in gather(setup, results):
+        for name, loss in cohort_losses:
+            losses[name].append(loss)
+    return {name: np.array(values[:rows]) for name, values in losses.items()}
+
+
+@torch.no_grad()
+def answers(setup: Setup, module: nn.Module, data: Dataset, count: int, progress: Progress) -> list[Answered]:
+    """Ask the first `count` held-out questions, greedily."""
+    module.eval()
+    batches = share(setup, [range(f, min(f + ANSWER_BATCH, count)) for f in range(0, count, ANSWER_BATCH)])
+    results: list[list[Answered]] = []
+    for index, batch in enumerate(batches):
+        progress("questions", index, len(batches))
+        records = [data.read_question_record(i) for i in batch]
+        images = np.stack([pad_square(record["image"], setup.family.image_size) for record in records])
+        replies = setup.family.answer(
+            module, images, [record["question"] for record in records], max_new_tokens=ANSWER_TOKENS
+        )
+        results.append(
+            [
+                Answered(record["key"], record["family"], record["answer"], reply)
+                for record, reply in zip(records, replies, strict=True)
+            ]
+        )
+    return [record for batch in gather(setup, results) for record in batch]
+
+
+@torch.no_grad()
+def generated(
+    setup: Setup, module: nn.Module, images: Sequence[np.ndarray], progress: Progress
+) -> dict[str, list[np.ndarray]]:
+    """Generate every representation that the job trains from each image: name → images uint8 [S, S, 3]."""
+    module.eval()
+    size = setup.family.image_size
+    work = [
+        (objective.representation, objective.prompt_at_inference())
+        for objective in setup.objectives
+        if objective.representation is not None
+    ]
+    samples = setup.job.spec.stages.evaluate.samples
+    items = [(name, image) for name, _ in work for image in range(len(images))]
+    own = share(setup, items)
+    mine: list[np.ndarray] = []
+    for name, prompt in work:
+        chosen = [image for wanted, image in own if wanted == name]
+        progress("samples", len(mine), len(own))
+        if chosen:
+            batch = np.stack([squash(images[index], size) for index in chosen])
+            mine.extend(
+                setup.family.generate(module, batch, prompt, seed=setup.job.spec.training.seed, settings=samples)
+            )
+    images_in_order = gather(setup, mine)
+    results: dict[str, list[np.ndarray]] = {}
+    for (name, _), image in zip(items, images_in_order, strict=True):
+        results.setdefault(name, []).append(image)
+    return results

@@ -1,0 +1,89 @@
+"""Metrics of the hot path: kept on the device, reduced over ranks and read by the host once per tick."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from unimrg_api.errors import UserError
+from unimrg_api.exit_codes import ExitCode
+from unimrg_trainer.engine.step_plan import MicroStep
+
+
+class NumericError(UserError):
+    """A loss or the gradient is not finite: training on would only destroy the weights."""
+
+
+@dataclass(frozen=True)
+class StepMetrics:
+    """What one optimiser step measured. Losses are means over cohorts, unweighted, over the whole world."""
+
+    step: int
+    losses: Mapping[str, float]
+    loss: float
+    grad_norm: float
+
+
+class MetricsCollector:
+    """Collects per-step device values; `flush` is the one place of the loop that waits for the device."""
+
+    def __init__(self, weights: Mapping[str, float]) -> None:
+        """`weights` holds λ of each active objective."""
+        self.names = list(weights)
+        self.weights = weights
+        self._steps: list[int] = []
+        self._sums: list[Tensor] = []
+        self._norms: list[Tensor] = []
+        self._current: Tensor | None = None
+
+    def add_micro_step(self, micro_step: MicroStep, sums: Tensor) -> None:
+        """Add the loss sums [rows] of one micro-step to the current step."""
+        index = torch.tensor([self.names.index(row.objective) for row in micro_step.plan.rows])
+        weighted = sums.double() * micro_step.weights.to(sums.device)
+        if self._current is None:
+            self._current = torch.zeros(len(self.names), dtype=torch.float64, device=sums.device)
+        self._current.index_add_(0, index.to(sums.device), weighted)
+
+    def end_step(self, step: int, grad_norm: Tensor) -> None:
+        """Close the current step; `step` counts finished optimiser steps."""
+        assert self._current is not None
+        self._steps.append(step)
+        self._sums.append(self._current)
+        self._norms.append(grad_norm.detach())
+        self._current = None
+
+    def discard(self) -> None:
+        """Forget the current step."""
+        self._current = None
+
+    def flush(self) -> list[StepMetrics]:
+        """Reduce and read everything collected since the last flush; a collective call.
+
+        Raises NumericError (exit code 82) at the first step whose loss or gradient norm is not finite.
+        """
+        if not self._steps:
+            return []
+        table = torch.stack(self._sums).cpu()
+        dist.all_reduce(table)
+        norms: Sequence[float] = torch.stack(self._norms).double().cpu().tolist()
+        result = []
+        for step, row, norm in zip(self._steps, table.tolist(), norms, strict=True):
+            if not (math.isfinite(sum(row)) and math.isfinite(norm)):
+                found = dict(zip(self.names, row, strict=True))
+                raise NumericError(
+                    f"the loss or gradient of step {step} is not finite (losses {found}, "
+                    f"gradient norm {norm}); the last commit is untouched",
+                    remedy="lower spec.training.optimizer.learningRate, or train in FP32, and run again",
+                    exit_code=ExitCode.NUMERIC_GUARD,
+                )
+            losses = {
+                name: value * len(self.names) / self.weights[name] for name, value in zip(self.names, row, strict=True)
+            }
+            result.append(StepMetrics(step, losses, sum(row), norm))
+        self._steps, self._sums, self._norms = [], [], []
+        return result

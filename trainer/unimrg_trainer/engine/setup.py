@@ -1,0 +1,77 @@
+"""What training and evaluation build alike from the job: family, objectives, stores, data, process group."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import os
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+from unimrg_api.environment import PodEnvironment
+from unimrg_api.job import UniMRGJob, resolve_uri
+from unimrg_trainer.launch.inputs import data_digest, data_store, run_store
+from unimrg_trainer.models.base import Family
+from unimrg_trainer.models.registry import family as find_family
+from unimrg_trainer.objectives.base import Objective
+from unimrg_trainer.objectives.registry import objective
+from unimrg_trainer.storage.base import ObjectStore
+
+logger = logging.getLogger(__name__)
+
+GROUP_TIMEOUT = datetime.timedelta(minutes=10)
+"""How long a collective may wait for a peer before the rank gives up."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """The job as the engine sees it, on one rank."""
+
+    env: PodEnvironment
+    job: UniMRGJob
+    rank: int
+    world_size: int
+    device: torch.device
+    family: Family
+    weights: dict[str, float]
+    objectives: list[Objective]
+    run: ObjectStore
+    data: ObjectStore
+    data_digest: str
+    init_uri: str | None
+
+
+def join_group() -> tuple[int, int, torch.device]:
+    """Join torchrun's process group; return (rank, world size, device)."""
+    cuda = torch.cuda.is_available()
+    if cuda:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=GROUP_TIMEOUT)
+    device = torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
+    return dist.get_rank(), dist.get_world_size(), device
+
+
+def set_up(env: PodEnvironment, job: UniMRGJob) -> Setup:
+    """Join the group and open everything that the job names."""
+    rank, world_size, device = join_group()
+    threads = os.environ.get("OMP_NUM_THREADS")
+    if threads:
+        torch.set_num_threads(int(threads))  # bit-exact resume needs a fixed number
+    weights = {name: weight for name, weight in job.spec.resolved_objectives().items() if weight > 0}
+    spec = job.spec
+    return Setup(
+        env=env,
+        job=job,
+        rank=rank,
+        world_size=world_size,
+        device=device,
+        family=find_family(spec.model.name, spec.model.variant, float(spec.model.dropout)),
+        weights=weights,
+        objectives=[objective(name) for name in weights],
+        run=run_store(job, env),
+        data=data_store(job, env),
+        data_digest=data_digest(job, env),
+        init_uri=resolve_uri(spec.model.init, env.spec_base) if spec.model.init else None,
+    )

@@ -1,0 +1,79 @@
+"""How a step is spread over processes: what the loop asks of a strategy, and plain data parallelism.
+
+Every strategy gets exactly one forward and one backward per micro-step, holding all objectives (seams.md §8).
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Protocol, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from unimrg_api.job import Precision
+from unimrg_trainer.models.base import Batch
+
+DTYPES = {"FP32": torch.float32, "BF16": torch.float32, "FP64": torch.float64}
+"""Type of the weights that the optimiser sees; BF16 computes in bfloat16 over float32 weights."""
+
+
+class StepModule(nn.Module):
+    """The only thing that a strategy wraps: one forward over all rows of a micro-step."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (this rank's weighted loss, the loss sum of each row [rows])."""
+        sums = self.model(batch)
+        return (sums * weights.to(sums.dtype)).sum(), sums.detach()
+
+
+class Strategy(Protocol):
+    """What the loop needs to know about distribution."""
+
+    name: str
+    world_size: int
+
+    def backward(self, batch: Batch, weights: Tensor, *, last: bool) -> Tensor:
+        """Forward and backward of one micro-step; gradients are complete after the `last` one. Row sums [rows]."""
+        ...
+
+    def clip(self, max_norm: float) -> Tensor:
+        """Clip the complete gradient to `max_norm`; return its norm before, on the device."""
+        ...
+
+
+class DataParallel:
+    """torch's DistributedDataParallel: every process holds the whole model."""
+
+    name = "ddp"
+
+    def __init__(self, model: nn.Module, precision: Precision, device: torch.device) -> None:
+        self.world_size = dist.get_world_size()
+        self.device = device
+        self.precision = precision
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.wrapped = DistributedDataParallel(
+            StepModule(model),
+            device_ids=[device] if device.type == "cuda" else None,
+            gradient_as_bucket_view=True,
+        )
+
+    def backward(self, batch: Batch, weights: Tensor, *, last: bool) -> Tensor:
+        batch = batch.to(self.device, DTYPES[self.precision])
+        weights = weights.to(self.device)
+        with nullcontext() if last else self.wrapped.no_sync():
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "BF16"):
+                loss, sums = self.wrapped(batch, weights)
+            # weights are absolute for the whole world, and the reducer averages over it
+            (loss * self.world_size).backward()
+        return cast(Tensor, sums)
+
+    def clip(self, max_norm: float) -> Tensor:
+        norm: Tensor = nn.utils.clip_grad_norm_(self.parameters, max_norm)
+        return norm

@@ -1,0 +1,127 @@
+"""The train stage on one rank: builds everything the job asks for and runs the loop."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+import torch
+import torch.distributed as dist
+
+from unimrg_api.environment import PodEnvironment
+from unimrg_api.errors import UserError
+from unimrg_api.exit_codes import ExitCode
+from unimrg_api.job import UniMRGJob
+from unimrg_trainer.checkpoint.agreement import TorchAgreement
+from unimrg_trainer.checkpoint.checkpointer import Checkpointer
+from unimrg_trainer.checkpoint.state import TrainingState
+from unimrg_trainer.data.dataset import Dataset
+from unimrg_trainer.engine.canonical_state import import_state
+from unimrg_trainer.engine.initial_weights import build_initial
+from unimrg_trainer.engine.loop import LoopSettings, TrainingLoop
+from unimrg_trainer.engine.metrics import MetricsCollector
+from unimrg_trainer.engine.optimizer import build_optimizer
+from unimrg_trainer.engine.reporting import Reporter
+from unimrg_trainer.engine.rows import BatchShape
+from unimrg_trainer.engine.schedule import WarmupCosine
+from unimrg_trainer.engine.setup import set_up
+from unimrg_trainer.engine.step_plan import RowReader, StepPlanner
+from unimrg_trainer.engine.stopping import StopAgreement, StopFlag
+from unimrg_trainer.engine.strategy import DTYPES, DataParallel
+
+logger = logging.getLogger(__name__)
+
+
+def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
+    """Train to the job's stop step, from the newest commit if there is one.
+
+    Raises UserError (its exit code) for what a user can mend, Interrupted (85) after a stop was asked for.
+    """
+    setup = set_up(env, job)
+    training = job.spec.training
+    dataset = Dataset.open(setup.data, "train", setup.data_digest)
+    module = build_initial(setup.family, training.seed, setup.init_uri, DTYPES[training.precision])
+    frozen = setup.family.frozen(list(setup.weights))
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(name not in frozen)
+    module.to(setup.device)
+    if setup.rank == 0:
+        for name in sorted(frozen):
+            logger.info("frozen, no objective of this job reaches it: %s", name)
+
+    host_group = dist.new_group(backend="gloo")
+    assert host_group is not None
+    checkpointer = Checkpointer(
+        setup.run,
+        uid=env.uid,
+        attempt=int(env.attempt),
+        strategy="ddp",
+        config_digest=job.training_digest(dataset.digest),
+        data_digest=dataset.digest,
+        keep_last=job.spec.checkpoint.keep_last,
+        agreement=TorchAgreement(host_group),
+    )
+    strategy = DataParallel(module, training.precision, setup.device)
+    optimizer = build_optimizer(module, training.optimizer, setup.family.decays)
+    first_step = resume(checkpointer, job, module, optimizer)
+
+    stop_step = training.resolved_stop_step()
+    reporter = Reporter(setup, stop_step, first_step, list(frozen), sum(p.numel() for p in module.parameters()))
+    planner = StepPlanner(
+        family=setup.family,
+        objectives=setup.objectives,
+        weights=setup.weights,
+        reader=RowReader(dataset, training.seed),
+        shape=BatchShape(training.batch.rows_per_objective, training.batch.cohort_rows),
+        micro_rows=training.batch.micro_batch_rows,
+        seed=training.seed,
+    )
+
+    def save(state: TrainingState, reason: str) -> None:
+        started = time.monotonic()
+        segments = reporter.close_segments()
+        commit = checkpointer.save(state, reason, mlflow_run_id=reporter.run_id(), spool_segments=segments)
+        reporter.committed(commit.step, time.monotonic() - started)
+
+    loop = TrainingLoop(
+        module=module,
+        optimizer=optimizer,
+        strategy=strategy,
+        schedule=WarmupCosine(
+            float(training.optimizer.learning_rate),
+            training.schedule.warmup_steps,
+            training.schedule.horizon_steps,
+        ),
+        collector=MetricsCollector(setup.weights),
+        plan_step=lambda step: planner.step(step, setup.rank, setup.world_size),
+        stop=StopAgreement(stop, host_group),
+        save=save,
+        report=reporter.tick,
+        settings=LoopSettings(
+            stop_step=stop_step,
+            save_every=job.spec.checkpoint.every_steps,
+            clip_norm=float(training.optimizer.clip_norm),
+            seed=training.seed,
+        ),
+    )
+    loop.run(first_step)
+    reporter.close()
+    dist.barrier(host_group)
+
+
+def resume(checkpointer: Checkpointer, job: UniMRGJob, module: torch.nn.Module, optimizer: torch.optim.AdamW) -> int:
+    """Load the newest commit that verifies, as spec.checkpoint.resume says; return the step to go on from."""
+    policy = job.spec.checkpoint.resume
+    loaded = None if policy == "Never" else checkpointer.load_newest()
+    if loaded is None:
+        if policy == "Required":
+            raise UserError(
+                f"spec.checkpoint.resume is Required, and {job.spec.checkpoint.uri} holds no commit",
+                remedy="give the prefix of a run that has commits, or set resume: IfPresent",
+                exit_code=ExitCode.INPUT_MISSING,
+            )
+        return 0
+    commit, state = loaded
+    import_state(module, optimizer, state)
+    logger.info("resumed from step %d of attempt %s", state.step, commit.attempt)
+    return state.step

@@ -1,0 +1,153 @@
+"""The picture of what a model generates: one row per sample, input, generated and true maps side by side."""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+logger = logging.getLogger(__name__)
+
+LIMIT_BYTES = 150 * 1024
+GAP = 6
+MARGIN = 24
+_WIDEST_TILE = 256
+_INK = (40, 40, 40)
+_FAINT = (120, 120, 120)
+_PAPER = (255, 255, 255)
+_BLANK = (236, 236, 236)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One row of the grid; all images uint8 [S, S, 3] of one size S."""
+
+    label: str
+    """Short: `scene 12`, `photo cat`."""
+    input: np.ndarray
+    generated: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Representation → what the model generated."""
+    truth: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Representation → what it should have generated; photographs have none."""
+
+
+COLUMNS: tuple[tuple[str, str, str], ...] = (
+    ("input", "input", ""),
+    ("depth, generated", "generated", "depth"),
+    ("depth, true", "truth", "depth"),
+    ("segmentation, generated", "generated", "segmentation"),
+    ("segmentation, true", "truth", "segmentation"),
+    ("reconstruction", "generated", "pixel"),
+)
+"""(caption, field of `Sample`, representation), from left to right."""
+
+
+def tile_scale(size: int) -> int:
+    """Return how often each pixel is repeated: 4 for small images, less where 4 would pass 256 pixels."""
+    return max(1, min(4, _WIDEST_TILE // size))
+
+
+def tile_origin(row: int, column: int, size: int) -> tuple[int, int]:
+    """Return (x, y) of the upper left pixel of a tile for images of `size` pixels."""
+    side = _shown(size) + GAP
+    return MARGIN + GAP + column * side, MARGIN + GAP + row * side
+
+
+def draw_grid(samples: Sequence[Sample], *, note: str = "") -> Image.Image:
+    """Draw `samples`, each pixel repeated (`tile_scale`), images above 256 pixels reduced by whole factors.
+
+    `note` stands below: what ran, how many samples, the date. Raises ValueError for no samples or unequal
+    sizes.
+    """
+    if not samples:
+        raise ValueError("there are no samples to draw")
+    size = samples[0].input.shape[0]
+    shown = _shown(size)
+    right, bottom = tile_origin(len(samples), len(COLUMNS), size)
+    canvas = Image.new("RGB", (right, bottom + (MARGIN if note else 0)), _PAPER)
+    pen = ImageDraw.Draw(canvas)
+    font = ImageFont.load_default(size=13)
+    for column, (caption, _, _) in enumerate(COLUMNS):
+        x, y = tile_origin(0, column, size)
+        pen.text((x + shown / 2, y - GAP - 2), _fit(pen, caption, font, shown), _INK, font, anchor="ms")
+    for row, sample in enumerate(samples):
+        y = tile_origin(row, 0, size)[1]
+        canvas.paste(_sideways(_fit(pen, sample.label, font, shown), font, shown), (GAP, y))
+        for column, (caption, source, representation) in enumerate(COLUMNS):
+            image = sample.input if source == "input" else getattr(sample, source).get(representation)
+            x = tile_origin(row, column, size)[0]
+            if image is None:
+                pen.rectangle((x, y, x + shown - 1, y + shown - 1), fill=_BLANK)
+                pen.text((x + shown / 2, y + shown / 2), "none", _FAINT, font, anchor="mm")
+            else:
+                canvas.paste(_tile(image, size, f"{sample.label}, {caption}"), (x, y))
+    if note:
+        pen.text((tile_origin(0, 0, size)[0], bottom + GAP), note, _FAINT, font, anchor="lt")
+    return canvas
+
+
+def encode_png(image: Image.Image, limit: int = LIMIT_BYTES) -> bytes:
+    """Return PNG bytes, the same for the same image; coarser channels where exact ones pass `limit` bytes.
+
+    Each channel is rounded to evenly spaced levels, 128, 64 … 8 of them: no value moves by more than half a
+    step and grey stays grey, which a palette of few colours would not promise.
+    """
+    data = _png(image)
+    for bits in (7, 6, 5, 4, 3):
+        if len(data) <= limit:
+            return data
+        steps = (1 << bits) - 1
+        levels = [round(round(value * steps / 255) * 255 / steps) for value in range(256)]
+        data = _png(image.point(levels * 3))
+        logger.info("image grid rounded to %d levels per channel, %d bytes", steps + 1, len(data))
+    if len(data) > limit:
+        logger.warning("image grid of %d bytes is over %d bytes even with 8 levels", len(data), limit)
+    return data
+
+
+def grid_png(samples: Sequence[Sample], *, note: str = "", limit: int = LIMIT_BYTES) -> bytes:
+    """Draw and encode; see `draw_grid` and `encode_png`."""
+    return encode_png(draw_grid(samples, note=note), limit)
+
+
+def _shown(size: int) -> int:
+    return size * tile_scale(size) // _reduction(size)
+
+
+def _reduction(size: int) -> int:
+    return -(-size // _WIDEST_TILE)
+
+
+def _tile(image: np.ndarray, size: int, name: str) -> Image.Image:
+    if image.shape != (size, size, 3) or image.dtype != np.uint8:
+        raise ValueError(f"{name}: expected uint8 [{size}, {size}, 3], got {image.dtype} {list(image.shape)}")
+    shown = _shown(size)
+    picture = Image.fromarray(np.ascontiguousarray(image))
+    if shown >= size:
+        return picture.resize((shown, shown), Image.Resampling.NEAREST)
+    return picture.resize((shown, shown), Image.Resampling.BOX)
+
+
+def _sideways(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, length: int) -> Image.Image:
+    label = Image.new("RGB", (length, MARGIN - GAP), _PAPER)
+    ImageDraw.Draw(label).text((length / 2, (MARGIN - GAP) / 2), text, _INK, font, anchor="mm")
+    return label.transpose(Image.Transpose.ROTATE_90)
+
+
+def _fit(pen: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    """Cut `text` so that it does not run into its neighbour."""
+    if pen.textlength(text, font) <= width:
+        return text
+    while text and pen.textlength(text + "…", font) > width:
+        text = text[:-1]
+    return text.rstrip() + "…"
+
+
+def _png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()

@@ -1,0 +1,1 @@
+"""The in-pod contract: environment, signals, processes, watchdog, exit codes and the termination record."""

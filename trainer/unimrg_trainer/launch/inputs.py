@@ -1,0 +1,163 @@
+"""What the stages need of the job's surroundings: stores, data set, identity and tracker, each found in one
+place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import logging
+import urllib.error
+import urllib.request
+import uuid
+from pathlib import Path
+
+from unimrg_api.environment import PodEnvironment
+from unimrg_api.errors import UserError
+from unimrg_api.exit_codes import ExitCode
+from unimrg_api.job import UniMRGJob, resolve_uri
+from unimrg_api.load import parse_job
+from unimrg_trainer.checkpoint.agreement import CheckpointError
+from unimrg_trainer.checkpoint.identity import JOB, claim_attempt, claim_identity
+from unimrg_trainer.data.photographs import find_photographs
+from unimrg_trainer.data.prepare import source_digest
+from unimrg_trainer.data.publication import find_publication
+from unimrg_trainer.storage import open_store
+from unimrg_trainer.storage.base import ObjectStore, StorageError
+from unimrg_trainer.tracking import TrackingSettings, tracking_uri
+
+logger = logging.getLogger(__name__)
+
+_SQLITE = "sqlite:///"
+_SERVER_SECONDS = 3.0
+
+
+def job_of(env: PodEnvironment) -> UniMRGJob:
+    """The job that the pod was given. Raises JobError."""
+    try:
+        content = json.loads(env.spec)
+    except ValueError as error:
+        raise UserError(f"UNIMRG_SPEC holds no JSON: {error}", remedy="set it to the job as canonical JSON") from error
+    return parse_job(content)
+
+
+def run_store(job: UniMRGJob, env: PodEnvironment) -> ObjectStore:
+    """The prefix of the run: checkpoints, outcomes, logs, results."""
+    return open_store(resolve_uri(job.spec.checkpoint.uri, env.spec_base))
+
+
+def data_store(job: UniMRGJob, env: PodEnvironment) -> ObjectStore:
+    """Where the data set is, or where it is prepared."""
+    return open_store(resolve_uri(job.spec.data.shards[0], env.spec_base))
+
+
+def wanted_digest(job: UniMRGJob, env: PodEnvironment) -> str | None:
+    """The digest of the data set that the job's source describes; None without a source.
+
+    Raises JobError (66) for photographs that are not there.
+    """
+    source = job.spec.data.source
+    return None if source is None else source_digest(source, find_photographs(source.photographs, env.spec_base))
+
+
+def data_digest(job: UniMRGJob, env: PodEnvironment) -> str:
+    """The digest of the data set that the job trains on. Raises UserError (66) if it is not there, or not
+    yet.
+    """
+    return find_publication(data_store(job, env), wanted_digest(job, env)).digest
+
+
+def claim(env: PodEnvironment, job: UniMRGJob, run: ObjectStore) -> PodEnvironment:
+    """Make the run's prefix this job's, or see that it is, and give the attempt its number.
+
+    Needs the data set: its digest is part of what makes two jobs the same training. An attempt that was
+    numbered by whoever started the pod keeps its number, even if a pod before this one had it (a queue may
+    take pods away and give them back). Raises UserError for a prefix that belongs to another training.
+    """
+    uid = claim_identity(run, env.uid, job.training_digest(data_digest(job, env)))
+    attempt = env.attempt
+    if not attempt:
+        if env.nodes > 1:
+            raise UserError(
+                "UNIMRG_ATTEMPT is not set, and pods of several nodes cannot each count for themselves",
+                remedy="set it to the same number in all pods of the job",
+            )
+        attempt = str(claim_attempt(run, None))
+    elif env.node_rank == 0:
+        with contextlib.suppress(CheckpointError):
+            claim_attempt(run, int(attempt))
+    return dataclasses.replace(env, uid=uid, attempt=attempt)
+
+
+def check_identity(job: UniMRGJob, env: PodEnvironment, run: ObjectStore, data: str) -> None:
+    """See that the prefix is not another training's; it is not claimed yet."""
+    if run.size(JOB) is not None:
+        claim_identity(run, env.uid, job.training_digest(data))
+
+
+def identified(env: PodEnvironment, run: ObjectStore) -> PodEnvironment:
+    """Complete uid and attempt from what is under the prefix: what `finish` closes is the training that was
+    claimed.
+    """
+    uid, attempt = env.uid, env.attempt
+    try:
+        uid = str(json.loads(run.get(JOB))["uid"])
+    except (StorageError, ValueError, KeyError, TypeError) as error:
+        logger.warning("%s/%s does not name the training: %s", run.uri, JOB, error)
+    if not attempt:
+        numbers = [Path(key).stem for key, _ in run.list("attempts/")]
+        attempt = max((number for number in numbers if number.isdigit()), key=int, default="")
+    if not uid or not attempt:
+        raise UserError(
+            f"no training has begun under {run.uri}",
+            remedy="run train first",
+            exit_code=ExitCode.INPUT_MISSING,
+        )
+    return dataclasses.replace(env, uid=uid, attempt=attempt)
+
+
+def probe(store: ObjectStore) -> None:
+    """Write, read and delete an object, so that missing rights show before anything is computed."""
+    key, content = f"probe/{uuid.uuid4().hex}", b"unimrg"
+    store.put(key, content)
+    try:
+        if store.get(key) != content:
+            raise UserError(f"{store.uri} returned other bytes than were written", remedy="check the store")
+    finally:
+        store.delete(key)
+
+
+def tracker_uri(job: UniMRGJob, env: PodEnvironment) -> str:
+    """The tracking server. A relative SQLite path counts from the job's folder, like every other path in
+    it.
+    """
+    given = job.spec.tracking.mlflow.uri
+    if given is not None and given.startswith(_SQLITE):
+        given = _SQLITE + str((env.spec_base / given.removeprefix(_SQLITE)).resolve())
+    return tracking_uri(given, resolve_uri(job.spec.checkpoint.uri, env.spec_base), env.run_dir)
+
+
+def tracking_settings(job: UniMRGJob, env: PodEnvironment) -> TrackingSettings:
+    """Which run of which server this attempt belongs to; uid and attempt have been claimed."""
+    mlflow = job.spec.tracking.mlflow
+    return TrackingSettings(
+        uri=tracker_uri(job, env),
+        experiment=mlflow.experiment,
+        run_name=mlflow.run_name or job.metadata.name,
+        job_uid=env.uid,
+        attempt=int(env.attempt),
+    )
+
+
+def warn_if_tracker_is_down(job: UniMRGJob) -> None:
+    """Say that the MLflow server does not answer; the job runs all the same."""
+    uri = job.spec.tracking.mlflow.uri or ""
+    if not uri.startswith(("http://", "https://")):
+        return
+    try:
+        urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=_SERVER_SECONDS).close()
+    except urllib.error.HTTPError as error:
+        logger.info("MLflow at %s answers %d to /health", uri, error.code)
+    except (OSError, ValueError) as error:
+        logger.warning("MLflow at %s does not answer (%s); the run is recorded and shipped later", uri, error)

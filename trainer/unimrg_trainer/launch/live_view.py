@@ -1,0 +1,147 @@
+"""Shows on a terminal, or line by line in a log, what GET /progress says: the operator's view, on a
+laptop.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from unimrg_api.progress import Progress as Report
+from unimrg_api.record import SIZE_LIMIT
+
+POLL_SECONDS = 0.5
+LINE_SECONDS = 5.0
+"""How often a line is written where there is no terminal."""
+_REQUEST_SECONDS = 2.0
+
+
+@contextmanager
+def live_view(console: Console, port: int | None) -> Iterator[None]:
+    """Show the progress that is served at `port` for the length of the block, from a thread."""
+    if port is None:
+        yield
+        return
+    ended = threading.Event()
+    with contextlib.ExitStack() as stack:
+        view: _Bars | _Lines = stack.enter_context(_Bars(console)) if console.is_terminal else _Lines(console)
+        thread = threading.Thread(target=_watch, args=(port, view, ended), name="live-view", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+
+def fetch(port: int) -> Report | None:
+    """Ask for the progress once; None if nothing usable comes back."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/progress", timeout=_REQUEST_SECONDS) as answer:
+            return Report.parse(answer.read(SIZE_LIMIT + 1))
+    except (OSError, http.client.HTTPException):
+        return None
+
+
+def describe(report: Report) -> str:
+    """Losses, speed and last commit of a report, as far as it has them."""
+    parts = [f"{name} {value:.3f}" for name, value in report.losses.items()]
+    if report.samples_per_second:
+        parts.append(f"{report.samples_per_second:.1f} rows/s")
+    if report.checkpoint_step:
+        parts.append(f"committed {report.checkpoint_step}")
+    if report.message:
+        parts.append(report.message)
+    return "  ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """1:02:03, or 2:03 below an hour."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def _watch(port: int, view: _Bars | _Lines, ended: threading.Event) -> None:
+    last = False
+    while not last:
+        last = ended.wait(POLL_SECONDS)  # once more after the end, for the last step
+        report = fetch(port)
+        if report is not None and report.updated:
+            view.show(report)
+
+
+class _Bars(contextlib.AbstractContextManager["_Bars"]):
+    """One line per stage, the running one moving."""
+
+    def __init__(self, console: Console) -> None:
+        self._progress = Progress(
+            TextColumn("{task.fields[phase]:<8}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[steps]}"),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[left]}"),
+            TextColumn("[dim]{task.fields[facts]}"),
+            console=console,
+        )
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> _Bars:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._finish()
+        self._progress.stop()
+
+    def show(self, report: Report) -> None:
+        if report.phase not in self._tasks:
+            self._finish()
+            self._tasks[report.phase] = self._progress.add_task(
+                report.phase, total=None, phase=report.phase, steps="", left="", facts=""
+            )
+        known = report.total_steps > 0
+        self._progress.update(
+            self._tasks[report.phase],
+            total=report.total_steps if known else None,
+            completed=report.step,
+            steps=f"{report.step}/{report.total_steps}" if known else "",
+            left=f"{duration(report.eta_seconds)} left" if report.eta_seconds else "",
+            facts=describe(report),
+        )
+
+    def _finish(self) -> None:
+        """Stop the clock of the stage before; its bar no longer moves."""
+        for task in self._progress.tasks:
+            if task.finished_time is None:
+                total = task.total if task.total is not None else 1
+                completed = task.completed if task.total is not None else 1
+                self._progress.update(task.id, total=total, completed=completed, left="")
+                self._progress.stop_task(task.id)
+
+
+class _Lines:
+    """A line when something changed, at most every few seconds, and at once for a new stage."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._phase = ""
+        self._text = ""
+        self._written = 0.0
+
+    def show(self, report: Report) -> None:
+        steps = f"{report.step}/{report.total_steps}" if report.total_steps else ""
+        left = f"{duration(report.eta_seconds)} left" if report.eta_seconds else ""
+        text = "  ".join(part for part in (report.phase, steps, left, describe(report)) if part)
+        due = time.monotonic() - self._written >= LINE_SECONDS or report.phase != self._phase
+        if text != self._text and due:
+            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+            self._phase, self._text, self._written = report.phase, text, time.monotonic()

@@ -1,0 +1,223 @@
+"""`unimrg run`: all stages of a job on this machine, with the code, files and exit codes of a pod."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from unimrg_api.digests import canonical_json
+from unimrg_api.environment import PodEnvironment, ports
+from unimrg_api.errors import UserError
+from unimrg_api.exit_codes import ExitCode
+from unimrg_api.job import UniMRGJob, path_of, resolve_uri
+from unimrg_api.load import dump_job
+from unimrg_api.progress import Phase
+from unimrg_api.termination import TerminationRecord
+from unimrg_trainer.checkpoint.layout import survey
+from unimrg_trainer.evaluation.summary import render
+from unimrg_trainer.launch import inputs, outcomes
+from unimrg_trainer.launch.live_view import live_view
+from unimrg_trainer.launch.lock import run_lock
+from unimrg_trainer.launch.logs import FORMAT, log_folder, rank_log, tail
+from unimrg_trainer.launch.progress_server import serve_progress
+from unimrg_trainer.launch.reports import mlflow_run
+from unimrg_trainer.launch.signals import StopRequest
+from unimrg_trainer.launch.stages import RANK_MODULE, execute
+from unimrg_trainer.storage.base import ObjectStore
+
+logger = logging.getLogger(__name__)
+
+LOG_LINES = 15
+"""Lines of the failed rank's log that are shown."""
+
+
+def run_job(
+    job: UniMRGJob,
+    job_file: Path,
+    processes: int | None = None,
+    *,
+    console: Console | None = None,
+    rank_module: str = RANK_MODULE,
+) -> int:
+    """Run a job here, from the main thread, and return the exit code; a run that was stopped goes on where it
+    was.
+
+    `job_file` is the file that the job came from: relative paths count from its folder. `processes` train
+    (default: spec.trainer.processesPerNode for a job on CPUs, else 1). Raises UserError where nothing was
+    begun: another `unimrg run` works on the same run, or its checkpoints are not on this machine.
+    """
+    console = console or Console()
+    env = local_environment(job, job_file, processes)
+    run = inputs.run_store(job, env)
+    with run_lock(env.run_dir), _logging(env.run_dir):
+        for line in ignored_fields(job, processes):
+            console.print(line, markup=False, highlight=False, style="dim")
+        session = _Session(job, env, run, console, rank_module)
+        with StopRequest().installed() as stop:
+            port = ports(str(env.run_dir), "local")[1]
+            with serve_progress(env.run_dir, env.pod_ip, port) as served, live_view(console, served):
+                code = session.run(stop)
+        session.report()
+    return int(code)
+
+
+def local_environment(job: UniMRGJob, job_file: Path, processes: int | None) -> PodEnvironment:
+    """What a pod of this job would be told, with this machine's paths."""
+    base = job_file.resolve().parent
+    uri = resolve_uri(job.spec.checkpoint.uri, base)
+    if not uri.startswith("file://"):
+        raise UserError(
+            f"spec.checkpoint.uri is {uri}, which `unimrg run` cannot write to",
+            remedy="use a file:// URI, e.g. file://runs/NAME",
+        )
+    run_dir = path_of(uri) / "local"
+    trainer = job.spec.trainer
+    default = trainer.processes_per_node if trainer.gpus_per_node == 0 else 1
+    cache = Path(os.environ.get("UNIMRG_CACHE") or Path.home() / ".cache" / "unimrg")
+    return PodEnvironment(
+        job=job.metadata.name,
+        spec=canonical_json(dump_job(job)),
+        spec_base=base,
+        run_dir=run_dir,
+        cache=cache,
+        termination_log=run_dir / "termination.json",
+        processes=processes if processes is not None else default,
+        stall_timeout=job.spec.run_policy.stall_timeout_seconds,
+        grace=job.spec.checkpoint.grace_seconds,
+    )
+
+
+def ignored_fields(job: UniMRGJob, processes: int | None) -> list[str]:
+    """What the job says about a cluster and this machine does not heed, one sentence each."""
+    lines = []
+    if job.spec.image is not None:
+        lines.append("spec.image is ignored: the installed unimrg runs")
+    trainer = job.spec.trainer
+    if trainer.nodes > 1:
+        lines.append(f"spec.trainer.nodes ({trainer.nodes}) is ignored: this machine is one node")
+    if trainer.gpus_per_node > 0 and processes is None:
+        lines.append(
+            f"spec.trainer.gpusPerNode ({trainer.gpus_per_node}) is ignored: one process trains; --processes N for more"
+        )
+    return lines
+
+
+def newest_commit(run: ObjectStore) -> int:
+    """Step of the newest commit, 0 if there is none; its content is not looked at."""
+    return max((marker.step for marker in survey(run.list("ckpt/")).candidates()), default=0)
+
+
+@dataclass
+class _Session:
+    """One `unimrg run`: the stages in order, and what there is to say at the end."""
+
+    job: UniMRGJob
+    env: PodEnvironment
+    run_prefix: ObjectStore
+    console: Console
+    rank_module: str
+    already_complete: bool = False
+    failed: tuple[Phase, TerminationRecord] | None = None
+    """The first stage that did not complete."""
+
+    def run(self, stop: StopRequest) -> ExitCode:
+        """Run what is left to do; the first failure ends it, but a training that began is always finished."""
+        for stage in ("check", "prepare"):
+            if not self._completes(stage, stop):
+                return self._code()
+        if self._is_complete():
+            self.already_complete = True
+            return ExitCode.OK
+        trained = self._completes("train", stop)
+        mode = self.job.spec.stages.evaluate.mode
+        if (mode == "Always" or (mode == "OnSuccess" and trained)) and self.env.attempt and not stop.twice:
+            self._completes("evaluate", stop)
+        if self.env.attempt:
+            self._finish(stop)
+        return self._code()
+
+    def report(self) -> None:
+        """Say how it ended: results, or the cause and where to look."""
+        console = self.console
+        if self.failed is None:
+            if self.already_complete:
+                console.print(f"This run was complete before: step {newest_commit(self.run_prefix)} is committed.")
+            self._print_results()
+            return
+        stage, record = self.failed
+        if record.exit_code in (ExitCode.INTERRUPTED, ExitCode.INTERRUPTED_TWICE):
+            step = newest_commit(self.run_prefix)
+            stands = f"step {step} is committed" if step else "nothing is committed yet"
+            self._say(f"Interrupted during {stage}: {stands}. The same command goes on from there.")
+            return
+        console.print(f"[bold red]{stage} failed[/] ({record.exit_code}, {record.reason})")
+        self._say(record.message)
+        if stage in ("train", "evaluate") and self.env.attempt:
+            lines = tail(rank_log(self.env, record.rank or 0)).decode(errors="replace").splitlines()
+            self._say("\n".join(lines[-LOG_LINES:]), style="dim")
+            self._say(f"Logs: {log_folder(self.env)}")
+
+    def _completes(self, stage: Phase, stop: StopRequest) -> bool:
+        end = execute(stage, self.env, stop, rank_module=self.rank_module)
+        self.env = end.env
+        if end.code is not ExitCode.OK and self.failed is None:
+            self.failed = (stage, end.record)
+        return end.code is ExitCode.OK
+
+    def _code(self) -> ExitCode:
+        return ExitCode.OK if self.failed is None else ExitCode(self.failed[1].exit_code)
+
+    def _finish(self, stop: StopRequest) -> None:
+        end = execute("finish", self.env, stop)
+        if end.code is not ExitCode.OK:
+            self._say(f"Tracking is incomplete: {end.record.message}")
+
+    def _is_complete(self) -> bool:
+        """The stop step is committed and, where wanted, evaluated: nothing is left to do."""
+        step = newest_commit(self.run_prefix)
+        if self.job.spec.checkpoint.resume == "Never" or step < self.job.spec.training.resolved_stop_step():
+            return False
+        mode = self.job.spec.stages.evaluate.mode
+        return mode == "Never" or outcomes.is_evaluated(self.run_prefix, self.job, step)
+
+    def _print_results(self) -> None:
+        summary = outcomes.summary(self.run_prefix)
+        if summary is not None:
+            self.console.print(render(summary))
+        self._say(f"Run: {path_of(self.run_prefix.uri)}")
+        tracker, (_, url) = inputs.tracker_uri(self.job, self.env), mlflow_run(self.env.run_dir)
+        if tracker.startswith("sqlite:"):
+            self._say(f"Curves in a browser: mlflow ui --backend-store-uri {tracker}")
+        elif url is not None:
+            self._say(f"MLflow: {url}")
+
+    def _say(self, text: str, style: str | None = None) -> None:
+        """Print text as it is: no markup in it, no line broken where a path would be torn."""
+        self.console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def _logging(run_dir: Path) -> Iterator[None]:
+    """Send the launcher's own log to RUN_DIR/logs/launcher.log; the terminal belongs to the live view."""
+    path = run_dir / "logs" / "launcher.log"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter(FORMAT))
+    ours = logging.getLogger("unimrg_trainer")
+    level, propagate = ours.level, ours.propagate
+    ours.addHandler(handler)
+    ours.setLevel(logging.INFO)
+    ours.propagate = False
+    try:
+        yield
+    finally:
+        ours.removeHandler(handler)
+        ours.setLevel(level)
+        ours.propagate = propagate
+        handler.close()

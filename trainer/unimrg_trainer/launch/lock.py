@@ -1,0 +1,49 @@
+"""One local run per RUN folder: a lock that the kernel drops with its holder, so that it can never be
+stale.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+from unimrg_api.errors import UserError
+from unimrg_api.exit_codes import ExitCode
+
+
+@contextmanager
+def run_lock(folder: Path) -> Iterator[None]:
+    """Hold `folder`/lock, or raise UserError that names the process which does.
+
+    The descriptor is not inherited by programs that we start: a rank that were left over would keep the lock.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise UserError(
+            f"{folder} cannot be written to: {error.strerror}",
+            remedy="give your user access to it, or choose another spec.checkpoint.uri",
+            exit_code=ExitCode.CREDENTIALS,
+        ) from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip()
+            raise UserError(
+                f"another `unimrg run` is at work in {folder.parent}: {holder or 'it has just started'}",
+                remedy="wait for it, stop it, or choose another spec.checkpoint.uri",
+                exit_code=ExitCode.UNAVAILABLE,
+            ) from None
+        os.ftruncate(descriptor, 0)
+        started = datetime.now().astimezone().isoformat(timespec="seconds")
+        os.pwrite(descriptor, f"process {os.getpid()}, started {started}\n".encode(), 0)
+        yield
+        os.ftruncate(descriptor, 0)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,64 @@
+"""Where the logs of ranks are, how they are shown while they grow, and the part that outlives the pod."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from unimrg_api.environment import PodEnvironment
+
+FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+TAIL_BYTES = 1 << 20
+"""How much of each log is kept beside the checkpoints (seams.md §3)."""
+
+
+def log_folder(env: PodEnvironment) -> Path:
+    """The logs of this attempt in the run directory; the attempt has been claimed."""
+    assert env.attempt, "an attempt's logs before the attempt has a number"
+    return env.run_dir / "logs" / f"attempt-{env.attempt}"
+
+
+def rank_log(env: PodEnvironment, rank: int) -> Path:
+    """The log of one rank: both streams, all stages of the attempt."""
+    return log_folder(env) / f"rank-{rank}.log"
+
+
+def torchrun_log(env: PodEnvironment) -> Path:
+    """What torchrun itself says on this node, and ranks before they have a log."""
+    return log_folder(env) / f"torchrun-{env.node_rank}.log"
+
+
+def tail(path: Path, limit: int = TAIL_BYTES, since: int = 0) -> bytes:
+    """The last `limit` bytes of a file after position `since`, from the start of a line; empty if there is no
+    file.
+    """
+    try:
+        with path.open("rb") as file:
+            start = max(since, file.seek(0, 2) - limit)
+            file.seek(start)
+            content = file.read(limit)
+    except OSError:
+        return b""
+    if start > since:
+        content = content[content.find(b"\n") + 1 :]
+    return content
+
+
+class Echo:
+    """Repeats a growing log on our own standard output, for `kubectl logs`."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._position = path.stat().st_size if path.exists() else 0
+
+    def __call__(self) -> None:
+        """Write what has come since the last call."""
+        if not self._path.exists():
+            return
+        with self._path.open("rb") as file:
+            file.seek(self._position)
+            content = file.read(TAIL_BYTES)
+        if content:
+            self._position += len(content)
+            sys.stdout.buffer.write(content)
+            sys.stdout.buffer.flush()

@@ -1,0 +1,115 @@
+"""What this pod tells the outside: its progress, with the tracker's part in it, and its last word."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Hashable
+from pathlib import Path
+
+from unimrg_api.environment import PodEnvironment
+from unimrg_api.progress import Phase, Progress
+from unimrg_api.record import SIZE_LIMIT
+from unimrg_api.termination import TerminationRecord
+from unimrg_trainer.checkpoint.layout import step_folder
+from unimrg_trainer.launch.verdict import Verdict
+
+logger = logging.getLogger(__name__)
+
+
+def progress_file(run_dir: Path) -> Path:
+    """Written by rank 0 while it works and by the launcher between stages."""
+    return run_dir / "progress.json"
+
+
+def read_progress(run_dir: Path) -> Progress:
+    """The latest progress, with the MLflow run that the shipper has found; defaults for what is not there
+    yet.
+    """
+    progress = _progress(run_dir)
+    run_id, url = mlflow_run(run_dir)
+    return progress.model_copy(
+        update={"mlflow_run_id": progress.mlflow_run_id or run_id, "mlflow_url": progress.mlflow_url or url}
+    )
+
+
+def mlflow_run(run_dir: Path) -> tuple[str | None, str | None]:
+    """Id and link of the run, from the file that the shipper writes once it has found or made it."""
+    try:
+        content = json.loads((run_dir / "mlflow.json").read_bytes()[:SIZE_LIMIT])
+        run_id, url = content.get("run_id"), content.get("url")
+    except (OSError, ValueError, AttributeError):
+        return None, None
+    return run_id if isinstance(run_id, str) else None, url if isinstance(url, str) else None
+
+
+def heartbeat(run_dir: Path) -> Hashable | None:
+    """What changes when rank 0 advances; None before its first report."""
+    progress = _progress(run_dir)
+    return (progress.phase, progress.step, progress.updated) if progress.updated else None
+
+
+def announce(run_dir: Path, phase: Phase, step: int = 0, total_steps: int = 0) -> None:
+    """Note where a stage is, from the launcher; steps and losses of an earlier one go, the last commit
+    stays.
+    """
+    text = Progress(
+        phase=phase,
+        step=step,
+        total_steps=total_steps,
+        checkpoint_step=_progress(run_dir).checkpoint_step,
+        updated=time.time(),
+    ).to_json()
+    path = progress_file(run_dir)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text)
+    temporary.replace(path)
+
+
+def termination_record(verdict: Verdict, run_dir: Path, scores: dict[str, float] | None = None) -> TerminationRecord:
+    """The verdict together with how far training has come; other stages count other things than its steps."""
+    progress = read_progress(run_dir)
+    commit = verdict.commit if verdict.commit is not None else progress.checkpoint_step
+    training = progress.phase == "train" and progress.total_steps > 0
+    reached = progress.step if training else commit
+    return TerminationRecord(
+        reason=verdict.reason,
+        exit_code=int(verdict.code),
+        rank=verdict.rank,
+        step=verdict.step if verdict.step is not None else reached,
+        total_steps=progress.total_steps if training else None,
+        checkpoint=step_folder(commit).rstrip("/") if commit else None,
+        mlflow_run_id=progress.mlflow_run_id,
+        mlflow_url=progress.mlflow_url,
+        scores=scores or {},
+        message=f"rank {verdict.rank}: {verdict.message}" if verdict.rank is not None else verdict.message,
+    )
+
+
+def write_termination(env: PodEnvironment, record: TerminationRecord) -> None:
+    """Write the last word over the old content, in place: in a pod the file is a mount and cannot be
+    replaced.
+    """
+    try:
+        descriptor = os.open(env.termination_log, os.O_WRONLY | os.O_CREAT, 0o644)
+    except OSError as error:
+        logger.warning("no termination record at %s: %s", env.termination_log, error)
+        return
+    try:
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, record.to_json().encode())
+    except OSError as error:
+        logger.warning("the termination record at %s is incomplete: %s", env.termination_log, error)
+    finally:
+        os.close(descriptor)
+
+
+def _progress(run_dir: Path) -> Progress:
+    try:
+        content = progress_file(run_dir).read_bytes()
+    except OSError:
+        return Progress()
+    return Progress.parse(content) or Progress()

@@ -1,0 +1,89 @@
+"""Requests to stop: SIGTERM, SIGINT and a closed terminal set a flag that the work looks at when it can stop
+well.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+logger = logging.getLogger(__name__)
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+class StopRequest:
+    """A flag that signals set. The first signal asks; a SIGINT after it insists (`twice`).
+
+    `on_second` is called from the handler when someone insists; a rank ends there, the launcher kills its
+    gang.
+    """
+
+    def __init__(self, on_second: Callable[[], None] | None = None) -> None:
+        self.requested = False
+        self.twice = False
+        self.cause = ""
+        self._on_second = on_second
+        self._raising = False
+
+    def request(self, cause: str) -> None:
+        """Ask to stop, from anywhere; `cause` is a few words for the log."""
+        self.requested = True
+        self.cause = self.cause or cause
+
+    def install(self) -> None:
+        """Take over SIGTERM, SIGINT and SIGHUP for the rest of the process; main thread only.
+
+        A hang-up that is ignored (nohup) stays ignored.
+        """
+        for number in _SIGNALS:
+            if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._handle)
+
+    @contextmanager
+    def installed(self) -> Iterator[StopRequest]:
+        """Like `install`, and the handlers of before are put back at the end. Outside the main thread: no
+        handlers.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield self
+            return
+        before = {number: signal.getsignal(number) for number in _SIGNALS}
+        self.install()
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                if handler is not None:  # None: it was not installed from Python and cannot be put back
+                    signal.signal(number, handler)
+
+    @contextmanager
+    def raising(self, *, even_if_requested: bool = False) -> Iterator[None]:
+        """Within this block a signal raises KeyboardInterrupt in the main thread.
+
+        For work of the launcher's own process that has no place where it looks at a flag and may be left
+        anywhere. If a stop was asked for before, the block does not begin, unless `even_if_requested`.
+        """
+        if self.requested and not even_if_requested:
+            raise KeyboardInterrupt
+        self._raising = True
+        try:
+            yield
+        finally:
+            self._raising = False
+
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        name = signal.Signals(number).name
+        if self.requested:
+            if number == signal.SIGINT:
+                self.twice = True
+                if self._on_second is not None:
+                    self._on_second()
+        else:
+            self.request(name)
+        if self._raising:
+            raise KeyboardInterrupt

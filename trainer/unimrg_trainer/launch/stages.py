@@ -1,0 +1,250 @@
+"""The stages of a job, one function each: what a pod runs, and what `unimrg run` runs one after the other
+(seams.md §2).
+
+A stage ends with an exit code and a termination record, whatever happens in it.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+
+from unimrg_api.environment import PodEnvironment
+from unimrg_api.errors import Interrupted, UserError
+from unimrg_api.exit_codes import ExitCode
+from unimrg_api.job import UniMRGJob
+from unimrg_api.progress import Phase
+from unimrg_api.termination import TerminationRecord
+from unimrg_trainer.data.prepare import prepare
+from unimrg_trainer.data.publication import find_publication, published
+from unimrg_trainer.engine.rows import BatchShape, cohorts_of_rank
+from unimrg_trainer.launch import inputs, outcomes, reports, torchrun
+from unimrg_trainer.launch.exit_records import describe
+from unimrg_trainer.launch.logs import Echo, log_folder, rank_log, tail
+from unimrg_trainer.launch.signals import StopRequest
+from unimrg_trainer.launch.verdict import Verdict, judge
+from unimrg_trainer.launch.watchdog import Watchdog
+from unimrg_trainer.storage.base import ObjectStore, StorageError
+from unimrg_trainer.tracking import Shipper, finish
+
+logger = logging.getLogger(__name__)
+
+RANK_MODULE = "unimrg_trainer.launch.rank"
+SHIP_SECONDS = (10.0, 3.0)
+"""How long the end of a stage waits for the tracker, and after a request to stop; `finish` ships what is left."""
+FINISH_SECONDS = (60.0, 15.0)
+"""How long `finish` waits, and after a request to stop."""
+REPORT_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a stage works with."""
+
+    env: PodEnvironment
+    job: UniMRGJob
+    run: ObjectStore
+    stop: StopRequest
+    echo: bool
+    rank_module: str
+
+
+@dataclass(frozen=True)
+class StageEnd:
+    """How a stage ended; `env` has the uid and the attempt that it claimed."""
+
+    env: PodEnvironment
+    record: TerminationRecord
+
+    @property
+    def code(self) -> ExitCode:
+        return ExitCode(self.record.exit_code)
+
+
+def run_stage(stage: Phase, env: PodEnvironment) -> ExitCode:
+    """Run one stage of the job in `env.spec`, heeding signals; return its exit code."""
+    with StopRequest().installed() as stop:
+        return execute(stage, env, stop).code
+
+
+def execute(
+    stage: Phase,
+    env: PodEnvironment,
+    stop: StopRequest,
+    *,
+    echo: bool = False,
+    rank_module: str = RANK_MODULE,
+) -> StageEnd:
+    """Run one stage from the main thread, write its termination record and return both.
+
+    The caller has installed `stop`. `echo` repeats the first rank's log on standard output; `rank_module` is
+    what torchrun starts.
+    """
+    context = None
+    try:
+        reports.announce(env.run_dir, stage)
+        job = inputs.job_of(env)
+        run = inputs.run_store(job, env)
+        if stage in ("train", "evaluate"):
+            env = inputs.claim(env, job, run)
+        elif stage == "finish":
+            env = inputs.identified(env, run)
+        context = Context(env, job, run, stop, echo, rank_module)
+        verdict = _STAGES[stage](context)
+    except KeyboardInterrupt:
+        verdict = Verdict(ExitCode.INTERRUPTED, "Interrupted", f"interrupted during {stage}; the last commit stands")
+        if stop.twice:
+            verdict = Verdict(ExitCode.INTERRUPTED_TWICE, "InterruptedTwice", f"interrupted twice during {stage}")
+    except Exception as error:
+        verdict = _failure(stage, error)
+    return StageEnd(env, _conclude(stage, env, verdict, context))
+
+
+def _failure(stage: Phase, error: Exception) -> Verdict:
+    """What an exception in the launcher itself means; a bug is logged with its traceback."""
+    found = describe(error)
+    expected = isinstance(error, UserError | Interrupted)
+    level = logging.INFO if isinstance(error, Interrupted) else logging.ERROR
+    logger.log(level, "%s ended (%d): %s", stage, found.code, found.message, exc_info=None if expected else error)
+    return Verdict(ExitCode(found.code), found.reason, found.message)
+
+
+def _check(context: Context) -> Verdict:
+    """Seconds on one CPU: everything that can be known to fail later fails here."""
+    env, job = context.env, context.job
+    training = job.spec.training
+    shape = BatchShape(training.batch.rows_per_objective, training.batch.cohort_rows)
+    cohorts_of_rank(shape, 0, 0, env.nodes * env.processes)
+    with context.stop.raising():
+        inputs.probe(context.run)
+        _check_data(context)
+        inputs.warn_if_tracker_is_down(job)
+    return Verdict(ExitCode.OK, "Completed")
+
+
+def _check_data(context: Context) -> None:
+    """The data set is there, or its source is; if it is there, the run's prefix must not be another
+    training's.
+    """
+    job, env = context.job, context.env
+    wanted = inputs.wanted_digest(job, env)
+    store = inputs.data_store(job, env)
+    if wanted is not None and published(store, wanted) is None:
+        inputs.probe(store)
+        return
+    inputs.check_identity(job, env, context.run, find_publication(store, wanted).digest)
+
+
+def _prepare(context: Context) -> Verdict:
+    """Turn the job's source into shards, unless they are there or exist by themselves."""
+    source = context.job.spec.data.source
+    if source is None:
+        return Verdict(ExitCode.OK, "Completed", "the shards exist; there is nothing to prepare")
+    reported = 0.0
+
+    def report(done: int, total: int) -> None:
+        nonlocal reported
+        if time.monotonic() - reported >= REPORT_SECONDS or done == total:
+            reported = time.monotonic()
+            reports.announce(context.env.run_dir, "prepare", step=done, total_steps=total)
+
+    store = inputs.data_store(context.job, context.env)
+    with context.stop.raising():
+        prepared = prepare(source, context.env.spec_base, store, report)
+        inputs.check_identity(context.job, context.env, context.run, prepared.digest)
+    where = f"{store.uri}/{prepared.prefix}"
+    return Verdict(ExitCode.OK, "Completed", f"found in {where}" if prepared.reused else f"written to {where}")
+
+
+def _gang(context: Context, stage: Phase) -> Verdict:
+    """Run a stage on all ranks of this node, with the watchdog and the tracker's shipper beside them."""
+    env, stop = context.env, context.stop
+    torchrun.wait_for_master(env, stop)
+    if stop.requested:
+        raise Interrupted(f"stopped before {stage} began")
+    echo = Echo(rank_log(env, env.node_rank * env.processes))
+    gang = torchrun.start(context.rank_module, [stage], env)
+    first_node = env.node_rank == 0
+    with _shipping(context) if first_node else nullcontext():
+        outcome = torchrun.supervise(
+            gang,
+            stop=stop,
+            grace=env.grace,
+            watchdog=Watchdog(env.stall_timeout, time.monotonic()) if first_node else None,
+            heartbeat=lambda: reports.heartbeat(env.run_dir),
+            on_poll=echo if context.echo else lambda: None,
+            stall_timeout=env.stall_timeout,
+        )
+    _keep_logs(context)
+    return judge(outcome)
+
+
+def _train(context: Context) -> Verdict:
+    """Train on all processes, to the stop step or to a request to stop."""
+    return _gang(context, "train")
+
+
+def _evaluate(context: Context) -> Verdict:
+    """Measure the newest commit on held-out data."""
+    return _gang(context, "evaluate")
+
+
+def _finish(context: Context) -> Verdict:
+    """Ship what the tracking spool still holds and close the run as what it was; never the cause of a
+    failure.
+    """
+    env, run, stop = context.env, context.run, context.stop
+    status = outcomes.status_of(run, env.attempt, context.job)
+    limit = FINISH_SECONDS[stop.requested]
+    with stop.raising(even_if_requested=True):
+        report = finish(env.run_dir, run, inputs.tracking_settings(context.job, env), env.uid, status, timeout=limit)
+    if report.remaining or not report.status_set:
+        return Verdict(
+            ExitCode.UNAVAILABLE,
+            "TrackingIncomplete",
+            f"{report.remaining} records did not reach MLflow within {limit:.0f} s; the spool keeps them",
+        )
+    return Verdict(ExitCode.OK, "Completed", status)
+
+
+_STAGES = {"check": _check, "prepare": _prepare, "train": _train, "evaluate": _evaluate, "finish": _finish}
+
+
+@contextmanager
+def _shipping(context: Context) -> Iterator[None]:
+    """Ship the spool while the ranks write it."""
+    shipper = Shipper(context.env.run_dir, inputs.tracking_settings(context.job, context.env))
+    shipper.start()
+    try:
+        yield
+    finally:
+        shipper.stop(0.0 if context.stop.twice else SHIP_SECONDS[context.stop.requested])
+
+
+def _keep_logs(context: Context) -> None:
+    """Copy the end of each log to logs/attempt-N/ beside the checkpoints; a store that refuses is only
+    logged.
+    """
+    for path in sorted(log_folder(context.env).glob("*.log")):
+        try:
+            context.run.put(f"logs/attempt-{context.env.attempt}/{path.name}", tail(path))
+        except StorageError as error:
+            logger.warning("%s was not kept: %s", path.name, error)
+
+
+def _conclude(stage: Phase, env: PodEnvironment, verdict: Verdict, context: Context | None) -> TerminationRecord:
+    """Write the last word to the termination log, and beside the checkpoints where `finish` looks for it."""
+    scores: dict[str, float] = {}
+    if stage == "evaluate" and verdict.code is ExitCode.OK and context is not None:
+        found = outcomes.summary(context.run)
+        scores = found.headline() if found is not None else {}
+    record = reports.termination_record(verdict, env.run_dir, scores)
+    reports.write_termination(env, record)
+    if context is not None and stage in ("train", "evaluate") and env.node_rank == 0:
+        outcomes.note(context.run, env.attempt, stage, record)
+        if stage == "evaluate" and verdict.code is ExitCode.OK:
+            outcomes.note_evaluation(context.run, context.job)
+    return record

@@ -1,0 +1,81 @@
+"""The tensors of one micro-step of Harmon: everything that its forward reads, random inputs included.
+
+Losses are a function of the module's weights and of this batch (dropout apart). Which row goes where is known on the
+host and stands here as index tensors, so that nothing in the forward waits for the device.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class HarmonBatch:
+    """Sizes: R rows of L places; I input images; G targets; S tokens and b buffers of an image; V visible tokens of the
+    target that hides least; H hidden tokens of all targets together, each used P times; C channels.
+
+    Places of a row are flat indices row·L + offset, places of an image's grid are target·S + token.
+    """
+
+    texts: Tensor
+    """int [T]: token ids of all text segments."""
+    sources: Tensor
+    """int [R, L]: what stands at each place: a row of [texts | images | targets | zeros], the images as
+    [I, b + S] and the targets as [G, b + V] flattened."""
+    positions: Tensor
+    """int [R, L]: position ids."""
+    visibility: Tensor | None
+    """bool [R, 1, L, L], True where the query sees the key; None where every row is a chain (plain causal)."""
+
+    images: Tensor
+    """float [I, S, C]: tokens of the input images."""
+
+    targets: Tensor
+    """float [G, S, C]: tokens of the targets (x_0)."""
+    visible: Tensor
+    """int [G, V]: which tokens of a target are not hidden, in raster order; filled up with 0."""
+    visible_real: Tensor | None
+    """bool [G, V]: False where `visible` is filled up; None where nothing is."""
+    returns: Tensor
+    """int [G, b + V]: the place at which the language model holds each buffer and visible token of a target."""
+    grid: Tensor
+    """int [G, b + S]: which of the G·(b + V) encoded tokens stands at each place of the decoder's grid."""
+    grid_hidden: Tensor
+    """bool [G, b + S]: where the mask token stands instead."""
+    hidden: Tensor
+    """int [H]: places in the grid of the hidden tokens, target by target, in raster order."""
+    timesteps: Tensor
+    """int [H, P]."""
+    noise: Tensor
+    """float [H, P, C]: ε."""
+    coefficients: Tensor
+    """float [5, H, P]: see `diffusion.row_coefficients`."""
+    first_steps: Tensor
+    """int: flat indices in [H·P] of the uses with time step 0."""
+
+    predictors: Tensor
+    """int [N]: the place whose output predicts each labelled token, row by row."""
+    labels: Tensor
+    """int [N]."""
+
+    units_per_row: tuple[int, ...]
+    """Labelled tokens of each row."""
+    units_per_target: tuple[int, ...]
+    """Hidden tokens times uses of each target."""
+    target_rows: tuple[int, ...]
+    """The row that learns each target."""
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> HarmonBatch:
+        """Move to `device`. Floats become `dtype`, but never less than float32: noising and losses need it."""
+        floating = torch.promote_types(dtype, torch.float32)
+        moved: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Tensor):
+                target = floating if value.is_floating_point() else value.dtype
+                moved[field.name] = value.to(device, target, non_blocking=True)
+        return replace(self, **moved)

@@ -1,0 +1,100 @@
+"""The frozen image codec between pixels and the tokens that Harmon models: its interface, and how one is chosen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from unimrg_api.errors import UserError
+from unimrg_api.exit_codes import ExitCode
+from unimrg_trainer.models.harmon.config import HarmonConfig
+from unimrg_trainer.models.harmon.dct import BlockCosine, read_scales
+from unimrg_trainer.models.harmon.kl16 import Kl16
+
+KL16_FILE = "kl16.safetensors"
+
+
+class Codec(Protocol):
+    """Pixels in [−1, 1] ↔ latents. Frozen; no part of the trained module or of its checkpoints."""
+
+    stride: int
+    channels: int
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        ...
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """[B, 3, H, W] → [B, channels, H/stride, W/stride]."""
+        ...
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """[B, channels, h, w] → [B, 3, h·stride, w·stride], not clipped."""
+        ...
+
+
+def open_codec(config: HarmonConfig, assets: Path) -> Codec:
+    """Build the codec that `config` names; weights are read from the folder `assets`.
+
+    Raises UserError where the weights are missing or do not fit.
+    """
+    codec = {"dct": _open_dct, "kl16": _open_kl16}[config.codec](config, assets)
+    assert (codec.stride, codec.channels) == (config.codec_stride, config.codec_channels)
+    return codec
+
+
+def _open_dct(config: HarmonConfig, assets: Path) -> Codec:
+    return BlockCosine(config.codec_stride, read_scales())
+
+
+def _open_kl16(config: HarmonConfig, assets: Path) -> Codec:
+    path = assets / KL16_FILE
+    if not path.is_file():
+        raise UserError(
+            f"Harmon {config.variant} needs the KL-16 autoencoder, and {path} is missing",
+            remedy=f"convert kl16.ckpt to safetensors and put it there as {KL16_FILE}",
+            exit_code=ExitCode.INPUT_MISSING,
+        )
+    codec = Kl16()
+    found = load_file(path)
+    wanted = codec.state_dict()
+    wrong = sorted(set(found) ^ set(wanted)) or [k for k in wanted if found[k].shape != wanted[k].shape]
+    if wrong:
+        raise UserError(
+            f"{path} is not the KL-16 autoencoder: {len(wrong)} tensors are missing, unknown or of another shape, "
+            f"e.g. {wrong[0]}",
+            remedy="use the tensors under the key `model` of the published kl16.ckpt",
+            exit_code=ExitCode.DATA_CORRUPT,
+        )
+    codec.load_state_dict(found)
+    return codec
+
+
+def to_pixels(images: np.ndarray) -> Tensor:
+    """uint8 [B, S, S, 3] → float32 [B, 3, S, S] in [−1, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def to_images(pixels: Tensor) -> np.ndarray:
+    """float [B, 3, S, S] → uint8 [B, S, S, 3]."""
+    scaled = (pixels.float() * 127.5 + 128).clamp(0, 255)
+    images: np.ndarray = scaled.permute(0, 2, 3, 1).to(torch.uint8).cpu().numpy()
+    return images
+
+
+def encode_tokens(codec: Codec, images: np.ndarray) -> Tensor:
+    """uint8 [B, S, S, 3] → float32 [B, tokens, channels] on the host, tokens in raster order."""
+    latents = codec.encode(to_pixels(images).to(codec.device))
+    return latents.flatten(2).transpose(1, 2).contiguous().cpu()
+
+
+def decode_tokens(codec: Codec, tokens: Tensor, side: int) -> np.ndarray:
+    """[B, side², channels] → uint8 [B, S, S, 3]."""
+    latents = tokens.float().transpose(1, 2).reshape(len(tokens), -1, side, side)
+    return to_images(codec.decode(latents.to(codec.device)))

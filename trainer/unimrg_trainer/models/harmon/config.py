@@ -1,0 +1,175 @@
+"""Every number of a Harmon, and the three sizes that a job can name (method.md §2.1.1).
+
+Shared code reads stride, channels, buffers and grids from here. The small variant for laptops and tests differs from
+the published ones in these values only, two of which name other plug-ins: its codec and its tokenizer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from unimrg_api.errors import UserError
+
+
+@dataclass(frozen=True)
+class LanguageConfig:
+    """The causal language model: Qwen2 with a tied head and grouped-query attention."""
+
+    width: int
+    layers: int
+    heads: int
+    key_value_heads: int
+    feed_forward: int
+    vocabulary: int = 151936
+    rope_theta: float = 1e6
+    norm_epsilon: float = 1e-6
+    max_positions: int = 32768
+
+
+@dataclass(frozen=True)
+class MarConfig:
+    """The masked autoregressive encoder and decoder around the language model, and the diffusion head."""
+
+    width: int
+    encoder_blocks: int
+    decoder_blocks: int
+    heads: int
+    head_width: int
+    head_blocks: int
+    buffers: int = 64
+    grid: int = 16
+    """Side of the square that the learned positions are laid out on; interpolated to the token grid."""
+    mlp_ratio: int = 4
+    classes: int = 1000
+    """Rows of the class embedding, which published checkpoints hold and nothing reads."""
+    time_features: int = 256
+    dropout: float = 0.1
+
+
+@dataclass(frozen=True)
+class HarmonConfig:
+    """One Harmon at one image size."""
+
+    variant: str
+    language: LanguageConfig
+    mar: MarConfig
+    image_size: int
+    codec: str
+    """Name of the image codec: `kl16` or `dct`."""
+    codec_stride: int
+    codec_channels: int
+    tokenizer: str
+    """Name of the tokenizer: a file that ships with this room, or `qwen2.5`, which is looked for among the assets."""
+    mask_mean: float = 1.0
+    mask_deviation: float = 0.25
+    mask_minimum: float = 0.7
+    """The share of hidden tokens is normal, truncated to [mask_minimum, 1] (§2.1.7)."""
+    train_timesteps: int = 1000
+    diffusion_repeats: int = 4
+    """How often a hidden token is used, each time with its own time step and noise (`diffusion_batch_mul`)."""
+    feature_gradient_scale: float = 0.1
+    """The gradient of the understanding embedding h is multiplied by this (§1.3)."""
+    question_limit: int = 1472
+    prompt_limit: int = 128
+    """Longest text after the image, in tokens, when answering and when generating (§1.4)."""
+
+    @property
+    def side(self) -> int:
+        """Tokens along one side of the image."""
+        return self.image_size // self.codec_stride
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of one image, without buffers."""
+        return self.side**2
+
+    @property
+    def image_slots(self) -> int:
+        """Places that one image takes in the language model: its tokens, then the buffers."""
+        return self.tokens + self.mar.buffers
+
+
+def tiny(dropout: float = 0.1) -> HarmonConfig:
+    """The same classes with small numbers: trains on two CPU cores."""
+    return HarmonConfig(
+        variant="Tiny",
+        language=LanguageConfig(
+            width=96, layers=3, heads=4, key_value_heads=2, feed_forward=192, vocabulary=768, max_positions=2048
+        ),
+        mar=MarConfig(
+            width=96,
+            encoder_blocks=2,
+            decoder_blocks=2,
+            heads=3,
+            head_width=96,
+            head_blocks=2,
+            buffers=8,
+            grid=8,
+            classes=10,
+            time_features=64,
+            dropout=dropout,
+        ),
+        image_size=48,
+        codec="dct",
+        codec_stride=4,
+        codec_channels=48,
+        tokenizer="tokenizer.json",
+        question_limit=128,
+    )
+
+
+def half_billion(dropout: float = 0.1) -> HarmonConfig:
+    """Harmon-0.5B at 512×512."""
+    return HarmonConfig(
+        variant="0.5B",
+        language=LanguageConfig(width=896, layers=24, heads=14, key_value_heads=2, feed_forward=4864),
+        mar=MarConfig(
+            width=768,
+            encoder_blocks=12,
+            decoder_blocks=12,
+            heads=12,
+            head_width=1024,
+            head_blocks=6,
+            dropout=dropout,
+        ),
+        image_size=512,
+        codec="kl16",
+        codec_stride=16,
+        codec_channels=16,
+        tokenizer="qwen2.5",
+    )
+
+
+def one_and_a_half_billion(dropout: float = 0.1) -> HarmonConfig:
+    """Harmon-1.5B at 512×512."""
+    return HarmonConfig(
+        variant="1.5B",
+        language=LanguageConfig(width=1536, layers=28, heads=12, key_value_heads=2, feed_forward=8960),
+        mar=MarConfig(
+            width=1280,
+            encoder_blocks=20,
+            decoder_blocks=20,
+            heads=16,
+            head_width=1536,
+            head_blocks=12,
+            dropout=dropout,
+        ),
+        image_size=512,
+        codec="kl16",
+        codec_stride=16,
+        codec_channels=16,
+        tokenizer="qwen2.5",
+    )
+
+
+VARIANTS = {"Tiny": tiny, "0.5B": half_billion, "1.5B": one_and_a_half_billion}
+
+
+def config_of(variant: str, dropout: float = 0.1) -> HarmonConfig:
+    """Return the configuration of a named variant. Raises UserError listing the known ones."""
+    if variant not in VARIANTS:
+        raise UserError(
+            f"spec.model.variant: Harmon has no variant {variant!r}",
+            remedy=f"use one of {', '.join(VARIANTS)}",
+        )
+    return VARIANTS[variant](dropout)

@@ -1,0 +1,71 @@
+"""A codec without weights: the discrete cosine transform of small blocks, each coefficient scaled to unit variance.
+
+It stands behind the same interface as KL-16, so that Harmon can be trained on a laptop where no pretrained
+autoencoder is at hand. It loses nothing: decode(encode(x)) = x.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+SCALES_FILE = Path(__file__).with_name("dct_scales.json")
+"""Standard deviation of each of the 3·stride² coefficients over scenes (see `measurements.py`)."""
+
+
+def cosine_matrix(size: int) -> Tensor:
+    """The orthonormal DCT-II, float64 [size (frequency), size (place)]."""
+    place = torch.arange(size, dtype=torch.float64)
+    matrix = torch.cos(math.pi / size * (place + 0.5)[None] * place[:, None]) * math.sqrt(2 / size)
+    matrix[0] /= math.sqrt(2)
+    return matrix
+
+
+def read_scales() -> list[float]:
+    """The measured constants that ship with this room."""
+    scales: list[float] = json.loads(SCALES_FILE.read_text())["scales"]
+    return scales
+
+
+class BlockCosine(nn.Module):
+    """Blocks of stride × stride pixels ↔ one place with 3·stride² channels: colour, then row and column frequency."""
+
+    basis: Tensor
+    scales: Tensor
+
+    def __init__(self, stride: int, scales: list[float]) -> None:
+        super().__init__()
+        self.stride = stride
+        self.channels = 3 * stride**2
+        if len(scales) != self.channels:
+            raise ValueError(f"{len(scales)} scales for {self.channels} coefficients")
+        line = cosine_matrix(stride)
+        self.register_buffer("basis", torch.kron(line, line).float(), persistent=False)
+        self.register_buffer("scales", torch.tensor(scales, dtype=torch.float32), persistent=False)
+
+    @property
+    def device(self) -> torch.device:
+        return self.basis.device
+
+    @torch.no_grad()
+    def encode(self, pixels: Tensor) -> Tensor:
+        """pixels [B, 3, H, W] in [−1, 1] → latents [B, channels, H/stride, W/stride]."""
+        blocks = self._by_colour(functional.pixel_unshuffle(pixels, self.stride))
+        coefficients = torch.einsum("fp,bcphw->bcfhw", self.basis, blocks).flatten(1, 2)
+        return coefficients / self.scales[:, None, None]
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """latents [B, channels, h, w] → pixels [B, 3, h·stride, w·stride], not clipped."""
+        coefficients = self._by_colour(latents * self.scales[:, None, None])
+        blocks = torch.einsum("fp,bcfhw->bcphw", self.basis, coefficients).flatten(1, 2)
+        return functional.pixel_shuffle(blocks, self.stride)
+
+    def _by_colour(self, x: Tensor) -> Tensor:
+        """[B, channels, h, w] → [B, 3, stride², h, w]."""
+        return x.reshape(x.shape[0], 3, self.stride**2, *x.shape[2:])

@@ -1,0 +1,187 @@
+"""The mathematics of the per-token diffusion loss: schedule, noising, learned-range variance, ancestral sampling.
+
+Formulas from Ho et al. 2020 (DDPM) and Nichol & Dhariwal 2021 (cosine schedule, learned variance), as method.md §2.1.8
+and §2.1.9 fix them. Tables are float64 and stay on the host: whoever draws time steps looks their coefficients up
+there, so that no table is copied to a device during training.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+BIN = 1 / 255
+"""Half the width of the bin whose probability is the likelihood at t = 0."""
+
+SMALLEST_PROBABILITY = 1e-12
+
+
+def cosine_betas(steps: int) -> np.ndarray:
+    """β_t of the cosine schedule, float64 [steps]."""
+
+    def level(share: float) -> float:
+        return math.cos((share + 0.008) / 1.008 * math.pi / 2) ** 2
+
+    return np.array([min(1 - level((t + 1) / steps) / level(t / steps), 0.999) for t in range(steps)])
+
+
+@dataclass(frozen=True, eq=False)
+class Schedule:
+    """What follows from β: float64 [T] each. `timesteps` are the numbers that the network is told."""
+
+    betas: np.ndarray
+    timesteps: np.ndarray
+
+    @cached_property
+    def kept(self) -> np.ndarray:
+        """ᾱ_t = Π (1 − β): the share of the signal's variance that is left."""
+        kept: np.ndarray = np.cumprod(1 - self.betas)
+        return kept
+
+    @cached_property
+    def kept_before(self) -> np.ndarray:
+        """ᾱ_{t−1}, with ᾱ_{−1} = 1."""
+        before: np.ndarray = np.append(1.0, self.kept[:-1])
+        return before
+
+    @cached_property
+    def log_posterior(self) -> np.ndarray:
+        """log β̃_t of q(x_{t−1} | x_t, x_0); at t = 0, where it is −∞, the value at t = 1 (of a single step: log β)."""
+        variance = self.betas * (1 - self.kept_before) / (1 - self.kept)
+        kept_positive = np.append(variance[1], variance[1:]) if len(variance) > 1 else self.betas
+        logarithm: np.ndarray = np.log(kept_positive)
+        return logarithm
+
+    @cached_property
+    def log_range(self) -> np.ndarray:
+        """log β_t − log β̃_t: how far the learned variance can go beyond the posterior's."""
+        width: np.ndarray = np.log(self.betas) - self.log_posterior
+        return width
+
+    @cached_property
+    def mean_weight(self) -> np.ndarray:
+        """Factor w_t with (μ̃ − μ_θ)² / β̃_t = w_t (ε − ε̂)²: β_t / (α_t (1 − ᾱ_{t−1})); 0 at t = 0."""
+        weight = np.zeros_like(self.betas)
+        weight[1:] = self.betas[1:] / ((1 - self.betas[1:]) * (1 - self.kept_before[1:]))
+        return weight
+
+    @cached_property
+    def posterior_from_start(self) -> np.ndarray:
+        """Coefficient of x_0 in the mean of q(x_{t−1} | x_t, x_0)."""
+        share: np.ndarray = self.betas * np.sqrt(self.kept_before) / (1 - self.kept)
+        return share
+
+    @cached_property
+    def posterior_from_now(self) -> np.ndarray:
+        """Coefficient of x_t in the mean of q(x_{t−1} | x_t, x_0)."""
+        share: np.ndarray = (1 - self.kept_before) * np.sqrt(1 - self.betas) / (1 - self.kept)
+        return share
+
+
+@lru_cache
+def training_schedule(steps: int) -> Schedule:
+    """The schedule that models are trained with."""
+    return Schedule(cosine_betas(steps), np.arange(steps))
+
+
+@lru_cache
+def respaced_schedule(train_steps: int, steps: int) -> Schedule:
+    """A schedule of `steps` of the training time steps, evenly strided, first and last included."""
+    full = training_schedule(train_steps)
+    stride = (train_steps - 1) / (steps - 1) if steps > 1 else 1.0
+    # a single step must start from pure noise
+    used = np.array([round(index * stride) for index in range(steps)]) if steps > 1 else np.array([train_steps - 1])
+    kept = full.kept[used]
+    return Schedule(1 - kept / np.append(1.0, kept[:-1]), used)
+
+
+ROW_COEFFICIENTS = 5
+
+
+def row_coefficients(schedule: Schedule, timesteps: np.ndarray) -> np.ndarray:
+    """Look up what the loss needs: float64 [ROW_COEFFICIENTS, *timesteps.shape].
+
+    In order: √ᾱ, √(1−ᾱ), mean_weight, log_range, log_posterior.
+    """
+    kept = schedule.kept[timesteps]
+    return np.stack(
+        [
+            np.sqrt(kept),
+            np.sqrt(1 - kept),
+            schedule.mean_weight[timesteps],
+            schedule.log_range[timesteps],
+            schedule.log_posterior[timesteps],
+        ]
+    )
+
+
+def q_sample(start: Tensor, noise: Tensor, coefficients: Tensor) -> Tensor:
+    """x_t = √ᾱ x_0 + √(1−ᾱ) ε. start, noise [..., C]; coefficients [5, ...]."""
+    return coefficients[0, ..., None] * start + coefficients[1, ..., None] * noise
+
+
+def row_loss(prediction: Tensor, start: Tensor, noise: Tensor, coefficients: Tensor, first_rows: Tensor) -> Tensor:
+    """Loss of each diffusion row: mean over channels of (ε − ε̂)² plus the variational bound in bits.
+
+    prediction [N, 2C] = (ε̂, v); start, noise [N, C]; coefficients [5, N]; first_rows int [K], the rows with t = 0
+    (known on the host). The bound trains the variance only: ε̂ enters it without gradient. Returns [N].
+
+    With log σ² = log β̃ + f·R, f = (v+1)/2, R = log β − log β̃, the divergence of the two Gaussians is
+    ½ (f·R − 1 + e^{−f·R} (1 + w (ε−ε̂)²)): nothing is subtracted that nearly cancels.
+    """
+    predicted_noise, variance = prediction.chunk(2, dim=-1)
+    squared = (noise - predicted_noise).square()
+    widened = (variance + 1) * (coefficients[3, :, None] / 2)
+    surprise = 1 + coefficients[2, :, None] * squared.detach()
+    bound = (0.5 * (widened - 1 + torch.exp(-widened) * surprise)).mean(-1)
+    if len(first_rows):
+        first = _first_step_bound(
+            start[first_rows],
+            noise[first_rows],
+            predicted_noise.detach()[first_rows],
+            widened[first_rows],
+            coefficients[:, first_rows],
+        )
+        bound = bound.index_copy(0, first_rows, first)
+    return squared.mean(-1) + bound / math.log(2)
+
+
+def _first_step_bound(
+    start: Tensor, noise: Tensor, predicted_noise: Tensor, widened: Tensor, coefficients: Tensor
+) -> Tensor:
+    """−log p(x_0 | x_1), the last term of the bound, of a Gaussian discretised to bins of 2/255, in nats [K]."""
+    # at t = 0 the posterior mean is the predicted x_0 itself
+    noisy = q_sample(start, noise, coefficients)
+    mean = (noisy - coefficients[1, :, None] * predicted_noise) / coefficients[0, :, None]
+    scale = torch.exp(-0.5 * (coefficients[4, :, None] + widened))
+    upper = torch.special.ndtr((start - mean + BIN) * scale)
+    lower = torch.special.ndtr((start - mean - BIN) * scale)
+    # the outermost bins reach to infinity
+    upper = torch.where(start > 0.999, 1.0, upper)
+    lower = torch.where(start < -0.999, 0.0, lower)
+    return -torch.log((upper - lower).clamp(min=SMALLEST_PROBABILITY)).mean(-1)
+
+
+def ancestral_sample(
+    predict: Callable[[Tensor, int], Tensor], noise: Tensor, schedule: Schedule, temperature: float = 1.0
+) -> Tensor:
+    """Draw x_0 by ancestral sampling, without clipping it on the way.
+
+    predict(x [N, C], time step) → [N, 2C]; noise [steps + 1, N, C]: the start, then one for each step.
+    """
+    x = noise[0]
+    for index, step in enumerate(reversed(range(len(schedule.betas)))):
+        predicted_noise, variance = predict(x, int(schedule.timesteps[step])).to(x.dtype).chunk(2, dim=-1)
+        kept = float(schedule.kept[step])
+        start = (x - math.sqrt(1 - kept) * predicted_noise) / math.sqrt(kept)
+        x = float(schedule.posterior_from_start[step]) * start + float(schedule.posterior_from_now[step]) * x
+        if step > 0:
+            log_variance = float(schedule.log_posterior[step]) + (variance + 1) / 2 * float(schedule.log_range[step])
+            x = x + torch.exp(0.5 * log_variance) * noise[index + 1] * temperature
+    return x

@@ -1,0 +1,226 @@
+"""The KL-16 autoencoder: 512×512 pixels ↔ 16 channels at a sixteenth of the side (method.md §2.1.2).
+
+Written from the latent-diffusion paper's description (Rombach et al. 2022); module names are those of its published
+checkpoints, so that `kl16.ckpt` loads with an exact key match. It is frozen and always runs in evaluation mode.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+@dataclass(frozen=True)
+class Kl16Config:
+    """Published sizes; tests use narrower ones."""
+
+    width: int = 128
+    multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
+    encoder_blocks: int = 2
+    decoder_blocks: int = 3
+    latent_channels: int = 16
+    norm_groups: int = 32
+    scale: float = 0.2325
+    """Latents are the posterior's mean times this."""
+
+    @property
+    def stride(self) -> int:
+        return int(2 ** (len(self.multipliers) - 1))
+
+
+def _norm(channels: int, groups: int) -> nn.GroupNorm:
+    return nn.GroupNorm(groups, channels, eps=1e-6)
+
+
+class ResnetBlock(nn.Module):
+    """Norm, swish, 3×3 convolution, twice, beside a shortcut."""
+
+    def __init__(self, inputs: int, outputs: int, groups: int) -> None:
+        super().__init__()
+        self.norm1 = _norm(inputs, groups)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.norm2 = _norm(outputs, groups)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
+        if inputs != outputs:
+            self.nin_shortcut = nn.Conv2d(inputs, outputs, 1)
+        self.widens = inputs != outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        h: Tensor = self.conv1(functional.silu(self.norm1(x)))
+        h = self.conv2(functional.silu(self.norm2(h)))
+        shortcut: Tensor = self.nin_shortcut(x) if self.widens else x
+        return shortcut + h
+
+
+class AttentionBlock(nn.Module):
+    """Single-head attention over all places, its projections as 1×1 convolutions."""
+
+    def __init__(self, channels: int, groups: int) -> None:
+        super().__init__()
+        self.norm = _norm(channels, groups)
+        self.q = nn.Conv2d(channels, channels, 1)
+        self.k = nn.Conv2d(channels, channels, 1)
+        self.v = nn.Conv2d(channels, channels, 1)
+        self.proj_out = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        normed = self.norm(x)
+        query, key, value = (part(normed).flatten(2).transpose(1, 2) for part in (self.q, self.k, self.v))
+        scores = query @ key.transpose(1, 2) / math.sqrt(x.shape[1])
+        mixed = scores.softmax(dim=-1) @ value
+        projected: Tensor = self.proj_out(mixed.transpose(1, 2).reshape(x.shape))
+        return x + projected
+
+
+class Downsample(nn.Module):
+    """Halve the side; the zero border lies at the right and at the bottom only."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        halved: Tensor = self.conv(functional.pad(x, (0, 1, 0, 1)))
+        return halved
+
+
+class Upsample(nn.Module):
+    """Double the side by repetition, then convolve."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        doubled: Tensor = self.conv(functional.interpolate(x, scale_factor=2.0, mode="nearest"))
+        return doubled
+
+
+class Level(nn.Module):
+    """The blocks of one resolution, then a change of resolution; `attn` is empty where no attention runs."""
+
+    def __init__(
+        self, inputs: int, outputs: int, blocks: int, groups: int, *, attention: bool = False, change: str = ""
+    ) -> None:
+        """`change` is `downsample`, `upsample` or nothing: the name under which the convolution is stored."""
+        super().__init__()
+        self.block = nn.ModuleList(
+            [ResnetBlock(inputs if index == 0 else outputs, outputs, groups) for index in range(blocks)]
+        )
+        self.attn = nn.ModuleList([AttentionBlock(outputs, groups) for _ in range(blocks if attention else 0)])
+        self.change = change
+        if change:
+            self.add_module(change, {"downsample": Downsample, "upsample": Upsample}[change](outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for index, block in enumerate(self.block):
+            x = block(x)
+            if index < len(self.attn):
+                x = self.attn[index](x)
+        return self.get_submodule(self.change)(x) if self.change else x
+
+
+class Middle(nn.Module):
+    """The bottleneck between both halves' levels."""
+
+    def __init__(self, channels: int, groups: int) -> None:
+        super().__init__()
+        self.block_1 = ResnetBlock(channels, channels, groups)
+        self.attn_1 = AttentionBlock(channels, groups)
+        self.block_2 = ResnetBlock(channels, channels, groups)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.block_2(self.attn_1(self.block_1(x)))
+        return out
+
+
+class Encoder(nn.Module):
+    """Pixels → moments (mean and log variance) of the latent."""
+
+    def __init__(self, config: Kl16Config) -> None:
+        super().__init__()
+        groups, last = config.norm_groups, len(config.multipliers) - 1
+        self.conv_in = nn.Conv2d(3, config.width, 3, padding=1)
+        self.down = nn.ModuleList()
+        channels = config.width
+        for index, multiplier in enumerate(config.multipliers):
+            outputs = config.width * multiplier
+            change = "downsample" if index < last else ""
+            self.down.append(
+                Level(channels, outputs, config.encoder_blocks, groups, attention=index == last, change=change)
+            )
+            channels = outputs
+        self.mid = Middle(channels, groups)
+        self.norm_out = _norm(channels, groups)
+        self.conv_out = nn.Conv2d(channels, 2 * config.latent_channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv_in(x)
+        for level in self.down:
+            x = level(x)
+        x = self.mid(x)
+        moments: Tensor = self.conv_out(functional.silu(self.norm_out(x)))
+        return moments
+
+
+class Decoder(nn.Module):
+    """Latent → pixels. Levels are numbered as in the encoder and run from the last to the first."""
+
+    def __init__(self, config: Kl16Config) -> None:
+        super().__init__()
+        groups = config.norm_groups
+        channels = config.width * config.multipliers[-1]
+        self.conv_in = nn.Conv2d(config.latent_channels, channels, 3, padding=1)
+        self.mid = Middle(channels, groups)
+        levels: list[Level] = []
+        for index in reversed(range(len(config.multipliers))):
+            outputs = config.width * config.multipliers[index]
+            change = "upsample" if index > 0 else ""
+            levels.append(Level(channels, outputs, config.decoder_blocks, groups, change=change))
+            channels = outputs
+        self.up = nn.ModuleList(reversed(levels))
+        self.norm_out = _norm(channels, groups)
+        self.conv_out = nn.Conv2d(channels, 3, 3, padding=1)
+
+    def forward(self, z: Tensor) -> Tensor:
+        x = self.mid(self.conv_in(z))
+        for level in reversed(self.up):
+            x = level(x)
+        pixels: Tensor = self.conv_out(functional.silu(self.norm_out(x)))
+        return pixels
+
+
+class Kl16(nn.Module):
+    """The codec: `encode` gives the posterior's mean, scaled; nothing is drawn."""
+
+    def __init__(self, config: Kl16Config | None = None) -> None:
+        super().__init__()
+        config = config or Kl16Config()
+        self.config = config
+        self.stride = config.stride
+        self.channels = config.latent_channels
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+        self.quant_conv = nn.Conv2d(2 * self.channels, 2 * self.channels, 1)
+        self.post_quant_conv = nn.Conv2d(self.channels, self.channels, 1)
+        self.eval().requires_grad_(False)
+
+    @property
+    def device(self) -> torch.device:
+        return self.quant_conv.weight.device
+
+    @torch.no_grad()
+    def encode(self, pixels: Tensor) -> Tensor:
+        """pixels [B, 3, H, W] in [−1, 1] → latents [B, channels, H/stride, W/stride]."""
+        moments: Tensor = self.quant_conv(self.encoder(pixels))
+        return moments.chunk(2, dim=1)[0] * self.config.scale
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """latents [B, channels, h, w] → pixels [B, 3, h·stride, w·stride], not clipped."""
+        pixels: Tensor = self.decoder(self.post_quant_conv(latents / self.config.scale))
+        return pixels

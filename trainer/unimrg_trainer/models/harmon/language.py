@@ -1,0 +1,108 @@
+"""Qwen2 as Harmon runs it: on embeddings, under masks that the caller knows, with a cache that can be peeked at."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
+
+from unimrg_trainer.models.harmon.config import LanguageConfig
+
+
+class RmsNorm(nn.Module):
+    """Root-mean-square norm in float32 at least.
+
+    The one in transformers always computes in float32, which makes a float64 comparison of two paths impossible.
+    """
+
+    def __init__(self, width: int, epsilon: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.epsilon = epsilon
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.epsilon)
+        return self.weight * normed.to(x.dtype)
+
+
+def build_language_model(config: LanguageConfig) -> Qwen2ForCausalLM:
+    """Build Qwen2 with a tied head, initialised as transformers does."""
+    model = Qwen2ForCausalLM(
+        Qwen2Config(
+            vocab_size=config.vocabulary,
+            hidden_size=config.width,
+            intermediate_size=config.feed_forward,
+            num_hidden_layers=config.layers,
+            num_attention_heads=config.heads,
+            num_key_value_heads=config.key_value_heads,
+            max_position_embeddings=config.max_positions,
+            rms_norm_eps=config.norm_epsilon,
+            rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
+            tie_word_embeddings=True,
+            attn_implementation="sdpa",
+        )
+    )
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, Qwen2RMSNorm):
+                setattr(parent, name, RmsNorm(config.width, config.norm_epsilon))
+    return model
+
+
+class Cache:
+    """Keys and values of a prompt. While `frozen`, further tokens see it but are not added to it."""
+
+    def __init__(self) -> None:
+        self.frozen = False
+        self._layers: dict[int, tuple[Tensor, Tensor]] = {}
+
+    @property
+    def length(self) -> int:
+        """Tokens held."""
+        return self._layers[0][0].shape[2] if self._layers else 0
+
+    def update(
+        self, keys: Tensor, values: Tensor, layer: int, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
+        """Called by every attention layer: keys, values [B, heads, new, d] → those of all tokens so far."""
+        if layer in self._layers:
+            past_keys, past_values = self._layers[layer]
+            keys, values = torch.cat([past_keys, keys], dim=2), torch.cat([past_values, values], dim=2)
+        if not self.frozen:
+            self._layers[layer] = (keys, values)
+        return keys, values
+
+
+def run_language_model(
+    model: Qwen2ForCausalLM,
+    embeddings: Tensor,
+    positions: Tensor,
+    visibility: Tensor | None = None,
+    cache: Cache | None = None,
+) -> Tensor:
+    """Final hidden states [B, L, D] of embeddings [B, L, D] at positions [B, L].
+
+    visibility bool [B or 1, 1, L, cached + L], True where the query sees the key; None is plain causal attention
+    without anything cached, or one token that sees everything.
+    """
+    arguments: dict[str, Any] = {
+        "inputs_embeds": embeddings,
+        # as a mapping it is taken as it is: no mask is derived from positions, which would read them back to the host
+        "attention_mask": {"full_attention": visibility},
+        "position_ids": positions,
+        "use_cache": cache is not None,
+    }
+    # the cache's keyword was renamed within transformers 5; its place was not
+    hidden: Tensor = model.model(
+        None, arguments.pop("attention_mask"), arguments.pop("position_ids"), cache, **arguments
+    )[0]
+    return hidden
+
+
+def causal_beyond(cached: int, length: int, device: torch.device) -> Tensor:
+    """Visibility [1, 1, length, cached + length] of new tokens: all that is cached, and each other causally."""
+    return torch.ones(length, cached + length, dtype=torch.bool, device=device).tril(cached)[None, None]

@@ -1,0 +1,103 @@
+"""What a store of objects promises, whatever lies behind it: a folder, a dictionary, a bucket.
+
+An object is bytes under a key. It is there as a whole or not at all, and a conditional `put` has exactly
+one winner. That is all the protocols on top of it (checkpoints, prepared data, claims) rely on.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+from unimrg_api.errors import UserError
+from unimrg_api.exit_codes import ExitCode
+
+KEY_BYTES = 1024
+"""Longest key, in UTF-8: S3's limit, so that what works in a folder works in a bucket."""
+
+
+class StorageError(UserError):
+    """A store cannot do what was asked: the message names the object, `exit_code` whether to try again."""
+
+    default_exit_code = ExitCode.UNAVAILABLE
+
+
+class NotFound(StorageError):  # noqa: N818 - an answer more than an error
+    """There is no object under this key."""
+
+    default_exit_code = ExitCode.INPUT_MISSING
+
+
+class AlreadyExists(StorageError):  # noqa: N818 - an answer more than an error
+    """A conditional put found an object under its key. After a lost reply it may be the caller's own."""
+
+
+class ObjectStore(Protocol):
+    """Objects below one prefix.
+
+    Keys are relative POSIX paths (`check_key`), and no key may be the folder of another. Every method
+    raises StorageError: UNAVAILABLE where trying again may help, CREDENTIALS where access is denied,
+    CONFIGURATION for an impossible key.
+    """
+
+    uri: str
+    """Where the store is rooted, without a trailing slash."""
+
+    def put(self, key: str, data: bytes | Path, *, if_absent: bool = False) -> None:
+        """Store bytes, or a file's content, under `key`; readers see the old object or the whole new one.
+
+        On return the object survives a loss of power. With `if_absent`, raises AlreadyExists and changes
+        nothing if there is an object already; of several writers exactly one succeeds.
+        """
+        ...
+
+    def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
+        """Return `length` bytes from `offset` (all to the end if None), fewer where the object ends before.
+
+        Raises NotFound.
+        """
+        ...
+
+    def size(self, key: str) -> int | None:
+        """Return the object's length in bytes, None if there is none."""
+        ...
+
+    def list(self, prefix: str = "") -> list[tuple[str, int]]:
+        """Return (key, bytes) of every object whose key starts with `prefix`, sorted by key.
+
+        The prefix is compared as text: end it with a slash to mean a folder.
+        """
+        ...
+
+    def delete(self, key: str) -> None:
+        """Remove the object; it is no error if there is none."""
+        ...
+
+
+def check_key(key: str) -> str:
+    """Return `key` if every store can hold it; raise StorageError (CONFIGURATION) if not."""
+    if not key or key.endswith("/"):
+        raise _impossible(key, "it names no object")
+    return check_prefix(key)
+
+
+def check_prefix(prefix: str) -> str:
+    """Return `prefix` if it is the beginning of a possible key; raise StorageError (CONFIGURATION) if not."""
+    parts = prefix.split("/")
+    if prefix and (not parts[0] or "" in parts[:-1]):
+        raise _impossible(prefix, "it must be relative and have no empty part")
+    if "." in parts or ".." in parts:
+        raise _impossible(prefix, "it may not contain the parts . and ..")
+    if "\\" in prefix or any(ord(character) < 32 or ord(character) == 127 for character in prefix):
+        raise _impossible(prefix, "it may not contain backslashes or control characters")
+    try:
+        length = len(prefix.encode("utf-8"))
+    except UnicodeEncodeError:
+        raise _impossible(prefix, "it is not Unicode text") from None
+    if length > KEY_BYTES:
+        raise _impossible(prefix, f"it is longer than {KEY_BYTES} bytes")
+    return prefix
+
+
+def _impossible(key: str, reason: str) -> StorageError:
+    return StorageError(f"{key[:200]!r} cannot be the key of an object: {reason}", exit_code=ExitCode.CONFIGURATION)

@@ -1,0 +1,1 @@
+"""From images and maps to what the model learns to generate."""

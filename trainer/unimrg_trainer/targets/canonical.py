@@ -1,0 +1,77 @@
+"""Brings photographs and maps of any shape to the model's square, as the reference did (method.md §1.6).
+
+Geometry is PIL's, whose antialiasing filters the published models were trained with. Every function takes
+uint8 [H, W, 3] (maps also [H, W]) and returns uint8 [size, size, 3]; the model sees value / 127.5 − 1.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+PADDING_GREY = 127
+
+
+def pad_square(image: np.ndarray, size: int) -> np.ndarray:
+    """Centre the image on a grey square and scale it (bicubic), for understanding: nothing is distorted."""
+    _check(image, size, channels_required=True)
+    height, width = image.shape[:2]
+    side = max(height, width)
+    square = np.full((side, side, 3), PADDING_GREY, dtype=np.uint8)
+    top, left = (side - height) // 2, (side - width) // 2
+    square[top : top + height, left : left + width] = image
+    return _resize(square, size, Image.Resampling.BICUBIC)
+
+
+def squash(image: np.ndarray, size: int) -> np.ndarray:
+    """Stretch the image to its longer side, then scale it (both bicubic): aspect is lost, nothing is cut.
+
+    For the source and the target of generation.
+    """
+    _check(image, size, channels_required=True)
+    return _resize(_stretch(image), size, Image.Resampling.BICUBIC)
+
+
+def depth_target(depth_map: np.ndarray, size: int) -> np.ndarray:
+    """Scale a depth map (bicubic to the longer side, bilinear to `size`) and stretch it to 0–255 again.
+
+    The first channel counts. Nearer stays brighter; a constant map becomes 0, the farthest.
+    """
+    _check(depth_map, size, channels_required=False)
+    first = depth_map if depth_map.ndim == 2 else depth_map[:, :, 0]
+    scaled = _resize(_stretch(first), size, Image.Resampling.BILINEAR).astype(np.float64)
+    low, high = scaled.min(), scaled.max()
+    # The reference keeps the quotient as a float; rounding to 8 bits moves it by 1/510 at most.
+    stretched = (scaled - low) / (high - low) * 255 if high > low else np.zeros_like(scaled)
+    return _three_channels(np.floor(stretched + 0.5).astype(np.uint8))
+
+
+def segmentation_target(segmentation_map: np.ndarray, size: int) -> np.ndarray:
+    """Scale a contour map (bicubic to the longer side, nearest to `size`)."""
+    _check(segmentation_map, size, channels_required=False)
+    scaled = _resize(_stretch(segmentation_map), size, Image.Resampling.NEAREST)
+    return scaled if scaled.ndim == 3 else _three_channels(scaled)
+
+
+def _stretch(image: np.ndarray) -> np.ndarray:
+    return _resize(image, max(image.shape[:2]), Image.Resampling.BICUBIC)
+
+
+def _resize(image: np.ndarray, side: int, method: Image.Resampling) -> np.ndarray:
+    if image.shape[:2] == (side, side):
+        return image
+    return np.asarray(Image.fromarray(np.ascontiguousarray(image)).resize((side, side), method))
+
+
+def _three_channels(plane: np.ndarray) -> np.ndarray:
+    return np.repeat(plane[:, :, None], 3, axis=2)
+
+
+def _check(image: np.ndarray, size: int, *, channels_required: bool) -> None:
+    """Raise ValueError unless `image` is uint8, of an allowed shape and not empty, and `size` is positive."""
+    shapes = "[H, W, 3]" if channels_required else "[H, W] or [H, W, 3]"
+    right_shape = (image.ndim == 3 and image.shape[2] == 3) or (image.ndim == 2 and not channels_required)
+    if image.dtype != np.uint8 or not right_shape or 0 in image.shape:
+        raise ValueError(f"expected uint8 {shapes}, got {image.dtype} {list(image.shape)}")
+    if size < 1:
+        raise ValueError(f"size must be at least 1 pixel, not {size}")
