@@ -103,7 +103,9 @@ def _check(value: Any, marks: Mapping[Location, Mark]) -> tuple[UniMRGJob | None
 
 def _findings(error: ValidationError, marks: Mapping[Location, Mark]) -> Iterator[Finding]:
     for item in error.errors(include_url=False):
-        location = tuple(part for part in item["loc"] if part != "[key]")
+        location = item["loc"]
+        if location[-1:] == ("[key]",) and item["type"] != "extra_forbidden":
+            location = location[:-1]  # pydantic's mark that a key is wrong, not its value
         if item["type"] != RULE_ERROR:
             yield to_finding(location, item["type"], item["input"], item["msg"], marks)
             continue

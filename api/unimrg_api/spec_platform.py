@@ -49,9 +49,9 @@ class DataSpec(Spec):
     """What is trained on."""
 
     source: SourceSpec | None = None
-    """Absent: the shards exist. Given: the prepare stage writes them under the first of `shards`."""
-    shards: Annotated[list[Uri], Field(min_length=1, max_length=64)]
-    """Prefixes that hold shards."""
+    """Absent: the shards exist. Given: the prepare stage writes them under `shards`."""
+    shards: Annotated[list[Uri], Field(min_length=1, max_length=1)]
+    """The prefix that holds the shards. A list, for a later version may mix several."""
 
 
 class CheckpointSpec(Spec):

@@ -122,7 +122,7 @@ def list_command(target: Target, output: OutputOption = Output.TABLE) -> None:
 def main() -> None:
     """Run the command line and end the process: 0, a code of seams.md §1, or 64 for wrong usage."""
     try:
-        app()
+        app(prog_name="unimrg")
     except SystemExit as end:
         # 2 and 1 are the toolkit's own codes, for wrong usage and for Ctrl-C at a prompt
         raise SystemExit({2: USAGE_ERROR, 1: INTERRUPTED}.get(_code(end), end.code)) from None

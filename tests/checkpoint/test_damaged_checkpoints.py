@@ -8,6 +8,7 @@ import pickle
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -67,7 +68,7 @@ def point_elsewhere(objects: dict[str, bytes], commit: Commit) -> None:
     objects[commit.key] = marker_bytes(Commit(10, 0, 1, older, sha256(objects[older]).hexdigest()))
 
 
-def rewrite_manifest(change: Callable[[dict], None]) -> Damage:
+def rewrite_manifest(change: Callable[[dict[str, Any]], None]) -> Damage:
     """A manifest that is wrong although every digest is right."""
 
     def damage(objects: dict[str, bytes], commit: Commit) -> None:
@@ -191,7 +192,7 @@ def test_an_object_of_another_kind_is_refused_even_if_its_content_fits(
     commit = checkpointer(dictionary_store).save(small_state(20), "periodic")
     dictionary_store.objects[commit.folder + "rank-0.pt"] = dictionary_store.objects[data(commit)]
 
-    def rename(manifest: dict) -> None:
+    def rename(manifest: dict[str, Any]) -> None:
         manifest["objects"] = {"rank-0.pt": manifest["objects"]["rank-0.safetensors"]}
         for tensor in manifest["tensors"].values():
             tensor["object"] = "rank-0.pt"

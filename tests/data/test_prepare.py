@@ -18,6 +18,7 @@ from tests.support.dictionary_store import DictionaryStore
 from unimrg_api.errors import JobError, UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.job import SourceSpec
+from unimrg_trainer import scenes
 from unimrg_trainer.data.dataset import Dataset
 from unimrg_trainer.data.prepare import Prepared, prepare
 from unimrg_trainer.storage import LocalStore
@@ -297,9 +298,10 @@ def test_photographs_are_kept_byte_for_byte_and_in_order(dictionary_store: Dicti
         np.testing.assert_array_equal(data.read_image_record(number)["image"], pixels)
 
 
-def test_scenes_too_small_to_be_told_apart_are_refused(dictionary_store: DictionaryStore) -> None:
-    with pytest.raises(JobError, match=r"spec\.data\.source\.scenes\.imageSize"):
-        run(dictionary_store, source(size=31))
+def test_the_job_refuses_sizes_at_which_scenes_cannot_be_told_apart() -> None:
+    assert source(size=scenes.MINIMUM_SIZE)
+    with pytest.raises(ValueError, match="greater than or equal to 32"):
+        source(size=scenes.MINIMUM_SIZE - 1)
 
 
 def test_a_photograph_that_changes_meanwhile_is_not_taken_in(dictionary_store: DictionaryStore, folder: Path) -> None:

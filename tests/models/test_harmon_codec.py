@@ -49,6 +49,14 @@ def test_coefficients_of_scenes_have_unit_variance() -> None:
     assert deviations.min() > 0.8 and deviations.max() < 1.2
 
 
+def test_no_picture_exceeds_the_codecs_limit_and_one_reaches_it() -> None:
+    codec = BlockCosine(4, read_scales())
+    signs = codec.basis.sign().reshape(16, 4, 4)  # for each frequency the block that excites it most
+    latents = codec.encode(signs[:, None].expand(-1, 3, -1, -1))
+    greatest = latents.abs().amax(dim=0).flatten()
+    torch.testing.assert_close(greatest, codec.limit)
+
+
 def test_tokens_are_in_raster_order_and_come_back() -> None:
     codec = family().codec
     images = pictures(48, ["a", "b"])

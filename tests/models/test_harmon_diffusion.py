@@ -154,6 +154,18 @@ def test_sampling_with_a_perfect_predictor_finds_the_start(steps: int) -> None:
     assert told == short.timesteps[::-1].tolist()
 
 
+def test_sampling_keeps_within_known_limits() -> None:
+    short = respaced_schedule(T, 10)
+    limit = torch.tensor([0.5, 2.0])
+
+    def predict(x: torch.Tensor, timestep: int) -> torch.Tensor:
+        return torch.zeros(3, 4)  # ε̂ = 0 takes all noise for signal
+
+    noise = torch.randn(11, 3, 2, generator=torch.Generator().manual_seed(6))
+    assert (ancestral_sample(predict, noise, short).abs() > limit).any()
+    assert (ancestral_sample(predict, noise, short, limit=limit).abs() <= limit).all()
+
+
 def test_sampling_with_a_gaussian_predictor_gives_that_gaussian() -> None:
     """Data N(0, 0.5²), whose best ε̂ is known: samples have its deviation, a little more with the greater variance."""
     short = respaced_schedule(T, 100)

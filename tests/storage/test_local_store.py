@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
@@ -22,14 +23,14 @@ DAY = 24 * 3600
 
 def put_and_pause_before_the_name(paused: Paused, root: str, if_absent: bool) -> None:
     """Write an object in a process that stops when its content is durable and its name is not there yet."""
-    real = local.os.fsync
+    real = os.fsync
 
     def fsync(descriptor: int) -> None:
         real(descriptor)
         paused.reached("content is on the disk")
 
-    local.os.fsync = fsync
-    LocalStore(Path(root)).put("folder/object", b"half a life", if_absent=if_absent)
+    with patch.object(os, "fsync", fsync):
+        LocalStore(Path(root)).put("folder/object", b"half a life", if_absent=if_absent)
 
 
 @pytest.mark.parametrize("if_absent", [False, True])
@@ -63,7 +64,7 @@ def fail_with(number: int, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     def fail(*_: object, **__: object) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(local.os, name, fail)
+    monkeypatch.setattr(os, name, fail)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
@@ -99,7 +100,7 @@ def test_a_link_whose_reply_was_lost_counts_as_won(tmp_path: Path, monkeypatch: 
         real(source, target)
 
     store = LocalStore(tmp_path)
-    monkeypatch.setattr(local.os, "link", link_twice)
+    monkeypatch.setattr(os, "link", link_twice)
     store.put("a", b"mine", if_absent=True)
     assert store.get("a") == b"mine"
     with pytest.raises(AlreadyExists):
@@ -129,7 +130,12 @@ def test_missing_permission_names_the_folder_and_asks_for_access(tmp_path: Path)
     store = LocalStore(tmp_path)
     store.put("a", b"old")
     with without_rights(tmp_path):
-        for call in (lambda: store.put("a", b"new"), lambda: store.put("b/c", b"new"), lambda: store.delete("a")):
+        calls: list[Callable[[], None]] = [
+            lambda: store.put("a", b"new"),
+            lambda: store.put("b/c", b"new"),
+            lambda: store.delete("a"),
+        ]
+        for call in calls:
             with pytest.raises(StorageError) as caught:
                 call()
             assert caught.value.exit_code is ExitCode.CREDENTIALS
@@ -170,17 +176,19 @@ def test_deleting_the_last_object_of_a_folder_removes_the_folder(tmp_path: Path)
 
 def test_a_folder_that_is_removed_under_our_hands_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = local._make_folder
-    removals = iter([True, True, False])
+    lost: list[Path] = []
 
     def make_and_lose(folder: Path) -> None:
         real(folder)
-        if next(removals):
+        if folder.name == "b" and len(lost) < 2:
             folder.rmdir()
+            lost.append(folder)
 
     monkeypatch.setattr(local, "_make_folder", make_and_lose)
     store = LocalStore(tmp_path)
     store.put("a/b/c", b"1", if_absent=True)
     assert store.get("a/b/c") == b"1"
+    assert len(lost) == 2
 
 
 def test_links_to_nowhere_are_not_listed(tmp_path: Path) -> None:

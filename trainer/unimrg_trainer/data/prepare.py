@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unimrg_api.digests import sha256_of
-from unimrg_api.errors import JobError, Problem
 from unimrg_api.job import SourceSpec
 from unimrg_trainer import scenes
 from unimrg_trainer.data import shards
@@ -71,7 +70,6 @@ def prepare(
     photographs that are missing or unreadable (before anything is written), UserError for stores. If it is
     interrupted, nothing is published and the next call starts afresh.
     """
-    _check_size(source.scenes.image_size)
     photographs = find_photographs(source.photographs, base)
     digest = source_digest(source, photographs)
     folder = folder_of(digest)
@@ -104,20 +102,6 @@ def prepare(
         for leftovers in ("writer-", "CLAIM-"):
             _sweep(store, join(folder, leftovers), keep=winner.prefix + "/")
         return Prepared(digest, winner.prefix, reused=winner.prefix != prefix)
-
-
-def _check_size(image_size: int) -> None:
-    if image_size < scenes.MINIMUM_SIZE:
-        raise JobError(
-            [
-                Problem(
-                    path="spec.data.source.scenes.imageSize",
-                    value=str(image_size),
-                    message="the objects of a scene cannot be told apart at this size",
-                    remedy=f"write {scenes.MINIMUM_SIZE} or more",
-                )
-            ]
-        )
 
 
 def _write(

@@ -112,7 +112,13 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
 def resume(checkpointer: Checkpointer, job: UniMRGJob, module: torch.nn.Module, optimizer: torch.optim.AdamW) -> int:
     """Load the newest commit that verifies, as spec.checkpoint.resume says; return the step to go on from."""
     policy = job.spec.checkpoint.resume
-    loaded = None if policy == "Never" else checkpointer.load_newest()
+    loaded = checkpointer.load_newest()
+    if policy == "Never" and loaded is not None:
+        raise UserError(
+            f"spec.checkpoint.resume is Never, and {job.spec.checkpoint.uri} holds commits of this training up to step "
+            f"{loaded[0].step}",
+            remedy="give another spec.checkpoint.uri, or set resume: IfPresent",
+        )
     if loaded is None:
         if policy == "Required":
             raise UserError(

@@ -18,6 +18,7 @@ from typing import Any, Protocol, TypeVar
 from urllib.parse import quote
 
 from unimrg_api.redaction import clean
+from unimrg_trainer.tracking.embedded import ensure_database
 from unimrg_trainer.tracking.settings import TerminalStatus, TrackingSettings, sqlite_path
 
 _logger = logging.getLogger(__name__)
@@ -254,7 +255,7 @@ def _make_client(settings: TrackingSettings) -> Any:
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "CRITICAL")
     database = sqlite_path(settings.uri)
     if database is not None:
-        database.parent.mkdir(parents=True, exist_ok=True)
+        ensure_database(database)
     from mlflow import MlflowClient
 
     return MlflowClient(tracking_uri=settings.uri)

@@ -30,6 +30,11 @@ class Codec(Protocol):
         """Where it computes."""
         ...
 
+    @property
+    def limit(self) -> Tensor | None:
+        """Greatest absolute value of each latent channel [channels], None where it is not bounded."""
+        ...
+
     def encode(self, pixels: Tensor) -> Tensor:
         """[B, 3, H, W] → [B, channels, H/stride, W/stride]."""
         ...

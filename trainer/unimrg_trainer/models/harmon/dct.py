@@ -52,6 +52,11 @@ class BlockCosine(nn.Module):
     def device(self) -> torch.device:
         return self.basis.device
 
+    @property
+    def limit(self) -> Tensor:
+        """Greatest absolute value of each channel for pixels in [−1, 1]: known, because the transform is linear."""
+        return self.basis.abs().sum(1).repeat(3) / self.scales
+
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:
         """pixels [B, 3, H, W] in [−1, 1] → latents [B, channels, H/stride, W/stride]."""

@@ -169,17 +169,25 @@ def _first_step_bound(
 
 
 def ancestral_sample(
-    predict: Callable[[Tensor, int], Tensor], noise: Tensor, schedule: Schedule, temperature: float = 1.0
+    predict: Callable[[Tensor, int], Tensor],
+    noise: Tensor,
+    schedule: Schedule,
+    temperature: float = 1.0,
+    limit: Tensor | None = None,
 ) -> Tensor:
-    """Draw x_0 by ancestral sampling, without clipping it on the way.
+    """Draw x_0 by ancestral sampling.
 
-    predict(x [N, C], time step) → [N, 2C]; noise [steps + 1, N, C]: the start, then one for each step.
+    predict(x [N, C], time step) → [N, 2C]; noise [steps + 1, N, C]: the start, then one for each step. Where the range
+    of x_0 is known, `limit` [C], its predictions are kept within ± limit: the first step of a cosine schedule multiplies
+    an error in ε̂ by 300, which a young network cannot afford. Without a limit nothing is clipped.
     """
     x = noise[0]
     for index, step in enumerate(reversed(range(len(schedule.betas)))):
         predicted_noise, variance = predict(x, int(schedule.timesteps[step])).to(x.dtype).chunk(2, dim=-1)
         kept = float(schedule.kept[step])
         start = (x - math.sqrt(1 - kept) * predicted_noise) / math.sqrt(kept)
+        if limit is not None:
+            start = start.clamp(-limit, limit)
         x = float(schedule.posterior_from_start[step]) * start + float(schedule.posterior_from_now[step]) * x
         if step > 0:
             log_variance = float(schedule.log_posterior[step]) + (variance + 1) / 2 * float(schedule.log_range[step])

@@ -123,7 +123,14 @@ class HarmonFamily:
         with _evaluating(module) as model:
             tokens = self._tokens(model, images)
             sampled = sample_tokens(
-                model, self.template, tokens, prompt, seed=seed, settings=wanted, first_row=first_row
+                model,
+                self.template,
+                tokens,
+                prompt,
+                seed=seed,
+                settings=wanted,
+                first_row=first_row,
+                limit=self.codec.limit,
             )
         return decode_tokens(self.codec, sampled, self.config.side)
 

@@ -213,6 +213,11 @@ class Kl16(nn.Module):
     def device(self) -> torch.device:
         return self.quant_conv.weight.device
 
+    @property
+    def limit(self) -> None:
+        """Latents are not bounded."""
+        return None
+
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:
         """pixels [B, 3, H, W] in [−1, 1] → latents [B, channels, H/stride, W/stride]."""

@@ -73,13 +73,15 @@ def sample_tokens(
     seed: int,
     settings: SamplingSettings,
     first_row: int = 0,
+    limit: Tensor | None = None,
 ) -> Tensor:
     """Make one image's tokens for each input image: [B, S, C] → [B, S, C].
 
-    Row i draws from the address (seed, first_row + i).
+    Row i draws from the address (seed, first_row + i). `limit` [C] is the codec's, if it has one.
     """
     config, batch = model.config, images.shape[0]
     device, dtype = images.device, images.dtype
+    limit = None if limit is None else limit.to(device, dtype)
     rows = range(first_row, first_row + batch)
     halves = [_Half(model, _prompt_with_image(model, template, images, prompt))]
     if settings.guidance != 1:
@@ -100,7 +102,7 @@ def sample_tokens(
         conditions = [half.conditions(encoded, grid, grid_hidden) for half in halves]
         picked = [c.take_along_dim(chosen[..., None], dim=1).flatten(0, 1) for c in conditions]
         noise = _noise(seed, rows, step, settings.diffusion_steps, chosen.shape[1], config.codec_channels)
-        drawn = _draw(model, picked, noise.to(device, dtype), schedule, settings)
+        drawn = _draw(model, picked, noise.to(device, dtype), schedule, settings, limit)
         drawn = drawn.reshape(*chosen.shape, config.codec_channels)
         tokens.scatter_(1, chosen[..., None].expand_as(drawn), drawn)
         left = after
@@ -142,7 +144,12 @@ def _noise(seed: int, rows: range, step: int, diffusion_steps: int, tokens: int,
 
 
 def _draw(
-    model: Harmon, conditions: Sequence[Tensor], noise: Tensor, schedule: Schedule, settings: SamplingSettings
+    model: Harmon,
+    conditions: Sequence[Tensor],
+    noise: Tensor,
+    schedule: Schedule,
+    settings: SamplingSettings,
+    limit: Tensor | None,
 ) -> Tensor:
     """Sample tokens from their conditions, guided in ε only: the variance is the conditional half's."""
     net = model.mar.diffloss.net
@@ -156,7 +163,7 @@ def _draw(
         guided = noise_without + settings.guidance * (noise_with - noise_without)
         return torch.cat([guided, variance], dim=-1)
 
-    return ancestral_sample(predict, noise, schedule, settings.temperature)
+    return ancestral_sample(predict, noise, schedule, settings.temperature, limit)
 
 
 @torch.inference_mode()

@@ -1,0 +1,38 @@
+"""The embedded data base: killed while its tables are made, it is not there; then it is made anew."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from unimrg_trainer.tracking.embedded import ensure_database
+
+
+def test_killed_while_the_tables_are_made_nothing_is_there_and_the_next_one_makes_it(tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    database = tmp_path / "run" / "mlflow.db"
+    program = "import sys, pathlib, unimrg_trainer.tracking.embedded as e; e.ensure_database(pathlib.Path(sys.argv[1]))"
+    process = subprocess.Popen([sys.executable, "-c", program, str(database)])
+    end = time.monotonic() + 120
+    while not any(path.stat().st_size > 8192 for path in tmp_path.glob("run/.partial-*")):  # a few tables, not all
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    assert not database.exists()
+    ensure_database(database)
+    client = MlflowClient(f"sqlite:///{database}")
+    run = client.create_run(client.create_experiment("after the kill", (tmp_path / "artifacts").as_uri()))
+    client.log_metric(run.info.run_id, "train/loss", 1.0, step=1)
+    assert client.get_run(run.info.run_id).data.metrics == {"train/loss": 1.0}
+
+
+def test_a_data_base_that_is_there_is_left_alone(tmp_path: Path) -> None:
+    database = tmp_path / "mlflow.db"
+    database.write_bytes(b"somebody else made it")
+    ensure_database(database)
+    assert database.read_bytes() == b"somebody else made it"
+    assert list(tmp_path.iterdir()) == [database]
