@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from unimrg_trainer.models.harmon.batch import HarmonBatch
+from unimrg_trainer.models.harmon.config import config_of
 from unimrg_trainer.models.harmon.family import HarmonFamily
 from unimrg_trainer.models.harmon.module import Harmon
 from unimrg_trainer.objectives.base import Branch
@@ -25,7 +26,8 @@ BRANCHES = {
         "Generate the segmentation mask of this image.", Geometry.SQUASH, representation="segmentation"
     ),
 }
-HIDDEN = {"Understanding": 0, "Pixel": 120, "Depth": 137, "Segmentation": 104}
+TOKENS = config_of("Tiny").tokens
+HIDDEN = {"Understanding": 0, "Pixel": TOKENS - 11, "Depth": TOKENS - 3, "Segmentation": TOKENS - 17}
 """Different for every objective, so that visible tokens are filled up."""
 
 

@@ -13,6 +13,7 @@ from tests.models.harmon_rows import (
     BRANCHES,
     CPU,
     HIDDEN,
+    TOKENS,
     assert_equal_gradients,
     batch_of,
     family,
@@ -92,8 +93,8 @@ def test_a_tree_row_equals_its_branches_as_chains() -> None:
     def collate(plan: Plan) -> torch.Tensor:
         batch = harmon.collate(
             plan,
-            pictures(48, [image.sample for image in plan.images]),
-            pictures(48, [target.representation for target in plan.targets]),
+            pictures(harmon.image_size, [image.sample for image in plan.images]),
+            pictures(harmon.image_size, [target.representation for target in plan.targets]),
             lambda objective, row, purpose: generator(row, purpose),
         )
         assert (batch.visibility is None) == (plan is chains)
@@ -235,7 +236,7 @@ def test_draws_depend_on_the_row_and_on_nothing_else() -> None:
     rows = slice(first, first + HIDDEN["Depth"])
     assert torch.equal(among.noise[rows], alone.noise)
     assert torch.equal(among.timesteps[rows], alone.timesteps)
-    assert torch.equal(among.hidden[rows] - 2 * 144, alone.hidden)
+    assert torch.equal(among.hidden[rows] - 2 * TOKENS, alone.hidden)
     assert not torch.equal(among.noise[: HIDDEN["Depth"]], alone.noise)
 
 

@@ -20,12 +20,12 @@ SETTINGS = SamplingSettings(steps=3, diffusion_steps=4, guidance=2.0)
 
 
 def greedy_without_cache(harmon: HarmonFamily, module: Harmon, image: np.ndarray, question: str, new: int) -> str:
-    template, tokenizer = harmon.template, harmon.tokenizer
+    template, tokenizer, buffers = harmon.template, harmon.tokenizer, harmon.config.mar.buffers
     ids = template.question(question)
     answer: list[int] = []
     with torch.no_grad():
         features = module.features(encode_tokens(harmon.codec, image[None]).double())
-        features = torch.cat([features[:, 8:], features[:, :8]], dim=1)
+        features = torch.cat([features[:, buffers:], features[:, :buffers]], dim=1)
         while len(answer) < new:
             text = torch.tensor([[*ids, *answer]])
             row = torch.cat([module.embed(torch.tensor([template.opening()])), features, module.embed(text)], dim=1)
@@ -40,7 +40,7 @@ def greedy_without_cache(harmon: HarmonFamily, module: Harmon, image: np.ndarray
 def test_greedy_answers_with_a_cache_equal_those_without() -> None:
     harmon = family()
     module = perturbed(harmon)
-    images = pictures(48, ["x", "y", "z"])
+    images = pictures(harmon.image_size, ["x", "y", "z"])
     questions = [
         "Where is the nearest object?",
         "Is there a red circle?",
@@ -66,7 +66,7 @@ def test_an_answer_ends_with_its_turn() -> None:
         return functional.one_hot(torch.tensor([next(said)]), output.shape[-1]).double()
 
     module.llm.lm_head.register_forward_hook(speak)
-    assert harmon.answer(module, pictures(48, ["x"]), ["Why?"], max_new_tokens=9) == ["left"]
+    assert harmon.answer(module, pictures(harmon.image_size, ["x"]), ["Why?"], max_new_tokens=9) == ["left"]
 
 
 def test_tokens_are_hidden_along_a_cosine_that_ends_at_none() -> None:
@@ -80,7 +80,7 @@ def test_tokens_are_hidden_along_a_cosine_that_ends_at_none() -> None:
 def test_an_image_does_not_depend_on_its_batch() -> None:
     harmon = family()
     module = perturbed(harmon)
-    tokens = encode_tokens(harmon.codec, pictures(48, ["x", "y", "z"])).double()
+    tokens = encode_tokens(harmon.codec, pictures(harmon.image_size, ["x", "y", "z"])).double()
 
     def sample(part: torch.Tensor, first_row: int) -> torch.Tensor:
         return sample_tokens(
@@ -97,7 +97,7 @@ def test_the_first_round_is_what_training_would_compute() -> None:
     """With all tokens hidden the sampler's conditions equal those of one uncached pass over the whole row."""
     harmon = family()
     module = perturbed(harmon).eval()
-    images = encode_tokens(harmon.codec, pictures(48, ["x", "y"])).double()
+    images = encode_tokens(harmon.codec, pictures(harmon.image_size, ["x", "y"])).double()
     buffers, tokens = harmon.config.mar.buffers, harmon.config.tokens
     caught: list[torch.Tensor] = []
     handle = module.mar.decoder_norm.register_forward_hook(lambda _m, _i, output: caught.append(output))
@@ -126,7 +126,7 @@ def test_a_picture_comes_out_and_the_module_stays_as_it_was(guidance: str) -> No
     harmon = family(dropout=0.1)
     module = perturbed(harmon, torch.float32)
     settings = SimpleNamespace(steps=2, diffusion_steps=3, guidance=guidance)
-    images = pictures(48, ["x", "y"])
+    images = pictures(harmon.image_size, ["x", "y"])
     made = [harmon.generate(module, images, "Make it.", seed=seed, settings=settings) for seed in (1, 1, 2)]
     assert made[0].shape == images.shape and made[0].dtype == np.uint8
     assert np.array_equal(made[0], made[1]) and not np.array_equal(made[0], made[2])

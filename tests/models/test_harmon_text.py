@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.models.harmon_rows import BRANCHES, family
+from tests.models.harmon_rows import BRANCHES, TOKENS, family
 from unimrg_api.errors import UserError
 from unimrg_trainer.models.harmon.config import config_of
 from unimrg_trainer.models.harmon.family import HarmonFamily
@@ -44,18 +44,19 @@ def test_text_that_spells_a_special_token_stays_text() -> None:
 
 
 def test_a_generation_row_is_laid_out_as_at_inference() -> None:
-    opening, image, prompt, target = harmon.lay_out(BRANCHES["Depth"], 130)[0]
+    buffers = harmon.config.mar.buffers
+    opening, image, prompt, target = harmon.lay_out(BRANCHES["Depth"], TOKENS - 9)[0]
     start, end = harmon.tokenizer.turn_start, harmon.tokenizer.turn_end
     assert opening.token_ids == (start, *encode("user\n")) and len(opening.token_ids) == 3
-    assert (image.kind, image.length, image.image) == (SegmentKind.IMAGE, 144 + 8, 0)
+    assert (image.kind, image.length, image.image) == (SegmentKind.IMAGE, TOKENS + buffers, 0)
     prompt_ids = encode("Generate the depth map of this image.")
     assert prompt.token_ids == (*prompt_ids, end, *encode("\n"), start, *encode("assistant\n"))
-    assert (target.kind, target.length, target.target) == (SegmentKind.TARGET, 144 - 130 + 8, 0)
+    assert (target.kind, target.length, target.target) == (SegmentKind.TARGET, 9 + buffers, 0)
     assert [s.parent for s in (opening, image, prompt, target)] == [-1, 0, 1, 2]
 
 
 def test_a_generation_rows_unit_is_one_use_of_a_hidden_token() -> None:
-    assert harmon.lay_out(BRANCHES["Pixel"], 130)[1] == 4 * 130
+    assert harmon.lay_out(BRANCHES["Pixel"], 50)[1] == 4 * 50
 
 
 def test_an_understanding_row_learns_answer_and_end_only() -> None:

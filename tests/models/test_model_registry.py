@@ -10,7 +10,7 @@ from unimrg_trainer.models.registry import family
 
 def test_harmon_is_found_at_its_three_sizes() -> None:
     sizes = {variant: family("Harmon", variant, 0.1).image_size for variant in ("Tiny", "0.5B", "1.5B")}
-    assert sizes == {"Tiny": 48, "0.5B": 512, "1.5B": 512}
+    assert sizes == {"Tiny": 32, "0.5B": 512, "1.5B": 512}
 
 
 def test_an_unknown_family_is_answered_with_the_known_ones() -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_trainer.models.harmon.config import HarmonConfig
-from unimrg_trainer.models.harmon.dct import BlockCosine, read_scales
+from unimrg_trainer.models.harmon.dct import BlockCosine, read_measured
 from unimrg_trainer.models.harmon.kl16 import Kl16
 
 KL16_FILE = "kl16.safetensors"
@@ -32,7 +32,7 @@ class Codec(Protocol):
 
     @property
     def limit(self) -> Tensor | None:
-        """Greatest absolute value of each latent channel [channels], None where it is not bounded."""
+        """Absolute value that each latent channel hardly ever exceeds [channels], None where none is known."""
         ...
 
     def encode(self, pixels: Tensor) -> Tensor:
@@ -55,7 +55,7 @@ def open_codec(config: HarmonConfig, assets: Path) -> Codec:
 
 
 def _open_dct(config: HarmonConfig, assets: Path) -> Codec:
-    return BlockCosine(config.codec_stride, read_scales())
+    return BlockCosine(config.codec_stride, read_measured())
 
 
 def _open_kl16(config: HarmonConfig, assets: Path) -> Codec:

@@ -8,14 +8,31 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-SCALES_FILE = Path(__file__).with_name("dct_scales.json")
-"""Standard deviation of each of the 3·stride² coefficients over scenes (see `measurements.py`)."""
+MEASURED_FILE = Path(__file__).with_name("dct_measured.json")
+"""What was measured on scenes (by `measurements.py`)."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Statistics of each of the 3·stride² coefficients over scenes: their pictures, depth maps and contours."""
+
+    scales: tuple[float, ...]
+    """Standard deviations."""
+    limits: tuple[float, ...]
+    """Absolute values that one in a thousand exceeds, in standard deviations."""
+
+
+def read_measured() -> Measured:
+    """The constants that ship with this room."""
+    content = json.loads(MEASURED_FILE.read_text())
+    return Measured(tuple(content["scales"]), tuple(content["limits"]))
 
 
 def cosine_matrix(size: int) -> Tensor:
@@ -26,36 +43,28 @@ def cosine_matrix(size: int) -> Tensor:
     return matrix
 
 
-def read_scales() -> list[float]:
-    """The measured constants that ship with this room."""
-    scales: list[float] = json.loads(SCALES_FILE.read_text())["scales"]
-    return scales
-
-
 class BlockCosine(nn.Module):
     """Blocks of stride × stride pixels ↔ one place with 3·stride² channels: colour, then row and column frequency."""
 
     basis: Tensor
     scales: Tensor
+    limit: Tensor
+    """Absolute value that one in a thousand exceeds, of each channel [channels]."""
 
-    def __init__(self, stride: int, scales: list[float]) -> None:
+    def __init__(self, stride: int, measured: Measured) -> None:
         super().__init__()
         self.stride = stride
         self.channels = 3 * stride**2
-        if len(scales) != self.channels:
-            raise ValueError(f"{len(scales)} scales for {self.channels} coefficients")
+        if len(measured.scales) != self.channels:
+            raise ValueError(f"{len(measured.scales)} scales for {self.channels} coefficients")
         line = cosine_matrix(stride)
         self.register_buffer("basis", torch.kron(line, line).float(), persistent=False)
-        self.register_buffer("scales", torch.tensor(scales, dtype=torch.float32), persistent=False)
+        self.register_buffer("scales", torch.tensor(measured.scales), persistent=False)
+        self.register_buffer("limit", torch.tensor(measured.limits), persistent=False)
 
     @property
     def device(self) -> torch.device:
         return self.basis.device
-
-    @property
-    def limit(self) -> Tensor:
-        """Greatest absolute value of each channel for pixels in [−1, 1]: known, because the transform is linear."""
-        return self.basis.abs().sum(1).repeat(3) / self.scales
 
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:

@@ -178,8 +178,8 @@ def ancestral_sample(
     """Draw x_0 by ancestral sampling.
 
     predict(x [N, C], time step) → [N, 2C]; noise [steps + 1, N, C]: the start, then one for each step. Where the range
-    of x_0 is known, `limit` [C], its predictions are kept within ± limit: the first step of a cosine schedule multiplies
-    an error in ε̂ by 300, which a young network cannot afford. Without a limit nothing is clipped.
+    of x_0 is known, `limit` [C], its predictions are kept within ± limit: the first step of a cosine schedule
+    multiplies an error in ε̂ by 300, which a young network cannot afford. Without a limit nothing is clipped.
     """
     x = noise[0]
     for index, step in enumerate(reversed(range(len(schedule.betas)))):

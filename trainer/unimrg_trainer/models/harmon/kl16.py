@@ -215,7 +215,7 @@ class Kl16(nn.Module):
 
     @property
     def limit(self) -> None:
-        """Latents are not bounded."""
+        """No bound of the latents is known."""
         return None
 
     @torch.no_grad()

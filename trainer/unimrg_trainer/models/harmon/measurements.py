@@ -1,4 +1,4 @@
-"""Makes the two small data files of this room from generated scenes: the tokenizer and the scales of the DCT codec.
+"""Makes the two small data files of this room from generated scenes: the tokenizer and the constants of the DCT codec.
 
     python -m unimrg_trainer.models.harmon.measurements
 
@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Iterator
+from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
 
@@ -20,7 +22,7 @@ from tokenizers.models import BPE
 
 from unimrg_trainer.models.harmon.codec import to_pixels
 from unimrg_trainer.models.harmon.config import config_of
-from unimrg_trainer.models.harmon.dct import SCALES_FILE, BlockCosine
+from unimrg_trainer.models.harmon.dct import MEASURED_FILE, BlockCosine, Measured
 from unimrg_trainer.models.harmon.tokenizer import SPECIALS
 from unimrg_trainer.scenes.scene import Scene, generate
 from unimrg_trainer.targets.canonical import depth_target, segmentation_target, squash
@@ -74,8 +76,8 @@ def texts(scenes: int) -> Iterator[str]:
             yield f"\n\n{question.question} {question.answer}"
 
 
-def measure_scales(scenes: list[Scene], stride: int, size: int) -> list[float]:
-    """Standard deviation of every DCT coefficient over pictures, depth maps and contours: all are learnt."""
+def measure_coefficients(scenes: list[Scene], stride: int, size: int) -> Measured:
+    """Spread and range of every DCT coefficient over pictures, depth maps and contours: all are learnt."""
     images = np.stack(
         [
             image
@@ -87,10 +89,16 @@ def measure_scales(scenes: list[Scene], stride: int, size: int) -> list[float]:
             )
         ]
     )
-    plain = BlockCosine(stride, [1.0] * (3 * stride**2))
-    coefficients = plain.encode(to_pixels(images))
-    deviation = coefficients.double().transpose(0, 1).flatten(1).std(dim=1)
-    return [round(float(value), 5) for value in deviation]
+    ones = (1.0,) * (3 * stride**2)
+    coefficients = BlockCosine(stride, Measured(ones, ones)).encode(to_pixels(images))
+    by_channel = coefficients.double().transpose(0, 1).flatten(1)
+    scales = by_channel.std(dim=1)
+    # the few sharpest contours beyond this lose nothing that is seen, and sampling is far steadier
+    limits = torch.from_numpy(np.quantile(by_channel.abs().numpy(), 0.999, axis=1)) / scales
+    return Measured(
+        tuple(round(float(value), 5) for value in scales),
+        tuple(math.ceil(10 * float(value)) / 10 for value in limits),
+    )
 
 
 def main() -> None:
@@ -102,10 +110,9 @@ def main() -> None:
     tokenizer.save(str(path))
     logger.info("%s: %d tokens", path.name, tokenizer.get_vocab_size())
     scenes = [generate(SEED, index, config.image_size) for index in range(SCENES_FOR_SCALES)]
-    scales = measure_scales(scenes, config.codec_stride, config.image_size)
-    note = "standard deviations of the DCT coefficients of scenes, depth maps and contours (measurements.py)"
-    SCALES_FILE.write_text(json.dumps({"what": note, "scales": scales}) + "\n")
-    logger.info("%s: from %.4f to %.4f", SCALES_FILE.name, min(scales), max(scales))
+    measured = measure_coefficients(scenes, config.codec_stride, config.image_size)
+    MEASURED_FILE.write_text(json.dumps(asdict(measured), indent=1) + "\n")
+    logger.info("%s: scales from %.4f to %.4f", MEASURED_FILE.name, min(measured.scales), max(measured.scales))
 
 
 if __name__ == "__main__":
