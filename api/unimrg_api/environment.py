@@ -27,7 +27,7 @@ class PodEnvironment:
     uid: str = ""
     """UNIMRG_UID: the job's identity; empty: the one in RUN/job.json, which the launcher creates."""
     attempt: str = ""
-    """UNIMRG_ATTEMPT: number of this attempt, from 0, as digits; empty: the launcher claims the next one."""
+    """UNIMRG_ATTEMPT: number of this attempt, from 1, as digits; empty: the launcher claims the next one."""
     spec: str = ""
     """UNIMRG_SPEC: the whole job as canonical JSON."""
     spec_base: Path = Path("/")

@@ -25,7 +25,7 @@ class TerminationRecord(Record):
     total_steps: int | None = None
     """The step at which training stops."""
     checkpoint: str | None = None
-    """Key of the last commit below the run's prefix."""
+    """The last commit: its marker's key, or its folder, below the run's prefix."""
     mlflow_run_id: str | None = None
     """Run in MLflow."""
     mlflow_url: str | None = None

@@ -93,6 +93,7 @@ def test_a_job_runs_from_check_to_finish_and_a_second_time_has_nothing_to_do(
         "attempt-1-evaluate.json",
         "attempt-1-train.json",
         "evaluated.json",
+        "finished.json",
     ]
 
     again, text = run(tmp_path)
@@ -100,6 +101,19 @@ def test_a_job_runs_from_check_to_finish_and_a_second_time_has_nothing_to_do(
     assert "complete before: step 12" in text and "Harmon Tiny" in text
     assert finishes.statuses == ["FINISHED"]
     assert [path.name for path in (tmp_path / "run" / "attempts").iterdir()] == ["1.json"]
+
+
+def test_a_complete_run_whose_launcher_died_before_it_closed_it_is_closed_by_the_next(
+    tmp_path: Path, finishes: Finishes
+) -> None:
+    assert run(tmp_path, stages__evaluate__mode="Never")[0] == 0
+    (tmp_path / "run" / "outcomes" / "finished.json").unlink()
+    (tmp_path / "run" / "outcomes" / "attempt-1-train.json").unlink()
+    code, text = run(tmp_path, stages__evaluate__mode="Never")
+    assert code == 0 and "complete before: step 12" in text
+    assert finishes.statuses == ["FINISHED", "FINISHED"]
+    assert run(tmp_path, stages__evaluate__mode="Never")[0] == 0
+    assert finishes.statuses == ["FINISHED", "FINISHED"]
 
 
 def test_an_interrupted_training_is_closed_as_killed_and_goes_on_the_next_time(

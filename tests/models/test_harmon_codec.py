@@ -31,8 +31,10 @@ def test_a_coefficient_is_the_cosine_sum_of_its_block() -> None:
     total = 0.0
     for y in range(4):
         for x in range(4):
-            wave = math.cos(math.pi / 4 * (y + 0.5) * u) * math.cos(math.pi / 4 * (x + 0.5) * v)
-            total += wave * pixels[0, colour, 4 * row + y, 4 * column + x].item() / 2
+            wave = math.cos(math.pi / 4 * (y + 0.5) * u) * math.cos(math.pi / 4 * (x + 0.5) * v) / 2
+            for c in range(3):
+                tint = math.cos(math.pi / 3 * (c + 0.5) * colour) * math.sqrt(2 / 3)
+                total += wave * tint * pixels[0, c, 4 * row + y, 4 * column + x].item()
     latents = codec.encode(pixels)
     assert latents[0, colour * 16 + u * 4 + v, row, column].item() == pytest.approx(total / 0.5, abs=1e-5)
 
@@ -108,3 +110,11 @@ def test_downsampling_looks_to_the_right_and_below() -> None:
         down.conv.weight[0, 0, 0, 0] = 1  # takes the upper left of its window
     picture = torch.arange(16.0).reshape(1, 1, 4, 4).repeat(1, 8, 1, 1)
     assert down(picture)[0, 0].tolist() == [[0, 2], [8, 10]]
+
+
+def test_a_map_without_colour_has_nothing_in_the_two_thirds_of_colour() -> None:
+    codec = BlockCosine(4, Measured((1.0,) * 48, (1.0,) * 48))
+    grey = torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(3)).expand(1, 3, 8, 8)
+    latents = codec.encode(grey)
+    assert latents[:, 16:].abs().max() < 1e-6
+    assert latents[:, :16].abs().min() > 0

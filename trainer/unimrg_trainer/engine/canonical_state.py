@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from unimrg_api.errors import UserError
 from unimrg_trainer.checkpoint.state import TrainingState
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -28,9 +29,31 @@ def export_state(module: nn.Module, optimizer: torch.optim.AdamW, step: int) -> 
 
 @torch.no_grad()
 def import_weights(module: nn.Module, state: TrainingState) -> None:
-    """Overwrite every parameter of `module` with the state's weights."""
+    """Overwrite every parameter of `module` with the state's weights.
+
+    Raises UserError if they are those of another model: of another version of this software, or of a changed family.
+    """
+    refuse_other_model(module, state)
     for name, parameter in module.named_parameters():
         parameter.copy_(state.tensors[f"model/{name}"])
+
+
+def refuse_other_model(module: nn.Module, state: TrainingState) -> None:
+    """Raise UserError if names or shapes of the state's weights are not the module's."""
+    wanted = {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
+    found = {
+        name.removeprefix("model/"): tuple(tensor.shape)
+        for name, tensor in state.tensors.items()
+        if name.startswith("model/")
+    }
+    different = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
+    if different:
+        name = different[0]
+        raise UserError(
+            f"the checkpoint of step {state.step} is of another model: {len(different)} tensors differ, e.g. {name} is "
+            f"{found.get(name, 'absent')} there and {wanted.get(name, 'absent')} here",
+            remedy="resume with the version of unimrg that wrote it, or give another spec.checkpoint.uri",
+        )
 
 
 @torch.no_grad()

@@ -32,7 +32,7 @@ from unimrg_trainer.evaluation.held_out import HeldOutLoss, compare
 from unimrg_trainer.evaluation.spatial import Answered, SpatialScores, score
 from unimrg_trainer.evaluation.summary import Summary
 from unimrg_trainer.targets.canonical import squash
-from unimrg_trainer.targets.registry import target_image
+from unimrg_trainer.targets.registry import REPRESENTATIONS, target_image
 from unimrg_trainer.tracking.read import read_attempts, read_curves
 
 logger = logging.getLogger(__name__)
@@ -91,9 +91,11 @@ def cohort_labels(setup: Setup, losses: dict[str, np.ndarray]) -> dict[str, list
 
 
 def draw_samples(setup: Setup, module: torch.nn.Module, held_out: Dataset, progress: Progress) -> list[Sample]:
-    """Generate every trained representation for held-out scenes and for photographs."""
+    """Generate every trained representation for held-out scenes and for photographs; nothing for `images: 0`."""
     size = setup.family.image_size
     scenes = min(setup.job.spec.stages.evaluate.samples.images, len(held_out.images))
+    if scenes == 0:
+        return []
     records = [held_out.read_image_record(index) for index in range(scenes)]
     labels = [f"scene {index}" for index in range(scenes)]
     try:
@@ -109,7 +111,9 @@ def draw_samples(setup: Setup, module: torch.nn.Module, held_out: Dataset, progr
     samples = []
     for index, (label, record) in enumerate(zip(labels, records, strict=True)):
         truth = {
-            name: target_image(name, record, size) for name in ("depth", "segmentation") if record.get(name) is not None
+            name: target_image(name, record, size)
+            for name in REPRESENTATIONS
+            if name in results and record.get(name) is not None
         }
         made = {name: pictures[index] for name, pictures in results.items()}
         samples.append(Sample(label, images[index], made, truth))
@@ -154,7 +158,7 @@ def write_results(
         attempts=max(1, len({attempt.attempt for attempt in attempts})),
         checkpoint=commit_key,
         data_digest=setup.data_digest,
-        seeds={"training": job.spec.training.seed},
+        seeds=seeds_of(job),
         versions={name: importlib.metadata.version(name) for name in VERSIONED},
         held_out=losses,
         spatial=spatial,
@@ -170,6 +174,12 @@ def write_results(
     spool.end("evaluated")
     spool.close_segment()
     logger.info("results of step %d are in %s/results", step, setup.run.uri)
+
+
+def seeds_of(job: UniMRGJob) -> dict[str, int]:
+    """What a seed is for → seed."""
+    source = job.spec.data.source
+    return {"training": job.spec.training.seed, **({"scenes": source.scenes.seed} if source else {})}
 
 
 def _show(setup: Setup, step: int, what: str, done: int, total: int) -> None:

@@ -46,7 +46,7 @@ class Summary(BaseModel):
     """Key of the evaluated checkpoint."""
     data_digest: str = ""
     seeds: dict[str, int] = Field(default_factory=dict)
-    """What a seed is for → seed: training, scenes, bootstrap."""
+    """What a seed is for → seed: training (and the bootstrap of the intervals), scenes."""
     versions: dict[str, str] = Field(default_factory=dict)
     """Package → version."""
     held_out: dict[str, HeldOutLoss] = Field(default_factory=dict)
@@ -54,7 +54,6 @@ class Summary(BaseModel):
     spatial: SpatialScores | None = None
     files: dict[str, str] = Field(default_factory=dict)
     """What a file is → its key under RUN: curves, grid."""
-    mlflow_url: str = ""
 
     def to_json(self) -> str:
         """Return readable JSON that ends with a line break; the same summary gives the same text."""
@@ -101,8 +100,7 @@ def render(summary: Summary) -> Group:
         parts.append(Text())
         parts.append(_score_table(summary.spatial))
     parts.append(Text())
-    places = {**summary.files, **({"MLflow": summary.mlflow_url} if summary.mlflow_url else {})}
-    parts.extend(Text(f"{what}: {where}") for what, where in places.items())
+    parts.extend(Text(f"{what}: {where}") for what, where in summary.files.items())
     return Group(*parts)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from unimrg_api.job import UniMRGJob, path_of, resolve_uri
 from unimrg_api.load import dump_job
 from unimrg_api.progress import Phase
 from unimrg_api.termination import TerminationRecord
-from unimrg_trainer.checkpoint.layout import survey
+from unimrg_trainer.checkpoint.identity import claim_identity
 from unimrg_trainer.evaluation.summary import render
 from unimrg_trainer.launch import inputs, outcomes
 from unimrg_trainer.launch.live_view import live_view
@@ -108,11 +109,6 @@ def ignored_fields(job: UniMRGJob, processes: int | None) -> list[str]:
     return lines
 
 
-def newest_commit(run: ObjectStore) -> int:
-    """Step of the newest commit, 0 if there is none; its content is not looked at."""
-    return max((marker.step for marker in survey(run.list("ckpt/")).candidates()), default=0)
-
-
 @dataclass
 class _Session:
     """One `unimrg run`: the stages in order, and what there is to say at the end."""
@@ -131,8 +127,9 @@ class _Session:
         for stage in ("check", "prepare"):
             if not self._completes(stage, stop):
                 return self._code()
-        if self._is_complete():
+        if outcomes.is_complete(self.run_prefix, self.job):
             self.already_complete = True
+            self._close(stop)
             return ExitCode.OK
         trained = self._completes("train", stop)
         mode = self.job.spec.stages.evaluate.mode
@@ -147,12 +144,13 @@ class _Session:
         console = self.console
         if self.failed is None:
             if self.already_complete:
-                console.print(f"This run was complete before: step {newest_commit(self.run_prefix)} is committed.")
+                step = outcomes.newest_commit(self.run_prefix)
+                console.print(f"This run was complete before: step {step} is committed.")
             self._print_results()
             return
         stage, record = self.failed
         if record.exit_code in (ExitCode.INTERRUPTED, ExitCode.INTERRUPTED_TWICE):
-            step = newest_commit(self.run_prefix)
+            step = outcomes.newest_commit(self.run_prefix)
             stands = f"step {step} is committed" if step else "nothing is committed yet"
             self._say(f"Interrupted during {stage}: {stands}. The same command goes on from there.")
             return
@@ -173,18 +171,19 @@ class _Session:
     def _code(self) -> ExitCode:
         return ExitCode.OK if self.failed is None else ExitCode(self.failed[1].exit_code)
 
+    def _close(self, stop: StopRequest) -> None:
+        """Finish what an earlier launcher computed but did not live to close, or could not ship."""
+        attempt = outcomes.unfinished_attempt(self.run_prefix)
+        if attempt is not None:
+            digest = self.job.training_digest(inputs.data_digest(self.job, self.env))
+            uid = claim_identity(self.run_prefix, None, digest)
+            self.env = dataclasses.replace(self.env, uid=uid, attempt=attempt)
+            self._finish(stop)
+
     def _finish(self, stop: StopRequest) -> None:
         end = execute("finish", self.env, stop)
         if end.code is not ExitCode.OK:
             self._say(f"Tracking is incomplete: {end.record.message}")
-
-    def _is_complete(self) -> bool:
-        """The stop step is committed and, where wanted, evaluated: nothing is left to do."""
-        step = newest_commit(self.run_prefix)
-        if self.job.spec.checkpoint.resume == "Never" or step < self.job.spec.training.resolved_stop_step():
-            return False
-        mode = self.job.spec.stages.evaluate.mode
-        return mode == "Never" or outcomes.is_evaluated(self.run_prefix, self.job, step)
 
     def _print_results(self) -> None:
         summary = outcomes.summary(self.run_prefix)

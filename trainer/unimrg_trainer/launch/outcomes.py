@@ -11,6 +11,7 @@ from unimrg_api.digests import canonical_json, sha256_of
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.job import UniMRGJob
 from unimrg_api.termination import TerminationRecord
+from unimrg_trainer.checkpoint.layout import survey
 from unimrg_trainer.evaluation.summary import FILE_NAME, Summary
 from unimrg_trainer.storage.base import NotFound, ObjectStore, StorageError
 from unimrg_trainer.tracking import TerminalStatus
@@ -18,6 +19,7 @@ from unimrg_trainer.tracking import TerminalStatus
 logger = logging.getLogger(__name__)
 
 _EVALUATED = "outcomes/evaluated.json"
+_FINISHED = "outcomes/finished.json"
 _STOPPED = (ExitCode.INTERRUPTED, ExitCode.INTERRUPTED_TWICE, ExitCode.TERMINATED)
 
 
@@ -36,10 +38,44 @@ def note(run: ObjectStore, attempt: str, stage: str, record: TerminationRecord) 
         logger.warning("the outcome of %s was not kept: %s", stage, error)
 
 
+def newest_commit(run: ObjectStore) -> int:
+    """Step of the newest commit, 0 if there is none; its content is not looked at."""
+    return max((marker.step for marker in survey(run.list("ckpt/")).candidates()), default=0)
+
+
+def is_complete(run: ObjectStore, job: UniMRGJob) -> bool:
+    """The stop step is committed and, where wanted, evaluated: nothing is left to compute."""
+    step = newest_commit(run)
+    if job.spec.checkpoint.resume == "Never" or step < job.spec.training.resolved_stop_step():
+        return False
+    return job.spec.stages.evaluate.mode == "Never" or is_evaluated(run, job, step)
+
+
+def note_finished(run: ObjectStore, attempt: str) -> None:
+    """Keep that the tracked run of this attempt has its last point and its status."""
+    try:
+        run.put(_FINISHED, canonical_json({"attempt": attempt}).encode())
+    except StorageError as error:
+        logger.warning("the end of the tracked run was not noted: %s", error)
+
+
+def unfinished_attempt(run: ObjectStore) -> str | None:
+    """The newest attempt, if nothing says that its tracked run was closed."""
+    attempts = [key.removeprefix("attempts/").removesuffix(".json") for key, _ in run.list("attempts/")]
+    newest = max((name for name in attempts if name.isdigit()), key=int, default=None)
+    try:
+        noted = json.loads(run.get(_FINISHED))
+    except (StorageError, ValueError):
+        return newest
+    return None if noted == {"attempt": newest} else newest
+
+
 def status_of(run: ObjectStore, attempt: str, job: UniMRGJob) -> TerminalStatus:
     """How the run ended: FINISHED if all that was wanted completed, KILLED if it was stopped or left no
     word.
     """
+    if is_complete(run, job):
+        return "FINISHED"
     codes = [_code(run, attempt, "train")]
     mode = job.spec.stages.evaluate.mode
     if mode == "Always" or (mode == "OnSuccess" and codes == [ExitCode.OK]):

@@ -207,6 +207,7 @@ def _finish(context: Context) -> Verdict:
             "TrackingIncomplete",
             f"{report.remaining} records did not reach MLflow within {limit:.0f} s; the spool keeps them",
         )
+    outcomes.note_finished(run, env.attempt)
     return Verdict(ExitCode.OK, "Completed", status)
 
 

@@ -24,6 +24,8 @@ class LanguageConfig:
     rope_theta: float = 1e6
     norm_epsilon: float = 1e-6
     max_positions: int = 32768
+    initial_deviation: float = 0.02
+    """Standard deviation of the first weights, where none are loaded."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,14 @@ def tiny(dropout: float = 0.1) -> HarmonConfig:
     return HarmonConfig(
         variant="Tiny",
         language=LanguageConfig(
-            width=96, layers=3, heads=4, key_value_heads=2, feed_forward=192, vocabulary=768, max_positions=2048
+            width=96,
+            layers=3,
+            heads=4,
+            key_value_heads=2,
+            feed_forward=192,
+            vocabulary=768,
+            max_positions=2048,
+            initial_deviation=0.1,  # about width^−½: from 0.02 a network this narrow hardly leaves its plateau
         ),
         mar=MarConfig(
             width=96,

@@ -1,4 +1,4 @@
-"""A codec without weights: the discrete cosine transform of small blocks, each coefficient scaled to unit variance.
+"""A codec without weights: the cosine transform of small blocks, each coefficient scaled to unit variance.
 
 It stands behind the same interface as KL-16, so that Harmon can be trained on a laptop where no pretrained
 autoencoder is at hand. It loses nothing: decode(encode(x)) = x.
@@ -44,7 +44,11 @@ def cosine_matrix(size: int) -> Tensor:
 
 
 class BlockCosine(nn.Module):
-    """Blocks of stride × stride pixels ↔ one place with 3·stride² channels: colour, then row and column frequency."""
+    """Blocks of stride × stride pixels in 3 colours ↔ one place with 3·stride² channels: cosines along all axes.
+
+    Channels are ordered by colour frequency (the first is grey, so that maps without colour have zeros in the other
+    two thirds), then row and column frequency.
+    """
 
     basis: Tensor
     scales: Tensor
@@ -58,7 +62,8 @@ class BlockCosine(nn.Module):
         if len(measured.scales) != self.channels:
             raise ValueError(f"{len(measured.scales)} scales for {self.channels} coefficients")
         line = cosine_matrix(stride)
-        self.register_buffer("basis", torch.kron(line, line).float(), persistent=False)
+        block = torch.kron(cosine_matrix(3), torch.kron(line, line))
+        self.register_buffer("basis", block.float(), persistent=False)
         self.register_buffer("scales", torch.tensor(measured.scales), persistent=False)
         self.register_buffer("limit", torch.tensor(measured.limits), persistent=False)
 
@@ -69,17 +74,13 @@ class BlockCosine(nn.Module):
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:
         """pixels [B, 3, H, W] in [−1, 1] → latents [B, channels, H/stride, W/stride]."""
-        blocks = self._by_colour(functional.pixel_unshuffle(pixels, self.stride))
-        coefficients = torch.einsum("fp,bcphw->bcfhw", self.basis, blocks).flatten(1, 2)
+        blocks = functional.pixel_unshuffle(pixels, self.stride)
+        coefficients = torch.einsum("fp,bphw->bfhw", self.basis, blocks)
         return coefficients / self.scales[:, None, None]
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """latents [B, channels, h, w] → pixels [B, 3, h·stride, w·stride], not clipped."""
-        coefficients = self._by_colour(latents * self.scales[:, None, None])
-        blocks = torch.einsum("fp,bcfhw->bcphw", self.basis, coefficients).flatten(1, 2)
+        coefficients = latents * self.scales[:, None, None]
+        blocks = torch.einsum("fp,bfhw->bphw", self.basis, coefficients)
         return functional.pixel_shuffle(blocks, self.stride)
-
-    def _by_colour(self, x: Tensor) -> Tensor:
-        """[B, channels, h, w] → [B, 3, stride², h, w]."""
-        return x.reshape(x.shape[0], 3, self.stride**2, *x.shape[2:])

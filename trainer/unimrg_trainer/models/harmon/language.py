@@ -41,6 +41,7 @@ def build_language_model(config: LanguageConfig) -> Qwen2ForCausalLM:
             num_key_value_heads=config.key_value_heads,
             max_position_embeddings=config.max_positions,
             rms_norm_eps=config.norm_epsilon,
+            initializer_range=config.initial_deviation,
             rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
             tie_word_embeddings=True,
             attn_implementation="sdpa",
