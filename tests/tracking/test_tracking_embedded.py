@@ -17,7 +17,7 @@ def test_killed_while_the_tables_are_made_nothing_is_there_and_the_next_one_make
     program = "import sys, pathlib, unimrg_trainer.tracking.embedded as e; e.ensure_database(pathlib.Path(sys.argv[1]))"
     process = subprocess.Popen([sys.executable, "-c", program, str(database)])
     end = time.monotonic() + 120
-    while not any(path.stat().st_size > 8192 for path in tmp_path.glob("run/.partial-*")):  # a few tables, not all
+    while not any(path.stat().st_size > 8192 for path in tmp_path.glob("run/.partial-*.db")):  # a few tables, not all
         assert process.poll() is None and time.monotonic() < end
         time.sleep(0.005)
     process.kill()

@@ -253,6 +253,7 @@ def _make_client(settings: TrackingSettings) -> Any:
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "CRITICAL")
+    logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # the variable above is read at the first import only
     database = sqlite_path(settings.uri)
     if database is not None:
         ensure_database(database)
