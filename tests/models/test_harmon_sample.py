@@ -82,13 +82,13 @@ def test_an_image_does_not_depend_on_its_batch() -> None:
     module = perturbed(harmon)
     tokens = encode_tokens(harmon.codec, pictures(harmon.image_size, ["x", "y", "z"])).double()
 
-    def sample(part: torch.Tensor, first_row: int) -> torch.Tensor:
+    def sample(rows: list[int]) -> torch.Tensor:
         return sample_tokens(
-            module.eval(), harmon.template, part, "Make it.", seed=9, settings=SETTINGS, first_row=first_row
+            module.eval(), harmon.template, tokens[rows], "Make it.", seed=9, settings=SETTINGS, rows=rows
         )
 
-    together = sample(tokens, 0)
-    apart = torch.cat([sample(tokens[:1], 0), sample(tokens[1:], 1)])
+    together = sample([0, 1, 2])
+    apart = torch.cat([sample([1]), sample([2, 0])])[[2, 0, 1]]
     torch.testing.assert_close(together, apart, rtol=1e-8, atol=1e-8)
     assert not torch.allclose(together[0], together[1])
 
@@ -101,7 +101,9 @@ def test_the_first_round_is_what_training_would_compute() -> None:
     buffers, tokens = harmon.config.mar.buffers, harmon.config.tokens
     caught: list[torch.Tensor] = []
     handle = module.mar.decoder_norm.register_forward_hook(lambda _m, _i, output: caught.append(output))
-    sample_tokens(module, harmon.template, images, "Make it.", seed=1, settings=SamplingSettings(1, 1, guidance=1.0))
+    sample_tokens(
+        module, harmon.template, images, "Make it.", seed=1, settings=SamplingSettings(1, 1, guidance=1.0), rows=[0, 1]
+    )
     handle.remove()
     with torch.no_grad():
         encoded = module.mar.encode(images[:, :0], torch.zeros(2, 0, dtype=torch.int64))
@@ -127,7 +129,14 @@ def test_a_picture_comes_out_and_the_module_stays_as_it_was(guidance: str) -> No
     module = perturbed(harmon, torch.float32)
     settings = SimpleNamespace(steps=2, diffusion_steps=3, guidance=guidance)
     images = pictures(harmon.image_size, ["x", "y"])
-    made = [harmon.generate(module, images, "Make it.", seed=seed, settings=settings) for seed in (1, 1, 2)]
+    rounds: list[tuple[int, int]] = []
+    made = [
+        harmon.generate(
+            module, images, "Make it.", seed=seed, settings=settings, rows=[0, 1], on_round=lambda *r: rounds.append(r)
+        )
+        for seed in (1, 1, 2)
+    ]
+    assert rounds == [(0, 2), (1, 2)] * 3
     assert made[0].shape == images.shape and made[0].dtype == np.uint8
     assert np.array_equal(made[0], made[1]) and not np.array_equal(made[0], made[2])
     assert module.training

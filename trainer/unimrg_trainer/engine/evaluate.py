@@ -19,6 +19,7 @@ from unimrg_api.progress import Progress as ProgressRecord
 from unimrg_trainer.checkpoint.agreement import TorchAgreement
 from unimrg_trainer.checkpoint.discover import load_newest
 from unimrg_trainer.data.dataset import Dataset
+from unimrg_trainer.data.publication import find_publication
 from unimrg_trainer.engine.canonical_state import import_weights
 from unimrg_trainer.engine.initial_weights import build_initial
 from unimrg_trainer.engine.measuring import Progress, answers, generated, held_out_losses
@@ -65,9 +66,10 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
     dtype = DTYPES[job.spec.training.precision]
 
     module = build_initial(setup.family, job.spec.training.seed, setup.init_uri, dtype).to(setup.device)
-    before = held_out_losses(setup, module, held_out, wanted.held_out_rows, progress, "held-out loss before")
+    rows = held_out_rows(setup, held_out)
+    before = held_out_losses(setup, module, held_out, rows, progress, "held-out loss before")
     import_weights(module, state)
-    after = held_out_losses(setup, module, held_out, wanted.held_out_rows, progress, "held-out loss after")
+    after = held_out_losses(setup, module, held_out, rows, progress, "held-out loss after")
     replies: list[Answered] = []
     if "Spatial" in wanted.benchmarks and "Understanding" in setup.weights:
         replies = answers(setup, module, held_out, min(wanted.questions, len(held_out.questions)), progress)
@@ -77,17 +79,33 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
             setup,
             commit_key=commit.key,
             step=state.step,
-            losses=compare(before, after, seed=job.spec.training.seed, clusters=cohort_labels(setup, before)),
+            losses=compare(before, after, seed=job.spec.training.seed, clusters=clusters_of(setup, held_out, rows)),
             spatial=score(replies, seed=job.spec.training.seed) if replies else None,
             samples=samples,
         )
     dist.barrier(host_group)
 
 
-def cohort_labels(setup: Setup, losses: dict[str, np.ndarray]) -> dict[str, list[int]]:
-    """Label held-out rows with their cohort: rows that share a mask rate are not independent."""
-    rows = setup.job.spec.training.batch.cohort_rows
-    return {name: [index // rows for index in range(len(values))] for name, values in losses.items()}
+def held_out_rows(setup: Setup, held_out: Dataset) -> int:
+    """How many rows are measured: as many as wanted, at most as many as there are, for a copy tells nothing new."""
+    wanted = setup.job.spec.stages.evaluate.held_out_rows
+    sizes = {"questions": len(held_out.questions), "images": len(held_out.images)}
+    available = min(sizes[objective.source] for objective in setup.objectives)
+    if available < wanted and setup.rank == 0:
+        logger.warning("stages.evaluate.heldOutRows is %d, the data has %d: these are measured", wanted, available)
+    return min(wanted, available)
+
+
+def clusters_of(setup: Setup, held_out: Dataset, rows: int) -> dict[str, list[str]]:
+    """Label rows that are not independent: questions about one image, and images of a cohort (one mask rate)."""
+    cohort_rows = setup.job.spec.training.batch.cohort_rows
+    cohorts = [f"cohort {row // cohort_rows}" for row in range(rows)]
+    return {
+        objective.name: [str(held_out.read_question_record(row, fields=())["key"]) for row in range(rows)]
+        if objective.source == "questions"
+        else cohorts
+        for objective in setup.objectives
+    }
 
 
 def draw_samples(setup: Setup, module: torch.nn.Module, held_out: Dataset, progress: Progress) -> list[Sample]:
@@ -98,11 +116,8 @@ def draw_samples(setup: Setup, module: torch.nn.Module, held_out: Dataset, progr
         return []
     records = [held_out.read_image_record(index) for index in range(scenes)]
     labels = [f"scene {index}" for index in range(scenes)]
-    try:
+    if "photographs" in find_publication(setup.data, setup.data_digest).manifests:
         photographs = Dataset.open(setup.data, "photographs", setup.data_digest)
-    except UserError:  # the data set was prepared without
-        photographs = None
-    if photographs is not None:
         chosen = range(min(PHOTOGRAPHS, len(photographs.images)))
         records += [photographs.read_image_record(index) for index in chosen]
         labels += [f"photo {index}" for index in chosen]

@@ -59,7 +59,8 @@ class Tick:
 class TrainingLoop:
     """Runs optimiser steps from `first_step` to `settings.stop_step`.
 
-    `save(state, reason)` commits a checkpoint (a collective call); `report(tick)` is called on every rank.
+    `save(state, reason)` commits a checkpoint (a collective call); `report(tick)` is called on every rank every few
+    steps, `beat(finished)` after every step, as the sign of life that a watchdog waits for.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class TrainingLoop:
         save: Callable[[TrainingState, str], None],
         report: Callable[[Tick], None],
         settings: LoopSettings,
+        beat: Callable[[int], None] = lambda finished: None,
     ) -> None:
         self.module = module
         self.optimizer = optimizer
@@ -86,6 +88,7 @@ class TrainingLoop:
         self.save = save
         self.report = report
         self.settings = settings
+        self.beat = beat
         self._rates: list[float] = []
         self._tick_started = 0.0
         self._data_wait = 0.0
@@ -101,11 +104,13 @@ class TrainingLoop:
         with Prefetcher(self.plan_step, first_step, self.settings.prefetch) as steps:
             first = next(steps)
             self._dry_run(first)
+            self.beat(first_step)
             self._tick_started = time.monotonic()
             step = first
             while True:
                 self._train(step)
                 finished = step.number + 1
+                self.beat(finished)
                 stopping = self.stop.ask()
                 done = finished == self.settings.stop_step
                 saving = done or stopping or finished % self.settings.save_every == 0

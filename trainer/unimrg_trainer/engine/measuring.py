@@ -6,6 +6,7 @@ Rows, noise and masks are addressed, so the numbers do not depend on how many ra
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -33,16 +34,22 @@ ANSWER_TOKENS = 8
 
 
 class Progress:
-    """Called between batches: shows how far the work is and ends it when a stop was asked for."""
+    """Called between batches: shows how far the work is and ends it when a stop was asked for.
+
+    Raises Interrupted (exit code 85).
+    """
 
     def __init__(self, stop: StopFlag, show: Callable[[str, int, int], None]) -> None:
         self._stop = stop
         self._show = show
 
     def __call__(self, what: str, done: int, total: int) -> None:
+        self.end_if_stopped()
+        self._show(what, done, total)
+
+    def end_if_stopped(self) -> None:
         if self._stop.requested:
             raise Interrupted("interrupted during evaluation; the last commit stands")
-        self._show(what, done, total)
 
 
 def share(setup: Setup, items: Sequence[T]) -> Sequence[T]:
@@ -50,10 +57,18 @@ def share(setup: Setup, items: Sequence[T]) -> Sequence[T]:
     return items[setup.rank :: setup.world_size]
 
 
-def gather(setup: Setup, mine: Sequence[T]) -> list[T]:
-    """Undo `share`: all ranks' results in the items' order, on every rank."""
+def gather(setup: Setup, mine: Sequence[T], progress: Progress | None = None) -> list[T]:
+    """Undo `share`: all ranks' results in the items' order, on every rank; a collective call.
+
+    A rank that waits here for one that was stopped was asked to stop itself: it ends the same way (`progress`).
+    """
     parts: list[Sequence[T]] = [[] for _ in range(setup.world_size)]
-    dist.all_gather_object(parts, list(mine))
+    try:
+        dist.all_gather_object(parts, list(mine))
+    except RuntimeError:
+        if progress is not None:
+            progress.end_if_stopped()
+        raise
     longest = max(len(part) for part in parts)
     return [part[index] for index in range(longest) for part in parts if index < len(part)]
 
@@ -62,7 +77,10 @@ def gather(setup: Setup, mine: Sequence[T]) -> list[T]:
 def held_out_losses(
     setup: Setup, module: nn.Module, data: Dataset, rows: int, progress: Progress, label: str
 ) -> dict[str, np.ndarray]:
-    """Mean loss of each held-out row [rows] of every objective, at fixed noise, dropout off."""
+    """Mean loss of each held-out row [rows] of every objective, at fixed noise, dropout off, in training's precision.
+
+    `rows` must not exceed the data: a row that is measured twice is no second observation.
+    """
     training = setup.job.spec.training
     cohort_rows = training.batch.cohort_rows
     planner = StepPlanner(
@@ -80,12 +98,14 @@ def held_out_losses(
     for index, cohort in enumerate(cohorts):
         progress(label, index, len(cohorts))
         for micro_step in planner.plan([cohort], HELD_OUT_STEP).micro_steps:
-            sums = module(micro_step.batch.to(setup.device, DTYPES[training.precision])).double().cpu().tolist()
+            with torch.autocast(setup.device.type, torch.bfloat16, enabled=training.precision == "BF16"):
+                losses_of_rows = module(micro_step.batch.to(setup.device, DTYPES[training.precision]))
+            sums = losses_of_rows.double().cpu().tolist()
             results.append(
                 [(row.objective, total / row.count) for row, total in zip(micro_step.plan.rows, sums, strict=True)]
             )
     losses: dict[str, list[float]] = {name: [] for name in setup.weights}
-    for cohort_losses in gather(setup, results):
+    for cohort_losses in gather(setup, results, progress):
         for name, loss in cohort_losses:
             losses[name].append(loss)
     return {name: np.array(values[:rows]) for name, values in losses.items()}
@@ -110,7 +130,7 @@ def answers(setup: Setup, module: nn.Module, data: Dataset, count: int, progress
                 for record, reply in zip(records, replies, strict=True)
             ]
         )
-    return [record for batch in gather(setup, results) for record in batch]
+    return [record for batch in gather(setup, results, progress) for record in batch]
 
 
 @torch.no_grad()
@@ -131,13 +151,20 @@ def generated(
     mine: list[np.ndarray] = []
     for name, prompt in work:
         chosen = [image for wanted, image in own if wanted == name]
-        progress("samples", len(mine), len(own))
         if chosen:
             batch = np.stack([squash(images[index], size) for index in chosen])
             mine.extend(
-                setup.family.generate(module, batch, prompt, seed=setup.job.spec.training.seed, settings=samples)
+                setup.family.generate(
+                    module,
+                    batch,
+                    prompt,
+                    seed=setup.job.spec.training.seed,
+                    settings=samples,
+                    rows=chosen,
+                    on_round=partial(progress, f"samples: {name}, round"),
+                )
             )
-    images_in_order = gather(setup, mine)
+    images_in_order = gather(setup, mine, progress)
     results: dict[str, list[np.ndarray]] = {}
     for (name, _), image in zip(items, images_in_order, strict=True):
         results.setdefault(name, []).append(image)

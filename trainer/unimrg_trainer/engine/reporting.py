@@ -17,6 +17,8 @@ from unimrg_trainer.tracking.spool import Spool, copy_closed_segments, restore_s
 
 logger = logging.getLogger(__name__)
 
+BEAT_SECONDS = 1.0
+
 
 class Reporter:
     """Turns ticks of the loop into spool records and progress; does nothing on other ranks than 0."""
@@ -73,6 +75,13 @@ class Reporter:
             last.grad_norm,
             tick.step_seconds,
         )
+
+    def beat(self, finished: int) -> None:
+        """Show that a step was finished, at most once a second: between ticks, without reading the device."""
+        now = time.time()
+        if self._spool is not None and now - self._progress.updated >= BEAT_SECONDS:
+            self._progress = self._progress.model_copy(update={"step": finished, "updated": now})
+            self._write()
 
     def close_segments(self) -> list[str]:
         """Close the spool's segment and copy it beside the checkpoints; names for the manifest."""

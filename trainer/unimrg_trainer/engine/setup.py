@@ -16,7 +16,7 @@ from unimrg_trainer.launch.inputs import data_digest, data_store, run_store
 from unimrg_trainer.models.base import Family
 from unimrg_trainer.models.registry import family as find_family
 from unimrg_trainer.objectives.base import Objective
-from unimrg_trainer.objectives.registry import objective
+from unimrg_trainer.objectives.registry import OBJECTIVES, objective
 from unimrg_trainer.storage.base import ObjectStore
 
 logger = logging.getLogger(__name__)
@@ -43,9 +43,9 @@ class Setup:
     init_uri: str | None
 
 
-def join_group() -> tuple[int, int, torch.device]:
-    """Join torchrun's process group; return (rank, world size, device)."""
-    cuda = torch.cuda.is_available()
+def join_group(gpus_per_node: int) -> tuple[int, int, torch.device]:
+    """Join torchrun's process group; return (rank, world size, device). A job without GPUs stays on the CPU."""
+    cuda = gpus_per_node > 0 and torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=GROUP_TIMEOUT)
@@ -55,11 +55,13 @@ def join_group() -> tuple[int, int, torch.device]:
 
 def set_up(env: PodEnvironment, job: UniMRGJob) -> Setup:
     """Join the group and open everything that the job names."""
-    rank, world_size, device = join_group()
+    rank, world_size, device = join_group(job.spec.trainer.gpus_per_node)
     threads = os.environ.get("OMP_NUM_THREADS")
     if threads:
         torch.set_num_threads(int(threads))  # bit-exact resume needs a fixed number
-    weights = {name: weight for name, weight in job.spec.resolved_objectives().items() if weight > 0}
+    wanted = job.spec.resolved_objectives()
+    # in the registry's order, not the job's: the order of rows addresses dropout, and is no part of what is trained
+    weights = {name: wanted[name] for name in OBJECTIVES if wanted.get(name, 0) > 0}
     spec = job.spec
     return Setup(
         env=env,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 
-import torch
 import torch.distributed as dist
 
 from unimrg_api.environment import PodEnvironment
@@ -14,6 +13,7 @@ from unimrg_api.exit_codes import ExitCode
 from unimrg_api.job import UniMRGJob
 from unimrg_trainer.checkpoint.agreement import TorchAgreement
 from unimrg_trainer.checkpoint.checkpointer import Checkpointer
+from unimrg_trainer.checkpoint.commit import Commit
 from unimrg_trainer.checkpoint.state import TrainingState
 from unimrg_trainer.data.dataset import Dataset
 from unimrg_trainer.engine.canonical_state import import_state
@@ -40,15 +40,6 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
     setup = set_up(env, job)
     training = job.spec.training
     dataset = Dataset.open(setup.data, "train", setup.data_digest)
-    module = build_initial(setup.family, training.seed, setup.init_uri, DTYPES[training.precision])
-    frozen = setup.family.frozen(list(setup.weights))
-    for name, parameter in module.named_parameters():
-        parameter.requires_grad_(name not in frozen)
-    module.to(setup.device)
-    if setup.rank == 0:
-        for name in sorted(frozen):
-            logger.info("frozen, no objective of this job reaches it: %s", name)
-
     host_group = dist.new_group(backend="gloo")
     assert host_group is not None
     checkpointer = Checkpointer(
@@ -61,9 +52,25 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
         keep_last=job.spec.checkpoint.keep_last,
         agreement=TorchAgreement(host_group),
     )
+    loaded = newest(checkpointer, job)
+    # rank 0's weights are everyone's: the strategy broadcasts them, so the store is read once
+    init_uri = setup.init_uri if loaded is None and setup.rank == 0 else None
+    module = build_initial(setup.family, training.seed, init_uri, DTYPES[training.precision])
+    frozen = setup.family.frozen(list(setup.weights))
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(name not in frozen)
+    module.to(setup.device)
+    if setup.rank == 0:
+        for name in sorted(frozen):
+            logger.info("frozen, no objective of this job reaches it: %s", name)
+
     strategy = DataParallel(module, training.precision, setup.device)
     optimizer = build_optimizer(module, training.optimizer, setup.family.decays)
-    first_step = resume(checkpointer, job, module, optimizer)
+    first_step = 0
+    if loaded is not None:
+        import_state(module, optimizer, loaded[1])
+        first_step = loaded[1].step
+        logger.info("resumed from step %d of attempt %s", first_step, loaded[0].attempt)
 
     stop_step = training.resolved_stop_step()
     reporter = Reporter(setup, stop_step, first_step, list(frozen), sum(p.numel() for p in module.parameters()))
@@ -97,6 +104,7 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
         stop=StopAgreement(stop, host_group),
         save=save,
         report=reporter.tick,
+        beat=reporter.beat,
         settings=LoopSettings(
             stop_step=stop_step,
             save_every=job.spec.checkpoint.every_steps,
@@ -109,8 +117,11 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
     dist.barrier(host_group)
 
 
-def resume(checkpointer: Checkpointer, job: UniMRGJob, module: torch.nn.Module, optimizer: torch.optim.AdamW) -> int:
-    """Load the newest commit that verifies, as spec.checkpoint.resume says; return the step to go on from."""
+def newest(checkpointer: Checkpointer, job: UniMRGJob) -> tuple[Commit, TrainingState] | None:
+    """Load the newest commit that verifies, as spec.checkpoint.resume allows.
+
+    Raises UserError for `Never` on a prefix that holds commits (64), and for `Required` on one that holds none (66).
+    """
     policy = job.spec.checkpoint.resume
     loaded = checkpointer.load_newest()
     if policy == "Never" and loaded is not None:
@@ -119,15 +130,10 @@ def resume(checkpointer: Checkpointer, job: UniMRGJob, module: torch.nn.Module, 
             f"{loaded[0].step}",
             remedy="give another spec.checkpoint.uri, or set resume: IfPresent",
         )
-    if loaded is None:
-        if policy == "Required":
-            raise UserError(
-                f"spec.checkpoint.resume is Required, and {job.spec.checkpoint.uri} holds no commit",
-                remedy="give the prefix of a run that has commits, or set resume: IfPresent",
-                exit_code=ExitCode.INPUT_MISSING,
-            )
-        return 0
-    commit, state = loaded
-    import_state(module, optimizer, state)
-    logger.info("resumed from step %d of attempt %s", state.step, commit.attempt)
-    return state.step
+    if policy == "Required" and loaded is None:
+        raise UserError(
+            f"spec.checkpoint.resume is Required, and {job.spec.checkpoint.uri} holds no commit",
+            remedy="give the prefix of a run that has commits, or set resume: IfPresent",
+            exit_code=ExitCode.INPUT_MISSING,
+        )
+    return loaded

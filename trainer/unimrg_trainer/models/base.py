@@ -63,8 +63,21 @@ class Family(Protocol):
         """
         ...
 
-    def generate(self, module: nn.Module, images: np.ndarray, prompt: str, *, seed: int, settings: Any) -> np.ndarray:
-        """Generate one image for each input image under one prompt. uint8 [B, S, S, 3] → uint8 [B, S, S, 3]."""
+    def generate(
+        self,
+        module: nn.Module,
+        images: np.ndarray,
+        prompt: str,
+        *,
+        seed: int,
+        settings: Any,
+        rows: Sequence[int],
+        on_round: Callable[[int, int], None],
+    ) -> np.ndarray:
+        """Generate one image for each input image under one prompt. uint8 [B, S, S, 3] → uint8 [B, S, S, 3].
+
+        Image i draws at (seed, rows[i]), however images are batched; `on_round(done, total)` may end it by raising.
+        """
         ...
 
     def answer(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -107,12 +107,13 @@ class HarmonFamily:
         *,
         seed: int,
         settings: Any,
-        first_row: int = 0,
+        rows: Sequence[int],
+        on_round: Callable[[int, int], None] = lambda done, total: None,
     ) -> np.ndarray:
         """Generate one image for each input image under one prompt. uint8 [B, S, S, 3] → uint8 [B, S, S, 3].
 
         `settings` has `steps`, `diffusion_steps` and `guidance` (and may have `temperature`), as numbers or decimal
-        strings. Row i draws its random numbers at (seed, first_row + i), so splitting a batch changes nothing.
+        strings. Image i draws its random numbers at (seed, rows[i]), so splitting a batch changes nothing.
         """
         wanted = SamplingSettings(
             steps=int(settings.steps),
@@ -129,8 +130,9 @@ class HarmonFamily:
                 prompt,
                 seed=seed,
                 settings=wanted,
-                first_row=first_row,
+                rows=rows,
                 limit=self.codec.limit,
+                on_round=on_round,
             )
         return decode_tokens(self.codec, sampled, self.config.side)
 

@@ -6,7 +6,7 @@ Random numbers are addressed by (seed, row), so an image does not depend on how 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,17 +72,18 @@ def sample_tokens(
     *,
     seed: int,
     settings: SamplingSettings,
-    first_row: int = 0,
+    rows: Sequence[int],
     limit: Tensor | None = None,
+    on_round: Callable[[int, int], None] = lambda done, total: None,
 ) -> Tensor:
     """Make one image's tokens for each input image: [B, S, C] → [B, S, C].
 
-    Row i draws from the address (seed, first_row + i). `limit` [C] is the codec's, if it has one.
+    Image i draws from the address (seed, rows[i]). `limit` [C] is the codec's, if it has one.
+    `on_round(done, total)` is called before every round of filling in.
     """
     config, batch = model.config, images.shape[0]
     device, dtype = images.device, images.dtype
     limit = None if limit is None else limit.to(device, dtype)
-    rows = range(first_row, first_row + batch)
     halves = [_Half(model, _prompt_with_image(model, template, images, prompt))]
     if settings.guidance != 1:
         ids = torch.tensor(template.unconditional(), device=device).expand(batch, -1)
@@ -92,6 +93,7 @@ def sample_tokens(
     tokens = torch.zeros_like(images)
     left = config.tokens
     for step, after in enumerate(hidden_after(config.tokens, settings.steps)):
+        on_round(step, settings.steps)
         chosen = torch.from_numpy(order[:, after:left]).to(device)
         if chosen.shape[1] == 0:  # more rounds than tokens
             continue
@@ -136,7 +138,7 @@ def _grid(visible: np.ndarray, buffers: int, tokens: int) -> tuple[np.ndarray, n
     return visible, grid, hidden
 
 
-def _noise(seed: int, rows: range, step: int, diffusion_steps: int, tokens: int, channels: int) -> Tensor:
+def _noise(seed: int, rows: Sequence[int], step: int, diffusion_steps: int, tokens: int, channels: int) -> Tensor:
     """Start and steps of the diffusion of this round's tokens, [diffusion_steps + 1, B · tokens, C]."""
     shape = (diffusion_steps + 1, tokens, channels)
     parts = [generator("generate", seed, row, "noise", step).standard_normal(shape, dtype=np.float32) for row in rows]
