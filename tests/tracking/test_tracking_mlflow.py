@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import signal
@@ -11,6 +12,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ import pytest
 from tests.support.dictionary_store import DictionaryStore
 from tests.support.mlflow_server import MlflowServer
 from tests.support.tcp_gate import TcpGate
+from tests.support.virtual_clock import VirtualClock
 from unimrg_trainer.tracking import (
     Shipper,
     Spool,
@@ -27,6 +30,7 @@ from unimrg_trainer.tracking import (
     copy_closed_segments,
     finish,
 )
+from unimrg_trainer.tracking import remote_run as remote_run_module
 from unimrg_trainer.tracking.shipper import Backoff
 
 TRAINING = """
@@ -241,6 +245,64 @@ def test_of_two_runs_with_one_uid_the_oldest_wins(mlflow_server: MlflowServer, t
 
     run = client.get_run(younger)
     assert run.data.tags["unimrg.duplicate_of"] == older and run.info.status == "KILLED"
+
+
+def test_a_job_evaluated_again_with_other_questions_has_every_unchanged_score_once(
+    uri: str, tmp_path: Path, virtual_clock: VirtualClock
+) -> None:
+    settings = settings_for(uri)
+    Spool(tmp_path / "spool", 1, virtual_clock).step(10, {"eval/heldout/depth/after": 0.25, "eval/spatial/acc": 71.0})
+    ship_all(tmp_path, settings)
+    virtual_clock.advance(60)
+    Spool(tmp_path / "spool", 2, virtual_clock).step(10, {"eval/heldout/depth/after": 0.25, "eval/spatial/acc": 72.0})
+    run_id = ship_all(tmp_path, settings)
+
+    assert [point[:2] for point in history(uri, run_id, "eval/heldout/depth/after")] == [(10, 0.25)]
+    assert [point[:2] for point in history(uri, run_id, "eval/spatial/acc")] == [(10, 71.0), (10, 72.0)]
+    assert client_of(uri).get_run(run_id).data.metrics["eval/spatial/acc"] == 72.0
+
+
+@pytest.mark.parametrize("machine", ["same", "new"])
+def test_a_job_whose_experiment_is_renamed_between_attempts_keeps_its_run(
+    uri: str, tmp_path: Path, machine: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote_run_module, "EXPERIMENTS_PER_SEARCH", 1)  # the search goes over several pages
+    first = settings_for(uri)
+    second = replace(first, experiment=f"{first.experiment}-renamed", attempt=2)
+    Spool(tmp_path / "spool", 1).step(1, {"train/loss": 1.0})
+    run_id = ship_all(tmp_path, first)
+    client = client_of(uri)
+    client.create_experiment(second.experiment)  # listed before the one of the run
+    assert not caplog.records
+    folder = tmp_path if machine == "same" else tmp_path / "elsewhere"
+    spool = Spool(folder / "spool", 2)
+    for step in (2, 3):
+        spool.step(step, {"train/loss": 1 / step})
+        assert ship_all(folder, second) == run_id
+        (record,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
+        assert repr(first.experiment) in record.getMessage() and repr(second.experiment) in record.getMessage()
+        caplog.clear()
+
+    assert [step for step, _, _ in history(uri, run_id, "train/loss")] == [1, 2, 3]
+    runs = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
+    assert [run.info.run_id for run in runs if run.data.tags.get("unimrg.job_uid") == first.job_uid] == [run_id]
+
+
+def test_of_runs_in_two_experiments_the_oldest_wins(mlflow_server: MlflowServer, tmp_path: Path) -> None:
+    settings = settings_for(mlflow_server.uri)
+    client = client_of(mlflow_server.uri)
+    tags = {"unimrg.job_uid": settings.job_uid}
+    named = client.create_experiment(settings.experiment)
+    other = client.create_experiment(f"{settings.experiment}-other")
+    younger = client.create_run(named, start_time=2000, tags=tags).info.run_id
+    older = client.create_run(other, start_time=1000, tags=tags).info.run_id
+    Spool(tmp_path / "spool", 1).step(1, {"train/loss": 1.0})
+
+    assert ship_all(tmp_path, settings) == older
+
+    assert client.get_run(younger).data.tags["unimrg.duplicate_of"] == older
+    known = json.loads((tmp_path / "mlflow.json").read_text())
+    assert known["url"].endswith(f"/experiments/{other}/runs/{older}")
 
 
 def test_a_run_deleted_in_mid_training_is_made_again(mlflow_server: MlflowServer, tmp_path: Path) -> None:

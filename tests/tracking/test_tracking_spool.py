@@ -151,6 +151,33 @@ def test_scores_evaluated_again_are_compared_with_the_scores_before(tmp_path: Pa
     assert again.step(10, {"eval/spatial/acc": 72.0})
 
 
+def test_of_scores_evaluated_again_only_new_and_changed_ones_are_written(tmp_path: Path) -> None:
+    scores = {"eval/heldout/depth/after": 0.25, "eval/heldout/depth/p": math.nan, "eval/spatial/acc": 71.0}
+    Spool(tmp_path, 1).step(10, scores)
+    again = Spool(tmp_path, 2)
+
+    assert again.step(10, {**scores, "eval/spatial/acc": 72.0, "eval/spatial/left/acc": 60.0})
+    assert not again.step(10, {**scores, "eval/spatial/acc": 72.0})
+    assert again.step(10, scores)  # back to the first value, which is a change too
+
+    written = [record["metrics"] for record in read_records(tmp_path) if record["op"] == "step"]
+    assert written[1:] == [{"eval/spatial/acc": 72.0, "eval/spatial/left/acc": 60.0}, {"eval/spatial/acc": 71.0}]
+
+
+def test_scores_beside_values_of_training_are_compared_apart(tmp_path: Path) -> None:
+    values = {"train/loss": 0.5, "train/grad_norm": 1.0, "perf/step_s": 1.0, "eval/spatial/acc": 71.0}
+    Spool(tmp_path, 1).step(10, values)
+
+    Spool(tmp_path, 2).step(10, {**values, "perf/step_s": 2.0, "eval/spatial/acc": 72.0})
+    Spool(tmp_path, 3).step(10, {**values, "train/loss": 0.4, "eval/spatial/acc": 72.0})
+
+    written = [record["metrics"] for record in read_records(tmp_path) if record["op"] == "step"]
+    assert written[1:] == [
+        {"eval/spatial/acc": 72.0},
+        {"train/loss": 0.4, "train/grad_norm": 1.0, "perf/step_s": 1.0},
+    ]
+
+
 def test_attempts_tell_when_they_began_and_from_which_step(tmp_path: Path, virtual_clock: VirtualClock) -> None:
     Spool(tmp_path, 1, virtual_clock).begin(0)
     virtual_clock.advance(60)

@@ -26,6 +26,7 @@ _Result = TypeVar("_Result")
 
 METRICS_PER_BATCH = 1000
 PARAMS_OR_TAGS_PER_BATCH = 100
+EXPERIMENTS_PER_SEARCH = 500
 PARAM_LENGTH = 6000
 TAG_LENGTH = 8000
 
@@ -80,7 +81,11 @@ class RemoteRun(Protocol):
 
 
 class MlflowRun:
-    """A run of a real server or SQLite file: the oldest of the experiment with the job's `unimrg.job_uid`."""
+    """A run of a real server or SQLite file: the oldest with the job's `unimrg.job_uid`, in whatever experiment.
+
+    The experiment of the settings is where a new run is made; a job whose settings name another one later keeps
+    its run.
+    """
 
     def __init__(self, settings: TrackingSettings) -> None:
         self.run_id: str | None = None
@@ -90,6 +95,7 @@ class MlflowRun:
         self._client: Any = None
         self._params: dict[str, str] = {}
         self._changes: dict[int, dict[str, list[str]]] = {}
+        self._warned = False
 
     def connect(self, known_run_id: str | None, start_ms: int) -> str:
         """Find or make the run and return its id.
@@ -99,10 +105,10 @@ class MlflowRun:
         try:
             if self._client is None:
                 self._client = self._call(_make_client, self._settings)
-            self.experiment_id = self._call(self._find_experiment)
             run = self._call(self._get_active, known_run_id) if known_run_id else None
             if run is None or run.data.tags.get("unimrg.job_uid") != self._settings.job_uid:
                 run = self._call(self._find_or_create, start_ms)
+            self._call(self._compare_experiment, run)
         except RefusedError as error:
             # Nothing to put aside here: without a run there is nowhere to send anything.
             raise UnavailableError(str(error)) from error
@@ -202,7 +208,7 @@ class MlflowRun:
         if not runs:
             tags = {"unimrg.job_uid": self._settings.job_uid, "unimrg.attempt": str(self._settings.attempt)}
             created = self._client.create_run(
-                self.experiment_id, start_time=start_ms, tags=tags, run_name=self._settings.run_name
+                self._find_experiment(), start_time=start_ms, tags=tags, run_name=self._settings.run_name
             )
             # Somebody else may have made one at the same moment: all must agree on one.
             runs = self._search() or [created]
@@ -214,13 +220,32 @@ class MlflowRun:
         return oldest
 
     def _search(self) -> list[Any]:
-        found = self._client.search_runs(
-            [self.experiment_id],
-            filter_string=f"tags.`unimrg.job_uid` = '{self._settings.job_uid}'",
-            order_by=["attributes.start_time ASC"],
-            max_results=100,
-        )
-        return sorted(found, key=lambda run: (run.info.start_time, run.info.run_id))
+        """The job's runs in all experiments that are not deleted, the oldest first."""
+        found: list[Any] = []
+        page = None
+        while True:
+            experiments = self._client.search_experiments(max_results=EXPERIMENTS_PER_SEARCH, page_token=page)
+            if experiments:
+                found += self._client.search_runs(
+                    [experiment.experiment_id for experiment in experiments],
+                    filter_string=f"tags.`unimrg.job_uid` = '{self._settings.job_uid}'",
+                    order_by=["attributes.start_time ASC"],
+                    max_results=100,
+                )
+            page = experiments.token
+            if not page:
+                return sorted(found, key=lambda run: (run.info.start_time, run.info.run_id))
+
+    def _compare_experiment(self, run: Any) -> None:
+        """Say once if the run lies elsewhere than the settings say."""
+        name = self._client.get_experiment(run.info.experiment_id).name
+        if name != self._settings.experiment and not self._warned:
+            self._warned = True
+            _logger.warning(
+                "the run of this job lies in the experiment %r and stays there, although the settings name %r",
+                name,
+                self._settings.experiment,
+            )
 
     def _call(self, function: Callable[..., _Result], *arguments: Any, **named: Any) -> _Result:
         """Call MLflow and translate what it raises."""

@@ -30,8 +30,11 @@ from unimrg_trainer.tracking.segments import (
 
 _logger = logging.getLogger(__name__)
 
-COMPARED = ("train/", "eval/")
-"""Metrics that the job alone determines; the others (speed, memory) differ whenever a step is run again."""
+TRAINING = "train/"
+"""Metrics that the job alone determines; others (speed, memory) differ whenever a step is run again."""
+
+SCORES = "eval/"
+"""Metrics of which an evaluation that is made again with other questions repeats some and changes some."""
 
 LIMIT_BYTES = 1 << 30
 ARTIFACT_LIMIT_BYTES = 64 << 20
@@ -44,10 +47,10 @@ class Spool:
     Every method may be called from any thread; none raises for a full disk.
 
     Time stamps never decrease, not even across attempts, whatever `clock` (seconds since 1970) says. A step
-    that an earlier writer recorded in the same folder is not recorded again if its `train/*` and `eval/*`
-    values have the same bits: its first time stamp stays, so a server that gets the spool twice holds every
-    point once. If one of them differs, the whole record is written under the new attempt, and readers take
-    the latest.
+    that an earlier writer recorded in the same folder is not recorded again if its `train/*` values have the
+    same bits: its first time stamp stays, so a server that gets the spool twice holds every point once. If one
+    of them differs, all of them and what was measured with them are written under the new attempt, and readers
+    take the latest. `eval/*` values are compared one by one, and only those that are new or changed are written.
 
     Above `limit_bytes` records of odd steps are left out, except those with `eval/*` values.
     """
@@ -96,15 +99,20 @@ class Spool:
 
         NaN and infinities are allowed.
         """
-        values = {name: float(value) for name, value in metrics.items()}
-        if self._is_repeated(step, values):
+        values = self._news(step, {name: float(value) for name, value in metrics.items()})
+        if not values:
             return False
-        if self._bytes >= self._limit and step % 2 and not any(name.startswith("eval/") for name in values):
+        scores = {name: value for name, value in values.items() if name.startswith(SCORES)}
+        if self._bytes >= self._limit and step % 2 and not scores:
             self.thinned += 1
             return False
-        return self._append(
+        written = self._append(
             {"op": "step", "ts": 0, "attempt": self.attempt, "step": step, "metrics": values},
         )
+        if written and scores:
+            # Few, unlike the values of training, so this writer's own are compared too.
+            self._earlier.setdefault(step, {}).update(scores)
+        return written
 
     def params(self, params: Mapping[str, object]) -> None:
         """Record parameters of the run; a later value does not replace them but becomes a tag.
@@ -161,14 +169,14 @@ class Spool:
         with self._lock:
             return [str(name) for name in list_segments(self.folder) if name != self._open]
 
-    def _is_repeated(self, step: int, values: Mapping[str, float]) -> bool:
-        earlier = self._earlier.get(step)
-        if earlier is None:
-            return False
-        compared = [name for name in values if name.startswith(COMPARED)]
-        if not compared:
-            return all(name in earlier for name in values)
-        return all(name in earlier and _bits(values[name]) == _bits(earlier[name]) for name in compared)
+    def _news(self, step: int, values: Mapping[str, float]) -> dict[str, float]:
+        """What of `values` has to be written: scores one by one, all the others or none of them."""
+        earlier = self._earlier.get(step, {})
+        changed = {name for name in values if name not in earlier or _bits(values[name]) != _bits(earlier[name])}
+        others = {name for name in values if not name.startswith(SCORES)}
+        training = {name for name in others if name.startswith(TRAINING)}
+        keep_others = bool(training & changed) if training else not others <= earlier.keys()
+        return {name: value for name, value in values.items() if (keep_others if name in others else name in changed)}
 
     def _append(self, record: Record) -> bool:
         with self._lock:
