@@ -9,7 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from unimrg_api.errors import Problem
-from unimrg_api.fields import FRACTION_PATTERN, POSITIVE_RATE_PATTERN, RATE_PATTERN, WEIGHT_PATTERN, Spec
+from unimrg_api.fields import (
+    FRACTION_PATTERN,
+    POSITIVE_RATE_PATTERN,
+    RATE_PATTERN,
+    WEIGHT_PATTERN,
+    Spec,
+    path_fault,
+)
 from unimrg_api.introspection import Location, View, fields_of, format_location, view_at
 from unimrg_api.job import UniMRGJob
 from unimrg_api.redaction import clean
@@ -21,8 +28,8 @@ VALUE_LIMIT = 60
 _DECIMALS = {
     WEIGHT_PATTERN: ('a decimal number from "0" to "9999.999999"', "1"),
     FRACTION_PATTERN: ('a decimal number of at least "0" and less than "1"', "0.1"),
-    RATE_PATTERN: ("a decimal number of zero or more", "0.02"),
-    POSITIVE_RATE_PATTERN: ("a decimal number above zero", "1e-5"),
+    RATE_PATTERN: ('a decimal number of zero or more and less than "1000", with no positive exponent', "0.02"),
+    POSITIVE_RATE_PATTERN: ('a decimal number above zero and less than "1000", with no positive exponent', "1e-5"),
 }
 """For each kind of decimal string: what it must be, and an example."""
 
@@ -262,6 +269,9 @@ def _wrong_text(view: View, kind: str, value: Any, written: str, label: str) -> 
 
 
 def _wrong_uri(value: str, label: str) -> tuple[str, str]:
+    fault = path_fault(value)
+    if fault is not None:
+        return fault
     message = "is not a URI of the form s3://bucket/prefix or file://path"
     scheme = re.match(r"([a-z][a-z0-9+]*):/*(.*)", value, re.IGNORECASE)
     if scheme is None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Self
 from urllib.parse import unquote, urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError
 
@@ -63,20 +63,44 @@ class Spec(BaseModel):
 
 WEIGHT_PATTERN = r"^[0-9]{1,4}(\.[0-9]{1,6})?$"
 FRACTION_PATTERN = r"^0(\.[0-9]{1,12})?$"
-RATE_PATTERN = r"^([0-9]{1,6})(\.[0-9]{1,12})?([eE][+-]?[0-9]{1,2})?$"
-POSITIVE_RATE_PATTERN = r"^(0\.0*[1-9][0-9]*|0*[1-9][0-9]*(\.[0-9]+)?)([eE][+-]?[0-9]{1,2})?$"
+_EXPONENT = r"([eE](-[0-9]{1,2}|[+]?0{1,2}))?"
+RATE_PATTERN = rf"^([0-9]{{1,3}})(\.[0-9]{{1,12}})?{_EXPONENT}$"
+POSITIVE_RATE_PATTERN = rf"^(0\.0*[1-9][0-9]*|0*[1-9][0-9]{{0,2}}(\.[0-9]+)?){_EXPONENT}$"
 
 Weight = Annotated[str, Field(pattern=WEIGHT_PATTERN, max_length=11)]
 """A decimal string from "0" to "9999.999999"."""
 Fraction = Annotated[str, Field(pattern=FRACTION_PATTERN, max_length=14)]
 """A decimal string from "0" up to, but without, "1"."""
 Rate = Annotated[str, Field(pattern=RATE_PATTERN, max_length=24)]
-"""A decimal string of zero or more, in scientific notation if wanted: "0.02", "1e-5"."""
+"""A decimal string from zero to below 1000, in scientific notation (no positive exponent) if wanted: "0.02",
+"1e-5"."""
 PositiveRate = Annotated[str, Field(pattern=POSITIVE_RATE_PATTERN, max_length=24)]
-"""A decimal string above zero, in scientific notation if wanted."""
+"""A decimal string above zero and below 1000, in scientific notation (no positive exponent) if wanted."""
 
 URI_PATTERN = r"^(s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/\S+|file://\S(.*\S)?)$"
-Uri = Annotated[str, Field(pattern=URI_PATTERN, max_length=2048)]
+NAME_BYTES = 255
+"""Longest name of a file or folder, in UTF-8, that file systems take."""
+
+
+def path_fault(uri: str) -> tuple[str, str] | None:
+    """Return why no file system can hold what a URI names, and the remedy; None if nothing speaks against it."""
+    path = unquote(uri) if uri.startswith("file://") else uri
+    if "\0" in path:
+        return "holds a NUL character (%00), which no path can hold", "take it out"
+    longest = max((len(part.encode(errors="replace")) for part in path.split("/")), default=0)
+    if longest > NAME_BYTES:
+        return f"has a part of {longest} bytes between slashes, and at most {NAME_BYTES} are possible", "shorten it"
+    return None
+
+
+def _possible_path(uri: str) -> str:
+    fault = path_fault(uri)
+    if fault is not None:
+        raise PydanticCustomError("impossible_path", "{text}", {"text": fault[0]})
+    return uri
+
+
+Uri = Annotated[str, Field(pattern=URI_PATTERN, max_length=2048), AfterValidator(_possible_path)]
 """`s3://bucket/prefix`, `file:///absolute/path`, or `file://path` relative to the folder of the job's
 file."""
 

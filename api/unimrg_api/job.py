@@ -122,7 +122,7 @@ class JobSpec(Spec):
         return {objective.name: float(objective.weight) for objective in self.objectives}
 
     def violations(self) -> Iterator[Violation]:
-        """Objectives are unique, not all without weight, and enough for the method."""
+        """Objectives are unique, not all without weight, and those of the method."""
         if self.objectives is None:
             return
         names = [objective.name for objective in self.objectives]
@@ -144,16 +144,27 @@ class JobSpec(Spec):
                 'give at least one of them a weight above zero, e.g. weight: "1"',
                 frozenset({"objectives", *every}),
             )
-        elif self.method == "UniMRG" and len(set(names)) == len(names):
-            wanted = {name for name, weight in weights.items() if weight}
-            if "Understanding" not in wanted or len(wanted) < 2:
-                yield Violation(
-                    "objectives",
-                    "method UniMRG needs Understanding and at least one of Pixel, Depth, Segmentation "
-                    "with a weight above zero",
-                    "add what is missing, or use method: SFT or RecA",
-                    frozenset({"objectives", "method", *every}),
-                )
+        elif len(set(names)) == len(names):
+            fault = _method_fault(self.method, {name for name, weight in weights.items() if weight})
+            if fault is not None:
+                yield Violation("objectives", *fault, frozenset({"objectives", "method", *every}))
+
+
+def _method_fault(method: Method, wanted: set[str]) -> tuple[str, str] | None:
+    """Return why these objectives (with a weight above zero) are not those of a method, and the remedy."""
+    if method == "SFT" and wanted != {"Understanding"}:
+        return "method SFT learns Understanding and nothing else", "leave objectives out, or use another method"
+    if method == "RecA" and ("Pixel" not in wanted or wanted - {"Understanding", "Pixel"}):
+        return (
+            "method RecA learns Pixel, with or without Understanding, and nothing else",
+            "leave objectives out, or use another method",
+        )
+    if method == "UniMRG" and ("Understanding" not in wanted or len(wanted) < 2):
+        return (
+            "method UniMRG needs Understanding and at least one of Pixel, Depth, Segmentation with a weight above zero",
+            "add what is missing, or use method: SFT or RecA",
+        )
+    return None
 
 
 class UniMRGJob(Spec):

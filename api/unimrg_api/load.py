@@ -113,7 +113,7 @@ def _findings(error: ValidationError, marks: Mapping[Location, Mark]) -> Iterato
         for violation in violations:
             place = (*location, *parse_location(violation.path))
             involves = frozenset((*location, *parse_location(path)) for path in violation.involves)
-            value = _at(item["input"], parse_location(violation.path))
+            value = value_at(item["input"], parse_location(violation.path))
             yield Finding(place, value, violation.message, violation.remedy, involves | {place})
 
 
@@ -150,7 +150,8 @@ def _copy(value: Any) -> Any:
     return value
 
 
-def _at(value: Any, location: Location) -> Any:
+def value_at(value: Any, location: Location) -> Any:
+    """Return what plain values hold at a place, None if there is no such place."""
     for part in location:
         try:
             value = value[part]
@@ -161,7 +162,7 @@ def _at(value: Any, location: Location) -> Any:
 
 def _put_right(value: Any, location: Location) -> None:
     """Take a wrong field out of a copy of the job, or replace it by something right where it is required."""
-    parent = _at(value, location[:-1]) if location else None
+    parent = value_at(value, location[:-1]) if location else None
     if not isinstance(parent, dict | list):
         return
     part = location[-1]
@@ -175,4 +176,4 @@ def _put_right(value: Any, location: Location) -> None:
         parent.pop(str(part), None)
 
 
-__all__ = ["dump_job", "format_location", "load_job", "parse_job", "parse_location"]
+__all__ = ["dump_job", "format_location", "load_job", "parse_job", "parse_location", "value_at"]

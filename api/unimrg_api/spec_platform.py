@@ -10,6 +10,9 @@ from unimrg_api.fields import Spec, Uri
 
 MAXIMUM_SCENES = 10_000_000
 
+PHOTOGRAPH_SUFFIXES = (".jpg", ".jpeg", ".png")
+"""What the names of photographs end with, in small letters or large ones."""
+
 
 class TrainerSpec(Spec):
     """The processes that train."""
@@ -76,7 +79,7 @@ class MlflowSpec(Spec):
     uri: (
         Annotated[
             str,
-            Field(pattern=r"^(https?://[^\s@]+|sqlite:///\S+|file:///\S+)$", min_length=1, max_length=2048),
+            Field(pattern=r"^(https?://[^\s@]+|sqlite:///\S+)$", min_length=1, max_length=2048),
         ]
         | None
     ) = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,9 @@ from unimrg_api.exit_codes import ExitCode
 from unimrg_api.explain import show
 from unimrg_api.fields import path_of, resolve_uri
 from unimrg_api.introspection import Location, format_location
+from unimrg_api.load import value_at
+from unimrg_api.spec_platform import PHOTOGRAPH_SUFFIXES
 from unimrg_api.yaml_source import Document, read_yaml
-
-PHOTOGRAPH_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 def missing_inputs(job_file: Path) -> list[Problem]:
@@ -27,10 +28,15 @@ def missing_inputs(job_file: Path) -> list[Problem]:
     base = job_file.resolve().parent
     found = []
     for location in _places(document.value):
-        value = _at(document.value, location)
+        value = value_at(document.value, location)
         if not isinstance(value, str) or not value.startswith("file://"):
             continue
-        finding = _look(location[-1], path_of(resolve_uri(value, base)))
+        path = path_of(resolve_uri(value, base))
+        try:
+            finding = _look(location[-1], path)
+        except OSError as error:
+            remedy = "choose a shorter path" if error.errno == errno.ENAMETOOLONG else "check its permissions"
+            finding = f"{path} cannot be looked at: {error.strerror or error}", remedy
         if finding is not None:
             found.append(_problem(document, location, value, *finding))
     return found
@@ -39,8 +45,8 @@ def missing_inputs(job_file: Path) -> list[Problem]:
 def _places(value: Any) -> Iterator[Location]:
     yield ("spec", "data", "source", "photographs")
     yield ("spec", "model", "init")
-    shards = _at(value, ("spec", "data", "shards"))
-    if _at(value, ("spec", "data", "source")) is None and isinstance(shards, list):
+    shards = value_at(value, ("spec", "data", "shards"))
+    if value_at(value, ("spec", "data", "source")) is None and isinstance(shards, list):
         for index in range(len(shards)):
             yield ("spec", "data", "shards", index)
 
@@ -51,7 +57,8 @@ def _look(field: str | int, path: Path) -> tuple[str, str] | None:
         if not path.is_dir():
             wrong = "is not a folder" if path.exists() else "does not exist"
             return f"the folder {path} {wrong}", "create it, correct the path, or leave the field out"
-        if not any(item.suffix.lower() in PHOTOGRAPH_SUFFIXES for item in path.iterdir()):
+        names = [item.name for item in path.iterdir() if not item.name.startswith(".")]
+        if not any(name.lower().endswith(PHOTOGRAPH_SUFFIXES) for name in names):
             kinds = ", ".join(PHOTOGRAPH_SUFFIXES)
             return f"the folder {path} holds no photograph ({kinds})", "add one, or leave the field out"
         return None
@@ -75,12 +82,3 @@ def _problem(document: Document, location: Location, value: str, message: str, r
         mark.column,
         exit_code=ExitCode.INPUT_MISSING,
     )
-
-
-def _at(value: Any, location: Location) -> Any:
-    for part in location:
-        try:
-            value = value[part]
-        except (KeyError, IndexError, TypeError):
-            return None
-    return value

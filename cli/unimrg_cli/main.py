@@ -12,7 +12,8 @@ import typer
 
 USAGE_ERROR = 64
 PROGRAM_ERROR = 70
-INTERRUPTED = 130
+INTERRUPTED = 85
+INTERRUPTED_TWICE = 130
 """As in `unimrg_api.exit_codes`, which is not imported just to show help."""
 
 app = typer.Typer(
@@ -76,14 +77,22 @@ def run(
     ] = None,
 ) -> None:
     """Run a job on this machine: prepare, train, evaluate. Run it again to go on from the last checkpoint."""
-    from unimrg_cli.check import check_job
-    from unimrg_cli.extras import require_trainer
+    from unimrg_trainer.launch.signals import StopRequest  # signals are heeded before anything that takes time
 
-    job, _ = check_job(file)
-    require_trainer()
-    from unimrg_trainer.launch.local import run_job
+    with StopRequest().installed() as stop:
+        try:
+            with stop.raising():
+                from unimrg_cli.check import check_job
+                from unimrg_cli.extras import require_trainer
 
-    raise typer.Exit(run_job(job, file, processes))
+                job, _ = check_job(file)
+                require_trainer()
+                from unimrg_trainer.launch.local import run_job
+        except KeyboardInterrupt:
+            sys.stderr.write("interrupted before anything began\n")
+            raise typer.Exit(INTERRUPTED_TWICE if stop.twice else INTERRUPTED) from None
+        code = run_job(job, file, processes, stop=stop)
+    raise typer.Exit(code)
 
 
 @app.command()
@@ -125,9 +134,9 @@ def main() -> None:
         app(prog_name="unimrg")
     except SystemExit as end:
         # 2 and 1 are the toolkit's own codes, for wrong usage and for Ctrl-C at a prompt
-        raise SystemExit({2: USAGE_ERROR, 1: INTERRUPTED}.get(_code(end), end.code)) from None
+        raise SystemExit({2: USAGE_ERROR, 1: INTERRUPTED_TWICE}.get(_code(end), end.code)) from None
     except KeyboardInterrupt:
-        raise SystemExit(INTERRUPTED) from None
+        raise SystemExit(INTERRUPTED_TWICE) from None
     except Exception as error:
         raise SystemExit(_report(error)) from None
 

@@ -58,6 +58,28 @@ def test_a_method_without_objectives_has_its_recipe(method: str, names: list[str
     assert list(job.spec.resolved_objectives()) == names
 
 
+@pytest.mark.parametrize(
+    ("method", "weights"),
+    [
+        ("SFT", {"Understanding": "2"}),
+        ("SFT", {"Understanding": "1", "Depth": "0"}),
+        ("RecA", {"Pixel": "0.5"}),
+        ("RecA", {"Understanding": "1", "Pixel": "0.5"}),
+    ],
+)
+def test_a_method_takes_its_own_objectives_with_any_weights(method: str, weights: dict[str, str]) -> None:
+    objectives = [{"name": name, "weight": weight} for name, weight in weights.items()]
+    job = parse_job({**SMALLEST, "spec": {**SMALLEST["spec"], "method": method, "objectives": objectives}})
+    assert job.spec.resolved_objectives() == {name: float(weight) for name, weight in weights.items()}
+
+
+@pytest.mark.parametrize("rate", ["999.5", "0.02", "1e-5", "2.5E-3", "1e0", "1e+00"])
+def test_rates_are_read_as_they_are_written(rate: str) -> None:
+    training = {"optimizer": {"learningRate": rate, "weightDecay": rate}}
+    job = parse_job({**SMALLEST, "spec": {**SMALLEST["spec"], "training": training}})
+    assert float(job.spec.training.optimizer.learning_rate) == float(rate)
+
+
 def test_a_job_cannot_be_changed_afterwards() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         parse_job(SMALLEST).spec.training.seed = 3

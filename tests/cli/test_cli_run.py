@@ -26,7 +26,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Stands in for the launcher: keeps what it is called with, and ends with 85."""
     kept: list[Any] = []
 
-    def run_job(job: Any, file: Path, processes: int | None) -> int:
+    def run_job(job: Any, file: Path, processes: int | None, *, stop: Any) -> int:
+        assert not stop.requested
         kept.append((job.metadata.name, file, processes))
         return 85
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -64,8 +66,27 @@ def test_a_missing_folder_of_photographs_is_a_missing_input(unimrg: Unimrg, tmp_
     assert f"{file}:25:20: spec.data.source.photographs: the folder {tmp_path}/photographs does not exist" in ended.err
     (tmp_path / "photographs").mkdir()
     assert "holds no photograph" in unimrg("validate", file).err
+    (tmp_path / "photographs" / ".hidden.jpg").write_bytes(b"")
+    assert "holds no photograph" in unimrg("validate", file).err
     (tmp_path / "photographs" / "one.JPG").write_bytes(b"")
     assert unimrg("validate", file).code == 0
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"), [(errno.EACCES, "check its permissions"), (errno.ENAMETOOLONG, "choose a shorter path")]
+)
+def test_a_folder_that_cannot_be_looked_at_is_a_problem_and_no_bug(
+    number: int, remedy: str, unimrg: Unimrg, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Path) -> bool:
+        raise OSError(number, os.strerror(number))
+
+    file = write(tmp_path, PHOTOGRAPHS)
+    monkeypatch.setattr(Path, "is_dir", refuse)
+    ended = unimrg("validate", file)
+    assert ended.code == 66
+    assert f"spec.data.source.photographs: {tmp_path}/photographs cannot be looked at" in ended.err
+    assert remedy in ended.err and "Traceback" not in ended.err
 
 
 @pytest.mark.parametrize(

@@ -85,6 +85,13 @@ def test_splits_share_one_digest_that_is_the_data_sets(store: DictionaryStore) -
     assert store.writes[-1] == f"{train.digest[:16]}/PUBLISHED"
 
 
+def test_the_splits_of_a_data_set_are_named(store: DictionaryStore) -> None:
+    digest = Dataset.open(store, "train").digest
+    assert Dataset.splits(store) == Dataset.splits(store, digest) == ["train", "heldOut"]
+    with pytest.raises(UserError, match="no finished data set"):
+        Dataset.splits(store, "0" * 64)
+
+
 def test_threads_read_the_same_records(store: DictionaryStore) -> None:
     expected = Dataset.open(store, "train")
     data = Dataset.open(store, "train")
@@ -147,11 +154,12 @@ def test_an_empty_store_is_refused(dictionary_store: DictionaryStore) -> None:
     assert caught.value.exit_code is ExitCode.INPUT_MISSING
 
 
-def test_of_several_data_sets_the_digest_says_which(store: DictionaryStore) -> None:
+def test_of_several_data_sets_the_source_says_which(store: DictionaryStore) -> None:
     scenes = {"train": 1, "heldOut": 1, "imageSize": SIZE, "seed": SEED}
     other = prepare(SourceSpec.model_validate({"scenes": scenes}), Path("/"), store, lambda *_: None)
-    with pytest.raises(UserError, match="several data sets"):
+    with pytest.raises(UserError, match="several data sets") as error:
         Dataset.open(store, "train")
+    assert "spec.data.source" in error.value.remedy and "digest" not in str(error.value)
     assert len(Dataset.open(store, "train", other.digest).images) == 1
 
 

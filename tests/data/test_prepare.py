@@ -261,6 +261,17 @@ def test_a_missing_or_empty_folder_is_refused_with_its_field_and_a_way_out(
     assert dictionary_store.objects == {}
 
 
+def test_a_folder_of_photographs_that_cannot_be_read_is_named(
+    dictionary_store: DictionaryStore, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(JobError, match=r"the folder .* cannot be read: Permission denied"):
+        run(dictionary_store, source(photographs="file://photographs"), base=folder.parent)
+
+
 def test_all_unreadable_photographs_are_named_and_nothing_is_written(
     dictionary_store: DictionaryStore, folder: Path
 ) -> None:

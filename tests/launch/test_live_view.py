@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,15 @@ def shown(folder: Path, *reports: Progress, terminal: bool) -> str:
             (folder / "progress.json").write_text(report.to_json())
             time.sleep(0.15)
     return output.getvalue()
+
+
+def test_a_proxy_is_not_asked_for_our_own_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    monkeypatch.setattr(urllib.request, "_opener", None)  # it keeps the proxies of its first use
+    (tmp_path / "progress.json").write_text(HALFWAY.to_json())
+    with serve_progress(tmp_path, "127.0.0.1", 0) as port:
+        report = live_view.fetch(port)
+    assert report is not None and report.step == 30
 
 
 @pytest.fixture(autouse=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import signal
 import sqlite3
 import threading
@@ -161,6 +162,77 @@ def test_a_failed_training_shows_the_cause_the_log_and_where_it_is(
     assert finishes.statuses == ["FAILED"]
     record = TerminationRecord.parse((tmp_path / "run" / "outcomes" / "attempt-1-train.json").read_bytes())
     assert record.rank == 0
+
+
+def test_what_the_user_can_mend_is_said_without_log_and_traceback(
+    tmp_path: Path, finishes: Finishes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_TRAIN", "refuse")
+    code, text = run(tmp_path)
+    assert code == ExitCode.DATA_CORRUPT
+    assert "rank 0: shard 3 is damaged (prepare it again)" in text
+    assert "Traceback" not in text and "Logs:" not in text
+    log = (tmp_path / "run" / "local" / "logs" / "attempt-1" / "rank-0.log").read_text()
+    assert "shard 3 is damaged" in log and "Traceback" not in log
+
+
+def test_the_log_that_is_shown_is_that_of_the_stage_that_failed(
+    tmp_path: Path, finishes: Finishes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_TRAIN", "wait")
+    (tmp_path / "run" / "local").mkdir(parents=True)
+    thread = signal_when(lambda: '"step":5' in progress(tmp_path / "run" / "local"), signal.SIGINT)
+    run(tmp_path, stages__evaluate__mode="Never")
+    thread.join()
+    monkeypatch.setenv("FAKE_TRAIN", "fail")
+    monkeypatch.setenv("FAKE_EVALUATE", "early")
+    code, text = run(tmp_path, stages__evaluate__mode="Always")
+    assert code == ExitCode.PROGRAM
+    assert "train failed" in text and "the loss went for a walk" in text
+    assert "no step was taken" not in text
+    assert "no step was taken" in (tmp_path / "run" / "local" / "logs" / "attempt-2" / "rank-0.log").read_text()
+
+
+def test_nothing_is_evaluated_where_nothing_is_committed(
+    tmp_path: Path, finishes: Finishes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_TRAIN", "early")
+    code, _ = run(tmp_path, stages__evaluate__mode="Always")
+    assert code == ExitCode.PROGRAM
+    assert not (tmp_path / "run" / "outcomes" / "attempt-1-evaluate.json").exists()
+    assert finishes.statuses == ["FAILED"]
+
+
+def test_data_of_a_complete_run_that_was_deleted_is_not_made_again(tmp_path: Path, finishes: Finishes) -> None:
+    assert run(tmp_path, stages__evaluate__mode="Never")[0] == 0
+    shutil.rmtree(tmp_path / "data")
+    (tmp_path / "run" / "outcomes" / "finished.json").unlink()
+    code, text = run(tmp_path, stages__evaluate__mode="Never")
+    assert code == 0 and "complete before: step 12" in text
+    assert not list((tmp_path / "data").rglob("PUBLISHED"))
+    assert finishes.statuses == ["FINISHED", "FINISHED"]
+
+
+def test_labels_and_annotations_are_not_handed_to_processes(tmp_path: Path) -> None:
+    job, file = tiny_job(tmp_path)
+    note = {"annotations": {"note": "x" * 65_000, "more": "y" * 65_000}, "labels": {"team": "a"}}
+    job = job.model_copy(update={"metadata": job.metadata.model_copy(update=note)})
+    spec = local.local_environment(job, file, None).spec
+    assert len(spec) < 5000 and "annotations" not in spec and "labels" not in spec
+
+
+def test_a_job_that_no_variable_holds_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "SPEC_BYTES", 100)
+    job, file = tiny_job(tmp_path)
+    with pytest.raises(UserError, match="at most 100"):
+        local.local_environment(job, file, None)
+
+
+def test_the_command_that_shows_the_curves_can_be_pasted(tmp_path: Path, finishes: Finishes) -> None:
+    folder = tmp_path / "my runs"
+    folder.mkdir()
+    _, text = run(folder, stages__evaluate__mode="Never")
+    assert f"mlflow ui --backend-store-uri 'sqlite:///{folder}/run/mlflow.db'" in text
 
 
 def test_a_check_that_fails_begins_no_attempt(tmp_path: Path, finishes: Finishes) -> None:

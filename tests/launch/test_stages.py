@@ -12,6 +12,7 @@ import pytest
 
 from tests.support.local_jobs import tiny_job
 from unimrg_api.environment import PodEnvironment
+from unimrg_api.errors import Interrupted
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.termination import TerminationRecord
 from unimrg_trainer.launch import outcomes, stages
@@ -90,6 +91,23 @@ def test_a_number_of_processes_that_cannot_share_the_rows_is_refused_by_the_chec
 def test_a_job_that_is_no_json_ends_as_a_configuration_error(tmp_path: Path) -> None:
     env = dataclasses.replace(environment(tmp_path), spec="{")
     assert stages.run_stage("check", env) is ExitCode.CONFIGURATION
+
+
+@pytest.mark.parametrize(("gpus", "hidden"), [(0, {"CUDA_VISIBLE_DEVICES": ""}), (1, {})])
+def test_ranks_of_a_job_for_cpus_see_no_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpus: int, hidden: dict[str, str]
+) -> None:
+    seen: list[Any] = []
+
+    def start(*_: Any, overrides: Any) -> None:
+        seen.append(overrides)
+        raise Interrupted
+
+    env = environment(tmp_path, trainer={"gpusPerNode": gpus, "processesPerNode": 1})
+    assert stages.run_stage("prepare", env) is ExitCode.OK
+    monkeypatch.setattr(stages.torchrun, "start", start)
+    assert stages.run_stage("train", env) is ExitCode.INTERRUPTED
+    assert seen == [hidden]
 
 
 def test_prepared_data_is_found_again(tmp_path: Path) -> None:

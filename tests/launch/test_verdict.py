@@ -55,6 +55,18 @@ CASES: list[tuple[str, GangOutcome, ExitCode, int | None]] = [
     ),
     ("asked to stop in the last step", gang(ended(0, 0, 1), stop_requested=True), ExitCode.OK, None),
     ("a failure while stopping", gang(ended(0, 85, 1), ended(1, 69, 2), stop_requested=True), ExitCode.UNAVAILABLE, 1),
+    (
+        "broken communication beside a rank that stopped",
+        gang(ended(0, 85, 2), ended(1, 84, 1), stop_requested=True),
+        ExitCode.INTERRUPTED,
+        0,
+    ),
+    (
+        "broken communication on all ranks while stopping",
+        gang(ended(0, 84, 1), ended(1, 84, 2), stop_requested=True),
+        ExitCode.COMMUNICATION,
+        0,
+    ),
     ("grace used up", gang(vanished(0, 9), vanished(1, 9), stop_requested=True, overdue=True), ExitCode.INTERRUPTED, 0),
     ("asked to stop before the start", gang(processes=2, stop_requested=True), ExitCode.INTERRUPTED, None),
     (

@@ -8,9 +8,11 @@ import pytest
 
 from tests.models.harmon_rows import BRANCHES, TOKENS, family
 from unimrg_api.errors import UserError
+from unimrg_api.exit_codes import ExitCode
+from unimrg_trainer.models.harmon.codec import KL16_FILE
 from unimrg_trainer.models.harmon.config import config_of
 from unimrg_trainer.models.harmon.family import HarmonFamily
-from unimrg_trainer.models.harmon.tokenizer import open_tokenizer
+from unimrg_trainer.models.harmon.tokenizer import QWEN_FILE, open_tokenizer
 from unimrg_trainer.objectives.base import Branch
 from unimrg_trainer.packing.plan import IGNORE, Geometry, SegmentKind
 
@@ -92,3 +94,14 @@ def test_a_missing_published_tokenizer_is_named(tmp_path: Path) -> None:
 def test_a_missing_published_autoencoder_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"kl16\.safetensors is missing"):
         _ = HarmonFamily("1.5B", assets=tmp_path).codec
+
+
+def test_files_that_a_size_needs_are_asked_for_before_anything_is_built(tmp_path: Path) -> None:
+    HarmonFamily("Tiny", assets=tmp_path / "nowhere").check_assets()
+    published = HarmonFamily("1.5B", assets=tmp_path)
+    for name in (KL16_FILE, QWEN_FILE):
+        with pytest.raises(UserError, match=rf"{name} is missing") as error:
+            published.check_assets()
+        assert error.value.exit_code is ExitCode.INPUT_MISSING
+        (tmp_path / name).touch()
+    published.check_assets()

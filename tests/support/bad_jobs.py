@@ -133,6 +133,9 @@ BAD_JOBS = [
         ("in quotes", 'learningRate: "1e-3"'),
     ),
     BadJob("zero rate", '"1e-3"', '"0"', f"{TRAINING}.optimizer.learningRate", ("above zero",)),
+    BadJob("endless rate", '"1e-3"', '"1e99"', f"{TRAINING}.optimizer.learningRate", ("less than",)),
+    BadJob("rate of a thousand", '"1e-3"', '"1000"', f"{TRAINING}.optimizer.learningRate", ("less than",)),
+    BadJob("endless decay", '"0.02"', '"1e3"', f"{TRAINING}.optimizer.weightDecay", ("less than",)),
     BadJob("negative decay", '"0.02"', '"-0.02"', f"{TRAINING}.optimizer.weightDecay", ("zero or more",)),
     BadJob("dropout of one", 'dropout: "0.1"', 'dropout: "1"', "spec.model.dropout", ('less than "1"',)),
     BadJob("list as a weight", '"0.5"', "[1]", f"{OBJECTIVES}[1].weight", ("not a list",)),
@@ -173,7 +176,18 @@ BAD_JOBS = [
         ("password", "MLFLOW_TRACKING_USERNAME"),
     ),
     BadJob("image with spaces", "method: UniMRG", "image: a b", "spec.image", ("white space",)),
+    BadJob(
+        "runs in files, which MLflow no longer reads",
+        "experiment: tests",
+        "uri: file:///runs",
+        "spec.tracking.mlflow.uri",
+        ("address of a tracking server",),
+    ),
     # URIs
+    BadJob("NUL", "uri: file://run", "uri: file://a%00b", "spec.checkpoint.uri", ("NUL", "take it out")),
+    BadJob("bare NUL", "uri: file://run", 'uri: "file://a\\0b"', "spec.checkpoint.uri", ("NUL", "take it out")),
+    BadJob("long name", "uri: file://run", f"uri: file://{'a' * 256}/b", "spec.checkpoint.uri", ("256 bytes", "255")),
+    BadJob("long name in UTF-8", "[file://data]", f"[file://{'ü' * 128}]", "spec.data.shards[0]", ("256 bytes",)),
     BadJob("bare path", "uri: file://run", "uri: /runs/x", "spec.checkpoint.uri", ("uri: file:///runs/x",)),
     BadJob("one slash", "uri: file://run", "uri: s3:/bucket/x", "spec.checkpoint.uri", ("uri: s3://bucket/x",)),
     BadJob("bucket alone", "uri: file://run", "uri: s3://bucket", "spec.checkpoint.uri", ("s3://bucket/prefix",)),
@@ -198,6 +212,10 @@ BAD_JOBS = [
         OBJECTIVES,
         ("UniMRG needs Understanding and at least one of",),
     ),
+    BadJob(
+        "SFT with Depth", "method: UniMRG", "method: SFT", OBJECTIVES, ("SFT learns Understanding and nothing else",)
+    ),
+    BadJob("RecA with Depth", "method: UniMRG", "method: RecA", OBJECTIVES, ("RecA learns Pixel",)),
     BadJob("UniMRG with a weight of zero", '"0.5"', '"0.0"', OBJECTIVES, ("above zero",)),
     BadJob(
         "all weights zero",

@@ -1,6 +1,7 @@
 """Stand-in for both engines in tests of stages and `unimrg run`: real ranks, a real spool and commits of nothing.
 
-FAKE_TRAIN and FAKE_EVALUATE choose what happens: `complete` (default), `wait` (until asked to stop), `fail`.
+FAKE_TRAIN and FAKE_EVALUATE choose what happens: `complete` (default), `wait` (until asked to stop),
+`fail` (a bug), `refuse` (the user's fault), `early` (a bug before anything is committed).
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import sys
 import time
 
 from unimrg_api.environment import PodEnvironment
-from unimrg_api.errors import Interrupted
+from unimrg_api.errors import Interrupted, UserError
+from unimrg_api.exit_codes import ExitCode
 from unimrg_api.job import UniMRGJob, resolve_uri
 from unimrg_api.load import parse_job
 from unimrg_api.progress import Progress
@@ -34,6 +36,8 @@ def work(env: PodEnvironment, stop: StopRequest) -> None:
         wait(stop) if script == "wait" else None
         return
     step = 5 if script == "wait" else job.spec.training.resolved_stop_step()
+    if script == "early":
+        raise RuntimeError("no step was taken")
     report(env, job, stage, step)
     if stage == "train":
         spool = Spool(env.run_dir / "spool", int(env.attempt))
@@ -41,6 +45,8 @@ def work(env: PodEnvironment, stop: StopRequest) -> None:
         spool.step(step, {"train/loss": 1.0})
     if script == "fail":
         raise RuntimeError("the loss went for a walk")
+    if script == "refuse":
+        raise UserError("shard 3 is damaged", remedy="prepare it again", exit_code=ExitCode.DATA_CORRUPT)
     if script == "wait":
         wait(stop)
     if stage == "train":

@@ -17,7 +17,14 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-PRELOADED = ["torch", "torch.distributed", "safetensors.torch", "unimrg_trainer.checkpoint.checkpointer"]
+PRELOADED = [
+    "torch",
+    "torch.distributed",
+    "safetensors.torch",
+    "unimrg_trainer.checkpoint.checkpointer",
+    "unimrg_trainer.engine.train",
+    "unimrg_trainer.engine.measuring",
+]
 PATIENCE = 60.0
 """Seconds that a test waits for a process before it fails."""
 

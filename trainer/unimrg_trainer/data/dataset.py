@@ -60,6 +60,15 @@ class Dataset:
         self._indices: dict[int, tuple[list[Sample], list[int]]] = {}
         self._cache = _Cache(cache_bytes)
 
+    @staticmethod
+    def splits(store: ObjectStore, digest: str | None = None) -> list[str]:
+        """Return the names of the splits of the data set `digest`, or of the only one in `store`.
+
+        Raises UserError as `open` does. Who may go without a split asks here, so that damage is not taken for
+        absence.
+        """
+        return list(find_publication(store, digest).manifests)
+
     @classmethod
     def open(cls, store: ObjectStore, split: str, digest: str | None = None) -> Dataset:
         """Open a split (`train`, `heldOut`, `photographs`) of the data set `digest`, or of the only one in

@@ -10,7 +10,7 @@ import io
 import cv2
 import numpy as np
 import simplejpeg
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 IMAGE_EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png"}
 """PIL's format name → extension within a shard. (MPO is a JPEG with further pictures behind it.)"""
@@ -50,7 +50,7 @@ def image_extension(content: bytes) -> str:
             image.load()
             kind = image.format or "unknown"
     except Exception as error:  # PIL's plugins raise many kinds: OSError, SyntaxError, DecompressionBombError, …
-        raise ValueError(str(error) or type(error).__name__) from error
+        raise ValueError(_reason(error)) from error
     if kind not in IMAGE_EXTENSIONS:
         raise ValueError(f"its content is {kind}, not JPEG or PNG")
     decode_image(content)  # what reads it later must be able to
@@ -62,7 +62,14 @@ def _decode_slowly(content: bytes) -> np.ndarray:
         with Image.open(io.BytesIO(content)) as image:
             return np.asarray(image.convert("RGB"))
     except OSError as error:
-        raise ValueError(str(error)) from error
+        raise ValueError(_reason(error)) from error
+
+
+def _reason(error: Exception) -> str:
+    """What PIL says, in words that mean something to whoever looks at the file."""
+    if isinstance(error, UnidentifiedImageError):
+        return "it is no image, or damaged at its beginning"  # PIL names the object it read from
+    return str(error) or type(error).__name__
 
 
 def _present(pixels: np.ndarray | None) -> np.ndarray:

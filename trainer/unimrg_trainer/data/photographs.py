@@ -10,12 +10,11 @@ from typing import TypeVar
 from unimrg_api.errors import JobError, Problem
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.fields import path_of, resolve_uri
+from unimrg_api.spec_platform import PHOTOGRAPH_SUFFIXES
 from unimrg_trainer.data.decode import image_extension
 from unimrg_trainer.data.shards import CorruptDataError, sha256
 
 JOB_FIELD = "spec.data.source.photographs"
-
-SUFFIXES = (".jpg", ".jpeg", ".png")
 
 Item = TypeVar("Item", "Photograph", Path)
 Result = TypeVar("Result")
@@ -38,6 +37,15 @@ def find_photographs(uri: str | None, base: Path) -> list[Photograph]:
     if uri is None:
         return []
     folder = _folder(uri, base)
+    try:
+        files = _files(uri, folder)
+    except OSError as error:
+        message = f"the folder {folder} cannot be read: {error.strerror or error}"
+        raise _missing(uri, message, "check its permissions, or correct the path") from error
+    return _for_each(files, lambda path: Photograph(path, sha256(path.read_bytes())))
+
+
+def _files(uri: str, folder: Path) -> list[Path]:
     if not folder.exists():
         raise _missing(
             uri, f"the folder {folder} does not exist", "create it, correct the path, or leave the field out"
@@ -47,12 +55,12 @@ def find_photographs(uri: str | None, base: Path) -> list[Photograph]:
     files = sorted(
         path
         for path in folder.iterdir()
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+        if path.suffix.lower() in PHOTOGRAPH_SUFFIXES and not path.name.startswith(".") and path.is_file()
     )
     if not files:
-        kinds = ", ".join(SUFFIXES)
+        kinds = ", ".join(PHOTOGRAPH_SUFFIXES)
         raise _missing(uri, f"the folder {folder} holds no photograph ({kinds})", "add one, or leave the field out")
-    return _for_each(files, lambda path: Photograph(path, sha256(path.read_bytes())))
+    return files
 
 
 def check_photographs(photographs: Sequence[Photograph]) -> list[str]:

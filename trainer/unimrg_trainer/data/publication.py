@@ -71,7 +71,10 @@ def find_publication(store: ObjectStore, digest: str | None = None) -> Publicati
     markers = [key for key, _ in store.list() if key.endswith("/" + _MARKER) and key.count("/") == 1]
     if len(markers) > 1:
         names = ", ".join(key.split("/")[0] for key in markers)
-        raise _absent(f"{store.uri} holds several data sets ({names}); say which by its digest")
+        raise _absent(
+            f"{store.uri} holds several data sets ({names}), and the job does not say which",
+            "set spec.data.source to that of the one you mean, or point spec.data.shards at a prefix with one",
+        )
     found = _read_marker(store, markers[0]) if markers else None
     if found is None:
         raise _absent(f"{store.uri} holds no finished data set")
@@ -102,9 +105,9 @@ def _manifests_at_root(store: ObjectStore) -> dict[str, str]:
     return found
 
 
-def _absent(message: str) -> UserError:
+def _absent(message: str, remedy: str = "") -> UserError:
     return UserError(
         message,
-        remedy="set spec.data.source so that it is prepared, or correct spec.data.shards",
+        remedy=remedy or "set spec.data.source so that it is prepared, or correct spec.data.shards",
         exit_code=ExitCode.INPUT_MISSING,
     )

@@ -22,6 +22,8 @@ POLL_SECONDS = 0.5
 LINE_SECONDS = 5.0
 """How often a line is written where there is no terminal."""
 _REQUEST_SECONDS = 2.0
+_DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""Opens addresses of this machine, whatever proxy the environment names for others."""
 
 
 @contextmanager
@@ -45,7 +47,7 @@ def live_view(console: Console, port: int | None) -> Iterator[None]:
 def fetch(port: int) -> Report | None:
     """Ask for the progress once; None if nothing usable comes back."""
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/progress", timeout=_REQUEST_SECONDS) as answer:
+        with _DIRECTLY.open(f"http://127.0.0.1:{port}/progress", timeout=_REQUEST_SECONDS) as answer:
             return Report.parse(answer.read(SIZE_LIMIT + 1))
     except (OSError, http.client.HTTPException):
         return None

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+import shlex
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from unimrg_api.termination import TerminationRecord
 from unimrg_trainer.checkpoint.identity import claim_identity
 from unimrg_trainer.evaluation.summary import render
 from unimrg_trainer.launch import inputs, outcomes
+from unimrg_trainer.launch.devices import fit_to_machine
 from unimrg_trainer.launch.live_view import live_view
 from unimrg_trainer.launch.lock import run_lock
 from unimrg_trainer.launch.logs import FORMAT, log_folder, rank_log, tail
@@ -36,6 +38,19 @@ logger = logging.getLogger(__name__)
 
 LOG_LINES = 15
 """Lines of the failed rank's log that are shown."""
+SPEC_BYTES = 100 << 10
+"""Largest job that is handed to processes: Linux takes 128 KiB in a variable."""
+
+_USERS = (
+    ExitCode.CONFIGURATION,
+    ExitCode.CONFIGURATION_FILE,
+    ExitCode.DATA_CORRUPT,
+    ExitCode.INPUT_MISSING,
+    ExitCode.CREDENTIALS,
+    ExitCode.NUMERIC_GUARD,
+    ExitCode.NOTHING_VERIFIES,
+)
+"""Ends whose message says it all; a log adds nothing."""
 
 
 def run_job(
@@ -44,26 +59,29 @@ def run_job(
     processes: int | None = None,
     *,
     console: Console | None = None,
+    stop: StopRequest | None = None,
     rank_module: str = RANK_MODULE,
 ) -> int:
     """Run a job here, from the main thread, and return the exit code; a run that was stopped goes on where it
     was.
 
     `job_file` is the file that the job came from: relative paths count from its folder. `processes` train
-    (default: spec.trainer.processesPerNode for a job on CPUs, else 1). Raises UserError where nothing was
-    begun: another `unimrg run` works on the same run, or its checkpoints are not on this machine.
+    (default: spec.trainer.processesPerNode for a job on CPUs, else 1). `stop` is a request whose signals are
+    heeded already. Raises UserError where nothing was begun: another `unimrg run` works on the same run, its
+    checkpoints are not on this machine, or it has too few GPUs.
     """
     console = console or Console()
+    job, fallback = fit_to_machine(job, processes)
     env = local_environment(job, job_file, processes)
     run = inputs.run_store(job, env)
     with run_lock(env.run_dir), _logging(env.run_dir):
-        for line in ignored_fields(job, processes):
+        for line in [*ignored_fields(job, processes), *([fallback] if fallback else [])]:
             console.print(line, markup=False, highlight=False, style="dim")
         session = _Session(job, env, run, console, rank_module)
-        with StopRequest().installed() as stop:
+        with nullcontext(stop) if stop is not None else StopRequest().installed() as request:
             port = ports(str(env.run_dir), "local")[1]
             with serve_progress(env.run_dir, env.pod_ip, port) as served, live_view(console, served):
-                code = session.run(stop)
+                code = session.run(request)
         session.report()
     return int(code)
 
@@ -83,7 +101,7 @@ def local_environment(job: UniMRGJob, job_file: Path, processes: int | None) -> 
     cache = Path(os.environ.get("UNIMRG_CACHE") or Path.home() / ".cache" / "unimrg")
     return PodEnvironment(
         job=job.metadata.name,
-        spec=canonical_json(dump_job(job)),
+        spec=_spec(job),
         spec_base=base,
         run_dir=run_dir,
         cache=cache,
@@ -92,6 +110,19 @@ def local_environment(job: UniMRGJob, job_file: Path, processes: int | None) -> 
         stall_timeout=job.spec.run_policy.stall_timeout_seconds,
         grace=job.spec.checkpoint.grace_seconds,
     )
+
+
+def _spec(job: UniMRGJob) -> str:
+    """The job as processes get it: without labels and annotations, which only a cluster reads and may be long."""
+    metadata = job.metadata.model_copy(update={"labels": None, "annotations": None})
+    text = canonical_json(dump_job(job.model_copy(update={"metadata": metadata})))
+    size = len(text.encode())
+    if size > SPEC_BYTES:
+        raise UserError(
+            f"the job has {size} bytes as JSON, and processes can be handed at most {SPEC_BYTES}",
+            remedy="shorten its texts",
+        )
+    return text
 
 
 def ignored_fields(job: UniMRGJob, processes: int | None) -> list[str]:
@@ -109,6 +140,15 @@ def ignored_fields(job: UniMRGJob, processes: int | None) -> list[str]:
     return lines
 
 
+@dataclass(frozen=True)
+class _Failure:
+    """A stage that did not complete, with the end of its log."""
+
+    stage: Phase
+    record: TerminationRecord
+    log_lines: list[str]
+
+
 @dataclass
 class _Session:
     """One `unimrg run`: the stages in order, and what there is to say at the end."""
@@ -119,21 +159,23 @@ class _Session:
     console: Console
     rank_module: str
     already_complete: bool = False
-    failed: tuple[Phase, TerminationRecord] | None = None
+    failed: _Failure | None = None
     """The first stage that did not complete."""
 
     def run(self, stop: StopRequest) -> ExitCode:
         """Run what is left to do; the first failure ends it, but a training that began is always finished."""
-        for stage in ("check", "prepare"):
-            if not self._completes(stage, stop):
-                return self._code()
-        if outcomes.is_complete(self.run_prefix, self.job):
+        if not self._completes("check", stop):
+            return self._code()
+        if self._was_complete():
             self.already_complete = True
             self._close(stop)
             return ExitCode.OK
+        if not self._completes("prepare", stop):
+            return self._code()
         trained = self._completes("train", stop)
         mode = self.job.spec.stages.evaluate.mode
-        if (mode == "Always" or (mode == "OnSuccess" and trained)) and self.env.attempt and not stop.twice:
+        wanted = mode == "Always" or (mode == "OnSuccess" and trained)
+        if wanted and self.env.attempt and not stop.twice and outcomes.newest_commit(self.run_prefix):
             self._completes("evaluate", stop)
         if self.env.attempt:
             self._finish(stop)
@@ -148,7 +190,7 @@ class _Session:
                 console.print(f"This run was complete before: step {step} is committed.")
             self._print_results()
             return
-        stage, record = self.failed
+        stage, record = self.failed.stage, self.failed.record
         if record.exit_code in (ExitCode.INTERRUPTED, ExitCode.INTERRUPTED_TWICE):
             step = outcomes.newest_commit(self.run_prefix)
             stands = f"step {step} is committed" if step else "nothing is committed yet"
@@ -156,26 +198,45 @@ class _Session:
             return
         console.print(f"[bold red]{stage} failed[/] ({record.exit_code}, {record.reason})")
         self._say(record.message)
-        if stage in ("train", "evaluate") and self.env.attempt:
-            lines = tail(rank_log(self.env, record.rank or 0)).decode(errors="replace").splitlines()
-            self._say("\n".join(lines[-LOG_LINES:]), style="dim")
+        if self.failed.log_lines:
+            self._say("\n".join(self.failed.log_lines), style="dim")
             self._say(f"Logs: {log_folder(self.env)}")
 
     def _completes(self, stage: Phase, stop: StopRequest) -> bool:
         end = execute(stage, self.env, stop, rank_module=self.rank_module)
         self.env = end.env
         if end.code is not ExitCode.OK and self.failed is None:
-            self.failed = (stage, end.record)
+            self.failed = _Failure(stage, end.record, self._log_lines(stage, end.record))
         return end.code is ExitCode.OK
 
     def _code(self) -> ExitCode:
-        return ExitCode.OK if self.failed is None else ExitCode(self.failed[1].exit_code)
+        return ExitCode.OK if self.failed is None else ExitCode(self.failed.record.exit_code)
+
+    def _log_lines(self, stage: Phase, record: TerminationRecord) -> list[str]:
+        """The end of the failed rank's log as it is now; a later stage writes on in it."""
+        if stage not in ("train", "evaluate") or not self.env.attempt or record.exit_code in _USERS:
+            return []
+        lines = tail(rank_log(self.env, record.rank or 0)).decode(errors="replace").splitlines()
+        return lines[-LOG_LINES:]
+
+    def _data_digest(self) -> str:
+        """The digest of the data set, also where a source describes it and it is gone."""
+        return inputs.wanted_digest(self.job, self.env) or inputs.data_digest(self.job, self.env)
+
+    def _was_complete(self) -> bool:
+        """Nothing is left to compute, so that data which was deleted since need not be prepared again."""
+        try:
+            inputs.check_identity(self.job, self.env, self.run_prefix, self._data_digest())
+        except UserError as error:
+            logger.info("not known before the data is prepared: %s", error)
+            return False  # prepare meets it too, and says it
+        return outcomes.is_complete(self.run_prefix, self.job)
 
     def _close(self, stop: StopRequest) -> None:
         """Finish what an earlier launcher computed but did not live to close, or could not ship."""
         attempt = outcomes.unfinished_attempt(self.run_prefix)
         if attempt is not None:
-            digest = self.job.training_digest(inputs.data_digest(self.job, self.env))
+            digest = self.job.training_digest(self._data_digest())
             uid = claim_identity(self.run_prefix, None, digest)
             self.env = dataclasses.replace(self.env, uid=uid, attempt=attempt)
             self._finish(stop)
@@ -192,7 +253,7 @@ class _Session:
         self._say(f"Run: {path_of(self.run_prefix.uri)}")
         tracker, (_, url) = inputs.tracker_uri(self.job, self.env), mlflow_run(self.env.run_dir)
         if tracker.startswith("sqlite:"):
-            self._say(f"Curves in a browser: mlflow ui --backend-store-uri {tracker}")
+            self._say(f"Curves in a browser: mlflow ui --backend-store-uri {shlex.quote(tracker)}")
         elif url is not None:
             self._say(f"MLflow: {url}")
 

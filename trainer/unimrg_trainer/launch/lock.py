@@ -13,23 +13,19 @@ from pathlib import Path
 
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
+from unimrg_trainer.storage.local import explained
 
 
 @contextmanager
 def run_lock(folder: Path) -> Iterator[None]:
-    """Hold `folder`/lock, or raise UserError that names the process which does.
+    """Hold `folder`/lock, or raise UserError that names the process which does, or why it cannot be written.
 
     The descriptor is not inherited by programs that we start: a rank that were left over would keep the lock.
     """
-    try:
+    path = folder / "lock"
+    with explained("write", path):
         folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        raise UserError(
-            f"{folder} cannot be written to: {error.strerror}",
-            remedy="give your user access to it, or choose another spec.checkpoint.uri",
-            exit_code=ExitCode.CREDENTIALS,
-        ) from error
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from unimrg_api.environment import PodEnvironment
+from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_trainer.launch import exit_records
 from unimrg_trainer.launch.logs import FORMAT, rank_log
@@ -67,7 +68,8 @@ def run(work: Work) -> None:
         if record.code == ExitCode.INTERRUPTED:
             logger.info("rank %d stopped: %s", rank, record.message)
         else:
-            logger.error("rank %d failed (%d): %s", rank, record.code, record.message, exc_info=error)
+            trace = None if isinstance(error, UserError) else error  # what the user can mend is no bug
+            logger.error("rank %d failed (%d): %s", rank, record.code, record.message, exc_info=trace)
     exit_records.write_exit(env.run_dir, rank, record)
     _leave(0 if record.code == ExitCode.INTERRUPTED else record.code)
 

@@ -166,7 +166,8 @@ def _gang(context: Context, stage: Phase) -> Verdict:
     if stop.requested:
         raise Interrupted(f"stopped before {stage} began")
     echo = Echo(rank_log(env, env.node_rank * env.processes))
-    gang = torchrun.start(context.rank_module, [stage], env)
+    hidden = {"CUDA_VISIBLE_DEVICES": ""} if context.job.spec.trainer.gpus_per_node == 0 else {}
+    gang = torchrun.start(context.rank_module, [stage], env, overrides=hidden)
     first_node = env.node_rank == 0
     with _shipping(context) if first_node else nullcontext():
         outcome = torchrun.supervise(

@@ -87,10 +87,10 @@ def judge(outcome: GangOutcome) -> Verdict:
         return _first(causes)
     if len(outcome.ranks) < outcome.processes and not outcome.stop_requested:
         return _never_started(outcome)
-    echoes = [failure for failure in failures if failure.code == ExitCode.COMMUNICATION]
-    if echoes:
-        return _first(echoes)
+    broken = [failure for failure in failures if failure.code == ExitCode.COMMUNICATION]
     interrupted = [failure for failure in failures if failure.code == ExitCode.INTERRUPTED]
+    if broken and not (interrupted and outcome.stop_requested):  # else a rank that stopped has left the others
+        return _first(broken)
     if interrupted:
         if outcome.overdue and any(rank.record is None for rank in outcome.ranks):
             return replace(

@@ -33,6 +33,10 @@ class Family(Protocol):
     variant: str
     image_size: int
 
+    def check_assets(self) -> None:
+        """Raise UserError (INPUT_MISSING) for files that this size needs and that are not there; opens none."""
+        ...
+
     def build(self) -> nn.Module:
         """Build the trainable module (no codec), initialised from torch's global generator, in float32, train mode.
 

@@ -18,7 +18,6 @@ class Understanding:
     name = "Understanding"
     source = "questions"
     representation: str | None = None
-    representation = None
     needs = frozenset({"image", "question", "answer"})
 
     def branch(self, record: Mapping[str, Any], generator: np.random.Generator) -> Branch:

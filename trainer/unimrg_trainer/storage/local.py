@@ -48,7 +48,7 @@ class LocalStore:
 
     def put(self, key: str, data: bytes | Path, *, if_absent: bool = False) -> None:
         path = self._path(key)
-        with _explained("write", path):
+        with explained("write", path):
             if if_absent and path.exists():
                 raise _already_exists(path)
             partial = _write_partial(path, data)
@@ -66,7 +66,7 @@ class LocalStore:
         assert offset >= 0
         assert length is None or length >= 0
         path = self._path(key)
-        with _explained("read", path):
+        with explained("read", path):
             try:
                 with path.open("rb") as file:
                     file.seek(offset)
@@ -76,7 +76,7 @@ class LocalStore:
 
     def size(self, key: str) -> int | None:
         path = self._path(key)
-        with _explained("read", path):
+        with explained("read", path):
             try:
                 return path.stat().st_size if path.is_file() else None
             except FileNotFoundError:
@@ -85,7 +85,7 @@ class LocalStore:
     def list(self, prefix: str = "") -> list[tuple[str, int]]:
         folder = self.root.joinpath(*check_prefix(prefix).split("/")[:-1])
         found: list[tuple[str, int]] = []
-        with _explained("list", folder):
+        with explained("list", folder):
             for path, size in _walk(folder):
                 key = path.relative_to(self.root).as_posix()
                 if key.startswith(prefix):
@@ -94,7 +94,7 @@ class LocalStore:
 
     def delete(self, key: str) -> None:
         path = self._path(key)
-        with _explained("delete", path):
+        with explained("delete", path):
             try:
                 path.unlink()
             except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
@@ -222,7 +222,7 @@ def _already_exists(path: Path) -> AlreadyExists:
 
 
 @contextmanager
-def _explained(action: str, path: Path) -> Iterator[None]:
+def explained(action: str, path: Path) -> Iterator[None]:
     """Turn what the operating system says into a StorageError that names the file and a way out."""
     try:
         yield

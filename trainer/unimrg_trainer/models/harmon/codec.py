@@ -58,7 +58,10 @@ def _open_dct(config: HarmonConfig, assets: Path) -> Codec:
     return BlockCosine(config.codec_stride, read_measured())
 
 
-def _open_kl16(config: HarmonConfig, assets: Path) -> Codec:
+def codec_file(config: HarmonConfig, assets: Path) -> Path | None:
+    """Return the file of the codec's weights, None if it has none. Raises UserError where it is missing."""
+    if config.codec != "kl16":
+        return None
     path = assets / KL16_FILE
     if not path.is_file():
         raise UserError(
@@ -66,6 +69,12 @@ def _open_kl16(config: HarmonConfig, assets: Path) -> Codec:
             remedy=f"convert kl16.ckpt to safetensors and put it there as {KL16_FILE}",
             exit_code=ExitCode.INPUT_MISSING,
         )
+    return path
+
+
+def _open_kl16(config: HarmonConfig, assets: Path) -> Codec:
+    path = codec_file(config, assets)
+    assert path is not None
     codec = Kl16()
     found = load_file(path)
     wanted = codec.state_dict()

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from unimrg_trainer.models.base import Address
 from unimrg_trainer.models.harmon.batch import HarmonBatch
-from unimrg_trainer.models.harmon.codec import Codec, decode_tokens, encode_tokens, open_codec
+from unimrg_trainer.models.harmon.codec import Codec, codec_file, decode_tokens, encode_tokens, open_codec
 from unimrg_trainer.models.harmon.collate import collate
 from unimrg_trainer.models.harmon.config import config_of
 from unimrg_trainer.models.harmon.module import Harmon
 from unimrg_trainer.models.harmon.sample import SamplingSettings, answer_questions, sample_tokens
 from unimrg_trainer.models.harmon.template import Template
-from unimrg_trainer.models.harmon.tokenizer import TextTokenizer, open_tokenizer
+from unimrg_trainer.models.harmon.tokenizer import TextTokenizer, open_tokenizer, tokenizer_file
 from unimrg_trainer.objectives.base import Branch
 from unimrg_trainer.packing.plan import Plan, Segment
 
@@ -67,6 +67,11 @@ class HarmonFamily:
     @cached_property
     def template(self) -> Template:
         return Template(self.config, self.tokenizer)
+
+    def check_assets(self) -> None:
+        """Raise UserError (INPUT_MISSING) where codec or tokenizer are missing; their content is not looked at."""
+        codec_file(self.config, self.assets)
+        tokenizer_file(self.config, self.assets)
 
     def build(self) -> Harmon:
         """Build the trainable module, initialised from torch's global generator, in float32, train mode."""

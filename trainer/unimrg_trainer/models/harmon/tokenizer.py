@@ -50,18 +50,23 @@ class TextTokenizer:
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
 
 
+def tokenizer_file(config: HarmonConfig, assets: Path) -> Path:
+    """Return the file of the tokenizer that `config` names. Raises UserError where it is missing."""
+    if config.tokenizer != "qwen2.5":
+        return Path(__file__).with_name(config.tokenizer)
+    path = assets / QWEN_FILE
+    if not path.is_file():
+        raise UserError(
+            f"Harmon {config.variant} needs Qwen2.5's tokenizer, and {path} is missing",
+            remedy=f"put the tokenizer.json of Qwen2.5-Instruct there as {QWEN_FILE}",
+            exit_code=ExitCode.INPUT_MISSING,
+        )
+    return path
+
+
 def open_tokenizer(config: HarmonConfig, assets: Path) -> TextTokenizer:
     """Open the tokenizer that `config` names. Raises UserError where its file is missing or does not fit."""
-    if config.tokenizer == "qwen2.5":
-        path = assets / QWEN_FILE
-        if not path.is_file():
-            raise UserError(
-                f"Harmon {config.variant} needs Qwen2.5's tokenizer, and {path} is missing",
-                remedy=f"put the tokenizer.json of Qwen2.5-Instruct there as {QWEN_FILE}",
-                exit_code=ExitCode.INPUT_MISSING,
-            )
-    else:
-        path = Path(__file__).with_name(config.tokenizer)
+    path = tokenizer_file(config, assets)
     tokenizer = TextTokenizer(path)
     if tokenizer.size > config.language.vocabulary:
         raise UserError(

@@ -1,0 +1,161 @@
+"""Weights that are read from published files, and what is said when they do not fit."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from unimrg_api.errors import UserError
+from unimrg_api.exit_codes import ExitCode
+from unimrg_trainer.engine.initial_weights import build_initial, load_published
+from unimrg_trainer.models.registry import family as find_family
+
+
+class Tied(nn.Module):
+    """An embedding whose table is the head's too, and a scale."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(3, 2)
+        self.head = nn.Linear(2, 3, bias=False)
+        self.head.weight = self.table.weight
+        self.scale = nn.Parameter(torch.zeros(4))
+
+
+def published() -> dict[str, Tensor]:
+    return {"table.weight": torch.arange(6.0).reshape(3, 2) + 0.5, "scale": torch.tensor([1.0, -2.0, 3.0, 0.25])}
+
+
+def assert_holds(module: nn.Module, expected: dict[str, Tensor]) -> None:
+    found = dict(module.named_parameters())
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(found[name].detach(), tensor.to(found[name].dtype)), name
+
+
+def refusal(module: nn.Module, uri: str) -> UserError:
+    with pytest.raises(UserError) as caught:
+        load_published(module, uri)
+    assert caught.value.remedy
+    return caught.value
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_one_file_overwrites_every_weight(tmp_path: Path, dtype: torch.dtype) -> None:
+    save_file(published(), tmp_path / "model.safetensors")
+    module = Tied().to(dtype)
+    load_published(module, f"{tmp_path.as_uri()}/model.safetensors")
+    assert_holds(module, published())
+    assert {parameter.dtype for parameter in module.parameters()} == {dtype}
+    assert module.head.weight is module.table.weight
+
+
+def test_a_folder_of_several_files_overwrites_every_weight_and_other_files_there_do_not_matter(tmp_path: Path) -> None:
+    for index, (name, tensor) in enumerate(published().items()):
+        save_file({name: tensor}, tmp_path / f"model-{index}.safetensors")
+    (tmp_path / "README.md").write_text("not weights")
+    module = Tied()
+    load_published(module, tmp_path.as_uri())
+    assert_holds(module, published())
+
+
+def test_half_precision_weights_are_read_into_full_precision(tmp_path: Path) -> None:
+    save_file({name: tensor.bfloat16() for name, tensor in published().items()}, tmp_path / "model.safetensors")
+    module = Tied()
+    load_published(module, tmp_path.as_uri())
+    assert_holds(module, published())
+    assert module.scale.dtype == torch.float32
+
+
+def test_a_missing_tensor_is_named(tmp_path: Path) -> None:
+    save_file({"table.weight": published()["table.weight"]}, tmp_path / "model.safetensors")
+    error = refusal(Tied(), f"{tmp_path.as_uri()}/model.safetensors")
+    assert "scale is missing" in error.message
+    assert "model.safetensors" in error.message
+    assert "table.weight" not in error.message
+    assert int(error.exit_code) == 65
+
+
+def test_a_tensor_of_another_shape_is_named_with_both_shapes(tmp_path: Path) -> None:
+    save_file({**published(), "scale": torch.zeros(5)}, tmp_path / "model.safetensors")
+    error = refusal(Tied(), tmp_path.as_uri())
+    assert "scale is [5], not [4]" in error.message
+    assert error.exit_code == ExitCode.DATA_CORRUPT
+
+
+def test_of_many_missing_tensors_five_are_named_and_the_rest_counted(tmp_path: Path) -> None:
+    save_file({"0.bias": torch.zeros(2)}, tmp_path / "model.safetensors")
+    error = refusal(nn.Sequential(*(nn.Linear(2, 2) for _ in range(4))), tmp_path.as_uri())
+    assert error.message.count("is missing") == 5
+    assert "and 2 more" in error.message
+
+
+def test_a_file_that_is_no_safetensors_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "broken.safetensors").write_bytes(b"PK\x03\x04 a pickle, renamed")
+    for uri in (tmp_path.as_uri(), f"{tmp_path.as_uri()}/broken.safetensors"):
+        error = refusal(Tied(), uri)
+        assert "broken.safetensors" in error.message
+        assert error.exit_code == ExitCode.DATA_CORRUPT
+
+
+def test_a_file_that_was_cut_short_is_named(tmp_path: Path) -> None:
+    save_file(published(), tmp_path / "model.safetensors")
+    content = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(content[:-3])
+    error = refusal(Tied(), tmp_path.as_uri())
+    assert "model.safetensors" in error.message
+    assert error.exit_code == ExitCode.DATA_CORRUPT
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_folder_without_safetensors_files_is_a_missing_input_and_named(tmp_path: Path, exists: bool) -> None:
+    folder = tmp_path / "weights"
+    if exists:
+        folder.mkdir()
+        (folder / "harmon.pth").write_bytes(b"")
+    error = refusal(Tied(), folder.as_uri())
+    assert folder.as_uri() in error.message
+    assert int(error.exit_code) == 66
+
+
+def test_a_file_that_is_not_there_is_a_missing_input_and_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        load_published(Tied(), f"{tmp_path.as_uri()}/absent.safetensors")
+    assert "absent.safetensors" in caught.value.message
+    assert caught.value.exit_code == ExitCode.INPUT_MISSING
+
+
+def test_tensors_that_the_model_has_not_only_warn_and_a_tied_copy_does_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tied = {**published(), "head.weight": published()["table.weight"].clone()}
+    save_file(tied, tmp_path / "model.safetensors")
+    with caplog.at_level(logging.WARNING):
+        load_published(Tied(), tmp_path.as_uri())
+    assert not caplog.records
+    save_file({**tied, "vision.patch": torch.zeros(1)}, tmp_path / "model.safetensors")
+    module = Tied()
+    with caplog.at_level(logging.WARNING):
+        load_published(module, tmp_path.as_uri())
+    assert "vision.patch" in caplog.text
+    assert_holds(module, published())
+
+
+def test_without_files_the_weights_are_the_seeds_whatever_was_drawn_before(tmp_path: Path) -> None:
+    family = find_family("Harmon", "Tiny", 0.0)
+    first = build_initial(family, 5, None, torch.float64)
+    torch.rand(7)
+    assert_holds(build_initial(family, 5, None, torch.float64), dict(first.named_parameters()))
+    assert {parameter.dtype for parameter in first.parameters()} == {torch.float64}
+    other = build_initial(family, 6, None, torch.float64)
+    table = "llm.model.embed_tokens.weight"
+    assert not torch.equal(other.get_parameter(table), first.get_parameter(table))
+
+    save_file({name: p.detach() + 1 for name, p in first.named_parameters()}, tmp_path / "harmon.safetensors")
+    read = build_initial(family, 6, tmp_path.as_uri(), torch.float64)
+    assert_holds(read, {name: p.detach() + 1 for name, p in first.named_parameters()})

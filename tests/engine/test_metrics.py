@@ -1,0 +1,125 @@
+"""What the metrics say a loss is: the mean over cohorts of the cohort's mean, without λ, over the whole world."""
+
+from __future__ import annotations
+
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.support.processes import run_ranks
+from tests.support.scene_records import SceneRecords
+from tests.support.toy_training import TOY_WEIGHTS, micro_step
+from unimrg_api.errors import UserError
+from unimrg_trainer.checkpoint.agreement import Agreement
+from unimrg_trainer.engine.metrics import MetricsCollector, StepMetrics
+from unimrg_trainer.engine.rows import BatchShape
+from unimrg_trainer.engine.step_plan import RowReader, StepPlanner
+from unimrg_trainer.models.registry import family as find_family
+from unimrg_trainer.objectives.registry import objective
+
+WEIGHTS = {"Understanding": 1.0, "Pixel": 0.5, "Depth": 2.0}
+STEPS, COHORTS, COHORT_ROWS = (6, 7), 2, 2
+
+
+def row_sum(name: str, row: int) -> float:
+    """A row's loss sum, as if a model had said so."""
+    return random.Random(f"{name} {row}").uniform(0.5, 9.0)
+
+
+def measured(rank: int, world_size: int, micro_rows: int) -> tuple[list[StepMetrics], dict[tuple[str, int], int]]:
+    """Two steps through a real plan: (what `flush` says, units of each row of this rank)."""
+    planner = StepPlanner(
+        family=find_family("Harmon", "Tiny", 0.0),
+        objectives=[objective(name) for name in WEIGHTS],
+        weights=WEIGHTS,
+        reader=RowReader(SceneRecords(3), seed=3),  # type: ignore[arg-type]
+        shape=BatchShape(rows=COHORTS * COHORT_ROWS, cohort_rows=COHORT_ROWS),
+        micro_rows=micro_rows,
+        seed=3,
+    )
+    collector = MetricsCollector(WEIGHTS)
+    units: dict[tuple[str, int], int] = {}
+    for number in STEPS:
+        for one in planner.step(number, rank, world_size).micro_steps:
+            units |= {(row.objective, row.global_row): row.count for row in one.plan.rows}
+            sums = [row_sum(row.objective, row.global_row) for row in one.plan.rows]
+            collector.add_micro_step(one, torch.tensor(sums, dtype=torch.float64))
+        collector.end_step(number + 1, torch.tensor(number / 8))
+    return collector.flush(), units
+
+
+def measured_on(agreement: Agreement, micro_rows: int) -> Any:
+    return measured(agreement.rank, agreement.world_size, micro_rows)
+
+
+def by_hand(number: int, units: dict[tuple[str, int], int]) -> dict[str, float]:
+    losses = {}
+    for name in WEIGHTS:
+        means = []
+        for cohort in range(COHORTS):
+            first = (number * COHORTS + cohort) * COHORT_ROWS
+            rows = range(first, first + COHORT_ROWS)
+            means.append(sum(row_sum(name, row) for row in rows) / sum(units[name, row] for row in rows))
+        losses[name] = sum(means) / COHORTS
+    return losses
+
+
+def assert_right(metrics: list[StepMetrics], units: dict[tuple[str, int], int]) -> None:
+    assert [point.step for point in metrics] == [number + 1 for number in STEPS]
+    for number, point in zip(STEPS, metrics, strict=True):
+        losses = by_hand(number, units)
+        assert dict(point.losses) == pytest.approx(losses, rel=1e-12)
+        weighted = sum(WEIGHTS[name] * loss for name, loss in losses.items()) / len(WEIGHTS)
+        assert point.loss == pytest.approx(weighted, rel=1e-12)
+        assert point.grad_norm == number / 8
+
+
+@pytest.mark.usefixtures("process_group")
+def test_reported_losses_are_means_of_cohort_means_without_their_weights() -> None:
+    metrics, units = measured(0, 1, micro_rows=3)
+    assert len(set(units.values())) > 2  # rows of different length: a mean over rows would be another number
+    assert_right(metrics, units)
+
+
+def test_two_ranks_report_the_world_and_both_the_same(tmp_path: Path) -> None:
+    (first, some), (second, others) = run_ranks(2, tmp_path / "meeting", measured_on, 2)
+    assert first == second
+    assert not some.keys() & others.keys()
+    assert_right(first, some | others)
+
+
+@pytest.mark.usefixtures("process_group")
+def test_a_step_that_is_thrown_away_and_a_step_already_reported_do_not_count() -> None:
+    collector = MetricsCollector(TOY_WEIGHTS)
+    rows = micro_step([("Pixel", 0, 0.25), ("Depth", 0, 1.0)])
+    collector.add_micro_step(rows, torch.tensor([100.0, 100.0]))
+    collector.discard()
+    assert collector.flush() == []
+    for step, value in ((1, 3.0), (2, 5.0)):
+        collector.add_micro_step(rows, torch.tensor([value, 2 * value]))
+        collector.end_step(step, torch.tensor(1.0))
+        (point,) = collector.flush()
+        assert (point.step, dict(point.losses)) == (step, {"Pixel": value, "Depth": 2 * value})
+
+
+def poisoned_on_one(agreement: Agreement) -> str:
+    collector = MetricsCollector(TOY_WEIGHTS)
+    value = math.nan if agreement.rank == 1 else 1.0
+    collector.add_micro_step(micro_step([("Pixel", agreement.rank, 0.5)]), torch.tensor([value]))
+    collector.end_step(12, torch.tensor(1.0))
+    try:
+        collector.flush()
+    except UserError as error:
+        return f"{int(error.exit_code)} {error.message.partition('(')[0]}"
+    return "nothing"
+
+
+def test_a_loss_that_is_not_finite_on_one_rank_ends_every_rank_at_the_same_step(tmp_path: Path) -> None:
+    answers = run_ranks(2, tmp_path / "meeting", poisoned_on_one)
+    assert answers[0] == answers[1]
+    assert answers[0].startswith("82 ")
+    assert "step 12" in answers[0]

@@ -1,0 +1,84 @@
+"""The loop's optimiser steps against the published recipe written by hand: float64, dropout 0, one process."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from tests.support.one_step import OBJECTIVES, WEIGHTS, randomised
+from tests.support.published_recipe import Recipe, assert_trained_alike, published_rate, train_by_hand
+from tests.support.scene_records import SceneRecords
+from unimrg_api.job import OptimizerSpec
+from unimrg_trainer.checkpoint.state import TrainingState
+from unimrg_trainer.engine.loop import LoopSettings, Tick, TrainingLoop
+from unimrg_trainer.engine.metrics import MetricsCollector
+from unimrg_trainer.engine.optimizer import build_optimizer
+from unimrg_trainer.engine.rows import BatchShape
+from unimrg_trainer.engine.schedule import WarmupCosine
+from unimrg_trainer.engine.step_plan import RowReader, StepPlanner
+from unimrg_trainer.engine.stopping import NeverStop, StopAgreement
+from unimrg_trainer.engine.strategy import DataParallel
+from unimrg_trainer.models.registry import family as find_family
+from unimrg_trainer.objectives.registry import objective
+
+PEAK, WARMUP, HORIZON, STEPS = 1e-2, 2, 8, 3
+
+
+@pytest.mark.usefixtures("process_group")
+@pytest.mark.parametrize("clip_norm", [None, 100.0], ids=["clipped at the default", "below the clip norm"])
+def test_steps_of_the_loop_are_clipped_adamw_at_the_published_rate(clip_norm: float | None) -> None:
+    """Warm-up, peak and cosine; the gradient's norm is about 3.5."""
+    settings = OptimizerSpec()
+    clip = 1.0 if clip_norm is None else clip_norm  # the published one is the default
+    family = find_family("Harmon", "Tiny", 0.0)
+    module = randomised(family.build().double())
+    frozen = family.frozen(OBJECTIVES)
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(name not in frozen)
+    planner = StepPlanner(
+        family=family,
+        objectives=[objective(name) for name in OBJECTIVES],
+        weights=WEIGHTS,
+        reader=RowReader(SceneRecords(6), seed=3),  # type: ignore[arg-type]
+        shape=BatchShape(rows=2, cohort_rows=1),
+        micro_rows=1,
+        seed=3,
+    )
+    rates = [published_rate(PEAK, WARMUP, HORIZON, step) for step in range(STEPS)]
+    assert rates[0] < rates[1] > rates[2]
+    expected = train_by_hand(
+        copy.deepcopy(module), [planner.step(step, 0, 1) for step in range(STEPS)], rates, Recipe(clip_norm=clip)
+    )
+    assert all((norm > clip) == (clip_norm is None) for norm in expected.norms)
+
+    saved: list[TrainingState] = []
+    ticks: list[Tick] = []
+    assert dist.group.WORLD is not None
+    loop = TrainingLoop(
+        module=module,
+        optimizer=build_optimizer(module, settings, family.decays),
+        strategy=DataParallel(module, "FP64", torch.device("cpu")),
+        schedule=WarmupCosine(PEAK, WARMUP, HORIZON),
+        collector=MetricsCollector(WEIGHTS),
+        plan_step=lambda step: planner.step(step, 0, 1),
+        stop=StopAgreement(NeverStop(), dist.group.WORLD),
+        save=lambda state, reason: saved.append(state),
+        report=ticks.append,
+        settings=LoopSettings(
+            stop_step=STEPS,
+            save_every=STEPS,
+            clip_norm=float(settings.clip_norm) if clip_norm is None else clip_norm,
+            seed=3,
+        ),
+    )
+    assert loop.run(0) == STEPS
+    (state,) = saved
+    assert state.step == STEPS
+    assert_trained_alike(state.tensors, expected)
+    assert [rate for tick in ticks for rate in tick.learning_rates] == pytest.approx(rates, rel=1e-12)
+    # the norm that is reported is the one before clipping
+    norms = [point.grad_norm for tick in ticks for point in tick.metrics]
+    assert norms == pytest.approx(expected.norms, rel=1e-10)

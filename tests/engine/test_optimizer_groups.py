@@ -1,0 +1,47 @@
+"""Which of Harmon's parameters are decayed, against a list of names written by hand (method.md §1.3)."""
+
+from __future__ import annotations
+
+from tests.support.published_recipe import DECAYED
+from unimrg_api.job import OptimizerSpec
+from unimrg_trainer.engine.optimizer import build_optimizer, set_learning_rate
+from unimrg_trainer.models.registry import family as find_family
+
+
+def test_the_published_names_decay_by_two_percent_and_no_others() -> None:
+    family = find_family("Harmon", "Tiny", 0.0)
+    module = family.build()
+    names = {id(parameter): name for name, parameter in module.named_parameters()}
+    optimizer = build_optimizer(module, OptimizerSpec(), family.decays)
+    decay = {
+        names[id(parameter)]: group["weight_decay"] for group in optimizer.param_groups for parameter in group["params"]
+    }
+    assert decay == {name: 0.02 if DECAYED.fullmatch(name) else 0.0 for name in names.values()}
+    assert {name for name in decay if "pos_embed" in name or "fake_latent" in name or "mask_token" in name} <= {
+        name for name, value in decay.items() if value
+    }
+    assert not any(value for name, value in decay.items() if "diffloss" in name or name.endswith(".bias"))
+
+
+def test_every_trained_parameter_is_in_one_group_and_no_frozen_one_is() -> None:
+    family = find_family("Harmon", "Tiny", 0.0)
+    module = family.build()
+    frozen = family.frozen(["Understanding"])
+    assert frozen
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(name not in frozen)
+    optimizer = build_optimizer(module, OptimizerSpec(), family.decays)
+    held = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
+    assert sorted(held) == sorted(id(p) for name, p in module.named_parameters() if name not in frozen)
+
+
+def test_numbers_of_the_job_reach_every_group() -> None:
+    family = find_family("Harmon", "Tiny", 0.0)
+    settings = OptimizerSpec.model_validate(
+        {"beta1": "0.7", "beta2": "0.8", "epsilon": "1e-5", "weightDecay": "0.3", "learningRate": "1e-3"}
+    )
+    optimizer = build_optimizer(family.build(), settings, family.decays)
+    set_learning_rate(optimizer, 0.25)
+    for group in optimizer.param_groups:
+        assert (group["betas"], group["eps"], group["lr"]) == ((0.7, 0.8), 1e-5, 0.25)
+    assert {group["weight_decay"] for group in optimizer.param_groups} == {0.3, 0.0}

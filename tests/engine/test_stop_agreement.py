@@ -1,0 +1,105 @@
+"""A stop that is asked of one rank stops all ranks after the same step: real gloo ranks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch.distributed as dist
+
+from tests.support.processes import run_ranks
+from tests.support.toy_training import Toy, toy_loop, toy_step
+from unimrg_api.errors import Interrupted
+from unimrg_api.exit_codes import ExitCode
+from unimrg_trainer.checkpoint.agreement import Agreement
+from unimrg_trainer.checkpoint.state import TrainingState
+from unimrg_trainer.engine.stopping import StopAgreement
+from unimrg_trainer.engine.strategy import Strategy
+
+
+class Flag:
+    """A request that the test makes."""
+
+    requested = False
+
+
+def asked_of(agreement: Agreement, asked_rank: int, before_call: int, calls: int) -> list[bool]:
+    """The answers of `calls` calls; `asked_rank` is asked just before call `before_call`."""
+    flag = Flag()
+    assert dist.group.WORLD is not None
+    stop = StopAgreement(flag, dist.group.WORLD)
+    answers = []
+    for call in range(calls):
+        if agreement.rank == asked_rank and call == before_call:
+            flag.requested = True
+        answers.append(stop.ask())
+    return answers
+
+
+@pytest.mark.parametrize("asked_rank", [0, 1])
+def test_both_of_two_ranks_hear_at_the_next_call_that_one_was_asked(tmp_path: Path, asked_rank: int) -> None:
+    expected = [False, False, False, True, True]
+    assert run_ranks(2, tmp_path / "meeting", asked_of, asked_rank, 2, 5) == [expected, expected]
+
+
+def test_nobody_stops_if_nobody_is_asked(tmp_path: Path) -> None:
+    assert run_ranks(2, tmp_path / "meeting", asked_of, -1, 0, 9) == [[False] * 9] * 2
+
+
+class ClippingSets:
+    """A strategy that sets a flag while a step is under way: `clip` is called once in each."""
+
+    def __init__(self, strategy: Strategy, flag: Flag, step: int) -> None:
+        self._strategy, self._flag, self._left = strategy, flag, step
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._strategy, name)
+
+    def clip(self, max_norm: float) -> Any:
+        self._left -= 1
+        self._flag.requested = self._left <= 0
+        return self._strategy.clip(max_norm)
+
+
+def train_until_asked(rank: int, world_size: int, asked_rank: int, in_step: int, stop_step: int) -> Any:
+    """(how it ended, what was saved): a loop in which `asked_rank` is asked to stop during step `in_step`."""
+    flag, saved = Flag(), []
+
+    def save(state: TrainingState, reason: str) -> None:
+        saved.append((state.step, reason))
+
+    loop = toy_loop(
+        Toy(),
+        stop_step=stop_step,
+        save_every=100,
+        save=save,
+        flag=flag,
+        plan_step=lambda number: toy_step(number, rank, world_size),
+        wrap=lambda s: ClippingSets(s, flag, in_step) if rank == asked_rank else s,
+    )
+    try:
+        end = str(loop.run(0))
+    except Interrupted as error:
+        end = f"{int(error.exit_code)}"
+    return end, saved
+
+
+def train_on(agreement: Agreement, asked_rank: int, in_step: int, stop_step: int) -> Any:
+    return train_until_asked(agreement.rank, agreement.world_size, asked_rank, in_step, stop_step)
+
+
+def test_two_ranks_commit_and_stop_one_step_after_one_of_them_was_asked(tmp_path: Path) -> None:
+    expected = (str(int(ExitCode.INTERRUPTED)), [(4, "interruption")])
+    assert run_ranks(2, tmp_path / "meeting", train_on, 1, 3, 9) == [expected, expected]
+
+
+@pytest.mark.usefixtures("process_group")
+def test_a_stop_asked_for_in_the_last_step_does_not_take_its_end_away() -> None:
+    assert train_until_asked(0, 1, 0, 6, 6) == ("6", [(6, "final")])
+    assert train_until_asked(0, 1, 0, 5, 6) == ("6", [(6, "final")])
+
+
+@pytest.mark.usefixtures("process_group")
+def test_without_a_request_the_loop_ends_at_its_step() -> None:
+    assert train_until_asked(0, 1, -1, 0, 6) == ("6", [(6, "final")])

@@ -1,0 +1,121 @@
+"""The whole train stage, from a job's file to its commits, against the published recipe written by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from tests.support.checkpoints import assert_same
+from tests.support.local_jobs import tiny_job
+from tests.support.published_recipe import Recipe, assert_trained_alike, published_rate, train_by_hand
+from unimrg_api.environment import PodEnvironment
+from unimrg_api.errors import Interrupted
+from unimrg_trainer.checkpoint.agreement import SingleProcess
+from unimrg_trainer.checkpoint.discover import load_newest
+from unimrg_trainer.checkpoint.state import TrainingState
+from unimrg_trainer.data.dataset import Dataset
+from unimrg_trainer.data.prepare import prepare
+from unimrg_trainer.engine import train
+from unimrg_trainer.engine.initial_weights import build_initial
+from unimrg_trainer.engine.rows import BatchShape
+from unimrg_trainer.engine.step_plan import RowReader, StepPlanner
+from unimrg_trainer.models.registry import family as find_family
+from unimrg_trainer.objectives.registry import objective
+from unimrg_trainer.storage import LocalStore
+
+OBJECTIVES = {"Understanding": 1.0, "Pixel": 0.5, "Depth": 2.0, "Segmentation": 1.0}
+OPTIMIZER = {
+    "learningRate": "1e-3",
+    "beta1": "0.8",
+    "beta2": "0.9",
+    "epsilon": "1e-6",
+    "weightDecay": "0.1",
+    "clipNorm": "0.5",
+}
+RECIPE = Recipe(beta1=0.8, beta2=0.9, epsilon=1e-6, decay=0.1, clip_norm=0.5)
+SEED = 12
+
+
+def run_stage(folder: Path, job: Any, attempt: int, monkeypatch: pytest.MonkeyPatch, *, asked_to_stop: bool) -> None:
+    """Run the stage as the only rank of an attempt; a port of the system's choice."""
+    for name, value in {
+        "RANK": 0,
+        "WORLD_SIZE": 1,
+        "LOCAL_RANK": 0,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": 0,
+    }.items():
+        monkeypatch.setenv(name, str(value))
+    run_dir = folder / f"pod-{attempt}"
+    run_dir.mkdir()
+    env = PodEnvironment(job="tiny", uid="job-uid", attempt=str(attempt), spec_base=folder, run_dir=run_dir)
+    try:
+        train.main(env, job, SimpleNamespace(requested=asked_to_stop))
+    finally:
+        dist.destroy_process_group()
+
+
+def newest(folder: Path, digest: str) -> TrainingState:
+    loaded = load_newest(LocalStore(folder / "run"), SingleProcess(), config_digest=digest)
+    assert loaded is not None
+    return loaded[1]
+
+
+@pytest.mark.timeout(120)
+def test_a_job_interrupted_and_resumed_ends_at_the_weights_and_moments_of_the_recipe_it_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three steps in two attempts: the first is asked to stop at once, which is heard after its second step."""
+    job, _ = tiny_job(
+        tmp_path,
+        model__dropout="0",
+        objectives=[{"name": name, "weight": str(weight)} for name, weight in OBJECTIVES.items()],
+        training__optimizer=OPTIMIZER,
+        training__schedule={"warmupSteps": 2, "horizonSteps": 6},
+        training__stopStep=3,
+        training__precision="FP64",
+        training__seed=SEED,
+    )
+    assert job.spec.data.source is not None
+    prepare(job.spec.data.source, tmp_path, LocalStore(tmp_path / "data"), lambda *_: None)
+    dataset = Dataset.open(LocalStore(tmp_path / "data"), "train")
+    digest = job.training_digest(dataset.digest)
+
+    with pytest.raises(Interrupted):
+        run_stage(tmp_path, job, 1, monkeypatch, asked_to_stop=True)
+    assert newest(tmp_path, digest).step == 2
+    run_stage(tmp_path, job, 2, monkeypatch, asked_to_stop=False)
+    state = newest(tmp_path, digest)
+    assert state.step == 3
+
+    family = find_family("Harmon", "Tiny", 0.0)
+    module = build_initial(family, SEED, None, torch.float64)
+    frozen = family.frozen(list(OBJECTIVES))
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(name not in frozen)
+    planner = StepPlanner(
+        family=family,
+        objectives=[objective(name) for name in OBJECTIVES],
+        weights=OBJECTIVES,
+        reader=RowReader(dataset, SEED),
+        shape=BatchShape(rows=4, cohort_rows=2),
+        micro_rows=2,
+        seed=SEED,
+    )
+    expected = train_by_hand(
+        module,
+        [planner.step(step, 0, 1) for step in range(3)],
+        [published_rate(1e-3, 2, 6, step) for step in range(3)],
+        RECIPE,
+    )
+    assert min(expected.norms) > RECIPE.clip_norm
+    assert_trained_alike(state.tensors, expected)
+
+    # an attempt that finds its work done changes nothing
+    run_stage(tmp_path, job, 3, monkeypatch, asked_to_stop=False)
+    assert_same(newest(tmp_path, digest), state)

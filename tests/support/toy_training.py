@@ -1,0 +1,111 @@
+"""A model of two layers under the real training loop: for tests of the loop in milliseconds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from unimrg_api.job import OptimizerSpec
+from unimrg_trainer.checkpoint.state import TrainingState
+from unimrg_trainer.engine.loop import LoopSettings, Tick, TrainingLoop
+from unimrg_trainer.engine.metrics import MetricsCollector
+from unimrg_trainer.engine.optimizer import build_optimizer
+from unimrg_trainer.engine.schedule import WarmupCosine
+from unimrg_trainer.engine.step_plan import MicroStep, Step
+from unimrg_trainer.engine.stopping import NeverStop, StopAgreement, StopFlag
+from unimrg_trainer.engine.strategy import DataParallel, Strategy
+from unimrg_trainer.packing.plan import Geometry, PlannedRow, pack_official
+
+TOY_WEIGHTS = {"Pixel": 0.5, "Depth": 2.0}
+TOY_ROWS = 4
+"""Rows of each objective in a step."""
+
+
+@dataclass(frozen=True)
+class ToyBatch:
+    """Inputs [rows, 3] of one micro-step."""
+
+    inputs: Tensor
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> ToyBatch:
+        return replace(self, inputs=self.inputs.to(device, dtype))
+
+
+class Toy(nn.Module):
+    """Returns a squared error per row; has dropout, a frozen parameter, a matrix, vectors and a scalar."""
+
+    def __init__(self, seed: int = 1, dropout: float = 0.0) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.first = nn.Linear(3, 4)
+        self.second = nn.Linear(4, 1)
+        self.scale = nn.Parameter(torch.tensor(0.7))
+        self.unreached = nn.Parameter(torch.randn(2), requires_grad=False)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, batch: ToyBatch) -> Tensor:
+        hidden = self.dropout(torch.tanh(self.first(batch.inputs)))
+        losses: Tensor = (self.second(hidden).squeeze(-1) * self.scale - 1.0) ** 2
+        return losses
+
+
+def micro_step(rows: list[tuple[str, int, float]], batch: Any = None) -> MicroStep:
+    """Rows (objective, global row, absolute weight) as one forward."""
+    planned = [
+        PlannedRow(name, row, index, Geometry.SQUASH, (), 1, weight) for index, (name, row, weight) in enumerate(rows)
+    ]
+    weights = torch.tensor([weight for _, _, weight in rows], dtype=torch.float64)
+    return MicroStep(pack_official(planned), batch, weights)
+
+
+def toy_step(number: int, rank: int = 0, world_size: int = 1) -> Step:
+    """Step of four rows per objective, two rows of each per micro-step; inputs belong to the global row."""
+    micro_steps = []
+    own = range(rank * TOY_ROWS // world_size, (rank + 1) * TOY_ROWS // world_size)
+    for first in own[::2]:
+        rows = [
+            (name, number * TOY_ROWS + row, weight / len(TOY_WEIGHTS) / TOY_ROWS)
+            for name, weight in TOY_WEIGHTS.items()
+            for row in own[first - own[0] : first - own[0] + 2]
+        ]
+        inputs = [torch.randn(3, generator=torch.Generator().manual_seed(7 + row)) for _, row, _ in rows]
+        micro_steps.append(micro_step(rows, ToyBatch(torch.stack(inputs))))
+    return Step(number, tuple(micro_steps))
+
+
+def toy_optimizer(module: nn.Module) -> torch.optim.AdamW:
+    return build_optimizer(module, OptimizerSpec(), lambda name, parameter: parameter.ndim > 1)
+
+
+def toy_loop(
+    module: nn.Module,
+    *,
+    stop_step: int,
+    save_every: int,
+    save: Callable[[TrainingState, str], None],
+    optimizer: torch.optim.AdamW | None = None,
+    flag: StopFlag | None = None,
+    plan_step: Callable[[int], Step] = toy_step,
+    report: Callable[[Tick], None] = lambda tick: None,
+    wrap: Callable[[Strategy], Strategy] = lambda strategy: strategy,
+    weights: Mapping[str, float] = TOY_WEIGHTS,
+) -> TrainingLoop:
+    """The real loop with every real part, in the process group that this process has joined."""
+    assert dist.group.WORLD is not None
+    return TrainingLoop(
+        module=module,
+        optimizer=optimizer or toy_optimizer(module),
+        strategy=wrap(DataParallel(module, "FP32", torch.device("cpu"))),
+        schedule=WarmupCosine(0.05, 2, 20),
+        collector=MetricsCollector(weights),
+        plan_step=plan_step,
+        stop=StopAgreement(flag or NeverStop(), dist.group.WORLD),
+        save=save,
+        report=report,
+        settings=LoopSettings(stop_step=stop_step, save_every=save_every, clip_norm=1.0, seed=9),
+    )
