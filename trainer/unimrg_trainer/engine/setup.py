@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 from unimrg_api.environment import PodEnvironment
 from unimrg_api.job import UniMRGJob, resolve_uri
-from unimrg_trainer.launch.inputs import data_digest, data_store, run_store
+from unimrg_trainer.job_stores import data_digest, data_store, run_store
 from unimrg_trainer.models.base import Family
 from unimrg_trainer.models.registry import family as find_family
 from unimrg_trainer.objectives.base import Objective
@@ -61,6 +61,8 @@ def set_up(env: PodEnvironment, job: UniMRGJob) -> Setup:
         torch.set_num_threads(int(threads))  # bit-exact resume needs a fixed number
     wanted = job.spec.resolved_objectives()
     # in the registry's order, not the job's: the order of rows addresses dropout, and is no part of what is trained
+    family = find_family(job.spec.model.name, job.spec.model.variant, float(job.spec.model.dropout))
+    family.check_assets()  # before gigabytes are built
     weights = {name: wanted[name] for name in OBJECTIVES if wanted.get(name, 0) > 0}
     spec = job.spec
     return Setup(
@@ -69,7 +71,7 @@ def set_up(env: PodEnvironment, job: UniMRGJob) -> Setup:
         rank=rank,
         world_size=world_size,
         device=device,
-        family=find_family(spec.model.name, spec.model.variant, float(spec.model.dropout)),
+        family=family,
         weights=weights,
         objectives=[objective(name) for name in weights],
         run=run_store(job, env),

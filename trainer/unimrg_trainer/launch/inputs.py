@@ -20,10 +20,7 @@ from unimrg_api.job import UniMRGJob, resolve_uri
 from unimrg_api.load import parse_job
 from unimrg_trainer.checkpoint.agreement import CheckpointError
 from unimrg_trainer.checkpoint.identity import JOB, claim_attempt, claim_identity
-from unimrg_trainer.data.photographs import find_photographs
-from unimrg_trainer.data.prepare import source_digest
-from unimrg_trainer.data.publication import find_publication
-from unimrg_trainer.storage import open_store
+from unimrg_trainer.job_stores import data_digest
 from unimrg_trainer.storage.base import ObjectStore, StorageError
 from unimrg_trainer.tracking import TrackingSettings, tracking_uri
 
@@ -40,32 +37,6 @@ def job_of(env: PodEnvironment) -> UniMRGJob:
     except ValueError as error:
         raise UserError(f"UNIMRG_SPEC holds no JSON: {error}", remedy="set it to the job as canonical JSON") from error
     return parse_job(content)
-
-
-def run_store(job: UniMRGJob, env: PodEnvironment) -> ObjectStore:
-    """The prefix of the run: checkpoints, outcomes, logs, results."""
-    return open_store(resolve_uri(job.spec.checkpoint.uri, env.spec_base))
-
-
-def data_store(job: UniMRGJob, env: PodEnvironment) -> ObjectStore:
-    """Where the data set is, or where it is prepared."""
-    return open_store(resolve_uri(job.spec.data.shards[0], env.spec_base))
-
-
-def wanted_digest(job: UniMRGJob, env: PodEnvironment) -> str | None:
-    """The digest of the data set that the job's source describes; None without a source.
-
-    Raises JobError (66) for photographs that are not there.
-    """
-    source = job.spec.data.source
-    return None if source is None else source_digest(source, find_photographs(source.photographs, env.spec_base))
-
-
-def data_digest(job: UniMRGJob, env: PodEnvironment) -> str:
-    """The digest of the data set that the job trains on. Raises UserError (66) if it is not there, or not
-    yet.
-    """
-    return find_publication(data_store(job, env), wanted_digest(job, env)).digest
 
 
 def claim(env: PodEnvironment, job: UniMRGJob, run: ObjectStore) -> PodEnvironment:

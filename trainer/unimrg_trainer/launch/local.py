@@ -21,6 +21,7 @@ from unimrg_api.job import UniMRGJob, path_of, resolve_uri
 from unimrg_api.load import dump_job
 from unimrg_api.progress import Phase
 from unimrg_api.termination import TerminationRecord
+from unimrg_trainer import job_stores
 from unimrg_trainer.checkpoint.identity import claim_identity
 from unimrg_trainer.evaluation.summary import render
 from unimrg_trainer.launch import inputs, outcomes
@@ -73,7 +74,7 @@ def run_job(
     console = console or Console()
     job, fallback = fit_to_machine(job, processes)
     env = local_environment(job, job_file, processes)
-    run = inputs.run_store(job, env)
+    run = job_stores.run_store(job, env)
     with run_lock(env.run_dir), _logging(env.run_dir):
         for line in [*ignored_fields(job, processes), *([fallback] if fallback else [])]:
             console.print(line, markup=False, highlight=False, style="dim")
@@ -221,7 +222,7 @@ class _Session:
 
     def _data_digest(self) -> str:
         """The digest of the data set, also where a source describes it and it is gone."""
-        return inputs.wanted_digest(self.job, self.env) or inputs.data_digest(self.job, self.env)
+        return job_stores.wanted_digest(self.job, self.env) or job_stores.data_digest(self.job, self.env)
 
     def _was_complete(self) -> bool:
         """Nothing is left to compute, so that data which was deleted since need not be prepared again."""

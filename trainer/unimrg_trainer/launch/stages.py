@@ -18,6 +18,7 @@ from unimrg_api.exit_codes import ExitCode
 from unimrg_api.job import UniMRGJob
 from unimrg_api.progress import Phase
 from unimrg_api.termination import TerminationRecord
+from unimrg_trainer import job_stores
 from unimrg_trainer.data.prepare import prepare
 from unimrg_trainer.data.publication import find_publication, published
 from unimrg_trainer.engine.rows import BatchShape, cohorts_of_rank
@@ -87,7 +88,7 @@ def execute(
     try:
         reports.announce(env.run_dir, stage)
         job = inputs.job_of(env)
-        run = inputs.run_store(job, env)
+        run = job_stores.run_store(job, env)
         if stage in ("train", "evaluate"):
             env = inputs.claim(env, job, run)
         elif stage == "finish":
@@ -130,8 +131,8 @@ def _check_data(context: Context) -> None:
     training's.
     """
     job, env = context.job, context.env
-    wanted = inputs.wanted_digest(job, env)
-    store = inputs.data_store(job, env)
+    wanted = job_stores.wanted_digest(job, env)
+    store = job_stores.data_store(job, env)
     if wanted is not None and published(store, wanted) is None:
         inputs.probe(store)
         return
@@ -151,7 +152,7 @@ def _prepare(context: Context) -> Verdict:
             reported = time.monotonic()
             reports.announce(context.env.run_dir, "prepare", step=done, total_steps=total)
 
-    store = inputs.data_store(context.job, context.env)
+    store = job_stores.data_store(context.job, context.env)
     with context.stop.raising():
         prepared = prepare(source, context.env.spec_base, store, report)
         inputs.check_identity(context.job, context.env, context.run, prepared.digest)
