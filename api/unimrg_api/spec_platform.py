@@ -67,8 +67,8 @@ class CheckpointSpec(Spec):
     keep_last: Annotated[int, Field(ge=1, le=100)] = 3
     """Committed steps to keep."""
     resume: Literal["IfPresent", "Never", "Required"] = "IfPresent"
-    """What to do with commits that exist: go on from the newest that verifies, ignore them, or insist on
-    one."""
+    """What to do about commits at `uri`: go on from the newest that verifies, if there is one (IfPresent);
+    refuse to run where there are any (Never); refuse to run where there is none (Required)."""
     grace_seconds: Annotated[int, Field(ge=30, le=3600)] = 300
     """Seconds that a stopping process has for its last commit."""
 

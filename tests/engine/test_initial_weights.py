@@ -46,10 +46,11 @@ def refusal(module: nn.Module, uri: str) -> UserError:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_one_file_overwrites_every_weight(tmp_path: Path, dtype: torch.dtype) -> None:
-    save_file(published(), tmp_path / "model.safetensors")
+@pytest.mark.parametrize("name", ["model.safetensors", "my wëights.safetensors"])
+def test_one_file_overwrites_every_weight(tmp_path: Path, dtype: torch.dtype, name: str) -> None:
+    save_file(published(), tmp_path / name)
     module = Tied().to(dtype)
-    load_published(module, f"{tmp_path.as_uri()}/model.safetensors")
+    load_published(module, (tmp_path / name).as_uri())
     assert_holds(module, published())
     assert {parameter.dtype for parameter in module.parameters()} == {dtype}
     assert module.head.weight is module.table.weight

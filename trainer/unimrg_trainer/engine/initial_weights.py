@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from urllib.parse import unquote
 
 import torch
 from safetensors import SafetensorError
@@ -35,7 +36,8 @@ def load_published(module: nn.Module, uri: str) -> None:
     Names are the published ones (method.md §2); every tensor of the module must be there with its shape, tied copies
     (`llm.lm_head.weight`) excepted. Raises UserError naming what is missing or has another shape.
     """
-    folder, _, name = uri.rpartition("/")
+    folder, _, quoted = uri.rpartition("/")
+    name = unquote(quoted)  # a key, while the folder stays a URI
     store = open_store(folder if name.endswith(".safetensors") else uri)
     names = [name] if name.endswith(".safetensors") else [k for k, _ in store.list() if k.endswith(".safetensors")]
     if not names:
