@@ -39,8 +39,8 @@ COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("input", "input", ""),
     ("depth, generated", "generated", "depth"),
     ("depth, true", "truth", "depth"),
-    ("segmentation, generated", "generated", "segmentation"),
-    ("segmentation, true", "truth", "segmentation"),
+    ("segm., generated", "generated", "segmentation"),
+    ("segm., true", "truth", "segmentation"),
     ("reconstruction", "generated", "pixel"),
 )
 """(caption, field of `Sample`, representation), from left to right."""
