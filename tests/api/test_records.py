@@ -138,7 +138,7 @@ def test_cutting_a_text_does_not_bring_a_key_back(before: str, case: tuple[str, 
         "expected token: EOF",
         "sha256 da39a3ee5e6b4b0d3255bfef95601890afd80709",
         "ckpt/step-00000040/attempt-1-1f0c9a3e/manifest.json",
-        "/work/main/api/unimrg_api/redaction.py",
+        "/srv/project/api/unimrg_api/redaction.py",
         "basic understanding of secrets",
     ],
 )

@@ -11,12 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.support.one_step import OBJECTIVES, WEIGHTS, randomised
-from tests.support.scene_records import SceneRecords
-from unimrg_trainer.engine.rows import BatchShape
-from unimrg_trainer.engine.step_plan import RowReader, StepPlanner
+from tests.support.one_step import WEIGHTS, planner_of, randomised
 from unimrg_trainer.models.registry import family as find_family
-from unimrg_trainer.objectives.registry import objective
 
 
 def gradient(folder: Path, world_size: int, micro_rows: int) -> dict[str, torch.Tensor]:
@@ -66,15 +62,7 @@ def test_the_step_is_the_mean_over_objectives_of_weighted_means_over_cohorts(
     """Each row alone through the model, weighed by hand: L = (1/|A|) Σ λ_k · mean of cohort means."""
     family = find_family("Harmon", "Tiny", 0.0)
     module = randomised(family.build().double())
-    planner = StepPlanner(
-        family=family,
-        objectives=[objective(name) for name in OBJECTIVES],
-        weights=WEIGHTS,
-        reader=RowReader(SceneRecords(6), seed=3),  # type: ignore[arg-type]
-        shape=BatchShape(rows=8, cohort_rows=4),
-        micro_rows=1,
-        seed=3,
-    )
+    planner = planner_of(family, micro_rows=1)
     cohorts: dict[tuple[str, int], list[tuple[float, int]]] = {}
     with torch.no_grad():
         for micro_step in planner.step(4, 0, 1).micro_steps:

@@ -16,6 +16,7 @@ from tests.support.scene_records import SceneRecords
 from unimrg_trainer.engine.rows import BatchShape
 from unimrg_trainer.engine.step_plan import RowReader, StepPlanner
 from unimrg_trainer.engine.strategy import DataParallel
+from unimrg_trainer.models.base import Family
 from unimrg_trainer.models.registry import family as find_family
 from unimrg_trainer.objectives.registry import objective
 
@@ -32,15 +33,9 @@ def randomised(module: torch.nn.Module) -> torch.nn.Module:
     return module
 
 
-def main(rendezvous: str, rank: int, world_size: int, micro_rows: int, out: Path) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", f"file://{rendezvous}", rank=rank, world_size=world_size)
-    family = find_family("Harmon", "Tiny", 0.0)
-    module = randomised(family.build().double())
-    frozen = family.frozen(OBJECTIVES)
-    for name, parameter in module.named_parameters():
-        parameter.requires_grad_(name not in frozen)
-    planner = StepPlanner(
+def planner_of(family: Family, micro_rows: int) -> StepPlanner:
+    """Steps of eight rows of each objective, in two cohorts."""
+    return StepPlanner(
         family=family,
         objectives=[objective(name) for name in OBJECTIVES],
         weights=WEIGHTS,
@@ -49,6 +44,17 @@ def main(rendezvous: str, rank: int, world_size: int, micro_rows: int, out: Path
         micro_rows=micro_rows,
         seed=3,
     )
+
+
+def main(rendezvous: str, rank: int, world_size: int, micro_rows: int, out: Path) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"file://{rendezvous}", rank=rank, world_size=world_size)
+    family = find_family("Harmon", "Tiny", 0.0)
+    module = randomised(family.build().double())
+    frozen = family.frozen(OBJECTIVES)
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(name not in frozen)
+    planner = planner_of(family, micro_rows)
     strategy = DataParallel(module, "FP64", torch.device("cpu"))
     step = planner.step(4, rank, world_size)
     loss = torch.zeros((), dtype=torch.float64)
