@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,13 @@ def _check(value: Any, marks: Mapping[Location, Mark]) -> tuple[UniMRGJob | None
     if not findings:
         assert job is not None, "a job without problems was not read"
         return job, []
-    return None, [to_problem(finding, marks) for finding in findings]
+    return None, [to_problem(_as_written(value, finding), marks) for finding in findings]
+
+
+def _as_written(value: Any, finding: Finding) -> Finding:
+    """Show what the file says, not what stands in the copy that was put right for the next look."""
+    written = None if finding.absent else value_at(value, finding.location)
+    return finding if written is None else dataclasses.replace(finding, value=written)
 
 
 def _findings(error: ValidationError, marks: Mapping[Location, Mark]) -> Iterator[Finding]:

@@ -16,10 +16,14 @@ def send(number: signal.Signals) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_sets_the_flag_and_nothing_else_happens(number: signal.Signals) -> None:
-    with StopRequest().installed() as stop:
-        assert not stop.requested
-        send(number)
-        assert (stop.requested, stop.twice, stop.cause) == (True, False, number.name)
+    before = signal.signal(number, signal.SIG_DFL)  # under nohup a hang-up would stay ignored
+    try:
+        with StopRequest().installed() as stop:
+            assert not stop.requested
+            send(number)
+            assert (stop.requested, stop.twice, stop.cause) == (True, False, number.name)
+    finally:
+        signal.signal(number, before)
 
 
 def test_an_interrupt_after_any_request_insists() -> None:

@@ -14,28 +14,34 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Column
 
 from unimrg_api.progress import Progress as Report
 from unimrg_api.record import SIZE_LIMIT
+from unimrg_trainer.launch.signals import StopRequest
 
 POLL_SECONDS = 0.5
 LINE_SECONDS = 5.0
 """How often a line is written where there is no terminal."""
 _REQUEST_SECONDS = 2.0
+STOPPING = "Stopping: the step under way is committed first. Ctrl-C again ends at once and loses it."
 _DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 """Opens addresses of this machine, whatever proxy the environment names for others."""
 
 
 @contextmanager
-def live_view(console: Console, port: int | None) -> Iterator[None]:
-    """Show the progress that is served at `port` for the length of the block, from a thread."""
+def live_view(console: Console, port: int | None, stop: StopRequest | None = None) -> Iterator[None]:
+    """Show the progress that is served at `port` for the length of the block, from a thread.
+
+    A request to stop is acknowledged at once, for what follows it takes a while.
+    """
     if port is None:
         yield
         return
     ended = threading.Event()
     with contextlib.ExitStack() as stack:
         view: _Bars | _Lines = stack.enter_context(_Bars(console)) if console.is_terminal else _Lines(console)
-        thread = threading.Thread(target=_watch, args=(port, view, ended), name="live-view", daemon=True)
+        thread = threading.Thread(target=_watch, args=(port, view, ended, stop, console), name="live-view", daemon=True)
         thread.start()
         try:
             yield
@@ -72,10 +78,13 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-def _watch(port: int, view: _Bars | _Lines, ended: threading.Event) -> None:
-    last = False
+def _watch(port: int, view: _Bars | _Lines, ended: threading.Event, stop: StopRequest | None, console: Console) -> None:
+    last = acknowledged = False
     while not last:
         last = ended.wait(POLL_SECONDS)  # once more after the end, for the last step
+        if stop is not None and stop.requested and not acknowledged and not last:
+            console.print(STOPPING, markup=False, highlight=False)
+            acknowledged = True
         report = fetch(port)
         if report is not None and report.updated:
             view.show(report)
@@ -86,13 +95,15 @@ class _Bars(contextlib.AbstractContextManager["_Bars"]):
 
     def __init__(self, console: Console) -> None:
         self._progress = Progress(
-            TextColumn("{task.fields[phase]:<8}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.fields[steps]}"),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[left]}"),
-            TextColumn("[dim]{task.fields[facts]}"),
+            TextColumn("{task.fields[phase]:<8}", table_column=Column(no_wrap=True, min_width=8)),
+            BarColumn(bar_width=12, table_column=Column(min_width=12)),
+            TextColumn("{task.fields[steps]}", table_column=Column(no_wrap=True, min_width=9)),
+            TimeElapsedColumn(table_column=Column(no_wrap=True, min_width=7)),
+            TextColumn("{task.fields[left]}", table_column=Column(no_wrap=True, min_width=10)),
+            # what a narrow terminal has no room for is cut here and nowhere else
+            TextColumn("[dim]{task.fields[facts]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
             console=console,
+            expand=True,
         )
         self._tasks: dict[str, TaskID] = {}
 
@@ -107,6 +118,8 @@ class _Bars(contextlib.AbstractContextManager["_Bars"]):
     def show(self, report: Report) -> None:
         if report.phase not in self._tasks:
             self._finish()
+            if report.phase == "train" and "prepare" in self._tasks:
+                self._complete(self._tasks["prepare"])
             self._tasks[report.phase] = self._progress.add_task(
                 report.phase, total=None, phase=report.phase, steps="", left="", facts=""
             )
@@ -119,6 +132,12 @@ class _Bars(contextlib.AbstractContextManager["_Bars"]):
             left=f"{duration(report.eta_seconds)} left" if report.eta_seconds else "",
             facts=describe(report),
         )
+
+    def _complete(self, task: TaskID) -> None:
+        """Fill the bar of a stage whose last report came before its end."""
+        total = self._progress.tasks[task].total
+        if total is not None and self._progress.tasks[task].fields["steps"]:
+            self._progress.update(task, completed=total, steps=f"{total:.0f}/{total:.0f}")
 
     def _finish(self) -> None:
         """Stop the clock of the stage before; its bar no longer moves."""
