@@ -25,8 +25,8 @@ from unimrg_trainer.checkpoint.discover import list_commits
 from unimrg_trainer.checkpoint.reader import read_manifest, read_state
 from unimrg_trainer.storage import LocalStore
 
-STEPS = 9
-EVERY = 3
+STEPS = 24
+EVERY = 4
 PAUSE = Path(__file__).parents[1] / "support" / "pause_at_put"
 PATIENCE = 180.0
 
