@@ -36,7 +36,7 @@ def measured(rank: int, world_size: int, micro_rows: int) -> tuple[list[StepMetr
         family=find_family("Harmon", "Tiny", 0.0),
         objectives=[objective(name) for name in WEIGHTS],
         weights=WEIGHTS,
-        reader=RowReader(SceneRecords(3), seed=3),  # type: ignore[arg-type]
+        reader=RowReader(SceneRecords(3), seed=3),
         shape=BatchShape(rows=COHORTS * COHORT_ROWS, cohort_rows=COHORT_ROWS),
         micro_rows=micro_rows,
         seed=3,

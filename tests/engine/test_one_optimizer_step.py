@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from unimrg_trainer.engine.optimizer import build_optimizer
 from unimrg_trainer.engine.rows import BatchShape
 from unimrg_trainer.engine.schedule import WarmupCosine
 from unimrg_trainer.engine.step_plan import RowReader, StepPlanner
-from unimrg_trainer.engine.stopping import NeverStop, StopAgreement
+from unimrg_trainer.engine.stopping import StopAgreement
 from unimrg_trainer.engine.strategy import DataParallel
 from unimrg_trainer.models.registry import family as find_family
 from unimrg_trainer.objectives.registry import objective
@@ -42,7 +43,7 @@ def test_steps_of_the_loop_are_clipped_adamw_at_the_published_rate(clip_norm: fl
         family=family,
         objectives=[objective(name) for name in OBJECTIVES],
         weights=WEIGHTS,
-        reader=RowReader(SceneRecords(6), seed=3),  # type: ignore[arg-type]
+        reader=RowReader(SceneRecords(6), seed=3),
         shape=BatchShape(rows=2, cohort_rows=1),
         micro_rows=1,
         seed=3,
@@ -64,7 +65,7 @@ def test_steps_of_the_loop_are_clipped_adamw_at_the_published_rate(clip_norm: fl
         schedule=WarmupCosine(PEAK, WARMUP, HORIZON),
         collector=MetricsCollector(WEIGHTS),
         plan_step=lambda step: planner.step(step, 0, 1),
-        stop=StopAgreement(NeverStop(), dist.group.WORLD),
+        stop=StopAgreement(SimpleNamespace(requested=False), dist.group.WORLD),
         save=lambda state, reason: saved.append(state),
         report=ticks.append,
         settings=LoopSettings(

@@ -39,7 +39,7 @@ def planner_of(family: Family, micro_rows: int) -> StepPlanner:
         family=family,
         objectives=[objective(name) for name in OBJECTIVES],
         weights=WEIGHTS,
-        reader=RowReader(SceneRecords(6), seed=3),  # type: ignore[arg-type]
+        reader=RowReader(SceneRecords(6), seed=3),
         shape=BatchShape(rows=8, cohort_rows=4),
         micro_rows=micro_rows,
         seed=3,

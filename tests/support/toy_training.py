@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from unimrg_trainer.engine.metrics import MetricsCollector
 from unimrg_trainer.engine.optimizer import build_optimizer
 from unimrg_trainer.engine.schedule import WarmupCosine
 from unimrg_trainer.engine.step_plan import MicroStep, Step
-from unimrg_trainer.engine.stopping import NeverStop, StopAgreement, StopFlag
+from unimrg_trainer.engine.stopping import StopAgreement, StopFlag
 from unimrg_trainer.engine.strategy import DataParallel, Strategy
 from unimrg_trainer.packing.plan import Geometry, PlannedRow, pack_official
 
@@ -104,7 +105,7 @@ def toy_loop(
         schedule=WarmupCosine(0.05, 2, 20),
         collector=MetricsCollector(weights),
         plan_step=plan_step,
-        stop=StopAgreement(flag or NeverStop(), dist.group.WORLD),
+        stop=StopAgreement(flag or SimpleNamespace(requested=False), dist.group.WORLD),
         save=save,
         report=report,
         settings=LoopSettings(stop_step=stop_step, save_every=save_every, clip_norm=1.0, seed=9),

@@ -22,14 +22,7 @@ from tests.support.dictionary_store import DictionaryStore
 from tests.support.mlflow_server import MlflowServer
 from tests.support.tcp_gate import TcpGate
 from tests.support.virtual_clock import VirtualClock
-from unimrg_trainer.tracking import (
-    Shipper,
-    Spool,
-    TerminalStatus,
-    TrackingSettings,
-    copy_closed_segments,
-    finish,
-)
+from unimrg_trainer.tracking import Shipper, Spool, TerminalStatus, TrackingSettings, copy_closed_segments, finish
 from unimrg_trainer.tracking import remote_run as remote_run_module
 from unimrg_trainer.tracking.shipper import Backoff
 

@@ -23,7 +23,7 @@ from unimrg_trainer.data.publication import find_publication
 from unimrg_trainer.engine.canonical_state import import_weights
 from unimrg_trainer.engine.initial_weights import build_initial
 from unimrg_trainer.engine.measuring import Progress, answers, generated, held_out_losses
-from unimrg_trainer.engine.reporting import open_spool, write_atomically
+from unimrg_trainer.engine.reporting import open_spool
 from unimrg_trainer.engine.setup import Setup, set_up
 from unimrg_trainer.engine.stopping import StopFlag
 from unimrg_trainer.engine.strategy import DTYPES
@@ -32,6 +32,7 @@ from unimrg_trainer.evaluation.grid import Sample, grid_png
 from unimrg_trainer.evaluation.held_out import HeldOutLoss, compare
 from unimrg_trainer.evaluation.spatial import Answered, SpatialScores, score
 from unimrg_trainer.evaluation.summary import Summary
+from unimrg_trainer.files import write_atomically
 from unimrg_trainer.targets.canonical import squash
 from unimrg_trainer.targets.registry import REPRESENTATIONS, target_image
 from unimrg_trainer.tracking.read import read_attempts, read_curves

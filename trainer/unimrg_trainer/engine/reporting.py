@@ -8,11 +8,11 @@ from __future__ import annotations
 import json
 import logging
 import time
-from pathlib import Path
 
 from unimrg_api.progress import Progress
 from unimrg_trainer.engine.loop import Tick
 from unimrg_trainer.engine.setup import Setup
+from unimrg_trainer.files import write_atomically
 from unimrg_trainer.tracking.spool import Spool, copy_closed_segments, restore_segments
 
 logger = logging.getLogger(__name__)
@@ -123,13 +123,6 @@ def open_spool(setup: Setup) -> Spool:
     folder = setup.env.run_dir / "spool"
     restore_segments(setup.run, folder)
     return Spool(folder, int(setup.env.attempt))
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a small file so that a reader sees the old or the new content."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    partial.replace(path)
 
 
 def parameters_of(setup: Setup, parameters: int, frozen: list[str]) -> dict[str, str]:

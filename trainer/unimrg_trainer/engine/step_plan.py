@@ -5,15 +5,14 @@ Everything here is a function of (job, data, step, rank, world size) and runs on
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from unimrg_trainer.data.dataset import Dataset
 from unimrg_trainer.data.order import position
 from unimrg_trainer.engine.rows import BatchShape, cohorts_of_rank
 from unimrg_trainer.models.base import Batch, Family
@@ -42,11 +41,25 @@ class Step:
     micro_steps: tuple[MicroStep, ...]
 
 
+class Records(Protocol):
+    """What is read of a data set (`data/dataset.py`)."""
+
+    @property
+    def images(self) -> Sized: ...
+
+    @property
+    def questions(self) -> Sized: ...
+
+    def read_image_record(self, number: int, /) -> Mapping[str, Any]: ...
+
+    def read_question_record(self, number: int, /) -> Mapping[str, Any]: ...
+
+
 @dataclass(frozen=True)
 class RowReader:
     """Reads the record of a global row in the data's own order."""
 
-    dataset: Dataset
+    dataset: Records
     seed: int
 
     def __call__(self, source: str, global_row: int) -> Mapping[str, Any]:
@@ -61,7 +74,7 @@ class RowReader:
 class SequentialReader:
     """Reads records in the order in which they are stored: held-out rows, always the same."""
 
-    dataset: Dataset
+    dataset: Records
 
     def __call__(self, source: str, global_row: int) -> Mapping[str, Any]:
         if source == "questions":

@@ -15,12 +15,6 @@ class StopFlag(Protocol):
     def requested(self) -> bool: ...
 
 
-class NeverStop:
-    """The flag of a run that nobody interrupts."""
-
-    requested = False
-
-
 class StopAgreement:
     """Combines the ranks' flags, one step late, so that no step waits for the answer.
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from unimrg_api.errors import Interrupted, UserError
 from unimrg_api.exit_codes import ExitCode
+from unimrg_trainer.files import write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +91,7 @@ def clear(run_dir: Path) -> None:
 
 def register(run_dir: Path, rank: int) -> None:
     """Tell the launcher this process is `rank` and handles signals."""
-    _write(folder(run_dir) / f"rank-{rank}.pid", str(os.getpid()))
+    write_atomically(folder(run_dir) / f"rank-{rank}.pid", str(os.getpid()))
 
 
 def registered(run_dir: Path) -> dict[int, int]:
@@ -103,7 +104,7 @@ def registered(run_dir: Path) -> dict[int, int]:
 
 def ask_to_stop(run_dir: Path) -> None:
     """Leave the request for ranks that have not registered yet."""
-    _write(folder(run_dir) / "stop", "")
+    write_atomically(folder(run_dir) / "stop", "")
 
 
 def stop_was_asked(run_dir: Path) -> bool:
@@ -114,7 +115,7 @@ def stop_was_asked(run_dir: Path) -> bool:
 def write_exit(run_dir: Path, rank: int, record: RankExit) -> None:
     """Write how `rank` ended. A full disk must not hide the end itself: failures are logged."""
     try:
-        _write(folder(run_dir) / f"rank-{rank}.json", json.dumps(asdict(record)))
+        write_atomically(folder(run_dir) / f"rank-{rank}.json", json.dumps(asdict(record)))
     except OSError as error:
         logger.error("the exit record of rank %d could not be written: %s", rank, error)
 
@@ -134,11 +135,3 @@ def read_exits(run_dir: Path) -> dict[int, RankExit]:
 
 def _rank_of(path: Path) -> int:
     return int(path.stem.removeprefix("rank-"))
-
-
-def _write(path: Path, text: str) -> None:
-    """Replace a file in one piece, for readers that poll."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    temporary.replace(path)

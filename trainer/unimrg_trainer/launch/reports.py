@@ -14,6 +14,7 @@ from unimrg_api.progress import Phase, Progress
 from unimrg_api.record import SIZE_LIMIT
 from unimrg_api.termination import TerminationRecord
 from unimrg_trainer.checkpoint.layout import step_folder
+from unimrg_trainer.files import write_atomically
 from unimrg_trainer.launch.verdict import Verdict
 
 logger = logging.getLogger(__name__)
@@ -62,11 +63,7 @@ def announce(run_dir: Path, phase: Phase, step: int = 0, total_steps: int = 0) -
         checkpoint_step=_progress(run_dir).checkpoint_step,
         updated=time.time(),
     ).to_json()
-    path = progress_file(run_dir)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    temporary.replace(path)
+    write_atomically(progress_file(run_dir), text)
 
 
 def termination_record(verdict: Verdict, run_dir: Path, scores: dict[str, float] | None = None) -> TerminationRecord:

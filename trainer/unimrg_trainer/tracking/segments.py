@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict, cast
+
+from unimrg_trainer.files import write_atomically
 
 _NAME = re.compile(r"^attempt-(\d+)/segment-(\d{6,})-([0-9a-f]{8})\.jsonl$")
 _FIELDS: dict[str, dict[str, type]] = {
@@ -133,14 +134,6 @@ def complete_bytes(path: Path) -> bytes:
     """Return the content of a segment up to its last complete line."""
     data = path.read_bytes()
     return data[: data.rfind(b"\n") + 1]
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Replace the file so that a reader sees the old or the new content, never a part. Creates the folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
-    temporary.write_bytes(data)
-    temporary.replace(path)
 
 
 def write_json(path: Path, content: Mapping[str, object]) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from unimrg_api.redaction import clean
+from unimrg_trainer.files import write_atomically
 from unimrg_trainer.storage.base import AlreadyExists, ObjectStore
 from unimrg_trainer.tracking.redaction import redacted
 from unimrg_trainer.tracking.segments import (
@@ -25,7 +26,6 @@ from unimrg_trainer.tracking.segments import (
     encode,
     list_segments,
     read_records,
-    write_atomically,
 )
 
 _logger = logging.getLogger(__name__)
