@@ -18,9 +18,12 @@ from unimrg_api.spec_platform import (
     MlflowSpec,
     RunPolicySpec,
     ScenesSpec,
+    SecretSpec,
     SourceSpec,
+    StorageSpec,
     TrackingSpec,
     TrainerSpec,
+    VolumeSpec,
 )
 from unimrg_api.spec_stages import EvaluateSpec, SamplesSpec, StagesSpec
 from unimrg_api.spec_training import (
@@ -57,13 +60,16 @@ __all__ = [
     "SamplesSpec",
     "ScenesSpec",
     "ScheduleSpec",
+    "SecretSpec",
     "SourceSpec",
     "StagesSpec",
+    "StorageSpec",
     "TrackingSpec",
     "TrainerSpec",
     "TrainingSpec",
     "UniMRGJob",
     "Variant",
+    "VolumeSpec",
     "path_of",
     "resolve_uri",
 ]
@@ -106,6 +112,8 @@ class JobSpec(Spec):
     """The processes that train."""
     data: DataSpec
     """What is trained on."""
+    storage: StorageSpec = StorageSpec()
+    """The object store behind `s3://`."""
     checkpoint: CheckpointSpec
     """Where and when the state of training is kept."""
     tracking: TrackingSpec = TrackingSpec()

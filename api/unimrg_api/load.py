@@ -9,7 +9,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from unimrg_api.errors import JobError, Problem
+from unimrg_api.digests import canonical_json
+from unimrg_api.errors import JobError, Problem, UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.explain import Finding, null_finding, to_finding, to_problem
 from unimrg_api.fields import RULE_ERROR, Violation
@@ -17,6 +18,8 @@ from unimrg_api.introspection import Location, format_location, placeholder, vie
 from unimrg_api.job import UniMRGJob
 from unimrg_api.yaml_source import Mark, read_yaml
 
+SPEC_BYTES = 100 << 10
+"""Largest job that is handed to processes: Linux takes 128 KiB in a variable."""
 ROUNDS = 16
 """How often a job is looked at again with what was found wrong put right."""
 
@@ -59,6 +62,23 @@ def parse_job(value: Any) -> UniMRGJob:
 def dump_job(job: UniMRGJob) -> dict[str, Any]:
     """Return a job as plain JSON values with every default written out; `parse_job` is the way back."""
     return job.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def process_spec(job: UniMRGJob) -> str:
+    """Return the job as its processes get it (UNIMRG_SPEC), without labels and annotations, which only a cluster
+    reads and may be long.
+
+    Raises UserError for a job that fits no variable.
+    """
+    metadata = job.metadata.model_copy(update={"labels": None, "annotations": None})
+    text = canonical_json(dump_job(job.model_copy(update={"metadata": metadata})))
+    size = len(text.encode())
+    if size > SPEC_BYTES:
+        raise UserError(
+            f"the job has {size} bytes as JSON, and processes can be handed at most {SPEC_BYTES}",
+            remedy="shorten its texts",
+        )
+    return text
 
 
 def _no_file(path: Path, message: str, remedy: str) -> JobError:

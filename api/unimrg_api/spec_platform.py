@@ -10,6 +10,8 @@ from unimrg_api.fields import Spec, Uri
 
 MAXIMUM_SCENES = 10_000_000
 
+_OBJECT_NAME = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
+
 PHOTOGRAPH_SUFFIXES = (".jpg", ".jpeg", ".png")
 """What the names of photographs end with, in small letters or large ones."""
 
@@ -23,6 +25,10 @@ class TrainerSpec(Spec):
     """GPUs of each pod, one process per GPU. 0: processes on the CPU, see `processesPerNode`."""
     processes_per_node: Annotated[int, Field(ge=1, le=64)] = 1
     """Processes of each pod where there are no GPUs. `unimrg run` takes `--processes`."""
+    service_account_name: Annotated[str, Field(pattern=_OBJECT_NAME, max_length=253)] = "default"
+    """Service account of the job's pods, for stores that know it. They get no token for the cluster's API."""
+    volumes: Annotated[list[VolumeSpec], Field(max_length=8)] = Field(default=[])
+    """Volumes that every pod mounts, so that `file://` works on a cluster."""
 
 
 class ScenesSpec(Spec):
@@ -73,6 +79,42 @@ class CheckpointSpec(Spec):
     """Seconds that a stopping process has for its last commit."""
 
 
+class SecretSpec(Spec):
+    """A secret of the job's namespace, by name; its values never enter a job."""
+
+    secret_name: Annotated[str, Field(pattern=_OBJECT_NAME, max_length=253)]
+    """Name of the Secret."""
+
+
+class StorageSpec(Spec):
+    """The object store behind every `s3://` URI of the job."""
+
+    endpoint: Annotated[str, Field(pattern=r"^https?://[^\s@/]+/?$", max_length=512)] | None = None
+    """Address of the service. Absent: AWS_ENDPOINT_URL of the environment, else AWS itself."""
+    region: Annotated[str, Field(pattern=r"^[a-z0-9-]+$", max_length=63)] | None = None
+    """Region. Absent: that of the environment, else us-east-1."""
+    addressing: Literal["Auto", "Path", "Virtual"] = "Auto"
+    """Where the bucket's name goes: into the path, or into the host name (Virtual). Auto: what botocore
+    chooses."""
+    checksums: Literal["WhenSupported", "WhenRequired"] = "WhenSupported"
+    """Checksums that botocore adds to requests and verifies in replies; stores that do not know them need
+    WhenRequired."""
+    credentials: SecretSpec | None = None
+    """Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN, if need be) for a
+    cluster. Absent: the identity of the service account. `unimrg run` takes the environment's."""
+
+
+class VolumeSpec(Spec):
+    """A volume that every pod of the job mounts."""
+
+    claim_name: Annotated[str, Field(pattern=_OBJECT_NAME, max_length=253)]
+    """Name of the PersistentVolumeClaim."""
+    mount_path: Annotated[str, Field(pattern=r"^(/[A-Za-z0-9_][A-Za-z0-9._-]*)+$", max_length=512)]
+    """Where it is mounted; `file://` URIs below it work on a cluster."""
+    read_only: Literal["Always", "Never"] = "Never"
+    """Whether it is mounted for reading only."""
+
+
 class MlflowSpec(Spec):
     """A run in MLflow. It is an aid: training never waits for it and does not fail because of it."""
 
@@ -88,6 +130,9 @@ class MlflowSpec(Spec):
     """Name of the experiment; it is created if it does not exist."""
     run_name: Annotated[str, Field(pattern=r"^\S(.*\S)?$", max_length=256)] | None = None
     """Name of the run. Absent: the job's name."""
+    credentials: SecretSpec | None = None
+    """Secret with MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, for a
+    cluster. `unimrg run` takes the environment's."""
 
 
 class TrackingSpec(Spec):
@@ -102,3 +147,11 @@ class RunPolicySpec(Spec):
 
     stall_timeout_seconds: Annotated[int, Field(ge=60, le=86_400)] = 900
     """Seconds without a finished step after which an attempt is ended and restarted."""
+    max_restarts: Annotated[int, Field(ge=0, le=100)] = 3
+    """Restarts, per stage, after failures of the program itself."""
+    max_infra_restarts: Annotated[int, Field(ge=0, le=1000)] = 20
+    """Restarts, per stage, after failures of machines, networks and stores."""
+    backoff_seconds: Annotated[int, Field(ge=0, le=3600)] = 10
+    """Seconds before a restart; doubled with every failure in a row without a new commit."""
+    max_backoff_seconds: Annotated[int, Field(ge=0, le=86_400)] = 600
+    """Most seconds before a restart."""

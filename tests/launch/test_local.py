@@ -17,6 +17,7 @@ import pytest
 from rich.console import Console
 
 from tests.support.local_jobs import tiny_job
+from unimrg_api import load
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.termination import TerminationRecord
@@ -222,7 +223,7 @@ def test_labels_and_annotations_are_not_handed_to_processes(tmp_path: Path) -> N
 
 
 def test_a_job_that_no_variable_holds_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "SPEC_BYTES", 100)
+    monkeypatch.setattr(load, "SPEC_BYTES", 100)
     job, file = tiny_job(tmp_path)
     with pytest.raises(UserError, match="at most 100"):
         local.local_environment(job, file, None)

@@ -13,12 +13,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from unimrg_api.digests import canonical_json
 from unimrg_api.environment import PodEnvironment, ports
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.job import UniMRGJob, path_of, resolve_uri
-from unimrg_api.load import dump_job
+from unimrg_api.load import process_spec
 from unimrg_api.progress import Phase
 from unimrg_api.termination import TerminationRecord
 from unimrg_trainer import job_stores
@@ -39,8 +38,6 @@ logger = logging.getLogger(__name__)
 
 LOG_LINES = 15
 """Lines of the failed rank's log that are shown."""
-SPEC_BYTES = 100 << 10
-"""Largest job that is handed to processes: Linux takes 128 KiB in a variable."""
 
 _USERS = (
     ExitCode.CONFIGURATION,
@@ -102,7 +99,7 @@ def local_environment(job: UniMRGJob, job_file: Path, processes: int | None) -> 
     cache = Path(os.environ.get("UNIMRG_CACHE") or Path.home() / ".cache" / "unimrg")
     return PodEnvironment(
         job=job.metadata.name,
-        spec=_spec(job),
+        spec=process_spec(job),
         spec_base=base,
         run_dir=run_dir,
         cache=cache,
@@ -111,19 +108,6 @@ def local_environment(job: UniMRGJob, job_file: Path, processes: int | None) -> 
         stall_timeout=job.spec.run_policy.stall_timeout_seconds,
         grace=job.spec.checkpoint.grace_seconds,
     )
-
-
-def _spec(job: UniMRGJob) -> str:
-    """The job as processes get it: without labels and annotations, which only a cluster reads and may be long."""
-    metadata = job.metadata.model_copy(update={"labels": None, "annotations": None})
-    text = canonical_json(dump_job(job.model_copy(update={"metadata": metadata})))
-    size = len(text.encode())
-    if size > SPEC_BYTES:
-        raise UserError(
-            f"the job has {size} bytes as JSON, and processes can be handed at most {SPEC_BYTES}",
-            remedy="shorten its texts",
-        )
-    return text
 
 
 def ignored_fields(job: UniMRGJob, processes: int | None) -> list[str]:

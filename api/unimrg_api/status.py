@@ -1,0 +1,190 @@
+"""What the operator writes to a job's `/status`: all of it can be rebuilt from the children but what a ledger
+keeps.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+from unimrg_api.progress import Phase
+
+TEXT_LIMIT = 1024
+"""Characters of a message; the schema refuses more, so whoever writes one cuts it."""
+
+Text = Annotated[str, Field(max_length=TEXT_LIMIT)]
+Name = Annotated[str, Field(max_length=253)]
+Number = Annotated[str, Field(max_length=32)]
+"""A decimal string: floats have no place in the API of a cluster."""
+Time = Annotated[str, Field(max_length=32, pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")]
+"""UTC in ISO 8601, whole seconds."""
+
+ConditionType = Literal["Accepted", "Running", "Progressing", "Checkpointed", "Degraded", "Complete", "Failed"]
+JobPhase = Literal[
+    "Pending", "Checking", "Preparing", "Starting", "Running", "Restarting", "Evaluating", "Finishing",
+    "Succeeded", "Failed",
+]  # fmt: skip
+"""Derived from the stages, for people; programs read the conditions."""
+StageState = Literal["Pending", "Starting", "Running", "Restarting", "Succeeded", "Failed", "Skipped"]
+
+
+class StatusPart(BaseModel):
+    """Base of the parts: what an older or newer operator wrote beyond our fields is ignored."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        alias_generator=to_camel,
+        populate_by_name=True,
+        use_attribute_docstrings=True,
+        extra="ignore",
+    )
+
+
+class Condition(StatusPart):
+    """One fact about the job, in the form that Kubernetes' tools know."""
+
+    type: ConditionType
+    status: Literal["True", "False", "Unknown"]
+    reason: Annotated[str, Field(pattern=r"^[A-Za-z]([A-Za-z0-9]*)$", max_length=64)]
+    """One CamelCase word."""
+    message: Text = ""
+    last_transition_time: Time
+    """When `status` last changed."""
+    observed_generation: Annotated[int, Field(ge=0)] = 0
+
+
+class Ledger(StatusPart):
+    """What attempts before the present one have used up; also an annotation on each child."""
+
+    user_restarts: Annotated[int, Field(ge=0)] = 0
+    """Restarts counted against `runPolicy.maxRestarts`."""
+    infra_restarts: Annotated[int, Field(ge=0)] = 0
+    """Restarts counted against `runPolicy.maxInfraRestarts`."""
+    free_restarts: Annotated[int, Field(ge=0)] = 0
+    """Restarts that counted against nothing."""
+    out_of_memory: Annotated[int, Field(ge=0)] = 0
+    """Ends by the kernel for want of host memory."""
+    failures_in_a_row: Annotated[int, Field(ge=0)] = 0
+    """Failures since a commit was last seen to advance; the back-off doubles with each."""
+    commit_step: Annotated[int, Field(ge=0)] = 0
+    """The newest commit known when an attempt last ended."""
+    stalls: Annotated[dict[str, int], Field(max_length=64)] = Field(default_factory=dict)
+    """Stalls by node."""
+    excluded_nodes: Annotated[list[Name], Field(max_length=64)] = Field(default_factory=list)
+    """Nodes that later attempts stay away from."""
+
+
+class AttemptEnd(StatusPart):
+    """How an attempt ended and what follows; written before anything is done about it."""
+
+    time: Time
+    reason: Annotated[str, Field(max_length=64)]
+    """One CamelCase word."""
+    message: Text = ""
+    """The cause line: node, rank, what the pod said."""
+    exit_code: int | None = None
+    """Exit code of the pod that ended first; None if there was none to see."""
+    pod: Name | None = None
+    node: Name | None = None
+    action: Literal["Done", "Fail", "Restart"]
+    budget: Literal["None", "User", "Infra", "Free"] = "None"
+
+
+class StageStatus(StatusPart):
+    """One stage: a sequence of attempts, each a child of the job."""
+
+    name: Phase
+    state: StageState = "Pending"
+    attempt: Annotated[int, Field(ge=0)] = 0
+    """Number of the newest attempt; 0: none yet."""
+    child: Name | None = None
+    """Name of the newest attempt's child."""
+    child_uid: Annotated[str, Field(max_length=64)] | None = None
+    pod_uids: Annotated[list[Annotated[str, Field(max_length=64)]], Field(max_length=64)] = Field(default_factory=list)
+    """Pods of the newest attempt, once all of them were seen; a change means that one was lost."""
+    start_time: Time | None = None
+    """When the first attempt was created."""
+    attempt_time: Time | None = None
+    """When the newest attempt was created."""
+    completion_time: Time | None = None
+    ledger: Ledger = Ledger()
+    """What the attempts up to the newest end have used up."""
+    end: AttemptEnd | None = None
+    """How the newest attempt ended; None while it has not."""
+
+
+class LossStatus(StatusPart):
+    """Loss of one objective."""
+
+    name: Annotated[str, Field(max_length=64)]
+    value: Number
+
+
+class ProgressStatus(StatusPart):
+    """The last report that was pulled from the job's pods, or their last word."""
+
+    stage: Phase
+    step: Annotated[int, Field(ge=0)] = 0
+    total_steps: Annotated[int, Field(ge=0)] = 0
+    steps: Annotated[str, Field(max_length=32)] = ""
+    """`120/400`, for `kubectl get`."""
+    percent: Annotated[int, Field(ge=0, le=100)] = 0
+    eta_seconds: Annotated[int, Field(ge=0)] | None = None
+    eta: Annotated[str, Field(max_length=16)] = ""
+    """`1h20m`, for `kubectl get`."""
+    loss: Number = ""
+    """Sum of the objectives' losses, for `kubectl get`."""
+    losses: Annotated[list[LossStatus], Field(max_length=16)] = Field(default_factory=list)
+    samples_per_second: Number | None = None
+    updated_time: Time | None = None
+    """When the trainer wrote the report."""
+
+
+class CheckpointStatus(StatusPart):
+    """The newest commit that was heard of."""
+
+    uri: Annotated[str, Field(max_length=2048)]
+    step: Annotated[int, Field(ge=0)]
+
+
+class BenchmarkStatus(StatusPart):
+    """One score of the evaluation."""
+
+    name: Annotated[str, Field(max_length=64)]
+    value: Number
+
+
+class MlflowStatus(StatusPart):
+    """The run in MLflow."""
+
+    run_id: Annotated[str, Field(max_length=64)] | None = None
+    url: Annotated[str, Field(max_length=2048)] | None = None
+
+
+class JobStatus(StatusPart):
+    """Everything under `.status`."""
+
+    observed_generation: Annotated[int, Field(ge=0)] = 0
+    phase: JobPhase = "Pending"
+    reason: Annotated[str, Field(max_length=64)] = ""
+    """Reason of the condition that explains the phase, for `kubectl get -o wide`."""
+    conditions: Annotated[list[Condition], Field(max_length=8)] = Field(default_factory=list)
+    stages: Annotated[list[StageStatus], Field(max_length=8)] = Field(default_factory=list)
+    attempt: Annotated[int, Field(ge=0)] = 0
+    """Number of the newest attempt to train, for `kubectl get`."""
+    progress: ProgressStatus | None = None
+    checkpoint: CheckpointStatus | None = None
+    benchmarks: Annotated[list[BenchmarkStatus], Field(max_length=32)] = Field(default_factory=list)
+    mlflow: MlflowStatus | None = None
+    start_time: Time | None = None
+    completion_time: Time | None = None
+
+    def stage(self, name: Phase) -> StageStatus:
+        """Return the stage of that name; one that was not begun is pending."""
+        return next((stage for stage in self.stages if stage.name == name), StageStatus(name=name))
+
+    def condition(self, name: ConditionType) -> Condition | None:
+        """Return the condition of that type, if it was set."""
+        return next((condition for condition in self.conditions if condition.type == name), None)

@@ -1,0 +1,61 @@
+"""What is to be done about a job: values that the shell carries out in this order, none of them twice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from unimrg_api.progress import Phase
+from unimrg_api.status import JobStatus, Ledger
+
+
+@dataclass(frozen=True)
+class CreateChild:
+    """Create the child that is `attempt` of a stage; one that exists and is ours is the same as success."""
+
+    stage: Phase
+    attempt: int
+    train_attempt: int
+    """Attempt of the training that it belongs to: what the pods are told (UNIMRG_ATTEMPT). 1 before there is one."""
+    ledger: Ledger
+    """Goes onto the child as an annotation."""
+
+
+@dataclass(frozen=True)
+class DeleteChild:
+    """Delete a child, and through garbage collection its pods, with their grace period."""
+
+    stage: Phase
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True)
+class DeletePod:
+    """Delete a pod at once (grace period 0): its node is lost or does not end it."""
+
+    name: str
+    uid: str
+
+
+Action = CreateChild | DeleteChild | DeletePod
+
+
+@dataclass(frozen=True)
+class Notice:
+    """An event about the job, for `kubectl describe`. It goes out when the status that goes with it was written."""
+
+    type: Literal["Normal", "Warning"]
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The status is written first; actions follow only once it is."""
+
+    status: JobStatus
+    actions: tuple[Action, ...] = ()
+    notices: tuple[Notice, ...] = ()
+    requeue_after: float | None = None
+    """Seconds after which to look again even if nothing is heard; None: only when something changes."""

@@ -1,0 +1,102 @@
+"""What is known about a job and its children at one moment: everything that `decide` may look at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from unimrg_api.job import UniMRGJob
+from unimrg_api.progress import Phase, Progress
+from unimrg_api.status import JobStatus, Ledger
+from unimrg_api.termination import TerminationRecord
+
+
+@dataclass(frozen=True)
+class ObservedJob:
+    """The UniMRGJob object. `job` is None where it does not parse; then `problem` says why."""
+
+    name: str
+    namespace: str
+    uid: str
+    generation: int
+    job: UniMRGJob | None
+    spec_digest: str
+    status: JobStatus
+    problem: str = ""
+    deleting: bool = False
+
+
+@dataclass(frozen=True)
+class Child:
+    """A PyTorchJob (train) or batch Job (every other stage) that belongs to the job by owner uid."""
+
+    name: str
+    uid: str
+    stage: Phase
+    attempt: int
+    created: float
+    """Unix time in seconds, as every time here."""
+    state: Literal["Active", "Succeeded", "Failed"]
+    ledger: Ledger = field(default_factory=Ledger)
+    spec_digest: str = ""
+    deleting: bool = False
+    notices: tuple[str, ...] = ()
+    """What recent Warning events about the child say (quota, Pod Security). Shown, never decided on."""
+
+
+@dataclass(frozen=True)
+class Terminated:
+    """How the trainer's container ended."""
+
+    exit_code: int
+    reason: str
+    """The container runtime's word: Completed, Error, OOMKilled."""
+    finished: float
+    record: TerminationRecord
+
+
+@dataclass(frozen=True)
+class Pod:
+    """A pod of a child."""
+
+    name: str
+    uid: str
+    child: str
+    """Name of the child that owns it."""
+    node_rank: int
+    phase: Literal["Pending", "Running", "Succeeded", "Failed", "Unknown"]
+    created: float
+    node: str | None = None
+    ip: str | None = None
+    deleting_since: float | None = None
+    """When it was asked to end (deletionTimestamp less its grace period); None if it was not."""
+    grace_seconds: int = 30
+    waiting_reason: str = ""
+    """CreateContainerConfigError, ImagePullBackOff, …; or Unschedulable."""
+    waiting_message: str = ""
+    disruption: str = ""
+    """Reason of the condition DisruptionTarget if it is True, or status.reason Evicted/NodeLost."""
+    terminated: Terminated | None = None
+    notices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Report:
+    """Progress that was pulled from the pod of node 0."""
+
+    pod_uid: str
+    received: float
+    progress: Progress
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One job, its children of every stage, and their pods."""
+
+    job: ObservedJob
+    children: tuple[Child, ...] = ()
+    pods: tuple[Pod, ...] = ()
+    report: Report | None = None
+    """The newest report; None if no pod answered since the operator started."""
+    fault: tuple[str, str] | None = None
+    """Why children cannot be made, as (reason, message): BackendMissing, NameConflict, ImageMissing. From the shell."""
