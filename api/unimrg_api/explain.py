@@ -18,8 +18,15 @@ from unimrg_api.fields import (
     path_fault,
 )
 from unimrg_api.introspection import Location, View, fields_of, format_location, view_at
-from unimrg_api.job import UniMRGJob
+from unimrg_api.job import NAME_PATTERN, NAMESPACE_PATTERN, UniMRGJob
 from unimrg_api.redaction import clean
+from unimrg_api.spec_platform import (
+    ENDPOINT_PATTERN,
+    MOUNT_PATTERN,
+    OBJECT_NAME_PATTERN,
+    REGION_PATTERN,
+    TRACKING_PATTERN,
+)
 from unimrg_api.yaml_source import Mark
 
 VALUE_LIMIT = 60
@@ -32,6 +39,25 @@ _DECIMALS = {
     POSITIVE_RATE_PATTERN: ('a decimal number above zero and less than "1000", with no positive exponent', "1e-5"),
 }
 """For each kind of decimal string: what it must be, and an example."""
+
+_FORMS = {
+    NAME_PATTERN: ("may hold lower-case letters, digits and dashes only, and must begin with a letter", ""),
+    NAMESPACE_PATTERN: ("may hold lower-case letters, digits and dashes only", ""),
+    OBJECT_NAME_PATTERN: ("may hold lower-case letters, digits, dashes and single dots only", ""),
+    REGION_PATTERN: ("may hold lower-case letters, digits and dashes only", "us-east-1"),
+    ENDPOINT_PATTERN: ("is not the address of a store: scheme, host and port", "https://minio.example:9000"),
+    TRACKING_PATTERN: ("is not the address of a tracking server", "http://mlflow:5000"),
+    MOUNT_PATTERN: ("must be an absolute path of plain names, without .. and a slash at the end", "/mnt/data"),
+}
+"""For each form of a text: what it must be, and an example; "": one is made from what was written."""
+
+_KEYS = {
+    ENDPOINT_PATTERN: "put the keys into a Secret and name it in credentials.secretName; `unimrg run` takes "
+    "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY of the environment",
+    TRACKING_PATTERN: "put them into a Secret and name it in credentials.secretName; `unimrg run` takes "
+    "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD of the environment",
+}
+"""Where the keys belong that somebody wrote into an address."""
 
 _NOUNS = {
     "spec.objectives[].name": "objective",
@@ -252,17 +278,12 @@ def _wrong_text(view: View, kind: str, value: Any, written: str, label: str) -> 
         return "is empty", "give it a value, or leave the field out"
     if view.is_uri:
         return _wrong_uri(value, label)
-    slug = re.sub(r"[^a-z0-9]+", "-", value.lower()).strip("-").lstrip("-0123456789")
-    if "a-z" in (view.pattern or "") and slug:
-        return (
-            "may hold lower-case letters, digits and dashes only, and must begin with a letter",
-            f"write e.g. {label}{slug}",
-        )
-    if "https?" in (view.pattern or ""):
-        if "@" in value:
-            remedy = "give them in the variables MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
-            return "may not hold a user name or password", remedy
-        return "is not the address of a tracking server", f"write e.g. {label}http://mlflow:5000"
+    if view.pattern in _KEYS and "@" in value:
+        return "may not hold a user name or password", _KEYS[view.pattern]
+    if view.pattern in _FORMS:
+        message, example = _FORMS[view.pattern]
+        slug = re.sub(r"[^a-z0-9]+", "-", value.lower()).strip("-").lstrip("-0123456789")
+        return message, f"write e.g. {label}{example or slug or 'my-job'}"
     if re.search(r"\s", value):
         return "holds white space where none may be", "take it out"
     return "does not have the form that is wanted", view.description or "see docs/reference/job.md"

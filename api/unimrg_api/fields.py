@@ -11,8 +11,8 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Self
-from urllib.parse import unquote, urlsplit
+from typing import Annotated, Any, ClassVar, Literal, Self
+from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
@@ -34,9 +34,48 @@ class Violation:
     """Every path that the rule reads; if one of them is wrong in itself, the rule says nothing."""
 
 
+@dataclass(frozen=True)
+class CelRule:
+    """A rule as an API server asks it, in the Common Expression Language: the twin of a rule in Python.
+
+    It is asked even where a number is out of bounds or a text has the wrong form, so it must bear that.
+    """
+
+    rule: str
+    """Expression over `self`, with the names of the job; true where all is well."""
+    path: str
+    """Where to show it, relative to `self`, as in the twin; empty: at `self`. A server takes no indices here."""
+    message: str
+    """What is wrong and what to write instead, in one line."""
+    reason: Literal["Invalid", "Forbidden", "Required"] = "Invalid"
+
+    def to_json(self) -> dict[str, str]:
+        """Return the rule as an entry of `x-kubernetes-validations`."""
+        entry = {"rule": self.rule, "message": self.message, "reason": f"FieldValue{self.reason}"}
+        return {**entry, "fieldPath": f".{self.path}"} if self.path else entry
+
+
+LIST_TYPE = "x-kubernetes-list-type"
+LIST_KEYS = "x-kubernetes-list-map-keys"
+RULES = "x-kubernetes-validations"
+
+
+def listed_by(key: str) -> dict[str, Any]:
+    """Return what a list's schema says if `key` tells its entries apart; an API server then refuses doubles."""
+    return {LIST_TYPE: "map", LIST_KEYS: [key]}
+
+
+def _add_cel(schema: dict[str, Any], model: type[Spec]) -> None:
+    if model.cel:
+        schema[RULES] = [rule.to_json() for rule in model.cel]
+
+
 class Spec(BaseModel):
     """Base of every part of a job: unknown fields are refused, values are taken as they are, nothing
     changes."""
+
+    cel: ClassVar[tuple[CelRule, ...]] = ()
+    """The twins of `violations` that no schema can say."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -46,6 +85,7 @@ class Spec(BaseModel):
         populate_by_name=True,
         use_attribute_docstrings=True,
         allow_inf_nan=False,
+        json_schema_extra=_add_cel,
     )
 
     def violations(self) -> Iterator[Violation]:
@@ -77,20 +117,44 @@ Rate = Annotated[str, Field(pattern=RATE_PATTERN, max_length=24)]
 PositiveRate = Annotated[str, Field(pattern=POSITIVE_RATE_PATTERN, max_length=24)]
 """A decimal string above zero and below 1000, in scientific notation (no positive exponent) if wanted."""
 
-URI_PATTERN = r"^(s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/\S+|file://\S(.*\S)?)$"
+VISIBLE = r"[^\x00-\x20]"
+"""Any character but ASCII's white space and controls. (`\\S` means one thing to Rust, which reads patterns here, and
+another to Go, which reads them in an API server.)"""
+LINE_PATTERN = rf"^{VISIBLE}(.*{VISIBLE})?$"
+"""One line of text, not empty, without white space around it."""
+
+URI_PATTERN = rf"^(s3://[a-z0-9][a-z0-9.-]{{1,61}}[a-z0-9]/{VISIBLE}+|file://{VISIBLE}(.*{VISIBLE})?)$"
 NAME_BYTES = 255
 """Longest name of a file or folder, in UTF-8, that file systems take."""
 
 
 def path_fault(uri: str) -> tuple[str, str] | None:
     """Return why no file system can hold what a URI names, and the remedy; None if nothing speaks against it."""
-    path = unquote(uri) if uri.startswith("file://") else uri
-    if "\0" in path:
+    parts = [part.encode(errors="replace") for part in uri.split("/")]
+    if uri.startswith("file://"):
+        parts = [unquote_to_bytes(part) for part in parts]
+    if any(b"\0" in part for part in parts):
         return "holds a NUL character (%00), which no path can hold", "take it out"
-    longest = max((len(part.encode(errors="replace")) for part in path.split("/")), default=0)
+    longest = max(map(len, parts))
     if longest > NAME_BYTES:
         return f"has a part of {longest} bytes between slashes, and at most {NAME_BYTES} are possible", "shorten it"
     return None
+
+
+_PATH_RULES = (
+    CelRule(
+        r"!self.contains('\x00') && !(self.startsWith('file://') && self.contains('%00'))",
+        "",
+        "holds a NUL character (%00), which no path can hold: take it out",
+    ),
+    CelRule(
+        "self.split('/').all(part, size(bytes(part)) - "
+        f"(self.startsWith('file://') ? 2 * size(part.findAll('%[0-9a-fA-F]{{2}}')) : 0) <= {NAME_BYTES})",
+        "",
+        f"has a part of more than {NAME_BYTES} bytes between slashes: shorten it",
+    ),
+)
+"""The twins of `path_fault`."""
 
 
 def _possible_path(uri: str) -> str:
@@ -100,7 +164,15 @@ def _possible_path(uri: str) -> str:
     return uri
 
 
-Uri = Annotated[str, Field(pattern=URI_PATTERN, max_length=2048), AfterValidator(_possible_path)]
+Uri = Annotated[
+    str,
+    Field(
+        pattern=URI_PATTERN,
+        max_length=1024,  # no key of an object store is longer, and API servers bound the cost of the rules by it
+        json_schema_extra={RULES: [rule.to_json() for rule in _PATH_RULES]},
+    ),
+    AfterValidator(_possible_path),
+]
 """`s3://bucket/prefix`, `file:///absolute/path`, or `file://path` relative to the folder of the job's
 file."""
 

@@ -5,14 +5,16 @@ The rules hold wherever a job is made; `load.py` turns their breach into words w
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from unimrg_api.digests import sha256_of
-from unimrg_api.fields import Spec, Violation, path_of, resolve_uri
+from unimrg_api.fields import CelRule, Spec, Violation, listed_by, path_of, resolve_uri
 from unimrg_api.spec_platform import (
+    OBJECT_NAME_PATTERN,
     CheckpointSpec,
     DataSpec,
     MlflowSpec,
@@ -77,34 +79,99 @@ __all__ = [
 API_VERSION = "training.unimrg.dev/v1alpha1"
 KIND = "UniMRGJob"
 
-_MapKey = Annotated[str, Field(min_length=1, max_length=317)]
+NAME_PATTERN = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
+NAMESPACE_PATTERN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+_MARK_NAME = re.compile(r"([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]")
+_ANNOTATIONS_BYTES = 256 << 10
+_Mark = Annotated[str, Field(max_length=_ANNOTATIONS_BYTES)]
 
 
 class Metadata(Spec):
     """Name and marks of a job."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z]([-a-z0-9]*[a-z0-9])?$", max_length=40)]
+    name: Annotated[str, Field(pattern=NAME_PATTERN, max_length=40)]
     """Lower-case letters, digits and dashes, from a letter on. At most 40 characters, so that the names of
     pods, which are longer, stay within Kubernetes' 63."""
-    namespace: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)] | None = None
+    namespace: Annotated[str, Field(pattern=NAMESPACE_PATTERN, max_length=63)] | None = None
     """Namespace on a cluster."""
-    labels: Annotated[dict[_MapKey, Annotated[str, Field(max_length=63)]], Field(max_length=64)] | None = None
+    labels: Annotated[dict[str, _Mark], Field(max_length=64)] | None = None
     """Labels on a cluster."""
-    annotations: Annotated[dict[_MapKey, Annotated[str, Field(max_length=65_536)]], Field(max_length=64)] | None = None
+    annotations: Annotated[dict[str, _Mark], Field(max_length=64)] | None = None
     """Annotations on a cluster."""
+
+    def violations(self) -> Iterator[Violation]:
+        """Labels and annotations are such as every cluster takes; its API server checks that without our help."""
+        for key, value in (self.labels or {}).items():
+            if not _is_mark_name(key):
+                yield Violation("labels", f"{key!r} is no name of a label", _MARK_REMEDY, frozenset({"labels"}))
+            if value and not (_MARK_NAME.fullmatch(value) and len(value) <= 63):
+                message = f"the label {key} cannot have the value {value[:63]!r}"
+                yield Violation("labels", message, _MARK_REMEDY, frozenset({"labels"}))
+        annotations = self.annotations or {}
+        for key in annotations:
+            if not _is_mark_name(key.lower()):
+                message = f"{key!r} is no name of an annotation"
+                yield Violation("annotations", message, _MARK_REMEDY, frozenset({"annotations"}))
+        size = sum(len(key.encode()) + len(value.encode()) for key, value in annotations.items())
+        if size > _ANNOTATIONS_BYTES:
+            message = f"all annotations have {size} bytes, and at most {_ANNOTATIONS_BYTES} are allowed"
+            yield Violation("annotations", message, "shorten them", frozenset({"annotations"}))
+
+
+_MARK_REMEDY = "use at most 63 letters, digits, dashes, dots and underscores, with a letter or digit at both ends"
+
+
+def _is_mark_name(key: str) -> bool:
+    """Whether this can be the name of a label: `name` or `domain/name`."""
+    domain, slash, name = key.rpartition("/")
+    right = len(domain) <= 253 and re.fullmatch(OBJECT_NAME_PATTERN[1:-1], domain) is not None
+    return (right or not slash) and len(name) <= 63 and _MARK_NAME.fullmatch(name) is not None
+
+
+_METHOD_FAULTS: dict[Method, tuple[str, str]] = {
+    "SFT": (
+        "method SFT learns Understanding and nothing else",
+        "leave objectives out, or use another method",
+    ),
+    "RecA": (
+        "method RecA learns Pixel, with or without Understanding, and nothing else",
+        "leave objectives out, or use another method",
+    ),
+    "UniMRG": (
+        "method UniMRG needs Understanding and at least one of Pixel, Depth, Segmentation with a weight above zero",
+        "add what is missing, or use method: SFT or RecA",
+    ),
+}
+"""For each method: what is wrong with objectives that are not its own, and the remedy."""
+
+_WANTED = "self.objectives.filter(item, !item.weight.matches('^[0.]+$')).map(item, item.name)"
+"""In CEL: the names of the objectives with a weight above zero."""
+_LISTED_TWICE = "!self.objectives.all(item, self.objectives.exists_one(other, other.name == item.name))"
+
+
+def _method_rule(method: Method, right: str) -> CelRule:
+    """Return the twin of `_method_fault` for one method; like it, it says nothing where another rule speaks.
+
+    (`[value].all(name, …)` is how CEL gives a value a name.)
+    """
+    passed = f"self.method != '{method}' || !has(self.objectives) || {_LISTED_TWICE}"
+    rule = f"{passed} || [{_WANTED}].all(wanted, size(wanted) == 0 || ({right}))"
+    return CelRule(rule, "objectives", ": ".join(_METHOD_FAULTS[method]))
 
 
 class JobSpec(Spec):
     """What a job wants."""
 
-    image: Annotated[str, Field(pattern=r"^\S+$", max_length=512)] | None = None
+    image: Annotated[str, Field(pattern=r"^[!-~]+$", max_length=512)] | None = None
     """Container image. Absent: the one that the cluster's site profile names. `unimrg run` needs none."""
     model: ModelSpec
     """The model that is trained."""
     method: Method = "UniMRG"
     """SFT (understanding only), RecA (and reconstruction of the image), or UniMRG (and its depth and
     segmentation)."""
-    objectives: Annotated[list[ObjectiveSpec], Field(min_length=1, max_length=8)] | None = None
+    objectives: (
+        Annotated[list[ObjectiveSpec], Field(min_length=1, max_length=8, json_schema_extra=listed_by("name"))] | None
+    ) = None
     """Objectives and their weights. Absent: those of `method`, each with weight 1."""
     training: TrainingSpec = TrainingSpec()
     """How the model is trained."""
@@ -139,7 +206,7 @@ class JobSpec(Spec):
             first = names.index(name)
             if first < index:
                 yield Violation(
-                    f"objectives[{index}].name",
+                    f"objectives[{index}]",
                     f"the objective {name} is listed twice (first in objectives[{first}])",
                     "list each objective once and put its whole weight there",
                     frozenset({f"objectives[{first}].name", f"objectives[{index}].name"}),
@@ -157,22 +224,26 @@ class JobSpec(Spec):
             if fault is not None:
                 yield Violation("objectives", *fault, frozenset({"objectives", "method", *every}))
 
+    cel = (
+        CelRule(
+            f"!has(self.objectives) || {_LISTED_TWICE} || size({_WANTED}) > 0",
+            "objectives",
+            "the weights of all objectives are zero: there is nothing to learn",
+        ),
+        _method_rule("SFT", "wanted == ['Understanding']"),
+        _method_rule("RecA", "'Pixel' in wanted && wanted.all(name, name in ['Understanding', 'Pixel'])"),
+        _method_rule("UniMRG", "'Understanding' in wanted && size(wanted) > 1"),
+    )
+
 
 def _method_fault(method: Method, wanted: set[str]) -> tuple[str, str] | None:
     """Return why these objectives (with a weight above zero) are not those of a method, and the remedy."""
-    if method == "SFT" and wanted != {"Understanding"}:
-        return "method SFT learns Understanding and nothing else", "leave objectives out, or use another method"
-    if method == "RecA" and ("Pixel" not in wanted or wanted - {"Understanding", "Pixel"}):
-        return (
-            "method RecA learns Pixel, with or without Understanding, and nothing else",
-            "leave objectives out, or use another method",
-        )
-    if method == "UniMRG" and ("Understanding" not in wanted or len(wanted) < 2):
-        return (
-            "method UniMRG needs Understanding and at least one of Pixel, Depth, Segmentation with a weight above zero",
-            "add what is missing, or use method: SFT or RecA",
-        )
-    return None
+    right = {
+        "SFT": wanted == {"Understanding"},
+        "RecA": "Pixel" in wanted and wanted <= {"Understanding", "Pixel"},
+        "UniMRG": "Understanding" in wanted and len(wanted) > 1,
+    }
+    return None if right[method] else _METHOD_FAULTS[method]
 
 
 class UniMRGJob(Spec):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -146,10 +147,8 @@ def _findings(error: ValidationError, marks: Mapping[Location, Mark]) -> Iterato
 
 def parse_location(path: str) -> Location:
     """Return the parts of a path: the way back from `format_location`."""
-    parts: list[str | int] = []
-    for part in path.replace("[", ".[").split("."):
-        parts.append(int(part[1:-1]) if part.startswith("[") else part)
-    return tuple(parts)
+    parts = re.sub(r"\[([0-9]+)\]", r".[\1]", path).split(".")
+    return tuple(int(part[1:-1]) if re.fullmatch(r"\[[0-9]+\]", part) else part for part in parts)
 
 
 def _touches(place: Location, wrong: set[Location]) -> bool:

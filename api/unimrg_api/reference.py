@@ -1,26 +1,20 @@
-"""Writes docs/reference/job.md, the table of every field of a job, from the models.
-
-`python -m unimrg_api.reference` prints it, `--write FILE` (default docs/reference/job.md) writes it.
-"""
+"""The page docs/reference/job.md: every field of a job and every rule, from the models."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from unimrg_api.digests import canonical_json
-from unimrg_api.fields import Spec
+from unimrg_api.fields import CelRule, Spec
 from unimrg_api.introspection import View, fields_of
 from unimrg_api.job import API_VERSION, KIND, UniMRGJob
+from unimrg_api.locality import CLUSTER_RULES
 from unimrg_api.spec_training import RECIPES
-
-DEFAULT_PATH = Path("docs/reference/job.md")
 
 _INTRODUCTION = f"""# The job, field by field
 
-<!-- Written by `python -m unimrg_api.reference --write` from the models; edit the docstrings there. -->
+<!-- Written by `python -m unimrg_api.generate` from the models; edit the docstrings there. -->
 
 A job is one YAML (or JSON) document of `apiVersion: {API_VERSION}` and `kind: {KIND}`.
 `unimrg validate FILE` checks it and names every problem with its line.
@@ -43,29 +37,39 @@ def reference() -> str:
     lines += ["", "## Objectives of a method", "", "| Method | Objectives and weights |", "|---|---|"]
     for method, recipe in RECIPES.items():
         lines.append(f"| `{method}` | {', '.join(f'{name} {weight}' for name, weight in recipe.items())} |")
-    lines += ["", "## Rules between fields", ""]
-    lines += [f"- {rule}" for rule in _RULES]
+    lines += ["", _BETWEEN_FIELDS, "| Where | What is wrong, and what to write instead |", "|---|---|"]
+    lines += _rule_rows((f"{path}{rule.path}", rule) for path, rule in _rules(UniMRGJob, ""))
+    lines += ["", _ON_A_CLUSTER, "| Where | What is wrong, and what to write instead |", "|---|---|"]
+    lines += _rule_rows((f"spec.{rule.path}", rule) for rule in CLUSTER_RULES)
     return "\n".join(lines) + "\n"
 
 
-_RULES = (
-    "`spec.training.batch.rowsPerObjective` is a multiple of `cohortRows`.",
-    "`spec.training.schedule.warmupSteps` is at most `horizonSteps`, and `spec.training.stopStep` too.",
-    "`spec.objectives` lists each objective once, and not all weights are zero.",
-    "With `spec.method: UniMRG`, `spec.objectives` has Understanding and at least one of Pixel, Depth, "
-    "Segmentation with a weight above zero.",
-    "`spec.stages.evaluate.benchmarks` names each benchmark once, and at least one unless `mode` is Never.",
-)
+_BETWEEN_FIELDS = """## Rules between fields
+
+`spec.objectives` and `spec.stages.evaluate.benchmarks` name nothing twice.
+"""
+
+_ON_A_CLUSTER = """## What a cluster refuses
+
+A laptop takes these jobs; `unimrg validate` names them in notes. The spec of a job on a cluster cannot be changed.
+"""
 
 
-def main(arguments: list[str]) -> None:
-    """Print the page, or write it."""
-    if arguments[:1] == ["--write"]:
-        path = Path(arguments[1]) if len(arguments) > 1 else DEFAULT_PATH
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(reference(), encoding="utf-8")
-    else:
-        sys.stdout.write(reference())
+def _rules(model: type[Spec], prefix: str) -> Iterator[tuple[str, CelRule]]:
+    """Yield the rules of a model and of all that it holds, each with the path of its model."""
+    yield from ((prefix, rule) for rule in model.cel)
+    for name, view in fields_of(model).items():
+        inner = view.entry if view.kind == "list" else view
+        if inner is not None and inner.model is not None:
+            yield from _rules(inner.model, f"{prefix}{name}[]." if view.kind == "list" else f"{prefix}{name}.")
+
+
+def _rule_rows(rules: Iterable[tuple[str, CelRule]]) -> list[str]:
+    """Return a row for each message, with every path that it is said of."""
+    paths: dict[str, list[str]] = {}
+    for path, rule in rules:
+        paths.setdefault(rule.message, []).append(f"`{path}`")
+    return [f"| {', '.join(places)} | {message[:1].upper()}{message[1:]}. |" for message, places in paths.items()]
 
 
 def _rows(model: type[Spec], prefix: str) -> Iterator[tuple[str, View]]:
@@ -104,7 +108,3 @@ def _default(view: View) -> str:
         return "see its fields"
     value: Any = view.default
     return f"`{value}`" if view.kind in ("choice", "int") else f"`{canonical_json(value)}`"
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

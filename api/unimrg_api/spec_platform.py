@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from unimrg_api.fields import Spec, Uri
+from unimrg_api.fields import LINE_PATTERN, VISIBLE, CelRule, Spec, Uri, Violation
 
 MAXIMUM_SCENES = 10_000_000
+MAXIMUM_NODES = 64
+MAXIMUM_GPUS = 16
+MAXIMUM_PROCESSES = 64
 
-_OBJECT_NAME = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
+OBJECT_NAME_PATTERN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
+"""Names of most objects of a cluster (RFC 1123)."""
+ENDPOINT_PATTERN = r"^https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?/?$"
+_NUMERIC_HOST = r"^https?://(\[|[0-9.]+([:/]|$))"
+TRACKING_PATTERN = rf"^(https?://[^\x00-\x20@]+|sqlite:///{VISIBLE}+)$"
+
+REGION_PATTERN = r"^[a-z0-9-]+$"
+MOUNT_PATTERN = r"^(/[A-Za-z0-9_][A-Za-z0-9._-]*)+$"
+
+POD_FOLDERS = ("/cache", "/dev", "/run/unimrg", "/tmp")
+"""What pods use themselves: no volume of a job is mounted at, above or below one of these."""
 
 PHOTOGRAPH_SUFFIXES = (".jpg", ".jpeg", ".png")
 """What the names of photographs end with, in small letters or large ones."""
@@ -19,16 +34,41 @@ PHOTOGRAPH_SUFFIXES = (".jpg", ".jpeg", ".png")
 class TrainerSpec(Spec):
     """The processes that train."""
 
-    nodes: Annotated[int, Field(ge=1, le=64)] = 1
+    nodes: Annotated[int, Field(ge=1, le=MAXIMUM_NODES)] = 1
     """Pods, each on a node of its own. `unimrg run` runs one."""
-    gpus_per_node: Annotated[int, Field(ge=0, le=16)] = 8
+    gpus_per_node: Annotated[int, Field(ge=0, le=MAXIMUM_GPUS)] = 8
     """GPUs of each pod, one process per GPU. 0: processes on the CPU, see `processesPerNode`."""
-    processes_per_node: Annotated[int, Field(ge=1, le=64)] = 1
+    processes_per_node: Annotated[int, Field(ge=1, le=MAXIMUM_PROCESSES)] = 1
     """Processes of each pod where there are no GPUs. `unimrg run` takes `--processes`."""
-    service_account_name: Annotated[str, Field(pattern=_OBJECT_NAME, max_length=253)] = "default"
+    service_account_name: Annotated[str, Field(pattern=OBJECT_NAME_PATTERN, max_length=253)] = "default"
     """Service account of the job's pods, for stores that know it. They get no token for the cluster's API."""
     volumes: Annotated[list[VolumeSpec], Field(max_length=8)] = Field(default=[])
     """Volumes that every pod mounts, so that `file://` works on a cluster."""
+
+    @property
+    def processes(self) -> int:
+        """Processes that train, over all nodes."""
+        return self.nodes * (self.gpus_per_node or self.processes_per_node)
+
+    def violations(self) -> Iterator[Violation]:
+        """Volumes lie apart from each other."""
+        paths = [volume.mount_path for volume in self.volumes]
+        for index, path in enumerate(paths):
+            other = next((other for other in paths[:index] if _overlap(path, other)), None)
+            if other is not None:
+                every = frozenset({"volumes", *(f"volumes[{place}].mountPath" for place in range(len(paths)))})
+                message = f"the volumes at {other} and {path} are mounted over each other"
+                yield Violation("volumes", message, "mount them side by side", every)
+                return
+
+    cel = (
+        CelRule(
+            "self.volumes.all(volume, self.volumes.exists_one(other, "
+            "(volume.mountPath + '/').startsWith(other.mountPath + '/')))",
+            "volumes",
+            "two volumes are mounted over each other: mount them side by side",
+        ),
+    )
 
 
 class ScenesSpec(Spec):
@@ -50,8 +90,26 @@ class SourceSpec(Spec):
     scenes: ScenesSpec
     """Generated images to train on."""
     photographs: Uri | None = None
-    """Folder of JPEG or PNG files for sample grids. They have no depth or segmentation and are not trained
-    on."""
+    """Folder of JPEG or PNG files for sample grids, as `file://`. They have no depth or segmentation and are
+    not trained on."""
+
+    def violations(self) -> Iterator[Violation]:
+        """Photographs are read from a folder."""
+        if self.photographs is not None and self.photographs.startswith("s3://"):
+            yield Violation(
+                "photographs",
+                "photographs are read from a folder only, not from an object store",
+                "use a file:// URI; shards, once prepared, may lie elsewhere",
+                frozenset({"photographs"}),
+            )
+
+    cel = (
+        CelRule(
+            "!has(self.photographs) || !self.photographs.startsWith('s3://')",
+            "photographs",
+            "photographs are read from a folder only: use a file:// URI; shards, once prepared, may lie elsewhere",
+        ),
+    )
 
 
 class DataSpec(Spec):
@@ -82,16 +140,17 @@ class CheckpointSpec(Spec):
 class SecretSpec(Spec):
     """A secret of the job's namespace, by name; its values never enter a job."""
 
-    secret_name: Annotated[str, Field(pattern=_OBJECT_NAME, max_length=253)]
+    secret_name: Annotated[str, Field(pattern=OBJECT_NAME_PATTERN, max_length=253)]
     """Name of the Secret."""
 
 
 class StorageSpec(Spec):
     """The object store behind every `s3://` URI of the job."""
 
-    endpoint: Annotated[str, Field(pattern=r"^https?://[^\s@/]+/?$", max_length=512)] | None = None
-    """Address of the service. Absent: AWS_ENDPOINT_URL of the environment, else AWS itself."""
-    region: Annotated[str, Field(pattern=r"^[a-z0-9-]+$", max_length=63)] | None = None
+    endpoint: Annotated[str, Field(pattern=ENDPOINT_PATTERN, max_length=512)] | None = None
+    """Address of the service: scheme, host and port. Absent: AWS_ENDPOINT_URL of the environment, else AWS
+    itself."""
+    region: Annotated[str, Field(pattern=REGION_PATTERN, max_length=63)] | None = None
     """Region. Absent: that of the environment, else us-east-1."""
     addressing: Literal["Auto", "Path", "Virtual"] = "Auto"
     """Where the bucket's name goes: into the path, or into the host name (Virtual). Auto: what botocore
@@ -103,16 +162,54 @@ class StorageSpec(Spec):
     """Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN, if need be) for a
     cluster. Absent: the identity of the service account. `unimrg run` takes the environment's."""
 
+    def violations(self) -> Iterator[Violation]:
+        """A bucket's name can stand in front of a host name only."""
+        if self.addressing == "Virtual" and self.endpoint is not None and re.search(_NUMERIC_HOST, self.endpoint):
+            yield Violation(
+                "addressing",
+                "a bucket's name cannot stand in front of a numeric address",
+                "use addressing: Path, or an endpoint with a host name",
+                frozenset({"addressing", "endpoint"}),
+            )
+
+    cel = (
+        CelRule(
+            f"self.addressing != 'Virtual' || !has(self.endpoint) || !self.endpoint.matches(r'{_NUMERIC_HOST}')",
+            "addressing",
+            "a bucket's name cannot stand in front of a numeric address: use Path, or an endpoint with a host name",
+        ),
+    )
+
 
 class VolumeSpec(Spec):
     """A volume that every pod of the job mounts."""
 
-    claim_name: Annotated[str, Field(pattern=_OBJECT_NAME, max_length=253)]
+    claim_name: Annotated[str, Field(pattern=OBJECT_NAME_PATTERN, max_length=253)]
     """Name of the PersistentVolumeClaim."""
-    mount_path: Annotated[str, Field(pattern=r"^(/[A-Za-z0-9_][A-Za-z0-9._-]*)+$", max_length=512)]
+    mount_path: Annotated[str, Field(pattern=MOUNT_PATTERN, max_length=512)]
     """Where it is mounted; `file://` URIs below it work on a cluster."""
     read_only: Literal["Always", "Never"] = "Never"
     """Whether it is mounted for reading only."""
+
+    def violations(self) -> Iterator[Violation]:
+        """A volume hides nothing that pods use themselves."""
+        for folder in POD_FOLDERS:
+            if _overlap(self.mount_path, folder):
+                yield Violation(
+                    "mountPath",
+                    f"pods use {folder} themselves",
+                    "mount it elsewhere, e.g. at /mnt/data",
+                    frozenset({"mountPath"}),
+                )
+
+    cel = (
+        CelRule(
+            f"{[f'{folder}/' for folder in POD_FOLDERS]}.all(folder, !(self.mountPath + '/').startsWith(folder) "
+            "&& !folder.startsWith(self.mountPath + '/'))",
+            "mountPath",
+            f"pods use {', '.join(POD_FOLDERS)} themselves: mount it elsewhere, e.g. at /mnt/data",
+        ),
+    )
 
 
 class MlflowSpec(Spec):
@@ -121,14 +218,14 @@ class MlflowSpec(Spec):
     uri: (
         Annotated[
             str,
-            Field(pattern=r"^(https?://[^\s@]+|sqlite:///\S+)$", min_length=1, max_length=2048),
+            Field(pattern=TRACKING_PATTERN, min_length=1, max_length=2048),
         ]
         | None
     ) = None
     """Tracking server, without credentials in it. Absent: a SQLite file beside the checkpoints."""
-    experiment: Annotated[str, Field(pattern=r"^\S(.*\S)?$", max_length=256)] = "unimrg"
+    experiment: Annotated[str, Field(pattern=LINE_PATTERN, max_length=256)] = "unimrg"
     """Name of the experiment; it is created if it does not exist."""
-    run_name: Annotated[str, Field(pattern=r"^\S(.*\S)?$", max_length=256)] | None = None
+    run_name: Annotated[str, Field(pattern=LINE_PATTERN, max_length=256)] | None = None
     """Name of the run. Absent: the job's name."""
     credentials: SecretSpec | None = None
     """Secret with MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, for a
@@ -155,3 +252,27 @@ class RunPolicySpec(Spec):
     """Seconds before a restart; doubled with every failure in a row without a new commit."""
     max_backoff_seconds: Annotated[int, Field(ge=0, le=86_400)] = 600
     """Most seconds before a restart."""
+
+    def violations(self) -> Iterator[Violation]:
+        """The longest pause is not shorter than the first."""
+        if self.max_backoff_seconds < self.backoff_seconds:
+            yield Violation(
+                "maxBackoffSeconds",
+                f"at most {self.max_backoff_seconds} s before a restart are less than the {self.backoff_seconds} s "
+                "before the first",
+                f"use at least {self.backoff_seconds}, or lower backoffSeconds",
+                frozenset({"maxBackoffSeconds", "backoffSeconds"}),
+            )
+
+    cel = (
+        CelRule(
+            "self.maxBackoffSeconds >= self.backoffSeconds",
+            "maxBackoffSeconds",
+            "less than the pause before the first restart: use at least backoffSeconds, or lower that",
+        ),
+    )
+
+
+def _overlap(one: str, other: str) -> bool:
+    """Whether one folder is the other, or lies in it."""
+    return f"{one}/".startswith(f"{other}/") or f"{other}/".startswith(f"{one}/")

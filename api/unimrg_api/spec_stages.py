@@ -7,7 +7,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from unimrg_api.fields import Rate, Spec, Violation
+from unimrg_api.fields import LIST_TYPE, CelRule, Rate, Spec, Violation
+
+Benchmark = Literal["Spatial"]
 
 
 class SamplesSpec(Spec):
@@ -28,7 +30,9 @@ class EvaluateSpec(Spec):
 
     mode: Literal["Always", "OnSuccess", "Never"] = "OnSuccess"
     """When to evaluate: whatever became of the training, only after it succeeded, or not at all."""
-    benchmarks: Annotated[list[Literal["Spatial"]], Field(max_length=16)] = Field(default=["Spatial"])
+    benchmarks: Annotated[list[Benchmark], Field(max_length=16, json_schema_extra={LIST_TYPE: "set"})] = Field(
+        default=["Spatial"]
+    )
     """Benchmarks to run. `Spatial` asks about places, distances and order in held-out scenes."""
     held_out_rows: Annotated[int, Field(ge=1, le=1_000_000)] = 256
     """Held-out rows over which each objective's loss is measured."""
@@ -39,8 +43,10 @@ class EvaluateSpec(Spec):
 
     def violations(self) -> Iterator[Violation]:
         """Names are unique, and an evaluation has something to run."""
-        if len(set(self.benchmarks)) != len(self.benchmarks):
-            yield Violation("benchmarks", "a benchmark is named twice", "name each once", frozenset({"benchmarks"}))
+        for index, name in enumerate(self.benchmarks):
+            if name in self.benchmarks[:index]:
+                message = f"the benchmark {name} is named twice"
+                yield Violation(f"benchmarks[{index}]", message, "name each once", frozenset({"benchmarks"}))
         if self.mode != "Never" and not self.benchmarks:
             yield Violation(
                 "benchmarks",
@@ -48,6 +54,15 @@ class EvaluateSpec(Spec):
                 "name one, e.g. [Spatial], or set mode: Never",
                 frozenset({"benchmarks", "mode"}),
             )
+
+    cel = (
+        CelRule(
+            "self.mode == 'Never' || size(self.benchmarks) > 0",
+            "benchmarks",
+            "the evaluation has no benchmark: name one, e.g. [Spatial], or set mode: Never",
+            "Required",
+        ),
+    )
 
 
 class StagesSpec(Spec):

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from unimrg_api.fields import Fraction, PositiveRate, Rate, Spec, Uri, Violation, Weight
+from unimrg_api.fields import CelRule, Fraction, PositiveRate, Rate, Spec, Uri, Violation, Weight
 
 Method = Literal["SFT", "RecA", "UniMRG"]
 ObjectiveName = Literal["Understanding", "Pixel", "Depth", "Segmentation"]
@@ -73,6 +73,14 @@ class BatchSpec(Spec):
                 frozenset({"rowsPerObjective", "cohortRows"}),
             )
 
+    cel = (
+        CelRule(
+            "self.cohortRows < 1 || self.rowsPerObjective % self.cohortRows == 0",
+            "rowsPerObjective",
+            "the rows of an objective cannot be dealt in whole cohorts: use a multiple of cohortRows",
+        ),
+    )
+
 
 class OptimizerSpec(Spec):
     """AdamW. The defaults are the published recipe."""
@@ -109,6 +117,14 @@ class ScheduleSpec(Spec):
                 frozenset({"warmupSteps", "horizonSteps"}),
             )
 
+    cel = (
+        CelRule(
+            "self.warmupSteps <= self.horizonSteps",
+            "warmupSteps",
+            "the warm-up does not end within the horizon: use at most horizonSteps, or raise that",
+        ),
+    )
+
 
 class TrainingSpec(Spec):
     """How the model is trained."""
@@ -141,3 +157,11 @@ class TrainingSpec(Spec):
                 f"use at most {horizon}, or raise schedule.horizonSteps",
                 frozenset({"stopStep", "schedule.horizonSteps"}),
             )
+
+    cel = (
+        CelRule(
+            "!has(self.stopStep) || self.stopStep <= self.schedule.horizonSteps",
+            "stopStep",
+            "training would stop beyond the schedule's horizon: use at most schedule.horizonSteps, or raise that",
+        ),
+    )

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
+from unimrg_api.fields import listed_by
 from unimrg_api.progress import Phase
 
 TEXT_LIMIT = 1024
@@ -18,7 +19,7 @@ Text = Annotated[str, Field(max_length=TEXT_LIMIT)]
 Name = Annotated[str, Field(max_length=253)]
 Number = Annotated[str, Field(max_length=32)]
 """A decimal string: floats have no place in the API of a cluster."""
-Time = Annotated[str, Field(max_length=32, pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")]
+Time = Annotated[str, Field(max_length=32, pattern=r"^[0-9]{4}(-[0-9]{2}){2}T[0-9]{2}(:[0-9]{2}){2}Z$")]
 """UTC in ISO 8601, whole seconds."""
 
 ConditionType = Literal["Accepted", "Running", "Progressing", "Checkpointed", "Degraded", "Complete", "Failed"]
@@ -136,7 +137,9 @@ class ProgressStatus(StatusPart):
     """`1h20m`, for `kubectl get`."""
     loss: Number = ""
     """Sum of the objectives' losses, for `kubectl get`."""
-    losses: Annotated[list[LossStatus], Field(max_length=16)] = Field(default_factory=list)
+    losses: Annotated[list[LossStatus], Field(max_length=16, json_schema_extra=listed_by("name"))] = Field(
+        default_factory=list
+    )
     samples_per_second: Number | None = None
     updated_time: Time | None = None
     """When the trainer wrote the report."""
@@ -170,13 +173,19 @@ class JobStatus(StatusPart):
     phase: JobPhase = "Pending"
     reason: Annotated[str, Field(max_length=64)] = ""
     """Reason of the condition that explains the phase, for `kubectl get -o wide`."""
-    conditions: Annotated[list[Condition], Field(max_length=8)] = Field(default_factory=list)
-    stages: Annotated[list[StageStatus], Field(max_length=8)] = Field(default_factory=list)
+    conditions: Annotated[list[Condition], Field(max_length=8, json_schema_extra=listed_by("type"))] = Field(
+        default_factory=list
+    )
+    stages: Annotated[list[StageStatus], Field(max_length=8, json_schema_extra=listed_by("name"))] = Field(
+        default_factory=list
+    )
     attempt: Annotated[int, Field(ge=0)] = 0
     """Number of the newest attempt to train, for `kubectl get`."""
     progress: ProgressStatus | None = None
     checkpoint: CheckpointStatus | None = None
-    benchmarks: Annotated[list[BenchmarkStatus], Field(max_length=32)] = Field(default_factory=list)
+    benchmarks: Annotated[list[BenchmarkStatus], Field(max_length=32, json_schema_extra=listed_by("name"))] = Field(
+        default_factory=list
+    )
     mlflow: MlflowStatus | None = None
     start_time: Time | None = None
     completion_time: Time | None = None

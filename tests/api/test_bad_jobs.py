@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.bad_jobs import BAD_JOBS, GOOD_JOB, BadJob
+from tests.support.bad_jobs import BAD_JOBS, FOR_A_CLUSTER, GOOD_CLUSTER_JOB, GOOD_JOB, BadJob
 from unimrg_api.errors import JobError, Problem
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.load import dump_job, load_job, parse_job
+from unimrg_api.locality import cluster_problems
 
 
 def problems_of(text: str | bytes, folder: Path) -> list[Problem]:
@@ -27,9 +28,10 @@ def only_problem(text: str | bytes, folder: Path) -> Problem:
     return problems[0]
 
 
-def test_the_good_job_is_good(tmp_path: Path) -> None:
-    (tmp_path / "job.yaml").write_text(GOOD_JOB)
-    assert load_job(tmp_path / "job.yaml").metadata.name == "good"
+@pytest.mark.parametrize("text", [GOOD_JOB, GOOD_CLUSTER_JOB])
+def test_a_good_job_is_good(text: str, tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text(text)
+    assert load_job(tmp_path / "job.yaml").metadata.name.startswith("good")
 
 
 @pytest.mark.parametrize("case", BAD_JOBS, ids=lambda case: case.name)
@@ -45,8 +47,19 @@ def test_a_bad_job_is_refused_once_with_path_place_and_words(case: BadJob, tmp_p
     assert problem.column is not None
 
 
-def test_a_password_is_not_repeated_in_the_message(tmp_path: Path) -> None:
-    case = next(case for case in BAD_JOBS if case.name == "password in an address")
+@pytest.mark.parametrize("case", FOR_A_CLUSTER, ids=lambda case: case.name)
+def test_what_only_a_cluster_refuses_is_one_problem_there_and_none_here(case: BadJob, tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text(case.text)
+    (problem,) = cluster_problems(load_job(tmp_path / "job.yaml"))
+    assert problem.path == case.path
+    for word in case.words:
+        assert word in f"{problem.message}; {problem.remedy}"
+    assert problem.remedy
+
+
+@pytest.mark.parametrize("name", ["password in an address", "keys in an endpoint"])
+def test_a_password_is_not_repeated_in_the_message(name: str, tmp_path: Path) -> None:
+    case = next(case for case in BAD_JOBS if case.name == name)
     assert "hunter2" not in str(only_problem(case.text, tmp_path))
 
 

@@ -5,7 +5,9 @@ Command line, API server and operator are held to the same table.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
+from typing import Any
 
 GOOD_JOB = """\
 apiVersion: training.unimrg.dev/v1alpha1
@@ -45,14 +47,51 @@ spec:
     evaluate: {mode: OnSuccess, benchmarks: [Spatial], samples: {guidance: "2.0"}}
   runPolicy: {stallTimeoutSeconds: 120}
 """
-"""Every field but the optional URIs; it is valid."""
+"""Every field but the optional URIs and what is for a cluster only; it is valid."""
+
+GOOD_CLUSTER_JOB = """\
+apiVersion: training.unimrg.dev/v1alpha1
+kind: UniMRGJob
+metadata:
+  name: good-on-a-cluster
+spec:
+  model: {name: Harmon, variant: 0.5B, init: file:///mnt/models/harmon}
+  training:
+    batch: {rowsPerObjective: 64, cohortRows: 4, microBatchRows: 4}
+  trainer:
+    nodes: 2
+    gpusPerNode: 8
+    serviceAccountName: trainer
+    volumes:
+      - {claimName: models, mountPath: /mnt/models, readOnly: Always}
+      - {claimName: scratch, mountPath: /mnt/scratch}
+      - {claimName: spare, mountPath: /mnt/spare}
+  data:
+    source:
+      scenes: {train: 100, heldOut: 10, imageSize: 48, seed: 7}
+      photographs: file:///mnt/models/photographs
+    shards: [file:///mnt/scratch/shards]
+  storage:
+    endpoint: https://minio.example:9000
+    region: eu-central-1
+    addressing: Path
+    checksums: WhenRequired
+    credentials: {secretName: store-keys}
+  checkpoint: {uri: s3://runs/good}
+  tracking:
+    mlflow: {uri: "https://mlflow.example", credentials: {secretName: mlflow-keys}}
+  runPolicy: {maxRestarts: 2, maxInfraRestarts: 10, backoffSeconds: 5, maxBackoffSeconds: 60}
+"""
+"""A job that a cluster takes too, with the fields that matter there."""
 
 
 @dataclass(frozen=True)
 class BadJob:
     """`old` in the good job becomes `new`; then `path` is wrong, and message and remedy say `words`.
 
-    `server_sees` tells whether the change survives the way through JSON, so that an API server can refuse it too.
+    `server_sees` tells whether an API server gets to see what is wrong: NaN, tags and doubles do not survive the way
+    through JSON, and a null at a field that may be absent is taken out before anything is checked. `base` is the good
+    job.
     """
 
     name: str
@@ -62,16 +101,29 @@ class BadJob:
     words: tuple[str, ...]
     exit_code: int = 64
     server_sees: bool = True
+    base: str = GOOD_JOB
 
     @property
     def text(self) -> str:
-        assert GOOD_JOB.count(self.old) == 1, f"{self.name}: {self.old!r} is not in the good job exactly once"
-        return GOOD_JOB.replace(self.old, self.new)
+        assert self.base.count(self.old) == 1, f"{self.name}: {self.old!r} is not in the good job exactly once"
+        return self.base.replace(self.old, self.new)
 
-    @property
-    def line(self) -> int:
-        """The line on which the change begins."""
-        return GOOD_JOB[: GOOD_JOB.index(self.old)].count("\n") + 1
+
+def on_cluster(value: Any) -> Any:
+    """Return a job for a laptop with what the *good* one has for a laptop only replaced by what a cluster takes.
+
+    What a bad job has in its place stays.
+    """
+    value = copy.deepcopy(value)
+    spec = value.get("spec", {})
+    checkpoint, data, mlflow = spec.get("checkpoint"), spec.get("data"), spec.get("tracking", {}).get("mlflow")
+    if checkpoint and checkpoint.get("uri") == "file://run":
+        checkpoint["uri"] = "s3://bucket/run"
+    if data and data.get("shards") == ["file://data"]:
+        data["shards"] = ["s3://bucket/data"]
+    if mlflow is not None:
+        mlflow.setdefault("uri", "http://mlflow:5000")
+    return value
 
 
 BATCH, OBJECTIVES, TRAINING = "spec.training.batch", "spec.objectives", "spec.training"
@@ -96,7 +148,14 @@ BAD_JOBS = [
     BadJob("null", "seed: 42", "seed: null", f"{TRAINING}.seed", ("null", "leave the field out"), server_sees=False),
     BadJob("nothing after a colon", "seed: 42", "seed:", f"{TRAINING}.seed", ("no value",), server_sees=False),
     BadJob("null at a required field", "variant: Tiny", "variant: ~", "spec.model.variant", ("no value", "Tiny")),
-    BadJob("null for a field without default", "stopStep: 40", "stopStep: ~", f"{TRAINING}.stopStep", ("no value",)),
+    BadJob(
+        "null for a field without default",
+        "stopStep: 40",
+        "stopStep: ~",
+        f"{TRAINING}.stopStep",
+        ("no value",),
+        server_sees=False,
+    ),
     # whole numbers
     BadJob(
         "negative batch", "rowsPerObjective: 16", "rowsPerObjective: -16", f"{BATCH}.rowsPerObjective", ("least 1",)
@@ -187,7 +246,7 @@ BAD_JOBS = [
     BadJob("NUL", "uri: file://run", "uri: file://a%00b", "spec.checkpoint.uri", ("NUL", "take it out")),
     BadJob("bare NUL", "uri: file://run", 'uri: "file://a\\0b"', "spec.checkpoint.uri", ("NUL", "take it out")),
     BadJob("long name", "uri: file://run", f"uri: file://{'a' * 256}/b", "spec.checkpoint.uri", ("256 bytes", "255")),
-    BadJob("long name in UTF-8", "[file://data]", f"[file://{'ü' * 128}]", "spec.data.shards[0]", ("256 bytes",)),
+    BadJob("long name in UTF-8", "[file://data]", f"[s3://bucket/{'ü' * 128}]", "spec.data.shards[0]", ("256 bytes",)),
     BadJob("bare path", "uri: file://run", "uri: /runs/x", "spec.checkpoint.uri", ("uri: file:///runs/x",)),
     BadJob("one slash", "uri: file://run", "uri: s3:/bucket/x", "spec.checkpoint.uri", ("uri: s3://bucket/x",)),
     BadJob("bucket alone", "uri: file://run", "uri: s3://bucket", "spec.checkpoint.uri", ("s3://bucket/prefix",)),
@@ -204,7 +263,7 @@ BAD_JOBS = [
     BadJob("uneven cohorts", "cohortRows: 8", "cohortRows: 5", f"{BATCH}.rowsPerObjective", ("15 or 20",)),
     BadJob("warm-up too long", "warmupSteps: 5", "warmupSteps: 51", f"{TRAINING}.schedule.warmupSteps", ("most 50",)),
     BadJob("stop beyond the horizon", "stopStep: 40", "stopStep: 51", f"{TRAINING}.stopStep", ("at most 50",)),
-    BadJob("objective twice", "name: Depth", "name: Understanding", f"{OBJECTIVES}[1].name", ("listed twice",)),
+    BadJob("objective twice", "name: Depth", "name: Understanding", f"{OBJECTIVES}[1]", ("listed twice",)),
     BadJob(
         "UniMRG without a generative objective",
         '    - {name: Depth, weight: "0.5"}\n',
@@ -224,7 +283,7 @@ BAD_JOBS = [
         OBJECTIVES,
         ("nothing to learn",),
     ),
-    BadJob("benchmark twice", "[Spatial]", "[Spatial, Spatial]", "spec.stages.evaluate.benchmarks", ("twice",)),
+    BadJob("benchmark twice", "[Spatial]", "[Spatial, Spatial]", "spec.stages.evaluate.benchmarks[1]", ("twice",)),
     BadJob("no benchmark", "[Spatial]", "[]", "spec.stages.evaluate.benchmarks", ("mode: Never",)),
     # YAML
     BadJob(
@@ -240,3 +299,78 @@ BAD_JOBS = [
     ),
     BadJob("tag", "seed: 42", "seed: !secret 42", f"{TRAINING}.seed", ("tag !secret",), server_sees=False),
 ]
+
+
+def _on_cluster(name: str, old: str, new: str, path: str, *words: str) -> BadJob:
+    return BadJob(name, old, new, path, words, base=GOOD_CLUSTER_JOB)
+
+
+BATCH_ROWS, INIT, SHARDS = "spec.training.batch.rowsPerObjective", "spec.model.init", "spec.data.shards"
+ENDPOINT, MOUNT = "spec.storage.endpoint", "spec.trainer.volumes[2].mountPath"
+
+BAD_JOBS += [
+    _on_cluster("keys in an endpoint", "https://minio", "https://me:hunter2@minio", ENDPOINT, "password", "Secret"),
+    _on_cluster("bucket in an endpoint", "example:9000", "example:9000/bucket", ENDPOINT, "host and port", "https://"),
+    _on_cluster("endpoint without a scheme", "https://minio", "minio", ENDPOINT, "scheme", "write e.g. endpoint:"),
+    _on_cluster("region in capitals", "eu-central-1", "EU", "spec.storage.region", "lower-case letters"),
+    _on_cluster("addressing", ": Path", ": path", "spec.storage.addressing", "mean Path?"),
+    _on_cluster("secret's name", "store-keys", "Store_Keys", "spec.storage.credentials.secretName", "store-keys"),
+    _on_cluster("two dots in a name", "scratch, ", "scr..atch, ", "spec.trainer.volumes[1].claimName", "single dots"),
+    _on_cluster("keys themselves", "{secretName: store-keys}", "{}", "spec.storage.credentials.secretName", "missing"),
+    _on_cluster(
+        "bucket before an IP address",
+        "https://minio.example:9000\n    region: eu-central-1\n    addressing: Path",
+        "http://10.0.0.7:9000\n    addressing: Virtual",
+        "spec.storage.addressing",
+        "numeric address",
+    ),
+    _on_cluster("relative mount path", "mountPath: /mnt/spare", "mountPath: scratch", MOUNT, "absolute path"),
+    _on_cluster("mount path upwards", "mountPath: /mnt/spare", "mountPath: /mnt/../x", MOUNT, "without .."),
+    _on_cluster("two volumes at one place", "/mnt/spare}", "/mnt/models}", "spec.trainer.volumes", "over each other"),
+    _on_cluster("volume in a volume", "/mnt/spare}", "/mnt/models/a}", "spec.trainer.volumes", "over each other"),
+    _on_cluster("volume over the cache", "mountPath: /mnt/spare", "mountPath: /cache", MOUNT, "use /cache"),
+    _on_cluster("volume over our folder", "mountPath: /mnt/spare", "mountPath: /run", MOUNT, "use /run/unimrg"),
+    _on_cluster("volume in shared memory", "mountPath: /mnt/spare", "mountPath: /dev/shm", MOUNT, "use /dev"),
+    _on_cluster(
+        "read only as a bool", "readOnly: Always", "readOnly: true", "spec.trainer.volumes[0].readOnly", "Never"
+    ),
+    _on_cluster(
+        "photographs in a store", "file:///mnt/models/ph", "s3://bucket/ph", "spec.data.source.photographs", "folder"
+    ),
+    _on_cluster(
+        "shortest pause too long",
+        "backoffSeconds: 5,",
+        "backoffSeconds: 61,",
+        "spec.runPolicy.maxBackoffSeconds",
+        "at least 61",
+    ),
+    _on_cluster("endless restarts", "maxRestarts: 2", "maxRestarts: -1", "spec.runPolicy.maxRestarts", "at least 0"),
+    _on_cluster("label with spaces", "  name: g", "  labels: {team: a b}\n  name: g", "metadata.labels", "team"),
+    _on_cluster("label's name", "  name: g", "  labels: {a/b/c: d}\n  name: g", "metadata.labels", "'a/b/c'"),
+    _on_cluster(
+        "annotation's name", "  name: g", "  annotations: {a b: c}\n  name: g", "metadata.annotations", "'a b'"
+    ),
+]
+
+FOR_A_CLUSTER = [
+    _on_cluster("weights on this machine", "/mnt/models/harmon", "/home/me/harmon", INIT, "below a volume's mountPath"),
+    _on_cluster("relative weights", "file:///mnt/models/harmon", "file://harmon", INIT, "is absolute", "s3://"),
+    _on_cluster("weights beside a volume", "/mnt/models/harmon", "/mnt/models2", INIT, "PersistentVolumeClaim"),
+    _on_cluster("weights above a volume", "/mnt/models/harmon", "/mnt/models/../x", INIT, "without .."),
+    _on_cluster("dots in disguise", "/mnt/models/harmon", "/mnt/models/a%2F%2E.%2fx", INIT, "without .."),
+    _on_cluster("photographs here", "/mnt/models/ph", "/home/ph", "spec.data.source.photographs", "is absolute"),
+    _on_cluster("shards on this machine", "/mnt/scratch/shards", "/data", SHARDS, "below a volume's mountPath"),
+    _on_cluster("shards where nothing is written", "/mnt/scratch/shards", "/mnt/models/shards", SHARDS, "reading only"),
+    _on_cluster("run on this machine", "s3://runs/good", "file://run", "spec.checkpoint.uri", "name a path on it"),
+    _on_cluster(
+        "run where nothing is written", "s3://runs/good", "file:///mnt/models", "spec.checkpoint.uri", "readOnly: Never"
+    ),
+    _on_cluster(
+        "tracking in a file", "https://mlflow.example", "sqlite:///runs.db", "spec.tracking.mlflow.uri", "http://mlflow"
+    ),
+    _on_cluster("no tracking", 'uri: "https://mlflow.example", ', "", "spec.tracking.mlflow.uri", "tracking server"),
+    _on_cluster("more processes than cohorts", "cohortRows: 4,", "cohortRows: 8,", BATCH_ROWS, "128", "8 processes"),
+    _on_cluster("processes that do not divide", "nodes: 2", "nodes: 3", BATCH_ROWS, "rowsPerObjective: 96"),
+    _on_cluster("one cohort", "cohortRows: 4,", "cohortRows: 64,", BATCH_ROWS, "rowsPerObjective: 1024", "1 process"),
+]
+"""Jobs that are right on a laptop and that a cluster refuses."""

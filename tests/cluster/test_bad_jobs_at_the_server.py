@@ -1,0 +1,320 @@
+"""A real API server that knows our custom resource refuses and takes the same jobs as the models, at the same paths."""
+
+from __future__ import annotations
+
+import json
+import re
+import ssl
+from collections.abc import Iterator
+from dataclasses import dataclass
+from http.client import HTTPSConnection
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.support.bad_jobs import BAD_JOBS, FOR_A_CLUSTER, GOOD_CLUSTER_JOB, GOOD_JOB, BadJob, on_cluster
+from tests.support.control_plane import ControlPlane
+from unimrg_api.cluster import GROUP, PLURAL, VERSION
+from unimrg_api.crd import crd
+from unimrg_api.errors import JobError, Problem
+from unimrg_api.load import dump_job, parse_job
+from unimrg_api.locality import CLUSTER_RULES, cluster_problems
+from unimrg_api.server_reply import problems_of
+from unimrg_api.status import (
+    TEXT_LIMIT,
+    AttemptEnd,
+    BenchmarkStatus,
+    CheckpointStatus,
+    Condition,
+    JobStatus,
+    Ledger,
+    LossStatus,
+    MlflowStatus,
+    ProgressStatus,
+    StageStatus,
+)
+from unimrg_api.yaml_source import read_yaml
+
+SEEN = [case for case in BAD_JOBS + FOR_A_CLUSTER if case.server_sees]
+TIME = "2026-01-02T03:04:05Z"
+
+
+@dataclass(frozen=True)
+class Jobs:
+    """The jobs of one namespace, over plain HTTP, so that replies are seen as they are."""
+
+    plane: ControlPlane
+    namespace: str
+    connection: HTTPSConnection
+
+    def send(self, method: str, body: Any, name: str = "", kind: str = "application/json", query: str = "") -> Any:
+        """Return the API server's reply: the object, or a Status that says why not."""
+        path = f"/apis/{GROUP}/{VERSION}/namespaces/{self.namespace}/{PLURAL}{name}?fieldValidation=Strict{query}"
+        token = json.loads(self.plane.kubeconfig.read_text())["users"][0]["user"]["token"]
+        headers = {"Authorization": f"Bearer {token}", "Content-Type": kind}
+        self.connection.request(method, path, json.dumps(body).encode(), headers)
+        return json.load(self.connection.getresponse())
+
+    def problems(self, job: Any) -> list[Problem]:
+        """Return what the API server finds wrong with a job, which it does not keep."""
+        reply = self.send("POST", job, query="&dryRun=All")
+        return problems_of(reply) if reply["kind"] == "Status" else []
+
+
+@pytest.fixture(scope="module")
+def jobs(control_plane: ControlPlane) -> Iterator[Jobs]:
+    control_plane.apply(crd())
+    control_plane.kubectl("wait", "--for=condition=Established", f"crd/{PLURAL}.{GROUP}", "--timeout=30s")
+    control_plane.create_namespace("jobs-at-the-server")
+    context = ssl.create_default_context(cafile=str(control_plane.authority))
+    connection = HTTPSConnection("127.0.0.1", control_plane.ports["kube-apiserver"], timeout=30.0, context=context)
+    yield Jobs(control_plane, "jobs-at-the-server", connection)
+    connection.close()
+    control_plane.kubectl("delete", "namespace", "jobs-at-the-server", "--wait=false")
+
+
+def values(text: str) -> Any:
+    return read_yaml(text.encode()).value
+
+
+def sent(case: BadJob) -> Any:
+    return on_cluster(values(case.text)) if case.base is GOOD_JOB else values(case.text)
+
+
+def good(name: str) -> Any:
+    job = values(GOOD_CLUSTER_JOB)
+    job["metadata"]["name"] = name
+    return job
+
+
+@pytest.mark.parametrize("case", SEEN, ids=lambda case: case.name)
+def test_a_bad_job_is_refused_at_the_path_that_the_command_line_names(case: BadJob, jobs: Jobs) -> None:
+    problems = jobs.problems(sent(case))
+    assert {problem.path for problem in problems} == {case.path}, problems
+
+
+def test_every_rule_refuses_something_in_the_corpus(jobs: Jobs) -> None:
+    said = {(problem.path, problem.message) for case in SEEN for problem in jobs.problems(sent(case))}
+    for rule in CLUSTER_RULES:
+        assert (f"spec.{rule.path}", rule.message) in said
+    schema = crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
+    rules = set(re.findall(r'"x-kubernetes-validations": (\[.*?\])(?:, "|\})', json.dumps(schema)))
+    messages = {rule["message"] for found in rules for rule in json.loads(found)}
+    assert len(messages) > 15
+    assert messages - {message for _, message in said} == set()
+
+
+@pytest.mark.parametrize("text", [GOOD_JOB, GOOD_CLUSTER_JOB], ids=["laptop's", "cluster's"])
+def test_a_good_job_is_kept_with_the_defaults_of_the_models(text: str, jobs: Jobs) -> None:
+    job = on_cluster(values(text))
+    kept = jobs.send("POST", job)
+    assert kept["kind"] == "UniMRGJob", kept
+    assert kept["spec"] == dump_job(parse_job(job))["spec"]
+
+
+def test_the_spec_of_a_job_cannot_be_changed_and_all_else_can(jobs: Jobs) -> None:
+    name = jobs.send("POST", good("stays"))["metadata"]["name"]
+    for change in ({"training": {"seed": 43}}, {"image": "other:1"}, {"model": {"init": None}}):
+        reply = jobs.send("PATCH", {"spec": change}, f"/{name}", "application/merge-patch+json")
+        (problem,) = problems_of(reply)
+        assert problem.path == "spec"
+        assert "create a job with another name" in problem.message
+    labels = {"metadata": {"labels": {"team": "vision"}}, "spec": {"training": {"seed": 42}}}
+    kept = jobs.send("PATCH", labels, f"/{name}", "application/merge-patch+json")
+    assert kept["metadata"]["labels"] == {"team": "vision"}
+
+
+def full_status() -> JobStatus:
+    """A status with everything in it, and every text and list as long as may be."""
+    text, name = "ü" * TEXT_LIMIT, "n" * 253
+    ledger = Ledger(stalls={f"node-{index}": 3 for index in range(64)}, excluded_nodes=[name] * 64, commit_step=10**7)
+    end = AttemptEnd(
+        time=TIME, reason="R" * 64, message=text, exit_code=75, pod=name, node=name, action="Restart", budget="Infra"
+    )
+    conditions = ("Accepted", "Running", "Progressing", "Checkpointed", "Degraded", "Complete", "Failed")
+    return JobStatus(
+        observed_generation=1,
+        phase="Running",
+        reason="R" * 64,
+        conditions=[
+            Condition(type=kind, status="Unknown", reason="R" * 64, message=text, last_transition_time=TIME)
+            for kind in conditions
+        ],
+        stages=[
+            StageStatus(
+                name=stage,
+                state="Restarting",
+                attempt=9,
+                child=name,
+                child_uid="u" * 64,
+                pod_uids=[f"{index}".rjust(64, "u") for index in range(64)],
+                start_time=TIME,
+                attempt_time=TIME,
+                completion_time=TIME,
+                ledger=ledger,
+                end=end,
+            )
+            for stage in ("check", "prepare", "train", "evaluate", "finish")
+        ],
+        attempt=9,
+        progress=ProgressStatus(
+            stage="train",
+            step=120,
+            total_steps=400,
+            steps="120/400",
+            percent=30,
+            eta_seconds=4800,
+            eta="1h20m",
+            loss="1.25",
+            losses=[LossStatus(name=f"loss-{index}", value="0.5") for index in range(16)],
+            samples_per_second="12.5",
+            updated_time=TIME,
+        ),
+        checkpoint=CheckpointStatus(uri="s3://runs/good", step=100),
+        benchmarks=[BenchmarkStatus(name=f"score-{index}", value="0.5") for index in range(32)],
+        mlflow=MlflowStatus(run_id="r" * 64, url="https://mlflow.example/#/experiments/1/runs/2"),
+        start_time=TIME,
+        completion_time=TIME,
+    )
+
+
+def put_status(jobs: Jobs, name: str, status: dict[str, Any]) -> Any:
+    job = jobs.send("POST", good(name))
+    return jobs.send("PUT", {**job, "status": status}, f"/{name}/status")
+
+
+def test_a_status_of_full_size_is_kept_as_it_was_written(jobs: Jobs) -> None:
+    status = full_status().model_dump(mode="json", by_alias=True, exclude_none=True)
+    kept = put_status(jobs, "full", status)
+    assert kept.get("status") == status, kept
+    assert JobStatus.model_validate(kept["status"]) == full_status()
+
+
+def test_a_small_status_gets_nothing_added(jobs: Jobs) -> None:
+    assert put_status(jobs, "small", {"phase": "Pending"})["status"] == {"phase": "Pending"}
+
+
+def test_a_message_beyond_the_limit_is_refused(jobs: Jobs) -> None:
+    status = full_status().model_dump(mode="json", by_alias=True, exclude_none=True)
+    status["conditions"][0]["message"] += "x"
+    assert [problem.path for problem in problems_of(put_status(jobs, "long", status))] == [
+        "status.conditions[0].message"
+    ]
+
+
+def test_kubectl_shows_the_columns(jobs: Jobs) -> None:
+    status = full_status().model_dump(mode="json", by_alias=True, exclude_none=True)
+    put_status(jobs, "shown", status)
+    header, row = jobs.plane.kubectl("get", "umj", "shown", f"--namespace={jobs.namespace}").splitlines()
+    assert header.split() == ["NAME", "PHASE", "STEP", "LOSS", "ETA", "MLFLOW", "ATTEMPT", "AGE"]
+    assert row.split()[:-1] == ["shown", "Running", "120/400", "1.25", "1h20m", status["mlflow"]["url"], "9"]
+    header, row = jobs.plane.kubectl("get", "umj", "shown", "-o", "wide", f"--namespace={jobs.namespace}").splitlines()
+    assert header.split()[8:] == ["MODEL", "METHOD", "NODES", "REASON", "CHECKPOINT"]
+    assert row.split()[8:] == ["Harmon", "UniMRG", "2", "R" * 64, "100"]
+
+
+def test_jobs_can_be_asked_for_by_model_method_and_phase(jobs: Jobs) -> None:
+    put_status(jobs, "asked-for", {"phase": "Finishing"})
+    asked = "spec.model.name=Harmon,spec.method=UniMRG,status.phase=Finishing"
+    found = jobs.plane.kubectl("get", "umj", f"--namespace={jobs.namespace}", f"--field-selector={asked}", "-o", "name")
+    assert found.split() == [f"{PLURAL[:-1]}.{GROUP}/asked-for"]
+
+
+# --- the same verdict about anything ------------------------------------------------------------------------
+
+# Without null, which a server takes for absence, and without floats that are whole, which JSON does not tell from
+# integers.
+ANYTHING = st.recursive(
+    st.booleans()
+    | st.integers()
+    | st.sampled_from([0.5, -1.5])
+    | st.text(max_size=20)
+    | st.sampled_from(["1", "Tiny"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(min_size=1, max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+PIECES = [
+    "file://", "s3://runs", "/", "/", "mnt/scratch", "mnt/models", "..", ".", "%2e", "%2F", "%00", "%C3%BC", "%", "a",
+    "a" * 100, "ü" * 50, " ", "\t", "\n", "\x00", "\x1f", "\x7f", "\x85", "\xa0", "\u2028", "\u3000", "\U0001f600", "@",
+    "https://", "http://h", ":9000", "sqlite:///", "0", "1", ".5", "e-3", "E+0", "-", "A", "_", "x.y",
+]  # fmt: skip
+TEXTS = st.lists(st.sampled_from(PIECES), max_size=6).map("".join)
+URIS = st.tuples(st.sampled_from(["file:///mnt/scratch", "file:///mnt/models/", "s3://runs/", ""]), TEXTS).map("".join)
+checked = settings(
+    deadline=None, max_examples=250, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True
+)
+
+
+def places(value: Any) -> list[tuple[Any, Any]]:
+    """Return (container, key) of everything in a value."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [(value, key) for key, _ in items] + [place for _, item in items for place in places(item)]
+
+
+def check_verdict(job: Any, jobs: Jobs) -> None:
+    try:
+        ours = [str(problem) for problem in cluster_problems(parse_job(job))]
+    except JobError as error:
+        ours = [str(problem) for problem in error.problems]
+    theirs = [str(problem) for problem in jobs.problems(job)]
+    assert bool(ours) == bool(theirs), f"{json.dumps(job)}\nmodels: {ours}\nserver: {theirs}"
+
+
+@checked
+@given(index=st.integers(0, 10**6), new=ANYTHING)
+def test_anything_anywhere_in_the_spec_gets_the_same_verdict(index: int, new: Any, jobs: Jobs) -> None:
+    job = good("any")
+    found = places({"spec": job["spec"]})
+    container, key = found[index % len(found)]
+    if key == "spec":
+        container = job
+    container[key] = new
+    check_verdict(job, jobs)
+
+
+@checked
+@given(place=st.sampled_from(["init", "shards", "photographs", "uri"]), uri=URIS)
+def test_any_uri_gets_the_same_verdict(place: str, uri: str, jobs: Jobs) -> None:
+    job = good("any")
+    holder, new = {
+        "init": (job["spec"]["model"], uri),
+        "shards": (job["spec"]["data"], [uri]),
+        "photographs": (job["spec"]["data"]["source"], uri),
+        "uri": (job["spec"]["checkpoint"], uri),
+    }[place]
+    holder[place] = new
+    check_verdict(job, jobs)
+
+
+@checked
+@given(index=st.integers(0, 10**6), text=TEXTS)
+def test_any_text_gets_the_same_verdict(index: int, text: str, jobs: Jobs) -> None:
+    job = good("any")
+    job["spec"] = dump_job(parse_job(job))["spec"] | {
+        "image": "trainer:1",
+        "objectives": [{"name": "Understanding", "weight": "1"}, {"name": "Pixel", "weight": "0.5"}],
+    }
+    job["spec"]["tracking"]["mlflow"]["runName"] = "run"
+    found = [(container, key) for container, key in places(job["spec"]) if isinstance(container[key], str)]
+    container, key = found[index % len(found)]
+    container[key] = text
+    check_verdict(job, jobs)
+
+
+@checked
+@given(
+    nodes=st.integers(0, 65),
+    gpus=st.integers(-1, 17),
+    processes=st.integers(0, 65),
+    rows=st.sampled_from([-64, 0, 1, 48, 64, 128, 65_536, 65_537]),
+    cohort=st.sampled_from([-4, 0, 1, 3, 4, 16]),
+)
+def test_any_split_gets_the_same_verdict(
+    nodes: int, gpus: int, processes: int, rows: int, cohort: int, jobs: Jobs
+) -> None:
+    job = good("any")
+    job["spec"]["trainer"] |= {"nodes": nodes, "gpusPerNode": gpus, "processesPerNode": processes}
+    job["spec"]["training"]["batch"] |= {"rowsPerObjective": rows, "cohortRows": cohort}
+    check_verdict(job, jobs)
