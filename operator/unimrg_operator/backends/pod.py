@@ -1,0 +1,195 @@
+"""The pod of an attempt: one template for all stages, fit for a namespace under Pod Security `restricted`."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from kubernetes.client import (
+    ApiClient,
+    V1Affinity,
+    V1Capabilities,
+    V1Container,
+    V1ContainerPort,
+    V1EmptyDirVolumeSource,
+    V1LocalObjectReference,
+    V1NodeAffinity,
+    V1NodeSelector,
+    V1NodeSelectorRequirement,
+    V1NodeSelectorTerm,
+    V1ObjectMeta,
+    V1PersistentVolumeClaimVolumeSource,
+    V1PodSecurityContext,
+    V1PodSpec,
+    V1PodTemplateSpec,
+    V1ResourceRequirements,
+    V1SeccompProfile,
+    V1SecurityContext,
+    V1Toleration,
+    V1Volume,
+    V1VolumeMount,
+)
+
+from unimrg_api import cluster
+from unimrg_api.environment import PodEnvironment, ports
+from unimrg_api.errors import UserError
+from unimrg_operator.backends import children
+from unimrg_operator.backends.base import Attempt, Manifest
+from unimrg_operator.backends.environment import grace_seconds, variables
+from unimrg_operator.backends.profile import PodResources, SiteProfile
+
+USER = 65532
+"""User and group of every process; the image has nothing that belongs to it."""
+FORCED_DELETION = "kueue.x-k8s.io/safe-to-forcefully-delete"
+"""Tells Kueue that a pod on a lost node may be given up: an attempt that nobody hears of is never waited for."""
+
+
+def template(attempt: Attempt, profile: SiteProfile) -> V1PodTemplateSpec:
+    """Return the template of the attempt's pods. Raises UserError for a job that cannot be run here."""
+    return V1PodTemplateSpec(
+        metadata=V1ObjectMeta(labels=children.labels_of(attempt), annotations={FORCED_DELETION: "true"}),
+        spec=_pod(attempt, profile),
+    )
+
+
+def metadata(attempt: Attempt) -> V1ObjectMeta:
+    """Return the metadata of the attempt's child."""
+    owner = children.owner_of(attempt)
+    return V1ObjectMeta(
+        name=children.child_name(attempt),
+        namespace=attempt.namespace,
+        labels=children.labels_of(attempt),
+        annotations=children.annotations_of(attempt),
+        owner_references=None if owner is None else [owner],
+    )
+
+
+def to_manifest(model: Any) -> Manifest:
+    """Return a client's model as plain JSON values, without what is not set."""
+    manifest: Manifest = _serializer().sanitize_for_serialization(model)
+    return manifest
+
+
+@cache
+def _serializer() -> ApiClient:
+    return ApiClient()
+
+
+def _pod(attempt: Attempt, profile: SiteProfile) -> V1PodSpec:
+    on_gpus = _gpus(attempt) > 0
+    tolerations = [
+        V1Toleration(key=item.key, operator=item.operator, value=item.value, effect=item.effect)
+        for item in profile.tolerations
+    ]
+    return V1PodSpec(
+        restart_policy="Never",  # attempts are counted by the operator
+        service_account_name=attempt.job.spec.trainer.service_account_name,
+        automount_service_account_token=False,
+        enable_service_links=False,
+        termination_grace_period_seconds=grace_seconds(attempt),
+        priority_class_name=profile.priority_class_name,
+        image_pull_secrets=[V1LocalObjectReference(name=name) for name in profile.image_pull_secrets] or None,
+        node_selector=(profile.node_selector or None) if on_gpus else None,
+        tolerations=(tolerations or None) if on_gpus else None,
+        affinity=_elsewhere(attempt.ledger.excluded_nodes),
+        security_context=V1PodSecurityContext(
+            run_as_non_root=True,
+            run_as_user=USER,
+            run_as_group=USER,
+            fs_group=USER,
+            fs_group_change_policy="OnRootMismatch",  # a large volume is not walked through at every start
+            seccomp_profile=V1SeccompProfile(type="RuntimeDefault"),
+        ),
+        containers=[_container(attempt, profile)],
+        volumes=_volumes(attempt, profile),
+    )
+
+
+def _container(attempt: Attempt, profile: SiteProfile) -> V1Container:
+    image = attempt.job.spec.image or profile.image
+    if image is None:
+        raise UserError(
+            "neither the job nor the site profile names an image",
+            remedy="set spec.image, or have the cluster's administrator set image in the site profile",
+        )
+    environment = PodEnvironment()
+    mounts = {"run": environment.run_dir, "cache": environment.cache, "tmp": "/tmp", "shm": "/dev/shm"}
+    return V1Container(
+        name=cluster.TRAINER_CONTAINER,
+        image=image,
+        image_pull_policy=profile.image_pull_policy,
+        command=["unimrg-launch", attempt.stage],
+        env=variables(attempt, profile),
+        # No probes: a pod that is not ready is not published under the name by which the others find it.
+        ports=[
+            V1ContainerPort(
+                name=cluster.PROGRESS_PORT,
+                container_port=ports(attempt.uid, attempt.train_attempt)[1],
+                protocol="TCP",
+            )
+        ],
+        resources=_resources(attempt, profile),
+        security_context=V1SecurityContext(
+            allow_privilege_escalation=False,
+            read_only_root_filesystem=True,
+            capabilities=V1Capabilities(drop=["ALL"]),
+        ),
+        termination_message_path=str(environment.termination_log),
+        termination_message_policy="File",
+        volume_mounts=[
+            *(V1VolumeMount(name=name, mount_path=str(path)) for name, path in mounts.items()),
+            *(
+                V1VolumeMount(
+                    name=f"volume-{index}",
+                    mount_path=volume.mount_path,
+                    read_only=volume.read_only == "Always" or None,
+                )
+                for index, volume in enumerate(attempt.job.spec.trainer.volumes)
+            ),
+        ],
+    )
+
+
+def _volumes(attempt: Attempt, profile: SiteProfile) -> list[V1Volume]:
+    def folder(name: str, size: str | None = None, medium: str | None = None) -> V1Volume:
+        return V1Volume(name=name, empty_dir=V1EmptyDirVolumeSource(size_limit=size, medium=medium))
+
+    return [
+        folder("run"),
+        folder("cache", profile.cache_size),
+        folder("tmp"),
+        folder("shm", profile.shared_memory, "Memory"),
+        *(
+            V1Volume(
+                name=f"volume-{index}",
+                persistent_volume_claim=V1PersistentVolumeClaimVolumeSource(
+                    claim_name=volume.claim_name, read_only=volume.read_only == "Always" or None
+                ),
+            )
+            for index, volume in enumerate(attempt.job.spec.trainer.volumes)
+        ),
+    ]
+
+
+def _gpus(attempt: Attempt) -> int:
+    """GPUs of each pod: of those that train or evaluate, if the job has any."""
+    return attempt.job.spec.trainer.gpus_per_node if attempt.stage in ("train", "evaluate") else 0
+
+
+def _resources(attempt: Attempt, profile: SiteProfile) -> V1ResourceRequirements:
+    gpus, known = _gpus(attempt), profile.resources
+    wanted: PodResources = known.gpu_pod if gpus else known.cpu_pod
+    if attempt.stage in ("check", "finish"):
+        wanted = known.small_pod
+    amounts = {"cpu": wanted.cpu, "memory": wanted.memory}
+    devices = {profile.gpu_resource: str(gpus)} if gpus else {}
+    return V1ResourceRequirements(requests=amounts, limits={**amounts, **devices})
+
+
+def _elsewhere(nodes: list[str]) -> V1Affinity | None:
+    """Keep pods away from nodes on which earlier attempts failed."""
+    if not nodes:
+        return None
+    others = V1NodeSelectorRequirement(key="kubernetes.io/hostname", operator="NotIn", values=sorted(nodes))
+    selector = V1NodeSelector(node_selector_terms=[V1NodeSelectorTerm(match_expressions=[others])])
+    return V1Affinity(node_affinity=V1NodeAffinity(required_during_scheduling_ignored_during_execution=selector))

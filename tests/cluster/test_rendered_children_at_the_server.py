@@ -1,0 +1,174 @@
+"""Rendered children and the operator's manifests at a real API server, with Training Operator and Pod Security."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.support.control_plane import ControlPlane, KubectlError
+from tests.support.rendered_children import (
+    PRIORITY_CLASS,
+    ROOT,
+    backend,
+    cpu_job,
+    documents,
+    pod_template,
+)
+from unimrg_api.crd import crd
+from unimrg_operator.backends.base import Manifest
+from unimrg_operator.backends.children import first_attempts
+from unimrg_operator.backends.profile import SiteProfile
+
+CHILDREN = [
+    pytest.param(manifest, id=manifest["metadata"]["name"])
+    for manifests in documents().values()
+    for manifest in manifests
+]
+SYSTEM = "unimrg-system"
+SECONDS = 30.0
+
+
+@pytest.fixture(scope="module")
+def restricted(control_plane: ControlPlane) -> Iterator[str]:
+    """A namespace in which things are only tried out, with what the example jobs name."""
+    name = "rendered-children"
+    control_plane.create_namespace(name)
+    control_plane.apply(
+        {
+            "apiVersion": "scheduling.k8s.io/v1",
+            "kind": "PriorityClass",
+            "metadata": {"name": PRIORITY_CLASS},
+            "value": 10,
+        },
+        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "trainer", "namespace": name}},
+    )
+    yield name
+    control_plane.kubectl("delete", "namespace", name, "--wait=false")
+
+
+def try_out(control_plane: ControlPlane, manifest: Manifest, namespace: str) -> None:
+    """Have an object judged without keeping it; a warning or a field that the server does not know is a refusal."""
+    text = json.dumps({**manifest, "metadata": {**manifest["metadata"], "namespace": namespace}})
+    strictly = ["--validate=strict", "--warnings-as-errors"]
+    control_plane.kubectl("create", "--dry-run=server", *strictly, "-f", "-", input=text)
+
+
+@pytest.mark.parametrize("manifest", CHILDREN)
+def test_the_server_takes_a_rendered_child(control_plane: ControlPlane, restricted: str, manifest: Manifest) -> None:
+    try_out(control_plane, manifest, restricted)
+
+
+@pytest.mark.parametrize("manifest", CHILDREN)
+def test_pod_security_takes_a_rendered_pod(control_plane: ControlPlane, restricted: str, manifest: Manifest) -> None:
+    template = pod_template(manifest)
+    pod = {"apiVersion": "v1", "kind": "Pod", **template, "metadata": {**template["metadata"], "name": "one"}}
+    try_out(control_plane, pod, restricted)
+
+
+def test_pod_security_is_really_asked(control_plane: ControlPlane, restricted: str) -> None:
+    template = pod_template(backend(SiteProfile()).render(first_attempts(cpu_job(), restricted)[0]))
+    del template["spec"]["containers"][0]["securityContext"]
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "one"}, "spec": template["spec"]}
+    with pytest.raises(KubectlError, match='violates PodSecurity "restricted'):
+        try_out(control_plane, pod, restricted)
+
+
+def test_its_controllers_make_the_pods_that_were_meant(control_plane: ControlPlane, namespace: str) -> None:
+    rendered = {item.stage: backend(SiteProfile()).render(item) for item in first_attempts(cpu_job(), namespace)}
+    control_plane.apply(rendered["check"], rendered["train"])
+
+    def pods() -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = control_plane.get("pods", f"--namespace={namespace}")["items"]
+        return found
+
+    found = eventually(pods, lambda items: len(items) >= 3)
+    trains = [pod for pod in found if pod["metadata"]["labels"]["training.unimrg.dev/stage"] == "train"]
+    assert sorted(pod["metadata"]["name"] for pod in trains) == [
+        "quickstart-s3-train-1-worker-0",
+        "quickstart-s3-train-1-worker-1",
+    ]
+    assert {pod["metadata"]["labels"]["training.kubeflow.org/replica-index"] for pod in trains} == {"0", "1"}
+    for pod in found:
+        assert "initContainers" not in pod["spec"]
+        assert pod["spec"]["terminationGracePeriodSeconds"] in (30, 60)
+    added = {entry["name"] for entry in trains[0]["spec"]["containers"][0]["env"]} - {
+        entry["name"] for entry in pod_template(rendered["train"])["spec"]["containers"][0]["env"]
+    }
+    assert added == {"PYTHONUNBUFFERED", "PET_NNODES", "PET_NPROC_PER_NODE"}
+
+
+def eventually(look: Callable[[], Any], good: Callable[[Any], bool]) -> Any:
+    deadline = time.monotonic() + SECONDS
+    while not good(seen := look()):
+        assert time.monotonic() < deadline, f"still {seen}"
+        time.sleep(0.2)
+    return seen
+
+
+@pytest.fixture
+def system(control_plane: ControlPlane, namespace: str) -> Iterator[str]:
+    """The operator as its manifests install it, in a namespace of the test's own, with `namespace` to look after."""
+    name = f"{namespace}-system"
+    control_plane.apply(crd())
+    for file in ("operator", "profile", "user-roles", "role"):
+        text = (ROOT / "manifests" / f"{file}.yaml").read_text().replace(SYSTEM, name)
+        where = [f"--namespace={namespace}"] if file == "role" else []
+        control_plane.kubectl("apply", "--warnings-as-errors", *where, "-f", "-", input=text)
+    yield name
+    control_plane.kubectl("delete", "namespace", name, "--wait=false")
+
+
+def test_the_operators_own_pod_is_let_in(control_plane: ControlPlane, system: str) -> None:
+    (pod,) = eventually(
+        lambda: control_plane.get("pods", f"--namespace={system}")["items"], lambda items: len(items) == 1
+    )
+    assert pod["spec"]["serviceAccountName"] == "unimrg-operator"
+
+
+def test_the_operators_account_may_do_its_work_in_that_namespace_and_nothing_elsewhere(
+    control_plane: ControlPlane, namespace: str, system: str
+) -> None:
+    account = f"--kubeconfig={control_plane.service_account_kubeconfig(system, 'unimrg-operator')}"
+
+    def may(verb: str, resource: str, where: str = namespace) -> bool:
+        kind, _, part = resource.partition("/")
+        question = [verb, kind, f"--subresource={part}", f"--namespace={where}"]
+        try:
+            return control_plane.kubectl("auth", "can-i", *question, account) == "yes\n"
+        except KubectlError as error:
+            assert str(error).endswith(": "), error  # "no" is a failure without a word on stderr
+            return False
+
+    assert may("watch", "unimrgjobs.training.unimrg.dev")
+    assert may("patch", "unimrgjobs.training.unimrg.dev/status")
+    assert may("create", "pytorchjobs.kubeflow.org")
+    assert may("delete", "jobs.batch")
+    assert may("delete", "pods")
+    assert may("list", "events")
+    assert may("create", "events.events.k8s.io")
+    assert not may("patch", "unimrgjobs.training.unimrg.dev")
+    assert not may("patch", "pytorchjobs.kubeflow.org")
+    assert not may("create", "pods")
+    assert not may("get", "secrets")
+    assert not may("get", "configmaps")
+    assert not may("get", "pods/log")
+    assert not may("list", "pods", "default")
+    assert not may("list", "pods", system)
+
+
+def test_whoever_edits_a_namespace_may_create_jobs_but_not_write_their_status(
+    control_plane: ControlPlane, namespace: str, system: str
+) -> None:
+    binding = ["--clusterrole=edit", "--user=alice", f"--namespace={namespace}"]
+    control_plane.kubectl("create", "rolebinding", "alice", *binding)
+    listed = eventually(
+        lambda: control_plane.kubectl("auth", "can-i", "--list", "--as=alice", f"--namespace={namespace}"),
+        lambda text: "unimrgjobs.training.unimrg.dev " in text,
+    )
+    rights = {line.split()[0]: line for line in listed.splitlines() if line.startswith("unimrgjobs")}
+    assert "create" in rights["unimrgjobs.training.unimrg.dev"]
+    assert "patch" not in rights["unimrgjobs.training.unimrg.dev/status"]

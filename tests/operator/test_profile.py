@@ -1,0 +1,149 @@
+"""The site profile: defaults, a file, and what is said about a wrong one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.rendered_children import ROOT
+from unimrg_api.errors import JobError, UserError
+from unimrg_api.exit_codes import ExitCode
+from unimrg_operator.backends.profile import SiteProfile, load_profile
+
+
+def test_without_a_file_every_field_has_its_default() -> None:
+    profile = load_profile(None)
+    assert profile == SiteProfile()
+    assert (profile.image, profile.gpu_resource) == (None, "nvidia.com/gpu")
+
+
+@pytest.mark.parametrize("text", ["", "# nothing to say\n", "---\n"])
+def test_a_file_without_content_gives_the_defaults(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "profile.yaml"
+    file.write_text(text)
+    assert load_profile(file) == SiteProfile()
+
+
+def test_the_defaults_are_values_that_a_file_may_hold() -> None:
+    values = SiteProfile().model_dump(by_alias=True, exclude_none=True)
+    assert SiteProfile.model_validate(values, by_alias=True, by_name=False) == SiteProfile()
+
+
+def test_the_example_is_read_as_it_is_written() -> None:
+    profile = load_profile(ROOT / "examples" / "site-profile.yaml")
+    assert profile.node_selector == {"nvidia.com/gpu.product": "NVIDIA-H20"}
+    assert (profile.tolerations[0].operator, profile.tolerations[0].effect) == ("Exists", "NoSchedule")
+    assert (profile.resources.gpu_pod.cpu, profile.resources.gpu_pod.memory) == ("96", "900Gi")
+    assert profile.environment == {"NCCL_SOCKET_IFNAME": "eth0"}
+
+
+WRONG = {
+    "field": ("imag: x", "imag", 1, "there is no field 'imag' here", "did you mean image?"),
+    "nested field": (
+        "resources:\n  cpuPod: {cpu: '1', memory: 1Gi, gpu: '1'}",
+        "resources.cpuPod.gpu",
+        2,
+        "there is no field 'gpu' here",
+        "known fields here: cpu, memory",
+    ),
+    "number": (
+        "resources:\n  gpuPod: {cpu: 96, memory: 900Gi}",
+        "resources.gpuPod.cpu",
+        2,
+        "must be a text, not a number (got 96)",
+        'write it in quotes: "96"',
+    ),
+    "half": ("resources: {gpuPod: {cpu: '8'}}", "resources.gpuPod.memory", 1, "the field is missing", "add it: memory"),
+    "no unit": ("sharedMemory: '64'", "sharedMemory", 1, "does not have the form that is wanted", "/dev/shm"),
+    "milli": ("cacheSize: 500m", "cacheSize", 1, "does not have the form", "most that lies in /cache"),
+    "nothing": ("sharedMemory: 0Gi", "sharedMemory", 1, "does not have the form", "/dev/shm"),
+    "null": ("gpuResource:", "gpuResource", 1, "the field has no value (null)", "give it one, or leave it out"),
+    "choice": ("imagePullPolicy: Sometimes", "imagePullPolicy", 1, "is not one of", "Always, IfNotPresent, Never"),
+    "scalar": ("resources: 5", "resources", 1, "must hold fields", "gpuPod, cpuPod, smallPod"),
+    "list": ("tolerations: {key: a}", "tolerations", 1, "input should be a valid list", "taints of the nodes"),
+    "label": (
+        "nodeSelector:\n  a b: c",
+        "nodeSelector.a b",
+        2,
+        "'a b' is not a possible name here",
+        "labels of the nod",
+    ),
+    "label value": ("nodeSelector:\n  a: 'b c'", "nodeSelector.a", 2, "does not have the form", "labels of the nodes"),
+    "exists": (
+        "tolerations:\n- {key: a, operator: Exists, value: b}",
+        "tolerations[0].value",
+        2,
+        "with operator Exists takes no value",
+        "take it out",
+    ),
+    "any key": ("tolerations:\n- {value: b}", "tolerations[0].key", 2, "needs the taint's key", "name it"),
+    "ours": ("environment:\n  PET_NNODES: '1'", "environment.PET_NNODES", 2, "is set by the operator", "take it out"),
+    "root": ("- image: x", "", 1, "must hold fields", "put fields below it: image, imagePullPolicy"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_is_wrong_is_named_with_its_place_and_its_remedy(tmp_path: Path, case: str) -> None:
+    text, path, line, message, remedy = WRONG[case]
+    file = tmp_path / "profile.yaml"
+    file.write_text(text)
+    with pytest.raises(JobError) as caught:
+        load_profile(file)
+    (problem,) = caught.value.problems
+    assert (problem.path, problem.line) == (path, line)
+    assert message in str(problem)
+    assert remedy in problem.remedy
+    assert caught.value.source == str(file)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "MLFLOW_TRACKING_USERNAME",
+        "MLFLOW_TRACKING_PASSWORD", "HF_TOKEN", "password", "WANDB_API_KEY",
+    ],
+)  # fmt: skip
+def test_a_secret_is_refused_and_not_repeated(tmp_path: Path, name: str) -> None:
+    file = tmp_path / "profile.yaml"
+    file.write_text(f"environment:\n  {name}: hunter2\n")
+    with pytest.raises(JobError, match=f"{name} is a secret, and this file is not") as caught:
+        load_profile(file)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["UNIMRG_UID", "MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK", "PET_RDZV_ID", "HOME"]
+)
+def test_a_variable_that_the_operator_sets_is_refused(tmp_path: Path, name: str) -> None:
+    file = tmp_path / "profile.yaml"
+    file.write_text(f"environment: {{{name}: '1'}}\n")
+    with pytest.raises(JobError, match=f"{name} is set by the operator"):
+        load_profile(file)
+
+
+@pytest.mark.parametrize("name", ["AWS_ENDPOINT_URL", "NCCL_DEBUG", "HTTPS_PROXY", "TOKENIZERS_PARALLELISM"])
+def test_other_variables_are_taken(tmp_path: Path, name: str) -> None:
+    file = tmp_path / "profile.yaml"
+    file.write_text(f"environment: {{{name}: 'x'}}\n")
+    assert load_profile(file).environment == {name: "x"}
+
+
+def test_every_problem_is_told_at_once(tmp_path: Path) -> None:
+    file = tmp_path / "profile.yaml"
+    file.write_text("imagePullPolicy: Never!\nsharedMemory: much\ncolour: red\n")
+    with pytest.raises(JobError, match="has 3 problems"):
+        load_profile(file)
+
+
+def test_a_file_that_is_not_there_is_a_missing_input(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"cannot be read: No such file or directory") as caught:
+        load_profile(tmp_path / "none.yaml")
+    assert caught.value.exit_code == ExitCode.INPUT_MISSING
+
+
+@pytest.mark.parametrize("cpu", ["1", "96", "0.5", "1.25", "500m"])
+def test_amounts_of_cpu_are_taken_as_kubernetes_takes_them(tmp_path: Path, cpu: str) -> None:
+    file = tmp_path / "profile.yaml"
+    file.write_text(f"resources: {{cpuPod: {{cpu: '{cpu}', memory: 1.5Gi}}}}\n")
+    assert load_profile(file).resources.cpu_pod.cpu == cpu
