@@ -1,0 +1,190 @@
+"""Carries out a decision: the status first, then the actions in their order, then the events.
+
+An end, or the number of an attempt, is written before anything is done about it. So after a crash anywhere in
+between the next pass sees what was decided and finds whatever was already done by its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from unimrg_api import cluster
+from unimrg_api.errors import UserError
+from unimrg_api.job import KIND
+from unimrg_api.redaction import clean
+from unimrg_api.status import TEXT_LIMIT, JobStatus
+from unimrg_operator.app.events import Publisher
+from unimrg_operator.app.observe import dig, owner_of, text_of
+from unimrg_operator.app.world import JOBS, PODS
+from unimrg_operator.backends.base import Attempt, Backend, Manifest, Resource
+from unimrg_operator.core.decision import CreateChild, Decision, DeleteChild, DeletePod
+from unimrg_operator.core.observation import Observation
+from unimrg_operator.kube.client import Client, Object
+from unimrg_operator.kube.errors import AlreadyExists, Conflict, Forbidden, NotFound, Refused
+
+NAMESAKE_SECONDS = 2.0
+"""How long to wait for an object of a child's name that is on its way out."""
+
+Fault = tuple[str, str]
+"""Why a child cannot be made, as (reason, message)."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a decision."""
+
+    conflict: bool = False
+    """The job has changed meanwhile or is gone: nothing was done."""
+    wrote_status: bool = False
+    fault: Fault | None = None
+    retry_after: float | None = None
+    """Seconds after which an action is to be tried again that has to wait for somebody else."""
+
+
+class Applier:
+    """Carries out decisions. Raises ApiError where an API server fails; then everything is to be decided again."""
+
+    def __init__(
+        self,
+        client: Client,
+        backend: Backend,
+        publisher: Publisher,
+        written: Callable[[tuple[str, str], str, Object], None],
+    ) -> None:
+        """`written` is told of the job as the API server returned it, with the version that it replaced."""
+        self._client = client
+        self._backend = backend
+        self._publisher = publisher
+        self._written = written
+
+    def apply(self, item: Object, observation: Observation, decision: Decision) -> Outcome:
+        """Carry out what was decided about the UniMRGJob `item`."""
+        job = observation.job
+        patch = difference(item.get("status") or {}, status_object(decision.status))
+        if patch:
+            version = item["metadata"]["resourceVersion"]
+            try:
+                written = self._client.patch_status(JOBS, job.namespace, job.name, patch, resource_version=version)
+            except (Conflict, NotFound):
+                return Outcome(conflict=True)
+            self._written((job.namespace, job.name), version, written)
+        try:
+            fault, retry_after = self._act(observation, decision)
+        finally:  # the status says it, so it has happened, whatever came of the actions
+            for notice in decision.notices:
+                self._publisher.publish(job, notice)
+        return Outcome(wrote_status=bool(patch), fault=fault, retry_after=retry_after)
+
+    def _act(self, observation: Observation, decision: Decision) -> tuple[Fault | None, float | None]:
+        """Carry out the actions up to the first that cannot be."""
+        namespace = observation.job.namespace
+        for action in decision.actions:
+            match action:
+                case CreateChild():
+                    fault, retry_after = self.create(observation, action)
+                    if fault is not None or retry_after is not None:
+                        return fault, retry_after
+                case DeleteChild():
+                    self._delete(self._backend.resource(action.stage), namespace, action.name, action.uid)
+                case DeletePod():
+                    self._delete(PODS, namespace, action.name, action.uid, grace_seconds=0)
+        return None, None
+
+    def create(self, observation: Observation, action: CreateChild) -> tuple[Fault | None, float | None]:
+        """Create a child; one that is ours and exists is as good.
+
+        Returns why it cannot be made, or in how many seconds to try again.
+        """
+        job = observation.job
+        assert job.job is not None, "a child was decided for a job that does not parse"
+        attempt = Attempt(
+            job=job.job,
+            namespace=job.namespace,
+            uid=job.uid,
+            stage=action.stage,
+            number=action.attempt,
+            train_attempt=action.train_attempt,
+            ledger=action.ledger,
+        )
+        try:
+            manifest = self._backend.render(attempt)
+        except UserError as error:
+            return _fault("RenderError", str(error)), None
+        resource = self._backend.resource(action.stage)
+        try:
+            self._client.create(resource, job.namespace, manifest)
+        except AlreadyExists:
+            return self._claim(resource, job.namespace, job.uid, manifest)
+        except NotFound as error:
+            if not error.kind_missing:
+                raise
+            kind = f"{resource.kind} ({resource.group}/{resource.version})"
+            message = f"this cluster does not know the kind {kind}; it is tried again once its operator is installed"
+            return _fault("BackendMissing", message), None
+        except (Forbidden, Refused) as error:
+            return _fault("ChildRefused", f"the API server refuses {name_in(manifest)}: {error.message}"), None
+        return None, None
+
+    def _claim(
+        self, resource: Resource, namespace: str, uid: str, manifest: Manifest
+    ) -> tuple[Fault | None, float | None]:
+        """An object has the child's name: ours from before a crash, one that is going, or a stranger's."""
+        name = name_in(manifest)
+        try:
+            present = self._client.get(resource, namespace, name)
+        except NotFound:
+            return None, NAMESAKE_SECONDS
+        if dig(present, "metadata", "deletionTimestamp"):
+            return None, NAMESAKE_SECONDS
+        owner = owner_of(present)
+        if text_of(owner, "uid") == uid:
+            if _digest_of(present) == _digest_of(manifest):
+                return None, None
+            return _fault("NameConflict", f"{resource.kind} {name} was made from another spec of this job"), None
+        if text_of(owner, "kind") == KIND and text_of(owner, "name") == text_of(owner_of(manifest), "name"):
+            # Of an earlier job of this name, which is gone: the garbage collector is on its way.
+            return None, NAMESAKE_SECONDS
+        message = f"{resource.kind} {name} exists and does not belong to this job; delete it or rename the job"
+        return _fault("NameConflict", message), None
+
+    def _delete(
+        self, resource: Resource, namespace: str, name: str, uid: str, grace_seconds: int | None = None
+    ) -> None:
+        try:
+            self._client.delete(resource, namespace, name, uid=uid, grace_seconds=grace_seconds)
+        except (NotFound, Conflict):
+            return  # it is gone, or another object has its name
+
+
+def status_object(status: JobStatus) -> Object:
+    """Return a status as the API server stores it: without what is not set."""
+    return status.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def difference(before: Any, after: Object) -> Object:
+    """Return the merge patch that turns `before` into `after`; empty where they are equal."""
+    present = before if isinstance(before, dict) else {}
+    patch: Object = {key: None for key in present if key not in after}
+    for key, value in after.items():
+        if isinstance(value, dict) and isinstance(present.get(key), dict):
+            inner = difference(present[key], value)
+            if inner:
+                patch[key] = inner
+        elif key not in present or present[key] != value:
+            patch[key] = value
+    return patch
+
+
+def name_in(manifest: Manifest) -> str:
+    """Return the name that a manifest gives its object."""
+    return str(manifest["metadata"]["name"])
+
+
+def _fault(reason: str, message: str) -> Fault:
+    return reason, clean(message, TEXT_LIMIT)
+
+
+def _digest_of(item: Object) -> str:
+    return text_of(dig(item, "metadata", "annotations"), cluster.SPEC_DIGEST_ANNOTATION)

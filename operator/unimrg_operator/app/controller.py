@@ -1,0 +1,223 @@
+"""The loop: look at a job, decide, carry it out, and come back when something changes or it is time."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from unimrg_api.status import JobStatus
+from unimrg_operator.app.apply import Applier, Fault
+from unimrg_operator.app.events import Warnings
+from unimrg_operator.app.log import log_decision
+from unimrg_operator.app.metrics import Metrics
+from unimrg_operator.app.observe import observe_child, observe_job, observe_pod
+from unimrg_operator.app.progress_poller import ProgressPoller
+from unimrg_operator.app.world import JobKey, World
+from unimrg_operator.core.decision import CreateChild, Decision
+from unimrg_operator.core.observation import Child, Observation, ObservedJob, Pod
+from unimrg_operator.core.seen import expected_pods
+from unimrg_operator.kube.client import Object
+from unimrg_operator.kube.errors import ApiError
+from unimrg_operator.kube.queue import WorkQueue
+
+logger = logging.getLogger(__name__)
+
+WORKERS = 8
+UNUSABLE_SECONDS = 1.0
+"""How soon to look again at a job of a namespace that was not listed yet."""
+CONFLICT_SECONDS = 0.5
+"""How soon to look again at a job that was changed by somebody else: the watch should have brought it by then."""
+FAULT_SECONDS = 30.0
+"""How soon to try again to make a child that could not be made."""
+QUIET_SECONDS = 10.0
+"""Age of a child from which on missing or waiting pods are worth a look at the warnings."""
+WARNINGS_SECONDS = 30.0
+"""How soon to look at them again."""
+_TAKE_SECONDS = 5.0
+
+Seen = TypeVar("Seen", Child, Pod)
+
+Decide = Callable[[Observation, float], Decision]
+
+
+@dataclass(frozen=True)
+class _Fault:
+    """Why a child of the job with that uid could not be made, and when that was last tried."""
+
+    uid: str
+    fault: Fault
+    time: float
+
+
+class Controller:
+    """Workers over one queue. What they keep in memory is only ever a hint; everything else is in the cluster."""
+
+    def __init__(
+        self,
+        world: World,
+        queue: WorkQueue[JobKey],
+        applier: Applier,
+        decide: Decide,
+        poller: ProgressPoller,
+        warnings: Warnings,
+        metrics: Metrics,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._world = world
+        self._queue = queue
+        self._applier = applier
+        self._decide = decide
+        self._poller = poller
+        self._warnings = warnings
+        self._metrics = metrics
+        self._clock = clock
+        self._faults: dict[JobKey, _Fault] = {}
+        self._beats: dict[str, float] = {}
+        self._threads: list[threading.Thread] = []
+        metrics.gauge("unimrg_workqueue_depth", "Jobs that wait for a worker", [], lambda: [([], float(len(queue)))])
+
+    def start(self, workers: int = WORKERS) -> None:
+        """Begin to work."""
+        for number in range(workers):
+            thread = threading.Thread(target=self.work, name=f"worker-{number}", daemon=True)
+            self._beats[thread.name] = time.monotonic()
+            thread.start()
+            self._threads.append(thread)
+
+    def stop(self, seconds: float = 10.0) -> None:
+        """Let every worker finish what it has in hand, and at most so long."""
+        self._queue.close()
+        end = time.monotonic() + seconds
+        for thread in self._threads:
+            thread.join(max(end - time.monotonic(), 0.0))
+
+    def age(self) -> float:
+        """Seconds since the slowest worker last came around."""
+        return time.monotonic() - min(self._beats.values(), default=time.monotonic())
+
+    def work(self) -> None:
+        """Take jobs from the queue until it is closed."""
+        name = threading.current_thread().name
+        while not self._queue.closed:
+            self._beats[name] = time.monotonic()
+            key = self._queue.take(_TAKE_SECONDS)
+            if key is None:
+                continue
+            try:
+                self._look_at(key)
+            finally:
+                self._queue.done(key)
+
+    def _look_at(self, key: JobKey) -> None:
+        started = time.monotonic()
+        try:
+            requeue_after = self.reconcile(key)
+        except ApiError as error:
+            seconds = self._queue.fail(key, error.retry_after)
+            self._metrics.reconcile_errors.labels(type(error).__name__).inc()
+            logger.warning("%s/%s: %s; again in %.0f s", *key, error, seconds)
+        except Exception as error:  # one job must not take the others down
+            seconds = self._queue.fail(key)
+            self._metrics.reconcile_errors.labels(type(error).__name__).inc()
+            logger.exception("%s/%s: unexpected error; again in %.0f s", *key, seconds)
+        else:
+            self._queue.forget(key)
+            if requeue_after is not None:
+                self._queue.add_after(key, requeue_after)
+        finally:
+            self._metrics.reconcile_seconds.observe(time.monotonic() - started)
+
+    def reconcile(self, key: JobKey) -> float | None:
+        """Look at one job and do what is to be done; return after how many seconds to look again, if at all.
+
+        Raises ApiError where an API server fails.
+        """
+        if not self._world.usable(key[0]):
+            return UNUSABLE_SECONDS
+        item = self._world.job(key)
+        if item is None:
+            self._faults.pop(key, None)
+            self._poller.forget(key)
+            return None
+        now = self._clock()
+        observation, look_again = self._observe(key, item, now)
+        observation = self._retry(key, observation, now)
+        decision = self._decide(observation, now)
+        outcome = self._applier.apply(item, observation, decision)
+        if outcome.conflict:
+            return CONFLICT_SECONDS
+        job = observation.job
+        log_decision(job, decision.status, decision.actions)
+        if outcome.wrote_status:
+            self._count_restarts(job.status, decision.status)
+        waits = [decision.requeue_after, outcome.retry_after, look_again]
+        if outcome.fault is not None:
+            self._faults[key] = _Fault(job.uid, outcome.fault, now)
+            waits.append(0.0)  # the status has yet to say so
+        elif observation.fault is not None:
+            waits.append(FAULT_SECONDS)
+        return min((wait for wait in waits if wait is not None), default=None)
+
+    def _retry(self, key: JobKey, observation: Observation, now: float) -> Observation:
+        """Try again to make the child that could not be made a while ago.
+
+        What is wanted follows from the status that is stored, so it need not be written before; otherwise every try
+        would write that all is well and then that it is not.
+        """
+        held = self._faults.get(key)
+        if held is None:
+            return observation
+        if held.uid != observation.job.uid or observation.job.job is None:
+            del self._faults[key]
+            return observation
+        if now - held.time >= FAULT_SECONDS:
+            wanted = self._decide(observation, now).actions
+            creations = [action for action in wanted if isinstance(action, CreateChild)]
+            faults = [self._applier.create(observation, creation)[0] for creation in creations]
+            fault = next((fault for fault in faults if fault is not None), None)
+            if fault is None:
+                del self._faults[key]
+                return observation
+            held = self._faults[key] = _Fault(held.uid, fault, now)
+        return replace(observation, fault=held.fault)
+
+    def _observe(self, key: JobKey, item: Object, now: float) -> tuple[Observation, float | None]:
+        """Return what is known of a job, and in how many seconds warnings may be worth another look."""
+        job = observe_job(item)
+        children = [child for child in map(observe_child, self._world.children(key, job.uid)) if child is not None]
+        pods = [observe_pod(pod) for pod in self._world.pods(key, job.uid, [child.uid for child in children])]
+        look_again: float | None = None
+        for index, child in enumerate(children):
+            if not _is_short_of_pods(job, child, pods):
+                continue
+            left = child.created + QUIET_SECONDS - now
+            look_again = left if left > 0 else WARNINGS_SECONDS
+            if left <= 0:
+                children[index] = self._with_warnings(key[0], child)
+                pods = [
+                    self._with_warnings(key[0], pod) if (pod.child, pod.phase) == (child.name, "Pending") else pod
+                    for pod in pods
+                ]
+        report = self._poller.report(key)
+        return Observation(job, tuple(children), tuple(pods), report), look_again
+
+    def _with_warnings(self, namespace: str, thing: Seen) -> Seen:
+        return replace(thing, notices=self._warnings.about(namespace, thing.uid))
+
+    def _count_restarts(self, before: JobStatus, after: JobStatus) -> None:
+        for stage in after.stages:
+            if stage.end is not None and stage.end.action == "Restart" and stage.end != before.stage(stage.name).end:
+                self._metrics.restarts.labels(stage.end.budget).inc()
+
+
+def _is_short_of_pods(job: ObservedJob, child: Child, pods: Sequence[Pod]) -> bool:
+    """Whether a child that goes on lacks pods, or has some that do not run yet."""
+    if job.job is None or child.state != "Active" or child.deleting:
+        return False
+    own = [pod for pod in pods if pod.child == child.name]
+    return len(own) < expected_pods(job.job, child.stage) or any(pod.phase == "Pending" for pod in own)

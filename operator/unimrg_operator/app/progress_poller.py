@@ -1,0 +1,160 @@
+"""Pulls progress from running pods (seams.md §4): no pod has rights on the API, and a pod can lie only about itself."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from unimrg_api import cluster
+from unimrg_api.progress import Progress
+from unimrg_api.record import SIZE_LIMIT
+from unimrg_operator.app.observe import dicts_of, dig, int_of, text_of
+from unimrg_operator.app.world import JobKey, job_name_of
+from unimrg_operator.core.observation import Report
+from unimrg_operator.kube.client import Object
+
+logger = logging.getLogger(__name__)
+
+POLL_SECONDS = 10.0
+REPLY_SECONDS = 2.0
+"""From the first packet to the last byte."""
+CONCURRENCY = 16
+STAGES = ("prepare", "train", "evaluate")
+"""The stages that last."""
+_HEAD_LIMIT = 4096
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where one job's progress is to be had."""
+
+    job: JobKey
+    pod_uid: str
+    ip: str
+    port: int
+
+
+class ProgressPoller:
+    """Asks every running job for its progress, again and again, and keeps the newest answer."""
+
+    def __init__(
+        self,
+        pods: Callable[[], Iterable[Object]],
+        changed: Callable[[JobKey], None],
+        *,
+        seconds: float = POLL_SECONDS,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`changed` is told of a job whose answer differs from the one before."""
+        self._pods = pods
+        self._changed = changed
+        self._seconds = seconds
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._reports: dict[JobKey, Report] = {}
+        self._stop = threading.Event()
+
+    def report(self, key: JobKey) -> Report | None:
+        """Return a job's newest report."""
+        with self._lock:
+            return self._reports.get(key)
+
+    def forget(self, key: JobKey) -> None:
+        """Drop what is known of a job that is gone."""
+        with self._lock:
+            self._reports.pop(key, None)
+
+    def run(self) -> None:
+        """Poll until `stop`."""
+        with ThreadPoolExecutor(CONCURRENCY, thread_name_prefix="progress") as pool:
+            while not self._stop.wait(self._seconds):
+                try:
+                    list(pool.map(self.poll, targets(self._pods())))
+                except Exception:  # what cannot happen must not end the polling
+                    logger.exception("progress was not polled")
+
+    def stop(self) -> None:
+        """Make `run` return soon."""
+        self._stop.set()
+
+    def poll(self, target: Target) -> None:
+        """Ask one pod. No answer, or none that can be read, leaves the report before it as it is."""
+        try:
+            progress = Progress.parse(fetch(target.ip, target.port))
+        except OSError:
+            return
+        if progress is None:
+            return
+        report = Report(target.pod_uid, self._clock(), progress)
+        with self._lock:
+            before = self._reports.get(target.job)
+            self._reports[target.job] = report
+        if before is None or (before.pod_uid, before.progress) != (report.pod_uid, report.progress):
+            self._changed(target.job)
+
+
+def targets(pods: Iterable[Object]) -> list[Target]:
+    """Return whom to ask: the pod of node 0 of each job, while it runs and is not asked to end."""
+    found = []
+    for pod in pods:
+        metadata, status = dig(pod, "metadata"), dig(pod, "status")
+        labels = dig(metadata, "labels")
+        runs = text_of(status, "phase") == "Running" and not dig(metadata, "deletionTimestamp")
+        if not runs or text_of(labels, cluster.STAGE_LABEL) not in STAGES or int_of(labels, cluster.NODE_RANK_LABEL):
+            continue
+        ip, port = _address(text_of(status, "podIP")), _port(pod)
+        if ip and port:
+            job = (text_of(metadata, "namespace"), job_name_of(pod))
+            found.append(Target(job, text_of(metadata, "uid"), ip, port))
+    return found
+
+
+def fetch(ip: str, port: int, *, seconds: float = REPLY_SECONDS) -> bytes:
+    """Return the body of the answer to GET /progress.
+
+    Raises OSError where it does not come whole within `seconds`, is larger than a report may be, or is anything
+    but a plain success: no redirect is followed and no proxy asked.
+    """
+    end = time.monotonic() + seconds
+    host = f"[{ip}]" if ":" in ip else ip
+    answer = b""
+    with socket.create_connection((ip, port), timeout=seconds) as connection:
+        connection.settimeout(max(end - time.monotonic(), 0.001))
+        connection.sendall(f"GET /progress HTTP/1.0\r\nHost: {host}:{port}\r\n\r\n".encode())
+        while True:
+            left = end - time.monotonic()
+            if left <= 0:
+                raise TimeoutError("the answer dawdles")
+            connection.settimeout(left)
+            chunk = connection.recv(4096)
+            if not chunk:
+                break
+            answer += chunk
+            if len(answer) > _HEAD_LIMIT + SIZE_LIMIT:
+                raise OSError("the answer is too large")
+    head, separator, body = answer.partition(b"\r\n\r\n")
+    status = head.split(b"\r\n", 1)[0].split(b" ")
+    if not separator or len(status) < 2 or not status[0].startswith(b"HTTP/1.") or status[1] != b"200":
+        raise OSError("the answer is no success")
+    return body
+
+
+def _address(value: str) -> str:
+    """Return an IP address as it is, nothing for anything else: no name is looked up."""
+    try:
+        return str(ipaddress.ip_address(value))
+    except ValueError:
+        return ""
+
+
+def _port(pod: Object) -> int:
+    containers = dicts_of(pod, "spec", "containers")
+    ours = next((entry for entry in containers if text_of(entry, "name") == cluster.TRAINER_CONTAINER), {})
+    port = next((entry for entry in dicts_of(ours, "ports") if text_of(entry, "name") == cluster.PROGRESS_PORT), {})
+    return int_of(port, "containerPort")

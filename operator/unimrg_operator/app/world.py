@@ -1,0 +1,212 @@
+"""The cached part of the cluster: jobs, their children and pods in the namespaces that the operator looks after."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import get_args
+
+from unimrg_api import cluster
+from unimrg_api.job import KIND
+from unimrg_api.progress import Phase
+from unimrg_api.status import JobPhase
+from unimrg_operator.app.metrics import Metrics
+from unimrg_operator.app.observe import UID_VARIABLE, dict_of, dicts_of, dig, is_pod_of, owner_of, text_of
+from unimrg_operator.backends.base import Backend, Resource
+from unimrg_operator.kube.cache import Change
+from unimrg_operator.kube.client import Client, Object
+from unimrg_operator.kube.reflector import Reflector
+
+JobKey = tuple[str, str]
+"""Namespace and name of a UniMRGJob."""
+
+JOBS = Resource(cluster.GROUP, cluster.VERSION, cluster.PLURAL, KIND)
+PODS = Resource("", "v1", "pods", "Pod")
+
+_METADATA = (
+    "name",
+    "namespace",
+    "uid",
+    "resourceVersion",
+    "generation",
+    "creationTimestamp",
+    "deletionTimestamp",
+    "deletionGracePeriodSeconds",
+    "labels",
+    "ownerReferences",
+)
+_OUR_ANNOTATIONS = (cluster.LEDGER_ANNOTATION, cluster.SPEC_DIGEST_ANNOTATION)
+_POD_STATUS = ("phase", "reason", "podIP", "conditions", "containerStatuses", "initContainerStatuses")
+
+
+@dataclass(frozen=True)
+class _Namespace:
+    jobs: Reflector
+    children: tuple[Reflector, ...]
+    pods: Reflector
+
+    def reflectors(self) -> Iterator[Reflector]:
+        yield self.jobs
+        yield from self.children
+        yield self.pods
+
+
+class World:
+    """Reflectors of every kind and namespace. What changes is told as the key of the job that it concerns."""
+
+    def __init__(
+        self,
+        client: Client,
+        backend: Backend,
+        namespaces: Sequence[str],
+        changed: Callable[[JobKey], None],
+        metrics: Metrics,
+    ) -> None:
+        self._changed = changed
+        self._metrics = metrics
+        self._threads: list[threading.Thread] = []
+        stages: tuple[Phase, ...] = get_args(Phase)
+        kinds = dict.fromkeys(backend.resource(stage) for stage in stages)
+        self._namespaces = {name: self._reflect(client, name, tuple(kinds)) for name in dict.fromkeys(namespaces)}
+        metrics.gauge("unimrg_jobs", "Jobs by phase", ["phase"], self._phases)
+        metrics.gauge(
+            "unimrg_cache_synced",
+            "1 where the cache is in step with the API server",
+            ["kind", "namespace"],
+            lambda: [([item.resource.kind, item.namespace], float(item.synced)) for item in self.reflectors()],
+        )
+
+    def start(self) -> None:
+        """Begin to list and watch."""
+        for reflector in self.reflectors():
+            thread = threading.Thread(target=reflector.run, name=str(reflector), daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def stop(self, seconds: float = 5.0) -> None:
+        """End every watch; wait at most so long for each."""
+        for reflector in self.reflectors():
+            reflector.stop()
+        for thread in self._threads:
+            thread.join(seconds)
+
+    def reflectors(self) -> list[Reflector]:
+        """Return all reflectors."""
+        return [reflector for namespace in self._namespaces.values() for reflector in namespace.reflectors()]
+
+    def usable(self, namespace: str) -> bool:
+        """Whether everything about a namespace was heard once, so that what is not cached is not there."""
+        return all(reflector.usable for reflector in self._namespaces[namespace].reflectors())
+
+    def job(self, key: JobKey) -> Object | None:
+        """Return a UniMRGJob."""
+        return self._namespaces[key[0]].jobs.cache.get(key[1])
+
+    def written(self, key: JobKey, base_version: str, item: Object) -> None:
+        """Take in what the API server returned when we changed the job that was at `base_version`."""
+        self._namespaces[key[0]].jobs.cache.exchange(base_version, prune_job(item))
+
+    def children(self, key: JobKey, uid: str) -> list[Object]:
+        """Return the children of the job with that uid."""
+        return [item for reflector in self._namespaces[key[0]].children for item in reflector.cache.by(uid)]
+
+    def pods(self, key: JobKey, uid: str, child_uids: Iterable[str]) -> list[Object]:
+        """Return the pods of the job with that uid, also those whose child is gone."""
+        uids = set(child_uids)
+        return [item for item in self._namespaces[key[0]].pods.cache.by(key[1]) if is_pod_of(item, uid, uids)]
+
+    def all_pods(self) -> Iterator[Object]:
+        """Return the pods of all jobs."""
+        for namespace in self._namespaces.values():
+            yield from namespace.pods.cache.all()
+
+    def _reflect(self, client: Client, namespace: str, kinds: Sequence[Resource]) -> _Namespace:
+        def reflector(
+            resource: Resource, prune: Callable[[Object], Object], index: Callable[[Object], str], selector: str
+        ) -> Reflector:
+            counter = self._metrics.watch_restarts
+            return Reflector(
+                client,
+                resource,
+                namespace,
+                self._tell,
+                label_selector=selector,
+                prune=prune,
+                index=index,
+                restarted=lambda cause: counter.labels(resource.kind, cause).inc(),
+            )
+
+        ours = cluster.JOB_LABEL  # whatever bears this label
+        return _Namespace(
+            jobs=reflector(JOBS, prune_job, lambda _: "", ""),
+            children=tuple(
+                reflector(kind, prune_child, lambda item: text_of(owner_of(item), "uid"), ours) for kind in kinds
+            ),
+            pods=reflector(PODS, prune_pod, job_name_of, ours),
+        )
+
+    def _tell(self, change: Change) -> None:
+        for item in change:
+            if item is None:
+                continue
+            metadata = item["metadata"]
+            name = metadata["name"] if item.get("kind") == KIND else job_name_of(item)
+            if name:
+                self._changed((metadata["namespace"], name))
+
+    def _phases(self) -> list[tuple[list[str], float]]:
+        jobs = [item for namespace in self._namespaces.values() for item in namespace.jobs.cache.all()]
+        counts = Counter(text_of(item.get("status"), "phase") or "Pending" for item in jobs)
+        phases: tuple[str, ...] = get_args(JobPhase)
+        return [([phase], float(counts[phase])) for phase in phases]
+
+
+def job_name_of(item: Object) -> str:
+    """Return the name of the job that a child or pod says it belongs to."""
+    return text_of(dig(item, "metadata", "labels"), cluster.JOB_LABEL)
+
+
+def prune_job(item: Object) -> Object:
+    """Keep of a UniMRGJob what is decided on. Lists do not name the kind of their items, so it is put in."""
+    return {
+        "kind": KIND,
+        "metadata": _metadata(item),
+        "spec": item.get("spec"),
+        "status": item.get("status") or {},
+    }
+
+
+def prune_child(item: Object) -> Object:
+    """Keep of a child its marks and how it ended: not the template of its pods."""
+    annotations = dict_of(item, "metadata", "annotations")
+    kept = {key: annotations[key] for key in _OUR_ANNOTATIONS if key in annotations}
+    return {
+        "metadata": {**_metadata(item), "annotations": kept},
+        "status": {"conditions": dig(item, "status", "conditions") or []},
+    }
+
+
+def prune_pod(item: Object) -> Object:
+    """Keep of a pod where it is and how it is, and of its environment only whose it is."""
+    spec, status = dict_of(item, "spec"), dict_of(item, "status")
+    containers = [
+        {
+            "name": container.get("name"),
+            "ports": container.get("ports") or [],
+            "env": [entry for entry in dicts_of(container, "env") if entry.get("name") == UID_VARIABLE],
+        }
+        for container in dicts_of(spec, "containers")
+    ]
+    kept = {key: spec[key] for key in ("nodeName", "terminationGracePeriodSeconds") if key in spec}
+    return {
+        "metadata": _metadata(item),
+        "spec": {**kept, "containers": containers},
+        "status": {key: status[key] for key in _POD_STATUS if key in status},
+    }
+
+
+def _metadata(item: Object) -> Object:
+    metadata = item["metadata"]
+    return {key: metadata[key] for key in _METADATA if key in metadata}

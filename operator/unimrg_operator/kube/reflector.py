@@ -1,0 +1,236 @@
+"""Keeps a cache equal to what the API server holds of one kind in one namespace: list, then watch, for ever.
+
+Whatever casts doubt on the cache (an error in the stream, a line that cannot be read, a version that is too old)
+leads to a new list; a stream that merely ends is taken up again where it ended.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable
+
+from unimrg_operator.kube.cache import Cache, Change, name_of, version_of
+from unimrg_operator.kube.client import Client, Object, Resource, Watch
+from unimrg_operator.kube.errors import ApiError, Forbidden, Gone, NotFound, error_of_status
+
+logger = logging.getLogger(__name__)
+
+WATCH_SECONDS = 290.0
+"""How long a watch lasts: below the five minutes after which load balancers like to cut."""
+JITTER = 0.1
+"""Durations vary by so much, so that not everybody comes back at once."""
+RELIST_SECONDS = 2700.0
+"""A new list as a safety net."""
+BACK_OFF_SECONDS = 1.0
+MOST_BACK_OFF_SECONDS = 30.0
+LIVED_SECONDS = 5.0
+"""A watch that lasted so long was a good one, even if nothing happened."""
+
+
+class _Interruption(Exception):  # noqa: N818 - nothing is wrong with the program
+    """A list or watch ended otherwise than planned; `cause` is one word for the metric."""
+
+    def __init__(self, cause: str, message: str, *, retry_after: float = 0.0, doubt: bool = True) -> None:
+        super().__init__(message)
+        self.cause = cause
+        self.retry_after = retry_after
+        self.doubt = doubt
+        """Whether the cache may be wrong, so that a list is needed."""
+
+
+class Reflector:
+    """One kind in one namespace. `run` is its life; everything else may be called from other threads."""
+
+    def __init__(
+        self,
+        client: Client,
+        resource: Resource,
+        namespace: str,
+        changed: Callable[[Change], None],
+        *,
+        label_selector: str = "",
+        prune: Callable[[Object], Object] = lambda item: item,
+        index: Callable[[Object], str] = lambda _: "",
+        restarted: Callable[[str], None] = lambda _: None,
+        watch_seconds: float = WATCH_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+        chance: Callable[[], float] = random.random,
+        sleep: Callable[[float], object] | None = None,
+    ) -> None:
+        """`changed` is told of every change, after the cache has it. `prune` returns what of an object is kept.
+
+        `restarted` hears one word each time a list or watch ended otherwise than planned.
+        """
+        self.resource = resource
+        self.namespace = namespace
+        self.cache = Cache(index)
+        self.reason = "not listed yet"
+        """Why the cache is not in step with the API server; empty if it is."""
+        self.missing = False
+        """The API server did not know the kind when it was last asked."""
+        self._client = client
+        self._changed = changed
+        self._label_selector = label_selector
+        self._prune = prune
+        self._restarted = restarted
+        self._watch_seconds = watch_seconds
+        self._clock = clock
+        self._chance = chance
+        self._stop = threading.Event()
+        self._sleep = self._stop.wait if sleep is None else sleep
+        self._listed = False
+        self._failures = 0
+        self._version = ""
+        """How far the cache is; empty: nobody knows."""
+        self._relist_at = 0.0
+        self._stream: Watch | None = None
+
+    @property
+    def synced(self) -> bool:
+        """Whether the last list succeeded."""
+        return not self.reason
+
+    @property
+    def usable(self) -> bool:
+        """Whether the cache may be decided on: it was filled once, or there is no such kind, hence no object."""
+        return self._listed or self.missing
+
+    def run(self) -> None:
+        """List and watch until `stop`."""
+        while not self._stop.is_set():
+            started = self._clock()
+            try:
+                if not self._version or started >= self._relist_at:
+                    self._list()
+                    self._relist_at = started + self._jittered(RELIST_SECONDS)
+                self._follow()
+                if self._clock() - started < LIVED_SECONDS:
+                    raise _Interruption("ended", f"the watch of {self} ended at once", doubt=False)
+                self._failures = 0
+            except _Interruption as interruption:
+                self._back_off(interruption)
+            except Exception as error:
+                logger.exception("%s: unexpected error", self)
+                self._back_off(_Interruption("internal", str(error)))
+
+    def stop(self) -> None:
+        """Make `run` return soon."""
+        self._stop.set()
+        stream = self._stream
+        if stream is not None:
+            stream.interrupt()
+
+    def __str__(self) -> str:
+        group = f".{self.resource.group}" if self.resource.group else ""
+        return f"{self.resource.plural}{group} in {self.namespace}"
+
+    def _list(self) -> None:
+        items: list[Object] = []
+        token = ""
+        while True:
+            try:
+                page = self._client.list_page(
+                    self.resource, self.namespace, label_selector=self._label_selector, continue_token=token
+                )
+            except ApiError as error:
+                raise self._cannot_list(error) from error
+            try:
+                items += [self._prune(item) for item in page.get("items") or []]
+                token = page["metadata"].get("continue") or ""
+                version = version_of(page)
+            except (KeyError, TypeError, AttributeError) as error:
+                raise _Interruption("unparsable", f"the list of {self} cannot be read: {error!r}") from error
+            if not token:
+                break
+        changes = self.cache.replace(items)
+        self._listed, self.missing, self.reason = True, False, ""
+        self._version = version
+        for change in changes:
+            self._changed(change)
+
+    def _cannot_list(self, error: ApiError) -> _Interruption:
+        cause, reason = "unavailable", f"{self} cannot be listed: {error}"
+        if isinstance(error, NotFound):
+            # What was cached stays: an API server that is starting may not know its kinds yet.
+            cause, self.missing = "missing", True
+            reason = f"{self} are not served: is their CustomResourceDefinition installed?"
+        elif isinstance(error, Forbidden):
+            cause = "forbidden"
+        elif isinstance(error, Gone):
+            cause = "gone"
+        if reason != self.reason:
+            logger.warning("%s", reason)
+        self.reason = reason
+        return _Interruption(cause, reason, retry_after=error.retry_after)
+
+    def _follow(self) -> None:
+        """Watch from where the cache is until the stream ends."""
+        try:
+            stream = self._client.watch(
+                self.resource,
+                self.namespace,
+                resource_version=self._version,
+                seconds=max(int(self._jittered(self._watch_seconds)), 1),
+                label_selector=self._label_selector,
+            )
+        except Gone as error:
+            raise _Interruption("gone", f"the watch of {self} is too old: {error}") from error
+        except ApiError as error:
+            # Nothing was lost: whoever cannot be reached is asked for the same again.
+            message = f"{self} cannot be watched: {error}"
+            raise _Interruption("unavailable", message, retry_after=error.retry_after, doubt=False) from error
+        self._stream = stream
+        try:
+            if self._stop.is_set():
+                return
+            for line in stream:
+                self._take_in(line)
+                self._failures = 0
+        except ApiError as error:
+            raise _Interruption("cut", f"the watch of {self} broke: {error}", doubt=False) from error
+        finally:
+            self._stream = None
+            stream.close()
+
+    def _take_in(self, line: bytes) -> None:
+        try:
+            event = json.loads(line)
+            kind, item = event["type"], event["object"]
+            if kind == "ERROR":
+                error = error_of_status(item if isinstance(item, dict) else {})
+                cause = "gone" if isinstance(error, Gone) else "error"
+                raise _Interruption(cause, f"the watch of {self} ended: {error}", retry_after=error.retry_after)
+            version = version_of(item)
+            if kind == "BOOKMARK":
+                self._version = version
+                return
+            if kind in ("ADDED", "MODIFIED"):
+                change = self.cache.put(self._prune(item))
+            elif kind == "DELETED":
+                before, _ = self.cache.remove(name_of(item))
+                change = (before or self._prune(item), None)
+            else:
+                raise _Interruption("unparsable", f"the watch of {self} has an event of the type {kind!r}")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            message = f"the watch of {self} has a line that is no event: {line[:80]!r}"
+            raise _Interruption("unparsable", message) from error
+        self._version = version
+        self._changed(change)
+
+    def _back_off(self, interruption: _Interruption) -> None:
+        if self._stop.is_set():
+            return
+        if interruption.doubt:
+            self._version = ""
+        self._restarted(interruption.cause)
+        logger.info("%s", interruption)
+        seconds = min(BACK_OFF_SECONDS * 2.0 ** min(self._failures, 16), MOST_BACK_OFF_SECONDS)
+        self._failures += 1
+        self._sleep(max(seconds * (0.5 + 0.5 * self._chance()), interruption.retry_after))
+
+    def _jittered(self, seconds: float) -> float:
+        return seconds * (1.0 + JITTER * (2.0 * self._chance() - 1.0))

@@ -1,0 +1,362 @@
+"""The operator as a process with the rights of its own service account, at a real API server, through kill -9.
+
+Nobody runs the pods here: the tests write into a pod's status what a kubelet would.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from tests.support.control_plane import ControlPlane, KubectlError
+from tests.support.guarded import GuardedProcess
+from tests.support.ports import free_port
+from unimrg_api.crd import crd
+from unimrg_api.environment import ports
+from unimrg_api.exit_codes import ExitCode
+from unimrg_api.progress import Progress
+from unimrg_api.termination import TerminationRecord
+
+Object = dict[str, Any]
+
+ROOT = Path(__file__).parents[2]
+SYSTEM = "unimrg-system"
+ACCOUNT = "unimrg-operator"
+SECONDS = 30.0
+
+
+class Operator:
+    """The operator's process, started, killed and started again; and its namespace through an admin's eyes."""
+
+    def __init__(self, control_plane: ControlPlane, namespace: str, folder: Path) -> None:
+        self.control_plane = control_plane
+        self.namespace = namespace
+        self._folder = folder
+        self._kubeconfig = control_plane.service_account_kubeconfig(SYSTEM, ACCOUNT)
+        self._starts = 0
+        self.process = self.start()
+
+    def start(self) -> GuardedProcess:
+        self._starts += 1
+        self.process = GuardedProcess(
+            [
+                Path(sys.executable).parent / "unimrg-operator",
+                f"--namespace={self.namespace}",
+                f"--kubeconfig={self._kubeconfig}",
+                f"--metrics-address=127.0.0.1:{free_port()}",
+                "--progress-seconds=1",
+            ],
+            self._folder / f"operator-{self._starts}.log",
+            environment={**os.environ, "KUBECONFIG": "/nowhere"},
+        )
+        return self.process
+
+    def kill_and_start(self) -> None:
+        """Kill it where it stands and start another."""
+        self.process.kill()
+        self.start()
+
+    def lines(self) -> list[Object]:
+        """Everything that it logged, all processes."""
+        logs = [self._folder / f"operator-{number + 1}.log" for number in range(self._starts)]
+        return [json.loads(line) for log in logs for line in log.read_text().splitlines()]
+
+    def submit(self, name: str = "tiny", **spec: Any) -> Object:
+        """Create a job of two pods without GPUs that needs no preparation."""
+        item = YAML(typ="safe").load(ROOT / "examples" / "quickstart-s3.yaml")
+        item["metadata"] = {"name": name, "namespace": self.namespace}
+        del item["spec"]["data"]["source"]
+        item["spec"] |= {"runPolicy": {"backoffSeconds": 0}, "stages": {"evaluate": {"mode": "Never"}}, **spec}
+        self.control_plane.kubectl("create", "-f", "-", input=json.dumps(item))
+        return self.job(name)
+
+    def job(self, name: str = "tiny") -> Object:
+        found: Object = self.control_plane.get("unimrgjob", name, f"--namespace={self.namespace}")
+        return found
+
+    def list(self, kind: str, selector: str = "") -> list[Object]:
+        """The objects of a kind, oldest name first."""
+        arguments = [f"--selector={selector}"] if selector else []
+        items: list[Object] = self.control_plane.get(kind, f"--namespace={self.namespace}", *arguments)["items"]
+        return sorted(items, key=lambda item: str(item["metadata"]["name"]))
+
+    def children(self) -> dict[str, str]:
+        """Name and uid of every child."""
+        items = self.list("jobs.batch") + self.list("pytorchjobs")
+        return {item["metadata"]["name"]: item["metadata"]["uid"] for item in items}
+
+    def pods(self, child: str) -> list[Object]:
+        """The pods of a child."""
+        pods = self.list("pods", "training.unimrg.dev/job")
+        return [pod for pod in pods if pod["metadata"]["ownerReferences"][0]["name"] == child]
+
+    def until(self, what: Callable[[], Any]) -> Any:
+        """Return what is asked for as soon as it is true; fails with what there is and what was logged."""
+        deadline = time.monotonic() + SECONDS
+        while True:
+            found = what()
+            if found:
+                return found
+            if time.monotonic() > deadline:
+                job = json.dumps(self.job().get("status"), indent=1)
+                pytest.fail(f"it does not get there: {self.children()}\n{job}\n{self.process.last_lines()}")
+            time.sleep(0.1)
+
+    def until_pods(self, child: str, count: int) -> list[Object]:
+        """Return the pods of a child once all of them are there."""
+        pods: list[Object] = self.until(lambda: len(found := self.pods(child)) == count and found)
+        return pods
+
+    def run_pod(self, pod: Object, ip: str = "127.0.0.1") -> None:
+        """Write what a kubelet writes about a pod that runs."""
+        started = {"running": {"startedAt": now()}}
+        self._set(pod, {"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}], **container(started)})
+
+    def end_pod(self, pod: Object, code: int = 0, **record: Any) -> None:
+        """Write what a kubelet writes about a pod whose container ended, with the launcher's last word."""
+        message = TerminationRecord(exit_code=code, **record).to_json()
+        reason = "Error" if code else "Completed"
+        end = {"exitCode": code, "reason": reason, "message": message, "startedAt": now(), "finishedAt": now()}
+        self._set(pod, {"phase": "Failed" if code else "Succeeded", **container({"terminated": end})})
+
+    def _set(self, pod: Object, status: Object) -> None:
+        where = ["pod", pod["metadata"]["name"], f"--namespace={self.namespace}", "--subresource=status"]
+        self.control_plane.kubectl("patch", *where, "--type=merge", f"--patch={json.dumps({'status': status})}")
+
+
+def now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def container(state: Object) -> Object:
+    status = {"name": "pytorch", "image": "x", "imageID": "", "ready": False, "restartCount": 0, "state": state}
+    return {"containerStatuses": [status]}
+
+
+@pytest.fixture(scope="module")
+def installed(control_plane: ControlPlane) -> str:
+    """The custom resource definition and the operator's service account are there."""
+    control_plane.apply(
+        crd(),
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SYSTEM}},
+        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": ACCOUNT, "namespace": SYSTEM}},
+    )
+    control_plane.kubectl("wait", "--for=condition=Established", "crd/unimrgjobs.training.unimrg.dev")
+    return ACCOUNT
+
+
+@pytest.fixture
+def ruled(control_plane: ControlPlane, installed: str, namespace: str) -> str:
+    """The test's own namespace, with the Role that is shipped."""
+    control_plane.kubectl("apply", f"--namespace={namespace}", f"--filename={ROOT / 'manifests' / 'role.yaml'}")
+    return namespace
+
+
+@pytest.fixture
+def operator(control_plane: ControlPlane, ruled: str, namespace: str, tmp_path: Path) -> Iterator[Operator]:
+    """An operator that looks after the test's own namespace."""
+    running = Operator(control_plane, namespace, tmp_path)
+    yield running
+    running.process.stop()
+
+
+@pytest.fixture
+def progress_server() -> Iterator[Callable[[int, Progress], None]]:
+    """Serves a report at a port of this machine."""
+    servers: list[ThreadingHTTPServer] = []
+
+    def serve(port: int, progress: Progress) -> None:
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_response(200)
+                self.end_headers()
+                self.wfile.write(progress.to_json().encode())
+
+            def log_message(self, *_: object) -> None:
+                """Say nothing."""
+
+        servers.append(ThreadingHTTPServer(("127.0.0.1", port), Handler))
+        Thread(target=servers[-1].serve_forever, daemon=True).start()
+
+    yield serve
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def test_a_job_goes_all_the_way_though_the_operator_is_killed_at_every_step(
+    operator: Operator, progress_server: Callable[[int, Progress], None]
+) -> None:
+    uid = operator.submit()["metadata"]["uid"]
+    operator.until(lambda: "tiny-check-1" in operator.children())
+    operator.kill_and_start()
+    made = operator.children()
+    (check,) = operator.list("jobs.batch")
+    assert check["metadata"]["ownerReferences"] == [
+        {
+            "apiVersion": "training.unimrg.dev/v1alpha1",
+            "kind": "UniMRGJob",
+            "name": "tiny",
+            "uid": uid,
+            "controller": True,
+        }
+    ]
+    (pod,) = operator.until_pods("tiny-check-1", 1)
+    operator.until(lambda: operator.job().get("status", {}).get("phase") == "Checking")
+    assert operator.children() == made
+
+    operator.process.kill()
+    operator.end_pod(pod)  # it ends while nobody watches
+    operator.start()
+    pods = operator.until_pods("tiny-train-1", 2)
+    for member in pods:
+        operator.run_pod(member)
+    progress_server(ports(uid, 1)[1], Progress(phase="train", step=120, total_steps=400, updated=time.time()))
+    operator.until(lambda: operator.job()["status"].get("progress", {}).get("steps") == "120/400")
+    assert operator.job()["status"]["phase"] == "Running"
+
+    operator.process.kill()
+    operator.end_pod(pods[1], int(ExitCode.INTERRUPTED), reason="Interrupted", step=130)
+    operator.start()
+    second = operator.until_pods("tiny-train-2", 2)
+    operator.kill_and_start()
+    for member in second:
+        operator.run_pod(member)
+    operator.until(lambda: operator.job()["status"]["phase"] == "Running")
+    for member in second:
+        operator.end_pod(member, step=400, total_steps=400)
+    (finish,) = operator.until_pods("tiny-finish-1", 1)
+    operator.end_pod(finish)
+    operator.until(lambda: operator.job()["status"]["phase"] == "Succeeded")
+
+    children = operator.children()
+    assert list(children) == ["tiny-check-1", "tiny-finish-1", "tiny-train-1", "tiny-train-2"]
+    assert children.items() >= made.items()
+    train = next(stage for stage in operator.job()["status"]["stages"] if stage["name"] == "train")
+    assert (train["attempt"], train["state"]) == (2, "Succeeded")
+    assert train["ledger"]["userRestarts"] == 0
+    created = [line for line in operator.lines() if "CreateChild train-2" in line.get("actions", [])]
+    assert created and set(created[0]) == {"time", "job", "uid", "stage", "attempt", "from", "to", "reason", "actions"}
+    assert "s3-credentials" not in json.dumps(operator.lines())
+    reasons = {
+        event["reason"] for event in operator.list("events.events.k8s.io") if event["regarding"]["name"] == "tiny"
+    }
+    assert {"StageStarted", "AttemptEnded", "Completed"} <= reasons
+
+
+def test_a_strangers_object_is_not_taken_and_the_job_goes_on_once_it_is_gone(operator: Operator) -> None:
+    pod = {"restartPolicy": "Never", "containers": [{"name": "x", "image": "x"}]}
+    stranger = {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": "tiny-check-1", "namespace": operator.namespace},
+        "spec": {"suspend": True, "template": {"spec": pod}},
+    }
+    operator.control_plane.apply(stranger)
+    operator.submit()
+
+    def accepted() -> Object:
+        conditions = operator.job().get("status", {}).get("conditions", [])
+        return next((item for item in conditions if item["type"] == "Accepted"), {})
+
+    operator.until(lambda: accepted().get("reason") == "NameConflict")
+    assert "tiny-check-1" in accepted()["message"]
+    assert "ownerReferences" not in operator.list("jobs.batch")[0]["metadata"]
+    operator.control_plane.kubectl("delete", "job", "tiny-check-1", f"--namespace={operator.namespace}")
+    operator.kill_and_start()  # it forgets the fault and tries at once
+    operator.until(lambda: accepted().get("status") == "Unknown")
+    assert operator.list("jobs.batch")[0]["metadata"]["ownerReferences"][0]["name"] == "tiny"
+
+
+def test_what_keeps_pods_from_being_made_is_repeated_in_the_jobs_status(operator: Operator) -> None:
+    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}}
+    operator.control_plane.apply(quota, namespace=operator.namespace)
+    operator.submit()
+
+    def running() -> str:
+        conditions = operator.job().get("status", {}).get("conditions", [])
+        return str(next((item.get("message") for item in conditions if item["type"] == "Running"), ""))
+
+    operator.until(lambda: "exceeded quota: none" in running())
+
+
+def test_it_goes_on_after_the_api_server_was_away_and_stops_when_told(operator: Operator) -> None:
+    operator.submit("first")
+    operator.until(lambda: "first-check-1" in operator.children())
+    operator.control_plane.restart("kube-apiserver")
+    operator.submit("second")
+    operator.until(lambda: "second-check-1" in operator.children())
+    operator.process.signal(signal.SIGTERM)
+    assert operator.process.wait(10.0) == 0
+
+
+FORBIDDEN = [
+    ("get", "secrets", ""),
+    ("list", "configmaps", ""),
+    ("create", "pods", ""),
+    ("patch", "pods", ""),
+    ("create", "pods", "exec"),
+    ("get", "pods", "log"),
+    ("patch", "jobs.batch", ""),
+    ("update", "pytorchjobs.kubeflow.org", ""),
+    ("create", "unimrgjobs.training.unimrg.dev", ""),
+    ("delete", "unimrgjobs.training.unimrg.dev", ""),
+    ("create", "serviceaccounts", "token"),
+    ("create", "rolebindings.rbac.authorization.k8s.io", ""),
+]
+
+
+def test_its_account_may_not_do_what_it_has_no_need_of(control_plane: ControlPlane, ruled: str) -> None:
+    allowed = [what for what in FORBIDDEN if may(control_plane, ruled, *what)]
+    assert not allowed
+    assert may(control_plane, ruled, "patch", "unimrgjobs.training.unimrg.dev", "status")
+
+
+def test_its_account_may_do_nothing_outside_the_namespaces_that_it_looks_after(
+    control_plane: ControlPlane, ruled: str
+) -> None:
+    assert may(control_plane, ruled, "list", "pods")
+    for namespace in ("default", "kube-system", SYSTEM):
+        assert not may(control_plane, namespace, "list", "pods")
+        assert not may(control_plane, namespace, "list", "unimrgjobs.training.unimrg.dev")
+    assert not may(control_plane, "", "list", "nodes")
+
+
+def test_a_deleted_job_takes_its_children_along_and_another_of_that_name_starts_afresh(operator: Operator) -> None:
+    operator.submit()
+    before = operator.until(operator.children)
+    # (The garbage collector learns of new kinds every half minute; that is why this test is the last.)
+    operator.control_plane.kubectl("delete", "unimrgjob", "tiny", f"--namespace={operator.namespace}")
+    uid = operator.submit()["metadata"]["uid"]
+
+    def is_new() -> bool:
+        checks = operator.list("jobs.batch")
+        return bool(checks) and checks[0]["metadata"]["ownerReferences"][0]["uid"] == uid
+
+    operator.until(is_new)
+    assert set(operator.children().values()).isdisjoint(before.values())
+    operator.until(lambda: operator.job().get("status", {}).get("phase") == "Checking")
+    accepted = next(item for item in operator.job()["status"]["conditions"] if item["type"] == "Accepted")
+    assert accepted["reason"] != "NameConflict"
+
+
+def may(control_plane: ControlPlane, namespace: str, verb: str, resource: str, subresource: str = "") -> bool:
+    """Ask the API server whether the operator's service account may do something."""
+    arguments = [f"--as=system:serviceaccount:{SYSTEM}:{ACCOUNT}"]
+    arguments += [f"--namespace={namespace}"] if namespace else []
+    arguments += [f"--subresource={subresource}"] if subresource else []
+    try:
+        return control_plane.kubectl("auth", "can-i", verb, resource, *arguments).strip() == "yes"
+    except KubectlError:  # its exit code is the answer
+        return False

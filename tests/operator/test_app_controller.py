@@ -1,0 +1,280 @@
+"""The loop around decisions: faults and how they are tried again, errors that stay with one job, and what is logged."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.operator.raw_objects import CHILD_UID, JOB_UID, Raw, child_object, job_object, pod_object
+from tests.support.virtual_clock import VirtualClock
+from unimrg_api.status import AttemptEnd, JobStatus, Ledger, StageStatus
+from unimrg_operator.app.apply import Fault, Outcome
+from unimrg_operator.app.controller import Controller
+from unimrg_operator.app.log import JsonFormatter
+from unimrg_operator.app.metrics import Metrics
+from unimrg_operator.app.progress_poller import ProgressPoller
+from unimrg_operator.app.world import JobKey
+from unimrg_operator.core.decision import CreateChild, Decision
+from unimrg_operator.core.observation import Observation
+from unimrg_operator.kube.errors import Unavailable
+from unimrg_operator.kube.queue import WorkQueue
+
+KEY = ("lab", "tiny")
+CREATE = CreateChild("check", 1, 1, Ledger())
+
+
+class World:
+    """The cached part of a cluster, written down."""
+
+    def __init__(self) -> None:
+        self.ready = True
+        self.item: Raw | None = job_object()
+        self.child_objects: list[Raw] = []
+        self.pod_objects: list[Raw] = []
+
+    def usable(self, _: str) -> bool:
+        return self.ready
+
+    def job(self, _: JobKey) -> Raw | None:
+        return self.item
+
+    def children(self, _: JobKey, uid: str) -> list[Raw]:
+        assert uid == JOB_UID
+        return self.child_objects
+
+    def pods(self, _: JobKey, uid: str, child_uids: list[str]) -> list[Raw]:
+        return self.pod_objects
+
+
+class Hands:
+    """Carries nothing out, but says what a test wants to have come of it."""
+
+    def __init__(self) -> None:
+        self.outcome: Outcome | Exception = Outcome()
+        self.applied: list[Decision] = []
+        self.tried: list[CreateChild] = []
+        self.fault: Fault | None = None
+
+    def apply(self, item: Raw, observation: Observation, decision: Decision) -> Outcome:
+        self.applied.append(decision)
+        if isinstance(self.outcome, Exception):
+            raise self.outcome
+        return self.outcome
+
+    def create(self, observation: Observation, action: CreateChild) -> tuple[Fault | None, float | None]:
+        self.tried.append(action)
+        return self.fault, None
+
+
+class Talk:
+    """Warnings that were asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def about(self, namespace: str, uid: str) -> tuple[str, ...]:
+        self.asked.append(uid)
+        return (f"warning about {uid}",)
+
+
+class Scene:
+    """A controller over all of these."""
+
+    def __init__(self, clock: VirtualClock, decide: Callable[[Observation, float], Decision] | None = None) -> None:
+        self.world, self.hands, self.talk, self.metrics = World(), Hands(), Talk(), Metrics()
+        self.queue: WorkQueue[JobKey] = WorkQueue(clock=clock, chance=lambda: 1.0)
+        self.seen: list[Observation] = []
+        self.decision = Decision(JobStatus())
+        self.decide = decide or (lambda *_: self.decision)
+        poller = ProgressPoller(list, self.queue.add)
+
+        def watched(observation: Observation, now: float) -> Decision:
+            self.seen.append(observation)
+            return self.decide(observation, now)
+
+        self.controller = Controller(
+            self.world,  # type: ignore[arg-type]
+            self.queue,
+            self.hands,  # type: ignore[arg-type]
+            watched,
+            poller,
+            self.talk,  # type: ignore[arg-type]
+            self.metrics,
+            clock=clock,
+        )
+
+
+@pytest.fixture
+def scene(virtual_clock: VirtualClock) -> Scene:
+    return Scene(virtual_clock)
+
+
+def test_nothing_is_decided_before_everything_was_heard_once(scene: Scene) -> None:
+    scene.world.ready = False
+    assert scene.controller.reconcile(KEY) == 1.0
+    assert not scene.seen
+
+
+def test_a_job_that_is_gone_is_left_alone(scene: Scene) -> None:
+    scene.world.item = None
+    assert scene.controller.reconcile(KEY) is None
+    assert not scene.seen
+
+
+def test_the_next_look_is_at_the_earliest_of_all_wishes(scene: Scene) -> None:
+    scene.decision = Decision(JobStatus(), requeue_after=40.0)
+    assert scene.controller.reconcile(KEY) == 40.0
+    scene.hands.outcome = Outcome(retry_after=2.0)
+    assert scene.controller.reconcile(KEY) == 2.0
+    scene.hands.outcome = Outcome(conflict=True)
+    assert scene.controller.reconcile(KEY) == 0.5
+
+
+def test_a_fault_is_shown_at_once_and_kept_until_a_child_can_be_made(virtual_clock: VirtualClock, scene: Scene) -> None:
+    scene.decide = lambda observation, _: Decision(
+        JobStatus(), () if observation.fault else (CREATE,), requeue_after=60.0
+    )
+    scene.hands.outcome = Outcome(fault=("BackendMissing", "no such kind"))
+    assert scene.controller.reconcile(KEY) == 0.0
+    assert scene.seen[-1].fault is None
+    scene.hands.outcome = Outcome(wrote_status=True)
+    assert scene.controller.reconcile(KEY) == 30.0
+    assert scene.seen[-1].fault == ("BackendMissing", "no such kind")
+    assert scene.hands.tried == []
+
+    virtual_clock.advance(31.0)  # it is tried again, and nothing is written that says otherwise
+    scene.hands.fault = ("BackendMissing", "still none")
+    scene.controller.reconcile(KEY)
+    assert scene.hands.tried == [CREATE]
+    assert scene.seen[-1].fault == ("BackendMissing", "still none")
+    assert scene.hands.applied[-1].actions == ()
+
+    virtual_clock.advance(31.0)
+    scene.hands.fault = None
+    scene.controller.reconcile(KEY)
+    assert scene.hands.tried == [CREATE, CREATE]
+    assert scene.seen[-1].fault is None
+
+
+def test_a_fault_does_not_pass_to_a_new_job_of_the_same_name(scene: Scene) -> None:
+    scene.hands.outcome = Outcome(fault=("NameConflict", "x"))
+    scene.controller.reconcile(KEY)
+    scene.hands.outcome = Outcome()
+    item = job_object()
+    item["metadata"] = {**item["metadata"], "uid": "another"}
+    scene.world.children = lambda *_: []  # type: ignore[method-assign]
+    scene.world.item = item
+    scene.controller.reconcile(KEY)
+    assert scene.seen[-1].fault is None
+
+
+def test_warnings_are_asked_for_only_where_pods_are_late(virtual_clock: VirtualClock, scene: Scene) -> None:
+    virtual_clock.now = 1_795_514_460.0 + 5.0  # 5 s after the child was created
+    scene.world.child_objects = [child_object()]
+    scene.world.pod_objects = [pod_object(rank=0), pod_object(rank=1)]
+    assert scene.controller.reconcile(KEY) is None
+    scene.world.pod_objects = [pod_object(rank=0), pod_object(rank=1, status={"phase": "Pending"})]
+    assert scene.controller.reconcile(KEY) == 5.0
+    assert scene.talk.asked == []
+    virtual_clock.advance(6.0)
+    assert scene.controller.reconcile(KEY) == 30.0
+    child, pods = scene.seen[-1].children[0], scene.seen[-1].pods
+    assert child.notices == (f"warning about {CHILD_UID}",)
+    assert [bool(pod.notices) for pod in pods] == [False, True]
+    scene.world.pod_objects = []
+    scene.talk.asked.clear()
+    scene.controller.reconcile(KEY)
+    assert scene.talk.asked == [CHILD_UID]
+
+
+def test_an_error_stays_with_its_job_is_counted_and_backs_off(scene: Scene, virtual_clock: VirtualClock) -> None:
+    scene.hands.outcome = Unavailable(503, "ServiceUnavailable", "etcd is away", retry_after=9.0)
+    works = threading_free_worker(scene)
+    scene.queue.add(KEY)
+    works()
+    assert b'unimrg_reconcile_errors_total{reason="Unavailable"} 1.0' in scene.metrics.text()
+    virtual_clock.advance(8.9)
+    assert scene.queue.take(0) is None
+    virtual_clock.advance(0.1)
+    scene.hands.outcome = RuntimeError("a bug")
+    works()
+    assert b'unimrg_reconcile_errors_total{reason="RuntimeError"} 1.0' in scene.metrics.text()
+    assert len(scene.hands.applied) == 2
+
+
+def threading_free_worker(scene: Scene) -> Callable[[], None]:
+    """One turn of a worker."""
+
+    def turn() -> None:
+        key = scene.queue.take(0)
+        assert key is not None
+        scene.controller._look_at(key)
+        scene.queue.done(key)
+
+    return turn
+
+
+def restarting(budget: str) -> JobStatus:
+    end = AttemptEnd.model_validate(
+        {"time": "2026-11-24T10:00:00Z", "reason": "Stall", "action": "Restart", "budget": budget}
+    )
+    return JobStatus(phase="Restarting", reason="Stall", stages=[StageStatus(name="train", attempt=2, end=end)])
+
+
+def test_restarts_are_counted_by_budget_once_and_only_when_they_are_written(scene: Scene) -> None:
+    scene.decision = Decision(restarting("Infra"))
+    scene.hands.outcome = Outcome(conflict=True)
+    scene.controller.reconcile(KEY)
+    assert b'unimrg_restarts_total{cause="Infra"}' not in scene.metrics.text()
+    scene.hands.outcome = Outcome(wrote_status=True)
+    scene.controller.reconcile(KEY)
+    scene.world.item = job_object(status=restarting("Infra").model_dump(by_alias=True, exclude_none=True))
+    scene.controller.reconcile(KEY)
+    assert b'unimrg_restarts_total{cause="Infra"} 1.0' in scene.metrics.text()
+
+
+def logged(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
+    return [json.loads(JsonFormatter().format(record)) for record in caplog.records]
+
+
+def test_a_decision_that_does_something_is_one_line_with_fixed_keys_and_nothing_of_the_spec(
+    scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "unimrg_operator")
+    scene.decision = Decision(restarting("User"), (CreateChild("train", 3, 3, Ledger()),))
+    scene.controller.reconcile(KEY)
+    (line,) = logged(caplog)
+    assert line.pop("time").endswith("Z")
+    assert line == {
+        "job": "lab/tiny",
+        "uid": JOB_UID,
+        "stage": "train",
+        "attempt": 3,
+        "from": "Pending",
+        "to": "Restarting",
+        "reason": "Stall",
+        "actions": ["CreateChild train-3"],
+    }
+
+
+def test_progress_alone_is_no_line(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "unimrg_operator")
+    scene.decision = Decision(JobStatus(attempt=0))
+    scene.controller.reconcile(KEY)
+    assert logged(caplog) == []
+
+
+def test_other_lines_hold_no_keys_even_from_a_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    try:
+        raise RuntimeError("password=hunter2222")
+    except RuntimeError:
+        logging.getLogger("unimrg_operator").exception("it failed with token: abcdefgh12345")
+    (line,) = logged(caplog)
+    assert set(line) == {"time", "level", "message"}
+    assert "hunter2" not in line["message"]
+    assert "abcdefgh" not in line["message"]
+    assert "RuntimeError" in line["message"]

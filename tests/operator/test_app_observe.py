@@ -1,0 +1,328 @@
+"""What objects of a cluster are taken to mean, also where somebody wrote nonsense into them."""
+
+from __future__ import annotations
+
+import copy
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.operator.raw_objects import CHILD_UID, JOB_UID, SPEC, child_object, job_object, owner, pod_object, terminated
+from unimrg_api import cluster
+from unimrg_api.status import JobStatus, Ledger
+from unimrg_api.termination import TerminationRecord
+from unimrg_operator.app.observe import is_pod_of, observe_child, observe_job, observe_pod
+from unimrg_operator.app.world import prune_child, prune_job, prune_pod
+from unimrg_operator.backends.children import spec_digest
+
+
+def at(clock: str) -> float:
+    return datetime.fromisoformat(f"2026-11-24T{clock}+00:00").astimezone(UTC).timestamp()
+
+
+def test_a_job_is_read_with_its_digest_and_the_marks_of_its_object() -> None:
+    seen = observe_job(job_object(status={"phase": "Checking", "conditions": []}))
+    assert (seen.name, seen.namespace, seen.uid, seen.generation) == ("tiny", "lab", JOB_UID, 3)
+    assert seen.job is not None
+    assert seen.job.metadata.namespace == "lab"
+    assert seen.spec_digest == spec_digest(seen.job)
+    assert seen.status.phase == "Checking"
+    assert not seen.deleting
+    assert not seen.problem
+
+
+def test_what_others_write_into_the_metadata_of_a_job_does_not_matter() -> None:
+    item = job_object()
+    item["metadata"] |= {"annotations": {"x": "y" * 70_000}, "labels": {"k": "v"}, "finalizers": ["z"]}
+    assert observe_job(item).job is not None
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"model": {"name": "Unknown"}}, "spec.model.name"),
+        ({"surprise": 1}, "spec.surprise"),
+        ({"checkpoint": {"uri": "file:///tmp/run"}}, "mount a PersistentVolumeClaim"),
+    ],
+)
+def test_a_job_that_does_not_parse_or_does_not_fit_a_cluster_is_a_problem_in_words(
+    change: dict[str, Any], words: str
+) -> None:
+    seen = observe_job(job_object(spec={**SPEC, **change}))
+    assert seen.job is None
+    assert words in seen.problem
+    assert seen.uid == JOB_UID
+
+
+@pytest.mark.parametrize("spec", [None, [], "text", 7])
+def test_a_job_whose_spec_is_no_mapping_is_a_problem_too(spec: Any) -> None:
+    assert observe_job(job_object(spec=spec)).problem
+
+
+@pytest.mark.parametrize("status", [None, {}, {"phase": "Nonsense"}, {"stages": 7}, [], "text"])
+def test_a_status_that_cannot_be_read_counts_as_none(status: Any) -> None:
+    assert observe_job(job_object(status=status)).status == JobStatus()
+
+
+def test_fields_of_another_operators_status_are_ignored() -> None:
+    status = {"phase": "Running", "newField": {"a": 1}, "stages": [{"name": "train", "attempt": 2, "other": 1}]}
+    seen = observe_job(job_object(status=status)).status
+    assert seen.phase == "Running"
+    assert seen.stage("train").attempt == 2
+
+
+@pytest.mark.parametrize(
+    ("stage", "condition", "state"),
+    [
+        ("train", None, "Active"),
+        ("train", {"type": "Running", "status": "True"}, "Active"),
+        ("train", {"type": "Succeeded", "status": "True"}, "Succeeded"),
+        ("train", {"type": "Succeeded", "status": "False"}, "Active"),
+        ("train", {"type": "Failed", "status": "True"}, "Failed"),
+        ("check", {"type": "Complete", "status": "True"}, "Succeeded"),
+        ("check", {"type": "SuccessCriteriaMet", "status": "True"}, "Active"),
+        ("check", {"type": "FailureTarget", "status": "True"}, "Active"),
+        ("check", {"type": "Failed", "status": "True"}, "Failed"),
+    ],
+)
+def test_the_state_of_a_child_is_what_its_conditions_say(stage: str, condition: Any, state: str) -> None:
+    item = child_object(stage)
+    item["status"] = {"conditions": [condition] if condition else None}
+    child = observe_child(prune_child(item))
+    assert child is not None
+    assert child.state == state
+
+
+def test_a_child_is_read_with_its_number_its_ledger_and_its_digest() -> None:
+    ledger = Ledger(user_restarts=2, excluded_nodes=["node-b"])
+    annotations = {
+        cluster.LEDGER_ANNOTATION: ledger.model_dump_json(by_alias=True),
+        cluster.SPEC_DIGEST_ANNOTATION: "abc",
+        "other": "x",
+    }
+    item = child_object("train", 3, annotations=annotations, deletionTimestamp="2026-11-24T10:09:00Z")
+    child = observe_child(prune_child(item), ("FailedCreate: no quota",))
+    assert child is not None
+    assert (child.name, child.uid, child.stage, child.attempt) == ("tiny-train-3", CHILD_UID, "train", 3)
+    assert child.created == at("10:01:00")
+    assert child.ledger == ledger
+    assert child.spec_digest == "abc"
+    assert child.deleting
+    assert child.notices == ("FailedCreate: no quota",)
+
+
+@pytest.mark.parametrize("value", ["", "{", "[]", '{"userRestarts": "many"}', '{"userRestarts": -1}'])
+def test_a_ledger_that_cannot_be_read_counts_as_empty(value: str) -> None:
+    child = observe_child(child_object(annotations={cluster.LEDGER_ANNOTATION: value}))
+    assert child is not None
+    assert child.ledger == Ledger()
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        None,
+        {},
+        {cluster.STAGE_LABEL: "train"},
+        {cluster.STAGE_LABEL: "lunch", cluster.ATTEMPT_LABEL: "1"},
+        {cluster.STAGE_LABEL: "train", cluster.ATTEMPT_LABEL: "0"},
+        {cluster.STAGE_LABEL: "train", cluster.ATTEMPT_LABEL: "-1"},
+        {cluster.STAGE_LABEL: "train", cluster.ATTEMPT_LABEL: "²"},
+    ],
+)
+def test_an_object_without_our_marks_is_no_child(labels: Any) -> None:
+    assert observe_child(child_object(labels=labels)) is None
+
+
+def test_a_running_pod_is_read_with_its_place_and_rank() -> None:
+    pod = observe_pod(prune_pod(pod_object(rank=1)))
+    assert (pod.name, pod.child, pod.node_rank, pod.phase) == ("tiny-train-1-worker-1", "tiny-train-1", 1, "Running")
+    assert (pod.node, pod.ip, pod.grace_seconds) == ("node-a", "10.1.2.3", 60)
+    assert pod.created == at("10:01:02")
+    assert pod.deleting_since is None
+    assert (pod.waiting_reason, pod.disruption, pod.terminated) == ("", "", None)
+
+
+def test_a_pod_of_a_plain_job_has_the_rank_zero() -> None:
+    item = pod_object("check")
+    del item["metadata"]["labels"][cluster.NODE_RANK_LABEL]
+    assert observe_pod(item).node_rank == 0
+
+
+def test_a_pod_was_asked_to_end_its_grace_before_its_deletion_time() -> None:
+    pod = observe_pod(prune_pod(pod_object(deletionTimestamp="2026-11-24T10:10:00Z", deletionGracePeriodSeconds=45)))
+    assert pod.deleting_since == at("10:09:15")
+    assert pod.grace_seconds == 45
+    forced = observe_pod(pod_object(deletionTimestamp="2026-11-24T10:10:00Z", deletionGracePeriodSeconds=0))
+    assert (forced.deleting_since, forced.grace_seconds) == (at("10:10:00"), 0)
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "message"),
+    [
+        (
+            {
+                "phase": "Pending",
+                "conditions": [
+                    {
+                        "type": "PodScheduled",
+                        "status": "False",
+                        "reason": "Unschedulable",
+                        "message": "0/2 nodes are available",
+                    }
+                ],
+            },
+            "Unschedulable",
+            "0/2 nodes are available",
+        ),
+        (
+            {
+                "phase": "Pending",
+                "containerStatuses": [
+                    {"name": "sidecar", "state": {"waiting": {"reason": "ContainerCreating"}}},
+                    {
+                        "name": "pytorch",
+                        "state": {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}},
+                    },
+                ],
+            },
+            "ImagePullBackOff",
+            "no such image",
+        ),
+        (
+            {
+                "phase": "Pending",
+                "containerStatuses": [
+                    {
+                        "name": "pytorch",
+                        "state": {
+                            "waiting": {"reason": "CreateContainerConfigError", "message": 'secret "s" not found'}
+                        },
+                    }
+                ],
+            },
+            "CreateContainerConfigError",
+            'secret "s" not found',
+        ),
+        (
+            {
+                "phase": "Pending",
+                "initContainerStatuses": [{"name": "mesh", "state": {"waiting": {"reason": "ErrImagePull"}}}],
+                "containerStatuses": [{"name": "pytorch", "state": {"waiting": {"reason": "PodInitializing"}}}],
+            },
+            "ErrImagePull",
+            "",
+        ),
+        (
+            {
+                "phase": "Pending",
+                "containerStatuses": [{"name": "pytorch", "state": {"waiting": {"reason": "ContainerCreating"}}}],
+            },
+            "ContainerCreating",
+            "",
+        ),
+        ({"phase": "Pending"}, "", ""),
+    ],
+)
+def test_why_a_pod_waits_is_the_most_telling_reason(status: dict[str, Any], reason: str, message: str) -> None:
+    pod = observe_pod(prune_pod(pod_object(status=status)))
+    assert (pod.phase, pod.waiting_reason, pod.waiting_message) == ("Pending", reason, message)
+
+
+def test_the_end_of_the_trainers_container_is_read_with_its_record() -> None:
+    record = TerminationRecord(reason="Interrupted", exit_code=85, step=120)
+    pod = observe_pod(prune_pod(pod_object(status=terminated(85, record.to_json()))))
+    assert pod.phase == "Failed"
+    assert pod.terminated is not None
+    assert (pod.terminated.exit_code, pod.terminated.reason) == (85, "Error")
+    assert pod.terminated.finished == at("10:05:00")
+    assert (pod.terminated.record.reason, pod.terminated.record.step) == ("Interrupted", 120)
+
+
+def test_the_end_of_another_container_is_not_taken_for_the_trainers() -> None:
+    status = terminated(1)
+    status["containerStatuses"][0]["name"] = "sidecar"
+    status["phase"] = "Running"
+    assert observe_pod(pod_object(status=status)).terminated is None
+
+
+def test_a_message_that_is_no_record_becomes_one() -> None:
+    pod = observe_pod(pod_object(status=terminated(1, "Traceback:\x1b[31m boom")))
+    assert pod.terminated is not None
+    assert pod.terminated.record.reason == "Unreadable"
+    assert "boom" in pod.terminated.record.message
+
+
+def test_an_end_without_a_time_is_dated_by_the_pods_last_change() -> None:
+    status = terminated(137, finishedAt=None, reason="ContainerStatusUnknown")
+    status["conditions"] = [{"type": "Ready", "status": "False", "lastTransitionTime": "2026-11-24T10:07:00Z"}]
+    pod = observe_pod(pod_object(status=status))
+    assert pod.terminated is not None
+    assert pod.terminated.finished == at("10:07:00")
+
+
+@pytest.mark.parametrize(
+    ("status", "disruption"),
+    [
+        (
+            {
+                "phase": "Failed",
+                "conditions": [{"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler"}],
+            },
+            "PreemptionByScheduler",
+        ),
+        ({"phase": "Running", "conditions": [{"type": "DisruptionTarget", "status": "False", "reason": "X"}]}, ""),
+        ({"phase": "Failed", "reason": "Evicted", "message": "low on disk"}, "Evicted"),
+        ({"phase": "Unknown", "reason": "NodeLost"}, "NodeLost"),
+        ({"phase": "Failed"}, ""),
+    ],
+)
+def test_a_disruption_is_what_the_cluster_says_it_is(status: dict[str, Any], disruption: str) -> None:
+    assert observe_pod(prune_pod(pod_object(status=status))).disruption == disruption
+
+
+def test_a_pod_belongs_to_the_job_of_its_child_or_of_its_environment_and_not_of_its_name() -> None:
+    pod = prune_pod(pod_object())
+    assert is_pod_of(pod, JOB_UID, [CHILD_UID])
+    assert is_pod_of(pod, JOB_UID, [])  # the child is gone, or not heard of yet
+    assert not is_pod_of(pod, "another job of the same name", ["its child"])
+    stranger = prune_pod(pod_object(ownerReferences=[owner("ReplicaSet", "web", "9")]))
+    stranger["spec"]["containers"] = []
+    assert not is_pod_of(stranger, JOB_UID, [CHILD_UID])
+
+
+def test_pruning_drops_what_is_large_or_secret_and_changes_nothing_that_is_observed() -> None:
+    job, child, pod = job_object(status={"phase": "Running"}), child_object(), pod_object(status=terminated(1, "x"))
+    originals = copy.deepcopy((job, child, pod))
+    kept = repr((prune_job(job), prune_child(child), prune_pod(pod)))
+    assert "managedFields" not in kept
+    assert "UNIMRG_SPEC" not in kept
+    assert "emptyDir" not in kept
+    assert "template" not in kept
+    assert observe_job(prune_job(job)) == observe_job(job)
+    assert observe_child(prune_child(child)) == observe_child(child)
+    assert observe_pod(prune_pod(pod)) == observe_pod(pod)
+    assert (job, child, pod) == originals
+
+
+_json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+_keys = ["spec", "status", "conditions", "containerStatuses", "labels", "annotations", "ownerReferences", "containers"]
+
+
+@given(st.dictionaries(st.sampled_from(_keys), _json, max_size=4), st.dictionaries(st.sampled_from(_keys), _json))
+def test_no_object_makes_observing_fail(top: dict[str, Any], inner: dict[str, Any]) -> None:
+    metadata = {"name": "x", "namespace": "lab", "uid": "u", "resourceVersion": "1"}
+    nested = {key: value for key, value in inner.items() if key not in metadata}
+    for key in ("status", "spec"):
+        item = {**top, "metadata": {**metadata, **nested}, key: nested}
+        observe_job(prune_job(item))
+        observe_child(prune_child(item))
+        observe_pod(prune_pod(item))
+        is_pod_of(prune_pod(item), "u", [])
