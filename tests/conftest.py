@@ -1,8 +1,14 @@
 """Makes the fixtures of tests/support known to all tests."""
 
 pytest_plugins = [
+    "tests.support.control_plane",
     "tests.support.dictionary_store",
+    "tests.support.kubelet.handle",
     "tests.support.mlflow_server",
+    "tests.support.s3_server",
     "tests.support.tcp_gate",
+    "tests.support.s3_stores",
     "tests.support.virtual_clock",
+    # Last, as it imports others: pytest rewrites the assertions of modules that are not imported yet.
+    "tests.support.cluster",
 ]

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.alive import alive
 from unimrg_trainer.launch import exit_records, torchrun
 
 REPOSITORY = Path(__file__).parents[2]
@@ -73,13 +74,6 @@ def until(condition: Callable[[], bool], limit: float = START_SECONDS) -> None:
     while not condition():
         assert time.monotonic() < deadline, "waited too long"
         time.sleep(0.02)
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def test_a_killed_launcher_leaves_no_rank_alive_after_five_seconds(launch: Launch) -> None:

@@ -14,13 +14,13 @@ import time
 from unimrg_api.environment import PodEnvironment
 from unimrg_api.errors import Interrupted, UserError
 from unimrg_api.exit_codes import ExitCode
-from unimrg_api.job import UniMRGJob, resolve_uri
+from unimrg_api.job import UniMRGJob
 from unimrg_api.load import parse_job
 from unimrg_api.progress import Progress
 from unimrg_trainer.evaluation.summary import FILE_NAME, Summary
+from unimrg_trainer.job_stores import run_store
 from unimrg_trainer.launch.rank import run
 from unimrg_trainer.launch.signals import StopRequest
-from unimrg_trainer.storage import open_store
 from unimrg_trainer.tracking import Spool
 
 LIMIT_SECONDS = 60.0
@@ -30,7 +30,7 @@ def work(env: PodEnvironment, stop: StopRequest) -> None:
     """Do what the stage's variable says."""
     stage = sys.argv[1]
     job = parse_job(json.loads(env.spec))
-    store = open_store(resolve_uri(job.spec.checkpoint.uri, env.spec_base))
+    store = run_store(job, env)
     script = os.environ.get(f"FAKE_{stage.upper()}", "complete")
     if os.environ["RANK"] != "0":
         wait(stop) if script == "wait" else None

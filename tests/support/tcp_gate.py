@@ -1,4 +1,4 @@
-"""A TCP relay before a real server that refuses, passes or swallows everything: outages without restarts."""
+"""A TCP relay before a real server that refuses, passes, swallows or breaks off: outages without restarts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.support.mlflow_server import MlflowServer, free_port
+from tests.support.mlflow_server import MlflowServer
+from tests.support.ports import free_port
 
 
 class TcpGate:
@@ -27,6 +28,11 @@ class TcpGate:
         self.uri = f"http://127.0.0.1:{self._port}"
         self.accepted = 0
         """Connections that were made to it."""
+        self.broken = 0
+        """Answers that were broken off."""
+        self._breaks = 0
+        self._break_after = 0
+        self._silently = False
 
     def open(self) -> None:
         """Listen and relay."""
@@ -37,6 +43,10 @@ class TcpGate:
         """Listen, take everything and never answer."""
         self._relays = False
         self._listen()
+
+    def break_answers(self, count: int, after: int, *, silently: bool = False) -> None:
+        """Break off the next `count` answers behind `after` bytes: the connection is cut, or nothing more comes."""
+        self._break_after, self._silently, self._breaks = after, silently, count
 
     def close(self) -> None:
         """Stop listening and cut all connections."""
@@ -76,8 +86,25 @@ class TcpGate:
                     client.close()
                     continue
                 self._connections.append(server)
-                for source, sink in ((client, server), (server, client)):
-                    threading.Thread(target=_pump, args=(source, sink), daemon=True).start()
+                for pump, source, sink in ((_pump, client, server), (self._pump_answers, server, client)):
+                    threading.Thread(target=pump, args=(source, sink), daemon=True).start()
+
+    def _pump_answers(self, server: socket.socket, client: socket.socket) -> None:
+        passed = 0
+        with contextlib.suppress(OSError):
+            while data := server.recv(1 << 16):
+                if self._breaks and passed + len(data) > self._break_after:
+                    self._breaks -= 1
+                    self.broken += 1
+                    client.sendall(data[: self._break_after - passed])
+                    if self._silently:
+                        return
+                    break
+                passed = passed + len(data) if self._breaks else 0
+                client.sendall(data)
+        for end in (client, server):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
 
 
 def _pump(source: socket.socket, sink: socket.socket) -> None:

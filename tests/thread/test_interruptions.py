@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.support.alive import alive
 from tests.support.local_jobs import tiny_job
 from unimrg_trainer.checkpoint.discover import list_commits
 from unimrg_trainer.checkpoint.reader import read_manifest, read_state
@@ -92,18 +93,6 @@ def descendants(pid: int) -> set[int]:
             found.add(child)
             waiting.append(child)
     return found
-
-
-def running(pids: set[int]) -> set[int]:
-    alive = set()
-    for pid in pids:
-        try:
-            state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-        except OSError:
-            continue
-        if state != "Z":
-            alive.add(pid)
-    return alive
 
 
 def parameters(run: LocalStore) -> tuple[int, dict[str, torch.Tensor]]:
@@ -193,9 +182,9 @@ def test_killed_in_mid_run_it_loses_at_most_the_steps_since_the_commit(
     command.process.kill()
     assert command.wait() == -signal.SIGKILL
     end = time.monotonic() + 5
-    while running(below) and time.monotonic() < end:
+    while any(map(alive, below)) and time.monotonic() < end:
         time.sleep(0.05)
-    assert running(below) == set()
+    assert not any(map(alive, below))
     assert_goes_on_to_the_same_end(job, undisturbed)
 
 

@@ -1,0 +1,107 @@
+"""The control plane of the tests: it answers, refuses as a real one, and dies with the process that started it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support.alive import alive
+from tests.support.control_plane import ControlPlane, KubectlError, find_assets
+
+
+def test_a_pytorch_job_without_its_container_is_refused_by_the_webhook(
+    control_plane: ControlPlane, namespace: str
+) -> None:
+    template = {"spec": {"containers": [{"name": "other", "image": "x"}]}}
+    worker = {"replicas": 1, "restartPolicy": "Never", "template": template}
+    job = {
+        "apiVersion": "kubeflow.org/v1",
+        "kind": "PyTorchJob",
+        "metadata": {"name": "wrong"},
+        "spec": {"pytorchReplicaSpecs": {"Worker": worker}},
+    }
+    with pytest.raises(KubectlError, match="must have at least one container with name pytorch"):
+        control_plane.apply(job, namespace=namespace)
+
+
+def test_pod_security_refuses_a_pod_that_does_not_give_up_its_rights(
+    control_plane: ControlPlane, namespace: str
+) -> None:
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "loose"},
+        "spec": {"containers": [{"name": "main", "image": "x"}]},
+    }
+    with pytest.raises(KubectlError, match='violates PodSecurity "restricted'):
+        control_plane.apply(pod, namespace=namespace)
+
+
+def test_a_service_account_may_do_what_its_role_says_and_nothing_else(
+    control_plane: ControlPlane, namespace: str
+) -> None:
+    control_plane.kubectl("create", "serviceaccount", "reader", f"--namespace={namespace}")
+    control_plane.kubectl("create", "role", "reader", "--verb=get,list", "--resource=pods", f"--namespace={namespace}")
+    binding = ["--role=reader", f"--serviceaccount={namespace}:reader", f"--namespace={namespace}"]
+    control_plane.kubectl("create", "rolebinding", "reader", *binding)
+    reader = f"--kubeconfig={control_plane.service_account_kubeconfig(namespace, 'reader')}"
+    assert "items" in control_plane.kubectl("get", "pods", "-o", "json", reader)
+    with pytest.raises(KubectlError, match="forbidden"):
+        control_plane.kubectl("get", "secrets", reader)
+
+
+def test_without_the_programs_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("UNIMRG_REQUIRE_CLUSTER", raising=False)
+    monkeypatch.delenv("KUBEBUILDER_ASSETS", raising=False)
+    with pytest.raises(pytest.skip.Exception, match=r"is not set: install .*docs/development\.md"):
+        find_assets()
+    monkeypatch.setenv("KUBEBUILDER_ASSETS", str(tmp_path))
+    (tmp_path / "etcd").touch()
+    with pytest.raises(pytest.skip.Exception, match="lacks kube-apiserver, kube-controller-manager, kubectl"):
+        find_assets()
+    monkeypatch.setenv("UNIMRG_REQUIRE_CLUSTER", "1")
+    with pytest.raises(pytest.fail.Exception, match="lacks kube-apiserver"):
+        find_assets()
+
+
+def test_an_api_server_that_was_killed_comes_back_with_what_it_knew(
+    control_plane: ControlPlane, namespace: str
+) -> None:
+    control_plane.kubectl("create", "configmap", "kept", f"--namespace={namespace}")
+    old = control_plane.processes["kube-apiserver"].pid
+    control_plane.restart("kube-apiserver")
+    assert control_plane.processes["kube-apiserver"].pid != old
+    assert control_plane.get("configmap", "kept", f"--namespace={namespace}")["metadata"]["name"] == "kept"
+
+
+_START = """
+import sys, time
+from pathlib import Path
+from tests.support.guarded import GuardedProcess
+child = GuardedProcess(["sh", "-c", "setsid sleep 600 & echo $!; sleep 600"], Path(sys.argv[1]))
+print(child.pid, flush=True)
+time.sleep(600)
+"""
+
+
+def test_programs_die_with_a_test_process_that_is_killed(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    starter = subprocess.Popen([sys.executable, "-c", _START, str(log)], stdout=subprocess.PIPE, text=True)
+    assert starter.stdout is not None
+    program = int(starter.stdout.readline())
+    deadline = time.monotonic() + 20.0
+    while not (log.exists() and log.read_text().strip()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    grandchild = int(log.read_text())
+    assert alive(program)
+    assert alive(grandchild)
+    starter.kill()
+    starter.wait()
+    while (alive(program) or alive(grandchild)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not alive(program)
+    assert not alive(grandchild)

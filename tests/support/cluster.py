@@ -1,0 +1,275 @@
+"""A whole cluster: control plane, kubelet, S3, MLflow, and the operator with no more than its own account's rights.
+
+A test gets one with a namespace of its own, installs, starts the operator and applies jobs; where a job does not get
+there in time, the failure shows its status, its children, its pods and the ends of all logs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.support.control_plane import ControlPlane, KubectlError
+from tests.support.guarded import GuardedProcess
+from tests.support.kubelet import ProcessKubelet
+from tests.support.mlflow_server import MlflowServer
+from tests.support.ports import free_port
+from tests.support.s3_server import S3Server
+from unimrg_api.cluster import ATTEMPT_LABEL, GROUP, JOB_LABEL, NODE_RANK_LABEL, PLURAL, STAGE_LABEL
+
+Object = dict[str, Any]
+
+SYSTEM_NAMESPACE = "unimrg-system"
+ACCOUNT = "unimrg-operator"
+S3_SECRET = "s3-credentials"
+READY_SECONDS = 30.0
+TERMINAL = ("Succeeded", "Failed")
+_PROJECT = Path(__file__).parents[2]
+_LOG_LINES = 40
+
+
+class Cluster:
+    """One namespace of the session's cluster, and an operator that looks after it."""
+
+    def __init__(
+        self,
+        control_plane: ControlPlane,
+        kubelet: ProcessKubelet,
+        s3_server: S3Server,
+        mlflow_server: MlflowServer,
+        namespace: str,
+        folder: Path,
+    ) -> None:
+        self.control_plane = control_plane
+        self.kubelet = kubelet
+        self.s3 = s3_server
+        self.mlflow = mlflow_server
+        self.namespace = namespace
+        self.folder = folder
+        self.operator: GuardedProcess | None = None
+        self.operator_log = folder / "operator.log"
+        """One JSON line per decision, of all its processes in turn."""
+        self.metrics_address = ""
+        """HOST:PORT of the running operator's /metrics, /healthz and /readyz."""
+
+    # --- set up ---------------------------------------------------------------------------------------------
+
+    def install(self) -> None:
+        """Install what a cluster's administrator does: definition, roles, account, and the keys of the store."""
+        account = {"name": ACCOUNT, "namespace": SYSTEM_NAMESPACE}
+        self.control_plane.apply(
+            {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SYSTEM_NAMESPACE}},
+            {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": account},
+        )
+        self.kubectl("apply", "--server-side", "-f", str(_PROJECT / "manifests" / "crd.yaml"))
+        self.control_plane.wait_until_served(f"{PLURAL}.{GROUP}")
+        self.kubectl("apply", "-f", str(_PROJECT / "manifests" / "role.yaml"))
+        self.create_secret(
+            S3_SECRET, {"AWS_ACCESS_KEY_ID": self.s3.access_key, "AWS_SECRET_ACCESS_KEY": self.s3.secret_key}
+        )
+
+    def create_secret(self, name: str, values: Mapping[str, str]) -> None:
+        """Create a secret in the jobs' namespace, or replace its values."""
+        metadata = {"name": name, "namespace": self.namespace}
+        self.control_plane.apply({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": {**values}})
+
+    def start_operator(self, profile: Mapping[str, Any] | None = None) -> None:
+        """Start the operator, with fields of its site profile; returns when it has seen everything there is."""
+        kubeconfig = self.control_plane.service_account_kubeconfig(SYSTEM_NAMESPACE, ACCOUNT)
+        path = self.folder / "profile.yaml"
+        path.write_text(yaml.safe_dump({"image": "unimrg-trainer:test", **(profile or {})}))
+        self.metrics_address = f"127.0.0.1:{free_port()}"
+        flags = [
+            f"--namespace={self.namespace}",
+            f"--profile={path}",
+            f"--kubeconfig={kubeconfig}",
+            f"--metrics-address={self.metrics_address}",
+            "--progress-seconds=1",
+        ]
+        program = Path(sys.executable).with_name("unimrg-operator")
+        # KUBECONFIG is set so that a flag that is not heeded shows.
+        environment = {**os.environ, "KUBECONFIG": "/nowhere"}
+        self.operator = GuardedProcess([program, *flags], self.operator_log, environment=environment)
+        deadline = time.monotonic() + READY_SECONDS
+        while not _answers(f"http://{self.metrics_address}/readyz"):
+            if self.operator.status is not None or time.monotonic() > deadline:
+                pytest.fail(f"the operator does not start:\n{self.operator.last_lines()}", pytrace=False)
+            time.sleep(0.05)
+
+    def kill_operator(self) -> None:
+        """kill -9; nothing happens if it does not run."""
+        if self.operator is not None:
+            self.operator.kill()
+            self.operator = None
+
+    # --- what a job needs to know of this cluster -----------------------------------------------------------
+
+    def storage(self) -> Object:
+        """Return `spec.storage` for the S3 server, with the secret that `install` made."""
+        return {"endpoint": self.s3.endpoint, "addressing": "Path", "credentials": {"secretName": S3_SECRET}}
+
+    def tracking(self, experiment: str) -> Object:
+        """Return `spec.tracking` for the MLflow server."""
+        return {"mlflow": {"uri": self.mlflow.uri, "experiment": experiment}}
+
+    # --- jobs -----------------------------------------------------------------------------------------------
+
+    def kubectl(self, *arguments: str, input: str | None = None) -> str:
+        """Run kubectl as admin in the jobs' namespace; raises KubectlError."""
+        return self.control_plane.kubectl(*arguments, f"--namespace={self.namespace}", input=input)
+
+    def apply(self, job: Mapping[str, Any]) -> None:
+        """Create a UniMRGJob, or update it; raises KubectlError with what the API server says."""
+        self.control_plane.apply(job, namespace=self.namespace)
+
+    def job(self, name: str) -> Object:
+        """Return a UniMRGJob as it is now; raises KubectlError."""
+        result: Object = self.control_plane.get(f"{PLURAL}.{GROUP}", name, f"--namespace={self.namespace}")
+        return result
+
+    def children(self, job: str, stage: str | None = None) -> list[Object]:
+        """Return the PyTorchJobs and Jobs of a job, the oldest first."""
+        found: list[Object] = self._labelled("pytorchjobs.kubeflow.org,jobs.batch", job, stage)
+        return sorted(found, key=lambda child: (child["metadata"]["creationTimestamp"], child["metadata"]["name"]))
+
+    def pods(self, job: str, stage: str | None = None, attempt: int | None = None) -> list[Object]:
+        """Return the pods of a job, of one stage or attempt if given: by creation, then node rank."""
+        labels = [item for item in self._labelled("pods", job, stage) if attempt in (None, _attempt(item))]
+        return sorted(labels, key=lambda pod: (pod["metadata"]["creationTimestamp"], _rank(pod)))
+
+    def wait_for(self, job: str, holds: Callable[[Object], Any], seconds: float = 60.0, what: str = "") -> Object:
+        """Return the job as soon as something holds of it; fails with everything that is known about it."""
+        deadline = time.monotonic() + seconds
+        while True:
+            found = self.job(job)
+            if holds(found):
+                return found
+            if time.monotonic() > deadline:
+                self._fail(f"job {job} does not get there within {seconds:.0f} s {what}", job)
+            time.sleep(0.2)
+
+    def wait_for_phase(self, job: str, *phases: str, seconds: float = 120.0) -> Object:
+        """Return the job as soon as it is in one of the phases; fails at once if it ends in another one."""
+
+        def holds(found: Object) -> bool:
+            phase = _phase(found)
+            if phase in TERMINAL and phase not in phases:
+                self._fail(f"job {job} is {phase}, not {' or '.join(phases)}", job)
+            return phase in phases
+
+        return self.wait_for(job, holds, seconds, f"(phase {' or '.join(phases)})")
+
+    def wait_for_pod(
+        self,
+        job: str,
+        stage: str,
+        holds: Callable[[Object], Any],
+        *,
+        rank: int = 0,
+        attempt: int = 1,
+        seconds: float = 60,
+    ) -> Object:
+        """Return a pod of an attempt as soon as it is there and something holds of it."""
+        deadline = time.monotonic() + seconds
+        while True:
+            for pod in self.pods(job, stage, attempt):
+                if _rank(pod) == rank and holds(pod):
+                    return pod
+            if time.monotonic() > deadline:
+                self._fail(f"pod {rank} of {job}'s {stage} {attempt} does not get there within {seconds:.0f} s", job)
+            time.sleep(0.2)
+
+    def log(self, pod: str, lines: int = -1) -> str:
+        """Return the end of a pod's log, or why there is none."""
+        try:
+            return self.kubectl("logs", pod, f"--tail={lines}")
+        except KubectlError as error:
+            return f"({error})"
+
+    def decisions(self) -> list[Object]:
+        """Return everything that the operator has logged."""
+        lines = self.operator_log.read_text().splitlines() if self.operator_log.exists() else []
+        return [json.loads(line) for line in lines if line.startswith("{")]
+
+    def describe(self, job: str) -> str:
+        """Return everything that helps to see why a job does not get there."""
+        parts = [f"job {job}: {_summary(self.job(job).get('status', {}))}"]
+        for child in self.children(job):
+            parts.append(f"{child['kind']} {child['metadata']['name']}: {_conditions(child.get('status', {}))}")
+        for pod in self.pods(job):
+            name, status = pod["metadata"]["name"], pod["status"]
+            states = [item["state"] for item in status.get("containerStatuses", [])]
+            where = f"{status['phase']} on {pod['spec'].get('nodeName', 'no node')}"
+            parts.append(f"pod {name}: {where}, {json.dumps(states)}\n{self.log(name, _LOG_LINES)}")
+        events = self.kubectl("get", "events", "--sort-by=.lastTimestamp", "--field-selector=type=Warning")
+        parts.append(f"warnings:\n{events}")
+        if self.operator is not None:
+            parts.append(f"operator (status {self.operator.status}):\n{self.operator.last_lines()}")
+        return "\n\n".join(parts)
+
+    def _labelled(self, kinds: str, job: str, stage: str | None) -> list[Object]:
+        selector = f"{JOB_LABEL}={job}" + (f",{STAGE_LABEL}={stage}" if stage else "")
+        found: list[Object] = self.control_plane.get(kinds, f"--namespace={self.namespace}", "-l", selector)["items"]
+        return found
+
+    def _fail(self, why: str, job: str) -> None:
+        pytest.fail(f"{why}\n\n{self.describe(job)}", pytrace=False)
+
+
+def _summary(status: Object) -> str:
+    lines = [f"{status.get('phase', 'no phase')} {status.get('reason', '')}", _conditions(status)]
+    for stage in status.get("stages", []):
+        lines.append(f"{stage['name']} {stage.get('attempt')}: {stage['state']} {json.dumps(stage.get('end', {}))}")
+    return "\n  ".join([*lines, f"progress {json.dumps(status.get('progress'))}"])
+
+
+def _conditions(status: Object) -> str:
+    found = status.get("conditions") or []
+    texts = [f"{item['type']}={item['status']} {item.get('reason', '')} {item.get('message', '')}" for item in found]
+    return "; ".join(text.strip() for text in texts) or "no conditions"
+
+
+def _phase(job: Object) -> str:
+    return str(job.get("status", {}).get("phase", ""))
+
+
+def _attempt(item: Object) -> int:
+    return int(item["metadata"]["labels"][ATTEMPT_LABEL])
+
+
+def _rank(pod: Object) -> int:
+    return int(pod["metadata"]["labels"].get(NODE_RANK_LABEL, "0"))
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2.0) as answer:
+            return bool(answer.status == 200)
+    except (OSError, urllib.error.URLError):
+        return False
+
+
+@pytest.fixture
+def cluster(
+    control_plane: ControlPlane,
+    kubelet: ProcessKubelet,
+    s3_server: S3Server,
+    mlflow_server: MlflowServer,
+    namespace: str,
+    tmp_path: Path,
+) -> Iterator[Cluster]:
+    """The session's cluster with a namespace of the test's own, where UniMRG is installed; no operator runs yet."""
+    cluster = Cluster(control_plane, kubelet, s3_server, mlflow_server, namespace, tmp_path)
+    cluster.install()
+    yield cluster
+    cluster.kill_operator()

@@ -1,0 +1,344 @@
+"""A real Kubernetes control plane on loopback, started from the programs in $KUBEBUILDER_ASSETS: no root, no network.
+
+Etcd, API server and controller manager, and as extras the scheduler and Training Operator with its webhook.
+No kubelet: `tests/support/kubelet` plays that one.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+import shutil
+import signal
+import ssl
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support import training_operator
+from tests.support.certificates import write_private_key
+from tests.support.guarded import GuardedProcess
+from tests.support.ports import free_port
+
+CORE = ("etcd", "kube-apiserver", "kube-controller-manager")
+EXTRAS = {"scheduler": "kube-scheduler", "training-operator": "training-operator"}
+READY_SECONDS = 90.0
+_ADMIN_TOKEN = "loopback-admin"
+
+
+class KubectlError(Exception):
+    """What kubectl wrote when it failed."""
+
+
+class ControlPlane:
+    """One control plane in a folder of its own; several run side by side. Logs are `FOLDER/logs/NAME.log`."""
+
+    def __init__(
+        self, folder: Path, assets: Path, extras: tuple[str, ...] = ("scheduler", "training-operator")
+    ) -> None:
+        self.folder = folder
+        self.assets = assets
+        self.extras = extras
+        self.kubeconfig = folder / "kubeconfig"
+        """Of user `admin` in group system:masters; the context is called `local`."""
+        self.ports: dict[str, int] = {}
+        """Port of each program by its name; of Training Operator that of its metrics."""
+        self.processes: dict[str, GuardedProcess] = {}
+        self._starts: dict[str, Callable[[], GuardedProcess]] = {}
+
+    @property
+    def server(self) -> str:
+        """The API server's address."""
+        return f"https://127.0.0.1:{self.ports['kube-apiserver']}"
+
+    @property
+    def authority(self) -> Path:
+        """The certificate by which clients know the API server."""
+        return self.folder / "certificates" / "apiserver.crt"
+
+    def start(self) -> None:
+        """Start everything; returns when all of it answers. Raises RuntimeError with the end of the log else."""
+        (self.folder / "logs").mkdir(parents=True, exist_ok=True)
+        try:
+            self._start_etcd()
+            self._start_api_server()
+            manager = self._start_controller_manager()
+            scheduler = self._start_scheduler() if "scheduler" in self.extras else None
+            if "training-operator" in self.extras:
+                self._start_training_operator()
+            self._wait("kube-controller-manager", manager)
+            self._wait("kube-controller-manager", lambda: self._exists("serviceaccount/default"))
+            if scheduler:
+                self._wait("kube-scheduler", scheduler)
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """End everything, the youngest first; etcd's data go, logs stay."""
+        running = list(self.processes.values())[::-1]
+        for process in running:
+            process.signal(signal.SIGTERM)
+        deadline = time.monotonic() + 2.0
+        for process in running:
+            process.stop(max(0.0, deadline - time.monotonic()))
+        shutil.rmtree(self.folder / "etcd", ignore_errors=True)
+
+    def restart(self, name: str) -> None:
+        """SIGKILL one program and start it again with the same flags; returns when the API server answers."""
+        self.processes[name].kill()
+        self.processes[name] = self._starts[name]()
+        self._wait("kube-apiserver", self._api_server_answers)
+
+    def kubectl(self, *arguments: str, input: str | None = None, seconds: float = 60.0) -> str:
+        """Run kubectl as admin and return what it printed; raises KubectlError."""
+        done = subprocess.run(
+            [str(self.assets / "kubectl"), f"--kubeconfig={self.kubeconfig}", *arguments],
+            input=input,
+            text=True,
+            capture_output=True,
+            timeout=seconds,
+        )
+        if done.returncode:
+            raise KubectlError(f"kubectl {' '.join(arguments)}: {done.stderr.strip()}")
+        return done.stdout
+
+    def get(self, *arguments: str) -> Any:
+        """Return `kubectl get … -o json`, parsed; raises KubectlError."""
+        return json.loads(self.kubectl("get", *arguments, "-o", "json"))
+
+    def apply(self, *objects: Mapping[str, Any], namespace: str | None = None) -> None:
+        """Create or update objects, server-side; raises KubectlError with what the API server says."""
+        listing = json.dumps({"apiVersion": "v1", "kind": "List", "items": objects})
+        where = [f"--namespace={namespace}"] if namespace else []
+        self.kubectl("apply", "--server-side", "--force-conflicts", *where, "-f", "-", input=listing)
+
+    def wait_until_served(self, definition: str, seconds: float = 30.0) -> None:
+        """Return when a CustomResourceDefinition is established; raises TimeoutError."""
+        # Not `kubectl wait`, which fails as long as there are no conditions at all.
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            conditions = self.get("crd", definition).get("status", {}).get("conditions") or []
+            if any(item["type"] == "Established" and item["status"] == "True" for item in conditions):
+                return
+            time.sleep(0.1)
+        raise TimeoutError(f"{definition} is not established after {seconds:.0f} s")
+
+    def create_namespace(self, name: str, security: str = "restricted") -> None:
+        """Create a namespace that enforces a Pod Security level; returns when pods can be created in it."""
+        labels = {"pod-security.kubernetes.io/enforce": security}
+        self.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
+        self.kubectl("wait", "--for=create", "serviceaccount/default", f"--namespace={name}", "--timeout=30s")
+
+    def service_account_kubeconfig(self, namespace: str, name: str) -> Path:
+        """Return a kubeconfig with a fresh token (24 h) of a service account that exists; raises KubectlError."""
+        token = self.kubectl("create", "token", name, f"--namespace={namespace}", "--duration=24h").strip()
+        path = self.folder / "kubeconfigs" / f"{namespace}.{name}"
+        path.parent.mkdir(exist_ok=True)
+        self._write_kubeconfig(path, name, token, namespace)
+        return path
+
+    # --- the programs ---------------------------------------------------------------------------------------
+
+    def _start_etcd(self) -> None:
+        client, peer = self._port("etcd"), f"http://127.0.0.1:{free_port()}"
+        self._spawn(
+            "etcd",
+            "--data-dir=etcd",
+            "--unsafe-no-fsync=true",
+            f"--listen-client-urls=http://127.0.0.1:{client}",
+            f"--advertise-client-urls=http://127.0.0.1:{client}",
+            f"--listen-peer-urls={peer}",
+            f"--initial-advertise-peer-urls={peer}",
+            f"--initial-cluster=default={peer}",
+        )
+        # Meanwhile, as it takes a moment.
+        write_private_key(self.folder / "service-account.key")
+        self._wait("etcd", lambda: _status(f"http://127.0.0.1:{client}/health") == 200)
+
+    def _start_api_server(self) -> None:
+        (self.folder / "tokens.csv").write_text(f"{_ADMIN_TOKEN},admin,admin,system:masters\n")
+        self._spawn(
+            "kube-apiserver",
+            f"--etcd-servers=http://127.0.0.1:{self.ports['etcd']}",
+            "--cert-dir=certificates",
+            "--bind-address=127.0.0.1",
+            "--advertise-address=127.0.0.1",
+            f"--secure-port={self._port('kube-apiserver')}",
+            "--service-cluster-ip-range=10.0.0.0/16",
+            "--authorization-mode=RBAC",
+            "--token-auth-file=tokens.csv",
+            "--allow-privileged=true",
+            "--endpoint-reconciler-type=none",
+            "--service-account-issuer=https://kubernetes.default.svc",
+            "--service-account-key-file=service-account.key",
+            "--service-account-signing-key-file=service-account.key",
+        )
+        self._write_kubeconfig(self.kubeconfig, "admin", _ADMIN_TOKEN, "default")
+        self._wait("kube-apiserver", self._api_server_answers)
+
+    def _start_controller_manager(self) -> Callable[[], bool]:
+        port = self._port("kube-controller-manager")
+        self._spawn(
+            "kube-controller-manager",
+            f"--kubeconfig={self.kubeconfig}",
+            f"--secure-port={port}",
+            "--bind-address=127.0.0.1",
+            "--cert-dir=certificates",
+            "--leader-elect=false",
+            "--use-service-account-credentials=true",
+            "--service-account-private-key-file=service-account.key",
+            "--root-ca-file=certificates/apiserver.crt",
+            # A dead node is seen after 8 s instead of 50: tests wait for it.
+            "--node-monitor-period=1s",
+            "--node-monitor-grace-period=8s",
+            "--node-startup-grace-period=20s",
+            "--kube-api-qps=500",
+            "--kube-api-burst=1000",
+        )
+        return lambda: _status(f"https://127.0.0.1:{port}/healthz") == 200
+
+    def _start_scheduler(self) -> Callable[[], bool]:
+        port = self._port("kube-scheduler")
+        self._spawn(
+            "kube-scheduler",
+            f"--kubeconfig={self.kubeconfig}",
+            f"--secure-port={port}",
+            "--bind-address=127.0.0.1",
+            "--cert-dir=certificates",
+            "--leader-elect=false",
+            "--kube-api-qps=500",
+            "--kube-api-burst=1000",
+        )
+        return lambda: _status(f"https://127.0.0.1:{port}/healthz") == 200
+
+    def _start_training_operator(self) -> None:
+        webhook, probe, metrics = free_port(), free_port(), self._port("training-operator")
+        self.apply(*training_operator.objects(self.assets / "manifests" / "training-operator", webhook))
+        self.wait_until_served("pytorchjobs.kubeflow.org")
+        self._spawn(
+            "training-operator",
+            f"--metrics-bind-address=127.0.0.1:{metrics}",
+            f"--health-probe-bind-address=127.0.0.1:{probe}",
+            f"--webhook-server-port={webhook}",
+            "--enable-scheme=pytorchjob",
+            "--zap-log-level=info",
+            environment={
+                "KUBECONFIG": str(self.kubeconfig),
+                "MY_POD_NAMESPACE": training_operator.NAMESPACE,
+                "MY_POD_NAME": "local",
+            },
+        )
+        self._wait("training-operator", lambda: _status(f"http://127.0.0.1:{probe}/readyz") == 200)
+
+    # --- helpers --------------------------------------------------------------------------------------------
+
+    def _port(self, name: str) -> int:
+        self.ports[name] = free_port()
+        return self.ports[name]
+
+    def _spawn(self, program: str, *flags: str, environment: Mapping[str, str] | None = None) -> None:
+        def start() -> GuardedProcess:
+            return GuardedProcess(
+                [self.assets / program, *flags],
+                self.folder / "logs" / f"{program}.log",
+                folder=self.folder,
+                environment={**os.environ, **(environment or {})},
+            )
+
+        self._starts[program] = start
+        self.processes[program] = start()
+
+    def _wait(self, program: str, ready: Callable[[], bool]) -> None:
+        process = self.processes[program]
+        deadline = time.monotonic() + READY_SECONDS
+        while time.monotonic() < deadline and process.status is None:
+            if ready():
+                return
+            time.sleep(0.05)
+        raise RuntimeError(f"{program} does not become ready; the end of its log:\n{process.last_lines()}")
+
+    def _api_server_answers(self) -> bool:
+        return _status(f"{self.server}/readyz", _ADMIN_TOKEN) == 200
+
+    def _exists(self, what: str) -> bool:
+        try:
+            self.kubectl("get", what)
+        except KubectlError:
+            return False
+        return True
+
+    def _write_kubeconfig(self, path: Path, user: str, token: str, namespace: str) -> None:
+        cluster = {"server": self.server, "certificate-authority": str(self.authority)}
+        context = {"cluster": "local", "user": user, "namespace": namespace}
+        config = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "local",
+            "clusters": [{"name": "local", "cluster": cluster}],
+            "users": [{"name": user, "user": {"token": token}}],
+            "contexts": [{"name": "local", "context": context}],
+        }
+        path.write_text(json.dumps(config, indent=1))
+
+
+def _status(url: str, token: str = "") -> int:
+    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"} if token else {})
+    # The programs sign their own certificates as they start; we only ask whether they answer.
+    context = ssl._create_unverified_context()
+    try:
+        with urllib.request.urlopen(request, timeout=2.0, context=context) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+    except OSError:
+        return 0
+
+
+def find_assets(extras: tuple[str, ...] = tuple(EXTRAS)) -> Path:
+    """Return the folder of the programs; skips the test where there is none.
+
+    With UNIMRG_REQUIRE_CLUSTER=1 the test fails instead.
+    """
+    folder = os.environ.get("KUBEBUILDER_ASSETS", "")
+    needed = (*CORE, "kubectl", *(EXTRAS[extra] for extra in extras))
+    missing = [name for name in needed if not (Path(folder) / name).is_file()]
+    if folder and not missing:
+        return Path(folder).resolve()
+    reason = f"KUBEBUILDER_ASSETS ({folder}) lacks {', '.join(missing)}" if folder else "KUBEBUILDER_ASSETS is not set"
+    message = f"{reason}: install the control plane's programs, see docs/development.md"
+    if os.environ.get("UNIMRG_REQUIRE_CLUSTER") == "1":
+        pytest.fail(message, pytrace=False)
+    pytest.skip(message)
+
+
+@pytest.fixture(scope="session")
+def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    """A control plane with scheduler and Training Operator that all tests of a session share; see `namespace`."""
+    plane = ControlPlane(tmp_path_factory.mktemp("control-plane"), find_assets())
+    plane.start()
+    yield plane
+    plane.stop()
+
+
+_namespaces = itertools.count(1)
+
+
+@pytest.fixture
+def namespace(control_plane: ControlPlane, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A namespace of the test's own under Pod Security `restricted`; it is deleted afterwards."""
+    slug = re.sub("[^a-z0-9]+", "-", request.node.name.lower().removeprefix("test_"))[:30].strip("-")
+    name = f"t{next(_namespaces)}-{slug}"
+    control_plane.create_namespace(name)
+    yield name
+    control_plane.kubectl("delete", "namespace", name, "--wait=false")
+    # At once: what ends in its own time would take the time of the tests that follow.
+    control_plane.kubectl("delete", "pods", "--all", "--force", "--wait=false", f"--namespace={name}")

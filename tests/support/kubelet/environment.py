@@ -1,0 +1,117 @@
+"""The variables that a container finds when it starts.
+
+There are no mount namespaces: a volume is a folder somewhere else, and a variable whose value is or lies below a
+mountPath (also as file:// address) has the folder's path instead. Programs that take every path from a variable do not
+notice. There is no DNS either: a literal value that is the name of a pod's headless service becomes that pod's address.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import quote
+
+from tests.support.kubelet.api import Api, ApiError, Object
+from tests.support.kubelet.references import NotYetError, contents, field
+from tests.support.kubelet.volumes import in_folder
+
+PATH_VARIABLES = {
+    "UNIMRG_TERMINATION_LOG": "/dev/termination-log",
+    "UNIMRG_RUN_DIR": "/run/unimrg",
+    "UNIMRG_CACHE": "/cache",
+    "TMPDIR": "/tmp",
+}
+"""Paths that programs use in a pod when no variable is set: here they need one."""
+_SERVICE = re.compile(r"([a-z0-9](?:[-a-z0-9]*[a-z0-9])?)(?:\.([-a-z0-9]+)(?:\.svc(?:\.cluster\.local)?)?)?(:\d+)?")
+
+
+def container_environment(
+    api: Api, pod: Object, container: Object, image: Mapping[str, str], folders: Mapping[str, Path], root: Path
+) -> dict[str, str]:
+    """Return the variables of a container; raises NotYetError.
+
+    `image` is what the image sets, `folders` says where paths lie (`volumes.container_folders`), `root` is the
+    container's own file system.
+    """
+    namespace = pod["metadata"]["namespace"]
+    values: dict[str, str] = {
+        "KUBERNETES_SERVICE_HOST": "10.0.0.1",
+        "KUBERNETES_SERVICE_PORT": "443",
+        "HOSTNAME": pod["metadata"]["name"],
+    }
+    for source in container.get("envFrom", []):
+        for kind in ("secret", "configMap"):
+            if reference := source.get(f"{kind}Ref"):
+                data = contents(api, namespace, kind, reference["name"], reference.get("optional", False))
+                values |= {source.get("prefix", "") + key: value.decode() for key, value in data.items()}
+    addresses = _Addresses(api, namespace)
+    for variable in container.get("env", []):
+        if source := variable.get("valueFrom"):
+            value = _referred(api, pod, container, source)
+        else:
+            value = addresses.replace(expanded(variable.get("value", ""), values))
+        if value is not None:
+            values[variable["name"]] = value
+    defaults = {name: in_folder(path, folders) for name, path in PATH_VARIABLES.items()}
+    if "/tmp" not in folders:
+        defaults["TMPDIR"] = str(root / "tmp")
+    return {**image, **defaults, **{name: in_folder(value, folders) for name, value in values.items()}}
+
+
+def expanded(text: str, values: Mapping[str, str]) -> str:
+    """Return the text with $(NAME) replaced where the name is known; $$ stands for $."""
+    return re.sub(
+        r"\$(\$|\((\w+)\))",
+        lambda found: "$" if found[1] == "$" else values.get(found[2], found[0]),
+        text,
+    )
+
+
+def _referred(api: Api, pod: Object, container: Object, source: Object) -> str | None:
+    if reference := source.get("fieldRef"):
+        return field(pod, reference["fieldPath"])
+    if reference := source.get("resourceFieldRef"):
+        limits = container.get("resources", {}).get("limits", {})
+        return str(limits.get(reference["resource"].removeprefix("limits."), "0"))
+    kind = "secret" if "secretKeyRef" in source else "configMap"
+    reference = source[f"{kind}KeyRef"]
+    namespace, name, key = pod["metadata"]["namespace"], reference["name"], reference["key"]
+    optional = reference.get("optional", False)
+    data = contents(api, namespace, kind, name, optional)
+    if key in data:
+        return data[key].decode()
+    if optional:
+        return None
+    title = kind[0].upper() + kind[1:]
+    raise NotYetError("CreateContainerConfigError", f"couldn't find key {key} in {title} {namespace}/{name}")
+
+
+class _Addresses:
+    """Names of headless services in values, replaced by the address of the service's pod."""
+
+    def __init__(self, api: Api, namespace: str) -> None:
+        self._api = api
+        self._pods = f"/api/v1/namespaces/{namespace}/pods"
+        self._services = f"/api/v1/namespaces/{namespace}/services"
+        self._namespace = namespace
+        # Headless services of gangs have a pod's name; anything else that looks like a name is just a word.
+        self._names = {item["metadata"]["name"] for item in api.request("GET", self._pods)["items"]}
+
+    def replace(self, value: str) -> str:
+        found = _SERVICE.fullmatch(value)
+        if not found or found[1] not in self._names or found[2] not in (None, self._namespace):
+            return value
+        name, port = found[1], found[3] or ""
+        try:
+            service = self._api.request("GET", f"{self._services}/{name}")
+        except ApiError as error:
+            if error.status == 404:
+                raise NotYetError("ContainerCreating", f'service "{name}" not found') from None
+            raise
+        selector = quote(",".join(f"{label}={text}" for label, text in service["spec"]["selector"].items()))
+        pods = self._api.request("GET", f"{self._pods}?labelSelector={selector}")["items"]
+        for pod in pods:
+            if address := pod["status"].get("podIP"):
+                return f"{address}{port}"
+        raise NotYetError("ContainerCreating", f'service "{name}" has no pod with an address')

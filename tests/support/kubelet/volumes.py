@@ -1,0 +1,99 @@
+"""The volumes of a pod as folders: emptyDir, secret, configMap, downwardAPI, projected, claims and host paths."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from tests.support.kubelet.api import Api, ApiError, Object
+from tests.support.kubelet.references import NotYetError, contents, field
+
+TERMINATION_LOG = "/dev/termination-log"
+OWN_FOLDERS = ("/run/unimrg", "/cache")
+"""Folders that UniMRG's programs make in the container's own file system where no volume is mounted."""
+
+
+def make_volumes(api: Api, pod: Object, folder: Path) -> dict[str, Path]:
+    """Fill the folders of a pod's volumes and return them by volume name; raises NotYetError."""
+    return {
+        volume["name"]: _make(api, pod, volume, folder / volume["name"]) for volume in pod["spec"].get("volumes", [])
+    }
+
+
+def container_folders(container: Object, volumes: Mapping[str, Path], root: Path) -> dict[str, Path]:
+    """Return where the paths of a container really lie: volumes by mountPath, the termination log, and below `root`
+    (the container's own file system) the folders that programs use in every pod.
+    """
+    folders = {path: root / path.removeprefix("/") for path in OWN_FOLDERS}
+    for mount in container.get("volumeMounts", []):
+        folder = volumes[mount["name"]] / mount.get("subPath", "")
+        if not folder.exists():
+            folder.mkdir(parents=True)
+        folders[mount["mountPath"].rstrip("/")] = folder
+    log = container.get("terminationMessagePath", TERMINATION_LOG)
+    if in_folder(log, folders) == log:
+        folders[log] = root / "termination-log"
+    return folders
+
+
+def in_folder(value: str, folders: Mapping[str, Path]) -> str:
+    """Return a path or file:// address below a known path as one below its folder, others as they are."""
+    scheme = "file://" if value.startswith("file://") else ""
+    path = value.removeprefix(scheme)
+    covering = [known for known in folders if path == known or path.startswith(f"{known}/")]
+    if not covering:
+        return value
+    known = max(covering, key=len)
+    return f"{scheme}{folders[known]}{path[len(known) :]}"
+
+
+def _make(api: Api, pod: Object, volume: Object, folder: Path) -> Path:
+    namespace = pod["metadata"]["namespace"]
+    if path := volume.get("hostPath", {}).get("path"):
+        return Path(path)
+    if claim := volume.get("persistentVolumeClaim"):
+        return _claimed(api, namespace, claim["claimName"])
+    folder.mkdir(parents=True, exist_ok=True)
+    sources = volume["projected"]["sources"] if "projected" in volume else [volume]
+    for source in sources:
+        for name, value in _files(api, pod, source).items():
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(value)
+    return folder
+
+
+def _files(api: Api, pod: Object, source: Object) -> dict[str, bytes]:
+    namespace = pod["metadata"]["namespace"]
+    if reference := source.get("downwardAPI"):
+        return {item["path"]: field(pod, item["fieldRef"]["fieldPath"]).encode() for item in reference["items"]}
+    if reference := source.get("serviceAccountToken"):
+        account = pod["spec"].get("serviceAccountName", "default")
+        wanted = {"expirationSeconds": reference.get("expirationSeconds", 3600)}
+        path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token"
+        body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": wanted}
+        return {reference["path"]: api.request("POST", path, body)["status"]["token"].encode()}
+    for kind in ("secret", "configMap"):
+        if reference := source.get(kind):
+            # Volumes say secretName, sources of projected ones say name.
+            name = reference.get("secretName") or reference["name"]
+            try:
+                data = contents(api, namespace, kind, name, reference.get("optional", False))
+            except NotYetError as error:
+                raise NotYetError("ContainerCreating", error.message) from None
+            items = {item["key"]: item["path"] for item in reference.get("items", [])}
+            return {items.get(key, key): value for key, value in data.items() if not items or key in items}
+    return {}
+
+
+def _claimed(api: Api, namespace: str, name: str) -> Path:
+    try:
+        claim = api.request("GET", f"/api/v1/namespaces/{namespace}/persistentvolumeclaims/{name}")
+    except ApiError as error:
+        if error.status == 404:
+            raise NotYetError("ContainerCreating", f'persistentvolumeclaim "{name}" not found') from None
+        raise
+    if not (volume := claim["spec"].get("volumeName")):
+        raise NotYetError("ContainerCreating", f'persistentvolumeclaim "{name}" is not bound')
+    spec = api.request("GET", f"/api/v1/persistentvolumes/{volume}")["spec"]
+    return Path(spec["hostPath" if "hostPath" in spec else "local"]["path"])
