@@ -1,13 +1,16 @@
-"""Reads a job and looks for its inputs; everything that is wrong comes in one error."""
+"""Reads a job and looks for what is wrong with it where it is to run; everything comes in one error."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterable
 from pathlib import Path
 
-from unimrg_api.errors import JobError
+from unimrg_api.errors import JobError, Problem, UserError
 from unimrg_api.job import UniMRGJob
-from unimrg_api.load import load_job
-from unimrg_api.locality import cluster_notes
+from unimrg_api.load import load_job, parse_location
+from unimrg_api.locality import cluster_notes, cluster_problems
+from unimrg_api.yaml_source import read_yaml
 from unimrg_cli.inputs import missing_inputs
 
 
@@ -23,5 +26,53 @@ def check_job(file: Path) -> tuple[UniMRGJob, list[str]]:
     known = {problem.path for problem in problems}
     problems += [problem for problem in missing_inputs(file) if problem.path not in known]
     if problems or job is None:
-        raise JobError(sorted(problems, key=lambda problem: (problem.line or 0, problem.column or 0)), source=str(file))
+        raise JobError(sorted(problems, key=_place), source=str(file))
     return job, cluster_notes(job)
+
+
+def check_cluster_job(file: Path) -> UniMRGJob:
+    """Return the job of a file that is to run on a cluster, where its inputs are and not here.
+
+    Raises JobError with all problems of the job or, once it is right by itself, with all that a cluster refuses.
+    """
+    job = load_job(file)
+    problems = cluster_problems(job)
+    if problems:
+        raise JobError(placed(problems, file), source=str(file))
+    return job
+
+
+def namespace_of(job: UniMRGJob, wanted: str | None) -> str | None:
+    """Return the namespace that a command's option or the job's file names, None if neither does.
+
+    Raises UserError where they differ.
+    """
+    written = job.metadata.namespace
+    if wanted is not None and written is not None and wanted != written:
+        message = f"the job's metadata.namespace is {written}, and -n says {wanted}"
+        raise UserError(message, remedy="leave one of them out")
+    return wanted or written
+
+
+def placed(problems: Iterable[Problem], file: Path) -> list[Problem]:
+    """Return problems with the line and column of their path in a job's file, in the file's order.
+
+    A field that is not there stands where what it belongs to begins.
+    """
+    marks = read_yaml(file.read_bytes()).marks
+    found = []
+    for problem in problems:
+        location = parse_location(problem.path) if problem.path else ()
+        absent = location not in marks
+        while location and location not in marks:
+            location = location[:-1]
+        if location and location in marks:
+            mark = marks[location]
+            line, column = (mark.key_line, mark.key_column) if absent else (mark.line, mark.column)
+            problem = dataclasses.replace(problem, line=line, column=column)
+        found.append(problem)
+    return sorted(found, key=_place)
+
+
+def _place(problem: Problem) -> tuple[int, int]:
+    return problem.line or 0, problem.column or 0

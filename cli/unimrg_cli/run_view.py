@@ -13,12 +13,15 @@ from pydantic.alias_generators import to_camel
 
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
-from unimrg_api.fields import path_of, resolve_uri
+from unimrg_api.fields import resolve_uri
+from unimrg_api.introspection import view_at
+from unimrg_api.job import StorageSpec, UniMRGJob
 from unimrg_api.load import load_job
 from unimrg_api.progress import Progress
 from unimrg_api.termination import TerminationRecord
 from unimrg_cli.checkpoint_list import Checkpoint, list_checkpoints
-from unimrg_trainer.storage import ObjectStore, open_store
+from unimrg_trainer.local_folders import run_folder
+from unimrg_trainer.storage import LocalStore, ObjectStore, open_store
 from unimrg_trainer.storage.base import NotFound
 
 State = Literal["NotStarted", "Running", "Stopped", "Completed", "Failed"]
@@ -68,18 +71,35 @@ class RunDescription(_View):
     """Link to the run in MLflow."""
 
 
-def run_uri(target: str) -> str:
-    """Return the URI of the run that a job's file, a folder or a URI names.
+def names_cluster_job(target: str, *, asked: bool) -> bool:
+    """Whether `target` is the name of a job on a cluster: if that is `asked` for, or nothing here is called so.
+
+    Raises UserError where a cluster is asked for and this can be no job's name.
+    """
+    name = view_at(UniMRGJob, ("metadata", "name"))
+    assert name is not None and name.pattern is not None
+    possible = re.search(name.pattern, target) is not None
+    if asked and not possible:
+        raise UserError(
+            f"{target} is not the name of a job on a cluster",
+            remedy="give the name alone (metadata.name of its file), or leave out -n, --context and --kubeconfig",
+        )
+    return possible and (asked or not Path(target).exists())
+
+
+def locate_run(target: str) -> tuple[str, StorageSpec | None]:
+    """Return the URI of the run that a job's file, a folder or a URI names, and the job's storage if it is a job.
 
     Raises JobError for a job's file that is wrong, UserError for what names no run.
     """
     if "://" in target:
-        return resolve_uri(target, Path.cwd())
+        return resolve_uri(target, Path.cwd()), None
     path = Path(target)
     if path.is_dir():
-        return path.resolve().as_uri()
+        return path.resolve().as_uri(), None
     if path.suffix.lower() in _JOB_SUFFIXES or path.is_file():
-        return resolve_uri(load_job(path).spec.checkpoint.uri, path.resolve().parent)
+        spec = load_job(path).spec
+        return resolve_uri(spec.checkpoint.uri, path.resolve().parent), spec.storage
     raise UserError(
         f"{target} is neither a job's file nor a run",
         remedy="give the job's YAML file, the run's folder, or its URI",
@@ -92,7 +112,7 @@ def open_run(target: str) -> ObjectStore:
 
     Raises UserError (INPUT_MISSING) where a folder or URI holds no run; a job's file may name one to come.
     """
-    store = open_store(run_uri(target))
+    store = open_store(*locate_run(target))
     if not Path(target).is_file() and not _is_run(store):
         raise UserError(
             f"there is no run under {store.uri}",
@@ -106,15 +126,16 @@ def describe_run(target: str) -> RunDescription:
     """Describe the run that a job's file, a folder or a URI names. Raises UserError as `open_run` does."""
     store = open_run(target)
     identity = _json(store, "job.json") or {}
-    progress = _progress(store)
+    local = LocalStore(run_folder(store.uri))
+    progress = _progress(local)
     attempts = [int(match[1]) for key, _ in store.list("attempts/") if (match := _ATTEMPT.fullmatch(key))]
     checkpoints = list_checkpoints(store)
     outcomes = _outcomes(store)
-    last_end = _last_end(store)
-    mlflow = _json(store, "local/mlflow.json") or {}
+    last_end = _last_end(local)
+    mlflow = _json(local, "mlflow.json") or {}
     url = (progress.mlflow_url if progress is not None else None) or mlflow.get("url")
     uid = identity.get("uid")
-    at_work = store.uri.startswith("file://") and _is_at_work(path_of(store.uri) / "local" / "lock")
+    at_work = _is_at_work(local.root / "lock")
     return RunDescription(
         uri=store.uri,
         state="Running" if at_work else _state_at_rest(outcomes, max(attempts, default=None), progress, last_end),
@@ -130,8 +151,8 @@ def describe_run(target: str) -> RunDescription:
 
 
 def _is_run(store: ObjectStore) -> bool:
-    single = any(store.size(key) is not None for key in ("job.json", "local/progress.json"))
-    return single or any(store.list(prefix) for prefix in ("attempts/", "ckpt/"))
+    begun_here = (run_folder(store.uri) / "progress.json").exists()
+    return begun_here or store.size("job.json") is not None or any(store.list(name) for name in ("attempts/", "ckpt/"))
 
 
 def _state_at_rest(
@@ -175,16 +196,16 @@ def _is_at_work(lock: Path) -> bool:
     return True
 
 
-def _progress(store: ObjectStore) -> Progress | None:
+def _progress(local: ObjectStore) -> Progress | None:
     try:
-        return Progress.parse(store.get("local/progress.json"))
+        return Progress.parse(local.get("progress.json"))
     except NotFound:
         return None
 
 
-def _last_end(store: ObjectStore) -> TerminationRecord | None:
+def _last_end(local: ObjectStore) -> TerminationRecord | None:
     try:
-        return TerminationRecord.parse(store.get("local/termination.json"))
+        return TerminationRecord.parse(local.get("termination.json"))
     except NotFound:
         return None
 

@@ -13,7 +13,7 @@ from unimrg_cli.run_view import RunDescription
 
 def print_run(run: RunDescription, now: float | None = None) -> None:
     """Print where a run stands; `now` is Unix time in seconds."""
-    console = _console()
+    console = terminal()
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
@@ -26,7 +26,7 @@ def print_run(run: RunDescription, now: float | None = None) -> None:
 
 def print_checkpoints(uri: str, checkpoints: list[Checkpoint]) -> None:
     """Print the committed checkpoints of a run, newest first."""
-    console = _console()
+    console = terminal()
     if not checkpoints:
         console.print(f"{uri} holds no committed checkpoint yet.", markup=False, highlight=False, soft_wrap=True)
         return
@@ -45,7 +45,8 @@ def print_checkpoints(uri: str, checkpoints: list[Checkpoint]) -> None:
     console.print(table, markup=False, highlight=False)
 
 
-def _console() -> Console:
+def terminal() -> Console:
+    """Return where tables are printed."""
     console = Console()
     # a table for a file or a pipe is not folded at the width of some terminal
     return console if console.is_terminal else Console(width=240)

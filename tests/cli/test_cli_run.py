@@ -69,4 +69,5 @@ def test_only_the_extras_own_packages_count_as_missing() -> None:
         "pytest>=8 ; extra == 'trainer'",
         "no.such_other ; python_version > '3' and extra == 'trainer'",
     ]
-    assert extras.missing_packages(requirements) == ["no-such-trainer", "no.such_other"]
+    assert extras.missing_packages(requirements, "trainer") == ["no-such-trainer", "no.such_other"]
+    assert extras.missing_packages(requirements, "dev") == ["no-such-tool"]

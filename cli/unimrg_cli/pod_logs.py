@@ -1,0 +1,207 @@
+"""Shows the logs of a job's pods on a cluster, or says why there are none."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from unimrg_api.cluster import ATTEMPT_LABEL, JOB_LABEL, NODE_RANK_LABEL, STAGE_LABEL, TRAINER_CONTAINER
+from unimrg_api.errors import UserError
+from unimrg_api.exit_codes import ExitCode
+from unimrg_api.status import StageStatus
+from unimrg_cli.cluster_client import Cluster, ServerError
+from unimrg_cli.cluster_view import ClusterJob, end_text, headline, one_line, read_job
+
+POLL_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which logs are wanted."""
+
+    stage: str | None = None
+    """None: the stage that failed first, else the newest."""
+    attempt: int | None = None
+    """None: the newest of the stage."""
+    node: int | None = 0
+    """Rank of the node; None: all of them."""
+    tail: int | None = None
+    """Lines at the end; None: all."""
+    follow: bool = False
+    """Whether to wait for the pods to start, and then for what they write until they end."""
+
+
+@dataclass(frozen=True)
+class _Pod:
+    name: str
+    rank: int
+    waiting: str
+    """Why its trainer has not started; empty: it has."""
+
+
+def show_logs(cluster: Cluster, name: str, wanted: Selection, pause: Callable[[float], None] = time.sleep) -> None:
+    """Write the logs to standard output; lines of several nodes begin with `[node N]`.
+
+    Raises UserError where there are none, with the reason: UNAVAILABLE where there may be some soon, else
+    INPUT_MISSING.
+    """
+    said = ""
+    while True:
+        job = read_job(cluster.job(name))
+        try:
+            stage = _stage(job, wanted.stage)
+            pods = _pods(cluster, job, stage, wanted)
+            break
+        except UserError as reason:
+            if not wanted.follow or reason.exit_code is not ExitCode.UNAVAILABLE:
+                raise
+            if reason.message != said:
+                _note(f"{reason.message}; waiting for it")
+                said = reason.message
+        pause(POLL_SECONDS)
+    copier = _Copier(cluster, wanted, _kept(job, stage.name))
+    if wanted.follow:
+        copier.copy_together(pods)
+        return
+    for pod in pods:
+        if pod.waiting:
+            _note(f"the pod {pod.name} has not started: {pod.waiting}")
+        else:
+            copier.copy(pod)
+
+
+def _stage(job: ClusterJob, wanted: str | None) -> StageStatus:
+    """Return the stage whose logs are meant. Raises UserError where it has not begun."""
+    begun = [stage for stage in (job.status.stages if job.status is not None else []) if stage.attempt]
+    failed = [stage for stage in begun if stage.state == "Failed"]
+    found = (failed[:1] or begun[-1:]) if wanted is None else [stage for stage in begun if stage.name == wanted]
+    if not found:
+        begun_text = "nothing has begun" if wanted is None else f"the stage {wanted} has not begun"
+        raise _none(f"there is no log: {begun_text}", job)
+    return found[0]
+
+
+def _pods(cluster: Cluster, job: ClusterJob, stage: StageStatus, wanted: Selection) -> list[_Pod]:
+    """Return the pods whose logs are wanted, by rank, at least one of them started; all of them, to be followed.
+
+    Raises UserError where there are none.
+    """
+    attempt = wanted.attempt or stage.attempt
+    labels = {JOB_LABEL: job.name, STAGE_LABEL: stage.name, ATTEMPT_LABEL: str(attempt)}
+    pods = sorted(map(_read_pod, cluster.pods(labels)), key=lambda pod: (pod.rank, pod.name))
+    chosen = [pod for pod in pods if wanted.node is None or pod.rank == wanted.node]
+    what, newest = f"attempt {attempt} of {stage.name}", attempt == stage.attempt
+    if chosen:
+        waiting = [pod for pod in chosen if pod.waiting]
+        if len(waiting) == len(chosen) or (waiting and wanted.follow):
+            raise _none(f"the pod {waiting[0].name} has not started: {waiting[0].waiting}", job, soon=True)
+        if wanted.follow and wanted.node is None and newest and stage.state == "Starting":
+            raise _none(f"{what} has not started on all of its nodes", job, soon=True)
+        return chosen
+    if pods:
+        ranks = ", ".join(str(pod.rank) for pod in pods)
+        soon = newest and stage.state == "Starting"
+        raise _none(f"{what} has no pod of node {wanted.node}, only of {ranks}", job, soon=soon)
+    if attempt > stage.attempt:
+        raise _none(f"there is no {what}: the newest is {stage.attempt}", job)
+    if newest and stage.end is None and not _has_ended(job):
+        raise _none(f"{what} has no pod yet", job)
+    end = f"; it ended: {end_text(stage.end)}" if newest and stage.end is not None else ""
+    message = f"the pods of {what} are gone, and their logs with them{end}"
+    raise UserError(message, remedy=_kept(job, stage.name), exit_code=ExitCode.INPUT_MISSING)
+
+
+def _read_pod(value: dict[str, Any]) -> _Pod:
+    metadata = value.get("metadata") or {}
+    rank = str((metadata.get("labels") or {}).get(NODE_RANK_LABEL, "0"))
+    return _Pod(str(metadata.get("name")), int(rank) if rank.isdecimal() else 0, _waiting(value.get("status") or {}))
+
+
+def _waiting(status: dict[str, Any]) -> str:
+    """Return why the trainer of a pod has not started; empty if it has, or if the pod ended before it could."""
+    for container in status.get("containerStatuses") or []:
+        if container.get("name") == TRAINER_CONTAINER:
+            waiting = (container.get("state") or {}).get("waiting")
+            return "" if waiting is None else _reason(waiting, "Waiting")
+    for condition in status.get("conditions") or []:
+        if condition.get("type") == "PodScheduled" and condition.get("status") != "True":
+            return _reason(condition, "Unschedulable")
+    return "" if status.get("phase") in ("Succeeded", "Failed") else "its node has not taken it up yet"
+
+
+def _reason(state: dict[str, Any], default: str) -> str:
+    reason, message = str(state.get("reason") or default), one_line(str(state.get("message") or ""))
+    return f"{reason}: {message}" if message else reason
+
+
+def _has_ended(job: ClusterJob) -> bool:
+    return job.status is not None and job.status.phase in ("Succeeded", "Failed")
+
+
+def _none(message: str, job: ClusterJob, *, soon: bool | None = None) -> UserError:
+    """Return why there is no log; `soon` tells whether there may be one in a while, None: while the job goes on."""
+    if soon is None:
+        soon = not _has_ended(job)
+        message += f" ({headline(job)})"
+    if not soon:
+        return UserError(message, exit_code=ExitCode.INPUT_MISSING)
+    remedy = "ask again in a while, or wait for it with --follow"
+    return UserError(message, remedy=remedy, exit_code=ExitCode.UNAVAILABLE)
+
+
+def _kept(job: ClusterJob, stage: str) -> str:
+    """Return where launchers leave the end of the ranks' logs; empty for a stage that has no ranks."""
+    if stage not in ("train", "evaluate"):
+        return ""
+    return f"what its ranks wrote last is kept under {job.checkpoint_uri.rstrip('/')}/logs/attempt-N/"
+
+
+def _note(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
+class _Copier:
+    """Copies the logs of pods to standard output, whole lines at a time."""
+
+    def __init__(self, cluster: Cluster, wanted: Selection, remedy: str) -> None:
+        self._cluster = cluster
+        self._wanted = wanted
+        self._remedy = remedy
+        self._output = threading.Lock()
+
+    def copy(self, pod: _Pod) -> None:
+        """Copy one log to its end. Raises UserError where it cannot be read."""
+        prefix = f"[node {pod.rank}] " if self._wanted.node is None else ""
+        try:
+            for line in self._cluster.log(pod.name, follow=self._wanted.follow, tail=self._wanted.tail):
+                with self._output:
+                    sys.stdout.write(f"{prefix}{line}" if line.endswith("\n") else f"{prefix}{line}\n")
+                    sys.stdout.flush()
+        except ServerError as error:
+            if error.exit_code is ExitCode.CREDENTIALS:
+                raise
+            message = f"the log of {pod.name} cannot be read: {error.message}"
+            raise UserError(message, remedy=self._remedy, exit_code=error.exit_code) from None
+
+    def copy_together(self, pods: list[_Pod]) -> None:
+        """Copy several logs as their lines come in. Raises the first error once all of them have ended."""
+        errors: list[Exception] = []
+
+        def copy(pod: _Pod) -> None:
+            try:
+                self.copy(pod)
+            except Exception as error:
+                errors.append(error)
+
+        threads = [threading.Thread(target=copy, args=(pod,), daemon=True) for pod in pods]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if errors:
+            raise errors[0]

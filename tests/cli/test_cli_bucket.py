@@ -1,0 +1,52 @@
+"""`unimrg run`, `status` and `ckpt ls` of a job whose data and checkpoints lie in a bucket."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.command_line import Unimrg
+from tests.support.local_jobs import tiny_job
+from tests.support.s3_stores import Place
+from unimrg_api.exit_codes import ExitCode
+
+
+def test_a_job_in_a_bucket_runs_here_and_is_shown_from_anywhere(
+    s3_place: Place, tmp_path: Path, unimrg: Unimrg, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UNIMRG_CACHE", str(tmp_path / "cache"))
+    job, file = tiny_job(
+        tmp_path,
+        training__schedule={"warmupSteps": 1, "horizonSteps": 4},
+        data__shards=[f"{s3_place.uri}/data"],
+        checkpoint__uri=f"{s3_place.uri}/run",
+        storage=s3_place.storage.model_dump(by_alias=True, exclude_none=True) | {"credentials": {"secretName": "keys"}},
+        stages={"evaluate": {"mode": "Never"}},
+    )
+    assert job.spec.storage.credentials is not None
+    ended = unimrg("run", file)
+    assert ended.code == 0, ended.out + ended.err
+    assert f"Run: {s3_place.uri}/run" in ended.out
+    assert "spec.storage.credentials is ignored" in ended.out
+    assert list(tmp_path.glob("cache/runs/*/mlflow.db"))
+    assert [key for key, _ in s3_place.store("run").list() if "local/" in key] == []
+
+    def shown(*arguments: object) -> Any:
+        ended = unimrg(*arguments, "-o", "json")
+        assert ended.code == 0, ended.err
+        return json.loads(ended.out)
+
+    here = shown("status", file)
+    assert (here["state"], here["checkpoint"]["step"], here["progress"]["phase"]) == ("Completed", 4, "finish")
+    assert [row["step"] for row in shown("ckpt", "ls", file)] == [4]
+
+    monkeypatch.setenv("UNIMRG_CACHE", str(tmp_path / "elsewhere"))
+    monkeypatch.setenv("AWS_ENDPOINT_URL", str(s3_place.storage.endpoint))
+    there = shown("status", f"{s3_place.uri}/run")
+    assert (there["state"], there["checkpoint"]["step"]) == ("Completed", 4)
+    assert "progress" not in there
+    assert [row["step"] for row in shown("ckpt", "ls", f"{s3_place.uri}/run")] == [4]
+    assert unimrg("status", f"{s3_place.uri}/nothing").code == ExitCode.INPUT_MISSING

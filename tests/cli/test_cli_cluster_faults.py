@@ -1,0 +1,266 @@
+"""What the commands for a cluster say when the cluster, the way to it or the kubeconfig is at fault."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.api_stand_in import JOBS, NOT_FOUND, TOKEN, Answer, StandIn, status, write_kubeconfig
+from tests.support.bad_jobs import GOOD_JOB
+from tests.support.cluster_jobs import cluster_job
+from tests.support.command_line import Ended, Unimrg
+from unimrg_cli import cluster_client, extras
+
+CLUSTER_JOB = (
+    GOOD_JOB.replace("file://", "s3://bucket/")
+    .replace("experiment: tests", "uri: http://mlflow:5000")
+    .replace("seed: 42", "seed: 7")
+)
+FORBIDDEN = (
+    'unimrgjobs.training.unimrg.dev "good" is forbidden: User "ada" cannot get resource "unimrgjobs" in API group '
+    '"training.unimrg.dev" in the namespace "research"'
+)
+QUOTES_A_TOKEN = f"bad gateway; Authorization: Bearer {TOKEN}"
+
+
+def check_manners(ended: Ended) -> None:
+    assert "Traceback" not in ended.err
+    assert "this is a bug" not in ended.err
+    assert TOKEN not in ended.err + ended.out
+    assert ended.err.startswith(("error: ", "/"))
+
+
+@pytest.fixture
+def job_file(tmp_path: Path) -> Path:
+    file = tmp_path / "job.yaml"
+    file.write_text(CLUSTER_JOB)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("answer", "code", "words"),
+    [
+        (status(401, "Unauthorized", "Unauthorized"), 77, ("does not know these credentials", "--context")),
+        (status(403, "Forbidden", FORBIDDEN), 77, ("denies it", 'User "ada" cannot get', "ask for this right")),
+        (NOT_FOUND, 69, ("the UniMRGJob CRD is not installed", "unimrg crd | kubectl apply -f -")),
+        (status(404, "NotFound", 'unimrgjobs "good" not found', name="good"), 66, ("no UniMRGJob good", "research")),
+        (status(429, "TooManyRequests", "too many requests"), 69, ("429: too many requests", "try again")),
+        (status(500, "InternalError", "etcdserver: request timed out"), 69, ("500: etcdserver", "try again")),
+        (Answer(502, QUOTES_A_TOKEN), 69, ("answers 502", "try again")),
+        (status(502, "InternalError", QUOTES_A_TOKEN), 69, ("502: bad gateway", "[redacted]")),
+        (Answer(200, "<html>welcome</html>"), 69, ("no JSON object", "is an API server's")),
+        (Answer(200, "[1, 2]"), 69, ("no JSON object",)),
+        (Answer(200, b"\xff\xfe"), 69, ("no JSON object",)),
+        (Answer(200, cluster_job(), cut=True), 69, ("cannot be used",)),
+        (Answer(200, {"kind": "Table", "rows": []}), 69, ("has a name that this version", "kubectl get")),
+        (Answer(200, cluster_job({"phase": "Dreaming"})), 69, ("has a status.phase that this version", "install")),
+    ],
+)
+def test_an_api_servers_refusal_becomes_words_and_a_code(
+    answer: Answer, code: int, words: tuple[str, ...], unimrg: Unimrg, api_stand_in: StandIn
+) -> None:
+    api_stand_in.answer(f"GET {JOBS}/good", answer)
+    for command in ("status", "logs"):
+        ended = unimrg(command, "good", "--kubeconfig", api_stand_in.kubeconfig)
+        assert ended.code == code, ended.err
+        assert ended.out == ""
+        check_manners(ended)
+        for word in words:
+            assert word in ended.err
+
+
+def test_a_server_that_does_not_answer_is_given_up(
+    unimrg: Unimrg, api_stand_in: StandIn, job_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster_client, "READ_TIMEOUT", 0.2)
+    api_stand_in.answer(f"GET {JOBS}/good", Answer(delay=30))
+    api_stand_in.answer(f"POST {JOBS}", Answer(delay=30))
+    for command in (["status", "good"], ["submit", job_file]):
+        ended = unimrg(*command, "--kubeconfig", api_stand_in.kubeconfig)
+        assert ended.code == 69
+        assert "does not answer in time" in ended.err
+        check_manners(ended)
+    assert len(api_stand_in.requests) == 2, "nothing is sent twice"
+
+
+@pytest.mark.parametrize(
+    ("server", "words"),
+    [
+        ("http://127.0.0.1:1", ("Connection refused", "check that it runs")),
+        ("https://no-such-host.invalid", ("cannot be used", "check that it runs")),
+    ],
+)
+def test_a_server_that_is_not_there(server: str, words: tuple[str, ...], unimrg: Unimrg, tmp_path: Path) -> None:
+    write_kubeconfig(tmp_path / "kubeconfig", server)
+    ended = unimrg("status", "good", "--kubeconfig", tmp_path / "kubeconfig")
+    assert ended.code == 69
+    check_manners(ended)
+    for word in (server, *words):
+        assert word in ended.err
+
+
+def test_without_a_kubeconfig_it_is_said_where_one_is_looked_for(
+    unimrg: Unimrg, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, job_file: Path
+) -> None:
+    monkeypatch.delenv("KUBECONFIG")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for command in (["status", "good"], ["logs", "good"], ["submit", job_file]):
+        ended = unimrg(*command)
+        assert ended.code == 66
+        assert f"{tmp_path}/.kube/config does not exist" in ended.err
+        assert "--kubeconfig" in ended.err
+        check_manners(ended)
+
+
+def test_a_name_that_is_neither_here_nor_there_may_be_a_slip(unimrg: Unimrg, api_stand_in: StandIn) -> None:
+    ended = unimrg("status", "qiuckstart")
+    assert "no file or folder here is called qiuckstart" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "file is empty"),
+        ("[1, 2]", "cannot be used"),
+        (f"users: [\ntoken: {TOKEN}", "cannot be used"),
+        ('{"contexts": [], "clusters": [], "users": []}', "current-context"),
+    ],
+)
+def test_a_kubeconfig_that_is_none_is_not_quoted(text: str, words: str, unimrg: Unimrg, tmp_path: Path) -> None:
+    (tmp_path / "broken").write_text(text)
+    ended = unimrg("status", "good", "--kubeconfig", tmp_path / "broken")
+    assert ended.code == 64
+    assert words in ended.err
+    assert "kubectl config view" in ended.err
+    check_manners(ended)
+
+
+def test_a_context_that_the_kubeconfig_does_not_have(unimrg: Unimrg, api_stand_in: StandIn) -> None:
+    ended = unimrg("logs", "good", "--kubeconfig", api_stand_in.kubeconfig, "--context", "moon")
+    assert ended.code == 64
+    assert "context moon" in ended.err
+    assert "kubectl config get-contexts" in ended.err
+    assert api_stand_in.requests == []
+
+
+def test_a_credential_plugin_that_fails_is_heard_and_nothing_is_asked_without_credentials(
+    unimrg: Unimrg, api_stand_in: StandIn, tmp_path: Path
+) -> None:
+    for script, words in (("echo please log in >&2; exit 1", "process returned 1"), (None, "No such file")):
+        command = {"command": "sh", "args": ["-c", script]} if script else {"command": "no-such-plugin"}
+        plugin = {"apiVersion": "client.authentication.k8s.io/v1", "interactiveMode": "Never", **command}
+        write_kubeconfig(tmp_path / "with-plugin", "http://127.0.0.1:1", {"exec": plugin})
+        ended = unimrg("status", "good", "--kubeconfig", tmp_path / "with-plugin")
+        assert ended.code == 77
+        assert words in ended.err
+        assert "log in" in ended.err
+        check_manners(ended)
+
+
+@pytest.mark.parametrize(
+    ("answer", "code", "words"),
+    [
+        (
+            status(409, "AlreadyExists", 'unimrgjobs "good" already exists', name="good"),
+            64,
+            ("has a UniMRGJob good already", "unimrg status good -n research", "kubectl delete unimrgjob good"),
+        ),
+        (NOT_FOUND, 69, ("CRD is not installed", "unimrg crd | kubectl apply -f -")),
+        (
+            status(404, "NotFound", 'namespaces "research" not found', name="research", kind="namespaces"),
+            66,
+            ("has no namespace research", "kubectl create namespace research"),
+        ),
+        (status(403, "Forbidden", "exceeded quota: jobs, used: count=5"), 77, ("exceeded quota",)),
+        (status(503, "ServiceUnavailable", "webhook is away"), 69, ("webhook is away", "try again")),
+    ],
+)
+def test_what_submit_says_when_the_job_cannot_be_created(
+    answer: Answer, code: int, words: tuple[str, ...], unimrg: Unimrg, api_stand_in: StandIn, job_file: Path
+) -> None:
+    api_stand_in.answer(f"POST {JOBS}", answer)
+    ended = unimrg("submit", job_file, "--kubeconfig", api_stand_in.kubeconfig)
+    assert ended.code == code, ended.err
+    assert ended.out == ""
+    check_manners(ended)
+    for word in words:
+        assert word in ended.err
+
+
+def test_a_servers_refusals_are_shown_at_the_files_lines(unimrg: Unimrg, api_stand_in: StandIn, job_file: Path) -> None:
+    causes = [
+        {
+            "reason": "FieldValueInvalid",
+            "message": "Invalid value: 7: the site's policy allows seed 1 only",
+            "field": "spec.training.seed",
+        },
+        {"reason": "FieldValueRequired", "message": "Required value: add a cost centre", "field": "metadata.labels"},
+    ]
+    api_stand_in.answer(f"POST {JOBS}", status(422, "Invalid", "UniMRGJob is invalid", causes=causes))
+    ended = unimrg("submit", job_file, "--kubeconfig", api_stand_in.kubeconfig)
+    assert ended.code == 64
+    line = CLUSTER_JOB[: CLUSTER_JOB.index("seed: 7")].count("\n") + 1
+    assert f"{job_file}:{line}:11: spec.training.seed: the site's policy allows seed 1 only (got 7)" in ended.err
+    assert f"{job_file}:3:1: metadata.labels: add a cost centre" in ended.err
+    assert "has 2 problems" in ended.err
+
+
+def test_a_refusal_about_no_field_is_shown_as_one_of_the_file(
+    unimrg: Unimrg, api_stand_in: StandIn, job_file: Path
+) -> None:
+    api_stand_in.answer(f"POST {JOBS}", status(400, "BadRequest", "admission webhook says no"))
+    ended = unimrg("submit", job_file, "--kubeconfig", api_stand_in.kubeconfig)
+    assert ended.code == 64
+    assert f"{job_file}: admission webhook says no" in ended.err
+
+
+def test_a_job_that_a_cluster_cannot_run_is_never_sent(unimrg: Unimrg, api_stand_in: StandIn, tmp_path: Path) -> None:
+    for text, place in (
+        (GOOD_JOB, "spec.checkpoint.uri: "),
+        (CLUSTER_JOB.replace("nodes: 1", "nodes: 0"), "spec.trainer.nodes: must be at least 1 (got 0)"),
+    ):
+        (tmp_path / "bad.yaml").write_text(text)
+        ended = unimrg("submit", tmp_path / "bad.yaml", "--kubeconfig", api_stand_in.kubeconfig)
+        assert ended.code == 64
+        assert place in ended.err
+    assert api_stand_in.requests == []
+
+
+def test_two_namespaces_for_one_job_are_refused(unimrg: Unimrg, api_stand_in: StandIn, job_file: Path) -> None:
+    job_file.write_text(CLUSTER_JOB.replace("name: good", "name: good\n  namespace: lab"))
+    ended = unimrg("submit", job_file, "-n", "research", "--kubeconfig", api_stand_in.kubeconfig)
+    assert ended.code == 64
+    assert "metadata.namespace is lab, and -n says research" in ended.err
+    assert api_stand_in.requests == []
+
+
+def test_without_the_operator_extra_the_command_that_installs_it_is_shown(
+    unimrg: Unimrg, job_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(extras, "_is_installed", lambda name: name != "kubernetes")
+    for command in (["status", "good"], ["logs", "good"], ["submit", job_file], ["render", job_file]):
+        ended = unimrg(*command)
+        assert ended.code == 64
+        assert "not installed: kubernetes" in ended.err
+        assert 'pip install "unimrg[operator]"' in ended.err
+
+
+WITHOUT_THE_CLIENT = """
+import sys
+sys.modules["kubernetes"] = None
+sys.argv = ["unimrg", *sys.argv[1:]]
+from unimrg_cli.main import main
+main()
+"""
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["submit", "--help"], ["validate", "FILE"], ["crd"]])
+def test_help_validate_and_crd_need_no_client(arguments: list[str], job_file: Path) -> None:
+    command = [str(job_file) if item == "FILE" else item for item in arguments]
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_THE_CLIENT, *command], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,258 @@
+"""`unimrg logs`: which pods' logs are shown, and what is said where there are none."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any, get_args
+
+import pytest
+
+from tests.support.api_stand_in import JOBS, PODS, TOKEN, Answer, StandIn, status
+from tests.support.cluster_jobs import RUNNING, SUCCEEDED, cluster_job, end, failed
+from tests.support.command_line import Ended, Unimrg
+from unimrg_api.progress import Phase
+from unimrg_cli import pod_logs
+from unimrg_cli.main import Stage
+
+STARTED = {"name": "pytorch", "state": {"running": {}}}
+
+
+def pod(name: str, rank: int | None = None, container: dict[str, Any] | None = STARTED, **state: Any) -> dict[str, Any]:
+    labels = {} if rank is None else {"training.kubeflow.org/replica-index": str(rank)}
+    containers = [] if container is None else [{"name": "sidecar", "state": {"waiting": {}}}, container]
+    return {"metadata": {"name": name, "labels": labels}, "status": {"containerStatuses": containers, **state}}
+
+
+def waiting(reason: str, message: str = "") -> dict[str, Any]:
+    return {"name": "pytorch", "state": {"waiting": {"reason": reason, "message": message}}}
+
+
+class Cluster:
+    """A job, its pods and their logs; and `unimrg logs` about it."""
+
+    def __init__(self, unimrg: Unimrg, stand_in: StandIn) -> None:
+        self._unimrg = unimrg
+        self.stand_in = stand_in
+        self.job(RUNNING)
+        self.pods([pod("good-train-2-worker-1", 1), pod("good-train-2-worker-0", 0)])
+        for rank in (0, 1):
+            self.log(f"good-train-2-worker-{rank}", Answer(200, f"one of {rank}\ntwo of {rank}\n"))
+
+    def job(self, *written: dict[str, Any] | None) -> None:
+        self.stand_in.answer(f"GET {JOBS}/good", *(Answer(200, cluster_job(item)) for item in written))
+
+    def pods(self, *listings: list[dict[str, Any]]) -> None:
+        self.stand_in.answer(f"GET {PODS}", *(Answer(200, {"kind": "PodList", "items": items}) for items in listings))
+
+    def log(self, name: str, answer: Answer) -> None:
+        self.stand_in.answer(f"GET {PODS}/{name}/log", answer)
+
+    def logs(self, *options: object) -> Ended:
+        ended = self._unimrg("logs", "good", "--kubeconfig", self.stand_in.kubeconfig, *options)
+        assert "Traceback" not in ended.err
+        assert TOKEN not in ended.err
+        return ended
+
+    def query(self, request: str) -> dict[str, list[str]]:
+        """Return the query of the only request of that kind."""
+        (found,) = [query for made, query, _ in self.stand_in.requests if made == request]
+        return found
+
+
+@pytest.fixture
+def cluster(unimrg: Unimrg, api_stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    monkeypatch.setattr(pod_logs, "POLL_SECONDS", 0)
+    return Cluster(unimrg, api_stand_in)
+
+
+def test_the_stages_to_choose_from_are_those_of_a_job() -> None:
+    assert tuple(stage.value for stage in Stage) == get_args(Phase)
+
+
+def test_node_0_of_the_newest_attempt_of_the_newest_stage_is_shown(cluster: Cluster) -> None:
+    ended = cluster.logs()
+    assert (ended.code, ended.out) == (0, "one of 0\ntwo of 0\n")
+    (selector,) = cluster.query(f"GET {PODS}")["labelSelector"]
+    assert set(selector.split(",")) == {
+        "training.unimrg.dev/job=good",
+        "training.unimrg.dev/stage=train",
+        "training.unimrg.dev/attempt=2",
+    }
+    query = cluster.query(f"GET {PODS}/good-train-2-worker-0/log")
+    assert query["container"] == ["pytorch"]
+    assert "tailLines" not in query
+
+
+def test_another_stage_attempt_and_number_of_lines_can_be_chosen(cluster: Cluster) -> None:
+    cluster.pods([pod("good-check-1-x7")])
+    cluster.log("good-check-1-x7", Answer(200, "checked"))
+    ended = cluster.logs("--stage", "check", "--attempt", 1, "--tail", 5)
+    assert (ended.code, ended.out) == (0, "checked\n")
+    assert "stage=check" in cluster.query(f"GET {PODS}")["labelSelector"][0]
+    assert cluster.query(f"GET {PODS}/good-check-1-x7/log")["tailLines"] == ["5"]
+
+
+def test_of_a_job_that_failed_the_stage_that_failed_is_shown(cluster: Cluster) -> None:
+    cluster.job(failed(66))
+    cluster.logs()
+    assert "stage=train,training.unimrg.dev/attempt=1" in cluster.query(f"GET {PODS}")["labelSelector"][0]
+
+
+def test_another_node_can_be_chosen(cluster: Cluster) -> None:
+    assert cluster.logs("--node", 1).out == "one of 1\ntwo of 1\n"
+
+
+@pytest.mark.parametrize("options", [[], ["--follow"]])
+def test_the_lines_of_all_nodes_say_where_they_are_from(cluster: Cluster, options: list[str]) -> None:
+    out = cluster.logs("--node", "all", *options).out.splitlines()
+    lines = [f"[node {rank}] {count} of {rank}" for rank in (0, 1) for count in ("one", "two")]
+    assert (sorted(out) if options else out) == (sorted(lines) if options else lines)
+
+
+def test_of_all_nodes_those_that_have_started_are_shown(cluster: Cluster) -> None:
+    cluster.pods([pod("good-train-2-worker-0", 0), pod("good-train-2-worker-1", 1, waiting("ImagePullBackOff"))])
+    ended = cluster.logs("--node", "all")
+    assert (ended.code, ended.out) == (0, "[node 0] one of 0\n[node 0] two of 0\n")
+    assert "the pod good-train-2-worker-1 has not started: ImagePullBackOff" in ended.err
+
+
+UNSCHEDULED = {"conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3"}]}
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (pod("p", 0, waiting("CreateContainerConfigError", 'secret "s3" not found')), 'Error: secret "s3" not found'),
+        (pod("p", 0, waiting("ContainerCreating")), "ContainerCreating"),
+        (pod("p", 0, None, phase="Pending", **UNSCHEDULED), "Unschedulable: 0/3"),
+        (pod("p", 0, None, phase="Pending"), "its node has not taken it up yet"),
+    ],
+)
+def test_a_container_that_has_not_started_says_what_it_waits_for(
+    given: dict[str, Any], words: str, cluster: Cluster
+) -> None:
+    cluster.pods([given])
+    ended = cluster.logs()
+    assert ended.code == 69
+    assert "the pod p has not started: " in ended.err
+    assert words in ended.err
+    assert "--follow" in ended.err
+
+
+def test_a_pod_that_ended_before_its_container_began_has_an_empty_log(cluster: Cluster) -> None:
+    cluster.pods([pod("p", 0, None, phase="Failed")])
+    cluster.log("p", Answer(200, ""))
+    assert cluster.logs() == Ended(0, "", "")
+
+
+def stages(state: str, **more: Any) -> dict[str, Any]:
+    return {**RUNNING, "stages": [{"name": "train", "state": state, "attempt": 2, **more}]}
+
+
+ENDED = stages("Restarting", end=end("Stall", 75, "Restart", "no step for 900 s"))
+KEPT = "s3://runs/good/logs/attempt-N/"
+
+
+@pytest.mark.parametrize(
+    ("written", "options", "code", "words"),
+    [
+        (None, [], 69, ("nothing has begun", "no operator has taken it up yet")),
+        ({"phase": "Pending"}, ["--stage", "train"], 69, ("the stage train has not begun", "Pending")),
+        (SUCCEEDED, ["--stage", "finish"], 66, ("the stage finish has not begun", "Succeeded")),
+        (stages("Starting"), [], 69, ("attempt 2 of train has no pod yet", "--follow")),
+        (RUNNING, ["--attempt", "3"], 69, ("there is no attempt 3 of train: the newest is 2",)),
+        (RUNNING, ["--attempt", "1"], 66, ("the pods of attempt 1 of train are gone", KEPT)),
+        (ENDED, [], 66, ("the pods of attempt 2 of train are gone", "Stall (75): no step for 900 s", KEPT)),
+        (SUCCEEDED, ["--stage", "train"], 66, ("are gone", KEPT)),
+        (RUNNING, ["--stage", "check"], 66, ("the pods of attempt 1 of check are gone", "Completed (0)")),
+    ],
+)
+def test_without_pods_it_is_said_why(
+    written: dict[str, Any] | None, options: list[str], code: int, words: tuple[str, ...], cluster: Cluster
+) -> None:
+    cluster.job(written)
+    cluster.pods([])
+    ended = cluster.logs(*options)
+    assert (ended.code, ended.out) == (code, "")
+    for word in words:
+        assert word in ended.err
+
+
+def test_only_stages_with_ranks_are_looked_for_beside_the_checkpoints(cluster: Cluster) -> None:
+    cluster.pods([])
+    assert "logs/attempt" not in cluster.logs("--stage", "check").err
+
+
+def test_a_node_that_the_attempt_does_not_have(cluster: Cluster) -> None:
+    ended = cluster.logs("--node", 7)
+    assert ended.code == 66
+    assert "no pod of node 7, only of 0, 1" in ended.err
+
+
+@pytest.mark.parametrize("node", ["-1", "first", "1.5", "²", ""])
+def test_a_node_that_is_no_rank_is_wrong_usage(node: str, cluster: Cluster) -> None:
+    assert cluster.logs(f"--node={node}").code == 64
+
+
+@pytest.mark.parametrize(
+    ("answer", "code", "words"),
+    [
+        (status(404, "NotFound", 'pods "good-train-2-worker-0" not found'), 66, ("cannot be read", KEPT)),
+        (status(500, "InternalError", "dial tcp 10.0.0.7:10250: no route to host"), 69, ("10.0.0.7:10250", KEPT)),
+        (status(403, "Forbidden", 'cannot get resource "pods/log"'), 77, ("pods/log", "ask for this right")),
+        (Answer(200, "one of 0\n", cut=True), 69, ("the API server at http://127.0.0.1",)),
+    ],
+)
+def test_a_log_that_cannot_be_read(answer: Answer, code: int, words: tuple[str, ...], cluster: Cluster) -> None:
+    cluster.log("good-train-2-worker-0", answer)
+    for options in ([], ["--follow"]):
+        ended = cluster.logs(*options)
+        assert ended.code == code
+        for word in words:
+            assert word in ended.err
+
+
+def test_following_waits_until_there_is_something_to_follow(cluster: Cluster) -> None:
+    starting = [pod("good-train-2-worker-0", 0, waiting("ContainerCreating"))]
+    cluster.job(None, {"phase": "Pending"}, stages("Starting"))
+    cluster.pods([], starting, starting, [pod("good-train-2-worker-0", 0)])
+    ended = cluster.logs("--follow")
+    assert (ended.code, ended.out) == (0, "one of 0\ntwo of 0\n")
+    told = [line.removesuffix("; waiting for it") for line in ended.err.splitlines()]
+    assert told == [
+        "there is no log: nothing has begun (no operator has taken it up yet)",
+        "there is no log: nothing has begun (Pending)",
+        "attempt 2 of train has no pod yet (Running (Advancing): train, step 120 of 400, loss 1.2500, 1h20m left)",
+        "the pod good-train-2-worker-0 has not started: ContainerCreating",
+    ]
+    assert cluster.query(f"GET {PODS}/good-train-2-worker-0/log")["follow"] == ["True"]
+
+
+def test_all_nodes_are_followed_from_when_all_have_started(cluster: Cluster) -> None:
+    first, second = pod("good-train-2-worker-0", 0), pod("good-train-2-worker-1", 1)
+    cluster.job(stages("Starting"), stages("Starting"), RUNNING)
+    cluster.pods([first], [first, second], [first, second])
+    ended = cluster.logs("--follow", "--node", "all")
+    assert len(ended.out.splitlines()) == 4
+    assert "attempt 2 of train has not started on all of its nodes" in ended.err
+
+
+def test_following_does_not_wait_for_what_will_never_come(cluster: Cluster) -> None:
+    cluster.job(ENDED)
+    cluster.pods([])
+    assert cluster.logs("--follow").code == 66
+
+
+def test_a_reader_that_closes_the_pipe_ends_the_command_without_a_word(cluster: Cluster) -> None:
+    cluster.log("good-train-2-worker-0", Answer(200, "a line of the log\n" * 20_000))
+    command = [sys.executable, "-m", "unimrg_cli.main", "logs", "good", "--kubeconfig"]
+    with subprocess.Popen(
+        [*command, str(cluster.stand_in.kubeconfig)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout.readline() == "a line of the log\n"
+        process.stdout.close()
+        said = process.stderr.read()
+        process.wait(30)
+    assert said == ""

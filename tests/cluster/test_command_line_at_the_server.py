@@ -1,0 +1,322 @@
+"""The command line and a real API server: jobs are created, refused and looked at; nothing runs here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.api_stand_in import write_kubeconfig
+from tests.support.bad_jobs import FOR_A_CLUSTER, GOOD_CLUSTER_JOB, BadJob
+from tests.support.cluster_jobs import RUNNING, failed
+from tests.support.command_line import Ended, Unimrg, unimrg
+from tests.support.control_plane import ControlPlane, KubectlError
+from tests.support.pods import Pods, shell
+from unimrg_api.crd import crd
+from unimrg_api.server_reply import problems_of
+from unimrg_api.yaml_source import read_yaml
+from unimrg_cli import submit
+from unimrg_cli.cluster_client import ServerError, connect
+from unimrg_cli.cluster_view import ClusterJob, headline
+
+__all__ = ["unimrg"]
+
+CRD = "unimrgjobs.training.unimrg.dev"
+SECONDS = "--timeout=30s"
+
+
+@dataclass
+class CommandLine:
+    """The command line with the rights of a kubeconfig, in a namespace of the control plane."""
+
+    run: Unimrg
+    plane: ControlPlane
+    namespace: str
+    folder: Path
+
+    def __call__(self, command: str, *arguments: object) -> Ended:
+        options = ("--kubeconfig", self.plane.kubeconfig, "-n", self.namespace)
+        ended = self.run(command, *arguments, *options)
+        assert "Traceback" not in ended.err
+        return ended
+
+    def file(self, text: str) -> Path:
+        file = self.folder / "job.yaml"
+        file.write_text(text)
+        return file
+
+    def kubectl(self, *arguments: str, input: str | None = None) -> str:
+        return self.plane.kubectl(*arguments, "-n", self.namespace, input=input)
+
+    def patch(self, kind: str, name: str, status: dict[str, Any]) -> None:
+        patch = json.dumps({"status": status})
+        self.kubectl("patch", kind, name, "--subresource=status", "--type=merge", "-p", patch)
+
+
+def run_worker(pods: Pods, rank: int, script: str = "true", **spec: Any) -> None:
+    """Create the pod of a node of the job's second attempt to train, called `worker-RANK`."""
+    labels = {
+        "training.unimrg.dev/job": "good-on-a-cluster",
+        "training.unimrg.dev/stage": "train",
+        "training.unimrg.dev/attempt": "2",
+        "training.kubeflow.org/replica-index": str(rank),
+    }
+    pods.run(f"worker-{rank}", shell(script, name="pytorch"), labels=labels, **spec)
+
+
+@pytest.fixture
+def command_line(unimrg: Unimrg, control_plane: ControlPlane, namespace: str, tmp_path: Path) -> CommandLine:
+    """The command line; the cluster knows our kind from what `unimrg crd` prints."""
+    definition = unimrg("crd")
+    assert (definition.code, definition.err) == (0, "")
+    control_plane.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", input=definition.out)
+    control_plane.wait_until_served(CRD)
+    return CommandLine(unimrg, control_plane, namespace, tmp_path)
+
+
+@pytest.fixture
+def submitted(command_line: CommandLine) -> CommandLine:
+    """The command line, after it has created `good-on-a-cluster`."""
+    ended = command_line("submit", command_line.file(GOOD_CLUSTER_JOB))
+    assert ended.code == 0, ended.err
+    return command_line
+
+
+def test_what_crd_prints_is_what_the_cluster_has(command_line: CommandLine) -> None:
+    assert command_line.plane.get("crd", CRD)["spec"]["names"] == {**crd()["spec"]["names"]}
+
+
+def test_a_job_is_created_with_the_servers_defaults_and_the_commands_it_is_told_with_work(
+    submitted: CommandLine,
+) -> None:
+    kept = json.loads(submitted.kubectl("get", "unimrgjob", "good-on-a-cluster", "-o", "json"))
+    assert kept["spec"]["trainer"]["nodes"] == 2
+    assert kept["spec"]["method"] == "UniMRG", "the default"
+    shown = submitted("status", "good-on-a-cluster")
+    assert shown.code == 0
+    assert "no operator has taken it up yet" in shown.out
+    silent = submitted("logs", "good-on-a-cluster")
+    assert silent.code == 69
+    assert "nothing has begun" in silent.err
+
+
+def test_a_dry_run_is_checked_by_the_server_and_not_kept(command_line: CommandLine) -> None:
+    ended = command_line("submit", command_line.file(GOOD_CLUSTER_JOB), "--dry-run")
+    assert ended.code == 0, ended.err
+    assert command_line("status", "good-on-a-cluster").code == 66
+
+
+def test_a_name_that_is_taken_is_refused_and_the_job_stays(submitted: CommandLine) -> None:
+    before = submitted.kubectl("get", "unimrgjob", "good-on-a-cluster", "-o", "yaml")
+    ended = submitted("submit", submitted.file(GOOD_CLUSTER_JOB.replace("nodes: 2", "nodes: 1")))
+    assert ended.code == 64
+    assert f"namespace {submitted.namespace} has a UniMRGJob good-on-a-cluster already" in ended.err
+    assert submitted.kubectl("get", "unimrgjob", "good-on-a-cluster", "-o", "yaml") == before
+
+
+def test_a_namespace_that_is_not_there(unimrg: Unimrg, command_line: CommandLine) -> None:
+    file = command_line.file(GOOD_CLUSTER_JOB)
+    ended = unimrg("submit", file, "--kubeconfig", command_line.plane.kubeconfig, "-n", "nowhere")
+    assert ended.code == 66
+    assert "kubectl create namespace nowhere" in ended.err
+
+
+def _changed(name: str, old: str, new: str, path: str) -> BadJob:
+    return BadJob(name, old, new, path, (), base=GOOD_CLUSTER_JOB)
+
+
+REFUSED = [
+    _changed("unknown field", "    nodes: 2", "    nodes: 2\n    node: 2", "spec.trainer.node"),
+    _changed("negative batch", "rowsPerObjective: 64", "rowsPerObjective: -64", "spec.training.batch.rowsPerObjective"),
+    _changed("no nodes", "    nodes: 2", "    nodes: 0", "spec.trainer.nodes"),
+    _changed("file without a volume", "s3://runs/good", "file:///runs/good", "spec.checkpoint.uri"),
+    *(case for case in FOR_A_CLUSTER if case.base is GOOD_CLUSTER_JOB and case.server_sees),
+]
+
+
+@pytest.mark.parametrize("case", REFUSED, ids=lambda case: case.name)
+def test_command_line_and_api_server_refuse_a_bad_job_at_the_same_path(case: BadJob, command_line: CommandLine) -> None:
+    file = command_line.file(case.text)
+    ended = command_line("submit", file)
+    assert ended.code == 64
+    (shown,) = [line for line in ended.err.splitlines() if line.startswith(f"{file}:")]
+    place, _, rest = shown.removeprefix(f"{file}:").partition(": ")
+    assert rest.startswith(f"{case.path}: ")
+    line = case.text.splitlines()[int(place.split(":")[0]) - 1]
+    assert any(f"{name}:" in line for name in case.path.split(".")[-2:]), "the line of the field, or of what lacks it"
+    cluster = connect(command_line.namespace, None, command_line.plane.kubeconfig)
+    with pytest.raises(ServerError) as refusal:
+        cluster.create_job(read_yaml(case.text.encode()).value, dry_run=False)
+    assert {problem.path for problem in problems_of(refusal.value.status)} == {case.path}
+    assert command_line("status", "good-on-a-cluster").code == 66, "nothing was created"
+
+
+def test_what_only_the_server_knows_is_shown_at_the_files_line(command_line: CommandLine) -> None:
+    policy = {
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "ValidatingAdmissionPolicy",
+        "metadata": {"name": "two-nodes-at-most"},
+        "spec": {
+            "failurePolicy": "Fail",
+            "matchConstraints": {
+                "resourceRules": [
+                    {
+                        "apiGroups": ["training.unimrg.dev"],
+                        "apiVersions": ["*"],
+                        "operations": ["CREATE"],
+                        "resources": ["unimrgjobs"],
+                    }
+                ]
+            },
+            "validations": [{"expression": "object.spec.trainer.nodes < 2", "message": "this site has one node"}],
+        },
+    }
+    binding = {
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "ValidatingAdmissionPolicyBinding",
+        "metadata": {"name": "two-nodes-at-most"},
+        "spec": {
+            "policyName": "two-nodes-at-most",
+            "validationActions": ["Deny"],
+            "matchResources": {
+                "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": command_line.namespace}}
+            },
+        },
+    }
+    command_line.plane.apply(policy, binding)
+    try:
+        file = command_line.file(GOOD_CLUSTER_JOB)
+        for _ in range(100):
+            ended = command_line("submit", file, "--dry-run")
+            if ended.code:
+                break
+        assert ended.code == 64
+        assert "this site has one node" in ended.err
+        assert str(file) in ended.err
+    finally:
+        command_line.plane.kubectl("delete", "validatingadmissionpolicybinding,validatingadmissionpolicy", "--all")
+
+
+def test_a_status_that_was_written_by_hand_is_shown(submitted: CommandLine) -> None:
+    submitted.patch("unimrgjob", "good-on-a-cluster", RUNNING)
+    ended = submitted("status", "good-on-a-cluster")
+    assert ended.code == 0, ended.err
+    for words in ("Running (Advancing)", "train, step 120 of 400", "1 infra", "Depth 0.2500", "http://mlflow/#/r1"):
+        assert words in ended.out
+    described = json.loads(submitted("status", "good-on-a-cluster", "-o", "json").out)
+    kept = json.loads(submitted.kubectl("get", "unimrgjob", "good-on-a-cluster", "-o", "json"))
+    assert described["uid"] == kept["metadata"]["uid"]
+    assert described["status"]["stages"][1]["ledger"]["excludedNodes"] == ["node-7"]
+
+
+def test_waiting_ends_with_the_code_of_a_job_that_has_failed(
+    command_line: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def look_and_fail_it(job: ClusterJob) -> str:
+        if job.status is None:
+            command_line.patch("unimrgjob", "good-on-a-cluster", failed(66))
+        return headline(job)
+
+    monkeypatch.setattr(submit, "headline", look_and_fail_it)
+    ended = command_line("submit", command_line.file(GOOD_CLUSTER_JOB), "--wait")
+    assert ended.code == 66
+    assert "Failed (DataMissing): the data is gone" in ended.err
+    assert "DataMissing (66): the data is gone" in ended.out
+
+
+def test_pods_that_have_not_started_say_what_they_wait_for(submitted: CommandLine) -> None:
+    submitted.patch("unimrgjob", "good-on-a-cluster", RUNNING)
+    ended = submitted("logs", "good-on-a-cluster")
+    assert ended.code == 69
+    assert "attempt 2 of train has no pod yet" in ended.err
+    pods = Pods(submitted.plane, submitted.namespace)
+    for rank in (0, 1):
+        run_worker(pods, rank, nodeSelector={"no-such": "node"})
+    submitted.kubectl("wait", "--for=condition=PodScheduled=False", "pod/worker-0", SECONDS)
+    ended = submitted("logs", "good-on-a-cluster")
+    assert ended.code == 69
+    assert "the pod worker-0 has not started: Unschedulable: " in ended.err
+    waiting = {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}
+    container = {"name": "pytorch", "image": "none", "imageID": "", "ready": False, "restartCount": 0, "state": waiting}
+    submitted.patch("pod", "worker-1", {"containerStatuses": [container]})
+    ended = submitted("logs", "good-on-a-cluster", "--node", 1)
+    assert "the pod worker-1 has not started: ImagePullBackOff: no such image" in ended.err
+    ended = submitted("logs", "good-on-a-cluster", "--attempt", 1)
+    assert ended.code == 66
+    assert "the pods of attempt 1 of train are gone" in ended.err
+
+
+def test_the_logs_of_a_gang_are_read_from_its_nodes(submitted: CommandLine, pods: Pods) -> None:
+    submitted.patch("unimrgjob", "good-on-a-cluster", RUNNING)
+    for rank in (0, 1):
+        run_worker(pods, rank, f"for i in 1 2 3; do echo $i of {rank}; sleep 0.5; done")
+    ended = submitted("logs", "good-on-a-cluster", "--follow", "--node", "all")
+    assert ended.code == 0, ended.err
+    for rank in (0, 1):
+        lines = [line for line in ended.out.splitlines() if line.startswith(f"[node {rank}] ")]
+        assert lines == [f"[node {rank}] {count} of {rank}" for count in (1, 2, 3)]
+        pods.wait_for_phase(f"worker-{rank}", "Succeeded")
+    assert submitted("logs", "good-on-a-cluster", "--node", 1, "--tail", 2).out == "2 of 1\n3 of 1\n"
+
+
+def test_a_service_account_without_rights_is_told_which_one_it_lacks(unimrg: Unimrg, command_line: CommandLine) -> None:
+    kubeconfig = command_line.plane.service_account_kubeconfig(command_line.namespace, "default")
+    for command in (["status", "some-job"], ["logs", "some-job"], ["submit", command_line.file(GOOD_CLUSTER_JOB)]):
+        ended = unimrg(*command, "--kubeconfig", kubeconfig)
+        assert ended.code == 77
+        assert f"system:serviceaccount:{command_line.namespace}:default" in ended.err
+        assert 'resource "unimrgjobs"' in ended.err
+
+
+def test_wrong_credentials_and_an_unknown_certificate_are_told_apart(
+    unimrg: Unimrg, command_line: CommandLine, tmp_path: Path
+) -> None:
+    plane, kubeconfig = command_line.plane, tmp_path / "kubeconfig"
+    write_kubeconfig(kubeconfig, plane.server)
+    ended = unimrg("status", "some-job", "--kubeconfig", kubeconfig)
+    assert ended.code == 69
+    assert "its certificate is not trusted" in ended.err
+    content = json.loads(kubeconfig.read_text())
+    content["clusters"][0]["cluster"]["certificate-authority"] = str(plane.authority)
+    kubeconfig.write_text(json.dumps(content))
+    ended = unimrg("status", "some-job", "--kubeconfig", kubeconfig)
+    assert ended.code == 77
+    assert "does not know these credentials" in ended.err
+
+
+@pytest.fixture
+def bare_plane(tmp_path_factory: pytest.TempPathFactory, control_plane: ControlPlane) -> Iterator[ControlPlane]:
+    """A control plane that does not know our kind."""
+    plane = ControlPlane(tmp_path_factory.mktemp("bare"), control_plane.assets, extras=())
+    plane.start()
+    yield plane
+    plane.stop()
+
+
+def test_a_cluster_without_our_kind_says_how_to_get_it(
+    unimrg: Unimrg, bare_plane: ControlPlane, tmp_path: Path
+) -> None:
+    file = tmp_path / "job.yaml"
+    file.write_text(GOOD_CLUSTER_JOB)
+    for command in (["submit", file], ["status", "some-job"], ["logs", "some-job"]):
+        ended = unimrg(*command, "--kubeconfig", bare_plane.kubeconfig)
+        assert ended.code == 69
+        assert "the UniMRGJob CRD is not installed" in ended.err
+        assert "unimrg crd | kubectl apply -f -" in ended.err
+
+
+def test_what_render_prints_is_taken_by_the_server_strictly(unimrg: Unimrg, command_line: CommandLine) -> None:
+    example = Path(__file__).parents[2] / "examples" / "quickstart-s3.yaml"
+    ended = unimrg("render", example, "-n", command_line.namespace)
+    assert ended.code == 0, ended.err
+    taken = command_line.kubectl(
+        "create", "--dry-run=server", "--validate=strict", "-o", "name", "-f", "-", input=ended.out
+    )
+    assert len(taken.split()) == 5
+    with pytest.raises(KubectlError, match="unknown field"):
+        wrong = ended.out.replace("backoffLimit:", "backoffLimits:", 1)
+        command_line.kubectl("create", "--dry-run=server", "--validate=strict", "-f", "-", input=wrong)
