@@ -1,0 +1,421 @@
+"""The whole line on a cluster: an applied job becomes a finished run, whatever dies in between.
+
+Everything is real but the kubelet: API server, scheduler, Training Operator, S3, MLflow, the operator with its own
+account, torchrun on two nodes.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.support.alive import alive
+from tests.support.cluster import Cluster, Object
+from tests.support.control_plane import ControlPlane
+from tests.support.kubelet import ProcessKubelet
+from tests.support.mlflow_server import MlflowServer
+from tests.support.s3_server import S3Server
+from unimrg_api.job import StorageSpec
+from unimrg_trainer.checkpoint.discover import list_commits
+from unimrg_trainer.checkpoint.reader import read_manifest, read_state
+from unimrg_trainer.storage import ObjectStore, open_store
+
+logger = logging.getLogger(__name__)
+
+pytestmark = pytest.mark.timeout(600)
+
+STEPS = 60
+EVERY = 10
+RESTART_SECONDS = 60.0
+"""From a worker's death to the next attempt, running: what is promised."""
+EXPERIMENT = "cluster/thread"
+EVALUATION = {
+    "mode": "OnSuccess",
+    "benchmarks": ["Spatial"],
+    "heldOutRows": 8,
+    "questions": 8,
+    "samples": {"images": 1, "steps": 2, "diffusionSteps": 2, "guidance": "1"},
+}
+
+
+def job(cluster: Cluster, bucket: str, name: str, evaluate: Object | None = None) -> Object:
+    """Two nodes with a process each, dropout on, on the data that the first of these jobs prepares."""
+    return {
+        "apiVersion": "training.unimrg.dev/v1alpha1",
+        "kind": "UniMRGJob",
+        "metadata": {"name": name},
+        "spec": {
+            "model": {"name": "Harmon", "variant": "Tiny"},
+            "training": {
+                "batch": {"rowsPerObjective": 4, "cohortRows": 2, "microBatchRows": 2},
+                "optimizer": {"learningRate": "1e-3"},
+                "schedule": {"warmupSteps": 5, "horizonSteps": STEPS},
+                "precision": "FP32",
+            },
+            "trainer": {"nodes": 2, "gpusPerNode": 0, "processesPerNode": 1},
+            "data": {
+                "source": {"scenes": {"train": 16, "heldOut": 8, "imageSize": 32, "seed": 1}},
+                "shards": [f"s3://{bucket}/data"],
+            },
+            "storage": cluster.storage(),
+            "checkpoint": {
+                "uri": f"s3://{bucket}/{name}",
+                "everySteps": EVERY,
+                "keepLast": 10,
+                "graceSeconds": 30,
+            },
+            "tracking": cluster.tracking(EXPERIMENT),
+            "stages": {"evaluate": evaluate or {"mode": "Never"}},
+            "runPolicy": {"backoffSeconds": 1},
+        },
+    }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def keys(s3_server: S3Server) -> Iterator[None]:
+    """The store's keys, for this process's own look at it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ACCESS_KEY_ID", s3_server.access_key)
+        patch.setenv("AWS_SECRET_ACCESS_KEY", s3_server.secret_key)
+        yield
+
+
+@pytest.fixture(scope="module")
+def bucket(s3_server: S3Server) -> str:
+    return s3_server.bucket()
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The job that nobody disturbed."""
+
+    cluster: Cluster
+    name: str
+    run: ObjectStore
+    status: Object
+    uid: str
+
+
+@pytest.fixture(scope="module")
+def finished(
+    control_plane: ControlPlane,
+    kubelet: ProcessKubelet,
+    s3_server: S3Server,
+    mlflow_server: MlflowServer,
+    bucket: str,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Finished]:
+    control_plane.create_namespace("undisturbed")
+    folder = tmp_path_factory.mktemp("undisturbed")
+    cluster = Cluster(control_plane, kubelet, s3_server, mlflow_server, "undisturbed", folder)
+    cluster.install()
+    cluster.start_operator()
+    try:
+        cluster.apply(job(cluster, bucket, "undisturbed", EVALUATION))
+        done = cluster.wait_for_phase("undisturbed", "Succeeded", seconds=300)
+        run = store(cluster, bucket, "undisturbed")
+        yield Finished(cluster, "undisturbed", run, done["status"], done["metadata"]["uid"])
+    finally:
+        cluster.kill_operator()
+
+
+def store(cluster: Cluster, bucket: str, name: str) -> ObjectStore:
+    return open_store(f"s3://{bucket}/{name}", StorageSpec(endpoint=cluster.s3.endpoint, addressing="Path"))
+
+
+def parameters(run: ObjectStore) -> tuple[int, dict[str, torch.Tensor]]:
+    """Step and every tensor (weights and moments) of the newest commit."""
+    commit = list_commits(run)[0]
+    state = read_state(run, commit, read_manifest(run, commit))
+    return state.step, state.tensors
+
+
+def assert_same_parameters(run: ObjectStore, undisturbed: ObjectStore) -> None:
+    (step, tensors), (wanted_step, wanted) = parameters(run), parameters(undisturbed)
+    assert step == wanted_step == STEPS
+    assert tensors.keys() == wanted.keys()
+    different = [name for name in wanted if not torch.equal(tensors[name], wanted[name])]
+    assert not different, f"{len(different)} of {len(wanted)} tensors differ, e.g. {different[0]}"
+
+
+def assert_one_finished_run(cluster: Cluster, uid: str) -> Any:
+    """One run in MLflow, FINISHED, with every step's loss once; returns it."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(cluster.mlflow.uri)
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id], f"tags.`unimrg.job_uid` = '{uid}'")
+    assert run.info.status == "FINISHED"
+    (name,) = [name for name in run.data.metrics if name.lower().endswith("understanding") and "train" in name]
+    points = Counter(point.step for point in client.get_metric_history(run.info.run_id, name))
+    assert points == dict.fromkeys(range(1, STEPS + 1), 1), name
+    return run
+
+
+def condition(found: Object, name: str) -> Object:
+    (result,) = [item for item in found["status"]["conditions"] if item["type"] == name]
+    return dict(result)
+
+
+def stage(found: Object, name: str) -> Object:
+    return next((item for item in found.get("status", {}).get("stages", []) if item["name"] == name), {})
+
+
+def trains(found: Object, attempt: int) -> bool:
+    train = stage(found, "train")
+    return train.get("attempt") == attempt and train.get("state") == "Running"
+
+
+def wait_for_commit(cluster: Cluster, run: ObjectStore, name: str, step: int) -> None:
+    cluster.wait_for(
+        name, lambda _: any(commit.step >= step for commit in list_commits(run)), 120, f"(commit of step {step})"
+    )
+
+
+def uids(pods: list[Object]) -> set[str]:
+    return {pod["metadata"]["uid"] for pod in pods}
+
+
+# --- undisturbed ------------------------------------------------------------------------------------------------
+
+
+def test_an_applied_job_becomes_a_finished_run(finished: Finished) -> None:
+    status = finished.status
+    assert condition({"status": status}, "Complete")["status"] == "True"
+    assert [item["name"] for item in status["stages"] if item["state"] == "Succeeded"] == [
+        "check",
+        "prepare",
+        "train",
+        "evaluate",
+        "finish",
+    ]
+    assert status["attempt"] == 1
+    assert parameters(finished.run)[0] == STEPS
+    assert status["checkpoint"]["step"] == STEPS
+
+
+def test_progress_and_scores_stand_in_the_status(finished: Finished) -> None:
+    status = finished.status
+    assert (status["progress"]["step"], status["progress"]["totalSteps"]) == (STEPS, STEPS)
+    assert status["progress"]["steps"] == f"{STEPS}/{STEPS}"
+    assert float(status["progress"]["loss"]) > 0
+    assert status["benchmarks"]
+    assert all(float(score["value"]) == float(score["value"]) for score in status["benchmarks"])
+
+
+def test_the_run_in_mlflow_is_finished_at_the_last_step(finished: Finished) -> None:
+    run = assert_one_finished_run(finished.cluster, finished.uid)
+    assert finished.status["mlflow"]["runId"] == run.info.run_id
+    assert run.info.run_id in finished.status["mlflow"]["url"]
+
+
+def test_kubectl_shows_phase_step_loss_and_link(finished: Finished) -> None:
+    header, row = finished.cluster.kubectl("get", "umj").splitlines()
+    assert header.split() == ["NAME", "PHASE", "STEP", "LOSS", "ETA", "MLFLOW", "ATTEMPT", "AGE"]
+    assert row.split()[:3] == [finished.name, "Succeeded", f"{STEPS}/{STEPS}"]
+    assert finished.cluster.mlflow.uri in row
+
+
+def test_the_command_line_shows_status_and_logs(finished: Finished) -> None:
+    def unimrg(*arguments: str) -> str:
+        where = ["-n", finished.cluster.namespace]
+        done = subprocess.run(
+            [sys.executable, "-m", "unimrg_cli.main", *arguments, *where],
+            env={**os.environ, "KUBECONFIG": str(finished.cluster.control_plane.kubeconfig)},
+            text=True,
+            capture_output=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    shown = unimrg("status", finished.name)
+    assert "Succeeded" in shown
+    assert f"{STEPS}/{STEPS}" in shown or f"{STEPS} of {STEPS}" in shown
+    assert "train" in unimrg("logs", finished.name, "--stage", "train")
+
+
+def test_no_secret_stands_in_specs_status_logs_or_events(finished: Finished) -> None:
+    cluster = finished.cluster
+    secret = cluster.s3.secret_key
+    kinds = "pods,jobs.batch,pytorchjobs.kubeflow.org,unimrgjobs.training.unimrg.dev,events,events.events.k8s.io"
+    assert secret not in cluster.kubectl("get", kinds, "-o", "json")
+    assert secret not in cluster.operator_log.read_text()
+    for pod in cluster.pods(finished.name):
+        assert secret not in cluster.log(pod["metadata"]["name"])
+
+
+# --- disturbed --------------------------------------------------------------------------------------------------
+
+
+def test_a_worker_killed_in_mid_run_is_resumed_within_a_minute_and_changes_nothing(
+    cluster: Cluster, bucket: str, finished: Finished
+) -> None:
+    name = "killed"
+    cluster.start_operator()
+    cluster.apply(job(cluster, bucket, name))
+    run = store(cluster, bucket, name)
+    wait_for_commit(cluster, run, name, 2 * EVERY)
+    first = cluster.pods(name, "train", 1)
+    assert len(first) == 2
+    names = [pod["metadata"]["name"] for pod in first]
+    ranks = [pid for pod in names for pid in cluster.kubelet.processes(pod, cluster.namespace)]
+    cluster.kubelet.kill_container(names[1], cluster.namespace)
+    died = time.monotonic()
+    cluster.wait_for(name, lambda found: trains(found, 2), RESTART_SECONDS, "(attempt 2 running)")
+    logger.info("attempt 2 ran %.1f s after the worker's death", time.monotonic() - died)
+    assert len(ranks) >= 6, "a launcher, torchrun and a rank per node"
+    assert not any(map(alive, ranks)), "somebody of attempt 1 is alive beside attempt 2"
+    done = cluster.wait_for_phase(name, "Succeeded", seconds=180)
+    train = stage(done, "train")
+    assert (train["attempt"], train["ledger"]["userRestarts"]) == (2, 1)
+    assert_same_parameters(run, finished.run)
+    assert_one_finished_run(cluster, done["metadata"]["uid"])
+    log = run.get("logs/attempt-2/rank-0.log").decode()
+    assert "resum" in log.lower(), "attempt 2 began from the start"
+
+
+def test_a_worker_deleted_as_by_a_drain_is_noticed_and_changes_nothing(
+    cluster: Cluster, bucket: str, finished: Finished
+) -> None:
+    name = "drained"
+    cluster.start_operator()
+    cluster.apply(job(cluster, bucket, name))
+    run = store(cluster, bucket, name)
+    wait_for_commit(cluster, run, name, 2 * EVERY)
+    victim = cluster.pods(name, "train", 1)[1]["metadata"]["name"]
+    cluster.kubectl("delete", "pod", victim, "--wait=false")
+    cluster.wait_for(name, lambda found: trains(found, 2), RESTART_SECONDS, "(attempt 2 running)")
+    done = cluster.wait_for_phase(name, "Succeeded", seconds=180)
+    train = stage(done, "train")
+    assert train["attempt"] == 2
+    assert train["ledger"]["userRestarts"] == 0, "a drain was charged to the program"
+    assert_same_parameters(run, finished.run)
+    assert_one_finished_run(cluster, done["metadata"]["uid"])
+
+
+def test_an_operator_killed_in_mid_run_leaves_pods_alone_and_makes_no_second_child(
+    cluster: Cluster, bucket: str, finished: Finished
+) -> None:
+    name = "orphaned"
+    cluster.start_operator()
+    cluster.apply(job(cluster, bucket, name))
+    run = store(cluster, bucket, name)
+    wait_for_commit(cluster, run, name, EVERY)
+    pods, children = uids(cluster.pods(name, "train")), uids(cluster.children(name, "train"))
+    cluster.kill_operator()
+    cluster.start_operator()
+    wait_for_commit(cluster, run, name, 4 * EVERY)
+    assert uids(cluster.pods(name, "train")) == pods
+    done = cluster.wait_for_phase(name, "Succeeded", seconds=180)
+    assert done["status"]["attempt"] == 1
+    assert uids(cluster.pods(name, "train")) == pods
+    assert uids(cluster.children(name, "train")) == children
+    assert len(children) == 1
+    assert_same_parameters(run, finished.run)
+    assert_one_finished_run(cluster, done["metadata"]["uid"])
+
+
+# --- what cannot work is said before anything is taken ------------------------------------------------------------
+
+
+def test_a_missing_secret_is_named_and_once_it_is_there_the_job_goes_on(
+    cluster: Cluster, bucket: str, finished: Finished
+) -> None:
+    name = "keyless"
+    wanted = job(cluster, bucket, name)
+    wanted["spec"]["storage"]["credentials"]["secretName"] = "nobody-made-it"
+    cluster.start_operator()
+    cluster.apply(wanted)
+    found = cluster.wait_for(name, lambda found: _refused(found) is not None, 60)
+    refusal = _refused(found)
+    assert refusal is not None
+    assert refusal["reason"] == "SecretMissing"
+    assert "nobody-made-it" in refusal["message"]
+    assert not cluster.children(name, "train")
+    cluster.create_secret(
+        "nobody-made-it",
+        {"AWS_ACCESS_KEY_ID": cluster.s3.access_key, "AWS_SECRET_ACCESS_KEY": cluster.s3.secret_key},
+    )
+    cluster.wait_for(name, lambda found: stage(found, "check").get("state") == "Succeeded", 60, "(check succeeded)")
+
+
+@pytest.mark.parametrize(
+    ("place", "reason"),
+    [("http://127.0.0.1:9", "StorageUnavailable"), ("s3://no-such-bucket/run", "DataMissing")],
+    ids=["a store that does not answer", "a bucket that does not exist"],
+)
+def test_a_store_that_cannot_be_used_is_named_before_anything_trains(
+    cluster: Cluster, bucket: str, place: str, reason: str
+) -> None:
+    name = "homeless"
+    wanted = job(cluster, bucket, name)
+    if place.startswith("s3://"):
+        wanted["spec"]["checkpoint"]["uri"] = place
+    else:
+        wanted["spec"]["storage"]["endpoint"] = place
+    cluster.start_operator()
+    cluster.apply(wanted)
+    found = cluster.wait_for(name, lambda found: _refused(found) is not None, 90)
+    refusal = _refused(found)
+    assert refusal is not None
+    assert refusal["reason"] == reason
+    assert place.removesuffix("/run") in refusal["message"]
+    assert not cluster.children(name, "train")
+
+
+def _refused(found: Object) -> Object | None:
+    """The condition that says why the job cannot run."""
+    for item in found.get("status", {}).get("conditions", []):
+        if item["type"] == "Accepted" and item["status"] == "False":
+            return dict(item)
+    return None
+
+
+# --- the main job -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1300)
+def test_the_quick_start_of_the_examples_completes_on_a_cluster(
+    cluster: Cluster, s3_server: S3Server, tmp_path: Path
+) -> None:
+    """examples/quickstart-s3.yaml as it stands, but for the two addresses, created by `unimrg submit`."""
+    bucket = s3_server.bucket()
+    text = (Path(__file__).parents[2] / "examples" / "quickstart-s3.yaml").read_text()
+    for there, here in {
+        "http://s3.unimrg.svc:8333": cluster.s3.endpoint,
+        "http://mlflow.unimrg.svc:5000": cluster.mlflow.uri,
+        "s3://unimrg/": f"s3://{bucket}/",
+    }.items():
+        assert there in text
+        text = text.replace(there, here)
+    file = tmp_path / "quickstart-s3.yaml"
+    file.write_text(text)
+    cluster.start_operator()
+    submitted = subprocess.run(
+        [sys.executable, "-m", "unimrg_cli.main", "submit", str(file), "-n", cluster.namespace],
+        env={**os.environ, "KUBECONFIG": str(cluster.control_plane.kubeconfig)},
+        text=True,
+        capture_output=True,
+        timeout=60,
+    )
+    assert submitted.returncode == 0, submitted.stdout + submitted.stderr
+    done = cluster.wait_for_phase("quickstart-s3", "Succeeded", seconds=900)
+    status = done["status"]
+    assert status["progress"]["steps"] == "400/400"
+    assert status["checkpoint"]["step"] == 400
+    assert status["benchmarks"]
+    logger.info("%s", cluster.kubectl("get", "umj"))
