@@ -43,7 +43,6 @@ def test_the_operator_may_make_and_delete_what_it_renders_and_change_nothing_but
         (cluster.GROUP, f"{cluster.PLURAL}/status", "patch"),
         ("", "pods", "delete"),
         ("events.k8s.io", "events", "create"),
-        ("events.k8s.io", "events", "patch"),
     }
 
 
