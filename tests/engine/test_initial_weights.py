@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
-from unimrg_trainer.engine.initial_weights import build_initial, load_published
+from unimrg_api.job import StorageSpec
+from unimrg_trainer.engine.initial_weights import PublishedWeights, build_initial, load_published
 from unimrg_trainer.models.registry import family as find_family
 
 
@@ -38,9 +39,13 @@ def assert_holds(module: nn.Module, expected: dict[str, Tensor]) -> None:
         assert torch.equal(found[name].detach(), tensor.to(found[name].dtype)), name
 
 
+def at(uri: str) -> PublishedWeights:
+    return PublishedWeights(uri, StorageSpec(), Path("/nothing/is/copied"))
+
+
 def refusal(module: nn.Module, uri: str) -> UserError:
     with pytest.raises(UserError) as caught:
-        load_published(module, uri)
+        load_published(module, at(uri))
     assert caught.value.remedy
     return caught.value
 
@@ -50,7 +55,7 @@ def refusal(module: nn.Module, uri: str) -> UserError:
 def test_one_file_overwrites_every_weight(tmp_path: Path, dtype: torch.dtype, name: str) -> None:
     save_file(published(), tmp_path / name)
     module = Tied().to(dtype)
-    load_published(module, (tmp_path / name).as_uri())
+    load_published(module, at((tmp_path / name).as_uri()))
     assert_holds(module, published())
     assert {parameter.dtype for parameter in module.parameters()} == {dtype}
     assert module.head.weight is module.table.weight
@@ -61,14 +66,14 @@ def test_a_folder_of_several_files_overwrites_every_weight_and_other_files_there
         save_file({name: tensor}, tmp_path / f"model-{index}.safetensors")
     (tmp_path / "README.md").write_text("not weights")
     module = Tied()
-    load_published(module, tmp_path.as_uri())
+    load_published(module, at(tmp_path.as_uri()))
     assert_holds(module, published())
 
 
 def test_half_precision_weights_are_read_into_full_precision(tmp_path: Path) -> None:
     save_file({name: tensor.bfloat16() for name, tensor in published().items()}, tmp_path / "model.safetensors")
     module = Tied()
-    load_published(module, tmp_path.as_uri())
+    load_published(module, at(tmp_path.as_uri()))
     assert_holds(module, published())
     assert module.scale.dtype == torch.float32
 
@@ -126,7 +131,7 @@ def test_a_folder_without_safetensors_files_is_a_missing_input_and_named(tmp_pat
 
 def test_a_file_that_is_not_there_is_a_missing_input_and_named(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
-        load_published(Tied(), f"{tmp_path.as_uri()}/absent.safetensors")
+        load_published(Tied(), at(f"{tmp_path.as_uri()}/absent.safetensors"))
     assert "absent.safetensors" in caught.value.message
     assert caught.value.exit_code == ExitCode.INPUT_MISSING
 
@@ -137,12 +142,12 @@ def test_tensors_that_the_model_has_not_only_warn_and_a_tied_copy_does_not(
     tied = {**published(), "head.weight": published()["table.weight"].clone()}
     save_file(tied, tmp_path / "model.safetensors")
     with caplog.at_level(logging.WARNING):
-        load_published(Tied(), tmp_path.as_uri())
+        load_published(Tied(), at(tmp_path.as_uri()))
     assert not caplog.records
     save_file({**tied, "vision.patch": torch.zeros(1)}, tmp_path / "model.safetensors")
     module = Tied()
     with caplog.at_level(logging.WARNING):
-        load_published(module, tmp_path.as_uri())
+        load_published(module, at(tmp_path.as_uri()))
     assert "vision.patch" in caplog.text
     assert_holds(module, published())
 
@@ -158,5 +163,5 @@ def test_without_files_the_weights_are_the_seeds_whatever_was_drawn_before(tmp_p
     assert not torch.equal(other.get_parameter(table), first.get_parameter(table))
 
     save_file({name: p.detach() + 1 for name, p in first.named_parameters()}, tmp_path / "harmon.safetensors")
-    read = build_initial(family, 6, tmp_path.as_uri(), torch.float64)
+    read = build_initial(family, 6, at(tmp_path.as_uri()), torch.float64)
     assert_holds(read, {name: p.detach() + 1 for name, p in first.named_parameters()})

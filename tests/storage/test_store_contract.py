@@ -9,19 +9,34 @@ from pathlib import Path
 import pytest
 
 from tests.support.dictionary_store import DictionaryStore
+from tests.support.s3_stores import Place
 from unimrg_api.exit_codes import ExitCode
 from unimrg_trainer.storage import LocalStore, ObjectStore
 from unimrg_trainer.storage.base import AlreadyExists, NotFound, StorageError
 
-STORES: dict[str, Callable[[Path], ObjectStore]] = {
+Fixtures = pytest.FixtureRequest
+
+
+def folder(fixtures: Fixtures) -> ObjectStore:
+    path: Path = fixtures.getfixturevalue("tmp_path")
+    return LocalStore(path / "run")
+
+
+def bucket(fixtures: Fixtures) -> ObjectStore:
+    place: Place = fixtures.getfixturevalue("s3_place")
+    return place.store()
+
+
+STORES: dict[str, Callable[[Fixtures], ObjectStore]] = {
+    "bucket": bucket,
     "dictionary": lambda _: DictionaryStore(),
-    "local": lambda folder: LocalStore(folder / "run"),
+    "folder": folder,
 }
 
 
 @pytest.fixture(params=sorted(STORES))
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
-    return STORES[request.param](tmp_path)
+def store(request: pytest.FixtureRequest) -> ObjectStore:
+    return STORES[request.param](request)
 
 
 def test_what_was_put_is_there(store: ObjectStore) -> None:

@@ -1,12 +1,16 @@
-"""Where the objects of a job lie: the store of its run, the store of its data, and which data set is meant.
+"""Where the objects of a job lie: the stores of its run and its data, which data set is meant, its first weights.
 
 The launcher and the engine both ask this page, so that they cannot mean different places.
 """
 
 from __future__ import annotations
 
+from urllib.parse import unquote
+
 from unimrg_api.environment import PodEnvironment
-from unimrg_api.job import UniMRGJob, resolve_uri
+from unimrg_api.errors import UserError
+from unimrg_api.exit_codes import ExitCode
+from unimrg_api.job import StorageSpec, UniMRGJob, resolve_uri
 from unimrg_trainer.data.photographs import find_photographs
 from unimrg_trainer.data.prepare import source_digest
 from unimrg_trainer.data.publication import find_publication
@@ -16,12 +20,12 @@ from unimrg_trainer.storage.base import ObjectStore
 
 def run_store(job: UniMRGJob, env: PodEnvironment) -> ObjectStore:
     """The prefix of the run: checkpoints, outcomes, logs, results."""
-    return open_store(resolve_uri(job.spec.checkpoint.uri, env.spec_base))
+    return open_store(resolve_uri(job.spec.checkpoint.uri, env.spec_base), job.spec.storage)
 
 
 def data_store(job: UniMRGJob, env: PodEnvironment) -> ObjectStore:
     """Where the data set is, or where it is prepared."""
-    return open_store(resolve_uri(job.spec.data.shards[0], env.spec_base))
+    return open_store(resolve_uri(job.spec.data.shards[0], env.spec_base), job.spec.storage)
 
 
 def wanted_digest(job: UniMRGJob, env: PodEnvironment) -> str | None:
@@ -38,3 +42,25 @@ def data_digest(job: UniMRGJob, env: PodEnvironment) -> str:
     yet.
     """
     return find_publication(data_store(job, env), wanted_digest(job, env)).digest
+
+
+def find_weights(uri: str, storage: StorageSpec | None = None) -> tuple[ObjectStore, list[str]]:
+    """The store and the keys of the safetensors file(s) at `uri`, which is absolute: one file, or a folder of them.
+
+    Raises UserError (66) if there is none.
+    """
+    folder, _, last = uri.rpartition("/")
+    if not last.endswith(".safetensors"):
+        store = open_store(uri, storage)
+        keys = [key for key, _ in store.list() if key.endswith(".safetensors")]
+    else:
+        store = open_store(folder, storage)
+        name = unquote(last) if uri.startswith("file://") else last
+        keys = [name] if store.size(name) is not None else []
+    if not keys:
+        raise UserError(
+            f"spec.model.init: no safetensors file under {uri}",
+            remedy="give a .safetensors file or a folder that holds some; convert .pth files first",
+            exit_code=ExitCode.INPUT_MISSING,
+        )
+    return store, keys

@@ -92,11 +92,19 @@ class ClaimWatch:
 
     def _create(self, number: int) -> Claim | None:
         key = join(self._folder, f"CLAIM-{number}")
+        content = _content(self._writer, 0)
         try:
-            self._store.put(key, _content(self._writer, 0), if_absent=True)
+            self._store.put(key, content, if_absent=True)
         except AlreadyExists:
-            return None
+            if not self._holds(key, content):
+                return None  # else it is our own, and the reply to a first try was lost
         return Claim(self._store, key, self._writer, self._stale_after / 4)
+
+    def _holds(self, key: str, content: bytes) -> bool:
+        try:
+            return self._store.get(key) == content
+        except NotFound:
+            return False
 
     def _highest(self) -> tuple[int, str] | None:
         held = []

@@ -66,7 +66,7 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
     held_out = Dataset.open(setup.data, "heldOut", setup.data_digest)
     dtype = DTYPES[job.spec.training.precision]
 
-    module = build_initial(setup.family, job.spec.training.seed, setup.init_uri, dtype).to(setup.device)
+    module = build_initial(setup.family, job.spec.training.seed, setup.published, dtype).to(setup.device)
     rows = held_out_rows(setup, held_out)
     before = held_out_losses(setup, module, held_out, rows, progress, "held-out loss before")
     import_weights(module, state)

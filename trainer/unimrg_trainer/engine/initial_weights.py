@@ -3,53 +3,59 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load as load_safetensors
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
+from unimrg_api.job import StorageSpec
+from unimrg_trainer.job_stores import find_weights
 from unimrg_trainer.models.base import Family
 from unimrg_trainer.packing.address import digest_key
-from unimrg_trainer.storage import open_store
+from unimrg_trainer.storage.copies import local_file
+from unimrg_trainer.storage.local import explained
 
 logger = logging.getLogger(__name__)
 
 
-def build_initial(family: Family, seed: int, init_uri: str | None, dtype: torch.dtype) -> nn.Module:
+@dataclass(frozen=True)
+class PublishedWeights:
+    """Where published weights lie: an absolute URI, what speaks to its store, and where a node keeps copies."""
+
+    uri: str
+    storage: StorageSpec
+    cache: Path
+
+
+def build_initial(family: Family, seed: int, published: PublishedWeights | None, dtype: torch.dtype) -> nn.Module:
     """Build the family's module with the weights that training starts from: the same on every rank."""
     torch.manual_seed(digest_key(seed, "initial-weights") % 2**63)
     module = family.build().to(dtype)
-    if init_uri is not None:
-        load_published(module, init_uri)
+    if published is not None:
+        load_published(module, published)
     return module
 
 
 @torch.no_grad()
-def load_published(module: nn.Module, uri: str) -> None:
-    """Overwrite the module's weights with those of the safetensors file(s) at `uri` (a file, or a folder of them).
+def load_published(module: nn.Module, published: PublishedWeights) -> None:
+    """Overwrite the module's weights with those of the published safetensors file(s): one, or a folder of them.
 
     Names are the published ones (method.md §2); every tensor of the module must be there with its shape, tied copies
     (`llm.lm_head.weight`) excepted. Raises UserError naming what is missing or has another shape.
     """
-    folder, _, quoted = uri.rpartition("/")
-    name = unquote(quoted)  # a key, while the folder stays a URI
-    store = open_store(folder if name.endswith(".safetensors") else uri)
-    names = [name] if name.endswith(".safetensors") else [k for k, _ in store.list() if k.endswith(".safetensors")]
-    if not names:
-        raise UserError(
-            f"spec.model.init: no safetensors file under {uri}",
-            remedy="give a .safetensors file or a folder that holds some; convert .pth files first",
-            exit_code=ExitCode.INPUT_MISSING,
-        )
+    uri = published.uri
+    store, keys = find_weights(uri, published.storage)
     found: dict[str, Tensor] = {}
-    for key in names:
+    for key in keys:
+        path = local_file(store, key, published.cache)
         try:
-            found |= load_safetensors(store.get(key))
+            with explained("read", path):
+                found |= load_file(path)
         except SafetensorError as error:
             raise UserError(
                 f"spec.model.init: {key} is not a safetensors file: {error}",

@@ -12,6 +12,7 @@ import torch.distributed as dist
 
 from unimrg_api.environment import PodEnvironment
 from unimrg_api.job import UniMRGJob, resolve_uri
+from unimrg_trainer.engine.initial_weights import PublishedWeights
 from unimrg_trainer.job_stores import data_digest, data_store, run_store
 from unimrg_trainer.models.base import Family
 from unimrg_trainer.models.registry import family as find_family
@@ -40,7 +41,8 @@ class Setup:
     run: ObjectStore
     data: ObjectStore
     data_digest: str
-    init_uri: str | None
+    published: PublishedWeights | None
+    """The weights that training starts from; None: drawn from the seed."""
 
 
 def join_group(gpus_per_node: int) -> tuple[int, int, torch.device]:
@@ -64,7 +66,6 @@ def set_up(env: PodEnvironment, job: UniMRGJob) -> Setup:
     family = find_family(job.spec.model.name, job.spec.model.variant, float(job.spec.model.dropout))
     family.check_assets()  # before gigabytes are built
     weights = {name: wanted[name] for name in OBJECTIVES if wanted.get(name, 0) > 0}
-    spec = job.spec
     return Setup(
         env=env,
         job=job,
@@ -77,5 +78,11 @@ def set_up(env: PodEnvironment, job: UniMRGJob) -> Setup:
         run=run_store(job, env),
         data=data_store(job, env),
         data_digest=data_digest(job, env),
-        init_uri=resolve_uri(spec.model.init, env.spec_base) if spec.model.init else None,
+        published=published_weights(env, job),
     )
+
+
+def published_weights(env: PodEnvironment, job: UniMRGJob) -> PublishedWeights | None:
+    """Where the job's first weights lie; None if they are drawn from the seed."""
+    init = job.spec.model.init
+    return PublishedWeights(resolve_uri(init, env.spec_base), job.spec.storage, env.cache) if init else None

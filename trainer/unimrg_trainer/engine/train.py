@@ -54,8 +54,8 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
     )
     loaded = newest(checkpointer, job)
     # rank 0's weights are everyone's: the strategy broadcasts them, so the store is read once
-    init_uri = setup.init_uri if loaded is None and setup.rank == 0 else None
-    module = build_initial(setup.family, training.seed, init_uri, DTYPES[training.precision])
+    published = setup.published if loaded is None and setup.rank == 0 else None
+    module = build_initial(setup.family, training.seed, published, DTYPES[training.precision])
     frozen = setup.family.frozen(list(setup.weights))
     for name, parameter in module.named_parameters():
         parameter.requires_grad_(name not in frozen)

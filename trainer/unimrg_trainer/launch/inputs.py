@@ -11,16 +11,17 @@ import logging
 import urllib.error
 import urllib.request
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 from unimrg_api.environment import PodEnvironment
-from unimrg_api.errors import UserError
+from unimrg_api.errors import JobError, UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.job import UniMRGJob, resolve_uri
 from unimrg_api.load import parse_job
 from unimrg_trainer.checkpoint.agreement import CheckpointError
 from unimrg_trainer.checkpoint.identity import JOB, claim_attempt, claim_identity
-from unimrg_trainer.job_stores import data_digest
+from unimrg_trainer.job_stores import data_digest, find_weights, wanted_digest
 from unimrg_trainer.storage.base import ObjectStore, StorageError
 from unimrg_trainer.tracking import TrackingSettings, tracking_uri
 
@@ -67,10 +68,18 @@ def check_identity(job: UniMRGJob, env: PodEnvironment, run: ObjectStore, data: 
         claim_identity(run, env.uid, job.training_digest(data))
 
 
-def identified(env: PodEnvironment, run: ObjectStore) -> PodEnvironment:
+def identified(env: PodEnvironment, job: UniMRGJob, run: ObjectStore) -> PodEnvironment:
     """Complete uid and attempt from what is under the prefix: what `finish` closes is the training that was
     claimed.
+
+    Raises UserError for a prefix without a training, or of another one, whose run is not ours to close.
     """
+    try:
+        data = wanted_digest(job, env) or data_digest(job, env)
+    except UserError as error:
+        logger.warning("the data set cannot be told any more, the training is taken for this job's: %s", error)
+    else:
+        check_identity(job, env, run, data)
     uid, attempt = env.uid, env.attempt
     try:
         uid = str(json.loads(run.get(JOB))["uid"])
@@ -88,9 +97,33 @@ def identified(env: PodEnvironment, run: ObjectStore) -> PodEnvironment:
     return dataclasses.replace(env, uid=uid, attempt=attempt)
 
 
+@contextlib.contextmanager
+def named(field: str) -> Iterator[None]:
+    """Have errors of the block begin with the field of the job that they are about."""
+    try:
+        yield
+    except JobError:
+        raise  # names its fields itself
+    except UserError as error:
+        if error.message.startswith(field):
+            raise
+        message = f"{field}: {error.message}"
+        raise type(error)(message, remedy=error.remedy, exit_code=error.exit_code) from error
+
+
+def check_weights(job: UniMRGJob, env: PodEnvironment) -> None:
+    """See that the published weights are there, if training starts from some."""
+    if job.spec.model.init is not None:
+        find_weights(resolve_uri(job.spec.model.init, env.spec_base), job.spec.storage)
+
+
 def probe(store: ObjectStore) -> None:
-    """Write, read and delete an object, so that missing rights show before anything is computed."""
+    """List, write, read and delete, so that missing rights show before anything is computed.
+
+    Listing comes first: some services make a bucket that is missing when something is written to it.
+    """
     key, content = f"probe/{uuid.uuid4().hex}", b"unimrg"
+    store.list("probe/")
     store.put(key, content)
     try:
         if store.get(key) != content:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import os
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -32,6 +31,7 @@ from unimrg_trainer.launch.progress_server import serve_progress
 from unimrg_trainer.launch.reports import mlflow_run
 from unimrg_trainer.launch.signals import StopRequest
 from unimrg_trainer.launch.stages import RANK_MODULE, execute
+from unimrg_trainer.local_folders import cache_folder, run_folder
 from unimrg_trainer.storage.base import ObjectStore
 
 logger = logging.getLogger(__name__)
@@ -65,14 +65,14 @@ def run_job(
 
     `job_file` is the file that the job came from: relative paths count from its folder. `processes` train
     (default: spec.trainer.processesPerNode for a job on CPUs, else 1). `stop` is a request whose signals are
-    heeded already. Raises UserError where nothing was begun: another `unimrg run` works on the same run, its
-    checkpoints are not on this machine, or it has too few GPUs.
+    heeded already. Raises UserError where nothing was begun: another `unimrg run` of this machine works on the same
+    run, or it has too few GPUs.
     """
     console = console or Console()
     job, fallback = fit_to_machine(job, processes)
     env = local_environment(job, job_file, processes)
     run = job_stores.run_store(job, env)
-    with run_lock(env.run_dir), _logging(env.run_dir):
+    with run_lock(env.run_dir, shown(run.uri)), _logging(env.run_dir):
         for line in [*ignored_fields(job, processes), *([fallback] if fallback else [])]:
             console.print(line, markup=False, highlight=False, style="dim")
         session = _Session(job, env, run, console, rank_module)
@@ -87,22 +87,15 @@ def run_job(
 def local_environment(job: UniMRGJob, job_file: Path, processes: int | None) -> PodEnvironment:
     """What a pod of this job would be told, with this machine's paths."""
     base = job_file.resolve().parent
-    uri = resolve_uri(job.spec.checkpoint.uri, base)
-    if not uri.startswith("file://"):
-        raise UserError(
-            f"spec.checkpoint.uri is {uri}, which `unimrg run` cannot write to",
-            remedy="use a file:// URI, e.g. file://runs/NAME",
-        )
-    run_dir = path_of(uri) / "local"
+    run_dir = run_folder(resolve_uri(job.spec.checkpoint.uri, base))
     trainer = job.spec.trainer
     default = trainer.processes_per_node if trainer.gpus_per_node == 0 else 1
-    cache = Path(os.environ.get("UNIMRG_CACHE") or Path.home() / ".cache" / "unimrg")
     return PodEnvironment(
         job=job.metadata.name,
         spec=process_spec(job),
         spec_base=base,
         run_dir=run_dir,
-        cache=cache,
+        cache=cache_folder(),
         termination_log=run_dir / "termination.json",
         processes=processes if processes is not None else default,
         stall_timeout=job.spec.run_policy.stall_timeout_seconds,
@@ -122,7 +115,14 @@ def ignored_fields(job: UniMRGJob, processes: int | None) -> list[str]:
         lines.append(
             f"spec.trainer.gpusPerNode ({trainer.gpus_per_node}) is ignored: one process trains; --processes N for more"
         )
+    if job.spec.storage.credentials is not None:
+        lines.append("spec.storage.credentials is ignored: the keys of this environment are used")
     return lines
+
+
+def shown(uri: str) -> str:
+    """A store's URI as people write it: a folder by its path."""
+    return str(path_of(uri)) if uri.startswith("file://") else uri
 
 
 @dataclass(frozen=True)
@@ -235,7 +235,7 @@ class _Session:
         summary = outcomes.summary(self.run_prefix)
         if summary is not None:
             self.console.print(render(summary))
-        self._say(f"Run: {path_of(self.run_prefix.uri)}")
+        self._say(f"Run: {shown(self.run_prefix.uri)}")
         tracker, (_, url) = inputs.tracker_uri(self.job, self.env), mlflow_run(self.env.run_dir)
         if tracker.startswith("sqlite:"):
             self._say(f"Curves in a browser: mlflow ui --backend-store-uri {shlex.quote(tracker)}")

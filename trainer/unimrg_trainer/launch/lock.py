@@ -17,8 +17,10 @@ from unimrg_trainer.storage.local import explained
 
 
 @contextmanager
-def run_lock(folder: Path) -> Iterator[None]:
+def run_lock(folder: Path, run: str | None = None) -> Iterator[None]:
     """Hold `folder`/lock, or raise UserError that names the process which does, or why it cannot be written.
+
+    `run` is what the lock is for, as it is shown; None: what the folder lies in.
 
     The descriptor is not inherited by programs that we start: a rank that were left over would keep the lock.
     """
@@ -32,7 +34,7 @@ def run_lock(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip()
             raise UserError(
-                f"another `unimrg run` is at work in {folder.parent}: {holder or 'it has just started'}",
+                f"another `unimrg run` is at work in {run or folder.parent}: {holder or 'it has just started'}",
                 remedy="wait for it, stop it, or choose another spec.checkpoint.uri",
                 exit_code=ExitCode.UNAVAILABLE,
             ) from None

@@ -29,7 +29,7 @@ from unimrg_trainer.launch.signals import StopRequest
 from unimrg_trainer.launch.verdict import Verdict, judge
 from unimrg_trainer.launch.watchdog import Watchdog
 from unimrg_trainer.storage.base import ObjectStore, StorageError
-from unimrg_trainer.tracking import Shipper, finish
+from unimrg_trainer.tracking import Shipper, finish, keep_spool
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ def execute(
         if stage in ("train", "evaluate"):
             env = inputs.claim(env, job, run)
         elif stage == "finish":
-            env = inputs.identified(env, run)
+            env = inputs.identified(env, job, run)
         context = Context(env, job, run, stop, echo, rank_module)
         verdict = _STAGES[stage](context)
     except KeyboardInterrupt:
@@ -120,23 +120,27 @@ def _check(context: Context) -> Verdict:
     shape = BatchShape(training.batch.rows_per_objective, training.batch.cohort_rows)
     cohorts_of_rank(shape, 0, 0, env.nodes * env.processes)
     with context.stop.raising():
-        inputs.probe(context.run)
-        _check_data(context)
+        with inputs.named("spec.checkpoint.uri"):
+            inputs.probe(context.run)
+        with inputs.named("spec.data.shards[0]"):
+            data = _check_data(context)
+        with inputs.named("spec.checkpoint.uri"):
+            inputs.check_identity(job, env, context.run, data)
+        with inputs.named("spec.model.init"):
+            inputs.check_weights(job, env)
         inputs.warn_if_tracker_is_down(job)
     return Verdict(ExitCode.OK, "Completed")
 
 
-def _check_data(context: Context) -> None:
-    """The data set is there, or its source is; if it is there, the run's prefix must not be another
-    training's.
-    """
+def _check_data(context: Context) -> str:
+    """Return the digest of the data set, which is there or can be prepared from its source."""
     job, env = context.job, context.env
     wanted = job_stores.wanted_digest(job, env)
     store = job_stores.data_store(job, env)
     if wanted is not None and published(store, wanted) is None:
         inputs.probe(store)
-        return
-    inputs.check_identity(job, env, context.run, find_publication(store, wanted).digest)
+        return wanted
+    return find_publication(store, wanted).digest
 
 
 def _prepare(context: Context) -> Verdict:
@@ -180,7 +184,9 @@ def _gang(context: Context, stage: Phase) -> Verdict:
             on_poll=echo if context.echo else lambda: None,
             stall_timeout=env.stall_timeout,
         )
-    _keep_logs(context)
+    if first_node:
+        keep_spool(env.run_dir, context.run)
+    _keep_logs(context, stage)
     return judge(outcome)
 
 
@@ -227,15 +233,19 @@ def _shipping(context: Context) -> Iterator[None]:
         shipper.stop(0.0 if context.stop.twice else SHIP_SECONDS[context.stop.requested])
 
 
-def _keep_logs(context: Context) -> None:
+def _keep_logs(context: Context, stage: Phase) -> None:
     """Copy the end of each log to logs/attempt-N/ beside the checkpoints; a store that refuses is only
     logged.
+
+    Those of an evaluation go to a folder of their own: on a cluster it has another pod, whose logs lack the training.
     """
+    folder = f"logs/attempt-{context.env.attempt}/" + ("" if stage == "train" else f"{stage}/")
     for path in sorted(log_folder(context.env).glob("*.log")):
         try:
-            context.run.put(f"logs/attempt-{context.env.attempt}/{path.name}", tail(path))
+            context.run.put(folder + path.name, tail(path))
         except StorageError as error:
-            logger.warning("%s was not kept: %s", path.name, error)
+            logger.warning("%s and the logs after it were not kept: %s", path.name, error)
+            return  # an end must not wait once for each of them
 
 
 def _conclude(stage: Phase, env: PodEnvironment, verdict: Verdict, context: Context | None) -> TerminationRecord:

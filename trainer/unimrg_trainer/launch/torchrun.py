@@ -45,6 +45,7 @@ GRACE_MARGIN = 15
 """Seconds of the grace period that are kept for what follows the ranks: logs, tracking, the termination
 record.
 """
+LOOPBACK = "127.0.0.1"
 MASTER_SECONDS = 600
 """How long the name of the master may take to resolve: its pod may be scheduled later than ours."""
 
@@ -167,16 +168,17 @@ def start(
     log = torchrun_log(env)
     log.parent.mkdir(parents=True, exist_ok=True)
     log_start = log.stat().st_size if log.exists() else 0
-    port = ports(env.uid, env.attempt)[0]
-    if env.nodes == 1:
-        port = free_port(env.master_address, port)
+    address, port = env.master_address, ports(env.uid, env.attempt)[0]
+    if env.nodes == 1:  # nobody else has to find it, and no name has to resolve
+        address = LOOPBACK
+        port = free_port(address, port)
     command = [
         sys.executable, "-m", "unimrg_trainer.launch.tether", str(os.getpid()),
         sys.executable, "-m", "torch.distributed.run",
         "--nnodes", str(env.nodes),
         "--nproc-per-node", str(env.processes),
         "--node-rank", str(env.node_rank),
-        "--master-addr", env.master_address,
+        "--master-addr", address,
         "--master-port", str(port),
         "--max-restarts", "0",
         "-m", module, *arguments,
@@ -184,7 +186,7 @@ def start(
     environment = rank_environment(env) | dict(overrides or {})
     logger.info(
         "starting %d rank(s) with %s thread(s) each on node %d of %d, meeting at %s:%d; logs in %s",
-        env.processes, environment["OMP_NUM_THREADS"], env.node_rank, env.nodes, env.master_address, port,
+        env.processes, environment["OMP_NUM_THREADS"], env.node_rank, env.nodes, address, port,
         log.parent,
     )  # fmt: skip
     with log.open("ab") as output:

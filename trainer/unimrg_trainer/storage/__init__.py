@@ -1,4 +1,4 @@
-"""Objects by key, in a folder today: the only way in which the trainer keeps or reads anything that lasts."""
+"""Objects by key, in a folder or a bucket: the only way in which the trainer keeps or reads anything that lasts."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from unimrg_api.errors import UserError
+from unimrg_api.job import StorageSpec
 from unimrg_trainer.storage.base import ObjectStore
 from unimrg_trainer.storage.local import LocalStore
 
 __all__ = ["LocalStore", "ObjectStore", "open_store"]
 
 
-def open_store(uri: str) -> ObjectStore:
-    """Open the store rooted at an absolute `file:///…` URI; nothing is created before the first write.
+def open_store(uri: str, storage: StorageSpec | None = None) -> ObjectStore:
+    """Open the store rooted at an absolute `file:///…` or at an `s3://…` URI; nothing is created or asked for yet.
 
-    Raises UserError (CONFIGURATION) for another scheme or a relative path.
+    `storage` says how `s3://` is spoken to; without it the environment does. Raises UserError (CONFIGURATION) for
+    another scheme or a relative path.
     """
     scheme, separator, place = uri.partition("://")
     if separator and scheme == "file" and place.startswith("/"):
@@ -23,8 +25,15 @@ def open_store(uri: str) -> ObjectStore:
     if scheme == "file":
         raise UserError(f"{uri} is not absolute", remedy="write file:/// and the whole path")
     if separator and scheme == "s3":
+        return _open_bucket(uri, storage)
+    raise UserError(f"{uri} does not name a store", remedy="use file:///… or s3://BUCKET/PREFIX")
+
+
+def _open_bucket(uri: str, storage: StorageSpec | None) -> ObjectStore:
+    try:
+        from unimrg_trainer.storage.s3 import S3Store  # boto3 takes a while, and folders need none of it
+    except ModuleNotFoundError as error:
         raise UserError(
-            f"{uri}: this version has no S3 client and keeps objects in folders only",
-            remedy="use file:///…, on a cluster under a volume that all pods mount",
-        )
-    raise UserError(f"{uri} does not name a store", remedy="use file:///…")
+            f"{uri} needs a package that is not installed: {error.name}", remedy='pip install "unimrg[trainer]"'
+        ) from error
+    return S3Store(uri, storage)

@@ -5,7 +5,7 @@ Training never waits for MLflow and never dies of it (architecture.md, rule 7). 
 not import MLflow; the shipper does when it makes its first call.
 """
 
-from unimrg_trainer.tracking.finish import finish
+from unimrg_trainer.tracking.finish import finish, keep_spool
 from unimrg_trainer.tracking.read import read_attempts, read_curves
 from unimrg_trainer.tracking.settings import TerminalStatus, TrackingSettings, tracking_uri
 from unimrg_trainer.tracking.shipper import Shipper, ShipReport
@@ -19,6 +19,7 @@ __all__ = [
     "TrackingSettings",
     "copy_closed_segments",
     "finish",
+    "keep_spool",
     "read_attempts",
     "read_curves",
     "restore_segments",

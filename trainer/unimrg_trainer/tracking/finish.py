@@ -37,10 +37,9 @@ def finish(
     if status not in TERMINAL_STATUSES:
         raise ValueError(f"{status!r} is no terminal status; use one of {', '.join(TERMINAL_STATUSES)}")
     deadline = time.monotonic() + timeout
-    folder = run_dir / "spool"
     if store is not None:
         # In a thread of its own because a store that hangs must not hold up the closing of the run.
-        exchange = threading.Thread(target=_exchange, args=(store, folder), name="spool-exchange", daemon=True)
+        exchange = threading.Thread(target=_exchange, args=(store, run_dir), name="spool-exchange", daemon=True)
         exchange.start()
         exchange.join(timeout / 2)
     shipper = Shipper(run_dir, replace(settings, job_uid=uid), final_status=status)
@@ -48,9 +47,21 @@ def finish(
     return shipper.stop(max(0.0, deadline - time.monotonic()))
 
 
-def _exchange(store: ObjectStore, folder: Path) -> None:
+def keep_spool(run_dir: Path, store: ObjectStore) -> None:
+    """Copy what the spool holds to `RUN/spool` in `store`, where `finish` finds it in another pod.
+
+    The writers must have ended. No failure of the store is raised.
+    """
+    folder = run_dir / "spool"
     try:
-        restore_segments(store, folder)
         copy_segments(folder, [str(name) for name in list_segments(folder)], store)
     except Exception as error:
-        _logger.warning("the tracking spool in %s was not exchanged: %s", store.uri, clean(str(error), 500))
+        _logger.warning("the tracking spool was not copied to %s: %s", store.uri, clean(str(error), 500))
+
+
+def _exchange(store: ObjectStore, run_dir: Path) -> None:
+    try:
+        restore_segments(store, run_dir / "spool")
+    except Exception as error:
+        _logger.warning("the tracking spool in %s was not fetched: %s", store.uri, clean(str(error), 500))
+    keep_spool(run_dir, store)

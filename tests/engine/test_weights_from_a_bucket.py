@@ -1,0 +1,114 @@
+"""Published weights in a bucket: fetched once per node and version, and never in part."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save
+from torch import nn
+
+from tests.support.s3_stores import Place
+from unimrg_api.errors import UserError
+from unimrg_api.exit_codes import ExitCode
+from unimrg_trainer.engine.initial_weights import PublishedWeights, load_published
+from unimrg_trainer.storage import copies
+from unimrg_trainer.storage.base import NotFound, StorageError
+from unimrg_trainer.storage.copies import local_file
+from unimrg_trainer.storage.s3 import S3Store
+
+
+def weights(value: float) -> bytes:
+    return save({"weight": torch.full((2, 3), value), "bias": torch.full((2,), -value)})
+
+
+def loaded(place: Place, name: str, cache: Path) -> nn.Linear:
+    module = nn.Linear(3, 2)
+    load_published(module, PublishedWeights(f"{place.uri}/{name}", place.storage, cache))
+    return module
+
+
+@pytest.mark.parametrize("name", ["model", "model/", "model/weights %20 1.safetensors"])
+def test_weights_are_fetched_once_and_again_when_they_change(s3_place: Place, tmp_path: Path, name: str) -> None:
+    key = "weights %20 1.safetensors"
+    s3_place.store("model").put(key, weights(1.0))
+    s3_place.store("model-2").put(key, weights(9.0))
+    assert torch.equal(loaded(s3_place, name, tmp_path).weight, torch.full((2, 3), 1.0))
+    with s3_place.counted() as again:
+        assert torch.equal(loaded(s3_place, name, tmp_path).bias, torch.full((2,), -1.0))
+    assert again.ranges == []
+    s3_place.store("model").put(key, weights(2.0))  # the same size
+    assert torch.equal(loaded(s3_place, name, tmp_path).weight, torch.full((2, 3), 2.0))
+
+
+def test_several_processes_of_a_node_fetch_one_copy(
+    s3_place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(copies, "CHUNK_BYTES", 100)
+    content = weights(1.0)
+    s3_place.store("model").put("a.safetensors", content)
+    found: list[Path] = []
+
+    def fetch() -> None:
+        found.append(local_file(s3_place.store("model"), "a.safetensors", tmp_path))
+
+    with s3_place.counted() as requests:
+        threads = [threading.Thread(target=fetch) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(found) == 4 and len(set(found)) == 1
+    assert found[0].read_bytes() == content
+    assert len(requests.ranges) == len(content) // 100 + 2  # the last part, and the answer that there is no more
+
+
+def test_a_fetch_that_breaks_off_leaves_nothing_that_could_be_taken_for_weights(
+    s3_place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(copies, "CHUNK_BYTES", 100)
+    store, get = s3_place.store("model"), S3Store.get
+
+    def fail(self: S3Store, key: str, offset: int = 0, length: int | None = None) -> bytes:
+        if offset >= 100:
+            raise StorageError("the line is down")
+        return get(self, key, offset, length)
+
+    store.put("a.safetensors", weights(1.0))
+    with monkeypatch.context() as context:
+        context.setattr(S3Store, "get", fail)
+        with pytest.raises(StorageError, match="down"):
+            local_file(store, "a.safetensors", tmp_path)
+    assert list(tmp_path.rglob("*.safetensors")) == []
+    assert local_file(store, "a.safetensors", tmp_path).read_bytes() == weights(1.0)
+
+
+def test_weights_that_are_replaced_while_they_are_fetched_are_not_mixed(
+    s3_place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(copies, "CHUNK_BYTES", 100)
+    store, get = s3_place.store("model"), S3Store.get
+
+    def replace(self: S3Store, key: str, offset: int = 0, length: int | None = None) -> bytes:
+        if offset == 100:
+            store.put(key, weights(2.0))
+        return get(self, key, offset, length)
+
+    store.put("a.safetensors", weights(1.0))
+    with monkeypatch.context() as context:
+        context.setattr(S3Store, "get", replace)
+        with pytest.raises(StorageError, match="was replaced"):
+            local_file(store, "a.safetensors", tmp_path)
+    assert local_file(store, "a.safetensors", tmp_path).read_bytes() == weights(2.0)
+
+
+def test_weights_that_are_not_there_are_a_missing_input(s3_place: Place, tmp_path: Path) -> None:
+    for name in ("model", "model/a.safetensors"):
+        with pytest.raises(UserError) as caught:
+            loaded(s3_place, name, tmp_path)
+        assert caught.value.exit_code is ExitCode.INPUT_MISSING
+        assert f"{s3_place.uri}/{name}" in caught.value.message and "spec.model.init" in caught.value.message
+    with pytest.raises(NotFound):
+        local_file(s3_place.store("model"), "a.safetensors", tmp_path)

@@ -1,0 +1,244 @@
+"""Stages as pods of a cluster run them: everything that lasts in a bucket, and an empty disk for each of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.local_jobs import tiny_job
+from tests.support.ports import free_port
+from tests.support.s3_server import S3Server
+from tests.support.s3_stores import Place
+from unimrg_api.environment import PodEnvironment
+from unimrg_api.exit_codes import ExitCode
+from unimrg_api.load import process_spec
+from unimrg_api.termination import TerminationRecord
+from unimrg_trainer.launch import stages
+from unimrg_trainer.launch.signals import StopRequest
+from unimrg_trainer.storage import ObjectStore
+from unimrg_trainer.storage.s3 import S3Store
+
+UID = "0b5c4f9e-5a0e-4d0e-9a57-6a2f7a1f0001"
+
+
+@dataclasses.dataclass
+class Pods:
+    """The pods of one job, which share nothing but a bucket and a tracking server."""
+
+    place: Place
+    folder: Path
+    changes: dict[str, Any] = dataclasses.field(default_factory=dict)
+    started: int = 0
+
+    @property
+    def run(self) -> ObjectStore:
+        return self.place.store("run")
+
+    @property
+    def database(self) -> Path:
+        return self.folder / "mlflow.db"
+
+    def environment(self, **more: Any) -> PodEnvironment:
+        """What the next pod is told; its folders are new."""
+        self.started += 1
+        storage = self.place.storage.model_dump(by_alias=True, exclude_none=True)
+        places = {"data__shards": [f"{self.place.uri}/data"], "checkpoint__uri": f"{self.place.uri}/run"}
+        tracking = {"mlflow": {"uri": f"sqlite:///{self.database}"}}
+        job, _ = tiny_job(self.folder, **{"storage": storage, "tracking": tracking, **places, **self.changes})
+        pod = self.folder / f"pod-{self.started}"
+        pod.mkdir()
+        return PodEnvironment(
+            job="tiny",
+            uid=UID,
+            spec=process_spec(job),
+            run_dir=pod / "run",
+            cache=pod / "cache",
+            termination_log=pod / "termination",
+            stall_timeout=60,
+            grace=30,
+            **more,
+        )
+
+    def stage(self, stage: Any, **more: Any) -> TerminationRecord:
+        """Run a stage in a pod of its own and return its last word."""
+        env = self.environment(**more)
+        end = stages.execute(stage, env, StopRequest(), rank_module="tests.support.fake_engine")
+        assert TerminationRecord.parse(env.termination_log.read_bytes()).exit_code == end.code
+        return end.record
+
+    def tracked(self) -> tuple[list[tuple[str, str]], set[int]]:
+        """(uid, status) of every tracked run, and the steps that have a loss."""
+        with sqlite3.connect(self.database) as database:
+            runs = database.execute(
+                "select value, status from runs join tags using (run_uuid) where key = 'unimrg.job_uid'"
+            ).fetchall()
+            return runs, {step for (step,) in database.execute("select step from metrics where key = 'train/loss'")}
+
+
+@pytest.fixture
+def pods(s3_place: Place, tmp_path: Path) -> Pods:
+    return Pods(s3_place, tmp_path)
+
+
+def refused(record: TerminationRecord, code: ExitCode, *parts: str) -> None:
+    assert record.exit_code == code, record
+    for part in parts:
+        assert part in record.message
+
+
+# What the check tells
+
+
+def test_a_check_of_several_nodes_waits_for_nobody_and_leaves_nothing(pods: Pods) -> None:
+    started = time.monotonic()
+    record = pods.stage("check", nodes=2, master_address="tiny-train-1-worker-0.nowhere.invalid")
+    assert record.exit_code == 0, record
+    assert time.monotonic() - started < 10
+    assert pods.place.store("").list() == []
+
+
+def test_a_bucket_that_cannot_be_reached_is_told_by_the_check_in_time(pods: Pods) -> None:
+    endpoint = f"http://127.0.0.1:{free_port()}"
+    pods.changes["storage"] = {"endpoint": endpoint}
+    started = time.monotonic()
+    record = pods.stage("check")
+    refused(record, ExitCode.UNAVAILABLE, "spec.checkpoint.uri", f"{pods.place.uri}/run", endpoint)
+    assert time.monotonic() - started < 30
+
+
+@pytest.mark.parametrize("field", ["checkpoint__uri", "data__shards"])
+def test_a_missing_bucket_is_told_by_the_check(pods: Pods, field: str, s3_server: S3Server) -> None:
+    uri = "s3://nobody-made-this-one/x"
+    pods.changes[field] = [uri] if field == "data__shards" else uri
+    name = "spec.data.shards[0]" if field == "data__shards" else "spec.checkpoint.uri"
+    refused(pods.stage("check"), ExitCode.INPUT_MISSING, name, uri, "no such bucket")
+    assert "nobody-made-this-one" not in str(s3_server.client().list_buckets()["Buckets"])
+
+
+def test_keys_that_may_only_read_are_told_by_the_check(
+    pods: Pods, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3_server.reader_access_key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3_server.reader_secret_key)
+    refused(pods.stage("check"), ExitCode.CREDENTIALS, "spec.checkpoint.uri", f"{pods.place.uri}/run", "AccessDenied")
+
+
+def test_shards_and_weights_that_are_not_there_are_told_by_the_check(pods: Pods) -> None:
+    pods.changes["data__source"] = None
+    refused(pods.stage("check"), ExitCode.INPUT_MISSING, "spec.data.shards[0]", f"{pods.place.uri}/data")
+    pods.changes = {"model__init": f"{pods.place.uri}/weights"}
+    refused(pods.stage("check"), ExitCode.INPUT_MISSING, "spec.model.init", f"{pods.place.uri}/weights")
+
+
+def test_a_prefix_of_another_training_is_told_by_the_check_before_any_data_is_prepared(pods: Pods) -> None:
+    assert pods.stage("prepare").exit_code == 0
+    assert pods.stage("train", attempt="1").exit_code == 0
+    pods.changes = {"training__seed": 7, "data__shards": [f"{pods.place.uri}/elsewhere"]}
+    record = pods.stage("check")
+    refused(record, ExitCode.CONFIGURATION, "spec.checkpoint.uri", f"{pods.place.uri}/run", "another training")
+    assert pods.place.store("elsewhere").list() == []
+
+
+# Stages that know each other through the bucket only
+
+
+def test_a_job_whose_stages_share_no_disk_is_tracked_evaluated_and_finished(pods: Pods) -> None:
+    for stage in ("check", "prepare"):
+        assert pods.stage(stage).exit_code == 0
+    assert pods.stage("train", attempt="3").exit_code == 0
+    evaluated = pods.stage("evaluate", attempt="3")
+    assert evaluated.exit_code == 0, evaluated
+    assert pods.stage("finish", attempt="3").message == "FINISHED"
+    assert pods.tracked() == ([(UID, "FINISHED")], {12})
+    assert [key for key, _ in pods.run.list("logs/")] == [
+        "logs/attempt-3/evaluate/rank-0.log",
+        "logs/attempt-3/evaluate/torchrun-0.log",
+        "logs/attempt-3/rank-0.log",
+        "logs/attempt-3/torchrun-0.log",
+    ]
+    assert [key for key, _ in pods.run.list("attempts/")] == ["attempts/3.json"]
+
+
+def test_points_that_no_pod_shipped_are_shipped_by_finish(pods: Pods, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tracking server was down while training ran; its pod's disk is gone."""
+    pods.stage("prepare")
+    tracking = {"mlflow": {"uri": f"http://127.0.0.1:{free_port()}"}}
+    monkeypatch.setattr(stages, "SHIP_SECONDS", (0.1, 0.1))
+    pods.changes = {"tracking": tracking}
+    assert pods.stage("train", attempt="1").exit_code == 0
+    shutil.rmtree(pods.folder / f"pod-{pods.started}")
+    pods.changes = {"stages": {"evaluate": {"mode": "Never"}}}
+    assert pods.stage("finish", attempt="1").message == "FINISHED"
+    assert pods.tracked() == ([(UID, "FINISHED")], {12})
+
+
+def test_a_training_whose_pods_left_no_word_is_closed_as_killed(pods: Pods) -> None:
+    pods.stage("prepare")
+    pods.changes = {"training__stopStep": 12}
+    env = pods.environment(attempt="1")
+    stages.inputs.claim(env, stages.inputs.job_of(env), pods.run)
+    assert pods.stage("finish", attempt="1").message == "KILLED"
+    assert pods.tracked()[0] == [(UID, "KILLED")]
+
+
+def test_the_run_of_another_training_is_not_closed(pods: Pods) -> None:
+    pods.stage("prepare")
+    assert pods.stage("train", attempt="1").exit_code == 0
+    pods.changes = {"training__seed": 7}
+    record = pods.stage("finish", attempt="1")
+    refused(record, ExitCode.CONFIGURATION, "another training")
+    assert [status for _, status in pods.tracked()[0]] == ["RUNNING"]
+
+
+def test_a_store_that_fails_at_the_end_is_not_waited_for_once_per_log(
+    pods: Pods, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pods.stage("prepare")
+    put, refusals = S3Store.put, []
+
+    def refuse_logs(self: S3Store, key: str, data: bytes | Path, *, if_absent: bool = False) -> None:
+        if key.startswith("logs/"):
+            refusals.append(key)
+            raise stages.StorageError("the line is down")
+        put(self, key, data, if_absent=if_absent)
+
+    monkeypatch.setattr(S3Store, "put", refuse_logs)
+    assert pods.stage("train", attempt="1").exit_code == 0
+    assert len(refusals) == 1
+
+
+def test_nodes_with_addresses_of_their_own_train_together(pods: Pods) -> None:
+    """Two pods at 127.0.1.1 and 127.0.1.2, as on a cluster: own disks, one master by its address."""
+    pods.stage("prepare")
+    envs = [
+        pods.environment(
+            attempt="1", nodes=2, node_rank=rank, pod_ip=f"127.0.1.{rank + 1}", master_address="127.0.1.1", processes=1
+        )
+        for rank in (0, 1)
+    ]
+    launch = "from unimrg_trainer.launch.main import main; main(['train'], rank_module='tests.support.fake_engine')"
+    keys = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    processes = [
+        subprocess.Popen([sys.executable, "-c", launch], env={**os.environ, **keys, **env.to_environ()}, cwd=Path.cwd())
+        for env in envs
+    ]
+    try:
+        assert [process.wait(120) for process in processes] == [0, 0]
+    finally:
+        for process in processes:
+            process.kill()
+    records = [TerminationRecord.parse(env.termination_log.read_bytes()) for env in envs]
+    assert [record.reason for record in records] == ["Completed", "Completed"]
+    assert [key for key, _ in pods.run.list("logs/")] == [
+        f"logs/attempt-1/{name}" for name in ("rank-0.log", "rank-1.log", "torchrun-0.log", "torchrun-1.log")
+    ]
+    assert [key for key, _ in pods.run.list("outcomes/")] == ["outcomes/attempt-1-train.json"]

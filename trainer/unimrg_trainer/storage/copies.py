@@ -1,0 +1,48 @@
+"""Objects as files of this node, for readers that map them into memory: a version of a bucket's is fetched once."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import logging
+from pathlib import Path
+
+from unimrg_trainer.storage.base import NotFound, ObjectStore, StorageError
+from unimrg_trainer.storage.local import LocalStore, explained
+
+logger = logging.getLogger(__name__)
+
+CHUNK_BYTES = 128 << 20
+"""How much is held in memory while an object is fetched."""
+
+
+def local_file(store: ObjectStore, key: str, cache: Path) -> Path:
+    """Return a file with the object's content: the object's own, or a copy below `cache`.
+
+    Of several processes that want the same copy one fetches it and the others wait. Raises StorageError: NotFound,
+    or what fetching or writing met.
+    """
+    if isinstance(store, LocalStore):
+        return store.root / key
+    from unimrg_trainer.storage.s3 import S3Store  # boto3 takes a while, and folders need none of it
+
+    assert isinstance(store, S3Store), store
+    version = store.version(key)
+    if version is None:
+        raise NotFound(f"there is no object {store.uri}/{key}")
+    name = hashlib.sha256(f"{store.uri}/{key} {version}".encode()).hexdigest()[:32]
+    path = cache / "objects" / f"{name}{Path(key).suffix}"
+    with explained("write", path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not path.exists():
+                logger.info("fetching %s/%s to %s", store.uri, key, path)
+                partial = path.with_suffix(".partial")  # the lock's holder is the only one to write it
+                with partial.open("wb") as file:
+                    while content := store.get(key, file.tell(), CHUNK_BYTES):
+                        file.write(content)
+                if store.version(key) != version:
+                    raise StorageError(f"{store.uri}/{key} was replaced while it was fetched", remedy="try again")
+                partial.replace(path)
+    return path

@@ -1,0 +1,325 @@
+"""A store of objects in a bucket: AWS S3, or any service that speaks its protocol with conditional writes.
+
+An object appears as a whole, by one request or by a multipart upload that becomes visible with its last one. It is
+read in ranges, several at once if it is large; a range that breaks off is read again, and all of them are of one
+version of the object. A writer that is killed may leave an unfinished multipart upload, which nobody sees and which
+the bucket's life-cycle rule for such uploads removes.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import random
+import re
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import boto3
+import urllib3
+from boto3.s3.transfer import TransferConfig
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from unimrg_api.exit_codes import ExitCode
+from unimrg_api.job import StorageSpec
+from unimrg_api.redaction import clean
+from unimrg_trainer.storage.base import AlreadyExists, NotFound, StorageError, check_key, check_prefix
+from unimrg_trainer.storage.local import explained
+from unimrg_trainer.storage.s3_errors import UNREACHABLE, code_of, of_client, status_of, translated
+
+CONNECT_SECONDS = 4
+READ_SECONDS = 10
+ATTEMPTS = 4
+"""With these an address that does not answer is given up after at most 25 seconds, one that falls silent after 50."""
+BODY_ATTEMPTS = 5
+"""How often the content of one reply is asked for; botocore repeats requests only until their reply begins."""
+PART_BYTES = 16 << 20
+"""Size of the pieces in which large objects travel."""
+SINGLE_BYTES = 32 << 20
+"""Up to here an object is put by one request."""
+CONDITIONAL_BYTES = 5 << 30
+"""The most that S3 takes in one request, and so the most that can be put conditionally."""
+PARALLEL = 8
+"""Pieces of one object that travel at once."""
+CONNECTIONS = 32
+DEFAULT_REGION = "us-east-1"
+ALL = 1 << 62
+"""More bytes than an object has."""
+
+logging.getLogger("botocore.credentials").setLevel(logging.WARNING)  # it reports each time where it found keys
+
+_ADDRESS = re.compile(r"s3://([^/]+)(?:/(.*))?", re.DOTALL)
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+_BROKEN_OFF = (BotoCoreError, OSError, urllib3.exceptions.HTTPError)
+
+
+class S3Store:
+    """Objects below `s3://bucket/prefix`. Safe between threads; every process has a connection pool of its own.
+
+    `settings` say how the service is spoken to; what they leave open, and the credentials, come from the environment
+    as botocore reads it. Nothing is asked for before the first call.
+    """
+
+    def __init__(self, uri: str, settings: StorageSpec | None = None, *, part_bytes: int = PART_BYTES) -> None:
+        match = _ADDRESS.fullmatch(uri)
+        if match is None:
+            raise StorageError(
+                f"{uri} names no bucket", remedy="use s3://BUCKET/PREFIX", exit_code=ExitCode.CONFIGURATION
+            )
+        self._bucket = match[1]
+        prefix = (match[2] or "").rstrip("/")
+        self._prefix = f"{check_prefix(prefix)}/" if prefix else ""
+        self._settings = settings or StorageSpec()
+        self._part_bytes = part_bytes
+        self.uri = f"s3://{self._bucket}/{prefix}".rstrip("/")
+
+    @property
+    def client(self) -> Any:
+        """This process's client (`boto3.client("s3")`)."""
+        return connect(self._settings)
+
+    def put(self, key: str, data: bytes | Path, *, if_absent: bool = False) -> None:
+        place = self._place(key)
+        with self._explained("write", key), _opened(data) as (body, size):
+            if if_absent and size > CONDITIONAL_BYTES:
+                raise StorageError(
+                    f"{self.uri}/{key} is too large for a conditional write: {size} bytes",
+                    remedy=f"write at most {CONDITIONAL_BYTES >> 30} GiB at once",
+                    exit_code=ExitCode.CONFIGURATION,
+                )
+            if if_absent:
+                self._put_if_absent(key, place, body)
+            elif size <= SINGLE_BYTES:
+                self.client.put_object(**place, Body=body)
+            else:
+                self.client.upload_fileobj(body, *place.values(), Config=_transfer(self._part_bytes))
+
+    def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
+        assert offset >= 0
+        assert length is None or length >= 0
+        self._place(key)
+        if length == 0:
+            if self.size(key) is None:
+                raise NotFound(f"there is no object {self.uri}/{key}")
+            return b""
+        with self._explained("read", key):
+            try:
+                return self._read(key, offset, length)
+            except _Replaced:  # one request is of one version, however often there is a new one
+                return self._read_part(key, offset, ALL if length is None else length).content
+
+    def size(self, key: str) -> int | None:
+        length = self._head(key, "ContentLength")
+        return None if length is None else int(length)
+
+    def version(self, key: str) -> str | None:
+        """Return what changes whenever the object does (its ETag), None if there is no such object."""
+        tag = self._head(key, "ETag")
+        return None if tag is None else str(tag)
+
+    def list(self, prefix: str = "") -> list[tuple[str, int]]:
+        found: list[tuple[str, int]] = []
+        start = len(self._prefix)
+        with self._explained("list", check_prefix(prefix)):
+            pages = self.client.get_paginator("list_objects_v2").paginate(
+                Bucket=self._bucket, Prefix=self._prefix + prefix
+            )
+            for page in pages:
+                if "IsTruncated" not in page:
+                    raise self._cut_short("list", prefix)
+                found += [(entry["Key"][start:], entry["Size"]) for entry in page.get("Contents", [])]
+        # keys with a slash at the end are what consoles show as empty folders
+        return sorted((key, size) for key, size in found if key and not key.endswith("/"))
+
+    def delete(self, key: str) -> None:
+        with self._explained("delete", key):
+            try:
+                self.client.delete_object(**self._place(key))
+            except ClientError as error:
+                if code_of(error) != "NoSuchKey":
+                    raise
+
+    def _head(self, key: str, field: str) -> Any:
+        """One field of the reply to HEAD, None if there is no such object."""
+        with self._explained("read", key):
+            try:
+                found = self.client.head_object(**self._place(key))
+            except ClientError as error:
+                if status_of(error) == 404:
+                    return None
+                raise
+        if field not in found:
+            raise self._cut_short("read", key)
+        return found[field]
+
+    def _cut_short(self, action: str, key: str) -> StorageError:
+        """Python's HTTP client takes a reply whose connection breaks in the headers for one without the rest."""
+        where = f"{self.uri}/{key} at {clean(self.client.meta.endpoint_url)}"
+        return StorageError(f"cannot {action} {where}: the reply was cut short", remedy=UNREACHABLE)
+
+    def _place(self, key: str) -> dict[str, str]:
+        return {"Bucket": self._bucket, "Key": check_key(self._prefix + check_key(key))}
+
+    def _explained(self, action: str, key: str) -> AbstractContextManager[None]:
+        return translated(action, f"{self.uri}/{key}", self.client.meta.endpoint_url)
+
+    def _put_if_absent(self, key: str, place: dict[str, str], body: BinaryIO) -> None:
+        for pause in _pauses(BODY_ATTEMPTS):
+            try:
+                self.client.put_object(**place, Body=body, IfNoneMatch="*")
+            except ClientError as error:
+                if status_of(error) == 412:
+                    raise AlreadyExists(f"{self.uri}/{key} is there already") from None
+                # another conditional writer is under way and nobody has won yet
+                if code_of(error) != "ConditionalRequestConflict" or pause is None:
+                    raise
+                time.sleep(pause)
+                body.seek(0)
+            else:
+                return
+
+    def _read(self, key: str, offset: int, length: int | None) -> bytes:
+        """Read a range of one version of the object; raises _Replaced if there is another by now."""
+        part = self._part_bytes
+        first = self._read_part(key, offset, part if length is None else min(part, length))
+        end = first.total if length is None else min(first.total, offset + length)
+        starts = range(offset + len(first.content), end, part)
+        if not starts:
+            return first.content
+        with ThreadPoolExecutor(min(PARALLEL, len(starts)), thread_name_prefix="s3") as pool:
+            rest = pool.map(lambda at: self._read_part(key, at, min(part, end - at), first.version).content, starts)
+            return b"".join([first.content, *rest])
+
+    def _read_part(self, key: str, start: int, count: int, version: str | None = None) -> _Part:
+        """Read `count` bytes, fewer at the end of the object, with one request and as many more as it breaks off."""
+        wanted = f"bytes={start}-{start + count - 1}"
+        condition = {} if version is None else {"IfMatch": version}
+        for pause in _pauses(BODY_ATTEMPTS):
+            try:
+                answer = self.client.get_object(**self._place(key), Range=wanted, **condition)
+            except ClientError as error:
+                if status_of(error) == 416:
+                    return _Part(b"", 0, "")  # the object ends before
+                if status_of(error) == 412:
+                    raise _Replaced from None
+                raise
+            try:
+                return _received(answer, start, count)
+            except _BROKEN_OFF as error:
+                if pause is None:
+                    raise StorageError(
+                        f"cannot read {self.uri}/{key} at {clean(self.client.meta.endpoint_url)}: the reply broke off"
+                        f" {BODY_ATTEMPTS} times ({clean(str(error), 200)})",
+                        remedy=UNREACHABLE,
+                    ) from error
+                time.sleep(pause)
+        raise AssertionError("the loop returns or raises")
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A range that was read: its bytes, the object's length, and which version of the object it is of."""
+
+    content: bytes
+    total: int
+    version: str
+
+
+class _Replaced(Exception):  # noqa: N818 - a condition, handled in this module
+    """The object is no longer the one whose first part was read."""
+
+
+def _received(answer: dict[str, Any], start: int, count: int) -> _Part:
+    """Receive the content of a reply; raises OSError, or as botocore does, if it is not what was asked for."""
+    match = _CONTENT_RANGE.fullmatch(answer.get("ContentRange", ""))
+    if match is None or int(match[1]) != start or "ETag" not in answer:
+        raise OSError(f"asked for bytes from {start}, and {answer.get('ContentRange') or 'no range'} came")
+    total = int(match[3])
+    content: bytes = answer["Body"].read()
+    expected = min(count, total - start)
+    if len(content) != expected:
+        raise OSError(f"{len(content)} of {expected} bytes came")
+    return _Part(content, total, str(answer["ETag"]))
+
+
+_clients: dict[tuple[object, ...], Any] = {}
+_clients_lock = threading.Lock()
+
+
+def connect(settings: StorageSpec) -> Any:
+    """Return the client for these settings and this environment: one per process, for sockets outlive no fork.
+
+    Raises StorageError (CONFIGURATION or CREDENTIALS) if no client can be made of them.
+    """
+    environment = frozenset(item for item in os.environ.items() if item[0].startswith("AWS_"))
+    identity = (os.getpid(), settings, environment)
+    with _clients_lock:
+        if identity not in _clients:
+            _clients[identity] = _make_client(settings)
+        return _clients[identity]
+
+
+def _make_client(settings: StorageSpec) -> Any:
+    # None leaves it to botocore, whose own variables and files then count
+    checksums: Literal["when_required"] | None = "when_required" if settings.checksums == "WhenRequired" else None
+    addressing: Any = None if settings.addressing == "Auto" else {"addressing_style": settings.addressing.lower()}
+    try:
+        session = boto3.session.Session()
+        return session.client(
+            "s3",
+            endpoint_url=settings.endpoint,
+            region_name=settings.region or os.environ.get("AWS_REGION") or session.region_name or DEFAULT_REGION,
+            config=Config(
+                connect_timeout=CONNECT_SECONDS,
+                read_timeout=READ_SECONDS,
+                retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
+                max_pool_connections=CONNECTIONS,
+                s3=addressing,
+                request_checksum_calculation=checksums,
+                response_checksum_validation=checksums,
+            ),
+        )
+    except BotoCoreError as error:
+        raise of_client(error, "cannot speak to S3") from error
+    except ValueError as error:
+        raise StorageError(
+            f"cannot speak to S3: {clean(str(error), 300)}",
+            remedy="correct AWS_ENDPOINT_URL, or give spec.storage.endpoint",
+            exit_code=ExitCode.CONFIGURATION,
+        ) from error
+
+
+def _transfer(part_bytes: int) -> TransferConfig:
+    return TransferConfig(
+        multipart_threshold=SINGLE_BYTES,
+        multipart_chunksize=part_bytes,
+        max_concurrency=PARALLEL,
+        preferred_transfer_client="classic",
+    )
+
+
+@contextmanager
+def _opened(data: bytes | Path) -> Iterator[tuple[BinaryIO, int]]:
+    """The data as a file that can be read again, and its length in bytes."""
+    if isinstance(data, bytes):
+        yield io.BytesIO(data), len(data)
+        return
+    with explained("read", data):
+        file = data.open("rb")
+    with file:
+        yield file, data.stat().st_size
+
+
+def _pauses(attempts: int) -> Iterator[float | None]:
+    """Seconds to wait after each attempt, growing and never the same twice; None after the last."""
+    for number in range(attempts - 1):
+        yield random.uniform(0.5, 1.0) * 0.2 * 2**number
+    yield None
