@@ -1,0 +1,129 @@
+"""One stage as a sequence of attempts: what an observation says about the newest one, written into the stage.
+
+Nothing is done here. An end is only noted; what follows is done once an observation shows the note (`actions.py`),
+so a crash at any point loses neither an end nor what it cost.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from unimrg_api.exit_codes import Budget
+from unimrg_api.job import UniMRGJob
+from unimrg_api.status import AttemptEnd, StageState, StageStatus
+from unimrg_operator.core import evidence
+from unimrg_operator.core.budgets import charge
+from unimrg_operator.core.observation import Child, Observation, Pod
+from unimrg_operator.core.seen import children_of, expected_pods, has_succeeded, pods_of
+from unimrg_operator.core.texts import line, time_text
+
+FINISH_TRIES = 3
+"""Attempts of the finish stage, whatever the budgets still have."""
+
+_STATES: dict[str, StageState] = {"Done": "Succeeded", "Fail": "Failed", "Restart": "Restarting"}
+
+
+@dataclass(frozen=True)
+class Followed:
+    """A stage as it is now."""
+
+    stage: StageStatus
+    wait: float | None = None
+    """Seconds after which more is known even if nothing is heard."""
+
+
+def is_over(stage: StageStatus) -> bool:
+    """Whether nothing more comes of a stage."""
+    return stage.state in ("Succeeded", "Failed", "Skipped")
+
+
+def follow(old: StageStatus, observation: Observation, job: UniMRGJob, commit_step: int, now: float) -> Followed:
+    """Return the stage as the observation shows it.
+
+    `old` may be behind, or wiped: then the newest child and the ledger on it say where we are. `commit_step` is the
+    newest commit that is known.
+    """
+    if is_over(old):
+        return Followed(old)
+    children = children_of(observation, old.name)
+    stage, child = _newest(old, children)
+    if stage.attempt == 0:
+        return Followed(StageStatus(name=old.name))
+    if stage.end is not None:
+        return Followed(stage.model_copy(update={"state": _STATES[stage.end.action]}))
+    pods = pods_of(observation, child.name) if child is not None else []
+    expected = expected_pods(job, old.name)
+    judgement = evidence.judge(stage, child, pods, expected, now)
+    if judgement.done:
+        message = f"attempt {stage.attempt} did its work"
+        done = AttemptEnd(time=time_text(now), reason="Completed", message=message, exit_code=0, action="Done")
+        return Followed(_ended(stage, done))
+    if judgement.cause is not None:
+        return Followed(_failed(stage, judgement.cause, job, commit_step, now))
+    return Followed(_going(stage, pods, expected), judgement.wait)
+
+
+def _newest(old: StageStatus, children: list[Child]) -> tuple[StageStatus, Child | None]:
+    """Return the stage at its newest attempt, and that attempt's child if it is there."""
+    newest = children[0] if children else None
+    if newest is None or newest.attempt < old.attempt:
+        return old, None
+    if newest.attempt == old.attempt and newest.uid == old.child_uid:
+        return old, newest
+    begun = StageStatus(
+        name=old.name,
+        state="Starting",
+        attempt=newest.attempt,
+        child=newest.name,
+        child_uid=newest.uid,
+        start_time=old.start_time or time_text(min(child.created for child in children)),
+        attempt_time=time_text(newest.created),
+        ledger=newest.ledger,
+    )
+    return begun, newest
+
+
+def _going(stage: StageStatus, pods: list[Pod], expected: int) -> StageStatus:
+    """Return a stage whose attempt goes on: its pods, once all were seen, and whether all have started."""
+    uids = stage.pod_uids
+    if not uids and len(pods) == expected and all(pod.deleting_since is None for pod in pods):
+        uids = [pod.uid for pod in pods]
+    started = len(pods) == expected and all(pod.phase == "Running" or has_succeeded(pod) for pod in pods)
+    state = "Running" if started or stage.state == "Running" else "Starting"
+    return stage.model_copy(update={"state": state, "pod_uids": uids})
+
+
+def _failed(stage: StageStatus, cause: evidence.Cause, job: UniMRGJob, commit_step: int, now: float) -> StageStatus:
+    policy = job.spec.run_policy
+    committed = commit_step if stage.name == "train" else 0
+    charged = charge(stage.ledger, cause.rule, cause.node, committed, policy)
+    restart, reason, message = charged.restart, cause.reason, cause.message
+    if charged.exhausted is not None:
+        most = policy.max_restarts if charged.exhausted is Budget.USER else policy.max_infra_restarts
+        kind = "the program's failures" if charged.exhausted is Budget.USER else "failures of machines and stores"
+        reason = "RestartsExhausted"
+        message = line(f"all {most} restarts for {kind} are used up", cause.message)
+    if stage.name == "finish" and stage.attempt >= FINISH_TRIES:
+        restart = False
+    end = AttemptEnd(
+        time=time_text(now),
+        reason=reason,
+        message=message,
+        exit_code=cause.exit_code,
+        pod=cause.pod,
+        node=cause.node,
+        action="Restart" if restart else "Fail",
+        budget=charged.budget.value if restart else "None",
+    )
+    return _ended(stage.model_copy(update={"ledger": charged.ledger}), end)
+
+
+def _ended(stage: StageStatus, end: AttemptEnd) -> StageStatus:
+    over = None if end.action == "Restart" else end.time
+    return stage.model_copy(update={"state": _STATES[end.action], "end": end, "completion_time": over})
+
+
+def given_up(stage: StageStatus, message: str, now: float) -> StageStatus:
+    """Return a stage that took longer than it may."""
+    end = AttemptEnd(time=time_text(now), reason="DeadlineExceeded", message=message, action="Fail")
+    return _ended(stage, end)

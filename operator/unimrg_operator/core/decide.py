@@ -1,0 +1,115 @@
+"""The operator's one decision: from everything that is known about a job to its status and what is done next.
+
+It is a pure function, level-triggered: it asks what is, never what happened, and the same observation gives the same
+decision. The shell writes the status, then carries out the actions.
+"""
+
+from __future__ import annotations
+
+from unimrg_api.status import Condition, JobStatus
+from unimrg_operator.core import conditions
+from unimrg_operator.core.actions import Plan, end_what_is_over, proceed, tidy_up
+from unimrg_operator.core.conditions import Finding, Scene
+from unimrg_operator.core.decision import CreateChild, Decision
+from unimrg_operator.core.notices import notices, refusals
+from unimrg_operator.core.observation import Observation
+from unimrg_operator.core.phase import is_terminal, phase_of, reason_of
+from unimrg_operator.core.progress import hear
+from unimrg_operator.core.stages import Stages, follow_all, verdict_of
+from unimrg_operator.core.texts import soonest, time_text
+
+FAULT_SECONDS = 60
+"""How often it is tried whether what keeps children from being made is gone."""
+
+
+def decide(observation: Observation, now: float) -> Decision:
+    """Return what is to be done about a job; `now` is Unix time in seconds.
+
+    Given back its own status, with nothing else changed, it returns an equal one.
+    """
+    old = observation.job.status
+    if observation.job.deleting:
+        return Decision(old)  # garbage collection ends the children, with their grace period
+    if is_terminal(old):
+        plan = end_what_is_over(Stages(tuple(old.stages)), old, observation, now, all_over=True)
+        return Decision(old, plan.actions, requeue_after=plan.wait)
+    job = observation.job.job
+    if job is None:
+        return _unreadable(observation, now)
+    heard = hear(old, observation, job)
+    stages = follow_all(old, observation, job, heard.commit_step, now)
+    scene = Scene(observation, job, stages, heard, old, now)
+    status, wait = _status(scene)
+    plan = end_what_is_over(stages, old, observation, now, all_over=False)
+    plan += tidy_up(old, observation)
+    plan += _next(scene)
+    return Decision(
+        status,
+        plan.actions,
+        notices(old, status, job.spec.run_policy),
+        soonest(stages.wait, plan.wait, wait),
+    )
+
+
+def _next(scene: Scene) -> Plan:
+    plan = proceed(scene.stages, scene.old, scene.observation, scene.job, scene.now)
+    if scene.observation.fault is None:
+        return plan
+    possible = tuple(action for action in plan.actions if not isinstance(action, CreateChild))
+    return Plan(possible, FAULT_SECONDS)
+
+
+def _status(scene: Scene) -> tuple[JobStatus, float | None]:
+    """Return the whole status, and the seconds after which a condition may change by time alone."""
+    stages, heard, old, now = scene.stages, scene.heard, scene.old, scene.now
+    generation = scene.observation.job.generation
+    verdict = verdict_of(stages)
+    phase = phase_of(stages, verdict)
+    run = conditions.dated("Running", conditions.running(scene), old, generation, now)
+    advancing = conditions.progressing(scene, run)
+    found: list[Condition] = [
+        conditions.dated("Accepted", conditions.accepted(scene), old, generation, now),
+        run,
+        conditions.dated("Progressing", advancing, old, generation, now),
+        conditions.dated("Checkpointed", conditions.checkpointed(scene), old, generation, now),
+        conditions.dated("Degraded", conditions.degraded(scene), old, generation, now),
+    ]
+    if stages.current is None and verdict is not None:
+        name, finding = conditions.ending(verdict)
+        found.append(conditions.dated(name, finding, old, generation, now))
+    status = JobStatus(
+        observed_generation=generation,
+        phase=phase,
+        reason=reason_of(phase, {condition.type: condition for condition in found}),
+        conditions=found,
+        stages=list(stages.known),
+        attempt=stages["train"].attempt,
+        progress=heard.progress,
+        checkpoint=heard.checkpoint,
+        benchmarks=heard.benchmarks,
+        mlflow=heard.mlflow,
+        start_time=old.start_time or _began(scene.observation, now),
+        completion_time=time_text(now) if stages.current is None else None,
+    )
+    return status, advancing.wait
+
+
+def _began(observation: Observation, now: float) -> str:
+    return time_text(min((child.created for child in observation.children), default=now))
+
+
+def _unreadable(observation: Observation, now: float) -> Decision:
+    """Return the decision about a job that does not parse: it says so, and nothing is made or ended."""
+    old, generation = observation.job.status, observation.job.generation
+    finding = Finding("False", "RenderError", observation.job.problem)
+    refusal = conditions.dated("Accepted", finding, old, generation, now)
+    others = [condition for condition in old.conditions if condition.type != "Accepted"]
+    status = old.model_copy(
+        update={
+            "observed_generation": generation,
+            "reason": refusal.reason,
+            "conditions": [refusal, *others],
+            "start_time": old.start_time or _began(observation, now),
+        }
+    )
+    return Decision(status, notices=refusals(old, status))

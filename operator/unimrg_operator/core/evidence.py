@@ -1,0 +1,164 @@
+"""Whether an attempt has ended, which pod ended first, and what that means. An event's text is never evidence.
+
+The order of evidence: the container that failed first (the others mostly die of it), then what the cluster says
+about pods that it took away, then a pod that is missing without a trace, then a missing child.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from unimrg_api.exit_codes import Action, Budget, ExitCode, Rule, Sign, rule
+from unimrg_api.status import StageStatus
+from unimrg_operator.core.observation import Child, Pod, Terminated
+from unimrg_operator.core.seen import has_failed, has_succeeded, is_alive, is_on_lost_node, time_to_end
+from unimrg_operator.core.texts import left, line, word
+
+SETTLE_SECONDS = 10
+"""How long the first failure that is heard of waits for others: the pod that failed first may be heard of last."""
+
+REASONS: dict[int, str] = {
+    ExitCode.CONFIGURATION: "ConfigInvalid",
+    ExitCode.CONFIGURATION_FILE: "ConfigInvalid",
+    ExitCode.DATA_CORRUPT: "DataCorrupt",
+    ExitCode.INPUT_MISSING: "DataMissing",
+    ExitCode.UNAVAILABLE: "StorageUnavailable",
+    ExitCode.PROGRAM: "ProgramFailed",
+    ExitCode.STALL: "Stalled",
+    ExitCode.CREDENTIALS: "CredentialsDenied",
+    ExitCode.GPU_FAULT: "GpuFault",
+    ExitCode.PREFLIGHT: "PreflightFailed",
+    ExitCode.NUMERIC_GUARD: "NumericGuardExhausted",
+    ExitCode.SELF_CHECK: "SelfCheckFailed",
+    ExitCode.COMMUNICATION: "CommunicationFailed",
+    ExitCode.INTERRUPTED: "Interrupted",
+    ExitCode.INTERRUPTED_TWICE: "Interrupted",
+    ExitCode.NOTHING_VERIFIES: "NoCheckpointVerifies",
+    ExitCode.KILLED: "Killed",
+    ExitCode.TERMINATED: "Terminated",
+}
+"""The word for each way to end; a code that is not here is a program's failure."""
+
+CHILD_LOST = Rule("the attempt's object was deleted", Action.RESTART, Budget.INFRA)
+
+_CONSEQUENCES: set[int] = {
+    ExitCode.COMMUNICATION,
+    ExitCode.INTERRUPTED,
+    ExitCode.INTERRUPTED_TWICE,
+    ExitCode.KILLED,
+    ExitCode.TERMINATED,
+}
+"""What pods end with because another one did: times come in whole seconds, so this tells apart what they cannot."""
+
+
+@dataclass(frozen=True)
+class Cause:
+    """Why an attempt ended, and the rule that goes for it."""
+
+    reason: str
+    message: str
+    rule: Rule
+    exit_code: int | None = None
+    pod: str | None = None
+    node: str | None = None
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What is known about an attempt: it goes on (neither `done` nor `cause`), has done its work, or failed."""
+
+    done: bool = False
+    cause: Cause | None = None
+    wait: float | None = None
+    """Seconds after which more is known even if nothing is heard."""
+
+
+def judge(stage: StageStatus, child: Child | None, pods: list[Pod], expected: int, now: float) -> Judgement:
+    """Judge the newest attempt of a stage, whose child is missing if `child` is None."""
+    if child is None:
+        message = line(f"{stage.child or 'the child'} was deleted by somebody")
+        return Judgement(cause=Cause("ChildLost", message, CHILD_LOST))
+    if child.state == "Succeeded" or sum(map(has_succeeded, pods)) >= expected:
+        return Judgement(done=True)
+    alive = [pod for pod in pods if is_alive(pod)]
+    failed = [pod for pod in pods if has_failed(pod)]
+    if failed:
+        wait = _settling(failed, now) if alive else 0.0
+        return Judgement(wait=wait) if wait else Judgement(cause=_first_failure(failed))
+    asked = [(pod, time_to_end(pod, now)) for pod in alive if pod.deleting_since is not None]
+    ending = [time for _, time in asked if time]
+    if ending:
+        return Judgement(wait=max(ending))  # its launcher commits, and then says how it ended
+    lost = [pod for pod, time in asked if not time] or [pod for pod in alive if is_on_lost_node(pod)]
+    if lost:
+        return Judgement(cause=_lost_pod(lost[0].name, lost[0].node, "it does not end, or its node is lost"))
+    if set(stage.pod_uids) - {pod.uid for pod in pods}:
+        return Judgement(cause=_lost_pod(None, None, "a pod vanished or was replaced"))
+    if child.state == "Failed" and not alive:
+        return Judgement(cause=_lost_pod(None, None, "no pod is left to say why"))
+    return Judgement()
+
+
+def _settling(failed: list[Pod], now: float) -> float:
+    """Return the seconds to wait for failures that were earlier and are not known yet.
+
+    Not for a pod that is being deleted: it takes its evidence with it.
+    """
+    first = _first_container(failed)
+    if first is None or first[0].deleting_since is not None:
+        return 0.0
+    return left(first[1].finished, SETTLE_SECONDS, now)
+
+
+def _first_container(failed: list[Pod]) -> tuple[Pod, Terminated] | None:
+    """Return the failing container that ended first; of those in the same second, one that may be the cause."""
+    ended = [(pod, pod.terminated) for pod in failed if pod.terminated is not None and pod.terminated.exit_code != 0]
+
+    def order(item: tuple[Pod, Terminated]) -> tuple[int, bool, int]:
+        pod, end = item
+        return int(end.finished), end.exit_code in _CONSEQUENCES and not _out_of_memory(end), pod.node_rank
+
+    return min(ended, key=order, default=None)
+
+
+def _first_failure(failed: list[Pod]) -> Cause:
+    first = _first_container(failed)
+    if first is None:
+        pod = next((pod for pod in failed if pod.disruption), failed[0])
+        return _lost_pod(pod.name, pod.node, "it left no exit code", pod.disruption)
+    pod, end = first
+    if _out_of_memory(end):
+        sign = Sign.OUT_OF_MEMORY
+    elif pod.disruption or pod.deleting_since is not None:
+        sign = Sign.DISRUPTED
+    else:
+        sign = Sign.NOTHING
+    found = rule(end.exit_code, sign)
+    if end.exit_code == ExitCode.KILLED and sign is Sign.OUT_OF_MEMORY:
+        reason = "OutOfMemory"
+    elif end.exit_code in (ExitCode.KILLED, ExitCode.TERMINATED) and sign is Sign.DISRUPTED:
+        reason = word(pod.disruption, "Disrupted")
+    else:
+        reason = REASONS.get(end.exit_code, "ProgramFailed")
+    said = end.record.message
+    if end.record.rank is not None and not said.startswith("rank "):
+        said = f"rank {end.record.rank}: {said}"
+    message = line(f"pod {pod.name} on {pod.node or 'no node'}: exit code {end.exit_code}, {found.meaning}", said)
+    return Cause(reason, message, found, end.exit_code, _name(pod.name), _name(pod.node))
+
+
+def _out_of_memory(end: Terminated) -> bool:
+    """Whether memory ran out, in the kernel's word or, where only a rank was killed, the launcher's."""
+    said = end.reason == "OOMKilled" or end.record.reason == "OutOfMemory"
+    return end.exit_code == ExitCode.KILLED and said
+
+
+def _lost_pod(pod: str | None, node: str | None, why: str, disruption: str = "") -> Cause:
+    found = rule(ExitCode.KILLED, Sign.DISRUPTED)
+    where = f"pod {pod} on {node or 'no node'}" if pod else "a pod is lost"
+    message = line(f"{where}: {why}", disruption)
+    return Cause(word(disruption, "PodLost"), message, found, None, _name(pod), _name(node))
+
+
+def _name(text: str | None) -> str | None:
+    return text[:253] if text else None

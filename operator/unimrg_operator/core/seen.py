@@ -1,0 +1,64 @@
+"""What an observation holds, in the words of the policies: children by stage, pods by child, and who still lives."""
+
+from __future__ import annotations
+
+from unimrg_api.job import UniMRGJob
+from unimrg_api.progress import Phase
+from unimrg_operator.core.observation import Child, Observation, Pod
+from unimrg_operator.core.texts import left
+
+STUCK_SECONDS = 60
+"""A pod that is still there so long after its grace period will not end by itself."""
+
+
+def children_of(observation: Observation, stage: Phase) -> list[Child]:
+    """Return the children of a stage, the newest attempt first."""
+    children = [child for child in observation.children if child.stage == stage]
+    return sorted(children, key=lambda child: -child.attempt)
+
+
+def pods_of(observation: Observation, child: str) -> list[Pod]:
+    """Return the pods of the child with that name, by node rank."""
+    pods = [pod for pod in observation.pods if pod.child == child]
+    return sorted(pods, key=lambda pod: (pod.node_rank, pod.created, pod.uid))
+
+
+def expected_pods(job: UniMRGJob, stage: Phase) -> int:
+    """Return how many pods an attempt has."""
+    return job.spec.trainer.nodes if stage == "train" else 1
+
+
+def is_alive(pod: Pod) -> bool:
+    """Whether the trainer may still run in a pod, or may come to."""
+    return pod.terminated is None and pod.phase not in ("Succeeded", "Failed")
+
+
+def has_succeeded(pod: Pod) -> bool:
+    """Whether a pod ended as it should."""
+    if pod.terminated is None or pod.phase == "Failed":
+        return pod.phase == "Succeeded"
+    return pod.terminated.exit_code == 0
+
+
+def has_failed(pod: Pod) -> bool:
+    """Whether a pod ended as it should not."""
+    return not is_alive(pod) and not has_succeeded(pod)
+
+
+def is_on_lost_node(pod: Pod) -> bool:
+    """Whether nobody can say any more what a pod does."""
+    return pod.phase == "Unknown" or pod.disruption == "NodeLost"
+
+
+def time_to_end(pod: Pod, now: float) -> float:
+    """Return the seconds that a pod which was asked to end still has; 0 if it has had them, or its node is lost."""
+    assert pod.deleting_since is not None
+    if is_on_lost_node(pod):
+        return 0.0
+    return left(pod.deleting_since, pod.grace_seconds + STUCK_SECONDS, now)
+
+
+def lives(observation: Observation, child: Child) -> bool:
+    """Whether a child has pods, or may make pods, that nobody has asked to end."""
+    pods = pods_of(observation, child.name)
+    return child.state == "Active" or any(is_alive(pod) and pod.deleting_since is None for pod in pods)

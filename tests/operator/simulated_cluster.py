@@ -1,0 +1,320 @@
+"""A cluster small enough to be checked: children, pods, controllers and kubelets as plain values, and a clock to turn.
+
+It behaves as Training Operator and the Job controller were seen to behave: a failed pod fails its child and ends its
+other pods; a deleted pod of a training is made again, alone and silently; pods without a child are collected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from unimrg_api.cluster import child_name
+from unimrg_api.job import UniMRGJob
+from unimrg_api.load import parse_job
+from unimrg_api.progress import Phase, Progress
+from unimrg_api.status import JobStatus, Ledger
+from unimrg_api.termination import TerminationRecord
+from unimrg_operator.core.decide import decide
+from unimrg_operator.core.decision import Action, CreateChild, Decision, DeleteChild, DeletePod, Notice
+from unimrg_operator.core.observation import Child, Observation, ObservedJob, Pod, Report, Terminated
+from unimrg_operator.core.seen import expected_pods, has_failed, has_succeeded, is_alive
+
+NOON = 1_800_000_000.0
+"""When every simulation begins."""
+RUN = "s3://bucket/run"
+
+
+def make_job(*, nodes: int = 1, source: bool = False, mode: str = "OnSuccess", **policy: int) -> UniMRGJob:
+    """Return a job; `policy` is spec.runPolicy, `source` asks for a prepare stage."""
+    data: dict[str, Any] = {"shards": ["s3://bucket/shards"]}
+    if source:
+        data["source"] = {"scenes": {"train": 4, "heldOut": 2, "imageSize": 32, "seed": 1}}
+    spec = {
+        "model": {"name": "Harmon", "variant": "Tiny"},
+        "training": {
+            "batch": {"rowsPerObjective": 64, "cohortRows": 1, "microBatchRows": 1},
+            "schedule": {"warmupSteps": 1, "horizonSteps": 400},
+        },
+        "trainer": {"nodes": nodes, "gpusPerNode": 1},
+        "data": data,
+        "checkpoint": {"uri": RUN, "graceSeconds": 30},
+        "stages": {"evaluate": {"mode": mode}},
+        "tracking": {"mlflow": {"uri": "https://mlflow.example"}},
+        "runPolicy": policy,
+    }
+    head = {"apiVersion": "training.unimrg.dev/v1alpha1", "kind": "UniMRGJob", "metadata": {"name": "tiny"}}
+    return parse_job({**head, "spec": spec})
+
+
+class Cluster:
+    """One job, what belongs to it, and the operator's shell around `decide`."""
+
+    def __init__(self, job: UniMRGJob | None = None) -> None:
+        self.job: UniMRGJob | None = job or make_job()
+        self.problem = ""
+        self.deleting = False
+        self.now = NOON
+        self.status = JobStatus()
+        self.children: dict[str, Child] = {}
+        self.pods: dict[str, Pod] = {}
+        self.report: Report | None = None
+        self.fault: tuple[str, str] | None = None
+        self.secret_missing = False
+        self.dead_nodes: set[str] = set()
+        self.created: list[str] = []
+        """Names of the children that were really made, in order."""
+        self.told: list[Notice] = []
+        self._numbers = 0
+        self._had_pods: set[str] = set()
+
+    # ---- the operator
+
+    def observe(self, status: JobStatus | None = None) -> Observation:
+        """Return what can be seen; `status` replaces the job's by an older one."""
+        shown = self.status if status is None else status
+        job = ObservedJob("tiny", "default", "uid", 1, self.job, "digest", shown, self.problem, self.deleting)
+        return Observation(job, tuple(self.children.values()), tuple(self.pods.values()), self.report, self.fault)
+
+    def decide(self, status: JobStatus | None = None) -> Decision:
+        """Decide on what can be seen; nothing that was not shown is acted on, and deciding again changes nothing."""
+        shown = self.observe(status)
+        decision = decide(shown, self.now)
+        for action in decision.actions:
+            self._check_that_it_was_shown(action, shown.job.status)
+        again = decide(self.observe(decision.status), self.now)
+        assert again.status == decision.status, "a status that was just written is changed"
+        assert again.notices == (), "an event is told twice"
+        JobStatus.model_validate(decision.status.model_dump(by_alias=True))
+        return decision
+
+    def _check_that_it_was_shown(self, action: Action, shown: JobStatus) -> None:
+        """An attempt is only ended, or followed by another, once the status says how it ended."""
+        if isinstance(action, DeletePod) or shown.phase in ("Succeeded", "Failed"):
+            return
+        end = shown.stage(action.stage).end
+        if isinstance(action, CreateChild):
+            known = end is not None and (shown.stage(action.stage).attempt, end.action) == (
+                action.attempt - 1,
+                "Restart",
+            )
+            assert action.attempt == 1 or known, f"{action} does not follow from {end}"
+        else:
+            newest = max(child.attempt for child in self.children.values() if child.stage == action.stage)
+            old = self.children[action.name].attempt < newest
+            assert old or end is not None, f"{action} does not follow from {end}"
+
+    def write(self, decision: Decision) -> None:
+        """Write the status, then tell the events that go with it."""
+        self.status = decision.status
+        self.told += decision.notices
+
+    def carry_out(self, action: Action) -> None:
+        """Do what was decided, as an API server would let it be done."""
+        if isinstance(action, CreateChild):
+            assert self.job is not None
+            name = child_name("tiny", action.stage, action.attempt)
+            if name in self.children:
+                return
+            assert name not in self.created, f"{name} was made a second time"
+            self.created.append(name)
+            uid = self._uid("child")
+            self.children[name] = Child(
+                name, uid, action.stage, action.attempt, self.now, "Active", action.ledger, "digest"
+            )
+        elif isinstance(action, DeleteChild):
+            if action.name in self.children and self.children[action.name].uid == action.uid:
+                del self.children[action.name]
+        elif isinstance(action, DeletePod):
+            self.pods.pop(action.uid, None)
+
+    def reconcile(self) -> Decision:
+        """Decide, write and act until nothing changes any more; return the last decision."""
+        for _ in range(20):
+            before = (self.status, dict(self.children), dict(self.pods))
+            decision = self.decide()
+            self.write(decision)
+            for action in decision.actions:
+                self.carry_out(action)
+            if before == (self.status, self.children, self.pods):
+                return decision
+        raise AssertionError("the operator never comes to rest")
+
+    # ---- the others
+
+    def controllers(self) -> None:
+        """Let Training Operator, the Job controller and garbage collection act once."""
+        for child in [child for child in self.children.values() if child.state == "Active" and not child.deleting]:
+            self._control(child)
+        for pod in list(self.pods.values()):
+            if pod.child in self.children:
+                continue
+            if not is_alive(pod):
+                del self.pods[pod.uid]
+            elif pod.deleting_since is None:
+                self.delete_pod(pod)
+
+    def _control(self, child: Child) -> None:
+        assert self.job is not None
+        pods = self.pods_of(child.name)
+        expected = expected_pods(self.job, child.stage)
+        lost = child.stage != "train" and child.name in self._had_pods and not pods
+        if lost or any(has_failed(pod) for pod in pods):
+            self.children[child.name] = replace(child, state="Failed")
+            for pod in pods:
+                if is_alive(pod) and pod.deleting_since is None:
+                    self.delete_pod(pod)
+        elif sum(map(has_succeeded, pods)) == expected:
+            self.children[child.name] = replace(child, state="Succeeded")
+        else:
+            nodes = (f"node-{index}" for index in range(1000))
+            free = (node for node in nodes if node not in {*child.ledger.excluded_nodes, *self.dead_nodes})
+            for rank, node in zip(range(expected), free, strict=False):
+                if all(pod.node_rank != rank for pod in pods):
+                    self._make_pod(child, rank, node)
+
+    def _make_pod(self, child: Child, rank: int, node: str) -> None:
+        self._had_pods.add(child.name)
+        name = f"{child.name}-worker-{rank}" if child.stage == "train" else child.name
+        uid = self._uid("pod")
+        self.pods[uid] = Pod(name, uid, child.name, rank, "Pending", self.now, node, grace_seconds=30)
+
+    def kubelets(self) -> None:
+        """Let pods start, and let those go that were asked to end and have."""
+        for pod in list(self.pods.values()):
+            if pod.node in self.dead_nodes:
+                continue
+            if (pod.deleting_since is not None and not is_alive(pod)) or (
+                pod.deleting_since is not None and pod.phase == "Pending"
+            ):
+                del self.pods[pod.uid]
+            elif pod.deleting_since is None and pod.phase == "Pending":
+                self._start(pod)
+
+    def _start(self, pod: Pod) -> None:
+        if self.secret_missing:
+            reason, message = "CreateContainerConfigError", 'secret "keys" not found'
+            self.pods[pod.uid] = replace(pod, waiting_reason=reason, waiting_message=message)
+        else:
+            self.pods[pod.uid] = replace(pod, phase="Running", waiting_reason="", waiting_message="", ip="10.0.0.1")
+
+    # ---- what happens to pods
+
+    def pods_of(self, child: str) -> list[Pod]:
+        """Return a child's pods by rank."""
+        return sorted((pod for pod in self.pods.values() if pod.child == child), key=lambda pod: pod.node_rank)
+
+    def pod(self, child: str, rank: int = 0) -> Pod:
+        """Return the pod of a rank, the newest if there are several."""
+        return [pod for pod in self.pods_of(child) if pod.node_rank == rank][-1]
+
+    def end_pod(self, pod: Pod, code: int, *, reason: str = "", disruption: str = "", **record: Any) -> None:
+        """Let a pod's container end, with what its launcher says of it."""
+        said = TerminationRecord(exit_code=code, **record)
+        word = reason or ("Error" if code else "Completed")
+        self.pods[pod.uid] = replace(
+            pod,
+            phase="Failed" if code else "Succeeded",
+            terminated=Terminated(code, word, self.now, said),
+            disruption=disruption or pod.disruption,
+        )
+
+    def delete_pod(self, pod: Pod) -> None:
+        """Ask a pod to end."""
+        self.pods[pod.uid] = replace(pod, deleting_since=self.now)
+
+    def report_step(self, pod: Pod, step: int, *, commit: int | None = None, **fields: Any) -> None:
+        """Let the operator's poller hear from a pod."""
+        progress = Progress(
+            phase="train", step=step, total_steps=400, checkpoint_step=commit, updated=self.now, **fields
+        )
+        self.report = Report(pod.uid, self.now, progress)
+
+    # ---- shortcuts
+
+    def tick(self) -> Decision:
+        """Let everybody act once."""
+        self.controllers()
+        self.kubelets()
+        return self.reconcile()
+
+    def settle(self) -> Decision:
+        """Let everybody act until all who act at once have: time stands still, and nobody ends by himself."""
+        for _ in range(20):
+            before = (self.status, dict(self.children), dict(self.pods))
+            decision = self.tick()
+            if before == (self.status, self.children, self.pods):
+                return decision
+        raise AssertionError("the cluster never comes to rest")
+
+    def wait(self) -> Decision:
+        """Let the time pass that the operator asked for, and everybody act."""
+        decision = self.reconcile()
+        assert decision.requeue_after is not None, f"nothing is waited for in {self.status.phase}"
+        self.now += decision.requeue_after
+        return self.settle()
+
+    def succeed(self, stage: Phase, **record: Any) -> None:
+        """Let the newest attempt of a stage do its work."""
+        for pod in self.pods_of(self.newest(stage)):
+            self.end_pod(pod, 0, **record)
+        self.settle()
+
+    def fail(self, stage: Phase, code: int, rank: int = 0, **record: Any) -> None:
+        """Let a pod of a stage's newest attempt fail, and its peers end when they are asked to."""
+        self.end_pod(self.pod(self.newest(stage), rank), code, **record)
+        self.controllers()
+        for pod in self.pods_of(self.newest(stage)):
+            if is_alive(pod):
+                self.end_pod(pod, 143)
+        self.settle()
+
+    def to_training(self) -> None:
+        """Let all pods of the first attempt to train run."""
+        self.settle()
+        while "train" not in {child.stage for child in self.children.values()}:
+            stage = self.status.stages[0].name if not self.status.stages else self.current
+            self.succeed(stage)
+        assert self.status.phase == "Running"
+
+    @property
+    def current(self) -> Phase:
+        """The stage that is not over."""
+        over = ("Succeeded", "Failed", "Skipped")
+        return next(stage.name for stage in self.status.stages if stage.state not in over)
+
+    def newest(self, stage: Phase) -> str:
+        """Return the name of a stage's newest child."""
+        children = [child for child in self.children.values() if child.stage == stage]
+        return max(children, key=lambda child: child.attempt).name
+
+    def ledger(self, stage: Phase = "train") -> Ledger:
+        """Return what a stage has used up."""
+        return self.status.stage(stage).ledger
+
+    def condition(self, name: Any) -> tuple[str, str]:
+        """Return status and reason of a condition."""
+        condition = self.status.condition(name)
+        return (condition.status, condition.reason) if condition is not None else ("", "")
+
+    def reasons_told(self) -> list[str]:
+        """Return the reasons of all events, in order."""
+        return [notice.reason for notice in self.told]
+
+    def until(self, reached: Callable[[], bool], step: Callable[[], None], limit: int = 300) -> None:
+        """Repeat a step, letting time pass where the operator waits for it, until something is so."""
+        for _ in range(limit):
+            if reached():
+                return
+            before = (self.status, dict(self.children), dict(self.pods))
+            step()
+            decision = self.settle()
+            if before == (self.status, self.children, self.pods) and not reached():
+                assert decision.requeue_after is not None, f"nothing is waited for in {self.status.phase}"
+                self.now += decision.requeue_after
+        raise AssertionError(f"after {limit} steps the job is {self.status.phase}: {self.status.reason}")
+
+    def _uid(self, kind: str) -> str:
+        self._numbers += 1
+        return f"{kind}-{self._numbers}"

@@ -1,0 +1,260 @@
+"""Whatever happens to a cluster, and whenever the operator is killed, its promises hold.
+
+Rules are what may happen, in any order: pods start, fail, are deleted, vanish and come back; nodes die; the operator
+acts on what it saw a moment ago, reads a status that is behind, and is killed between any two of its writes; somebody
+wipes the status; clocks jump. At the end the faults stop, and the job must come to its end by itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from tests.operator.simulated_cluster import Cluster, make_job
+from unimrg_api.exit_codes import ExitCode
+from unimrg_api.status import JobStatus
+from unimrg_operator.core.decision import Decision
+from unimrg_operator.core.observation import Child, Pod
+from unimrg_operator.core.phase import is_terminal
+from unimrg_operator.core.seen import is_alive, lives
+
+CODES = sorted({int(code) for code in ExitCode} - {0} | {1, 139})
+MAX_RESTARTS, MAX_INFRA_RESTARTS = 2, 3
+
+
+class OperatorModel(RuleBasedStateMachine):
+    cluster: Cluster
+
+    @initialize(
+        nodes=st.integers(1, 3), source=st.booleans(), mode=st.sampled_from(["OnSuccess", "Always", "Never"]),
+        pause=st.sampled_from([0, 10]), training=st.booleans(),
+    )  # fmt: skip
+    def submit(self, nodes: int, source: bool, mode: str, pause: int, training: bool) -> None:
+        policy = {"maxRestarts": MAX_RESTARTS, "maxInfraRestarts": MAX_INFRA_RESTARTS, "backoffSeconds": pause}
+        self.cluster = Cluster(make_job(nodes=nodes, source=source, mode=mode, **policy))
+        if training:
+            self.cluster.to_training()
+        self.versions = [self.cluster.status]
+        self.read = 0
+        self.pending: tuple[JobStatus, Decision] | None = None
+        self.step = 0
+        self.ended: JobStatus | None = None
+
+    # ---- the operator
+
+    @rule(lag=st.integers(0, 2))
+    def looks_and_decides(self, lag: int) -> None:
+        """Its cache of the status may be behind, but never goes back."""
+        self.read = max(self.read, len(self.versions) - 1 - lag)
+        shown = self.versions[self.read]
+        self.pending = shown, self.cluster.decide(shown)
+
+    @precondition(lambda self: self.pending is not None)
+    @rule(killed_after=st.none() | st.integers(0, 3))
+    def writes_and_acts(self, killed_after: int | None) -> None:
+        """The status first, refused if it is not the one that was read; then each action."""
+        assert self.pending is not None
+        shown, decision = self.pending
+        self.pending = None
+        if decision.status != shown:
+            if shown != self.cluster.status:
+                return
+            self._write(decision.status)
+        for action in decision.actions[:killed_after]:
+            self.cluster.carry_out(action)
+        if killed_after is not None:
+            self.read = len(self.versions) - 1
+
+    @rule()
+    def does_its_work(self) -> None:
+        self.pending = None
+        self.cluster.reconcile()
+        self._write(self.cluster.status)
+        self.read = len(self.versions) - 1
+
+    def _write(self, status: JobStatus) -> None:
+        self.cluster.status = status
+        if status != self.versions[-1]:
+            self.versions.append(status)
+
+    # ---- what is meant to happen
+
+    @rule()
+    def controllers_act(self) -> None:
+        self.cluster.controllers()
+
+    @rule()
+    def kubelets_act(self) -> None:
+        self.cluster.kubelets()
+
+    @rule()
+    def all_do_their_work(self) -> None:
+        self.controllers_act()
+        self.kubelets_act()
+        self.does_its_work()
+
+    @rule(share=st.integers(1, 9), committed=st.booleans())
+    def training_advances(self, share: int, committed: bool) -> None:
+        self.step += share
+        for pod in self.running():
+            if "-train-" in pod.child and pod.node_rank == 0:
+                self.cluster.report_step(pod, self.step, commit=self.step if committed else None)
+
+    @precondition(lambda self: self.running())
+    @rule(data=st.data())
+    def a_pod_succeeds(self, data: st.DataObject) -> None:
+        pod = data.draw(st.sampled_from(self.running()))
+        self.cluster.end_pod(pod, 0, scores={"a": 0.5})
+
+    @precondition(lambda self: self.running())
+    @rule()
+    def every_pod_succeeds(self) -> None:
+        for pod in self.running():
+            self.cluster.end_pod(pod, 0, checkpoint="ckpt/step-00000400", step=400, total_steps=400)
+
+    # ---- what is not
+
+    @precondition(lambda self: self.running())
+    @rule(data=st.data(), code=st.sampled_from(CODES), out_of_memory=st.booleans(), disrupted=st.booleans())
+    def a_pod_fails(self, data: st.DataObject, code: int, out_of_memory: bool, disrupted: bool) -> None:
+        pod = data.draw(st.sampled_from(self.running()))
+        reason = "OOMKilled" if out_of_memory and code == 137 else "Error"
+        self.cluster.end_pod(pod, code, reason=reason, disruption="Evicted" if disrupted else "")
+
+    @precondition(lambda self: self.leaving())
+    @rule(data=st.data(), code=st.sampled_from([0, 85, 143, 137]))
+    def a_pod_ends_as_asked(self, data: st.DataObject, code: int) -> None:
+        pod = data.draw(st.sampled_from(self.leaving()))
+        commit = f"ckpt/step-{self.step:08d}" if code == 85 and self.step else None
+        self.cluster.end_pod(pod, code, checkpoint=commit)
+
+    @precondition(lambda self: self.alive())
+    @rule(data=st.data())
+    def a_pod_is_deleted(self, data: st.DataObject) -> None:
+        pod = data.draw(st.sampled_from(self.alive()))
+        if pod.deleting_since is None:
+            self.cluster.delete_pod(pod)
+
+    @precondition(lambda self: self.cluster.pods)
+    @rule(data=st.data())
+    def a_pod_vanishes(self, data: st.DataObject) -> None:
+        del self.cluster.pods[data.draw(st.sampled_from(sorted(self.cluster.pods)))]
+
+    @precondition(lambda self: self.alive())
+    @rule(data=st.data(), known=st.booleans())
+    def a_node_dies(self, data: st.DataObject, known: bool) -> None:
+        node = data.draw(st.sampled_from(self.alive())).node
+        assert node is not None
+        self.cluster.dead_nodes.add(node)
+        for pod in self.alive():
+            if pod.node == node:
+                since = pod.deleting_since or self.cluster.now
+                gone = replace(pod, deleting_since=since, disruption="NodeLost" if known else pod.disruption)
+                self.cluster.pods[pod.uid] = gone
+
+    @precondition(lambda self: any(child.uid == self._known_uid(child.name) for child in self._children()))
+    @rule(data=st.data())
+    def somebody_deletes_a_child(self, data: st.DataObject) -> None:
+        """One that the operator has noted: of one that it has not, nothing would be left."""
+        known = [child.name for child in self._children() if child.uid == self._known_uid(child.name)]
+        del self.cluster.children[data.draw(st.sampled_from(sorted(known)))]
+        self.pending, self.read = None, len(self.versions) - 1
+
+    @precondition(lambda self: self.ended is None and self._can_heal())
+    @rule()
+    def somebody_wipes_the_status(self) -> None:
+        self.versions, self.read, self.pending = [JobStatus()], 0, None
+        self.cluster.status = self.versions[0]
+
+    @rule(missing=st.booleans())
+    def a_secret_goes_or_comes(self, missing: bool) -> None:
+        self.cluster.secret_missing = missing
+
+    @rule(fault=st.sampled_from([None, ("BackendMissing", "there is no Training Operator")]))
+    def a_fault_goes_or_comes(self, fault: tuple[str, str] | None) -> None:
+        self.cluster.fault = fault
+
+    @rule(seconds=st.sampled_from([1, 5, 11, 30, 95, 700, 7200, -3, -3600]))
+    def time_passes(self, seconds: int) -> None:
+        self.cluster.now += seconds
+        self.pending = None
+
+    # ---- what must hold
+
+    @invariant()
+    def at_most_one_attempt_is_alive(self) -> None:
+        living = {pod.child for pod in self.alive()}
+        living |= {child.name for child in self._children() if child.state == "Active"}
+        assert len(living) <= 1, living
+
+    @invariant()
+    def restarts_stay_within_their_budgets(self) -> None:
+        ledgers = [child.ledger for child in self._children()] + [stage.ledger for stage in self.cluster.status.stages]
+        for ledger in ledgers:
+            assert ledger.user_restarts <= MAX_RESTARTS
+            assert ledger.infra_restarts <= MAX_INFRA_RESTARTS
+            assert len(ledger.excluded_nodes) <= 16
+
+    @invariant()
+    def the_end_is_the_end(self) -> None:
+        if self.ended is not None:
+            assert self.cluster.status == self.ended
+        elif is_terminal(self.cluster.status):
+            self.ended = self.cluster.status
+
+    def teardown(self) -> None:
+        """Now that nothing more goes wrong, the job ends by itself, and nothing of it lives on."""
+        if not hasattr(self, "cluster"):
+            return
+        cluster = self.cluster
+        cluster.secret_missing, cluster.fault = False, None
+        cluster.until(lambda: is_terminal(cluster.status), self._work)
+        self.the_end_is_the_end()
+        cluster.until(lambda: not any(lives(cluster.observe(), child) for child in self._children()), self._obey)
+        assert cluster.decide().requeue_after is None
+        self.the_end_is_the_end()
+        self.restarts_stay_within_their_budgets()
+
+    def _work(self) -> None:
+        self._obey()
+        for pod in self.running():
+            self.cluster.end_pod(pod, 0)
+
+    def _obey(self) -> None:
+        for pod in self.leaving():
+            self.cluster.end_pod(pod, 143)
+
+    # ---- who there is
+
+    def _children(self) -> list[Child]:
+        return list(self.cluster.children.values())
+
+    def alive(self) -> list[Pod]:
+        return [pod for pod in self.cluster.pods.values() if is_alive(pod)]
+
+    def running(self) -> list[Pod]:
+        """Pods that may end by themselves."""
+        return [pod for pod in self.alive() if pod.phase == "Running" and pod.node not in self.cluster.dead_nodes]
+
+    def leaving(self) -> list[Pod]:
+        return [pod for pod in self.running() if pod.deleting_since is not None]
+
+    def _known_uid(self, name: str) -> str | None:
+        return next((stage.child_uid for stage in self.cluster.status.stages if stage.child == name), None)
+
+    def _can_heal(self) -> bool:
+        """Whether the children still say what the status does: the newest attempt of each stage is there."""
+        begun = [stage for stage in self.cluster.status.stages if stage.attempt]
+        return all(stage.child in self.cluster.children for stage in begun)
+
+
+TestOperatorModel = OperatorModel.TestCase
+TestOperatorModel.settings = settings(
+    max_examples=150,
+    stateful_step_count=50,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
