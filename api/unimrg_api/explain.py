@@ -45,7 +45,10 @@ _FORMS = {
     NAMESPACE_PATTERN: ("may hold lower-case letters, digits and dashes only", ""),
     OBJECT_NAME_PATTERN: ("may hold lower-case letters, digits, dashes and single dots only", ""),
     REGION_PATTERN: ("may hold lower-case letters, digits and dashes only", "us-east-1"),
-    ENDPOINT_PATTERN: ("is not the address of a store: scheme, host and port", "https://minio.example:9000"),
+    ENDPOINT_PATTERN: (
+        "is not the address of a store: scheme, host and port (at most 65535)",
+        "https://minio.example:9000",
+    ),
     TRACKING_PATTERN: ("is not the address of a tracking server", "http://mlflow:5000"),
     MOUNT_PATTERN: ("must be an absolute path of plain names, without .. and a slash at the end", "/mnt/data"),
 }

@@ -8,6 +8,7 @@ The models must be expressible as a structural schema of Kubernetes (they become
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,18 +124,33 @@ another to Go, which reads them in an API server.)"""
 LINE_PATTERN = rf"^{VISIBLE}(.*{VISIBLE})?$"
 """One line of text, not empty, without white space around it."""
 
-URI_PATTERN = rf"^(s3://[a-z0-9][a-z0-9.-]{{1,61}}[a-z0-9]/{VISIBLE}+|file://{VISIBLE}(.*{VISIBLE})?)$"
+URI_PATTERN = rf"^(s3://[a-z0-9][a-z0-9.-]{{1,61}}[a-z0-9]/[^\x00-\x20\\\x7f]+|file://{VISIBLE}(.*{VISIBLE})?)$"
 NAME_BYTES = 255
 """Longest name of a file or folder, in UTF-8, that file systems take."""
+KEY_BYTES = 1024
+"""Longest key, in UTF-8, that object stores take."""
+_NO_KEY = r"^s3://[^/]*/(.*/)?([.][.]?(/|$)|/+[^/])"
+"""A key with an empty part or the part . or .., in Python's and Go's regular expressions alike; slashes at the end are
+no part of a key."""
 
 
 def path_fault(uri: str) -> tuple[str, str] | None:
-    """Return why no file system can hold what a URI names, and the remedy; None if nothing speaks against it."""
+    """Return why no store can hold what a URI names, and the remedy; None if nothing speaks against it.
+
+    Folders and buckets can hold the same things, so that what is in one can be copied to the other.
+    """
     parts = [part.encode(errors="replace") for part in uri.split("/")]
     if uri.startswith("file://"):
         parts = [unquote_to_bytes(part) for part in parts]
     if any(b"\0" in part for part in parts):
         return "holds a NUL character (%00), which no path can hold", "take it out"
+    if uri.startswith("s3://"):
+        if re.search(r"[\x00-\x20\\\x7f]", uri):
+            return "holds white space, a backslash or a control character, which a key may not", "take it out"
+        if re.search(_NO_KEY, uri):
+            return "has an empty part, or . or .., between slashes, which a key may not", "take it out"
+        if len(uri.encode(errors="replace")) > KEY_BYTES:
+            return f"has more than {KEY_BYTES} bytes, and no key of an object store is longer", "shorten it"
     longest = max(map(len, parts))
     if longest > NAME_BYTES:
         return f"has a part of {longest} bytes between slashes, and at most {NAME_BYTES} are possible", "shorten it"
@@ -153,6 +169,16 @@ _PATH_RULES = (
         "",
         f"has a part of more than {NAME_BYTES} bytes between slashes: shorten it",
     ),
+    CelRule(
+        f"!self.matches(r'{_NO_KEY}')",
+        "",
+        "has an empty part, or . or .., between slashes, which a key may not: take it out",
+    ),
+    CelRule(
+        f"!self.startsWith('s3://') || size(bytes(self)) <= {KEY_BYTES}",
+        "",
+        f"has more than {KEY_BYTES} bytes, and no key of an object store is longer: shorten it",
+    ),
 )
 """The twins of `path_fault`."""
 
@@ -168,7 +194,7 @@ Uri = Annotated[
     str,
     Field(
         pattern=URI_PATTERN,
-        max_length=1024,  # no key of an object store is longer, and API servers bound the cost of the rules by it
+        max_length=1024,  # API servers bound the cost of the rules by it
         json_schema_extra={RULES: [rule.to_json() for rule in _PATH_RULES]},
     ),
     AfterValidator(_possible_path),

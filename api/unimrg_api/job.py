@@ -84,6 +84,9 @@ NAMESPACE_PATTERN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 _MARK_NAME = re.compile(r"([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]")
 _ANNOTATIONS_BYTES = 256 << 10
 _Mark = Annotated[str, Field(max_length=_ANNOTATIONS_BYTES)]
+_Marks = Annotated[dict[str, _Mark], Field(max_length=_ANNOTATIONS_BYTES)]
+"""Marks as API servers take them: they bound the bytes of annotations, so not more marks than that, and no other number
+of ours refuses what a cluster has taken."""
 
 
 class Metadata(Spec):
@@ -94,9 +97,9 @@ class Metadata(Spec):
     pods, which are longer, stay within Kubernetes' 63."""
     namespace: Annotated[str, Field(pattern=NAMESPACE_PATTERN, max_length=63)] | None = None
     """Namespace on a cluster."""
-    labels: Annotated[dict[str, _Mark], Field(max_length=64)] | None = None
+    labels: _Marks | None = None
     """Labels on a cluster."""
-    annotations: Annotated[dict[str, _Mark], Field(max_length=64)] | None = None
+    annotations: _Marks | None = None
     """Annotations on a cluster."""
 
     def violations(self) -> Iterator[Violation]:

@@ -15,9 +15,9 @@ from unimrg_api.errors import JobError, Problem, UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.explain import Finding, null_finding, to_finding, to_problem
 from unimrg_api.fields import RULE_ERROR, Violation
-from unimrg_api.introspection import Location, format_location, placeholder, view_at
+from unimrg_api.introspection import Location, placeholder, view_at
 from unimrg_api.job import UniMRGJob
-from unimrg_api.yaml_source import Mark, read_yaml
+from unimrg_api.yaml_source import Document, Mark, read_yaml
 
 SPEC_BYTES = 100 << 10
 """Largest job that is handed to processes: Linux takes 128 KiB in a variable."""
@@ -26,10 +26,14 @@ ROUNDS = 16
 
 
 def load_job(path: Path) -> UniMRGJob:
-    """Read a job from a YAML (or JSON) file.
+    """Read a job from a YAML (or JSON) file. Raises JobError as `read_document` and `job_of` do."""
+    return job_of(read_document(path), path)
 
-    Raises JobError with all problems, each with its line and column; exit code INPUT_MISSING if there is no
-    such file, else CONFIGURATION.
+
+def read_document(path: Path) -> Document:
+    """Read a file that may be a pipe, and so can be read once only; whether it holds a job is for `job_of` to say.
+
+    Raises JobError (INPUT_MISSING) for a file that cannot be read.
     """
     try:
         data = path.read_bytes()
@@ -40,7 +44,14 @@ def load_job(path: Path) -> UniMRGJob:
     except OSError as error:
         message = f"the file cannot be read: {error.strerror or error}"
         raise _no_file(path, message, "check its permissions") from None
-    document = read_yaml(data)
+    return read_yaml(data)
+
+
+def job_of(document: Document, path: Path) -> UniMRGJob:
+    """Return the job that the document of a file holds.
+
+    Raises JobError (CONFIGURATION) with all problems, each with its line and column.
+    """
     if document.problems and document.value is None:
         raise JobError(document.problems, source=str(path))
     job, problems = _check(document.value, document.marks)
@@ -200,6 +211,3 @@ def _put_right(value: Any, location: Location) -> None:
         parent[str(part)] = placeholder(view)
     else:
         parent.pop(str(part), None)
-
-
-__all__ = ["dump_job", "format_location", "load_job", "parse_job", "parse_location", "value_at"]

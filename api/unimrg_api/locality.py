@@ -12,7 +12,7 @@ from unimrg_api.errors import Problem
 from unimrg_api.explain import show
 from unimrg_api.fields import CelRule
 from unimrg_api.job import JobSpec, UniMRGJob
-from unimrg_api.spec_platform import MAXIMUM_GPUS, MAXIMUM_NODES, MAXIMUM_PROCESSES
+from unimrg_api.spec_platform import MAXIMUM_GPUS, MAXIMUM_NODES, MAXIMUM_PROCESSES, mounted_in_cel
 
 _UPWARDS = r"(^|/|%2[fF])([.]|%2[eE]){2}($|/|%2[fF])"
 """A part of a URI that leads out of its folder, in Python's and Go's regular expressions alike."""
@@ -62,7 +62,7 @@ def _local_files(spec: JobSpec) -> Iterator[Problem]:
 
 
 def _local_file_rule(path: str, guard: str, uri: str) -> CelRule:
-    volume = f"self.trainer.volumes.exists(volume, {_below_in_cel(uri, 'volume')})"
+    volume = f"self.trainer.volumes.exists(volume, !{mounted_in_cel('volume')} || {_below_in_cel(uri, 'volume')})"
     right = f"!{uri}.startsWith('file://') || (!{uri}.matches('{_UPWARDS}') && {volume})"
     return CelRule(guard.format(right), path, f"{_FILES_WORK}: {_FILES_REMEDY}")
 
@@ -101,7 +101,8 @@ def _read_only(spec: JobSpec) -> Iterator[Problem]:
 
 
 def _read_only_rule(path: str, guard: str, uri: str) -> CelRule:
-    right = f"self.trainer.volumes.all(volume, volume.readOnly != 'Always' || !{_below_in_cel(uri, 'volume')})"
+    locked = f"volume.readOnly == 'Always' && {mounted_in_cel('volume')} && {_below_in_cel(uri, 'volume')}"
+    right = f"!self.trainer.volumes.exists(volume, {locked})"
     return CelRule(guard.format(right), path, f"{_READ_ONLY}: {_READ_ONLY_REMEDY}")
 
 

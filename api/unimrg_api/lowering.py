@@ -74,7 +74,7 @@ class _Lowering:
         return {word: node[word] for word in _WORDS[node["type"]] if word in node}
 
     def _resolve(self, node: Schema, path: str, within: tuple[str, ...]) -> tuple[Schema, tuple[str, ...]]:
-        """Put what a node refers to in its place and take "or null" off; what stands at the node itself wins."""
+        """Put what a node refers to in its place and take "or null" off; what the node itself says wins."""
         node = dict(node)
         while True:
             if "$ref" in node:
@@ -82,14 +82,20 @@ class _Lowering:
                 if name in within:
                     raise NotLowerableError(f"{path}: {name} holds itself")
                 within = (*within, name)
-                node = {**self._definitions[name], **node}
+                node = _merged(self._definitions[name], node)
             elif "anyOf" in node:
                 options = [option for option in node.pop("anyOf") if option != {"type": "null"}]
                 if len(options) != 1:
                     raise NotLowerableError(f"{path}: a union of {len(options)} types")
-                node = {**options[0], **node}
+                node = _merged(options[0], node)
             else:
                 return node, within
+
+
+def _merged(inner: Schema, node: Schema) -> Schema:
+    """Return what a node says, and beyond that what it holds says; the rules of both count."""
+    rules = [*inner.get(RULES, ()), *node.get(RULES, ())]
+    return {**inner, **node, **({RULES: rules} if rules else {})}
 
 
 def _check(node: Schema, path: str) -> None:

@@ -25,6 +25,9 @@ TEXT_LIMIT = 512
 NUMBER_LIMIT = 64
 """Entries of a mapping of numbers."""
 
+WHOLE_LIMIT = 2**63 - 1
+"""Largest whole number: no reader of ours, nor the API of a cluster, holds a larger one."""
+
 
 class Record(BaseModel):
     """Base of the records; `message` is what gives way when the size limit is reached."""
@@ -63,10 +66,10 @@ class Record(BaseModel):
             if isinstance(value, str):
                 values[key] = clean(value, TEXT_LIMIT)
             elif isinstance(value, dict):
-                items = [(clean(name, 64), number) for name, number in value.items() if math.isfinite(number)]
+                items = [(clean(name, 64), number) for name, number in value.items() if _is_number(number)]
                 values[key] = dict(items[:NUMBER_LIMIT])
             elif not isinstance(value, float) or math.isfinite(value):
-                values[key] = int(value) if isinstance(value, int) else value
+                values[key] = max(-WHOLE_LIMIT, min(int(value), WHOLE_LIMIT)) if isinstance(value, int) else value
         return values
 
     @classmethod
@@ -97,17 +100,20 @@ class Record(BaseModel):
                 value = clean(value, cls.message_limit if name == "message" else TEXT_LIMIT)
             elif isinstance(value, dict):
                 value = {clean(item, 64): number for item, number in value.items() if _is_number(number)}
+            elif isinstance(value, int | float) and not isinstance(value, bool) and not _is_number(value):
+                continue
             try:
                 kept[name] = TypeAdapter(annotation).validate_python(value, strict=True)
             except ValidationError:
                 continue
-            if isinstance(kept[name], float) and not math.isfinite(kept[name]):
-                del kept[name]
         return cls.model_validate(kept)
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether a value is a number that can be used: `math.isfinite` raises for a whole number past a float's range."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= WHOLE_LIMIT
 
 
 def _dump(values: Mapping[str, Any]) -> str:

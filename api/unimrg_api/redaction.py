@@ -18,7 +18,7 @@ _NAMED = re.compile(
     r"""(?ix)
     (?P<name>(?:passw(?:or)?d|passphrase|secret|api[_-]?key|access[_-]?key|private[_-]?key|
         credentials?|signature|token(?![\w-]))[\w-]{0,40}["']?\s{0,8}[:=]\s{0,8})
-    (?P<quote>["']?)(?P<value>[^\s"',;&}\]]{4,})
+    (?P<quote>["']?)(?!\[redacted\])(?P<value>[^\s"',;&}\]]{4,})
     """
 )
 _HEADER = re.compile(r"(?i)\b(authorization\s{0,8}[:=]\s{0,8})\S+(\s+[^\s,;\"']+)?|\b(bearer)\s{1,8}[\w.~+/=-]{8,}")

@@ -85,7 +85,7 @@ def _type(view: View) -> str:
     if view.kind == "model":
         return "object"
     if view.kind == "mapping":
-        return f"map of texts, at most {view.max_length}"
+        return "map of texts"
     if view.kind == "list":
         entry = "object" if view.entry is None or view.entry.kind == "model" else _type(view.entry)
         count = f"{view.min_length} to {view.max_length}" if view.min_length else f"at most {view.max_length}"

@@ -27,6 +27,8 @@ _NO_NEWS = re.compile(
     "some validation rules were not checked|no such key: \\S+ evaluating rule: |Checked value must be of type"
 )
 """Said about rules that were not asked because something else is wrong, or a second time about a wrong type."""
+_DECIMAL_POINT = re.compile("invalid data, expected int, got float64 evaluating rule")
+"""What rules say about `2.0` where a whole number belongs; the server's schema takes it, and does not say where."""
 _STRICT = re.compile(r'(unknown|duplicate) field "((?:[^"\\]|\\.)*)"')
 _UNREADABLE = re.compile(r"cannot unmarshal (\w+) into Go struct field ObjectMeta\.([\w.]+) of type (\S+)")
 _OTHER_VERSION = re.compile(r'in version "([^"]*)" cannot be handled')
@@ -77,6 +79,10 @@ def _causes(causes: Any) -> Iterator[Problem]:
         path, text = str(cause.get("field", "")), str(cause.get("message", ""))
         path = "" if path == "<nil>" else path
         if _NO_NEWS.search(text):
+            continue
+        if _DECIMAL_POINT.search(text):
+            message = "a whole number in here is written with a decimal point"
+            yield Problem(path, "", message, "write it without one: 2, not 2.0")
             continue
         parts = _CAUSE.fullmatch(text)
         kind, rest = (parts["kind"], parts["rest"]) if parts else ("", text)

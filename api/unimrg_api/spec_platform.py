@@ -17,7 +17,9 @@ MAXIMUM_PROCESSES = 64
 
 OBJECT_NAME_PATTERN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
 """Names of most objects of a cluster (RFC 1123)."""
-ENDPOINT_PATTERN = r"^https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?/?$"
+_PORT = "([1-5]?[0-9]{1,4}|6([0-4][0-9]{3}|5([0-4][0-9]{2}|5([0-2][0-9]|3[0-5]))))"
+"""A number from 0 to 65535."""
+ENDPOINT_PATTERN = rf"^https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:{_PORT})?/?$"
 _NUMERIC_HOST = r"^https?://(\[|[0-9.]+([:/]|$))"
 TRACKING_PATTERN = rf"^(https?://[^\x00-\x20@]+|sqlite:///{VISIBLE}+)$"
 
@@ -29,6 +31,22 @@ POD_FOLDERS = ("/cache", "/dev", "/run/unimrg", "/tmp")
 
 PHOTOGRAPH_SUFFIXES = (".jpg", ".jpeg", ".png")
 """What the names of photographs end with, in small letters or large ones."""
+
+
+def _apart_from_pods_folders(volume: str) -> str:
+    """Return, in CEL, whether a volume lies apart from what pods use themselves."""
+    folders = [f"{folder}/" for folder in POD_FOLDERS]
+    return (
+        f"{folders}.all(folder, !({volume}.mountPath + '/').startsWith(folder) "
+        f"&& !folder.startsWith({volume}.mountPath + '/'))"
+    )
+
+
+def mounted_in_cel(volume: str) -> str:
+    """Return, in CEL, whether a volume's path is right by itself: rules about several say nothing about one that is
+    not.
+    """
+    return f"({volume}.mountPath.matches(r'{MOUNT_PATTERN}') && {_apart_from_pods_folders(volume)})"
 
 
 class TrainerSpec(Spec):
@@ -63,6 +81,7 @@ class TrainerSpec(Spec):
 
     cel = (
         CelRule(
+            f"self.volumes.exists(volume, !{mounted_in_cel('volume')}) || "
             "self.volumes.all(volume, self.volumes.exists_one(other, "
             "(volume.mountPath + '/').startsWith(other.mountPath + '/')))",
             "volumes",
@@ -156,8 +175,9 @@ class StorageSpec(Spec):
     """Where the bucket's name goes: into the path, or into the host name (Virtual). Auto: what botocore
     chooses."""
     checksums: Literal["WhenSupported", "WhenRequired"] = "WhenSupported"
-    """Checksums that botocore adds to requests and verifies in replies; stores that do not know them need
-    WhenRequired."""
+    """Checksums that botocore adds to requests and verifies in replies. WhenSupported: as many as it can, unless
+    AWS_REQUEST_CHECKSUM_CALCULATION or AWS_RESPONSE_CHECKSUM_VALIDATION of the environment says otherwise. Stores that
+    do not know them need WhenRequired."""
     credentials: SecretSpec | None = None
     """Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN, if need be) for a
     cluster. Absent: the identity of the service account. `unimrg run` takes the environment's."""
@@ -204,8 +224,7 @@ class VolumeSpec(Spec):
 
     cel = (
         CelRule(
-            f"{[f'{folder}/' for folder in POD_FOLDERS]}.all(folder, !(self.mountPath + '/').startsWith(folder) "
-            "&& !folder.startsWith(self.mountPath + '/'))",
+            _apart_from_pods_folders("self"),
             "mountPath",
             f"pods use {', '.join(POD_FOLDERS)} themselves: mount it elsewhere, e.g. at /mnt/data",
         ),
@@ -222,7 +241,8 @@ class MlflowSpec(Spec):
         ]
         | None
     ) = None
-    """Tracking server, without credentials in it. Absent: a SQLite file beside the checkpoints."""
+    """Tracking server, without credentials in it; a cluster needs one. Absent: a SQLite file, beside the checkpoints of
+    a `file://` run, and for one in a bucket on the machine that runs it, below ~/.local/state/unimrg."""
     experiment: Annotated[str, Field(pattern=LINE_PATTERN, max_length=256)] = "unimrg"
     """Name of the experiment; it is created if it does not exist."""
     run_name: Annotated[str, Field(pattern=LINE_PATTERN, max_length=256)] | None = None
@@ -240,18 +260,18 @@ class TrackingSpec(Spec):
 
 
 class RunPolicySpec(Spec):
-    """When an attempt is given up."""
+    """When an attempt is given up, and how often a cluster starts another. `unimrg run` never restarts by itself."""
 
     stall_timeout_seconds: Annotated[int, Field(ge=60, le=86_400)] = 900
-    """Seconds without a finished step after which an attempt is ended and restarted."""
+    """Seconds without a finished step after which an attempt is ended; on a cluster it is restarted."""
     max_restarts: Annotated[int, Field(ge=0, le=100)] = 3
-    """Restarts, per stage, after failures of the program itself."""
+    """On a cluster, restarts, per stage, after failures of the program itself."""
     max_infra_restarts: Annotated[int, Field(ge=0, le=1000)] = 20
-    """Restarts, per stage, after failures of machines, networks and stores."""
+    """On a cluster, restarts, per stage, after failures of machines, networks and stores."""
     backoff_seconds: Annotated[int, Field(ge=0, le=3600)] = 10
-    """Seconds before a restart; doubled with every failure in a row without a new commit."""
+    """On a cluster, seconds before a restart; doubled with every failure in a row without a new commit."""
     max_backoff_seconds: Annotated[int, Field(ge=0, le=86_400)] = 600
-    """Most seconds before a restart."""
+    """On a cluster, most seconds before a restart."""
 
     def violations(self) -> Iterator[Violation]:
         """The longest pause is not shorter than the first."""

@@ -114,6 +114,8 @@ class StageStatus(StatusPart):
     """What the attempts up to the newest end have used up."""
     end: AttemptEnd | None = None
     """How the newest attempt ended; None while it has not."""
+    last_end: AttemptEnd | None = None
+    """How the attempt before it ended."""
 
 
 class LossStatus(StatusPart):
@@ -136,7 +138,7 @@ class ProgressStatus(StatusPart):
     eta: Annotated[str, Field(max_length=16)] = ""
     """`1h20m`, for `kubectl get`."""
     loss: Number = ""
-    """Sum of the objectives' losses, for `kubectl get`."""
+    """The loss that is trained, the weighted mean of the objectives', for `kubectl get`."""
     losses: Annotated[list[LossStatus], Field(max_length=16, json_schema_extra=listed_by("name"))] = Field(
         default_factory=list
     )
@@ -192,7 +194,7 @@ class JobStatus(StatusPart):
 
     def stage(self, name: Phase) -> StageStatus:
         """Return the stage of that name; one that was not begun is pending."""
-        return next((stage for stage in self.stages if stage.name == name), StageStatus(name=name))
+        return next((stage for stage in self.stages if stage.name == name), None) or StageStatus(name=name)
 
     def condition(self, name: ConditionType) -> Condition | None:
         """Return the condition of that type, if it was set."""

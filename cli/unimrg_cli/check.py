@@ -8,38 +8,45 @@ from pathlib import Path
 
 from unimrg_api.errors import JobError, Problem, UserError
 from unimrg_api.job import UniMRGJob
-from unimrg_api.load import load_job, parse_location
+from unimrg_api.load import job_of, parse_location, read_document
 from unimrg_api.locality import cluster_notes, cluster_problems
-from unimrg_api.yaml_source import read_yaml
+from unimrg_api.yaml_source import Document
 from unimrg_cli.inputs import missing_inputs
 
 
 def check_job(file: Path) -> tuple[UniMRGJob, list[str]]:
     """Return the job and notes about where it can run. Raises JobError with all problems, inputs included."""
+    document = read_document(file)
     problems, job = [], None
     try:
-        job = load_job(file)
+        job = job_of(document, file)
     except JobError as error:
-        if all(problem.line is None for problem in error.problems):
-            raise  # there is no file to look into
         problems = error.problems
     known = {problem.path for problem in problems}
-    problems += [problem for problem in missing_inputs(file) if problem.path not in known]
+    missing = missing_inputs(document, stands_at(file).resolve().parent)
+    problems += [problem for problem in missing if problem.path not in known]
     if problems or job is None:
         raise JobError(sorted(problems, key=_place), source=str(file))
     return job, cluster_notes(job)
 
 
-def check_cluster_job(file: Path) -> UniMRGJob:
-    """Return the job of a file that is to run on a cluster, where its inputs are and not here.
+def stands_at(file: Path) -> Path:
+    """Return the path from whose folder a job's relative URIs count: for a pipe, one in the working folder."""
+    return file if file.is_file() else Path(file.name)
+
+
+def check_cluster_job(file: Path) -> tuple[UniMRGJob, Document]:
+    """Return the job of a file that is to run on a cluster, where its inputs are and not here, and what it was read
+    from.
 
     Raises JobError with all problems of the job or, once it is right by itself, with all that a cluster refuses.
     """
-    job = load_job(file)
+    document = read_document(file)
+    job = job_of(document, file)
     problems = cluster_problems(job)
     if problems:
-        raise JobError(placed(problems, file), source=str(file))
-    return job
+        raise JobError(placed(problems, document), source=str(file))
+    return job, document
 
 
 def namespace_of(job: UniMRGJob, wanted: str | None) -> str | None:
@@ -54,12 +61,12 @@ def namespace_of(job: UniMRGJob, wanted: str | None) -> str | None:
     return wanted or written
 
 
-def placed(problems: Iterable[Problem], file: Path) -> list[Problem]:
-    """Return problems with the line and column of their path in a job's file, in the file's order.
+def placed(problems: Iterable[Problem], document: Document) -> list[Problem]:
+    """Return problems with the line and column of their path in a job's document, in its order.
 
     A field that is not there stands where what it belongs to begins.
     """
-    marks = read_yaml(file.read_bytes()).marks
+    marks = document.marks
     found = []
     for problem in problems:
         location = parse_location(problem.path) if problem.path else ()

@@ -51,7 +51,7 @@ class Cluster:
 
     def __init__(self, api: Any, namespace: str) -> None:
         self.namespace = namespace
-        self.server: str = api.configuration.host
+        self.server = clean(api.configuration.host, TEXT_LIMIT)
         self._objects = client.CustomObjectsApi(api)
         self._core = client.CoreV1Api(api)
 

@@ -12,24 +12,20 @@ from unimrg_cli.cluster_view import (
     AT_WORK,
     NOT_TAKEN_UP,
     ClusterJob,
-    end_text,
+    stage_end,
     notable,
     one_line,
     restarts_text,
+    short_number,
     steps_text,
 )
-from unimrg_cli.tables import duration, terminal
+from unimrg_cli.tables import duration, print_rows, terminal
 
 
 def print_cluster_job(job: ClusterJob, now: float | None = None) -> None:
     """Print where a job on a cluster stands; `now` is Unix time in seconds."""
     console = terminal()
-    table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in _rows(job, time.time() if now is None else now):
-        table.add_row(name, value)
-    console.print(table, markup=False, highlight=False)
+    print_rows(console, _rows(job, time.time() if now is None else now))
     stages = job.status.stages if job.status is not None else []
     if stages:
         console.print()
@@ -49,7 +45,7 @@ def _rows(job: ClusterJob, now: float) -> list[tuple[str, str]]:
     rows += _progress(status, now)
     if status.checkpoint is not None:
         rows.append(("checkpoint", f"step {status.checkpoint.step}, {status.checkpoint.uri}"))
-    rows += [(score.name, score.value) for score in status.benchmarks]
+    rows += [(score.name, short_number(score.value)) for score in status.benchmarks]
     if status.mlflow is not None and (status.mlflow.url or status.mlflow.run_id):
         rows.append(("MLflow", status.mlflow.url or f"run {status.mlflow.run_id}"))
     return rows
@@ -64,8 +60,7 @@ def _progress(status: JobStatus, now: float) -> list[tuple[str, str]]:
     progress = status.progress
     if progress is None:
         return []
-    step = "step " if progress.stage == "train" else ""
-    rows = [("progress", f"{progress.stage}, {step}{steps_text(progress)}")]
+    rows = [("progress", steps_text(progress))]
     if progress.losses:
         rows.append(("losses", "  ".join(f"{loss.name} {loss.value}" for loss in progress.losses)))
     if status.phase not in AT_WORK:
@@ -85,7 +80,7 @@ def _stages(stages: list[StageStatus]) -> Table:
     for name in ("STAGE", "STATE", "ATTEMPT", "RESTARTS", "END"):
         table.add_column(name, overflow="fold", no_wrap=name != "END")
     for stage in stages:
-        end = "" if stage.end is None else end_text(stage.end)
+        end = stage_end(stage)
         attempt = str(stage.attempt) if stage.attempt else "–"
         table.add_row(stage.name, stage.state, attempt, restarts_text(stage.ledger) or "–", end)
     return table

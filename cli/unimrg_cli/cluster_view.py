@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -11,9 +12,11 @@ from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.introspection import format_location
 from unimrg_api.redaction import clean
-from unimrg_api.status import AttemptEnd, Condition, JobStatus, Ledger, ProgressStatus
+from unimrg_api.status import AttemptEnd, Condition, JobStatus, Ledger, ProgressStatus, StageStatus
 
 NOT_TAKEN_UP = "no operator has taken it up yet"
+DIGITS = 6
+"""Most significant digits of a score that people are shown."""
 AT_WORK = ("Preparing", "Running", "Evaluating")
 """Phases in which the last report of progress is about what runs now."""
 
@@ -73,15 +76,16 @@ def headline(job: ClusterJob) -> str:
 
 def progress_text(progress: ProgressStatus) -> str:
     """Return a report of progress in one line."""
-    parts = [f"{progress.stage}, {'step ' if progress.stage == 'train' else ''}{steps_text(progress)}"]
+    parts = [steps_text(progress)]
     parts += [f"loss {progress.loss}"] if progress.loss else []
     parts += [f"{progress.eta} left"] if progress.eta else []
     return ", ".join(parts)
 
 
 def steps_text(progress: ProgressStatus) -> str:
-    """Return how far a stage is: `120 of 400`."""
-    return f"{progress.step} of {progress.total_steps}" if progress.total_steps else str(progress.step)
+    """Return how far a stage is: `train, step 120 of 400`."""
+    text = f"{progress.stage}, {'step ' if progress.stage == 'train' else ''}{progress.step}"
+    return f"{text} of {progress.total_steps}" if progress.total_steps else text
 
 
 def notable(status: JobStatus) -> list[Condition]:
@@ -98,6 +102,13 @@ def notable(status: JobStatus) -> list[Condition]:
     return [condition for condition in status.conditions if matters(condition)]
 
 
+def stage_end(stage: StageStatus) -> str:
+    """Return how a stage's newest attempt ended, or while it has not, the one before."""
+    if stage.end is not None:
+        return end_text(stage.end)
+    return "" if stage.last_end is None else f"before: {end_text(stage.last_end)}"
+
+
 def end_text(end: AttemptEnd) -> str:
     """Return how an attempt ended, and what follows."""
     text = end.reason if end.exit_code is None else f"{end.reason} ({end.exit_code})"
@@ -110,6 +121,15 @@ def restarts_text(ledger: Ledger) -> str:
     """Return how often a stage was restarted, by what the restarts count against; empty if it was not."""
     counts = {"user": ledger.user_restarts, "infra": ledger.infra_restarts, "free": ledger.free_restarts}
     return ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+
+
+def short_number(text: str) -> str:
+    """Return a decimal number with at most DIGITS significant digits; one that has no more stays as it is written."""
+    try:
+        number = Decimal(text)
+    except InvalidOperation:
+        return one_line(text)
+    return text if len(number.as_tuple().digits) <= DIGITS else f"{number:.{DIGITS}g}"
 
 
 def one_line(text: str) -> str:

@@ -14,18 +14,16 @@ from unimrg_api.fields import path_of, resolve_uri
 from unimrg_api.introspection import Location, format_location
 from unimrg_api.load import value_at
 from unimrg_api.spec_platform import PHOTOGRAPH_SUFFIXES
-from unimrg_api.yaml_source import Document, read_yaml
+from unimrg_api.yaml_source import Document
 
 
-def missing_inputs(job_file: Path) -> list[Problem]:
-    """Return a problem (INPUT_MISSING) for each `file://` URI of a job's file at which what it names is not
-    there.
+def missing_inputs(document: Document, base: Path) -> list[Problem]:
+    """Return a problem (INPUT_MISSING) for each `file://` URI of a job's document at which what it names is not
+    there; relative ones count from `base`.
 
-    Works on the file's values and not on a job, so that it can be asked about a job that has other problems
+    Works on the document's values and not on a job, so that it can be asked about a job that has other problems
     too.
     """
-    document = read_yaml(job_file.read_bytes())
-    base = job_file.resolve().parent
     found = []
     for location in _places(document.value):
         value = value_at(document.value, location)

@@ -48,9 +48,7 @@ class Stage(str, Enum):  # noqa: UP042 - typer shows the values of str enums
 JobFile = Annotated[Path, typer.Argument(metavar="FILE", help="The job, a YAML or JSON file.")]
 Target = Annotated[str, typer.Argument(metavar="FILE_OR_RUN_URI", help="The job's file, or the run's folder or URI.")]
 JobName = Annotated[str, typer.Argument(metavar="NAME", help="The job's name on the cluster.")]
-NamespaceOption = Annotated[
-    str | None, typer.Option("--namespace", "-n", help="Namespace. (default: the file's or the context's)")
-]
+NamespaceOption = Annotated[str | None, typer.Option("--namespace", "-n", help="Namespace. (default: the context's)")]
 ContextOption = Annotated[str | None, typer.Option("--context", help="Context of the kubeconfig.")]
 KubeconfigOption = Annotated[
     Path | None, typer.Option("--kubeconfig", help="Kubeconfig. (default: $KUBECONFIG, else ~/.kube/config)")
@@ -100,7 +98,7 @@ def run(
     with StopRequest().installed() as stop:
         try:
             with stop.raising():
-                from unimrg_cli.check import check_job
+                from unimrg_cli.check import check_job, stands_at
                 from unimrg_cli.extras import require_trainer
 
                 job, _ = check_job(file)
@@ -109,7 +107,7 @@ def run(
         except KeyboardInterrupt:
             sys.stderr.write("interrupted before anything began\n")
             raise typer.Exit(INTERRUPTED_TWICE if stop.twice else INTERRUPTED) from None
-        code = run_job(job, file, processes, stop=stop)
+        code = run_job(job, stands_at(file), processes, stop=stop)
     raise typer.Exit(code)
 
 
@@ -181,14 +179,16 @@ def crd() -> None:
 def render(
     file: JobFile,
     profile: Annotated[Path | None, typer.Option("--profile", help="The cluster's site profile, a YAML file.")] = None,
-    namespace: NamespaceOption = None,
+    namespace: Annotated[
+        str | None, typer.Option("--namespace", "-n", help="Namespace. (default: the file's, else `default`)")
+    ] = None,
     stage: Annotated[Stage | None, typer.Option("--stage", help="One stage only.")] = None,
 ) -> None:
     """Print what a cluster would be given for a job: the first attempt of each stage, as YAML. Asks no cluster."""
     from unimrg_cli.check import check_cluster_job, namespace_of
     from unimrg_cli.extras import require_operator
 
-    job = check_cluster_job(file)
+    job, _ = check_cluster_job(file)
     require_operator()
     from unimrg_cli.render import render_job
 
@@ -199,7 +199,9 @@ def render(
 @app.command()
 def submit(
     file: JobFile,
-    namespace: NamespaceOption = None,
+    namespace: Annotated[
+        str | None, typer.Option("--namespace", "-n", help="Namespace. (default: the file's or the context's)")
+    ] = None,
     context: ContextOption = None,
     kubeconfig: KubeconfigOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Let the cluster check it, and create nothing.")] = False,
@@ -211,13 +213,13 @@ def submit(
 
     if dry_run and wait:
         raise typer.BadParameter("a dry run creates nothing to wait for", param_hint="--wait")
-    job = check_cluster_job(file)
+    job, document = check_cluster_job(file)
     require_operator()
     from unimrg_cli.cluster_client import connect
     from unimrg_cli.submit import create, next_commands, watch
 
     cluster = connect(namespace_of(job, namespace), context, kubeconfig)
-    created = create(cluster, file, dry_run=dry_run)
+    created = create(cluster, document, file, dry_run=dry_run)
     where = f"UniMRGJob {created.name} in namespace {created.namespace}"
     if dry_run:
         typer.echo(f"the cluster would take the {where}; nothing was created")

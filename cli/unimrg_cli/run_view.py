@@ -20,7 +20,7 @@ from unimrg_api.load import load_job
 from unimrg_api.progress import Progress
 from unimrg_api.termination import TerminationRecord
 from unimrg_cli.checkpoint_list import Checkpoint, list_checkpoints
-from unimrg_trainer.local_folders import run_folder
+from unimrg_trainer.local_folders import run_folder, training_in
 from unimrg_trainer.storage import LocalStore, ObjectStore, open_store
 from unimrg_trainer.storage.base import NotFound
 
@@ -112,29 +112,36 @@ def open_run(target: str) -> ObjectStore:
 
     Raises UserError (INPUT_MISSING) where a folder or URI holds no run; a job's file may name one to come.
     """
-    store = open_store(*locate_run(target))
-    if not Path(target).is_file() and not _is_run(store):
+    return _open(target)[0]
+
+
+def _open(target: str) -> tuple[ObjectStore, LocalStore]:
+    """The prefix of the run that `target` names, and this machine's folder of it."""
+    uri, storage = locate_run(target)
+    store = open_store(uri, storage)
+    local = LocalStore(run_folder(store.uri, storage))
+    if not Path(target).is_file() and not _is_run(store, local):
         raise UserError(
             f"there is no run under {store.uri}",
             remedy="start it with `unimrg run FILE`, or correct the address",
             exit_code=ExitCode.INPUT_MISSING,
         )
-    return store
+    return store, local
 
 
 def describe_run(target: str) -> RunDescription:
     """Describe the run that a job's file, a folder or a URI names. Raises UserError as `open_run` does."""
-    store = open_run(target)
+    store, local = _open(target)
     identity = _json(store, "job.json") or {}
-    local = LocalStore(run_folder(store.uri))
-    progress = _progress(local)
+    uid = identity.get("uid")
+    ours = training_in(local.root) in (None, uid)  # else the prefix was emptied since, or came from another machine
+    progress = _progress(local) if ours else None
     attempts = [int(match[1]) for key, _ in store.list("attempts/") if (match := _ATTEMPT.fullmatch(key))]
     checkpoints = list_checkpoints(store)
     outcomes = _outcomes(store)
-    last_end = _last_end(local)
-    mlflow = _json(local, "mlflow.json") or {}
+    last_end = _last_end(local) if ours else None
+    mlflow = (_json(local, "mlflow.json") if ours else None) or {}
     url = (progress.mlflow_url if progress is not None else None) or mlflow.get("url")
-    uid = identity.get("uid")
     at_work = _is_at_work(local.root / "lock")
     return RunDescription(
         uri=store.uri,
@@ -150,8 +157,8 @@ def describe_run(target: str) -> RunDescription:
     )
 
 
-def _is_run(store: ObjectStore) -> bool:
-    begun_here = (run_folder(store.uri) / "progress.json").exists()
+def _is_run(store: ObjectStore, local: LocalStore) -> bool:
+    begun_here = (local.root / "progress.json").exists()
     return begun_here or store.size("job.json") is not None or any(store.list(name) for name in ("attempts/", "ckpt/"))
 
 

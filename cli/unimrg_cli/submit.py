@@ -13,7 +13,7 @@ from unimrg_api.errors import JobError, UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.server_reply import problems_of
 from unimrg_api.status import ConditionType, JobStatus
-from unimrg_api.yaml_source import read_yaml
+from unimrg_api.yaml_source import Document
 from unimrg_cli.check import placed
 from unimrg_cli.cluster_client import Cluster, ServerError
 from unimrg_cli.cluster_tables import print_cluster_job
@@ -24,19 +24,19 @@ SILENCE_SECONDS = 600.0
 """How long the API server may be away before waiting is given up."""
 
 
-def create(cluster: Cluster, file: Path, *, dry_run: bool) -> ClusterJob:
-    """Create the job that a file holds, in the cluster's namespace.
+def create(cluster: Cluster, document: Document, file: Path, *, dry_run: bool) -> ClusterJob:
+    """Create the job that the document of a file holds, in the cluster's namespace.
 
     Raises JobError, with the file's lines, for what the API server refuses in it; UserError for a name that is
     taken, and where there is no such namespace (INPUT_MISSING).
     """
-    manifest: dict[str, Any] = read_yaml(file.read_bytes()).value
+    manifest: dict[str, Any] = document.value
     metadata = {**manifest["metadata"], "namespace": cluster.namespace}
     try:
         return read_job(cluster.create_job({**manifest, "metadata": metadata}, dry_run=dry_run))
     except ServerError as error:
         if error.code in (400, 422):
-            raise JobError(placed(problems_of(error.status), file), source=str(file)) from None
+            raise JobError(placed(problems_of(error.status), document), source=str(file)) from None
         raise _explain(error, str(metadata["name"]), cluster.namespace) from None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 
 from rich.console import Console
 from rich.table import Table
@@ -14,12 +15,7 @@ from unimrg_cli.run_view import RunDescription
 def print_run(run: RunDescription, now: float | None = None) -> None:
     """Print where a run stands; `now` is Unix time in seconds."""
     console = terminal()
-    table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in _rows(run, time.time() if now is None else now):
-        table.add_row(name, value)
-    console.print(table, markup=False, highlight=False)
+    print_rows(console, _rows(run, time.time() if now is None else now))
     if run.results is not None:
         _print_results(console, run.results)
 
@@ -50,6 +46,16 @@ def terminal() -> Console:
     console = Console()
     # a table for a file or a pipe is not folded at the width of some terminal
     return console if console.is_terminal else Console(width=240)
+
+
+def print_rows(console: Console, rows: Iterable[tuple[str, str]]) -> None:
+    """Print values below each other, each with its name before it."""
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        table.add_row(name, value)
+    console.print(table, markup=False, highlight=False)
 
 
 def size(count: int) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tests.support.bad_jobs import GOOD_JOB
+from tests.support.bad_jobs import GOOD_JOB, places
 from unimrg_api.errors import JobError
 from unimrg_api.load import dump_job, parse_job
 from unimrg_api.yaml_source import read_yaml
@@ -21,12 +21,6 @@ VALUES = st.recursive(
 
 def good() -> Any:
     return read_yaml(GOOD_JOB.encode()).value
-
-
-def places(value: Any) -> list[tuple[Any, Any]]:
-    """Return (container, key) of everything in a value."""
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return [(value, key) for key, _ in items] + [place for _, item in items for place in places(item)]
 
 
 def check(value: Any) -> None:

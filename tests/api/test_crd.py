@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from tests.support.bad_jobs import GOOD_CLUSTER_JOB, GOOD_JOB
+from tests.support.bad_jobs import GOOD_CLUSTER_JOB, GOOD_JOB, SMALLEST
 from unimrg_api.cluster import GROUP, PLURAL
 from unimrg_api.crd import crd, crd_yaml
 from unimrg_api.load import dump_job, parse_job
@@ -19,16 +19,6 @@ from unimrg_api.yaml_source import read_yaml
 Schema = dict[str, Any]
 
 SCHEMA: Schema = crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
-SMALLEST: dict[str, Any] = {
-    "apiVersion": "training.unimrg.dev/v1alpha1",
-    "kind": "UniMRGJob",
-    "metadata": {"name": "small"},
-    "spec": {
-        "model": {"name": "Harmon", "variant": "0.5B"},
-        "data": {"shards": ["s3://bucket/shards"]},
-        "checkpoint": {"uri": "s3://bucket/run"},
-    },
-}
 
 WORDS = {
     "string": {"enum", "pattern", "minLength", "maxLength"},

@@ -10,24 +10,13 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from tests.support.bad_jobs import GOOD_CLUSTER_JOB, GOOD_JOB
+from tests.support.bad_jobs import GOOD_CLUSTER_JOB, GOOD_JOB, SMALLEST
 from unimrg_api.digests import canonical_json
 from unimrg_api.errors import JobError
 from unimrg_api.job import UniMRGJob, path_of, resolve_uri
 from unimrg_api.load import dump_job, parse_job
 from unimrg_api.locality import cluster_notes, cluster_problems
 from unimrg_api.yaml_source import read_yaml
-
-SMALLEST: dict[str, Any] = {
-    "apiVersion": "training.unimrg.dev/v1alpha1",
-    "kind": "UniMRGJob",
-    "metadata": {"name": "small"},
-    "spec": {
-        "model": {"name": "Harmon", "variant": "0.5B"},
-        "data": {"shards": ["s3://bucket/shards"]},
-        "checkpoint": {"uri": "s3://bucket/run"},
-    },
-}
 
 
 def changed(*changes: tuple[str, Any]) -> UniMRGJob:
@@ -79,6 +68,12 @@ def test_rates_are_read_as_they_are_written(rate: str) -> None:
     training = {"optimizer": {"learningRate": rate, "weightDecay": rate}}
     job = parse_job({**SMALLEST, "spec": {**SMALLEST["spec"], "training": training}})
     assert float(job.spec.training.optimizer.learning_rate) == float(rate)
+
+
+def test_a_job_may_have_as_many_marks_as_an_api_server_takes() -> None:
+    marks = {f"mark-{index}": "x" for index in range(1000)}
+    job = parse_job({**SMALLEST, "metadata": {"name": "small", "labels": marks, "annotations": marks}})
+    assert job.metadata.labels == marks
 
 
 def test_a_job_cannot_be_changed_afterwards() -> None:

@@ -54,6 +54,24 @@ def test_references_are_put_in_place_and_what_stands_at_the_field_wins() -> None
     }
 
 
+RULE, OTHER = {"rule": "self.size > 0", "message": "empty"}, {"rule": "self.size < 9", "message": "full"}
+
+
+class Ruled(Inner):
+    """A part with a rule of its own."""
+
+    model_config = ConfigDict(json_schema_extra={"x-kubernetes-validations": [RULE]})
+
+
+@pytest.mark.parametrize("part", [Ruled, Ruled | None])
+def test_rules_of_a_field_come_beside_those_of_what_it_holds(part: Any) -> None:
+    ruled = Field(json_schema_extra={"x-kubernetes-validations": [OTHER]})
+    model = create_model("Model", part=(Annotated[part, ruled], None), plain=(part, None))
+    found = structural_schema(model, defaults=True)["properties"]
+    assert found["part"]["x-kubernetes-validations"] == [RULE, OTHER]
+    assert found["plain"]["x-kubernetes-validations"] == [RULE]
+
+
 def test_a_single_choice_is_an_enumeration_and_required_what_has_no_default() -> None:
     schema = structural_schema(Outer, defaults=True)
     assert schema["properties"]["kind"] == {"type": "string", "enum": ["Only"]}

@@ -196,3 +196,19 @@ def test_a_phase_that_nobody_knows_has_the_default() -> None:
     progress = Progress.parse(b'{"phase": "dance", "step": 3}')
     assert progress is not None
     assert (progress.phase, progress.step) == ("check", 3)
+
+
+@pytest.mark.parametrize("number", ["1" + "0" * 400, "-1" + "0" * 400, str(2**63), "1e999", "NaN"])
+def test_a_number_that_nobody_can_hold_is_left_out(number: str) -> None:
+    record = TerminationRecord.read(f'{{"scores":{{"a":{number},"b":1}},"step":{number},"message":"x"}}')
+    assert record is not None
+    assert (record.scores, record.step, record.message) == ({"b": 1}, TerminationRecord().step, "x")
+    progress = Progress.parse(f'{{"losses":{{"a":{number}}},"step":{number},"etaSeconds":{number}}}'.encode())
+    assert progress is not None
+    assert (progress.losses, progress.step, progress.eta_seconds) == ({}, 0, None)
+
+
+def test_a_number_that_nobody_can_hold_is_not_written_either() -> None:
+    text = Progress(step=10**400, losses={"a": 10**400, "b": 0.5}).to_json()
+    assert json.loads(text)["losses"] == {"b": 0.5}
+    assert json.loads(text)["step"] == 2**63 - 1

@@ -91,6 +91,15 @@ def test_what_the_server_did_not_check_is_no_problem() -> None:
     assert [problem.path for problem in problems_of(status)] == ["kind"]
 
 
+def test_a_whole_number_with_a_decimal_point_is_named_as_what_it_is() -> None:
+    texts = ("the cohorts of an objective", "two volumes are mounted")
+    said = 'Invalid value: "object": invalid data, expected int, got float64 evaluating rule: '
+    (problem,) = problems_of(refused(*(("spec", said + text) for text in texts)))
+    assert (problem.path, problem.value) == ("spec", "")
+    assert "decimal point" in problem.message
+    assert "2, not 2.0" in problem.remedy
+
+
 def test_unknown_fields_are_all_named_with_what_was_meant() -> None:
     text = f'{PREFIX}strict decoding error: unknown field "spec.objectives[0].wait", unknown field "spec.trainer.node"'
     first, second = problems_of(unreadable(text))

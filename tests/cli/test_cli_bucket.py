@@ -12,12 +12,15 @@ from tests.support.command_line import Unimrg
 from tests.support.local_jobs import tiny_job
 from tests.support.s3_stores import Place
 from unimrg_api.exit_codes import ExitCode
+from unimrg_api.progress import Progress
+from unimrg_api.termination import TerminationRecord
+from unimrg_trainer.local_folders import run_folder, take_for
 
 
 def test_a_job_in_a_bucket_runs_here_and_is_shown_from_anywhere(
     s3_place: Place, tmp_path: Path, unimrg: Unimrg, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("UNIMRG_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("UNIMRG_STATE", str(tmp_path / "state"))
     job, file = tiny_job(
         tmp_path,
         training__schedule={"warmupSteps": 1, "horizonSteps": 4},
@@ -31,7 +34,7 @@ def test_a_job_in_a_bucket_runs_here_and_is_shown_from_anywhere(
     assert ended.code == 0, ended.out + ended.err
     assert f"Run: {s3_place.uri}/run" in ended.out
     assert "spec.storage.credentials is ignored" in ended.out
-    assert list(tmp_path.glob("cache/runs/*/mlflow.db"))
+    assert list(tmp_path.glob("state/runs/*/mlflow.db"))
     assert [key for key, _ in s3_place.store("run").list() if "local/" in key] == []
 
     def shown(*arguments: object) -> Any:
@@ -43,10 +46,30 @@ def test_a_job_in_a_bucket_runs_here_and_is_shown_from_anywhere(
     assert (here["state"], here["checkpoint"]["step"], here["progress"]["phase"]) == ("Completed", 4, "finish")
     assert [row["step"] for row in shown("ckpt", "ls", file)] == [4]
 
-    monkeypatch.setenv("UNIMRG_CACHE", str(tmp_path / "elsewhere"))
+    monkeypatch.setenv("UNIMRG_STATE", str(tmp_path / "elsewhere"))
     monkeypatch.setenv("AWS_ENDPOINT_URL", str(s3_place.storage.endpoint))
     there = shown("status", f"{s3_place.uri}/run")
     assert (there["state"], there["checkpoint"]["step"]) == ("Completed", 4)
     assert "progress" not in there
     assert [row["step"] for row in shown("ckpt", "ls", f"{s3_place.uri}/run")] == [4]
     assert unimrg("status", f"{s3_place.uri}/nothing").code == ExitCode.INPUT_MISSING
+
+
+def test_what_an_earlier_training_left_here_is_not_shown_as_the_run_of_the_next(
+    s3_place: Place, tmp_path: Path, unimrg: Unimrg
+) -> None:
+    _, file = tiny_job(
+        tmp_path,
+        checkpoint__uri=f"{s3_place.uri}/run",
+        storage=s3_place.storage.model_dump(by_alias=True, exclude_none=True),
+    )
+    folder = run_folder(f"{s3_place.uri}/run", s3_place.storage)
+    take_for(folder, "the first")
+    (folder / "progress.json").write_text(Progress(phase="train", step=7, mlflow_url="http://first").to_json())
+    (folder / "termination.json").write_text(TerminationRecord(exit_code=70, message="of the first").to_json())
+    s3_place.store("run").put("job.json", b'{"uid": "the first", "digest": "d"}')
+    assert "of the first" in unimrg("status", file, "-o", "json").out
+    s3_place.store("run").put("job.json", b'{"uid": "the second", "digest": "d"}')
+    shown = json.loads(unimrg("status", file, "-o", "json").out)
+    assert (shown["uid"], shown["state"]) == ("the second", "NotStarted")
+    assert not shown.keys() & {"progress", "lastEnd", "mlflowUrl"}

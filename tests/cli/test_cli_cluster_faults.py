@@ -102,6 +102,16 @@ def test_a_server_that_is_not_there(server: str, words: tuple[str, ...], unimrg:
         assert word in ended.err
 
 
+def test_a_password_in_the_servers_address_is_not_shown(unimrg: Unimrg, tmp_path: Path, job_file: Path) -> None:
+    write_kubeconfig(tmp_path / "kubeconfig", "http://ada:hunter2secret@127.0.0.1:1")
+    for command in (["status", "good"], ["logs", "good"], ["submit", job_file]):
+        ended = unimrg(*command, "--kubeconfig", tmp_path / "kubeconfig")
+        assert ended.code == 69
+        assert "http://[redacted]@127.0.0.1:1" in ended.err
+        assert "hunter2secret" not in ended.err
+        check_manners(ended)
+
+
 def test_without_a_kubeconfig_it_is_said_where_one_is_looked_for(
     unimrg: Unimrg, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, job_file: Path
 ) -> None:

@@ -11,7 +11,7 @@ import pytest
 from tests.support.api_stand_in import JOBS, NOT_FOUND, Answer, StandIn, status
 from tests.support.bad_jobs import GOOD_JOB
 from tests.support.cluster_jobs import RUNNING, SUCCEEDED, cluster_job, condition, end, failed
-from tests.support.command_line import Ended, Unimrg
+from tests.support.command_line import Ended, Unimrg, piped
 from unimrg_api.status import JobStatus
 from unimrg_api.yaml_source import read_yaml
 from unimrg_cli import submit
@@ -58,6 +58,25 @@ def test_a_complete_job_shows_scores_and_no_time_that_is_left(shown: Any) -> Non
     assert "1h20m" not in out and "ago" not in out
 
 
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("0.44703219238462394", "0.447032"),
+        ("-1234.5678901", "-1234.57"),
+        ("0.4470", "0.4470"),
+        ("123456789", "1.23457e+8"),
+        ("not\nmeasured", "not measured"),
+    ],
+)
+def test_scores_are_shown_with_six_digits_at_most_and_kept_whole_for_programs(
+    value: str, text: str, shown: Any
+) -> None:
+    written = {**SUCCEEDED, "benchmarks": [{"name": "spatial", "value": value}]}
+    (row,) = [line for line in shown(written).out.splitlines() if line.startswith("spatial")]
+    assert row.split(None, 1)[1].rstrip() == text
+    assert json.loads(shown(written, "-o", "json").out)["status"]["benchmarks"][0]["value"] == value
+
+
 def test_a_failed_job_shows_the_cause_with_its_code_and_place(shown: Any) -> None:
     written = failed(66)
     written["stages"][0]["end"] |= {"node": "node-3", "message": "no shard\n\x1b[31munder s3://x"}
@@ -71,6 +90,13 @@ def test_a_job_that_no_operator_has_seen_says_what_to_look_at(shown: Any) -> Non
     out = shown(None).out
     assert "Pending: no operator has taken it up yet" in out
     assert "does it watch the namespace research?" in out
+
+
+def test_the_namespaces_default_is_said_to_be_a_files_only_where_there_is_one(unimrg: Unimrg) -> None:
+    for command in ("status", "logs", "render", "submit"):
+        text = " ".join(unimrg(command, "--help").out.replace("│", " ").split())
+        assert "Namespace. (default:" in text
+        assert ("the file's" in text) == (command in ("render", "submit")), command
 
 
 def test_the_same_for_programs(shown: Any) -> None:
@@ -188,6 +214,24 @@ def test_a_job_is_sent_as_it_is_written_and_strictly(submitted: Any, api_stand_i
     options = f"good -n research --kubeconfig {tmp_path}/kubeconfig"
     for command in ("unimrg status", "unimrg logs --follow", "kubectl delete unimrgjob"):
         assert f"  {command} {options}\n" in ended.out
+
+
+def test_a_job_that_comes_from_a_pipe_is_sent_and_its_refusal_has_lines(
+    submitted: Any, unimrg: Unimrg, api_stand_in: StandIn, tmp_path: Path
+) -> None:
+    assert submitted(options=()).code == 0
+    cause = {"reason": "FieldValueInvalid", "message": "Invalid value: 42: no", "field": "spec.training.seed"}
+    refusal = status(422, "Invalid", "UniMRGJob is invalid", causes=[cause])
+    text = (tmp_path / "job.yaml").read_text()
+    api_stand_in.answer(f"POST {JOBS}", Answer(201, cluster_job()), refusal)
+    with piped(text) as pipe:
+        assert unimrg("submit", pipe, "--kubeconfig", api_stand_in.kubeconfig).code == 0
+    with piped(text) as pipe:
+        ended = unimrg("submit", pipe, "--kubeconfig", api_stand_in.kubeconfig)
+    assert ended.code == 64
+    assert f"{pipe}:{text[: text.index('seed: 42')].count(chr(10)) + 1}:11: spec.training.seed: no" in ended.err
+    from_file, from_pipe, _ = (json.loads(body) for _, _, body in api_stand_in.requests)
+    assert from_pipe == from_file
 
 
 def test_a_dry_run_asks_the_cluster_and_creates_nothing(submitted: Any, api_stand_in: StandIn) -> None:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.bad_jobs import GOOD_CLUSTER_JOB
-from tests.support.command_line import Unimrg
+from tests.support.command_line import Unimrg, piped
 from unimrg_api.load import dump_job, load_job
 from unimrg_cli.render import to_yaml
 from unimrg_operator.app.observe import observe_job
@@ -41,6 +41,16 @@ def test_the_first_child_of_the_example_is_the_one_that_was_looked_at(unimrg: Un
     ended = unimrg("render", EXAMPLE, "-n", "research", "--profile", PROFILE, "--stage", "check")
     assert (ended.code, ended.err) == (0, "")
     assert ended.out == GOLDEN.read_text()
+
+
+def test_a_job_that_comes_from_a_pipe_is_rendered_and_refused_as_one_from_a_file(unimrg: Unimrg) -> None:
+    with piped(EXAMPLE.read_text()) as pipe:
+        assert unimrg("render", pipe).out == unimrg("render", EXAMPLE).out
+    text = GOOD_CLUSTER_JOB.replace("s3://runs/good", "file:///elsewhere")
+    with piped(text) as pipe:
+        ended = unimrg("render", pipe)
+    line = text[: text.index("file:///elsewhere")].count("\n") + 1
+    assert f"{pipe}:{line}:21: spec.checkpoint.uri: a file:// URI works on a cluster only if" in ended.err
 
 
 def created_by_the_operator(namespace: str) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.support.bad_jobs import GOOD_JOB
-from tests.support.command_line import Unimrg
+from tests.support.command_line import Unimrg, piped
 from unimrg_cli import extras
 
 
@@ -41,6 +41,16 @@ def test_the_launcher_gets_job_file_and_processes_and_its_code_is_ours(
     assert unimrg("run", job_file, "--processes", 2).code == 85
     assert unimrg("run", job_file).code == 85
     assert calls == [("good", job_file, 2), ("good", job_file, None)]
+
+
+def test_a_job_that_comes_from_a_pipe_counts_its_paths_from_the_working_folder(
+    unimrg: Unimrg, calls: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with piped(GOOD_JOB) as pipe:
+        assert unimrg("run", pipe).code == 85
+    ((_, file, _),) = calls
+    assert file.resolve().parent == tmp_path
 
 
 def test_a_bad_job_never_reaches_the_launcher(unimrg: Unimrg, job_file: Path, calls: list[Any]) -> None:

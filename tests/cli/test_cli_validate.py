@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.bad_jobs import BAD_JOBS, GOOD_JOB, BadJob
-from tests.support.command_line import Unimrg
+from tests.support.command_line import Unimrg, piped
 
 REPOSITORY = Path(__file__).parents[2]
 PHOTOGRAPHS = GOOD_JOB.replace("    shards:", "      photographs: file://photographs\n    shards:")
@@ -28,6 +28,22 @@ def test_a_good_job_is_called_good(unimrg: Unimrg, tmp_path: Path) -> None:
     assert (ended.code, ended.err) == (0, "")
     assert "good is a valid job" in ended.out
     assert "note: a cluster would refuse spec.data.shards, spec.checkpoint.uri: a file:// URI" in ended.out
+
+
+def test_a_job_that_comes_from_a_pipe_is_read_once_and_its_paths_count_from_the_working_folder(
+    unimrg: Unimrg, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = PHOTOGRAPHS.replace("nodes: 1", "nodes: 0")
+    with piped(text) as pipe:
+        ended = unimrg("validate", pipe)
+    assert ended.code == 64
+    assert f"{pipe}:21:20: spec.trainer.nodes: must be at least 1" in ended.err
+    assert f"the folder {tmp_path}/photographs does not exist" in ended.err
+    (tmp_path / "photographs").mkdir()
+    (tmp_path / "photographs" / "a.jpg").touch()
+    with piped(PHOTOGRAPHS) as pipe:
+        assert unimrg("validate", pipe).code == 0
 
 
 def test_every_example_is_valid(unimrg: Unimrg) -> None:

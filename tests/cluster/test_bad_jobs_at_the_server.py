@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.support.bad_jobs import BAD_JOBS, FOR_A_CLUSTER, GOOD_CLUSTER_JOB, GOOD_JOB, BadJob, on_cluster
+from tests.support.bad_jobs import BAD_JOBS, FOR_A_CLUSTER, GOOD_CLUSTER_JOB, GOOD_JOB, BadJob, on_cluster, places
 from tests.support.control_plane import ControlPlane
 from unimrg_api.cluster import GROUP, PLURAL, VERSION
 from unimrg_api.crd import crd
@@ -104,6 +104,14 @@ def test_every_rule_refuses_something_in_the_corpus(jobs: Jobs) -> None:
     messages = {rule["message"] for found in rules for rule in json.loads(found)}
     assert len(messages) > 15
     assert messages - {message for _, message in said} == set()
+
+
+def test_a_whole_number_with_a_decimal_point_is_refused_in_words(jobs: Jobs) -> None:
+    job = good("point")
+    job["spec"]["trainer"]["nodes"] = 2.0
+    (problem,) = jobs.problems(job)
+    assert problem.path == "spec"
+    assert "decimal point" in problem.message
 
 
 @pytest.mark.parametrize("text", [GOOD_JOB, GOOD_CLUSTER_JOB], ids=["laptop's", "cluster's"])
@@ -238,19 +246,13 @@ ANYTHING = st.recursive(
 PIECES = [
     "file://", "s3://runs", "/", "/", "mnt/scratch", "mnt/models", "..", ".", "%2e", "%2F", "%00", "%C3%BC", "%", "a",
     "a" * 100, "ü" * 50, " ", "\t", "\n", "\x00", "\x1f", "\x7f", "\x85", "\xa0", "\u2028", "\u3000", "\U0001f600", "@",
-    "https://", "http://h", ":9000", "sqlite:///", "0", "1", ".5", "e-3", "E+0", "-", "A", "_", "x.y",
+    "https://", "\\", "http://h", ":9000", "sqlite:///", "0", "1", ".5", "e-3", "E+0", "-", "A", "_", "x.y",
 ]  # fmt: skip
 TEXTS = st.lists(st.sampled_from(PIECES), max_size=6).map("".join)
 URIS = st.tuples(st.sampled_from(["file:///mnt/scratch", "file:///mnt/models/", "s3://runs/", ""]), TEXTS).map("".join)
 checked = settings(
     deadline=None, max_examples=250, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True
 )
-
-
-def places(value: Any) -> list[tuple[Any, Any]]:
-    """Return (container, key) of everything in a value."""
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return [(value, key) for key, _ in items] + [place for _, item in items for place in places(item)]
 
 
 def check_verdict(job: Any, jobs: Jobs) -> None:
@@ -301,6 +303,32 @@ def test_any_text_gets_the_same_verdict(index: int, text: str, jobs: Jobs) -> No
     container, key = found[index % len(found)]
     container[key] = text
     check_verdict(job, jobs)
+
+
+MOUNTS = ["/mnt/scratch", "/mnt", "/mnt/scratch/a", "/mnt/scratch/", "/spare", "", "mnt", "/tmp", "/run", "/a/../b"]
+
+
+@settings(checked, max_examples=100)
+@given(
+    paths=st.lists(st.sampled_from(MOUNTS), max_size=3),
+    locked=st.integers(0, 3),
+    init=st.sampled_from(["file:///mnt/scratch/a/b", "file:///tmp/w", "file:///spare"]),
+)
+def test_any_volumes_are_wrong_at_the_same_paths(paths: list[str], locked: int, init: str, jobs: Jobs) -> None:
+    job = good("any")
+    job["spec"]["model"]["init"] = init
+    job["spec"]["data"] = {"source": {"scenes": job["spec"]["data"]["source"]["scenes"]}, "shards": [init]}
+    job["spec"]["trainer"]["volumes"] = [
+        {"claimName": "claim", "mountPath": path, "readOnly": "Always" if index == locked else "Never"}
+        for index, path in enumerate(paths)
+    ]
+    theirs = {problem.path for problem in jobs.problems(job)}
+    try:
+        ours = {problem.path for problem in cluster_problems(parse_job(job))}
+    except JobError as error:  # then the models do not ask what a cluster would say, and a server says it all the same
+        ours = {problem.path for problem in error.problems}
+        theirs = {path for path in theirs if path.startswith("spec.trainer.volumes")}
+    assert ours == theirs
 
 
 @checked

@@ -85,6 +85,19 @@ spec:
 """A job that a cluster takes too, with the fields that matter there."""
 
 
+SMALLEST: dict[str, Any] = {
+    "apiVersion": "training.unimrg.dev/v1alpha1",
+    "kind": "UniMRGJob",
+    "metadata": {"name": "small"},
+    "spec": {
+        "model": {"name": "Harmon", "variant": "0.5B"},
+        "data": {"shards": ["s3://bucket/shards"]},
+        "checkpoint": {"uri": "s3://bucket/run"},
+    },
+}
+"""What a job must say, and nothing else."""
+
+
 @dataclass(frozen=True)
 class BadJob:
     """`old` in the good job becomes `new`; then `path` is wrong, and message and remedy say `words`.
@@ -124,6 +137,12 @@ def on_cluster(value: Any) -> Any:
     if mlflow is not None:
         mlflow.setdefault("uri", "http://mlflow:5000")
     return value
+
+
+def places(value: Any) -> list[tuple[Any, Any]]:
+    """Return (container, key) of everything in a value."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [(value, key) for key, _ in items] + [place for _, item in items for place in places(item)]
 
 
 BATCH, OBJECTIVES, TRAINING = "spec.training.batch", "spec.objectives", "spec.training"
@@ -247,6 +266,20 @@ BAD_JOBS = [
     BadJob("bare NUL", "uri: file://run", 'uri: "file://a\\0b"', "spec.checkpoint.uri", ("NUL", "take it out")),
     BadJob("long name", "uri: file://run", f"uri: file://{'a' * 256}/b", "spec.checkpoint.uri", ("256 bytes", "255")),
     BadJob("long name in UTF-8", "[file://data]", f"[s3://bucket/{'ü' * 128}]", "spec.data.shards[0]", ("256 bytes",)),
+    *(
+        BadJob(f"{name} in a key", "uri: file://run", f'uri: "s3://bucket/{key}"', "spec.checkpoint.uri", (words,))
+        for name, key, words in [
+            ("empty part", "a//b", "empty part"),
+            ("slash at the beginning", "/a", "empty part"),
+            ("dot", "./a", "or . or .."),
+            ("dots", "a/../b", "or . or .."),
+            ("dots at the end", "a/..", "or . or .."),
+            ("backslash", "a\\\\b", "backslash"),
+            ("delete", "a\\x7fb", "control character"),
+            ("space", "a b", "white space"),
+            ("too many bytes", "/".join(["\u00fc" * 120] * 5), "1024 bytes"),
+        ]
+    ),
     BadJob("bare path", "uri: file://run", "uri: /runs/x", "spec.checkpoint.uri", ("uri: file:///runs/x",)),
     BadJob("one slash", "uri: file://run", "uri: s3:/bucket/x", "spec.checkpoint.uri", ("uri: s3://bucket/x",)),
     BadJob("bucket alone", "uri: file://run", "uri: s3://bucket", "spec.checkpoint.uri", ("s3://bucket/prefix",)),
@@ -307,11 +340,13 @@ def _on_cluster(name: str, old: str, new: str, path: str, *words: str) -> BadJob
 
 BATCH_ROWS, INIT, SHARDS = "spec.training.batch.rowsPerObjective", "spec.model.init", "spec.data.shards"
 ENDPOINT, MOUNT = "spec.storage.endpoint", "spec.trainer.volumes[2].mountPath"
+SCRATCH = "spec.trainer.volumes[1].mountPath"
 
 BAD_JOBS += [
     _on_cluster("keys in an endpoint", "https://minio", "https://me:hunter2@minio", ENDPOINT, "password", "Secret"),
     _on_cluster("bucket in an endpoint", "example:9000", "example:9000/bucket", ENDPOINT, "host and port", "https://"),
     _on_cluster("endpoint without a scheme", "https://minio", "minio", ENDPOINT, "scheme", "write e.g. endpoint:"),
+    _on_cluster("port of an endpoint", "example:9000", "example:65536", ENDPOINT, "at most 65535"),
     _on_cluster("region in capitals", "eu-central-1", "EU", "spec.storage.region", "lower-case letters"),
     _on_cluster("addressing", ": Path", ": path", "spec.storage.addressing", "mean Path?"),
     _on_cluster("secret's name", "store-keys", "Store_Keys", "spec.storage.credentials.secretName", "store-keys"),
@@ -328,6 +363,17 @@ BAD_JOBS += [
     _on_cluster("mount path upwards", "mountPath: /mnt/spare", "mountPath: /mnt/../x", MOUNT, "without .."),
     _on_cluster("two volumes at one place", "/mnt/spare}", "/mnt/models}", "spec.trainer.volumes", "over each other"),
     _on_cluster("volume in a volume", "/mnt/spare}", "/mnt/models/a}", "spec.trainer.volumes", "over each other"),
+    _on_cluster(
+        "wrong path over another", "mountPath: /mnt/spare", "mountPath: /mnt/models/", MOUNT, "slash at the end"
+    ),
+    _on_cluster(
+        "shards on a wrong path that is read only",
+        "mountPath: /mnt/scratch",
+        'mountPath: "", readOnly: Always',
+        SCRATCH,
+        "is empty",
+    ),
+    _on_cluster("volume at no absolute path", "mountPath: /mnt/scratch", "mountPath: mnt", SCRATCH, "absolute path"),
     _on_cluster("volume over the cache", "mountPath: /mnt/spare", "mountPath: /cache", MOUNT, "use /cache"),
     _on_cluster("volume over our folder", "mountPath: /mnt/spare", "mountPath: /run", MOUNT, "use /run/unimrg"),
     _on_cluster("volume in shared memory", "mountPath: /mnt/spare", "mountPath: /dev/shm", MOUNT, "use /dev"),

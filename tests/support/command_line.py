@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -19,6 +22,18 @@ class Ended:
 
 
 Unimrg = Callable[..., Ended]
+
+
+@contextmanager
+def piped(text: str) -> Iterator[Path]:
+    """Give a path from which a text can be read once, as a shell's `<(…)` does."""
+    reader, writer = os.pipe()
+    try:
+        os.write(writer, text.encode())
+        os.close(writer)
+        yield Path(f"/dev/fd/{reader}")
+    finally:
+        os.close(reader)
 
 
 @pytest.fixture
