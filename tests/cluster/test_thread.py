@@ -26,6 +26,7 @@ from tests.support.control_plane import ControlPlane
 from tests.support.kubelet import ProcessKubelet
 from tests.support.mlflow_server import MlflowServer
 from tests.support.s3_server import S3Server
+from tests.support.thread_job import EVERY, EXPERIMENT, STEPS, condition, job, stage
 from unimrg_api.job import StorageSpec
 from unimrg_trainer.checkpoint.discover import list_commits
 from unimrg_trainer.checkpoint.reader import read_manifest, read_state
@@ -35,11 +36,8 @@ logger = logging.getLogger(__name__)
 
 pytestmark = pytest.mark.timeout(600)
 
-STEPS = 60
-EVERY = 10
 RESTART_SECONDS = 60.0
 """From a worker's death to the next attempt, running: what is promised."""
-EXPERIMENT = "cluster/thread"
 EVALUATION = {
     "mode": "OnSuccess",
     "benchmarks": ["Spatial"],
@@ -47,39 +45,6 @@ EVALUATION = {
     "questions": 8,
     "samples": {"images": 1, "steps": 2, "diffusionSteps": 2, "guidance": "1"},
 }
-
-
-def job(cluster: Cluster, bucket: str, name: str, evaluate: Object | None = None) -> Object:
-    """Two nodes with a process each, dropout on, on the data that the first of these jobs prepares."""
-    return {
-        "apiVersion": "training.unimrg.dev/v1alpha1",
-        "kind": "UniMRGJob",
-        "metadata": {"name": name},
-        "spec": {
-            "model": {"name": "Harmon", "variant": "Tiny"},
-            "training": {
-                "batch": {"rowsPerObjective": 4, "cohortRows": 2, "microBatchRows": 2},
-                "optimizer": {"learningRate": "1e-3"},
-                "schedule": {"warmupSteps": 5, "horizonSteps": STEPS},
-                "precision": "FP32",
-            },
-            "trainer": {"nodes": 2, "gpusPerNode": 0, "processesPerNode": 1},
-            "data": {
-                "source": {"scenes": {"train": 16, "heldOut": 8, "imageSize": 32, "seed": 1}},
-                "shards": [f"s3://{bucket}/data"],
-            },
-            "storage": cluster.storage(),
-            "checkpoint": {
-                "uri": f"s3://{bucket}/{name}",
-                "everySteps": EVERY,
-                "keepLast": 10,
-                "graceSeconds": 30,
-            },
-            "tracking": cluster.tracking(EXPERIMENT),
-            "stages": {"evaluate": evaluate or {"mode": "Never"}},
-            "runPolicy": {"backoffSeconds": 1},
-        },
-    }
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -162,15 +127,6 @@ def assert_one_finished_run(cluster: Cluster, uid: str) -> Any:
     points = Counter(point.step for point in client.get_metric_history(run.info.run_id, name))
     assert points == dict.fromkeys(range(1, STEPS + 1), 1), name
     return run
-
-
-def condition(found: Object, name: str) -> Object:
-    (result,) = [item for item in found["status"]["conditions"] if item["type"] == name]
-    return dict(result)
-
-
-def stage(found: Object, name: str) -> Object:
-    return next((item for item in found.get("status", {}).get("stages", []) if item["name"] == name), {})
 
 
 def trains(found: Object, attempt: int) -> bool:
@@ -326,62 +282,6 @@ def test_an_operator_killed_in_mid_run_leaves_pods_alone_and_makes_no_second_chi
     assert len(children) == 1
     assert_same_parameters(run, finished.run)
     assert_one_finished_run(cluster, done["metadata"]["uid"])
-
-
-# --- what cannot work is said before anything is taken ------------------------------------------------------------
-
-
-def test_a_missing_secret_is_named_and_once_it_is_there_the_job_goes_on(
-    cluster: Cluster, bucket: str, finished: Finished
-) -> None:
-    name = "keyless"
-    wanted = job(cluster, bucket, name)
-    wanted["spec"]["storage"]["credentials"]["secretName"] = "nobody-made-it"
-    cluster.start_operator()
-    cluster.apply(wanted)
-    found = cluster.wait_for(name, lambda found: _refused(found) is not None, 60)
-    refusal = _refused(found)
-    assert refusal is not None
-    assert refusal["reason"] == "SecretMissing"
-    assert "nobody-made-it" in refusal["message"]
-    assert not cluster.children(name, "train")
-    cluster.create_secret(
-        "nobody-made-it",
-        {"AWS_ACCESS_KEY_ID": cluster.s3.access_key, "AWS_SECRET_ACCESS_KEY": cluster.s3.secret_key},
-    )
-    cluster.wait_for(name, lambda found: stage(found, "check").get("state") == "Succeeded", 60, "(check succeeded)")
-
-
-@pytest.mark.parametrize(
-    ("place", "reason"),
-    [("http://127.0.0.1:9", "StorageUnavailable"), ("s3://no-such-bucket/run", "DataMissing")],
-    ids=["a store that does not answer", "a bucket that does not exist"],
-)
-def test_a_store_that_cannot_be_used_is_named_before_anything_trains(
-    cluster: Cluster, bucket: str, place: str, reason: str
-) -> None:
-    name = "homeless"
-    wanted = job(cluster, bucket, name)
-    if place.startswith("s3://"):
-        wanted["spec"]["checkpoint"]["uri"] = place
-    else:
-        wanted["spec"]["storage"]["endpoint"] = place
-    cluster.start_operator()
-    cluster.apply(wanted)
-    found = cluster.wait_for(name, lambda found: _refused(found) is not None, 90)
-    refusal = _refused(found)
-    assert refusal is not None
-    assert refusal["reason"] == reason
-    assert place.removesuffix("/run") in refusal["message"]
-    assert not cluster.children(name, "train")
-
-
-def _refused(found: Object) -> Object | None:
-    """The condition that says why the job cannot run."""
-    for item in found.get("status", {}).get("conditions", []):
-        if item["type"] == "Accepted" and item["status"] == "False":
-            return dict(item)
-    return None
 
 
 # --- the main job -----------------------------------------------------------------------------------------------

@@ -1,0 +1,51 @@
+"""The job that the tests of the whole line apply: two nodes, some seconds of training."""
+
+from __future__ import annotations
+
+from tests.support.cluster import Cluster, Object
+
+STEPS = 60
+EVERY = 10
+EXPERIMENT = "cluster/thread"
+
+
+def job(cluster: Cluster, bucket: str, name: str, evaluate: Object | None = None) -> Object:
+    """Two nodes with a process each, dropout on, on the data that the first of these jobs prepares."""
+    return {
+        "apiVersion": "training.unimrg.dev/v1alpha1",
+        "kind": "UniMRGJob",
+        "metadata": {"name": name},
+        "spec": {
+            "model": {"name": "Harmon", "variant": "Tiny"},
+            "training": {
+                "batch": {"rowsPerObjective": 4, "cohortRows": 2, "microBatchRows": 2},
+                "optimizer": {"learningRate": "1e-3"},
+                "schedule": {"warmupSteps": 5, "horizonSteps": STEPS},
+                "precision": "FP32",
+            },
+            "trainer": {"nodes": 2, "gpusPerNode": 0, "processesPerNode": 1},
+            "data": {
+                "source": {"scenes": {"train": 16, "heldOut": 8, "imageSize": 32, "seed": 1}},
+                "shards": [f"s3://{bucket}/data"],
+            },
+            "storage": cluster.storage(),
+            "checkpoint": {
+                "uri": f"s3://{bucket}/{name}",
+                "everySteps": EVERY,
+                "keepLast": 10,
+                "graceSeconds": 30,
+            },
+            "tracking": cluster.tracking(EXPERIMENT),
+            "stages": {"evaluate": evaluate or {"mode": "Never"}},
+            "runPolicy": {"backoffSeconds": 1},
+        },
+    }
+
+
+def condition(found: Object, name: str) -> Object:
+    (result,) = [item for item in found["status"]["conditions"] if item["type"] == name]
+    return dict(result)
+
+
+def stage(found: Object, name: str) -> Object:
+    return next((item for item in found.get("status", {}).get("stages", []) if item["name"] == name), {})
