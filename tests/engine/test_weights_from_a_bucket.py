@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 
@@ -112,3 +113,52 @@ def test_weights_that_are_not_there_are_a_missing_input(s3_place: Place, tmp_pat
         assert f"{s3_place.uri}/{name}" in caught.value.message and "spec.model.init" in caught.value.message
     with pytest.raises(NotFound):
         local_file(s3_place.store("model"), "a.safetensors", tmp_path)
+
+
+def test_a_copy_that_lost_its_content_is_fetched_again(s3_place: Place, tmp_path: Path) -> None:
+    store = s3_place.store("model")
+    store.put("a.safetensors", weights(1.0))
+    copy = local_file(store, "a.safetensors", tmp_path)
+    copy.write_bytes(b"")  # what a loss of power leaves of a file whose name was written first
+    assert local_file(store, "a.safetensors", tmp_path).read_bytes() == weights(1.0)
+
+
+def test_a_copy_gets_its_name_once_its_content_is_on_the_disk(
+    s3_place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def note_content(descriptor: int) -> None:
+        done.append("content")
+        fsync(descriptor)
+
+    def note_name(path: Path, target: Path) -> Path:
+        done.append("name")
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", note_content)
+    monkeypatch.setattr(Path, "replace", note_name)
+    s3_place.store("model").put("a.safetensors", weights(1.0))
+    local_file(s3_place.store("model"), "a.safetensors", tmp_path)
+    assert done == ["content", "name"]
+
+
+def test_copies_of_earlier_versions_do_not_pile_up(s3_place: Place, tmp_path: Path) -> None:
+    store = s3_place.store("model")
+    store.put("b.safetensors", weights(9.0))
+    other = local_file(store, "b.safetensors", tmp_path)
+    for value in (1.0, 2.0, 3.0):
+        store.put("a.safetensors", weights(value))
+        newest = local_file(store, "a.safetensors", tmp_path)
+    assert sorted(tmp_path.rglob("*.safetensors")) == sorted([newest, other])
+    assert newest.read_bytes() == weights(3.0)
+
+
+def test_a_bucket_that_is_missing_is_named_and_not_taken_for_missing_weights(s3_place: Place, tmp_path: Path) -> None:
+    for name in ("model", "a.safetensors"):
+        with pytest.raises(StorageError, match="no such bucket") as caught:
+            load_published(
+                nn.Linear(3, 2), PublishedWeights(f"s3://nobody-made-this/{name}", s3_place.storage, tmp_path)
+            )
+        assert caught.value.exit_code is ExitCode.INPUT_MISSING

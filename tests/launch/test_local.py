@@ -256,6 +256,30 @@ def test_what_only_a_cluster_heeds_is_said(tmp_path: Path) -> None:
     assert local.ignored_fields(tiny_job(tmp_path)[0], None) == []
 
 
+def test_everything_that_a_job_sets_for_a_cluster_alone_is_named(tmp_path: Path) -> None:
+    job, _ = tiny_job(
+        tmp_path,
+        trainer={
+            "gpusPerNode": 0,
+            "serviceAccountName": "default",
+            "volumes": [{"claimName": "a", "mountPath": "/mnt/a"}],
+        },
+        storage__credentials={"secretName": "keys"},
+        tracking={"mlflow": {"credentials": {"secretName": "keys"}}},
+        runPolicy={"stallTimeoutSeconds": 60, "maxRestarts": 3, "maxInfraRestarts": 1, "backoffSeconds": 1},
+    )
+    job = job.model_copy(update={"metadata": type(job.metadata)(name="tiny", namespace="team")})
+    lines = local.ignored_fields(job, None)
+    assert [line.partition(" ignored")[0] for line in lines] == [
+        "spec.storage.credentials is",
+        "spec.tracking.mlflow.credentials is",
+        "spec.trainer.volumes is",
+        "spec.trainer.serviceAccountName is",
+        "metadata.namespace is",
+        "spec.runPolicy.maxRestarts, spec.runPolicy.maxInfraRestarts, spec.runPolicy.backoffSeconds are",
+    ]
+
+
 def test_processes_come_from_the_job_for_cpus_and_from_the_option_first(tmp_path: Path) -> None:
     job, file = tiny_job(tmp_path, trainer={"gpusPerNode": 0, "processesPerNode": 2})
     assert local.local_environment(job, file, None).processes == 2

@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 
 from tests.support.local_jobs import tiny_job
 from tests.support.ports import free_port
+from tests.support.s3_answers import handled
 from tests.support.s3_server import S3Server
 from tests.support.s3_stores import Place
 from unimrg_api.environment import PodEnvironment
@@ -24,6 +26,7 @@ from unimrg_api.load import process_spec
 from unimrg_api.termination import TerminationRecord
 from unimrg_trainer.launch import stages
 from unimrg_trainer.launch.signals import StopRequest
+from unimrg_trainer.launch.verdict import GangOutcome, Verdict
 from unimrg_trainer.storage import ObjectStore
 from unimrg_trainer.storage.s3 import S3Store
 
@@ -214,6 +217,36 @@ def test_a_store_that_fails_at_the_end_is_not_waited_for_once_per_log(
     monkeypatch.setattr(S3Store, "put", refuse_logs)
     assert pods.stage("train", attempt="1").exit_code == 0
     assert len(refusals) == 1
+
+
+@pytest.mark.parametrize("stage", ["train", "evaluate"])
+def test_a_store_that_falls_silent_at_the_end_delays_no_last_word(
+    pods: Pods, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    pods.stage("prepare")
+    if stage == "evaluate":
+        assert pods.stage("train", attempt="1").exit_code == 0
+    silent = threading.Event()
+    words: list[bytes] = []
+    judge = stages.judge
+
+    def judging(outcome: GangOutcome) -> Verdict:
+        silent.set()
+        return judge(outcome)
+
+    def hang(**_: Any) -> None:
+        if silent.is_set():
+            words.append((pods.folder / f"pod-{pods.started}" / "termination").read_bytes())
+            time.sleep(60)
+
+    monkeypatch.setattr(stages, "judge", judging)
+    monkeypatch.setattr(stages, "KEEP_SECONDS", (1.0, 1.0))
+    started = time.monotonic()
+    with handled(pods.place, "before-call.s3", hang):
+        record = pods.stage(stage, attempt="1")
+    assert record.exit_code == 0, record
+    assert TerminationRecord.parse(words[0]).exit_code == 0, "the last word was not written yet"
+    assert time.monotonic() - started < 50
 
 
 def test_nodes_with_addresses_of_their_own_train_together(pods: Pods) -> None:

@@ -71,8 +71,11 @@ _places = itertools.count(1)
 
 
 @pytest.fixture
-def s3_place(s3_server: S3Server, s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> Place:
-    """A prefix that nobody else uses; the writer's keys are in the environment."""
+def s3_place(
+    s3_server: S3Server, s3_bucket: str, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> Place:
+    """A prefix that nobody else uses; the environment has the writer's keys and a folder for this machine's part."""
+    monkeypatch.setenv("UNIMRG_STATE", str(tmp_path_factory.mktemp("state")))
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3_server.access_key)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3_server.secret_key)
     storage = StorageSpec(endpoint=s3_server.endpoint, addressing="Path")

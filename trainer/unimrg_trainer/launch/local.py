@@ -87,7 +87,7 @@ def run_job(
 def local_environment(job: UniMRGJob, job_file: Path, processes: int | None) -> PodEnvironment:
     """What a pod of this job would be told, with this machine's paths."""
     base = job_file.resolve().parent
-    run_dir = run_folder(resolve_uri(job.spec.checkpoint.uri, base))
+    run_dir = run_folder(resolve_uri(job.spec.checkpoint.uri, base), job.spec.storage)
     trainer = job.spec.trainer
     default = trainer.processes_per_node if trainer.gpus_per_node == 0 else 1
     return PodEnvironment(
@@ -117,6 +117,23 @@ def ignored_fields(job: UniMRGJob, processes: int | None) -> list[str]:
         )
     if job.spec.storage.credentials is not None:
         lines.append("spec.storage.credentials is ignored: the keys of this environment are used")
+    if job.spec.tracking.mlflow.credentials is not None:
+        lines.append("spec.tracking.mlflow.credentials is ignored: the keys of this environment are used")
+    if trainer.volumes:
+        lines.append("spec.trainer.volumes is ignored: file:// means folders of this machine")
+    if "service_account_name" in trainer.model_fields_set:
+        lines.append("spec.trainer.serviceAccountName is ignored: this process's own rights count")
+    if "namespace" in job.metadata.model_fields_set:
+        lines.append("metadata.namespace is ignored: there are none on this machine")
+    policy = job.spec.run_policy
+    restarts = [
+        f"spec.runPolicy.{field.alias}"
+        for name, field in type(policy).model_fields.items()
+        if name in policy.model_fields_set and name != "stall_timeout_seconds"
+    ]
+    if restarts:
+        are = "is" if len(restarts) == 1 else "are"
+        lines.append(f"{', '.join(restarts)} {are} ignored: `unimrg run` never restarts; the same command goes on")
     return lines
 
 

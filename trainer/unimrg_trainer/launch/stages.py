@@ -7,6 +7,7 @@ A stage ends with an exit code and a termination record, whatever happens in it.
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -28,6 +29,7 @@ from unimrg_trainer.launch.logs import Echo, log_folder, rank_log, tail
 from unimrg_trainer.launch.signals import StopRequest
 from unimrg_trainer.launch.verdict import Verdict, judge
 from unimrg_trainer.launch.watchdog import Watchdog
+from unimrg_trainer.local_folders import take_for
 from unimrg_trainer.storage.base import ObjectStore, StorageError
 from unimrg_trainer.tracking import Shipper, finish, keep_spool
 
@@ -38,6 +40,9 @@ SHIP_SECONDS = (10.0, 3.0)
 """How long the end of a stage waits for the tracker, and after a request to stop; `finish` ships what is left."""
 FINISH_SECONDS = (60.0, 15.0)
 """How long `finish` waits, and after a request to stop."""
+KEEP_SECONDS = (60.0, 8.0)
+"""How long the end of a stage waits until its outcome, points and logs are beside the checkpoints, and after a request
+to stop. Together with SHIP_SECONDS the latter is less than what the grace period has for it (torchrun.GRACE_MARGIN)."""
 REPORT_SECONDS = 0.5
 
 
@@ -93,6 +98,8 @@ def execute(
             env = inputs.claim(env, job, run)
         elif stage == "finish":
             env = inputs.identified(env, job, run)
+        if env.uid and stage in ("train", "evaluate", "finish") and take_for(env.run_dir, env.uid):
+            reports.announce(env.run_dir, stage)
         context = Context(env, job, run, stop, echo, rank_module)
         verdict = _STAGES[stage](context)
     except KeyboardInterrupt:
@@ -184,9 +191,6 @@ def _gang(context: Context, stage: Phase) -> Verdict:
             on_poll=echo if context.echo else lambda: None,
             stall_timeout=env.stall_timeout,
         )
-    if first_node:
-        keep_spool(env.run_dir, context.run)
-    _keep_logs(context, stage)
     return judge(outcome)
 
 
@@ -249,15 +253,41 @@ def _keep_logs(context: Context, stage: Phase) -> None:
 
 
 def _conclude(stage: Phase, env: PodEnvironment, verdict: Verdict, context: Context | None) -> TerminationRecord:
-    """Write the last word to the termination log, and beside the checkpoints where `finish` looks for it."""
-    scores: dict[str, float] = {}
-    if stage == "evaluate" and verdict.code is ExitCode.OK and context is not None:
-        found = outcomes.summary(context.run)
-        scores = found.headline() if found is not None else {}
-    record = reports.termination_record(verdict, env.run_dir, scores)
+    """Write the last word to the termination log, and then what is kept beside the checkpoints.
+
+    In this order, for a store that hangs may use up what is left of the grace period.
+    """
+    record = reports.termination_record(verdict, env.run_dir)
     reports.write_termination(env, record)
-    if context is not None and stage in ("train", "evaluate") and env.node_rank == 0:
-        outcomes.note(context.run, env.attempt, stage, record)
+    if context is None or stage not in ("train", "evaluate"):
+        return record
+    kept = [record]
+    keeping = threading.Thread(
+        target=_keep, args=(stage, env, verdict, context, kept), name="keep-what-lasts", daemon=True
+    )
+    keeping.start()
+    started = time.monotonic()
+    while keeping.is_alive():
+        if time.monotonic() - started > KEEP_SECONDS[context.stop.requested]:
+            logger.warning("%s does not take what is kept of %s in time", context.run.uri, stage)
+            break
+        keeping.join(0.1)
+    return kept[-1]
+
+
+def _keep(stage: Phase, env: PodEnvironment, verdict: Verdict, context: Context, kept: list[TerminationRecord]) -> None:
+    """Keep outcome, points and logs beside the checkpoints; the record that has the scores as well goes to `kept`."""
+    run, first_node = context.run, env.node_rank == 0
+    try:
         if stage == "evaluate" and verdict.code is ExitCode.OK:
-            outcomes.note_evaluation(context.run, context.job)
-    return record
+            found = outcomes.summary(run)
+            kept.append(reports.termination_record(verdict, env.run_dir, found.headline() if found is not None else {}))
+            reports.write_termination(env, kept[-1])
+        if first_node:
+            outcomes.note(run, env.attempt, stage, kept[-1])
+            if stage == "evaluate" and verdict.code is ExitCode.OK:
+                outcomes.note_evaluation(run, context.job)
+            keep_spool(env.run_dir, run)
+        _keep_logs(context, stage)
+    except Exception:
+        logger.exception("not all of %s was kept", stage)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import logging
+import os
 from pathlib import Path
 
 from unimrg_trainer.storage.base import NotFound, ObjectStore, StorageError
@@ -19,30 +20,39 @@ CHUNK_BYTES = 128 << 20
 def local_file(store: ObjectStore, key: str, cache: Path) -> Path:
     """Return a file with the object's content: the object's own, or a copy below `cache`.
 
-    Of several processes that want the same copy one fetches it and the others wait. Raises StorageError: NotFound,
-    or what fetching or writing met.
+    Of several processes that want the same copy one fetches it and the others wait. Copies of earlier versions are
+    removed. Raises StorageError: NotFound, or what fetching or writing met.
     """
     if isinstance(store, LocalStore):
         return store.root / key
     from unimrg_trainer.storage.s3 import S3Store  # boto3 takes a while, and folders need none of it
 
     assert isinstance(store, S3Store), store
-    version = store.version(key)
-    if version is None:
+    version, size = store.version(key), store.size(key)
+    if version is None or size is None:
         raise NotFound(f"there is no object {store.uri}/{key}")
-    name = hashlib.sha256(f"{store.uri}/{key} {version}".encode()).hexdigest()[:32]
-    path = cache / "objects" / f"{name}{Path(key).suffix}"
+    name = _digest(f"{store.uri}/{key}")
+    path = cache / "objects" / f"{name}-{_digest(version)}{Path(key).suffix}"
     with explained("write", path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.with_suffix(".lock").open("w") as lock:
+        with (path.parent / f"{name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if not path.exists():
+            if not path.exists() or path.stat().st_size != size:
                 logger.info("fetching %s/%s to %s", store.uri, key, path)
-                partial = path.with_suffix(".partial")  # the lock's holder is the only one to write it
+                partial = path.parent / f"{name}.partial"  # the lock's holder is the only one to write it
                 with partial.open("wb") as file:
                     while content := store.get(key, file.tell(), CHUNK_BYTES):
                         file.write(content)
-                if store.version(key) != version:
+                    file.flush()
+                    os.fsync(file.fileno())  # else a loss of power may leave the name and not the content
+                if store.version(key) != version or partial.stat().st_size != size:
                     raise StorageError(f"{store.uri}/{key} was replaced while it was fetched", remedy="try again")
                 partial.replace(path)
+                for earlier in path.parent.glob(f"{name}-*"):
+                    if earlier != path:
+                        earlier.unlink()  # who maps it into memory keeps it
     return path
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:24]

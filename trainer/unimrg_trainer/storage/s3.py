@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -33,14 +33,16 @@ from unimrg_api.job import StorageSpec
 from unimrg_api.redaction import clean
 from unimrg_trainer.storage.base import AlreadyExists, NotFound, StorageError, check_key, check_prefix
 from unimrg_trainer.storage.local import explained
-from unimrg_trainer.storage.s3_errors import UNREACHABLE, code_of, of_client, status_of, translated
+from unimrg_trainer.storage.s3_errors import UNREACHABLE, code_of, is_missing, of_client, status_of, translated
 
 CONNECT_SECONDS = 4
 READ_SECONDS = 10
 ATTEMPTS = 4
-"""With these an address that does not answer is given up after at most 25 seconds, one that falls silent after 50."""
+"""Requests of one call. An address that takes no connection is given up after at most 25 seconds, one that never
+replies after 50; for `get` from one whose replies begin and then fall silent see BODY_ATTEMPTS."""
 BODY_ATTEMPTS = 5
-"""How often the content of one reply is asked for; botocore repeats requests only until their reply begins."""
+"""How often the content of one reply is asked for; botocore repeats requests only until their reply begins. At worst
+each of these takes ATTEMPTS requests and then READ_SECONDS of silence: five minutes in all."""
 PART_BYTES = 16 << 20
 """Size of the pieces in which large objects travel."""
 SINGLE_BYTES = 32 << 20
@@ -100,7 +102,7 @@ class S3Store:
             elif size <= SINGLE_BYTES:
                 self.client.put_object(**place, Body=body)
             else:
-                self.client.upload_fileobj(body, *place.values(), Config=_transfer(self._part_bytes))
+                self._put_in_parts(key, place, body, size)
 
     def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
         assert offset >= 0
@@ -117,13 +119,13 @@ class S3Store:
                 return self._read_part(key, offset, ALL if length is None else length).content
 
     def size(self, key: str) -> int | None:
-        length = self._head(key, "ContentLength")
-        return None if length is None else int(length)
+        found = self._head(key)
+        return None if found is None else found.size
 
     def version(self, key: str) -> str | None:
         """Return what changes whenever the object does (its ETag), None if there is no such object."""
-        tag = self._head(key, "ETag")
-        return None if tag is None else str(tag)
+        found = self._head(key)
+        return None if found is None else found.version
 
     def list(self, prefix: str = "") -> list[tuple[str, int]]:
         found: list[tuple[str, int]] = []
@@ -147,18 +149,28 @@ class S3Store:
                 if code_of(error) != "NoSuchKey":
                     raise
 
-    def _head(self, key: str, field: str) -> Any:
-        """One field of the reply to HEAD, None if there is no such object."""
+    def _head(self, key: str) -> _Found | None:
+        """What HEAD says of the object, None if there is none."""
         with self._explained("read", key):
             try:
-                found = self.client.head_object(**self._place(key))
+                answer = self.client.head_object(**self._place(key))
             except ClientError as error:
+                if status_of(error) in (400, 404):
+                    self._ask_why(key)
                 if status_of(error) == 404:
                     return None
                 raise
-        if field not in found:
+        if not {"ContentLength", "ETag"} <= answer.keys():
             raise self._cut_short("read", key)
-        return found[field]
+        return _Found(int(answer["ContentLength"]), str(answer["ETag"]))
+
+    def _ask_why(self, key: str) -> None:
+        """Raise why a HEAD was refused, unless the object is missing: only the reply to a GET has words for it."""
+        try:
+            self.client.get_object(**self._place(key), Range="bytes=0-0")["Body"].close()
+        except ClientError as error:
+            if not is_missing(error) and status_of(error) != 416:  # 416: by now there is an empty object
+                raise
 
     def _cut_short(self, action: str, key: str) -> StorageError:
         """Python's HTTP client takes a reply whose connection breaks in the headers for one without the rest."""
@@ -186,6 +198,25 @@ class S3Store:
             else:
                 return
 
+    def _put_in_parts(self, key: str, place: dict[str, str], body: BinaryIO, size: int) -> None:
+        """Put by a multipart upload. If the reply to its last request is lost, the repeated one finds no upload."""
+        before = self.version(key)
+        for pause in _pauses(BODY_ATTEMPTS):
+            try:
+                self.client.upload_fileobj(body, *place.values(), Config=_transfer(self._part_bytes))
+            except ClientError as error:
+                if code_of(error) != "NoSuchUpload":
+                    raise
+                found = self._head(key)
+                if found is not None and found.size == size and found.version != before:
+                    return
+                if pause is None:
+                    raise
+                time.sleep(pause)
+                body.seek(0)
+            else:
+                return
+
     def _read(self, key: str, offset: int, length: int | None) -> bytes:
         """Read a range of one version of the object; raises _Replaced if there is another by now."""
         part = self._part_bytes
@@ -196,7 +227,10 @@ class S3Store:
             return first.content
         with ThreadPoolExecutor(min(PARALLEL, len(starts)), thread_name_prefix="s3") as pool:
             rest = pool.map(lambda at: self._read_part(key, at, min(part, end - at), first.version).content, starts)
-            return b"".join([first.content, *rest])
+            content = b"".join([first.content, *rest])
+        if len(content) != end - offset:
+            raise _Replaced
+        return content
 
     def _read_part(self, key: str, start: int, count: int, version: str | None = None) -> _Part:
         """Read `count` bytes, fewer at the end of the object, with one request and as many more as it breaks off."""
@@ -206,13 +240,16 @@ class S3Store:
             try:
                 answer = self.client.get_object(**self._place(key), Range=wanted, **condition)
             except ClientError as error:
+                if status_of(error) == 412 or (status_of(error) == 416 and version is not None):
+                    raise _Replaced from None
                 if status_of(error) == 416:
                     return _Part(b"", 0, "")  # the object ends before
-                if status_of(error) == 412:
-                    raise _Replaced from None
                 raise
             try:
-                return _received(answer, start, count)
+                with closing(answer["Body"]):  # a reply that is refused must not hold its connection
+                    if _is_whole(answer):
+                        return self._whole(key, answer)
+                    return _received(answer, start, count)
             except _BROKEN_OFF as error:
                 if pause is None:
                     raise StorageError(
@@ -222,6 +259,25 @@ class S3Store:
                     ) from error
                 time.sleep(pause)
         raise AssertionError("the loop returns or raises")
+
+    def _whole(self, key: str, answer: dict[str, Any]) -> _Part:
+        """What to make of the whole object where a range was asked for: fit for an empty one, which has no ranges."""
+        if answer.get("ContentLength") == 0:
+            return _Part(b"", 0, "")
+        raise StorageError(
+            f"cannot read {self.uri}/{key} at {clean(self.client.meta.endpoint_url)}: asked for a range, this service"
+            " answers with the whole object",
+            remedy="use a service that speaks all of S3, and nothing before it that changes requests",
+            exit_code=ExitCode.CONFIGURATION,
+        )
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What HEAD says: the object's length in bytes, and which version of it this is."""
+
+    size: int
+    version: str
 
 
 @dataclass(frozen=True)
@@ -235,6 +291,11 @@ class _Part:
 
 class _Replaced(Exception):  # noqa: N818 - a condition, handled in this module
     """The object is no longer the one whose first part was read."""
+
+
+def _is_whole(answer: dict[str, Any]) -> bool:
+    """Whether the service did not heed the range. A reply to one that is cut short has another status."""
+    return answer["ResponseMetadata"]["HTTPStatusCode"] == 200 and "ContentRange" not in answer
 
 
 def _received(answer: dict[str, Any], start: int, count: int) -> _Part:

@@ -37,10 +37,13 @@ _MISCONFIGURED = (
     botocore.ConfigNotFound,
     botocore.InvalidConfigError,
     botocore.UnsupportedS3ConfigurationError,
+    botocore.EndpointProviderError,
 )
 _EXPIRED = {"ExpiredToken", "InvalidToken", "TokenRefreshRequired"}
 """Codes about credentials that come with status 400."""
 _ELSEWHERE = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}
+_ON_THE_WAY = {"RequestTimeout", "SlowDown", "BadDigest", "IncompleteBody", "XAmzContentSHA256Mismatch"}
+"""Codes about what the network or the service's load did to a request, which come with status 400."""
 
 
 @contextmanager
@@ -64,19 +67,31 @@ def status_of(error: ClientError) -> int:
     return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") or 0)
 
 
+def is_missing(error: ClientError) -> bool:
+    """Whether a read found no object: the service says so, or nothing but 404."""
+    reads = error.operation_name in ("GetObject", "HeadObject")
+    return reads and status_of(error) == 404 and code_of(error) in ("NoSuchKey", "NotFound", "404", "")
+
+
 def of_answer(error: ClientError, what: str) -> StorageError:
     """What a refusal of the service means; `what` begins the message."""
     code, status = code_of(error), status_of(error)
     said = str(error.response.get("Error", {}).get("Message", ""))
     message = f"{what}: {clean(f'{code} ({said})', REASON_LIMIT)}"
-    if code == "NoSuchBucket":
+    if code == "NoSuchBucket" or (status == 404 and error.operation_name == "ListObjectsV2"):
         return StorageError(
             f"{what}: there is no such bucket",
             remedy="create the bucket, or correct the URI",
             exit_code=ExitCode.INPUT_MISSING,
         )
-    if status == 404:
+    if is_missing(error):
         return NotFound(f"{what}: there is no such object")
+    if code == "InvalidBucketName":
+        return StorageError(
+            f"{what}: this cannot be the name of a bucket",
+            remedy="correct the URI: s3://BUCKET/PREFIX",
+            exit_code=ExitCode.CONFIGURATION,
+        )
     if code == "RequestTimeTooSkewed":
         return StorageError(message, remedy="set the clock of this machine", exit_code=ExitCode.CREDENTIALS)
     if status in (401, 403) or code in _EXPIRED:
@@ -84,7 +99,7 @@ def of_answer(error: ClientError, what: str) -> StorageError:
     if code in _ELSEWHERE or status == 301:
         remedy = "set spec.storage.region, or AWS_REGION, to the bucket's region"
         return StorageError(message, remedy=remedy, exit_code=ExitCode.CONFIGURATION)
-    if status in (400, 405, 501) and code not in ("RequestTimeout", "SlowDown"):
+    if status in (400, 405, 501) and code not in _ON_THE_WAY:
         remedy = "see spec.storage (checksums, addressing) for services that do not speak all of S3"
         return StorageError(message, remedy=remedy, exit_code=ExitCode.CONFIGURATION)
     return StorageError(message, remedy="the service has a problem; try again later")

@@ -1,0 +1,102 @@
+"""The folder of a run on this machine: where it is, and that what two trainings leave in it does not mix."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from tests.support.local_jobs import tiny_job
+from unimrg_api.environment import PodEnvironment
+from unimrg_api.exit_codes import ExitCode
+from unimrg_api.job import StorageSpec
+from unimrg_trainer.launch import stages
+from unimrg_trainer.launch.local import local_environment
+from unimrg_trainer.launch.reports import read_progress
+from unimrg_trainer.launch.signals import StopRequest
+from unimrg_trainer.local_folders import cache_folder, run_folder, state_folder, take_for, training_in
+from unimrg_trainer.storage.base import StorageError
+
+RUN = "s3://bucket/run"
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home without settings."""
+    for name in ("UNIMRG_STATE", "UNIMRG_CACHE", "XDG_STATE_HOME", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return tmp_path
+
+
+def test_a_run_in_a_bucket_is_kept_where_nobody_clears_up(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run_folder(RUN).is_relative_to(home / ".local" / "state" / "unimrg" / "runs")
+    assert not run_folder(RUN).is_relative_to(cache_folder())
+    monkeypatch.setenv("XDG_STATE_HOME", "/there")
+    assert state_folder() == Path("/there/unimrg")
+    monkeypatch.setenv("UNIMRG_STATE", "/here")
+    assert state_folder() == Path("/here")
+    assert run_folder("file:///a/run/") == Path("/a/run/local")
+
+
+def test_the_same_bucket_of_another_service_is_another_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    here, there = StorageSpec(endpoint="http://here:1"), StorageSpec(endpoint="http://there:1")
+    assert len({run_folder(RUN), run_folder(RUN, here), run_folder(RUN, there)}) == 3
+    assert run_folder(f"{RUN}/", StorageSpec(endpoint="http://here:1/")) == run_folder(RUN, here)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://here:1")
+    assert run_folder(RUN) == run_folder(RUN, StorageSpec()) == run_folder(RUN, here)
+    assert run_folder(RUN, there) != run_folder(RUN)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://there:1")
+    assert run_folder(RUN) == run_folder(RUN, there)
+
+
+def test_what_another_training_left_is_set_aside_each_time(tmp_path: Path) -> None:
+    folder = tmp_path / "local"
+    lasting = ("lock", "mlflow.db", "logs/launcher.log")
+    own = ("spool/attempt-1/s.jsonl", "mlflow.json", "progress.json", "termination.json", "logs/attempt-1/rank-0.log")
+    for name in (*lasting, *own):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("first")
+    assert not take_for(folder, "a"), "a folder of nobody is not another's"
+    assert not take_for(folder, "a")
+    assert all((folder / name).exists() for name in (*lasting, *own))
+    for uid in ("b", "c"):
+        (folder / "mlflow.json").write_text(uid)
+        assert take_for(folder, uid)
+        assert training_in(folder) == uid
+        assert [name for name in (*lasting, *own) if (folder / name).exists()] == list(lasting)
+    assert sorted(path.read_text() for path in folder.glob("earlier/*/mlflow.json")) == ["b", "c"]
+    assert len(list(folder.glob("earlier/*/attempt-1/rank-0.log"))) == 1
+
+
+def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "uid").mkdir()
+    with pytest.raises(StorageError):
+        take_for(tmp_path, "a")
+
+
+def trained(env: PodEnvironment) -> PodEnvironment:
+    assert stages.execute("prepare", env, StopRequest()).code is ExitCode.OK
+    end = stages.execute("train", env, StopRequest(), rank_module="tests.support.fake_engine")
+    assert end.code is ExitCode.OK, end.record
+    return end.env
+
+
+def test_points_of_a_training_whose_prefix_was_emptied_do_not_go_to_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stages, "SHIP_SECONDS", (0.0, 0.0))
+    job, file = tiny_job(tmp_path, checkpoint__uri="file://one", tracking={"mlflow": {"uri": "http://127.0.0.1:9"}})
+    env = dataclasses.replace(local_environment(job, file, None), run_dir=tmp_path / "local")
+    first = trained(env)
+    (tmp_path / "one").rename(tmp_path / "two")
+    (env.run_dir / "mlflow.json").write_text('{"run_id": "of the first", "url": "http://127.0.0.1:9"}')
+    second = trained(env)
+    assert training_in(env.run_dir) == second.uid != first.uid
+    assert read_progress(env.run_dir).mlflow_run_id is None
+    assert len(list(env.run_dir.glob("spool/attempt-1/*.jsonl"))) == len(
+        list(env.run_dir.glob("earlier/*/spool/attempt-1/*.jsonl"))
+    )
+    assert trained(env).attempt == "2"
+    assert len(list((env.run_dir / "earlier").iterdir())) == 1

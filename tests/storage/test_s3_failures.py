@@ -1,0 +1,316 @@
+"""Every way in which S3 can fail: connections that break, refusals, services that lack something."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from botocore.exceptions import EndpointProviderError
+
+from tests.support.ports import free_port
+from tests.support.s3_answers import answering, failure, handled, without_header
+from tests.support.s3_server import S3Server
+from tests.support.s3_stores import Place
+from tests.support.tcp_gate import TcpGate
+from unimrg_api.exit_codes import ExitCode
+from unimrg_api.job import StorageSpec
+from unimrg_trainer.storage import s3
+from unimrg_trainer.storage.base import AlreadyExists, NotFound, StorageError
+from unimrg_trainer.storage.s3 import S3Store
+from unimrg_trainer.storage.s3_errors import of_client
+
+# Connections that break
+
+
+@pytest.mark.parametrize("silently", [False, True])
+def test_a_reply_that_breaks_off_is_asked_for_again(
+    s3_place: Place, s3_gate: TcpGate, monkeypatch: pytest.MonkeyPatch, silently: bool
+) -> None:
+    monkeypatch.setattr(s3, "READ_SECONDS", 0.5)
+    content = bytes(range(256)) * 2000
+    s3_place.store().put("a", content)
+    store = s3_place.through(s3_gate, part_bytes=200_000)
+    s3_gate.break_answers(3, after=100_000, silently=silently)
+    assert store.get("a") == content
+    assert s3_gate.broken == 3
+
+
+def test_replies_that_always_break_off_are_an_outage_and_never_wrong_bytes(
+    s3_place: Place, s3_gate: TcpGate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3, "BODY_ATTEMPTS", 3)
+    s3_place.store().put("a", b"x" * 300_000)
+    store = s3_place.through(s3_gate)
+    s3_gate.break_answers(1000, after=100_000)
+    error = failure(lambda: store.get("a"))
+    assert error.exit_code is ExitCode.UNAVAILABLE
+    assert f"{s3_place.uri}/run/a" in error.message and s3_gate.uri in error.message
+    s3_gate.break_answers(0, after=0)
+    assert store.get("a") == b"x" * 300_000
+
+
+@pytest.mark.parametrize("after", [0, 5, 15, 17, 40, 90, 150, 200, 250, 300, 350, 400, 450])
+def test_wherever_a_reply_is_cut_the_answer_is_right_or_an_outage(
+    s3_place: Place, s3_gate: TcpGate, after: int
+) -> None:
+    s3_place.store().put("a", b"0123456789" * 100)
+    store = s3_place.through(s3_gate)
+    answers: list[tuple[Callable[[], object], object]] = [
+        (lambda: store.get("a"), b"0123456789" * 100),
+        (lambda: store.size("a"), 1000),
+        (lambda: store.list(), [("a", 1000)]),
+    ]
+    for call, answer in answers:
+        s3_gate.break_answers(1, after=after)
+        try:
+            assert call() == answer
+        except StorageError as error:
+            assert error.exit_code is ExitCode.UNAVAILABLE, error
+
+
+def test_a_conditional_write_whose_reply_is_lost_says_that_there_is_an_object(
+    s3_place: Place, s3_gate: TcpGate
+) -> None:
+    store = s3_place.through(s3_gate)
+    store.size("warm the connection")
+    s3_gate.break_answers(1, after=30)  # behind "100 Continue", which asks for the content
+    with pytest.raises(AlreadyExists):
+        store.put("a", b"mine", if_absent=True)
+    assert store.get("a") == b"mine"
+
+
+def test_a_conditional_write_is_tried_again_while_another_is_under_way(s3_place: Place) -> None:
+    store = s3_place.store()
+    with answering(s3_place, "PutObject", 409, "ConditionalRequestConflict", times=2) as conflicts:
+        store.put("a", b"mine", if_absent=True)
+    assert len(conflicts) == 2
+    assert store.get("a") == b"mine"
+
+
+@pytest.mark.parametrize(("completed", "uploads"), [(True, 1), (False, 2)])
+def test_an_upload_whose_last_reply_is_lost_is_there_or_made_again(
+    s3_place: Place, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch, completed: bool, uploads: int
+) -> None:
+    """The repeated request finds no upload: it was completed by the first one, or the service gave it up."""
+    monkeypatch.setattr(s3, "SINGLE_BYTES", 1 << 20)
+    store, client, begun = s3_place.store(part_bytes=5 << 20), s3_server.client(), list[str]()
+    old, new = (random.Random(seed).randbytes(6 << 20) for seed in (1, 2))
+    store.put("a", old)
+
+    def end_it(params: dict[str, Any], **_: Any) -> None:
+        if len(begun) == 1 and completed:
+            client.complete_multipart_upload(**params)
+        elif len(begun) == 1:
+            client.abort_multipart_upload(**{name: params[name] for name in ("Bucket", "Key", "UploadId")})
+
+    with (
+        handled(s3_place, "before-call.s3.CreateMultipartUpload", lambda **_: begun.append("upload")),
+        handled(s3_place, "provide-client-params.s3.CompleteMultipartUpload", end_it),
+        answering(s3_place, "CompleteMultipartUpload", 404, "NoSuchUpload", times=1) as lost,
+    ):
+        store.put("a", new)
+    assert (len(lost), len(begun)) == (1, uploads)
+    assert store.get("a") == new
+
+
+def test_an_upload_that_is_always_lost_is_an_outage(s3_place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3, "SINGLE_BYTES", 10)
+    monkeypatch.setattr(s3, "BODY_ATTEMPTS", 2)
+    with answering(s3_place, "CompleteMultipartUpload", 404, "NoSuchUpload") as lost:
+        error = failure(lambda: s3_place.store().put("a", b"x" * 11))
+    assert len(lost) == 2
+    assert error.exit_code is ExitCode.UNAVAILABLE and not isinstance(error, NotFound)
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "expected"),
+    [
+        (503, "SlowDown", ExitCode.UNAVAILABLE),
+        (500, "InternalError", ExitCode.UNAVAILABLE),
+        (429, "TooManyRequests", ExitCode.UNAVAILABLE),
+        (409, "ConditionalRequestConflict", ExitCode.UNAVAILABLE),
+        (400, "ExpiredToken", ExitCode.CREDENTIALS),
+        (403, "AccessDenied", ExitCode.CREDENTIALS),
+        (403, "RequestTimeTooSkewed", ExitCode.CREDENTIALS),
+        (501, "NotImplemented", ExitCode.CONFIGURATION),
+        (400, "AuthorizationHeaderMalformed", ExitCode.CONFIGURATION),
+        (404, "NoSuchBucket", ExitCode.INPUT_MISSING),
+        (404, "NoSuchKey", ExitCode.UNAVAILABLE),
+        (404, "", ExitCode.UNAVAILABLE),
+        (400, "BadDigest", ExitCode.UNAVAILABLE),
+        (400, "IncompleteBody", ExitCode.UNAVAILABLE),
+        (400, "XAmzContentSHA256Mismatch", ExitCode.UNAVAILABLE),
+        (400, "InvalidBucketName", ExitCode.CONFIGURATION),
+    ],
+)
+def test_what_the_service_says_has_its_exit_code(
+    s3_place: Place, monkeypatch: pytest.MonkeyPatch, status: int, code: str, expected: ExitCode
+) -> None:
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    store = s3_place.store()
+    with answering(s3_place, "PutObject", status, code):
+        error = failure(lambda: store.put("a", b"mine", if_absent=True))
+    assert error.exit_code is expected
+    assert not isinstance(error, AlreadyExists | NotFound)
+    assert f"{s3_place.uri}/run/a" in error.message and str(s3_place.storage.endpoint) in error.message
+
+
+def test_a_name_that_no_bucket_can_have_is_told_as_that(s3_place: Place) -> None:
+    with answering(s3_place, "ListObjectsV2", 400, "InvalidBucketName"):
+        error = failure(lambda: s3_place.store().list())
+    assert "name of a bucket" in error.message and "checksums" not in error.remedy
+
+
+def test_an_endpoint_of_which_no_address_can_be_made_is_a_matter_of_configuration() -> None:
+    error = of_client(EndpointProviderError(msg="no such region"), "cannot read")
+    assert error.exit_code is ExitCode.CONFIGURATION
+
+
+def test_a_read_that_finds_nothing_and_is_told_no_reason_is_a_missing_object(s3_place: Place) -> None:
+    with answering(s3_place, "GetObject", 404), pytest.raises(NotFound):
+        s3_place.store().get("a")
+    with answering(s3_place, "GetObject", 404, "NoSuchUpload"):
+        assert not isinstance(failure(lambda: s3_place.store().get("a")), NotFound)
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [("ExpiredToken", ExitCode.CREDENTIALS), ("InvalidToken", ExitCode.CREDENTIALS), ("", ExitCode.CONFIGURATION)],
+)
+def test_the_reason_that_a_reply_to_head_cannot_give_is_asked_for(
+    s3_place: Place, code: str, expected: ExitCode
+) -> None:
+    with answering(s3_place, "HeadObject", 400), answering(s3_place, "GetObject", 400, code):
+        assert failure(lambda: s3_place.store().size("a")).exit_code is expected
+
+
+def test_an_object_that_appears_behind_a_head_was_missing(s3_place: Place) -> None:
+    for content in (b"", b"1"):
+        s3_place.store().put("a", content)
+        with answering(s3_place, "HeadObject", 404):
+            assert s3_place.store().size("a") is None
+
+
+# Services that lack something
+
+
+def test_a_service_that_ignores_ranges_is_told_at_once(s3_place: Place) -> None:
+    store = s3_place.store()
+    store.put("a", b"0123456789")
+    store.put("empty", b"")
+    with without_header(s3_place, "GetObject", "Range"), s3_place.counted() as requests:
+        error = failure(lambda: store.get("a", 2, 3))
+        assert store.get("empty") == b""
+    assert error.exit_code is ExitCode.CONFIGURATION
+    assert f"{s3_place.uri}/run/a" in error.message and "range" in error.message
+    assert requests.methods == {"GET": 2}
+
+
+def test_a_reply_that_is_refused_gives_its_connection_back(s3_place: Place) -> None:
+    store, bodies = s3_place.store(), list[Any]()
+    store.put("a", b"x" * (4 << 20))
+
+    def keep(parsed: dict[str, Any], **_: Any) -> None:
+        bodies.append(parsed["Body"])
+
+    with without_header(s3_place, "GetObject", "Range"), handled(s3_place, "after-call.s3.GetObject", keep):
+        failure(lambda: store.get("a"))
+    assert [body._raw_stream.closed for body in bodies] == [True]
+
+
+# Refusals of the real server
+
+
+def each_call(store: S3Store) -> list[Callable[[], object]]:
+    return [
+        lambda: store.put("a", b"1"),
+        lambda: store.put("a", b"1", if_absent=True),
+        lambda: store.get("a"),
+        lambda: store.size("a"),
+        lambda: store.list(),
+        lambda: store.delete("a"),
+    ]
+
+
+@pytest.mark.parametrize("key", ["tests-writer", "tests-nobody"])
+def test_keys_that_are_refused_are_told_without_their_values(
+    s3_place: Place, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    secret = "Zm9vYmFyZm9vYmFyZm9vYmFyZm9vYmFyMTIz+/AB"
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret)
+    for call in each_call(s3_place.store()):
+        error = failure(call)
+        assert error.exit_code is ExitCode.CREDENTIALS
+        assert s3_place.uri in error.message and str(s3_place.storage.endpoint) in error.message
+        assert secret not in str(error) and secret not in repr(error.__cause__)
+
+
+def test_a_reader_reads_and_writes_nothing(
+    s3_place: Place, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s3_place.store().put("a", b"1")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3_server.reader_access_key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3_server.reader_secret_key)
+    store = s3_place.store()
+    assert (store.get("a"), store.size("a"), store.list()) == (b"1", 1, [("a", 1)])
+    for call in (lambda: store.put("a", b"2"), lambda: store.delete("a")):
+        assert failure(call).exit_code is ExitCode.CREDENTIALS
+
+
+def test_without_keys_the_remedy_says_where_they_go(
+    s3_place: Place, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    error = failure(lambda: s3_place.store().get("a"))
+    assert error.exit_code is ExitCode.CREDENTIALS
+    assert "AWS_ACCESS_KEY_ID" in error.remedy and "spec.storage.credentials" in error.remedy
+
+
+def test_a_missing_bucket_is_a_missing_input_and_named(s3_place: Place) -> None:
+    store = S3Store("s3://nobody-made-this/run", s3_place.storage)
+    for call in (lambda: store.get("a"), lambda: store.list(), lambda: store.size("a"), lambda: store.version("a")):
+        error = failure(call)
+        assert error.exit_code is ExitCode.INPUT_MISSING
+        assert type(error) is StorageError, "a missing object is something else"
+        assert "nobody-made-this" in error.message and "bucket" in error.message
+
+
+def test_an_endpoint_that_refuses_connections_is_told_in_time(s3_place: Place) -> None:
+    endpoint = f"http://127.0.0.1:{free_port()}"
+    store = S3Store(f"{s3_place.uri}/run", StorageSpec(endpoint=endpoint))
+    started = time.monotonic()
+    error = failure(lambda: store.get("a"))
+    assert time.monotonic() - started < 30
+    assert error.exit_code is ExitCode.UNAVAILABLE
+    assert endpoint in error.message and "refused" in error.message
+
+
+def test_an_endpoint_that_never_answers_is_an_outage(
+    s3_place: Place, s3_gate: TcpGate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3, "READ_SECONDS", 0.2)
+    s3_gate.swallow()
+    assert failure(lambda: s3_place.through(s3_gate).get("a")).exit_code is ExitCode.UNAVAILABLE
+
+
+def test_half_a_pair_of_keys_is_a_matter_of_credentials(s3_place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    error = failure(lambda: s3_place.store().get("a"))
+    assert error.exit_code is ExitCode.CREDENTIALS
+    assert "AWS_SECRET_ACCESS_KEY" in error.message
+
+
+def test_settings_that_make_no_client_are_told(s3_place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_PROFILE", "nobody-has-this-profile")
+    error = failure(lambda: s3_place.store().get("a"))
+    assert error.exit_code is ExitCode.CONFIGURATION
+    assert "nobody-has-this-profile" in error.message
