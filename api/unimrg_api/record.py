@@ -68,7 +68,7 @@ class Record(BaseModel):
             elif isinstance(value, dict):
                 items = [(clean(name, 64), number) for name, number in value.items() if _is_number(number)]
                 values[key] = dict(items[:NUMBER_LIMIT])
-            elif not isinstance(value, float) or math.isfinite(value):
+            elif not isinstance(value, float) or _is_number(value):
                 values[key] = max(-WHOLE_LIMIT, min(int(value), WHOLE_LIMIT)) if isinstance(value, int) else value
         return values
 

@@ -65,6 +65,8 @@ class Ledger(StatusPart):
     """Restarts counted against `runPolicy.maxInfraRestarts`."""
     free_restarts: Annotated[int, Field(ge=0)] = 0
     """Restarts that counted against nothing."""
+    free_commit_step: Annotated[int, Field(ge=0)] | None = None
+    """The newest commit known at the last of them: the next is free only at a newer one. None: none yet."""
     out_of_memory: Annotated[int, Field(ge=0)] = 0
     """Ends by the kernel for want of host memory."""
     failures_in_a_row: Annotated[int, Field(ge=0)] = 0
@@ -106,7 +108,7 @@ class StageStatus(StatusPart):
     pod_uids: Annotated[list[Annotated[str, Field(max_length=64)]], Field(max_length=64)] = Field(default_factory=list)
     """Pods of the newest attempt, once all of them were seen; a change means that one was lost."""
     start_time: Time | None = None
-    """When the first attempt was created."""
+    """When the first attempt was created; of the finish stage, when it could first be."""
     attempt_time: Time | None = None
     """When the newest attempt was created."""
     completion_time: Time | None = None

@@ -12,11 +12,11 @@ from unimrg_cli.cluster_view import (
     AT_WORK,
     NOT_TAKEN_UP,
     ClusterJob,
-    stage_end,
     notable,
     one_line,
     restarts_text,
     short_number,
+    stage_end,
     steps_text,
 )
 from unimrg_cli.tables import duration, print_rows, terminal

@@ -61,6 +61,7 @@ class Cluster:
         self.pods: dict[str, Pod] = {}
         self.report: Report | None = None
         self.fault: tuple[str, str] | None = None
+        self.predecessors: tuple[str, ...] = ()
         self.secret_missing = False
         self.dead_nodes: set[str] = set()
         self.created: list[str] = []
@@ -74,8 +75,9 @@ class Cluster:
     def observe(self, status: JobStatus | None = None) -> Observation:
         """Return what can be seen; `status` replaces the job's by an older one."""
         shown = self.status if status is None else status
-        job = ObservedJob("tiny", "default", "uid", 1, self.job, "digest", shown, self.problem, self.deleting)
-        return Observation(job, tuple(self.children.values()), tuple(self.pods.values()), self.report, self.fault)
+        job = ObservedJob("tiny", "default", "uid", 1, self.job, shown, self.problem, self.deleting)
+        children, pods = tuple(self.children.values()), tuple(self.pods.values())
+        return Observation(job, children, pods, self.report, self.fault, self.predecessors)
 
     def decide(self, status: JobStatus | None = None) -> Decision:
         """Decide on what can be seen; nothing that was not shown is acted on, and deciding again changes nothing."""
@@ -117,12 +119,11 @@ class Cluster:
             name = child_name("tiny", action.stage, action.attempt)
             if name in self.children:
                 return
+            assert not self.predecessors, f"{name} was made while pods of an earlier job live"
             assert name not in self.created, f"{name} was made a second time"
             self.created.append(name)
             uid = self._uid("child")
-            self.children[name] = Child(
-                name, uid, action.stage, action.attempt, self.now, "Active", action.ledger, "digest"
-            )
+            self.children[name] = Child(name, uid, action.stage, action.attempt, self.now, "Active", action.ledger)
         elif isinstance(action, DeleteChild):
             if action.name in self.children and self.children[action.name].uid == action.uid:
                 del self.children[action.name]

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from tests.operator.simulated_cluster import Cluster, make_job
-from unimrg_api.exit_codes import RULES, Action, Budget
+from unimrg_api.exit_codes import RULES, Budget
 from unimrg_api.status import JobStatus, Ledger
 from unimrg_operator.core.decision import CreateChild, DeleteChild, DeletePod
 
@@ -43,7 +43,7 @@ def test_an_end_is_written_before_anything_is_done_about_it(cluster: Cluster) ->
     assert noticed.actions == ()
     end = noticed.status.stage("train").end
     assert end is not None
-    assert (end.reason, end.action, end.budget) == ("PodLost", "Restart", "Infra")
+    assert (end.reason, end.action, end.budget) == ("PodLost", "Restart", "Free")
     cluster.write(noticed)
     acted = cluster.decide()
     assert acted.actions == (DeleteChild("train", "tiny-train-1", cluster.children["tiny-train-1"].uid),)
@@ -96,7 +96,7 @@ def test_the_next_attempt_waits_for_the_pods_of_the_last_and_for_the_pause(clust
     cluster.end_pod(cluster.pod("tiny-train-1", 0), 143)
     cluster.settle()
     child = cluster.children["tiny-train-2"]
-    assert child.ledger == cluster.ledger() == Ledger(infra_restarts=1, failures_in_a_row=1)
+    assert child.ledger == cluster.ledger() == Ledger(free_restarts=1, failures_in_a_row=1, free_commit_step=0)
     assert cluster.status.phase == "Running"
 
 
@@ -145,11 +145,61 @@ def test_a_training_that_always_ends_alike_restarts_as_often_as_its_rule_allows(
     cluster.until(lambda: cluster.status.phase == "Failed", fails)
     rule = RULES.get(code)  # type: ignore[call-overload]
     budget = rule.budget if rule is not None else Budget.USER
-    allowed = 0 if rule is not None and rule.action is Action.FAIL else 2 if budget is Budget.USER else 4
+    allowed = {Budget.NONE: 0, Budget.USER: 2, Budget.INFRA: 4, Budget.FREE: 1 + 4}[budget]
     trained = [name for name in cluster.created if "train" in name]
     assert len(trained) == 1 + allowed
     assert (cluster.status.reason == "RestartsExhausted") is (allowed > 0)
     assert cluster.created[-1] == "tiny-finish-1"
+
+
+def test_a_drain_that_a_peer_does_not_survive_costs_nothing(cluster: Cluster) -> None:
+    cluster.delete_pod(cluster.pod("tiny-train-1", 0))
+    cluster.reconcile()
+    cluster.now += 3
+    cluster.end_pod(cluster.pod("tiny-train-1", 1), 70)
+    cluster.reconcile()  # what tells the cause may be gone in a moment
+    cluster.end_pod(cluster.pod("tiny-train-1", 0), 85)
+    cluster.settle()
+    end = cluster.status.stage("train").end
+    assert end is not None
+    assert (end.reason, end.budget, end.exit_code) == ("PodLost", "Free", 70)
+
+
+def test_an_end_is_the_programs_though_its_peers_are_gone_when_it_is_seen(cluster: Cluster) -> None:
+    cluster.end_pod(cluster.pod("tiny-train-1", 1), 70)
+    cluster.controllers()  # its peer is asked to end, and does before the operator looks
+    del cluster.pods[cluster.pod("tiny-train-1", 0).uid]
+    cluster.reconcile()
+    end = cluster.status.stage("train").end
+    assert end is not None
+    assert (end.reason, end.budget) == ("ProgramFailed", "User")
+
+
+def test_the_pods_of_an_earlier_job_of_the_name_end_before_anything_is_made() -> None:
+    cluster = Cluster()
+    cluster.predecessors = ("tiny-train-1-worker-0", "tiny-train-1-worker-1")
+    assert cluster.settle().requeue_after == 10.0
+    assert cluster.created == []
+    assert cluster.condition("Accepted") == ("Unknown", "PreviousJobEnding")
+    assert cluster.condition("Running") == ("False", "PreviousJobEnding")
+    assert (cluster.status.phase, cluster.status.reason) == ("Pending", "PreviousJobEnding")
+    for name in ("Accepted", "Running"):
+        said = next(condition.message for condition in cluster.status.conditions if condition.type == name)
+        assert said.endswith(": tiny-train-1-worker-0, tiny-train-1-worker-1")
+    cluster.predecessors = ()
+    cluster.settle()
+    assert cluster.created == ["tiny-check-1"]
+
+
+def test_no_attempt_follows_either_while_pods_of_an_earlier_job_live(cluster: Cluster) -> None:
+    cluster.predecessors = ("tiny-train-1-worker-0",)
+    assert cluster.reconcile() == cluster.decide()
+    assert cluster.condition("Running") == ("True", "AllPodsRunning")  # what runs is left alone
+    cluster.fail("train", 70)
+    cluster.now += 60
+    assert cluster.settle().requeue_after == 10.0
+    assert "tiny-train-2" not in cluster.created
+    assert cluster.condition("Running") == ("False", "PreviousJobEnding")
 
 
 def test_memory_runs_out_twice_and_the_job_fails(cluster: Cluster) -> None:
@@ -168,17 +218,19 @@ def test_memory_runs_out_twice_and_the_job_fails(cluster: Cluster) -> None:
 
 def test_an_interruption_is_free_if_a_commit_was_new_and_known_from_its_last_word(cluster: Cluster) -> None:
     cluster.fail("train", 85, checkpoint="ckpt/step-00000012")
-    assert cluster.ledger() == Ledger(free_restarts=1, failures_in_a_row=1, commit_step=12)
+    assert cluster.ledger() == Ledger(free_restarts=1, failures_in_a_row=1, commit_step=12, free_commit_step=12)
     cluster.wait()
     cluster.fail("train", 85, checkpoint="ckpt/step-00000012")
     assert (cluster.ledger().free_restarts, cluster.ledger().infra_restarts) == (1, 1)
 
 
-def test_other_stages_commit_nothing_so_their_interruptions_are_infrastructures() -> None:
+def test_other_stages_commit_nothing_so_only_their_first_interruption_is_free() -> None:
     cluster = Cluster()
     cluster.settle()
-    cluster.fail("check", 85, checkpoint="ckpt/step-00000012")
-    assert (cluster.ledger("check").free_restarts, cluster.ledger("check").infra_restarts) == (0, 1)
+    for step, infra in ((12, 0), (13, 1)):
+        cluster.fail("check", 85, checkpoint=f"ckpt/step-{step:08d}")
+        assert (cluster.ledger("check").free_restarts, cluster.ledger("check").infra_restarts) == (1, infra)
+        cluster.wait()
 
 
 def test_a_restart_elsewhere_leaves_the_node_out_and_the_evaluation_does_so_too(cluster: Cluster) -> None:
@@ -244,7 +296,8 @@ def test_a_wiped_status_is_rebuilt_from_children_and_pods(cluster: Cluster) -> N
     before = cluster.status
     wiped = cluster.decide(JobStatus())
     assert wiped.actions == ()
-    assert wiped.status.stage("train") == before.stage("train")
+    forgotten = {"last_end": None}  # nothing but the status knows it
+    assert wiped.status.stage("train") == before.stage("train").model_copy(update=forgotten)
     assert wiped.status.stage("check").state == "Succeeded"
     assert wiped.status.phase == "Running"
 
@@ -284,3 +337,14 @@ def test_nonsense_in_the_status_does_not_stop_a_job(cluster: Cluster) -> None:
         decision = cluster.decide(cluster.status.model_copy(update={"stages": stages}))
         assert decision.status.stage("train").state == "Running"
         assert decision.actions == ()
+
+
+def test_how_an_attempt_ended_is_still_told_while_the_next_one_runs() -> None:
+    cluster = Cluster(make_job(nodes=1))
+    cluster.to_training()
+    cluster.fail("train", 70)
+    cluster.until(lambda: cluster.status.stage("train").attempt == 2, cluster.wait)
+    train = cluster.status.stage("train")
+    assert train.end is None
+    assert train.last_end is not None
+    assert train.last_end.exit_code == 70

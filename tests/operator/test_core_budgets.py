@@ -24,7 +24,7 @@ def used(ledger: Ledger) -> tuple[int, int, int]:
         (PROGRAM, 7, (1, 0, 0)),
         (STORE, 0, (0, 1, 0)),
         (INTERRUPTED, 7, (0, 0, 1)),
-        (INTERRUPTED, 0, (0, 1, 0)),
+        (INTERRUPTED, 0, (0, 0, 1)),
         (rule(ExitCode.KILLED, Sign.DISRUPTED), 7, (0, 0, 1)),
         (rule(ExitCode.TERMINATED, Sign.NOTHING), 7, (1, 0, 0)),
     ],
@@ -33,8 +33,8 @@ def used(ledger: Ledger) -> tuple[int, int, int]:
         "with a new commit as well",
         "a store's as infrastructure's",
         "an interruption with a new commit is free",
-        "without one it counts as infrastructure's",
-        "so does a pod taken away",
+        "so is the first before any commit",
+        "and that of a pod taken away",
         "a termination that nobody explains is the user's",
     ],
 )
@@ -43,6 +43,21 @@ def test_a_restart_is_counted_by_its_rule(end: object, commit: int, expected: tu
     assert charged.restart
     assert used(charged.ledger) == expected
     assert charged.ledger.commit_step == commit
+
+
+def test_a_restart_is_free_at_the_commit_of_a_failure_and_then_only_at_a_newer_one() -> None:
+    failed = charge(Ledger(), PROGRAM, None, 7, POLICY)
+    first = charge(failed.ledger, INTERRUPTED, None, 7, POLICY)
+    second = charge(first.ledger, INTERRUPTED, None, 7, POLICY)
+    assert (failed.ledger.free_commit_step, first.ledger.free_commit_step) == (None, 7)
+    assert [first.budget, second.budget] == [Budget.FREE, Budget.INFRA]
+
+
+def test_of_the_free_restarts_before_any_commit_all_but_the_first_are_infrastructures() -> None:
+    first = charge(Ledger(), INTERRUPTED, None, 0, POLICY)
+    second = charge(first.ledger, INTERRUPTED, None, 0, POLICY)
+    third = charge(second.ledger, INTERRUPTED, None, 1, POLICY)
+    assert [first.budget, second.budget, third.budget] == [Budget.FREE, Budget.INFRA, Budget.FREE]
 
 
 def test_a_commit_pays_for_one_free_restart_only() -> None:

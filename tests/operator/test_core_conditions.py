@@ -97,7 +97,7 @@ def test_pods_that_do_not_run_say_what_they_wait_for(waiting: str, reason: str) 
     cluster.pods[pod.uid] = replace(pod, waiting_reason=waiting, waiting_message="0/2 nodes", notices=("quota",))
     cluster.reconcile()
     assert cluster.condition("Running") == ("False", reason)
-    said = [f"pod tiny-check-1: {waiting}: 0/2 nodes"] if waiting else []
+    said = [f"pod tiny-check-1 waits: {waiting}: 0/2 nodes"] if waiting else []
     assert message(cluster, "Running") == "; ".join(["check: 0 of 1 pods run", *said, "quota"])
 
 

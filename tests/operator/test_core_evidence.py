@@ -165,3 +165,59 @@ def test_a_rank_that_the_launcher_named_is_not_named_twice() -> None:
     judgement = look(ended(0, 70, record=record), ended(1, 84))
     assert judgement.cause is not None
     assert judgement.cause.message.count("rank 9") == 1
+
+
+@pytest.mark.parametrize("code", [1, 69, 70, 75, 84, 137, 143])
+def test_what_fails_after_a_peer_was_asked_to_end_is_the_drains_fault(code: int) -> None:
+    leaving = pod(0, deleting_since=NOW - 20, disruption="EvictionByEvictionAPI")
+    judgement = look(leaving, ended(1, code, NOW - 17))
+    assert judgement.cause is not None
+    assert (judgement.cause.reason, judgement.cause.rule.budget) == ("PodLost", Budget.FREE)
+    assert (judgement.cause.exit_code, judgement.cause.pod) == (code, "worker-1")
+    assert "pod worker-0 on node-0 was asked to end before; EvictionByEvictionAPI" in judgement.cause.message
+
+
+def test_a_peer_that_was_asked_to_end_after_the_failure_or_because_of_it_excuses_nothing() -> None:
+    for asked in (NOW - 17, NOW - 16):
+        assert reason(look(pod(0, deleting_since=asked), ended(1, 70, NOW - 17))) == "ProgramFailed"
+    assert reason(look(ended(0, 143, NOW - 3, deleting_since=NOW - 4), ended(1, 70, NOW - 5))) == "ProgramFailed"
+
+
+@pytest.mark.parametrize(
+    ("code", "word"), [(64, "ConfigInvalid"), (77, "CredentialsDenied"), (80, "GpuFault"), (85, "Interrupted")]
+)
+def test_what_no_missing_peer_causes_keeps_its_verdict(code: int, word: str) -> None:
+    assert reason(look(pod(0, deleting_since=NOW - 20), ended(1, code, NOW - 17))) == word
+
+
+def test_memory_that_runs_out_during_a_drain_has_still_run_out() -> None:
+    leaving = pod(0, deleting_since=NOW - 20)
+    assert reason(look(leaving, ended(1, 137, NOW - 17, reason="OOMKilled"))) == "OutOfMemory"
+
+
+def test_what_fails_when_a_peer_is_missing_is_the_lost_peers_fault() -> None:
+    judgement = look(ended(1, 84))
+    assert judgement.cause is not None
+    assert (judgement.cause.reason, judgement.cause.rule.budget) == ("PodLost", Budget.FREE)
+    assert "a pod had vanished before" in judgement.cause.message
+
+
+def test_once_the_failure_was_noticed_only_a_peer_that_was_replaced_before_was_lost_before() -> None:
+    failed = replace(CHILD, state="Failed")
+    assert reason(look(ended(1, 70), child=failed)) == "ProgramFailed"
+    replaced = replace(pod(0, created=NOW - 3), uid="pod-9")
+    assert reason(look(replaced, ended(1, 70, NOW - 2), child=failed, now=NOW + 20)) == "PodLost"
+    late = replace(pod(0, created=NOW - 1), uid="pod-9")
+    assert reason(look(late, ended(1, 70, NOW - 2), child=failed, now=NOW + 20)) == "ProgramFailed"
+
+
+def test_the_grace_of_a_pod_is_counted_from_when_it_was_seen_to_be_asked_to_end() -> None:
+    behind = pod(0, deleting_since=NOW - 500, deleting_seen=NOW - 10, grace_seconds=300)
+    assert look(behind, pod(1)) == Judgement(wait=350.0)
+    ahead = pod(0, deleting_since=NOW + 500, deleting_seen=NOW - 10, grace_seconds=300)
+    assert look(ahead, pod(1)) == Judgement(wait=860.0)
+
+
+def test_a_clock_that_was_set_back_only_lengthens_a_pods_grace() -> None:
+    leaving = pod(0, deleting_since=NOW, deleting_seen=NOW, grace_seconds=30)
+    assert look(leaving, pod(1), now=NOW - 3600) == Judgement(wait=3690.0)

@@ -30,13 +30,15 @@ class OperatorModel(RuleBasedStateMachine):
 
     @initialize(
         nodes=st.integers(1, 3), source=st.booleans(), mode=st.sampled_from(["OnSuccess", "Always", "Never"]),
-        pause=st.sampled_from([0, 10]), training=st.booleans(),
+        pause=st.sampled_from([0, 10]), training=st.booleans(), recreated=st.booleans(),
     )  # fmt: skip
-    def submit(self, nodes: int, source: bool, mode: str, pause: int, training: bool) -> None:
+    def submit(self, nodes: int, source: bool, mode: str, pause: int, training: bool, recreated: bool) -> None:
         policy = {"maxRestarts": MAX_RESTARTS, "maxInfraRestarts": MAX_INFRA_RESTARTS, "backoffSeconds": pause}
         self.cluster = Cluster(make_job(nodes=nodes, source=source, mode=mode, **policy))
         if training:
             self.cluster.to_training()
+        elif recreated:
+            self.cluster.predecessors = ("tiny-train-1-worker-0",)
         self.versions = [self.cluster.status]
         self.read = 0
         self.pending: tuple[JobStatus, Decision] | None = None
@@ -177,6 +179,10 @@ class OperatorModel(RuleBasedStateMachine):
     def a_fault_goes_or_comes(self, fault: tuple[str, str] | None) -> None:
         self.cluster.fault = fault
 
+    @rule()
+    def the_pods_of_an_earlier_job_end(self) -> None:
+        self.cluster.predecessors = ()
+
     @rule(seconds=st.sampled_from([1, 5, 11, 30, 95, 700, 7200, -3, -3600]))
     def time_passes(self, seconds: int) -> None:
         self.cluster.now += seconds
@@ -210,7 +216,7 @@ class OperatorModel(RuleBasedStateMachine):
         if not hasattr(self, "cluster"):
             return
         cluster = self.cluster
-        cluster.secret_missing, cluster.fault = False, None
+        cluster.secret_missing, cluster.fault, cluster.predecessors = False, None, ()
         cluster.until(lambda: is_terminal(cluster.status), self._work)
         self.the_end_is_the_end()
         cluster.until(lambda: not any(lives(cluster.observe(), child) for child in self._children()), self._obey)
@@ -253,7 +259,7 @@ class OperatorModel(RuleBasedStateMachine):
 
 TestOperatorModel = OperatorModel.TestCase
 TestOperatorModel.settings = settings(
-    max_examples=150,
+    max_examples=100,
     stateful_step_count=50,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.operator.simulated_cluster import NOON, RUN, Cluster, make_job
+from unimrg_api.load import dump_job, parse_job
 from unimrg_api.progress import Progress
 from unimrg_api.status import CheckpointStatus, JobStatus, MlflowStatus
 from unimrg_api.termination import TerminationRecord
@@ -41,13 +42,24 @@ def test_a_report_becomes_progress(cluster: Cluster) -> None:
         "percent": 30,
         "eta_seconds": 4830,
         "eta": "1h20m",
-        "loss": "1.2346",
+        "loss": "0.61728",
         "samples_per_second": "51.2",
         "updated_time": "2027-01-15T08:00:00Z",
     }
     assert [(loss.name, loss.value) for loss in progress.losses] == [("Understanding", "1"), ("Pixel", "0.23456")]
     assert cluster.status.checkpoint == CheckpointStatus(uri=f"{RUN}/ckpt/step-00000100/", step=100)
     assert cluster.status.mlflow == MlflowStatus(run_id="abc", url="https://mlflow.example/abc")
+
+
+def test_the_loss_is_the_one_that_is_trained_weighted_and_over_the_number_of_objectives() -> None:
+    content = dump_job(make_job(nodes=2))
+    content["spec"]["objectives"] = [{"name": "Understanding", "weight": "1"}, {"name": "Depth", "weight": "0.5"}]
+    cluster = Cluster(parse_job(content))
+    cluster.to_training()
+    cluster.report_step(cluster.pod("tiny-train-1"), 1, losses={"understanding": 1.0, "depth": 4.0})
+    cluster.reconcile()
+    assert cluster.status.progress is not None
+    assert cluster.status.progress.loss == "1.5"
 
 
 def test_a_report_without_a_new_step_changes_nothing(cluster: Cluster) -> None:
@@ -112,7 +124,9 @@ def test_the_newest_commit_stays_when_less_is_heard_later(cluster: Cluster) -> N
     [
         ("ckpt/step-00000012", 12),
         ("ckpt/step-00000012/COMMITTED-0", 12),
-        ("ckpt/step-123456789/", 123456789),
+        ("ckpt/step-00000400/", 400),
+        ("ckpt/step-00000401/", None),
+        ("ckpt/step-123456789/", None),
         ("ckpt/step-x", None),
         ("", None),
         ("ckpt/step-99999999999999999999", None),
@@ -121,6 +135,18 @@ def test_the_newest_commit_stays_when_less_is_heard_later(cluster: Cluster) -> N
 def test_the_step_of_a_commit_is_read_from_its_folder(cluster: Cluster, checkpoint: str, step: int | None) -> None:
     cluster.fail("train", 85, checkpoint=checkpoint)
     assert (cluster.status.checkpoint.step if cluster.status.checkpoint else None) == step
+
+
+def test_a_commit_beyond_the_last_step_is_none_and_one_that_was_believed_goes_again(cluster: Cluster) -> None:
+    pod = cluster.pod("tiny-train-1")
+    cluster.report_step(pod, 9, commit=10**15)
+    cluster.reconcile()
+    assert cluster.status.checkpoint is None
+    wild = CheckpointStatus(uri=f"{RUN}/ckpt/step-1000000000000/", step=10**12)
+    cluster.status = cluster.status.model_copy(update={"checkpoint": wild})
+    cluster.report_step(pod, 9, commit=8)
+    cluster.reconcile()
+    assert cluster.status.checkpoint == CheckpointStatus(uri=f"{RUN}/ckpt/step-00000008/", step=8)
 
 
 @pytest.mark.parametrize("step", [1, 12, 99_999_999, 100_000_000])

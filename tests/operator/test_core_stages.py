@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from tests.operator.simulated_cluster import Cluster, make_job
@@ -170,6 +172,40 @@ def test_finish_is_given_up_in_time_even_if_it_could_not_be_made() -> None:
     assert cluster.now == 1_800_000_600.0
 
 
+def test_the_time_of_finish_begins_when_nothing_keeps_it_from_being_made() -> None:
+    cluster = Cluster(make_job(mode="Never"))
+    cluster.to_training()
+    pod = cluster.pod("tiny-train-1")
+    cluster.end_pod(pod, 0)
+    cluster.reconcile()  # Training Operator is away
+    child = cluster.children["tiny-train-1"]
+    cluster.children[child.name] = replace(child, deleting=True)  # and so is what would let it go
+    cluster.now += 3600
+    cluster.reconcile()
+    assert cluster.status.phase == "Finishing"
+    assert cluster.condition("Running") == ("False", "WaitingForChild")
+    del cluster.children[child.name]
+    cluster.fault = ("BackendMissing", "no")
+    begun = cluster.now
+    cluster.until(lambda: cluster.status.phase == "Succeeded", lambda: None)
+    assert end_of(cluster, "finish") == "DeadlineExceeded"
+    assert cluster.now == begun + 600
+
+
+def test_nor_does_it_begin_while_pods_of_an_earlier_job_live() -> None:
+    cluster = Cluster(make_job(mode="Never"))
+    cluster.to_training()
+    cluster.predecessors = ("tiny-train-1-worker-0",)
+    cluster.succeed("train")
+    cluster.now += 3600
+    cluster.settle()
+    assert cluster.status.phase == "Finishing"
+    cluster.predecessors = ()
+    cluster.settle()
+    cluster.succeed("finish")
+    assert cluster.condition("Degraded") == ("False", "AsExpected")
+
+
 def test_finish_is_not_given_up_where_nobody_knows_when_the_verdict_was() -> None:
     cluster = Cluster(make_job(mode="Never"))
     cluster.to_training()
@@ -228,6 +264,14 @@ def test_a_job_that_does_not_parse_any_more_keeps_what_it_has() -> None:
     assert cluster.status.stages == stages
     assert cluster.status.phase == "Running"
     assert "tiny-train-1" in cluster.children
+
+
+def test_what_keeps_children_from_being_made_does_not_hide_what_is_due_before() -> None:
+    cluster = Cluster()
+    cluster.settle()
+    cluster.fault = ("BackendMissing", "there is no Training Operator")
+    cluster.fail("check", 69)
+    assert cluster.reconcile().requeue_after == 10.0  # the pause; a pod that is stuck is not left waiting either
 
 
 def test_what_keeps_children_from_being_made_is_shown_and_tried_again() -> None:

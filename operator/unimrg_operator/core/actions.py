@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from unimrg_api.job import UniMRGJob
 from unimrg_api.status import JobStatus, Ledger, StageStatus
+from unimrg_operator.core.attempts import is_over
 from unimrg_operator.core.budgets import backoff
 from unimrg_operator.core.decision import Action, CreateChild, DeleteChild, DeletePod
 from unimrg_operator.core.observation import Child, Observation
@@ -56,11 +57,8 @@ def proceed(stages: Stages, shown: JobStatus, observation: Observation, job: Uni
     return Plan((CreateChild(stage.name, stage.attempt + 1, _train_attempt(stages, stage), ledger),))
 
 
-def end_what_is_over(stages: Stages, shown: JobStatus, observation: Observation, now: float, *, all_over: bool) -> Plan:
-    """Return the deletion of children that still live though their attempt is over.
-
-    `all_over`: the whole job is, so nothing may live.
-    """
+def end_what_is_over(stages: Stages, shown: JobStatus, observation: Observation, now: float) -> Plan:
+    """Return the deletion of children that still live though their attempt is over, well or badly."""
     plan = Plan()
     for child in observation.children:
         stage = stages[child.stage]
@@ -68,7 +66,7 @@ def end_what_is_over(stages: Stages, shown: JobStatus, observation: Observation,
             continue
         if child.attempt < stage.attempt:
             plan += Plan((_delete(child),))
-        elif all_over or (stage.state in ("Failed", "Restarting") and _is_shown(stage, shown)):
+        elif (is_over(stage) or stage.state == "Restarting") and _is_shown(stage, shown):
             rest = _patience(stage, child, now)
             plan += Plan(wait=rest) if rest else Plan((_delete(child),))
     return plan
@@ -85,9 +83,9 @@ def tidy_up(shown: JobStatus, observation: Observation) -> Plan:
 
 
 def _is_shown(stage: StageStatus, shown: JobStatus) -> bool:
-    """Whether the status that was observed says how the stage's newest attempt ended."""
+    """Whether the status that was observed says how the stage's newest attempt ended, or that none is needed."""
     seen = shown.stage(stage.name)
-    return seen.end is not None and (seen.attempt, seen.end) == (stage.attempt, stage.end)
+    return (seen.attempt, seen.state, seen.end) == (stage.attempt, stage.state, stage.end)
 
 
 def _patience(stage: StageStatus, child: Child, now: float) -> float:

@@ -79,6 +79,7 @@ def _newest(old: StageStatus, children: list[Child]) -> tuple[StageStatus, Child
         start_time=old.start_time or time_text(min(child.created for child in children)),
         attempt_time=time_text(newest.created),
         ledger=newest.ledger,
+        last_end=old.end or old.last_end,
     )
     return begun, newest
 

@@ -29,8 +29,8 @@ class Charge:
 def charge(ledger: Ledger, rule: Rule, node: str | None, commit_step: int, policy: RunPolicySpec) -> Charge:
     """Charge one end.
 
-    `commit_step` is the newest commit that is known, 0 in a stage that commits nothing: there a free restart always
-    counts as infrastructure's, so that nothing loops for ever.
+    `commit_step` is the newest commit that is known, 0 in a stage that commits nothing. A free restart without a new
+    commit since the previous one counts as infrastructure's, so that nothing loops for ever.
     """
     advanced = commit_step > ledger.commit_step
     seen = ledger.model_copy(
@@ -44,7 +44,8 @@ def charge(ledger: Ledger, rule: Rule, node: str | None, commit_step: int, polic
     seen = seen.model_copy(update={"excluded_nodes": _excluded(seen, rule, node)})
     if rule.action is Action.FAIL or (rule.fail_after is not None and seen.out_of_memory >= rule.fail_after):
         return Charge(seen, restart=False, budget=Budget.NONE)
-    budget = Budget.INFRA if rule.budget is Budget.FREE and not advanced else rule.budget
+    paid = ledger.free_commit_step is None or seen.commit_step > ledger.free_commit_step
+    budget = Budget.INFRA if rule.budget is Budget.FREE and not paid else rule.budget
     if budget is Budget.USER:
         used, most, field = seen.user_restarts, policy.max_restarts, "user_restarts"
     elif budget is Budget.INFRA:
@@ -53,7 +54,10 @@ def charge(ledger: Ledger, rule: Rule, node: str | None, commit_step: int, polic
         used, most, field = seen.free_restarts, None, "free_restarts"
     if most is not None and used >= most:
         return Charge(seen, restart=False, budget=Budget.NONE, exhausted=budget)
-    return Charge(seen.model_copy(update={field: used + 1}), restart=True, budget=budget)
+    changes = {field: used + 1}
+    if budget is Budget.FREE:
+        changes["free_commit_step"] = seen.commit_step
+    return Charge(seen.model_copy(update=changes), restart=True, budget=budget)
 
 
 def backoff(ledger: Ledger, policy: RunPolicySpec) -> float:

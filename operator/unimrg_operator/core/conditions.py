@@ -11,7 +11,7 @@ from unimrg_operator.core.attempts import is_over
 from unimrg_operator.core.budgets import backoff
 from unimrg_operator.core.observation import Observation, Pod
 from unimrg_operator.core.progress import Heard
-from unimrg_operator.core.seen import children_of, expected_pods, has_succeeded, is_alive, pods_of
+from unimrg_operator.core.seen import children_of, expected_pods, has_succeeded, is_alive, pods_of, still_there
 from unimrg_operator.core.stages import Stages, Verdict
 from unimrg_operator.core.texts import left, line, soonest, time_of, time_text, word
 
@@ -71,6 +71,8 @@ def accepted(scene: Scene) -> Finding:
     for pod in _pods(scene, check):
         if pod.waiting_reason == "CreateContainerConfigError":
             return Finding("False", _configuration_fault(pod), _waiting(pod))
+    if scene.observation.predecessors and check.attempt == 0:
+        return Finding("Unknown", "PreviousJobEnding", _predecessors(scene))
     before = scene.old.condition("Accepted")
     if check.attempt > 1 and before is not None and before.status == "False":
         return Finding("False", before.reason, before.message)  # until a retry has succeeded
@@ -82,6 +84,10 @@ def running(scene: Scene) -> Finding:
     stage = scene.stages.current
     if stage is None:
         return Finding("False", "Finished", "no stage is left to run")
+    if scene.observation.predecessors and (stage.attempt == 0 or stage.end is not None):
+        return Finding("False", "PreviousJobEnding", _predecessors(scene))
+    if stage.attempt == 0 and (there := still_there(scene.observation)):
+        return Finding("False", "WaitingForChild", f"{stage.name} waits until {', '.join(there)} has ended")
     if stage.end is not None:
         earliest = time_of(stage.end.time) + backoff(stage.ledger, scene.job.spec.run_policy)
         message = f"{stage.name} attempt {stage.attempt + 1} follows, not before {time_text(earliest)}"
@@ -173,6 +179,10 @@ def _pods(scene: Scene, stage: StageStatus) -> list[Pod]:
     return pods_of(scene.observation, stage.child) if stage.child and not is_over(stage) else []
 
 
+def _predecessors(scene: Scene) -> str:
+    return f"pods of an earlier job of this name have not ended: {', '.join(scene.observation.predecessors)}"
+
+
 def _why_waiting(waiting: list[Pod]) -> str:
     reasons = [pod.waiting_reason for pod in waiting]
     for pod in waiting:
@@ -188,4 +198,5 @@ def _configuration_fault(pod: Pod) -> str:
 
 
 def _waiting(pod: Pod) -> str:
-    return f"pod {pod.name}: {pod.waiting_reason}: {pod.waiting_message}"
+    said = f": {pod.waiting_message}" if pod.waiting_message else ""
+    return f"pod {pod.name} waits: {pod.waiting_reason}{said}"

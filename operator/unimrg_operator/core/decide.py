@@ -20,6 +20,8 @@ from unimrg_operator.core.texts import soonest, time_text
 
 FAULT_SECONDS = 60
 """How often it is tried whether what keeps children from being made is gone."""
+PREDECESSOR_SECONDS = 10
+"""How often it is looked whether the pods of an earlier job of the same name have ended."""
 
 
 def decide(observation: Observation, now: float) -> Decision:
@@ -31,7 +33,7 @@ def decide(observation: Observation, now: float) -> Decision:
     if observation.job.deleting:
         return Decision(old)  # garbage collection ends the children, with their grace period
     if is_terminal(old):
-        plan = end_what_is_over(Stages(tuple(old.stages)), old, observation, now, all_over=True)
+        plan = end_what_is_over(Stages(tuple(old.stages)), old, observation, now)
         return Decision(old, plan.actions, requeue_after=plan.wait)
     job = observation.job.job
     if job is None:
@@ -40,7 +42,7 @@ def decide(observation: Observation, now: float) -> Decision:
     stages = follow_all(old, observation, job, heard.commit_step, now)
     scene = Scene(observation, job, stages, heard, old, now)
     status, wait = _status(scene)
-    plan = end_what_is_over(stages, old, observation, now, all_over=False)
+    plan = end_what_is_over(stages, old, observation, now)
     plan += tidy_up(old, observation)
     plan += _next(scene)
     return Decision(
@@ -53,10 +55,13 @@ def decide(observation: Observation, now: float) -> Decision:
 
 def _next(scene: Scene) -> Plan:
     plan = proceed(scene.stages, scene.old, scene.observation, scene.job, scene.now)
-    if scene.observation.fault is None:
+    again = FAULT_SECONDS if scene.observation.fault is not None else None
+    if scene.observation.predecessors:
+        again = PREDECESSOR_SECONDS
+    if again is None:
         return plan
     possible = tuple(action for action in plan.actions if not isinstance(action, CreateChild))
-    return Plan(possible, FAULT_SECONDS)
+    return Plan(possible, soonest(plan.wait, again))
 
 
 def _status(scene: Scene) -> tuple[JobStatus, float | None]:

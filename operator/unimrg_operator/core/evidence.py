@@ -1,14 +1,15 @@
 """Whether an attempt has ended, which pod ended first, and what that means. An event's text is never evidence.
 
 The order of evidence: the container that failed first (the others mostly die of it), then what the cluster says
-about pods that it took away, then a pod that is missing without a trace, then a missing child.
+about pods that it took away, then a pod that is missing without a trace, then a missing child. But a program that
+fails after the cluster has taken one of its peers away is not the cause.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from unimrg_api.exit_codes import Action, Budget, ExitCode, Rule, Sign, rule
+from unimrg_api.exit_codes import DISRUPTED, Action, Budget, ExitCode, Rule, Sign, rule
 from unimrg_api.status import StageStatus
 from unimrg_operator.core.observation import Child, Pod, Terminated
 from unimrg_operator.core.seen import has_failed, has_succeeded, is_alive, is_on_lost_node, time_to_end
@@ -83,8 +84,8 @@ def judge(stage: StageStatus, child: Child | None, pods: list[Pod], expected: in
     alive = [pod for pod in pods if is_alive(pod)]
     failed = [pod for pod in pods if has_failed(pod)]
     if failed:
-        wait = _settling(failed, now) if alive else 0.0
-        return Judgement(wait=wait) if wait else Judgement(cause=_first_failure(failed))
+        wait = _settling(failed, stage, child, pods, now) if alive else 0.0
+        return Judgement(wait=wait) if wait else Judgement(cause=_first_failure(failed, stage, child, pods))
     asked = [(pod, time_to_end(pod, now)) for pod in alive if pod.deleting_since is not None]
     ending = [time for _, time in asked if time]
     if ending:
@@ -99,15 +100,16 @@ def judge(stage: StageStatus, child: Child | None, pods: list[Pod], expected: in
     return Judgement()
 
 
-def _settling(failed: list[Pod], now: float) -> float:
+def _settling(failed: list[Pod], stage: StageStatus, child: Child, pods: list[Pod], now: float) -> float:
     """Return the seconds to wait for failures that were earlier and are not known yet.
 
-    Not for a pod that is being deleted: it takes its evidence with it.
+    Not where a pod is being deleted that tells the cause: it takes its evidence with it.
     """
     first = _first_container(failed)
     if first is None or first[0].deleting_since is not None:
         return 0.0
-    return left(first[1].finished, SETTLE_SECONDS, now)
+    pod, end = first
+    return 0.0 if _taken_before(pod, end.finished, stage, child, pods) else left(end.finished, SETTLE_SECONDS, now)
 
 
 def _first_container(failed: list[Pod]) -> tuple[Pod, Terminated] | None:
@@ -121,7 +123,21 @@ def _first_container(failed: list[Pod]) -> tuple[Pod, Terminated] | None:
     return min(ended, key=order, default=None)
 
 
-def _first_failure(failed: list[Pod]) -> Cause:
+def _taken_before(first: Pod, finished: float, stage: StageStatus, child: Child, pods: list[Pod]) -> str:
+    """Return which peer of the pod that failed first had been taken away before; empty if none had.
+
+    Not in the same second: a peer that is ended because of the failure looks so, too. For that reason a missing peer
+    tells only as long as nobody has noticed the failure, or if it was replaced before.
+    """
+    for pod in pods:
+        if pod.uid != first.uid and pod.deleting_since is not None and pod.deleting_since < finished:
+            return line(f"pod {pod.name} on {pod.node or 'no node'} was asked to end before", pod.disruption)
+    missing = set(stage.pod_uids) - {pod.uid for pod in pods}
+    replaced = any(pod.uid not in stage.pod_uids and pod.created < finished for pod in pods)
+    return "a pod had vanished before" if missing and (child.state == "Active" or replaced) else ""
+
+
+def _first_failure(failed: list[Pod], stage: StageStatus, child: Child, pods: list[Pod]) -> Cause:
     first = _first_container(failed)
     if first is None:
         pod = next((pod for pod in failed if pod.disruption), failed[0])
@@ -140,10 +156,16 @@ def _first_failure(failed: list[Pod]) -> Cause:
         reason = word(pod.disruption, "Disrupted")
     else:
         reason = REASONS.get(end.exit_code, "ProgramFailed")
+    excused = found.action is Action.RESTART and found.budget is not Budget.FREE and sign is not Sign.OUT_OF_MEMORY
+    taken = _taken_before(pod, end.finished, stage, child, pods) if excused else ""
     said = end.record.message
     if end.record.rank is not None and not said.startswith("rank "):
         said = f"rank {end.record.rank}: {said}"
-    message = line(f"pod {pod.name} on {pod.node or 'no node'}: exit code {end.exit_code}, {found.meaning}", said)
+    message = line(
+        f"pod {pod.name} on {pod.node or 'no node'}: exit code {end.exit_code}, {found.meaning}", taken, said
+    )
+    if taken:
+        reason, found = "PodLost", DISRUPTED
     return Cause(reason, message, found, end.exit_code, _name(pod.name), _name(pod.node))
 
 

@@ -20,7 +20,6 @@ class ObservedJob:
     uid: str
     generation: int
     job: UniMRGJob | None
-    spec_digest: str
     status: JobStatus
     problem: str = ""
     deleting: bool = False
@@ -38,7 +37,6 @@ class Child:
     """Unix time in seconds, as every time here."""
     state: Literal["Active", "Succeeded", "Failed"]
     ledger: Ledger = field(default_factory=Ledger)
-    spec_digest: str = ""
     deleting: bool = False
     notices: tuple[str, ...] = ()
     """What recent Warning events about the child say (quota, Pod Security). Shown, never decided on."""
@@ -70,6 +68,8 @@ class Pod:
     ip: str | None = None
     deleting_since: float | None = None
     """When it was asked to end (deletionTimestamp less its grace period); None if it was not."""
+    deleting_seen: float | None = None
+    """When this process first saw that it was, by its own clock; None if it does not know, as after a restart."""
     grace_seconds: int = 30
     waiting_reason: str = ""
     """CreateContainerConfigError, ImagePullBackOff, …; or Unschedulable."""
@@ -100,3 +100,5 @@ class Observation:
     """The newest report; None if no pod answered since the operator started."""
     fault: tuple[str, str] | None = None
     """Why children cannot be made, as (reason, message): BackendMissing, NameConflict, ImageMissing. From the shell."""
+    predecessors: tuple[str, ...] = ()
+    """Names of live pods of an earlier job of the same name: they may still commit to the same prefix."""

@@ -6,6 +6,7 @@ A pod can only lie about itself, and may say anything: what does not fit is cut 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from unimrg_api.job import UniMRGJob
@@ -48,8 +49,8 @@ def hear(status: JobStatus, observation: Observation, job: UniMRGJob) -> Heard:
     if live is not None:
         runs.append((live.mlflow_run_id, live.mlflow_url))
     return Heard(
-        progress=_progress(status, observation, report),
-        checkpoint=_checkpoint(status.checkpoint, max(steps, default=0), job),
+        progress=_progress(status, observation, report, job.spec.resolved_objectives()),
+        checkpoint=_checkpoint(status.checkpoint, steps, job),
         benchmarks=_benchmarks(records) or status.benchmarks,
         mlflow=_mlflow(status.mlflow, runs),
     )
@@ -84,10 +85,13 @@ def _step_of(record: TerminationRecord) -> int:
     return int(match[1]) if match else 0
 
 
-def _checkpoint(old: CheckpointStatus | None, step: int, job: UniMRGJob) -> CheckpointStatus | None:
-    step = count(step)
-    if step == 0 or (old is not None and old.step >= step):
-        return old
+def _checkpoint(old: CheckpointStatus | None, steps: list[int], job: UniMRGJob) -> CheckpointStatus | None:
+    """Return the newest commit; a step that the job never comes to is none, whoever said so."""
+    last = job.spec.training.resolved_stop_step()
+    known = old if old is not None and old.step <= last else None
+    step = max((step for step in steps if 0 < step <= last), default=0)
+    if step <= (known.step if known is not None else 0):
+        return known
     return CheckpointStatus(uri=f"{job.spec.checkpoint.uri.rstrip('/')}/{step_folder(step)}"[:2048], step=step)
 
 
@@ -110,14 +114,16 @@ def _benchmarks(records: list[tuple[Phase, Pod, TerminationRecord]]) -> list[Ben
     return [BenchmarkStatus(name=name, value=value) for name, value in sorted(values.items())[:_BENCHMARKS_LIMIT]]
 
 
-def _progress(status: JobStatus, observation: Observation, report: Report | None) -> ProgressStatus | None:
+def _progress(
+    status: JobStatus, observation: Observation, report: Report | None, weights: Mapping[str, float]
+) -> ProgressStatus | None:
     """Return the report of a pod that runs, else the training's last word, else what was known."""
     old = status.progress
     reporting = next((pod for pod in observation.pods if report is not None and pod.uid == report.pod_uid), None)
     if report is not None and reporting is not None and reporting.terminated is None:
         stage = _stage_of(reporting, observation)
         if stage is not None and report.progress.total_steps > 0:
-            return _live(old, stage, report)
+            return _live(old, stage, report, weights)
     newest = children_of(observation, "train")[:1]
     ended = [pod for child in newest for pod in pods_of(observation, child.name) if pod.terminated is not None]
     words = [(pod.terminated.record, pod.terminated.finished) for pod in ended if pod.terminated is not None]
@@ -134,14 +140,14 @@ def _stage_of(pod: Pod, observation: Observation) -> Phase | None:
     return next((child.stage for child in observation.children if child.name == pod.child), None)
 
 
-def _live(old: ProgressStatus | None, stage: Phase, report: Report) -> ProgressStatus:
+def _live(old: ProgressStatus | None, stage: Phase, report: Report, weights: Mapping[str, float]) -> ProgressStatus:
     progress = report.progress
     told = 0 < progress.updated <= report.received + _CLOCK_SKEW_SECONDS
     shown = _shown(old, stage, progress.step, progress.total_steps, progress.updated if told else report.received)
     values = {clean(name, _NAME_LIMIT): number(value) for name, value in progress.losses.items()}
     losses = [LossStatus(name=name, value=value) for name, value in list(values.items())[:_LOSSES_LIMIT]]
     if losses:
-        shown = shown.model_copy(update={"losses": losses, "loss": number(sum(progress.losses.values()))})
+        shown = shown.model_copy(update={"losses": losses, "loss": number(_total(progress.losses, weights))})
     if old is not None and _what_counts(old) == _what_counts(shown):
         return old  # nothing new was done, so when it was done stays, too
     eta = None if progress.eta_seconds is None else count(progress.eta_seconds)
@@ -153,6 +159,12 @@ def _live(old: ProgressStatus | None, stage: Phase, report: Report) -> ProgressS
             "samples_per_second": None if rate is None else number(rate),
         }
     )
+
+
+def _total(losses: Mapping[str, float], weights: Mapping[str, float]) -> float:
+    """Return the loss that is trained: the weighted losses over the number of objectives (seams.md §7)."""
+    factors = {name.lower(): weight for name, weight in weights.items() if weight}
+    return sum(factors.get(name.lower(), 1.0) * value for name, value in losses.items()) / len(losses)
 
 
 def _what_counts(progress: ProgressStatus) -> tuple[object, ...]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from unimrg_api.job import UniMRGJob
 from unimrg_api.progress import Phase
 from unimrg_operator.core.observation import Child, Observation, Pod
-from unimrg_operator.core.texts import left
 
 STUCK_SECONDS = 60
 """A pod that is still there so long after its grace period will not end by itself."""
@@ -51,14 +50,25 @@ def is_on_lost_node(pod: Pod) -> bool:
 
 
 def time_to_end(pod: Pod, now: float) -> float:
-    """Return the seconds that a pod which was asked to end still has; 0 if it has had them, or its node is lost."""
+    """Return the seconds that a pod which was asked to end still has; 0 if it has had them, or its node is lost.
+
+    The API server's clock may be behind ours, so the wait does not begin before we saw the pod asked; and a clock that
+    was set back makes it longer, for a pod that is ended by force too early could still commit.
+    """
     assert pod.deleting_since is not None
     if is_on_lost_node(pod):
         return 0.0
-    return left(pod.deleting_since, pod.grace_seconds + STUCK_SECONDS, now)
+    since = max(pod.deleting_since, pod.deleting_seen or 0.0)
+    return max(0.0, since + pod.grace_seconds + STUCK_SECONDS - now)
 
 
 def lives(observation: Observation, child: Child) -> bool:
     """Whether a child has pods, or may make pods, that nobody has asked to end."""
     pods = pods_of(observation, child.name)
     return child.state == "Active" or any(is_alive(pod) and pod.deleting_since is None for pod in pods)
+
+
+def still_there(observation: Observation) -> list[str]:
+    """Return the names of the children that keep a next one from being made: active ones, and those of live pods."""
+    active = {child.name for child in observation.children if child.state == "Active"}
+    return sorted(active | {pod.child for pod in observation.pods if is_alive(pod)})

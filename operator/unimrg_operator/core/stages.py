@@ -14,12 +14,12 @@ from unimrg_api.progress import Phase
 from unimrg_api.status import JobStatus, StageStatus
 from unimrg_operator.core.attempts import Followed, follow, given_up, is_over
 from unimrg_operator.core.observation import Observation
-from unimrg_operator.core.seen import children_of
-from unimrg_operator.core.texts import left, soonest, time_of
+from unimrg_operator.core.seen import children_of, still_there
+from unimrg_operator.core.texts import left, soonest, time_of, time_text
 
 ORDER: tuple[Phase, ...] = get_args(Phase)
 FINISH_SECONDS = 600
-"""How long after the verdict the finish stage may keep a job from its end."""
+"""How long the finish stage may keep a job from its end, from when it could first be made."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Stages:
     """Seconds after which more is known even if nothing is heard."""
 
     def __getitem__(self, name: Phase) -> StageStatus:
-        return next((stage for stage in self.known if stage.name == name), StageStatus(name=name))
+        return next((stage for stage in self.known if stage.name == name), None) or StageStatus(name=name)
 
     @property
     def current(self) -> StageStatus | None:
@@ -46,8 +46,6 @@ class Verdict:
     reason: str
     """`Succeeded`, or one word for what failed."""
     message: str
-    time: float
-    """When it was reached; 0 if that is not known."""
 
     @property
     def succeeded(self) -> bool:
@@ -74,8 +72,8 @@ def follow_all(status: JobStatus, observation: Observation, job: UniMRGJob, comm
         elif stage.state == "Pending" and _has_later_children(name, observation):
             # a later stage was begun, so this one succeeded, though nothing is left that says so
             followed = Followed(StageStatus(name=name, state="Succeeded"))
-        elif name == "finish":
-            followed = _in_time(followed, verdict_of(stages), now)
+        elif name == "finish" and verdict_of(stages) is not None:
+            followed = _in_time(followed, status.stage(name).start_time, observation, now)
         stages = Stages((*stages.known, followed.stage), soonest(stages.wait, followed.wait))
     return stages
 
@@ -85,12 +83,11 @@ def verdict_of(stages: Stages) -> Verdict | None:
     deciding = [stages[name] for name in ORDER if name != "finish"]
     if not all(is_over(stage) for stage in deciding):
         return None
-    time = max(time_of(stage.completion_time) for stage in deciding)
     failed = next((stage for stage in deciding if stage.state == "Failed"), None)
     if failed is None:
-        return Verdict("Succeeded", "every stage succeeded", time)
+        return Verdict("Succeeded", "every stage succeeded")
     reason, message = (failed.end.reason, failed.end.message) if failed.end else ("Unknown", "")
-    return Verdict("EvaluateFailed" if failed.name == "evaluate" else reason, f"{failed.name}: {message}", time)
+    return Verdict("EvaluateFailed" if failed.name == "evaluate" else reason, f"{failed.name}: {message}")
 
 
 def _is_left_out(name: Phase, before: Stages, job: UniMRGJob, commit_step: int) -> bool:
@@ -109,12 +106,18 @@ def _has_later_children(name: Phase, observation: Observation) -> bool:
     return any(children_of(observation, later) for later in ORDER[ORDER.index(name) + 1 :])
 
 
-def _in_time(finish: Followed, verdict: Verdict | None, now: float) -> Followed:
-    """Give finish up once it has kept the job from its end for too long."""
-    if verdict is None or verdict.time == 0.0 or is_over(finish.stage):
+def _in_time(finish: Followed, since: str | None, observation: Observation, now: float) -> Followed:
+    """Give finish up once it has kept the job from its end for too long.
+
+    `since` is when it could first be made, if the status has noted that: what is left of an earlier stage may keep it.
+    """
+    stage = finish.stage
+    begun = stage.start_time or since
+    if is_over(stage) or (begun is None and (still_there(observation) or observation.predecessors)):
         return finish
-    rest = left(verdict.time, FINISH_SECONDS, now)
+    stage = stage.model_copy(update={"start_time": begun or time_text(now)})
+    rest = left(time_of(stage.start_time), FINISH_SECONDS, now)
     if rest:
-        return Followed(finish.stage, soonest(rest, finish.wait))
-    message = f"it was not done {FINISH_SECONDS // 60} minutes after the verdict"
-    return Followed(given_up(finish.stage, message, now))
+        return Followed(stage, soonest(rest, finish.wait))
+    message = f"it was not done within {FINISH_SECONDS // 60} minutes"
+    return Followed(given_up(stage, message, now))
