@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from tests.operator.raw_objects import JOB_UID, SPEC, Raw, job_object, owner
-from tests.operator.scripted_api import Answer, ScriptedApi, scripted_api, status_object
+from tests.operator.raw_objects import (
+    JOB_UID,
+    SPEC,
+    Raw,
+    child_object,
+    job_object,
+    owner,
+    pod_object,
+    running,
+    terminated,
+)
+from tests.operator.scripted_api import Answer, ScriptedApi, list_of, scripted_api, status_object
 from unimrg_api import cluster
 from unimrg_api.status import JobStatus, Ledger
-from unimrg_operator.app.apply import Applier, Outcome, difference
+from unimrg_operator.app.apply import Applier, Outcome
 from unimrg_operator.app.apply import status_object as stored
 from unimrg_operator.app.events import Publisher
 from unimrg_operator.app.observe import observe_job
@@ -25,10 +32,16 @@ from unimrg_operator.backends.kubeflow import KubeflowBackend
 from unimrg_operator.backends.profile import SiteProfile
 from unimrg_operator.core.decision import Action, CreateChild, Decision, DeleteChild, DeletePod, Notice
 from unimrg_operator.core.observation import Observation
-from unimrg_operator.kube.errors import Forbidden, Unavailable
+from unimrg_operator.kube.errors import Forbidden, TooManyRequests, Unavailable
 
 CREATE = CreateChild("train", 2, 2, Ledger(user_restarts=1))
 STATUS = JobStatus(phase="Running")
+
+
+def _pod_of_another_job() -> Raw:
+    pod = pod_object(ownerReferences=[owner("PyTorchJob", "tiny-train-1", "9")])
+    pod["spec"]["containers"][0]["env"] = [{"name": "UNIMRG_UID", "value": "another"}]
+    return pod
 
 
 class Shell:
@@ -40,7 +53,16 @@ class Shell:
         self.backend = KubeflowBackend(profile or SiteProfile())
         self.written: list[tuple[tuple[str, str], str, Raw]] = []
         publisher = Publisher(client, clock=lambda: 1_795_000_000.5)
-        self.applier = Applier(client, self.backend, publisher, lambda *told: self.written.append(told))
+        self.created: list[tuple[str, str, Raw]] = []
+        self.now = 0.0
+        self.applier = Applier(
+            client,
+            self.backend,
+            publisher,
+            lambda *told: self.written.append(told),
+            lambda kind, *told: self.created.append((kind.plural, *told)),
+            clock=lambda: self.now,
+        )
 
     def apply(
         self,
@@ -55,12 +77,16 @@ class Shell:
         return self.applier.apply(item, observation, Decision(status, actions, notices))
 
     def requests(self) -> list[tuple[str, str]]:
-        return [(request.method, request.path.rpartition("/namespaces/lab/")[2]) for request in self.api.requests]
+        """What was asked but for the lists of pods."""
+        requests = [request for request in self.api.requests if "limit" not in request.query]
+        return [(request.method, request.path.rpartition("/namespaces/lab/")[2]) for request in requests]
 
 
 @pytest.fixture
 def api() -> Iterator[ScriptedApi]:
+    """A server that knows of no pods."""
     with scripted_api() as server:
+        server.lists.append(list_of(1))
         yield server
 
 
@@ -141,6 +167,7 @@ def test_a_child_is_created_as_the_backend_renders_it_and_owned_by_the_job(api: 
     shell = Shell(api)
     api.others.append(ok())
     assert shell.apply(CREATE) == Outcome()
+    assert shell.created == [("pytorchjobs", "lab", {})]
     (request,) = api.asked("POST")
     body = request.body
     assert body["metadata"]["name"] == "tiny-train-2"
@@ -155,6 +182,37 @@ def test_a_child_that_exists_and_is_ours_is_as_good_as_created(api: ScriptedApi)
     api.others += [exists(), ok(child_as_created(shell))]
     assert shell.apply(CREATE) == Outcome()
     assert shell.requests() == [("POST", "pytorchjobs"), ("GET", "pytorchjobs/tiny-train-2")]
+    assert [told[2]["metadata"]["name"] for told in shell.created] == ["tiny-train-2"]
+
+
+@pytest.mark.parametrize(
+    ("pod", "waits"),
+    [
+        (pod_object(), True),
+        (pod_object(status={**running(), "phase": "Pending"}), True),
+        (pod_object(deletionTimestamp="2026-11-24T10:00:00Z"), True),
+        (pod_object(status=terminated(1)), False),
+        (_pod_of_another_job(), False),
+    ],
+)
+def test_before_another_attempt_the_api_server_itself_is_asked_for_live_pods(
+    api: ScriptedApi, pod: Raw, waits: bool
+) -> None:
+    shell = Shell(api)
+    api.lists.clear()
+    api.lists += [list_of(1, more="next"), list_of(1, pod)]
+    api.others.append(ok(child_object()))
+    outcome = shell.apply(CREATE)
+    assert (outcome.retry_after, bool(shell.requests())) == ((2.0, False) if waits else (None, True))
+    first, _ = api.asked()
+    assert first.path.endswith("/pods")
+    assert first.query["labelSelector"] == "training.unimrg.dev/job=tiny"
+
+
+def test_the_very_first_attempt_needs_no_such_look(api: ScriptedApi) -> None:
+    api.others.append(ok())
+    assert Shell(api).apply(CreateChild("check", 1, 1, Ledger())) == Outcome()
+    assert api.asked() == []
 
 
 @pytest.mark.parametrize(
@@ -171,6 +229,26 @@ def test_a_namesake_that_is_going_is_waited_for(api: ScriptedApi, metadata: Raw)
     outcome = shell.apply(CREATE)
     assert outcome.fault is None
     assert outcome.retry_after == 2.0
+
+
+@pytest.mark.parametrize(
+    ("metadata", "words"),
+    [
+        ({"deletionTimestamp": "2026-11-24T10:00:00Z"}, "PyTorchJob tiny-train-2 is still being deleted"),
+        ({"ownerReferences": [owner("UniMRGJob", "tiny", "of old")]}, "of an earlier job of this name is still there"),
+    ],
+)
+def test_a_namesake_that_does_not_go_for_a_minute_is_a_fault(api: ScriptedApi, metadata: Raw, words: str) -> None:
+    shell = Shell(api)
+    api.others += [exists(), ok(child_as_created(shell, **metadata))] * 3
+    for moment in (0.0, 60.0):
+        shell.now = moment
+        assert shell.apply(CREATE) == Outcome(retry_after=2.0)
+    shell.now = 61.0
+    fault = shell.apply(CREATE).fault
+    assert fault is not None
+    assert fault[0] == "NameConflict"
+    assert words in fault[1]
 
 
 def test_a_namesake_that_has_just_gone_is_tried_again(api: ScriptedApi) -> None:
@@ -224,6 +302,17 @@ def test_a_refusal_of_the_api_server_is_a_fault_in_its_words(
     assert message in fault[1]
 
 
+@pytest.mark.parametrize("code", [500, 503, 504])
+def test_a_webhook_that_does_not_answer_is_a_fault_in_the_api_servers_words(api: ScriptedApi, code: int) -> None:
+    message = 'failed calling webhook "validator.pytorchjob": connection refused'
+    shell = Shell(api)
+    api.others.append(Answer(code, status_object(code, "InternalError", message)))
+    fault = shell.apply(CREATE).fault
+    assert fault is not None
+    assert fault[0] == "BackendUnavailable"
+    assert message in fault[1]
+
+
 def test_a_job_that_cannot_be_rendered_here_is_a_fault_and_nothing_is_sent(api: ScriptedApi) -> None:
     shell = Shell(api)
     spec = {key: value for key, value in SPEC.items() if key != "image"}
@@ -243,8 +332,8 @@ def test_after_a_fault_no_further_action_is_taken_but_the_events_go_out(api: Scr
 
 def test_what_the_status_says_is_told_even_if_an_action_then_fails(api: ScriptedApi) -> None:
     shell = Shell(api)
-    api.others += [Answer(500, status_object(500, "InternalError")), ok()]
-    with pytest.raises(Unavailable):
+    api.others += [Answer(429, status_object(429, "TooManyRequests")), ok()]
+    with pytest.raises(TooManyRequests):
         shell.apply(CREATE, notices=(Notice("Normal", "A", "b"),))
     assert shell.requests() == [("POST", "pytorchjobs"), ("POST", "events")]
 
@@ -297,31 +386,3 @@ def test_the_same_event_goes_out_once_in_five_minutes(api: ScriptedApi) -> None:
     publisher.publish(job, replace(notice, message="c"))
     publisher.publish(replace(job, uid="another"), notice)
     assert len(api.asked("POST")) == 4
-
-
-def merged(target: Any, patch: Any) -> Any:
-    """JSON merge patch, as RFC 7396 defines it."""
-    if not isinstance(patch, dict):
-        return patch
-    result = dict(target) if isinstance(target, dict) else {}
-    for key, value in patch.items():
-        if value is None:
-            result.pop(key, None)
-        else:
-            result[key] = merged(result.get(key), value)
-    return result
-
-
-_values = st.recursive(
-    st.integers(0, 3) | st.text("ab", max_size=2),
-    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from("abc"), inner, max_size=3),
-    max_leaves=8,
-)
-_objects = st.dictionaries(st.sampled_from("abc"), _values, max_size=3)
-
-
-@given(_objects, _objects)
-def test_the_difference_merged_into_the_old_status_gives_the_new_one(before: Raw, after: Raw) -> None:
-    patch = difference(copy.deepcopy(before), after)
-    assert merged(before, patch) == after
-    assert bool(patch) == (before != after)

@@ -9,15 +9,18 @@ from typing import Any
 
 import pytest
 
-from tests.operator.raw_objects import CHILD_UID, JOB_UID, Raw, child_object, job_object, pod_object
+from tests.operator.raw_objects import CHILD_UID, JOB_UID, Raw, child_object, job_object, pod_object, terminated
 from tests.support.virtual_clock import VirtualClock
 from unimrg_api.status import AttemptEnd, JobStatus, Ledger, StageStatus
 from unimrg_operator.app.apply import Fault, Outcome
 from unimrg_operator.app.controller import Controller
+from unimrg_operator.app.first_seen import FirstSeen
 from unimrg_operator.app.log import JsonFormatter
 from unimrg_operator.app.metrics import Metrics
 from unimrg_operator.app.progress_poller import ProgressPoller
 from unimrg_operator.app.world import JobKey
+from unimrg_operator.backends.base import Resource
+from unimrg_operator.core.decide import decide
 from unimrg_operator.core.decision import CreateChild, Decision
 from unimrg_operator.core.observation import Observation
 from unimrg_operator.kube.errors import Unavailable
@@ -25,6 +28,7 @@ from unimrg_operator.kube.queue import WorkQueue
 
 KEY = ("lab", "tiny")
 CREATE = CreateChild("check", 1, 1, Ledger())
+DONE = {"time": "2026-11-24T10:00:00Z", "reason": "Completed", "action": "Done"}
 
 
 class World:
@@ -35,6 +39,8 @@ class World:
         self.item: Raw | None = job_object()
         self.child_objects: list[Raw] = []
         self.pod_objects: list[Raw] = []
+        self.namesake_objects: list[Raw] = []
+        self.missing: Resource | None = None
 
     def usable(self, _: str) -> bool:
         return self.ready
@@ -45,6 +51,12 @@ class World:
     def children(self, _: JobKey, uid: str) -> list[Raw]:
         assert uid == JOB_UID
         return self.child_objects
+
+    def namesakes_pods(self, _: JobKey, uid: str, child_uids: list[str]) -> list[Raw]:
+        return self.namesake_objects
+
+    def unserved(self, namespace: str, stage: str) -> Resource | None:
+        return self.missing
 
     def pods(self, _: JobKey, uid: str, child_uids: list[str]) -> list[Raw]:
         return self.pod_objects
@@ -170,6 +182,51 @@ def test_a_fault_does_not_pass_to_a_new_job_of_the_same_name(scene: Scene) -> No
     scene.world.item = item
     scene.controller.reconcile(KEY)
     assert scene.seen[-1].fault is None
+
+
+def test_a_child_whose_kind_is_not_served_just_now_is_not_taken_for_lost(scene: Scene) -> None:
+    stage = {"name": "train", "state": "Running", "attempt": 2, "child": "tiny-train-2", "childUid": CHILD_UID}
+    over = [{"name": name, "state": "Succeeded", "attempt": 1, "end": DONE} for name in ("check", "prepare")]
+    scene.world.item = job_object(status={"phase": "Running", "stages": [*over, stage], "attempt": 2})
+    scene.decide = decide
+    scene.controller.reconcile(KEY)
+    end = scene.hands.applied[-1].status.stage("train").end
+    assert end is not None
+    assert end.reason == "ChildLost"
+
+    scene.world.missing = Resource("kubeflow.org", "v1", "pytorchjobs", "PyTorchJob")
+    assert scene.controller.reconcile(KEY) == 30.0
+    assert scene.seen[-1].fault is not None
+    assert scene.seen[-1].fault[0] == "BackendMissing"
+    decision = scene.hands.applied[-1]
+    assert decision.status.stage("train").end is None
+    assert decision.actions == ()
+
+    scene.world.missing = None
+    scene.world.child_objects = [child_object(attempt=2)]
+    scene.controller.reconcile(KEY)
+    assert scene.seen[-1].fault is None
+    assert len(scene.seen[-1].children) == 1
+
+
+def test_when_a_pod_was_first_seen_to_end_is_kept_by_the_own_clock(virtual_clock: VirtualClock, scene: Scene) -> None:
+    scene.world.pod_objects = [pod_object(rank=0, deletionTimestamp="2026-11-24T10:00:00Z"), pod_object(rank=1)]
+    first = virtual_clock.now
+    for _ in range(2):
+        scene.controller.reconcile(KEY)
+        assert [pod.deleting_seen for pod in scene.seen[-1].pods] == [first, None]
+        virtual_clock.advance(100.0)
+
+
+def test_what_nobody_asked_about_for_a_day_is_forgotten() -> None:
+    seen = FirstSeen()
+    assert [seen.of("a", moment) for moment in (1.0, 80_000.0, 160_000.0, 250_000.0)] == [1.0, 1.0, 1.0, 250_000.0]
+
+
+def test_live_pods_of_an_earlier_job_of_the_name_are_predecessors(scene: Scene) -> None:
+    scene.world.namesake_objects = [pod_object(rank=1), pod_object(rank=0), pod_object(rank=2, status=terminated(0))]
+    scene.controller.reconcile(KEY)
+    assert scene.seen[-1].predecessors == ("tiny-train-1-worker-0", "tiny-train-1-worker-1")
 
 
 def test_warnings_are_asked_for_only_where_pods_are_late(virtual_clock: VirtualClock, scene: Scene) -> None:

@@ -104,7 +104,7 @@ def test_it_is_not_ready_while_a_cache_is_behind_and_says_which(api: ScriptedApi
         text = running.until("/readyz", 503, "pytorchjobs.kubeflow.org in lab are not served")
         assert "unimrgjobs.training.unimrg.dev in lab" in text
         assert running.page("/healthz")[0] == 200
-        assert 'unimrg_watch_restarts_total{cause="missing",kind="Pod"}' in running.page("/metrics")[1]
+        running.until("/metrics", 200, 'unimrg_watch_restarts_total{cause="missing",kind="Pod"}')
     finally:
         running.process.terminate()
         assert running.process.wait(10.0) == 0

@@ -14,21 +14,19 @@ from tests.operator.raw_objects import CHILD_UID, JOB_UID, SPEC, child_object, j
 from unimrg_api import cluster
 from unimrg_api.status import JobStatus, Ledger
 from unimrg_api.termination import TerminationRecord
-from unimrg_operator.app.observe import is_pod_of, observe_child, observe_job, observe_pod
+from unimrg_operator.app.observe import is_pod_of, is_pod_of_namesake, observe_child, observe_job, observe_pod
 from unimrg_operator.app.world import prune_child, prune_job, prune_pod
-from unimrg_operator.backends.children import spec_digest
 
 
 def at(clock: str) -> float:
     return datetime.fromisoformat(f"2026-11-24T{clock}+00:00").astimezone(UTC).timestamp()
 
 
-def test_a_job_is_read_with_its_digest_and_the_marks_of_its_object() -> None:
+def test_a_job_is_read_with_the_marks_of_its_object() -> None:
     seen = observe_job(job_object(status={"phase": "Checking", "conditions": []}))
     assert (seen.name, seen.namespace, seen.uid, seen.generation) == ("tiny", "lab", JOB_UID, 3)
     assert seen.job is not None
     assert seen.job.metadata.namespace == "lab"
-    assert seen.spec_digest == spec_digest(seen.job)
     assert seen.status.phase == "Checking"
     assert not seen.deleting
     assert not seen.problem
@@ -67,6 +65,56 @@ def test_a_status_that_cannot_be_read_counts_as_none(status: Any) -> None:
     assert observe_job(job_object(status=status)).status == JobStatus()
 
 
+def whole_status() -> dict[str, Any]:
+    ledger = {"userRestarts": 3, "stalls": {"node-b": 2}, "excludedNodes": ["node-b"]}
+    end = {"time": "2026-11-24T10:00:00Z", "reason": "Stalled", "action": "Restart"}
+    condition = {"type": "Running", "status": "True", "reason": "Yes", "lastTransitionTime": "2026-11-24T10:00:00Z"}
+    return {
+        "phase": "Failed",
+        "attempt": 4,
+        "conditions": [condition, {**condition, "type": "Degraded"}],
+        "stages": [
+            {"name": "check", "state": "Succeeded", "attempt": 1},
+            {"name": "train", "state": "Restarting", "attempt": 4, "ledger": ledger, "end": end},
+        ],
+        "checkpoint": {"uri": "s3://lab/run", "step": 7},
+    }
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("conditions", 0, "type"), "Brightened"),
+        (("conditions", 0), {}),
+        (("conditions", 0), 7),
+        (("stages", 0, "name"), "dance"),
+        (("stages", 0), {"state": 7, "attempt": -1}),
+        (("stages", 1, "state"), "Pausing"),
+        (("stages", 1, "end", "action"), "Ponder"),
+        (("stages", 1, "ledger", "stalls", "x"), "many"),
+        (("stages", 1, "ledger", "excludedNodes"), ["node-b", *("n" for _ in range(70))]),
+        (("stages", 1, "podUids"), ["u"] * 70),
+        (("checkpoint", "step"), -1),
+        (("reason",), "x" * 100),
+        (("benchmarks",), {}),
+    ],
+)
+def test_what_cannot_be_read_of_a_status_takes_nothing_else_with_it(place: tuple[Any, ...], value: Any) -> None:
+    status = whole_status()
+    holder: Any = status
+    for part in place[:-1]:
+        holder = holder[part]
+    holder[place[-1]] = value
+    before = copy.deepcopy(status)
+    seen = observe_job(job_object(status=status)).status
+    assert status == before, "the cache is shared"
+    assert seen.phase == "Failed"
+    train = seen.stage("train")
+    assert (train.attempt, train.ledger.user_restarts, train.ledger.stalls) == (4, 3, {"node-b": 2})
+    assert train.ledger.excluded_nodes[0] == "node-b"
+    assert seen.condition("Degraded") is not None
+
+
 def test_fields_of_another_operators_status_are_ignored() -> None:
     status = {"phase": "Running", "newField": {"a": 1}, "stages": [{"name": "train", "attempt": 2, "other": 1}]}
     seen = observe_job(job_object(status=status)).status
@@ -96,11 +144,10 @@ def test_the_state_of_a_child_is_what_its_conditions_say(stage: str, condition: 
     assert child.state == state
 
 
-def test_a_child_is_read_with_its_number_its_ledger_and_its_digest() -> None:
+def test_a_child_is_read_with_its_number_and_its_ledger() -> None:
     ledger = Ledger(user_restarts=2, excluded_nodes=["node-b"])
     annotations = {
         cluster.LEDGER_ANNOTATION: ledger.model_dump_json(by_alias=True),
-        cluster.SPEC_DIGEST_ANNOTATION: "abc",
         "other": "x",
     }
     item = child_object("train", 3, annotations=annotations, deletionTimestamp="2026-11-24T10:09:00Z")
@@ -109,7 +156,6 @@ def test_a_child_is_read_with_its_number_its_ledger_and_its_digest() -> None:
     assert (child.name, child.uid, child.stage, child.attempt) == ("tiny-train-3", CHILD_UID, "train", 3)
     assert child.created == at("10:01:00")
     assert child.ledger == ledger
-    assert child.spec_digest == "abc"
     assert child.deleting
     assert child.notices == ("FailedCreate: no quota",)
 
@@ -256,6 +302,21 @@ def test_a_message_that_is_no_record_becomes_one() -> None:
     assert "boom" in pod.terminated.record.message
 
 
+@pytest.mark.parametrize("message", ['{"scores":{"a":1%s}}' % ("0" * 400), '{"step":1%s}' % ("0" * 400)])
+def test_no_number_in_a_message_makes_observing_fail(message: str) -> None:
+    assert observe_pod(pod_object(status=terminated(1, message))).terminated is not None
+
+
+def test_a_bug_in_reading_a_message_does_not_stop_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: str) -> TerminationRecord:
+        raise OverflowError("a bug")
+
+    monkeypatch.setattr(TerminationRecord, "parse", broken)
+    pod = observe_pod(pod_object(status=terminated(1, "{}")))
+    assert pod.terminated is not None
+    assert (pod.terminated.exit_code, pod.terminated.record.reason) == (1, "Unreadable")
+
+
 def test_an_end_without_a_time_is_dated_by_the_pods_last_change() -> None:
     status = terminated(137, finishedAt=None, reason="ContainerStatusUnknown")
     status["conditions"] = [{"type": "Ready", "status": "False", "lastTransitionTime": "2026-11-24T10:07:00Z"}]
@@ -292,6 +353,15 @@ def test_a_pod_belongs_to_the_job_of_its_child_or_of_its_environment_and_not_of_
     stranger = prune_pod(pod_object(ownerReferences=[owner("ReplicaSet", "web", "9")]))
     stranger["spec"]["containers"] = []
     assert not is_pod_of(stranger, JOB_UID, [CHILD_UID])
+
+
+def test_a_pod_of_an_earlier_job_of_the_name_is_told_from_our_own_and_from_a_strangers() -> None:
+    pod = prune_pod(pod_object())
+    assert is_pod_of_namesake(pod, "a newer job", ["its child"])
+    assert not is_pod_of_namesake(pod, JOB_UID, [])
+    assert not is_pod_of_namesake(prune_pod(pod_object(ownerReferences=[])), "a newer job", [])
+    pod["spec"]["containers"] = []
+    assert not is_pod_of_namesake(pod, "a newer job", [])
 
 
 def test_pruning_drops_what_is_large_or_secret_and_changes_nothing_that_is_observed() -> None:

@@ -48,6 +48,7 @@ def replying(*parts: bytes) -> Callable[[socket.socket], None]:
     return lambda connection: [connection.sendall(part) for part in parts] and None
 
 
+TINY = ("lab", "tiny")
 OK = b"HTTP/1.0 200 OK\r\nContent-Type: application/json\r\n\r\n"
 
 
@@ -105,13 +106,20 @@ def test_no_proxy_of_the_environment_is_asked(monkeypatch: pytest.MonkeyPatch) -
 
 def test_the_running_pod_of_node_0_of_a_long_stage_is_asked_at_its_progress_port() -> None:
     pod = prune_pod(pod_object())
-    assert targets([pod]) == [Target(("lab", "tiny"), pod["metadata"]["uid"], "10.1.2.3", 21001)]
-    assert [target.ip for target in targets([pod_object(status=running("fd00::7"))])] == ["fd00::7"]
+    assert targets([(TINY, pod)]) == [Target(TINY, pod["metadata"]["uid"], "10.1.2.3", 21001)]
+    for ip in ("fd00::7", "127.0.0.3"):
+        assert [target.ip for target in targets([(TINY, pod_object(status=running(ip)))])] == [ip]
 
 
 def _without_port() -> Raw:
     pod = pod_object()
     pod["spec"]["containers"][0]["ports"] = [{"name": "http", "containerPort": 80}]
+    return pod
+
+
+def _with_the_port_elsewhere() -> Raw:
+    pod = pod_object()
+    pod["spec"]["containers"][0]["name"] = "sidecar"
     return pod
 
 
@@ -128,14 +136,18 @@ def _with_stage(stage: str) -> Raw:
         pod_object(status={**running(), "phase": "Pending"}),
         pod_object(status={**running(), "podIP": ""}),
         pod_object(status=running("metadata.internal")),
+        pod_object(status=running("169.254.169.254")),
+        pod_object(status=running("::ffff:169.254.169.254")),
+        pod_object(status=running("fe80::1")),
         pod_object(deletionTimestamp="2026-11-24T10:00:00Z"),
         _without_port(),
+        _with_the_port_elsewhere(),
         _with_stage("check"),
         _with_stage("finish"),
     ],
 )
 def test_every_other_pod_is_left_alone(pod: Raw) -> None:
-    assert targets([prune_pod(pod)]) == []
+    assert targets([(TINY, prune_pod(pod))]) == []
 
 
 class Polled:
@@ -153,8 +165,8 @@ def test_a_job_is_told_when_its_answer_changes_and_the_time_of_the_last_one_is_k
     for answer in answers:
         polled.now += 10.0
         with raw_server(replying(OK, answer)) as port:
-            polled.poller.poll(Target(("lab", "tiny"), "pod-1", "127.0.0.1", port))
-        report = polled.poller.report(("lab", "tiny"))
+            polled.poller.poll(Target(TINY, "pod-1", "127.0.0.1", port))
+        report = polled.poller.report(TINY, ["pod-1"])
         assert report is not None
         assert report.received == polled.now
     assert polled.told == [("lab", "tiny")] * 2
@@ -166,17 +178,40 @@ def test_an_answer_of_another_pod_is_news_even_if_it_says_the_same() -> None:
     polled = Polled()
     with raw_server(replying(OK, b'{"step": 1}')) as port:
         for pod in ("pod-1", "pod-2"):
-            polled.poller.poll(Target(("lab", "tiny"), pod, "127.0.0.1", port))
+            polled.poller.poll(Target(TINY, pod, "127.0.0.1", port))
     assert len(polled.told) == 2
+
+
+def test_a_pod_replaces_no_other_pods_report_and_the_first_that_is_named_counts() -> None:
+    polled = Polled()
+    for pod, step in (("pod-1", 1), ("pod-2", 999)):
+        with raw_server(replying(OK, b'{"step": %d}' % step)) as port:
+            polled.poller.poll(Target(TINY, pod, "127.0.0.1", port))
+    report = polled.poller.report(TINY, ["pod-0", "pod-1", "pod-2"])
+    assert report is not None
+    assert (report.pod_uid, report.progress.step) == ("pod-1", 1)
+    assert polled.poller.report(TINY, ["pod-1"]) == report
+    assert polled.poller.report(TINY, ["pod-2"]) is None, "what is no pod of the job any more is forgotten"
+
+
+def test_an_error_in_reading_one_answer_stays_with_that_pod(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: bytes) -> Progress:
+        raise OverflowError("a bug")
+
+    monkeypatch.setattr(Progress, "parse", broken)
+    polled = Polled()
+    with raw_server(replying(OK, b"{}")) as port:
+        polled.poller.poll(Target(TINY, "pod-1", "127.0.0.1", port))
+    assert polled.poller.report(TINY, ["pod-1"]) is None
 
 
 def test_without_a_readable_answer_the_report_before_it_stays() -> None:
     polled = Polled()
     for body in (b'{"step": 1}', b"[]", b"\xff", b"{" * 3000):
         with raw_server(replying(OK, body)) as port:
-            polled.poller.poll(Target(("lab", "tiny"), "pod-1", "127.0.0.1", port))
-    polled.poller.poll(Target(("lab", "tiny"), "pod-1", "127.0.0.1", port))  # nobody listens there any more
-    report = polled.poller.report(("lab", "tiny"))
+            polled.poller.poll(Target(TINY, "pod-1", "127.0.0.1", port))
+    polled.poller.poll(Target(TINY, "pod-1", "127.0.0.1", port))  # nobody listens there any more
+    report = polled.poller.report(TINY, ["pod-1"])
     assert report is not None
     assert report.progress.step == 1
     assert len(polled.told) == 1
@@ -185,19 +220,19 @@ def test_without_a_readable_answer_the_report_before_it_stays() -> None:
 def test_what_is_known_of_a_job_that_is_gone_is_dropped() -> None:
     polled = Polled()
     with raw_server(replying(OK, b"{}")) as port:
-        polled.poller.poll(Target(("lab", "tiny"), "pod-1", "127.0.0.1", port))
+        polled.poller.poll(Target(TINY, "pod-1", "127.0.0.1", port))
     polled.poller.forget(("lab", "tiny"))
-    assert polled.poller.report(("lab", "tiny")) is None
+    assert polled.poller.report(TINY, ["pod-1"]) is None
 
 
 def test_polling_goes_on_after_an_error_and_ends_when_told() -> None:
-    pods: list[Raw] = []
+    pods: list[tuple[JobKey, Raw]] = []
     rounds = threading.Semaphore(0)
 
-    def broken() -> list[Raw]:
+    def broken() -> list[tuple[JobKey, Raw]]:
         rounds.release()
         if not pods:
-            pods.append(pod_object())
+            pods.append((TINY, pod_object()))
             raise RuntimeError("a bug")
         return []
 

@@ -30,10 +30,13 @@ THINGS = Resource("lab.example", "v1", "things", "Thing")
 class Followed:
     """A reflector in a thread, and what it told."""
 
-    def __init__(self, api: ScriptedApi, *, silence_margin: float = 10.0, watch_seconds: float = 290.0) -> None:
+    def __init__(
+        self, api: ScriptedApi, *, silence_margin: float = 10.0, watch_seconds: float = 290.0, optional: bool = False
+    ) -> None:
         self.changes: list[tuple[str | None, str | None]] = []
         self.causes: list[str] = []
         self.waits: list[float] = []
+        self.asleep: Callable[[], None] = lambda: None
         self.reflector = Reflector(
             api.client(silence_margin=silence_margin),
             THINGS,
@@ -42,6 +45,7 @@ class Followed:
             label_selector="mine",
             prune=_without_ballast,
             index=lambda item: str(item.get("owner", "")),
+            optional=optional,
             restarted=self.causes.append,
             watch_seconds=watch_seconds,
             chance=lambda: 0.5,
@@ -73,6 +77,7 @@ class Followed:
 
     def _sleep(self, seconds: float) -> None:
         self.waits.append(seconds)
+        self.asleep()
         time.sleep(0.002)
 
 
@@ -221,10 +226,82 @@ def test_a_kind_that_is_not_served_is_visible_and_found_once_it_is(api: Scripted
     with Followed(api) as followed:
         followed.until(lambda: bool(followed.waits))
         assert "is their CustomResourceDefinition installed?" in followed.reflector.reason
-        assert followed.reflector.usable  # there is no such kind, hence no object of it
+        assert not followed.reflector.usable
         followed.until(lambda: followed.reflector.synced)
     assert followed.causes == ["missing"] * 3
     assert followed.versions() == {"a": "1"}
+
+
+def test_only_an_optional_kind_that_is_not_served_may_be_taken_for_one_without_objects(api: ScriptedApi) -> None:
+    api.lists.append(Answer(404, b"404 page not found\n"))
+    with Followed(api, optional=True) as followed:
+        followed.until(lambda: bool(followed.waits))
+        assert followed.reflector.usable
+        assert not followed.reflector.synced
+
+
+def test_a_watch_that_cannot_be_opened_is_visible_until_one_can(
+    api: ScriptedApi, caplog: pytest.LogCaptureFixture
+) -> None:
+    api.lists.append(list_of(1))
+    api.watches += [Answer(503, status_object(503, "ServiceUnavailable", "etcd is away"))] * 2
+    reasons: list[str] = []
+    followed = Followed(api)
+    followed.asleep = lambda: reasons.append(followed.reflector.reason)
+    with followed:
+        followed.until(lambda: len(reasons) == 2 and followed.reflector.synced)
+    assert all(reason.startswith("things.lab.example in lab cannot be watched: etcd is away") for reason in reasons)
+    assert len([record for record in caplog.records if record.levelname == "WARNING"]) == 1
+    assert len(api.asked()) == 1
+
+
+@pytest.mark.parametrize("code", [401, 403, 404])
+def test_a_watch_that_is_not_allowed_is_made_up_for_by_lists_and_stays_visible(api: ScriptedApi, code: int) -> None:
+    api.lists += [list_of(1), list_of(5, thing("a", 5))]
+    api.watches += [Answer(code, status_object(code, "No"))] * 50
+    with Followed(api) as followed:
+        followed.until(lambda: followed.versions() == {"a": "5"})
+        assert "cannot be watched" in followed.reflector.reason
+
+
+def test_after_three_watches_that_cannot_be_opened_there_is_a_new_list(api: ScriptedApi) -> None:
+    api.lists += [list_of(1), list_of(5, thing("a", 5))]
+    api.watches += [Answer(500, status_object(500, "InternalError"))] * 3
+    with Followed(api) as followed:
+        followed.until(lambda: followed.versions() == {"a": "5"} and followed.reflector.synced)
+    assert len(api.asked()) == 2
+    assert [watch.query["resourceVersion"] for watch in api.asked(watch=True)] == ["1", "1", "1", "5"]
+
+
+def test_what_was_just_created_is_known_at_once_and_survives_a_list_that_was_begun_before(api: ScriptedApi) -> None:
+    api.lists += [list_of(5), list_of(6), list_of(9)]
+    api.watches += [Answer(410, status_object(410, "Expired"))] * 2
+    held = threading.Event()
+    followed = Followed(api)
+    followed.asleep = lambda: held.wait(5.0) and None
+    with followed:
+        followed.until(lambda: bool(followed.waits))
+        followed.reflector._version = "5"  # as it is while a watch is open
+        followed.reflector.admit(thing("new", 7, ballast="x"))
+        followed.reflector.admit(thing("deleted", 4))
+        followed.reflector._version = ""
+        assert followed.versions() == {"new": "7"}
+        assert followed.changes == [(None, "7")]
+        held.set()
+        followed.until(lambda: len(api.asked()) == 3 and followed.versions() == {})
+    assert followed.changes == [(None, "7"), ("7", None)]  # the list at 9 is sure, the one at 6 was not
+
+
+def test_what_was_just_created_does_not_replace_what_the_watch_has_brought(api: ScriptedApi) -> None:
+    api.lists.append(list_of(5))
+    api.watches.append(Answer(stream=[event("ADDED", thing("a", 8)), HOLD]))
+    with Followed(api) as followed:
+        followed.until(lambda: followed.versions() == {"a": "8"})
+        followed.reflector.admit(thing("a", 7))
+        followed.reflector.admit(thing("b", 9))
+        followed.reflector.admit(thing("b", 10))
+        followed.reflector.admit(thing("c", 11) | {"metadata": {"name": "c", "resourceVersion": "opaque"}})
+        assert followed.versions() == {"a": "8", "b": "9"}
 
 
 def test_a_kind_that_is_gone_for_a_moment_does_not_empty_the_cache(api: ScriptedApi) -> None:

@@ -6,6 +6,7 @@ between the next pass sees what was decided and finds whatever was already done 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -16,16 +17,22 @@ from unimrg_api.job import KIND
 from unimrg_api.redaction import clean
 from unimrg_api.status import TEXT_LIMIT, JobStatus
 from unimrg_operator.app.events import Publisher
-from unimrg_operator.app.observe import dig, owner_of, text_of
+from unimrg_operator.app.first_seen import FirstSeen
+from unimrg_operator.app.observe import dicts_of, dig, is_pod_of, observe_pod, owner_of, text_of
 from unimrg_operator.app.world import JOBS, PODS
 from unimrg_operator.backends.base import Attempt, Backend, Manifest, Resource
 from unimrg_operator.core.decision import CreateChild, Decision, DeleteChild, DeletePod
-from unimrg_operator.core.observation import Observation
+from unimrg_operator.core.observation import Observation, ObservedJob
+from unimrg_operator.core.seen import is_alive
 from unimrg_operator.kube.client import Client, Object
-from unimrg_operator.kube.errors import AlreadyExists, Conflict, Forbidden, NotFound, Refused
+from unimrg_operator.kube.errors import AlreadyExists, Conflict, Forbidden, NotFound, Refused, Unavailable
 
 NAMESAKE_SECONDS = 2.0
 """How long to wait for an object of a child's name that is on its way out."""
+PATIENCE_SECONDS = 60.0
+"""After so long an object that is on its way out is worth a word: something holds it."""
+STALE_SECONDS = 2.0
+"""How long to wait for the cache to hear of a pod that lives."""
 
 Fault = tuple[str, str]
 """Why a child cannot be made, as (reason, message)."""
@@ -52,12 +59,21 @@ class Applier:
         backend: Backend,
         publisher: Publisher,
         written: Callable[[tuple[str, str], str, Object], None],
+        created: Callable[[Resource, str, Object], None],
+        *,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`written` is told of the job as the API server returned it, with the version that it replaced."""
+        """`written` is told of the job as the API server returned it, with the version that it replaced.
+
+        `created` is told of a child as the API server has it, with its kind and namespace.
+        """
         self._client = client
         self._backend = backend
         self._publisher = publisher
         self._written = written
+        self._created = created
+        self._clock = clock
+        self._going = FirstSeen()
 
     def apply(self, item: Object, observation: Observation, decision: Decision) -> Outcome:
         """Carry out what was decided about the UniMRGJob `item`."""
@@ -113,40 +129,71 @@ class Applier:
         except UserError as error:
             return _fault("RenderError", str(error)), None
         resource = self._backend.resource(action.stage)
+        if (action.stage, action.attempt) != ("check", 1) and self._is_alive_unseen(observation):
+            return None, STALE_SECONDS
         try:
-            self._client.create(resource, job.namespace, manifest)
+            made = self._client.create(resource, job.namespace, manifest)
         except AlreadyExists:
-            return self._claim(resource, job.namespace, job.uid, manifest)
+            return self._claim(resource, job, manifest)
         except NotFound as error:
             if not error.kind_missing:
                 raise
-            kind = f"{resource.kind} ({resource.group}/{resource.version})"
-            message = f"this cluster does not know the kind {kind}; it is tried again once its operator is installed"
-            return _fault("BackendMissing", message), None
+            return backend_missing(resource), None
         except (Forbidden, Refused) as error:
             return _fault("ChildRefused", f"the API server refuses {name_in(manifest)}: {error.message}"), None
+        except Unavailable as error:
+            if not error.status:
+                raise  # no answer came: the API server is away, or has done it
+            # As a rule a webhook that does not answer: that of the operator which looks after this kind.
+            message = f"the API server cannot make {name_in(manifest)} now: {error.message}"
+            return _fault("BackendUnavailable", message), None
+        self._created(resource, job.namespace, made)
         return None, None
 
-    def _claim(
-        self, resource: Resource, namespace: str, uid: str, manifest: Manifest
-    ) -> tuple[Fault | None, float | None]:
+    def _is_alive_unseen(self, observation: Observation) -> bool:
+        """Whether the API server knows of a live pod of this job, none of which was observed.
+
+        Two attempts must never be alive at once, and a cache may be behind.
+        """
+        job = observation.job
+        child_uids = {child.uid for child in observation.children}
+        token = ""
+        while True:
+            selector = f"{cluster.JOB_LABEL}={job.name}"
+            page = self._client.list_page(PODS, job.namespace, label_selector=selector, continue_token=token)
+            pods = [dict(item) for item in dicts_of(page, "items")]
+            if any(is_pod_of(pod, job.uid, child_uids) and is_alive(observe_pod(pod)) for pod in pods):
+                return True
+            token = text_of(dig(page, "metadata"), "continue")
+            if not token:
+                return False
+
+    def _claim(self, resource: Resource, job: ObservedJob, manifest: Manifest) -> tuple[Fault | None, float | None]:
         """An object has the child's name: ours from before a crash, one that is going, or a stranger's."""
         name = name_in(manifest)
         try:
-            present = self._client.get(resource, namespace, name)
+            present = self._client.get(resource, job.namespace, name)
         except NotFound:
             return None, NAMESAKE_SECONDS
         if dig(present, "metadata", "deletionTimestamp"):
-            return None, NAMESAKE_SECONDS
+            return self._wait_for(present, f"{resource.kind} {name} is still being deleted")
         owner = owner_of(present)
-        if text_of(owner, "uid") == uid:
+        if text_of(owner, "uid") == job.uid:
             if _digest_of(present) == _digest_of(manifest):
+                self._created(resource, job.namespace, present)
                 return None, None
             return _fault("NameConflict", f"{resource.kind} {name} was made from another spec of this job"), None
         if text_of(owner, "kind") == KIND and text_of(owner, "name") == text_of(owner_of(manifest), "name"):
-            # Of an earlier job of this name, which is gone: the garbage collector is on its way.
-            return None, NAMESAKE_SECONDS
+            # The garbage collector is on its way.
+            return self._wait_for(present, f"{resource.kind} {name} of an earlier job of this name is still there")
         message = f"{resource.kind} {name} exists and does not belong to this job; delete it or rename the job"
+        return _fault("NameConflict", message), None
+
+    def _wait_for(self, namesake: Object, message: str) -> tuple[Fault | None, float | None]:
+        """Give an object that should go some time before it is worth a word."""
+        now = self._clock()
+        if now - self._going.of(text_of(dig(namesake, "metadata"), "uid"), now) <= PATIENCE_SECONDS:
+            return None, NAMESAKE_SECONDS
         return _fault("NameConflict", message), None
 
     def _delete(
@@ -175,6 +222,13 @@ def difference(before: Any, after: Object) -> Object:
         elif key not in present or present[key] != value:
             patch[key] = value
     return patch
+
+
+def backend_missing(resource: Resource) -> Fault:
+    """Return the fault of a cluster that does not know a kind of child."""
+    kind = f"{resource.kind} ({resource.group}/{resource.version})"
+    message = f"this cluster does not know the kind {kind}; it is tried again once its operator is installed"
+    return _fault("BackendMissing", message)
 
 
 def name_in(manifest: Manifest) -> str:

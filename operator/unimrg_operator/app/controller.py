@@ -10,16 +10,17 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from unimrg_api.status import JobStatus
-from unimrg_operator.app.apply import Applier, Fault
+from unimrg_operator.app.apply import Applier, Fault, backend_missing
 from unimrg_operator.app.events import Warnings
+from unimrg_operator.app.first_seen import FirstSeen
 from unimrg_operator.app.log import log_decision
 from unimrg_operator.app.metrics import Metrics
-from unimrg_operator.app.observe import observe_child, observe_job, observe_pod
+from unimrg_operator.app.observe import observe_child, observe_job, observe_pod, presumed_child
 from unimrg_operator.app.progress_poller import ProgressPoller
 from unimrg_operator.app.world import JobKey, World
 from unimrg_operator.core.decision import CreateChild, Decision
 from unimrg_operator.core.observation import Child, Observation, ObservedJob, Pod
-from unimrg_operator.core.seen import expected_pods
+from unimrg_operator.core.seen import expected_pods, is_alive
 from unimrg_operator.kube.client import Object
 from unimrg_operator.kube.errors import ApiError
 from unimrg_operator.kube.queue import WorkQueue
@@ -77,6 +78,7 @@ class Controller:
         self._metrics = metrics
         self._clock = clock
         self._faults: dict[JobKey, _Fault] = {}
+        self._deletions = FirstSeen()
         self._beats: dict[str, float] = {}
         self._threads: list[threading.Thread] = []
         metrics.gauge("unimrg_workqueue_depth", "Jobs that wait for a worker", [], lambda: [([], float(len(queue)))])
@@ -190,7 +192,11 @@ class Controller:
         """Return what is known of a job, and in how many seconds warnings may be worth another look."""
         job = observe_job(item)
         children = [child for child in map(observe_child, self._world.children(key, job.uid)) if child is not None]
-        pods = [observe_pod(pod) for pod in self._world.pods(key, job.uid, [child.uid for child in children])]
+        fault = self._presume(key[0], job, children)
+        uids = [child.uid for child in children]
+        pods = [self._with_deletion(observe_pod(pod), now) for pod in self._world.pods(key, job.uid, uids)]
+        namesakes = [observe_pod(pod) for pod in self._world.namesakes_pods(key, job.uid, uids)]
+        predecessors = tuple(sorted(pod.name for pod in namesakes if is_alive(pod)))
         look_again: float | None = None
         for index, child in enumerate(children):
             if not _is_short_of_pods(job, child, pods):
@@ -203,8 +209,27 @@ class Controller:
                     self._with_warnings(key[0], pod) if (pod.child, pod.phase) == (child.name, "Pending") else pod
                     for pod in pods
                 ]
-        report = self._poller.report(key)
-        return Observation(job, tuple(children), tuple(pods), report), look_again
+        report = self._poller.report(key, _speakers(children, pods))
+        return Observation(job, tuple(children), tuple(pods), report, fault, predecessors), look_again
+
+    def _presume(self, namespace: str, job: ObservedJob, children: list[Child]) -> Fault | None:
+        """Hold on to a child that was going on where its kind is not served just now: it need not be gone.
+
+        Returns the fault that this is.
+        """
+        fault = None
+        for stage in job.status.stages:
+            seen = any((child.stage, child.attempt) == (stage.name, stage.attempt) for child in children)
+            if stage.child is None or stage.child_uid is None or stage.end is not None or seen:
+                continue
+            kind = self._world.unserved(namespace, stage.name)
+            if kind is not None:
+                children.append(presumed_child(stage))
+                fault = backend_missing(kind)
+        return fault
+
+    def _with_deletion(self, pod: Pod, now: float) -> Pod:
+        return pod if pod.deleting_since is None else replace(pod, deleting_seen=self._deletions.of(pod.uid, now))
 
     def _with_warnings(self, namespace: str, thing: Seen) -> Seen:
         return replace(thing, notices=self._warnings.about(namespace, thing.uid))
@@ -213,6 +238,13 @@ class Controller:
         for stage in after.stages:
             if stage.end is not None and stage.end.action == "Restart" and stage.end != before.stage(stage.name).end:
                 self._metrics.restarts.labels(stage.end.budget).inc()
+
+
+def _speakers(children: Sequence[Child], pods: Sequence[Pod]) -> list[str]:
+    """Return the uids of the pods that may report: node 0 of the newest child first, and of it the first that was."""
+    ages = {child.name: number for number, child in enumerate(sorted(children, key=lambda child: -child.created))}
+    speakers = [pod for pod in pods if pod.node_rank == 0 and pod.child in ages]
+    return [pod.uid for pod in sorted(speakers, key=lambda pod: (ages[pod.child], pod.created, pod.name))]
 
 
 def _is_short_of_pods(job: ObservedJob, child: Child, pods: Sequence[Pod]) -> bool:

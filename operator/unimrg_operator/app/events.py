@@ -10,12 +10,13 @@ import socket
 import threading
 import time
 import uuid
+from collections import defaultdict
 from collections.abc import Callable
 from datetime import UTC, datetime
 
 from unimrg_api.job import API_VERSION, KIND
 from unimrg_api.redaction import clean
-from unimrg_operator.app.observe import dig, text_of, time_of
+from unimrg_operator.app.observe import dicts_of, dig, text_of, time_of
 from unimrg_operator.backends.base import Resource
 from unimrg_operator.core.decision import Notice
 from unimrg_operator.core.observation import ObservedJob
@@ -32,11 +33,13 @@ NOTE_LIMIT = 1024
 """Characters that the API takes."""
 REPEAT_SECONDS = 300.0
 """The same event about the same job goes out once in so long."""
-FRESH_SECONDS = 20.0
+FRESH_SECONDS = 30.0
 """A look at warnings is good for so long."""
 FORBIDDEN_SECONDS = 600.0
 """After a refusal nobody is asked for so long."""
 MOST_WARNINGS = 3
+MOST_PAGES = 4
+"""Of a namespace that warns without end only so much is read."""
 _WARNING_LIMIT = 300
 
 
@@ -87,37 +90,45 @@ class Publisher:
 
 
 class Warnings:
-    """Reads what others warn of about an object, on demand."""
+    """Reads what others warn of in a namespace, on demand and seldom: one look serves all objects in it."""
 
     def __init__(self, client: Client, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._client = client
         self._clock = clock
         self._lock = threading.Lock()
-        self._known: dict[str, tuple[float, tuple[str, ...]]] = {}
-        self._not_before = 0.0
+        self._known: dict[str, dict[str, tuple[str, ...]]] = {}
+        """By namespace: the newest warnings by the uid that they are about."""
+        self._good_until: dict[str, float] = {}
 
     def about(self, namespace: str, uid: str) -> tuple[str, ...]:
         """Return the newest warnings about the object with that uid, newest first; none if they cannot be read."""
-        now = self._clock()
-        with self._lock:
-            self._known = {key: entry for key, entry in self._known.items() if now - entry[0] < FRESH_SECONDS}
-            if uid in self._known:
-                return self._known[uid][1]
-            if now < self._not_before:
-                return ()
-        try:
-            selector = f"involvedObject.uid={uid},type=Warning"
-            page = self._client.list_page(CORE_EVENTS, namespace, field_selector=selector, limit=50)
-        except ApiError as error:
-            if isinstance(error, Forbidden):
+        with self._lock:  # one asks, and the others wait for the same answer
+            now = self._clock()
+            if now >= self._good_until.get(namespace, now):
+                self._known[namespace], seconds = self._look(namespace)
+                self._good_until[namespace] = now + seconds
+            return self._known[namespace].get(uid, ())
+
+    def _look(self, namespace: str) -> tuple[dict[str, tuple[str, ...]], float]:
+        """Return what there is to say by uid, and for how many seconds that is good."""
+        found: defaultdict[str, list[Object]] = defaultdict(list)
+        token = ""
+        for _ in range(MOST_PAGES):
+            try:
+                page = self._client.list_page(
+                    CORE_EVENTS, namespace, field_selector="type=Warning", continue_token=token
+                )
+            except ApiError as error:
+                if not isinstance(error, Forbidden):
+                    return {}, FRESH_SECONDS
                 logger.info("warnings about children are not shown: %s", error)
-            with self._lock:
-                self._not_before = now + (FORBIDDEN_SECONDS if isinstance(error, Forbidden) else FRESH_SECONDS)
-            return ()
-        found = _newest([item for item in page.get("items") or [] if isinstance(item, dict)])
-        with self._lock:
-            self._known[uid] = (now, found)
-        return found
+                return {}, FORBIDDEN_SECONDS
+            for item in dicts_of(page, "items"):
+                found[text_of(dig(item, "involvedObject"), "uid")].append(dict(item))
+            token = text_of(dig(page, "metadata"), "continue")
+            if not token:
+                break
+        return {uid: _newest(events) for uid, events in found.items()}, FRESH_SECONDS
 
 
 def _newest(events: list[Object]) -> tuple[str, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import logging
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal, get_args
@@ -14,17 +16,20 @@ from unimrg_api.job import API_VERSION, KIND, UniMRGJob
 from unimrg_api.load import parse_job
 from unimrg_api.locality import cluster_problems
 from unimrg_api.progress import Phase
-from unimrg_api.status import JobStatus, Ledger
+from unimrg_api.status import JobStatus, Ledger, StageStatus
 from unimrg_api.termination import TerminationRecord
-from unimrg_operator.backends.children import spec_digest
 from unimrg_operator.core.observation import Child, ObservedJob, Pod, Terminated
 from unimrg_operator.kube.client import Object
+
+logger = logging.getLogger(__name__)
 
 PodPhase = Literal["Pending", "Running", "Succeeded", "Failed", "Unknown"]
 
 UID_VARIABLE = "UNIMRG_UID"
 """Environment variable of every pod that holds the uid of its UniMRGJob."""
 
+_MOST_DROPPED = 256
+"""A status with more than so many parts that cannot be read is not ours."""
 _SAYS_NOTHING = ("", "ContainerCreating", "PodInitializing")
 """Waiting reasons that every pod has for a while."""
 
@@ -40,7 +45,6 @@ def observe_job(item: Object) -> ObservedJob:
         uid=text_of(metadata, "uid"),
         generation=int_of(metadata, "generation"),
         job=job,
-        spec_digest="" if job is None else spec_digest(job),
         status=read_status(item.get("status")),
         problem=problem,
         deleting=bool(dig(metadata, "deletionTimestamp")),
@@ -64,7 +68,6 @@ def observe_child(item: Object, notices: tuple[str, ...] = ()) -> Child | None:
         created=time_of(dig(metadata, "creationTimestamp")) or 0.0,
         state=_child_state(item),
         ledger=_read_ledger(text_of(annotations, cluster.LEDGER_ANNOTATION)),
-        spec_digest=text_of(annotations, cluster.SPEC_DIGEST_ANNOTATION),
         deleting=bool(dig(metadata, "deletionTimestamp")),
         notices=notices,
     )
@@ -99,6 +102,12 @@ def observe_pod(item: Object, notices: tuple[str, ...] = ()) -> Pod:
     )
 
 
+def presumed_child(stage: StageStatus) -> Child:
+    """Return the child that a job's status tells of, where nobody can be asked whether it is still there."""
+    created = time_of(stage.attempt_time) or 0.0
+    return Child(stage.child or "", stage.child_uid or "", stage.name, stage.attempt, created, "Active", stage.ledger)
+
+
 def is_pod_of(item: Object, job_uid: str, child_uids: Iterable[str]) -> bool:
     """Whether a pod belongs to this job and not to an earlier one of the same name.
 
@@ -106,8 +115,12 @@ def is_pod_of(item: Object, job_uid: str, child_uids: Iterable[str]) -> bool:
     """
     if text_of(owner_of(item), "uid") in child_uids:
         return True
-    entries = (entry for container in dicts_of(item, "spec", "containers") for entry in dicts_of(container, "env"))
-    return any(text_of(entry, "name") == UID_VARIABLE and text_of(entry, "value") == job_uid for entry in entries)
+    return job_uid in _job_uids_in(item)
+
+
+def is_pod_of_namesake(item: Object, job_uid: str, child_uids: Iterable[str]) -> bool:
+    """Whether a pod, which has this job's label, belongs to another job: to an earlier one of the same name."""
+    return bool(owner_of(item)) and bool(_job_uids_in(item)) and not is_pod_of(item, job_uid, child_uids)
 
 
 def owner_of(item: Object) -> Mapping[str, Any]:
@@ -117,11 +130,35 @@ def owner_of(item: Object) -> Mapping[str, Any]:
 
 
 def read_status(value: Any) -> JobStatus:
-    """Return the status that is stored; a fresh one where it cannot be read, for it can be rebuilt."""
-    try:
-        return JobStatus.model_validate(value or {})
-    except ValidationError:
-        return JobStatus()
+    """Return the status that is stored, without the parts of it that cannot be read.
+
+    Only those go: the phase tells whether the job is over, and what a ledger says cannot be rebuilt.
+    """
+    kept = copy.deepcopy(value) if isinstance(value, dict) else {}
+    for _ in range(_MOST_DROPPED):
+        try:
+            return JobStatus.model_validate(kept)
+        except ValidationError as error:
+            problem = error.errors()[0]  # one at a time: dropping an item of a list moves those behind it
+            _drop(kept, problem["loc"], problem.get("ctx", {}).get("max_length"))
+    return JobStatus()
+
+
+def _drop(value: Any, place: tuple[int | str, ...], most: int | None) -> None:
+    """Take out what is at a place, or what lacks it; of a list or mapping that is too long only the rest."""
+    path: list[tuple[Any, int | str]] = []
+    for part in place:
+        there = part in value if isinstance(value, dict) else isinstance(value, list) and part in range(len(value))
+        if not there:
+            break
+        path.append((value, part))
+        value = value[part]
+    if most is not None and len(path) == len(place) and isinstance(value, list | dict):
+        for key in list(range(len(value)) if isinstance(value, list) else value)[: most - 1 : -1]:
+            del value[key]
+    elif path:
+        holder, part = path[-1]
+        del holder[part]
 
 
 def _parse(item: Object, name: str, namespace: str) -> tuple[UniMRGJob | None, str]:
@@ -201,8 +238,23 @@ def _terminated(status: Any, conditions: Mapping[str, Any], created: float) -> T
         exit_code=int_of(end, "exitCode", 1),
         reason=text_of(end, "reason"),
         finished=finished,
-        record=TerminationRecord.parse(text_of(end, "message")),
+        record=_record(text_of(end, "message")),
     )
+
+
+def _record(message: str) -> TerminationRecord:
+    """Read the one thing that a pod writes as it likes, so that no pod can stop its job."""
+    try:
+        return TerminationRecord.parse(message)
+    except Exception:
+        logger.exception("a termination message cannot be read")
+        return TerminationRecord(reason="Unreadable")
+
+
+def _job_uids_in(item: Object) -> set[str]:
+    """Return the uids of jobs that a pod's environment names."""
+    entries = (entry for container in dicts_of(item, "spec", "containers") for entry in dicts_of(container, "env"))
+    return {text_of(entry, "value") for entry in entries if text_of(entry, "name") == UID_VARIABLE} - {""}
 
 
 def dig(value: Any, *path: str) -> Any:

@@ -7,7 +7,7 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ from unimrg_api import cluster
 from unimrg_api.progress import Progress
 from unimrg_api.record import SIZE_LIMIT
 from unimrg_operator.app.observe import dicts_of, dig, int_of, text_of
-from unimrg_operator.app.world import JobKey, job_name_of
+from unimrg_operator.app.world import JobKey
 from unimrg_operator.core.observation import Report
 from unimrg_operator.kube.client import Object
 
@@ -45,25 +45,29 @@ class ProgressPoller:
 
     def __init__(
         self,
-        pods: Callable[[], Iterable[Object]],
+        pods: Callable[[], Iterable[tuple[JobKey, Object]]],
         changed: Callable[[JobKey], None],
         *,
         seconds: float = POLL_SECONDS,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`changed` is told of a job whose answer differs from the one before."""
+        """`pods` are those of jobs' own children; `changed` is told of a job of which a pod's answer is news."""
         self._pods = pods
         self._changed = changed
         self._seconds = seconds
         self._clock = clock
         self._lock = threading.Lock()
-        self._reports: dict[JobKey, Report] = {}
+        self._reports: dict[JobKey, dict[str, Report]] = {}
+        """The newest report of each pod of a job, by the pod's uid: no pod can replace another's."""
         self._stop = threading.Event()
 
-    def report(self, key: JobKey) -> Report | None:
-        """Return a job's newest report."""
+    def report(self, key: JobKey, pod_uids: Sequence[str]) -> Report | None:
+        """Return the newest report of the first of these pods, which are all of a job, that has made one."""
         with self._lock:
-            return self._reports.get(key)
+            known = self._reports.get(key, {})
+            for uid in known.keys() - set(pod_uids):
+                del known[uid]
+            return next((known[uid] for uid in pod_uids if uid in known), None)
 
     def forget(self, key: JobKey) -> None:
         """Drop what is known of a job that is gone."""
@@ -89,20 +93,24 @@ class ProgressPoller:
             progress = Progress.parse(fetch(target.ip, target.port))
         except OSError:
             return
+        except Exception:  # one pod must not keep the others from being heard
+            logger.exception("the progress of %s/%s cannot be read", *target.job)
+            return
         if progress is None:
             return
         report = Report(target.pod_uid, self._clock(), progress)
         with self._lock:
-            before = self._reports.get(target.job)
-            self._reports[target.job] = report
-        if before is None or (before.pod_uid, before.progress) != (report.pod_uid, report.progress):
+            known = self._reports.setdefault(target.job, {})
+            before = known.get(target.pod_uid)
+            known[target.pod_uid] = report
+        if before is None or before.progress != report.progress:
             self._changed(target.job)
 
 
-def targets(pods: Iterable[Object]) -> list[Target]:
+def targets(pods: Iterable[tuple[JobKey, Object]]) -> list[Target]:
     """Return whom to ask: the pod of node 0 of each job, while it runs and is not asked to end."""
     found = []
-    for pod in pods:
+    for job, pod in pods:
         metadata, status = dig(pod, "metadata"), dig(pod, "status")
         labels = dig(metadata, "labels")
         runs = text_of(status, "phase") == "Running" and not dig(metadata, "deletionTimestamp")
@@ -110,7 +118,6 @@ def targets(pods: Iterable[Object]) -> list[Target]:
             continue
         ip, port = _address(text_of(status, "podIP")), _port(pod)
         if ip and port:
-            job = (text_of(metadata, "namespace"), job_name_of(pod))
             found.append(Target(job, text_of(metadata, "uid"), ip, port))
     return found
 
@@ -146,11 +153,16 @@ def fetch(ip: str, port: int, *, seconds: float = REPLY_SECONDS) -> bytes:
 
 
 def _address(value: str) -> str:
-    """Return an IP address as it is, nothing for anything else: no name is looked up."""
+    """Return an IP address as it is, nothing for anything else: no name is looked up.
+
+    No pod has a link-local address, but a cloud's metadata service does.
+    """
     try:
-        return str(ipaddress.ip_address(value))
+        address = ipaddress.ip_address(value)
     except ValueError:
         return ""
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return "" if (mapped or address).is_link_local else str(address)
 
 
 def _port(pod: Object) -> int:

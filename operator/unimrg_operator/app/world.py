@@ -13,7 +13,16 @@ from unimrg_api.job import KIND
 from unimrg_api.progress import Phase
 from unimrg_api.status import JobPhase
 from unimrg_operator.app.metrics import Metrics
-from unimrg_operator.app.observe import UID_VARIABLE, dict_of, dicts_of, dig, is_pod_of, owner_of, text_of
+from unimrg_operator.app.observe import (
+    UID_VARIABLE,
+    dict_of,
+    dicts_of,
+    dig,
+    is_pod_of,
+    is_pod_of_namesake,
+    owner_of,
+    text_of,
+)
 from unimrg_operator.backends.base import Backend, Resource
 from unimrg_operator.kube.cache import Change
 from unimrg_operator.kube.client import Client, Object
@@ -66,6 +75,7 @@ class World:
     ) -> None:
         self._changed = changed
         self._metrics = metrics
+        self._backend = backend
         self._threads: list[threading.Thread] = []
         stages: tuple[Phase, ...] = get_args(Phase)
         kinds = dict.fromkeys(backend.resource(stage) for stage in stages)
@@ -108,6 +118,18 @@ class World:
         """Take in what the API server returned when we changed the job that was at `base_version`."""
         self._namespaces[key[0]].jobs.cache.exchange(base_version, prune_job(item))
 
+    def created(self, resource: Resource, namespace: str, item: Object) -> None:
+        """Take in the child that the API server returned when we created it."""
+        for reflector in self._namespaces[namespace].children:
+            if reflector.resource == resource:
+                reflector.admit(item)
+
+    def unserved(self, namespace: str, stage: Phase) -> Resource | None:
+        """Return the kind of a stage's children if the API server does not know it: then nobody knows them."""
+        kind = self._backend.resource(stage)
+        missing = any(item.missing for item in self._namespaces[namespace].children if item.resource == kind)
+        return kind if missing else None
+
     def children(self, key: JobKey, uid: str) -> list[Object]:
         """Return the children of the job with that uid."""
         return [item for reflector in self._namespaces[key[0]].children for item in reflector.cache.by(uid)]
@@ -117,14 +139,29 @@ class World:
         uids = set(child_uids)
         return [item for item in self._namespaces[key[0]].pods.cache.by(key[1]) if is_pod_of(item, uid, uids)]
 
-    def all_pods(self) -> Iterator[Object]:
-        """Return the pods of all jobs."""
-        for namespace in self._namespaces.values():
-            yield from namespace.pods.cache.all()
+    def namesakes_pods(self, key: JobKey, uid: str, child_uids: Iterable[str]) -> list[Object]:
+        """Return the pods of earlier jobs that had the name of the job with that uid."""
+        uids = set(child_uids)
+        return [item for item in self._namespaces[key[0]].pods.cache.by(key[1]) if is_pod_of_namesake(item, uid, uids)]
+
+    def pods_of_children(self) -> Iterator[tuple[JobKey, Object]]:
+        """Return the pods that a known child of a known job controls, with that job: a label alone says nothing."""
+        for name, namespace in self._namespaces.items():
+            for job in namespace.jobs.cache.all():
+                key = (name, job["metadata"]["name"])
+                uids = {text_of(dig(child, "metadata"), "uid") for child in self.children(key, job["metadata"]["uid"])}
+                for pod in namespace.pods.cache.by(key[1]):
+                    if text_of(owner_of(pod), "uid") in uids:
+                        yield key, pod
 
     def _reflect(self, client: Client, namespace: str, kinds: Sequence[Resource]) -> _Namespace:
         def reflector(
-            resource: Resource, prune: Callable[[Object], Object], index: Callable[[Object], str], selector: str
+            resource: Resource,
+            prune: Callable[[Object], Object],
+            index: Callable[[Object], str],
+            selector: str,
+            *,
+            optional: bool,
         ) -> Reflector:
             counter = self._metrics.watch_restarts
             return Reflector(
@@ -135,16 +172,24 @@ class World:
                 label_selector=selector,
                 prune=prune,
                 index=index,
+                optional=optional,
                 restarted=lambda cause: counter.labels(resource.kind, cause).inc(),
             )
 
         ours = cluster.JOB_LABEL  # whatever bears this label
         return _Namespace(
-            jobs=reflector(JOBS, prune_job, lambda _: "", ""),
+            jobs=reflector(JOBS, prune_job, lambda _: "", "", optional=False),
             children=tuple(
-                reflector(kind, prune_child, lambda item: text_of(owner_of(item), "uid"), ours) for kind in kinds
+                reflector(
+                    kind,
+                    prune_child,
+                    lambda item: text_of(owner_of(item), "uid"),
+                    ours,
+                    optional="." in kind.group,  # not built in: it comes with another operator
+                )
+                for kind in kinds
             ),
-            pods=reflector(PODS, prune_pod, job_name_of, ours),
+            pods=reflector(PODS, prune_pod, job_name_of, ours, optional=False),
         )
 
     def _tell(self, change: Change) -> None:

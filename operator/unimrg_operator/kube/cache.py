@@ -42,6 +42,14 @@ class Cache:
         with self._lock:
             return self._put(item), item
 
+    def add(self, item: Object) -> bool:
+        """Take in an object unless one of its name is there; tell whether it was taken in."""
+        with self._lock:
+            if name_of(item) in self._objects:
+                return False
+            self._put(item)
+            return True
+
     def exchange(self, resource_version: str, item: Object) -> bool:
         """Take in an object where the one of its name is still at that version; tell whether it was.
 
@@ -98,3 +106,11 @@ def name_of(item: Object) -> str:
 def version_of(item: Object) -> str:
     """Return an object's resource version. Raises KeyError or TypeError for what is no object."""
     return str(item["metadata"]["resourceVersion"])
+
+
+def is_newer(item: Object, resource_version: str) -> bool:
+    """Whether an object is newer than a version of its kind's collection; False where versions are no numbers."""
+    version = version_of(item)
+    if not (version.isdecimal() and resource_version.isdecimal()):
+        return False
+    return int(version) > int(resource_version)

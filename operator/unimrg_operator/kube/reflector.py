@@ -13,9 +13,9 @@ import threading
 import time
 from collections.abc import Callable
 
-from unimrg_operator.kube.cache import Cache, Change, name_of, version_of
+from unimrg_operator.kube.cache import Cache, Change, is_newer, name_of, version_of
 from unimrg_operator.kube.client import Client, Object, Resource, Watch
-from unimrg_operator.kube.errors import ApiError, Forbidden, Gone, NotFound, error_of_status
+from unimrg_operator.kube.errors import ApiError, Forbidden, Gone, NotFound, Unauthorized, error_of_status
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +29,8 @@ BACK_OFF_SECONDS = 1.0
 MOST_BACK_OFF_SECONDS = 30.0
 LIVED_SECONDS = 5.0
 """A watch that lasted so long was a good one, even if nothing happened."""
+FUTILE_WATCHES = 3
+"""After so many watches in a row that could not be opened the cache is too old to go without a list."""
 
 
 class _Interruption(Exception):  # noqa: N818 - nothing is wrong with the program
@@ -55,6 +57,7 @@ class Reflector:
         label_selector: str = "",
         prune: Callable[[Object], Object] = lambda item: item,
         index: Callable[[Object], str] = lambda _: "",
+        optional: bool = False,
         restarted: Callable[[str], None] = lambda _: None,
         watch_seconds: float = WATCH_SECONDS,
         clock: Callable[[], float] = time.monotonic,
@@ -63,19 +66,19 @@ class Reflector:
     ) -> None:
         """`changed` is told of every change, after the cache has it. `prune` returns what of an object is kept.
 
+        `optional`: the kind comes with another operator, so that where it is not served there is nothing of it.
         `restarted` hears one word each time a list or watch ended otherwise than planned.
         """
         self.resource = resource
         self.namespace = namespace
         self.cache = Cache(index)
-        self.reason = "not listed yet"
-        """Why the cache is not in step with the API server; empty if it is."""
         self.missing = False
         """The API server did not know the kind when it was last asked."""
         self._client = client
         self._changed = changed
         self._label_selector = label_selector
         self._prune = prune
+        self._optional = optional
         self._restarted = restarted
         self._watch_seconds = watch_seconds
         self._clock = clock
@@ -83,6 +86,11 @@ class Reflector:
         self._stop = threading.Event()
         self._sleep = self._stop.wait if sleep is None else sleep
         self._listed = False
+        self._list_problem = "not listed yet"
+        self._watch_problem = ""
+        self._futile_watches = 0
+        self._admitted: dict[str, Object] = {}
+        """What was created here and not heard of yet."""
         self._failures = 0
         self._version = ""
         """How far the cache is; empty: nobody knows."""
@@ -90,14 +98,19 @@ class Reflector:
         self._stream: Watch | None = None
 
     @property
+    def reason(self) -> str:
+        """Why the cache is not in step with the API server; empty if it is."""
+        return self._list_problem or self._watch_problem
+
+    @property
     def synced(self) -> bool:
-        """Whether the last list succeeded."""
+        """Whether the last list succeeded and the last watch could be opened."""
         return not self.reason
 
     @property
     def usable(self) -> bool:
-        """Whether the cache may be decided on: it was filled once, or there is no such kind, hence no object."""
-        return self._listed or self.missing
+        """Whether the cache may be decided on: it was filled once, or is of an optional kind that is not served."""
+        return self._listed or (self._optional and self.missing)
 
     def run(self) -> None:
         """List and watch until `stop`."""
@@ -124,6 +137,15 @@ class Reflector:
         if stream is not None:
             stream.interrupt()
 
+    def admit(self, item: Object) -> None:
+        """Take in an object that was just created, so that it is known before the watch brings it."""
+        kept = self._prune(item)
+        if not is_newer(kept, self._version):
+            return  # the watch is past it: it is cached, or was deleted already
+        self._admitted[name_of(kept)] = kept
+        if self.cache.add(kept):
+            self._changed((None, kept))
+
     def __str__(self) -> str:
         group = f".{self.resource.group}" if self.resource.group else ""
         return f"{self.resource.plural}{group} in {self.namespace}"
@@ -146,8 +168,15 @@ class Reflector:
                 raise _Interruption("unparsable", f"the list of {self} cannot be read: {error!r}") from error
             if not token:
                 break
+        # A list that was begun before an object was created does not have it.
+        names = {name_of(item) for item in items}
+        for name, item in list(self._admitted.items()):
+            if not is_newer(item, version):
+                self._admitted.pop(name, None)
+            elif name not in names:
+                items.append(item)
         changes = self.cache.replace(items)
-        self._listed, self.missing, self.reason = True, False, ""
+        self._listed, self.missing, self._list_problem = True, False, ""
         self._version = version
         for change in changes:
             self._changed(change)
@@ -162,9 +191,9 @@ class Reflector:
             cause = "forbidden"
         elif isinstance(error, Gone):
             cause = "gone"
-        if reason != self.reason:
+        if reason != self._list_problem:
             logger.warning("%s", reason)
-        self.reason = reason
+        self._list_problem = reason
         return _Interruption(cause, reason, retry_after=error.retry_after)
 
     def _follow(self) -> None:
@@ -180,9 +209,8 @@ class Reflector:
         except Gone as error:
             raise _Interruption("gone", f"the watch of {self} is too old: {error}") from error
         except ApiError as error:
-            # Nothing was lost: whoever cannot be reached is asked for the same again.
-            message = f"{self} cannot be watched: {error}"
-            raise _Interruption("unavailable", message, retry_after=error.retry_after, doubt=False) from error
+            raise self._cannot_watch(error) from error
+        self._watch_problem, self._futile_watches = "", 0
         self._stream = stream
         try:
             if self._stop.is_set():
@@ -195,6 +223,16 @@ class Reflector:
         finally:
             self._stream = None
             stream.close()
+
+    def _cannot_watch(self, error: ApiError) -> _Interruption:
+        """Nothing was lost yet, so the same is asked for again; but where that is no use, lists have to do."""
+        reason = f"{self} cannot be watched: {error}"
+        if reason != self._watch_problem:
+            logger.warning("%s", reason)
+        self._watch_problem = reason
+        self._futile_watches += 1
+        futile = isinstance(error, Unauthorized | Forbidden | NotFound) or self._futile_watches >= FUTILE_WATCHES
+        return _Interruption("unavailable", reason, retry_after=error.retry_after, doubt=futile)
 
     def _take_in(self, line: bytes) -> None:
         try:
@@ -210,8 +248,10 @@ class Reflector:
                 return
             if kind in ("ADDED", "MODIFIED"):
                 change = self.cache.put(self._prune(item))
+                self._admitted.pop(name_of(item), None)
             elif kind == "DELETED":
                 before, _ = self.cache.remove(name_of(item))
+                self._admitted.pop(name_of(item), None)
                 change = (before or self._prune(item), None)
             else:
                 raise _Interruption("unparsable", f"the watch of {self} has an event of the type {kind!r}")
