@@ -45,6 +45,10 @@ class Operator:
         self._folder = folder
         self._kubeconfig = control_plane.service_account_kubeconfig(SYSTEM, ACCOUNT)
         self._starts = 0
+        self._profile = folder / "profile.yaml"
+        # No node is so large, so that no kubelet of the session runs these pods.
+        pods = ("smallPod", "cpuPod", "gpuPod")
+        self._profile.write_text(json.dumps({"resources": {pod: {"cpu": "1000", "memory": "1Gi"} for pod in pods}}))
         self.process = self.start()
 
     def start(self) -> GuardedProcess:
@@ -54,6 +58,7 @@ class Operator:
                 Path(sys.executable).parent / "unimrg-operator",
                 f"--namespace={self.namespace}",
                 f"--kubeconfig={self._kubeconfig}",
+                f"--profile={self._profile}",
                 f"--metrics-address=127.0.0.1:{free_port()}",
                 "--progress-seconds=1",
             ],
