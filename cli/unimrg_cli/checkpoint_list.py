@@ -9,7 +9,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
 
-from unimrg_trainer.checkpoint.layout import ROOT, Marker, Survey, folder_of, survey
+from unimrg_api.commits import ROOT
+from unimrg_trainer.checkpoint.layout import Marker, Survey, folder_of, survey
 from unimrg_trainer.storage.base import NotFound, ObjectStore
 
 

@@ -14,8 +14,6 @@ from unimrg_api.progress import Progress
 from unimrg_api.status import CheckpointStatus, JobStatus, MlflowStatus
 from unimrg_api.termination import TerminationRecord
 from unimrg_operator.core.observation import Report, Terminated
-from unimrg_operator.core.progress import step_folder
-from unimrg_trainer.checkpoint import layout
 
 
 @pytest.fixture
@@ -147,11 +145,6 @@ def test_a_commit_beyond_the_last_step_is_none_and_one_that_was_believed_goes_ag
     cluster.report_step(pod, 9, commit=8)
     cluster.reconcile()
     assert cluster.status.checkpoint == CheckpointStatus(uri=f"{RUN}/ckpt/step-00000008/", step=8)
-
-
-@pytest.mark.parametrize("step", [1, 12, 99_999_999, 100_000_000])
-def test_a_commits_folder_is_that_of_the_trainer(step: int) -> None:
-    assert step_folder(step) == layout.step_folder(step)
 
 
 def test_names_that_are_alike_once_cut_do_not_make_a_status_that_is_refused(cluster: Cluster) -> None:

@@ -1,4 +1,4 @@
-"""The corpus of bad jobs: each is a good job with one change, and what must be said about it.
+"""The corpus of bad jobs, one long table: each is a good job with one change, and what must be said about it.
 
 Command line, API server and operator are held to the same table.
 """

@@ -5,10 +5,10 @@ A pod can only lie about itself, and may say anything: what does not fit is cut 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from unimrg_api.commits import step_folder, step_in
 from unimrg_api.job import UniMRGJob
 from unimrg_api.progress import Phase
 from unimrg_api.redaction import clean
@@ -21,7 +21,6 @@ from unimrg_operator.core.texts import count, duration, number, time_text
 
 _LOSSES_LIMIT, _BENCHMARKS_LIMIT, _NAME_LIMIT = 16, 32, 64
 _CLOCK_SKEW_SECONDS = 60
-_STEP_FOLDER = re.compile(r"ckpt/step-(\d{1,12})(?!\d)")
 
 
 @dataclass(frozen=True)
@@ -56,11 +55,6 @@ def hear(status: JobStatus, observation: Observation, job: UniMRGJob) -> Heard:
     )
 
 
-def step_folder(step: int) -> str:
-    """Return the folder of a commit below the run's prefix, as the trainer's checkpoint layout has it."""
-    return f"ckpt/step-{step:08d}/"
-
-
 def _own_report(observation: Observation) -> Report | None:
     """Return the report if it is from a pod of this job."""
     report = observation.report
@@ -81,8 +75,7 @@ def _records(observation: Observation) -> list[tuple[Phase, Pod, TerminationReco
 
 
 def _step_of(record: TerminationRecord) -> int:
-    match = _STEP_FOLDER.search(record.checkpoint or "")
-    return int(match[1]) if match else 0
+    return step_in(record.checkpoint or "") or 0
 
 
 def _checkpoint(old: CheckpointStatus | None, steps: list[int], job: UniMRGJob) -> CheckpointStatus | None:

@@ -16,6 +16,7 @@ import os
 import time
 from dataclasses import dataclass
 
+from unimrg_api.commits import step_folder
 from unimrg_api.digests import canonical_json
 from unimrg_trainer.checkpoint.agreement import CheckpointError
 from unimrg_trainer.checkpoint.layout import (
@@ -24,7 +25,6 @@ from unimrg_trainer.checkpoint.layout import (
     Marker,
     attempt_folder,
     folder_of,
-    step_folder,
     survey,
 )
 from unimrg_trainer.checkpoint.manifest import SCHEMA_VERSION, Manifest, Unverified, read_json

@@ -9,12 +9,13 @@ from __future__ import annotations
 import logging
 import time
 
+from unimrg_api.commits import ROOT
 from unimrg_api.digests import canonical_json
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_trainer.checkpoint.agreement import Agreement, CheckpointError, together, told_by_first
 from unimrg_trainer.checkpoint.commit import Commit, read_marker
-from unimrg_trainer.checkpoint.layout import ROOT, Marker, survey
+from unimrg_trainer.checkpoint.layout import Marker, survey
 from unimrg_trainer.checkpoint.manifest import SCHEMA_VERSION, Unverified
 from unimrg_trainer.checkpoint.reader import read_manifest, read_state, verify
 from unimrg_trainer.checkpoint.state import TrainingState

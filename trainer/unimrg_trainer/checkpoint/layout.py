@@ -13,7 +13,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-ROOT = "ckpt/"
+from unimrg_api.commits import step_folder
+
 RESERVATION = "reservation.json"
 MANIFEST = "manifest.json"
 
@@ -65,11 +66,6 @@ class Survey:
         """The number that the next commit of `step` gets, whatever became of the earlier ones."""
         used = [marker.generation for marker in self.committed | self.quarantined if marker.step == step]
         return max(used, default=-1) + 1
-
-
-def step_folder(step: int) -> str:
-    """The folder of a step, with a trailing slash; folders sort like steps."""
-    return f"{ROOT}step-{step:08d}/"
 
 
 def attempt_folder(step: int, attempt: int, token: str) -> str:

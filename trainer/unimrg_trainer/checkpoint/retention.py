@@ -10,8 +10,9 @@ import logging
 import time
 from collections.abc import Iterable, Sequence
 
+from unimrg_api.commits import ROOT
 from unimrg_trainer.checkpoint.commit import Commit, read_marker, reservation_bytes, reserved_at
-from unimrg_trainer.checkpoint.layout import RESERVATION, ROOT, Folder, Marker, Survey, survey
+from unimrg_trainer.checkpoint.layout import RESERVATION, Folder, Marker, Survey, survey
 from unimrg_trainer.checkpoint.manifest import Unverified
 from unimrg_trainer.storage.base import AlreadyExists, ObjectStore
 

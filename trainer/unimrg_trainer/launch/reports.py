@@ -9,11 +9,11 @@ import time
 from collections.abc import Hashable
 from pathlib import Path
 
+from unimrg_api.commits import step_folder
 from unimrg_api.environment import PodEnvironment
 from unimrg_api.progress import Phase, Progress
 from unimrg_api.record import SIZE_LIMIT
 from unimrg_api.termination import TerminationRecord
-from unimrg_trainer.checkpoint.layout import step_folder
 from unimrg_trainer.files import write_atomically
 from unimrg_trainer.launch.verdict import Verdict
 
