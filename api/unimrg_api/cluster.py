@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from unimrg_api.progress import Phase
+from unimrg_api.stages import StageName
 
 GROUP = "training.unimrg.dev"
 VERSION = "v1alpha1"
@@ -29,7 +29,7 @@ NODE_RANK_LABEL = "training.kubeflow.org/replica-index"
 """Training Operator's label on the pods of a PyTorchJob: the node's rank."""
 
 
-def child_name(job: str, stage: Phase, attempt: int) -> str:
+def child_name(job: str, stage: StageName, attempt: int) -> str:
     """Return the name of the child that is `attempt` of a stage: the same after any crash.
 
     At most 40 + 14 characters, so that the names of its pods stay within 63.

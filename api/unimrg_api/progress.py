@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Self
 
 from pydantic import Field
 
 from unimrg_api.record import Record
-
-Phase = Literal["check", "prepare", "train", "evaluate", "finish"]
-"""The stages of a job, in order."""
+from unimrg_api.stages import StageName
 
 
 class Progress(Record):
     """One report (JSON, at most 4 KiB); a newer one replaces it."""
 
-    phase: Phase = "check"
+    stage: StageName = "check"
     """The stage that runs."""
     step: int = 0
     """Steps finished."""

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from unimrg_api.fields import listed_by
-from unimrg_api.progress import Phase
+from unimrg_api.stages import StageName
 
 TEXT_LIMIT = 1024
 """Characters of a message; the schema refuses more, so whoever writes one cuts it."""
@@ -98,7 +98,7 @@ class AttemptEnd(StatusPart):
 class StageStatus(StatusPart):
     """One stage: a sequence of attempts, each a child of the job."""
 
-    name: Phase
+    name: StageName
     state: StageState = "Pending"
     attempt: Annotated[int, Field(ge=0)] = 0
     """Number of the newest attempt; 0: none yet."""
@@ -130,7 +130,7 @@ class LossStatus(StatusPart):
 class ProgressStatus(StatusPart):
     """The last report that was pulled from the job's pods, or their last word."""
 
-    stage: Phase
+    stage: StageName
     step: Annotated[int, Field(ge=0)] = 0
     total_steps: Annotated[int, Field(ge=0)] = 0
     steps: Annotated[str, Field(max_length=32)] = ""
@@ -194,7 +194,7 @@ class JobStatus(StatusPart):
     start_time: Time | None = None
     completion_time: Time | None = None
 
-    def stage(self, name: Phase) -> StageStatus:
+    def stage(self, name: StageName) -> StageStatus:
         """Return the stage of that name; one that was not begun is pending."""
         return next((stage for stage in self.stages if stage.name == name), None) or StageStatus(name=name)
 

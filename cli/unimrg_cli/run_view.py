@@ -175,7 +175,7 @@ def _state_at_rest(
     if not latest:
         return "Stopped"  # it left no word: it was killed
     state = _state_of_ends(latest)
-    killed_later = progress is not None and progress.phase in ("train", "evaluate")
+    killed_later = progress is not None and progress.stage in ("train", "evaluate")
     return "Stopped" if state == "Completed" and killed_later else state
 
 

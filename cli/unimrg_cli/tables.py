@@ -88,7 +88,7 @@ def _rows(run: RunDescription, now: float) -> list[tuple[str, str]]:
     if progress is not None:
         if run.state == "Running":  # at rest the newest commit says how far it is
             done = f"{progress.step}" + (f" of {progress.total_steps}" if progress.total_steps else "")
-            rows.append(("progress", f"{progress.phase}, {'step ' if progress.phase == 'train' else ''}{done}"))
+            rows.append(("progress", f"{progress.stage}, {'step ' if progress.stage == 'train' else ''}{done}"))
         if progress.losses:
             rows.append(("losses", "  ".join(f"{name} {loss:.4f}" for name, loss in progress.losses.items())))
         if run.state == "Running" and progress.eta_seconds is not None:

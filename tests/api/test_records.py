@@ -164,7 +164,7 @@ def test_terminal_escapes_and_control_characters_are_taken_out() -> None:
 @given(
     st.builds(
         Progress,
-        phase=st.sampled_from(["check", "prepare", "train", "evaluate", "finish"]),
+        stage=st.sampled_from(["check", "prepare", "train", "evaluate", "finish"]),
         step=WHOLE,
         total_steps=WHOLE,
         eta_seconds=st.none() | st.floats(),
@@ -179,7 +179,7 @@ def test_progress_never_exceeds_the_limit_and_can_be_read_back(progress: Progres
     assert len(text.encode()) <= SIZE_LIMIT
     again = Progress.parse(text)
     assert again is not None
-    assert (again.phase, again.step) == (progress.phase, progress.step)
+    assert (again.stage, again.step) == (progress.stage, progress.step)
 
 
 def test_a_loss_that_is_not_a_number_is_left_out_because_json_has_none() -> None:
@@ -194,9 +194,9 @@ def test_what_is_no_progress_is_none(content: bytes) -> None:
 
 
 def test_a_phase_that_nobody_knows_has_the_default() -> None:
-    progress = Progress.parse(b'{"phase": "dance", "step": 3}')
+    progress = Progress.parse(b'{"stage": "dance", "step": 3}')
     assert progress is not None
-    assert (progress.phase, progress.step) == ("check", 3)
+    assert (progress.stage, progress.step) == ("check", 3)
 
 
 @pytest.mark.parametrize("number", ["1" + "0" * 400, "-1" + "0" * 400, str(2**63), "1e999", "NaN"])

@@ -43,7 +43,7 @@ def test_a_job_in_a_bucket_runs_here_and_is_shown_from_anywhere(
         return json.loads(ended.out)
 
     here = shown("status", file)
-    assert (here["state"], here["checkpoint"]["step"], here["progress"]["phase"]) == ("Completed", 4, "finish")
+    assert (here["state"], here["checkpoint"]["step"], here["progress"]["stage"]) == ("Completed", 4, "finish")
     assert [row["step"] for row in shown("ckpt", "ls", file)] == [4]
 
     monkeypatch.setenv("UNIMRG_STATE", str(tmp_path / "elsewhere"))
@@ -65,7 +65,7 @@ def test_what_an_earlier_training_left_here_is_not_shown_as_the_run_of_the_next(
     )
     folder = run_folder(f"{s3_place.uri}/run", s3_place.storage)
     take_for(folder, "the first")
-    (folder / "progress.json").write_text(Progress(phase="train", step=7, mlflow_url="http://first").to_json())
+    (folder / "progress.json").write_text(Progress(stage="train", step=7, mlflow_url="http://first").to_json())
     (folder / "termination.json").write_text(TerminationRecord(exit_code=70, message="of the first").to_json())
     s3_place.store("run").put("job.json", b'{"uid": "the first", "digest": "d"}')
     assert "of the first" in unimrg("status", file, "-o", "json").out

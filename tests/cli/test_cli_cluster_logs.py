@@ -11,7 +11,7 @@ import pytest
 from tests.support.api_stand_in import JOBS, PODS, TOKEN, Answer, StandIn, status
 from tests.support.cluster_jobs import RUNNING, SUCCEEDED, cluster_job, end, failed
 from tests.support.command_line import Ended, Unimrg
-from unimrg_api.progress import Phase
+from unimrg_api.stages import StageName
 from unimrg_cli import pod_logs
 from unimrg_cli.main import Stage
 
@@ -67,7 +67,7 @@ def cluster(unimrg: Unimrg, api_stand_in: StandIn, monkeypatch: pytest.MonkeyPat
 
 
 def test_the_stages_to_choose_from_are_those_of_a_job() -> None:
-    assert tuple(stage.value for stage in Stage) == get_args(Phase)
+    assert tuple(stage.value for stage in Stage) == get_args(StageName)
 
 
 def test_node_0_of_the_newest_attempt_of_the_newest_stage_is_shown(cluster: Cluster) -> None:

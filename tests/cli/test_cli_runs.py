@@ -130,7 +130,7 @@ def test_a_run_in_full(unimrg: Unimrg, run: Run) -> None:
     run.outcome(2, "train", 0)
     run.outcome(2, "evaluate", 0)
     run.commit(40, attempt=2)
-    run.progress(phase="finish", step=40, total_steps=40, losses={"depth": 0.25}, updated=1.0)
+    run.progress(stage="finish", step=40, total_steps=40, losses={"depth": 0.25}, updated=1.0)
     run.put("local/mlflow.json", {"run_id": "r", "url": "http://mlflow/r"})
     run.put("results/summary.json", {"spatial": {"accuracy": 0.5}})
     described = json.loads(unimrg("status", run.file, "--output", "json").out)
@@ -163,12 +163,12 @@ def test_the_state_of_a_run_at_rest(codes: dict[str, int], phase: str, expected:
     run.attempt(2)
     for stage, code in codes.items():
         run.outcome(2, stage, code)
-    run.progress(phase=phase, step=1)
+    run.progress(stage=phase, step=1)
     assert state(unimrg, run.file) == expected
 
 
 def test_a_run_that_failed_before_its_first_attempt_says_why(unimrg: Unimrg, run: Run) -> None:
-    run.progress(phase="check")
+    run.progress(stage="check")
     record = TerminationRecord(reason="UserError", exit_code=66, message="no data")
     run.put("local/termination.json", record.to_json())
     assert state(unimrg, run.root) == "Failed"
@@ -176,7 +176,7 @@ def test_a_run_that_failed_before_its_first_attempt_says_why(unimrg: Unimrg, run
 
 
 def test_a_run_is_running_while_the_process_in_its_lock_is_alive(unimrg: Unimrg, run: Run) -> None:
-    run.progress(phase="train", step=3, total_steps=9, eta_seconds=61.0)
+    run.progress(stage="train", step=3, total_steps=9, eta_seconds=61.0)
     run.put("local/lock", f"process {os.getpid()}, started now\n")
     assert state(unimrg, run.file) == "Running"
     shown = unimrg("status", run.file).out

@@ -227,7 +227,7 @@ def test_a_job_goes_all_the_way_though_the_operator_is_killed_at_every_step(
     pods = operator.until_pods("tiny-train-1", 2)
     for member in pods:
         operator.run_pod(member)
-    progress_server(ports(uid, 1)[1], Progress(phase="train", step=120, total_steps=400, updated=time.time()))
+    progress_server(ports(uid, 1)[1], Progress(stage="train", step=120, total_steps=400, updated=time.time()))
     operator.until(lambda: operator.job()["status"].get("progress", {}).get("steps") == "120/400")
     assert operator.job()["status"]["phase"] == "Running"
 

@@ -15,7 +15,7 @@ from unimrg_trainer.launch import live_view
 from unimrg_trainer.launch.progress_server import serve_progress
 
 HALFWAY = Progress(
-    phase="train",
+    stage="train",
     step=30,
     total_steps=60,
     eta_seconds=75,
@@ -58,12 +58,12 @@ def test_a_log_gets_a_line_with_steps_losses_speed_and_time_left(tmp_path: Path)
 
 def test_a_log_is_not_flooded_but_a_new_stage_is_written_at_once(tmp_path: Path) -> None:
     steps = [HALFWAY.model_copy(update={"step": step}) for step in range(30, 34)]
-    text = shown(tmp_path, *steps, Progress(phase="evaluate", updated=2.0), terminal=False)
+    text = shown(tmp_path, *steps, Progress(stage="evaluate", updated=2.0), terminal=False)
     assert [line.split()[0] for line in text.splitlines()] == ["train", "evaluate"]
 
 
 def test_a_terminal_shows_every_stage_with_its_steps(tmp_path: Path) -> None:
-    prepared = Progress(phase="prepare", step=8, total_steps=8, updated=1.0)
+    prepared = Progress(stage="prepare", step=8, total_steps=8, updated=1.0)
     text = shown(tmp_path, prepared, HALFWAY, terminal=True)
     last = text.rpartition("prepare")[2]
     assert "8/8" in last and "train" in last and "30/60" in last and "pixel 0.500" in last

@@ -142,7 +142,7 @@ def test_an_interrupted_evaluation_leaves_the_run_incomplete(
 ) -> None:
     monkeypatch.setenv("FAKE_EVALUATE", "wait")
     local_dir = tmp_path / "run" / "local"
-    thread = signal_when(lambda: '"phase":"evaluate","step":5' in progress(local_dir).replace(" ", ""), signal.SIGTERM)
+    thread = signal_when(lambda: '"stage":"evaluate","step":5' in progress(local_dir).replace(" ", ""), signal.SIGTERM)
     code, text = run(tmp_path)
     thread.join()
     assert code == ExitCode.INTERRUPTED, text

@@ -48,7 +48,7 @@ def test_a_pod_serves_its_progress_while_it_works(pod: Path, monkeypatch: pytest
 
     monkeypatch.setitem(stages._STAGES, "check", look)
     assert exit_code("check") == 0
-    assert seen[0] is not None and seen[0].phase == "check"
+    assert seen[0] is not None and seen[0].stage == "check"
 
 
 def test_a_variable_that_cannot_be_right_is_the_last_word(pod: Path, monkeypatch: pytest.MonkeyPatch) -> None:

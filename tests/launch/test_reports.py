@@ -32,7 +32,7 @@ def get(port: int, path: str) -> bytes:
 
 
 def report(folder: Path, **fields: object) -> None:
-    progress = Progress(phase="train", step=3, total_steps=9, updated=time.time())
+    progress = Progress(stage="train", step=3, total_steps=9, updated=time.time())
     (folder / "progress.json").write_text(progress.model_copy(update=fields).to_json())
 
 
@@ -56,7 +56,7 @@ def test_progress_is_served_before_anything_was_reported(tmp_path: Path) -> None
 
 
 def test_a_progress_report_that_says_too_much_is_not_passed_on(tmp_path: Path) -> None:
-    (tmp_path / "progress.json").write_text('{"phase": "train", "message": "' + "x" * 10_000 + '"}')
+    (tmp_path / "progress.json").write_text('{"stage": "train", "message": "' + "x" * 10_000 + '"}')
     with serve_progress(tmp_path, "127.0.0.1", 0) as port:
         assert len(get(port, "/progress")) <= 4096
 
@@ -68,7 +68,7 @@ def test_metrics_are_in_the_text_format_of_prometheus(tmp_path: Path) -> None:
     assert "unimrg_step 3.0" in lines
     assert "unimrg_checkpoint_step 2.0" in lines
     assert 'unimrg_loss{objective="pixel"} 0.5' in lines
-    assert 'unimrg_phase{phase="train"} 1.0' in lines
+    assert 'unimrg_stage{stage="train"} 1.0' in lines
 
 
 def test_other_paths_are_not_found(tmp_path: Path) -> None:
@@ -120,5 +120,5 @@ def test_a_new_stage_keeps_the_last_commit_and_is_a_sign_of_life(tmp_path: Path)
     before = heartbeat(tmp_path)
     announce(tmp_path, "evaluate")
     progress = read_progress(tmp_path)
-    assert (progress.phase, progress.step, progress.checkpoint_step) == ("evaluate", 0, 2)
+    assert (progress.stage, progress.step, progress.checkpoint_step) == ("evaluate", 0, 2)
     assert heartbeat(tmp_path) not in (None, before)

@@ -13,8 +13,8 @@ from unimrg_trainer.models.harmon.config import config_of
 from unimrg_trainer.models.harmon.family import HarmonFamily
 from unimrg_trainer.models.harmon.module import Harmon
 from unimrg_trainer.objectives.base import Branch
-from unimrg_trainer.packing.address import generator
 from unimrg_trainer.packing.plan import Geometry, Plan, PlannedRow, pack_official
+from unimrg_trainer.rng import generator
 
 CPU = torch.device("cpu")
 

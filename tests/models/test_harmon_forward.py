@@ -25,8 +25,8 @@ from tests.models.harmon_rows import (
 from unimrg_trainer.models.harmon.family import HarmonFamily
 from unimrg_trainer.models.harmon.mar import interpolation_matrix
 from unimrg_trainer.models.harmon.module import Harmon
-from unimrg_trainer.packing.address import generator
 from unimrg_trainer.packing.plan import Geometry, ImageInput, Plan, Row, Segment, Target
+from unimrg_trainer.rng import generator
 
 ALL = tuple(BRANCHES)
 

@@ -9,7 +9,7 @@ import pytest
 
 from unimrg_trainer.objectives.prompt_lists import UNCONDITIONAL, Wording, draw_prompt, load_prompts
 from unimrg_trainer.objectives.registry import OBJECTIVES, objective
-from unimrg_trainer.packing.address import generator
+from unimrg_trainer.rng import generator
 
 
 @pytest.mark.parametrize(("name", "least"), [("pixel", 200), ("depth", 5), ("segmentation", 15)])

@@ -13,7 +13,8 @@ from typing import Any
 from unimrg_api.cluster import child_name
 from unimrg_api.job import UniMRGJob
 from unimrg_api.load import parse_job
-from unimrg_api.progress import Phase, Progress
+from unimrg_api.progress import Progress
+from unimrg_api.stages import StageName
 from unimrg_api.status import JobStatus, Ledger
 from unimrg_api.termination import TerminationRecord
 from unimrg_operator.core.decide import decide
@@ -228,7 +229,7 @@ class Cluster:
     def report_step(self, pod: Pod, step: int, *, commit: int | None = None, **fields: Any) -> None:
         """Let the operator's poller hear from a pod."""
         progress = Progress(
-            phase="train", step=step, total_steps=400, checkpoint_step=commit, updated=self.now, **fields
+            stage="train", step=step, total_steps=400, checkpoint_step=commit, updated=self.now, **fields
         )
         self.report = Report(pod.uid, self.now, progress)
 
@@ -256,13 +257,13 @@ class Cluster:
         self.now += decision.requeue_after
         return self.settle()
 
-    def succeed(self, stage: Phase, **record: Any) -> None:
+    def succeed(self, stage: StageName, **record: Any) -> None:
         """Let the newest attempt of a stage do its work."""
         for pod in self.pods_of(self.newest(stage)):
             self.end_pod(pod, 0, **record)
         self.settle()
 
-    def fail(self, stage: Phase, code: int, rank: int = 0, **record: Any) -> None:
+    def fail(self, stage: StageName, code: int, rank: int = 0, **record: Any) -> None:
         """Let a pod of a stage's newest attempt fail, and its peers end when they are asked to."""
         self.end_pod(self.pod(self.newest(stage), rank), code, **record)
         self.controllers()
@@ -280,17 +281,17 @@ class Cluster:
         assert self.status.phase == "Running"
 
     @property
-    def current(self) -> Phase:
+    def current(self) -> StageName:
         """The stage that is not over."""
         over = ("Succeeded", "Failed", "Skipped")
         return next(stage.name for stage in self.status.stages if stage.state not in over)
 
-    def newest(self, stage: Phase) -> str:
+    def newest(self, stage: StageName) -> str:
         """Return the name of a stage's newest child."""
         children = [child for child in self.children.values() if child.stage == stage]
         return max(children, key=lambda child: child.attempt).name
 
-    def ledger(self, stage: Phase = "train") -> Ledger:
+    def ledger(self, stage: StageName = "train") -> Ledger:
         """Return what a stage has used up."""
         return self.status.stage(stage).ledger
 

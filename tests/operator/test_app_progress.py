@@ -53,7 +53,7 @@ OK = b"HTTP/1.0 200 OK\r\nContent-Type: application/json\r\n\r\n"
 
 
 def test_the_launchers_own_server_is_understood(tmp_path: Path) -> None:
-    progress = Progress(phase="train", step=120, total_steps=400, losses={"Pixel": 0.5}, updated=1.0)
+    progress = Progress(stage="train", step=120, total_steps=400, losses={"Pixel": 0.5}, updated=1.0)
     (tmp_path / "progress.json").write_text(progress.to_json())
     with serve_progress(tmp_path, "127.0.0.1", 0) as port:
         assert port is not None

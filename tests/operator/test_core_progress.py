@@ -91,7 +91,7 @@ def test_the_last_word_is_the_termination_record_and_the_loss_is_kept(cluster: C
 def test_the_evaluation_shows_its_own_progress_and_afterwards_the_trainings(cluster: Cluster) -> None:
     cluster.succeed("train", step=400, total_steps=400)
     pod = cluster.pod("tiny-evaluate-1")
-    cluster.report = Report(pod.uid, cluster.now, Progress(phase="evaluate", step=3, total_steps=8, updated=NOON))
+    cluster.report = Report(pod.uid, cluster.now, Progress(stage="evaluate", step=3, total_steps=8, updated=NOON))
     cluster.reconcile()
     assert cluster.status.progress is not None
     assert (cluster.status.progress.stage, cluster.status.progress.steps) == ("evaluate", "3/8")

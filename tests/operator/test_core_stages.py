@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from tests.operator.simulated_cluster import Cluster, make_job
-from unimrg_api.progress import Phase
+from unimrg_api.stages import StageName
 from unimrg_api.status import JobStatus
 from unimrg_operator.core.stages import wanted
 
@@ -20,7 +20,7 @@ def states(cluster: Cluster) -> list[str]:
     return [stage.state for stage in cluster.status.stages]
 
 
-def end_of(cluster: Cluster, stage: Phase) -> str:
+def end_of(cluster: Cluster, stage: StageName) -> str:
     end = cluster.status.stage(stage).end
     assert end is not None
     return end.reason

@@ -27,13 +27,13 @@ from unimrg_api import cluster
 from unimrg_api.environment import PodEnvironment, ports
 from unimrg_api.errors import UserError
 from unimrg_api.load import parse_job
-from unimrg_api.progress import Phase
+from unimrg_api.stages import StageName
 from unimrg_api.status import Ledger
 from unimrg_operator.backends.children import first_attempts, spec_digest
 from unimrg_operator.backends.profile import SiteProfile
 
 RANK = "training.kubeflow.org/replica-index"
-STAGES: tuple[Phase, ...] = get_args(Phase)
+STAGES: tuple[StageName, ...] = get_args(StageName)
 
 
 @pytest.mark.parametrize("name", sorted(documents()))
@@ -47,7 +47,7 @@ def test_no_golden_file_is_left_over() -> None:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_an_attempt_is_rendered_to_the_same_bytes_every_time(stage: Phase) -> None:
+def test_an_attempt_is_rendered_to_the_same_bytes_every_time(stage: StageName) -> None:
     first, second = (json.dumps(backend().render(attempt(cpu_job(), stage))) for _ in range(2))
     assert first == second
 
@@ -91,7 +91,7 @@ def test_two_attempts_differ_in_what_belongs_to_an_attempt_and_in_nothing_else()
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_names_and_labels_fit_for_the_longest_name_the_most_nodes_and_many_attempts(stage: Phase) -> None:
+def test_names_and_labels_fit_for_the_longest_name_the_most_nodes_and_many_attempts(stage: StageName) -> None:
     job = cpu_job()
     metadata = job.metadata.model_copy(update={"name": "n" * 40})
     trainer = job.spec.trainer.model_copy(update={"nodes": 64})
@@ -142,7 +142,7 @@ def test_the_ledger_can_be_read_back_from_the_child() -> None:
     assert Ledger.model_validate_json(annotations[cluster.LEDGER_ANNOTATION]) == ledger
 
 
-def container_environ(stage: Phase, rank: int = 0) -> dict[str, str]:
+def container_environ(stage: StageName, rank: int = 0) -> dict[str, str]:
     manifest = backend().render(attempt(cpu_job(), stage, train_attempt=3))
     return environ_in_pod(manifest, "10.1.2.3", {RANK: str(rank)})
 
@@ -157,7 +157,7 @@ def container_environ(stage: Phase, rank: int = 0) -> dict[str, str]:
         ("finish", 1, "127.0.0.1"),
     ],
 )
-def test_the_launcher_reads_what_was_meant(stage: Phase, nodes: int, master: str) -> None:
+def test_the_launcher_reads_what_was_meant(stage: StageName, nodes: int, master: str) -> None:
     rank = 1 if stage == "train" else 0
     env = PodEnvironment.from_environ(container_environ(stage, rank))
     assert parse_job(json.loads(env.spec)) == cpu_job()
@@ -186,7 +186,7 @@ def test_the_grace_period_of_a_pod_is_the_one_that_its_launcher_reckons_with() -
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_the_port_that_is_named_is_the_one_that_the_launcher_serves(stage: Phase) -> None:
+def test_the_port_that_is_named_is_the_one_that_the_launcher_serves(stage: StageName) -> None:
     manifest = backend().render(attempt(cpu_job(), stage, train_attempt=4))
     assert container(manifest)["ports"] == [
         {"name": "progress", "containerPort": ports(UID, "4")[1], "protocol": "TCP"}
@@ -217,7 +217,7 @@ def test_a_job_without_credentials_gives_its_pods_none() -> None:
 
 
 @pytest.mark.parametrize("stage", ["check", "train", "finish"])
-def test_a_users_own_labels_and_annotations_stay_on_the_job(stage: Phase) -> None:
+def test_a_users_own_labels_and_annotations_stay_on_the_job(stage: StageName) -> None:
     text = json.dumps(backend().render(attempt(gpu_job(), stage)))
     assert "vision" not in text
     assert "a user's own words" not in text

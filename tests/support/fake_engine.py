@@ -69,7 +69,7 @@ def report(env: PodEnvironment, job: UniMRGJob, stage: str, step: int) -> None:
     """Write progress as rank 0 does."""
     assert stage in ("train", "evaluate")
     progress = Progress(
-        phase="train" if stage == "train" else "evaluate",
+        stage="train" if stage == "train" else "evaluate",
         step=step,
         total_steps=job.spec.training.resolved_stop_step(),
         losses={"pixel": 0.25},

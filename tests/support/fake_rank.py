@@ -61,7 +61,7 @@ def stuck(env: PodEnvironment, stop: StopRequest) -> None:
     if os.environ["RANK"] == "0":
         while len(registered(env.run_dir)) < env.processes:
             time.sleep(0.02)
-        progress = Progress(phase="train", step=3, total_steps=9, updated=time.time())
+        progress = Progress(stage="train", step=3, total_steps=9, updated=time.time())
         (env.run_dir / "progress.json").write_text(progress.to_json())
     waiting_for_a_step_that_never_comes()
 

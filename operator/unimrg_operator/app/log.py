@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from unimrg_api.progress import Phase
 from unimrg_api.redaction import clean
+from unimrg_api.stages import StageName
 from unimrg_api.status import JobStatus, StageStatus
 from unimrg_operator.core.decision import Action, CreateChild, DeleteChild
 from unimrg_operator.core.observation import ObservedJob
@@ -67,7 +67,7 @@ def log_decision(job: ObservedJob, after: JobStatus, actions: Sequence[Action]) 
 
 def _subject(
     after: JobStatus, actions: Sequence[Action], changed: Sequence[StageStatus]
-) -> tuple[Phase | None, int | None]:
+) -> tuple[StageName | None, int | None]:
     """Return the stage and attempt that a decision is about: what it begins, else what changed, else the newest."""
     for action in actions:
         if isinstance(action, CreateChild):

@@ -15,7 +15,7 @@ from unimrg_api.errors import JobError
 from unimrg_api.job import API_VERSION, KIND, UniMRGJob
 from unimrg_api.load import parse_job
 from unimrg_api.locality import cluster_problems
-from unimrg_api.progress import Phase
+from unimrg_api.stages import StageName
 from unimrg_api.status import JobStatus, Ledger, StageStatus
 from unimrg_api.termination import TerminationRecord
 from unimrg_operator.core.observation import Child, ObservedJob, Pod, Terminated
@@ -183,8 +183,8 @@ def _read_ledger(value: str) -> Ledger:
         return Ledger()
 
 
-def _stage(labels: Any) -> Phase | None:
-    stages: tuple[Phase, ...] = get_args(Phase)
+def _stage(labels: Any) -> StageName | None:
+    stages: tuple[StageName, ...] = get_args(StageName)
     return next((stage for stage in stages if stage == text_of(labels, cluster.STAGE_LABEL)), None)
 
 

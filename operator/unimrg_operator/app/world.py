@@ -10,7 +10,7 @@ from typing import get_args
 
 from unimrg_api import cluster
 from unimrg_api.job import KIND
-from unimrg_api.progress import Phase
+from unimrg_api.stages import StageName
 from unimrg_api.status import JobPhase
 from unimrg_operator.app.metrics import Metrics
 from unimrg_operator.app.observe import (
@@ -77,7 +77,7 @@ class World:
         self._metrics = metrics
         self._backend = backend
         self._threads: list[threading.Thread] = []
-        stages: tuple[Phase, ...] = get_args(Phase)
+        stages: tuple[StageName, ...] = get_args(StageName)
         kinds = dict.fromkeys(backend.resource(stage) for stage in stages)
         self._namespaces = {name: self._reflect(client, name, tuple(kinds)) for name in dict.fromkeys(namespaces)}
         metrics.gauge("unimrg_jobs", "Jobs by phase", ["phase"], self._phases)
@@ -124,7 +124,7 @@ class World:
             if reflector.resource == resource:
                 reflector.admit(item)
 
-    def unserved(self, namespace: str, stage: Phase) -> Resource | None:
+    def unserved(self, namespace: str, stage: StageName) -> Resource | None:
         """Return the kind of a stage's children if the API server does not know it: then nobody knows them."""
         kind = self._backend.resource(stage)
         missing = any(item.missing for item in self._namespaces[namespace].children if item.resource == kind)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from unimrg_api.job import UniMRGJob
-from unimrg_api.progress import Phase
+from unimrg_api.stages import StageName
 from unimrg_api.status import Ledger
 
 Manifest = dict[str, Any]
@@ -31,7 +31,7 @@ class Attempt:
     namespace: str
     uid: str
     """Of the UniMRGJob object; `unimrg render` has none and says so."""
-    stage: Phase
+    stage: StageName
     number: int
     train_attempt: int
     ledger: Ledger
@@ -40,7 +40,7 @@ class Attempt:
 class Backend(Protocol):
     """Renders children. The same attempt gives the same manifest, byte for byte."""
 
-    def resource(self, stage: Phase) -> Resource:
+    def resource(self, stage: StageName) -> Resource:
         """Return what kind of object runs a stage."""
         ...
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from unimrg_api.progress import Phase
+from unimrg_api.stages import StageName
 from unimrg_operator.backends import batchjob, pytorchjob
 from unimrg_operator.backends.base import Attempt, Manifest, Resource
 from unimrg_operator.backends.pod import to_manifest
@@ -15,7 +15,7 @@ class KubeflowBackend:
     def __init__(self, profile: SiteProfile) -> None:
         self._profile = profile
 
-    def resource(self, stage: Phase) -> Resource:
+    def resource(self, stage: StageName) -> Resource:
         """Return what kind of object runs a stage."""
         return pytorchjob.RESOURCE if stage == "train" else batchjob.RESOURCE
 

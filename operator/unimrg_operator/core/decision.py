@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from unimrg_api.progress import Phase
+from unimrg_api.stages import StageName
 from unimrg_api.status import JobStatus, Ledger
 
 
@@ -13,7 +13,7 @@ from unimrg_api.status import JobStatus, Ledger
 class CreateChild:
     """Create the child that is `attempt` of a stage; one that exists and is ours is the same as success."""
 
-    stage: Phase
+    stage: StageName
     attempt: int
     train_attempt: int
     """Attempt of the training that it belongs to: what the pods are told (UNIMRG_ATTEMPT). 1 before there is one."""
@@ -25,7 +25,7 @@ class CreateChild:
 class DeleteChild:
     """Delete a child, and through garbage collection its pods, with their grace period."""
 
-    stage: Phase
+    stage: StageName
     name: str
     uid: str
 

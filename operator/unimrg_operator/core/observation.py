@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from unimrg_api.job import UniMRGJob
-from unimrg_api.progress import Phase, Progress
+from unimrg_api.progress import Progress
+from unimrg_api.stages import StageName
 from unimrg_api.status import JobStatus, Ledger
 from unimrg_api.termination import TerminationRecord
 
@@ -31,7 +32,7 @@ class Child:
 
     name: str
     uid: str
-    stage: Phase
+    stage: StageName
     attempt: int
     created: float
     """Unix time in seconds, as every time here."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from unimrg_api.progress import Phase
+from unimrg_api.stages import StageName
 from unimrg_api.status import Condition, JobPhase, JobStatus, StageState
 from unimrg_operator.core.stages import Stages, Verdict
 
 TERMINAL: tuple[JobPhase, ...] = ("Succeeded", "Failed")
 """Nothing follows these."""
 
-_OF_STAGE: dict[Phase, JobPhase] = {
+_OF_STAGE: dict[StageName, JobPhase] = {
     "check": "Checking",
     "prepare": "Preparing",
     "evaluate": "Evaluating",

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from unimrg_api.commits import step_folder, step_in
 from unimrg_api.job import UniMRGJob
-from unimrg_api.progress import Phase
 from unimrg_api.redaction import clean
+from unimrg_api.stages import StageName
 from unimrg_api.status import BenchmarkStatus, CheckpointStatus, JobStatus, LossStatus, MlflowStatus, ProgressStatus
 from unimrg_api.termination import TerminationRecord
 from unimrg_operator.core.observation import Observation, Pod, Report
@@ -63,7 +63,7 @@ def _own_report(observation: Observation) -> Report | None:
     return report
 
 
-def _records(observation: Observation) -> list[tuple[Phase, Pod, TerminationRecord]]:
+def _records(observation: Observation) -> list[tuple[StageName, Pod, TerminationRecord]]:
     """Return the last words of all pods, oldest attempts first, with their stages."""
     return [
         (stage, pod, pod.terminated.record)
@@ -98,7 +98,7 @@ def _mlflow(old: MlflowStatus | None, runs: list[tuple[str | None, str | None]])
     return known if known != MlflowStatus() else None
 
 
-def _benchmarks(records: list[tuple[Phase, Pod, TerminationRecord]]) -> list[BenchmarkStatus]:
+def _benchmarks(records: list[tuple[StageName, Pod, TerminationRecord]]) -> list[BenchmarkStatus]:
     scores: dict[str, float] = {}
     for stage, _, record in records:
         if stage == "evaluate" and record.scores:
@@ -129,11 +129,11 @@ def _progress(
     return _shown(old, "train", record.step or 0, record.total_steps or 0, finished)
 
 
-def _stage_of(pod: Pod, observation: Observation) -> Phase | None:
+def _stage_of(pod: Pod, observation: Observation) -> StageName | None:
     return next((child.stage for child in observation.children if child.name == pod.child), None)
 
 
-def _live(old: ProgressStatus | None, stage: Phase, report: Report, weights: Mapping[str, float]) -> ProgressStatus:
+def _live(old: ProgressStatus | None, stage: StageName, report: Report, weights: Mapping[str, float]) -> ProgressStatus:
     progress = report.progress
     told = 0 < progress.updated <= report.received + _CLOCK_SKEW_SECONDS
     shown = _shown(old, stage, progress.step, progress.total_steps, progress.updated if told else report.received)
@@ -164,7 +164,7 @@ def _what_counts(progress: ProgressStatus) -> tuple[object, ...]:
     return progress.stage, progress.step, progress.total_steps, progress.loss, progress.losses
 
 
-def _shown(old: ProgressStatus | None, stage: Phase, step: int, total: int, updated: float) -> ProgressStatus:
+def _shown(old: ProgressStatus | None, stage: StageName, step: int, total: int, updated: float) -> ProgressStatus:
     """Return progress with the losses heard last: other stages than the training have none."""
     step, total = count(step), count(total)
     return ProgressStatus(

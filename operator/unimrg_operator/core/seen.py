@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from unimrg_api.job import UniMRGJob
-from unimrg_api.progress import Phase
+from unimrg_api.stages import StageName
 from unimrg_operator.core.observation import Child, Observation, Pod
 
 STUCK_SECONDS = 60
 """A pod that is still there so long after its grace period will not end by itself."""
 
 
-def children_of(observation: Observation, stage: Phase) -> list[Child]:
+def children_of(observation: Observation, stage: StageName) -> list[Child]:
     """Return the children of a stage, the newest attempt first."""
     children = [child for child in observation.children if child.stage == stage]
     return sorted(children, key=lambda child: -child.attempt)
@@ -22,7 +22,7 @@ def pods_of(observation: Observation, child: str) -> list[Pod]:
     return sorted(pods, key=lambda pod: (pod.node_rank, pod.created, pod.uid))
 
 
-def expected_pods(job: UniMRGJob, stage: Phase) -> int:
+def expected_pods(job: UniMRGJob, stage: StageName) -> int:
     """Return how many pods an attempt has."""
     return job.spec.trainer.nodes if stage == "train" else 1
 

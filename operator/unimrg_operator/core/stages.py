@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from typing import get_args
 
 from unimrg_api.job import UniMRGJob
-from unimrg_api.progress import Phase
+from unimrg_api.stages import StageName
 from unimrg_api.status import JobStatus, StageStatus
 from unimrg_operator.core.attempts import Followed, follow, given_up, is_over
 from unimrg_operator.core.observation import Observation
 from unimrg_operator.core.seen import children_of, still_there
 from unimrg_operator.core.texts import left, soonest, time_of, time_text
 
-ORDER: tuple[Phase, ...] = get_args(Phase)
+ORDER: tuple[StageName, ...] = get_args(StageName)
 FINISH_SECONDS = 600
 """How long the finish stage may keep a job from its end, from when it could first be made."""
 
@@ -30,7 +30,7 @@ class Stages:
     wait: float | None = None
     """Seconds after which more is known even if nothing is heard."""
 
-    def __getitem__(self, name: Phase) -> StageStatus:
+    def __getitem__(self, name: StageName) -> StageStatus:
         return next((stage for stage in self.known if stage.name == name), None) or StageStatus(name=name)
 
     @property
@@ -53,7 +53,7 @@ class Verdict:
         return self.reason == "Succeeded"
 
 
-def wanted(job: UniMRGJob) -> tuple[Phase, ...]:
+def wanted(job: UniMRGJob) -> tuple[StageName, ...]:
     """Return the stages that a job has if all goes well."""
     left_out = {"prepare": job.spec.data.source is None, "evaluate": job.spec.stages.evaluate.mode == "Never"}
     return tuple(name for name in ORDER if not left_out.get(name, False))
@@ -90,7 +90,7 @@ def verdict_of(stages: Stages) -> Verdict | None:
     return Verdict("EvaluateFailed" if failed.name == "evaluate" else reason, f"{failed.name}: {message}")
 
 
-def _is_left_out(name: Phase, before: Stages, job: UniMRGJob, commit_step: int) -> bool:
+def _is_left_out(name: StageName, before: Stages, job: UniMRGJob, commit_step: int) -> bool:
     """Whether a stage that was not begun never will be, given the ones before it."""
     train = before["train"].state
     if name not in wanted(job):
@@ -102,7 +102,7 @@ def _is_left_out(name: Phase, before: Stages, job: UniMRGJob, commit_step: int) 
     return train == "Skipped"
 
 
-def _has_later_children(name: Phase, observation: Observation) -> bool:
+def _has_later_children(name: StageName, observation: Observation) -> bool:
     return any(children_of(observation, later) for later in ORDER[ORDER.index(name) + 1 :])
 
 

@@ -12,7 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from unimrg_trainer.packing.address import generator
+from unimrg_trainer.rng import generator
 
 
 def position(seed: int, source: str, size: int, global_row: int) -> int:

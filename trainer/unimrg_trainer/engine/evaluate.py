@@ -202,7 +202,7 @@ def _show(setup: Setup, step: int, what: str, done: int, total: int) -> None:
     if setup.rank != 0:
         return
     record = ProgressRecord(
-        phase="evaluate",
+        stage="evaluate",
         step=done,
         total_steps=total,
         message=what,

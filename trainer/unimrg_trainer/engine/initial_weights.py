@@ -16,7 +16,7 @@ from unimrg_api.exit_codes import ExitCode
 from unimrg_api.job import StorageSpec
 from unimrg_trainer.job_stores import find_weights
 from unimrg_trainer.models.base import Family
-from unimrg_trainer.packing.address import digest_key
+from unimrg_trainer.rng import key_digest
 from unimrg_trainer.storage.copies import local_file
 from unimrg_trainer.storage.local import explained
 
@@ -34,7 +34,7 @@ class PublishedWeights:
 
 def build_initial(family: Family, seed: int, published: PublishedWeights | None, dtype: torch.dtype) -> nn.Module:
     """Build the family's module with the weights that training starts from: the same on every rank."""
-    torch.manual_seed(digest_key(seed, "initial-weights") % 2**63)
+    torch.manual_seed(key_digest(seed, "initial-weights") % 2**63)
     module = family.build().to(dtype)
     if published is not None:
         load_published(module, published)

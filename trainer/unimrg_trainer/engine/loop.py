@@ -27,7 +27,7 @@ from unimrg_trainer.engine.schedule import WarmupCosine
 from unimrg_trainer.engine.step_plan import Step
 from unimrg_trainer.engine.stopping import StopAgreement
 from unimrg_trainer.engine.strategy import Strategy
-from unimrg_trainer.packing.address import digest_key
+from unimrg_trainer.rng import key_digest
 
 logger = logging.getLogger(__name__)
 
@@ -146,7 +146,7 @@ class TrainingLoop:
         for index, micro_step in enumerate(step.micro_steps):
             # dropout is torch's own stream: addressed by the rows that this forward holds (seams.md §7)
             torch.manual_seed(
-                digest_key(self.settings.seed, step.number, "dropout", micro_step.plan.rows_digest()) % 2**63
+                key_digest(self.settings.seed, step.number, "dropout", micro_step.plan.rows_digest()) % 2**63
             )
             last = index == len(step.micro_steps) - 1
             sums = self.strategy.backward(micro_step.batch, micro_step.weights, last=last)

@@ -28,7 +28,7 @@ class Reporter:
         self._total = total_steps
         self._committed = resume_step
         self._rows = setup.job.spec.training.batch.rows_per_objective * len(setup.objectives)
-        self._progress = Progress(phase="train", step=resume_step, total_steps=total_steps, updated=time.time())
+        self._progress = Progress(stage="train", step=resume_step, total_steps=total_steps, updated=time.time())
         self._spool: Spool | None = None
         if setup.rank == 0:
             self._spool = open_spool(setup)
@@ -56,7 +56,7 @@ class Reporter:
             )
         last = tick.metrics[-1]
         self._progress = Progress(
-            phase="train",
+            stage="train",
             step=last.step,
             total_steps=self._total,
             eta_seconds=(self._total - last.step) * tick.step_seconds,

@@ -17,8 +17,8 @@ from unimrg_trainer.data.order import position
 from unimrg_trainer.engine.rows import BatchShape, cohorts_of_rank
 from unimrg_trainer.models.base import Batch, Family
 from unimrg_trainer.objectives.base import Objective
-from unimrg_trainer.packing.address import generator
 from unimrg_trainer.packing.plan import Geometry, Plan, PlannedRow, pack_official
+from unimrg_trainer.rng import generator
 from unimrg_trainer.targets.canonical import pad_square, squash
 from unimrg_trainer.targets.registry import target_image
 

@@ -95,7 +95,7 @@ class _Bars(contextlib.AbstractContextManager["_Bars"]):
 
     def __init__(self, console: Console) -> None:
         self._progress = Progress(
-            TextColumn("{task.fields[phase]:<8}", table_column=Column(no_wrap=True, min_width=8)),
+            TextColumn("{task.fields[stage]:<8}", table_column=Column(no_wrap=True, min_width=8)),
             BarColumn(bar_width=12, table_column=Column(min_width=12)),
             TextColumn("{task.fields[steps]}", table_column=Column(no_wrap=True, min_width=9)),
             TimeElapsedColumn(table_column=Column(no_wrap=True, min_width=7)),
@@ -116,16 +116,16 @@ class _Bars(contextlib.AbstractContextManager["_Bars"]):
         self._progress.stop()
 
     def show(self, report: Report) -> None:
-        if report.phase not in self._tasks:
+        if report.stage not in self._tasks:
             self._finish()
-            if report.phase == "train" and "prepare" in self._tasks:
+            if report.stage == "train" and "prepare" in self._tasks:
                 self._complete(self._tasks["prepare"])
-            self._tasks[report.phase] = self._progress.add_task(
-                report.phase, total=None, phase=report.phase, steps="", left="", facts=""
+            self._tasks[report.stage] = self._progress.add_task(
+                report.stage, total=None, stage=report.stage, steps="", left="", facts=""
             )
         known = report.total_steps > 0
         self._progress.update(
-            self._tasks[report.phase],
+            self._tasks[report.stage],
             total=report.total_steps if known else None,
             completed=report.step,
             steps=f"{report.step}/{report.total_steps}" if known else "",
@@ -154,15 +154,15 @@ class _Lines:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._phase = ""
+        self._stage = ""
         self._text = ""
         self._written = 0.0
 
     def show(self, report: Report) -> None:
         steps = f"{report.step}/{report.total_steps}" if report.total_steps else ""
         left = f"{duration(report.eta_seconds)} left" if report.eta_seconds else ""
-        text = "  ".join(part for part in (report.phase, steps, left, describe(report)) if part)
-        due = time.monotonic() - self._written >= LINE_SECONDS or report.phase != self._phase
+        text = "  ".join(part for part in (report.stage, steps, left, describe(report)) if part)
+        due = time.monotonic() - self._written >= LINE_SECONDS or report.stage != self._stage
         if text != self._text and due:
             self._console.print(text, markup=False, highlight=False, soft_wrap=True)
-            self._phase, self._text, self._written = report.phase, text, time.monotonic()
+            self._stage, self._text, self._written = report.stage, text, time.monotonic()

@@ -17,7 +17,7 @@ from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.job import UniMRGJob, path_of, resolve_uri
 from unimrg_api.load import process_spec
-from unimrg_api.progress import Phase
+from unimrg_api.stages import StageName
 from unimrg_api.termination import TerminationRecord
 from unimrg_trainer import job_stores
 from unimrg_trainer.checkpoint.identity import claim_identity
@@ -146,7 +146,7 @@ def shown(uri: str) -> str:
 class _Failure:
     """A stage that did not complete, with the end of its log."""
 
-    stage: Phase
+    stage: StageName
     record: TerminationRecord
     log_lines: list[str]
 
@@ -204,7 +204,7 @@ class _Session:
             self._say("\n".join(self.failed.log_lines), style="dim")
             self._say(f"Logs: {log_folder(self.env)}")
 
-    def _completes(self, stage: Phase, stop: StopRequest) -> bool:
+    def _completes(self, stage: StageName, stop: StopRequest) -> bool:
         end = execute(stage, self.env, stop, rank_module=self.rank_module)
         self.env = end.env
         if end.code is not ExitCode.OK and self.failed is None:
@@ -214,7 +214,7 @@ class _Session:
     def _code(self) -> ExitCode:
         return ExitCode.OK if self.failed is None else ExitCode(self.failed.record.exit_code)
 
-    def _log_lines(self, stage: Phase, record: TerminationRecord) -> list[str]:
+    def _log_lines(self, stage: StageName, record: TerminationRecord) -> list[str]:
         """The end of the failed rank's log as it is now; a later stage writes on in it."""
         if stage not in ("train", "evaluate") or not self.env.attempt or record.exit_code in _USERS:
             return []

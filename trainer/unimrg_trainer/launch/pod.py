@@ -13,7 +13,7 @@ from typing import get_args
 
 from unimrg_api.environment import PodEnvironment, ports
 from unimrg_api.errors import UserError
-from unimrg_api.progress import Phase
+from unimrg_api.stages import StageName
 from unimrg_api.termination import TerminationRecord
 from unimrg_trainer.launch.logs import FORMAT
 from unimrg_trainer.launch.progress_server import serve_progress
@@ -29,7 +29,7 @@ def run_pod(arguments: Sequence[str] | None, stop: StopRequest, rank_module: str
     parser = argparse.ArgumentParser(
         prog="unimrg-launch", description="Run one stage of the job given by UNIMRG_* variables."
     )
-    parser.add_argument("stage", choices=get_args(Phase))
+    parser.add_argument("stage", choices=get_args(StageName))
     stage = parser.parse_args(arguments).stage
     logging.basicConfig(level=logging.INFO, format=FORMAT, stream=sys.stderr)
     try:

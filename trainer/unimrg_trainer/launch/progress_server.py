@@ -110,9 +110,9 @@ class _ProgressCollector:
 
     def collect(self) -> Iterator[Metric]:
         progress = read_progress(self._run_dir)
-        phase = GaugeMetricFamily("unimrg_phase", "1 for the stage that runs.", labels=["phase"])
-        phase.add_metric([progress.phase], 1)
-        yield phase
+        stage = GaugeMetricFamily("unimrg_stage", "1 for the stage that runs.", labels=["stage"])
+        stage.add_metric([progress.stage], 1)
+        yield stage
         yield GaugeMetricFamily("unimrg_step", "Optimiser steps finished.", value=progress.step)
         yield GaugeMetricFamily("unimrg_total_steps", "Step at which the stage ends.", value=progress.total_steps)
         if progress.samples_per_second is not None:

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from unimrg_api.commits import step_folder
 from unimrg_api.environment import PodEnvironment
-from unimrg_api.progress import Phase, Progress
+from unimrg_api.progress import Progress
 from unimrg_api.record import SIZE_LIMIT
+from unimrg_api.stages import StageName
 from unimrg_api.termination import TerminationRecord
 from unimrg_trainer.files import write_atomically
 from unimrg_trainer.launch.verdict import Verdict
@@ -49,15 +50,15 @@ def mlflow_run(run_dir: Path) -> tuple[str | None, str | None]:
 def heartbeat(run_dir: Path) -> Hashable | None:
     """What changes when rank 0 advances; None before its first report."""
     progress = _progress(run_dir)
-    return (progress.phase, progress.step, progress.updated) if progress.updated else None
+    return (progress.stage, progress.step, progress.updated) if progress.updated else None
 
 
-def announce(run_dir: Path, phase: Phase, step: int = 0, total_steps: int = 0) -> None:
+def announce(run_dir: Path, stage: StageName, step: int = 0, total_steps: int = 0) -> None:
     """Note where a stage is, from the launcher; steps and losses of an earlier one go, the last commit
     stays.
     """
     text = Progress(
-        phase=phase,
+        stage=stage,
         step=step,
         total_steps=total_steps,
         checkpoint_step=_progress(run_dir).checkpoint_step,
@@ -70,7 +71,7 @@ def termination_record(verdict: Verdict, run_dir: Path, scores: dict[str, float]
     """The verdict together with how far training has come; other stages count other things than its steps."""
     progress = read_progress(run_dir)
     commit = verdict.commit if verdict.commit is not None else progress.checkpoint_step
-    training = progress.phase == "train" and progress.total_steps > 0
+    training = progress.stage == "train" and progress.total_steps > 0
     reached = progress.step if training else commit
     return TerminationRecord(
         reason=verdict.reason,

@@ -17,7 +17,7 @@ from unimrg_api.environment import PodEnvironment
 from unimrg_api.errors import Interrupted, UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.job import UniMRGJob
-from unimrg_api.progress import Phase
+from unimrg_api.stages import StageName
 from unimrg_api.termination import TerminationRecord
 from unimrg_trainer import job_stores
 from unimrg_trainer.data.prepare import prepare
@@ -70,14 +70,14 @@ class StageEnd:
         return ExitCode(self.record.exit_code)
 
 
-def run_stage(stage: Phase, env: PodEnvironment) -> ExitCode:
+def run_stage(stage: StageName, env: PodEnvironment) -> ExitCode:
     """Run one stage of the job in `env.spec`, heeding signals; return its exit code."""
     with StopRequest().installed() as stop:
         return execute(stage, env, stop).code
 
 
 def execute(
-    stage: Phase,
+    stage: StageName,
     env: PodEnvironment,
     stop: StopRequest,
     *,
@@ -111,7 +111,7 @@ def execute(
     return StageEnd(env, _conclude(stage, env, verdict, context))
 
 
-def _failure(stage: Phase, error: Exception) -> Verdict:
+def _failure(stage: StageName, error: Exception) -> Verdict:
     """What an exception in the launcher itself means; a bug is logged with its traceback."""
     found = describe(error)
     expected = isinstance(error, UserError | Interrupted)
@@ -171,7 +171,7 @@ def _prepare(context: Context) -> Verdict:
     return Verdict(ExitCode.OK, "Completed", f"found in {where}" if prepared.reused else f"written to {where}")
 
 
-def _gang(context: Context, stage: Phase) -> Verdict:
+def _gang(context: Context, stage: StageName) -> Verdict:
     """Run a stage on all ranks of this node, with the watchdog and the tracker's shipper beside them."""
     env, stop = context.env, context.stop
     torchrun.wait_for_master(env, stop)
@@ -237,7 +237,7 @@ def _shipping(context: Context) -> Iterator[None]:
         shipper.stop(0.0 if context.stop.twice else SHIP_SECONDS[context.stop.requested])
 
 
-def _keep_logs(context: Context, stage: Phase) -> None:
+def _keep_logs(context: Context, stage: StageName) -> None:
     """Copy the end of each log to logs/attempt-N/ beside the checkpoints; a store that refuses is only
     logged.
 
@@ -252,7 +252,7 @@ def _keep_logs(context: Context, stage: Phase) -> None:
             return  # an end must not wait once for each of them
 
 
-def _conclude(stage: Phase, env: PodEnvironment, verdict: Verdict, context: Context | None) -> TerminationRecord:
+def _conclude(stage: StageName, env: PodEnvironment, verdict: Verdict, context: Context | None) -> TerminationRecord:
     """Write the last word to the termination log, and then what is kept beside the checkpoints.
 
     In this order, for a store that hangs may use up what is left of the grace period.
@@ -275,7 +275,9 @@ def _conclude(stage: Phase, env: PodEnvironment, verdict: Verdict, context: Cont
     return kept[-1]
 
 
-def _keep(stage: Phase, env: PodEnvironment, verdict: Verdict, context: Context, kept: list[TerminationRecord]) -> None:
+def _keep(
+    stage: StageName, env: PodEnvironment, verdict: Verdict, context: Context, kept: list[TerminationRecord]
+) -> None:
     """Keep outcome, points and logs beside the checkpoints; the record that has the scores as well goes to `kept`."""
     run, first_node = context.run, env.node_rank == 0
     try:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from unimrg_trainer.packing.address import generator
+from unimrg_trainer.rng import generator
 from unimrg_trainer.scenes.language import Question, ask, caption
 from unimrg_trainer.scenes.render import GROUNDS, THEMES, contours, render_depth, render_image, render_labels
 from unimrg_trainer.scenes.world import World, draw_world, visible_parts

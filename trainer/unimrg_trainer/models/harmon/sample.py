@@ -18,7 +18,7 @@ from unimrg_trainer.models.harmon.language import Cache, causal_beyond
 from unimrg_trainer.models.harmon.module import Harmon
 from unimrg_trainer.models.harmon.template import Template
 from unimrg_trainer.models.harmon.tokenizer import TextTokenizer
-from unimrg_trainer.packing.address import generator
+from unimrg_trainer.rng import generator
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import hashlib
 import numpy as np
 
 
-def digest_key(*parts: int | str) -> int:
+def key_digest(*parts: int | str) -> int:
     """Return a 128-bit integer that depends on every part and on their order."""
     text = "\x1f".join(f"{type(part).__name__}:{part}" for part in parts)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=16).digest(), "big")
@@ -19,4 +19,4 @@ def digest_key(*parts: int | str) -> int:
 
 def generator(*parts: int | str) -> np.random.Generator:
     """Return a counter-based generator (Philox) for the address `parts`, e.g. (seed, step, row, objective, purpose)."""
-    return np.random.Generator(np.random.Philox(key=digest_key(*parts)))
+    return np.random.Generator(np.random.Philox(key=key_digest(*parts)))

@@ -1,0 +1,47 @@
+"""What training and evaluation know about one image: its pixels, its maps by name, its texts, a question about it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from unimrg_api.errors import UserError
+from unimrg_api.exit_codes import ExitCode
+
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One image with all that is known about it. Arrays are read-only and may be shared."""
+
+    key: str
+    """Name within its data set; equal for the questions about one image."""
+    image: np.ndarray | None = None
+    """uint8 [H, W, 3], RGB; None where it was not asked for, or for text alone."""
+    maps: Mapping[str, np.ndarray] = field(default=NOTHING)
+    """Map name (`maps/`) → uint8 [H, W] or [H, W, 3], as stored; only those that were asked for and exist."""
+    caption: str | None = None
+    question: str | None = None
+    answer: str | None = None
+    """Question and answer of a question sample, both None for an image sample."""
+    attributes: Mapping[str, Any] = field(default=NOTHING)
+    """What the source says beyond that (JSON values), e.g. the kind of question; read by benchmarks only."""
+
+    def require(self, reader: str, *, image: bool = True, maps: Collection[str] = (), answer: bool = False) -> None:
+        """Raise UserError (65) unless the sample has what `reader`, an objective, learns from."""
+        missing = [
+            *(["image"] if image and self.image is None else []),
+            *sorted(f"map {name!r}" for name in maps if name not in self.maps),
+            *(["question with an answer"] if answer and (self.question is None or self.answer is None) else []),
+        ]
+        if missing:
+            raise UserError(
+                f"sample {self.key!r} has no {' and no '.join(missing)}, which the objective {reader} learns from",
+                remedy="prepare the data again, or leave this objective out",
+                exit_code=ExitCode.DATA_CORRUPT,
+            )
