@@ -30,7 +30,6 @@ _COLUMNS = (
     ("MLflow", "string", ".status.mlflow.url", 0),
     ("Attempt", "integer", ".status.attempt", 0),
     ("Age", "date", ".metadata.creationTimestamp", 0),
-    ("Model", "string", ".spec.model.name", 1),
     ("Method", "string", ".spec.method", 1),
     ("Nodes", "integer", ".spec.trainer.nodes", 1),
     ("Reason", "string", ".status.reason", 1),
@@ -38,7 +37,7 @@ _COLUMNS = (
 )
 """What `kubectl get` shows: name, type, place, and 1 for what only `-o wide` shows."""
 
-_SELECTABLE = (".spec.model.name", ".spec.method", ".status.phase")
+_SELECTABLE = (".spec.method", ".status.phase")
 """What `kubectl get --field-selector` can ask for."""
 
 _HEADER = "# Written by `python -m unimrg_api.generate` from the models in api/unimrg_api; do not edit.\n"

@@ -64,9 +64,7 @@ _KEYS = {
 
 _NOUNS = {
     "spec.objectives[].name": "objective",
-    "spec.stages.evaluate.benchmarks[]": "benchmark",
-    "spec.model.name": "model family",
-    "spec.model.variant": "variant of this model",
+    "spec.model.harmon.variant": "variant of Harmon",
     "spec.method": "method",
 }
 """What the choices of a field are called."""
@@ -109,6 +107,8 @@ def to_finding(
 ) -> Finding:
     """Explain one error of the models; `kind` and `text` are pydantic's type and message."""
     view = view_at(UniMRGJob, location)
+    if kind == "no_json":
+        return Finding(location, value, text, "correct this value")
     if kind == "missing":
         return _missing(location, view)
     if kind == "extra_forbidden":
@@ -200,6 +200,8 @@ def _wrong_value(location: Location, view: View, kind: str, value: Any, written:
         return f"must hold fields, not {_noun(value)}", f"put fields below it: {', '.join(fields)}"
     if view.kind == "mapping" and not isinstance(value, dict):
         return f"must be a mapping of names to texts, not {_noun(value)}", "write `name: text` lines below it"
+    if view.kind == "json":
+        return f"must be a mapping of settings, not {_noun(value)}", "write `name: value` lines below it"
     if view.kind == "list" and not isinstance(value, list):
         remedy = "begin each entry with a dash" if isinstance(value, dict) else f"write {name}: [{written}]"
         return f"must be a list, not {_noun(value)}", remedy

@@ -59,6 +59,7 @@ class CelRule:
 LIST_TYPE = "x-kubernetes-list-type"
 LIST_KEYS = "x-kubernetes-list-map-keys"
 RULES = "x-kubernetes-validations"
+PRESERVE = "x-kubernetes-preserve-unknown-fields"
 
 
 def listed_by(key: str) -> dict[str, Any]:
@@ -201,6 +202,8 @@ Uri = Annotated[
 ]
 """`s3://bucket/prefix`, `file:///absolute/path`, or `file://path` relative to the folder of the job's
 file."""
+ShortUri = Annotated[Uri, Field(max_length=512)]
+"""A URI in a list of several entries: an API server counts the cost of its rules for each of them."""
 
 
 def resolve_uri(uri: str, base: Path) -> str:

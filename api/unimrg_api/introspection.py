@@ -19,6 +19,7 @@ from unimrg_api.fields import (
     WEIGHT_PATTERN,
     Spec,
 )
+from unimrg_api.unions import OneOf
 
 Location = tuple[str | int, ...]
 """Where something is in a job: field names as written there, and list indices."""
@@ -32,7 +33,7 @@ class View:
     """One value that a job can hold: a field, or the entries of a list or mapping."""
 
     kind: str
-    """`model`, `list`, `mapping`, `choice`, `int` or `text`."""
+    """`model`, `list`, `mapping` (name → text), `json` (name → anything), `choice`, `int` or `text`."""
     required: bool = False
     default: Any = None
     description: str = ""
@@ -94,10 +95,12 @@ def placeholder(view: View) -> Any:
     """Return some value that is right by itself, to look past a wrong one."""
     if view.kind == "model":
         assert view.model is not None
-        return {name: placeholder(item) for name, item in fields_of(view.model).items() if item.required}
+        one = view.model.members[:1] if issubclass(view.model, OneOf) else ()
+        fields = fields_of(view.model).items()
+        return {name: placeholder(item) for name, item in fields if item.required or name in one}
     if view.kind == "list":
         return [placeholder(view.entry)] * (view.min_length or 0) if view.entry else []
-    if view.kind == "mapping":
+    if view.kind in ("mapping", "json"):
         return {}
     if view.kind == "choice":
         return view.choices[0]
@@ -122,6 +125,8 @@ def _view(annotation: Any, metadata: Sequence[Any]) -> View:
         return View("choice", choices=get_args(annotation))
     if origin is list:
         return View("list", entry=_view(get_args(annotation)[0], ()), **bounds)
+    if origin is dict and get_args(annotation)[1] is Any:
+        return View("json")
     if origin is dict:
         return View("mapping", entry=_view(get_args(annotation)[1], ()), **bounds)
     if isinstance(annotation, type) and issubclass(annotation, Spec):

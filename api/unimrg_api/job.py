@@ -12,11 +12,12 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from unimrg_api.digests import sha256_of
-from unimrg_api.fields import CelRule, Spec, Violation, listed_by, path_of, resolve_uri
+from unimrg_api.fields import CelRule, Spec, Violation, path_of, resolve_uri
 from unimrg_api.spec_platform import (
     OBJECT_NAME_PATTERN,
     CheckpointSpec,
     DataSpec,
+    ImagesSpec,
     MlflowSpec,
     RunPolicySpec,
     ScenesSpec,
@@ -27,10 +28,12 @@ from unimrg_api.spec_platform import (
     TrainerSpec,
     VolumeSpec,
 )
-from unimrg_api.spec_stages import EvaluateSpec, SamplesSpec, StagesSpec
+from unimrg_api.spec_stages import BenchmarkSpec, EvaluateSpec, SpatialSpec, StagesSpec
 from unimrg_api.spec_training import (
     RECIPES,
     BatchSpec,
+    HarmonSamplingSpec,
+    HarmonSpec,
     Method,
     ModelSpec,
     ObjectiveName,
@@ -41,14 +44,20 @@ from unimrg_api.spec_training import (
     TrainingSpec,
     Variant,
 )
+from unimrg_api.unions import CustomSpec, repeated, repeated_rule
 
 __all__ = [
     "API_VERSION",
     "KIND",
     "BatchSpec",
+    "BenchmarkSpec",
     "CheckpointSpec",
+    "CustomSpec",
     "DataSpec",
     "EvaluateSpec",
+    "HarmonSamplingSpec",
+    "HarmonSpec",
+    "ImagesSpec",
     "JobSpec",
     "Metadata",
     "Method",
@@ -59,11 +68,11 @@ __all__ = [
     "OptimizerSpec",
     "Precision",
     "RunPolicySpec",
-    "SamplesSpec",
     "ScenesSpec",
     "ScheduleSpec",
     "SecretSpec",
     "SourceSpec",
+    "SpatialSpec",
     "StagesSpec",
     "StorageSpec",
     "TrackingSpec",
@@ -141,15 +150,17 @@ _METHOD_FAULTS: dict[Method, tuple[str, str]] = {
         "leave objectives out, or use another method",
     ),
     "UniMRG": (
-        "method UniMRG needs Understanding and at least one of Pixel, Depth, Segmentation with a weight above zero",
+        "method UniMRG needs Understanding and at least one map (Pixel, Depth, Segmentation) with a weight above zero",
         "add what is missing, or use method: SFT or RecA",
     ),
 }
 """For each method: what is wrong with objectives that are not its own, and the remedy."""
 
-_WANTED = "self.objectives.filter(item, !item.weight.matches('^[0.]+$')).map(item, item.name)"
+_NAME = "(has(ENTRY.name) ? ENTRY.name : has(ENTRY.custom) ? ENTRY.custom : '')"
+_WANTED = f"self.objectives.filter(item, !item.weight.matches('^[0.]+$')).map(item, {_NAME.replace('ENTRY', 'item')})"
 """In CEL: the names of the objectives with a weight above zero."""
-_LISTED_TWICE = "!self.objectives.all(item, self.objectives.exists_one(other, other.name == item.name))"
+_EACH_ONCE = repeated_rule("objectives", _NAME)
+_LISTED_TWICE = f"!{_EACH_ONCE.rule}"
 
 
 def _method_rule(method: Method, right: str) -> CelRule:
@@ -172,10 +183,8 @@ class JobSpec(Spec):
     method: Method = "UniMRG"
     """SFT (understanding only), RecA (and reconstruction of the image), or UniMRG (and its depth and
     segmentation)."""
-    objectives: (
-        Annotated[list[ObjectiveSpec], Field(min_length=1, max_length=8, json_schema_extra=listed_by("name"))] | None
-    ) = None
-    """Objectives and their weights. Absent: those of `method`, each with weight 1."""
+    objectives: Annotated[list[ObjectiveSpec], Field(min_length=1, max_length=8)] | None = None
+    """Objectives and their weights, each once. Absent: those of `method`, each with weight 1."""
     training: TrainingSpec = TrainingSpec()
     """How the model is trained."""
     trainer: TrainerSpec = TrainerSpec()
@@ -197,37 +206,31 @@ class JobSpec(Spec):
         """Return the weight of each objective, in the order of the job or of the method's recipe."""
         if self.objectives is None:
             return {name: float(weight) for name, weight in RECIPES[self.method].items()}
-        return {objective.name: float(objective.weight) for objective in self.objectives}
+        return {objective.key: float(objective.weight) for objective in self.objectives}
 
     def violations(self) -> Iterator[Violation]:
         """Objectives are unique, not all without weight, and those of the method."""
         if self.objectives is None:
             return
-        names = [objective.name for objective in self.objectives]
-        every = {f"objectives[{index}].{field}" for index in range(len(names)) for field in ("name", "weight")}
-        for index, name in enumerate(names):
-            first = names.index(name)
-            if first < index:
-                yield Violation(
-                    f"objectives[{index}]",
-                    f"the objective {name} is listed twice (first in objectives[{first}])",
-                    "list each objective once and put its whole weight there",
-                    frozenset({f"objectives[{first}].name", f"objectives[{index}].name"}),
-                )
+        names = [objective.key for objective in self.objectives]
+        places = [f"objectives[{index}]{field}" for index in range(len(names)) for field in ("", ".name", ".weight")]
+        every = frozenset({"objectives", *places})
+        yield from repeated("objectives", names, every)
         weights = self.resolved_objectives()
         if not any(float(objective.weight) for objective in self.objectives):
             yield Violation(
                 "objectives",
                 "the weights of all objectives are zero: there is nothing to learn",
                 'give at least one of them a weight above zero, e.g. weight: "1"',
-                frozenset({"objectives", *every}),
+                every,
             )
         elif len(set(names)) == len(names):
             fault = _method_fault(self.method, {name for name, weight in weights.items() if weight})
             if fault is not None:
-                yield Violation("objectives", *fault, frozenset({"objectives", "method", *every}))
+                yield Violation("objectives", *fault, every | {"method"})
 
     cel = (
+        repeated_rule("objectives", _NAME, "!has(self.objectives) || {}"),
         CelRule(
             f"!has(self.objectives) || {_LISTED_TWICE} || size({_WANTED}) > 0",
             "objectives",
@@ -271,12 +274,7 @@ class UniMRGJob(Spec):
         spec, training = self.spec, self.spec.training
         objectives = {name: weight for name, weight in spec.resolved_objectives().items() if weight}
         content: dict[str, Any] = {
-            "model": {
-                "name": spec.model.name,
-                "variant": spec.model.variant,
-                "init": spec.model.init,
-                "dropout": float(spec.model.dropout),
-            },
+            "model": {**spec.model.training_settings(), "init": spec.model.init},
             "data": data_digest,
             "objectives": objectives,
             "batch": {

@@ -158,6 +158,8 @@ def _findings(error: ValidationError, marks: Mapping[Location, Mark]) -> Iterato
 
 def parse_location(path: str) -> Location:
     """Return the parts of a path: the way back from `format_location`."""
+    if not path:
+        return ()
     parts = re.sub(r"\[([0-9]+)\]", r".[\1]", path).split(".")
     return tuple(int(part[1:-1]) if re.fullmatch(r"\[[0-9]+\]", part) else part for part in parts)
 

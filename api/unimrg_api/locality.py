@@ -39,11 +39,11 @@ def cluster_notes(job: UniMRGJob) -> list[str]:
 
 def _uris(spec: JobSpec) -> Iterator[tuple[str, str]]:
     """Yield every URI of a job with its path; a list has one path, for that is what an API server names."""
-    source = spec.data.source
     if spec.model.init is not None:
         yield "model.init", spec.model.init
-    if source is not None and source.photographs is not None:
-        yield "data.source.photographs", source.photographs
+    for source in spec.data.sources or ():
+        if source.images is not None:
+            yield "data.sources", source.images.uri
     for uri in spec.data.shards:
         yield "data.shards", uri
     yield "checkpoint.uri", spec.checkpoint.uri
@@ -78,9 +78,9 @@ def _below_in_cel(uri: str, volume: str) -> str:
 _LOCAL_FILE_RULES = (
     _local_file_rule("model.init", "!has(self.model.init) || {}", "self.model.init"),
     _local_file_rule(
-        "data.source.photographs",
-        "!has(self.data.source) || !has(self.data.source.photographs) || {}",
-        "self.data.source.photographs",
+        "data.sources",
+        "!has(self.data.sources) || self.data.sources.all(source, !has(source.images) || {})",
+        "source.images.uri",
     ),
     _local_file_rule("data.shards", "self.data.shards.all(uri, {})", "uri"),
     _local_file_rule("checkpoint.uri", "{}", "self.checkpoint.uri"),
@@ -93,7 +93,7 @@ _READ_ONLY_REMEDY = "use another volume, or set its readOnly: Never"
 
 def _read_only(spec: JobSpec) -> Iterator[Problem]:
     """What a job writes must not lie on a volume that it can only read."""
-    written = {"checkpoint.uri"} | ({"data.shards"} if spec.data.source is not None else set())
+    written = {"checkpoint.uri"} | ({"data.shards"} if spec.data.sources is not None else set())
     for path, uri in _uris(spec):
         locked = any(_below(uri, volume.mount_path) for volume in spec.trainer.volumes if volume.read_only == "Always")
         if path in written and locked:
@@ -108,7 +108,7 @@ def _read_only_rule(path: str, guard: str, uri: str) -> CelRule:
 
 _READ_ONLY_RULES = (
     _read_only_rule("checkpoint.uri", "{}", "self.checkpoint.uri"),
-    _read_only_rule("data.shards", "!has(self.data.source) || self.data.shards.all(uri, {})", "uri"),
+    _read_only_rule("data.shards", "!has(self.data.sources) || self.data.shards.all(uri, {})", "uri"),
 )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from unimrg_api.fields import LIST_KEYS, LIST_TYPE, RULES
+from unimrg_api.fields import LIST_KEYS, LIST_TYPE, PRESERVE, RULES
 
 Schema = dict[str, Any]
 
@@ -20,7 +20,7 @@ _WORDS = {
     "string": (*_ALWAYS, "enum", "pattern", "minLength", "maxLength"),
     "integer": (*_ALWAYS, "minimum", "maximum"),
     "array": (*_ALWAYS, "items", "minItems", "maxItems", LIST_TYPE, LIST_KEYS),
-    "object": (*_ALWAYS, "properties", "required", "additionalProperties", "maxProperties"),
+    "object": (*_ALWAYS, "properties", "required", "additionalProperties", "maxProperties", PRESERVE),
 }
 """For each type: what its schema may say, in the order in which it is written."""
 
@@ -55,6 +55,8 @@ class _Lowering:
             node["enum"] = [node.pop("const")]
         if node.get("additionalProperties") is False:
             del node["additionalProperties"]  # unknown fields are refused by strict field validation
+        if node.get(PRESERVE):
+            node.pop("additionalProperties", None)
         if not self._defaults or node.get("default", ...) is None:
             node.pop("default", None)
         _check(node, path)
@@ -106,13 +108,14 @@ def _check(node: Schema, path: str) -> None:
     unknown = [word for word in node if word not in _WORDS[kind]]
     if unknown:
         raise NotLowerableError(f"{path}: this {kind} has {', '.join(unknown)}")
-    if kind == "object" and ("properties" in node) == isinstance(node.get("additionalProperties"), dict):
-        raise NotLowerableError(f"{path}: an object has either named fields or values of one type")
+    values = isinstance(node.get("additionalProperties"), dict)
+    if kind == "object" and ("properties" in node) + values + (PRESERVE in node) != 1:
+        raise NotLowerableError(f"{path}: an object has either named fields, or values of one type, or unknown fields")
     bounded = {
         "string": "maxLength" in node or "enum" in node,
         "integer": True,
         "array": "maxItems" in node,
-        "object": "maxProperties" in node or "properties" in node,
+        "object": "maxProperties" in node or "properties" in node or PRESERVE in node,
     }
     if not bounded[kind]:
         raise NotLowerableError(f"{path}: this {kind} has no upper bound")

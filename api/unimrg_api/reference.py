@@ -46,7 +46,6 @@ def reference() -> str:
 
 _BETWEEN_FIELDS = """## Rules between fields
 
-`spec.objectives` and `spec.stages.evaluate.benchmarks` name nothing twice.
 """
 
 _ON_A_CLUSTER = """## What a cluster refuses
@@ -86,6 +85,8 @@ def _type(view: View) -> str:
         return "object"
     if view.kind == "mapping":
         return "map of texts"
+    if view.kind == "json":
+        return "any JSON object"
     if view.kind == "list":
         entry = "object" if view.entry is None or view.entry.kind == "model" else _type(view.entry)
         count = f"{view.min_length} to {view.max_length}" if view.min_length else f"at most {view.max_length}"
@@ -99,6 +100,12 @@ def _type(view: View) -> str:
     return "URI" if view.is_uri else f"text, at most {view.max_length} characters"
 
 
+def _plain(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return value.model_dump(by_alias=True, exclude_none=True) if isinstance(value, Spec) else value
+
+
 def _default(view: View) -> str:
     if view.required:
         return "required"
@@ -106,5 +113,5 @@ def _default(view: View) -> str:
         return "–"
     if isinstance(view.default, Spec):
         return "see its fields"
-    value: Any = view.default
+    value: Any = _plain(view.default)
     return f"`{value}`" if view.kind in ("choice", "int") else f"`{canonical_json(value)}`"

@@ -8,7 +8,16 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from unimrg_api.fields import LINE_PATTERN, VISIBLE, CelRule, Spec, Uri, Violation
+from unimrg_api.fields import (
+    LINE_PATTERN,
+    VISIBLE,
+    CelRule,
+    ShortUri,
+    Spec,
+    Uri,
+    Violation,
+)
+from unimrg_api.unions import CustomSpec, OneOf, name_in_cel, repeated, repeated_rule
 
 MAXIMUM_SCENES = 10_000_000
 MAXIMUM_NODES = 64
@@ -29,8 +38,13 @@ MOUNT_PATTERN = r"^(/[A-Za-z0-9_][A-Za-z0-9._-]*)+$"
 POD_FOLDERS = ("/cache", "/dev", "/run/unimrg", "/tmp")
 """What pods use themselves: no volume of a job is mounted at, above or below one of these."""
 
-PHOTOGRAPH_SUFFIXES = (".jpg", ".jpeg", ".png")
-"""What the names of photographs end with, in small letters or large ones."""
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+"""What the names of image files end with, in small letters or large ones."""
+
+_FOLDER_ONLY = "images are read from a folder only, not from an object store"
+_FOLDER_REMEDY = "use a file:// URI; shards, once prepared, may lie elsewhere"
+_NO_TRAINING = "images are for sample grids, and no source is trained on"
+_NO_TRAINING_REMEDY = "add a source to train on, e.g. scenes"
 
 
 def _apart_from_pods_folders(volume: str) -> str:
@@ -103,41 +117,56 @@ class ScenesSpec(Spec):
     """Root of the scenes' randomness: the same seed gives the same images."""
 
 
-class SourceSpec(Spec):
-    """What the prepare stage turns into shards, once."""
+class ImagesSpec(Spec):
+    """Images of a folder, for sample grids. They have no depth or segmentation and are not trained on."""
 
-    scenes: ScenesSpec
-    """Generated images to train on."""
-    photographs: Uri | None = None
-    """Folder of JPEG or PNG files for sample grids, as `file://`. They have no depth or segmentation and are
-    not trained on."""
+    uri: ShortUri
+    """Folder of JPEG or PNG files, as `file://`."""
 
     def violations(self) -> Iterator[Violation]:
-        """Photographs are read from a folder."""
-        if self.photographs is not None and self.photographs.startswith("s3://"):
-            yield Violation(
-                "photographs",
-                "photographs are read from a folder only, not from an object store",
-                "use a file:// URI; shards, once prepared, may lie elsewhere",
-                frozenset({"photographs"}),
-            )
+        """Images are read from a folder."""
+        if self.uri.startswith("s3://"):
+            yield Violation("uri", _FOLDER_ONLY, _FOLDER_REMEDY, frozenset({"uri"}))
 
-    cel = (
-        CelRule(
-            "!has(self.photographs) || !self.photographs.startsWith('s3://')",
-            "photographs",
-            "photographs are read from a folder only: use a file:// URI; shards, once prepared, may lie elsewhere",
-        ),
-    )
+    cel = (CelRule("!self.uri.startsWith('s3://')", "uri", f"{_FOLDER_ONLY}: {_FOLDER_REMEDY}"),)
+
+
+class SourceSpec(OneOf):
+    """One thing that the prepare stage turns into shards."""
+
+    members = ("scenes", "images", "custom")
+
+    scenes: ScenesSpec | None = None
+    """Generated images to train on and to evaluate with."""
+    images: ImagesSpec | None = None
+    """Images of a folder, for sample grids."""
+    custom: CustomSpec | None = None
+    """A source of an installed package, from the entry-point group `unimrg.sources`."""
 
 
 class DataSpec(Spec):
     """What is trained on."""
 
-    source: SourceSpec | None = None
-    """Absent: the shards exist. Given: the prepare stage writes them under `shards`."""
+    sources: Annotated[list[SourceSpec], Field(min_length=1, max_length=4)] | None = None
+    """What the prepare stage turns into shards under `shards`, each source once. Absent: the shards exist."""
     shards: Annotated[list[Uri], Field(min_length=1, max_length=1)]
     """The prefix that holds the shards. A list, for a later version may mix several."""
+
+    def violations(self) -> Iterator[Violation]:
+        """No source is named twice, and one of them is trained on."""
+        names = [source.selected()[0] for source in self.sources or ()]
+        yield from repeated("sources", names, frozenset({"sources"}))
+        if names == ["images"]:
+            yield Violation("sources", _NO_TRAINING, _NO_TRAINING_REMEDY, frozenset({"sources"}))
+
+    cel = (
+        repeated_rule("sources", name_in_cel("scenes", "images"), "!has(self.sources) || {}"),
+        CelRule(
+            "!has(self.sources) || size(self.sources) != 1 || !has(self.sources[0].images)",
+            "sources",
+            f"{_NO_TRAINING}: {_NO_TRAINING_REMEDY}",
+        ),
+    )
 
 
 class CheckpointSpec(Spec):

@@ -7,22 +7,26 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from unimrg_api.fields import LIST_TYPE, CelRule, Rate, Spec, Violation
+from unimrg_api.fields import Spec, Violation
+from unimrg_api.unions import CustomSpec, OneOf, name_in_cel, repeated, repeated_rule
 
-Benchmark = Literal["Spatial"]
+
+class SpatialSpec(Spec):
+    """Questions about places, distances and order in held-out images."""
+
+    questions: Annotated[int, Field(ge=1, le=1_000_000)] = 256
+    """Held-out questions to ask."""
 
 
-class SamplesSpec(Spec):
-    """The grid of generated images."""
+class BenchmarkSpec(OneOf):
+    """One benchmark with its settings."""
 
-    images: Annotated[int, Field(ge=0, le=64)] = 4
-    """Images in the grid, each in every representation. 0: no grid."""
-    steps: Annotated[int, Field(ge=1, le=1024)] = 32
-    """Autoregressive steps in which an image's tokens are filled in."""
-    diffusion_steps: Annotated[int, Field(ge=1, le=1000)] = 100
-    """Denoising steps for each token."""
-    guidance: Rate = "3.0"
-    """Scale of classifier-free guidance, as a decimal string. "1" is none."""
+    members = ("spatial", "custom")
+
+    spatial: SpatialSpec | None = None
+    """Questions about places, distances and order in held-out images."""
+    custom: CustomSpec | None = None
+    """A benchmark of an installed package, from the entry-point group `unimrg.benchmarks`."""
 
 
 class EvaluateSpec(Spec):
@@ -30,39 +34,21 @@ class EvaluateSpec(Spec):
 
     mode: Literal["Always", "OnSuccess", "Never"] = "OnSuccess"
     """When to evaluate: whatever became of the training, only after it succeeded, or not at all."""
-    benchmarks: Annotated[list[Benchmark], Field(max_length=16, json_schema_extra={LIST_TYPE: "set"})] = Field(
-        default=["Spatial"]
+    benchmarks: Annotated[list[BenchmarkSpec], Field(max_length=16)] = Field(
+        default=[BenchmarkSpec(spatial=SpatialSpec())]
     )
-    """Benchmarks to run. `Spatial` asks about places, distances and order in held-out scenes."""
+    """Benchmarks to run, each once; losses of held-out rows are measured without any."""
     held_out_rows: Annotated[int, Field(ge=1, le=1_000_000)] = 256
     """Held-out rows over which each objective's loss is measured."""
-    questions: Annotated[int, Field(ge=1, le=1_000_000)] = 256
-    """Questions of each benchmark."""
-    samples: SamplesSpec = SamplesSpec()
-    """The grid of generated images."""
+    sample_images: Annotated[int, Field(ge=0, le=64)] = 4
+    """Held-out images in the grid of samples, each with every map that the job trains. 0: no grid."""
 
     def violations(self) -> Iterator[Violation]:
-        """Names are unique, and an evaluation has something to run."""
-        for index, name in enumerate(self.benchmarks):
-            if name in self.benchmarks[:index]:
-                message = f"the benchmark {name} is named twice"
-                yield Violation(f"benchmarks[{index}]", message, "name each once", frozenset({"benchmarks"}))
-        if self.mode != "Never" and not self.benchmarks:
-            yield Violation(
-                "benchmarks",
-                f"the evaluation (mode {self.mode}) has no benchmark",
-                "name one, e.g. [Spatial], or set mode: Never",
-                frozenset({"benchmarks", "mode"}),
-            )
+        """No benchmark is named twice."""
+        names = [benchmark.selected()[0] for benchmark in self.benchmarks]
+        yield from repeated("benchmarks", names, frozenset({"benchmarks"}))
 
-    cel = (
-        CelRule(
-            "self.mode == 'Never' || size(self.benchmarks) > 0",
-            "benchmarks",
-            "the evaluation has no benchmark: name one, e.g. [Spatial], or set mode: Never",
-            "Required",
-        ),
-    )
+    cel = (repeated_rule("benchmarks", name_in_cel("spatial")),)
 
 
 class StagesSpec(Spec):

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from unimrg_api.fields import CelRule, Fraction, PositiveRate, Rate, Spec, Uri, Violation, Weight
+from unimrg_api.fields import (
+    CelRule,
+    Fraction,
+    PositiveRate,
+    Rate,
+    Spec,
+    Uri,
+    Violation,
+    Weight,
+)
+from unimrg_api.unions import CustomName, CustomSpec, OneOf
 
 Method = Literal["SFT", "RecA", "UniMRG"]
 ObjectiveName = Literal["Understanding", "Pixel", "Depth", "Segmentation"]
@@ -26,27 +36,71 @@ RECIPES: dict[Method, dict[ObjectiveName, str]] = {
 """Objectives and weights of each method."""
 
 
-class ModelSpec(Spec):
-    """The model that is trained."""
+class HarmonSamplingSpec(Spec):
+    """How images are generated. No part of what is trained."""
 
-    name: Literal["Harmon"]
-    """Family of the model."""
+    steps: Annotated[int, Field(ge=1, le=1024)] = 32
+    """Autoregressive steps in which an image's tokens are filled in."""
+    diffusion_steps: Annotated[int, Field(ge=1, le=1000)] = 100
+    """Denoising steps for each token."""
+    guidance: Rate = "3.0"
+    """Scale of classifier-free guidance, as a decimal string. "1" is none."""
+
+
+class HarmonSpec(Spec):
+    """Harmon: one language model, and a masked autoregressive encoder and decoder of continuous image tokens."""
+
     variant: Variant
     """Size. `Tiny` has the published architecture with small numbers and trains on a laptop."""
-    init: Uri | None = None
-    """First weights: a .safetensors file, or a folder of them. Absent: drawn from `training.seed`."""
     dropout: Fraction = "0.1"
     """Share of activations that dropout zeroes in the masked autoregressive encoder and decoder.
     The published value is "0.1"; "0" makes losses independent of how the batch is split."""
+    sampling: HarmonSamplingSpec = HarmonSamplingSpec()
+    """How images are generated."""
 
 
-class ObjectiveSpec(Spec):
+class ModelSpec(OneOf):
+    """The model that is trained: first weights, and exactly one family with its settings."""
+
+    members = ("harmon", "custom")
+
+    init: Uri | None = None
+    """First weights: a .safetensors file, or a folder of them. Absent: drawn from `training.seed`."""
+    harmon: HarmonSpec | None = None
+    """The family Harmon."""
+    custom: CustomSpec | None = None
+    """A family of an installed package, from the entry-point group `unimrg.families`. Its setting `sampling`, if it
+    has one, says how it generates and is no part of what is trained."""
+
+    def family(self) -> tuple[str, dict[str, Any]]:
+        """Return the name of the family and its settings as JSON."""
+        return self.selected()
+
+    def training_settings(self) -> dict[str, Any]:
+        """Return what of the family's settings makes two jobs the same training, decimal strings by value."""
+        name, settings = self.family()
+        settings = {key: value for key, value in settings.items() if key != "sampling"}
+        if self.harmon is not None:
+            settings["dropout"] = float(self.harmon.dropout)
+        return {"family": name, "settings": settings}
+
+
+class ObjectiveSpec(OneOf):
     """One thing to learn, and how much it counts."""
 
-    name: ObjectiveName
-    """Understanding (answer a question), or the representation to generate from the image's own embedding."""
+    members = ("name", "custom")
+
+    name: ObjectiveName | None = None
+    """Understanding (answer a question), or the map to generate from the image's own embedding; Pixel is the image."""
+    custom: CustomName | None = None
+    """A map of an installed package to generate, from the entry-point group `unimrg.maps`."""
     weight: Weight
     """Factor of this objective's loss, as a decimal string. "0" leaves the objective out."""
+
+    @property
+    def key(self) -> str:
+        """Name of the objective, built-in or custom."""
+        return self.name or self.custom or ""
 
 
 class BatchSpec(Spec):
@@ -103,25 +157,25 @@ class ScheduleSpec(Spec):
     """Learning rate over time: linear warm-up, then half a cosine down to zero."""
 
     warmup_steps: Annotated[int, Field(ge=0, le=MAXIMUM_STEPS)] = 25
-    """Optimiser steps until the learning rate is reached."""
-    horizon_steps: Annotated[int, Field(ge=1, le=MAXIMUM_STEPS)] = 2500
-    """Optimiser steps until the cosine ends."""
+    """Optimiser steps until the learning rate reaches its peak."""
+    total_steps: Annotated[int, Field(ge=1, le=MAXIMUM_STEPS)] = 2500
+    """Optimiser steps of the whole schedule; at its end the learning rate is zero."""
 
     def violations(self) -> Iterator[Violation]:
-        """The warm-up lies within the horizon."""
-        if self.warmup_steps > self.horizon_steps:
+        """The warm-up lies within the schedule."""
+        if self.warmup_steps > self.total_steps:
             yield Violation(
                 "warmupSteps",
-                f"a warm-up of {self.warmup_steps} steps does not end within the horizon of {self.horizon_steps} steps",
-                f"use at most {self.horizon_steps}, or raise horizonSteps",
-                frozenset({"warmupSteps", "horizonSteps"}),
+                f"a warm-up of {self.warmup_steps} steps does not end within the schedule of {self.total_steps} steps",
+                f"use at most {self.total_steps}, or raise totalSteps",
+                frozenset({"warmupSteps", "totalSteps"}),
             )
 
     cel = (
         CelRule(
-            "self.warmupSteps <= self.horizonSteps",
+            "self.warmupSteps <= self.totalSteps",
             "warmupSteps",
-            "the warm-up does not end within the horizon: use at most horizonSteps, or raise that",
+            "the warm-up does not end within the schedule: use at most totalSteps, or raise that",
         ),
     )
 
@@ -136,7 +190,7 @@ class TrainingSpec(Spec):
     schedule: ScheduleSpec = ScheduleSpec()
     """Learning rate over time."""
     stop_step: Annotated[int, Field(ge=1, le=MAXIMUM_STEPS)] | None = None
-    """Optimiser step after which training ends. Absent: `schedule.horizonSteps`. Less than that stops within
+    """Optimiser step after which training ends. Absent: `schedule.totalSteps`. Less than that stops within
     the schedule, as the paper does, which reports step 1000 of 2500."""
     precision: Precision = "BF16"
     """Number format of the computation; weights and optimiser state are at least FP32."""
@@ -145,23 +199,23 @@ class TrainingSpec(Spec):
 
     def resolved_stop_step(self) -> int:
         """Return the optimiser step after which training ends."""
-        return self.schedule.horizon_steps if self.stop_step is None else self.stop_step
+        return self.schedule.total_steps if self.stop_step is None else self.stop_step
 
     def violations(self) -> Iterator[Violation]:
         """Training stops within the schedule."""
-        horizon = self.schedule.horizon_steps
-        if self.resolved_stop_step() > horizon:
+        total = self.schedule.total_steps
+        if self.resolved_stop_step() > total:
             yield Violation(
                 "stopStep",
-                f"step {self.stop_step} lies beyond the schedule's horizon of {horizon} steps",
-                f"use at most {horizon}, or raise schedule.horizonSteps",
-                frozenset({"stopStep", "schedule.horizonSteps"}),
+                f"step {self.stop_step} lies beyond the schedule of {total} steps",
+                f"use at most {total}, or raise schedule.totalSteps",
+                frozenset({"stopStep", "schedule.totalSteps"}),
             )
 
     cel = (
         CelRule(
-            "!has(self.stopStep) || self.stopStep <= self.schedule.horizonSteps",
+            "!has(self.stopStep) || self.stopStep <= self.schedule.totalSteps",
             "stopStep",
-            "training would stop beyond the schedule's horizon: use at most schedule.horizonSteps, or raise that",
+            "training would stop beyond the schedule: use at most schedule.totalSteps, or raise that",
         ),
     )

@@ -63,7 +63,7 @@ STAGES: dict[StageName, Stage] = {
 def wanted_stages(job: UniMRGJob) -> tuple[StageName, ...]:
     """Return the stages that a job has if all goes well."""
     left_out: set[StageName] = set()
-    if job.spec.data.source is None:
+    if job.spec.data.sources is None:
         left_out.add("prepare")
     if job.spec.stages.evaluate.mode == "Never":
         left_out.add("evaluate")

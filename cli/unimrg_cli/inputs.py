@@ -13,7 +13,7 @@ from unimrg_api.explain import show
 from unimrg_api.fields import path_of, resolve_uri
 from unimrg_api.introspection import Location, format_location
 from unimrg_api.load import value_at
-from unimrg_api.spec_platform import PHOTOGRAPH_SUFFIXES
+from unimrg_api.spec_platform import IMAGE_SUFFIXES
 from unimrg_api.yaml_source import Document
 
 
@@ -41,31 +41,33 @@ def missing_inputs(document: Document, base: Path) -> list[Problem]:
 
 
 def _places(value: Any) -> Iterator[Location]:
-    yield ("spec", "data", "source", "photographs")
+    sources = value_at(value, ("spec", "data", "sources"))
+    if isinstance(sources, list):
+        for index in range(len(sources)):
+            yield ("spec", "data", "sources", index, "images", "uri")
     yield ("spec", "model", "init")
     shards = value_at(value, ("spec", "data", "shards"))
-    if value_at(value, ("spec", "data", "source")) is None and isinstance(shards, list):
+    if sources is None and isinstance(shards, list):
         for index in range(len(shards)):
             yield ("spec", "data", "shards", index)
 
 
 def _look(field: str | int, path: Path) -> tuple[str, str] | None:
     """Return what is missing and the remedy, or None if all is there."""
-    if field == "photographs":
+    if field == "uri":
         if not path.is_dir():
             wrong = "is not a folder" if path.exists() else "does not exist"
-            return f"the folder {path} {wrong}", "create it, correct the path, or leave the field out"
+            return f"the folder {path} {wrong}", "create it, correct the path, or leave the source out"
         names = [item.name for item in path.iterdir() if not item.name.startswith(".")]
-        if not any(name.lower().endswith(PHOTOGRAPH_SUFFIXES) for name in names):
-            kinds = ", ".join(PHOTOGRAPH_SUFFIXES)
-            return f"the folder {path} holds no photograph ({kinds})", "add one, or leave the field out"
+        if not any(name.lower().endswith(IMAGE_SUFFIXES) for name in names):
+            return f"the folder {path} holds no image ({', '.join(IMAGE_SUFFIXES)})", "add one, or leave the source out"
         return None
     if field == "init":
         if not path.exists():
             return f"{path} does not exist", "correct the path, or leave the field out to draw the first weights"
         return None
     if not path.is_dir():
-        return f"the folder {path} does not exist", "correct the path, or give data.source to have it made"
+        return f"the folder {path} does not exist", "correct the path, or give data.sources to have it made"
     return None
 
 

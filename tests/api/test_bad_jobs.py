@@ -66,10 +66,10 @@ def test_a_password_is_not_repeated_in_the_message(name: str, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("old", "new", "line", "column"),
     [
-        ("rowsPerObjective: 16", "rowsPerObjective: -16", 15, 31),  # at the value
-        ("microBatchRows:", "microBatchRow:", 15, 50),  # at the name
-        ('weight: "0.5"', "weight: 0.5", 13, 29),  # within a list
-        ("    variant: Tiny\n", "", 6, 3),  # at the name of what the field is missing in
+        ("rowsPerObjective: 16", "rowsPerObjective: -16", 13, 31),  # at the value
+        ("microBatchRows:", "microBatchRow:", 13, 50),  # at the name
+        ('weight: "0.5"', "weight: 0.5", 11, 29),  # within a list
+        ("variant: Tiny, ", "", 7, 5),  # at the name of what the field is missing in
     ],
 )
 def test_a_problem_has_the_place_of_its_value_or_name(

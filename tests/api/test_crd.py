@@ -13,6 +13,7 @@ from ruamel.yaml import YAML
 from tests.support.bad_jobs import GOOD_CLUSTER_JOB, GOOD_JOB, SMALLEST
 from unimrg_api.cluster import GROUP, PLURAL
 from unimrg_api.crd import crd, crd_yaml
+from unimrg_api.fields import PRESERVE
 from unimrg_api.load import dump_job, parse_job
 from unimrg_api.yaml_source import read_yaml
 
@@ -24,7 +25,7 @@ WORDS = {
     "string": {"enum", "pattern", "minLength", "maxLength"},
     "integer": {"minimum", "maximum"},
     "array": {"items", "minItems", "maxItems", "x-kubernetes-list-type", "x-kubernetes-list-map-keys"},
-    "object": {"properties", "required", "additionalProperties", "maxProperties"},
+    "object": {"properties", "required", "additionalProperties", "maxProperties", PRESERVE},
 }
 
 
@@ -69,7 +70,7 @@ def test_every_node_says_only_what_a_structural_schema_may_say_and_has_a_bound()
             assert "maxLength" in schema or "enum" in schema, path
         if kind == "array":
             assert "maxItems" in schema, path
-        if kind == "object" and "properties" not in schema:
+        if kind == "object" and "properties" not in schema and PRESERVE not in schema:
             assert "maxProperties" in schema, path
         if kind == "integer" and path.startswith("spec"):
             assert {"minimum", "maximum"} <= set(schema), path
@@ -84,8 +85,7 @@ def test_every_list_says_how_it_is_merged_and_its_keys_are_required_of_every_ent
                 assert key in schema["items"]["required"], path
     assert kinds["status.conditions"] == ("map", "type")
     assert kinds["status.stages"] == ("map", "name")
-    assert kinds["spec.objectives"] == ("map", "name")
-    assert kinds["spec.stages.evaluate.benchmarks"] == ("set",)
+    assert kinds["spec.objectives"] == ("atomic",)
     assert kinds["spec.data.shards"] == ("atomic",)
 
 

@@ -43,12 +43,12 @@ def test_the_page_names_bounds_choices_and_defaults() -> None:
     page = reference()
     assert "| `spec.trainer.nodes` | integer, 1 to 64 | `1` |" in page
     assert '| `spec.training.optimizer.learningRate` | decimal string | `"1e-5"` |' in page
-    assert "| `spec.objectives[].name` | `Understanding`, `Pixel`, `Depth`, `Segmentation` | required |" in page
+    assert "| `spec.objectives[].name` | `Understanding`, `Pixel`, `Depth`, `Segmentation` | – |" in page
 
 
 def test_the_page_names_rules_and_what_a_cluster_refuses() -> None:
     between, cluster = reference().partition("## Rules between fields")[2].split("## What a cluster refuses")
-    assert "| `spec.training.schedule.warmupSteps` | The warm-up does not end within the horizon" in between
+    assert "| `spec.training.schedule.warmupSteps` | The warm-up does not end within the schedule" in between
     assert "| `spec.trainer.volumes[].mountPath` | Pods use /cache" in between
     assert "`spec.checkpoint.uri` | A file:// URI works on a cluster only if" in cluster
     assert "`spec.tracking.mlflow.uri` | A cluster needs a tracking server" in cluster

@@ -36,7 +36,7 @@ def test_what_is_left_out_has_the_published_recipe() -> None:
     assert float(spec.training.optimizer.learning_rate) == 1e-5
     assert spec.training.resolved_stop_step() == 2500
     assert (spec.trainer.nodes, spec.trainer.gpus_per_node) == (1, 8)
-    assert spec.stages.evaluate.benchmarks == ["Spatial"]
+    assert [entry.selected() for entry in spec.stages.evaluate.benchmarks] == [("spatial", {"questions": 256})]
 
 
 @pytest.mark.parametrize(
@@ -110,21 +110,21 @@ def test_the_path_of_a_uri_is_the_one_that_it_was_made_from() -> None:
 
 def test_the_digest_of_a_training_is_the_one_that_was_written_down() -> None:
     """A change here makes every existing run refuse to go on: it needs a new version of the format."""
-    assert changed().training_digest("data") == "511daeb8688a8801c0e94a2ec03094273af0f9b11d3e24a7217193ff9adfa86a"
+    assert changed().training_digest("data") == "e3f0ea1daad14a07fea84b6876075edcdfd4fd411affc360bc084795f4675fb5"
 
 
 @pytest.mark.parametrize(
     ("path", "new"),
     [
-        ("model.variant", "0.5B"),
-        ("model.dropout", "0"),
+        ("model.harmon.variant", "0.5B"),
+        ("model.harmon.dropout", "0"),
         ("model.init", "file://weights"),
         ("training.batch.rowsPerObjective", 32),
         ("training.batch.cohortRows", 16),
         ("training.optimizer.learningRate", "1e-4"),
         ("training.optimizer.beta2", "0.99"),
         ("training.schedule.warmupSteps", 6),
-        ("training.schedule.horizonSteps", 60),
+        ("training.schedule.totalSteps", 60),
         ("training.precision", "BF16"),
         ("training.seed", 43),
         ("objectives", [{"name": "Understanding", "weight": "1"}, {"name": "Pixel", "weight": "0.5"}]),
@@ -144,7 +144,9 @@ def test_what_is_trained_is_in_the_digest(path: str, new: object) -> None:
         ("checkpoint.uri", "s3://elsewhere/run"),
         ("checkpoint.everySteps", 1),
         ("tracking.mlflow.experiment", "other"),
-        ("stages.evaluate.questions", 1),
+        ("stages.evaluate.heldOutRows", 1),
+        ("model.harmon.sampling", {"steps": 3}),
+        ("model.harmon.dropout", "0.10"),
         ("image", "registry/image:1"),
         ("training.optimizer.learningRate", "0.001"),  # the same value in other words
         ("objectives", [{"name": "Depth", "weight": "0.50"}, {"name": "Understanding", "weight": "1.0"}]),

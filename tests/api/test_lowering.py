@@ -110,7 +110,7 @@ class Endless(BaseModel):
         (str, "this string has no upper bound"),
         (list[int], "this array has no upper bound"),
         (dict[str, Word], "this object has no upper bound"),
-        (Annotated[dict[str, Any], Field(max_length=3)], "either named fields or values of one type"),
+        (Annotated[dict[str, Any], Field(max_length=3)], "either named fields, or values of one type"),
         (dict[Annotated[str, Field(max_length=3)], Word], "propertyNames"),
         (Annotated[int, Field(gt=0)], "exclusiveMinimum"),
         (Annotated[int, Field(multiple_of=2)], "multipleOf"),

@@ -76,8 +76,8 @@ def test_a_cause_keeps_its_path_and_shows_value_and_message(field: str, message:
 
 
 def test_a_field_that_is_missing_says_what_belongs_there() -> None:
-    (problem,) = problems_of(refused(("spec.model.variant", "Required value")))
-    assert (problem.path, problem.message) == ("spec.model.variant", "the field is missing")
+    (problem,) = problems_of(refused(("spec.model.harmon.variant", "Required value")))
+    assert (problem.path, problem.message) == ("spec.model.harmon.variant", "the field is missing")
     assert "Tiny, 0.5B, 1.5B" in problem.remedy
 
 

@@ -23,7 +23,7 @@ def test_a_job_in_a_bucket_runs_here_and_is_shown_from_anywhere(
     monkeypatch.setenv("UNIMRG_STATE", str(tmp_path / "state"))
     job, file = tiny_job(
         tmp_path,
-        training__schedule={"warmupSteps": 1, "horizonSteps": 4},
+        training__schedule={"warmupSteps": 1, "totalSteps": 4},
         data__shards=[f"{s3_place.uri}/data"],
         checkpoint__uri=f"{s3_place.uri}/run",
         storage=s3_place.storage.model_dump(by_alias=True, exclude_none=True) | {"credentials": {"secretName": "keys"}},

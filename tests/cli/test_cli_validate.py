@@ -14,7 +14,7 @@ from tests.support.bad_jobs import BAD_JOBS, GOOD_JOB, BadJob
 from tests.support.command_line import Unimrg, piped
 
 REPOSITORY = Path(__file__).parents[2]
-PHOTOGRAPHS = GOOD_JOB.replace("    shards:", "      photographs: file://photographs\n    shards:")
+PHOTOGRAPHS = GOOD_JOB.replace("    shards:", "      - images: {uri: file://photographs}\n    shards:")
 
 
 def write(folder: Path, text: str) -> Path:
@@ -38,7 +38,7 @@ def test_a_job_that_comes_from_a_pipe_is_read_once_and_its_paths_count_from_the_
     with piped(text) as pipe:
         ended = unimrg("validate", pipe)
     assert ended.code == 64
-    assert f"{pipe}:21:20: spec.trainer.nodes: must be at least 1" in ended.err
+    assert f"{pipe}:19:20: spec.trainer.nodes: must be at least 1" in ended.err
     assert f"the folder {tmp_path}/photographs does not exist" in ended.err
     (tmp_path / "photographs").mkdir()
     (tmp_path / "photographs" / "a.jpg").touch()
@@ -71,7 +71,7 @@ def test_a_bad_job_is_shown_with_place_path_words_and_exit_code(case: BadJob, un
 def test_a_problem_begins_its_line_like_a_compilers_message(unimrg: Unimrg, tmp_path: Path) -> None:
     file = write(tmp_path, GOOD_JOB.replace("rowsPerObjective: 16", "rowsPerObjective: -16"))
     first, second, *rest = unimrg("validate", file).err.splitlines()
-    assert first == f"{file}:15:31: spec.training.batch.rowsPerObjective: must be at least 1 (got -16)"
+    assert first == f"{file}:13:31: spec.training.batch.rowsPerObjective: must be at least 1 (got -16)"
     assert second == "    use a whole number from 1 to 65536"
     assert rest == []
 
@@ -80,11 +80,13 @@ def test_a_missing_folder_of_photographs_is_a_missing_input(unimrg: Unimrg, tmp_
     file = write(tmp_path, PHOTOGRAPHS)
     ended = unimrg("validate", file)
     assert ended.code == 66
-    assert f"{file}:25:20: spec.data.source.photographs: the folder {tmp_path}/photographs does not exist" in ended.err
+    assert (
+        f"{file}:23:23: spec.data.sources[1].images.uri: the folder {tmp_path}/photographs does not exist" in ended.err
+    )
     (tmp_path / "photographs").mkdir()
-    assert "holds no photograph" in unimrg("validate", file).err
+    assert "holds no image" in unimrg("validate", file).err
     (tmp_path / "photographs" / ".hidden.jpg").write_bytes(b"")
-    assert "holds no photograph" in unimrg("validate", file).err
+    assert "holds no image" in unimrg("validate", file).err
     (tmp_path / "photographs" / "one.JPG").write_bytes(b"")
     assert unimrg("validate", file).code == 0
 
@@ -102,16 +104,16 @@ def test_a_folder_that_cannot_be_looked_at_is_a_problem_and_no_bug(
     monkeypatch.setattr(Path, "is_dir", refuse)
     ended = unimrg("validate", file)
     assert ended.code == 66
-    assert f"spec.data.source.photographs: {tmp_path}/photographs cannot be looked at" in ended.err
+    assert f"spec.data.sources[1].images.uri: {tmp_path}/photographs cannot be looked at" in ended.err
     assert remedy in ended.err and "Traceback" not in ended.err
 
 
 @pytest.mark.parametrize(
     ("old", "new", "path"),
     [
-        ('    dropout: "0.1"', "    init: file://weights", "spec.model.init"),
+        ("    harmon: {", "    init: file://weights\n    harmon: {", "spec.model.init"),
         (
-            "    source:\n      scenes: {train: 100, heldOut: 10, imageSize: 48, seed: 7}\n",
+            "    sources:\n      - scenes: {train: 100, heldOut: 10, imageSize: 48, seed: 7}\n",
             "",
             "spec.data.shards[0]",
         ),
@@ -131,7 +133,7 @@ def test_missing_inputs_and_wrong_fields_are_shown_together_and_count_as_configu
 ) -> None:
     ended = unimrg("validate", write(tmp_path, PHOTOGRAPHS.replace("nodes: 1", "nodes: 0")))
     assert ended.code == 64
-    assert "spec.data.source.photographs" in ended.err
+    assert "spec.data.sources[1].images.uri" in ended.err
     assert "spec.trainer.nodes" in ended.err
     assert "has 2 problems" in ended.err
 

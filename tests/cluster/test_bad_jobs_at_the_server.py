@@ -219,13 +219,13 @@ def test_kubectl_shows_the_columns(jobs: Jobs) -> None:
     assert header.split() == ["NAME", "PHASE", "STEP", "LOSS", "ETA", "MLFLOW", "ATTEMPT", "AGE"]
     assert row.split()[:-1] == ["shown", "Running", "120/400", "1.25", "1h20m", status["mlflow"]["url"], "9"]
     header, row = jobs.plane.kubectl("get", "umj", "shown", "-o", "wide", f"--namespace={jobs.namespace}").splitlines()
-    assert header.split()[8:] == ["MODEL", "METHOD", "NODES", "REASON", "CHECKPOINT"]
-    assert row.split()[8:] == ["Harmon", "UniMRG", "2", "R" * 64, "100"]
+    assert header.split()[8:] == ["METHOD", "NODES", "REASON", "CHECKPOINT"]
+    assert row.split()[8:] == ["UniMRG", "2", "R" * 64, "100"]
 
 
-def test_jobs_can_be_asked_for_by_model_method_and_phase(jobs: Jobs) -> None:
+def test_jobs_can_be_asked_for_by_method_and_phase(jobs: Jobs) -> None:
     put_status(jobs, "asked-for", {"phase": "Finishing"})
-    asked = "spec.model.name=Harmon,spec.method=UniMRG,status.phase=Finishing"
+    asked = "spec.method=UniMRG,status.phase=Finishing"
     found = jobs.plane.kubectl("get", "umj", f"--namespace={jobs.namespace}", f"--field-selector={asked}", "-o", "name")
     assert found.split() == [f"{PLURAL[:-1]}.{GROUP}/asked-for"]
 
@@ -277,13 +277,13 @@ def test_anything_anywhere_in_the_spec_gets_the_same_verdict(index: int, new: An
 
 
 @checked
-@given(place=st.sampled_from(["init", "shards", "photographs", "uri"]), uri=URIS)
+@given(place=st.sampled_from(["init", "shards", "images", "uri"]), uri=URIS)
 def test_any_uri_gets_the_same_verdict(place: str, uri: str, jobs: Jobs) -> None:
     job = good("any")
     holder, new = {
         "init": (job["spec"]["model"], uri),
         "shards": (job["spec"]["data"], [uri]),
-        "photographs": (job["spec"]["data"]["source"], uri),
+        "images": (job["spec"]["data"]["sources"][1], {"uri": uri}),
         "uri": (job["spec"]["checkpoint"], uri),
     }[place]
     holder[place] = new
@@ -317,7 +317,7 @@ MOUNTS = ["/mnt/scratch", "/mnt", "/mnt/scratch/a", "/mnt/scratch/", "/spare", "
 def test_any_volumes_are_wrong_at_the_same_paths(paths: list[str], locked: int, init: str, jobs: Jobs) -> None:
     job = good("any")
     job["spec"]["model"]["init"] = init
-    job["spec"]["data"] = {"source": {"scenes": job["spec"]["data"]["source"]["scenes"]}, "shards": [init]}
+    job["spec"]["data"] = {"sources": job["spec"]["data"]["sources"][:1], "shards": [init]}
     job["spec"]["trainer"]["volumes"] = [
         {"claimName": "claim", "mountPath": path, "readOnly": "Always" if index == locked else "Never"}
         for index, path in enumerate(paths)

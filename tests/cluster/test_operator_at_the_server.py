@@ -81,7 +81,7 @@ class Operator:
         """Create a job of two pods without GPUs that needs no preparation."""
         item = YAML(typ="safe").load(ROOT / "examples" / "quickstart-s3.yaml")
         item["metadata"] = {"name": name, "namespace": self.namespace}
-        del item["spec"]["data"]["source"]
+        del item["spec"]["data"]["sources"]
         item["spec"] |= {"runPolicy": {"backoffSeconds": 0}, "stages": {"evaluate": {"mode": "Never"}}, **spec}
         self.control_plane.kubectl("create", "-f", "-", input=json.dumps(item))
         return self.job(name)

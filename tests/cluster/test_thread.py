@@ -41,10 +41,9 @@ RESTART_SECONDS = 60.0
 """From a worker's death to the next attempt, running: what is promised."""
 EVALUATION = {
     "mode": "OnSuccess",
-    "benchmarks": ["Spatial"],
+    "benchmarks": [{"spatial": {"questions": 8}}],
     "heldOutRows": 8,
-    "questions": 8,
-    "samples": {"images": 1, "steps": 2, "diffusionSteps": 2, "guidance": "1"},
+    "sampleImages": 1,
 }
 
 

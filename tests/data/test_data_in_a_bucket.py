@@ -16,11 +16,11 @@ from unimrg_trainer.data.dataset import Dataset
 from unimrg_trainer.data.prepare import Prepared, prepare
 from unimrg_trainer.storage import LocalStore, ObjectStore
 
-SOURCE = SourceSpec.model_validate({"scenes": {"train": 100, "heldOut": 2, "imageSize": 32, "seed": 1}})
+SOURCES = [SourceSpec.model_validate({"scenes": {"train": 100, "heldOut": 2, "imageSize": 32, "seed": 1}})]
 
 
 def prepared(store: ObjectStore, stale_after: float = 60.0) -> Prepared:
-    return prepare(SOURCE, Path("/"), store, lambda *_: None, stale_after=stale_after, poll_interval=0.05)
+    return prepare(SOURCES, Path("/"), store, lambda *_: None, stale_after=stale_after, poll_interval=0.05)
 
 
 def test_of_two_jobs_that_prepare_the_same_data_one_writes_it(s3_place: Place) -> None:

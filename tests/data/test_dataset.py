@@ -32,7 +32,7 @@ class SmallShards(ShardWriter):
 def store(dictionary_store: DictionaryStore, monkeypatch: pytest.MonkeyPatch) -> DictionaryStore:
     monkeypatch.setattr(prepare_room, "ShardWriter", SmallShards)
     scenes = {"train": TRAIN, "heldOut": HELD_OUT, "imageSize": SIZE, "seed": SEED}
-    prepare(SourceSpec.model_validate({"scenes": scenes}), Path("/"), dictionary_store, lambda *_: None)
+    prepare([SourceSpec.model_validate({"scenes": scenes})], Path("/"), dictionary_store, lambda *_: None)
     return dictionary_store
 
 
@@ -143,8 +143,8 @@ def test_a_corrupt_byte_reaches_the_reader_as_an_error(store: DictionaryStore) -
 
 
 def test_a_split_that_is_not_there_is_refused_with_those_that_are(store: DictionaryStore) -> None:
-    with pytest.raises(UserError, match=r"no split 'photographs', only train, heldOut") as caught:
-        Dataset.open(store, "photographs")
+    with pytest.raises(UserError, match=r"no split 'preview', only train, heldOut") as caught:
+        Dataset.open(store, "preview")
     assert caught.value.exit_code is ExitCode.INPUT_MISSING
 
 
@@ -156,10 +156,10 @@ def test_an_empty_store_is_refused(dictionary_store: DictionaryStore) -> None:
 
 def test_of_several_data_sets_the_source_says_which(store: DictionaryStore) -> None:
     scenes = {"train": 1, "heldOut": 1, "imageSize": SIZE, "seed": SEED}
-    other = prepare(SourceSpec.model_validate({"scenes": scenes}), Path("/"), store, lambda *_: None)
+    other = prepare([SourceSpec.model_validate({"scenes": scenes})], Path("/"), store, lambda *_: None)
     with pytest.raises(UserError, match="several data sets") as error:
         Dataset.open(store, "train")
-    assert "spec.data.source" in error.value.remedy and "digest" not in str(error.value)
+    assert "spec.data.sources" in error.value.remedy and "digest" not in str(error.value)
     assert len(Dataset.open(store, "train", other.digest).images) == 1
 
 

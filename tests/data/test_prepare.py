@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -26,18 +27,16 @@ from unimrg_trainer.storage import LocalStore
 PHOTOGRAPHS = Path(__file__).parents[2] / "examples" / "photographs"
 
 
-def source(train: int = 4, seed: int = 1, size: int = 32, photographs: str | None = None) -> SourceSpec:
-    return SourceSpec.model_validate(
-        {
-            "scenes": {"train": train, "heldOut": 2, "imageSize": size, "seed": seed},
-            "photographs": photographs,
-        }
-    )
+def source(train: int = 4, seed: int = 1, size: int = 32, photographs: str | None = None) -> list[SourceSpec]:
+    wanted: list[Any] = [{"scenes": {"train": train, "heldOut": 2, "imageSize": size, "seed": seed}}]
+    if photographs is not None:
+        wanted.append({"images": {"uri": photographs}})
+    return [SourceSpec.model_validate(item) for item in wanted]
 
 
 def run(
     store: DictionaryStore | LocalStore,
-    wanted: SourceSpec | None = None,
+    wanted: list[SourceSpec] | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
     base: Path = Path("/"),
     stale_after: float = 0.2,
@@ -57,10 +56,10 @@ def test_scenes_and_photographs_become_splits(dictionary_store: DictionaryStore,
     assert not prepared.reused
     sizes = {
         split: (len(data.images), len(data.questions))
-        for split in ("train", "heldOut", "photographs")
+        for split in ("train", "heldOut", "preview")
         for data in [Dataset.open(dictionary_store, split, prepared.digest)]
     }
-    assert sizes == {"train": (4, 16), "heldOut": (2, 8), "photographs": (3, 0)}
+    assert sizes == {"train": (4, 16), "heldOut": (2, 8), "preview": (3, 0)}
     assert all(key.startswith(prepared.digest[:16] + "/") for key in dictionary_store.objects)
 
 
@@ -94,7 +93,7 @@ def test_the_same_source_gives_the_same_bytes_anywhere(folder: Path) -> None:
 
 
 def test_whatever_changes_the_content_changes_the_digest(folder: Path) -> None:
-    def digest(wanted: SourceSpec) -> str:
+    def digest(wanted: list[SourceSpec]) -> str:
         return run(DictionaryStore(), wanted, base=folder.parent).digest
 
     with_photographs = source(photographs="file://photographs")
@@ -253,7 +252,7 @@ def test_a_missing_or_empty_folder_is_refused_with_its_field_and_a_way_out(
     with pytest.raises(JobError, match=message) as caught:
         run(dictionary_store, source(photographs="file://mine"), base=tmp_path)
     problem = caught.value.problems[0]
-    assert problem.path == "spec.data.source.photographs"
+    assert problem.path == "spec.data.sources"
     assert problem.value == "'file://mine'"
     assert str(tmp_path / "mine") in problem.message
     assert problem.remedy
@@ -296,10 +295,10 @@ def test_photographs_are_kept_byte_for_byte_and_in_order(dictionary_store: Dicti
     (folder / ".hidden.png").write_text("no picture, and not looked at")
     (folder / "notes.txt").write_text("neither")
     prepared = run(dictionary_store, source(photographs="file://photographs"), base=folder.parent)
-    tar = next(value for key, value in dictionary_store.objects.items() if key.endswith("photographs-000000.tar"))
+    tar = next(value for key, value in dictionary_store.objects.items() if key.endswith("preview-000000.tar"))
     for name in ("cat.jpg", "coffee.jpg", "misnamed.jpeg", "rocket.jpg", "zebra.PNG"):
         assert (folder / name).read_bytes() in tar
-    data = Dataset.open(dictionary_store, "photographs", prepared.digest)
+    data = Dataset.open(dictionary_store, "preview", prepared.digest)
     assert len(data.images) == 5
     first = data.read_image_record(0)
     expected = np.asarray(Image.open(folder / "cat.jpg"))

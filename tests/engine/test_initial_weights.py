@@ -153,7 +153,7 @@ def test_tensors_that_the_model_has_not_only_warn_and_a_tied_copy_does_not(
 
 
 def test_without_files_the_weights_are_the_seeds_whatever_was_drawn_before(tmp_path: Path) -> None:
-    family = find_family("Harmon", "Tiny", 0.0)
+    family = find_family("harmon", {"variant": "Tiny", "dropout": "0"})
     first = build_initial(family, 5, None, torch.float64)
     torch.rand(7)
     assert_holds(build_initial(family, 5, None, torch.float64), dict(first.named_parameters()))

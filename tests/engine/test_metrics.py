@@ -33,7 +33,7 @@ def row_sum(name: str, row: int) -> float:
 def measured(rank: int, world_size: int, micro_rows: int) -> tuple[list[StepMetrics], dict[tuple[str, int], int]]:
     """Two steps through a real plan: (what `flush` says, units of each row of this rank)."""
     planner = StepPlanner(
-        family=find_family("Harmon", "Tiny", 0.0),
+        family=find_family("harmon", {"variant": "Tiny", "dropout": "0"}),
         objectives=[objective(name) for name in WEIGHTS],
         weights=WEIGHTS,
         reader=RowReader(SceneRecords(3), seed=3),

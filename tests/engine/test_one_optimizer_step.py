@@ -34,7 +34,7 @@ def test_steps_of_the_loop_are_clipped_adamw_at_the_published_rate(clip_norm: fl
     """Warm-up, peak and cosine; the gradient's norm is about 3.5."""
     settings = OptimizerSpec()
     clip = 1.0 if clip_norm is None else clip_norm  # the published one is the default
-    family = find_family("Harmon", "Tiny", 0.0)
+    family = find_family("harmon", {"variant": "Tiny", "dropout": "0"})
     module = randomised(family.build().double())
     frozen = family.frozen(OBJECTIVES)
     for name, parameter in module.named_parameters():

@@ -9,7 +9,7 @@ from unimrg_trainer.models.registry import family as find_family
 
 
 def test_the_published_names_decay_by_two_percent_and_no_others() -> None:
-    family = find_family("Harmon", "Tiny", 0.0)
+    family = find_family("harmon", {"variant": "Tiny", "dropout": "0"})
     module = family.build()
     names = {id(parameter): name for name, parameter in module.named_parameters()}
     optimizer = build_optimizer(module, OptimizerSpec(), family.decays)
@@ -24,7 +24,7 @@ def test_the_published_names_decay_by_two_percent_and_no_others() -> None:
 
 
 def test_every_trained_parameter_is_in_one_group_and_no_frozen_one_is() -> None:
-    family = find_family("Harmon", "Tiny", 0.0)
+    family = find_family("harmon", {"variant": "Tiny", "dropout": "0"})
     module = family.build()
     frozen = family.frozen(["Understanding"])
     assert frozen
@@ -36,7 +36,7 @@ def test_every_trained_parameter_is_in_one_group_and_no_frozen_one_is() -> None:
 
 
 def test_numbers_of_the_job_reach_every_group() -> None:
-    family = find_family("Harmon", "Tiny", 0.0)
+    family = find_family("harmon", {"variant": "Tiny", "dropout": "0"})
     settings = OptimizerSpec.model_validate(
         {"beta1": "0.7", "beta2": "0.8", "epsilon": "1e-5", "weightDecay": "0.3", "learningRate": "1e-3"}
     )

@@ -60,7 +60,7 @@ def test_the_step_is_the_mean_over_objectives_of_weighted_means_over_cohorts(
     whole: dict[str, torch.Tensor],
 ) -> None:
     """Each row alone through the model, weighed by hand: L = (1/|A|) Σ λ_k · mean of cohort means."""
-    family = find_family("Harmon", "Tiny", 0.0)
+    family = find_family("harmon", {"variant": "Tiny", "dropout": "0"})
     module = randomised(family.build().double())
     planner = planner_of(family, micro_rows=1)
     cohorts: dict[tuple[str, int], list[tuple[float, int]]] = {}

@@ -73,16 +73,16 @@ def test_a_job_interrupted_and_resumed_ends_at_the_weights_and_moments_of_the_re
     """Three steps in two attempts: the first is asked to stop at once, which is heard after its second step."""
     job, _ = tiny_job(
         tmp_path,
-        model__dropout="0",
+        model__harmon__dropout="0",
         objectives=[{"name": name, "weight": str(weight)} for name, weight in OBJECTIVES.items()],
         training__optimizer=OPTIMIZER,
-        training__schedule={"warmupSteps": 2, "horizonSteps": 6},
+        training__schedule={"warmupSteps": 2, "totalSteps": 6},
         training__stopStep=3,
         training__precision="FP64",
         training__seed=SEED,
     )
-    assert job.spec.data.source is not None
-    prepare(job.spec.data.source, tmp_path, LocalStore(tmp_path / "data"), lambda *_: None)
+    assert job.spec.data.sources is not None
+    prepare(job.spec.data.sources, tmp_path, LocalStore(tmp_path / "data"), lambda *_: None)
     dataset = Dataset.open(LocalStore(tmp_path / "data"), "train")
     digest = job.training_digest(dataset.digest)
 
@@ -93,7 +93,7 @@ def test_a_job_interrupted_and_resumed_ends_at_the_weights_and_moments_of_the_re
     state = newest(tmp_path, digest)
     assert state.step == 3
 
-    family = find_family("Harmon", "Tiny", 0.0)
+    family = find_family("harmon", {"variant": "Tiny", "dropout": "0"})
     module = build_initial(family, SEED, None, torch.float64)
     frozen = family.frozen(list(OBJECTIVES))
     for name, parameter in module.named_parameters():

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from tests.support.local_jobs import tiny_job
+from tests.support.local_jobs import WITH_IMAGES, tiny_job
 from unimrg_api import load
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
@@ -237,9 +237,9 @@ def test_the_command_that_shows_the_curves_can_be_pasted(tmp_path: Path, finishe
 
 
 def test_a_check_that_fails_begins_no_attempt(tmp_path: Path, finishes: Finishes) -> None:
-    code, text = run(tmp_path, data__source__photographs="file://photographs")
+    code, text = run(tmp_path, data__sources=WITH_IMAGES)
     assert code == ExitCode.INPUT_MISSING
-    assert "check failed (66" in text and "spec.data.source.photographs" in text
+    assert "check failed (66" in text and "spec.data.sources" in text
     assert finishes.statuses == []
     assert not (tmp_path / "run" / "attempts").exists()
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.local_jobs import tiny_job
+from tests.support.local_jobs import WITH_IMAGES, tiny_job
 from unimrg_api.environment import PodEnvironment
 from unimrg_api.errors import Interrupted
 from unimrg_api.exit_codes import ExitCode
@@ -72,14 +72,14 @@ def test_a_check_leaves_nothing_but_its_verdict(tmp_path: Path) -> None:
 
 
 def test_photographs_that_are_not_there_are_named_by_the_check(tmp_path: Path) -> None:
-    env = environment(tmp_path, data__source__photographs="file://photographs")
+    env = environment(tmp_path, data__sources=WITH_IMAGES)
     assert stages.run_stage("check", env) is ExitCode.INPUT_MISSING
-    assert "spec.data.source.photographs" in ended(env).message
+    assert "spec.data.sources" in ended(env).message
     assert str(tmp_path / "photographs") in ended(env).message
 
 
 def test_shards_that_are_not_there_are_refused_by_the_check(tmp_path: Path) -> None:
-    assert stages.run_stage("check", environment(tmp_path, data__source=None)) is ExitCode.INPUT_MISSING
+    assert stages.run_stage("check", environment(tmp_path, data__sources=None)) is ExitCode.INPUT_MISSING
 
 
 def test_a_number_of_processes_that_cannot_share_the_rows_is_refused_by_the_check(tmp_path: Path) -> None:

@@ -136,7 +136,7 @@ def test_keys_that_may_only_read_are_told_by_the_check(
 
 
 def test_shards_and_weights_that_are_not_there_are_told_by_the_check(pods: Pods) -> None:
-    pods.changes["data__source"] = None
+    pods.changes["data__sources"] = None
     refused(pods.stage("check"), ExitCode.INPUT_MISSING, "spec.data.shards[0]", f"{pods.place.uri}/data")
     pods.changes = {"model__init": f"{pods.place.uri}/weights"}
     refused(pods.stage("check"), ExitCode.INPUT_MISSING, "spec.model.init", f"{pods.place.uri}/weights")

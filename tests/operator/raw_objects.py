@@ -13,7 +13,7 @@ CHILD_UID = "22222222-2222-4222-8222-222222222222"
 
 SPEC: Raw = {
     "image": "trainer:1",
-    "model": {"name": "Harmon", "variant": "Tiny"},
+    "model": {"harmon": {"variant": "Tiny"}},
     "training": {"batch": {"rowsPerObjective": 8, "cohortRows": 4, "microBatchRows": 4}},
     "trainer": {"nodes": 2, "gpusPerNode": 0},
     "data": {"shards": ["s3://lab/data"]},

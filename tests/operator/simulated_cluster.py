@@ -31,12 +31,12 @@ def make_job(*, nodes: int = 1, source: bool = False, mode: str = "OnSuccess", *
     """Return a job; `policy` is spec.runPolicy, `source` asks for a prepare stage."""
     data: dict[str, Any] = {"shards": ["s3://bucket/shards"]}
     if source:
-        data["source"] = {"scenes": {"train": 4, "heldOut": 2, "imageSize": 32, "seed": 1}}
+        data["sources"] = [{"scenes": {"train": 4, "heldOut": 2, "imageSize": 32, "seed": 1}}]
     spec = {
-        "model": {"name": "Harmon", "variant": "Tiny"},
+        "model": {"harmon": {"variant": "Tiny"}},
         "training": {
             "batch": {"rowsPerObjective": 64, "cohortRows": 1, "microBatchRows": 1},
-            "schedule": {"warmupSteps": 1, "horizonSteps": 400},
+            "schedule": {"warmupSteps": 1, "totalSteps": 400},
         },
         "trainer": {"nodes": nodes, "gpusPerNode": 1},
         "data": data,

@@ -41,7 +41,7 @@ def test_what_others_write_into_the_metadata_of_a_job_does_not_matter() -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"model": {"name": "Unknown"}}, "spec.model.name"),
+        ({"model": {"harmon": {"variant": "Unknown"}}}, "spec.model.harmon.variant"),
         ({"surprise": 1}, "spec.surprise"),
         ({"checkpoint": {"uri": "file:///tmp/run"}}, "mount a PersistentVolumeClaim"),
     ],

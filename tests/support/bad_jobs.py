@@ -16,9 +16,7 @@ metadata:
   name: good
 spec:
   model:
-    name: Harmon
-    variant: Tiny
-    dropout: "0.1"
+    harmon: {variant: Tiny, dropout: "0.1", sampling: {guidance: "2.0"}}
   method: UniMRG
   objectives:
     - {name: Understanding, weight: "1"}
@@ -26,14 +24,14 @@ spec:
   training:
     batch: {rowsPerObjective: 16, cohortRows: 8, microBatchRows: 4}
     optimizer: {learningRate: "1e-3", weightDecay: "0.02"}
-    schedule: {warmupSteps: 5, horizonSteps: 50}
+    schedule: {warmupSteps: 5, totalSteps: 50}
     stopStep: 40
     precision: FP32
     seed: 42
   trainer: {nodes: 1, gpusPerNode: 0, processesPerNode: 2}
   data:
-    source:
-      scenes: {train: 100, heldOut: 10, imageSize: 48, seed: 7}
+    sources:
+      - scenes: {train: 100, heldOut: 10, imageSize: 48, seed: 7}
     shards: [file://data]
   checkpoint:
     uri: file://run
@@ -44,7 +42,7 @@ spec:
   tracking:
     mlflow: {experiment: tests}
   stages:
-    evaluate: {mode: OnSuccess, benchmarks: [Spatial], samples: {guidance: "2.0"}}
+    evaluate: {mode: OnSuccess, benchmarks: [spatial: {questions: 8}]}
   runPolicy: {stallTimeoutSeconds: 120}
 """
 """Every field but the optional URIs and what is for a cluster only; it is valid."""
@@ -55,7 +53,7 @@ kind: UniMRGJob
 metadata:
   name: good-on-a-cluster
 spec:
-  model: {name: Harmon, variant: 0.5B, init: file:///mnt/models/harmon}
+  model: {harmon: {variant: 0.5B}, init: file:///mnt/models/harmon}
   training:
     batch: {rowsPerObjective: 64, cohortRows: 4, microBatchRows: 4}
   trainer:
@@ -67,9 +65,9 @@ spec:
       - {claimName: scratch, mountPath: /mnt/scratch}
       - {claimName: spare, mountPath: /mnt/spare}
   data:
-    source:
-      scenes: {train: 100, heldOut: 10, imageSize: 48, seed: 7}
-      photographs: file:///mnt/models/photographs
+    sources:
+      - scenes: {train: 100, heldOut: 10, imageSize: 48, seed: 7}
+      - images: {uri: file:///mnt/models/photographs}
     shards: [file:///mnt/scratch/shards]
   storage:
     endpoint: https://minio.example:9000
@@ -90,7 +88,7 @@ SMALLEST: dict[str, Any] = {
     "kind": "UniMRGJob",
     "metadata": {"name": "small"},
     "spec": {
-        "model": {"name": "Harmon", "variant": "0.5B"},
+        "model": {"harmon": {"variant": "0.5B"}},
         "data": {"shards": ["s3://bucket/shards"]},
         "checkpoint": {"uri": "s3://bucket/run"},
     },
@@ -145,6 +143,8 @@ def places(value: Any) -> list[tuple[Any, Any]]:
     return [(value, key) for key, _ in items] + [place for _, item in items for place in places(item)]
 
 
+MODEL = 'model:\n    harmon: {variant: Tiny, dropout: "0.1", sampling: {guidance: "2.0"}}'
+SCENES = "      - scenes: {train: 100, heldOut: 10, imageSize: 48, seed: 7}"
 BATCH, OBJECTIVES, TRAINING = "spec.training.batch", "spec.objectives", "spec.training"
 
 BAD_JOBS = [
@@ -161,12 +161,14 @@ BAD_JOBS = [
     ),
     BadJob("field nobody knows", "method: UniMRG", "zebra: 1", "spec.zebra", ("no field 'zebra'", "model, method")),
     BadJob("node for nodes", "nodes: 1", "node: 1", "spec.trainer.node", ("nodes?",)),
-    BadJob("missing variant", "    variant: Tiny\n", "", "spec.model.variant", ("missing", "Tiny, 0.5B, 1.5B")),
+    BadJob("missing variant", "variant: Tiny, ", "", "spec.model.harmon.variant", ("missing", "Tiny, 0.5B, 1.5B")),
     BadJob("missing uri", "    uri: file://run\n", "", "spec.checkpoint.uri", ("missing", "prefix of the run")),
     BadJob("missing name", "  name: good", "  labels: {}", "metadata.name", ("missing",)),
     BadJob("null", "seed: 42", "seed: null", f"{TRAINING}.seed", ("null", "leave the field out"), server_sees=False),
     BadJob("nothing after a colon", "seed: 42", "seed:", f"{TRAINING}.seed", ("no value",), server_sees=False),
-    BadJob("null at a required field", "variant: Tiny", "variant: ~", "spec.model.variant", ("no value", "Tiny")),
+    BadJob(
+        "null at a required field", "variant: Tiny", "variant: ~", "spec.model.harmon.variant", ("no value", "Tiny")
+    ),
     BadJob(
         "null for a field without default",
         "stopStep: 40",
@@ -215,7 +217,7 @@ BAD_JOBS = [
     BadJob("rate of a thousand", '"1e-3"', '"1000"', f"{TRAINING}.optimizer.learningRate", ("less than",)),
     BadJob("endless decay", '"0.02"', '"1e3"', f"{TRAINING}.optimizer.weightDecay", ("less than",)),
     BadJob("negative decay", '"0.02"', '"-0.02"', f"{TRAINING}.optimizer.weightDecay", ("zero or more",)),
-    BadJob("dropout of one", 'dropout: "0.1"', 'dropout: "1"', "spec.model.dropout", ('less than "1"',)),
+    BadJob("dropout of one", 'dropout: "0.1"', 'dropout: "1"', "spec.model.harmon.dropout", ('less than "1"',)),
     BadJob("list as a weight", '"0.5"', "[1]", f"{OBJECTIVES}[1].weight", ("not a list",)),
     # choices
     BadJob(
@@ -226,18 +228,30 @@ BAD_JOBS = [
         ("no objective 'Normals'", "Understanding, Pixel, Depth, Segmentation"),
     ),
     BadJob("misspelt objective", "name: Depth", "name: depht", f"{OBJECTIVES}[1].name", ("mean Depth?",)),
-    BadJob("model family", "name: Harmon", "name: ShowO", "spec.model.name", ("no model family 'ShowO'", "Harmon")),
-    BadJob("variant", "variant: Tiny", "variant: 7B", "spec.model.variant", ("Tiny, 0.5B, 1.5B",)),
-    BadJob("variant as a number", "variant: Tiny", "variant: 0.5", "spec.model.variant", ("0.5B?",)),
+    BadJob("model family", "harmon:", "harmony:", "spec.model.harmony", ("harmon?",)),
+    BadJob("no family", MODEL, "model: {}", "spec.model", ("harmon, custom",)),
+    BadJob("two families", MODEL, MODEL + "\n    custom: {name: toy}", "spec.model", ("harmon and custom are given",)),
+    BadJob("custom name", MODEL, "model: {custom: {name: 1st}}", "spec.model.custom.name", ("letters, digits",)),
+    BadJob("settings", MODEL, "model: {custom: {name: a, settings: 1}}", "spec.model.custom.settings", ("mapping",)),
+    BadJob(
+        "NaN in settings",
+        MODEL,
+        "model: {custom: {name: a, settings: {x: [.nan]}}}",
+        "spec.model.custom.settings",
+        ("NaN",),
+        server_sees=False,
+    ),
+    BadJob("variant", "variant: Tiny", "variant: 7B", "spec.model.harmon.variant", ("Tiny, 0.5B, 1.5B",)),
+    BadJob("variant as a number", "variant: Tiny", "variant: 0.5", "spec.model.harmon.variant", ("0.5B?",)),
     BadJob("method in small letters", "method: UniMRG", "method: unimrg", "spec.method", ("mean UniMRG?",)),
     BadJob("precision", "precision: FP32", "precision: FP8", f"{TRAINING}.precision", ("FP32, BF16 or FP64",)),
     BadJob("resume as a bool", "resume: IfPresent", "resume: true", "spec.checkpoint.resume", ("IfPresent, Never",)),
     BadJob(
         "benchmark that does not exist",
-        "[Spatial]",
-        "[MMBench]",
-        "spec.stages.evaluate.benchmarks[0]",
-        ("no benchmark 'MMBench'", "Spatial"),
+        "[spatial: {questions: 8}]",
+        "[mmBench: {}]",
+        "spec.stages.evaluate.benchmarks[0].mmBench",
+        ("no field 'mmBench'", "spatial"),
     ),
     BadJob("other version", "/v1alpha1", "/v1", "apiVersion", ("training.unimrg.dev/v1alpha1",)),
     BadJob("other kind", "kind: UniMRGJob", "kind: PyTorchJob", "kind", ("not a UniMRGJob", "write UniMRGJob")),
@@ -286,9 +300,7 @@ BAD_JOBS = [
     BadJob("large bucket", "uri: file://run", "uri: s3://Bucket/x", "spec.checkpoint.uri", ("lower-case letters",)),
     BadJob("other store", "uri: file://run", "uri: hf://a/b", "spec.checkpoint.uri", ("hf:", "s3:// and file://")),
     # shapes
-    BadJob(
-        "list as an object", "{warmupSteps: 5, horizonSteps: 50}", "[5, 50]", f"{TRAINING}.schedule", ("not a list",)
-    ),
+    BadJob("list as an object", "{warmupSteps: 5, totalSteps: 50}", "[5, 50]", f"{TRAINING}.schedule", ("not a list",)),
     BadJob("text as a list", "[file://data]", "file://data", "spec.data.shards", ("must be a list", "[file://data]")),
     BadJob("empty list", "[file://data]", "[]", "spec.data.shards", ("at least one entry",)),
     BadJob("two shard prefixes", "[file://data]", "[file://data, file://more]", "spec.data.shards", ("at most 1",)),
@@ -296,13 +308,13 @@ BAD_JOBS = [
     BadJob("uneven cohorts", "cohortRows: 8", "cohortRows: 5", f"{BATCH}.rowsPerObjective", ("15 or 20",)),
     BadJob("warm-up too long", "warmupSteps: 5", "warmupSteps: 51", f"{TRAINING}.schedule.warmupSteps", ("most 50",)),
     BadJob("stop beyond the horizon", "stopStep: 40", "stopStep: 51", f"{TRAINING}.stopStep", ("at most 50",)),
-    BadJob("objective twice", "name: Depth", "name: Understanding", f"{OBJECTIVES}[1]", ("listed twice",)),
+    BadJob("objective twice", "name: Depth", "name: Understanding", OBJECTIVES, ("both named",)),
     BadJob(
         "UniMRG without a generative objective",
         '    - {name: Depth, weight: "0.5"}\n',
         "",
         OBJECTIVES,
-        ("UniMRG needs Understanding and at least one of",),
+        ("UniMRG needs Understanding and at least one map",),
     ),
     BadJob(
         "SFT with Depth", "method: UniMRG", "method: SFT", OBJECTIVES, ("SFT learns Understanding and nothing else",)
@@ -316,15 +328,21 @@ BAD_JOBS = [
         OBJECTIVES,
         ("nothing to learn",),
     ),
-    BadJob("benchmark twice", "[Spatial]", "[Spatial, Spatial]", "spec.stages.evaluate.benchmarks[1]", ("twice",)),
-    BadJob("no benchmark", "[Spatial]", "[]", "spec.stages.evaluate.benchmarks", ("mode: Never",)),
+    BadJob(
+        "benchmark twice", "[spatial: {q", "[spatial: {}, spatial: {q", "spec.stages.evaluate.benchmarks", ("both",)
+    ),
+    BadJob("empty benchmark", "spatial: {questions: 8}", "{}", "spec.stages.evaluate.benchmarks[0]", ("none is",)),
+    BadJob("source twice", SCENES, SCENES + "\n" + SCENES, "spec.data.sources", ("both named scenes",)),
+    BadJob("empty source", SCENES, "      - {}", "spec.data.sources[0]", ("scenes, images, custom",)),
+    BadJob("nothing to train on", SCENES, "      - images: {uri: file:///a}", "spec.data.sources", ("scenes",)),
+    BadJob("objective of two names", "{name: Depth,", "{name: Depth, custom: a,", f"{OBJECTIVES}[1]", ("name and",)),
     # YAML
     BadJob(
         "key twice",
         "    keepLast: 3",
         "    uri: file://b",
         "spec.checkpoint.uri",
-        ("twice", "line 27"),
+        ("twice", "line 25"),
         server_sees=False,
     ),
     BadJob(
@@ -381,7 +399,7 @@ BAD_JOBS += [
         "read only as a bool", "readOnly: Always", "readOnly: true", "spec.trainer.volumes[0].readOnly", "Never"
     ),
     _on_cluster(
-        "photographs in a store", "file:///mnt/models/ph", "s3://bucket/ph", "spec.data.source.photographs", "folder"
+        "images in a store", "file:///mnt/models/ph", "s3://bucket/ph", "spec.data.sources[1].images.uri", "folder"
     ),
     _on_cluster(
         "shortest pause too long",
@@ -404,7 +422,7 @@ FOR_A_CLUSTER = [
     _on_cluster("weights beside a volume", "/mnt/models/harmon", "/mnt/models2", INIT, "PersistentVolumeClaim"),
     _on_cluster("weights above a volume", "/mnt/models/harmon", "/mnt/models/../x", INIT, "without .."),
     _on_cluster("dots in disguise", "/mnt/models/harmon", "/mnt/models/a%2F%2E.%2fx", INIT, "without .."),
-    _on_cluster("photographs here", "/mnt/models/ph", "/home/ph", "spec.data.source.photographs", "is absolute"),
+    _on_cluster("images here", "/mnt/models/ph", "/home/ph", "spec.data.sources", "is absolute"),
     _on_cluster("shards on this machine", "/mnt/scratch/shards", "/data", SHARDS, "below a volume's mountPath"),
     _on_cluster("shards where nothing is written", "/mnt/scratch/shards", "/mnt/models/shards", SHARDS, "reading only"),
     _on_cluster("run on this machine", "s3://runs/good", "file://run", "spec.checkpoint.uri", "name a path on it"),

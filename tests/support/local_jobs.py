@@ -9,6 +9,12 @@ from typing import Any
 from unimrg_api.job import UniMRGJob
 from unimrg_api.load import load_job
 
+WITH_IMAGES = [
+    {"scenes": {"train": 4, "heldOut": 2, "imageSize": 32, "seed": 1}},
+    {"images": {"uri": "file://photographs"}},
+]
+"""Sources of a job whose folder of images is not there."""
+
 
 def tiny_job(folder: Path, **changes: Any) -> tuple[UniMRGJob, Path]:
     """Write a job of four scenes and twelve steps into `folder` and load it: (job, its file).
@@ -20,14 +26,14 @@ def tiny_job(folder: Path, **changes: Any) -> tuple[UniMRGJob, Path]:
         "kind": "UniMRGJob",
         "metadata": {"name": "tiny"},
         "spec": {
-            "model": {"name": "Harmon", "variant": "Tiny"},
+            "model": {"harmon": {"variant": "Tiny"}},
             "training": {
                 "batch": {"rowsPerObjective": 4, "cohortRows": 2, "microBatchRows": 2},
-                "schedule": {"warmupSteps": 1, "horizonSteps": 12},
+                "schedule": {"warmupSteps": 1, "totalSteps": 12},
             },
             "trainer": {"gpusPerNode": 0, "processesPerNode": 1},
             "data": {
-                "source": {"scenes": {"train": 4, "heldOut": 2, "imageSize": 32, "seed": 1}},
+                "sources": [{"scenes": {"train": 4, "heldOut": 2, "imageSize": 32, "seed": 1}}],
                 "shards": ["file://data"],
             },
             "checkpoint": {"uri": "file://run", "everySteps": 4, "graceSeconds": 30},

@@ -49,7 +49,7 @@ def planner_of(family: Family, micro_rows: int) -> StepPlanner:
 def main(rendezvous: str, rank: int, world_size: int, micro_rows: int, out: Path) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"file://{rendezvous}", rank=rank, world_size=world_size)
-    family = find_family("Harmon", "Tiny", 0.0)
+    family = find_family("harmon", {"variant": "Tiny", "dropout": "0"})
     module = randomised(family.build().double())
     frozen = family.frozen(OBJECTIVES)
     for name, parameter in module.named_parameters():

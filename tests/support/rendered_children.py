@@ -40,7 +40,7 @@ def gpu_job(**changes: Any) -> UniMRGJob:
     """
     metadata = {"name": "harmon-gpu", "namespace": "research", "labels": {"team": "vision"}}
     spec = {
-        "model": {"name": "Harmon", "variant": "Tiny"},
+        "model": {"harmon": {"variant": "Tiny"}},
         "training": {"batch": {"rowsPerObjective": 64, "cohortRows": 8, "microBatchRows": 8}},
         "trainer": {
             "nodes": 2,

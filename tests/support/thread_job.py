@@ -16,16 +16,16 @@ def job(cluster: Cluster, bucket: str, name: str, evaluate: Object | None = None
         "kind": "UniMRGJob",
         "metadata": {"name": name},
         "spec": {
-            "model": {"name": "Harmon", "variant": "Tiny"},
+            "model": {"harmon": {"variant": "Tiny", "sampling": {"steps": 2, "diffusionSteps": 2, "guidance": "1"}}},
             "training": {
                 "batch": {"rowsPerObjective": 4, "cohortRows": 2, "microBatchRows": 2},
                 "optimizer": {"learningRate": "1e-3"},
-                "schedule": {"warmupSteps": 5, "horizonSteps": STEPS},
+                "schedule": {"warmupSteps": 5, "totalSteps": STEPS},
                 "precision": "FP32",
             },
             "trainer": {"nodes": 2, "gpusPerNode": 0, "processesPerNode": 1},
             "data": {
-                "source": {"scenes": {"train": 16, "heldOut": 8, "imageSize": 32, "seed": 1}},
+                "sources": [{"scenes": {"train": 16, "heldOut": 8, "imageSize": 32, "seed": 1}}],
                 "shards": [f"s3://{bucket}/data"],
             },
             "storage": cluster.storage(),

@@ -43,7 +43,7 @@ def pod(place: Place, folder: Path, run: str, attempt: int) -> PodEnvironment:
         folder,
         training__batch={"rowsPerObjective": 4, "cohortRows": 2, "microBatchRows": 1},
         training__optimizer={"learningRate": "1e-3"},
-        training__schedule={"warmupSteps": 1, "horizonSteps": STEPS},
+        training__schedule={"warmupSteps": 1, "totalSteps": STEPS},
         training__precision="FP32",
         data__shards=[f"{place.uri}/data"],
         checkpoint__uri=f"{place.uri}/{run}",

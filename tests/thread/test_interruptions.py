@@ -38,7 +38,7 @@ def write_job(folder: Path) -> Path:
         folder,
         training__batch={"rowsPerObjective": 4, "cohortRows": 2, "microBatchRows": 1},
         training__optimizer={"learningRate": "1e-3"},
-        training__schedule={"warmupSteps": 1, "horizonSteps": STEPS},
+        training__schedule={"warmupSteps": 1, "totalSteps": STEPS},
         training__precision="FP32",
         trainer__processesPerNode=2,
         checkpoint__everySteps=EVERY,

@@ -12,7 +12,7 @@ from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.job import StorageSpec, UniMRGJob, resolve_uri
 from unimrg_trainer.data.photographs import find_photographs
-from unimrg_trainer.data.prepare import source_digest
+from unimrg_trainer.data.prepare import folder_of_images, source_digest
 from unimrg_trainer.data.publication import find_publication
 from unimrg_trainer.storage import open_store
 from unimrg_trainer.storage.base import ObjectStore
@@ -33,8 +33,10 @@ def wanted_digest(job: UniMRGJob, env: PodEnvironment) -> str | None:
 
     Raises JobError (66) for photographs that are not there.
     """
-    source = job.spec.data.source
-    return None if source is None else source_digest(source, find_photographs(source.photographs, env.spec_base))
+    sources = job.spec.data.sources
+    if sources is None:
+        return None
+    return source_digest(sources, find_photographs(folder_of_images(sources), env.spec_base))
 
 
 def data_digest(job: UniMRGJob, env: PodEnvironment) -> str:

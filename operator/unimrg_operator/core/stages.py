@@ -55,7 +55,7 @@ class Verdict:
 
 def wanted(job: UniMRGJob) -> tuple[StageName, ...]:
     """Return the stages that a job has if all goes well."""
-    left_out = {"prepare": job.spec.data.source is None, "evaluate": job.spec.stages.evaluate.mode == "Never"}
+    left_out = {"prepare": job.spec.data.sources is None, "evaluate": job.spec.stages.evaluate.mode == "Never"}
     return tuple(name for name in ORDER if not left_out.get(name, False))
 
 

@@ -71,7 +71,7 @@ class Dataset:
 
     @classmethod
     def open(cls, store: ObjectStore, split: str, digest: str | None = None) -> Dataset:
-        """Open a split (`train`, `heldOut`, `photographs`) of the data set `digest`, or of the only one in
+        """Open a split (`train`, `heldOut`, `preview`) of the data set `digest`, or of the only one in
         `store`.
 
         Raises UserError: INPUT_MISSING if there is no such data set or split, DATA_CORRUPT if it is damaged.

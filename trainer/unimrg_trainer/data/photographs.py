@@ -10,11 +10,11 @@ from typing import TypeVar
 from unimrg_api.errors import JobError, Problem
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.fields import path_of, resolve_uri
-from unimrg_api.spec_platform import PHOTOGRAPH_SUFFIXES
+from unimrg_api.spec_platform import IMAGE_SUFFIXES
 from unimrg_trainer.data.decode import image_extension
 from unimrg_trainer.data.shards import CorruptDataError, sha256
 
-JOB_FIELD = "spec.data.source.photographs"
+JOB_FIELD = "spec.data.sources"
 
 Item = TypeVar("Item", "Photograph", Path)
 Result = TypeVar("Result")
@@ -55,10 +55,10 @@ def _files(uri: str, folder: Path) -> list[Path]:
     files = sorted(
         path
         for path in folder.iterdir()
-        if path.suffix.lower() in PHOTOGRAPH_SUFFIXES and not path.name.startswith(".") and path.is_file()
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
     )
     if not files:
-        kinds = ", ".join(PHOTOGRAPH_SUFFIXES)
+        kinds = ", ".join(IMAGE_SUFFIXES)
         raise _missing(uri, f"the folder {folder} holds no photograph ({kinds})", "add one, or leave the field out")
     return files
 

@@ -6,12 +6,13 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from unimrg_api.digests import sha256_of
-from unimrg_api.job import SourceSpec
+from unimrg_api.errors import UserError
+from unimrg_api.job import ScenesSpec, SourceSpec
 from unimrg_trainer import scenes
 from unimrg_trainer.data import shards
 from unimrg_trainer.data.claim import STALE_AFTER, ClaimWatch
@@ -39,24 +40,38 @@ class Prepared:
     reused: bool
 
 
-def source_digest(source: SourceSpec, photographs: list[Photograph]) -> str:
+def scenes_of(sources: Sequence[SourceSpec]) -> ScenesSpec:
+    """Return the source of scenes. Raises UserError if there is none."""
+    found = next((source.scenes for source in sources if source.scenes is not None), None)
+    if found is None:
+        raise UserError("spec.data.sources: there is no source of scenes", remedy="add one: scenes: {…}")
+    return found
+
+
+def folder_of_images(sources: Sequence[SourceSpec]) -> str | None:
+    """Return the URI of the folder of images to show, None if there is none."""
+    return next((source.images.uri for source in sources if source.images is not None), None)
+
+
+def source_digest(sources: Sequence[SourceSpec], photographs: list[Photograph]) -> str:
     """Return the digest of everything that the content depends on; where it lies is not part of it."""
+    wanted = scenes_of(sources)
     return sha256_of(
         {
             "schema": {"scenes": scenes.SCHEMA, "shards": shards.FORMAT},
             "scenes": {
-                "train": source.scenes.train,
-                "heldOut": source.scenes.held_out,
-                "imageSize": source.scenes.image_size,
-                "seed": source.scenes.seed,
+                "train": wanted.train,
+                "heldOut": wanted.held_out,
+                "imageSize": wanted.image_size,
+                "seed": wanted.seed,
             },
-            "photographs": [[photograph.path.name, photograph.sha256] for photograph in photographs],
+            "images": [[photograph.path.name, photograph.sha256] for photograph in photographs],
         }
     )
 
 
 def prepare(
-    source: SourceSpec,
+    sources: Sequence[SourceSpec],
     base: Path,
     store: ObjectStore,
     progress: Progress,
@@ -64,14 +79,14 @@ def prepare(
     stale_after: float = STALE_AFTER,
     poll_interval: float = 1.0,
 ) -> Prepared:
-    """Write the data set of `source` into `store`, unless it is there; wait if another job is writing it.
+    """Write the data set of `sources` into `store`, unless it is there; wait if another job is writing it.
 
     `base` is the folder that relative URIs are resolved against; times are in seconds. Raises JobError for
     photographs that are missing or unreadable (before anything is written), UserError for stores. If it is
     interrupted, nothing is published and the next call starts afresh.
     """
-    photographs = find_photographs(source.photographs, base)
-    digest = source_digest(source, photographs)
+    photographs = find_photographs(folder_of_images(sources), base)
+    digest = source_digest(sources, photographs)
     folder = folder_of(digest)
     writer = uuid.uuid4().hex[:12]
     watch = ClaimWatch(store, folder, writer, stale_after=stale_after)
@@ -94,7 +109,7 @@ def prepare(
             return Prepared(digest, found.prefix, reused=True)
         prefix = join(folder, f"writer-{writer}")
         try:
-            manifests = _write(source, photographs, store, prefix, progress)
+            manifests = _write(scenes_of(sources), photographs, store, prefix, progress)
             winner = publish(store, Publication(digest=digest, prefix=prefix, manifests=manifests))
         except BaseException:
             _sweep(store, prefix + "/", keep=None)
@@ -105,11 +120,10 @@ def prepare(
 
 
 def _write(
-    source: SourceSpec, photographs: list[Photograph], store: ObjectStore, prefix: str, progress: Progress
+    settings: ScenesSpec, photographs: list[Photograph], store: ObjectStore, prefix: str, progress: Progress
 ) -> dict[str, str]:
     """Write all splits; return split → sha256 of its manifest."""
     extensions = check_photographs(photographs)  # first: a bad file is reported before the long part
-    settings = source.scenes
     total = settings.train + settings.held_out + len(photographs)
     done = 0
     progress(done, total)
@@ -126,14 +140,14 @@ def _write(
             progress(done, total)
         manifests[split] = writer.finish()
     if photographs:
-        writer = ShardWriter(store, prefix, "photographs")
+        writer = ShardWriter(store, prefix, "preview")
         for index, (photograph, extension) in enumerate(zip(photographs, extensions, strict=True)):
             description = json.dumps({"name": photograph.path.name}).encode()
             members = {"json": description, extension: read_photograph(photograph)}
-            writer.add(f"photograph-{index:08d}", members, questions=0)
+            writer.add(f"preview-{index:08d}", members, questions=0)
             done += 1
             progress(done, total)
-        manifests["photographs"] = writer.finish()
+        manifests["preview"] = writer.finish()
     return manifests
 
 

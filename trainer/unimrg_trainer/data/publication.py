@@ -18,7 +18,7 @@ from unimrg_api.exit_codes import ExitCode
 from unimrg_trainer.data.shards import CorruptDataError, join, sha256
 from unimrg_trainer.storage.base import AlreadyExists, NotFound, ObjectStore
 
-SPLITS = ("train", "heldOut", "photographs")
+SPLITS = ("train", "heldOut", "preview")
 
 _MARKER = "PUBLISHED"
 
@@ -73,7 +73,7 @@ def find_publication(store: ObjectStore, digest: str | None = None) -> Publicati
         names = ", ".join(key.split("/")[0] for key in markers)
         raise _absent(
             f"{store.uri} holds several data sets ({names}), and the job does not say which",
-            "set spec.data.source to that of the one you mean, or point spec.data.shards at a prefix with one",
+            "set spec.data.sources to those of the one you mean, or point spec.data.shards at a prefix with one",
         )
     found = _read_marker(store, markers[0]) if markers else None
     if found is None:
@@ -108,6 +108,6 @@ def _manifests_at_root(store: ObjectStore) -> dict[str, str]:
 def _absent(message: str, remedy: str = "") -> UserError:
     return UserError(
         message,
-        remedy=remedy or "set spec.data.source so that it is prepared, or correct spec.data.shards",
+        remedy=remedy or "set spec.data.sources so that it is prepared, or correct spec.data.shards",
         exit_code=ExitCode.INPUT_MISSING,
     )

@@ -72,8 +72,9 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
     import_weights(module, state)
     after = held_out_losses(setup, module, held_out, rows, progress, "held-out loss after")
     replies: list[Answered] = []
-    if "Spatial" in wanted.benchmarks and "Understanding" in setup.weights:
-        replies = answers(setup, module, held_out, min(wanted.questions, len(held_out.questions)), progress)
+    spatial = next((entry.spatial for entry in wanted.benchmarks if entry.spatial is not None), None)
+    if spatial is not None and "Understanding" in setup.weights:
+        replies = answers(setup, module, held_out, min(spatial.questions, len(held_out.questions)), progress)
     samples = draw_samples(setup, module, held_out, progress)
     if setup.rank == 0:
         write_results(
@@ -110,15 +111,15 @@ def clusters_of(setup: Setup, held_out: Dataset, rows: int) -> dict[str, list[st
 
 
 def draw_samples(setup: Setup, module: torch.nn.Module, held_out: Dataset, progress: Progress) -> list[Sample]:
-    """Generate every trained representation for held-out scenes and for photographs; nothing for `images: 0`."""
+    """Generate every trained representation for held-out scenes and for photographs; nothing for `sampleImages: 0`."""
     size = setup.family.image_size
-    scenes = min(setup.job.spec.stages.evaluate.samples.images, len(held_out.images))
+    scenes = min(setup.job.spec.stages.evaluate.sample_images, len(held_out.images))
     if scenes == 0:
         return []
     records = [held_out.read_image_record(index) for index in range(scenes)]
     labels = [f"scene {index}" for index in range(scenes)]
-    if "photographs" in find_publication(setup.data, setup.data_digest).manifests:
-        photographs = Dataset.open(setup.data, "photographs", setup.data_digest)
+    if "preview" in find_publication(setup.data, setup.data_digest).manifests:
+        photographs = Dataset.open(setup.data, "preview", setup.data_digest)
         chosen = range(min(PHOTOGRAPHS, len(photographs.images)))
         records += [photographs.read_image_record(index) for index in chosen]
         labels += [f"photo {index}" for index in chosen]
@@ -194,8 +195,8 @@ def write_results(
 
 def seeds_of(job: UniMRGJob) -> dict[str, int]:
     """What a seed is for → seed."""
-    source = job.spec.data.source
-    return {"training": job.spec.training.seed, **({"scenes": source.scenes.seed} if source else {})}
+    scenes = [source.scenes.seed for source in job.spec.data.sources or () if source.scenes is not None]
+    return {"training": job.spec.training.seed, **({"scenes": scenes[0]} if scenes else {})}
 
 
 def _show(setup: Setup, step: int, what: str, done: int, total: int) -> None:

@@ -75,7 +75,7 @@ def load_published(module: nn.Module, published: PublishedWeights) -> None:
         raise UserError(
             f"spec.model.init: {Path(uri).name} does not fit the model: {'; '.join(problems[:5])}"
             + (f" and {len(problems) - 5} more" if len(problems) > 5 else ""),
-            remedy="spec.model.variant must be the size of the weights",
+            remedy="spec.model must name the size of the weights",
             exit_code=ExitCode.DATA_CORRUPT,
         )
     unused = sorted(set(found) - set(dict(module.named_parameters(remove_duplicate=False))))

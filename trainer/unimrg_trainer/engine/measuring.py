@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import nn
 
 from unimrg_api.errors import Interrupted
+from unimrg_api.job import HarmonSamplingSpec
 from unimrg_trainer.data.dataset import Dataset
 from unimrg_trainer.engine.rows import BatchShape
 from unimrg_trainer.engine.setup import Setup
@@ -145,7 +146,8 @@ def generated(
         for objective in setup.objectives
         if objective.representation is not None
     ]
-    samples = setup.job.spec.stages.evaluate.samples
+    harmon = setup.job.spec.model.harmon
+    samples = HarmonSamplingSpec() if harmon is None else harmon.sampling
     items = [(name, image) for name, _ in work for image in range(len(images))]
     own = share(setup, items)
     mine: list[np.ndarray] = []

@@ -63,7 +63,7 @@ def set_up(env: PodEnvironment, job: UniMRGJob) -> Setup:
         torch.set_num_threads(int(threads))  # bit-exact resume needs a fixed number
     wanted = job.spec.resolved_objectives()
     # in the registry's order, not the job's: the order of rows addresses dropout, and is no part of what is trained
-    family = find_family(job.spec.model.name, job.spec.model.variant, float(job.spec.model.dropout))
+    family = find_family(*job.spec.model.family())
     family.check_assets()  # before gigabytes are built
     weights = {name: wanted[name] for name in OBJECTIVES if wanted.get(name, 0) > 0}
     return Setup(

@@ -97,7 +97,7 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
         schedule=WarmupCosine(
             float(training.optimizer.learning_rate),
             training.schedule.warmup_steps,
-            training.schedule.horizon_steps,
+            training.schedule.total_steps,
         ),
         collector=MetricsCollector(setup.weights),
         plan_step=lambda step: planner.step(step, setup.rank, setup.world_size),

@@ -121,7 +121,7 @@ def summary(run: ObjectStore) -> Summary | None:
 
 
 def _settings(job: UniMRGJob) -> str:
-    return sha256_of(job.spec.stages.evaluate.model_dump(by_alias=True, mode="json"))
+    return sha256_of([job.spec.model.family(), job.spec.stages.evaluate.model_dump(by_alias=True, mode="json")])
 
 
 def _code(run: ObjectStore, attempt: str, stage: str) -> int | None:

@@ -152,8 +152,8 @@ def _check_data(context: Context) -> str:
 
 def _prepare(context: Context) -> Verdict:
     """Turn the job's source into shards, unless they are there or exist by themselves."""
-    source = context.job.spec.data.source
-    if source is None:
+    sources = context.job.spec.data.sources
+    if sources is None:
         return Verdict(ExitCode.OK, "Completed", "the shards exist; there is nothing to prepare")
     reported = 0.0
 
@@ -165,7 +165,7 @@ def _prepare(context: Context) -> Verdict:
 
     store = job_stores.data_store(context.job, context.env)
     with context.stop.raising():
-        prepared = prepare(source, context.env.spec_base, store, report)
+        prepared = prepare(sources, context.env.spec_base, store, report)
         inputs.check_identity(context.job, context.env, context.run, prepared.digest)
     where = f"{store.uri}/{prepared.prefix}"
     return Verdict(ExitCode.OK, "Completed", f"found in {where}" if prepared.reused else f"written to {where}")

@@ -170,7 +170,7 @@ def config_of(variant: str, dropout: float = 0.1) -> HarmonConfig:
     """Return the configuration of a named variant. Raises UserError listing the known ones."""
     if variant not in VARIANTS:
         raise UserError(
-            f"spec.model.variant: Harmon has no variant {variant!r}",
+            f"spec.model.harmon.variant: Harmon has no variant {variant!r}",
             remedy=f"use one of {', '.join(VARIANTS)}",
         )
     return VARIANTS[variant](dropout)
