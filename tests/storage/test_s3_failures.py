@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import random
+import ssl
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 from botocore.exceptions import EndpointProviderError
 
+from tests.support.certificates import loopback, write_server_certificate
 from tests.support.ports import free_port
 from tests.support.s3_answers import answering, failure, handled, without_header
 from tests.support.s3_server import S3Server
@@ -126,43 +130,54 @@ def test_an_upload_that_is_always_lost_is_an_outage(s3_place: Place, monkeypatch
     assert error.exit_code is ExitCode.UNAVAILABLE and not isinstance(error, NotFound)
 
 
+CHECKSUMS = "spec.storage.checksums: WhenRequired"
+
+
 @pytest.mark.parametrize(
-    ("status", "code", "expected"),
+    ("status", "code", "expected", "may_be_checksums"),
     [
-        (503, "SlowDown", ExitCode.UNAVAILABLE),
-        (500, "InternalError", ExitCode.UNAVAILABLE),
-        (429, "TooManyRequests", ExitCode.UNAVAILABLE),
-        (409, "ConditionalRequestConflict", ExitCode.UNAVAILABLE),
-        (400, "ExpiredToken", ExitCode.CREDENTIALS),
-        (403, "AccessDenied", ExitCode.CREDENTIALS),
-        (403, "RequestTimeTooSkewed", ExitCode.CREDENTIALS),
-        (501, "NotImplemented", ExitCode.CONFIGURATION),
-        (400, "AuthorizationHeaderMalformed", ExitCode.CONFIGURATION),
-        (404, "NoSuchBucket", ExitCode.INPUT_MISSING),
-        (404, "NoSuchKey", ExitCode.UNAVAILABLE),
-        (404, "", ExitCode.UNAVAILABLE),
-        (400, "BadDigest", ExitCode.UNAVAILABLE),
-        (400, "IncompleteBody", ExitCode.UNAVAILABLE),
-        (400, "XAmzContentSHA256Mismatch", ExitCode.UNAVAILABLE),
-        (400, "InvalidBucketName", ExitCode.CONFIGURATION),
+        (503, "SlowDown", ExitCode.UNAVAILABLE, False),
+        (500, "InternalError", ExitCode.UNAVAILABLE, True),
+        (429, "TooManyRequests", ExitCode.UNAVAILABLE, False),
+        (409, "ConditionalRequestConflict", ExitCode.UNAVAILABLE, False),
+        (400, "ExpiredToken", ExitCode.CREDENTIALS, False),
+        (403, "AccessDenied", ExitCode.CREDENTIALS, True),
+        (403, "SignatureDoesNotMatch", ExitCode.CREDENTIALS, True),
+        (403, "RequestTimeTooSkewed", ExitCode.CREDENTIALS, False),
+        (501, "NotImplemented", ExitCode.CONFIGURATION, True),
+        (400, "InvalidArgument", ExitCode.CONFIGURATION, True),
+        (400, "InvalidRequest", ExitCode.CONFIGURATION, True),
+        (411, "MissingContentLength", ExitCode.CONFIGURATION, True),
+        (400, "AuthorizationHeaderMalformed", ExitCode.CONFIGURATION, False),
+        (404, "NoSuchBucket", ExitCode.INPUT_MISSING, False),
+        (404, "NoSuchKey", ExitCode.UNAVAILABLE, True),
+        (404, "", ExitCode.UNAVAILABLE, True),
+        (400, "BadDigest", ExitCode.UNAVAILABLE, True),
+        (400, "IncompleteBody", ExitCode.UNAVAILABLE, True),
+        (400, "XAmzContentSHA256Mismatch", ExitCode.CONFIGURATION, True),
+        (400, "InvalidBucketName", ExitCode.CONFIGURATION, False),
     ],
 )
-def test_what_the_service_says_has_its_exit_code(
-    s3_place: Place, monkeypatch: pytest.MonkeyPatch, status: int, code: str, expected: ExitCode
+def test_a_refused_write_has_the_exit_code_of_its_cause(
+    s3_place: Place, monkeypatch: pytest.MonkeyPatch, status: int, code: str, expected: ExitCode, may_be_checksums: bool
 ) -> None:
     monkeypatch.setattr(time, "sleep", lambda _: None)
-    store = s3_place.store()
     with answering(s3_place, "PutObject", status, code):
-        error = failure(lambda: store.put("a", b"mine", if_absent=True))
+        error = failure(lambda: s3_place.store().put("a", b"mine", if_absent=True))
     assert error.exit_code is expected
     assert not isinstance(error, AlreadyExists | NotFound)
     assert f"{s3_place.uri}/run/a" in error.message and str(s3_place.storage.endpoint) in error.message
+    assert (CHECKSUMS in error.remedy) is may_be_checksums
 
 
-def test_a_name_that_no_bucket_can_have_is_told_as_that(s3_place: Place) -> None:
-    with answering(s3_place, "ListObjectsV2", 400, "InvalidBucketName"):
-        error = failure(lambda: s3_place.store().list())
-    assert "name of a bucket" in error.message and "checksums" not in error.remedy
+def test_a_refused_read_may_be_about_checksums_only_if_they_are_asked_for(s3_place: Place) -> None:
+    without = Place(s3_place.uri, s3_place.storage.model_copy(update={"checksums": "WhenRequired"}))
+    for place in (s3_place, without):
+        with answering(place, "GetObject", 400, "InvalidArgument"):
+            error = failure(lambda place=place: place.store().size("a"))  # type: ignore[misc]
+        assert (CHECKSUMS in error.remedy) is (place is s3_place)
+    with answering(without, "PutObject", 400, "XAmzContentSHA256Mismatch"):
+        assert failure(lambda: without.store().put("a", b"1")).exit_code is ExitCode.UNAVAILABLE, "damaged on its way"
 
 
 def test_an_endpoint_of_which_no_address_can_be_made_is_a_matter_of_configuration() -> None:
@@ -170,29 +185,11 @@ def test_an_endpoint_of_which_no_address_can_be_made_is_a_matter_of_configuratio
     assert error.exit_code is ExitCode.CONFIGURATION
 
 
-def test_a_read_that_finds_nothing_and_is_told_no_reason_is_a_missing_object(s3_place: Place) -> None:
+def test_a_read_that_is_answered_with_404_alone_finds_no_object(s3_place: Place) -> None:
     with answering(s3_place, "GetObject", 404), pytest.raises(NotFound):
         s3_place.store().get("a")
     with answering(s3_place, "GetObject", 404, "NoSuchUpload"):
         assert not isinstance(failure(lambda: s3_place.store().get("a")), NotFound)
-
-
-@pytest.mark.parametrize(
-    ("code", "expected"),
-    [("ExpiredToken", ExitCode.CREDENTIALS), ("InvalidToken", ExitCode.CREDENTIALS), ("", ExitCode.CONFIGURATION)],
-)
-def test_the_reason_that_a_reply_to_head_cannot_give_is_asked_for(
-    s3_place: Place, code: str, expected: ExitCode
-) -> None:
-    with answering(s3_place, "HeadObject", 400), answering(s3_place, "GetObject", 400, code):
-        assert failure(lambda: s3_place.store().size("a")).exit_code is expected
-
-
-def test_an_object_that_appears_behind_a_head_was_missing(s3_place: Place) -> None:
-    for content in (b"", b"1"):
-        s3_place.store().put("a", content)
-        with answering(s3_place, "HeadObject", 404):
-            assert s3_place.store().size("a") is None
 
 
 # Services that lack something
@@ -300,6 +297,69 @@ def test_an_endpoint_that_never_answers_is_an_outage(
     monkeypatch.setattr(s3, "READ_SECONDS", 0.2)
     s3_gate.swallow()
     assert failure(lambda: s3_place.through(s3_gate).get("a")).exit_code is ExitCode.UNAVAILABLE
+
+
+@pytest.mark.parametrize(
+    "name", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL"]
+)
+def test_a_variable_that_ends_in_white_space_is_named(
+    s3_place: Place, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(name, "as-echo-and-base64-leave-it\n")
+    error = failure(lambda: s3_place.store().get("a"))
+    assert error.exit_code is ExitCode.CREDENTIALS
+    assert f"{name} ends in white space" in error.message and "as-echo" not in str(error)
+
+
+class NotS3(BaseHTTPRequestHandler):
+    """Answers every read as a web page does."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", "4")
+        self.end_headers()
+        self.wfile.write(b"page")
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture(params=["http", "https"])
+def web_server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, int]]:
+    """(scheme, port) of a server on loopback that is no S3; over TLS its certificate is signed by itself."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), NotS3)
+    if request.param == "https":
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*write_server_certificate(tmp_path, loopback(["127.0.0.1"])))
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield request.param, server.server_port
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_certificates_and_schemes_are_named_and_no_outage(
+    s3_place: Place, web_server: tuple[str, int], scheme: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    spoken, port = web_server
+    said = {
+        ("http", "http"): "whole object",
+        ("http", "https"): "does not speak TLS",
+        ("https", "http"): "speaks TLS",
+        ("https", "https"): "certificate is not trusted",
+    }[spoken, scheme]
+    storage = StorageSpec(endpoint=f"{scheme}://127.0.0.1:{port}", addressing="Path")
+    error = failure(lambda: Place(s3_place.uri, storage).store().get("a"))
+    assert error.exit_code is ExitCode.CONFIGURATION
+    assert said in error.message
+    if spoken == scheme == "https":
+        monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path / "nowhere"))
+        error = failure(lambda: Place(s3_place.uri, storage).store().get("a"))
+        assert error.exit_code is ExitCode.CONFIGURATION and "AWS_CA_BUNDLE" in error.message
+        monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path / "tls.crt"))
+        error = failure(lambda: Place(s3_place.uri, storage).store().get("a"))
+        assert "whole object" in error.message, "with its own certificate it is trusted"
 
 
 def test_half_a_pair_of_keys_is_a_matter_of_credentials(s3_place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

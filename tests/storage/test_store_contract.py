@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from tests.support.dictionary_store import DictionaryStore
+from tests.support.faulty_stores import WrappedStore, raising
 from tests.support.s3_stores import Place
 from unimrg_api.exit_codes import ExitCode
 from unimrg_trainer.storage import LocalStore, ObjectStore
-from unimrg_trainer.storage.base import AlreadyExists, NotFound, StorageError
+from unimrg_trainer.storage.base import AlreadyExists, NotFound, StorageError, put_once
 
 Fixtures = pytest.FixtureRequest
 
@@ -70,6 +71,23 @@ def test_a_conditional_put_never_replaces(store: ObjectStore) -> None:
         store.put("a", b"second", if_absent=True)
     assert store.get("a") == b"first"
     assert store.list() == [("a", 5)]
+
+
+def test_a_write_whose_reply_was_lost_is_recognised_by_its_content(store: ObjectStore) -> None:
+    def lose_reply(action: str, key: str) -> None:
+        raise (AlreadyExists if key == "repeated" else StorageError)(key)
+
+    loses = WrappedStore(store, after=lose_reply)
+    assert put_once(loses, "repeated", b"mine") and put_once(loses, "lost", b"mine")
+    store.put("others", b"another's")
+    assert not put_once(store, "others", b"mine")
+    assert store.get("others") == b"another's"
+
+
+def test_a_write_that_failed_without_a_trace_is_a_failure(store: ObjectStore) -> None:
+    with pytest.raises(StorageError):
+        put_once(WrappedStore(store, before=raising(lambda: StorageError("refused"), "a")), "a", b"mine")
+    assert store.list() == []
 
 
 def test_a_deleted_key_can_be_put_again(store: ObjectStore) -> None:

@@ -28,7 +28,7 @@ from unimrg_trainer.checkpoint.layout import (
     survey,
 )
 from unimrg_trainer.checkpoint.manifest import SCHEMA_VERSION, Manifest, Unverified, read_json
-from unimrg_trainer.storage.base import AlreadyExists, NotFound, ObjectStore, StorageError
+from unimrg_trainer.storage.base import NotFound, ObjectStore, put_once
 
 
 class CommitConflict(CheckpointError):  # noqa: N818 - named after what happened
@@ -119,7 +119,8 @@ def publish(store: ObjectStore, reservation: Reservation, manifest: Manifest) ->
         manifest_key,
         digest,
     )
-    _write_marker(store, commit)
+    if not put_once(store, commit.key, marker_bytes(commit)):
+        raise _conflict(store, commit.marker)
     return commit
 
 
@@ -149,26 +150,6 @@ def marker_bytes(commit: Commit) -> bytes:
             "sha256": commit.manifest_sha256,
         }
     ).encode()
-
-
-def _write_marker(store: ObjectStore, commit: Commit) -> None:
-    content = marker_bytes(commit)
-    try:
-        store.put(commit.key, content, if_absent=True)
-    except StorageError as error:
-        # Whatever the store said, the marker may be ours: its reply to our first try can be lost.
-        if _holds(store, commit.key, content):
-            return
-        if isinstance(error, AlreadyExists):
-            raise _conflict(store, commit.marker) from error
-        raise
-
-
-def _holds(store: ObjectStore, key: str, content: bytes) -> bool:
-    try:
-        return store.get(key) == content
-    except StorageError:
-        return False
 
 
 def _conflict(store: ObjectStore, marker: Marker) -> CommitConflict:

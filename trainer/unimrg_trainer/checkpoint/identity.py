@@ -13,10 +13,11 @@ from unimrg_api.digests import canonical_json
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_trainer.checkpoint.agreement import CheckpointError
-from unimrg_trainer.storage.base import AlreadyExists, NotFound, ObjectStore, StorageError
+from unimrg_trainer.storage.base import NotFound, ObjectStore, StorageError, put_once
 
 JOB = "job.json"
 _ATTEMPT = re.compile(r"attempts/(\d{1,9})\.json")
+_ATTEMPT_KEY = "attempts/{}.json"
 
 
 def claim_identity(store: ObjectStore, uid: str | None, digest: str) -> str:
@@ -27,12 +28,9 @@ def claim_identity(store: ObjectStore, uid: str | None, digest: str) -> str:
     is unreadable.
     """
     own = {"uid": uid or uuid.uuid4().hex, "digest": digest}
-    try:
-        store.put(JOB, canonical_json(own).encode(), if_absent=True)
-    except AlreadyExists:
-        held = _read_job(store)
-    else:
+    if put_once(store, JOB, canonical_json(own).encode()):
         return own["uid"]
+    held = _read_job(store)
     if held["digest"] != digest:
         raise UserError(
             f"{store.uri} belongs to another training: its job has digest {held['digest']}, this one {digest}",
@@ -55,26 +53,16 @@ def claim_attempt(store: ObjectStore, wanted: int | None) -> int:
         }
     ).encode()
     if wanted is not None:
-        if not _claim(store, wanted, content):
+        if not put_once(store, _ATTEMPT_KEY.format(wanted), content):
             raise CheckpointError(
                 f"attempt {wanted} of {store.uri} was started before",
                 remedy="start it with the next number, or without one",
             )
         return wanted
     number = max((n for n in map(_number, store.list("attempts/")) if n is not None), default=0) + 1
-    while not _claim(store, number, content):
+    while not put_once(store, _ATTEMPT_KEY.format(number), content):
         number += 1
     return number
-
-
-def _claim(store: ObjectStore, number: int, content: bytes) -> bool:
-    key = f"attempts/{number}.json"
-    try:
-        store.put(key, content, if_absent=True)
-    except AlreadyExists:
-        # our own, if the reply to a first try was lost
-        return store.get(key) == content
-    return True
 
 
 def _number(listed: tuple[str, int]) -> int | None:

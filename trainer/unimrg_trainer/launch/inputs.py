@@ -22,7 +22,7 @@ from unimrg_api.load import parse_job
 from unimrg_trainer.checkpoint.agreement import CheckpointError
 from unimrg_trainer.checkpoint.identity import JOB, claim_attempt, claim_identity
 from unimrg_trainer.job_stores import data_digest, find_weights, wanted_digest
-from unimrg_trainer.storage.base import AlreadyExists, ObjectStore, StorageError
+from unimrg_trainer.storage.base import ObjectStore, StorageError, put_once
 from unimrg_trainer.tracking import TrackingSettings, tracking_uri
 
 logger = logging.getLogger(__name__)
@@ -124,10 +124,9 @@ def probe(store: ObjectStore) -> None:
     """
     key, content = f"probe/{uuid.uuid4().hex}", b"unimrg"
     store.list("probe/")
-    with contextlib.suppress(AlreadyExists):  # the key is ours alone: the reply to a first try was lost
-        store.put(key, content, if_absent=True)
+    put_once(store, key, content)
     try:
-        if not _is_refused(store, key):
+        if put_once(store, key, b"another"):
             raise UserError(
                 f"{store.uri}: this service has no conditional writes, which commits rest on",
                 remedy="use one that heeds If-None-Match",
@@ -136,15 +135,6 @@ def probe(store: ObjectStore) -> None:
             raise UserError(f"{store.uri} returned other bytes than were written", remedy="check the store")
     finally:
         store.delete(key)
-
-
-def _is_refused(store: ObjectStore, key: str) -> bool:
-    """Whether a conditional write to an object that exists fails, as it must."""
-    try:
-        store.put(key, b"another", if_absent=True)
-    except AlreadyExists:
-        return True
-    return False
 
 
 def tracker_uri(job: UniMRGJob, env: PodEnvironment) -> str:

@@ -6,6 +6,7 @@ one winner. That is all the protocols on top of it (checkpoints, prepared data, 
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -72,6 +73,27 @@ class ObjectStore(Protocol):
     def delete(self, key: str) -> None:
         """Remove the object; it is no error if there is none."""
         ...
+
+
+def put_once(store: ObjectStore, key: str, content: bytes) -> bool:
+    """Write `content` unless there is an object under `key`; return whether what is there is this content.
+
+    A client repeats a request whose reply was lost, and then meets its own object. So whatever the store answered, what
+    it holds decides; the content must name its writer, unless all writers write the same.
+    """
+    try:
+        store.put(key, content, if_absent=True)
+    except AlreadyExists:
+        try:
+            return store.get(key) == content
+        except NotFound:
+            return False  # deleted since
+    except StorageError:
+        with suppress(StorageError):
+            if store.get(key) == content:
+                return True
+        raise
+    return True
 
 
 def check_key(key: str) -> str:

@@ -8,6 +8,7 @@ a day.
 from __future__ import annotations
 
 import errno
+import io
 import os
 import shutil
 import time
@@ -29,10 +30,21 @@ COPY_BYTES = 8 << 20
 RACES = 100
 """How often a folder that another process removes under our hands is made anew."""
 
-DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
-FULL = {errno.ENOSPC, errno.EDQUOT}
-MISPLACED = {errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
 NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
+
+_DENIED = (ExitCode.CREDENTIALS, "give the user that runs the job access to this folder, or choose another")
+_FULL = (ExitCode.UNAVAILABLE, "free some space, or choose another disk")
+_MISPLACED = (
+    ExitCode.CONFIGURATION,
+    "an object stands where a folder must be, or a folder where an object must be",
+)
+_REMEDIES = {
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), _DENIED),
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), _FULL),
+    **dict.fromkeys((errno.ENOTDIR, errno.EISDIR, errno.EEXIST), _MISPLACED),
+    errno.ENAMETOOLONG: (ExitCode.CONFIGURATION, "choose a shorter path"),
+}
+"""errno → exit code and remedy; of other errors it is not known whether they pass."""
 
 
 class LocalStore:
@@ -50,7 +62,7 @@ class LocalStore:
         path = self._path(key)
         with explained("write", path):
             if if_absent and path.exists():
-                raise _already_exists(path)
+                raise AlreadyExists(f"{path} is there already")
             partial = _write_partial(path, data)
             try:
                 if if_absent:
@@ -121,26 +133,17 @@ class LocalStore:
 
 
 def _write_partial(path: Path, data: bytes | Path) -> Path:
-    """Write a durable, unnamed copy of `data` beside `path`; nothing is left behind if it fails."""
-    if isinstance(data, Path):
-        with data.open("rb") as source:
-            return _fill(path, source)
-    return _fill(path, data)
-
-
-def _fill(path: Path, data: bytes | BinaryIO) -> Path:
-    partial, file = _open_partial(path)
-    try:
-        with file:
-            if isinstance(data, bytes):
-                file.write(data)
-            else:
-                shutil.copyfileobj(data, file, COPY_BYTES)
-            file.flush()
-            os.fsync(file.fileno())
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    """Write a durable copy of `data` beside `path`, under a reserved name; nothing is left behind if it fails."""
+    with data.open("rb") if isinstance(data, Path) else io.BytesIO(data) as source:
+        partial, file = _open_partial(path)
+        try:
+            with file:
+                shutil.copyfileobj(source, file, COPY_BYTES)
+                file.flush()
+                os.fsync(file.fileno())
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
     return partial
 
 
@@ -174,7 +177,7 @@ def _give_name(partial: Path, path: Path) -> None:
         # over NFS the reply may be lost and the client's second try finds what its first one did
         if path.exists() and partial.samefile(path):
             return
-        raise _already_exists(path) from None
+        raise AlreadyExists(f"{path} is there already") from None
     except OSError as error:
         if error.errno not in NO_LINKS:
             raise
@@ -217,10 +220,6 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _already_exists(path: Path) -> AlreadyExists:
-    return AlreadyExists(f"{path} is there already")
-
-
 @contextmanager
 def explained(action: str, path: Path) -> Iterator[None]:
     """Turn what the operating system says into a StorageError that names the file and a way out."""
@@ -228,21 +227,6 @@ def explained(action: str, path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         code = error.errno or 0
+        exit_code, remedy = _REMEDIES.get(code, (ExitCode.UNAVAILABLE, ""))
         message = f"cannot {action} {path}: {os.strerror(code) if code else error}"
-        if code in DENIED:
-            raise StorageError(
-                message,
-                remedy="give the user that runs the job access to this folder, or choose another",
-                exit_code=ExitCode.CREDENTIALS,
-            ) from error
-        if code in FULL:
-            raise StorageError(message, remedy="free some space, or choose another disk") from error
-        if code == errno.ENAMETOOLONG:
-            raise StorageError(message, remedy="choose a shorter path", exit_code=ExitCode.CONFIGURATION) from error
-        if code in MISPLACED:
-            raise StorageError(
-                message,
-                remedy="an object stands where a folder must be, or a folder where an object must be",
-                exit_code=ExitCode.CONFIGURATION,
-            ) from error
-        raise StorageError(message) from error
+        raise StorageError(message, remedy=remedy, exit_code=exit_code) from error

@@ -9,31 +9,40 @@ the bucket's life-cycle rule for such uploads removes.
 from __future__ import annotations
 
 import io
+import itertools
 import logging
 import os
 import random
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, TypeVar
 
 import boto3
 import urllib3
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, FlexibleChecksumError
 
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.job import StorageSpec
 from unimrg_api.redaction import clean
 from unimrg_trainer.storage.base import AlreadyExists, NotFound, StorageError, check_key, check_prefix
 from unimrg_trainer.storage.local import explained
-from unimrg_trainer.storage.s3_errors import UNREACHABLE, code_of, is_missing, of_client, status_of, translated
+from unimrg_trainer.storage.s3_errors import (
+    CHECKSUMS,
+    UNREACHABLE,
+    check_variables,
+    code_of,
+    of_client,
+    status_of,
+    translated,
+)
 
 CONNECT_SECONDS = 4
 READ_SECONDS = 10
@@ -57,6 +66,8 @@ ALL = 1 << 62
 """More bytes than an object has."""
 
 logging.getLogger("botocore.credentials").setLevel(logging.WARNING)  # it reports each time where it found keys
+
+T = TypeVar("T")
 
 _ADDRESS = re.compile(r"s3://([^/]+)(?:/(.*))?", re.DOTALL)
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
@@ -107,24 +118,21 @@ class S3Store:
     def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
         assert offset >= 0
         assert length is None or length >= 0
-        self._place(key)
-        if length == 0:
-            if self.size(key) is None:
-                raise NotFound(f"there is no object {self.uri}/{key}")
-            return b""
+        wanted = ALL if length is None else max(length, 1)  # a range has at least one byte
         with self._explained("read", key):
             try:
-                return self._read(key, offset, length)
+                content = self._read(key, offset, wanted)
             except _Replaced:  # one request is of one version, however often there is a new one
-                return self._read_part(key, offset, ALL if length is None else length).content
+                content = self._read_part(key, offset, wanted).content
+        return content[:length]
 
     def size(self, key: str) -> int | None:
-        found = self._head(key)
-        return None if found is None else found.size
+        found = self._find(key)
+        return None if found is None else found.total
 
     def version(self, key: str) -> str | None:
         """Return what changes whenever the object does (its ETag), None if there is no such object."""
-        found = self._head(key)
+        found = self._find(key)
         return None if found is None else found.version
 
     def list(self, prefix: str = "") -> list[tuple[str, int]]:
@@ -136,7 +144,8 @@ class S3Store:
             )
             for page in pages:
                 if "IsTruncated" not in page:
-                    raise self._cut_short("list", prefix)
+                    # Python's HTTP client takes a reply whose connection breaks in the headers for one without the rest
+                    raise ValueError("it was cut short, or is not of S3")
                 found += [(entry["Key"][start:], entry["Size"]) for entry in page.get("Contents", [])]
         # keys with a slash at the end are what consoles show as empty folders
         return sorted((key, size) for key, size in found if key and not key.endswith("/"))
@@ -149,79 +158,59 @@ class S3Store:
                 if code_of(error) != "NoSuchKey":
                     raise
 
-    def _head(self, key: str) -> _Found | None:
-        """What HEAD says of the object, None if there is none."""
-        with self._explained("read", key):
-            try:
-                answer = self.client.head_object(**self._place(key))
-            except ClientError as error:
-                if status_of(error) in (400, 404):
-                    self._ask_why(key)
-                if status_of(error) == 404:
-                    return None
-                raise
-        if not {"ContentLength", "ETag"} <= answer.keys():
-            raise self._cut_short("read", key)
-        return _Found(int(answer["ContentLength"]), str(answer["ETag"]))
-
-    def _ask_why(self, key: str) -> None:
-        """Raise why a HEAD was refused, unless the object is missing: only the reply to a GET has words for it."""
+    def _find(self, key: str) -> _Part | None:
+        """Read the first byte; None if there is no object. A refused HEAD would not give the reason."""
         try:
-            self.client.get_object(**self._place(key), Range="bytes=0-0")["Body"].close()
-        except ClientError as error:
-            if not is_missing(error) and status_of(error) != 416:  # 416: by now there is an empty object
-                raise
-
-    def _cut_short(self, action: str, key: str) -> StorageError:
-        """Python's HTTP client takes a reply whose connection breaks in the headers for one without the rest."""
-        where = f"{self.uri}/{key} at {clean(self.client.meta.endpoint_url)}"
-        return StorageError(f"cannot {action} {where}: the reply was cut short", remedy=UNREACHABLE)
+            with self._explained("read", key):
+                return self._read_part(key, 0, 1)
+        except NotFound:
+            return None
 
     def _place(self, key: str) -> dict[str, str]:
         return {"Bucket": self._bucket, "Key": check_key(self._prefix + check_key(key))}
 
     def _explained(self, action: str, key: str) -> AbstractContextManager[None]:
-        return translated(action, f"{self.uri}/{key}", self.client.meta.endpoint_url)
+        return translated(action, f"{self.uri}/{key}", self.client)
 
     def _put_if_absent(self, key: str, place: dict[str, str], body: BinaryIO) -> None:
-        for pause in _pauses(BODY_ATTEMPTS):
-            try:
-                self.client.put_object(**place, Body=body, IfNoneMatch="*")
-            except ClientError as error:
-                if status_of(error) == 412:
-                    raise AlreadyExists(f"{self.uri}/{key} is there already") from None
-                # another conditional writer is under way and nobody has won yet
-                if code_of(error) != "ConditionalRequestConflict" or pause is None:
-                    raise
-                time.sleep(pause)
-                body.seek(0)
-            else:
-                return
+        def send() -> None:
+            body.seek(0)
+            self.client.put_object(**place, Body=body, IfNoneMatch="*")
+
+        try:
+            # after a conflict nobody has won: another conditional writer is under way
+            _repeated(send, lambda error: _has_code(error, "ConditionalRequestConflict"))
+        except ClientError as error:
+            if status_of(error) == 412:
+                raise AlreadyExists(f"{self.uri}/{key} is there already") from None
+            raise
 
     def _put_in_parts(self, key: str, place: dict[str, str], body: BinaryIO, size: int) -> None:
         """Put by a multipart upload. If the reply to its last request is lost, the repeated one finds no upload."""
         before = self.version(key)
-        for pause in _pauses(BODY_ATTEMPTS):
-            try:
-                self.client.upload_fileobj(body, *place.values(), Config=_transfer(self._part_bytes))
-            except ClientError as error:
-                if code_of(error) != "NoSuchUpload":
-                    raise
-                found = self._head(key)
-                if found is not None and found.size == size and found.version != before:
-                    return
-                if pause is None:
-                    raise
-                time.sleep(pause)
-                body.seek(0)
-            else:
-                return
+        transfer = TransferConfig(
+            multipart_threshold=SINGLE_BYTES,
+            multipart_chunksize=self._part_bytes,
+            max_concurrency=PARALLEL,
+            preferred_transfer_client="classic",
+        )
 
-    def _read(self, key: str, offset: int, length: int | None) -> bytes:
+        def send() -> None:
+            body.seek(0)
+            try:
+                self.client.upload_fileobj(body, *place.values(), Config=transfer)
+            except ClientError as error:
+                found = self._find(key) if _has_code(error, "NoSuchUpload") else None
+                if found is None or found.total != size or found.version == before:
+                    raise
+
+        _repeated(send, lambda error: _has_code(error, "NoSuchUpload"))
+
+    def _read(self, key: str, offset: int, length: int) -> bytes:
         """Read a range of one version of the object; raises _Replaced if there is another by now."""
         part = self._part_bytes
-        first = self._read_part(key, offset, part if length is None else min(part, length))
-        end = first.total if length is None else min(first.total, offset + length)
+        first = self._read_part(key, offset, min(part, length))
+        end = min(first.total, offset + length)
         starts = range(offset + len(first.content), end, part)
         if not starts:
             return first.content
@@ -236,48 +225,29 @@ class S3Store:
         """Read `count` bytes, fewer at the end of the object, with one request and as many more as it breaks off."""
         wanted = f"bytes={start}-{start + count - 1}"
         condition = {} if version is None else {"IfMatch": version}
-        for pause in _pauses(BODY_ATTEMPTS):
-            try:
-                answer = self.client.get_object(**self._place(key), Range=wanted, **condition)
-            except ClientError as error:
-                if status_of(error) == 412 or (status_of(error) == 416 and version is not None):
-                    raise _Replaced from None
-                if status_of(error) == 416:
-                    return _Part(b"", 0, "")  # the object ends before
-                raise
+
+        def receive() -> _Part:
+            answer = self.client.get_object(**self._place(key), Range=wanted, **condition)
             try:
                 with closing(answer["Body"]):  # a reply that is refused must not hold its connection
-                    if _is_whole(answer):
-                        return self._whole(key, answer)
-                    return _received(answer, start, count)
+                    return _received(answer, start, count, f"cannot read {self.uri}/{key}")
             except _BROKEN_OFF as error:
-                if pause is None:
-                    raise StorageError(
-                        f"cannot read {self.uri}/{key} at {clean(self.client.meta.endpoint_url)}: the reply broke off"
-                        f" {BODY_ATTEMPTS} times ({clean(str(error), 200)})",
-                        remedy=UNREACHABLE,
-                    ) from error
-                time.sleep(pause)
-        raise AssertionError("the loop returns or raises")
+                raise _BrokenOff(error) from error
 
-    def _whole(self, key: str, answer: dict[str, Any]) -> _Part:
-        """What to make of the whole object where a range was asked for: fit for an empty one, which has no ranges."""
-        if answer.get("ContentLength") == 0:
-            return _Part(b"", 0, "")
-        raise StorageError(
-            f"cannot read {self.uri}/{key} at {clean(self.client.meta.endpoint_url)}: asked for a range, this service"
-            " answers with the whole object",
-            remedy="use a service that speaks all of S3, and nothing before it that changes requests",
-            exit_code=ExitCode.CONFIGURATION,
-        )
-
-
-@dataclass(frozen=True)
-class _Found:
-    """What HEAD says: the object's length in bytes, and which version of it this is."""
-
-    size: int
-    version: str
+        try:
+            return _repeated(receive, lambda error: isinstance(error, _BrokenOff))
+        except ClientError as error:
+            if status_of(error) == 412 or (status_of(error) == 416 and version is not None):
+                raise _Replaced from None
+            if status_of(error) == 416:
+                return _Part(b"", 0, "")  # the object ends before
+            raise
+        except _BrokenOff as error:
+            raise StorageError(
+                f"cannot read {self.uri}/{key} at {clean(self.client.meta.endpoint_url)}: the reply broke off"
+                f" {BODY_ATTEMPTS} times ({clean(str(error), 200)})",
+                remedy=CHECKSUMS if isinstance(error.__cause__, FlexibleChecksumError) else UNREACHABLE,
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -289,25 +259,35 @@ class _Part:
     version: str
 
 
+class _BrokenOff(Exception):  # noqa: N818 - a condition, handled in this module
+    """The content of a reply did not come as it was announced."""
+
+
 class _Replaced(Exception):  # noqa: N818 - a condition, handled in this module
     """The object is no longer the one whose first part was read."""
 
 
-def _is_whole(answer: dict[str, Any]) -> bool:
-    """Whether the service did not heed the range. A reply to one that is cut short has another status."""
-    return answer["ResponseMetadata"]["HTTPStatusCode"] == 200 and "ContentRange" not in answer
+def _received(answer: dict[str, Any], start: int, count: int, what: str) -> _Part:
+    """Receive the content of a reply; raises OSError, or as botocore does, if it is not what was asked for.
 
-
-def _received(answer: dict[str, Any], start: int, count: int) -> _Part:
-    """Receive the content of a reply; raises OSError, or as botocore does, if it is not what was asked for."""
+    The whole object in place of a range, with status 200, is right only for an empty one, which has no ranges; for
+    another it raises StorageError that begins with `what`.
+    """
+    if answer["ResponseMetadata"]["HTTPStatusCode"] == 200 and "ContentRange" not in answer:
+        if answer.get("ContentLength") == 0:
+            return _Part(b"", 0, "")
+        raise StorageError(
+            f"{what}: asked for a range, this service answers with the whole object",
+            remedy="use a service that implements all of S3, and nothing before it that changes requests",
+            exit_code=ExitCode.CONFIGURATION,
+        )
     match = _CONTENT_RANGE.fullmatch(answer.get("ContentRange", ""))
     if match is None or int(match[1]) != start or "ETag" not in answer:
-        raise OSError(f"asked for bytes from {start}, and {answer.get('ContentRange') or 'no range'} came")
+        raise OSError(f"asked for bytes from {start}, got {answer.get('ContentRange') or 'no range'}")
     total = int(match[3])
     content: bytes = answer["Body"].read()
-    expected = min(count, total - start)
-    if len(content) != expected:
-        raise OSError(f"{len(content)} of {expected} bytes came")
+    if len(content) != min(count, total - start):
+        raise OSError(f"{len(content)} of {min(count, total - start)} bytes came")
     return _Part(content, total, str(answer["ETag"]))
 
 
@@ -324,6 +304,7 @@ def connect(settings: StorageSpec) -> Any:
     identity = (os.getpid(), settings, environment)
     with _clients_lock:
         if identity not in _clients:
+            check_variables(os.environ)
             _clients[identity] = _make_client(settings)
         return _clients[identity]
 
@@ -358,15 +339,6 @@ def _make_client(settings: StorageSpec) -> Any:
         ) from error
 
 
-def _transfer(part_bytes: int) -> TransferConfig:
-    return TransferConfig(
-        multipart_threshold=SINGLE_BYTES,
-        multipart_chunksize=part_bytes,
-        max_concurrency=PARALLEL,
-        preferred_transfer_client="classic",
-    )
-
-
 @contextmanager
 def _opened(data: bytes | Path) -> Iterator[tuple[BinaryIO, int]]:
     """The data as a file that can be read again, and its length in bytes."""
@@ -379,8 +351,17 @@ def _opened(data: bytes | Path) -> Iterator[tuple[BinaryIO, int]]:
         yield file, data.stat().st_size
 
 
-def _pauses(attempts: int) -> Iterator[float | None]:
-    """Seconds to wait after each attempt, growing and never the same twice; None after the last."""
-    for number in range(attempts - 1):
-        yield random.uniform(0.5, 1.0) * 0.2 * 2**number
-    yield None
+def _repeated(call: Callable[[], T], is_worth_it: Callable[[Exception], bool]) -> T:
+    """Call until it returns, BODY_ATTEMPTS times at most, with growing pauses that are never the same twice."""
+    for number in itertools.count(1):
+        try:
+            return call()
+        except Exception as error:
+            if number == BODY_ATTEMPTS or not is_worth_it(error):
+                raise
+            time.sleep(random.uniform(0.1, 0.2) * 2 ** (number - 1))
+    raise AssertionError("the loop returns or raises")
+
+
+def _has_code(error: Exception, code: str) -> bool:
+    return isinstance(error, ClientError) and code_of(error) == code
