@@ -45,20 +45,19 @@ class Place:
 
 @dataclass
 class Requests:
-    """Requests by method, and those with a range by key."""
+    """Requests by method, and the ranges that were read."""
 
     methods: Counter[str] = field(default_factory=Counter)
     ranges: list[tuple[str, str]] = field(default_factory=list)
-    """(address, range) of every ranged read."""
+    """(address, range) of every read of more than the first byte, by which an object is looked for."""
 
     def note(self, request: Any, **_: Any) -> None:
         """Take note of one request; retries count."""
         self.methods[request.method] += 1
-        if "Range" in request.headers:
-            wanted = request.headers["Range"]
-            self.ranges.append(
-                (request.url.partition("?")[0], wanted.decode() if isinstance(wanted, bytes) else wanted)
-            )
+        wanted = request.headers.get("Range", "bytes=0-0")
+        wanted = wanted.decode() if isinstance(wanted, bytes) else wanted
+        if wanted != "bytes=0-0":
+            self.ranges.append((request.url.partition("?")[0], wanted))
 
 
 @pytest.fixture(scope="session")
