@@ -1,10 +1,12 @@
 """Reads one YAML document into plain values and remembers where each stands in the text.
 
-Scalars keep the text they were written as, so that a message can show `1e-5` and not `1e-05`.
+Scalars keep the text they were written as, so that a message can show `1e-5` and not `1e-05`. What YAML 1.1, which
+kubectl reads, and YAML 1.2 read differently is refused: a job must not be another one on a cluster.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +22,20 @@ SIZE_LIMIT = 1_048_576
 NODE_LIMIT = 20_000
 """Values in a document, counted after aliases are followed."""
 DEPTH_LIMIT = 64
+
+_WORDS = re.compile("y|yes|n|no|on|off", re.IGNORECASE)
+"""Texts that YAML 1.1 reads as true and false."""
+_DECIMAL_NUMBER = re.compile(r"[-+]?(0|[1-9][0-9]*)|[-+]?[0-9]+([.][0-9]+([eE][-+]?[0-9]+)?|[eE][-+]?[0-9]+)")
+"""Numbers that every version of YAML reads alike."""
+_NUMBER = re.compile(
+    r"[-+]?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][-+]?[0-9]+)?"
+    r"|[-+]?(0[bB][01]+|0[oO][0-7]+|0[xX][0-9a-fA-F]+|[0-9]+(:[0-5]?[0-9])+([.][0-9]*)?)"
+)
+"""What one version or another reads as a number once underscores are taken out; colons are to the base of sixty."""
+_OTHER_BREAKS = re.compile("[\x85\u2028\u2029]")
+"""Characters that end a line in YAML 1.1 and not in 1.2."""
+_TAGGED = re.compile("(&[^ ]+[ ]+)?!")
+_DIRECTIVE = re.compile(r"(\s*(#.*)?\n)*%")
 
 _PREFIX = "tag:yaml.org,2002:"
 
@@ -60,6 +76,10 @@ def read_yaml(data: bytes) -> Document:
         remedy = "save it as UTF-8 text"
         document.problems.append(Problem("", "", "the file is not UTF-8 text", remedy, line, 1))
         return document
+    problem = _other_lines(text)
+    if problem is not None:
+        document.problems.append(problem)
+        return document
     yaml = YAML(typ="safe", pure=True)
     try:
         nodes = [node for node in yaml.compose_all(text) if not _is_empty(node)]
@@ -81,8 +101,35 @@ def read_yaml(data: bytes) -> Document:
             )
         )
     else:
-        _Reader(yaml, document).read(nodes[0])
+        _Reader(text, yaml, document).read(nodes[0])
     return document
+
+
+def _other_lines(text: str) -> Problem | None:
+    """Return what makes another reader see other lines, or other rules for all of them."""
+    found = _OTHER_BREAKS.search(text)
+    if found is not None:
+        line = text.count("\n", 0, found.start()) + 1
+        message = f"the character U+{ord(found[0]):04X} ends a line for kubectl and for other readers does not"
+        return Problem("", "", message, "take it out, or write it as an escape in double quotes", line, 1)
+    if _DIRECTIVE.match(text):
+        return Problem("", "", "YAML directives (lines that begin with %) are not read", "leave them out", 1, 1)
+    return None
+
+
+def _ambiguity(node: ScalarNode) -> tuple[str, str] | None:
+    """Return why readers differ about an unquoted text, and the remedy; None if all of them read the same."""
+    text = node.value
+    if node.style is not None:
+        return None
+    if _WORDS.fullmatch(text):
+        return f"{text} is true or false for kubectl, and a text for other readers", "write true or false, or quote it"
+    if str(node.tag) == f"{_PREFIX}timestamp":
+        return f"{text} is a date for some readers, and a text for others", f'quote it: "{text}"'
+    if _DECIMAL_NUMBER.fullmatch(text) or not _NUMBER.fullmatch(text.replace("_", "")):
+        return None
+    message = f"{text} is not the same number for kubectl and for other readers"
+    return message, f'write it in plain decimal digits, or quote it if it is a text: "{text}"'
 
 
 def _is_empty(node: Node | None) -> bool:
@@ -104,7 +151,8 @@ def _not_yaml(error: Exception) -> Problem:
 class _Reader:
     """Turns nodes into values, once for each place at which a node is used."""
 
-    def __init__(self, yaml: YAML, document: Document) -> None:
+    def __init__(self, text: str, yaml: YAML, document: Document) -> None:
+        self._text = text
         self._yaml = yaml
         self._document = document
         self._count = 0
@@ -126,6 +174,9 @@ class _Reader:
         self._document.marks[location] = Mark(
             start.line + 1, start.column + 1, key_start.line + 1, key_start.column + 1, text
         )
+        if _TAGGED.match(self._text, start.index):
+            self._problem(location, node, "YAML tags are not read", "leave the tag out")
+            return text
         if isinstance(node, MappingNode):
             return self._mapping(node, location)
         if isinstance(node, SequenceNode):
@@ -144,29 +195,29 @@ class _Reader:
             if key.tag == f"{_PREFIX}merge":
                 self._problem((*location, name), key, "merge keys (<<) are not read", "write the fields out")
                 continue
+            if key.tag != f"{_PREFIX}str" or _ambiguity(key) is not None:
+                self._problem((*location, name), key, "the name of a field must be a text", f'quote it: "{name}"')
+                continue
             if name in first:
-                self._problem(
-                    (*location, name),
-                    key,
-                    f"the field is given twice (first in line {first[name].start_mark.line + 1})",
-                    "keep one of them",
-                )
+                message = f"the field is given twice (first in line {first[name].start_mark.line + 1})"
+                self._problem((*location, name), key, message, "keep one of them")
                 continue
             first[name] = key
             result[name] = self._value(value, (*location, name), key)
         return result
 
     def _scalar(self, node: ScalarNode, location: Location) -> Any:
-        kind = str(node.tag).removeprefix(_PREFIX)
-        if kind in ("null", "bool", "int", "float"):
-            try:
-                return self._yaml.constructor.construct_object(node)
-            except (YAMLError, ValueError, KeyError, IndexError):
-                self._problem(location, node, "this number cannot be read", "write it in plain decimal digits")
-                return node.value
-        if kind not in ("str", "timestamp", "value"):
-            self._problem(location, node, f"the YAML tag {node.tag} is not read", "leave the tag out")
-        return node.value
+        ambiguity = _ambiguity(node)
+        if ambiguity is not None:
+            self._problem(location, node, *ambiguity)
+            return node.value
+        if str(node.tag).removeprefix(_PREFIX) not in ("null", "bool", "int", "float"):
+            return node.value
+        try:
+            return self._yaml.constructor.construct_object(node)
+        except (YAMLError, ValueError):
+            self._problem(location, node, "this number cannot be read", "write it in plain decimal digits")
+            return node.value
 
     def _problem(self, location: Location, node: Node, message: str, remedy: str) -> None:
         mark = node.start_mark

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.bad_jobs import BAD_JOBS, GOOD_JOB, BadJob
+from tests.support.bad_jobs import GOOD_JOB
 from tests.support.command_line import Unimrg, piped
 
 REPOSITORY = Path(__file__).parents[2]
@@ -53,19 +53,6 @@ def test_every_example_is_valid(unimrg: Unimrg) -> None:
     for example in examples:
         ended = unimrg("validate", example)
         assert ended.code == 0, ended.err
-
-
-@pytest.mark.parametrize("case", BAD_JOBS, ids=lambda case: case.name)
-def test_a_bad_job_is_shown_with_place_path_words_and_exit_code(case: BadJob, unimrg: Unimrg, tmp_path: Path) -> None:
-    file = write(tmp_path, case.text)
-    ended = unimrg("validate", file)
-    assert ended.code == case.exit_code
-    assert f"{file}:" in ended.err
-    assert f" {case.path}: " in ended.err
-    for word in case.words:
-        assert word in ended.err
-    assert "Traceback" not in ended.err
-    assert ended.out == ""
 
 
 def test_a_problem_begins_its_line_like_a_compilers_message(unimrg: Unimrg, tmp_path: Path) -> None:
