@@ -21,11 +21,8 @@ class ExitCode(IntEnum):
     PROGRAM = 70
     STALL = 75
     CREDENTIALS = 77
-    CONFIGURATION_FILE = 78
     GPU_FAULT = 80
-    PREFLIGHT = 81
     NUMERIC_GUARD = 82
-    SELF_CHECK = 83
     COMMUNICATION = 84
     INTERRUPTED = 85
     NOTHING_VERIFIES = 87
@@ -82,7 +79,6 @@ class Rule:
 RULES: dict[ExitCode, Rule] = {
     ExitCode.OK: Rule("done", Action.DONE, Budget.NONE),
     ExitCode.CONFIGURATION: Rule("the job's configuration is invalid", Action.FAIL, Budget.NONE),
-    ExitCode.CONFIGURATION_FILE: Rule("a configuration file is invalid", Action.FAIL, Budget.NONE),
     ExitCode.DATA_CORRUPT: Rule("data is corrupt", Action.FAIL, Budget.NONE),
     ExitCode.INPUT_MISSING: Rule("an input does not exist", Action.FAIL, Budget.NONE),
     ExitCode.UNAVAILABLE: Rule("a store or the rendezvous is unavailable", Action.RESTART, Budget.INFRA),
@@ -90,9 +86,7 @@ RULES: dict[ExitCode, Rule] = {
     ExitCode.STALL: Rule("no progress within the stall timeout", Action.RESTART, Budget.INFRA, exclude_node_after=2),
     ExitCode.CREDENTIALS: Rule("credentials were denied", Action.FAIL, Budget.NONE),
     ExitCode.GPU_FAULT: Rule("a GPU is faulty", Action.RESTART_ELSEWHERE, Budget.INFRA),
-    ExitCode.PREFLIGHT: Rule("the node failed its preflight", Action.RESTART_ELSEWHERE, Budget.INFRA),
     ExitCode.NUMERIC_GUARD: Rule("the numeric guard is exhausted", Action.FAIL, Budget.NONE),
-    ExitCode.SELF_CHECK: Rule("the strategy's self-check failed", Action.FAIL, Budget.NONE),
     ExitCode.COMMUNICATION: Rule("communication between processes failed", Action.RESTART, Budget.INFRA),
     ExitCode.INTERRUPTED: Rule("interrupted; the last commit stands", Action.RESTART, Budget.FREE),
     ExitCode.NOTHING_VERIFIES: Rule("checkpoints exist and none verifies", Action.FAIL, Budget.NONE),

@@ -18,11 +18,8 @@ AGREED = {
     70: (RESTART, USER),
     75: (RESTART, INFRA),
     77: (FAIL, NONE),
-    78: (FAIL, NONE),
     80: (ELSEWHERE, INFRA),
-    81: (ELSEWHERE, INFRA),
     82: (FAIL, NONE),
-    83: (FAIL, NONE),
     84: (RESTART, INFRA),
     85: (RESTART, FREE),
     87: (FAIL, NONE),
@@ -30,7 +27,7 @@ AGREED = {
     137: (RESTART, USER),
     143: (RESTART, USER),
 }
-"""seams.md §1, codes without a further sign from the cluster."""
+"""Code → what follows, without a further sign from the cluster (docs/method/cluster.md)."""
 
 
 def test_the_table_is_the_agreed_one() -> None:

@@ -111,7 +111,7 @@ def test_a_node_that_is_not_known_is_not_left_out() -> None:
 
 def test_at_most_sixteen_nodes_are_left_out_the_newest() -> None:
     ledger = Ledger(excluded_nodes=[f"node-{index}" for index in range(16)])
-    nodes = charge(ledger, rule(ExitCode.PREFLIGHT), "node-16", 0, POLICY).ledger.excluded_nodes
+    nodes = charge(ledger, rule(ExitCode.GPU_FAULT), "node-16", 0, POLICY).ledger.excluded_nodes
     assert nodes == [f"node-{index}" for index in range(1, 17)]
 
 

@@ -20,7 +20,6 @@ SETTLE_SECONDS = 10
 
 REASONS: dict[int, str] = {
     ExitCode.CONFIGURATION: "ConfigInvalid",
-    ExitCode.CONFIGURATION_FILE: "ConfigInvalid",
     ExitCode.DATA_CORRUPT: "DataCorrupt",
     ExitCode.INPUT_MISSING: "DataMissing",
     ExitCode.UNAVAILABLE: "StorageUnavailable",
@@ -28,9 +27,7 @@ REASONS: dict[int, str] = {
     ExitCode.STALL: "Stalled",
     ExitCode.CREDENTIALS: "CredentialsDenied",
     ExitCode.GPU_FAULT: "GpuFault",
-    ExitCode.PREFLIGHT: "PreflightFailed",
     ExitCode.NUMERIC_GUARD: "NumericGuardExhausted",
-    ExitCode.SELF_CHECK: "SelfCheckFailed",
     ExitCode.COMMUNICATION: "CommunicationFailed",
     ExitCode.INTERRUPTED: "Interrupted",
     ExitCode.INTERRUPTED_TWICE: "Interrupted",

@@ -41,7 +41,6 @@ LOG_LINES = 15
 
 _USERS = (
     ExitCode.CONFIGURATION,
-    ExitCode.CONFIGURATION_FILE,
     ExitCode.DATA_CORRUPT,
     ExitCode.INPUT_MISSING,
     ExitCode.CREDENTIALS,

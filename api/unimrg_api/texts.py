@@ -1,0 +1,19 @@
+"""How lengths of time are written for people, and how long is waited between tries: one form each for all programs."""
+
+from __future__ import annotations
+
+
+def duration(seconds: float) -> str:
+    """Return a length of time in its two largest units: `1d02h`, `1h20m`, `2m03s`, `45s`; below 10 s `1.2s`."""
+    if 0 < seconds < 9.95:
+        return f"{seconds:.1f}s".replace(".0s", "s")
+    whole = max(0, round(seconds))
+    for large, small, name, other in ((86_400, 3600, "d", "h"), (3600, 60, "h", "m"), (60, 1, "m", "s")):
+        if whole >= large:
+            return f"{whole // large}{name}{whole % large // small:02d}{other}"
+    return f"{whole}s"
+
+
+def backoff(first: float, most: float, failures: int) -> float:
+    """Return the seconds to wait after `failures` in a row (at least 1): `first`, doubled each time, `most` at most."""
+    return min(first * 2.0 ** min(max(failures - 1, 0), 32), most)
