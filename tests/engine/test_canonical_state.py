@@ -23,8 +23,7 @@ def train(module: nn.Module, optimizer: torch.optim.AdamW, numbers: range) -> No
         group["lr"] = 0.03
     for number in numbers:
         for one in toy_step(number).micro_steps:
-            batch = one.batch.to(torch.device("cpu"), torch.float32)
-            (module(batch) * one.weights.float()).sum().backward()
+            (module(one.batch) * one.weights.float()).sum().backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 

@@ -10,11 +10,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from tests.support.one_step import TINY
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.job import StorageSpec
 from unimrg_trainer.engine.initial_weights import PublishedWeights, build_initial, load_published
-from unimrg_trainer.models.registry import family as find_family
+from unimrg_trainer.models.registry import find_family
 
 
 class Tied(nn.Module):
@@ -153,7 +154,7 @@ def test_tensors_that_the_model_has_not_only_warn_and_a_tied_copy_does_not(
 
 
 def test_without_files_the_weights_are_the_seeds_whatever_was_drawn_before(tmp_path: Path) -> None:
-    family = find_family("harmon", {"variant": "Tiny", "dropout": "0"})
+    family = find_family("harmon", TINY)
     first = build_initial(family, 5, None, torch.float64)
     torch.rand(7)
     assert_holds(build_initial(family, 5, None, torch.float64), dict(first.named_parameters()))

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.support.one_step import TINY
 from tests.support.processes import run_ranks
 from tests.support.scene_records import SceneRecords
 from tests.support.toy_training import TOY_WEIGHTS, micro_step
@@ -18,7 +19,7 @@ from unimrg_trainer.checkpoint.agreement import Agreement
 from unimrg_trainer.engine.metrics import MetricsCollector, StepMetrics
 from unimrg_trainer.engine.rows import BatchShape
 from unimrg_trainer.engine.step_plan import RowReader, StepPlanner
-from unimrg_trainer.models.registry import family as find_family
+from unimrg_trainer.models.registry import find_family
 from unimrg_trainer.objectives.registry import objective
 
 WEIGHTS = {"Understanding": 1.0, "Pixel": 0.5, "Depth": 2.0}
@@ -33,7 +34,7 @@ def row_sum(name: str, row: int) -> float:
 def measured(rank: int, world_size: int, micro_rows: int) -> tuple[list[StepMetrics], dict[tuple[str, int], int]]:
     """Two steps through a real plan: (what `flush` says, units of each row of this rank)."""
     planner = StepPlanner(
-        family=find_family("harmon", {"variant": "Tiny", "dropout": "0"}),
+        family=find_family("harmon", TINY),
         objectives=[objective(name) for name in WEIGHTS],
         weights=WEIGHTS,
         reader=RowReader(SceneRecords(3), seed=3),
@@ -45,8 +46,8 @@ def measured(rank: int, world_size: int, micro_rows: int) -> tuple[list[StepMetr
     units: dict[tuple[str, int], int] = {}
     for number in STEPS:
         for one in planner.step(number, rank, world_size).micro_steps:
-            units |= {(row.objective, row.global_row): row.count for row in one.plan.rows}
-            sums = [row_sum(row.objective, row.global_row) for row in one.plan.rows]
+            units |= {(row.objective, row.global_row): row.loss_terms for row in one.rows}
+            sums = [row_sum(row.objective, row.global_row) for row in one.rows]
             collector.add_micro_step(one, torch.tensor(sums, dtype=torch.float64))
         collector.end_step(number + 1, torch.tensor(number / 8))
     return collector.flush(), units

@@ -9,8 +9,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from tests.support.one_step import OBJECTIVES, WEIGHTS, randomised
-from tests.support.published_recipe import Recipe, assert_trained_alike, published_rate, train_by_hand
+from tests.support.one_step import OBJECTIVES, TINY, WEIGHTS, freeze, randomised
+from tests.support.published_recipe import Recipe, assert_trained_alike, rate_by_hand, train_by_hand
 from tests.support.scene_records import SceneRecords
 from unimrg_api.job import OptimizerSpec
 from unimrg_trainer.checkpoint.state import TrainingState
@@ -22,36 +22,35 @@ from unimrg_trainer.engine.schedule import WarmupCosine
 from unimrg_trainer.engine.step_plan import RowReader, StepPlanner
 from unimrg_trainer.engine.stopping import StopAgreement
 from unimrg_trainer.engine.strategy import DataParallel
-from unimrg_trainer.models.registry import family as find_family
+from unimrg_trainer.models.registry import find_family
 from unimrg_trainer.objectives.registry import objective
 
-PEAK, WARMUP, HORIZON, STEPS = 1e-2, 2, 8, 3
+PEAK, WARMUP, TOTAL, STEPS = 1e-2, 2, 8, 3
 
 
 @pytest.mark.usefixtures("process_group")
 @pytest.mark.parametrize("clip_norm", [None, 100.0], ids=["clipped at the default", "below the clip norm"])
-def test_steps_of_the_loop_are_clipped_adamw_at_the_published_rate(clip_norm: float | None) -> None:
+def test_steps_of_the_loop_are_clipped_adamw_at_the_rate_by_hand(clip_norm: float | None) -> None:
     """Warm-up, peak and cosine; the gradient's norm is about 3.5."""
     settings = OptimizerSpec()
     clip = 1.0 if clip_norm is None else clip_norm  # the published one is the default
-    family = find_family("harmon", {"variant": "Tiny", "dropout": "0"})
+    family = find_family("harmon", TINY)
     module = randomised(family.build().double())
-    frozen = family.frozen(OBJECTIVES)
-    for name, parameter in module.named_parameters():
-        parameter.requires_grad_(name not in frozen)
+    objectives = [objective(name) for name in OBJECTIVES]
+    freeze(module, family.frozen(objectives))
     planner = StepPlanner(
         family=family,
-        objectives=[objective(name) for name in OBJECTIVES],
+        objectives=objectives,
         weights=WEIGHTS,
         reader=RowReader(SceneRecords(6), seed=3),
         shape=BatchShape(rows=2, cohort_rows=1),
         micro_rows=1,
         seed=3,
     )
-    rates = [published_rate(PEAK, WARMUP, HORIZON, step) for step in range(STEPS)]
+    rates = [rate_by_hand(PEAK, WARMUP, TOTAL, step) for step in range(STEPS)]
     assert rates[0] < rates[1] > rates[2]
     expected = train_by_hand(
-        copy.deepcopy(module), [planner.step(step, 0, 1) for step in range(STEPS)], rates, Recipe(clip_norm=clip)
+        family, copy.deepcopy(module), [planner.step(step, 0, 1) for step in range(STEPS)], rates, Recipe(clip_norm=clip)
     )
     assert all((norm > clip) == (clip_norm is None) for norm in expected.norms)
 
@@ -62,9 +61,10 @@ def test_steps_of_the_loop_are_clipped_adamw_at_the_published_rate(clip_norm: fl
         module=module,
         optimizer=build_optimizer(module, settings, family.decays),
         strategy=DataParallel(module, "FP64", torch.device("cpu")),
-        schedule=WarmupCosine(PEAK, WARMUP, HORIZON),
+        schedule=WarmupCosine(PEAK, WARMUP, TOTAL),
         collector=MetricsCollector(WEIGHTS),
         plan_step=lambda step: planner.step(step, 0, 1),
+        prepare=lambda batch: family.prepare(batch, torch.device("cpu"), torch.float64),
         stop=StopAgreement(SimpleNamespace(requested=False), dist.group.WORLD),
         save=lambda state, reason: saved.append(state),
         report=ticks.append,

@@ -1,4 +1,4 @@
-"""Micro-batch size and world size change nothing but rounding (seams.md §7): float64, dropout 0."""
+"""Micro-batch size and world size change nothing but rounding (docs/method/randomness.md): float64, dropout 0."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.support.one_step import WEIGHTS, planner_of, randomised
-from unimrg_trainer.models.registry import family as find_family
+from tests.support.one_step import TINY, WEIGHTS, planner_of, randomised
+from unimrg_trainer.models.registry import find_family
 
 
 def gradient(folder: Path, world_size: int, micro_rows: int) -> dict[str, torch.Tensor]:
@@ -60,15 +60,15 @@ def test_the_step_is_the_mean_over_objectives_of_weighted_means_over_cohorts(
     whole: dict[str, torch.Tensor],
 ) -> None:
     """Each row alone through the model, weighed by hand: L = (1/|A|) Σ λ_k · mean of cohort means."""
-    family = find_family("harmon", {"variant": "Tiny", "dropout": "0"})
+    family = find_family("harmon", TINY)
     module = randomised(family.build().double())
     planner = planner_of(family, micro_rows=1)
     cohorts: dict[tuple[str, int], list[tuple[float, int]]] = {}
     with torch.no_grad():
         for micro_step in planner.step(4, 0, 1).micro_steps:
-            sums = module(micro_step.batch.to(torch.device("cpu"), torch.float64))
-            for row, total in zip(micro_step.plan.rows, sums.tolist(), strict=True):
-                cohorts.setdefault((row.objective, row.global_row // 4), []).append((total, row.count))
+            sums = module(family.prepare(micro_step.batch, torch.device("cpu"), torch.float64))
+            for row, total in zip(micro_step.rows, sums.tolist(), strict=True):
+                cohorts.setdefault((row.objective, row.global_row // 4), []).append((total, row.loss_terms))
     assert len(cohorts) == 8
     loss = 0.0
     for (name, _), rows in cohorts.items():

@@ -33,12 +33,12 @@ def asked_of(agreement: Agreement, asked_rank: int, before_call: int, calls: int
     for call in range(calls):
         if agreement.rank == asked_rank and call == before_call:
             flag.requested = True
-        answers.append(stop.ask())
+        answers.append(stop.vote())
     return answers
 
 
 @pytest.mark.parametrize("asked_rank", [0, 1])
-def test_both_of_two_ranks_hear_at_the_next_call_that_one_was_asked(tmp_path: Path, asked_rank: int) -> None:
+def test_a_request_to_one_rank_reaches_both_at_the_next_call(tmp_path: Path, asked_rank: int) -> None:
     expected = [False, False, False, True, True]
     assert run_ranks(2, tmp_path / "meeting", asked_of, asked_rank, 2, 5) == [expected, expected]
 

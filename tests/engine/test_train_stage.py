@@ -11,8 +11,9 @@ import torch
 import torch.distributed as dist
 
 from tests.support.checkpoints import assert_same
+from tests.support.one_step import TINY, freeze
 from tests.support.local_jobs import tiny_job
-from tests.support.published_recipe import Recipe, assert_trained_alike, published_rate, train_by_hand
+from tests.support.published_recipe import Recipe, assert_trained_alike, rate_by_hand, train_by_hand
 from unimrg_api.environment import PodEnvironment
 from unimrg_api.errors import Interrupted
 from unimrg_trainer.checkpoint.agreement import SingleProcess
@@ -24,7 +25,7 @@ from unimrg_trainer.engine import train
 from unimrg_trainer.engine.initial_weights import build_initial
 from unimrg_trainer.engine.rows import BatchShape
 from unimrg_trainer.engine.step_plan import RowReader, StepPlanner
-from unimrg_trainer.models.registry import family as find_family
+from unimrg_trainer.models.registry import find_family
 from unimrg_trainer.objectives.registry import objective
 from unimrg_trainer.storage import LocalStore
 
@@ -70,7 +71,7 @@ def newest(folder: Path, digest: str) -> TrainingState:
 def test_a_job_interrupted_and_resumed_ends_at_the_weights_and_moments_of_the_recipe_it_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Three steps in two attempts: the first is asked to stop at once, which is heard after its second step."""
+    """Three steps in two attempts: the first is asked to stop at once, which takes effect after its second step."""
     job, _ = tiny_job(
         tmp_path,
         model__harmon__dropout="0",
@@ -93,14 +94,13 @@ def test_a_job_interrupted_and_resumed_ends_at_the_weights_and_moments_of_the_re
     state = newest(tmp_path, digest)
     assert state.step == 3
 
-    family = find_family("harmon", {"variant": "Tiny", "dropout": "0"})
+    family = find_family("harmon", TINY)
     module = build_initial(family, SEED, None, torch.float64)
-    frozen = family.frozen(list(OBJECTIVES))
-    for name, parameter in module.named_parameters():
-        parameter.requires_grad_(name not in frozen)
+    objectives = [objective(name) for name in OBJECTIVES]
+    freeze(module, family.frozen(objectives))
     planner = StepPlanner(
         family=family,
-        objectives=[objective(name) for name in OBJECTIVES],
+        objectives=objectives,
         weights=OBJECTIVES,
         reader=RowReader(dataset, SEED),
         shape=BatchShape(rows=4, cohort_rows=2),
@@ -108,9 +108,10 @@ def test_a_job_interrupted_and_resumed_ends_at_the_weights_and_moments_of_the_re
         seed=SEED,
     )
     expected = train_by_hand(
+        family,
         module,
         [planner.step(step, 0, 1) for step in range(3)],
-        [published_rate(1e-3, 2, 6, step) for step in range(3)],
+        [rate_by_hand(1e-3, 2, 6, step) for step in range(3)],
         RECIPE,
     )
     assert min(expected.norms) > RECIPE.clip_norm

@@ -1,43 +1,45 @@
-"""Rows, plans and modules of the small Harmon that several tests share."""
+"""Rows, batches and modules of the small Harmon that several tests share."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
+from unimrg_trainer.maps.registry import find_map
 from unimrg_trainer.models.harmon.batch import HarmonBatch
 from unimrg_trainer.models.harmon.config import config_of
 from unimrg_trainer.models.harmon.family import HarmonFamily
 from unimrg_trainer.models.harmon.module import Harmon
-from unimrg_trainer.objectives.base import Branch
-from unimrg_trainer.packing.plan import Geometry, Plan, PlannedRow, pack_official
+from unimrg_trainer.models.harmon.rows import HarmonRow, lay_out
+from unimrg_trainer.objectives.base import Task
 from unimrg_trainer.rng import generator
+from unimrg_trainer.sample import Sample
 
 CPU = torch.device("cpu")
+SIDE = (40, 28)
+"""Height and width of the test images: padding and squashing give different squares."""
 
-BRANCHES = {
-    "Understanding": Branch("Where is the nearest object?", Geometry.PAD, answer="in the middle"),
-    "Pixel": Branch("Describe the image in detail.", Geometry.SQUASH, representation="pixel"),
-    "Depth": Branch("Generate the depth map of this image.", Geometry.SQUASH, representation="depth"),
-    "Segmentation": Branch(
-        "Generate the segmentation mask of this image.", Geometry.SQUASH, representation="segmentation"
-    ),
+PROMPTS = {
+    "Understanding": "Where is the nearest object?",
+    "Pixel": "Describe the image in detail.",
+    "Depth": "Generate the depth map of this image.",
+    "Segmentation": "Generate the segmentation mask of this image.",
 }
+ALL = tuple(PROMPTS)
 TOKENS = config_of("Tiny").tokens
-HIDDEN = {"Understanding": 0, "Pixel": TOKENS - 11, "Depth": TOKENS - 3, "Segmentation": TOKENS - 17}
-"""Different for every objective, so that visible tokens are filled up."""
+MASKED = {"Understanding": 0, "Pixel": TOKENS - 11, "Depth": TOKENS - 3, "Segmentation": TOKENS - 17}
+"""Different for every objective, so that visible tokens are padded."""
 
 
-def address(objective: str, row: int, purpose: str) -> np.random.Generator:
-    """The addressed randomness of a test."""
+def rng_for(objective: str, row: int, purpose: str) -> np.random.Generator:
     return generator("test", objective, row, purpose)
 
 
-def family(dropout: float = 0.0) -> HarmonFamily:
-    return HarmonFamily("Tiny", dropout)
+def family(dropout: float = 0.0, **sampling: Any) -> HarmonFamily:
+    return HarmonFamily({"variant": "Tiny", "dropout": str(dropout), "sampling": sampling})
 
 
 def perturbed(harmon: HarmonFamily, dtype: torch.dtype = torch.float64, seed: int = 3) -> Harmon:
@@ -50,38 +52,41 @@ def perturbed(harmon: HarmonFamily, dtype: torch.dtype = torch.float64, seed: in
     return module
 
 
-def planned(harmon: HarmonFamily, objective: str, rows: Sequence[int]) -> list[PlannedRow]:
-    """One row of an objective for each global row; sample = global row."""
-    branch, hidden = BRANCHES[objective], HIDDEN[objective]
-    if branch.answer is not None:
-        branches = [replace(branch, prompt=branch.prompt + " Say it." * (row % 3)) for row in rows]
-    else:
-        branches = [branch for _ in rows]
-    result = []
-    for row, asked in zip(rows, branches, strict=True):
-        segments, count = harmon.lay_out(asked, hidden)
-        result.append(
-            PlannedRow(objective, row, row, asked.geometry, segments, count, 1.0, asked.representation, hidden)
-        )
-    return result
+def picture(key: object, *shape: int) -> np.ndarray:
+    """Noise, uint8: the same key, the same picture."""
+    return generator("picture", str(key)).integers(256, size=shape or (*SIDE, 3), dtype=np.uint8)
 
 
-def pictures(size: int, keys: Sequence[object]) -> np.ndarray:
-    """A picture for each key, uint8 [len(keys), S, S, 3]: the same key, the same picture."""
-    shape = (size, size, 3)
-    drawn = [generator("picture", str(key)).integers(256, size=shape, dtype=np.uint8) for key in keys]
-    return np.stack(drawn) if drawn else np.zeros((0, *shape), dtype=np.uint8)
+def sample(key: object, *, image: bool = True) -> Sample:
+    maps = {name: picture((key, name), *SIDE) for name in ("depth", "segmentation")}
+    return Sample(str(key), picture(key) if image else None, maps, question="", answer="in the middle")
 
 
-def batch_of(harmon: HarmonFamily, plan: Plan, dtype: torch.dtype = torch.float64) -> HarmonBatch:
-    """Collate a plan over made-up pictures that depend on what the plan names only."""
-    images = pictures(harmon.image_size, [image.sample for image in plan.images])
-    targets = pictures(harmon.image_size, [(t.sample, t.representation) for t in plan.targets])
-    return harmon.collate(plan, images, targets, address).to(CPU, dtype)
+def task(objective: str, key: object, *, image: bool = True, **changes: str) -> Task:
+    """What an objective asks about the sample `key`."""
+    if objective == "Understanding":
+        answer = changes.get("answer", "in the middle")
+        return Task(sample(key, image=image), changes.get("prompt", PROMPTS[objective]), answer=answer)
+    return Task(sample(key, image=image), PROMPTS[objective], map=find_map(objective.lower()))
 
 
-def plan_of(harmon: HarmonFamily, objectives: Sequence[str], rows: Sequence[int]) -> Plan:
-    return pack_official([row for name in objectives for row in planned(harmon, name, rows)])
+def row(harmon: HarmonFamily, objective: str, number: int, asked: Task, masked: int | None = None) -> HarmonRow:
+    count = MASKED[objective] if masked is None else masked
+    return lay_out(harmon.config, harmon.template, objective, number, asked, count)
+
+
+def rows_of(harmon: HarmonFamily, objectives: Sequence[str], numbers: Sequence[int]) -> list[HarmonRow]:
+    """One row of each objective for each global row, about the sample of that number."""
+    longer = [PROMPTS["Understanding"] + " Say it." * (number % 3) for number in numbers]
+    return [
+        row(harmon, name, number, task(name, number, prompt=prompt))
+        for name in objectives
+        for number, prompt in zip(numbers, longer, strict=True)
+    ]
+
+
+def batch_of(harmon: HarmonFamily, rows: Sequence[HarmonRow], dtype: torch.dtype = torch.float64) -> HarmonBatch:
+    return harmon.prepare(harmon.collate(rows, rng_for), CPU, dtype)
 
 
 def gradients(module: Harmon, loss: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -91,7 +96,7 @@ def gradients(module: Harmon, loss: torch.Tensor) -> dict[str, torch.Tensor]:
     return {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
 
 
-def assert_equal_gradients(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+def assert_equal_gradients(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> None:
     """‖Δ‖ ≤ 1e-9·‖g‖ + 1e-12·‖all g‖ for every tensor."""
     whole = torch.stack([g.norm() for g in one.values()]).norm()
     for name in one.keys() | other.keys():

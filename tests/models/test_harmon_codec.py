@@ -8,12 +8,22 @@ import numpy as np
 import pytest
 import torch
 
-from tests.models.harmon_rows import family, pictures
+from tests.models.harmon_rows import (
+    ALL,
+    CPU,
+    family,
+    perturbed,
+    picture,
+    rng_for,
+    row,
+    task,
+)
+from unimrg_trainer.maps.registry import find_map
 from unimrg_trainer.models.harmon.codec import decode_tokens, encode_tokens, to_images, to_pixels
 from unimrg_trainer.models.harmon.dct import BlockCosine, Measured, read_measured
 from unimrg_trainer.models.harmon.kl16 import Downsample, Kl16, Kl16Config
+from unimrg_trainer.sample import Sample
 from unimrg_trainer.scenes.scene import generate
-from unimrg_trainer.targets.canonical import depth_target, segmentation_target, squash
 
 
 def test_the_cosine_codec_loses_nothing() -> None:
@@ -39,16 +49,13 @@ def test_a_coefficient_is_the_cosine_sum_of_its_block() -> None:
     assert latents[0, colour * 16 + u * 4 + v, row, column].item() == pytest.approx(total / 0.5, abs=1e-5)
 
 
-def test_coefficients_of_scenes_have_unit_variance_and_keep_within_the_limit() -> None:
+def test_scenes_coefficients_have_unit_variance_and_keep_the_limit() -> None:
     harmon = family()
-    size = harmon.image_size
+    size = harmon.config.image_size
     scenes = [generate(5, index, size) for index in range(60)]
-    images = [
-        picture
-        for s in scenes
-        for picture in (squash(s.image, size), depth_target(s.depth, size), segmentation_target(s.segmentation, size))
-    ]
-    tokens = encode_tokens(harmon.codec, np.stack(images)).flatten(0, 1)
+    samples = [Sample("", s.image, {"depth": s.depth, "segmentation": s.segmentation}) for s in scenes]
+    images = [find_map(name).target(one, size) for one in samples for name in ("pixel", "depth", "segmentation")]
+    tokens = encode_tokens(harmon.codec, torch.from_numpy(np.stack(images))).flatten(0, 1)
     deviations = tokens.std(dim=0)
     assert deviations.min() > 0.8 and deviations.max() < 1.2
     limit = harmon.codec.limit
@@ -58,21 +65,66 @@ def test_coefficients_of_scenes_have_unit_variance_and_keep_within_the_limit() -
 
 
 def test_tokens_are_in_raster_order_and_come_back() -> None:
+    """More images than are encoded at once."""
     harmon = family()
-    side, stride = harmon.config.side, harmon.config.codec_stride
-    images = pictures(harmon.image_size, ["a", "b"])
-    tokens = encode_tokens(harmon.codec, images)
-    assert tokens.shape == (2, side**2, harmon.config.codec_channels)
+    side, stride, size = harmon.config.side, harmon.config.codec_stride, harmon.config.image_size
+    images = np.stack([picture(key, size, size, 3) for key in range(11)])
+    tokens = encode_tokens(harmon.codec, torch.from_numpy(images))
+    assert tokens.shape == (11, side**2, harmon.config.codec_channels)
     np.testing.assert_array_equal(decode_tokens(harmon.codec, tokens, side), images)
     changed = images.copy()
     changed[:, stride : 2 * stride, 2 * stride : 3 * stride] = 0  # the block in row 1, column 2
-    different = (encode_tokens(harmon.codec, changed) != tokens).any(-1)
+    different = (encode_tokens(harmon.codec, torch.from_numpy(changed)) != tokens).any(-1)
     assert different[0].nonzero().flatten().tolist() == [side + 2]
 
 
 def test_every_grey_level_comes_back() -> None:
     levels = np.repeat(np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1), 3, axis=3)
-    np.testing.assert_array_equal(to_images(to_pixels(levels)), levels)
+    np.testing.assert_array_equal(to_images(to_pixels(torch.from_numpy(levels))), levels)
+
+
+class CountingCodec:
+    """The codec, recording how many images it encodes, on which device and in which type."""
+
+    def __init__(self, codec: BlockCosine) -> None:
+        self._codec = codec
+        self.stride, self.channels, self.limit = codec.stride, codec.channels, codec.limit
+        self.encoded: list[tuple[int, str, torch.dtype]] = []
+        self.decode = codec.decode
+
+    def to(self, device: torch.device) -> object:
+        return self._codec.to(device)
+
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        self.encoded.append((len(pixels), pixels.device.type, pixels.dtype))
+        assert not torch.is_grad_enabled() or not pixels.requires_grad
+        return self._codec.encode(pixels.cpu()).to(pixels.device)
+
+
+def test_a_micro_step_encodes_each_image_once_in_each_geometry() -> None:
+    """Two images under all objectives: padded, squashed (which is the pixel target too), and two maps of each."""
+    harmon = family()
+    codec = CountingCodec(BlockCosine(4, read_measured()))
+    harmon.codec = codec
+    rows = [row(harmon, name, number, task(name, number % 2)) for name in ALL for number in range(4)]
+    batch = harmon.collate(rows, rng_for)
+    assert codec.encoded == []  # the host only collects pixels
+    prepared = harmon.prepare(batch, CPU, torch.float64)
+    assert codec.encoded == [(8, "cpu", torch.float32)]
+    assert prepared.latents is not None and prepared.latents.dtype == torch.float64
+    assert not prepared.latents.requires_grad
+    perturbed(harmon)(prepared).sum().backward()
+    assert len(codec.encoded) == 1
+
+
+def test_the_codec_runs_on_the_device_that_the_batch_goes_to() -> None:
+    harmon = family()
+    codec = CountingCodec(BlockCosine(4, read_measured()))
+    harmon.codec = codec
+    moves: list[torch.device] = []
+    codec.to = moves.append  # type: ignore[method-assign,assignment]
+    harmon.prepare(harmon.collate([row(harmon, "Pixel", 0, task("Pixel", 0))], rng_for), CPU, torch.float32)
+    assert moves == [CPU]
 
 
 def small_kl16() -> Kl16:
@@ -112,7 +164,7 @@ def test_downsampling_looks_to_the_right_and_below() -> None:
     assert down(picture)[0, 0].tolist() == [[0, 2], [8, 10]]
 
 
-def test_a_map_without_colour_has_nothing_in_the_two_thirds_of_colour() -> None:
+def test_a_grey_map_has_nothing_in_the_coefficients_of_colour() -> None:
     codec = BlockCosine(4, Measured((1.0,) * 48, (1.0,) * 48))
     grey = torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(3)).expand(1, 3, 8, 8)
     latents = codec.encode(grey)

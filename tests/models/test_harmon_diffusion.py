@@ -33,6 +33,11 @@ def test_the_schedule_keeps_what_the_cosine_says() -> None:
     assert schedule.betas.max() == 0.999
 
 
+def published_cdf(z: torch.Tensor) -> torch.Tensor:
+    """The published code's stand-in for the normal distribution function: a logistic in z and z³ (docs/method)."""
+    return torch.sigmoid(2 * math.sqrt(2 / math.pi) * (z + 0.044715 * z.pow(3)))
+
+
 def textbook_loss(prediction: torch.Tensor, x0: torch.Tensor, noise: torch.Tensor, t: int) -> torch.Tensor:
     """Loss of one row [C] at time step t, from q(x_{t−1} | x_t, x_0) and p(x_{t−1} | x_t) as distributions."""
     betas = [1 - squared_cosine((i + 1) / T) / squared_cosine(i / T) for i in range(T)]
@@ -58,8 +63,8 @@ def textbook_loss(prediction: torch.Tensor, x0: torch.Tensor, noise: torch.Tenso
     if t > 0:
         bound = kl_divergence(Normal(posterior_mean(x0), math.sqrt(smallest)), model)
     else:
-        standard = [(x0 + edge - model.mean) / deviation / math.sqrt(2) for edge in (1 / 255, -1 / 255)]
-        upper, lower = (0.5 * (1 + torch.erf(z)) for z in standard)
+        standard = [(x0 + edge - model.mean) / deviation for edge in (1 / 255, -1 / 255)]
+        upper, lower = (published_cdf(z) for z in standard)
         upper = torch.where(x0 > 0.999, torch.ones_like(x0), upper)
         lower = torch.where(x0 < -0.999, torch.zeros_like(x0), lower)
         bound = -torch.log((upper - lower).clamp(min=1e-12))
@@ -141,17 +146,17 @@ def test_respacing_keeps_the_ends_and_the_levels() -> None:
 def test_sampling_with_a_perfect_predictor_finds_the_start(steps: int) -> None:
     short = respaced_schedule(T, steps)
     x0 = torch.linspace(-2, 2, 6, dtype=torch.float64).reshape(2, 3)
-    told: list[int] = []
+    asked: list[int] = []
 
     def predict(x: torch.Tensor, timestep: int) -> torch.Tensor:
-        told.append(timestep)
+        asked.append(timestep)
         kept = schedule.kept[timestep]
         epsilon = (x - math.sqrt(kept) * x0) / math.sqrt(1 - kept)
         return torch.cat([epsilon, torch.full_like(x0, 0.3)], dim=-1)
 
     noise = torch.randn(steps + 1, 2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
     torch.testing.assert_close(ancestral_sample(predict, noise, short), x0, rtol=1e-6, atol=1e-6)
-    assert told == short.timesteps[::-1].tolist()
+    assert asked == short.timesteps[::-1].tolist()
 
 
 def test_sampling_keeps_within_known_limits() -> None:

@@ -10,25 +10,28 @@ import torch
 from torch.nn import functional
 
 from tests.models.harmon_rows import (
-    BRANCHES,
+    ALL,
     CPU,
-    HIDDEN,
+    MASKED,
     TOKENS,
     assert_equal_gradients,
     batch_of,
     family,
     gradients,
     perturbed,
-    pictures,
-    plan_of,
+    rng_for,
+    row,
+    rows_of,
+    task,
 )
+from unimrg_trainer.models.harmon.collate import collate
 from unimrg_trainer.models.harmon.family import HarmonFamily
 from unimrg_trainer.models.harmon.mar import interpolation_matrix
 from unimrg_trainer.models.harmon.module import Harmon
-from unimrg_trainer.packing.plan import Geometry, ImageInput, Plan, Row, Segment, Target
+from unimrg_trainer.models.harmon.rows import HarmonRow, ImageSegment, TextSegment, draw_masked
+from unimrg_trainer.objectives.registry import objective
+from unimrg_trainer.packing.segments import Segment, is_plain_causal
 from unimrg_trainer.rng import generator
-
-ALL = tuple(BRANCHES)
 
 
 def test_positions_are_interpolated_bilinearly() -> None:
@@ -43,11 +46,11 @@ def test_a_packed_forward_equals_one_forward_per_objective() -> None:
     harmon = family()
     module = perturbed(harmon)
     weights = {name: 0.3 + index for index, name in enumerate(ALL)}
-    packed_plan = plan_of(harmon, ALL, range(3))
-    packed = module(batch_of(harmon, packed_plan))
-    factor = torch.tensor([weights[row.objective] for row in packed_plan.rows], dtype=torch.float64)
+    rows = rows_of(harmon, ALL, range(3))
+    packed = module(batch_of(harmon, rows))
+    factor = torch.tensor([weights[one.objective] for one in rows], dtype=torch.float64)
     together = gradients(module, (packed * factor).sum())
-    parts = {name: module(batch_of(harmon, plan_of(harmon, [name], range(3)))) for name in ALL}
+    parts = {name: module(batch_of(harmon, rows_of(harmon, [name], range(3)))) for name in ALL}
     torch.testing.assert_close(packed, torch.cat(list(parts.values())), rtol=1e-10, atol=0)
     apart = gradients(module, sum((weights[name] * part.sum() for name, part in parts.items()), torch.tensor(0.0)))
     assert_equal_gradients(together, apart)
@@ -57,70 +60,57 @@ def test_a_packed_forward_equals_one_forward_per_objective() -> None:
 def test_a_rows_loss_does_not_depend_on_its_company() -> None:
     harmon = family()
     module = perturbed(harmon)
+    rows = rows_of(harmon, ALL, [4, 5])
     with torch.no_grad():
-        alone = module(batch_of(harmon, plan_of(harmon, ["Depth"], [5])))
-        among = module(batch_of(harmon, plan_of(harmon, ALL, [4, 5])))
-    rows = plan_of(harmon, ALL, [4, 5]).rows
-    index = next(i for i, row in enumerate(rows) if (row.objective, row.global_row) == ("Depth", 5))
+        alone = module(batch_of(harmon, rows_of(harmon, ["Depth"], [5])))
+        among = module(batch_of(harmon, rows))
+    index = next(i for i, one in enumerate(rows) if (one.objective, one.global_row) == ("Depth", 5))
     torch.testing.assert_close(among[index], alone[0], rtol=1e-10, atol=0)
 
 
-def tree_and_chains(harmon: HarmonFamily) -> tuple[Plan, Plan]:
-    """The same four branches of one image as one row that shares opening and image, and as four rows."""
-    names = ("Pixel", "Depth", "Understanding", "Segmentation")
-    segments: list[Segment] = []
-    targets: list[Target] = []
-    for name in names:
-        own, _ = harmon.lay_out(BRANCHES[name], HIDDEN[name])
-        segments = segments or list(own[:2])
-        shift = len(segments) - 2
-        segments.append(own[2])
-        for segment in own[3:]:
-            segments.append(replace(segment, parent=segment.parent + shift, target=len(targets)))
-            targets.append(Target(0, name.lower(), HIDDEN[name]))
-    row = Row("Tree", 6, tuple(segments), 1, 1.0)
-    tree = Plan((row,), (ImageInput(0, Geometry.SQUASH),), tuple(targets), (0,) * len(targets))
-    chains = plan_of(harmon, names, [6])
-    return tree, replace(chains, images=tuple(replace(image, sample=0) for image in chains.images))
-
-
 def test_a_tree_row_equals_its_branches_as_chains() -> None:
+    """Four branches of one image as one row that shares opening and image, and as four rows: losses and gradients."""
     harmon = family()
     module = perturbed(harmon)
-    tree, chains = tree_and_chains(harmon)
-    assert not tree.rows[0].is_chain() and all(row.is_chain() for row in chains.rows)
+    names = ("Pixel", "Depth", "Segmentation")
+    chains = [row(harmon, name, 6, task(name, 6)) for name in names]
+    asked = replace(task("Understanding", 6))
+    answering = row(harmon, "Understanding", 6, asked)
+    opening, image = chains[0].segments[:2]
+    # the question is asked about the same, squashed image
+    chains.append(replace(answering, segments=(answering.segments[0], image, *answering.segments[2:])))
+    segments: list[Segment] = [opening, image]
+    for chain in chains:
+        shift = len(segments) - 2
+        segments += [
+            replace(segment, parent=segment.parent + (shift if segment.parent > 1 else 0))
+            for segment in chain.segments[2:]
+        ]
+    tree = HarmonRow("Tree", 6, 1, tuple(segments))
+    assert not is_plain_causal(tree.segments) and all(is_plain_causal(chain.segments) for chain in chains)
 
-    def collate(plan: Plan) -> torch.Tensor:
-        batch = harmon.collate(
-            plan,
-            pictures(harmon.image_size, [image.sample for image in plan.images]),
-            pictures(harmon.image_size, [target.representation for target in plan.targets]),
-            lambda objective, row, purpose: generator(row, purpose),
-        )
-        assert (batch.visibility is None) == (plan is chains)
-        sums: torch.Tensor = module(batch.to(CPU, torch.float64))
-        return sums
+    def sums(rows: list[HarmonRow]) -> torch.Tensor:
+        batch = collate(harmon.config, rows, lambda objective, number, purpose: generator(number, purpose))
+        assert (batch.visibility is None) == (rows is chains)
+        losses: torch.Tensor = module(harmon.prepare(batch, CPU, torch.float64))
+        return losses
 
-    one, four = collate(tree), collate(chains)
-    torch.testing.assert_close(one[0], four.sum(), rtol=1e-10, atol=0)
-    assert_equal_gradients(gradients(module, collate(tree).sum()), gradients(module, collate(chains).sum()))
+    torch.testing.assert_close(sums([tree])[0], sums(chains).sum(), rtol=1e-10, atol=0)
+    assert_equal_gradients(gradients(module, sums([tree]).sum()), gradients(module, sums(chains).sum()))
 
 
 def test_a_mask_that_says_causal_equals_no_mask() -> None:
     harmon = family()
     module = perturbed(harmon)
-    plan = plan_of(harmon, ALL, [0, 1])
-    batch = batch_of(harmon, plan)
-    length = batch.sources.shape[1]
-    sees = torch.ones(length, length, dtype=torch.bool).tril().expand(len(plan.rows), 1, -1, -1)
-    masked = replace(batch, visibility=sees)
-    torch.testing.assert_close(module(masked), module(batch), rtol=1e-10, atol=0)
+    batch = batch_of(harmon, rows_of(harmon, ALL, [0, 1]))
+    rows, length = batch.sources.shape
+    sees = torch.ones(length, length, dtype=torch.bool).tril().expand(rows, 1, -1, -1)
+    torch.testing.assert_close(module(replace(batch, visibility=sees)), module(batch), rtol=1e-10, atol=0)
 
 
 def test_the_features_gradient_is_a_tenth() -> None:
     harmon = family()
-    plan = plan_of(harmon, ["Understanding"], [0, 1])
-    batch = batch_of(harmon, plan)
+    batch = batch_of(harmon, rows_of(harmon, ["Understanding"], [0, 1]))
     scaled, plain = perturbed(harmon), perturbed(harmon)
     plain.config = replace(plain.config, feature_gradient_scale=1.0)
     tenth, whole = gradients(scaled, scaled(batch).sum()), gradients(plain, plain(batch).sum())
@@ -136,7 +126,7 @@ def test_targets_reach_the_encoder_unscaled() -> None:
     harmon = family()
     module = perturbed(harmon)
     module.config = replace(module.config, feature_gradient_scale=0.0)
-    found = gradients(module, module(batch_of(harmon, plan_of(harmon, ["Pixel"], [0]))).sum())
+    found = gradients(module, module(batch_of(harmon, rows_of(harmon, ["Pixel"], [0]))).sum())
     assert found["mar.z_proj.weight"].norm() > 0 and found["proj_in.0.weight"].norm() > 0
 
 
@@ -144,9 +134,9 @@ def test_targets_reach_the_encoder_unscaled() -> None:
 def test_what_is_frozen_is_what_no_gradient_reaches(objectives: tuple[str, ...]) -> None:
     harmon = family()
     module = perturbed(harmon)
-    found = gradients(module, module(batch_of(harmon, plan_of(harmon, objectives, [0, 1]))).sum())
+    found = gradients(module, module(batch_of(harmon, rows_of(harmon, objectives, [0, 1]))).sum())
     reached = {name for name, gradient in found.items() if gradient.any()}
-    assert {name for name, _ in module.named_parameters()} - reached == harmon.frozen(objectives)
+    assert {name for name, _ in module.named_parameters()} - reached == harmon.frozen([objective(name) for name in objectives])
 
 
 def test_decay_spares_vectors_biases_and_the_head() -> None:
@@ -160,30 +150,25 @@ def test_text_alone_and_pictures_alone_have_losses() -> None:
     harmon = family()
     module = perturbed(harmon)
     for objectives in (("Understanding",), ("Segmentation",)):
-        sums = module(batch_of(harmon, plan_of(harmon, objectives, [0, 1])))
+        sums = module(batch_of(harmon, rows_of(harmon, objectives, [0, 1])))
         assert sums.shape == (2,) and sums.isfinite().all() and (sums > 0).all()
 
 
 def test_a_target_without_a_visible_token_has_a_loss() -> None:
     harmon = family()
-    plan = plan_of(harmon, ["Depth"], [0])
-    segments, count = harmon.lay_out(BRANCHES["Depth"], harmon.config.tokens)
-    everything = replace(
-        plan,
-        rows=(Row("Depth", 0, (*segments[:3], replace(segments[3], target=0)), count, 1.0),),
-        targets=(Target(0, "depth", harmon.config.tokens),),
-    )
-    assert perturbed(harmon)(batch_of(harmon, everything)).isfinite().all()
+    everything = row(harmon, "Depth", 0, task("Depth", 0), masked=TOKENS)
+    assert perturbed(harmon)(batch_of(harmon, [everything])).isfinite().all()
 
 
 def test_the_understanding_loss_is_the_cross_entropy_of_the_answer() -> None:
     """Against Qwen2's own loss on the same embeddings."""
     harmon = family()
     module = perturbed(harmon)
-    plan = plan_of(harmon, ["Understanding"], [0])
-    batch = batch_of(harmon, plan)
-    opening, _, text = plan.rows[0].segments
-    features = module.features(batch.images).roll(-harmon.config.mar.buffers, dims=1)
+    (answering,) = rows_of(harmon, ["Understanding"], [0])
+    batch = batch_of(harmon, [answering])
+    opening, _, text = answering.segments
+    assert isinstance(opening, TextSegment) and isinstance(text, TextSegment) and batch.latents is not None
+    features = module.features(batch.latents).roll(-harmon.config.mar.buffers, dims=1)
     embeddings = torch.cat(
         [module.embed(torch.tensor([opening.token_ids])), features, module.embed(torch.tensor([text.token_ids]))],
         dim=1,
@@ -194,6 +179,19 @@ def test_the_understanding_loss_is_the_cross_entropy_of_the_answer() -> None:
     assert module(batch)[0].item() == pytest.approx(expected.item(), rel=1e-6)
 
 
+def test_rows_without_an_image_have_losses_and_read_none() -> None:
+    """Text alone, and an image generated from its prompt alone (about another sample's picture)."""
+    harmon = family()
+    module = perturbed(harmon)
+    answering = row(harmon, "Understanding", 0, task("Understanding", 0, image=False))
+    generating = row(harmon, "Depth", 1, task("Depth", 1, image=False))
+    assert not any(isinstance(s, ImageSegment) for one in (answering, generating) for s in one.segments)
+    sums = module(batch_of(harmon, [answering, generating]))
+    assert sums.isfinite().all() and (sums > 0).all()
+    among = module(batch_of(harmon, [*rows_of(harmon, ALL, [4]), answering, generating]))
+    torch.testing.assert_close(among[-2:], sums, rtol=1e-10, atol=0)
+
+
 def test_dropout_follows_torchs_generator() -> None:
     harmon = family(dropout=0.1)
     torch.manual_seed(0)
@@ -201,7 +199,7 @@ def test_dropout_follows_torchs_generator() -> None:
     with torch.no_grad():
         for parameter in module.mar.diffloss.parameters():
             parameter.normal_(std=0.1)
-    batch = batch_of(harmon, plan_of(harmon, ALL, [0]), torch.float32)
+    batch = batch_of(harmon, rows_of(harmon, ALL, [0]), torch.float32)
     results = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
@@ -212,7 +210,7 @@ def test_dropout_follows_torchs_generator() -> None:
 def test_bfloat16_autocast_keeps_losses_in_float32() -> None:
     harmon = family()
     module = perturbed(harmon, torch.float32)
-    batch = batch_of(harmon, plan_of(harmon, ALL, [0]), torch.float32)
+    batch = batch_of(harmon, rows_of(harmon, ALL, [0]), torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
         low = module(batch)
     low.sum().backward()
@@ -221,23 +219,34 @@ def test_bfloat16_autocast_keeps_losses_in_float32() -> None:
 
 
 def test_the_mean_mask_rate_is_the_published_one() -> None:
-    harmon = HarmonFamily("1.5B")
+    config = HarmonFamily({"variant": "1.5B"}).config
     random = generator("rates")
-    hidden = np.array([harmon.draw_hidden(random) for _ in range(20000)])
-    assert hidden.mean() / 1024 == pytest.approx(0.867, abs=0.003)
-    assert hidden.min() >= 0.7 * 1024 and hidden.max() <= 1024
+    masked = np.array([draw_masked(config, random) for _ in range(20000)])
+    assert masked.mean() / 1024 == pytest.approx(0.867, abs=0.003)
+    assert masked.min() >= 0.7 * 1024 and masked.max() <= 1024
+
+
+def test_a_cohort_shares_one_number_of_masked_tokens() -> None:
+    harmon = family()
+
+    def terms(first: int) -> list[int]:
+        tasks = [(number, task("Depth", number)) for number in range(first, first + 5)]
+        return [one.loss_terms for one in harmon.plan("Depth", tasks, rng_for)]
+
+    assert len(set(terms(0))) == 1
+    assert len({terms(first)[0] for first in range(0, 50, 5)}) > 1
 
 
 def test_draws_depend_on_the_row_and_on_nothing_else() -> None:
     harmon = family()
-    alone = batch_of(harmon, plan_of(harmon, ["Depth"], [5]))
-    among = batch_of(harmon, plan_of(harmon, ["Pixel", "Depth"], [5, 6]))
-    first = 2 * HIDDEN["Pixel"]
-    rows = slice(first, first + HIDDEN["Depth"])
-    assert torch.equal(among.noise[rows], alone.noise)
-    assert torch.equal(among.timesteps[rows], alone.timesteps)
-    assert torch.equal(among.hidden[rows] - 2 * TOKENS, alone.hidden)
-    assert not torch.equal(among.noise[: HIDDEN["Depth"]], alone.noise)
+    alone = batch_of(harmon, rows_of(harmon, ["Depth"], [5]))
+    among = batch_of(harmon, rows_of(harmon, ["Pixel", "Depth"], [5, 6]))
+    first = 2 * MASKED["Pixel"]
+    places = slice(first, first + MASKED["Depth"])
+    assert torch.equal(among.noise[places], alone.noise)
+    assert torch.equal(among.timesteps[places], alone.timesteps)
+    assert torch.equal(among.masked[places] - 2 * TOKENS, alone.masked)
+    assert not torch.equal(among.noise[: MASKED["Depth"]], alone.noise)
 
 
 def test_a_module_holds_no_codec() -> None:
@@ -246,11 +255,11 @@ def test_a_module_holds_no_codec() -> None:
     assert {name.split(".")[0] for name in module.state_dict()} == {"llm", "mar", "proj_in", "proj_out"}
 
 
-def test_packing_counts_are_the_batchs() -> None:
+def test_a_rows_loss_terms_are_those_that_its_batch_sums() -> None:
     harmon = family()
-    plan = plan_of(harmon, ALL, [0, 1])
-    batch = batch_of(harmon, plan)
-    of_targets = dict.fromkeys(range(len(plan.rows)), 0)
-    for units, row in zip(batch.units_per_target, batch.target_rows, strict=True):
-        of_targets[row] += units
-    assert [a + of_targets[i] for i, a in enumerate(batch.units_per_row)] == [row.count for row in plan.rows]
+    rows = rows_of(harmon, ALL, [0, 1])
+    batch = batch_of(harmon, rows)
+    counted = list(batch.labels_per_row)
+    for terms, index in zip(batch.terms_per_target, batch.target_rows, strict=True):
+        counted[index] += terms
+    assert counted == [one.loss_terms for one in rows]

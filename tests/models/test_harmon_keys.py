@@ -1,4 +1,4 @@
-"""The module trees are the published ones: names and shapes as method.md §2.1 has them, written down again."""
+"""The module trees are the published ones: names and shapes written down independently (docs/method/harmon.md)."""
 
 from __future__ import annotations
 

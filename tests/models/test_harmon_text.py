@@ -6,15 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.models.harmon_rows import BRANCHES, TOKENS, family
+from tests.models.harmon_rows import TOKENS, family, row, task
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_trainer.models.harmon.codec import KL16_FILE
 from unimrg_trainer.models.harmon.config import config_of
 from unimrg_trainer.models.harmon.family import HarmonFamily
+from unimrg_trainer.models.harmon.rows import IGNORE, Geometry, ImageSegment, TargetSegment, TextSegment
 from unimrg_trainer.models.harmon.tokenizer import QWEN_FILE, open_tokenizer
-from unimrg_trainer.objectives.base import Branch
-from unimrg_trainer.packing.plan import IGNORE, Geometry, SegmentKind
 
 harmon = family()
 encode = harmon.tokenizer.encode
@@ -47,43 +46,42 @@ def test_text_that_spells_a_special_token_stays_text() -> None:
 
 def test_a_generation_row_is_laid_out_as_at_inference() -> None:
     buffers = harmon.config.mar.buffers
-    opening, image, prompt, target = harmon.lay_out(BRANCHES["Depth"], TOKENS - 9)[0]
+    opening, image, prompt, target = row(harmon, "Depth", 0, task("Depth", 0), TOKENS - 9).segments
     start, end = harmon.tokenizer.turn_start, harmon.tokenizer.turn_end
+    assert isinstance(opening, TextSegment) and isinstance(prompt, TextSegment)
     assert opening.token_ids == (start, *encode("user\n")) and len(opening.token_ids) == 3
-    assert (image.kind, image.length, image.image) == (SegmentKind.IMAGE, TOKENS + buffers, 0)
+    assert isinstance(image, ImageSegment) and image.geometry is Geometry.SQUASH
+    assert image.length == TOKENS + buffers
     prompt_ids = encode("Generate the depth map of this image.")
     assert prompt.token_ids == (*prompt_ids, end, *encode("\n"), start, *encode("assistant\n"))
-    assert (target.kind, target.length, target.target) == (SegmentKind.TARGET, 9 + buffers, 0)
+    assert isinstance(target, TargetSegment) and target.length == 9 + buffers
     assert [s.parent for s in (opening, image, prompt, target)] == [-1, 0, 1, 2]
 
 
-def test_a_generation_rows_unit_is_one_use_of_a_hidden_token() -> None:
-    assert harmon.lay_out(BRANCHES["Pixel"], 50)[1] == 4 * 50
+def test_a_generation_rows_loss_term_is_one_use_of_a_masked_token() -> None:
+    assert row(harmon, "Pixel", 0, task("Pixel", 0), 50).loss_terms == 4 * 50
 
 
 def test_an_understanding_row_learns_answer_and_end_only() -> None:
-    segments, units = harmon.lay_out(BRANCHES["Understanding"], 0)
-    text = segments[2]
+    asked = row(harmon, "Understanding", 0, task("Understanding", 0))
+    _, image, text = asked.segments
+    assert isinstance(image, ImageSegment) and image.geometry is Geometry.PAD and isinstance(text, TextSegment)
     answer = [*encode("in the middle"), harmon.tokenizer.turn_end]
-    assert units == len(answer)
-    assert list(text.labels[-units:]) == list(text.token_ids[-units:]) == answer
-    assert set(text.labels[:-units]) == {IGNORE}
+    terms = asked.loss_terms
+    assert terms == len(answer)
+    assert list(text.labels[-terms:]) == list(text.token_ids[-terms:]) == answer
+    assert set(text.labels[:-terms]) == {IGNORE}
     assert text.token_ids[: len(encode("\nWhere"))] == tuple(encode("\nWhere"))
 
 
 def test_a_long_answer_is_cut_and_a_question_without_room_is_refused() -> None:
     limit = harmon.config.question_limit
-    segments, units = harmon.lay_out(Branch("Why?", Geometry.PAD, answer="because " * 300), 0)
-    assert segments[2].length == limit
-    assert units == sum(label != IGNORE for label in segments[2].labels) < limit
-    with pytest.raises(UserError, match="no room for its answer"):
-        harmon.lay_out(Branch("why " * 300, Geometry.PAD, answer="so"), 0)
-
-
-def test_the_unconditional_prompt_has_no_image() -> None:
-    ids = harmon.template.unconditional()
-    prompt = harmon.template.opening() + harmon.template.prompt("Generate an image.")
-    assert ids == prompt
+    cut = row(harmon, "Understanding", 0, task("Understanding", 0, prompt="Why?", answer="because " * 300))
+    text = cut.segments[2]
+    assert isinstance(text, TextSegment) and text.length == limit
+    assert cut.loss_terms == sum(label != IGNORE for label in text.labels) < limit
+    with pytest.raises(UserError, match="'7'.*no room for its answer"):
+        row(harmon, "Understanding", 0, task("Understanding", 7, prompt="why " * 300, answer="so"))
 
 
 def test_a_missing_published_tokenizer_is_named(tmp_path: Path) -> None:
@@ -93,12 +91,12 @@ def test_a_missing_published_tokenizer_is_named(tmp_path: Path) -> None:
 
 def test_a_missing_published_autoencoder_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"kl16\.safetensors is missing"):
-        _ = HarmonFamily("1.5B", assets=tmp_path).codec
+        _ = HarmonFamily({"variant": "1.5B"}, tmp_path).codec
 
 
-def test_files_that_a_size_needs_are_asked_for_before_anything_is_built(tmp_path: Path) -> None:
-    HarmonFamily("Tiny", assets=tmp_path / "nowhere").check_assets()
-    published = HarmonFamily("1.5B", assets=tmp_path)
+def test_files_that_a_size_needs_are_checked_before_anything_is_built(tmp_path: Path) -> None:
+    HarmonFamily({"variant": "Tiny"}, tmp_path / "nowhere").check_assets()
+    published = HarmonFamily({"variant": "1.5B"}, tmp_path)
     for name in (KL16_FILE, QWEN_FILE):
         with pytest.raises(UserError, match=rf"{name} is missing") as error:
             published.check_assets()

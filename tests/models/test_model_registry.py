@@ -1,26 +1,30 @@
-"""Families are found by name, and an unknown name is answered with the known ones."""
+"""Families are found by name and configured from a job's JSON, defaults filled in."""
 
 from __future__ import annotations
 
 import pytest
 
 from unimrg_api.errors import UserError
-from unimrg_trainer.models.registry import family
+from unimrg_trainer.models.harmon.family import HarmonFamily
+from unimrg_trainer.models.registry import find_family
 
 
-def test_harmon_is_found_at_its_three_sizes() -> None:
-    sizes = {
-        variant: family("harmon", {"variant": variant, "dropout": "0.1"}).image_size
-        for variant in ("Tiny", "0.5B", "1.5B")
-    }
-    assert sizes == {"Tiny": 32, "0.5B": 512, "1.5B": 512}
+@pytest.mark.parametrize(("variant", "size"), [("Tiny", 32), ("0.5B", 512), ("1.5B", 512)])
+def test_harmon_is_found_at_its_three_sizes(variant: str, size: int) -> None:
+    family = find_family("harmon", {"variant": variant})
+    assert isinstance(family, HarmonFamily)
+    assert family.config.image_size == size
+    assert family.config.mar.dropout == 0.1 and family.sampling.guidance == 3.0
+
+
+def test_settings_of_the_job_reach_the_family() -> None:
+    settings = {"variant": "Tiny", "dropout": "0.25", "sampling": {"steps": 5, "diffusionSteps": 7, "guidance": "1.5"}}
+    family = find_family("harmon", settings)
+    assert isinstance(family, HarmonFamily)
+    assert family.config.mar.dropout == 0.25
+    assert (family.sampling.steps, family.sampling.diffusion_steps, family.sampling.guidance) == (5, 7, 1.5)
 
 
 def test_an_unknown_family_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(UserError, match="use one of harmon"):
-        family("show-o", {})
-
-
-def test_an_unknown_variant_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(UserError, match=r"use one of Tiny, 0\.5B, 1\.5B"):
-        family("harmon", {"variant": "7B", "dropout": "0.1"})
+    with pytest.raises(UserError, match=r"spec\.model.*'showo' among harmon"):
+        find_family("showo", {})

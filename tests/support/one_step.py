@@ -17,9 +17,10 @@ from unimrg_trainer.engine.rows import BatchShape
 from unimrg_trainer.engine.step_plan import RowReader, StepPlanner
 from unimrg_trainer.engine.strategy import DataParallel
 from unimrg_trainer.models.base import Family
-from unimrg_trainer.models.registry import family as find_family
+from unimrg_trainer.models.registry import find_family
 from unimrg_trainer.objectives.registry import objective
 
+TINY = {"variant": "Tiny", "dropout": "0"}
 OBJECTIVES = ("Understanding", "Pixel", "Depth", "Segmentation")
 WEIGHTS = {"Understanding": 1.0, "Pixel": 0.5, "Depth": 2.0, "Segmentation": 1.0}
 
@@ -31,6 +32,11 @@ def randomised(module: torch.nn.Module) -> torch.nn.Module:
         for name, parameter in module.named_parameters():
             parameter.copy_(torch.randn(parameter.shape, dtype=torch.float64) * 0.05 + ("norm" in name))
     return module
+
+
+def freeze(module: torch.nn.Module, frozen: frozenset[str]) -> None:
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(name not in frozen)
 
 
 def planner_of(family: Family, micro_rows: int) -> StepPlanner:
@@ -49,17 +55,16 @@ def planner_of(family: Family, micro_rows: int) -> StepPlanner:
 def main(rendezvous: str, rank: int, world_size: int, micro_rows: int, out: Path) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"file://{rendezvous}", rank=rank, world_size=world_size)
-    family = find_family("harmon", {"variant": "Tiny", "dropout": "0"})
+    family = find_family("harmon", TINY)
     module = randomised(family.build().double())
-    frozen = family.frozen(OBJECTIVES)
-    for name, parameter in module.named_parameters():
-        parameter.requires_grad_(name not in frozen)
     planner = planner_of(family, micro_rows)
+    freeze(module, family.frozen(planner.objectives))
     strategy = DataParallel(module, "FP64", torch.device("cpu"))
     step = planner.step(4, rank, world_size)
     loss = torch.zeros((), dtype=torch.float64)
     for index, micro_step in enumerate(step.micro_steps):
-        sums = strategy.backward(micro_step.batch, micro_step.weights, last=index == len(step.micro_steps) - 1)
+        batch = family.prepare(micro_step.batch, torch.device("cpu"), torch.float64)
+        sums = strategy.backward(batch, micro_step.weights, last=index == len(step.micro_steps) - 1)
         loss += (sums * micro_step.weights).sum()
     dist.all_reduce(loss)
     if rank == 0:

@@ -1,4 +1,4 @@
-"""The published optimiser recipe (method.md §1.3), written by hand: an oracle that shares no code with the trainer."""
+"""The published optimiser recipe (docs/method/recipe.md), written by hand: an oracle that shares no code with the trainer."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from unimrg_trainer.engine.step_plan import Step
+from unimrg_trainer.models.base import Family
 
 DECAYED = re.compile(
     "|".join(
@@ -30,13 +31,20 @@ DECAYED = re.compile(
 """Names of Harmon's parameters that are decayed: matrices, tables and tokens outside the diffusion head."""
 
 
-def published_rate(peak: float, warmup: int, horizon: int, step: int) -> float:
-    """Learning rate at micro-iteration 4 · step + 3 of the reference's scheduler."""
-    micro, rising, falling = 4 * step + 3, 4 * warmup, 4 * (horizon - warmup)
+def reference_rate(peak: float, warmup: int, total: int, step: int) -> float:
+    """The reference's learning rate: its scheduler at micro-iteration 4 · step + 3, three quarters into the step."""
+    micro, rising, falling = 4 * step + 3, 4 * warmup, 4 * (total - warmup)
     if micro < rising:
         start = 1e-5 * peak
         return start + (peak - start) * micro / (rising - 1)
     return peak * math.cos(math.pi / 2 * (micro - rising) / falling) ** 2
+
+
+def rate_by_hand(peak: float, warmup: int, total: int, step: int) -> float:
+    """Ours: the same two phases, evaluated in the middle of the step."""
+    if 2 * step + 1 < 2 * warmup:
+        return peak * (1e-5 + 0.99999 * (2 * step + 1) / (2 * warmup))
+    return peak * math.cos(math.pi / 4 * (2 * step + 1 - 2 * warmup) / (total - warmup)) ** 2
 
 
 @dataclass(frozen=True)
@@ -60,7 +68,9 @@ class HandTrained:
     norms: list[float] = field(default_factory=list)
 
 
-def train_by_hand(module: nn.Module, steps: Sequence[Step], rates: Sequence[float], recipe: Recipe) -> HandTrained:
+def train_by_hand(
+    family: Family, module: nn.Module, steps: Sequence[Step], rates: Sequence[float], recipe: Recipe
+) -> HandTrained:
     """Train `module` itself in plain arithmetic; frozen parameters (`requires_grad` False) are left alone."""
     trained = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
     means = {name: torch.zeros_like(parameter.detach()) for name, parameter in trained.items()}
@@ -69,7 +79,7 @@ def train_by_hand(module: nn.Module, steps: Sequence[Step], rates: Sequence[floa
     for count, (step, rate) in enumerate(zip(steps, rates, strict=True), start=1):
         module.zero_grad(set_to_none=True)
         for micro_step in step.micro_steps:
-            batch = micro_step.batch.to(torch.device("cpu"), torch.float64)
+            batch = family.prepare(micro_step.batch, torch.device("cpu"), torch.float64)
             (module(batch) * micro_step.weights).sum().backward()
         with torch.no_grad():
             gradients = {name: parameter.grad for name, parameter in trained.items()}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,25 +19,15 @@ from unimrg_trainer.engine.schedule import WarmupCosine
 from unimrg_trainer.engine.step_plan import MicroStep, Step
 from unimrg_trainer.engine.stopping import StopAgreement, StopFlag
 from unimrg_trainer.engine.strategy import DataParallel, Strategy
-from unimrg_trainer.packing.plan import Geometry, PlannedRow, pack_official
+from unimrg_trainer.models.base import Row
 
 TOY_WEIGHTS = {"Pixel": 0.5, "Depth": 2.0}
 TOY_ROWS = 4
 """Rows of each objective in a step."""
 
 
-@dataclass(frozen=True)
-class ToyBatch:
-    """Inputs [rows, 3] of one micro-step."""
-
-    inputs: Tensor
-
-    def to(self, device: torch.device, dtype: torch.dtype) -> ToyBatch:
-        return replace(self, inputs=self.inputs.to(device, dtype))
-
-
 class Toy(nn.Module):
-    """Returns a squared error per row; has dropout, a frozen parameter, a matrix, vectors and a scalar."""
+    """A squared error for each row of inputs [rows, 3]; has dropout, a frozen parameter, a matrix, vectors and a scalar."""
 
     def __init__(self, seed: int = 1, dropout: float = 0.0) -> None:
         super().__init__()
@@ -49,19 +38,16 @@ class Toy(nn.Module):
         self.unreached = nn.Parameter(torch.randn(2), requires_grad=False)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, batch: ToyBatch) -> Tensor:
-        hidden = self.dropout(torch.tanh(self.first(batch.inputs)))
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden = self.dropout(torch.tanh(self.first(inputs)))
         losses: Tensor = (self.second(hidden).squeeze(-1) * self.scale - 1.0) ** 2
         return losses
 
 
 def micro_step(rows: list[tuple[str, int, float]], batch: Any = None) -> MicroStep:
     """Rows (objective, global row, absolute weight) as one forward."""
-    planned = [
-        PlannedRow(name, row, index, Geometry.SQUASH, (), 1, weight) for index, (name, row, weight) in enumerate(rows)
-    ]
     weights = torch.tensor([weight for _, _, weight in rows], dtype=torch.float64)
-    return MicroStep(pack_official(planned), batch, weights)
+    return MicroStep(tuple(Row(name, row, 1) for name, row, _ in rows), batch, weights)
 
 
 def toy_step(number: int, rank: int = 0, world_size: int = 1) -> Step:
@@ -75,7 +61,7 @@ def toy_step(number: int, rank: int = 0, world_size: int = 1) -> Step:
             for row in own[first - own[0] : first - own[0] + 2]
         ]
         inputs = [torch.randn(3, generator=torch.Generator().manual_seed(7 + row)) for _, row, _ in rows]
-        micro_steps.append(micro_step(rows, ToyBatch(torch.stack(inputs))))
+        micro_steps.append(micro_step(rows, torch.stack(inputs)))
     return Step(number, tuple(micro_steps))
 
 
@@ -105,6 +91,7 @@ def toy_loop(
         schedule=WarmupCosine(0.05, 2, 20),
         collector=MetricsCollector(weights),
         plan_step=plan_step,
+        prepare=lambda batch: batch,
         stop=StopAgreement(flag or SimpleNamespace(requested=False), dist.group.WORLD),
         save=save,
         report=report,

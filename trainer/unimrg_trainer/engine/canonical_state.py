@@ -1,7 +1,7 @@
 """A training state in the form that belongs to no strategy: full-precision tensors by parameter name.
 
-`model/<name>` the weights, `exp_avg/<name>` and `exp_avg_sq/<name>` AdamW's moments (architecture.md rule 6). All
-randomness is addressed and the data's cursor is the step, so weights, moments and the step are the whole state.
+`model/<name>` the weights, `exp_avg/<name>` and `exp_avg_sq/<name>` AdamW's moments (docs/method/checkpoints.md). All
+randomness is keyed and the data's cursor is the step, so weights, moments and the step are the whole state.
 """
 
 from __future__ import annotations

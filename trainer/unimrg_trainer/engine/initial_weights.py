@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PublishedWeights:
-    """Where published weights lie: an absolute URI, what speaks to its store, and where a node keeps copies."""
+    """Where published weights lie: an absolute URI, how its store is reached, and where a node keeps copies."""
 
     uri: str
     storage: StorageSpec
@@ -45,8 +45,7 @@ def build_initial(family: Family, seed: int, published: PublishedWeights | None,
 def load_published(module: nn.Module, published: PublishedWeights) -> None:
     """Overwrite the module's weights with those of the published safetensors file(s): one, or a folder of them.
 
-    Names are the published ones (method.md §2); every tensor of the module must be there with its shape, tied copies
-    (`llm.lm_head.weight`) excepted. Raises UserError naming what is missing or has another shape.
+    Names are the module's own; every tensor must be there with its shape, further copies of tied ones excepted. Raises UserError naming what is missing or has another shape.
     """
     uri = published.uri
     store, keys = find_weights(uri, published.storage)
@@ -75,7 +74,7 @@ def load_published(module: nn.Module, published: PublishedWeights) -> None:
         raise UserError(
             f"spec.model.init: {Path(uri).name} does not fit the model: {'; '.join(problems[:5])}"
             + (f" and {len(problems) - 5} more" if len(problems) > 5 else ""),
-            remedy="spec.model must name the size of the weights",
+            remedy="choose the family and size of these weights in spec.model",
             exit_code=ExitCode.DATA_CORRUPT,
         )
     unused = sorted(set(found) - set(dict(module.named_parameters(remove_duplicate=False))))

@@ -1,10 +1,10 @@
 """The training loop, one for every family, objective and strategy.
 
-    resume → dry run → [ plan (ahead, on the host) → forward/backward per micro-step → clip → step
-             → every few steps: metrics → when due or asked to stop: checkpoint ] → final checkpoint
+    resume → dry run → [ plan and collate (ahead, on the host) → per micro-step: prepare, forward, backward
+             → clip → step → every few steps: metrics → when due or on a stop request: checkpoint ] → final checkpoint
 
-It knows time, steps, checkpoints and metrics. What a step computes stands in the plan; how it is computed is the
-family's; how it is spread over processes is the strategy's.
+It knows time, steps, checkpoints and metrics. What a row is and how it is computed is the family's; how a step is
+spread over processes is the strategy's.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from unimrg_trainer.engine.schedule import WarmupCosine
 from unimrg_trainer.engine.step_plan import Step
 from unimrg_trainer.engine.stopping import StopAgreement
 from unimrg_trainer.engine.strategy import Strategy
+from unimrg_trainer.models.base import Batch
 from unimrg_trainer.rng import key_digest
 
 logger = logging.getLogger(__name__)
@@ -59,6 +60,7 @@ class Tick:
 class TrainingLoop:
     """Runs optimiser steps from `first_step` to `settings.stop_step`.
 
+    `prepare(batch)` moves a collated batch to the device and runs the family's frozen encoders there;
     `save(state, reason)` commits a checkpoint (a collective call); `report(tick)` is called on every rank every few
     steps, `beat(finished)` after every step, as the sign of life that a watchdog waits for.
     """
@@ -72,6 +74,7 @@ class TrainingLoop:
         schedule: WarmupCosine,
         collector: MetricsCollector,
         plan_step: Callable[[int], Step],
+        prepare: Callable[[Batch], Batch],
         stop: StopAgreement,
         save: Callable[[TrainingState, str], None],
         report: Callable[[Tick], None],
@@ -84,6 +87,7 @@ class TrainingLoop:
         self.schedule = schedule
         self.collector = collector
         self.plan_step = plan_step
+        self.prepare = prepare
         self.stop = stop
         self.save = save
         self.report = report
@@ -96,7 +100,7 @@ class TrainingLoop:
     def run(self, first_step: int) -> int:
         """Train; return the number of finished optimiser steps.
 
-        Raises Interrupted (exit code 85) after the checkpoint when a stop was asked for.
+        Raises Interrupted (exit code 85) after the checkpoint when a stop was requested.
         """
         finished, committed = first_step, first_step
         if finished >= self.settings.stop_step:
@@ -111,7 +115,7 @@ class TrainingLoop:
                 self._train(step)
                 finished = step.number + 1
                 self.beat(finished)
-                stopping = self.stop.ask()
+                stopping = self.stop.vote()
                 done = finished == self.settings.stop_step
                 saving = done or stopping or finished % self.settings.save_every == 0
                 if saving or finished % TICK == 0:
@@ -122,10 +126,10 @@ class TrainingLoop:
                     committed = finished
                     self._tick_started = time.monotonic()
                 if done:
-                    self.stop.answer()
+                    self.stop.finish()
                     break
                 if stopping:
-                    self.stop.answer()
+                    self.stop.finish()
                     raise Interrupted(f"stopped after step {finished}, committed at step {committed}")
                 waited = time.monotonic()
                 step = next(steps)
@@ -144,12 +148,11 @@ class TrainingLoop:
 
     def _forward_backward(self, step: Step) -> None:
         for index, micro_step in enumerate(step.micro_steps):
-            # dropout is torch's own stream: addressed by the rows that this forward holds (seams.md §7)
-            torch.manual_seed(
-                key_digest(self.settings.seed, step.number, "dropout", micro_step.plan.rows_digest()) % 2**63
-            )
+            batch = self.prepare(micro_step.batch)
+            # dropout is torch's own stream, keyed by the rows of this forward (docs/method/randomness.md)
+            torch.manual_seed(key_digest(self.settings.seed, step.number, "dropout", micro_step.rows_digest()) % 2**63)
             last = index == len(step.micro_steps) - 1
-            sums = self.strategy.backward(micro_step.batch, micro_step.weights, last=last)
+            sums = self.strategy.backward(batch, micro_step.weights, last=last)
             self.collector.add_micro_step(micro_step, sums)
 
     def _dry_run(self, step: Step) -> None:

@@ -43,7 +43,7 @@ class MetricsCollector:
 
     def add_micro_step(self, micro_step: MicroStep, sums: Tensor) -> None:
         """Add the loss sums [rows] of one micro-step to the current step."""
-        index = torch.tensor([self.names.index(row.objective) for row in micro_step.plan.rows])
+        index = torch.tensor([self.names.index(row.objective) for row in micro_step.rows])
         weighted = sums.double() * micro_step.weights.to(sums.device)
         if self._current is None:
             self._current = torch.zeros(len(self.names), dtype=torch.float64, device=sums.device)

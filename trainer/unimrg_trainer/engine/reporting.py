@@ -1,6 +1,6 @@
-"""What the train stage tells the outside: points for the tracker's spool, and the progress file.
+"""What the train stage reports: points for the tracker's spool, and the progress file.
 
-Only rank 0 writes. The launcher ships the spool to MLflow and serves the progress file (seams.md §4, §5).
+Only rank 0 writes. The launcher uploads the spool to MLflow and serves the progress file (docs/method/tracking.md).
 """
 
 from __future__ import annotations

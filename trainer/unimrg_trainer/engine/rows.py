@@ -1,4 +1,4 @@
-"""Which global rows a rank computes in a step: equally many whole cohorts of every objective (seams.md §7).
+"""Which global rows a rank computes in a step: equally many whole cohorts of every objective (docs/method/randomness.md).
 
 A global row is a number that never depends on the world: step `s` holds the rows s·B … (s+1)·B − 1 of each
 objective, B rows per step over the whole world. Rows are dealt in whole cohorts, because what the reference draws or

@@ -15,9 +15,9 @@ from unimrg_api.job import UniMRGJob, resolve_uri
 from unimrg_trainer.engine.initial_weights import PublishedWeights
 from unimrg_trainer.job_stores import data_digest, data_store, run_store
 from unimrg_trainer.models.base import Family
-from unimrg_trainer.models.registry import family as find_family
+from unimrg_trainer.models.registry import find_family
 from unimrg_trainer.objectives.base import Objective
-from unimrg_trainer.objectives.registry import OBJECTIVES, objective
+from unimrg_trainer.objectives.registry import in_order, objective
 from unimrg_trainer.storage.base import ObjectStore
 
 logger = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ class Setup:
 
 
 def join_group(gpus_per_node: int) -> tuple[int, int, torch.device]:
-    """Join torchrun's process group; return (rank, world size, device). A job without GPUs stays on the CPU."""
+    """Join the process group; return (rank, world size, device). A job without GPUs stays on the CPU."""
     cuda = gpus_per_node > 0 and torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
@@ -61,11 +61,11 @@ def set_up(env: PodEnvironment, job: UniMRGJob) -> Setup:
     threads = os.environ.get("OMP_NUM_THREADS")
     if threads:
         torch.set_num_threads(int(threads))  # bit-exact resume needs a fixed number
-    wanted = job.spec.resolved_objectives()
-    # in the registry's order, not the job's: the order of rows addresses dropout, and is no part of what is trained
     family = find_family(*job.spec.model.family())
     family.check_assets()  # before gigabytes are built
-    weights = {name: wanted[name] for name in OBJECTIVES if wanted.get(name, 0) > 0}
+    # in the registry's order, not the job's: the order of rows is part of dropout's rng key, and not of the job
+    wanted = {name: weight for name, weight in job.spec.resolved_objectives().items() if weight > 0}
+    weights = {name: wanted[name] for name in in_order(wanted)}
     return Setup(
         env=env,
         job=job,

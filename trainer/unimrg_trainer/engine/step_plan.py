@@ -1,13 +1,14 @@
-"""From global rows to the micro-steps of one optimiser step: read, ask, lay out, weigh, pack, collate.
+"""From global rows to the micro-steps of one optimiser step: read samples, make tasks, plan rows, weigh, collate.
 
 Everything here is a function of (job, data, step, rank, world size) and runs on the host, ahead of the device.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Sized
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from collections.abc import Collection, Mapping, Sequence, Sized
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -15,22 +16,25 @@ from torch import Tensor
 
 from unimrg_trainer.data.order import position
 from unimrg_trainer.engine.rows import BatchShape, cohorts_of_rank
-from unimrg_trainer.models.base import Batch, Family
+from unimrg_trainer.models.base import Batch, Family, Row
 from unimrg_trainer.objectives.base import Objective
-from unimrg_trainer.packing.plan import Geometry, Plan, PlannedRow, pack_official
+from unimrg_trainer.packing.segments import rows_digest
 from unimrg_trainer.rng import generator
-from unimrg_trainer.targets.canonical import pad_square, squash
-from unimrg_trainer.targets.registry import target_image
+from unimrg_trainer.sample import Sample
 
 
 @dataclass(frozen=True)
 class MicroStep:
-    """One forward and one backward: the plan, its tensors, and the absolute weight of every row's loss sum."""
+    """One forward and one backward: the rows, their collated batch, and the absolute weight of every row's loss sum."""
 
-    plan: Plan
+    rows: tuple[Row, ...]
     batch: Batch
     weights: Tensor
     """float64 [rows]; Σ over all rows of the whole world of weight · sum is the step's loss."""
+
+    def rows_digest(self) -> int:
+        """A number made of the rows' identities alone: dropout's rng key."""
+        return rows_digest((row.objective, row.global_row) for row in self.rows)
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class Step:
     micro_steps: tuple[MicroStep, ...]
 
 
-class Records(Protocol):
+class Samples(Protocol):
     """What is read of a data set (`data/dataset.py`)."""
 
     @property
@@ -50,36 +54,28 @@ class Records(Protocol):
     @property
     def questions(self) -> Sized: ...
 
-    def read_image_record(self, number: int, /) -> Mapping[str, Any]: ...
+    def image_sample(self, number: int, /, maps: Collection[str] | None = None) -> Sample: ...
 
-    def read_question_record(self, number: int, /) -> Mapping[str, Any]: ...
+    def question_sample(self, number: int, /, maps: Collection[str] | None = None) -> Sample: ...
 
 
 @dataclass(frozen=True)
 class RowReader:
-    """Reads the record of a global row in the data's own order."""
+    """Reads the sample of a global row: in the epochs' order of `seed`, or in the stored order (None: evaluation)."""
 
-    dataset: Records
-    seed: int
+    dataset: Samples
+    seed: int | None
 
-    def __call__(self, source: str, global_row: int) -> Mapping[str, Any]:
-        if source == "questions":
-            size = len(self.dataset.questions)
-            return self.dataset.read_question_record(position(self.seed, source, size, global_row))
-        size = len(self.dataset.images)
-        return self.dataset.read_image_record(position(self.seed, source, size, global_row))
-
-
-@dataclass(frozen=True)
-class SequentialReader:
-    """Reads records in the order in which they are stored: held-out rows, always the same."""
-
-    dataset: Records
-
-    def __call__(self, source: str, global_row: int) -> Mapping[str, Any]:
-        if source == "questions":
-            return self.dataset.read_question_record(global_row % len(self.dataset.questions))
-        return self.dataset.read_image_record(global_row % len(self.dataset.images))
+    def __call__(self, objective: Objective, global_row: int) -> Sample:
+        """The sample with the maps that the objective learns from."""
+        questions = objective.source == "questions"
+        size = len(self.dataset.questions if questions else self.dataset.images)
+        if self.seed is None:
+            number = global_row % size
+        else:
+            number = position(self.seed, objective.source, size, global_row)
+        read = self.dataset.question_sample if questions else self.dataset.image_sample
+        return read(number, maps=() if objective.map is None else (objective.map.name,))
 
 
 @dataclass(frozen=True)
@@ -92,7 +88,7 @@ class StepPlanner:
     family: Family
     objectives: Sequence[Objective]
     weights: Mapping[str, float]
-    reader: RowReader | SequentialReader
+    reader: RowReader
     shape: BatchShape
     micro_rows: int
     seed: int
@@ -102,7 +98,7 @@ class StepPlanner:
         return self.plan(cohorts_of_rank(self.shape, number, rank, world_size), number)
 
     def plan(self, cohorts: Sequence[range], number: int) -> Step:
-        """Plan and collate the given cohorts of every objective under the randomness of step `number`."""
+        """Plan and collate the given cohorts of every objective under the rng keys of step `number`."""
         per_objective = [
             [row for cohort in cohorts for row in self._cohort(objective, cohort, number)]
             for objective in self.objectives
@@ -113,48 +109,22 @@ class StepPlanner:
             micro_steps.append(self._micro_step([row for rows in per_objective for row in rows[part]], number))
         return Step(number, tuple(micro_steps))
 
-    def _cohort(self, objective: Objective, cohort: range, step: int) -> list[tuple[PlannedRow, Mapping[str, Any]]]:
-        hidden = self.family.draw_hidden(generator(self.seed, step, cohort[0], objective.name, "mask-rate"))
-        rows = []
-        for global_row in cohort:
-            record = self.reader(objective.source, global_row)
-            branch = objective.branch(record, generator(self.seed, step, global_row, objective.name, "prompt"))
-            segments, count = self.family.lay_out(branch, hidden)
-            planned = PlannedRow(
-                objective=objective.name,
-                global_row=global_row,
-                sample=0,
-                geometry=branch.geometry,
-                segments=segments,
-                count=count,
-                weight=0.0,
-                representation=branch.representation,
-                hidden=hidden if branch.representation else 0,
-            )
-            rows.append((planned, record))
-        # L = (1/|A|) Σ_k λ_k · mean over k's cohorts of the cohort's mean (seams.md §7)
-        units = sum(planned.count for planned, _ in rows)
-        share = self.weights[objective.name] / len(self.objectives) / self.shape.cohorts / units
-        return [(replace(planned, weight=share), record) for planned, record in rows]
+    def _cohort(self, objective: Objective, cohort: range, step: int) -> list[tuple[Row, float]]:
+        """Rows of one cohort with their weights."""
+        tasks = [
+            (row, objective.task(self.reader(objective, row), self._rng(step, objective.name, row, "prompt")))
+            for row in cohort
+        ]
+        rows = self.family.plan(objective.name, tasks, partial(self._rng, step))
+        # L = (1/|A|) Σ_k λ_k · mean over k's cohorts of the cohort's mean (docs/method/randomness.md)
+        terms = sum(row.loss_terms for row in rows)
+        share = self.weights[objective.name] / len(self.objectives) / self.shape.cohorts / terms
+        return [(row, share) for row in rows]
 
-    def _micro_step(self, rows: Sequence[tuple[PlannedRow, Mapping[str, Any]]], step: int) -> MicroStep:
-        plan = pack_official([replace(planned, sample=index) for index, (planned, _) in enumerate(rows)])
-        records = [record for _, record in rows]
-        size = self.family.image_size
-        images = [_square(records[image.sample]["image"], image.geometry, size) for image in plan.images]
-        targets = [target_image(target.representation, records[target.sample], size) for target in plan.targets]
-        batch = self.family.collate(
-            plan,
-            _stack(images, size),
-            _stack(targets, size),
-            lambda objective, row, purpose: generator(self.seed, step, row, objective, purpose),
-        )
-        return MicroStep(plan, batch, torch.tensor([row.weight for row in plan.rows], dtype=torch.float64))
+    def _micro_step(self, weighted: Sequence[tuple[Row, float]], step: int) -> MicroStep:
+        rows = tuple(row for row, _ in weighted)
+        batch = self.family.collate(rows, partial(self._rng, step))
+        return MicroStep(rows, batch, torch.tensor([weight for _, weight in weighted], dtype=torch.float64))
 
-
-def _square(image: np.ndarray, geometry: Geometry, size: int) -> np.ndarray:
-    return pad_square(image, size) if geometry is Geometry.PAD else squash(image, size)
-
-
-def _stack(images: Sequence[np.ndarray], size: int) -> np.ndarray:
-    return np.stack(images) if images else np.zeros((0, size, size, 3), dtype=np.uint8)
+    def _rng(self, step: int, objective: str, row: int, purpose: str) -> np.random.Generator:
+        return generator(self.seed, step, row, objective, purpose)

@@ -16,30 +16,27 @@ class StopFlag(Protocol):
 
 
 class StopAgreement:
-    """Combines the ranks' flags, one step late, so that no step waits for the answer.
-
-    `ask` starts a small all-reduce on the host group; the answer is taken by the next call.
-    """
+    """Combines the ranks' flags with an all-reduce on the host group that nobody waits for: one step late."""
 
     def __init__(self, flag: StopFlag, group: dist.ProcessGroup) -> None:
         self._flag = flag
         self._group = group
         self._pending: tuple[dist.Work, torch.Tensor] | None = None
 
-    def ask(self) -> bool:
-        """True if any rank had been asked to stop when all ranks last called; a collective call."""
-        answer = self.answer()
-        vote = torch.tensor([int(self._flag.requested)])
-        work = dist.all_reduce(vote, dist.ReduceOp.MAX, group=self._group, async_op=True)
+    def vote(self) -> bool:
+        """Start an all-reduce of the flags; True if any rank's was set at the previous call. A collective call."""
+        previous = self.finish()
+        flag = torch.tensor([int(self._flag.requested)])
+        work = dist.all_reduce(flag, dist.ReduceOp.MAX, group=self._group, async_op=True)
         assert work is not None
-        self._pending = (work, vote)
-        return answer
+        self._pending = (work, flag)
+        return previous
 
-    def answer(self) -> bool:
-        """Wait for the vote under way, if any."""
+    def finish(self) -> bool:
+        """Wait for the all-reduce under way, if any, and return its result."""
         if self._pending is None:
             return False
-        work, vote = self._pending
+        work, flag = self._pending
         work.wait()
         self._pending = None
-        return bool(vote)
+        return bool(flag)

@@ -1,6 +1,6 @@
 """How a step is spread over processes: what the loop asks of a strategy, and plain data parallelism.
 
-Every strategy gets exactly one forward and one backward per micro-step, holding all objectives (seams.md §8).
+Every strategy gets exactly one forward and one backward per micro-step, holding all objectives (docs/method/randomness.md).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Strategy(Protocol):
     world_size: int
 
     def backward(self, batch: Batch, weights: Tensor, *, last: bool) -> Tensor:
-        """Forward and backward of one micro-step; gradients are complete after the `last` one. Row sums [rows]."""
+        """Forward and backward of one prepared micro-step; gradients are complete after the `last`. Row sums [rows]."""
         ...
 
     def clip(self, max_norm: float) -> Tensor:
@@ -65,7 +65,6 @@ class DataParallel:
         )
 
     def backward(self, batch: Batch, weights: Tensor, *, last: bool) -> Tensor:
-        batch = batch.to(self.device, DTYPES[self.precision])
         weights = weights.to(self.device)
         with nullcontext() if last else self.wrapped.no_sync():
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "BF16"):

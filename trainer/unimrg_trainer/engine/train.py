@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
     """Train to the job's stop step, from the newest commit if there is one.
 
-    Raises UserError (its exit code) for what a user can mend, Interrupted (85) after a stop was asked for.
+    Raises UserError (its exit code) for a user's mistake, Interrupted (85) after a stop request.
     """
     setup = set_up(env, job)
     training = job.spec.training
@@ -55,8 +55,9 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
     loaded = newest(checkpointer, job)
     # rank 0's weights are everyone's: the strategy broadcasts them, so the store is read once
     published = setup.published if loaded is None and setup.rank == 0 else None
-    module = build_initial(setup.family, training.seed, published, DTYPES[training.precision])
-    frozen = setup.family.frozen(list(setup.weights))
+    dtype = DTYPES[training.precision]
+    module = build_initial(setup.family, training.seed, published, dtype)
+    frozen = setup.family.frozen(setup.objectives)
     for name, parameter in module.named_parameters():
         parameter.requires_grad_(name not in frozen)
     module.to(setup.device)
@@ -101,6 +102,7 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
         ),
         collector=MetricsCollector(setup.weights),
         plan_step=lambda step: planner.step(step, setup.rank, setup.world_size),
+        prepare=lambda batch: setup.family.prepare(batch, setup.device, dtype),
         stop=StopAgreement(stop, host_group),
         save=save,
         report=reporter.tick,

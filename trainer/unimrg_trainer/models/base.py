@@ -1,91 +1,101 @@
-"""The narrow waist between a model family and the loop: what a family must offer, and nothing about training.
+"""The interface between a model family and everything around it: training, evaluation and benchmarks.
 
-A family turns branches into segments (its tokens), a packed plan plus images into a batch of tensors, and a batch
-into one loss sum per row. It holds no training state.
+A family decides what one training sequence is (its tokens, attention, masks, image sizes, noise) and how a batch is
+computed. The engine sees rows with an objective, a number and a count of loss terms, and one loss sum for each.
+A family holds no training state; everything random that it does is drawn from the generators that it is given.
+
+    plan(objective, tasks of one cohort) → rows → collate(rows of a micro-step, on the host) → batch
+    prepare(batch, device) → module(batch) → loss sum of each row
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from unimrg_trainer.objectives.base import Branch
-from unimrg_trainer.packing.plan import Plan, Segment
+from unimrg_trainer.models.requests import AnswerRequest, GenerateRequest
+from unimrg_trainer.objectives.base import Objective, Task
 
-Address = Callable[[str, int, str], np.random.Generator]
-"""(objective, global row, purpose) → generator of this step's addressed randomness."""
+RngFor = Callable[[str, int, str], np.random.Generator]
+"""(objective, global row, purpose) → a generator of this optimiser step. What belongs to a cohort is drawn with the
+cohort's first global row (docs/method/randomness.md)."""
+
+OnRound = Callable[[int, int], None]
+"""Called as (rounds done, rounds in all) before every round of generating; it may end the work by raising."""
+
+Batch = Any
+"""The tensors of one micro-step, of a type that only their family knows."""
 
 
-class Batch(Protocol):
-    """Tensors of one micro-step. Families define their own; the loop moves it and passes it on."""
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One training sequence. Families subclass it and add what they collate from."""
 
-    def to(self, device: torch.device, dtype: torch.dtype) -> Batch: ...
+    objective: str
+    global_row: int
+    loss_terms: int
+    """Number of terms in the row's loss sum, e.g. labelled tokens: the loss of a cohort is the sum over its rows,
+    divided by the number of their terms."""
 
 
 class Family(Protocol):
-    """One model family at one size."""
+    """One model family, configured. Built from the settings of its member of `spec.model`."""
 
     name: str
     variant: str
-    image_size: int
+    """Name of the size, for reports."""
 
     def check_assets(self) -> None:
-        """Raise UserError (INPUT_MISSING) for files that this size needs and that are not there; opens none."""
+        """Raise UserError (INPUT_MISSING) for files that this model needs and that are not there; opens none."""
         ...
 
     def build(self) -> nn.Module:
-        """Build the trainable module (no codec), initialised from torch's global generator, in float32, train mode.
+        """Build the trainable module, initialised from torch's global generator, in float32 and train mode.
 
-        Its `forward(batch) -> Tensor [rows]` returns the *sum* of each row's loss over its units.
+        Frozen encoders are no part of it. `module(prepared batch) -> Tensor [rows]` returns the *sum* of each row's
+        loss over its terms.
         """
         ...
 
-    def frozen(self, objectives: Collection[str]) -> frozenset[str]:
-        """Names of parameters that none of `objectives` can reach; the loop freezes and lists them (seams.md §8)."""
+    def frozen(self, objectives: Collection[Objective]) -> frozenset[str]:
+        """Names of parameters that the loss of none of `objectives` reaches; they are not trained."""
         ...
 
     def decays(self, name: str, parameter: Tensor) -> bool:
-        """Whether the published recipe applies weight decay to this parameter."""
+        """Whether weight decay applies to this parameter."""
         ...
 
-    def lay_out(self, branch: Branch, hidden: int) -> tuple[tuple[Segment, ...], int]:
-        """Turn a branch into segments (image 0, target 0) and the number of units of its loss."""
+    def plan(self, objective: str, tasks: Sequence[tuple[int, Task]], rng: RngFor) -> list[Row]:
+        """Return one row for each (global row, task) of one cohort, in order; draws what the cohort shares."""
         ...
 
-    def draw_hidden(self, generator: np.random.Generator) -> int:
-        """Draw a cohort's number of hidden target tokens (its mask rate)."""
+    def collate(self, rows: Sequence[Row], rng: RngFor) -> Batch:
+        """Build a micro-step's batch on the host; called ahead of time, from several threads."""
         ...
 
-    def collate(self, plan: Plan, images: np.ndarray, targets: np.ndarray, address: Address) -> Batch:
-        """Build the batch on the host.
+    def prepare(self, batch: Batch, device: torch.device, dtype: torch.dtype) -> Batch:
+        """Move a collated batch to `device` and run frozen encoders there, without gradient.
 
-        images uint8 [len(plan.images), S, S, 3]; targets uint8 [len(plan.targets), S, S, 3].
+        Called outside autocast. Floats become `dtype`, the type of the module's weights.
         """
+        ...
+
+    def answer(self, module: nn.Module, requests: Sequence[AnswerRequest], *, max_new_tokens: int) -> list[str]:
+        """Answer each request greedily. The module is used in evaluation mode, and left as it was."""
         ...
 
     def generate(
-        self,
-        module: nn.Module,
-        images: np.ndarray,
-        prompt: str,
-        *,
-        seed: int,
-        settings: Any,
-        rows: Sequence[int],
-        on_round: Callable[[int, int], None],
-    ) -> np.ndarray:
-        """Generate one image for each input image under one prompt. uint8 [B, S, S, 3] → uint8 [B, S, S, 3].
-
-        Image i draws at (seed, rows[i]), however images are batched; `on_round(done, total)` may end it by raising.
-        """
+        self, module: nn.Module, requests: Sequence[GenerateRequest], *, on_round: OnRound = lambda done, total: None
+    ) -> list[np.ndarray]:
+        """Generate an image for each request, uint8 [H, W, 3]; results do not depend on how requests are batched."""
         ...
 
-    def answer(
-        self, module: nn.Module, images: np.ndarray, questions: Sequence[str], *, max_new_tokens: int
-    ) -> list[str]:
-        """Answer one question about each image, greedily. images uint8 [B, S, S, 3]."""
-        ...
+
+FamilyFactory = Callable[[Mapping[str, Any]], Family]
+"""(settings: the JSON of the family's member of `spec.model`, or of `custom.settings`) → family.
+Raises UserError for settings that the family does not take."""

@@ -1,1 +1,1 @@
-"""What is asked about an image and what is learnt from it: understanding, pixel, depth and segmentation."""
+"""Objectives: what is asked about a sample, and what is learnt from it."""

@@ -1,49 +1,51 @@
-"""What an objective is: from one sample, the question that is asked of the model and the answer that is learnt.
+"""What an objective is: it turns a sample into a task. What the task costs to learn is the family's, its weight the job's.
 
-An objective knows samples and prompts. It does not know how a model family turns them into tokens, noise and losses
-(that is `models/`), nor how it is weighted against the others (that is the job).
+An objective knows neither tokens nor tensors (that is the family) nor how much it counts (that is the job).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
-from unimrg_trainer.packing.plan import Geometry
+from unimrg_trainer.maps.base import ImageMap
+from unimrg_trainer.sample import Sample
 
 
-@dataclass(frozen=True)
-class Branch:
-    """One thing asked about one image. Either `answer` (text to predict) or `representation` (image to generate)."""
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What is asked about one sample, and what is learnt from it: exactly one of `answer` and `map`."""
 
+    sample: Sample
     prompt: str
-    geometry: Geometry
     answer: str | None = None
-    representation: str | None = None
+    """The text to predict."""
+    map: ImageMap | None = None
+    """The map of the sample to generate."""
 
 
 class Objective(Protocol):
-    """A plug-in: one file, one instance, registered in `registry.py`."""
+    """One thing to learn, with a loss of its own."""
 
     name: str
-    """Name in the job, e.g. `Depth`."""
+    """Name in the job, e.g. `Understanding`."""
+    source: Literal["questions", "images"]
+    """Which order of the data set it follows: one row per question, or one per image."""
+    map: ImageMap | None
+    """What it generates; None if it answers in text."""
 
-    source: str
-    """Which order of the data set it follows: `questions` (one record per question) or `images` (one per image)."""
+    def task(self, sample: Sample, rng: np.random.Generator) -> Task:
+        """Return what is asked about this sample; `rng` draws the wording.
 
-    representation: str | None
-    """What it generates (a name of `targets/registry.py`), or None if it answers in words."""
-
-    needs: frozenset[str]
-    """Fields that a sample must have."""
-
-    def branch(self, record: Mapping[str, Any], generator: np.random.Generator) -> Branch:
-        """Return what is asked; `generator` is addressed by the row and draws the prompt's wording."""
+        Raises UserError (65) if the sample lacks what the objective learns from.
+        """
         ...
 
-    def prompt_at_inference(self) -> str:
-        """The canonical prompt for sampling (method.md §1.5)."""
+    def inference_prompt(self) -> str:
+        """The prompt for generating after training (docs/method/recipe.md).
+
+        Raises LookupError where the prompt comes with each sample.
+        """
         ...

@@ -1,53 +1,39 @@
-"""What the generative objectives have in common: a worded request, the squashed image, one representation."""
+"""Generation: a worded request for one map of the image, and that map as the target (docs/method/recipe.md)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import Literal
 
 import numpy as np
 
-from unimrg_trainer.objectives.base import Branch
-from unimrg_trainer.objectives.prompt_lists import Wording, draw_prompt
-from unimrg_trainer.objectives.records import require
-from unimrg_trainer.packing.plan import Geometry
+from unimrg_trainer.maps.base import ImageMap
+from unimrg_trainer.objectives.base import Task
+from unimrg_trainer.sample import Sample
+
+UNCONDITIONAL = "Generate an image."
+"""The request that names nothing, which guidance compares with at inference; the image stays in the row all the same."""
 
 
 class Generation:
-    """Generate one representation of the input image; subclasses say which and how it is asked for."""
+    """Generate `map` of each image; the map brings its wordings."""
 
-    name: str
-    representation: str | None
-    """The target (`targets/`) and the list of wordings (`prompts/`) go by this name."""
-    canonical: str
-    """The words that sampling uses (method.md §1.5)."""
-    needs: frozenset[str]
-    source = "images"
-    default_unconditional = 0.0
+    source: Literal["questions", "images"] = "images"
 
-    def __init__(self, wording: Wording = Wording.LIST, unconditional: float | None = None) -> None:
-        """`unconditional` is the probability of the request that names nothing, in both wordings.
+    def __init__(self, map: ImageMap) -> None:
+        self.map = map
+        self.name = map.objective
 
-        The image stays in the row all the same (method.md §1.5). Raises ValueError outside 0 … 1.
-        """
-        self.wording = Wording(wording)
-        self.unconditional = self.default_unconditional if unconditional is None else unconditional
-        if not 0.0 <= self.unconditional <= 1.0:
-            raise ValueError(f"a probability lies between 0 and 1, not {self.unconditional}")
+    def task(self, sample: Sample, rng: np.random.Generator) -> Task:
+        """Return a request for the map: UNCONDITIONAL by the map's share, else one of its wordings, uniformly."""
+        sample.require(self.name, maps=[self.map.name] if self.map.stored else [])
+        return Task(sample, self._draw_prompt(rng), map=self.map)
 
-    def branch(self, record: Mapping[str, Any], generator: np.random.Generator) -> Branch:
-        """Return a request drawn for this row. Raises UserError if the record lacks the target."""
-        require(record, self.name, self.needs)
-        assert self.representation is not None
-        prompt = draw_prompt(
-            generator,
-            self.representation,
-            self.canonical,
-            wording=self.wording,
-            unconditional=self.unconditional,
-        )
-        return Branch(prompt, Geometry.SQUASH, representation=self.representation)
+    def inference_prompt(self) -> str:
+        """The wording for generating after training."""
+        return self.map.canonical_prompt
 
-    def prompt_at_inference(self) -> str:
-        """The words that sampling uses."""
-        return self.canonical
+    def _draw_prompt(self, rng: np.random.Generator) -> str:
+        if rng.random() < self.map.unconditional:
+            return UNCONDITIONAL
+        wordings = self.map.wordings()
+        return wordings[int(rng.integers(len(wordings)))]

@@ -1,31 +1,31 @@
-"""Objectives by the name they have in a job. A further objective is one file and one line here."""
+"""Objectives by the name that a job gives them: Understanding, and the generation of each map."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable
 
-from unimrg_api.errors import UserError
+from unimrg_trainer.maps.registry import MAPS, find_map
 from unimrg_trainer.objectives.base import Objective
-from unimrg_trainer.objectives.depth import Depth
-from unimrg_trainer.objectives.pixel import Pixel
-from unimrg_trainer.objectives.prompt_lists import Wording
-from unimrg_trainer.objectives.segmentation import Segmentation
+from unimrg_trainer.objectives.generation import Generation
 from unimrg_trainer.objectives.understanding import Understanding
 
-OBJECTIVES: dict[str, Callable[[Wording], Objective]] = {
-    "Understanding": lambda wording: Understanding(),
-    "Pixel": Pixel,
-    "Depth": Depth,
-    "Segmentation": Segmentation,
-}
-"""Name → factory, in the order in which the losses are listed everywhere."""
+
+def built_in() -> dict[str, Objective]:
+    """Name → objective, in the order in which losses are listed everywhere."""
+    objectives: list[Objective] = [Understanding(), *(Generation(find_map(name)) for name in MAPS)]
+    return {objective.name: objective for objective in objectives}
 
 
-def objective(name: str, wording: Wording = Wording.LIST) -> Objective:
-    """Return the objective `name`. Raises UserError listing the known names."""
-    if name not in OBJECTIVES:
-        raise UserError(
-            f"there is no objective {name!r}",
-            remedy=f"known objectives: {', '.join(OBJECTIVES)}",
-        )
-    return OBJECTIVES[name](wording)
+def objective(name: str) -> Objective:
+    """Return the objective `name`: a built-in one, or the generation of a map that a package brings.
+
+    Raises UserError listing the known maps.
+    """
+    known = built_in()
+    return known[name] if name in known else Generation(find_map(name))
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Sort objectives: the built-in ones in their order, then the others by name."""
+    known = list(built_in())
+    return sorted(names, key=lambda name: (known.index(name) if name in known else len(known), name))

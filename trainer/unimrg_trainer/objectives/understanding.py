@@ -1,30 +1,28 @@
-"""Understanding: a question about an image, and its answer as text (method.md §1.1)."""
+"""Understanding: a question about an image, and its answer as text (docs/method/recipe.md)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import Literal
 
 import numpy as np
 
-from unimrg_trainer.objectives.base import Branch
-from unimrg_trainer.objectives.records import require
-from unimrg_trainer.packing.plan import Geometry
+from unimrg_trainer.objectives.base import Task
+from unimrg_trainer.sample import Sample
 
 
 class Understanding:
-    """Predict the record's answer to the record's question; nothing is drawn."""
+    """Predict the sample's answer to the sample's question; nothing is drawn."""
 
     name = "Understanding"
-    source = "questions"
-    representation: str | None = None
-    needs = frozenset({"image", "question", "answer"})
+    source: Literal["questions", "images"] = "questions"
+    map = None
 
-    def branch(self, record: Mapping[str, Any], generator: np.random.Generator) -> Branch:
-        """Return the record's question and answer over the padded image."""
-        require(record, self.name, self.needs)
-        return Branch(record["question"], Geometry.PAD, answer=record["answer"])
+    def task(self, sample: Sample, rng: np.random.Generator) -> Task:
+        """Return the sample's own question and answer."""
+        sample.require(self.name, answer=True)
+        assert sample.question is not None
+        return Task(sample, sample.question, answer=sample.answer)
 
-    def prompt_at_inference(self) -> str:
-        """Raise LookupError: the question comes with each record, there is no canonical one."""
-        raise LookupError("understanding has no canonical prompt; ask the record's own question")
+    def inference_prompt(self) -> str:
+        """Raise LookupError: every sample has a question of its own."""
+        raise LookupError("Understanding has no canonical prompt; use the sample's question")

@@ -1,1 +1,1 @@
-"""Rows of all objectives become one plan per micro-step: pure data that knows neither files nor modules."""
+"""What families share about token sequences: rows as trees of segments."""

@@ -15,11 +15,17 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class HarmonBatch:
-    """Sizes: R rows of L places; I input images; G targets; S tokens and b buffers of an image; V visible tokens of the
-    target that hides least; H hidden tokens of all targets together, each used P times; C channels.
+    """Sizes: U different images; R rows of L places; I image segments; G targets; S tokens and b buffers of an image;
+    V visible tokens of the target with fewest masked ones; M masked tokens of all targets together, each used P times;
+    C channels.
 
-    Places of a row are flat indices row·L + offset, places of an image's grid are target·S + token.
+    Places of a row are flat indices row·L + offset, places of a target's grid are target·S + token.
     """
+
+    pixels: Tensor
+    """uint8 [U, H, H, 3]: every image that a row reads or learns, once in each geometry."""
+    latents: Tensor | None
+    """float [U, S, C]: their codec tokens, None until `HarmonFamily.prepare` has computed them."""
 
     texts: Tensor
     """int [T]: token ids of all text segments."""
@@ -29,43 +35,42 @@ class HarmonBatch:
     positions: Tensor
     """int [R, L]: position ids."""
     visibility: Tensor | None
-    """bool [R, 1, L, L], True where the query sees the key; None where every row is a chain (plain causal)."""
+    """bool [R, 1, L, L], True where the query sees the key; None where every row is plain causal."""
 
     images: Tensor
-    """float [I, S, C]: tokens of the input images."""
-
+    """int [I]: which of `latents` each image segment shows."""
     targets: Tensor
-    """float [G, S, C]: tokens of the targets (x_0)."""
+    """int [G]: which of `latents` each target is (x_0)."""
     visible: Tensor
-    """int [G, V]: which tokens of a target are not hidden, in raster order; filled up with 0."""
+    """int [G, V]: the tokens of a target that are not masked, in raster order; padded with 0."""
     visible_real: Tensor | None
-    """bool [G, V]: False where `visible` is filled up; None where nothing is."""
+    """bool [G, V]: False where `visible` is padded; None where nothing is."""
     returns: Tensor
     """int [G, b + V]: the place at which the language model holds each buffer and visible token of a target."""
     grid: Tensor
     """int [G, b + S]: which of the G·(b + V) encoded tokens stands at each place of the decoder's grid."""
-    grid_hidden: Tensor
+    grid_masked: Tensor
     """bool [G, b + S]: where the mask token stands instead."""
-    hidden: Tensor
-    """int [H]: places in the grid of the hidden tokens, target by target, in raster order."""
+    masked: Tensor
+    """int [M]: places in the grid of the masked tokens, target by target, in raster order."""
     timesteps: Tensor
-    """int [H, P]."""
+    """int [M, P]."""
     noise: Tensor
-    """float [H, P, C]: ε."""
+    """float [M, P, C]: ε."""
     coefficients: Tensor
-    """float [5, H, P]: see `diffusion.row_coefficients`."""
+    """float [5, M, P]: see `diffusion.row_coefficients`."""
     first_steps: Tensor
-    """int: flat indices in [H·P] of the uses with time step 0."""
+    """int: flat indices in [M·P] of the uses with time step 0."""
 
     predictors: Tensor
     """int [N]: the place whose output predicts each labelled token, row by row."""
     labels: Tensor
     """int [N]."""
 
-    units_per_row: tuple[int, ...]
+    labels_per_row: tuple[int, ...]
     """Labelled tokens of each row."""
-    units_per_target: tuple[int, ...]
-    """Hidden tokens times uses of each target."""
+    terms_per_target: tuple[int, ...]
+    """Masked tokens times uses of each target."""
     target_rows: tuple[int, ...]
     """The row that learns each target."""
 

@@ -18,6 +18,9 @@ from unimrg_trainer.models.harmon.kl16 import Kl16
 
 KL16_FILE = "kl16.safetensors"
 
+ENCODED_AT_ONCE = 8
+"""Images per call: an autoencoder's activations at 512 × 512 pixels take about half a gigabyte each."""
+
 
 class Codec(Protocol):
     """Pixels in [−1, 1] ↔ latents. Frozen; no part of the trained module or of its checkpoints."""
@@ -26,13 +29,12 @@ class Codec(Protocol):
     channels: int
 
     @property
-    def device(self) -> torch.device:
-        """Where it computes."""
-        ...
-
-    @property
     def limit(self) -> Tensor | None:
         """Absolute value that each latent channel hardly ever exceeds [channels], None where none is known."""
+        ...
+
+    def to(self, device: torch.device) -> object:
+        """Move its weights to `device`, in place."""
         ...
 
     def encode(self, pixels: Tensor) -> Tensor:
@@ -90,25 +92,28 @@ def _open_kl16(config: HarmonConfig, assets: Path) -> Codec:
     return codec
 
 
-def to_pixels(images: np.ndarray) -> Tensor:
-    """uint8 [B, S, S, 3] → float32 [B, 3, S, S] in [−1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
+def to_pixels(images: Tensor) -> Tensor:
+    """uint8 [B, H, W, 3] → float32 [B, 3, H, W] in [−1, 1], on the same device."""
+    return images.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def to_images(pixels: Tensor) -> np.ndarray:
-    """float [B, 3, S, S] → uint8 [B, S, S, 3]."""
+    """float [B, 3, H, W] → uint8 [B, H, W, 3]."""
     scaled = (pixels.float() * 127.5 + 128).clamp(0, 255)
     images: np.ndarray = scaled.permute(0, 2, 3, 1).to(torch.uint8).cpu().numpy()
     return images
 
 
-def encode_tokens(codec: Codec, images: np.ndarray) -> Tensor:
-    """uint8 [B, S, S, 3] → float32 [B, tokens, channels] on the host, tokens in raster order."""
-    latents = codec.encode(to_pixels(images).to(codec.device))
-    return latents.flatten(2).transpose(1, 2).contiguous().cpu()
+def encode_tokens(codec: Codec, images: Tensor) -> Tensor:
+    """uint8 [B, H, H, 3] → float32 [B, tokens, channels] in raster order; images lie on the codec's device."""
+    parts = [codec.encode(to_pixels(part)) for part in images.split(ENCODED_AT_ONCE)]
+    if not parts:
+        side = images.shape[1] // codec.stride
+        return torch.zeros(0, side**2, codec.channels, device=images.device)
+    return torch.cat(parts).flatten(2).transpose(1, 2).contiguous()
 
 
 def decode_tokens(codec: Codec, tokens: Tensor, side: int) -> np.ndarray:
-    """[B, side², channels] → uint8 [B, S, S, 3]."""
+    """[B, side², channels] on the codec's device → uint8 [B, H, H, 3]."""
     latents = tokens.float().transpose(1, 2).reshape(len(tokens), -1, side, side)
-    return to_images(codec.decode(latents.to(codec.device)))
+    return np.concatenate([to_images(codec.decode(part)) for part in latents.split(ENCODED_AT_ONCE)])

@@ -1,60 +1,96 @@
-"""From a packed plan and its pictures to the tensors of a micro-step, with every random number drawn by its address."""
+"""From planned rows to the tensors of a micro-step, with every random number drawn by its rng key. Runs on the host."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from unimrg_trainer.models.base import Address
+from unimrg_trainer.maps.geometry import pad_square, squash
+from unimrg_trainer.models.base import RngFor
 from unimrg_trainer.models.harmon.batch import HarmonBatch
-from unimrg_trainer.models.harmon.codec import Codec, encode_tokens
 from unimrg_trainer.models.harmon.config import HarmonConfig
 from unimrg_trainer.models.harmon.diffusion import row_coefficients, training_schedule
-from unimrg_trainer.packing.plan import IGNORE, Plan, Row, Segment, SegmentKind
+from unimrg_trainer.models.harmon.rows import IGNORE, Geometry, HarmonRow, ImageSegment, TargetSegment, TextSegment
+from unimrg_trainer.packing.segments import is_plain_causal, positions, row_length, segment_starts, visibility
 
 
-def collate(
-    config: HarmonConfig, codec: Codec, plan: Plan, images: np.ndarray, targets: np.ndarray, address: Address
-) -> HarmonBatch:
-    """Build the batch on the host, floats in float32 (coefficients in float64).
+def collate(config: HarmonConfig, rows: Sequence[HarmonRow], rng: RngFor) -> HarmonBatch:
+    """Build the batch of some rows; floats in float32, coefficients in float64.
 
-    images uint8 [len(plan.images), S, S, 3]; targets uint8 [len(plan.targets), S, S, 3]. Of a target are drawn: which
-    tokens are hidden (`order/…`), and for each of these its time steps (`time/…`) and noise (`noise/…`), at the address
-    of the row that learns it, the representation being part of the purpose.
+    Of each target are drawn, with the key of its row and its map in the purpose: which tokens are masked (`order/…`),
+    and for each of these its time steps (`time/…`) and noise (`noise/…`).
     """
-    pixels = encode_tokens(codec, np.concatenate([images, targets])) if len(images) + len(targets) else None
-    tokens = _empty_tokens(config) if pixels is None else pixels
-    draws = _draw(config, plan, address)
-    layout = _lay_out_rows(config, plan, draws.most_visible)
-    grid, grid_hidden = _decoder_grid(config, draws)
+    pictures = _Pictures(config.image_size)
+    segments = [(index, segment) for index, row in enumerate(rows) for segment in row.segments]
+    images = [pictures.source(segment) for _, segment in segments if isinstance(segment, ImageSegment)]
+    targets = [(index, segment) for index, segment in segments if isinstance(segment, TargetSegment)]
+    learnt = [pictures.add(target.map.target(target.sample, config.image_size)) for _, target in targets]
+    draws = _draw(config, rows, targets, rng)
+    layout = _lay_out_rows(config, rows, len(images), len(targets), draws.most_visible)
+    grid, grid_masked = _decoder_grid(config, draws)
     coefficients = row_coefficients(training_schedule(config.train_timesteps), draws.timesteps)
     real = draws.visible_real
     return HarmonBatch(
+        pixels=pictures.stacked(),
+        latents=None,
         texts=_index(layout.texts),
         sources=_index(layout.sources),
         positions=_index(layout.positions),
         visibility=None if layout.visibility is None else torch.from_numpy(layout.visibility),
-        images=tokens[: len(images)],
-        targets=tokens[len(images) :],
+        images=_index(images),
+        targets=_index(learnt),
         visible=_index(draws.visible),
         visible_real=None if real.all() else torch.from_numpy(real),
         returns=_index(layout.returns),
         grid=_index(grid),
-        grid_hidden=torch.from_numpy(grid_hidden),
-        hidden=_index(draws.hidden),
+        grid_masked=torch.from_numpy(grid_masked),
+        masked=_index(draws.masked),
         timesteps=_index(draws.timesteps),
         noise=torch.from_numpy(draws.noise),
         coefficients=torch.from_numpy(coefficients),
         first_steps=_index(np.flatnonzero(draws.timesteps.reshape(-1) == 0)),
         predictors=_index(layout.predictors),
         labels=_index(layout.labels),
-        units_per_row=tuple(layout.units_per_row),
-        units_per_target=tuple(config.diffusion_repeats * target.hidden for target in plan.targets),
-        target_rows=plan.target_rows,
+        labels_per_row=tuple(layout.labels_per_row),
+        terms_per_target=tuple(config.diffusion_repeats * target.masked for _, target in targets),
+        target_rows=tuple(index for index, _ in targets),
     )
+
+
+class _Pictures:
+    """The different images of a batch, by content: equal pixels are held, and later encoded, once."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._known: dict[bytes, int] = {}
+        self._scaled: dict[tuple[int, Geometry], int] = {}
+        self._all: list[np.ndarray] = []
+
+    def source(self, segment: ImageSegment) -> int:
+        """Index of a segment's image in its geometry; one array is scaled once."""
+        image = segment.sample.image
+        assert image is not None
+        key = (id(image), segment.geometry)  # the rows keep the array alive
+        if key not in self._scaled:
+            to_square = pad_square if segment.geometry is Geometry.PAD else squash
+            self._scaled[key] = self.add(to_square(image, self._size))
+        return self._scaled[key]
+
+    def add(self, pixels: np.ndarray) -> int:
+        """Index of the image that equals `pixels`, uint8 [H, H, 3]."""
+        index = self._known.setdefault(pixels.tobytes(), len(self._all))
+        if index == len(self._all):
+            self._all.append(pixels)
+        return index
+
+    def stacked(self) -> Tensor:
+        """All of them, uint8 [U, H, H, 3]."""
+        shape = (0, self._size, self._size, 3)
+        return torch.from_numpy(np.stack(self._all) if self._all else np.zeros(shape, dtype=np.uint8))
 
 
 @dataclass(frozen=True)
@@ -62,10 +98,10 @@ class _Draws:
     """Random inputs of all targets."""
 
     orders: list[np.ndarray]
-    """For each target its hidden tokens, in raster order."""
+    """For each target its masked tokens, in raster order."""
     visible: np.ndarray
     visible_real: np.ndarray
-    hidden: np.ndarray
+    masked: np.ndarray
     timesteps: np.ndarray
     noise: np.ndarray
 
@@ -74,31 +110,31 @@ class _Draws:
         return int(self.visible.shape[1])
 
 
-def _draw(config: HarmonConfig, plan: Plan, address: Address) -> _Draws:
+def _draw(
+    config: HarmonConfig, rows: Sequence[HarmonRow], targets: Sequence[tuple[int, TargetSegment]], rng: RngFor
+) -> _Draws:
     tokens, repeats, channels = config.tokens, config.diffusion_repeats, config.codec_channels
-    count = len(plan.targets)
-    most_visible = max((tokens - target.hidden for target in plan.targets), default=0)
-    visible = np.zeros((count, most_visible), dtype=np.int64)
-    real = np.zeros((count, most_visible), dtype=bool)
+    most_visible = max((tokens - target.masked for _, target in targets), default=0)
+    visible = np.zeros((len(targets), most_visible), dtype=np.int64)
+    real = np.zeros((len(targets), most_visible), dtype=bool)
     orders, times, noises = [], [], []
-    for index, (target, row_index) in enumerate(zip(plan.targets, plan.target_rows, strict=True)):
-        row = plan.rows[row_index]
-
-        def draw(purpose: str, row: Row = row, what: str = target.representation) -> np.random.Generator:
-            return address(row.objective, row.global_row, f"{purpose}/{what}")
-
-        order = draw("order").permutation(tokens)
-        shown = np.sort(order[target.hidden :])
+    for index, (row_index, target) in enumerate(targets):
+        row = rows[row_index]
+        order_rng, time_rng, noise_rng = (
+            rng(row.objective, row.global_row, f"{purpose}/{target.map.name}") for purpose in ("order", "time", "noise")
+        )
+        order = order_rng.permutation(tokens)
+        shown = np.sort(order[target.masked :])
         visible[index, : len(shown)] = shown
         real[index, : len(shown)] = True
-        orders.append(np.sort(order[: target.hidden]))
-        times.append(draw("time").integers(config.train_timesteps, size=(target.hidden, repeats)))
-        noises.append(draw("noise").standard_normal((target.hidden, repeats, channels), dtype=np.float32))
+        orders.append(np.sort(order[: target.masked]))
+        times.append(time_rng.integers(config.train_timesteps, size=(target.masked, repeats)))
+        noises.append(noise_rng.standard_normal((target.masked, repeats, channels), dtype=np.float32))
     return _Draws(
         orders=orders,
         visible=visible,
         visible_real=real,
-        hidden=_concatenate([index * tokens + order for index, order in enumerate(orders)], (0,)),
+        masked=_concatenate([index * tokens + order for index, order in enumerate(orders)], (0,)),
         timesteps=_concatenate(times, (0, repeats)),
         noise=np.concatenate([np.zeros((0, repeats, channels), dtype=np.float32), *noises]),
     )
@@ -115,57 +151,63 @@ class _Layout:
     texts: list[int] = field(default_factory=list)
     predictors: list[int] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
-    units_per_row: list[int] = field(default_factory=list)
+    labels_per_row: list[int] = field(default_factory=list)
 
 
-def _lay_out_rows(config: HarmonConfig, plan: Plan, most_visible: int) -> _Layout:
+def _lay_out_rows(
+    config: HarmonConfig, rows: Sequence[HarmonRow], images: int, targets: int, most_visible: int
+) -> _Layout:
     buffers, slots = config.mar.buffers, config.image_slots
-    length = max(row.length for row in plan.rows)
-    count = len(plan.rows)
-    first_image = sum(s.length for row in plan.rows for s in row.segments if s.kind is SegmentKind.TEXT)
-    first_target = first_image + len(plan.images) * slots
-    zeros = first_target + len(plan.targets) * (buffers + most_visible)
-    chains = all(row.is_chain() for row in plan.rows)
+    count, length = len(rows), max(row_length(row.segments) for row in rows)
+    texts = sum(segment.length for row in rows for segment in row.segments if isinstance(segment, TextSegment))
+    next_image, next_target = texts, texts + images * slots
+    zeros = next_target + targets * (buffers + most_visible)
+    plain = all(is_plain_causal(row.segments) for row in rows)
     layout = _Layout(
         sources=np.full((count, length), zeros, dtype=np.int64),
         positions=np.zeros((count, length), dtype=np.int64),
         # a place beyond its row's end sees itself, so that no softmax is empty
-        visibility=None if chains else np.tile(np.eye(length, dtype=bool), (count, 1, 1, 1)),
-        returns=np.zeros((len(plan.targets), buffers + most_visible), dtype=np.int64),
+        visibility=None if plain else np.tile(np.eye(length, dtype=bool), (count, 1, 1, 1)),
+        returns=np.zeros((targets, buffers + most_visible), dtype=np.int64),
     )
-    for index, row in enumerate(plan.rows):
-        layout.positions[index, : row.length] = row.positions()
+    target = 0
+    for index, row in enumerate(rows):
+        here = row_length(row.segments)
+        layout.positions[index, :here] = positions(row.segments)
         if layout.visibility is not None:
-            layout.visibility[index, 0, : row.length, : row.length] = row.visibility()
+            layout.visibility[index, 0, :here, :here] = visibility(row.segments)
         labelled = len(layout.labels)
-        starts = row.starts()
+        starts = segment_starts(row.segments)
         for segment, start in zip(row.segments, starts, strict=True):
             place = index * length + start
-            if segment.kind is SegmentKind.TEXT:
+            rotated = _buffers_last(buffers, segment.length)
+            if isinstance(segment, TextSegment):
                 source = len(layout.texts) + np.arange(segment.length)
                 layout.texts.extend(segment.token_ids)
-                _label(layout, segment, place, _end_of_parent(row, segment, starts) + index * length)
+                _label(layout, segment, place, index * length + _end_of_parent(row, segment, starts))
+            elif isinstance(segment, ImageSegment):
+                source = next_image + rotated
+                next_image += slots
             else:
-                rotated = _buffers_last(buffers, segment.length)
-                if segment.kind is SegmentKind.IMAGE:
-                    source = first_image + segment.image * slots + rotated
-                else:
-                    source = first_target + segment.target * (buffers + most_visible) + rotated
-                    layout.returns[segment.target, rotated] = place + np.arange(segment.length)
+                source = next_target + rotated
+                next_target += buffers + most_visible
+                layout.returns[target, rotated] = place + np.arange(segment.length)
+                target += 1
             layout.sources[index, start : start + segment.length] = source
-        layout.units_per_row.append(len(layout.labels) - labelled)
+        layout.labels_per_row.append(len(layout.labels) - labelled)
     return layout
 
 
-def _label(layout: _Layout, segment: Segment, first: int, before: int) -> None:
-    """Note the labels of a text segment, and the place that predicts each: that of the token before it."""
-    for offset, label in enumerate(segment.labels):
+def _label(layout: _Layout, segment: TextSegment, first: int, before: int) -> None:
+    """Add the labels of a text segment, and the place that predicts each: that of the token before it."""
+    predictors = [before, *range(first, first + segment.length - 1)]
+    for predictor, label in zip(predictors, segment.labels, strict=True):
         if label != IGNORE:
-            layout.predictors.append(first + offset - 1 if offset else before)
+            layout.predictors.append(predictor)
             layout.labels.append(label)
 
 
-def _end_of_parent(row: Row, segment: Segment, starts: list[int]) -> int:
+def _end_of_parent(row: HarmonRow, segment: TextSegment, starts: list[int]) -> int:
     """Offset of the token that a segment's first token follows (−1 at the start of the row, where none is learnt)."""
     return starts[segment.parent] + row.segments[segment.parent].length - 1 if segment.parent >= 0 else -1
 
@@ -191,10 +233,6 @@ def _decoder_grid(config: HarmonConfig, draws: _Draws) -> tuple[np.ndarray, np.n
 
 def _concatenate(parts: list[np.ndarray], empty_shape: tuple[int, ...]) -> np.ndarray:
     return np.concatenate([np.zeros(empty_shape, dtype=np.int64), *parts])
-
-
-def _empty_tokens(config: HarmonConfig) -> Tensor:
-    return torch.zeros(0, config.tokens, config.codec_channels)
 
 
 def _index(values: np.ndarray | list[int]) -> Tensor:

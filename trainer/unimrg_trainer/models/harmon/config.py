@@ -1,15 +1,12 @@
-"""Every number of a Harmon, and the three sizes that a job can name (method.md §2.1.1).
+"""Every number of a Harmon, and the three sizes that a job can name (docs/method/harmon.md).
 
-Shared code reads stride, channels, buffers and grids from here. The small variant for laptops and tests differs from
-the published ones in these values only, two of which name other plug-ins: its codec and its tokenizer.
+The small variant for laptops and tests differs from the published ones in these values only, two of which name its
+codec and its tokenizer.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-from unimrg_api.errors import UserError
-
 
 @dataclass(frozen=True)
 class LanguageConfig:
@@ -65,15 +62,15 @@ class HarmonConfig:
     mask_mean: float = 1.0
     mask_deviation: float = 0.25
     mask_minimum: float = 0.7
-    """The share of hidden tokens is normal, truncated to [mask_minimum, 1] (§2.1.7)."""
+    """The share of masked tokens is normal, truncated to [mask_minimum, 1]."""
     train_timesteps: int = 1000
     diffusion_repeats: int = 4
-    """How often a hidden token is used, each time with its own time step and noise (`diffusion_batch_mul`)."""
+    """How often a masked token is used, each time with its own time step and noise (`diffusion_batch_mul`)."""
     feature_gradient_scale: float = 0.1
-    """The gradient of the understanding embedding h is multiplied by this (§1.3)."""
+    """The gradient of the understanding embedding h is multiplied by this."""
     question_limit: int = 1472
     prompt_limit: int = 128
-    """Longest text after the image, in tokens, when answering and when generating (§1.4)."""
+    """Longest text after the image, in tokens, when answering and when generating."""
 
     @property
     def side(self) -> int:
@@ -167,10 +164,5 @@ VARIANTS = {"Tiny": tiny, "0.5B": half_billion, "1.5B": one_and_a_half_billion}
 
 
 def config_of(variant: str, dropout: float = 0.1) -> HarmonConfig:
-    """Return the configuration of a named variant. Raises UserError listing the known ones."""
-    if variant not in VARIANTS:
-        raise UserError(
-            f"spec.model.harmon.variant: Harmon has no variant {variant!r}",
-            remedy=f"use one of {', '.join(VARIANTS)}",
-        )
+    """Return the configuration of one of VARIANTS."""
     return VARIANTS[variant](dropout)

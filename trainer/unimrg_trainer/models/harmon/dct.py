@@ -67,10 +67,6 @@ class BlockCosine(nn.Module):
         self.register_buffer("scales", torch.tensor(measured.scales), persistent=False)
         self.register_buffer("limit", torch.tensor(measured.limits), persistent=False)
 
-    @property
-    def device(self) -> torch.device:
-        return self.basis.device
-
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:
         """pixels [B, 3, H, W] in [−1, 1] → latents [B, channels, H/stride, W/stride]."""

@@ -1,7 +1,7 @@
 """The mathematics of the per-token diffusion loss: schedule, noising, learned-range variance, ancestral sampling.
 
-Formulas from Ho et al. 2020 (DDPM) and Nichol & Dhariwal 2021 (cosine schedule, learned variance), as method.md §2.1.8
-and §2.1.9 fix them. Tables are float64 and stay on the host: whoever draws time steps looks their coefficients up
+Formulas from Ho et al. 2020 (DDPM) and Nichol & Dhariwal 2021 (cosine schedule, learned variance), as
+docs/method/harmon.md fixes them. Tables are float64 and stay on the host: whoever draws time steps looks their coefficients up
 there, so that no table is copied to a device during training.
 """
 
@@ -33,7 +33,7 @@ def cosine_betas(steps: int) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Schedule:
-    """What follows from β: float64 [T] each. `timesteps` are the numbers that the network is told."""
+    """What follows from β: float64 [T] each. `timesteps` are the time steps that the network is given."""
 
     betas: np.ndarray
     timesteps: np.ndarray
@@ -160,19 +160,23 @@ def _first_step_bound(
     noisy = q_sample(start, noise, coefficients)
     mean = (noisy - coefficients[1, :, None] * predicted_noise) / coefficients[0, :, None]
     scale = torch.exp(-0.5 * (coefficients[4, :, None] + widened))
-    upper = torch.special.ndtr((start - mean + BIN) * scale)
-    lower = torch.special.ndtr((start - mean - BIN) * scale)
+    upper = _normal_cdf((start - mean + BIN) * scale)
+    lower = _normal_cdf((start - mean - BIN) * scale)
     # the outermost bins reach to infinity
     upper = torch.where(start > 0.999, 1.0, upper)
     lower = torch.where(start < -0.999, 0.0, lower)
     return -torch.log((upper - lower).clamp(min=SMALLEST_PROBABILITY)).mean(-1)
 
 
+def _normal_cdf(z: Tensor) -> Tensor:
+    """The approximation of the normal distribution function that the published models were trained with."""
+    return 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z**3)))
+
+
 def ancestral_sample(
     predict: Callable[[Tensor, int], Tensor],
     noise: Tensor,
     schedule: Schedule,
-    temperature: float = 1.0,
     limit: Tensor | None = None,
 ) -> Tensor:
     """Draw x_0 by ancestral sampling.
@@ -191,5 +195,5 @@ def ancestral_sample(
         x = float(schedule.posterior_from_start[step]) * start + float(schedule.posterior_from_now[step]) * x
         if step > 0:
             log_variance = float(schedule.log_posterior[step]) + (variance + 1) / 2 * float(schedule.log_range[step])
-            x = x + torch.exp(0.5 * log_variance) * noise[index + 1] * temperature
+            x = x + torch.exp(0.5 * log_variance) * noise[index + 1]
     return x

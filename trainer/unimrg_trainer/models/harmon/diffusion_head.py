@@ -1,4 +1,4 @@
-"""The small network that denoises one token given its condition (`mar.diffloss.net.*`, method.md §2.1.8).
+"""The small network that denoises one token given its condition (`mar.diffloss.net.*`, docs/method/harmon.md).
 
 Its condition and time embedding enter through adaptive norms. Modulations and the last layer start at zero, so that
 an untrained head predicts ε̂ = 0 and its squared error is 1 in expectation.

@@ -1,32 +1,32 @@
-"""Harmon behind the interface that every model family offers to the loop (models/base.py)."""
+"""Harmon behind the interface that every model family offers (models/base.py)."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from unimrg_trainer.models.base import Address
+from unimrg_api.job import HarmonSpec
+from unimrg_trainer.models.base import OnRound, RngFor, Row
 from unimrg_trainer.models.harmon.batch import HarmonBatch
 from unimrg_trainer.models.harmon.codec import Codec, codec_file, decode_tokens, encode_tokens, open_codec
 from unimrg_trainer.models.harmon.collate import collate
 from unimrg_trainer.models.harmon.config import config_of
+from unimrg_trainer.models.harmon.inference import Inference, SamplingSettings
 from unimrg_trainer.models.harmon.module import Harmon
-from unimrg_trainer.models.harmon.sample import SamplingSettings, answer_questions, sample_tokens
+from unimrg_trainer.models.harmon.rows import HarmonRow, plan_cohort
 from unimrg_trainer.models.harmon.template import Template
 from unimrg_trainer.models.harmon.tokenizer import TextTokenizer, open_tokenizer, tokenizer_file
-from unimrg_trainer.objectives.base import Branch
-from unimrg_trainer.packing.plan import Plan, Segment
-
-TEXT_OBJECTIVES = frozenset({"Understanding"})
-"""Objectives whose loss is on text; every other one generates an image."""
+from unimrg_trainer.models.requests import AnswerRequest, GenerateRequest
+from unimrg_trainer.objectives.base import Objective, Task
 
 NEVER_READ = ("mar.class_emb.",)
 """Parameters that published checkpoints hold and no computation reads."""
@@ -44,16 +44,19 @@ GENERATION_ONLY = (
 class HarmonFamily:
     """Harmon at one size. Codec and tokenizer are opened when first needed.
 
-    `assets` is the folder of files that do not ship with us (the published codec and tokenizer); by default
-    `harmon/` in the cache.
+    `settings` is the JSON of `spec.model.harmon`; defaults are filled in. `assets` is the folder of files that do not
+    ship with us (the published codec and tokenizer); by default `harmon/` in the cache.
     """
 
-    name = "Harmon"
+    name = "harmon"
 
-    def __init__(self, variant: str, dropout: float = 0.1, assets: Path | None = None) -> None:
-        self.variant = variant
-        self.config = config_of(variant, dropout)
-        self.image_size = self.config.image_size
+    def __init__(self, settings: Mapping[str, Any], assets: Path | None = None) -> None:
+        spec = HarmonSpec.model_validate(settings)
+        self.variant: str = spec.variant
+        self.config = config_of(spec.variant, float(spec.dropout))
+        self.sampling = SamplingSettings(
+            spec.sampling.steps, spec.sampling.diffusion_steps, float(spec.sampling.guidance)
+        )
         self.assets = assets or Path(os.environ.get("UNIMRG_CACHE", "/cache")) / "harmon"
 
     @cached_property
@@ -77,97 +80,64 @@ class HarmonFamily:
         """Build the trainable module, initialised from torch's global generator, in float32, train mode."""
         return Harmon(self.config).train()
 
-    def frozen(self, objectives: Collection[str]) -> frozenset[str]:
+    def frozen(self, objectives: Collection[Objective]) -> frozenset[str]:
         """Names of parameters that none of `objectives` can reach."""
-        unreached = NEVER_READ if set(objectives) - TEXT_OBJECTIVES else NEVER_READ + GENERATION_ONLY
+        generates = any(objective.map is not None for objective in objectives)
+        unreached = NEVER_READ if generates else NEVER_READ + GENERATION_ONLY
         with torch.device("meta"):
             names = [name for name, _ in Harmon(self.config).named_parameters()]
         return frozenset(name for name in names if name.startswith(unreached))
 
     def decays(self, name: str, parameter: Tensor) -> bool:
-        """Weight decay for everything but vectors, biases and the diffusion head (method.md §1.3)."""
+        """Weight decay for everything but vectors, biases and the diffusion head (docs/method/recipe.md)."""
         return parameter.ndim > 1 and not name.endswith(".bias") and "diffloss" not in name
 
-    def lay_out(self, branch: Branch, hidden: int) -> tuple[tuple[Segment, ...], int]:
-        """See `Template.lay_out`."""
-        return self.template.lay_out(branch, hidden)
+    def plan(self, objective: str, tasks: Sequence[tuple[int, Task]], rng: RngFor) -> list[Row]:
+        """See `rows.plan_cohort`: the cohort shares one mask rate."""
+        return list(plan_cohort(self.config, self.template, objective, tasks, rng))
 
-    def draw_hidden(self, generator: np.random.Generator) -> int:
-        """Draw a cohort's mask rate, normal and truncated to [minimum, 1], and return the hidden tokens: 1 … all."""
-        config = self.config
-        while True:
-            rate = generator.normal(config.mask_mean, config.mask_deviation)
-            if config.mask_minimum <= rate <= 1:
-                return int(np.ceil(config.tokens * rate))
-
-    def collate(self, plan: Plan, images: np.ndarray, targets: np.ndarray, address: Address) -> HarmonBatch:
+    def collate(self, rows: Sequence[Row], rng: RngFor) -> HarmonBatch:
         """See `collate.collate`."""
-        return collate(self.config, self.codec, plan, images, targets, address)
+        return collate(self.config, cast(Sequence[HarmonRow], rows), rng)
+
+    def prepare(self, batch: HarmonBatch, device: torch.device, dtype: torch.dtype) -> HarmonBatch:
+        """Move the batch to `device` and encode its images there, each once; the codec computes in float32."""
+        moved = batch.to(device, dtype)
+        return replace(moved, latents=self._encode(moved.pixels, dtype))
+
+    def answer(self, module: nn.Module, requests: Sequence[AnswerRequest], *, max_new_tokens: int) -> list[str]:
+        """Answer each request greedily; an image is padded to a square."""
+        with self._inference(module) as inference:
+            return inference.answer(requests, max_new_tokens=max_new_tokens)
 
     def generate(
-        self,
-        module: nn.Module,
-        images: np.ndarray,
-        prompt: str,
-        *,
-        seed: int,
-        settings: Any,
-        rows: Sequence[int],
-        on_round: Callable[[int, int], None] = lambda done, total: None,
-    ) -> np.ndarray:
-        """Generate one image for each input image under one prompt. uint8 [B, S, S, 3] → uint8 [B, S, S, 3].
+        self, module: nn.Module, requests: Sequence[GenerateRequest], *, on_round: OnRound = lambda done, total: None
+    ) -> list[np.ndarray]:
+        """Generate an image of the model's size for each request, from its squashed image or from the prompt alone.
 
-        `settings` has `steps`, `diffusion_steps` and `guidance` (and may have `temperature`), as numbers or decimal
-        strings. Image i draws its random numbers at (seed, rows[i]), so splitting a batch changes nothing.
+        Raises ValueError for a request of another size.
         """
-        wanted = SamplingSettings(
-            steps=int(settings.steps),
-            diffusion_steps=int(settings.diffusion_steps),
-            guidance=float(settings.guidance),
-            temperature=float(getattr(settings, "temperature", 1)),
-        )
-        with _evaluating(module) as model:
-            tokens = self._tokens(model, images)
-            sampled = sample_tokens(
-                model,
-                self.template,
-                tokens,
-                prompt,
-                seed=seed,
-                settings=wanted,
-                rows=rows,
-                limit=self.codec.limit,
-                on_round=on_round,
-            )
-        return decode_tokens(self.codec, sampled, self.config.side)
+        size = self.config.image_size
+        for request in requests:
+            if request.size not in (None, size):
+                raise ValueError(f"Harmon {self.variant} generates {size}×{size} pixels, not {request.size}")
+        with self._inference(module) as inference:
+            tokens = inference.generate(requests, self.sampling, on_round)
+        return list(decode_tokens(self.codec, tokens, self.config.side))
 
-    def answer(
-        self, module: nn.Module, images: np.ndarray, questions: Sequence[str], *, max_new_tokens: int
-    ) -> list[str]:
-        """Answer one question about each image, greedily. images uint8 [B, S, S, 3]."""
-        with _evaluating(module) as model:
-            return answer_questions(
-                model,
-                self.template,
-                self.tokenizer,
-                self._tokens(model, images),
-                questions,
-                max_new_tokens=max_new_tokens,
-            )
+    def _encode(self, pixels: Tensor, dtype: torch.dtype) -> Tensor:
+        """uint8 [U, H, H, 3] → [U, S, C] in `dtype` (at least float32) on the same device."""
+        self.codec.to(pixels.device)
+        with torch.autocast(pixels.device.type, enabled=False):
+            return encode_tokens(self.codec, pixels).to(torch.promote_types(dtype, torch.float32))
 
-    def _tokens(self, model: Harmon, images: np.ndarray) -> Tensor:
-        parameter = next(model.parameters())
-        dtype = torch.promote_types(parameter.dtype, torch.float32)
-        return encode_tokens(self.codec, images).to(parameter.device, dtype)
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[Harmon]:
-    """The module in evaluation mode; afterwards as it was."""
-    assert isinstance(module, Harmon)
-    training = module.training
-    module.eval()
-    try:
-        yield module
-    finally:
-        module.train(training)
+    @contextmanager
+    def _inference(self, module: nn.Module) -> Iterator[Inference]:
+        """Inference with the module in evaluation mode; afterwards it is as it was."""
+        assert isinstance(module, Harmon)
+        training = module.training
+        module.eval()
+        try:
+            yield Inference(module, self.template, self.tokenizer, self.codec.limit, self._encode)
+        finally:
+            module.train(training)

@@ -1,4 +1,4 @@
-"""The KL-16 autoencoder: 512×512 pixels ↔ 16 channels at a sixteenth of the side (method.md §2.1.2).
+"""The KL-16 autoencoder: 512×512 pixels ↔ 16 channels at a sixteenth of the side (docs/method/harmon.md).
 
 Written from the latent-diffusion paper's description (Rombach et al. 2022); module names are those of its published
 checkpoints, so that `kl16.ckpt` loads with an exact key match. It is frozen and always runs in evaluation mode.
@@ -208,10 +208,6 @@ class Kl16(nn.Module):
         self.quant_conv = nn.Conv2d(2 * self.channels, 2 * self.channels, 1)
         self.post_quant_conv = nn.Conv2d(self.channels, self.channels, 1)
         self.eval().requires_grad_(False)
-
-    @property
-    def device(self) -> torch.device:
-        return self.quant_conv.weight.device
 
     @property
     def limit(self) -> None:

@@ -1,8 +1,6 @@
-"""Qwen2 as Harmon runs it: on embeddings, under masks that the caller knows, with a cache that can be peeked at."""
+"""Qwen2 as Harmon runs it: on embeddings, under masks that the caller gives, with a cache that further tokens can read without joining it."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -90,20 +88,13 @@ def run_language_model(
     visibility bool [B or 1, 1, L, cached + L], True where the query sees the key; None is plain causal attention
     without anything cached, or one token that sees everything.
     """
-    arguments: dict[str, Any] = {
-        "inputs_embeds": embeddings,
-        # as a mapping it is taken as it is: no mask is derived from positions, which would read them back to the host
-        "attention_mask": {"full_attention": visibility},
-        "position_ids": positions,
-        "use_cache": cache is not None,
-    }
-    # the cache's keyword was renamed within transformers 5; its place was not
     hidden: Tensor = model.model(
-        None, arguments.pop("attention_mask"), arguments.pop("position_ids"), cache, **arguments
+        None,
+        # as a mapping it is taken as it is: no mask is derived from positions, which would read them back to the host
+        {"full_attention": visibility},
+        positions,
+        cache,  # by place: the keyword was renamed within transformers 5
+        inputs_embeds=embeddings,
+        use_cache=cache is not None,
     )[0]
     return hidden
-
-
-def causal_beyond(cached: int, length: int, device: torch.device) -> Tensor:
-    """Visibility [1, 1, length, cached + length] of new tokens: all that is cached, and each other causally."""
-    return torch.ones(length, cached + length, dtype=torch.bool, device=device).tril(cached)[None, None]

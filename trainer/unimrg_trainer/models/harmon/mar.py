@@ -1,6 +1,6 @@
 """The masked autoregressive encoder and decoder (MAR) that stand before and behind the language model.
 
-Module names are those of published checkpoints (method.md §2.1.10). Both halves are pre-norm ViT blocks over
+Module names are those of published checkpoints (docs/method/harmon.md). Both halves are pre-norm ViT blocks over
 [buffers | image tokens]; learned positions live on a small grid and are interpolated to the token grid.
 """
 
@@ -134,10 +134,10 @@ class MaskedAutoregressor(nn.Module):
         return buffers, self.to_tokens.to(places.dtype) @ places
 
     def encode(self, tokens: Tensor, places: Tensor | None = None, visible: Tensor | None = None) -> Tensor:
-        """E(x, mask) of §2.1.3, given only the tokens that are not hidden.
+        """E(x, mask), given only the tokens that are not masked (docs/method/harmon.md).
 
         tokens [B, N, C] in raster order; places int [B, N], their indices in the grid (None: all, N = S);
-        visible bool [B, N], False where a token only fills up a shorter row (None: none does).
+        visible bool [B, N], False where a token only pads a shorter row (None: none does).
         Returns [B, buffers + N, d].
         """
         batch = tokens.shape[0]
@@ -154,15 +154,15 @@ class MaskedAutoregressor(nn.Module):
         encoded: Tensor = self.encoder_norm(x)
         return encoded
 
-    def decode(self, encoded: Tensor, source: Tensor, hidden: Tensor) -> Tensor:
-        """Fill the grid with mask tokens, decode it, and return the condition of every image token (§2.1.6 step 4).
+    def decode(self, encoded: Tensor, source: Tensor, masked: Tensor) -> Tensor:
+        """Fill the grid with mask tokens, decode it, and return the condition of every image token.
 
         encoded [B, M, d]: buffers and visible tokens; source int [B, buffers + S]: which of the B·M rows of `encoded`
-        stands at each place; hidden bool [B, buffers + S]: where the mask token stands instead. Returns [B, S, d].
+        stands at each place; masked bool [B, buffers + S]: where the mask token stands instead. Returns [B, S, d].
         """
         embedded = self.decoder_embed(encoded)
         placed = functional.embedding(source, embedded.flatten(0, 1))
-        x = torch.where(hidden[..., None], self.mask_token.to(placed.dtype), placed)
+        x = torch.where(masked[..., None], self.mask_token.to(placed.dtype), placed)
         x = x + torch.cat(self._positions(self.decoder_pos_embed_learned))
         for block in self.decoder_blocks:
             x = block(x)

@@ -1,4 +1,4 @@
-"""Harmon: a masked autoregressive image model whose middle is a causal language model (method.md §2.1).
+"""Harmon: a masked autoregressive image model whose middle is a causal language model (docs/method/harmon.md).
 
 One forward computes the losses of every row of a micro-step, whatever its objective: images through the encoder to h,
 targets' visible tokens through the same encoder, all rows through the language model, answers to the head, targets on
@@ -46,12 +46,15 @@ class Harmon(nn.Module):
         self.proj_out = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, inner))
 
     def forward(self, batch: HarmonBatch) -> Tensor:
-        """Sum of each row's loss over its units [R]: cross-entropies of answers, diffusion losses of targets."""
-        encoded = self.mar.encode(self._visible_tokens(batch), batch.visible, batch.visible_real)
-        states = self._run_rows(batch, encoded)
+        """Sum of each row's loss terms [R]: cross-entropies of answers, diffusion losses of targets."""
+        assert batch.latents is not None, "the batch was not prepared"
+        targets = batch.latents[batch.targets]
+        visible = targets.take_along_dim(batch.visible[..., None], dim=1)
+        encoded = self.mar.encode(visible, batch.visible, batch.visible_real)
+        states = self._run_rows(batch, batch.latents[batch.images], encoded)
         per_row = self._answer_sums(batch, states)
         if batch.target_rows:
-            sums = self._target_sums(batch, encoded, states)
+            sums = self._target_sums(batch, targets, encoded, states)
             for row, target_sum in zip(batch.target_rows, sums, strict=True):
                 per_row[row] = per_row[row] + target_sum
         return torch.stack(per_row)
@@ -77,20 +80,17 @@ class Harmon(nn.Module):
         scores: Tensor = self.llm.lm_head(states)
         return scores
 
-    def conditions(self, encoded: Tensor, states: Tensor, grid: Tensor, grid_hidden: Tensor) -> Tensor:
-        """What the diffusion head is told about every token of a target [G, S, d] (§2.1.6 steps 3 and 4).
+    def conditions(self, encoded: Tensor, states: Tensor, grid: Tensor, grid_masked: Tensor) -> Tensor:
+        """The diffusion head's condition for every token of a target [G, S, d].
 
         encoded [G, b + V, d] from the encoder, states [G, b + V, D] of the same tokens from the language model.
         """
-        return self.mar.decode(encoded + self.proj_out(states), grid, grid_hidden)
+        return self.mar.decode(encoded + self.proj_out(states), grid, grid_masked)
 
-    def _visible_tokens(self, batch: HarmonBatch) -> Tensor:
-        return batch.targets.take_along_dim(batch.visible[..., None], dim=1)
-
-    def _run_rows(self, batch: HarmonBatch, encoded: Tensor) -> Tensor:
-        """Hidden states of all places [R·L, D]."""
+    def _run_rows(self, batch: HarmonBatch, images: Tensor, encoded: Tensor) -> Tensor:
+        """Hidden states of all places [R·L, D], given the images' tokens [I, S, C] and the encoded targets."""
         features: Tensor = ScaleGradient.apply(  # type: ignore[no-untyped-call]
-            self.features(batch.images), self.config.feature_gradient_scale
+            self.features(images), self.config.feature_gradient_scale
         )
         known = [self.embed(batch.texts), features.flatten(0, 1), self.proj_in(encoded).flatten(0, 1)]
         table = torch.cat([*known, torch.zeros_like(known[0][:1])])
@@ -102,15 +102,17 @@ class Harmon(nn.Module):
         scores = self.logits(functional.embedding(batch.predictors, states))
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
         losses = functional.cross_entropy(scores, batch.labels, reduction="none")
-        return [part.sum() for part in torch.split(losses, list(batch.units_per_row))]
+        return [part.sum() for part in torch.split(losses, list(batch.labels_per_row))]
 
-    def _target_sums(self, batch: HarmonBatch, encoded: Tensor, states: Tensor) -> list[Tensor]:
-        """Diffusion loss of each target, over its hidden tokens times their uses."""
+    def _target_sums(
+        self, batch: HarmonBatch, targets: Tensor, encoded: Tensor, states: Tensor
+    ) -> list[Tensor]:
+        """Diffusion loss of each target [S, C], summed over its masked tokens times their uses."""
         conditions = self.conditions(
-            encoded, functional.embedding(batch.returns, states), batch.grid, batch.grid_hidden
+            encoded, functional.embedding(batch.returns, states), batch.grid, batch.grid_masked
         )
-        condition = functional.embedding(batch.hidden, conditions.flatten(0, 1))
-        start = functional.embedding(batch.hidden, batch.targets.flatten(0, 1))[:, None].expand_as(batch.noise)
+        condition = functional.embedding(batch.masked, conditions.flatten(0, 1))
+        start = functional.embedding(batch.masked, targets.flatten(0, 1))[:, None].expand_as(batch.noise)
         noisy = q_sample(start, batch.noise, batch.coefficients)
         predicted = self.mar.diffloss.net(noisy, batch.timesteps, condition)
         losses = row_loss(
@@ -120,4 +122,4 @@ class Harmon(nn.Module):
             batch.coefficients.flatten(1),
             batch.first_steps,
         )
-        return [part.sum() for part in torch.split(losses, list(batch.units_per_target))]
+        return [part.sum() for part in torch.split(losses, list(batch.terms_per_target))]

@@ -1,0 +1,153 @@
+"""Inference: caches change nothing, batches change nothing, and images come out, from an image or from text alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from tests.models.harmon_rows import CPU, family, perturbed, picture
+from unimrg_trainer.maps.geometry import pad_square, squash
+from unimrg_trainer.models.harmon.family import HarmonFamily
+from unimrg_trainer.models.harmon.inference import masked_after
+from unimrg_trainer.models.harmon.module import Harmon
+from unimrg_trainer.models.requests import AnswerRequest, GenerateRequest
+
+FEW = {"steps": 3, "diffusionSteps": 4, "guidance": "2.0"}
+
+
+def encoded(harmon: HarmonFamily, image: np.ndarray) -> torch.Tensor:
+    """Tokens [1, S, C] of a square image."""
+    return harmon._encode(torch.from_numpy(image)[None].to(CPU), torch.float64)
+
+
+def greedy_without_cache(harmon: HarmonFamily, module: Harmon, request: AnswerRequest, new: int) -> str:
+    template, tokenizer, buffers = harmon.template, harmon.tokenizer, harmon.config.mar.buffers
+    ids = template.question(request.prompt, with_image=request.image is not None)
+    parts = [module.embed(torch.tensor([template.opening()]))]
+    answer: list[int] = []
+    with torch.no_grad():
+        if request.image is not None:
+            features = module.features(encoded(harmon, pad_square(request.image, harmon.config.image_size)))
+            parts += [features[:, buffers:], features[:, :buffers]]
+        while len(answer) < new:
+            row = torch.cat([*parts, module.embed(torch.tensor([[*ids, *answer]]))], dim=1)
+            states = module.language(row, torch.arange(row.shape[1])[None])
+            token = int(module.logits(states[:, -1]).argmax())
+            if token in (tokenizer.turn_end, tokenizer.text_end):
+                break
+            answer.append(token)
+    return tokenizer.decode(answer)
+
+
+def test_greedy_answers_with_a_cache_equal_those_without() -> None:
+    """Questions of different length in one batch, about different images and about none."""
+    harmon = family()
+    module = perturbed(harmon)
+    requests = [
+        AnswerRequest("Where is the nearest object?", picture("x")),
+        AnswerRequest("Is there a red circle?", picture("y")),
+        AnswerRequest("What colour is the cross, and why is that so?", picture("z")),
+        AnswerRequest("What is a cross?"),
+    ]
+    answers = harmon.answer(module, requests, max_new_tokens=6)
+    assert answers == [greedy_without_cache(harmon, module, request, 6) for request in requests]
+    assert len(set(answers)) > 1
+
+
+def test_an_answer_ends_with_its_turn() -> None:
+    """A head that gives one word and then always ends the turn: that word, however many tokens are allowed."""
+    harmon = family()
+    module = perturbed(harmon)
+    word = harmon.tokenizer.encode("left")[0]
+    scripted = iter([word, harmon.tokenizer.turn_end])
+
+    def replace_scores(_module: nn.Module, _inputs: object, output: torch.Tensor) -> torch.Tensor:
+        return functional.one_hot(torch.tensor([next(scripted)]), output.shape[-1]).double()
+
+    module.llm.lm_head.register_forward_hook(replace_scores)
+    assert harmon.answer(module, [AnswerRequest("Why?", picture("x"))], max_new_tokens=9) == ["left"]
+
+
+def test_tokens_are_masked_along_a_cosine_that_ends_at_none() -> None:
+    assert masked_after(144, 1) == [0]
+    assert masked_after(1024, 4) == [946, 724, 391, 0]
+    many = masked_after(10, 32)
+    assert len(many) == 32 and many[-1] == 0
+    assert all(later <= earlier for earlier, later in zip([10, *many], many, strict=False))
+
+
+def test_a_generated_image_does_not_depend_on_its_batch() -> None:
+    """Prompts of different length, with an image and without, together and apart."""
+    harmon = family(**FEW)
+    module = perturbed(harmon).eval()
+    requests = [
+        GenerateRequest("Make it.", seed=9, row=0, image=picture("x")),
+        GenerateRequest("Make it again, but in another colour.", seed=9, row=1, image=picture("y")),
+        GenerateRequest("A red circle.", seed=9, row=2),
+    ]
+
+    def tokens(chosen: list[GenerateRequest]) -> torch.Tensor:
+        with harmon._inference(module) as inference:
+            return inference.generate(chosen, harmon.sampling, lambda done, total: None)
+
+    together = tokens(requests)
+    apart = torch.cat([tokens([requests[1]]), tokens([requests[2], requests[0]])])[[2, 0, 1]]
+    torch.testing.assert_close(together, apart, rtol=1e-8, atol=1e-8)
+    assert not torch.allclose(together[0], together[1])
+
+
+def test_the_first_round_is_what_training_would_compute() -> None:
+    """With all tokens masked the sampler's conditions equal those of one uncached pass over the whole row."""
+    harmon = family(steps=1, diffusionSteps=1, guidance="1")
+    module = perturbed(harmon).eval()
+    images = [picture("x"), picture("y")]
+    buffers, tokens = harmon.config.mar.buffers, harmon.config.tokens
+    caught: list[torch.Tensor] = []
+    module.mar.decoder_norm.register_forward_hook(lambda _m, _i, output: caught.append(output))
+    harmon.generate(module, [GenerateRequest("Make it.", seed=1, row=i, image=images[i]) for i in (0, 1)])
+    with torch.no_grad():
+        latents = torch.cat([encoded(harmon, squash(image, harmon.config.image_size)) for image in images])
+        empty = module.mar.encode(latents[:, :0], torch.zeros(2, 0, dtype=torch.int64))
+        features = module.features(latents).roll(-buffers, dims=1)
+        texts = [
+            module.embed(torch.tensor([ids] * 2))
+            for ids in (harmon.template.opening(), harmon.template.prompt("Make it."))
+        ]
+        row = torch.cat([texts[0], features, texts[1], module.proj_in(empty)], dim=1)
+        states = module.language(row, torch.arange(row.shape[1]).expand(2, -1))[:, -buffers:]
+        grid = torch.zeros(2, buffers + tokens, dtype=torch.int64)
+        grid[:, :buffers] = torch.arange(2 * buffers).reshape(2, buffers)
+        masked = (torch.arange(buffers + tokens) >= buffers).expand(2, -1)
+        module.conditions(empty, states, grid, masked)
+    torch.testing.assert_close(caught[0], caught[1], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("guidance", ["1", "3.0"])
+@pytest.mark.parametrize("image", [picture("x"), None], ids=["from an image", "from text alone"])
+def test_an_image_comes_out_and_the_module_is_left_as_it_was(guidance: str, image: np.ndarray | None) -> None:
+    harmon = family(dropout=0.1, steps=2, diffusionSteps=3, guidance=guidance)
+    module = perturbed(harmon, torch.float32)
+    size = harmon.config.image_size
+    rounds: list[tuple[int, int]] = []
+    made = [
+        harmon.generate(
+            module,
+            [GenerateRequest("Make it.", seed=seed, row=row, image=image) for row in (0, 1)],
+            on_round=lambda done, total: rounds.append((done, total)),
+        )
+        for seed in (1, 1, 2)
+    ]
+    assert rounds == [(0, 2), (1, 2)] * 3
+    assert all(one.shape == (size, size, 3) and one.dtype == np.uint8 for images in made for one in images)
+    assert np.array_equal(made[0], made[1])
+    assert not np.array_equal(made[0], made[2]) and not np.array_equal(made[0][0], made[0][1])
+    assert module.training
+
+
+def test_another_size_than_the_models_own_is_refused() -> None:
+    harmon = family()
+    with pytest.raises(ValueError, match="32×32"):
+        harmon.generate(harmon.build(), [GenerateRequest("Make it.", seed=1, row=0, size=48)])
