@@ -25,12 +25,12 @@ from unimrg_trainer.engine.strategy import DataParallel
 from unimrg_trainer.models.registry import find_family
 from unimrg_trainer.objectives.registry import objective
 
-PEAK, WARMUP, TOTAL, STEPS = 1e-2, 2, 8, 3
+PEAK, WARMUP, TOTAL, STEPS = 1e-2, 2, 8, 4
 
 
 @pytest.mark.usefixtures("process_group")
 @pytest.mark.parametrize("clip_norm", [None, 100.0], ids=["clipped at the default", "below the clip norm"])
-def test_steps_of_the_loop_are_clipped_adamw_at_the_rate_by_hand(clip_norm: float | None) -> None:
+def test_steps_of_the_loop_are_clipped_adamw_at_the_schedules_rate(clip_norm: float | None) -> None:
     """Warm-up, peak and cosine; the gradient's norm is about 3.5."""
     settings = OptimizerSpec()
     clip = 1.0 if clip_norm is None else clip_norm  # the published one is the default
@@ -48,7 +48,7 @@ def test_steps_of_the_loop_are_clipped_adamw_at_the_rate_by_hand(clip_norm: floa
         seed=3,
     )
     rates = [rate_by_hand(PEAK, WARMUP, TOTAL, step) for step in range(STEPS)]
-    assert rates[0] < rates[1] > rates[2]
+    assert rates[0] < rates[1] < rates[2] > rates[3]
     expected = train_by_hand(
         family, copy.deepcopy(module), [planner.step(step, 0, 1) for step in range(STEPS)], rates, Recipe(clip_norm=clip)
     )
