@@ -1,4 +1,4 @@
-"""Weights that are read from published files, and what is said when they do not fit."""
+"""Weights that are read from published files, and the refusals where they do not fit."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 from torch import Tensor, nn
 
 from tests.support.one_step import TINY
@@ -62,7 +62,7 @@ def test_one_file_overwrites_every_weight(tmp_path: Path, dtype: torch.dtype, na
     assert module.head.weight is module.table.weight
 
 
-def test_a_folder_of_several_files_overwrites_every_weight_and_other_files_there_do_not_matter(tmp_path: Path) -> None:
+def test_a_folder_of_several_files_overwrites_every_weight(tmp_path: Path) -> None:
     for index, (name, tensor) in enumerate(published().items()):
         save_file({name: tensor}, tmp_path / f"model-{index}.safetensors")
     (tmp_path / "README.md").write_text("not weights")
@@ -79,20 +79,34 @@ def test_half_precision_weights_are_read_into_full_precision(tmp_path: Path) -> 
     assert module.scale.dtype == torch.float32
 
 
-def test_a_missing_tensor_is_named(tmp_path: Path) -> None:
-    save_file({"table.weight": published()["table.weight"]}, tmp_path / "model.safetensors")
-    error = refusal(Tied(), f"{tmp_path.as_uri()}/model.safetensors")
-    assert "scale is missing" in error.message
-    assert "model.safetensors" in error.message
-    assert "table.weight" not in error.message
-    assert int(error.exit_code) == 65
+@pytest.mark.parametrize(
+    ("content", "named", "code"),
+    [
+        (save({"table.weight": published()["table.weight"]}), "scale is missing", ExitCode.DATA_CORRUPT),
+        (save({**published(), "scale": torch.zeros(5)}), "scale is [5], not [4]", ExitCode.DATA_CORRUPT),
+        (b"PK\x03\x04 a pickle, renamed", "model.safetensors", ExitCode.DATA_CORRUPT),
+        (save(published())[:-3], "model.safetensors", ExitCode.DATA_CORRUPT),
+        (None, "/weights", ExitCode.INPUT_MISSING),
+    ],
+    ids=["too few tensors", "another shape", "another format", "cut short", "nothing there"],
+)
+def test_files_that_do_not_fit_are_refused_by_name(
+    tmp_path: Path, content: bytes | None, named: str, code: ExitCode
+) -> None:
+    """As a folder, which also holds files of other kinds, and as one file."""
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    (folder / "harmon.pth").write_bytes(b"")
+    if content is not None:
+        (folder / "model.safetensors").write_bytes(content)
+    for uri in (folder.as_uri(), f"{folder.as_uri()}/model.safetensors"):
+        error = refusal(Tied(), uri)
+        assert named in error.message and "spec.model.init" in error.message
+        assert error.exit_code is code
 
 
-def test_a_tensor_of_another_shape_is_named_with_both_shapes(tmp_path: Path) -> None:
-    save_file({**published(), "scale": torch.zeros(5)}, tmp_path / "model.safetensors")
-    error = refusal(Tied(), tmp_path.as_uri())
-    assert "scale is [5], not [4]" in error.message
-    assert error.exit_code == ExitCode.DATA_CORRUPT
+def test_a_folder_that_is_not_there_is_a_missing_input(tmp_path: Path) -> None:
+    assert refusal(Tied(), f"{tmp_path.as_uri()}/weights").exit_code is ExitCode.INPUT_MISSING
 
 
 def test_of_many_missing_tensors_five_are_named_and_the_rest_counted(tmp_path: Path) -> None:
@@ -100,41 +114,6 @@ def test_of_many_missing_tensors_five_are_named_and_the_rest_counted(tmp_path: P
     error = refusal(nn.Sequential(*(nn.Linear(2, 2) for _ in range(4))), tmp_path.as_uri())
     assert error.message.count("is missing") == 5
     assert "and 2 more" in error.message
-
-
-def test_a_file_that_is_no_safetensors_file_is_named(tmp_path: Path) -> None:
-    (tmp_path / "broken.safetensors").write_bytes(b"PK\x03\x04 a pickle, renamed")
-    for uri in (tmp_path.as_uri(), f"{tmp_path.as_uri()}/broken.safetensors"):
-        error = refusal(Tied(), uri)
-        assert "broken.safetensors" in error.message
-        assert error.exit_code == ExitCode.DATA_CORRUPT
-
-
-def test_a_file_that_was_cut_short_is_named(tmp_path: Path) -> None:
-    save_file(published(), tmp_path / "model.safetensors")
-    content = (tmp_path / "model.safetensors").read_bytes()
-    (tmp_path / "model.safetensors").write_bytes(content[:-3])
-    error = refusal(Tied(), tmp_path.as_uri())
-    assert "model.safetensors" in error.message
-    assert error.exit_code == ExitCode.DATA_CORRUPT
-
-
-@pytest.mark.parametrize("exists", [True, False])
-def test_a_folder_without_safetensors_files_is_a_missing_input_and_named(tmp_path: Path, exists: bool) -> None:
-    folder = tmp_path / "weights"
-    if exists:
-        folder.mkdir()
-        (folder / "harmon.pth").write_bytes(b"")
-    error = refusal(Tied(), folder.as_uri())
-    assert folder.as_uri() in error.message
-    assert int(error.exit_code) == 66
-
-
-def test_a_file_that_is_not_there_is_a_missing_input_and_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError) as caught:
-        load_published(Tied(), at(f"{tmp_path.as_uri()}/absent.safetensors"))
-    assert "absent.safetensors" in caught.value.message
-    assert caught.value.exit_code == ExitCode.INPUT_MISSING
 
 
 def test_tensors_that_the_model_has_not_only_warn_and_a_tied_copy_does_not(

@@ -1,4 +1,4 @@
-"""What the metrics say a loss is: the mean over cohorts of the cohort's mean, without λ, over the whole world."""
+"""What a reported loss is: the mean over cohorts of the cohort's mean, without λ, over the whole world."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ STEPS, COHORTS, COHORT_ROWS = (6, 7), 2, 2
 
 
 def row_sum(name: str, row: int) -> float:
-    """A row's loss sum, as if a model had said so."""
+    """A row's loss sum, as if a model had computed it."""
     return random.Random(f"{name} {row}").uniform(0.5, 9.0)
 
 
 def measured(rank: int, world_size: int, micro_rows: int) -> tuple[list[StepMetrics], dict[tuple[str, int], int]]:
-    """Two steps through a real plan: (what `flush` says, units of each row of this rank)."""
+    """Two steps through a real plan: (what `flush` returns, loss terms of each row of this rank)."""
     planner = StepPlanner(
         family=find_family("harmon", TINY),
         objectives=[objective(name) for name in WEIGHTS],
@@ -43,36 +43,36 @@ def measured(rank: int, world_size: int, micro_rows: int) -> tuple[list[StepMetr
         seed=3,
     )
     collector = MetricsCollector(WEIGHTS)
-    units: dict[tuple[str, int], int] = {}
+    terms: dict[tuple[str, int], int] = {}
     for number in STEPS:
         for one in planner.step(number, rank, world_size).micro_steps:
-            units |= {(row.objective, row.global_row): row.loss_terms for row in one.rows}
+            terms |= {(row.objective, row.global_row): row.loss_terms for row in one.rows}
             sums = [row_sum(row.objective, row.global_row) for row in one.rows]
             collector.add_micro_step(one, torch.tensor(sums, dtype=torch.float64))
         collector.end_step(number + 1, torch.tensor(number / 8))
-    return collector.flush(), units
+    return collector.flush(), terms
 
 
 def measured_on(agreement: Agreement, micro_rows: int) -> Any:
     return measured(agreement.rank, agreement.world_size, micro_rows)
 
 
-def by_hand(number: int, units: dict[tuple[str, int], int]) -> dict[str, float]:
+def by_hand(number: int, terms: dict[tuple[str, int], int]) -> dict[str, float]:
     losses = {}
     for name in WEIGHTS:
         means = []
         for cohort in range(COHORTS):
             first = (number * COHORTS + cohort) * COHORT_ROWS
             rows = range(first, first + COHORT_ROWS)
-            means.append(sum(row_sum(name, row) for row in rows) / sum(units[name, row] for row in rows))
+            means.append(sum(row_sum(name, row) for row in rows) / sum(terms[name, row] for row in rows))
         losses[name] = sum(means) / COHORTS
     return losses
 
 
-def assert_right(metrics: list[StepMetrics], units: dict[tuple[str, int], int]) -> None:
+def assert_right(metrics: list[StepMetrics], terms: dict[tuple[str, int], int]) -> None:
     assert [point.step for point in metrics] == [number + 1 for number in STEPS]
     for number, point in zip(STEPS, metrics, strict=True):
-        losses = by_hand(number, units)
+        losses = by_hand(number, terms)
         assert dict(point.losses) == pytest.approx(losses, rel=1e-12)
         weighted = sum(WEIGHTS[name] * loss for name, loss in losses.items()) / len(WEIGHTS)
         assert point.loss == pytest.approx(weighted, rel=1e-12)
@@ -81,9 +81,9 @@ def assert_right(metrics: list[StepMetrics], units: dict[tuple[str, int], int]) 
 
 @pytest.mark.usefixtures("process_group")
 def test_reported_losses_are_means_of_cohort_means_without_their_weights() -> None:
-    metrics, units = measured(0, 1, micro_rows=3)
-    assert len(set(units.values())) > 2  # rows of different length: a mean over rows would be another number
-    assert_right(metrics, units)
+    metrics, terms = measured(0, 1, micro_rows=3)
+    assert len(set(terms.values())) > 2  # rows of different length: a mean over rows would be another number
+    assert_right(metrics, terms)
 
 
 def test_two_ranks_report_the_world_and_both_the_same(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_two_ranks_report_the_world_and_both_the_same(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("process_group")
-def test_a_step_that_is_thrown_away_and_a_step_already_reported_do_not_count() -> None:
+def test_discarded_steps_and_steps_already_reported_do_not_count() -> None:
     collector = MetricsCollector(TOY_WEIGHTS)
     rows = micro_step([("Pixel", 0, 0.25), ("Depth", 0, 1.0)])
     collector.add_micro_step(rows, torch.tensor([100.0, 100.0]))
@@ -119,7 +119,7 @@ def poisoned_on_one(agreement: Agreement) -> str:
     return "nothing"
 
 
-def test_a_loss_that_is_not_finite_on_one_rank_ends_every_rank_at_the_same_step(tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_ends_every_rank_at_the_same_step(tmp_path: Path) -> None:
     answers = run_ranks(2, tmp_path / "meeting", poisoned_on_one)
     assert answers[0] == answers[1]
     assert answers[0].startswith("82 ")

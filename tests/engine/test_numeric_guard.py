@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("process_group")
 
 
 @pytest.mark.parametrize("poison", [math.nan, math.inf])
-def test_a_loss_that_is_not_finite_ends_training_and_the_commit_before_it_stands(tmp_path: Path, poison: float) -> None:
+def test_a_loss_that_is_not_finite_ends_training_and_spares_the_commit(tmp_path: Path, poison: float) -> None:
     store = LocalStore(tmp_path / "run")
     saved: list[TrainingState] = []
 

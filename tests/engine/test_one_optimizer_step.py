@@ -50,7 +50,11 @@ def test_steps_of_the_loop_are_clipped_adamw_at_the_schedules_rate(clip_norm: fl
     rates = [rate_by_hand(PEAK, WARMUP, TOTAL, step) for step in range(STEPS)]
     assert rates[0] < rates[1] < rates[2] > rates[3]
     expected = train_by_hand(
-        family, copy.deepcopy(module), [planner.step(step, 0, 1) for step in range(STEPS)], rates, Recipe(clip_norm=clip)
+        family,
+        copy.deepcopy(module),
+        [planner.step(step, 0, 1) for step in range(STEPS)],
+        rates,
+        Recipe(clip_norm=clip),
     )
     assert all((norm > clip) == (clip_norm is None) for norm in expected.norms)
 

@@ -11,7 +11,7 @@ from unimrg_trainer.engine.rows import BatchShape, cohorts_of_rank, possible_wor
 
 
 @given(st.integers(1, 6), st.integers(1, 12), st.integers(0, 50))
-def test_at_every_possible_world_size_a_step_holds_the_same_rows_in_the_same_cohorts(
+def test_every_possible_world_size_deals_the_same_rows_in_the_same_cohorts(
     cohort_rows: int, cohorts: int, step: int
 ) -> None:
     shape = BatchShape(cohort_rows * cohorts, cohort_rows)
@@ -23,13 +23,10 @@ def test_at_every_possible_world_size_a_step_holds_the_same_rows_in_the_same_coh
         assert [cohort for cohorts in dealt for cohort in cohorts] == alone
 
 
-def test_a_world_size_that_would_split_cohorts_is_refused_with_the_nearest_that_would_not() -> None:
+def test_a_world_size_that_would_split_cohorts_is_refused_with_remedies() -> None:
     with pytest.raises(UserError, match="4 processes") as refused:
         cohorts_of_rank(BatchShape(rows=48, cohort_rows=8), 0, 0, 4)
     assert "3 or 6 processes" in refused.value.remedy
-
-
-def test_the_remedy_of_a_refused_world_size_works() -> None:
     with pytest.raises(UserError, match="cohorts") as refused:
         cohorts_of_rank(BatchShape(rows=16, cohort_rows=8), 0, 0, 5)
     assert "multiple of 40" in refused.value.remedy

@@ -1,4 +1,4 @@
-"""A stop that is asked of one rank stops all ranks after the same step: real gloo ranks."""
+"""A stop request that reaches one rank stops all ranks after the same step: real gloo ranks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Flag:
 
 
 def asked_of(agreement: Agreement, asked_rank: int, before_call: int, calls: int) -> list[bool]:
-    """The answers of `calls` calls; `asked_rank` is asked just before call `before_call`."""
+    """Results of `calls` votes; `asked_rank` gets its request just before call `before_call`."""
     flag = Flag()
     assert dist.group.WORLD is not None
     stop = StopAgreement(flag, dist.group.WORLD)

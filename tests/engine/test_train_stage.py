@@ -11,8 +11,8 @@ import torch
 import torch.distributed as dist
 
 from tests.support.checkpoints import assert_same
-from tests.support.one_step import TINY, freeze
 from tests.support.local_jobs import tiny_job
+from tests.support.one_step import TINY, freeze
 from tests.support.published_recipe import Recipe, assert_trained_alike, rate_by_hand, train_by_hand
 from unimrg_api.environment import PodEnvironment
 from unimrg_api.errors import Interrupted
@@ -68,7 +68,7 @@ def newest(folder: Path, digest: str) -> TrainingState:
 
 
 @pytest.mark.timeout(120)
-def test_a_job_interrupted_and_resumed_ends_at_the_weights_and_moments_of_the_recipe_it_names(
+def test_a_job_interrupted_and_resumed_follows_the_recipe_by_hand(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three steps in two attempts: the first is asked to stop at once, which takes effect after its second step."""

@@ -66,7 +66,7 @@ def test_several_processes_of_a_node_fetch_one_copy(
     assert len(requests.ranges) == len(content) // 100 + 2  # the last part, and the answer that there is no more
 
 
-def test_a_fetch_that_breaks_off_leaves_nothing_that_could_be_taken_for_weights(
+def test_an_interrupted_fetch_leaves_nothing_that_looks_like_weights(
     s3_place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(copies, "CHUNK_BYTES", 100)
@@ -155,7 +155,7 @@ def test_copies_of_earlier_versions_do_not_pile_up(s3_place: Place, tmp_path: Pa
     assert newest.read_bytes() == weights(3.0)
 
 
-def test_a_bucket_that_is_missing_is_named_and_not_taken_for_missing_weights(s3_place: Place, tmp_path: Path) -> None:
+def test_a_missing_bucket_is_named_and_not_taken_for_missing_weights(s3_place: Place, tmp_path: Path) -> None:
     for name in ("model", "a.safetensors"):
         with pytest.raises(StorageError, match="no such bucket") as caught:
             load_published(

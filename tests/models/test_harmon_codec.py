@@ -117,14 +117,14 @@ def test_a_micro_step_encodes_each_image_once_in_each_geometry() -> None:
     assert len(codec.encoded) == 1
 
 
-def test_the_codec_runs_on_the_device_that_the_batch_goes_to() -> None:
+def test_the_codec_moves_to_the_device_that_the_batch_goes_to() -> None:
+    """The meta device stands for a GPU: a codec or an image left behind would raise."""
     harmon = family()
-    codec = CountingCodec(BlockCosine(4, read_measured()))
-    harmon.codec = codec
-    moves: list[torch.device] = []
-    codec.to = moves.append  # type: ignore[method-assign,assignment]
-    harmon.prepare(harmon.collate([row(harmon, "Pixel", 0, task("Pixel", 0))], rng_for), CPU, torch.float32)
-    assert moves == [CPU]
+    batch = harmon.collate([row(harmon, name, 0, task(name, 0)) for name in ALL], rng_for)
+    assert batch.pixels.device == harmon.codec.basis.device == CPU
+    prepared = harmon.prepare(batch, torch.device("meta"), torch.float32)
+    tensors = [value for value in vars(prepared).values() if isinstance(value, torch.Tensor)]
+    assert prepared.latents is not None and {tensor.device.type for tensor in tensors} == {"meta"}
 
 
 def small_kl16() -> Kl16:

@@ -80,7 +80,7 @@ def test_a_long_answer_is_cut_and_a_question_without_room_is_refused() -> None:
     text = cut.segments[2]
     assert isinstance(text, TextSegment) and text.length == limit
     assert cut.loss_terms == sum(label != IGNORE for label in text.labels) < limit
-    with pytest.raises(UserError, match="'7'.*no room for its answer"):
+    with pytest.raises(UserError, match=r"'7'.*no room for its answer"):
         row(harmon, "Understanding", 0, task("Understanding", 7, prompt="why " * 300, answer="so"))
 
 

@@ -1,8 +1,9 @@
-"""Each objective asks for the right thing over the right geometry, and refuses records that teach nothing."""
+"""Each objective asks for the right thing in the right words, and refuses samples that teach nothing."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,108 +11,89 @@ import pytest
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.spec_training import RECIPES
-from unimrg_trainer.objectives.base import Objective
-from unimrg_trainer.objectives.pixel import Pixel
-from unimrg_trainer.objectives.prompt_lists import Wording, load_prompts
-from unimrg_trainer.objectives.registry import OBJECTIVES, objective
-from unimrg_trainer.packing.plan import Geometry
+from unimrg_trainer.maps.registry import MAPS, find_map
+from unimrg_trainer.objectives.generation import UNCONDITIONAL
+from unimrg_trainer.objectives.registry import built_in, in_order, objective
+from unimrg_trainer.rng import generator
+from unimrg_trainer.sample import Sample
 
-
-def record() -> dict[str, Any]:
-    return {
-        "key": "scene-7",
-        "image": np.zeros((4, 4, 3), np.uint8),
-        "depth": np.zeros((4, 4), np.uint8),
-        "segmentation": np.zeros((4, 4), np.uint8),
-        "question": "Where is the nearest object?",
-        "answer": "left",
-    }
-
-
-def test_understanding_asks_the_records_question_over_the_padded_image() -> None:
-    branch = objective("Understanding").branch(record(), np.random.default_rng(0))
-    assert branch.prompt == "Where is the nearest object?"
-    assert branch.answer == "left"
-    assert branch.representation is None
-    assert branch.geometry is Geometry.PAD
-
-
-@pytest.mark.parametrize("name", ["Pixel", "Depth", "Segmentation"])
-def test_a_generative_objective_asks_for_its_representation_over_the_squashed_image(name: str) -> None:
-    branch = objective(name, Wording.CANONICAL).branch(record(), np.random.default_rng(0))
-    assert branch.representation == name.lower()
-    assert branch.answer is None
-    assert branch.geometry is Geometry.SQUASH
-
-
-def test_sampling_uses_the_published_words() -> None:
-    assert objective("Pixel").prompt_at_inference() == "Describe the image in detail."
-    assert objective("Depth").prompt_at_inference() == "Generate the depth map of this image."
-    assert objective("Segmentation").prompt_at_inference() == "Generate the segmentation mask of this image."
-
-
-def test_understanding_has_no_words_of_its_own_for_sampling() -> None:
-    with pytest.raises(LookupError, match="own question"):
-        objective("Understanding").prompt_at_inference()
-
-
-def test_the_wording_is_the_lists_or_the_canonical_one_as_asked() -> None:
-    canonical = {
-        objective("Depth", Wording.CANONICAL).branch(record(), np.random.default_rng(seed)).prompt for seed in range(30)
-    }
-    assert canonical == {"Generate the depth map of this image."}
-    listed = {objective("Depth").branch(record(), np.random.default_rng(seed)).prompt for seed in range(30)}
-    assert len(listed) > 3 and listed <= set(load_prompts("depth"))
-
-
-def test_understanding_follows_questions_and_the_others_follow_images() -> None:
-    sources = {name: objective(name).source for name in OBJECTIVES}
-    assert sources == {
-        "Understanding": "questions",
-        "Pixel": "images",
-        "Depth": "images",
-        "Segmentation": "images",
-    }
-
-
-def test_names_in_the_registry_are_the_objectives_own_names() -> None:
-    for name in OBJECTIVES:
-        instance: Objective = objective(name)
-        assert instance.name == name
-
-
-def test_an_unknown_objective_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(UserError, match="Pose") as caught:
-        objective("Pose")
-    for name in OBJECTIVES:
-        assert name in caught.value.remedy
-
-
-@pytest.mark.parametrize(
-    ("name", "field"), [("Depth", "depth"), ("Segmentation", "segmentation"), ("Understanding", "answer")]
+GENERATIVE = ("Pixel", "Depth", "Segmentation")
+PLANE = np.zeros((4, 4), np.uint8)
+SAMPLE = Sample(
+    "scene-7",
+    np.zeros((4, 4, 3), np.uint8),
+    {"depth": PLANE, "segmentation": PLANE},
+    question="Where is the nearest object?",
+    answer="left",
 )
-@pytest.mark.parametrize("absent", [True, False])
-def test_a_record_without_the_target_is_named_and_refused(name: str, field: str, absent: bool) -> None:
-    broken = record()
-    if absent:
-        del broken[field]
-    else:
-        broken[field] = None
-    with pytest.raises(UserError, match=f"scene-7.*{field}") as caught:
-        objective(name).branch(broken, np.random.default_rng(0))
+
+
+def prompts(name: str, draws: int) -> list[str]:
+    one = objective(name)
+    return [one.task(SAMPLE, generator(1, 0, row, name, "prompt")).prompt for row in range(draws)]
+
+
+def test_understanding_asks_the_samples_question() -> None:
+    understanding = objective("Understanding")
+    task = understanding.task(SAMPLE, np.random.default_rng(0))
+    assert (task.prompt, task.answer, task.map) == ("Where is the nearest object?", "left", None)
+    with pytest.raises(LookupError, match="the sample's question"):
+        understanding.inference_prompt()
+
+
+@pytest.mark.parametrize("name", GENERATIVE)
+def test_a_generative_objective_asks_for_its_map(name: str) -> None:
+    one = objective(name)
+    task = one.task(SAMPLE, np.random.default_rng(0))
+    assert task.answer is None and task.map is not None
+    assert task.map.name == name.lower() and one.map is task.map
+    assert one.inference_prompt() in task.map.wordings()  # training has seen the prompt of inference
+
+
+def test_names_order_and_sources_are_those_of_the_methods() -> None:
+    named = list(dict.fromkeys(name for recipe in RECIPES.values() for name in recipe))
+    assert list(built_in()) == named == ["Understanding", *GENERATIVE]
+    assert in_order(["zebra", "Depth", "apple", "Understanding"]) == ["Understanding", "Depth", "apple", "zebra"]
+    sources = {name: one.source for name, one in built_in().items()}
+    assert sources == {"Understanding": "questions", **dict.fromkeys(GENERATIVE, "images")}
+
+
+def test_an_unknown_objective_is_refused_with_the_known_maps() -> None:
+    with pytest.raises(UserError, match=r"'Pose'.*pixel, depth, segmentation"):
+        objective("Pose")
+
+
+@pytest.mark.parametrize(("name", "missing"), [("Depth", "depth"), ("Segmentation", "segmentation")])
+def test_a_sample_without_the_map_is_named_and_refused(name: str, missing: str) -> None:
+    broken = replace(SAMPLE, maps={key: value for key, value in SAMPLE.maps.items() if key != missing})
+    with pytest.raises(UserError, match=f"scene-7.*{missing}") as caught:
+        objective(name).task(broken, np.random.default_rng(0))
     assert caught.value.exit_code is ExitCode.DATA_CORRUPT
+    # the image alone still teaches pixels
+    assert objective("Pixel").task(replace(SAMPLE, maps={}), np.random.default_rng(0)).map is find_map("pixel")
 
 
-def test_a_photograph_without_maps_still_teaches_pixels() -> None:
-    photograph = {"key": "photo-1", "image": np.zeros((4, 4, 3), np.uint8), "depth": None}
-    assert objective("Pixel").branch(photograph, np.random.default_rng(0)).representation == "pixel"
+def test_a_sample_without_an_answer_is_named_and_refused() -> None:
+    with pytest.raises(UserError, match=r"scene-7.*answer"):
+        objective("Understanding").task(replace(SAMPLE, answer=None), np.random.default_rng(0))
 
 
-def test_a_probability_above_one_is_refused() -> None:
-    with pytest.raises(ValueError, match="between 0 and 1"):
-        Pixel(unconditional=1.5)
+def test_every_wording_is_drawn_about_equally_often() -> None:
+    wordings = find_map("depth").wordings()
+    counts = Counter(prompts("Depth", 4000))
+    assert set(counts) == set(wordings)
+    expected = 4000 / len(wordings)
+    assert sum((count - expected) ** 2 / expected for count in counts.values()) < 27.9  # χ², 0.999 at 9 degrees
 
 
-def test_every_objective_of_every_method_is_registered() -> None:
-    named = {name for recipe in RECIPES.values() for name in recipe}
-    assert named == set(OBJECTIVES)
+def test_a_tenth_of_the_pixel_requests_and_no_other_name_nothing() -> None:
+    shares = {name: prompts(name, 2000).count(UNCONDITIONAL) / 2000 for name in GENERATIVE}
+    assert 0.08 < shares["Pixel"] < 0.12
+    assert shares["Depth"] == shares["Segmentation"] == 0
+    assert all(UNCONDITIONAL not in find_map(name).wordings() for name in MAPS)
+
+
+def test_the_wording_depends_on_the_rng_key_alone() -> None:
+    first = prompts("Pixel", 20)
+    assert first == prompts("Pixel", 20)
+    assert len(set(first)) > 10

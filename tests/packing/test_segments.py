@@ -54,7 +54,7 @@ def test_visibility_is_the_definition_token_by_token(segments: list[Segment]) ->
 
 
 @given(trees())
-def test_a_position_counts_the_tokens_of_ancestors_and_those_before_in_the_segment(segments: list[Segment]) -> None:
+def test_a_position_counts_the_tokens_of_ancestors_and_those_before_it(segments: list[Segment]) -> None:
     expected: list[int] = []
     for segment in segments:
         before, ancestor = 0, segment.parent

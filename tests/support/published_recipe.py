@@ -1,4 +1,4 @@
-"""The published optimiser recipe (docs/method/recipe.md), written by hand: an oracle that shares no code with the trainer."""
+"""The published recipe (docs/method/recipe.md) written by hand: an oracle that shares no code with the trainer."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ TOY_ROWS = 4
 
 
 class Toy(nn.Module):
-    """A squared error for each row of inputs [rows, 3]; has dropout, a frozen parameter, a matrix, vectors and a scalar."""
+    """A squared error for each row of inputs [rows, 3]; has dropout, a frozen parameter, matrices and a scalar."""
 
     def __init__(self, seed: int = 1, dropout: float = 0.0) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Addressed randomness: every draw is a function of where it is used, never of who draws it (seams.md §7).
+"""Keyed randomness: every draw is a function of where it is used, never of who draws it (docs/method/randomness.md).
 
 A key is (seed, optimiser step, global row, objective, purpose). Rank, worker and micro-batch never enter, so the
 same row gets the same mask, noise and time steps at any world size, and resume needs no generator state.
@@ -18,5 +18,5 @@ def key_digest(*parts: int | str) -> int:
 
 
 def generator(*parts: int | str) -> np.random.Generator:
-    """Return a counter-based generator (Philox) for the address `parts`, e.g. (seed, step, row, objective, purpose)."""
+    """Return a counter-based generator (Philox) for the key `parts`, e.g. (seed, step, row, objective, purpose)."""
     return np.random.Generator(np.random.Philox(key=key_digest(*parts)))

@@ -45,7 +45,8 @@ def build_initial(family: Family, seed: int, published: PublishedWeights | None,
 def load_published(module: nn.Module, published: PublishedWeights) -> None:
     """Overwrite the module's weights with those of the published safetensors file(s): one, or a folder of them.
 
-    Names are the module's own; every tensor must be there with its shape, further copies of tied ones excepted. Raises UserError naming what is missing or has another shape.
+    Names are the module's own; every tensor must be there with its shape, further copies of tied ones excepted.
+    Raises UserError naming what is missing or has another shape.
     """
     uri = published.uri
     store, keys = find_weights(uri, published.storage)

@@ -1,8 +1,8 @@
-"""Which global rows a rank computes in a step: equally many whole cohorts of every objective (docs/method/randomness.md).
+"""Which global rows a rank computes in a step: equally many whole cohorts of every objective.
 
 A global row is a number that never depends on the world: step `s` holds the rows s·B … (s+1)·B − 1 of each
 objective, B rows per step over the whole world. Rows are dealt in whole cohorts, because what the reference draws or
-averages per micro-batch (mask rate, mean of a loss) belongs to the cohort.
+averages per micro-batch (e.g. a mask rate, the mean of a loss) belongs to the cohort (docs/method/randomness.md).
 """
 
 from __future__ import annotations

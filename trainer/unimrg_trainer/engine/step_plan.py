@@ -70,10 +70,8 @@ class RowReader:
         """The sample with the maps that the objective learns from."""
         questions = objective.source == "questions"
         size = len(self.dataset.questions if questions else self.dataset.images)
-        if self.seed is None:
-            number = global_row % size
-        else:
-            number = position(self.seed, objective.source, size, global_row)
+        seed = self.seed
+        number = global_row % size if seed is None else position(seed, objective.source, size, global_row)
         read = self.dataset.question_sample if questions else self.dataset.image_sample
         return read(number, maps=() if objective.map is None else (objective.map.name,))
 

@@ -1,6 +1,7 @@
 """How a step is spread over processes: what the loop asks of a strategy, and plain data parallelism.
 
-Every strategy gets exactly one forward and one backward per micro-step, holding all objectives (docs/method/randomness.md).
+Every strategy gets exactly one forward and one backward per micro-step, holding all objectives: the only pattern that
+is right under each of them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What an objective is: it turns a sample into a task. What the task costs to learn is the family's, its weight the job's.
+"""What an objective is: it turns a sample into a task.
 
 An objective knows neither tokens nor tensors (that is the family) nor how much it counts (that is the job).
 """
@@ -33,8 +33,11 @@ class Objective(Protocol):
     """Name in the job, e.g. `Understanding`."""
     source: Literal["questions", "images"]
     """Which order of the data set it follows: one row per question, or one per image."""
-    map: ImageMap | None
-    """What it generates; None if it answers in text."""
+
+    @property
+    def map(self) -> ImageMap | None:
+        """What it generates; None if it answers in text."""
+        ...
 
     def task(self, sample: Sample, rng: np.random.Generator) -> Task:
         """Return what is asked about this sample; `rng` draws the wording.

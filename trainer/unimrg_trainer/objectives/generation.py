@@ -11,7 +11,7 @@ from unimrg_trainer.objectives.base import Task
 from unimrg_trainer.sample import Sample
 
 UNCONDITIONAL = "Generate an image."
-"""The request that names nothing, which guidance compares with at inference; the image stays in the row all the same."""
+"""The request that names nothing, for guidance at inference; the image stays in the row all the same."""
 
 
 class Generation:

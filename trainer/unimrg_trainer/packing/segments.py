@@ -61,9 +61,7 @@ def positions(segments: Sequence[Segment]) -> np.ndarray:
     ends: list[int] = []
     for segment in segments:
         ends.append((ends[segment.parent] if segment.parent >= 0 else 0) + segment.length)
-    return np.concatenate(
-        [np.arange(end - segment.length, end) for end, segment in zip(ends, segments, strict=True)]
-    )
+    return np.concatenate([np.arange(end - segment.length, end) for end, segment in zip(ends, segments, strict=True)])
 
 
 def visibility(segments: Sequence[Segment]) -> np.ndarray:

@@ -106,7 +106,7 @@ def to_images(pixels: Tensor) -> np.ndarray:
 
 def encode_tokens(codec: Codec, images: Tensor) -> Tensor:
     """uint8 [B, H, H, 3] → float32 [B, tokens, channels] in raster order; images lie on the codec's device."""
-    parts = [codec.encode(to_pixels(part)) for part in images.split(ENCODED_AT_ONCE)]
+    parts = [codec.encode(to_pixels(part)) for part in torch.split(images, ENCODED_AT_ONCE)]
     if not parts:
         side = images.shape[1] // codec.stride
         return torch.zeros(0, side**2, codec.channels, device=images.device)
@@ -116,4 +116,4 @@ def encode_tokens(codec: Codec, images: Tensor) -> Tensor:
 def decode_tokens(codec: Codec, tokens: Tensor, side: int) -> np.ndarray:
     """[B, side², channels] on the codec's device → uint8 [B, H, H, 3]."""
     latents = tokens.float().transpose(1, 2).reshape(len(tokens), -1, side, side)
-    return np.concatenate([to_images(codec.decode(part)) for part in latents.split(ENCODED_AT_ONCE)])
+    return np.concatenate([to_images(codec.decode(part)) for part in torch.split(latents, ENCODED_AT_ONCE)])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+
 @dataclass(frozen=True)
 class LanguageConfig:
     """The causal language model: Qwen2 with a tied head and grouped-query attention."""

@@ -1,8 +1,8 @@
 """The mathematics of the per-token diffusion loss: schedule, noising, learned-range variance, ancestral sampling.
 
 Formulas from Ho et al. 2020 (DDPM) and Nichol & Dhariwal 2021 (cosine schedule, learned variance), as
-docs/method/harmon.md fixes them. Tables are float64 and stay on the host: whoever draws time steps looks their coefficients up
-there, so that no table is copied to a device during training.
+docs/method/harmon.md fixes them. Tables are float64 and stay on the host: whoever draws time steps looks their
+coefficients up there, so that no table is copied to a device during training.
 """
 
 from __future__ import annotations

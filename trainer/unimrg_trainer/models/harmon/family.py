@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -128,7 +128,8 @@ class HarmonFamily:
     def _encode(self, pixels: Tensor, dtype: torch.dtype) -> Tensor:
         """uint8 [U, H, H, 3] → [U, S, C] in `dtype` (at least float32) on the same device."""
         self.codec.to(pixels.device)
-        with torch.autocast(pixels.device.type, enabled=False):
+        kind = pixels.device.type
+        with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():
             return encode_tokens(self.codec, pixels).to(torch.promote_types(dtype, torch.float32))
 
     @contextmanager

@@ -1,6 +1,6 @@
 """Harmon at inference: a prompt, with or without an image, to an image or to an answer (docs/method/harmon.md).
 
-Random numbers have the key (seed, row) of their request, so an image does not depend on how many are generated together.
+Random numbers have the key (seed, row) of their request, so an image does not depend on the others of its batch.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class _CachedPrompts:
         self._real = places < self.lengths[:, None]
 
     def visibility(self, known: int, new: int) -> Tensor:
-        """[B, 1, new, P + known + new]: each new token sees its prompt, what is known, and the new ones up to itself."""
+        """[B, 1, new, P + known + new]: each new token sees its prompt, what is known, the new ones up to itself."""
         behind = torch.ones(new, known + new, dtype=torch.bool, device=self._real.device).tril(known)
         batch = len(self._real)
         return torch.cat([self._real[:, None].expand(-1, new, -1), behind.expand(batch, -1, -1)], dim=-1)[:, None]
@@ -104,9 +104,7 @@ class Inference:
         if settings.guidance != 1:
             unconditional = self._prompts([None], [template.prompt(UNCONDITIONAL_PROMPT)])
             prompted.append(_CachedPrompts(model, unconditional * len(requests)))
-        order = np.stack(
-            [generator("generate", r.seed, r.row, "order").permutation(config.tokens) for r in requests]
-        )
+        order = np.stack([generator("generate", r.seed, r.row, "order").permutation(config.tokens) for r in requests])
         schedule = respaced_schedule(config.train_timesteps, settings.diffusion_steps)
         shape = (len(requests), config.tokens, config.codec_channels)
         tokens = torch.zeros(shape, device=self._device, dtype=self._dtype)
@@ -201,9 +199,7 @@ def _grid(visible: np.ndarray, buffers: int, tokens: int) -> tuple[np.ndarray, n
     return visible, grid, masked
 
 
-def _noise(
-    requests: Sequence[GenerateRequest], step: int, diffusion_steps: int, tokens: int, channels: int
-) -> Tensor:
+def _noise(requests: Sequence[GenerateRequest], step: int, diffusion_steps: int, tokens: int, channels: int) -> Tensor:
     """Start and steps of the diffusion of this round's tokens, [diffusion_steps + 1, B · tokens, C]."""
     shape = (diffusion_steps + 1, tokens, channels)
     parts = [

@@ -1,4 +1,4 @@
-"""Qwen2 as Harmon runs it: on embeddings, under masks that the caller gives, with a cache that further tokens can read without joining it."""
+"""Qwen2 as Harmon runs it: on embeddings, under given masks, with a cache that further tokens can only read."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ def measure_coefficients(scenes: list[Scene], stride: int, size: int) -> Measure
         ]
     )
     ones = (1.0,) * (3 * stride**2)
-    coefficients = BlockCosine(stride, Measured(ones, ones)).encode(to_pixels(images))
+    coefficients = BlockCosine(stride, Measured(ones, ones)).encode(to_pixels(torch.from_numpy(images)))
     by_channel = coefficients.double().transpose(0, 1).flatten(1)
     scales = by_channel.std(dim=1)
     # the few sharpest contours beyond this lose nothing that is seen, and sampling is far steadier

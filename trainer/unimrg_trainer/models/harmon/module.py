@@ -104,9 +104,7 @@ class Harmon(nn.Module):
         losses = functional.cross_entropy(scores, batch.labels, reduction="none")
         return [part.sum() for part in torch.split(losses, list(batch.labels_per_row))]
 
-    def _target_sums(
-        self, batch: HarmonBatch, targets: Tensor, encoded: Tensor, states: Tensor
-    ) -> list[Tensor]:
+    def _target_sums(self, batch: HarmonBatch, targets: Tensor, encoded: Tensor, states: Tensor) -> list[Tensor]:
         """Diffusion loss of each target [S, C], summed over its masked tokens times their uses."""
         conditions = self.conditions(
             encoded, functional.embedding(batch.returns, states), batch.grid, batch.grid_masked
