@@ -33,8 +33,7 @@ from unimrg_trainer.evaluation.held_out import HeldOutLoss, compare
 from unimrg_trainer.evaluation.spatial import Answered, SpatialScores, score
 from unimrg_trainer.evaluation.summary import Summary
 from unimrg_trainer.files import write_atomically
-from unimrg_trainer.targets.canonical import squash
-from unimrg_trainer.targets.registry import REPRESENTATIONS, target_image
+from unimrg_trainer.maps.geometry import squash
 from unimrg_trainer.tracking.read import read_attempts, read_curves
 
 logger = logging.getLogger(__name__)
@@ -103,7 +102,7 @@ def clusters_of(setup: Setup, held_out: Dataset, rows: int) -> dict[str, list[st
     cohort_rows = setup.job.spec.training.batch.cohort_rows
     cohorts = [f"cohort {row // cohort_rows}" for row in range(rows)]
     return {
-        objective.name: [str(held_out.read_question_record(row, fields=())["key"]) for row in range(rows)]
+        objective.name: [held_out.question_sample(row, maps=(), image=False).key for row in range(rows)]
         if objective.source == "questions"
         else cohorts
         for objective in setup.objectives
@@ -112,28 +111,25 @@ def clusters_of(setup: Setup, held_out: Dataset, rows: int) -> dict[str, list[st
 
 def draw_samples(setup: Setup, module: torch.nn.Module, held_out: Dataset, progress: Progress) -> list[Sample]:
     """Generate every trained representation for held-out scenes and for photographs; nothing for `sampleImages: 0`."""
-    size = setup.family.image_size
     scenes = min(setup.job.spec.stages.evaluate.sample_images, len(held_out.images))
     if scenes == 0:
         return []
-    records = [held_out.read_image_record(index) for index in range(scenes)]
+    shown = [held_out.image_sample(index) for index in range(scenes)]
     labels = [f"scene {index}" for index in range(scenes)]
     if "preview" in find_publication(setup.data, setup.data_digest).manifests:
         photographs = Dataset.open(setup.data, "preview", setup.data_digest)
         chosen = range(min(PHOTOGRAPHS, len(photographs.images)))
-        records += [photographs.read_image_record(index) for index in chosen]
+        shown += [photographs.image_sample(index) for index in chosen]
         labels += [f"photo {index}" for index in chosen]
-    images = [squash(record["image"], size) for record in records]
+    images = [sample.image for sample in shown if sample.image is not None]
     results = generated(setup, module, images, progress)
+    maps = {objective.map.name: objective.map for objective in setup.objectives if objective.map}
     samples = []
-    for index, (label, record) in enumerate(zip(labels, records, strict=True)):
-        truth = {
-            name: target_image(name, record, size)
-            for name in REPRESENTATIONS
-            if name in results and record.get(name) is not None
-        }
+    for index, (label, sample) in enumerate(zip(labels, shown, strict=True)):
         made = {name: pictures[index] for name, pictures in results.items()}
-        samples.append(Sample(label, images[index], made, truth))
+        size = max((len(image) for image in made.values()), default=len(images[index]))
+        truth = {name: maps[name].target(sample, len(made[name])) for name in made if name in sample.maps}
+        samples.append(Sample(label, squash(images[index], size), made, truth))
     return samples
 
 

@@ -15,15 +15,14 @@ import torch.distributed as dist
 from torch import nn
 
 from unimrg_api.errors import Interrupted
-from unimrg_api.job import HarmonSamplingSpec
 from unimrg_trainer.data.dataset import Dataset
 from unimrg_trainer.engine.rows import BatchShape
 from unimrg_trainer.engine.setup import Setup
-from unimrg_trainer.engine.step_plan import SequentialReader, StepPlanner
+from unimrg_trainer.engine.step_plan import RowReader, StepPlanner
 from unimrg_trainer.engine.stopping import StopFlag
 from unimrg_trainer.engine.strategy import DTYPES
 from unimrg_trainer.evaluation.spatial import Answered
-from unimrg_trainer.targets.canonical import pad_square, squash
+from unimrg_trainer.models.requests import AnswerRequest, GenerateRequest
 
 T = TypeVar("T")
 
@@ -88,7 +87,7 @@ def held_out_losses(
         family=setup.family,
         objectives=setup.objectives,
         weights=setup.weights,
-        reader=SequentialReader(data),
+        reader=RowReader(data, seed=None),
         shape=BatchShape(cohort_rows, cohort_rows),
         micro_rows=cohort_rows,
         seed=training.seed,
@@ -99,11 +98,12 @@ def held_out_losses(
     for index, cohort in enumerate(cohorts):
         progress(label, index, len(cohorts))
         for micro_step in planner.plan([cohort], HELD_OUT_STEP).micro_steps:
+            batch = setup.family.prepare(micro_step.batch, setup.device, DTYPES[training.precision])
             with torch.autocast(setup.device.type, torch.bfloat16, enabled=training.precision == "BF16"):
-                losses_of_rows = module(micro_step.batch.to(setup.device, DTYPES[training.precision]))
+                losses_of_rows = module(batch)
             sums = losses_of_rows.double().cpu().tolist()
             results.append(
-                [(row.objective, total / row.count) for row, total in zip(micro_step.plan.rows, sums, strict=True)]
+                [(row.objective, total / row.loss_terms) for row, total in zip(micro_step.rows, sums, strict=True)]
             )
     losses: dict[str, list[float]] = {name: [] for name in setup.weights}
     for cohort_losses in gather(setup, results, progress):
@@ -120,15 +120,13 @@ def answers(setup: Setup, module: nn.Module, data: Dataset, count: int, progress
     results: list[list[Answered]] = []
     for index, batch in enumerate(batches):
         progress("questions", index, len(batches))
-        records = [data.read_question_record(i) for i in batch]
-        images = np.stack([pad_square(record["image"], setup.family.image_size) for record in records])
-        replies = setup.family.answer(
-            module, images, [record["question"] for record in records], max_new_tokens=ANSWER_TOKENS
-        )
+        samples = [data.question_sample(i, maps=()) for i in batch]
+        requests = [AnswerRequest(sample.question or "", sample.image) for sample in samples]
+        replies = setup.family.answer(module, requests, max_new_tokens=ANSWER_TOKENS)
         results.append(
             [
-                Answered(record["key"], record["family"], record["answer"], reply)
-                for record, reply in zip(records, replies, strict=True)
+                Answered(sample.key, sample.attributes["kind"], sample.answer or "", reply)
+                for sample, reply in zip(samples, replies, strict=True)
             ]
         )
     return [record for batch in gather(setup, results, progress) for record in batch]
@@ -138,34 +136,18 @@ def answers(setup: Setup, module: nn.Module, data: Dataset, count: int, progress
 def generated(
     setup: Setup, module: nn.Module, images: Sequence[np.ndarray], progress: Progress
 ) -> dict[str, list[np.ndarray]]:
-    """Generate every representation that the job trains from each image: name → images uint8 [S, S, 3]."""
+    """Generate every map that the job trains from each image uint8 [H, W, 3]: name → images of the family's size."""
     module.eval()
-    size = setup.family.image_size
-    work = [
-        (objective.representation, objective.prompt_at_inference())
-        for objective in setup.objectives
-        if objective.representation is not None
-    ]
-    harmon = setup.job.spec.model.harmon
-    samples = HarmonSamplingSpec() if harmon is None else harmon.sampling
-    items = [(name, image) for name, _ in work for image in range(len(images))]
+    seed = setup.job.spec.training.seed
+    work = {objective.map.name: objective.inference_prompt() for objective in setup.objectives if objective.map}
+    items = [(name, image) for name in work for image in range(len(images))]
     own = share(setup, items)
     mine: list[np.ndarray] = []
-    for name, prompt in work:
-        chosen = [image for wanted, image in own if wanted == name]
-        if chosen:
-            batch = np.stack([squash(images[index], size) for index in chosen])
-            mine.extend(
-                setup.family.generate(
-                    module,
-                    batch,
-                    prompt,
-                    seed=setup.job.spec.training.seed,
-                    settings=samples,
-                    rows=chosen,
-                    on_round=partial(progress, f"samples: {name}, round"),
-                )
-            )
+    for name, prompt in work.items():
+        requests = [GenerateRequest(prompt, seed, row, images[row]) for wanted, row in own if wanted == name]
+        if requests:
+            show = partial(progress, f"samples: {name}, round")
+            mine.extend(setup.family.generate(module, requests, on_round=show))
     images_in_order = gather(setup, mine, progress)
     results: dict[str, list[np.ndarray]] = {}
     for (name, _), image in zip(items, images_in_order, strict=True):
