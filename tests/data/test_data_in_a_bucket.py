@@ -44,17 +44,17 @@ def test_a_hundred_samples_cost_a_hundred_ranges_and_are_what_a_folder_holds(s3_
         data = Dataset.open(s3_place.store("data"), "train", digest)
     assert opening.methods == {"GET": 2}  # marker and manifest
     with s3_place.counted() as reading:
-        records = [data.read_image_record(number) for number in range(100)]
+        records = [data.image_sample(number) for number in range(100)]
     shard_reads = [place for place, _ in reading.ranges if place.endswith(".tar")]
     assert reading.methods == {"GET": 101} and len(shard_reads) == 100  # and the shard's index
     with s3_place.counted() as again:
-        data.read_image_record(7)
+        data.image_sample(7)
     assert again.methods == {}
     local = Dataset.open(LocalStore(tmp_path), "train", digest)
     for number, record in enumerate(records):
-        expected = local.read_image_record(number)
-        assert record["caption"] == expected["caption"]
-        assert np.array_equal(record["image"], expected["image"])
+        expected = local.image_sample(number)
+        assert record.caption == expected.caption
+        assert np.array_equal(record.image, expected.image)
 
 
 def test_a_claim_whose_reply_is_lost_is_still_ones_own(s3_place: Place, s3_gate: TcpGate) -> None:

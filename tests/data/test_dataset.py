@@ -14,6 +14,7 @@ from unimrg_api.exit_codes import ExitCode
 from unimrg_api.job import SourceSpec
 from unimrg_trainer.data import prepare as prepare_room
 from unimrg_trainer.data.dataset import Dataset
+from unimrg_trainer.data.decode import encode_png
 from unimrg_trainer.data.prepare import HELD_OUT_START, prepare
 from unimrg_trainer.data.shards import CorruptDataError, ShardWriter
 from unimrg_trainer.scenes import generate
@@ -40,43 +41,55 @@ def store(dictionary_store: DictionaryStore, monkeypatch: pytest.MonkeyPatch) ->
 def test_image_records_are_the_generated_scenes(store: DictionaryStore, split: str, start: int) -> None:
     data = Dataset.open(store, split)
     for number in data.images:
-        record, scene = data.read_image_record(number), generate(SEED, start + number, SIZE)
-        np.testing.assert_array_equal(record["image"], scene.image)
-        np.testing.assert_array_equal(record["depth"], scene.depth)
-        np.testing.assert_array_equal(record["segmentation"], scene.segmentation)
-        assert record["caption"] == scene.caption
-        assert (record["question"], record["answer"], record["family"]) == (None, None, None)
-    assert len({data.read_image_record(number)["key"] for number in data.images}) == len(data.images)
+        sample, scene = data.image_sample(number), generate(SEED, start + number, SIZE)
+        np.testing.assert_array_equal(sample.image, scene.image)
+        np.testing.assert_array_equal(sample.maps["depth"], scene.depth)
+        np.testing.assert_array_equal(sample.maps["segmentation"], scene.segmentation)
+        assert sample.caption == scene.caption
+        assert (sample.question, sample.answer, sample.attributes) == (None, None, {})
+    assert len({data.image_sample(number).key for number in data.images}) == len(data.images)
 
 
 def test_question_records_are_all_questions_of_all_scenes(store: DictionaryStore) -> None:
     data = Dataset.open(store, "train")
     expected = [
-        (asked.question, asked.answer, asked.family, index)
+        (asked.question, asked.answer, asked.kind, index)
         for index in range(TRAIN)
         for asked in generate(SEED, index, SIZE).questions
     ]
     assert len(data.questions) == len(expected)
-    for number, (question, answer, family, index) in enumerate(expected):
-        record = data.read_question_record(number)
-        assert (record["question"], record["answer"], record["family"]) == (question, answer, family)
-        np.testing.assert_array_equal(record["image"], generate(SEED, index, SIZE).image)
+    for number, (question, answer, kind, index) in enumerate(expected):
+        sample = data.question_sample(number)
+        assert (sample.question, sample.answer, sample.attributes) == (question, answer, {"kind": kind})
+        np.testing.assert_array_equal(sample.image, generate(SEED, index, SIZE).image)
 
 
-def test_records_keep_their_keys_and_say_none_for_what_was_not_asked_for(store: DictionaryStore) -> None:
+def test_a_sample_holds_only_what_was_asked_for(store: DictionaryStore) -> None:
     data = Dataset.open(store, "train")
-    record = data.read_question_record(0, fields={"image"})
-    assert set(record) == set(data.read_image_record(0))
-    assert record["image"] is not None and record["depth"] is None and record["segmentation"] is None
+    assert set(data.question_sample(0).maps) == {"depth", "segmentation"}
+    assert set(data.question_sample(0, maps=("depth", "normals")).maps) == {"depth"}
+    text = data.question_sample(0, maps=(), image=False)
+    assert text.image is None and text.maps == {} and text.question is not None
+
+
+def test_a_map_of_any_name_is_stored_and_read_back(dictionary_store: DictionaryStore) -> None:
+    normals = np.arange(4 * 4 * 3, dtype=np.uint8).reshape(4, 4, 3)
+    writer = ShardWriter(dictionary_store, "", "train")
+    image = encode_png(np.zeros((4, 4, 3), np.uint8))
+    writer.add("a", {"json": b"{}", "png": image, "normals.png": encode_png(normals)}, questions=0)
+    writer.finish()
+    sample = Dataset.open(dictionary_store, "train").image_sample(0)
+    assert list(sample.maps) == ["normals"]
+    np.testing.assert_array_equal(sample.maps["normals"], normals)
 
 
 def test_numbers_outside_the_split_are_refused(store: DictionaryStore) -> None:
     data = Dataset.open(store, "train")
     for number in (-1, TRAIN):
         with pytest.raises(IndexError, match="of 7"):
-            data.read_image_record(number)
+            data.image_sample(number)
     with pytest.raises(IndexError, match="of 28"):
-        data.read_question_record(4 * TRAIN)
+        data.question_sample(4 * TRAIN)
 
 
 def test_splits_share_one_digest_that_is_the_data_sets(store: DictionaryStore) -> None:
@@ -97,10 +110,10 @@ def test_threads_read_the_same_records(store: DictionaryStore) -> None:
     data = Dataset.open(store, "train")
     numbers = [number % len(data.questions) for number in range(400)]
     with ThreadPoolExecutor(4) as pool:
-        for number, record in zip(numbers, pool.map(data.read_question_record, numbers), strict=True):
-            other = expected.read_question_record(number)
-            assert record["question"] == other["question"]
-            np.testing.assert_array_equal(record["image"], other["image"])
+        for number, record in zip(numbers, pool.map(data.question_sample, numbers), strict=True):
+            other = expected.question_sample(number)
+            assert record.question == other.question
+            np.testing.assert_array_equal(record.image, other.image)
 
 
 def test_a_record_read_twice_costs_one_read_and_cannot_be_changed(store: DictionaryStore) -> None:
@@ -113,13 +126,13 @@ def test_a_record_read_twice_costs_one_read_and_cannot_be_changed(store: Diction
 
     store.get = counted  # type: ignore[method-assign]
     data = Dataset.open(store, "train")
-    first = data.read_question_record(0)
+    first = data.question_sample(0)
     reads.clear()
-    again = data.read_question_record(1)  # the same scene
+    again = data.question_sample(1)  # the same scene
     assert reads == []
-    assert again["image"] is first["image"]
+    assert again.image is first.image
     with pytest.raises(ValueError, match="read-only"):
-        first["image"][0] = 0
+        first.image[0] = 0
 
 
 @pytest.mark.parametrize("cache_bytes", [0, 4000])
@@ -127,8 +140,8 @@ def test_a_small_cache_forgets_and_reads_again(store: DictionaryStore, cache_byt
     opened = Dataset.open(store, "train")
     data = Dataset(store, opened._prefix, opened._manifest, opened.digest, cache_bytes)
     for number in [*data.images, *data.images]:
-        expected = opened.read_image_record(number)
-        np.testing.assert_array_equal(data.read_image_record(number)["image"], expected["image"])
+        expected = opened.image_sample(number)
+        np.testing.assert_array_equal(data.image_sample(number).image, expected.image)
     assert data._cache._held <= cache_bytes
 
 
@@ -137,9 +150,9 @@ def test_a_corrupt_byte_reaches_the_reader_as_an_error(store: DictionaryStore) -
     at = store.objects[key].index(b"\x89PNG") + 40
     store.objects[key] = store.objects[key][:at] + b"\x00\xff" + store.objects[key][at + 2 :]
     data = Dataset.open(store, "train")
-    assert data.read_image_record(0)["image"] is not None
+    assert data.image_sample(0).image is not None
     with pytest.raises(CorruptDataError, match=r"train-000001\.tar.*train-00000003.*checksum"):
-        data.read_image_record(3)
+        data.image_sample(3)
 
 
 def test_a_split_that_is_not_there_is_refused_with_those_that_are(store: DictionaryStore) -> None:
@@ -168,6 +181,6 @@ def test_splits_at_the_root_of_a_store_need_no_marker(dictionary_store: Dictiona
     writer.add("one", {"json": b'{"questions": [{"question": "q", "answer": "a", "family": "f"}]}'}, 1)
     writer.finish()
     data = Dataset.open(dictionary_store, "train")
-    record = data.read_question_record(0)
-    assert (record["answer"], record["image"], record["caption"]) == ("a", None, None)
+    record = data.question_sample(0)
+    assert (record.answer, record.image, record.caption) == ("a", None, None)
     assert len(data.digest) == 64

@@ -112,9 +112,9 @@ def test_held_out_scenes_are_never_trained_on(dictionary_store: DictionaryStore)
     digest = run(dictionary_store, source(train=40)).digest
     train = Dataset.open(dictionary_store, "train", digest)
     held_out = Dataset.open(dictionary_store, "heldOut", digest)
-    seen = {train.read_image_record(index)["image"].tobytes() for index in train.images}
+    seen = {train.image_sample(index).image.tobytes() for index in train.images}
     assert len(seen) == 40
-    assert not seen & {held_out.read_image_record(index)["image"].tobytes() for index in held_out.images}
+    assert not seen & {held_out.image_sample(index).image.tobytes() for index in held_out.images}
 
 
 def test_progress_counts_every_sample(dictionary_store: DictionaryStore, folder: Path) -> None:
@@ -300,12 +300,12 @@ def test_photographs_are_kept_byte_for_byte_and_in_order(dictionary_store: Dicti
         assert (folder / name).read_bytes() in tar
     data = Dataset.open(dictionary_store, "preview", prepared.digest)
     assert len(data.images) == 5
-    first = data.read_image_record(0)
+    first = data.image_sample(0)
     expected = np.asarray(Image.open(folder / "cat.jpg"))
-    assert first["image"].shape == expected.shape
-    assert np.abs(first["image"].astype(int) - expected).max() <= 3  # two decoders of the same JPEG
+    assert first.image.shape == expected.shape
+    assert np.abs(first.image.astype(int) - expected).max() <= 3  # two decoders of the same JPEG
     for number in (2, 4):
-        np.testing.assert_array_equal(data.read_image_record(number)["image"], pixels)
+        np.testing.assert_array_equal(data.image_sample(number).image, pixels)
 
 
 def test_the_job_refuses_sizes_at_which_scenes_cannot_be_told_apart() -> None:

@@ -13,8 +13,8 @@ from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_trainer.data.shards import (
     CorruptDataError,
+    IndexEntry,
     Manifest,
-    Sample,
     ShardWriter,
     read_index,
     read_manifest,
@@ -35,7 +35,7 @@ def write(store: DictionaryStore, **limits: int) -> Manifest:
     return read_manifest(store, "data", "train", writer.finish())
 
 
-def samples_of(store: DictionaryStore, manifest: Manifest) -> list[Sample]:
+def samples_of(store: DictionaryStore, manifest: Manifest) -> list[IndexEntry]:
     return [sample for shard in manifest.shards for sample in read_index(store, "data", "train", shard)]
 
 

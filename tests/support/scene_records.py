@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
 
+from unimrg_trainer.sample import Sample
 from unimrg_trainer.scenes import generate
 
 
@@ -20,22 +20,18 @@ class SceneRecords:
             (index, turn) for index, scene in enumerate(self.scenes) for turn in range(len(scene.questions))
         ]
 
-    def read_image_record(self, index: int) -> Mapping[str, Any]:
+    def image_sample(self, index: int, maps: object = None) -> Sample:
         scene = self.scenes[index]
-        return {
-            "key": f"{index:06d}",
-            "image": scene.image,
-            "depth": scene.depth,
-            "segmentation": scene.segmentation,
-            "caption": scene.caption,
-        }
+        return Sample(
+            f"{index:06d}", scene.image, {"depth": scene.depth, "segmentation": scene.segmentation}, scene.caption
+        )
 
-    def read_question_record(self, index: int) -> Mapping[str, Any]:
+    def question_sample(self, index: int, maps: object = None) -> Sample:
         scene, turn = self.questions[index]
         question = self.scenes[scene].questions[turn]
-        return {
-            **self.read_image_record(scene),
-            "question": question.question,
-            "answer": question.answer,
-            "family": question.family,
-        }
+        return replace(
+            self.image_sample(scene),
+            question=question.question,
+            answer=question.answer,
+            attributes={"kind": question.kind},
+        )

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
-
-NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,13 +20,13 @@ class Sample:
     """Name within its data set; equal for the questions about one image."""
     image: np.ndarray | None = None
     """uint8 [H, W, 3], RGB; None where it was not asked for, or for text alone."""
-    maps: Mapping[str, np.ndarray] = field(default=NOTHING)
+    maps: Mapping[str, np.ndarray] = field(default_factory=dict)
     """Map name (`maps/`) → uint8 [H, W] or [H, W, 3], as stored; only those that were asked for and exist."""
     caption: str | None = None
     question: str | None = None
     answer: str | None = None
     """Question and answer of a question sample, both None for an image sample."""
-    attributes: Mapping[str, Any] = field(default=NOTHING)
+    attributes: Mapping[str, Any] = field(default_factory=dict)
     """What the source says beyond that (JSON values), e.g. the kind of question; read by benchmarks only."""
 
     def require(self, reader: str, *, image: bool = True, maps: Collection[str] = (), answer: bool = False) -> None:

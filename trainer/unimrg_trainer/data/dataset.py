@@ -1,4 +1,4 @@
-"""One split of a prepared data set: any record by its number, from any thread, checked and decoded."""
+"""One split of a prepared data set: any sample by its number, from any thread, checked and decoded."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ from unimrg_trainer.data.decode import decode_image, decode_map
 from unimrg_trainer.data.publication import find_publication
 from unimrg_trainer.data.shards import (
     CorruptDataError,
+    IndexEntry,
     Manifest,
-    Sample,
     Shard,
     join,
     read_index,
     read_manifest,
     read_members,
 )
+from unimrg_trainer.sample import Sample
 from unimrg_trainer.storage.base import NotFound, ObjectStore
-
-PIXEL_FIELDS = frozenset({"image", "depth", "segmentation"})
-"""Fields of a record that cost a read and a decode; a caller may ask for fewer."""
 
 CACHE_BYTES = 64 * 2**20
 
-_EXTENSIONS = {"image": ("png", "jpg"), "depth": ("depth.png",), "segmentation": ("seg.png",)}
+IMAGE_MEMBERS = ("png", "jpg")
+TEXT_MEMBER = "json"
+"""Members of a sample by their extension; every other one is `<map>.png`."""
 
 
 class Dataset:
-    """Records of one split. Objects are safe to share between threads.
+    """Samples of one split. Objects are safe to share between threads.
 
-    `images` and `questions` are the record numbers of the two sources (`len` counts them); `digest` is that
+    `images` and `questions` are the sample numbers of the two orders (`len` counts them); `digest` is that
     of the whole data set, equal for all its splits.
     """
 
@@ -57,7 +57,7 @@ class Dataset:
         self._sample_starts = [0, *accumulate(shard.samples for shard in manifest.shards)]
         self._question_starts = [0, *accumulate(shard.questions for shard in manifest.shards)]
         self._lock = threading.Lock()
-        self._indices: dict[int, tuple[list[Sample], list[int]]] = {}
+        self._indices: dict[int, tuple[list[IndexEntry], list[int]]] = {}
         self._cache = _Cache(cache_bytes)
 
     @staticmethod
@@ -93,30 +93,29 @@ class Dataset:
             ) from error
         return cls(store, publication.prefix, manifest, publication.digest)
 
-    def read_image_record(self, number: int, fields: Collection[str] = PIXEL_FIELDS) -> dict[str, Any]:
-        """Return image record `number` (0 … len(images) − 1): the image and its maps, without a question.
+    def image_sample(self, number: int, /, maps: Collection[str] | None = None, image: bool = True) -> Sample:
+        """Return image sample `number` (0 … len(images) − 1): an image with its maps, without a question.
 
-        Keys: key, caption (str | None), image uint8 [H, W, 3], depth and segmentation uint8 [H, W] | None
-        (also if not among `fields`), question, answer, family (None). Arrays are read-only and may be
-        shared.
+        `maps` names those that are wanted (None: all that are stored; one that is absent is left out); without `image`
+        the pixels are neither read nor decoded. Raises CorruptDataError.
         """
         shard = self._shard_of(number, self._sample_starts)
-        return self._read(shard, number - self._sample_starts[shard], None, fields)
+        return self._read(shard, number - self._sample_starts[shard], None, maps, image)
 
-    def read_question_record(self, number: int, fields: Collection[str] = PIXEL_FIELDS) -> dict[str, Any]:
-        """Return question record `number` (0 … len(questions) − 1): as an image record, with one question."""
+    def question_sample(self, number: int, /, maps: Collection[str] | None = None, image: bool = True) -> Sample:
+        """Return question sample `number` (0 … len(questions) − 1): as an image sample, with one question."""
         shard = self._shard_of(number, self._question_starts)
         starts = self._index(shard)[1]
         within = number - self._question_starts[shard]
         sample = bisect_right(starts, within) - 1
-        return self._read(shard, sample, within - starts[sample], fields)
+        return self._read(shard, sample, within - starts[sample], maps, image)
 
     def _shard_of(self, number: int, starts: list[int]) -> int:
         if not 0 <= number < starts[-1]:
-            raise IndexError(f"record {number} of {starts[-1]} in split {self.split!r}")
+            raise IndexError(f"sample {number} of {starts[-1]} in split {self.split!r}")
         return bisect_right(starts, number) - 1
 
-    def _index(self, shard: int) -> tuple[list[Sample], list[int]]:
+    def _index(self, shard: int) -> tuple[list[IndexEntry], list[int]]:
         """Samples of a shard, and the number of its first question for each; read when first needed."""
         with self._lock:
             known = self._indices.get(shard)
@@ -128,40 +127,36 @@ class Dataset:
                 self._indices[shard] = known
         return known
 
-    def _read(self, shard: int, sample: int, question: int | None, fields: Collection[str]) -> dict[str, Any]:
-        described = self._index(shard)[0][sample]
-        contents = self._contents(self._shards[shard], described, fields)
-        words = contents["words"]
-        asked = {"question": None, "answer": None, "family": None}
-        if question is not None:
-            asked = words["questions"][question]
-        return {
-            "key": described.key,
-            "image": contents.get("image"),
-            "depth": contents.get("depth"),
-            "segmentation": contents.get("segmentation"),
-            "caption": words.get("caption"),
-            **asked,
-        }
+    def _read(self, shard: int, sample: int, question: int | None, maps: Collection[str] | None, image: bool) -> Sample:
+        entry = self._index(shard)[0][sample]
+        wanted = {TEXT_MEMBER}
+        pictures = next((name for name in IMAGE_MEMBERS if name in entry.members), None) if image else None
+        stored = {member.removesuffix(".png"): member for member in entry.members if member.endswith(".png")}
+        chosen = {name: member for name, member in stored.items() if maps is None or name in maps}
+        wanted |= {*chosen.values(), *([pictures] if pictures is not None else [])}
+        contents = self._contents(self._shards[shard], entry, wanted)
+        texts = contents[TEXT_MEMBER]
+        asked = {} if question is None else texts["questions"][question]
+        return Sample(
+            key=entry.key,
+            image=None if pictures is None else contents[pictures],
+            maps={name: contents[member] for name, member in chosen.items()},
+            caption=texts.get("caption"),
+            question=asked.get("question"),
+            answer=asked.get("answer"),
+            attributes={name: value for name, value in asked.items() if name not in ("question", "answer")},
+        )
 
-    def _contents(self, shard: Shard, sample: Sample, fields: Collection[str]) -> dict[str, Any]:
-        """Return words and wanted pixel fields of a sample, from the cache or from the store."""
-        extensions = {"words": "json"} | {
-            field: extension
-            for field, choices in _EXTENSIONS.items()
-            for extension in choices
-            if field in fields and extension in sample.members
-        }
-        found = {field: self._cache.get((sample.key, field)) for field in extensions}
-        missing = [field for field, content in found.items() if content is None]
+    def _contents(self, shard: Shard, entry: IndexEntry, members: Collection[str]) -> dict[str, Any]:
+        """Return the decoded members of a sample, from the cache or from the store."""
+        found = {member: self._cache.get((entry.key, member)) for member in members}
+        missing = [member for member, content in found.items() if content is None]
         if missing:
-            raw = read_members(
-                self._store, self._prefix, self.split, shard, sample, [extensions[field] for field in missing]
-            )
-            for field in missing:
-                content, size = _decode(field, raw[extensions[field]], f"{sample.key} in {shard.name}")
-                found[field] = content
-                self._cache.put((sample.key, field), content, size)
+            raw = read_members(self._store, self._prefix, self.split, shard, entry, missing)
+            for member in missing:
+                content, size = _decode(member, raw[member], f"{entry.key} in {shard.name}")
+                found[member] = content
+                self._cache.put((entry.key, member), content, size)
         return found
 
 
@@ -193,15 +188,15 @@ class _Cache:
                 self._held -= dropped
 
 
-def _decode(field: str, content: bytes, where: str) -> tuple[Any, int]:
+def _decode(member: str, content: bytes, where: str) -> tuple[Any, int]:
     """Return what a member holds and its size in memory (bytes)."""
     try:
-        if field == "words":
+        if member == TEXT_MEMBER:
             return json.loads(content), 4 * len(content)
-        pixels: np.ndarray = decode_image(content) if field == "image" else decode_map(content)
+        pixels: np.ndarray = decode_image(content) if member in IMAGE_MEMBERS else decode_map(content)
     except ValueError as error:
         raise CorruptDataError(
-            f"the {field} of sample {where} cannot be decoded: {error}", remedy="prepare the data again"
+            f"{member} of sample {where} cannot be decoded: {error}", remedy="prepare the data again"
         ) from error
     pixels.flags.writeable = False  # shared by everyone who reads this sample
     return pixels, pixels.nbytes

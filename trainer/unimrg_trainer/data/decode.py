@@ -28,8 +28,9 @@ def decode_image(content: bytes) -> np.ndarray:
 
 
 def decode_map(content: bytes) -> np.ndarray:
-    """Decode a PNG with one channel to uint8 [H, W]. Raises ValueError where it cannot."""
-    return _present(cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_GRAYSCALE))
+    """Decode a PNG of one channel to uint8 [H, W], of three to [H, W, 3] (RGB). Raises ValueError where it cannot."""
+    pixels = _present(cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED))
+    return pixels if pixels.ndim == 2 else np.ascontiguousarray(pixels[:, :, 2::-1])
 
 
 def encode_png(pixels: np.ndarray) -> bytes:

@@ -155,14 +155,14 @@ def _scene_members(scene: scenes.Scene) -> dict[str, bytes]:
     words = {
         "caption": scene.caption,
         "questions": [
-            {"question": asked.question, "answer": asked.answer, "family": asked.family} for asked in scene.questions
+            {"question": asked.question, "answer": asked.answer, "kind": asked.kind} for asked in scene.questions
         ],
     }
     return {  # what every objective needs comes first, so that one short read serves those without targets
         "json": json.dumps(words).encode(),
         "png": encode_png(scene.image),
         "depth.png": encode_png(scene.depth),
-        "seg.png": encode_png(scene.segmentation),
+        "segmentation.png": encode_png(scene.segmentation),
     }
 
 

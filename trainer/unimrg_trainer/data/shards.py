@@ -1,7 +1,7 @@
 """The format of prepared data: WebDataset tars, a sidecar index of each, and one manifest per split.
 
     <split>/manifest.json            samples, questions, shards with sha256 of tar and index
-    <split>/<split>-000000.tar       plain tar: <key>.json, <key>.png or .jpg, <key>.depth.png, <key>.seg.png
+    <split>/<split>-000000.tar       plain tar: <key>.json, <key>.png or .jpg, <key>.<map>.png
     <split>/<split>-000000.tar.idx   JSON: for every sample and member its offset, length and crc32
 
 The tars can be read by `tarfile`, webdataset and the like. We read members by offset from the index, one
@@ -23,7 +23,7 @@ from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_trainer.storage.base import NotFound, ObjectStore
 
-FORMAT = 1
+FORMAT = 2
 """Goes up when the layout of tar, index or manifest changes; part of the digest of prepared data."""
 
 SAMPLES_PER_SHARD = 2048
@@ -54,8 +54,8 @@ class Member(_Record):
         return self.offset + self.length
 
 
-class Sample(_Record):
-    """One sample: members by extension (`json`, `png`, `jpg`, `depth.png`, `seg.png`)."""
+class IndexEntry(_Record):
+    """One sample in an index: its members by extension (`json`, `png` or `jpg`, and `<map>.png` for each map)."""
 
     key: str
     questions: int
@@ -66,7 +66,7 @@ class ShardIndex(_Record):
     """Content of a `.tar.idx` file."""
 
     format: int = FORMAT
-    samples: list[Sample]
+    samples: list[IndexEntry]
 
 
 class Shard(_Record):
@@ -112,7 +112,7 @@ class ShardWriter:
         self._bytes_per_shard = bytes_per_shard
         self._shards: list[Shard] = []
         self._body = bytearray()
-        self._samples: list[Sample] = []
+        self._samples: list[IndexEntry] = []
 
     def add(self, key: str, members: Mapping[str, bytes], questions: int) -> None:
         """Append a sample. No dots or slashes in `key`: WebDataset splits names at the first dot."""
@@ -123,7 +123,7 @@ class ShardWriter:
             offset = len(self._body) + len(header)
             self._body += header + content + bytes(-len(content) % _BLOCK)
             written[extension] = Member(offset=offset, length=len(content), crc32=zlib.crc32(content))
-        self._samples.append(Sample(key=key, questions=questions, members=written))
+        self._samples.append(IndexEntry(key=key, questions=questions, members=written))
         if len(self._samples) >= self._samples_per_shard or len(self._body) >= self._bytes_per_shard:
             self._flush()
 
@@ -169,7 +169,7 @@ def read_manifest(store: ObjectStore, prefix: str, split: str, expected_sha256: 
     return _parse(Manifest, content, f"{store.uri}/{key}")
 
 
-def read_index(store: ObjectStore, prefix: str, split: str, shard: Shard) -> list[Sample]:
+def read_index(store: ObjectStore, prefix: str, split: str, shard: Shard) -> list[IndexEntry]:
     """Read and check the index of one shard. Raises CorruptDataError."""
     key = join(prefix, split, shard.name + ".idx")
     where = f"{store.uri}/{key}"
@@ -188,7 +188,7 @@ def read_index(store: ObjectStore, prefix: str, split: str, shard: Shard) -> lis
 
 
 def read_members(
-    store: ObjectStore, prefix: str, split: str, shard: Shard, sample: Sample, extensions: Sequence[str]
+    store: ObjectStore, prefix: str, split: str, shard: Shard, sample: IndexEntry, extensions: Sequence[str]
 ) -> dict[str, bytes]:
     """Read members of one sample with one ranged read and check them; damage is read once more, then
     CorruptDataError.

@@ -1,7 +1,7 @@
 """Words about a world: its caption and spatial questions with exact, balanced, one-word answers.
 
 An answer is about what can be *seen*: places are centres of visible parts, and nothing is asked whose
-margin is small. Within a family the answer is drawn first and the question made to fit, so that no answer
+margin is small. Within a kind the answer is drawn first and the question made to fit, so that no answer
 is more likely than another.
 """
 
@@ -18,9 +18,9 @@ from unimrg_trainer.scenes.world import BANDS, COLOURS, SHAPES, Thing, Visible, 
 QUESTIONS_PER_SCENE = 4
 
 RELATIONS = ("side", "nearer", "where", "nearest")
-"""Families about places; a scene asks about two of them."""
+"""Kinds about places; a scene asks about two of them."""
 
-FAMILIES = ("colour", "ground", "presence", *RELATIONS)
+KINDS = ("colour", "ground", "presence", *RELATIONS)
 """A scene asks for the colour of the nearest object, then `ground` or `presence`, then two relations.
 
 `ground` and `colour` can be learnt from two or three thousand questions by a small model, the others need many
@@ -37,7 +37,7 @@ _DEPTH_MARGIN = 0.12  # difference of two disparities
 class Question:
     question: str
     answer: str
-    family: str
+    kind: str
 
 
 Seen = list[tuple[Thing, Visible]]
@@ -51,14 +51,14 @@ def caption(seen: Seen) -> str:
 
 
 def ask(random: np.random.Generator, seen: Seen, ground: str) -> tuple[Question, ...]:
-    """Return `QUESTIONS_PER_SCENE` questions of different families; `ground` is "light" or "dark"."""
+    """Return `QUESTIONS_PER_SCENE` questions of different kinds; `ground` is "light" or "dark"."""
     relations = [RELATIONS[i] for i in random.permutation(len(RELATIONS))]
-    families = ["colour", _pick(random, ["ground", "presence"]), *relations]
+    kinds = ["colour", _pick(random, ["ground", "presence"]), *relations]
     questions: list[Question] = []
-    for family in families:
-        found = _ground(ground) if family == "ground" else _ASKERS[family](random, seen)
+    for kind in kinds:
+        found = _ground(ground) if kind == "ground" else _ASKERS[kind](random, seen)
         if found is not None and len(questions) < QUESTIONS_PER_SCENE:
-            questions.append(Question(*found, family=family))
+            questions.append(Question(*found, kind=kind))
     assert len(questions) == QUESTIONS_PER_SCENE, seen
     return tuple(questions)
 
@@ -134,7 +134,7 @@ _ASKERS: dict[str, Callable[[np.random.Generator, Seen], tuple[str, str] | None]
     "where": _where,
     "nearest": _nearest,
 }
-"""Family → (random, seen) → (question, answer), or None where nothing unambiguous can be asked."""
+"""Kind → (random, seen) → (question, answer), or None where nothing unambiguous can be asked."""
 
 
 def _place(part: Visible) -> str:

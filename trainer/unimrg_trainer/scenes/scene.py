@@ -15,7 +15,7 @@ from unimrg_trainer.scenes.world import World, draw_world, visible_parts
 
 MINIMUM_SIZE = 32
 
-SCHEMA = 1
+SCHEMA = 2
 """Goes up whenever the same (seed, index) gives other pixels or words; part of the digest of prepared data.
 """
 

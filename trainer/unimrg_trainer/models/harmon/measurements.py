@@ -20,12 +20,14 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers, trainers
 from tokenizers.models import BPE
 
+from unimrg_trainer.maps.depth import depth_target
+from unimrg_trainer.maps.geometry import squash
+from unimrg_trainer.maps.segmentation import segmentation_target
 from unimrg_trainer.models.harmon.codec import to_pixels
 from unimrg_trainer.models.harmon.config import config_of
 from unimrg_trainer.models.harmon.dct import MEASURED_FILE, BlockCosine, Measured
 from unimrg_trainer.models.harmon.tokenizer import SPECIALS
 from unimrg_trainer.scenes.scene import Scene, generate
-from unimrg_trainer.targets.canonical import depth_target, segmentation_target, squash
 
 logger = logging.getLogger(__name__)
 

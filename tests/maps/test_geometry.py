@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unimrg_trainer.targets.canonical import depth_target, pad_square, segmentation_target, squash
+from unimrg_trainer.maps.depth import depth_target
+from unimrg_trainer.maps.geometry import pad_square, squash
+from unimrg_trainer.maps.segmentation import segmentation_target
 
 BICUBIC, BILINEAR, NEAREST = (
     Image.Resampling.BICUBIC,

@@ -20,7 +20,7 @@ def pad_square(image: np.ndarray, size: int) -> np.ndarray:
     square = np.full((side, side, 3), PADDING_GREY, dtype=np.uint8)
     top, left = (side - height) // 2, (side - width) // 2
     square[top : top + height, left : left + width] = image
-    return _resize(square, size, Image.Resampling.BICUBIC)
+    return resize(square, size, Image.Resampling.BICUBIC)
 
 
 def squash(image: np.ndarray, size: int) -> np.ndarray:
@@ -29,42 +29,29 @@ def squash(image: np.ndarray, size: int) -> np.ndarray:
     For the source and the target of generation.
     """
     _check(image, size, channels_required=True)
-    return _resize(_stretch(image), size, Image.Resampling.BICUBIC)
+    return resize(stretch(image), size, Image.Resampling.BICUBIC)
 
 
-def depth_target(depth_map: np.ndarray, size: int) -> np.ndarray:
-    """Scale a depth map (bicubic to the longer side, bilinear to `size`) and stretch it to 0–255 again.
-
-    The first channel counts. Nearer stays brighter; a constant map becomes 0, the farthest.
-    """
-    _check(depth_map, size, channels_required=False)
-    first = depth_map if depth_map.ndim == 2 else depth_map[:, :, 0]
-    scaled = _resize(_stretch(first), size, Image.Resampling.BILINEAR).astype(np.float64)
-    low, high = scaled.min(), scaled.max()
-    # The reference keeps the quotient as a float; rounding to 8 bits moves it by 1/510 at most.
-    stretched = (scaled - low) / (high - low) * 255 if high > low else np.zeros_like(scaled)
-    return _three_channels(np.floor(stretched + 0.5).astype(np.uint8))
+def stretch(image: np.ndarray) -> np.ndarray:
+    """Stretch an image to a square of its longer side (bicubic)."""
+    return resize(image, max(image.shape[:2]), Image.Resampling.BICUBIC)
 
 
-def segmentation_target(segmentation_map: np.ndarray, size: int) -> np.ndarray:
-    """Scale a contour map (bicubic to the longer side, nearest to `size`)."""
-    _check(segmentation_map, size, channels_required=False)
-    scaled = _resize(_stretch(segmentation_map), size, Image.Resampling.NEAREST)
-    return scaled if scaled.ndim == 3 else _three_channels(scaled)
-
-
-def _stretch(image: np.ndarray) -> np.ndarray:
-    return _resize(image, max(image.shape[:2]), Image.Resampling.BICUBIC)
-
-
-def _resize(image: np.ndarray, side: int, method: Image.Resampling) -> np.ndarray:
+def resize(image: np.ndarray, side: int, method: Image.Resampling) -> np.ndarray:
+    """Scale an image to [side, side]; one that has the size already stays as it is."""
     if image.shape[:2] == (side, side):
         return image
     return np.asarray(Image.fromarray(np.ascontiguousarray(image)).resize((side, side), method))
 
 
-def _three_channels(plane: np.ndarray) -> np.ndarray:
+def three_channels(plane: np.ndarray) -> np.ndarray:
+    """[H, W] → [H, W, 3]."""
     return np.repeat(plane[:, :, None], 3, axis=2)
+
+
+def check_map(image: np.ndarray, size: int) -> None:
+    """Raise ValueError unless `image` is a map: uint8 [H, W] or [H, W, 3], not empty, and `size` is positive."""
+    _check(image, size, channels_required=False)
 
 
 def _check(image: np.ndarray, size: int, *, channels_required: bool) -> None:

@@ -1,0 +1,20 @@
+"""Maps by name: the built-in ones, and those that installed packages bring (entry points `unimrg.maps`)."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from unimrg_api.plugins import load
+from unimrg_trainer.maps.base import ImageMap
+
+MAPS = {
+    "pixel": "unimrg_trainer.maps.pixel:PIXEL",
+    "depth": "unimrg_trainer.maps.depth:DEPTH",
+    "segmentation": "unimrg_trainer.maps.segmentation:SEGMENTATION",
+}
+"""Name → object, in the order in which losses and pictures are listed everywhere."""
+
+
+def find_map(name: str) -> ImageMap:
+    """Return the map of that name. Raises UserError listing the known ones."""
+    return cast(ImageMap, load("unimrg.maps", MAPS, name, field="spec.objectives"))

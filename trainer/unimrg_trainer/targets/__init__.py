@@ -1,1 +1,0 @@
-"""From images and maps to what the model learns to generate."""
