@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Literal
 
+from unimrg_api.exit_codes import ExitCode
+
 if TYPE_CHECKING:
     from unimrg_api.job import UniMRGJob
 
@@ -102,3 +104,11 @@ def result_of(job: UniMRGJob, outcomes: Mapping[StageName, Outcome]) -> Outcome 
             later_open = name == "train" and not is_skipped("evaluate", job, outcomes, 1) and "evaluate" not in outcomes
             return None if later_open else outcome
     return "Succeeded"
+
+
+def outcome_of(exit_code: int) -> Outcome:
+    """Return how a stage ended that ended with this exit code."""
+    if exit_code == ExitCode.OK:
+        return "Succeeded"
+    stopped = (ExitCode.INTERRUPTED, ExitCode.INTERRUPTED_TWICE, ExitCode.TERMINATED)
+    return "Interrupted" if exit_code in stopped else "Failed"

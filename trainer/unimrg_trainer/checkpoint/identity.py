@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
 import json
-import os
 import re
 import uuid
 from typing import Any
@@ -12,7 +10,6 @@ from typing import Any
 from unimrg_api.digests import canonical_json
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
-from unimrg_trainer.checkpoint.agreement import CheckpointError
 from unimrg_trainer.storage.base import NotFound, ObjectStore, StorageError, put_once
 
 JOB = "job.json"
@@ -40,34 +37,40 @@ def claim_identity(store: ObjectStore, uid: str | None, digest: str) -> str:
     return held["uid"]
 
 
-def claim_attempt(store: ObjectStore, wanted: int | None) -> int:
-    """Number this start of the job, from 1: `wanted`, or the next free one if None. No number is given twice.
+def claim_attempt(store: ObjectStore, start: str | None = None, wish: int = 1) -> int:
+    """Number this start of the training; the same start gets the same number, no other start ever does.
 
-    Raises CheckpointError (UNAVAILABLE) if `wanted` is taken.
+    `start` identifies it, e.g. by the uid of the job's object and the attempt counted there, so that all its pods agree
+    without talking to each other; None: a start of its own. The number is the next free one, at least `wish`.
     """
-    content = canonical_json(
-        {
-            "claim": uuid.uuid4().hex,
-            "created": datetime.datetime.now(datetime.UTC).isoformat(),
-            "pid": os.getpid(),
-        }
-    ).encode()
-    if wanted is not None:
-        if not put_once(store, _ATTEMPT_KEY.format(wanted), content):
-            raise CheckpointError(
-                f"attempt {wanted} of {store.uri} was started before",
-                remedy="start it with the next number, or without one",
-            )
-        return wanted
-    number = max((n for n in map(_number, store.list("attempts/")) if n is not None), default=0) + 1
+    start = start or uuid.uuid4().hex
+    known = find_attempt(store, start)
+    if known is not None:
+        return known
+    content = canonical_json({"start": start}).encode()  # the same for all its pods
+    number = max([wish - 1, *attempt_numbers(store)]) + 1
     while not put_once(store, _ATTEMPT_KEY.format(number), content):
         number += 1
     return number
 
 
-def _number(listed: tuple[str, int]) -> int | None:
-    match = _ATTEMPT.fullmatch(listed[0])
-    return int(match[1]) if match else None
+def find_attempt(store: ObjectStore, start: str) -> int | None:
+    """Return the number that a start has, None if it has none yet."""
+    numbers = sorted(attempt_numbers(store), reverse=True)
+    return next((number for number in numbers if _start_of(store, number) == start), None)
+
+
+def attempt_numbers(store: ObjectStore) -> list[int]:
+    """Return the numbers of all starts of the training under a prefix, in no order."""
+    return [int(match[1]) for key, _ in store.list("attempts/") if (match := _ATTEMPT.fullmatch(key))]
+
+
+def _start_of(store: ObjectStore, number: int) -> str | None:
+    try:
+        content = json.loads(store.get(_ATTEMPT_KEY.format(number)))
+    except (NotFound, ValueError):
+        return None
+    return content.get("start") if isinstance(content, dict) else None
 
 
 def _read_job(store: ObjectStore) -> dict[str, str]:

@@ -1,10 +1,4 @@
-"""What ranks leave behind for their launcher: files under RUN_DIR/exit, since torchrun keeps only whether
-they failed.
-
-rank-N.pid    written once the rank handles signals: from here on the launcher may send it some
-stop          written by the launcher before it signals; a rank that registers later finds the request here
-rank-N.json   how the rank ended: RankExit
-"""
+"""How ranks ended: one JSON file per rank under RUN_DIR/exit, because an exit status has no room for a reason."""
 
 from __future__ import annotations
 
@@ -25,6 +19,12 @@ logger = logging.getLogger(__name__)
 MESSAGE_LIMIT = 1024
 """Characters of a message; the whole traceback is in the rank's log."""
 
+_RENDEZVOUS_TEXTS = (
+    "client socket has timed out",
+    "client socket has failed",
+    "server socket has failed",
+    "waiting for clients",
+)
 _COMMUNICATION_ERRORS = frozenset({"DistBackendError", "DistNetworkError", "DistStoreError", "DistError"})
 _COMMUNICATION_TEXTS = (
     "gloo/transport",
@@ -57,8 +57,8 @@ class RankExit:
 def describe(error: BaseException) -> RankExit:
     """Turn what ended a rank into its exit record.
 
-    Errors that name their exit code keep it; memory, communication and GPU faults are told apart because the
-    operator treats them differently (seams.md §1); everything else is an error of the program.
+    Errors that name their exit code keep it; memory, rendezvous, communication and GPU faults are distinguished because
+    the operator treats them differently (docs/method/cluster.md); everything else is an error of the program.
     """
     step, commit = getattr(error, "step", None), getattr(error, "commit", None)
     name, text = type(error).__name__, " ".join(str(error).split())[:MESSAGE_LIMIT]
@@ -73,6 +73,8 @@ def describe(error: BaseException) -> RankExit:
         return RankExit(int(ExitCode.KILLED), "OutOfMemory", message, step, commit)
     if any(part in text for part in _GPU_FAULT_TEXTS):
         return RankExit(int(ExitCode.GPU_FAULT), "GPUFault", message, step, commit)
+    if name in _COMMUNICATION_ERRORS and any(part in text for part in _RENDEZVOUS_TEXTS):
+        return RankExit(int(ExitCode.UNAVAILABLE), "Rendezvous", f"the ranks did not meet: {text}", step, commit)
     if name in _COMMUNICATION_ERRORS or any(part in text for part in _COMMUNICATION_TEXTS):
         return RankExit(int(ExitCode.COMMUNICATION), "Communication", message, step, commit)
     return RankExit(int(ExitCode.PROGRAM), name, message, step, commit)
@@ -84,32 +86,9 @@ def folder(run_dir: Path) -> Path:
 
 
 def clear(run_dir: Path) -> None:
-    """Forget the ranks of an earlier stage or attempt."""
+    """Delete the records of an earlier stage or attempt."""
     shutil.rmtree(folder(run_dir), ignore_errors=True)
     folder(run_dir).mkdir(parents=True, exist_ok=True)
-
-
-def register(run_dir: Path, rank: int) -> None:
-    """Tell the launcher this process is `rank` and handles signals."""
-    write_atomically(folder(run_dir) / f"rank-{rank}.pid", str(os.getpid()))
-
-
-def registered(run_dir: Path) -> dict[int, int]:
-    """Process ids of the ranks that have registered, by rank."""
-    found = {}
-    for path in folder(run_dir).glob("rank-*.pid"):
-        found[_rank_of(path)] = int(path.read_text())
-    return found
-
-
-def ask_to_stop(run_dir: Path) -> None:
-    """Leave the request for ranks that have not registered yet."""
-    write_atomically(folder(run_dir) / "stop", "")
-
-
-def stop_was_asked(run_dir: Path) -> bool:
-    """Look for the launcher's request; a rank does so after it has registered, so that none is missed."""
-    return (folder(run_dir) / "stop").exists()
 
 
 def write_exit(run_dir: Path, rank: int, record: RankExit) -> None:
@@ -127,11 +106,7 @@ def read_exits(run_dir: Path) -> dict[int, RankExit]:
     for path in folder(run_dir).glob("rank-*.json"):
         try:
             content = json.loads(path.read_text())
-            found[_rank_of(path)] = RankExit(**{key: content[key] for key in names & content.keys()})
+            found[int(path.stem.removeprefix("rank-"))] = RankExit(**{key: content[key] for key in names & content.keys()})
         except (OSError, ValueError, TypeError, AttributeError) as error:
             logger.warning("%s is no exit record: %s", path, error)
     return found
-
-
-def _rank_of(path: Path) -> int:
-    return int(path.stem.removeprefix("rank-"))

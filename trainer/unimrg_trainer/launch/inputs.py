@@ -1,6 +1,4 @@
-"""What the stages need of the job's surroundings: stores, data set, identity and tracker, each found in one
-place.
-"""
+"""What the stages need of the job's surroundings: stores, data set, identity and tracking server."""
 
 from __future__ import annotations
 
@@ -12,15 +10,13 @@ import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
 
 from unimrg_api.environment import PodEnvironment
 from unimrg_api.errors import JobError, UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.job import UniMRGJob, resolve_uri
 from unimrg_api.load import parse_job
-from unimrg_trainer.checkpoint.agreement import CheckpointError
-from unimrg_trainer.checkpoint.identity import JOB, claim_attempt, claim_identity
+from unimrg_trainer.checkpoint.identity import JOB, attempt_numbers, claim_attempt, claim_identity, find_attempt
 from unimrg_trainer.job_stores import data_digest, find_weights, wanted_digest
 from unimrg_trainer.storage.base import ObjectStore, StorageError, put_once
 from unimrg_trainer.tracking import TrackingSettings, tracking_uri
@@ -41,25 +37,28 @@ def job_of(env: PodEnvironment) -> UniMRGJob:
 
 
 def claim(env: PodEnvironment, job: UniMRGJob, run: ObjectStore) -> PodEnvironment:
-    """Make the run's prefix this job's, or see that it is, and give the attempt its number.
+    """Make the run's prefix this job's, or see that it is, and number this start of the training.
 
-    Needs the data set: its digest is part of what makes two jobs the same training. An attempt that was
-    numbered by whoever started the pod keeps its number, even if a pod before this one had it (a queue may
-    take pods away and give them back). Raises UserError for a prefix that belongs to another training.
+    Needs the data set, whose digest is part of what makes two jobs the same training. Under a prefix the numbers go on
+    where an earlier job's object or `unimrg run` left off, so nothing of theirs is overwritten; a pod that comes back
+    with the same UNIMRG_UID and UNIMRG_ATTEMPT has the same number again. Raises UserError for a prefix that belongs to
+    another training.
     """
     uid = claim_identity(run, env.uid, job.training_digest(data_digest(job, env)))
-    attempt = env.attempt
-    if not attempt:
-        if env.nodes > 1:
-            raise UserError(
-                "UNIMRG_ATTEMPT is not set, and pods of several nodes cannot each count for themselves",
-                remedy="set it to the same number in all pods of the job",
-            )
-        attempt = str(claim_attempt(run, None))
-    elif env.node_rank == 0:
-        with contextlib.suppress(CheckpointError):
-            claim_attempt(run, int(attempt))
-    return dataclasses.replace(env, uid=uid, attempt=attempt)
+    if not env.attempt and env.nodes > 1:
+        raise UserError(
+            "UNIMRG_ATTEMPT is not set, and pods of several nodes cannot each count for themselves",
+            remedy="set it to the same number in all pods of the job",
+        )
+    number = claim_attempt(run, _start(env), int(env.attempt or 1))
+    if env.attempt and number != int(env.attempt):
+        logger.info("attempt %s of this job is attempt %d of the training under %s", env.attempt, number, run.uri)
+    return dataclasses.replace(env, uid=uid, attempt=str(number))
+
+
+def _start(env: PodEnvironment) -> str | None:
+    """What all pods of one start of the training share; None if whoever started this one did not count."""
+    return f"{env.uid}/{env.attempt}" if env.attempt else None
 
 
 def check_identity(job: UniMRGJob, env: PodEnvironment, run: ObjectStore, data: str) -> None:
@@ -68,33 +67,27 @@ def check_identity(job: UniMRGJob, env: PodEnvironment, run: ObjectStore, data: 
         claim_identity(run, env.uid, job.training_digest(data))
 
 
-def identified(env: PodEnvironment, job: UniMRGJob, run: ObjectStore) -> PodEnvironment:
-    """Complete uid and attempt from what is under the prefix: what `finish` closes is the training that was
-    claimed.
+def identified(env: PodEnvironment, job: UniMRGJob, run: ObjectStore) -> PodEnvironment | None:
+    """Complete uid and attempt from what is under the prefix, for a stage that follows a training; None without one.
 
-    Raises UserError for a prefix without a training, or of another one, whose run is not ours to close.
+    The attempt is that of this start, else the newest. Raises UserError for the prefix of another training, whose run
+    is not ours to close.
     """
     try:
         data = wanted_digest(job, env) or data_digest(job, env)
     except UserError as error:
-        logger.warning("the data set cannot be told any more, the training is taken for this job's: %s", error)
+        logger.warning("the data set is not known any more, the training is assumed to be this job's: %s", error)
     else:
         check_identity(job, env, run, data)
-    uid, attempt = env.uid, env.attempt
+    start, uid = _start(env), env.uid
+    attempt = (find_attempt(run, start) if start else None) or max(attempt_numbers(run), default=None)
+    if attempt is None:
+        return None
     try:
         uid = str(json.loads(run.get(JOB))["uid"])
     except (StorageError, ValueError, KeyError, TypeError) as error:
         logger.warning("%s/%s does not name the training: %s", run.uri, JOB, error)
-    if not attempt:
-        numbers = [Path(key).stem for key, _ in run.list("attempts/")]
-        attempt = max((number for number in numbers if number.isdigit()), key=int, default="")
-    if not uid or not attempt:
-        raise UserError(
-            f"no training has begun under {run.uri}",
-            remedy="run train first",
-            exit_code=ExitCode.INPUT_MISSING,
-        )
-    return dataclasses.replace(env, uid=uid, attempt=attempt)
+    return dataclasses.replace(env, uid=uid, attempt=str(attempt))
 
 
 @contextlib.contextmanager
@@ -129,7 +122,7 @@ def probe(store: ObjectStore) -> None:
         if put_once(store, key, b"another"):
             raise UserError(
                 f"{store.uri}: this service has no conditional writes, which commits rest on",
-                remedy="use one that heeds If-None-Match",
+                remedy="use one that supports If-None-Match",
             )
         if store.get(key) != content or store.get(key, 2, 3) != content[2:5]:
             raise UserError(f"{store.uri} returned other bytes than were written", remedy="check the store")

@@ -18,6 +18,7 @@ from rich.table import Column
 
 from unimrg_api.progress import Progress as Report
 from unimrg_api.record import SIZE_LIMIT
+from unimrg_api.stages import STAGES, StageName
 from unimrg_trainer.launch.signals import StopRequest
 
 POLL_SECONDS = 0.5
@@ -105,7 +106,7 @@ class _Bars(contextlib.AbstractContextManager["_Bars"]):
             console=console,
             expand=True,
         )
-        self._tasks: dict[str, TaskID] = {}
+        self._tasks: dict[StageName, TaskID] = {}
 
     def __enter__(self) -> _Bars:
         self._progress.start()
@@ -118,8 +119,9 @@ class _Bars(contextlib.AbstractContextManager["_Bars"]):
     def show(self, report: Report) -> None:
         if report.stage not in self._tasks:
             self._finish()
-            if report.stage == "train" and "prepare" in self._tasks:
-                self._complete(self._tasks["prepare"])
+            if STAGES[report.stage].distributed:  # the stages before it have succeeded, the last report of each or not
+                for task in (task for name, task in self._tasks.items() if not STAGES[name].distributed):
+                    self._complete(task)
             self._tasks[report.stage] = self._progress.add_task(
                 report.stage, total=None, stage=report.stage, steps="", left="", facts=""
             )

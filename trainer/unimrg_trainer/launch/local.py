@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import shlex
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -17,10 +17,9 @@ from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.job import UniMRGJob, path_of, resolve_uri
 from unimrg_api.load import process_spec
-from unimrg_api.stages import StageName
+from unimrg_api.stages import STAGES, Outcome, StageName, is_skipped, outcome_of, wanted_stages
 from unimrg_api.termination import TerminationRecord
 from unimrg_trainer import job_stores
-from unimrg_trainer.checkpoint.identity import claim_identity
 from unimrg_trainer.evaluation.summary import render
 from unimrg_trainer.launch import inputs, outcomes
 from unimrg_trainer.launch.devices import fit_to_machine
@@ -59,13 +58,12 @@ def run_job(
     stop: StopRequest | None = None,
     rank_module: str = RANK_MODULE,
 ) -> int:
-    """Run a job here, from the main thread, and return the exit code; a run that was stopped goes on where it
-    was.
+    """Run a job here, from the main thread, and return the exit code; a run that was stopped is resumed.
 
     `job_file` is the file that the job came from: relative paths count from its folder. `processes` train
-    (default: spec.trainer.processesPerNode for a job on CPUs, else 1). `stop` is a request whose signals are
-    heeded already. Raises UserError where nothing was begun: another `unimrg run` of this machine works on the same
-    run, or it has too few GPUs.
+    (default: spec.trainer.processesPerNode for a job on CPUs, else 1). `stop` is a request whose handlers are installed
+    already. Raises UserError where nothing was begun: another `unimrg run` of this machine works on the same run, or it
+    has too few GPUs.
     """
     console = console or Console()
     job, fallback = fit_to_machine(job, processes)
@@ -84,13 +82,15 @@ def run_job(
 
 
 def local_environment(job: UniMRGJob, job_file: Path, processes: int | None) -> PodEnvironment:
-    """What a pod of this job would be told, with this machine's paths."""
+    """The environment that a pod of this job would get, with this machine's paths, as a start of its own."""
     base = job_file.resolve().parent
     run_dir = run_folder(resolve_uri(job.spec.checkpoint.uri, base), job.spec.storage)
     trainer = job.spec.trainer
     default = trainer.processes_per_node if trainer.gpus_per_node == 0 else 1
     return PodEnvironment(
         job=job.metadata.name,
+        uid=uuid.uuid4().hex,
+        attempt="1",
         spec=process_spec(job),
         spec_base=base,
         run_dir=run_dir,
@@ -103,7 +103,7 @@ def local_environment(job: UniMRGJob, job_file: Path, processes: int | None) -> 
 
 
 def ignored_fields(job: UniMRGJob, processes: int | None) -> list[str]:
-    """What the job says about a cluster and this machine does not heed, one sentence each."""
+    """The fields of the job that only a cluster uses, one sentence each."""
     lines = []
     if job.spec.image is not None:
         lines.append("spec.image is ignored: the installed unimrg runs")
@@ -152,113 +152,98 @@ class _Failure:
 
 @dataclass
 class _Session:
-    """One `unimrg run`: the stages in order, and what there is to say at the end."""
+    """One `unimrg run`: the stages in order, and the report at the end."""
 
     job: UniMRGJob
     env: PodEnvironment
     run_prefix: ObjectStore
     console: Console
     rank_module: str
+    claimed: PodEnvironment | None = None
+    """The environment with the number of the attempt, once there is one."""
     already_complete: bool = False
     failed: _Failure | None = None
-    """The first stage that did not complete."""
+    """The first stage that did not complete, of those that decide."""
 
     def run(self, stop: StopRequest) -> ExitCode:
         """Run what is left to do; the first failure ends it, but a training that began is always finished."""
-        if not self._completes("check", stop):
-            return self._code()
-        if self._was_complete():
-            self.already_complete = True
-            self._close(stop)
-            return ExitCode.OK
-        if not self._completes("prepare", stop):
-            return self._code()
-        trained = self._completes("train", stop)
-        mode = self.job.spec.stages.evaluate.mode
-        wanted = mode == "Always" or (mode == "OnSuccess" and trained)
-        if wanted and self.env.attempt and not stop.twice and outcomes.newest_commit(self.run_prefix):
-            self._completes("evaluate", stop)
-        if self.env.attempt:
-            self._finish(stop)
-        return self._code()
+        first, *others = wanted_stages(self.job)
+        ended = {first: self._run_stage(first, stop)}
+        self.already_complete = self.failed is None and self._was_complete()
+        for name in others:
+            decides = STAGES[name].decides
+            skipped = self.already_complete or stop.twice or is_skipped(name, self.job, ended, self._commit())
+            if skipped if decides else not self._needs_closing():
+                ended[name] = "Skipped"
+            else:
+                ended[name] = self._run_stage(name, stop)
+        return ExitCode.OK if self.failed is None else ExitCode(self.failed.record.exit_code)
 
     def report(self) -> None:
-        """Say how it ended: results, or the cause and where to look."""
+        """Print how it ended: results, or the cause and where to look."""
         console = self.console
         if self.failed is None:
             if self.already_complete:
-                step = outcomes.newest_commit(self.run_prefix)
-                console.print(f"This run was complete before: step {step} is committed.")
+                console.print(f"This run was complete before: step {self._commit()} is committed.")
             self._print_results()
             return
         stage, record = self.failed.stage, self.failed.record
-        if record.exit_code in (ExitCode.INTERRUPTED, ExitCode.INTERRUPTED_TWICE):
-            step = outcomes.newest_commit(self.run_prefix)
+        if outcome_of(record.exit_code) == "Interrupted":
+            step = self._commit()
             stands = f"step {step} is committed" if step else "nothing is committed yet"
-            self._say(f"Interrupted during {stage}: {stands}. The same command goes on from there.")
+            self._print(f"Interrupted during {stage}: {stands}. Run the same command again to resume.")
             return
         console.print(f"[bold red]{stage} failed[/] ({record.exit_code}, {record.reason})")
-        self._say(record.message)
-        if self.failed.log_lines:
-            self._say("\n".join(self.failed.log_lines), style="dim")
-            self._say(f"Logs: {log_folder(self.env)}")
+        self._print(record.message)
+        if self.failed.log_lines and self.claimed is not None:
+            self._print("\n".join(self.failed.log_lines), style="dim")
+            self._print(f"Logs: {log_folder(self.claimed)}")
 
-    def _completes(self, stage: StageName, stop: StopRequest) -> bool:
+    def _run_stage(self, stage: StageName, stop: StopRequest) -> Outcome:
         end = execute(stage, self.env, stop, rank_module=self.rank_module)
-        self.env = end.env
-        if end.code is not ExitCode.OK and self.failed is None:
+        self.claimed = end.env or self.claimed
+        if end.code is not ExitCode.OK and not STAGES[stage].decides:
+            self._print(f"Tracking is incomplete: {end.record.message}")
+        elif end.code is not ExitCode.OK and self.failed is None:
             self.failed = _Failure(stage, end.record, self._log_lines(stage, end.record))
-        return end.code is ExitCode.OK
-
-    def _code(self) -> ExitCode:
-        return ExitCode.OK if self.failed is None else ExitCode(self.failed.record.exit_code)
+        return outcome_of(end.code)
 
     def _log_lines(self, stage: StageName, record: TerminationRecord) -> list[str]:
         """The end of the failed rank's log as it is now; a later stage writes on in it."""
-        if stage not in ("train", "evaluate") or not self.env.attempt or record.exit_code in _USERS:
+        if not STAGES[stage].distributed or self.claimed is None or record.exit_code in _USERS:
             return []
-        lines = tail(rank_log(self.env, record.rank or 0)).decode(errors="replace").splitlines()
+        lines = tail(rank_log(self.claimed, record.rank or 0)).decode(errors="replace").splitlines()
         return lines[-LOG_LINES:]
 
-    def _data_digest(self) -> str:
-        """The digest of the data set, also where a source describes it and it is gone."""
-        return job_stores.wanted_digest(self.job, self.env) or job_stores.data_digest(self.job, self.env)
+    def _commit(self) -> int:
+        return outcomes.newest_commit(self.run_prefix)
 
     def _was_complete(self) -> bool:
-        """Nothing is left to compute, so that data which was deleted since need not be prepared again."""
+        """Nothing is left to compute, so data that was deleted since need not be prepared again."""
         try:
-            inputs.check_identity(self.job, self.env, self.run_prefix, self._data_digest())
+            digest = job_stores.wanted_digest(self.job, self.env) or job_stores.data_digest(self.job, self.env)
+            inputs.check_identity(self.job, self.env, self.run_prefix, digest)
         except UserError as error:
             logger.info("not known before the data is prepared: %s", error)
-            return False  # prepare meets it too, and says it
+            return False  # prepare fails with it too, and reports it
         return outcomes.is_complete(self.run_prefix, self.job)
 
-    def _close(self, stop: StopRequest) -> None:
-        """Finish what an earlier launcher computed but did not live to close, or could not ship."""
-        attempt = outcomes.unfinished_attempt(self.run_prefix)
-        if attempt is not None:
-            digest = self.job.training_digest(self._data_digest())
-            uid = claim_identity(self.run_prefix, None, digest)
-            self.env = dataclasses.replace(self.env, uid=uid, attempt=attempt)
-            self._finish(stop)
-
-    def _finish(self, stop: StopRequest) -> None:
-        end = execute("finish", self.env, stop)
-        if end.code is not ExitCode.OK:
-            self._say(f"Tracking is incomplete: {end.record.message}")
+    def _needs_closing(self) -> bool:
+        """An attempt of this command began, or one before it computed everything and was killed before it was closed."""
+        return self.claimed is not None or (self.already_complete and not outcomes.is_closed(self.run_prefix))
 
     def _print_results(self) -> None:
         summary = outcomes.summary(self.run_prefix)
         if summary is not None:
             self.console.print(render(summary))
-        self._say(f"Run: {shown(self.run_prefix.uri)}")
+        self._print(f"Run: {shown(self.run_prefix.uri)}")
         tracker, (_, url) = inputs.tracker_uri(self.job, self.env), mlflow_run(self.env.run_dir)
         if tracker.startswith("sqlite:"):
-            self._say(f"Curves in a browser: mlflow ui --backend-store-uri {shlex.quote(tracker)}")
+            self._print(f"Curves in a browser: mlflow ui --backend-store-uri {shlex.quote(tracker)}")
         elif url is not None:
-            self._say(f"MLflow: {url}")
+            self._print(f"MLflow: {url}")
 
-    def _say(self, text: str, style: str | None = None) -> None:
+    def _print(self, text: str, style: str | None = None) -> None:
         """Print text as it is: no markup in it, no line broken where a path would be torn."""
         self.console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 

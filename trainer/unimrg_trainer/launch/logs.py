@@ -1,4 +1,4 @@
-"""Where the logs of ranks are, how they are shown while they grow, and the part that outlives the pod."""
+"""Where the logs of ranks are, how they are repeated while they grow, and the part that outlives the pod."""
 
 from __future__ import annotations
 
@@ -9,23 +9,17 @@ from unimrg_api.environment import PodEnvironment
 
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 TAIL_BYTES = 1 << 20
-"""How much of each log is kept beside the checkpoints (seams.md §3)."""
+"""How much of each log is kept beside the checkpoints (docs/method/cluster.md)."""
 
 
 def log_folder(env: PodEnvironment) -> Path:
-    """The logs of this attempt in the run directory; the attempt has been claimed."""
-    assert env.attempt, "an attempt's logs before the attempt has a number"
+    """The logs of this attempt in the run directory; the attempt has its number under the run's prefix."""
     return env.run_dir / "logs" / f"attempt-{env.attempt}"
 
 
 def rank_log(env: PodEnvironment, rank: int) -> Path:
     """The log of one rank: both streams, all stages of the attempt."""
     return log_folder(env) / f"rank-{rank}.log"
-
-
-def torchrun_log(env: PodEnvironment) -> Path:
-    """What torchrun itself says on this node, and ranks before they have a log."""
-    return log_folder(env) / f"torchrun-{env.node_rank}.log"
 
 
 def tail(path: Path, limit: int = TAIL_BYTES, since: int = 0) -> bytes:

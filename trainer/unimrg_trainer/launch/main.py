@@ -11,9 +11,9 @@ from unimrg_trainer.launch.signals import StopRequest
 
 
 def main(arguments: Sequence[str] | None = None, *, rank_module: str | None = None) -> None:
-    """Run the stage and end the process with its exit code. `rank_module` is what torchrun starts.
+    """Run the stage and end the process with its exit code. `rank_module` is what each rank runs.
 
-    Signals are heeded first: a request that comes during the imports is there when the stage begins.
+    Signal handlers come first: a request during the imports is there when the stage begins.
     """
     with StopRequest().installed() as stop:
         from unimrg_trainer.launch.pod import run_pod  # takes seconds

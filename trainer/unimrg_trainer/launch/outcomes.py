@@ -1,6 +1,4 @@
-"""How stages ended, kept beside the checkpoints for `finish`, which may run in another pod and after a
-SIGKILL.
-"""
+"""How stages ended, kept beside the checkpoints: `finish` may run in another pod and after a SIGKILL."""
 
 from __future__ import annotations
 
@@ -8,10 +6,13 @@ import json
 import logging
 
 from unimrg_api.digests import canonical_json, sha256_of
-from unimrg_api.exit_codes import ExitCode
 from unimrg_api.job import UniMRGJob
+from unimrg_api.stages import STAGES, Outcome, StageName, is_skipped, outcome_of, result_of, wanted_stages
 from unimrg_api.termination import TerminationRecord
-from unimrg_trainer.checkpoint.layout import survey
+from unimrg_trainer.checkpoint.discover import list_commits
+from unimrg_trainer.checkpoint.identity import attempt_numbers
+from unimrg_trainer.checkpoint.manifest import Unverified
+from unimrg_trainer.checkpoint.reader import verify
 from unimrg_trainer.evaluation.summary import FILE_NAME, Summary
 from unimrg_trainer.storage.base import NotFound, ObjectStore, StorageError
 from unimrg_trainer.tracking import TerminalStatus
@@ -20,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 _EVALUATED = "outcomes/evaluated.json"
 _FINISHED = "outcomes/finished.json"
-_STOPPED = (ExitCode.INTERRUPTED, ExitCode.INTERRUPTED_TWICE, ExitCode.TERMINATED)
+_TERMINAL: dict[Outcome, TerminalStatus] = {"Succeeded": "FINISHED", "Failed": "FAILED"}
 
 
 def outcome_key(attempt: str, stage: str) -> str:
@@ -29,9 +30,7 @@ def outcome_key(attempt: str, stage: str) -> str:
 
 
 def note(run: ObjectStore, attempt: str, stage: str, record: TerminationRecord) -> None:
-    """Keep how a stage ended. A store that refuses is only logged: without a note `finish` takes it as
-    killed.
-    """
+    """Keep how a stage ended. If the store refuses it is only logged; `finish` then takes the stage for killed."""
     try:
         run.put(outcome_key(attempt, stage), record.to_json().encode())
     except StorageError as error:
@@ -39,8 +38,15 @@ def note(run: ObjectStore, attempt: str, stage: str, record: TerminationRecord) 
 
 
 def newest_commit(run: ObjectStore) -> int:
-    """Step of the newest commit, 0 if there is none; its content is not looked at."""
-    return max((marker.step for marker in survey(run.list("ckpt/")).candidates()), default=0)
+    """Step of the newest commit whose manifest and sizes are right, 0 if there is none. Nothing is set aside."""
+    for commit in list_commits(run):
+        try:
+            verify(run, commit)
+        except Unverified as finding:
+            logger.warning("the commit of step %d is damaged: %s", commit.step, finding)
+        else:
+            return commit.step
+    return 0
 
 
 def is_complete(run: ObjectStore, job: UniMRGJob) -> bool:
@@ -51,53 +57,57 @@ def is_complete(run: ObjectStore, job: UniMRGJob) -> bool:
     return job.spec.stages.evaluate.mode == "Never" or is_evaluated(run, job, step)
 
 
-def note_finished(run: ObjectStore, attempt: str) -> None:
-    """Keep that the tracked run of this attempt has its last point and its status."""
+def result(run: ObjectStore, job: UniMRGJob, attempt: str) -> Outcome:
+    """What an attempt came to. A stage that left no outcome was killed, so it counts as interrupted."""
+    if is_complete(run, job):
+        return "Succeeded"
+    outcomes: dict[StageName, Outcome] = {}
+    for name in wanted_stages(job):
+        if not STAGES[name].distributed:
+            outcomes[name] = "Succeeded"  # attempts are numbered after these
+        elif is_skipped(name, job, outcomes, newest_commit(run)):
+            outcomes[name] = "Skipped"
+        else:
+            code = _code(run, attempt, name)
+            outcomes[name] = "Interrupted" if code is None else outcome_of(code)
+    return result_of(job, outcomes) or "Interrupted"
+
+
+def terminal_status(outcome: Outcome) -> TerminalStatus:
+    """The status of a tracked run that came to `outcome`."""
+    return _TERMINAL.get(outcome, "KILLED")
+
+
+def note_result(run: ObjectStore, attempt: str, outcome: Outcome, *, tracked: bool) -> None:
+    """Keep what an attempt came to, and whether its tracked run has been closed with it."""
     try:
-        run.put(_FINISHED, canonical_json({"attempt": attempt}).encode())
+        run.put(_FINISHED, canonical_json({"attempt": attempt, "result": outcome, "tracked": tracked}).encode())
     except StorageError as error:
-        logger.warning("the end of the tracked run was not noted: %s", error)
+        logger.warning("the result of attempt %s was not kept: %s", attempt, error)
 
 
-def unfinished_attempt(run: ObjectStore) -> str | None:
-    """The newest attempt, if nothing says that its tracked run was closed."""
-    attempts = [key.removeprefix("attempts/").removesuffix(".json") for key, _ in run.list("attempts/")]
-    newest = max((name for name in attempts if name.isdigit()), key=int, default=None)
+def has_begun(run: ObjectStore) -> bool:
+    """Whether a training has begun under the prefix."""
+    return bool(attempt_numbers(run))
+
+
+def is_closed(run: ObjectStore) -> bool:
+    """Whether the tracked run of the newest attempt has been closed; true without an attempt."""
     try:
         noted = json.loads(run.get(_FINISHED))
-    except (StorageError, ValueError):
-        return newest
-    return None if noted == {"attempt": newest} else newest
+        closed = noted["attempt"] if noted["tracked"] else None
+    except (StorageError, ValueError, KeyError, TypeError):
+        closed = None
+    newest = max(attempt_numbers(run), default=None)
+    return newest is None or closed == str(newest)
 
 
-def status_of(run: ObjectStore, attempt: str, job: UniMRGJob) -> TerminalStatus:
-    """How the run ended: FINISHED if all that was wanted completed, KILLED if it was stopped or left no
-    word.
-    """
-    if is_complete(run, job):
-        return "FINISHED"
-    codes = [_code(run, attempt, "train")]
-    mode = job.spec.stages.evaluate.mode
-    if mode == "Always" or (mode == "OnSuccess" and codes == [ExitCode.OK]):
-        codes.append(_code(run, attempt, "evaluate"))
-    if all(code == ExitCode.OK for code in codes):
-        return "FINISHED"
-    if any(code is not None and code != ExitCode.OK and code not in _STOPPED for code in codes):
-        return "FAILED"
-    return "KILLED"
-
-
-def note_evaluation(run: ObjectStore, job: UniMRGJob) -> None:
-    """Keep which weights were evaluated and how, so that a run which is complete can be told from one that is
-    not.
-    """
-    found = summary(run)
-    if found is not None:
-        content = {"step": found.steps, "settings": _settings(job)}
-        try:
-            run.put(_EVALUATED, canonical_json(content).encode())
-        except StorageError as error:
-            logger.warning("the evaluation was not noted: %s", error)
+def note_evaluation(run: ObjectStore, job: UniMRGJob, found: Summary) -> None:
+    """Keep which weights were evaluated and how, so that a run that lacks an evaluation is not taken for complete."""
+    try:
+        run.put(_EVALUATED, canonical_json({"step": found.steps, "settings": _settings(job)}).encode())
+    except StorageError as error:
+        logger.warning("the evaluation was not noted: %s", error)
 
 
 def is_evaluated(run: ObjectStore, job: UniMRGJob, step: int) -> bool:

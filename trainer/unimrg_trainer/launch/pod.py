@@ -1,4 +1,4 @@
-"""One stage in a pod: from the environment to an exit code, with progress served and a last word written."""
+"""One stage in a pod: from the environment to an exit code, with progress served and a termination record written."""
 
 from __future__ import annotations
 
@@ -44,5 +44,5 @@ def run_pod(arguments: Sequence[str] | None, stop: StopRequest, rank_module: str
     server = serve_progress(env.run_dir, env.pod_ip, ports(env.uid, env.attempt)[1])
     with server if env.node_rank == 0 else nullcontext():
         end = execute(stage, env, stop, echo=True, rank_module=rank_module or RANK_MODULE)
-    logger.info("%s ended with %d, %s: %s", stage, end.code, end.record.reason, end.record.message or "no more to say")
+    logger.info("%s ended with %d (%s) %s", stage, end.code, end.record.reason, end.record.message)
     return int(end.code)

@@ -1,4 +1,4 @@
-"""What this pod tells the outside: its progress, with the tracker's part in it, and its last word."""
+"""What this pod reports: its progress, with the MLflow run in it, and its termination record."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from unimrg_api.record import SIZE_LIMIT
 from unimrg_api.stages import StageName
 from unimrg_api.termination import TerminationRecord
 from unimrg_trainer.files import write_atomically
-from unimrg_trainer.launch.verdict import Verdict
+from unimrg_trainer.launch.classification import StageResult
 
 logger = logging.getLogger(__name__)
 
@@ -27,9 +27,7 @@ def progress_file(run_dir: Path) -> Path:
 
 
 def read_progress(run_dir: Path) -> Progress:
-    """The latest progress, with the MLflow run that the shipper has found; defaults for what is not there
-    yet.
-    """
+    """The latest progress, with the MLflow run that the uploader has found; defaults for what is not there yet."""
     progress = _progress(run_dir)
     run_id, url = mlflow_run(run_dir)
     return progress.model_copy(
@@ -38,7 +36,7 @@ def read_progress(run_dir: Path) -> Progress:
 
 
 def mlflow_run(run_dir: Path) -> tuple[str | None, str | None]:
-    """Id and link of the run, from the file that the shipper writes once it has found or made it."""
+    """Id and link of the run, from the file that the uploader writes once it has found or made it."""
     try:
         content = json.loads((run_dir / "mlflow.json").read_bytes()[:SIZE_LIMIT])
         run_id, url = content.get("run_id"), content.get("url")
@@ -54,9 +52,7 @@ def heartbeat(run_dir: Path) -> Hashable | None:
 
 
 def announce(run_dir: Path, stage: StageName, step: int = 0, total_steps: int = 0) -> None:
-    """Note where a stage is, from the launcher; steps and losses of an earlier one go, the last commit
-    stays.
-    """
+    """Report where a stage is, from the launcher; steps and losses of an earlier one go, the last commit stays."""
     text = Progress(
         stage=stage,
         step=step,
@@ -67,30 +63,30 @@ def announce(run_dir: Path, stage: StageName, step: int = 0, total_steps: int = 
     write_atomically(progress_file(run_dir), text)
 
 
-def termination_record(verdict: Verdict, run_dir: Path, scores: dict[str, float] | None = None) -> TerminationRecord:
-    """The verdict together with how far training has come; other stages count other things than its steps."""
+def termination_record(
+    result: StageResult, run_dir: Path, scores: dict[str, float] | None = None
+) -> TerminationRecord:
+    """The result together with how far training has come; other stages count other things than its steps."""
     progress = read_progress(run_dir)
-    commit = verdict.commit if verdict.commit is not None else progress.checkpoint_step
+    commit = result.commit if result.commit is not None else progress.checkpoint_step
     training = progress.stage == "train" and progress.total_steps > 0
     reached = progress.step if training else commit
     return TerminationRecord(
-        reason=verdict.reason,
-        exit_code=int(verdict.code),
-        rank=verdict.rank,
-        step=verdict.step if verdict.step is not None else reached,
+        reason=result.reason,
+        exit_code=int(result.code),
+        rank=result.rank,
+        step=result.step if result.step is not None else reached,
         total_steps=progress.total_steps if training else None,
         checkpoint=step_folder(commit).rstrip("/") if commit else None,
         mlflow_run_id=progress.mlflow_run_id,
         mlflow_url=progress.mlflow_url,
         scores=scores or {},
-        message=f"rank {verdict.rank}: {verdict.message}" if verdict.rank is not None else verdict.message,
+        message=f"rank {result.rank}: {result.message}" if result.rank is not None else result.message,
     )
 
 
 def write_termination(env: PodEnvironment, record: TerminationRecord) -> None:
-    """Write the last word over the old content, in place: in a pod the file is a mount and cannot be
-    replaced.
-    """
+    """Write the record over the old content, in place: in a pod the file is a mount and cannot be replaced."""
     try:
         descriptor = os.open(env.termination_log, os.O_WRONLY | os.O_CREAT, 0o644)
     except OSError as error:

@@ -1,6 +1,4 @@
-"""Requests to stop: SIGTERM, SIGINT and a closed terminal set a flag that the work looks at when it can stop
-well.
-"""
+"""Requests to stop: SIGTERM, SIGINT and a closed terminal set a flag that the work checks where it can stop."""
 
 from __future__ import annotations
 
@@ -17,10 +15,9 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class StopRequest:
-    """A flag that signals set. The first signal asks; a SIGINT after it insists (`twice`).
+    """A flag that signals set. The first signal asks; a SIGINT after it demands the end at once (`twice`).
 
-    `on_second` is called from the handler when someone insists; a rank ends there, the launcher kills its
-    gang.
+    `on_second` is called from the handler of the second; a rank ends there, the launcher kills its ranks.
     """
 
     def __init__(self, on_second: Callable[[], None] | None = None) -> None:
@@ -46,9 +43,7 @@ class StopRequest:
 
     @contextmanager
     def installed(self) -> Iterator[StopRequest]:
-        """Like `install`, and the handlers of before are put back at the end. Outside the main thread: no
-        handlers.
-        """
+        """Like `install`, until the end of the block. Outside the main thread: no handlers."""
         if threading.current_thread() is not threading.main_thread():
             yield self
             return
@@ -65,8 +60,8 @@ class StopRequest:
     def raising(self, *, even_if_requested: bool = False) -> Iterator[None]:
         """Within this block a signal raises KeyboardInterrupt in the main thread.
 
-        For work of the launcher's own process that has no place where it looks at a flag and may be left
-        anywhere. If a stop was asked for before, the block does not begin, unless `even_if_requested`.
+        For work of the launcher's own process that checks no flag and may be left anywhere. If a stop was requested
+        before, the block does not begin, unless `even_if_requested`.
         """
         if self.requested and not even_if_requested:
             raise KeyboardInterrupt

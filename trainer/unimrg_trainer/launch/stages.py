@@ -1,5 +1,4 @@
-"""The stages of a job, one function each: what a pod runs, and what `unimrg run` runs one after the other
-(seams.md §2).
+"""The stages of a job, one function each: what a pod runs, and what `unimrg run` runs one after the other.
 
 A stage ends with an exit code and a termination record, whatever happens in it.
 """
@@ -9,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
@@ -17,17 +16,17 @@ from unimrg_api.environment import PodEnvironment
 from unimrg_api.errors import Interrupted, UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.job import UniMRGJob
-from unimrg_api.stages import StageName
+from unimrg_api.stages import STAGES, StageName
 from unimrg_api.termination import TerminationRecord
 from unimrg_trainer import job_stores
 from unimrg_trainer.data.prepare import prepare
 from unimrg_trainer.data.publication import find_publication, published
 from unimrg_trainer.engine.rows import BatchShape, cohorts_of_rank
-from unimrg_trainer.launch import inputs, outcomes, reports, torchrun
+from unimrg_trainer.launch import inputs, outcomes, reports, worker_group
+from unimrg_trainer.launch.classification import StageResult, classify
 from unimrg_trainer.launch.exit_records import describe
 from unimrg_trainer.launch.logs import Echo, log_folder, rank_log, tail
 from unimrg_trainer.launch.signals import StopRequest
-from unimrg_trainer.launch.verdict import Verdict, judge
 from unimrg_trainer.launch.watchdog import Watchdog
 from unimrg_trainer.local_folders import take_for
 from unimrg_trainer.storage.base import ObjectStore, StorageError
@@ -37,12 +36,12 @@ logger = logging.getLogger(__name__)
 
 RANK_MODULE = "unimrg_trainer.launch.rank"
 SHIP_SECONDS = (10.0, 3.0)
-"""How long the end of a stage waits for the tracker, and after a request to stop; `finish` ships what is left."""
+"""How long the end of a stage waits for uploads to MLflow, and after a request to stop; `finish` uploads the rest."""
 FINISH_SECONDS = (60.0, 15.0)
 """How long `finish` waits, and after a request to stop."""
 KEEP_SECONDS = (60.0, 8.0)
 """How long the end of a stage waits until its outcome, points and logs are beside the checkpoints, and after a request
-to stop. Together with SHIP_SECONDS the latter is less than what the grace period has for it (torchrun.GRACE_MARGIN)."""
+to stop. Together with SHIP_SECONDS the latter is less than what the grace period has for it (worker_group.GRACE_MARGIN)."""
 REPORT_SECONDS = 0.5
 
 
@@ -60,20 +59,15 @@ class Context:
 
 @dataclass(frozen=True)
 class StageEnd:
-    """How a stage ended; `env` has the uid and the attempt that it claimed."""
+    """How a stage ended."""
 
-    env: PodEnvironment
     record: TerminationRecord
+    env: PodEnvironment | None = None
+    """The environment with the training's uid and the number of the attempt; None if there was none yet."""
 
     @property
     def code(self) -> ExitCode:
         return ExitCode(self.record.exit_code)
-
-
-def run_stage(stage: StageName, env: PodEnvironment) -> ExitCode:
-    """Run one stage of the job in `env.spec`, heeding signals; return its exit code."""
-    with StopRequest().installed() as stop:
-        return execute(stage, env, stop).code
 
 
 def execute(
@@ -84,43 +78,43 @@ def execute(
     echo: bool = False,
     rank_module: str = RANK_MODULE,
 ) -> StageEnd:
-    """Run one stage from the main thread, write its termination record and return both.
+    """Run one stage from the main thread, write its termination record and return it.
 
-    The caller has installed `stop`. `echo` repeats the first rank's log on standard output; `rank_module` is
-    what torchrun starts.
+    The caller has installed `stop`. `echo` repeats the first rank's log on standard output; `rank_module` is what each
+    rank runs.
     """
-    context = None
+    context = claimed = None
     try:
         reports.announce(env.run_dir, stage)
         job = inputs.job_of(env)
         run = job_stores.run_store(job, env)
-        if stage in ("train", "evaluate"):
-            env = inputs.claim(env, job, run)
-        elif stage == "finish":
-            env = inputs.identified(env, job, run)
-        if env.uid and stage in ("train", "evaluate", "finish") and take_for(env.run_dir, env.uid):
+        if STAGES[stage].distributed:
+            claimed = inputs.claim(env, job, run)
+        elif not STAGES[stage].decides:
+            claimed = inputs.identified(env, job, run)
+        if claimed is not None and take_for(env.run_dir, claimed.uid):
             reports.announce(env.run_dir, stage)
-        context = Context(env, job, run, stop, echo, rank_module)
-        verdict = _STAGES[stage](context)
+        context = Context(claimed or env, job, run, stop, echo, rank_module)
+        result = _STAGES[stage](context)
     except KeyboardInterrupt:
-        verdict = Verdict(ExitCode.INTERRUPTED, "Interrupted", f"interrupted during {stage}; the last commit stands")
+        result = StageResult(ExitCode.INTERRUPTED, "Interrupted", f"interrupted during {stage}; the last commit stands")
         if stop.twice:
-            verdict = Verdict(ExitCode.INTERRUPTED_TWICE, "InterruptedTwice", f"interrupted twice during {stage}")
+            result = StageResult(ExitCode.INTERRUPTED_TWICE, "InterruptedTwice", f"interrupted twice during {stage}")
     except Exception as error:
-        verdict = _failure(stage, error)
-    return StageEnd(env, _conclude(stage, env, verdict, context))
+        result = _failure(stage, error)
+    return StageEnd(_conclude(stage, env, result, context), claimed)
 
 
-def _failure(stage: StageName, error: Exception) -> Verdict:
+def _failure(stage: StageName, error: Exception) -> StageResult:
     """What an exception in the launcher itself means; a bug is logged with its traceback."""
     found = describe(error)
     expected = isinstance(error, UserError | Interrupted)
     level = logging.INFO if isinstance(error, Interrupted) else logging.ERROR
     logger.log(level, "%s ended (%d): %s", stage, found.code, found.message, exc_info=None if expected else error)
-    return Verdict(ExitCode(found.code), found.reason, found.message)
+    return StageResult(ExitCode(found.code), found.reason, found.message)
 
 
-def _check(context: Context) -> Verdict:
+def _check(context: Context) -> StageResult:
     """Seconds on one CPU: everything that can be known to fail later fails here."""
     env, job = context.env, context.job
     training = job.spec.training
@@ -136,7 +130,7 @@ def _check(context: Context) -> Verdict:
         with inputs.named("spec.model.init"):
             inputs.check_weights(job, env)
         inputs.warn_if_tracker_is_down(job)
-    return Verdict(ExitCode.OK, "Completed")
+    return StageResult(ExitCode.OK, "Completed")
 
 
 def _check_data(context: Context) -> str:
@@ -150,11 +144,11 @@ def _check_data(context: Context) -> str:
     return find_publication(store, wanted).digest
 
 
-def _prepare(context: Context) -> Verdict:
+def _prepare(context: Context) -> StageResult:
     """Turn the job's source into shards, unless they are there or exist by themselves."""
     sources = context.job.spec.data.sources
     if sources is None:
-        return Verdict(ExitCode.OK, "Completed", "the shards exist; there is nothing to prepare")
+        return StageResult(ExitCode.OK, "Completed", "the shards exist; there is nothing to prepare")
     reported = 0.0
 
     def report(done: int, total: int) -> None:
@@ -168,67 +162,85 @@ def _prepare(context: Context) -> Verdict:
         prepared = prepare(sources, context.env.spec_base, store, report)
         inputs.check_identity(context.job, context.env, context.run, prepared.digest)
     where = f"{store.uri}/{prepared.prefix}"
-    return Verdict(ExitCode.OK, "Completed", f"found in {where}" if prepared.reused else f"written to {where}")
+    return StageResult(ExitCode.OK, "Completed", f"found in {where}" if prepared.reused else f"written to {where}")
 
 
-def _gang(context: Context, stage: StageName) -> Verdict:
-    """Run a stage on all ranks of this node, with the watchdog and the tracker's shipper beside them."""
+def _run_ranks(context: Context, stage: StageName) -> StageResult:
+    """Run a stage on all ranks of this node, with the watchdog and the uploads to MLflow beside them."""
     env, stop = context.env, context.stop
-    torchrun.wait_for_master(env, stop)
+    worker_group.wait_for_master(env, stop)
     if stop.requested:
         raise Interrupted(f"stopped before {stage} began")
     echo = Echo(rank_log(env, env.node_rank * env.processes))
     hidden = {"CUDA_VISIBLE_DEVICES": ""} if context.job.spec.trainer.gpus_per_node == 0 else {}
-    gang = torchrun.start(context.rank_module, [stage], env, overrides=hidden)
+    group = worker_group.start(context.rank_module, [stage], env, overrides=hidden)
     first_node = env.node_rank == 0
     with _shipping(context) if first_node else nullcontext():
-        outcome = torchrun.supervise(
-            gang,
+        end = worker_group.supervise(
+            group,
             stop=stop,
             grace=env.grace,
             watchdog=Watchdog(env.stall_timeout, time.monotonic()) if first_node else None,
             heartbeat=lambda: reports.heartbeat(env.run_dir),
             on_poll=echo if context.echo else lambda: None,
-            stall_timeout=env.stall_timeout,
         )
-    return judge(outcome)
+    return classify(end)
 
 
-def _train(context: Context) -> Verdict:
+def _train(context: Context) -> StageResult:
     """Train on all processes, to the stop step or to a request to stop."""
-    return _gang(context, "train")
+    return _run_ranks(context, "train")
 
 
-def _evaluate(context: Context) -> Verdict:
+def _evaluate(context: Context) -> StageResult:
     """Measure the newest commit on held-out data."""
-    return _gang(context, "evaluate")
+    return _run_ranks(context, "evaluate")
 
 
-def _finish(context: Context) -> Verdict:
-    """Ship what the tracking spool still holds and close the run as what it was; never the cause of a
-    failure.
-    """
+def _finish(context: Context) -> StageResult:
+    """Upload what the tracking spool still holds and close the run as what it was; never the cause of a failure."""
     env, run, stop = context.env, context.run, context.stop
-    status = outcomes.status_of(run, env.attempt, context.job)
+    if not outcomes.has_begun(run):
+        return StageResult(ExitCode.OK, "Completed", f"no training has begun under {run.uri}; nothing is to be closed")
+    outcome = outcomes.result(run, context.job, env.attempt)
+    status = outcomes.terminal_status(outcome)
+    outcomes.note_result(run, env.attempt, outcome, tracked=False)
     limit = FINISH_SECONDS[stop.requested]
     with stop.raising(even_if_requested=True):
         report = finish(env.run_dir, run, inputs.tracking_settings(context.job, env), env.uid, status, timeout=limit)
     if report.remaining or not report.status_set:
-        return Verdict(
+        return StageResult(
             ExitCode.UNAVAILABLE,
             "TrackingIncomplete",
             f"{report.remaining} records did not reach MLflow within {limit:.0f} s; the spool keeps them",
         )
-    outcomes.note_finished(run, env.attempt)
-    return Verdict(ExitCode.OK, "Completed", status)
+    outcomes.note_result(run, env.attempt, outcome, tracked=True)
+    return StageResult(ExitCode.OK, "Completed", status)
 
 
-_STAGES = {"check": _check, "prepare": _prepare, "train": _train, "evaluate": _evaluate, "finish": _finish}
+def _evaluated(context: Context) -> dict[str, float]:
+    """Keep that the newest commit has been evaluated; return the scores for the termination record."""
+    found = outcomes.summary(context.run)
+    if found is None:
+        return {}
+    if context.env.node_rank == 0:
+        outcomes.note_evaluation(context.run, context.job, found)
+    return found.headline()
+
+
+_STAGES: dict[StageName, Callable[[Context], StageResult]] = {
+    "check": _check,
+    "prepare": _prepare,
+    "train": _train,
+    "evaluate": _evaluate,
+    "finish": _finish,
+}
+_AFTER_SUCCESS: dict[StageName, Callable[[Context], dict[str, float]]] = {"evaluate": _evaluated}
 
 
 @contextmanager
 def _shipping(context: Context) -> Iterator[None]:
-    """Ship the spool while the ranks write it."""
+    """Upload the spool while the ranks write it."""
     shipper = Shipper(context.env.run_dir, inputs.tracking_settings(context.job, context.env))
     shipper.start()
     try:
@@ -237,59 +249,39 @@ def _shipping(context: Context) -> Iterator[None]:
         shipper.stop(0.0 if context.stop.twice else SHIP_SECONDS[context.stop.requested])
 
 
-def _keep_logs(context: Context, stage: StageName) -> None:
-    """Copy the end of each log to logs/attempt-N/ beside the checkpoints; a store that refuses is only
-    logged.
-
-    Those of an evaluation go to a folder of their own: on a cluster it has another pod, whose logs lack the training.
-    """
-    folder = f"logs/attempt-{context.env.attempt}/" + ("" if stage == "train" else f"{stage}/")
-    for path in sorted(log_folder(context.env).glob("*.log")):
-        try:
-            context.run.put(folder + path.name, tail(path))
-        except StorageError as error:
-            logger.warning("%s and the logs after it were not kept: %s", path.name, error)
-            return  # an end must not wait once for each of them
-
-
-def _conclude(stage: StageName, env: PodEnvironment, verdict: Verdict, context: Context | None) -> TerminationRecord:
-    """Write the last word to the termination log, and then what is kept beside the checkpoints.
+def _conclude(stage: StageName, env: PodEnvironment, result: StageResult, context: Context | None) -> TerminationRecord:
+    """Write the termination record, and then what is kept beside the checkpoints.
 
     In this order, for a store that hangs may use up what is left of the grace period.
     """
-    record = reports.termination_record(verdict, env.run_dir)
+    record = reports.termination_record(result, env.run_dir)
     reports.write_termination(env, record)
-    if context is None or stage not in ("train", "evaluate"):
+    if context is None or not STAGES[stage].distributed:
         return record
     kept = [record]
-    keeping = threading.Thread(
-        target=_keep, args=(stage, env, verdict, context, kept), name="keep-what-lasts", daemon=True
-    )
+    keeping = threading.Thread(target=_keep, args=(stage, result, context, kept), name="keep", daemon=True)
     keeping.start()
     started = time.monotonic()
-    while keeping.is_alive():
-        if time.monotonic() - started > KEEP_SECONDS[context.stop.requested]:
-            logger.warning("%s does not take what is kept of %s in time", context.run.uri, stage)
-            break
+    while keeping.is_alive() and time.monotonic() - started < KEEP_SECONDS[context.stop.requested]:
         keeping.join(0.1)
+    if keeping.is_alive():
+        logger.warning("%s does not take outcome, points and logs of %s in time", context.run.uri, stage)
     return kept[-1]
 
 
-def _keep(
-    stage: StageName, env: PodEnvironment, verdict: Verdict, context: Context, kept: list[TerminationRecord]
-) -> None:
+def _keep(stage: StageName, result: StageResult, context: Context, kept: list[TerminationRecord]) -> None:
     """Keep outcome, points and logs beside the checkpoints; the record that has the scores as well goes to `kept`."""
-    run, first_node = context.run, env.node_rank == 0
+    env, run = context.env, context.run
     try:
-        if stage == "evaluate" and verdict.code is ExitCode.OK:
-            found = outcomes.summary(run)
-            kept.append(reports.termination_record(verdict, env.run_dir, found.headline() if found is not None else {}))
+        if result.code is ExitCode.OK and stage in _AFTER_SUCCESS:
+            kept.append(reports.termination_record(result, env.run_dir, _AFTER_SUCCESS[stage](context)))
             reports.write_termination(env, kept[-1])
-        if first_node:
+        if env.node_rank == 0:
             outcomes.note(run, env.attempt, stage, kept[-1])
-            if stage == "evaluate" and verdict.code is ExitCode.OK:
-                outcomes.note_evaluation(run, context.job)
             keep_spool(env.run_dir, run)
-        _keep_logs(context, stage)
+        for path in sorted(log_folder(env).glob("*.log")):  # a store that refuses must not be waited for once per log
+            run.put(f"logs/attempt-{env.attempt}/{stage}/{path.name}", tail(path))
+    except StorageError as error:
+        logger.warning("not all of outcome, points and logs of %s was kept: %s", stage, error)
     except Exception:
-        logger.exception("not all of %s was kept", stage)
+        logger.exception("not all of outcome, points and logs of %s was kept", stage)

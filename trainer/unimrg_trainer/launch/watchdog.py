@@ -1,6 +1,4 @@
-"""The rule that tells a stalled gang from a slow one: pure, over heartbeats and a clock that the caller hands
-in.
-"""
+"""The rule that distinguishes a stalled worker group from a slow one: pure, over heartbeats and the caller's clock."""
 
 from __future__ import annotations
 
@@ -10,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Stall:
-    """Nothing advanced for `seconds`; `beat` is the last sign of life, None if there was none."""
+    """Nothing advanced for `seconds`; `beat` is the last heartbeat, None if there was none."""
 
     seconds: float
     beat: Hashable | None

@@ -1,0 +1,306 @@
+"""The ranks of this node as child processes of the launcher: starts them, forwards requests to stop, ends them.
+
+Rank, world size and rendezvous are known from the pod's environment, so no agent stands between launcher and ranks.
+Each rank has a session of its own, so Ctrl-C on a terminal reaches the launcher alone, which decides what follows.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from unimrg_api.environment import PodEnvironment, ports
+from unimrg_api.errors import UserError
+from unimrg_api.exit_codes import ExitCode
+from unimrg_trainer.launch import exit_records
+from unimrg_trainer.launch.classification import GroupEnd, RankEnd
+from unimrg_trainer.launch.logs import rank_log, tail
+from unimrg_trainer.launch.rank import HELD_SIGNALS, PARENT_VARIABLE, STACKS_SIGNAL
+from unimrg_trainer.launch.signals import StopRequest
+from unimrg_trainer.launch.watchdog import Stall, Watchdog
+
+logger = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.1
+STACKS_SECONDS = 2.0
+"""How long ranks get to write their stacks."""
+GONE_SECONDS = 5.0
+"""How long a killed process may take to disappear; one in uninterruptible sleep never does, and is left behind."""
+PEER_SECONDS = 30.0
+"""How long the other ranks of the node may take to end once one has failed."""
+GRACE_MARGIN = 15
+"""Seconds of the grace period that are kept for what follows the ranks: logs, tracking, the termination record."""
+LOOPBACK = "127.0.0.1"
+MASTER_SECONDS = 600
+"""How long the name of the master may take to resolve: its pod may be scheduled later than ours."""
+
+
+@dataclass
+class _Worker:
+    """One rank's process."""
+
+    rank: int
+    process: subprocess.Popen[bytes]
+    log: Path
+    log_start: int
+    """Where this process's part of the log begins."""
+    ended_at: float | None = None
+    """When it was seen ended, Unix time in seconds."""
+    killed: bool = False
+    """The launcher killed it."""
+
+    def running(self) -> bool:
+        if self.ended_at is None and self.process.poll() is not None:
+            self.ended_at = time.time()
+        return self.ended_at is None
+
+    def kill(self) -> None:
+        """SIGKILL the rank and what it started in its session."""
+        self.killed = True
+        os.killpg(self.process.pid, signal.SIGKILL)
+
+    def last_line(self) -> str:
+        lines = tail(self.log, since=self.log_start).decode(errors="replace").split("\n")
+        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+class WorkerGroup:
+    """The ranks of one stage on this node."""
+
+    def __init__(self, workers: Sequence[_Worker], run_dir: Path) -> None:
+        self._workers = workers
+        self._run_dir = run_dir
+
+    def running(self) -> bool:
+        """Whether any rank still runs."""
+        return any([worker.running() for worker in self._workers])
+
+    def has_failed(self) -> bool:
+        """Whether a rank has ended in another way than completed or interrupted."""
+        good = (int(ExitCode.OK), int(ExitCode.INTERRUPTED))
+        return any(not worker.running() and worker.process.returncode not in good for worker in self._workers)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to every rank that runs; one that still starts gets it when it can handle it."""
+        for worker in self._workers:
+            if worker.running():
+                worker.process.send_signal(number)
+
+    def kill(self) -> None:
+        """SIGKILL every rank that runs, with what it started, and wait until all are gone."""
+        running = [worker for worker in self._workers if worker.running()]
+        for worker in running:
+            worker.kill()
+        deadline = time.monotonic() + GONE_SECONDS
+        for worker in running:
+            try:
+                worker.process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                logger.error(
+                    "rank %d (process %d) did not end after SIGKILL; left behind", worker.rank, worker.process.pid
+                )
+            worker.running()
+
+    def ends(self) -> tuple[RankEnd, ...]:
+        """How the ranks ended."""
+        records = exit_records.read_exits(self._run_dir)
+        return tuple(
+            RankEnd(
+                worker.rank,
+                records.get(worker.rank),
+                worker.process.returncode,
+                worker.ended_at,
+                killed_by_launcher=worker.killed,
+                last_line="" if worker.rank in records else worker.last_line(),
+            )
+            for worker in self._workers
+        )
+
+
+def start(
+    module: str,
+    arguments: Sequence[str],
+    env: PodEnvironment,
+    *,
+    overrides: Mapping[str, str] | None = None,
+) -> WorkerGroup:
+    """Start `env.processes` ranks of `python -m module arguments…` on this node; call it from the main thread.
+
+    `overrides` are environment variables on top of ours. The ranks meet at the address and port of global rank 0.
+    """
+    exit_records.clear(env.run_dir)
+    address, port = env.master_address, ports(env.uid, env.attempt)[0]
+    if env.nodes == 1:  # nobody else has to find it, and no name has to resolve
+        address = LOOPBACK
+        port = free_port(address, port)
+    environment = {
+        **group_environment(env),
+        "MASTER_ADDR": address,
+        "MASTER_PORT": str(port),
+        "WORLD_SIZE": str(env.nodes * env.processes),
+        "LOCAL_WORLD_SIZE": str(env.processes),
+        PARENT_VARIABLE: str(os.getpid()),
+        **(overrides or {}),
+    }
+    logger.info(
+        "starting %d rank(s) with %s thread(s) each on node %d of %d, rendezvous at %s:%d",
+        env.processes, environment["OMP_NUM_THREADS"], env.node_rank, env.nodes, address, port,
+    )  # fmt: skip
+    workers: list[_Worker] = []
+    group = WorkerGroup(workers, env.run_dir)
+    # A rank inherits the blocked signals and takes them once it has installed its handlers.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, HELD_SIGNALS)
+    try:
+        for local_rank in range(env.processes):
+            rank = env.node_rank * env.processes + local_rank
+            workers.append(_start_rank([module, *arguments], rank, local_rank, environment, rank_log(env, rank)))
+    except BaseException:
+        group.kill()
+        raise
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return group
+
+
+def _start_rank(
+    module: Sequence[str], rank: int, local_rank: int, environment: Mapping[str, str], log: Path
+) -> _Worker:
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output:
+        log_start = output.seek(0, os.SEEK_END)
+        process = subprocess.Popen(
+            [sys.executable, "-m", *module],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(local_rank)},
+            start_new_session=True,
+        )
+    return _Worker(rank, process, log, log_start)
+
+
+def group_environment(env: PodEnvironment) -> dict[str, str]:
+    """The variables that all ranks of the node get.
+
+    The number of threads is fixed because it enters the order of summation: bit-exact resume needs it equal. Ranks of a
+    single node talk over the loopback: a host name that does not resolve cannot hinder them, and nobody outside can
+    reach them. Either may be set otherwise in our own environment.
+    """
+    alone = {"GLOO_SOCKET_IFNAME": "lo"} if env.nodes == 1 and sys.platform == "linux" else {}
+    return {
+        "OMP_NUM_THREADS": str(max(1, cores() // env.processes)),
+        **alone,
+        **os.environ,
+        **env.to_environ(),
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def cores() -> int:
+    """CPU cores that this process may use: affinity, and in a container its quota."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        if quota != "max":
+            count = min(count, max(1, int(quota) // int(period)))
+    except (OSError, ValueError):
+        logger.debug("no CPU quota of a control group")
+    return count
+
+
+def stop_seconds(grace: int) -> int:
+    """How long ranks may take to stop, of a grace period of `grace` seconds."""
+    return max(1, grace - GRACE_MARGIN, grace // 2)
+
+
+def free_port(address: str, preferred: int) -> int:
+    """The preferred port if it is free at `address`, else any other; for a single node, where no other must know it."""
+    for port in (preferred, 0):
+        try:
+            with socket.create_server((address, port)) as server:
+                found: int = server.getsockname()[1]
+        except OSError:
+            logger.info("port %d at %s is in use; taking another", port, address)
+        else:
+            return found
+    return preferred
+
+
+def wait_for_master(env: PodEnvironment, stop: StopRequest, limit: float = MASTER_SECONDS) -> None:
+    """Wait until the master's name resolves: other nodes' pods may be scheduled later than this one.
+
+    Raises UserError with exit code 69 after `limit` seconds.
+    """
+    deadline = time.monotonic() + limit
+    while env.nodes > 1 and not stop.requested:
+        try:
+            socket.getaddrinfo(env.master_address, None)
+            return
+        except socket.gaierror as error:
+            if time.monotonic() >= deadline:
+                raise UserError(
+                    f"the master {env.master_address} did not resolve within {limit:.0f} s: {error}",
+                    remedy="see whether the pod of node 0 is running and its headless service exists",
+                    exit_code=ExitCode.UNAVAILABLE,
+                ) from error
+        time.sleep(min(1.0, limit))
+
+
+def supervise(
+    group: WorkerGroup,
+    *,
+    stop: StopRequest,
+    grace: int,
+    watchdog: Watchdog | None = None,
+    heartbeat: Callable[[], Hashable | None] = lambda: None,
+    on_poll: Callable[[], None] = lambda: None,
+) -> GroupEnd:
+    """Wait until all ranks have ended; stop or kill them on signals, a failed rank or a stall. None is left after.
+
+    `grace` is in seconds, from the request to the end. `on_poll` is called about ten times per second.
+    """
+    stop_deadline = peer_deadline = float("inf")
+    stall: Stall | None = None
+    overdue = False
+    try:
+        while group.running() and not stop.twice:
+            on_poll()
+            now = time.monotonic()
+            if stop.requested and stop_deadline == float("inf"):
+                logger.info("%s: the ranks stop at their next step and commit", stop.cause)
+                stop_deadline = now + stop_seconds(grace)
+                group.signal(signal.SIGTERM)
+            if peer_deadline == float("inf") and group.has_failed():
+                logger.error("a rank has failed; the others are asked to stop and killed after %.0f s", PEER_SECONDS)
+                peer_deadline = now + PEER_SECONDS
+                group.signal(signal.SIGTERM)
+            if now > min(stop_deadline, peer_deadline):
+                overdue = stop_deadline <= peer_deadline
+                logger.error("not all ranks stopped in time; killing them")
+                break
+            if stop_deadline == peer_deadline == float("inf") and watchdog is not None:
+                stall = watchdog.observe(heartbeat(), now)
+                if stall is not None:
+                    logger.error("nothing advanced for %.0f s; writing stacks, then killing the ranks", stall.seconds)
+                    group.signal(STACKS_SIGNAL)
+                    time.sleep(STACKS_SECONDS)
+                    break
+            time.sleep(POLL_SECONDS)
+    finally:
+        group.kill()
+        on_poll()
+    return GroupEnd(
+        ranks=group.ends(),
+        stop_requested=stop.requested,
+        interrupted_twice=stop.twice,
+        overdue=overdue,
+        stall=stall,
+    )
