@@ -55,8 +55,8 @@ def _read(store: ObjectStore, seen: Survey, marker: Marker) -> Checkpoint:
     row = Checkpoint(step=marker.step, generation=marker.generation, marker=marker.key)
     named = _json(store, marker.key).get("manifest")
     folder = folder_of(named) if isinstance(named, str) else None
-    if folder is None:
-        return row.model_copy(update={"finding": "the commit marker names no manifest"})
+    if folder is None or folder.step != marker.step:
+        return row.model_copy(update={"finding": "the commit marker names no manifest of its step"})
     held = seen.folders.get(folder.key)
     sizes = held.sizes if held is not None else {}
     row = row.model_copy(update={"attempt": folder.attempt, "manifest": named, "bytes": sum(sizes.values())})

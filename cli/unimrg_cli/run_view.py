@@ -18,6 +18,7 @@ from unimrg_api.introspection import view_at
 from unimrg_api.job import StorageSpec, UniMRGJob
 from unimrg_api.load import load_job
 from unimrg_api.progress import Progress
+from unimrg_api.stages import outcome_of
 from unimrg_api.termination import TerminationRecord
 from unimrg_cli.checkpoint_list import Checkpoint, list_checkpoints
 from unimrg_trainer.local_folders import run_folder, training_in
@@ -26,6 +27,7 @@ from unimrg_trainer.storage.base import NotFound
 
 State = Literal["NotStarted", "Running", "Stopped", "Completed", "Failed"]
 
+_STATES: dict[str, State] = {"Succeeded": "Completed", "Failed": "Failed", "Interrupted": "Stopped"}
 _JOB_SUFFIXES = (".yaml", ".yml", ".json")
 _OUTCOME = re.compile(r"outcomes/attempt-(\d+)-(\w+)\.json")
 _ATTEMPT = re.compile(r"attempts/(\d+)\.json")
@@ -142,10 +144,10 @@ def describe_run(target: str) -> RunDescription:
     last_end = _last_end(local) if ours else None
     mlflow = (_json(local, "mlflow.json") if ours else None) or {}
     url = (progress.mlflow_url if progress is not None else None) or mlflow.get("url")
-    at_work = _is_at_work(local.root / "lock")
+    at_rest = _state_at_rest(store, outcomes, max(attempts, default=None), progress, last_end)
     return RunDescription(
         uri=store.uri,
-        state="Running" if at_work else _state_at_rest(outcomes, max(attempts, default=None), progress, last_end),
+        state="Running" if _is_at_work(local.root / "lock") else at_rest,
         uid=uid if isinstance(uid, str) else None,
         attempts=len(attempts),
         progress=progress,
@@ -163,27 +165,22 @@ def _is_run(store: ObjectStore, local: LocalStore) -> bool:
 
 
 def _state_at_rest(
-    outcomes: list[Outcome], attempt: int | None, progress: Progress | None, last_end: TerminationRecord | None
+    store: ObjectStore,
+    outcomes: list[Outcome],
+    attempt: int | None,
+    progress: Progress | None,
+    last_end: TerminationRecord | None,
 ) -> State:
     """Where a run stands on which nobody works; `attempt` is the newest one that was started."""
-    if attempt is None:
-        # only check and prepare have run
+    if attempt is None:  # only check and prepare have run
         if last_end is None or last_end.exit_code == ExitCode.OK:
             return "NotStarted" if progress is None else "Stopped"
-        return _state_of_ends({last_end.exit_code})
-    latest = {outcome.exit_code for outcome in outcomes if outcome.attempt == attempt}
-    if not latest:
-        return "Stopped"  # it left no word: it was killed
-    state = _state_of_ends(latest)
-    killed_later = progress is not None and progress.stage in ("train", "evaluate")
-    return "Stopped" if state == "Completed" and killed_later else state
-
-
-def _state_of_ends(codes: set[int]) -> State:
-    if codes == {ExitCode.OK}:
-        return "Completed"
-    stopped = {ExitCode.OK, ExitCode.INTERRUPTED, ExitCode.INTERRUPTED_TWICE, ExitCode.TERMINATED}
-    return "Stopped" if codes <= stopped else "Failed"
+        return _STATES[outcome_of(last_end.exit_code)]
+    noted = _json(store, "outcomes/finished.json") or {}
+    if noted.get("attempt") == str(attempt) and str(noted.get("result")) in _STATES:
+        return _STATES[str(noted["result"])]
+    ends = {outcome_of(outcome.exit_code) for outcome in outcomes if outcome.attempt == attempt}
+    return "Failed" if "Failed" in ends else "Stopped"  # `finish` has not run: the attempt was killed
 
 
 def _is_at_work(lock: Path) -> bool:

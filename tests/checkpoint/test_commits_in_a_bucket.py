@@ -78,7 +78,7 @@ def test_pods_that_start_together_agree_on_one_identity_and_count_apart(s3_place
         store = s3_place.store()
         start.wait()
         uids.append(claim_identity(store, f"uid-{number}", "digest"))
-        numbers.append(claim_attempt(store, None))
+        numbers.append(claim_attempt(store))
 
     threads = [threading.Thread(target=claim, args=(number,)) for number in range(4)]
     for thread in threads:

@@ -12,7 +12,7 @@ from tests.support.dictionary_store import DictionaryStore
 from tests.support.faulty_stores import WrappedStore
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
-from unimrg_trainer.checkpoint.identity import claim_attempt, claim_identity
+from unimrg_trainer.checkpoint.identity import claim_attempt, claim_identity, find_attempt
 from unimrg_trainer.storage import LocalStore
 from unimrg_trainer.storage.base import StorageError
 
@@ -72,17 +72,37 @@ def test_two_first_starts_agree_on_one_uid(tmp_path: Path) -> None:
 
 
 def test_attempts_are_numbered_from_one(dictionary_store: DictionaryStore) -> None:
-    assert [claim_attempt(dictionary_store, None) for _ in range(11)] == list(range(1, 12))
+    assert [claim_attempt(dictionary_store) for _ in range(11)] == list(range(1, 12))
     dictionary_store.put("attempts/notes.txt", b"not an attempt")
-    assert claim_attempt(dictionary_store, None) == 12
+    assert claim_attempt(dictionary_store) == 12
 
 
-def test_a_wanted_number_is_given_once(dictionary_store: DictionaryStore) -> None:
-    assert claim_attempt(dictionary_store, 5) == 5
-    with pytest.raises(UserError, match="attempt 5") as caught:
-        claim_attempt(dictionary_store, 5)
-    assert caught.value.exit_code is ExitCode.UNAVAILABLE
-    assert claim_attempt(dictionary_store, None) == 6
+def test_a_start_has_one_number_that_no_other_start_gets(dictionary_store: DictionaryStore) -> None:
+    assert claim_attempt(dictionary_store, "a/5", 5) == 5
+    assert claim_attempt(dictionary_store, "b/5", 5) == 6
+    assert claim_attempt(dictionary_store) == 7
+    assert claim_attempt(dictionary_store, "a/5", 5) == find_attempt(dictionary_store, "a/5") == 5
+    dictionary_store.put("attempts/8.json", b"damaged")
+    assert claim_attempt(dictionary_store, "a/6", 6) == 9
+    assert find_attempt(dictionary_store, "a/7") is None
+
+
+def test_pods_of_one_start_agree_on_its_number(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    claim_attempt(store)
+    together = threading.Barrier(4)
+    found: list[int] = []
+
+    def claim() -> None:
+        together.wait()
+        found.append(claim_attempt(store, "uid/1", 1))
+
+    threads = [threading.Thread(target=claim) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [2, 2, 2, 2]
 
 
 def test_starts_at_the_same_time_get_different_numbers(tmp_path: Path) -> None:
@@ -92,7 +112,7 @@ def test_starts_at_the_same_time_get_different_numbers(tmp_path: Path) -> None:
 
     def claim() -> None:
         start.wait()
-        found.append(claim_attempt(store, None))
+        found.append(claim_attempt(store))
 
     threads = [threading.Thread(target=claim) for _ in range(6)]
     for thread in threads:
@@ -108,7 +128,7 @@ def test_a_claim_whose_reply_was_lost_is_ours(dictionary_store: DictionaryStore)
             self.inner.put(key, data, if_absent=if_absent)
             self.inner.put(key, data, if_absent=if_absent)
 
-    assert claim_attempt(TryingTwice(dictionary_store), 1) == 1
+    assert claim_attempt(TryingTwice(dictionary_store)) == 1
     assert claim_identity(TryingTwice(dictionary_store), "uid", "digest") == "uid"
 
 

@@ -92,7 +92,7 @@ def test_a_checkpoint_whose_objects_are_not_right_is_shown_as_such(unimrg: Unimr
     run.put("ckpt/step-00000040/COMMITTED-0", "not JSON")
     rows = json.loads(unimrg("ckpt", "ls", run.file, "-o", "json").out)
     assert [row["finding"] for row in rows] == [
-        "the commit marker names no manifest",
+        "the commit marker names no manifest of its step",
         "the manifest is missing or damaged",
         "rank-0.safetensors is missing",
         "rank-0.safetensors has 5 bytes, and the manifest says 100",
@@ -129,6 +129,7 @@ def test_a_run_in_full(unimrg: Unimrg, run: Run) -> None:
     run.outcome(1, "train", 85, "Interrupted", "stopped after step 20 [bold]")
     run.outcome(2, "train", 0)
     run.outcome(2, "evaluate", 0)
+    run.put("outcomes/finished.json", {"attempt": "2", "result": "Succeeded", "tracked": True})
     run.commit(40, attempt=2)
     run.progress(stage="finish", step=40, total_steps=40, losses={"depth": 0.25}, updated=1.0)
     run.put("local/mlflow.json", {"run_id": "r", "url": "http://mlflow/r"})
@@ -145,25 +146,25 @@ def test_a_run_in_full(unimrg: Unimrg, run: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    ("codes", "phase", "expected"),
+    ("codes", "noted", "expected"),
     [
-        ({"train": 0, "evaluate": 0}, "finish", "Completed"),
-        ({"train": 0, "evaluate": 0}, "prepare", "Completed"),  # a complete run that was asked for again
-        ({"train": 0}, "evaluate", "Stopped"),  # killed while it was evaluated
-        ({"train": 85}, "finish", "Stopped"),
-        ({"train": 0, "evaluate": 85}, "finish", "Stopped"),
-        ({"train": 70}, "finish", "Failed"),
-        ({"train": 85, "evaluate": 66}, "finish", "Failed"),
-        ({}, "train", "Stopped"),  # killed without a word
+        ({"train": 0, "evaluate": 0}, {"attempt": "2", "result": "Succeeded"}, "Completed"),
+        ({"train": 70}, {"attempt": "2", "result": "Failed"}, "Failed"),
+        ({"train": 85}, {"attempt": "2", "result": "Interrupted"}, "Stopped"),
+        ({"train": 0}, {"attempt": "1", "result": "Succeeded"}, "Stopped"),  # killed in attempt 2, before its end
+        ({"train": 85, "evaluate": 66}, {}, "Failed"),
+        ({}, {"attempt": "2", "result": []}, "Stopped"),
     ],
 )
-def test_the_state_of_a_run_at_rest(codes: dict[str, int], phase: str, expected: str, unimrg: Unimrg, run: Run) -> None:
+def test_the_state_of_a_run_at_rest(
+    codes: dict[str, int], noted: dict[str, object], expected: str, unimrg: Unimrg, run: Run
+) -> None:
     run.attempt(1)
     run.outcome(1, "train", 70)
     run.attempt(2)
+    run.put("outcomes/finished.json", noted)
     for stage, code in codes.items():
         run.outcome(2, stage, code)
-    run.progress(stage=phase, step=1)
     assert state(unimrg, run.file) == expected
 
 

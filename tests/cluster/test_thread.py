@@ -1,7 +1,7 @@
 """The whole line on a cluster: an applied job becomes a finished run, whatever dies in between.
 
 Everything is real but the kubelet: API server, scheduler, Training Operator, S3, MLflow, the operator with its own
-account, torchrun on two nodes.
+account, ranks on two nodes.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ def train_until(cluster: Cluster, bucket: str, name: str, step: int) -> ObjectSt
 
 def assert_resumed(run: ObjectStore, attempt: int, least: int) -> None:
     """An attempt went on from a commit: equal parameters alone would also come of a new start."""
-    log = run.get(f"logs/attempt-{attempt}/rank-0.log").decode()
+    log = run.get(f"logs/attempt-{attempt}/train/rank-0.log").decode()
     found = re.search(r"resumed from step (\d+)", log)
     assert found is not None, "it began from the start"
     assert int(found[1]) >= least
@@ -247,7 +247,7 @@ def test_a_worker_killed_in_mid_run_is_resumed_within_a_minute_and_changes_nothi
     died = time.monotonic()
     cluster.wait_for(name, lambda found: trains(found, 2), RESTART_SECONDS, "(attempt 2 running)")
     logger.info("attempt 2 ran %.1f s after the worker's death", time.monotonic() - died)
-    assert len(ranks) >= 6, "a launcher, torchrun and a rank per node"
+    assert len(ranks) >= 4, "a launcher and a rank per node"
     assert not any(map(alive, ranks)), "somebody of attempt 1 is alive beside attempt 2"
     done = cluster.wait_for_phase(name, "Succeeded", seconds=180)
     train = stage(done, "train")

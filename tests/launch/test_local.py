@@ -1,4 +1,4 @@
-"""`unimrg run` from check to finish, with real torchrun and stand-in engines."""
+"""`unimrg run` from check to finish, with real ranks and stand-in engines."""
 
 from __future__ import annotations
 
@@ -118,6 +118,21 @@ def test_a_complete_run_whose_launcher_died_before_it_closed_it_is_closed_by_the
     assert finishes.statuses == ["FINISHED", "FINISHED"]
 
 
+@pytest.mark.parametrize("damage", ["an object is missing", "copied from another step"])
+def test_a_run_whose_last_commit_is_damaged_is_not_complete(tmp_path: Path, finishes: Finishes, damage: str) -> None:
+    assert run(tmp_path, stages__evaluate__mode="Never", training__stopStep=6)[0] == 0
+    checkpoints = tmp_path / "run" / "ckpt"
+    if damage == "copied from another step":
+        shutil.copytree(checkpoints / "step-00000006", checkpoints / "step-00000012")
+    else:
+        assert run(tmp_path, stages__evaluate__mode="Never")[0] == 0
+        next((checkpoints / "step-00000012").rglob("rank-0.safetensors")).unlink()
+    code, text = run(tmp_path, stages__evaluate__mode="Never")
+    assert code == 0
+    assert "complete before" not in text
+    assert (tmp_path / "run" / "outcomes" / f"attempt-{len(finishes.statuses)}-train.json").exists()
+
+
 def test_an_interrupted_training_is_closed_as_killed_and_goes_on_the_next_time(
     tmp_path: Path, finishes: Finishes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,7 +188,7 @@ def test_what_the_user_can_mend_is_said_without_log_and_traceback(
     assert code == ExitCode.DATA_CORRUPT
     assert "rank 0: shard 3 is damaged (prepare it again)" in text
     assert "Traceback" not in text and "Logs:" not in text
-    log = (tmp_path / "run" / "local" / "logs" / "attempt-1" / "rank-0.log").read_text()
+    log = (tmp_path / "run" / "local" / "logs" / "attempt-1" / "train" / "rank-0.log").read_text()
     assert "shard 3 is damaged" in log and "Traceback" not in log
 
 
@@ -191,7 +206,10 @@ def test_the_log_that_is_shown_is_that_of_the_stage_that_failed(
     assert code == ExitCode.PROGRAM
     assert "train failed" in text and "the loss went for a walk" in text
     assert "no step was taken" not in text
-    assert "no step was taken" in (tmp_path / "run" / "local" / "logs" / "attempt-2" / "rank-0.log").read_text()
+    assert (
+        "no step was taken"
+        in (tmp_path / "run" / "local" / "logs" / "attempt-2" / "evaluate" / "rank-0.log").read_text()
+    )
 
 
 def test_nothing_is_evaluated_where_nothing_is_committed(

@@ -1,4 +1,4 @@
-"""The pod's entry point: from environment variables to an exit code, a last word and a log."""
+"""The pod's entry point: from environment variables to an exit code, a termination record and a log."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def pod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return env.run_dir
 
 
-def test_a_pod_ends_with_its_stages_code_and_last_word(pod: Path) -> None:
+def test_a_pod_ends_with_its_stages_code_and_a_termination_record(pod: Path) -> None:
     assert exit_code("check") == 0
     assert TerminationRecord.parse((pod / "termination.json").read_bytes()).reason == "Completed"
 
@@ -42,16 +42,16 @@ def test_a_pod_ends_with_its_stages_code_and_last_word(pod: Path) -> None:
 def test_a_pod_serves_its_progress_while_it_works(pod: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Progress | None] = []
 
-    def look(context: stages.Context) -> stages.Verdict:
+    def look(context: stages.Context) -> stages.StageResult:
         seen.append(live_view.fetch(int((pod / "progress.port").read_text())))
-        return stages.Verdict(stages.ExitCode.OK, "Completed")
+        return stages.StageResult(stages.ExitCode.OK, "Completed")
 
     monkeypatch.setitem(stages._STAGES, "check", look)
     assert exit_code("check") == 0
     assert seen[0] is not None and seen[0].stage == "check"
 
 
-def test_a_variable_that_cannot_be_right_is_the_last_word(pod: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_variable_stands_in_the_termination_record(pod: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UNIMRG_PROCESSES", "many")
     assert exit_code("check") == 64
     assert "UNIMRG_PROCESSES" in TerminationRecord.parse((pod / "termination.json").read_bytes()).message

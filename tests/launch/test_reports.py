@@ -14,6 +14,7 @@ from unimrg_api.environment import PodEnvironment
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.progress import Progress
 from unimrg_api.termination import TerminationRecord
+from unimrg_trainer.launch.classification import StageResult
 from unimrg_trainer.launch.progress_server import PORT_FILE, serve_progress
 from unimrg_trainer.launch.reports import (
     announce,
@@ -22,7 +23,6 @@ from unimrg_trainer.launch.reports import (
     termination_record,
     write_termination,
 )
-from unimrg_trainer.launch.verdict import Verdict
 
 
 def get(port: int, path: str) -> bytes:
@@ -109,7 +109,7 @@ def test_a_termination_log_that_cannot_be_written_does_not_hide_the_end(tmp_path
 def test_the_record_says_how_far_the_work_came(tmp_path: Path) -> None:
     report(tmp_path, checkpoint_step=2)
     (tmp_path / "mlflow.json").write_text('{"run_id": "abc"}')
-    record = termination_record(Verdict(ExitCode.PROGRAM, "ValueError", "a bug", rank=1), tmp_path)
+    record = termination_record(StageResult(ExitCode.PROGRAM, "ValueError", "a bug", rank=1), tmp_path)
     assert (record.exit_code, record.step, record.total_steps, record.mlflow_run_id) == (70, 3, 9, "abc")
     assert (record.rank, record.message, record.checkpoint) == (1, "rank 1: a bug", "ckpt/step-00000002")
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import tempfile
+import uuid
 from pathlib import Path
 
 import pytest
 
 from tests.support.local_jobs import tiny_job
 from unimrg_api.environment import PodEnvironment
+from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.job import StorageSpec
 from unimrg_trainer.launch import stages
@@ -54,7 +58,13 @@ def test_the_same_bucket_of_another_service_is_another_run(monkeypatch: pytest.M
 def test_what_another_training_left_is_set_aside_each_time(tmp_path: Path) -> None:
     folder = tmp_path / "local"
     lasting = ("lock", "mlflow.db", "logs/launcher.log")
-    own = ("spool/attempt-1/s.jsonl", "mlflow.json", "progress.json", "termination.json", "logs/attempt-1/rank-0.log")
+    own = (
+        "spool/attempt-1/s.jsonl",
+        "mlflow.json",
+        "progress.json",
+        "termination.json",
+        "logs/attempt-1/train/rank-0.log",
+    )
     for name in (*lasting, *own):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("first")
@@ -67,19 +77,39 @@ def test_what_another_training_left_is_set_aside_each_time(tmp_path: Path) -> No
         assert training_in(folder) == uid
         assert [name for name in (*lasting, *own) if (folder / name).exists()] == list(lasting)
     assert sorted(path.read_text() for path in folder.glob("earlier/*/mlflow.json")) == ["b", "c"]
-    assert len(list(folder.glob("earlier/*/attempt-1/rank-0.log"))) == 1
+    assert len(list(folder.glob("earlier/*/attempt-1/train/rank-0.log"))) == 1
 
 
-def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_without_a_home_the_cache_is_temporary_and_state_is_asked_for(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", no_home)
+    assert run_folder("file:///a/run") == Path("/a/run/local")
+    assert cache_folder() == Path(tempfile.gettempdir()) / f"unimrg-{os.getuid()}"
+    with pytest.raises(UserError, match="set HOME, or UNIMRG_STATE"):
+        run_folder(RUN)
+
+
+def test_a_home_that_cannot_be_written_holds_no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/dev/null")
+    assert cache_folder() == Path(tempfile.gettempdir()) / f"unimrg-{os.getuid()}"
+
+
+def test_a_folder_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     (tmp_path / "uid").mkdir()
     with pytest.raises(StorageError):
         take_for(tmp_path, "a")
 
 
 def trained(env: PodEnvironment) -> PodEnvironment:
+    """Train as a start of its own; what the training is known by."""
+    env = dataclasses.replace(env, uid=uuid.uuid4().hex)
     assert stages.execute("prepare", env, StopRequest()).code is ExitCode.OK
     end = stages.execute("train", env, StopRequest(), rank_module="tests.support.fake_engine")
-    assert end.code is ExitCode.OK, end.record
+    assert end.code is ExitCode.OK and end.env is not None, end.record
     return end.env
 
 

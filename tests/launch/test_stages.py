@@ -14,6 +14,7 @@ from tests.support.local_jobs import WITH_IMAGES, tiny_job
 from unimrg_api.environment import PodEnvironment
 from unimrg_api.errors import Interrupted
 from unimrg_api.exit_codes import ExitCode
+from unimrg_api.stages import StageName
 from unimrg_api.termination import TerminationRecord
 from unimrg_trainer.launch import outcomes, stages
 from unimrg_trainer.launch.local import local_environment
@@ -59,13 +60,17 @@ def run_of(folder: Path) -> ObjectStore:
     return open_store((folder / "run").as_uri())
 
 
+def run_stage(stage: StageName, env: PodEnvironment) -> ExitCode:
+    return stages.execute(stage, env, StopRequest()).code
+
+
 def ended(env: PodEnvironment) -> TerminationRecord:
     return TerminationRecord.parse(env.termination_log.read_bytes())
 
 
-def test_a_check_leaves_nothing_but_its_verdict(tmp_path: Path) -> None:
+def test_a_check_leaves_nothing_but_its_termination_record(tmp_path: Path) -> None:
     env = environment(tmp_path)
-    assert stages.run_stage("check", env) is ExitCode.OK
+    assert run_stage("check", env) is ExitCode.OK
     assert ended(env).reason == "Completed"
     assert [key for key, _ in run_of(tmp_path).list() if not key.startswith("local/")] == []
     assert not list((tmp_path / "data").rglob("*")) or not any(p.is_file() for p in (tmp_path / "data").rglob("*"))
@@ -73,24 +78,24 @@ def test_a_check_leaves_nothing_but_its_verdict(tmp_path: Path) -> None:
 
 def test_photographs_that_are_not_there_are_named_by_the_check(tmp_path: Path) -> None:
     env = environment(tmp_path, data__sources=WITH_IMAGES)
-    assert stages.run_stage("check", env) is ExitCode.INPUT_MISSING
+    assert run_stage("check", env) is ExitCode.INPUT_MISSING
     assert "spec.data.sources" in ended(env).message
     assert str(tmp_path / "photographs") in ended(env).message
 
 
 def test_shards_that_are_not_there_are_refused_by_the_check(tmp_path: Path) -> None:
-    assert stages.run_stage("check", environment(tmp_path, data__sources=None)) is ExitCode.INPUT_MISSING
+    assert run_stage("check", environment(tmp_path, data__sources=None)) is ExitCode.INPUT_MISSING
 
 
 def test_a_number_of_processes_that_cannot_share_the_rows_is_refused_by_the_check(tmp_path: Path) -> None:
     env = dataclasses.replace(environment(tmp_path), processes=3)
-    assert stages.run_stage("check", env) is ExitCode.CONFIGURATION
+    assert run_stage("check", env) is ExitCode.CONFIGURATION
     assert "use 2 processes" in ended(env).message
 
 
 def test_a_job_that_is_no_json_ends_as_a_configuration_error(tmp_path: Path) -> None:
     env = dataclasses.replace(environment(tmp_path), spec="{")
-    assert stages.run_stage("check", env) is ExitCode.CONFIGURATION
+    assert run_stage("check", env) is ExitCode.CONFIGURATION
 
 
 @pytest.mark.parametrize(("gpus", "hidden"), [(0, {"CUDA_VISIBLE_DEVICES": ""}), (1, {})])
@@ -104,17 +109,17 @@ def test_ranks_of_a_job_for_cpus_see_no_gpu(
         raise Interrupted
 
     env = environment(tmp_path, trainer={"gpusPerNode": gpus, "processesPerNode": 1})
-    assert stages.run_stage("prepare", env) is ExitCode.OK
-    monkeypatch.setattr(stages.torchrun, "start", start)
-    assert stages.run_stage("train", env) is ExitCode.INTERRUPTED
+    assert run_stage("prepare", env) is ExitCode.OK
+    monkeypatch.setattr(stages.worker_group, "start", start)
+    assert run_stage("train", env) is ExitCode.INTERRUPTED
     assert seen == [hidden]
 
 
 def test_prepared_data_is_found_again(tmp_path: Path) -> None:
     env = environment(tmp_path)
-    assert stages.run_stage("prepare", env) is ExitCode.OK
+    assert run_stage("prepare", env) is ExitCode.OK
     assert ended(env).message.startswith("written to")
-    assert stages.run_stage("prepare", env) is ExitCode.OK
+    assert run_stage("prepare", env) is ExitCode.OK
     assert ended(env).message.startswith("found in")
 
 
@@ -142,31 +147,32 @@ def test_a_stage_does_not_begin_after_a_request_to_stop(tmp_path: Path) -> None:
 
 def test_a_prefix_of_another_training_is_refused(tmp_path: Path, closed: list[TerminalStatus]) -> None:
     env = environment(tmp_path)
-    assert stages.run_stage("prepare", env) is ExitCode.OK
+    assert run_stage("prepare", env) is ExitCode.OK
     first = stages.inputs.claim(env, stages.inputs.job_of(env), run_of(tmp_path))
     other = environment(tmp_path, training__seed=7)
-    assert stages.run_stage("check", other) is ExitCode.CONFIGURATION
-    assert stages.run_stage("train", other) is ExitCode.CONFIGURATION
+    assert run_stage("check", other) is ExitCode.CONFIGURATION
+    assert run_stage("train", other) is ExitCode.CONFIGURATION
     assert "belongs to another training" in ended(other).message
-    same = stages.inputs.claim(env, stages.inputs.job_of(env), run_of(tmp_path))
+    again = environment(tmp_path)
+    same = stages.inputs.claim(again, stages.inputs.job_of(again), run_of(tmp_path))
     assert (same.uid, int(same.attempt)) == (first.uid, int(first.attempt) + 1)
 
 
 def test_an_attempt_numbered_from_outside_keeps_its_number_when_its_pod_comes_back(tmp_path: Path) -> None:
     env = dataclasses.replace(environment(tmp_path), uid="kubernetes", attempt="4")
-    stages.run_stage("prepare", env)
+    run_stage("prepare", env)
     for _ in range(2):
         claimed = stages.inputs.claim(env, stages.inputs.job_of(env), run_of(tmp_path))
         assert (claimed.uid, claimed.attempt) == ("kubernetes", "4")
-    later = dataclasses.replace(env, attempt="")
-    assert stages.inputs.claim(later, stages.inputs.job_of(env), run_of(tmp_path)).attempt == "5"
+    for later, number in ((dataclasses.replace(env, attempt=""), "5"), (dataclasses.replace(env, uid="again"), "6")):
+        assert stages.inputs.claim(later, stages.inputs.job_of(env), run_of(tmp_path)).attempt == number
 
 
 def test_pods_of_several_nodes_do_not_count_attempts_themselves(tmp_path: Path) -> None:
     env = environment(tmp_path)
-    stages.run_stage("prepare", env)
-    several = dataclasses.replace(env, nodes=2)
-    assert stages.run_stage("train", several) is ExitCode.CONFIGURATION
+    run_stage("prepare", env)
+    several = dataclasses.replace(env, attempt="", nodes=2)
+    assert run_stage("train", several) is ExitCode.CONFIGURATION
     assert "UNIMRG_ATTEMPT" in ended(several).message
 
 
@@ -174,13 +180,14 @@ def test_training_leaves_its_logs_and_its_outcome_beside_the_checkpoints(
     tmp_path: Path, closed: list[TerminalStatus]
 ) -> None:
     env, stop = environment(tmp_path), StopRequest()
-    stages.run_stage("prepare", env)
+    run_stage("prepare", env)
     end = stages.execute("train", env, stop, rank_module="tests.support.fake_engine")
+    assert end.env is not None
     assert (end.code, end.env.attempt) == (ExitCode.OK, "1")
     assert (end.record.step, end.record.total_steps) == (12, 12)
     run = run_of(tmp_path)
     kept = [key for key, _ in run.list("logs/")]
-    assert kept == ["logs/attempt-1/rank-0.log", "logs/attempt-1/torchrun-0.log"]
+    assert kept == ["logs/attempt-1/train/rank-0.log"]
     assert json.loads(run.get("job.json"))["uid"] == end.env.uid
     assert TerminationRecord.parse(run.get("outcomes/attempt-1-train.json")).exit_code == 0
 
@@ -206,24 +213,27 @@ def test_a_run_is_closed_as_what_its_stages_were(
     for stage, code in (("train", train), ("evaluate", evaluate)):
         if code is not None:
             outcomes.note(run, "1", stage, TerminationRecord(exit_code=code))
-    assert outcomes.status_of(run, "1", job) == status
+    assert outcomes.terminal_status(outcomes.result(run, job, "1")) == status
 
 
 def test_without_an_evaluation_training_alone_decides(tmp_path: Path) -> None:
     job, _ = tiny_job(tmp_path, stages__evaluate__mode="Never")
     outcomes.note(run_of(tmp_path), "1", "train", TerminationRecord(exit_code=0))
-    assert outcomes.status_of(run_of(tmp_path), "1", job) == "FINISHED"
+    assert outcomes.result(run_of(tmp_path), job, "1") == "Succeeded"
 
 
 def test_finish_takes_the_newest_attempt_of_the_training_under_the_prefix(
     tmp_path: Path, closed: list[TerminalStatus]
 ) -> None:
     env = environment(tmp_path)
-    assert stages.run_stage("finish", env) is ExitCode.INPUT_MISSING
-    stages.run_stage("prepare", env)
+    assert run_stage("finish", env) is ExitCode.OK
+    assert "no training has begun" in ended(env).message and closed == []
+    run_stage("prepare", env)
     for _ in range(2):
+        env = environment(tmp_path)
         claimed = stages.inputs.claim(env, stages.inputs.job_of(env), run_of(tmp_path))
     outcomes.note(run_of(tmp_path), "1", "train", TerminationRecord(exit_code=70))
-    end = stages.execute("finish", env, StopRequest())
+    end = stages.execute("finish", environment(tmp_path), StopRequest())
+    assert end.env is not None
     assert (end.env.uid, end.env.attempt) == (claimed.uid, "2")
     assert closed == ["KILLED"]

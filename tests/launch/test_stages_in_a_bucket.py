@@ -24,9 +24,10 @@ from unimrg_api.environment import PodEnvironment
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.load import process_spec
 from unimrg_api.termination import TerminationRecord
+from unimrg_cli.run_view import describe_run
 from unimrg_trainer.launch import stages
+from unimrg_trainer.launch.classification import GroupEnd, StageResult
 from unimrg_trainer.launch.signals import StopRequest
-from unimrg_trainer.launch.verdict import GangOutcome, Verdict
 from unimrg_trainer.storage import ObjectStore
 from unimrg_trainer.storage.s3 import S3Store
 
@@ -51,7 +52,7 @@ class Pods:
         return self.folder / "mlflow.db"
 
     def environment(self, **more: Any) -> PodEnvironment:
-        """What the next pod is told; its folders are new."""
+        """What the next pod gets; its folders are new."""
         self.started += 1
         storage = self.place.storage.model_dump(by_alias=True, exclude_none=True)
         places = {"data__shards": [f"{self.place.uri}/data"], "checkpoint__uri": f"{self.place.uri}/run"}
@@ -61,18 +62,17 @@ class Pods:
         pod.mkdir()
         return PodEnvironment(
             job="tiny",
-            uid=UID,
             spec=process_spec(job),
             run_dir=pod / "run",
             cache=pod / "cache",
             termination_log=pod / "termination",
             stall_timeout=60,
             grace=30,
-            **more,
+            **{"uid": UID, **more},
         )
 
     def stage(self, stage: Any, **more: Any) -> TerminationRecord:
-        """Run a stage in a pod of its own and return its last word."""
+        """Run a stage in a pod of its own and return its termination record."""
         env = self.environment(**more)
         end = stages.execute(stage, env, StopRequest(), rank_module="tests.support.fake_engine")
         assert TerminationRecord.parse(env.termination_log.read_bytes()).exit_code == end.code
@@ -98,7 +98,7 @@ def refused(record: TerminationRecord, code: ExitCode, *parts: str) -> None:
         assert part in record.message
 
 
-# What the check tells
+# What the check finds
 
 
 def test_a_check_of_several_nodes_waits_for_nobody_and_leaves_nothing(pods: Pods) -> None:
@@ -109,7 +109,7 @@ def test_a_check_of_several_nodes_waits_for_nobody_and_leaves_nothing(pods: Pods
     assert pods.place.store("").list() == []
 
 
-def test_a_bucket_that_cannot_be_reached_is_told_by_the_check_in_time(pods: Pods) -> None:
+def test_a_bucket_that_cannot_be_reached_fails_the_check_in_time(pods: Pods) -> None:
     endpoint = f"http://127.0.0.1:{free_port()}"
     pods.changes["storage"] = {"endpoint": endpoint}
     started = time.monotonic()
@@ -119,7 +119,7 @@ def test_a_bucket_that_cannot_be_reached_is_told_by_the_check_in_time(pods: Pods
 
 
 @pytest.mark.parametrize("field", ["checkpoint__uri", "data__shards"])
-def test_a_missing_bucket_is_told_by_the_check(pods: Pods, field: str, s3_server: S3Server) -> None:
+def test_a_missing_bucket_fails_the_check(pods: Pods, field: str, s3_server: S3Server) -> None:
     uri = "s3://nobody-made-this-one/x"
     pods.changes[field] = [uri] if field == "data__shards" else uri
     name = "spec.data.shards[0]" if field == "data__shards" else "spec.checkpoint.uri"
@@ -127,7 +127,7 @@ def test_a_missing_bucket_is_told_by_the_check(pods: Pods, field: str, s3_server
     assert "nobody-made-this-one" not in str(s3_server.client().list_buckets()["Buckets"])
 
 
-def test_keys_that_may_only_read_are_told_by_the_check(
+def test_keys_that_may_only_read_fail_the_check(
     pods: Pods, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3_server.reader_access_key)
@@ -135,14 +135,14 @@ def test_keys_that_may_only_read_are_told_by_the_check(
     refused(pods.stage("check"), ExitCode.CREDENTIALS, "spec.checkpoint.uri", f"{pods.place.uri}/run", "AccessDenied")
 
 
-def test_shards_and_weights_that_are_not_there_are_told_by_the_check(pods: Pods) -> None:
+def test_shards_and_weights_that_are_not_there_fail_the_check(pods: Pods) -> None:
     pods.changes["data__sources"] = None
     refused(pods.stage("check"), ExitCode.INPUT_MISSING, "spec.data.shards[0]", f"{pods.place.uri}/data")
     pods.changes = {"model__init": f"{pods.place.uri}/weights"}
     refused(pods.stage("check"), ExitCode.INPUT_MISSING, "spec.model.init", f"{pods.place.uri}/weights")
 
 
-def test_a_prefix_of_another_training_is_told_by_the_check_before_any_data_is_prepared(pods: Pods) -> None:
+def test_a_prefix_of_another_training_fails_the_check_before_any_data_is_prepared(pods: Pods) -> None:
     assert pods.stage("prepare").exit_code == 0
     assert pods.stage("train", attempt="1").exit_code == 0
     pods.changes = {"training__seed": 7, "data__shards": [f"{pods.place.uri}/elsewhere"]}
@@ -164,11 +164,28 @@ def test_a_job_whose_stages_share_no_disk_is_tracked_evaluated_and_finished(pods
     assert pods.tracked() == ([(UID, "FINISHED")], {12})
     assert [key for key, _ in pods.run.list("logs/")] == [
         "logs/attempt-3/evaluate/rank-0.log",
-        "logs/attempt-3/evaluate/torchrun-0.log",
-        "logs/attempt-3/rank-0.log",
-        "logs/attempt-3/torchrun-0.log",
+        "logs/attempt-3/train/rank-0.log",
     ]
     assert [key for key, _ in pods.run.list("attempts/")] == ["attempts/3.json"]
+
+
+def test_a_job_that_is_created_again_overwrites_nothing(pods: Pods) -> None:
+    """Its object on the cluster has another uid and counts its attempts from 1."""
+    pods.changes = {"stages": {"evaluate": {"mode": "Never"}}}
+    pods.stage("prepare")
+    for _ in range(2):  # the pod of attempt 1 comes back once
+        assert pods.stage("train", attempt="1").exit_code == 0
+    kept = {key: pods.run.get(key) for key, _ in pods.run.list("logs/")}
+    assert pods.stage("train", attempt="1", uid="created again").exit_code == 0
+    assert pods.stage("finish", attempt="1", uid="created again").message == "FINISHED"
+    assert sorted(key for key, _ in pods.run.list("attempts/")) == ["attempts/1.json", "attempts/2.json"]
+    assert {key for key, _ in pods.run.list("outcomes/attempt-")} == {
+        "outcomes/attempt-1-train.json",
+        "outcomes/attempt-2-train.json",
+    }
+    assert {key: pods.run.get(key) for key in kept} == kept
+    assert pods.tracked()[0] == [(UID, "FINISHED")]
+    assert describe_run(str(pods.folder / "job.yaml")).state == "Completed"
 
 
 def test_points_that_no_pod_shipped_are_shipped_by_finish(pods: Pods, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,7 +201,7 @@ def test_points_that_no_pod_shipped_are_shipped_by_finish(pods: Pods, monkeypatc
     assert pods.tracked() == ([(UID, "FINISHED")], {12})
 
 
-def test_a_training_whose_pods_left_no_word_is_closed_as_killed(pods: Pods) -> None:
+def test_a_training_whose_pods_left_no_outcome_is_closed_as_killed(pods: Pods) -> None:
     pods.stage("prepare")
     pods.changes = {"training__stopStep": 12}
     env = pods.environment(attempt="1")
@@ -220,32 +237,32 @@ def test_a_store_that_fails_at_the_end_is_not_waited_for_once_per_log(
 
 
 @pytest.mark.parametrize("stage", ["train", "evaluate"])
-def test_a_store_that_falls_silent_at_the_end_delays_no_last_word(
+def test_a_store_that_hangs_at_the_end_delays_no_termination_record(
     pods: Pods, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
     pods.stage("prepare")
     if stage == "evaluate":
         assert pods.stage("train", attempt="1").exit_code == 0
     silent = threading.Event()
-    words: list[bytes] = []
-    judge = stages.judge
+    written: list[bytes] = []
+    classify = stages.classify
 
-    def judging(outcome: GangOutcome) -> Verdict:
+    def classifying(end: GroupEnd) -> StageResult:
         silent.set()
-        return judge(outcome)
+        return classify(end)
 
     def hang(**_: Any) -> None:
         if silent.is_set():
-            words.append((pods.folder / f"pod-{pods.started}" / "termination").read_bytes())
+            written.append((pods.folder / f"pod-{pods.started}" / "termination").read_bytes())
             time.sleep(60)
 
-    monkeypatch.setattr(stages, "judge", judging)
+    monkeypatch.setattr(stages, "classify", classifying)
     monkeypatch.setattr(stages, "KEEP_SECONDS", (1.0, 1.0))
     started = time.monotonic()
     with handled(pods.place, "before-call.s3", hang):
         record = pods.stage(stage, attempt="1")
     assert record.exit_code == 0, record
-    assert TerminationRecord.parse(words[0]).exit_code == 0, "the last word was not written yet"
+    assert TerminationRecord.parse(written[0]).exit_code == 0, "the termination record was not written yet"
     assert time.monotonic() - started < 50
 
 
@@ -272,6 +289,6 @@ def test_nodes_with_addresses_of_their_own_train_together(pods: Pods) -> None:
     records = [TerminationRecord.parse(env.termination_log.read_bytes()) for env in envs]
     assert [record.reason for record in records] == ["Completed", "Completed"]
     assert [key for key, _ in pods.run.list("logs/")] == [
-        f"logs/attempt-1/{name}" for name in ("rank-0.log", "rank-1.log", "torchrun-0.log", "torchrun-1.log")
+        f"logs/attempt-1/train/{name}" for name in ("rank-0.log", "rank-1.log")
     ]
     assert [key for key, _ in pods.run.list("outcomes/")] == ["outcomes/attempt-1-train.json"]

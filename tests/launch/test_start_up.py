@@ -58,7 +58,7 @@ def test_one_signal_while_unimrg_run_starts_interrupts_it(tmp_path: Path, number
         ([signal.SIGINT, signal.SIGINT], ExitCode.INTERRUPTED_TWICE),
     ],
 )
-def test_a_signal_while_a_pod_starts_is_its_last_word(
+def test_a_signal_while_a_pod_starts_stands_in_its_termination_record(
     tmp_path: Path, signals: list[signal.Signals], code: ExitCode
 ) -> None:
     job, file = tiny_job(tmp_path)

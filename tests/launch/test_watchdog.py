@@ -5,25 +5,25 @@ from __future__ import annotations
 from unimrg_trainer.launch.watchdog import Stall, Watchdog
 
 
-def test_a_gang_that_reports_in_time_is_never_stalled() -> None:
+def test_ranks_that_report_in_time_are_never_stalled() -> None:
     watchdog = Watchdog(timeout=10, now=0)
     assert [watchdog.observe(("train", step), now=step * 9) for step in range(1, 100)] == [None] * 99
 
 
-def test_a_stall_is_reported_once_the_heartbeat_has_not_changed_for_the_timeout() -> None:
+def test_a_heartbeat_that_does_not_change_in_time_is_a_stall() -> None:
     watchdog = Watchdog(timeout=10, now=100)
     assert watchdog.observe(("train", 1), now=105) is None
     assert watchdog.observe(("train", 1), now=114.9) is None
     assert watchdog.observe(("train", 1), now=115) == Stall(10, ("train", 1))
 
 
-def test_a_gang_that_never_reports_is_stalled_from_its_start() -> None:
+def test_ranks_that_never_report_are_stalled_from_their_start() -> None:
     watchdog = Watchdog(timeout=10, now=100)
     assert watchdog.observe(None, now=109) is None
     assert watchdog.observe(None, now=110) == Stall(10, None)
 
 
-def test_a_report_that_disappears_is_no_sign_of_life() -> None:
+def test_a_report_that_disappears_is_no_progress() -> None:
     watchdog = Watchdog(timeout=10, now=0)
     assert watchdog.observe(("train", 1), now=1) is None
     assert watchdog.observe(None, now=6) is None

@@ -1,11 +1,12 @@
 """Stand-in for both engines in tests of stages and `unimrg run`: real ranks, a real spool and commits of nothing.
 
 FAKE_TRAIN and FAKE_EVALUATE choose what happens: `complete` (default), `wait` (until asked to stop),
-`fail` (a bug), `refuse` (the user's fault), `early` (a bug before anything is committed).
+`fail` (a bug), `refuse` (a user's mistake), `early` (a bug before anything is committed).
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sys
@@ -21,6 +22,7 @@ from unimrg_trainer.evaluation.summary import FILE_NAME, Summary
 from unimrg_trainer.job_stores import run_store
 from unimrg_trainer.launch.rank import run
 from unimrg_trainer.launch.signals import StopRequest
+from unimrg_trainer.storage import ObjectStore
 from unimrg_trainer.tracking import Spool
 
 LIMIT_SECONDS = 60.0
@@ -50,12 +52,27 @@ def work(env: PodEnvironment, stop: StopRequest) -> None:
     if script == "wait":
         wait(stop)
     if stage == "train":
-        store.put(f"ckpt/step-{step:08d}/COMMITTED-0", b"{}")
+        commit(store, step)
         spool.close_segment()
     else:
         store.put(f"results/{FILE_NAME}", summary(env, job, step).to_json().encode())
     if script == "wait":
         raise Interrupted(f"stopped after step {step}, committed at step {step}")
+
+
+def commit(store: ObjectStore, step: int) -> None:
+    """Commit no tensors, as the checkpoint room would, but without torch."""
+    folder = f"ckpt/step-{step:08d}/attempt-1-0123abcd/"
+    share = b"no tensors"
+    entry = {"size": len(share), "sha256": hashlib.sha256(share).hexdigest()}
+    texts = dict.fromkeys(("uid", "strategy", "reason", "created", "config_digest", "data_digest"), "fake")
+    numbers = {"schema_version": 1, "step": step, "attempt": 1, "world_size": 1}
+    empty = {"mlflow_run_id": None, "spool_segments": [], "extra": {}, "tensors": {}}
+    manifest = json.dumps({**texts, **numbers, **empty, "objects": {"rank-0.safetensors": entry}}).encode()
+    marker = {"schema_version": 1, "manifest": f"{folder}manifest.json", "sha256": hashlib.sha256(manifest).hexdigest()}
+    store.put(f"{folder}rank-0.safetensors", share)
+    store.put(f"{folder}manifest.json", manifest)
+    store.put(f"ckpt/step-{step:08d}/COMMITTED-0", json.dumps(marker).encode())
 
 
 def wait(stop: StopRequest) -> None:

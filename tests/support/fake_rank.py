@@ -7,6 +7,7 @@ scripts.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -15,7 +16,6 @@ from unimrg_api.environment import PodEnvironment
 from unimrg_api.errors import Interrupted, UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.progress import Progress
-from unimrg_trainer.launch.exit_records import registered
 from unimrg_trainer.launch.rank import run
 from unimrg_trainer.launch.signals import StopRequest
 
@@ -51,15 +51,14 @@ def done(env: PodEnvironment, stop: StopRequest) -> None:
 
 
 def wrong_data(env: PodEnvironment, stop: StopRequest) -> None:
-    """Fail in a way that the user can mend."""
-    time.sleep(0.3)  # the other ranks are up
+    """Fail by a user's mistake."""
     raise UserError("shard 3 has another digest", remedy="prepare it again", exit_code=ExitCode.DATA_CORRUPT)
 
 
 def stuck(env: PodEnvironment, stop: StopRequest) -> None:
     """Report one step once all ranks are up, and then nothing."""
     if os.environ["RANK"] == "0":
-        while len(registered(env.run_dir)) < env.processes:
+        while len(list(env.run_dir.glob("up-*"))) < env.processes:
             time.sleep(0.02)
         progress = Progress(stage="train", step=3, total_steps=9, updated=time.time())
         (env.run_dir / "progress.json").write_text(progress.to_json())
@@ -71,10 +70,25 @@ def waiting_for_a_step_that_never_comes() -> None:
     time.sleep(LIMIT_SECONDS)
 
 
+def hung_peer(env: PodEnvironment, stop: StopRequest) -> None:
+    """Wait in a collective for a rank that is gone."""
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def crash(env: PodEnvironment, stop: StopRequest) -> None:
+    """End in native code, without a record."""
+    os.kill(os.getpid(), signal.SIGABRT)
+
+
 SCRIPTS: dict[str, Callable[[PodEnvironment, StopRequest], None]] = {
-    script.__name__: script for script in (wait, slow_commit, deaf, done, wrong_data, stuck)
+    script.__name__: script for script in (wait, slow_commit, deaf, done, wrong_data, stuck, hung_peer, crash)
 }
 
 if __name__ == "__main__":
-    names = sys.argv[1:]
-    run(SCRIPTS[names[min(int(os.environ["RANK"]), len(names) - 1)]])
+    rank, names = int(os.environ["RANK"]), sys.argv[1:]
+
+    def work(env: PodEnvironment, stop: StopRequest) -> None:
+        (env.run_dir / f"up-{rank}").write_text(str(os.getpid()))
+        SCRIPTS[names[min(rank, len(names) - 1)]](env, stop)
+
+    run(work)

@@ -105,7 +105,7 @@ def test_a_training_that_goes_on_in_other_pods_ends_in_the_same_bits(
     second = stages.execute("train", pod(s3_place, tmp_path, "run", 2), StopRequest())
     assert second.code is ExitCode.OK, second.record
 
-    log = (tmp_path / "run-2" / "run" / "logs" / "attempt-2" / "rank-0.log").read_text()
+    log = (tmp_path / "run-2" / "run" / "logs" / "attempt-2" / "train" / "rank-0.log").read_text()
     assert f"resumed from step {interrupted_at}" in log
     step, tensors = newest(run)
     assert step == STEPS

@@ -1,6 +1,6 @@
 """The whole line, interrupted and run again: bit for bit the run that nobody disturbed, every point once.
 
-Real processes: the command line, torchrun, two ranks with dropout on. Moments come from a seed that is printed.
+Real processes: the command line, two ranks with dropout on. Moments come from a seed that is printed.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def assert_goes_on_to_the_same_end(job: Path, undisturbed: dict[str, torch.Tenso
     """Run again: resumes after the first commit, ends in the same bits, and MLflow has every point once."""
     command = start(job)
     assert command.wait() == 0
-    log = (job.parent / "run" / "logs" / "attempt-2" / "rank-0.log").read_text()
+    log = (job.parent / "run" / "logs" / "attempt-2" / "train" / "rank-0.log").read_text()
     resumed = re.search(r"resumed from step (\d+)", log)
     assert resumed is not None and int(resumed[1]) >= EVERY
     step, tensors = parameters(command.run)

@@ -1,4 +1,7 @@
-"""Where this machine keeps what is not in a store: copies that may be deleted, and the working folders of its runs."""
+"""Where this machine keeps what is not in a store: copies that may be deleted, and the working folders of its runs.
+
+The environment need not have a home: no HOME, no entry in the user data base, a home that cannot be written.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import os
 import tempfile
 from pathlib import Path
 
+from unimrg_api.errors import UserError
 from unimrg_api.job import StorageSpec, path_of
 from unimrg_trainer.files import write_atomically
 from unimrg_trainer.storage.local import explained
@@ -15,21 +19,52 @@ _OF_ONE_TRAINING = ("spool", "exit", "results", "progress.json", "mlflow.json", 
 
 
 def cache_folder() -> Path:
-    """Copies that may be deleted: UNIMRG_CACHE, else ~/.cache/unimrg."""
-    return Path(os.environ.get("UNIMRG_CACHE") or Path.home() / ".cache" / "unimrg")
+    """Copies that may be deleted: UNIMRG_CACHE, else ~/.cache/unimrg, else a folder for temporary files."""
+    given, home = os.environ.get("UNIMRG_CACHE"), _home()
+    if given:
+        return Path(given)
+    folder = home / ".cache" / "unimrg" if home is not None else None
+    if folder is not None and _can_be_written(folder):
+        return folder
+    return Path(tempfile.gettempdir()) / f"unimrg-{os.getuid()}"
 
 
 def state_folder() -> Path:
-    """What is nowhere else: UNIMRG_STATE, else XDG_STATE_HOME/unimrg, else ~/.local/state/unimrg."""
-    own, common = os.environ.get("UNIMRG_STATE"), os.environ.get("XDG_STATE_HOME")
-    return Path(own) if own else (Path(common) if common else Path.home() / ".local" / "state") / "unimrg"
+    """What is nowhere else: UNIMRG_STATE, else XDG_STATE_HOME/unimrg, else ~/.local/state/unimrg.
+
+    Raises UserError without any of them: temporary files are no place for points that MLflow does not have yet.
+    """
+    own, common, home = os.environ.get("UNIMRG_STATE"), os.environ.get("XDG_STATE_HOME"), _home()
+    if own:
+        return Path(own)
+    if common:
+        return Path(common) / "unimrg"
+    if home is None:
+        raise UserError(
+            "this user has no home folder, where the state of a run in a bucket is kept",
+            remedy="set HOME, or UNIMRG_STATE to a folder that outlives this process",
+        )
+    return home / ".local" / "state" / "unimrg"
+
+
+def _home() -> Path | None:
+    try:
+        return Path.home()
+    except RuntimeError:
+        return None
+
+
+def _can_be_written(folder: Path) -> bool:
+    """Whether a folder, which need not exist yet, can be written by this user."""
+    there = next(path for path in (folder, *folder.parents) if os.path.exists(path))  # noqa: PTH110 - false, not an error, below a folder that cannot be read
+    return os.access(there, os.W_OK | os.X_OK)
 
 
 def run_folder(run_uri: str, storage: StorageSpec | None = None) -> Path:
     """Where `unimrg run` keeps lock, progress, logs and spool of the run at an absolute URI.
 
     That is `local` in the run's own folder, and for a run in a bucket a folder of this machine's state: one for each
-    URI and endpoint. `storage` says how the bucket is spoken to; what it leaves open comes from the environment.
+    URI and endpoint. `storage` has the bucket's endpoint; without it the environment's counts.
     """
     uri = run_uri.rstrip("/")
     if uri.startswith("file://"):
@@ -48,7 +83,7 @@ def training_in(folder: Path) -> str | None:
 
 
 def take_for(folder: Path, uid: str) -> bool:
-    """Make a run's folder this training's; return whether it was another's, as where the prefix was emptied.
+    """Make a run's folder this training's; return whether it was another's, e.g. because the prefix was emptied.
 
     What the other one left is moved to a folder in `earlier`, so that its curves and logs do not mix with this one's.
     Raises StorageError.

@@ -95,9 +95,8 @@ def _failure(rank: RankEnd, end: GroupEnd) -> StageResult | None:
     if record is not None:
         if record.code == ExitCode.OK:
             return None
-        return StageResult(
-            _known(record.code), record.reason, record.message, rank.rank, record.step, record.commit, record.finished_at
-        )
+        code, at = _known(record.code), record.finished_at
+        return StageResult(code, record.reason, record.message, rank.rank, record.step, record.commit, at)
     code, reason, message = ExitCode.PROGRAM, "NoRecord", f"ended with status {status}: {rank.last_line or 'no log'}"
     if end.stop_requested and (rank.killed_by_launcher or status == -signal.SIGTERM):
         code, reason, message = ExitCode.INTERRUPTED, "Interrupted", "killed while stopping"

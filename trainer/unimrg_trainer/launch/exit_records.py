@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 import time
 from dataclasses import asdict, dataclass, field, fields
@@ -106,7 +105,9 @@ def read_exits(run_dir: Path) -> dict[int, RankExit]:
     for path in folder(run_dir).glob("rank-*.json"):
         try:
             content = json.loads(path.read_text())
-            found[int(path.stem.removeprefix("rank-"))] = RankExit(**{key: content[key] for key in names & content.keys()})
+            found[int(path.stem.removeprefix("rank-"))] = RankExit(
+                **{key: content[key] for key in names & content.keys()}
+            )
         except (OSError, ValueError, TypeError, AttributeError) as error:
             logger.warning("%s is no exit record: %s", path, error)
     return found

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 
 from unimrg_api.environment import PodEnvironment
 from unimrg_api.errors import JobError, UserError
-from unimrg_api.exit_codes import ExitCode
 from unimrg_api.job import UniMRGJob, resolve_uri
 from unimrg_api.load import parse_job
 from unimrg_trainer.checkpoint.identity import JOB, attempt_numbers, claim_attempt, claim_identity, find_attempt

@@ -195,9 +195,9 @@ class _Session:
             return
         console.print(f"[bold red]{stage} failed[/] ({record.exit_code}, {record.reason})")
         self._print(record.message)
-        if self.failed.log_lines and self.claimed is not None:
+        if self.failed.log_lines:
             self._print("\n".join(self.failed.log_lines), style="dim")
-            self._print(f"Logs: {log_folder(self.claimed)}")
+            self._print(f"Logs: {self._logs(stage)}")
 
     def _run_stage(self, stage: StageName, stop: StopRequest) -> Outcome:
         end = execute(stage, self.env, stop, rank_module=self.rank_module)
@@ -209,11 +209,14 @@ class _Session:
         return outcome_of(end.code)
 
     def _log_lines(self, stage: StageName, record: TerminationRecord) -> list[str]:
-        """The end of the failed rank's log as it is now; a later stage writes on in it."""
+        """The end of the failed rank's log."""
         if not STAGES[stage].distributed or self.claimed is None or record.exit_code in _USERS:
             return []
-        lines = tail(rank_log(self.claimed, record.rank or 0)).decode(errors="replace").splitlines()
+        lines = tail(rank_log(self._logs(stage), record.rank or 0)).decode(errors="replace").splitlines()
         return lines[-LOG_LINES:]
+
+    def _logs(self, stage: StageName) -> Path:
+        return log_folder(self.env.run_dir, self.claimed.attempt if self.claimed is not None else "", stage)
 
     def _commit(self) -> int:
         return outcomes.newest_commit(self.run_prefix)
@@ -229,7 +232,7 @@ class _Session:
         return outcomes.is_complete(self.run_prefix, self.job)
 
     def _needs_closing(self) -> bool:
-        """An attempt of this command began, or one before it computed everything and was killed before it was closed."""
+        """Whether an attempt of this command began, or one before it was killed before `finish` had closed its run."""
         return self.claimed is not None or (self.already_complete and not outcomes.is_closed(self.run_prefix))
 
     def _print_results(self) -> None:

@@ -5,21 +5,21 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from unimrg_api.environment import PodEnvironment
+from unimrg_api.stages import StageName
 
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 TAIL_BYTES = 1 << 20
 """How much of each log is kept beside the checkpoints (docs/method/cluster.md)."""
 
 
-def log_folder(env: PodEnvironment) -> Path:
-    """The logs of this attempt in the run directory; the attempt has its number under the run's prefix."""
-    return env.run_dir / "logs" / f"attempt-{env.attempt}"
+def log_folder(run_dir: Path, attempt: str, stage: StageName) -> Path:
+    """The logs of one stage of an attempt, in the run directory and beside the checkpoints alike."""
+    return run_dir / "logs" / f"attempt-{attempt}" / stage
 
 
-def rank_log(env: PodEnvironment, rank: int) -> Path:
-    """The log of one rank: both streams, all stages of the attempt."""
-    return log_folder(env) / f"rank-{rank}.log"
+def rank_log(folder: Path, rank: int) -> Path:
+    """The log of one rank: standard output and standard error."""
+    return folder / f"rank-{rank}.log"
 
 
 def tail(path: Path, limit: int = TAIL_BYTES, since: int = 0) -> bytes:

@@ -63,9 +63,7 @@ def announce(run_dir: Path, stage: StageName, step: int = 0, total_steps: int = 
     write_atomically(progress_file(run_dir), text)
 
 
-def termination_record(
-    result: StageResult, run_dir: Path, scores: dict[str, float] | None = None
-) -> TerminationRecord:
+def termination_record(result: StageResult, run_dir: Path, scores: dict[str, float] | None = None) -> TerminationRecord:
     """The result together with how far training has come; other stages count other things than its steps."""
     progress = read_progress(run_dir)
     commit = result.commit if result.commit is not None else progress.checkpoint_step

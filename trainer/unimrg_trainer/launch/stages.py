@@ -40,8 +40,8 @@ SHIP_SECONDS = (10.0, 3.0)
 FINISH_SECONDS = (60.0, 15.0)
 """How long `finish` waits, and after a request to stop."""
 KEEP_SECONDS = (60.0, 8.0)
-"""How long the end of a stage waits until its outcome, points and logs are beside the checkpoints, and after a request
-to stop. Together with SHIP_SECONDS the latter is less than what the grace period has for it (worker_group.GRACE_MARGIN)."""
+"""How long the end of a stage waits until outcome, points and logs are beside the checkpoints, and after a request to
+stop. Together with SHIP_SECONDS the latter is less than worker_group.GRACE_MARGIN, which the grace period keeps."""
 REPORT_SECONDS = 0.5
 
 
@@ -171,9 +171,10 @@ def _run_ranks(context: Context, stage: StageName) -> StageResult:
     worker_group.wait_for_master(env, stop)
     if stop.requested:
         raise Interrupted(f"stopped before {stage} began")
-    echo = Echo(rank_log(env, env.node_rank * env.processes))
+    logs = log_folder(env.run_dir, env.attempt, stage)
+    echo = Echo(rank_log(logs, env.node_rank * env.processes))
     hidden = {"CUDA_VISIBLE_DEVICES": ""} if context.job.spec.trainer.gpus_per_node == 0 else {}
-    group = worker_group.start(context.rank_module, [stage], env, overrides=hidden)
+    group = worker_group.start(context.rank_module, [stage], env, logs, overrides=hidden)
     first_node = env.node_rank == 0
     with _shipping(context) if first_node else nullcontext():
         end = worker_group.supervise(
@@ -279,7 +280,9 @@ def _keep(stage: StageName, result: StageResult, context: Context, kept: list[Te
         if env.node_rank == 0:
             outcomes.note(run, env.attempt, stage, kept[-1])
             keep_spool(env.run_dir, run)
-        for path in sorted(log_folder(env).glob("*.log")):  # a store that refuses must not be waited for once per log
+        for path in sorted(
+            log_folder(env.run_dir, env.attempt, stage).glob("*.log")
+        ):  # a store that refuses must not be waited for once per log
             run.put(f"logs/attempt-{env.attempt}/{stage}/{path.name}", tail(path))
     except StorageError as error:
         logger.warning("not all of outcome, points and logs of %s was kept: %s", stage, error)

@@ -81,7 +81,7 @@ class WorkerGroup:
 
     def running(self) -> bool:
         """Whether any rank still runs."""
-        return any([worker.running() for worker in self._workers])
+        return [worker for worker in self._workers if worker.running()] != []
 
     def has_failed(self) -> bool:
         """Whether a rank has ended in another way than completed or interrupted."""
@@ -129,12 +129,13 @@ def start(
     module: str,
     arguments: Sequence[str],
     env: PodEnvironment,
+    logs: Path,
     *,
     overrides: Mapping[str, str] | None = None,
 ) -> WorkerGroup:
     """Start `env.processes` ranks of `python -m module arguments…` on this node; call it from the main thread.
 
-    `overrides` are environment variables on top of ours. The ranks meet at the address and port of global rank 0.
+    Each rank's log is appended to a file in `logs`; `overrides` are environment variables on top of ours. The ranks meet at the address and port of global rank 0.
     """
     exit_records.clear(env.run_dir)
     address, port = env.master_address, ports(env.uid, env.attempt)[0]
@@ -161,7 +162,7 @@ def start(
     try:
         for local_rank in range(env.processes):
             rank = env.node_rank * env.processes + local_rank
-            workers.append(_start_rank([module, *arguments], rank, local_rank, environment, rank_log(env, rank)))
+            workers.append(_start_rank([module, *arguments], rank, local_rank, environment, rank_log(logs, rank)))
     except BaseException:
         group.kill()
         raise
