@@ -280,9 +280,7 @@ def _keep(stage: StageName, result: StageResult, context: Context, kept: list[Te
         if env.node_rank == 0:
             outcomes.note(run, env.attempt, stage, kept[-1])
             keep_spool(env.run_dir, run)
-        for path in sorted(
-            log_folder(env.run_dir, env.attempt, stage).glob("*.log")
-        ):  # a store that refuses must not be waited for once per log
+        for path in sorted(log_folder(env.run_dir, env.attempt, stage).glob("*.log")):
             run.put(f"logs/attempt-{env.attempt}/{stage}/{path.name}", tail(path))
     except StorageError as error:
         logger.warning("not all of outcome, points and logs of %s was kept: %s", stage, error)
