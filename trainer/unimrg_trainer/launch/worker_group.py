@@ -135,8 +135,8 @@ def start(
 ) -> WorkerGroup:
     """Start `env.processes` ranks of `python -m module arguments…` on this node; call it from the main thread.
 
-    Each rank's log is appended to a file in `logs`. `overrides` are environment variables on top of ours. The ranks meet
-    at the address and port of global rank 0.
+    Each rank's log is appended to a file in `logs`. `overrides` are environment variables on top of ours. The ranks
+    meet at the address and port of global rank 0.
     """
     exit_records.clear(env.run_dir)
     address, port = env.master_address, ports(env.uid, env.attempt)[0]
