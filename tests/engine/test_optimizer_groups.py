@@ -19,10 +19,6 @@ def test_the_published_names_decay_by_two_percent_and_no_others() -> None:
         names[id(parameter)]: group["weight_decay"] for group in optimizer.param_groups for parameter in group["params"]
     }
     assert decay == {name: 0.02 if DECAYED.fullmatch(name) else 0.0 for name in names.values()}
-    assert {name for name in decay if "pos_embed" in name or "fake_latent" in name or "mask_token" in name} <= {
-        name for name, value in decay.items() if value
-    }
-    assert not any(value for name, value in decay.items() if "diffloss" in name or name.endswith(".bias"))
 
 
 def test_every_trained_parameter_is_in_one_group_and_no_frozen_one_is() -> None:

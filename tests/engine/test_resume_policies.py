@@ -42,26 +42,19 @@ def test_if_present_and_required_go_on_from_the_newest_commit(store: LocalStore,
 
 
 @pytest.mark.parametrize("policy", ["IfPresent", "Never"])
-def test_if_present_and_never_start_anew_where_there_is_no_commit(
-    store: LocalStore, tmp_path: Path, policy: str
-) -> None:
+def test_if_present_and_never_start_anew_without_a_commit(store: LocalStore, tmp_path: Path, policy: str) -> None:
     assert found(store, tmp_path, policy) is None
 
 
-def test_never_refuses_a_prefix_that_holds_commits_and_leaves_them(store: LocalStore, tmp_path: Path) -> None:
-    commit(store, 8)
+@pytest.mark.parametrize(("policy", "committed", "code"), [("Never", True, 64), ("Required", False, 66)])
+def test_what_a_policy_rules_out_is_refused_and_left_alone(
+    store: LocalStore, tmp_path: Path, policy: str, committed: bool, code: int
+) -> None:
+    if committed:
+        commit(store, 8)
     before = store.list()
-    with pytest.raises(UserError, match="step 8") as caught:
-        found(store, tmp_path, "Never")
-    assert int(caught.value.exit_code) == 64
-    assert "file://run" in caught.value.message
-    assert caught.value.remedy
+    with pytest.raises(UserError, match="step 8" if committed else policy) as caught:
+        found(store, tmp_path, policy)
+    assert int(caught.value.exit_code) == code
+    assert "file://run" in caught.value.message and caught.value.remedy
     assert store.list() == before
-
-
-def test_required_refuses_a_prefix_without_commits_as_a_missing_input(store: LocalStore, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="Required") as caught:
-        found(store, tmp_path, "Required")
-    assert int(caught.value.exit_code) == 66
-    assert "file://run" in caught.value.message
-    assert caught.value.remedy

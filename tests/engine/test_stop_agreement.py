@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch.distributed as dist
 
 from tests.support.processes import run_ranks
 from tests.support.toy_training import Toy, toy_loop, toy_step
@@ -14,7 +13,6 @@ from unimrg_api.errors import Interrupted
 from unimrg_api.exit_codes import ExitCode
 from unimrg_trainer.checkpoint.agreement import Agreement
 from unimrg_trainer.checkpoint.state import TrainingState
-from unimrg_trainer.engine.stopping import StopAgreement
 from unimrg_trainer.engine.strategy import Strategy
 
 
@@ -22,29 +20,6 @@ class Flag:
     """A request that the test makes."""
 
     requested = False
-
-
-def asked_of(agreement: Agreement, asked_rank: int, before_call: int, calls: int) -> list[bool]:
-    """Results of `calls` votes; `asked_rank` gets its request just before call `before_call`."""
-    flag = Flag()
-    assert dist.group.WORLD is not None
-    stop = StopAgreement(flag, dist.group.WORLD)
-    answers = []
-    for call in range(calls):
-        if agreement.rank == asked_rank and call == before_call:
-            flag.requested = True
-        answers.append(stop.vote())
-    return answers
-
-
-@pytest.mark.parametrize("asked_rank", [0, 1])
-def test_a_request_to_one_rank_reaches_both_at_the_next_call(tmp_path: Path, asked_rank: int) -> None:
-    expected = [False, False, False, True, True]
-    assert run_ranks(2, tmp_path / "meeting", asked_of, asked_rank, 2, 5) == [expected, expected]
-
-
-def test_nobody_stops_if_nobody_is_asked(tmp_path: Path) -> None:
-    assert run_ranks(2, tmp_path / "meeting", asked_of, -1, 0, 9) == [[False] * 9] * 2
 
 
 class ClippingSets:
@@ -89,17 +64,17 @@ def train_on(agreement: Agreement, asked_rank: int, in_step: int, stop_step: int
     return train_until_asked(agreement.rank, agreement.world_size, asked_rank, in_step, stop_step)
 
 
-def test_two_ranks_commit_and_stop_one_step_after_one_of_them_was_asked(tmp_path: Path) -> None:
+@pytest.mark.parametrize("asked_rank", [0, 1])
+def test_both_ranks_commit_and_stop_one_step_after_one_was_asked(tmp_path: Path, asked_rank: int) -> None:
     expected = (str(int(ExitCode.INTERRUPTED)), [(4, "interruption")])
-    assert run_ranks(2, tmp_path / "meeting", train_on, 1, 3, 9) == [expected, expected]
+    assert run_ranks(2, tmp_path / "meeting", train_on, asked_rank, 3, 9) == [expected, expected]
+
+
+def test_two_ranks_of_which_none_was_asked_end_at_their_step(tmp_path: Path) -> None:
+    assert run_ranks(2, tmp_path / "meeting", train_on, -1, 0, 6) == [("6", [(6, "final")])] * 2
 
 
 @pytest.mark.usefixtures("process_group")
 def test_a_stop_asked_for_in_the_last_step_does_not_take_its_end_away() -> None:
     assert train_until_asked(0, 1, 0, 6, 6) == ("6", [(6, "final")])
     assert train_until_asked(0, 1, 0, 5, 6) == ("6", [(6, "final")])
-
-
-@pytest.mark.usefixtures("process_group")
-def test_without_a_request_the_loop_ends_at_its_step() -> None:
-    assert train_until_asked(0, 1, -1, 0, 6) == ("6", [(6, "final")])

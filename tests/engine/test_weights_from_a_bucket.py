@@ -66,43 +66,29 @@ def test_several_processes_of_a_node_fetch_one_copy(
     assert len(requests.ranges) == len(content) // 100 + 2  # the last part, and the answer that there is no more
 
 
+@pytest.mark.parametrize("event", ["the line is down", "was replaced"])
 def test_an_interrupted_fetch_leaves_nothing_that_looks_like_weights(
-    s3_place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    s3_place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, event: str
 ) -> None:
+    """The connection breaks after the first part, or the object is replaced there: parts are never mixed."""
     monkeypatch.setattr(copies, "CHUNK_BYTES", 100)
     store, get = s3_place.store("model"), S3Store.get
 
-    def fail(self: S3Store, key: str, offset: int = 0, length: int | None = None) -> bytes:
-        if offset >= 100:
-            raise StorageError("the line is down")
+    def disturbed(self: S3Store, key: str, offset: int = 0, length: int | None = None) -> bytes:
+        if offset == 100 and event == "was replaced":
+            store.put(key, weights(2.0))
+        elif offset >= 100:
+            raise StorageError(event)
         return get(self, key, offset, length)
 
     store.put("a.safetensors", weights(1.0))
     with monkeypatch.context() as context:
-        context.setattr(S3Store, "get", fail)
-        with pytest.raises(StorageError, match="down"):
+        context.setattr(S3Store, "get", disturbed)
+        with pytest.raises(StorageError, match=event):
             local_file(store, "a.safetensors", tmp_path)
     assert list(tmp_path.rglob("*.safetensors")) == []
-    assert local_file(store, "a.safetensors", tmp_path).read_bytes() == weights(1.0)
-
-
-def test_weights_that_are_replaced_while_they_are_fetched_are_not_mixed(
-    s3_place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(copies, "CHUNK_BYTES", 100)
-    store, get = s3_place.store("model"), S3Store.get
-
-    def replace(self: S3Store, key: str, offset: int = 0, length: int | None = None) -> bytes:
-        if offset == 100:
-            store.put(key, weights(2.0))
-        return get(self, key, offset, length)
-
-    store.put("a.safetensors", weights(1.0))
-    with monkeypatch.context() as context:
-        context.setattr(S3Store, "get", replace)
-        with pytest.raises(StorageError, match="was replaced"):
-            local_file(store, "a.safetensors", tmp_path)
-    assert local_file(store, "a.safetensors", tmp_path).read_bytes() == weights(2.0)
+    now = 2.0 if event == "was replaced" else 1.0
+    assert local_file(store, "a.safetensors", tmp_path).read_bytes() == weights(now)
 
 
 def test_weights_that_are_not_there_are_a_missing_input(s3_place: Place, tmp_path: Path) -> None:
