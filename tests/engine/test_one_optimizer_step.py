@@ -14,7 +14,7 @@ from tests.support.published_recipe import Recipe, assert_trained_alike, rate_by
 from tests.support.scene_records import SceneRecords
 from unimrg_api.job import OptimizerSpec
 from unimrg_trainer.checkpoint.state import TrainingState
-from unimrg_trainer.engine.loop import LoopSettings, Tick, TrainingLoop
+from unimrg_trainer.engine.loop import LoopReport, LoopSettings, TrainingLoop
 from unimrg_trainer.engine.metrics import MetricsCollector
 from unimrg_trainer.engine.optimizer import build_optimizer
 from unimrg_trainer.engine.rows import BatchShape
@@ -59,7 +59,7 @@ def test_steps_of_the_loop_are_clipped_adamw_at_the_schedules_rate(clip_norm: fl
     assert all((norm > clip) == (clip_norm is None) for norm in expected.norms)
 
     saved: list[TrainingState] = []
-    ticks: list[Tick] = []
+    reports: list[LoopReport] = []
     assert dist.group.WORLD is not None
     loop = TrainingLoop(
         module=module,
@@ -71,7 +71,7 @@ def test_steps_of_the_loop_are_clipped_adamw_at_the_schedules_rate(clip_norm: fl
         prepare=lambda batch: family.prepare(batch, torch.device("cpu"), torch.float64),
         stop=StopAgreement(SimpleNamespace(requested=False), dist.group.WORLD),
         save=lambda state, reason: saved.append(state),
-        report=ticks.append,
+        report=reports.append,
         settings=LoopSettings(
             stop_step=STEPS,
             save_every=STEPS,
@@ -83,7 +83,7 @@ def test_steps_of_the_loop_are_clipped_adamw_at_the_schedules_rate(clip_norm: fl
     (state,) = saved
     assert state.step == STEPS
     assert_trained_alike(state.tensors, expected)
-    assert [rate for tick in ticks for rate in tick.learning_rates] == pytest.approx(rates, rel=1e-12)
+    assert [rate for one in reports for rate in one.learning_rates] == pytest.approx(rates, rel=1e-12)
     # the norm that is reported is the one before clipping
-    norms = [point.grad_norm for tick in ticks for point in tick.metrics]
+    norms = [point.grad_norm for one in reports for point in one.metrics]
     assert norms == pytest.approx(expected.norms, rel=1e-10)

@@ -64,7 +64,7 @@ def main(rendezvous: str, rank: int, world_size: int, micro_rows: int, out: Path
     loss = torch.zeros((), dtype=torch.float64)
     for index, micro_step in enumerate(step.micro_steps):
         batch = family.prepare(micro_step.batch, torch.device("cpu"), torch.float64)
-        sums = strategy.backward(batch, micro_step.weights, last=index == len(step.micro_steps) - 1)
+        sums = strategy.forward_backward(batch, micro_step.weights, last=index == len(step.micro_steps) - 1)
         loss += (sums * micro_step.weights).sum()
     dist.all_reduce(loss)
     if rank == 0:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from unimrg_api.job import OptimizerSpec
 from unimrg_trainer.checkpoint.state import TrainingState
-from unimrg_trainer.engine.loop import LoopSettings, Tick, TrainingLoop
+from unimrg_trainer.engine.loop import LoopReport, LoopSettings, TrainingLoop
 from unimrg_trainer.engine.metrics import MetricsCollector
 from unimrg_trainer.engine.optimizer import build_optimizer
 from unimrg_trainer.engine.schedule import WarmupCosine
@@ -78,7 +78,7 @@ def toy_loop(
     optimizer: torch.optim.AdamW | None = None,
     flag: StopFlag | None = None,
     plan_step: Callable[[int], Step] = toy_step,
-    report: Callable[[Tick], None] = lambda tick: None,
+    report: Callable[[LoopReport], None] = lambda measured: None,
     wrap: Callable[[Strategy], Strategy] = lambda strategy: strategy,
     weights: Mapping[str, float] = TOY_WEIGHTS,
 ) -> TrainingLoop:

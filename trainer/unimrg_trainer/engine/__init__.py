@@ -1,1 +1,1 @@
-"""The one training loop: it knows time, steps, checkpoints and metrics, and no model family by name."""
+"""The one training loop: time, steps, checkpoints and metrics, for any model family."""

@@ -32,8 +32,8 @@ from unimrg_trainer.rng import key_digest
 
 logger = logging.getLogger(__name__)
 
-TICK = 5
-"""Steps between two readings of the metrics; each costs one wait for the device."""
+REPORT_EVERY = 5
+"""Steps between two reports; each costs one wait for the device."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ class LoopSettings:
 
 
 @dataclass(frozen=True)
-class Tick:
-    """What the loop reports after a few steps."""
+class LoopReport:
+    """What was measured in the steps since the last report; times are means over them, in seconds."""
 
     metrics: list[StepMetrics]
     learning_rates: list[float]
@@ -61,8 +61,8 @@ class TrainingLoop:
     """Runs optimiser steps from `first_step` to `settings.stop_step`.
 
     `prepare(batch)` moves a collated batch to the device and runs the family's frozen encoders there;
-    `save(state, reason)` commits a checkpoint (a collective call); `report(tick)` is called on every rank every few
-    steps, `beat(finished)` after every step, as the sign of life that a watchdog waits for.
+    `save(state, reason)` commits a checkpoint (a collective call); `report(measured)` is called on every rank every few
+    steps, `heartbeat(finished)` after every step, for the watchdog.
     """
 
     def __init__(
@@ -77,9 +77,9 @@ class TrainingLoop:
         prepare: Callable[[Batch], Batch],
         stop: StopAgreement,
         save: Callable[[TrainingState, str], None],
-        report: Callable[[Tick], None],
+        report: Callable[[LoopReport], None],
         settings: LoopSettings,
-        beat: Callable[[int], None] = lambda finished: None,
+        heartbeat: Callable[[int], None] = lambda finished: None,
     ) -> None:
         self.module = module
         self.optimizer = optimizer
@@ -92,9 +92,9 @@ class TrainingLoop:
         self.save = save
         self.report = report
         self.settings = settings
-        self.beat = beat
+        self.heartbeat = heartbeat
         self._rates: list[float] = []
-        self._tick_started = 0.0
+        self._report_started = 0.0
         self._data_wait = 0.0
 
     def run(self, first_step: int) -> int:
@@ -108,23 +108,23 @@ class TrainingLoop:
         with Prefetcher(self.plan_step, first_step, self.settings.prefetch) as steps:
             first = next(steps)
             self._dry_run(first)
-            self.beat(first_step)
-            self._tick_started = time.monotonic()
+            self.heartbeat(first_step)
+            self._report_started = time.monotonic()
             step = first
             while True:
                 self._train(step)
                 finished = step.number + 1
-                self.beat(finished)
+                self.heartbeat(finished)
                 stopping = self.stop.vote()
                 done = finished == self.settings.stop_step
                 saving = done or stopping or finished % self.settings.save_every == 0
-                if saving or finished % TICK == 0:
+                if saving or finished % REPORT_EVERY == 0:
                     self._report()
                 if saving:
                     reason = "final" if done else "interruption" if stopping else "periodic"
                     self.save(export_state(self.module, self.optimizer, finished), reason)
                     committed = finished
-                    self._tick_started = time.monotonic()
+                    self._report_started = time.monotonic()
                 if done:
                     self.stop.finish()
                     break
@@ -152,7 +152,7 @@ class TrainingLoop:
             # dropout is torch's own stream, keyed by the rows of this forward (docs/method/randomness.md)
             torch.manual_seed(key_digest(self.settings.seed, step.number, "dropout", micro_step.rows_digest()) % 2**63)
             last = index == len(step.micro_steps) - 1
-            sums = self.strategy.backward(batch, micro_step.weights, last=last)
+            sums = self.strategy.forward_backward(batch, micro_step.weights, last=last)
             self.collector.add_micro_step(micro_step, sums)
 
     def _dry_run(self, step: Step) -> None:
@@ -170,5 +170,5 @@ class TrainingLoop:
         metrics = self.collector.flush()
         now = time.monotonic()
         count = max(1, len(metrics))
-        self.report(Tick(metrics, self._rates, (now - self._tick_started) / count, self._data_wait / count))
-        self._rates, self._data_wait, self._tick_started = [], 0.0, now
+        self.report(LoopReport(metrics, self._rates, (now - self._report_started) / count, self._data_wait / count))
+        self._rates, self._data_wait, self._report_started = [], 0.0, now

@@ -1,4 +1,4 @@
-"""Metrics of the hot path: kept on the device, reduced over ranks and read by the host once per tick."""
+"""Metrics of the hot path: kept on the device, reduced over ranks and read by the host once per report."""
 
 from __future__ import annotations
 

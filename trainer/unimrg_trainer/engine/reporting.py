@@ -10,18 +10,18 @@ import logging
 import time
 
 from unimrg_api.progress import Progress
-from unimrg_trainer.engine.loop import Tick
+from unimrg_trainer.engine.loop import LoopReport
 from unimrg_trainer.engine.setup import Setup
 from unimrg_trainer.files import write_atomically
 from unimrg_trainer.tracking.spool import Spool, copy_closed_segments, restore_segments
 
 logger = logging.getLogger(__name__)
 
-BEAT_SECONDS = 1.0
+HEARTBEAT_SECONDS = 1.0
 
 
 class Reporter:
-    """Turns ticks of the loop into spool records and progress; does nothing on other ranks than 0."""
+    """Turns reports of the loop into spool records and progress; does nothing on other ranks than 0."""
 
     def __init__(self, setup: Setup, total_steps: int, resume_step: int, frozen: list[str], parameters: int) -> None:
         self._setup = setup
@@ -36,11 +36,11 @@ class Reporter:
             self._spool.begin(resume_step)
             self._write()
 
-    def tick(self, tick: Tick) -> None:
+    def report(self, measured: LoopReport) -> None:
         """Record what a few steps measured."""
-        if self._spool is None or not tick.metrics:
+        if self._spool is None or not measured.metrics:
             return
-        for point, rate in zip(tick.metrics, tick.learning_rates, strict=True):
+        for point, rate in zip(measured.metrics, measured.learning_rates, strict=True):
             self._spool.step(
                 point.step,
                 {
@@ -49,19 +49,19 @@ class Reporter:
                     "train/grad_norm": point.grad_norm,
                     "optim/lr": rate,
                     "data/rows_seen": float(point.step * self._rows),
-                    "perf/step_s": tick.step_seconds,
-                    "perf/rows_per_s": self._rows / tick.step_seconds,
-                    "perf/data_wait_s": tick.data_wait_seconds,
+                    "perf/step_s": measured.step_seconds,
+                    "perf/rows_per_s": self._rows / measured.step_seconds,
+                    "perf/data_wait_s": measured.data_wait_seconds,
                 },
             )
-        last = tick.metrics[-1]
+        last = measured.metrics[-1]
         self._progress = Progress(
             stage="train",
             step=last.step,
             total_steps=self._total,
-            eta_seconds=(self._total - last.step) * tick.step_seconds,
+            eta_seconds=(self._total - last.step) * measured.step_seconds,
             losses={name.lower(): value for name, value in last.losses.items()},
-            samples_per_second=self._rows / tick.step_seconds,
+            samples_per_second=self._rows / measured.step_seconds,
             checkpoint_step=self._committed,
             updated=time.time(),
         )
@@ -73,13 +73,13 @@ class Reporter:
             last.loss,
             "  ".join(f"{name.lower()} {value:.4f}" for name, value in last.losses.items()),
             last.grad_norm,
-            tick.step_seconds,
+            measured.step_seconds,
         )
 
-    def beat(self, finished: int) -> None:
-        """Show that a step was finished, at most once a second: between ticks, without reading the device."""
+    def heartbeat(self, finished: int) -> None:
+        """Show that a step was finished, at most once a second: between reports, without reading the device."""
         now = time.time()
-        if self._spool is not None and now - self._progress.updated >= BEAT_SECONDS:
+        if self._spool is not None and now - self._progress.updated >= HEARTBEAT_SECONDS:
             self._progress = self._progress.model_copy(update={"step": finished, "updated": now})
             self._write()
 
@@ -92,7 +92,7 @@ class Reporter:
         return names
 
     def committed(self, step: int, seconds: float) -> None:
-        """Note a commit."""
+        """Record a commit."""
         self._committed = step
         if self._spool is None:
             return
@@ -109,7 +109,7 @@ class Reporter:
             return None
 
     def close(self) -> None:
-        """Note the end of training."""
+        """Record the end of training."""
         if self._spool is not None:
             self._spool.end("trained to the stop step")
             self.close_segments()

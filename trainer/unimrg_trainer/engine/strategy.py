@@ -1,4 +1,4 @@
-"""How a step is spread over processes: what the loop asks of a strategy, and plain data parallelism.
+"""How a step is spread over processes: what the loop needs from a strategy, and plain data parallelism.
 
 Every strategy gets exactly one forward and one backward per micro-step, holding all objectives: the only pattern that
 is right under each of them.
@@ -40,7 +40,7 @@ class Strategy(Protocol):
     name: str
     world_size: int
 
-    def backward(self, batch: Batch, weights: Tensor, *, last: bool) -> Tensor:
+    def forward_backward(self, batch: Batch, weights: Tensor, *, last: bool) -> Tensor:
         """Forward and backward of one prepared micro-step; gradients are complete after the `last`. Row sums [rows]."""
         ...
 
@@ -65,7 +65,7 @@ class DataParallel:
             gradient_as_bucket_view=True,
         )
 
-    def backward(self, batch: Batch, weights: Tensor, *, last: bool) -> Tensor:
+    def forward_backward(self, batch: Batch, weights: Tensor, *, last: bool) -> Tensor:
         weights = weights.to(self.device)
         with nullcontext() if last else self.wrapped.no_sync():
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "BF16"):

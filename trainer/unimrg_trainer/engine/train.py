@@ -105,8 +105,8 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
         prepare=lambda batch: setup.family.prepare(batch, setup.device, dtype),
         stop=StopAgreement(stop, host_group),
         save=save,
-        report=reporter.tick,
-        beat=reporter.beat,
+        report=reporter.report,
+        heartbeat=reporter.heartbeat,
         settings=LoopSettings(
             stop_step=stop_step,
             save_every=job.spec.checkpoint.every_steps,
