@@ -106,10 +106,9 @@ def to_images(pixels: Tensor) -> np.ndarray:
 
 def encode_tokens(codec: Codec, images: Tensor) -> Tensor:
     """uint8 [B, H, H, 3] → float32 [B, tokens, channels] in raster order; images lie on the codec's device."""
+    if len(images) == 0:
+        return torch.zeros(0, (images.shape[1] // codec.stride) ** 2, codec.channels, device=images.device)
     parts = [codec.encode(to_pixels(part)) for part in torch.split(images, ENCODED_AT_ONCE)]
-    if not parts:
-        side = images.shape[1] // codec.stride
-        return torch.zeros(0, side**2, codec.channels, device=images.device)
     return torch.cat(parts).flatten(2).transpose(1, 2).contiguous()
 
 
