@@ -1,14 +1,16 @@
-"""What a pod is told through its environment: every variable and every path, each with its default in a pod.
+"""The environment variables of a pod: every one with its type and its default in a pod.
 
 A laptop, a test and a pod run the same code; only the variables differ.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from unimrg_api.errors import UserError
 
@@ -55,45 +57,23 @@ class PodEnvironment:
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> PodEnvironment:
-        """Read the variables; one that is missing has its default.
+        """Read the variables; one that is missing or empty has its default.
 
         Raises UserError for a value that cannot be right.
         """
-        text = {key[len(PREFIX) :].lower(): value for key, value in environ.items() if key.startswith(PREFIX)}
-        default = cls()
-
-        def integer(name: str, minimum: int, standard: int) -> int:
-            value = text.get(name, "")
-            if value == "":
-                return standard
-            if not (value.isascii() and value.isdigit()) or int(value) < minimum:
-                raise UserError(
-                    f"{PREFIX}{name.upper()} is {value!r}, but must be a whole number of at least {minimum}",
-                    remedy="unset it to get the default",
-                )
-            return int(value)
-
-        def path(name: str, standard: Path) -> Path:
-            return Path(text[name]) if text.get(name) else standard
-
-        attempt = "" if text.get("attempt", "") == "" else str(integer("attempt", 0, 0))
-        result = cls(
-            job=text.get("job") or default.job,
-            uid=text.get("uid", default.uid),
-            attempt=attempt,
-            spec=text.get("spec", default.spec),
-            spec_base=path("spec_base", default.spec_base),
-            run_dir=path("run_dir", default.run_dir),
-            cache=path("cache", default.cache),
-            termination_log=path("termination_log", default.termination_log),
-            pod_ip=text.get("pod_ip") or default.pod_ip,
-            node_rank=integer("node_rank", 0, default.node_rank),
-            nodes=integer("nodes", 1, default.nodes),
-            processes=integer("processes", 1, default.processes),
-            master_address=text.get("master_address") or default.master_address,
-            stall_timeout=integer("stall_timeout", 1, default.stall_timeout),
-            grace=integer("grace", 1, default.grace),
-        )
+        values: dict[str, Any] = {}
+        for field in dataclasses.fields(cls):
+            name = f"{PREFIX}{field.name.upper()}"
+            text = environ.get(name, "")
+            if not text:
+                continue
+            if field.name == "attempt":
+                values["attempt"] = str(_whole(name, text, 0))
+            elif isinstance(field.default, int):
+                values[field.name] = _whole(name, text, _MINIMUM.get(field.name, 1))
+            else:
+                values[field.name] = text if isinstance(field.default, str) else Path(text)
+        result = cls(**values)
         if result.node_rank >= result.nodes:
             raise UserError(
                 f"UNIMRG_NODE_RANK is {result.node_rank}, but UNIMRG_NODES is {result.nodes}",
@@ -103,29 +83,24 @@ class PodEnvironment:
 
     def to_environ(self) -> dict[str, str]:
         """Return every variable, so that `from_environ(to_environ())` is the same environment."""
-        return {
-            "UNIMRG_JOB": self.job,
-            "UNIMRG_UID": self.uid,
-            "UNIMRG_ATTEMPT": self.attempt,
-            "UNIMRG_SPEC": self.spec,
-            "UNIMRG_SPEC_BASE": str(self.spec_base),
-            "UNIMRG_RUN_DIR": str(self.run_dir),
-            "UNIMRG_CACHE": str(self.cache),
-            "UNIMRG_TERMINATION_LOG": str(self.termination_log),
-            "UNIMRG_POD_IP": self.pod_ip,
-            "UNIMRG_NODE_RANK": str(self.node_rank),
-            "UNIMRG_NODES": str(self.nodes),
-            "UNIMRG_PROCESSES": str(self.processes),
-            "UNIMRG_MASTER_ADDRESS": self.master_address,
-            "UNIMRG_STALL_TIMEOUT": str(self.stall_timeout),
-            "UNIMRG_GRACE": str(self.grace),
-        }
+        return {f"{PREFIX}{name.upper()}": str(value) for name, value in dataclasses.asdict(self).items()}
+
+
+_MINIMUM = {"node_rank": 0}
+"""Smallest value of a whole number, where that is not 1."""
+
+
+def _whole(name: str, text: str, minimum: int) -> int:
+    if not (text.isascii() and text.isdigit()) or int(text) < minimum:
+        message = f"{name} is {text!r}, but must be a whole number of at least {minimum}"
+        raise UserError(message, remedy="unset it to get the default")
+    return int(text)
 
 
 def ports(uid: str, attempt: int | str) -> tuple[int, int]:
     """Return the ports (rendezvous, progress) of one attempt: the same on every pod.
 
-    The next attempt most likely has others, so that a late process of this one finds nobody to talk to.
+    The next attempt most likely has others, so that a late process of this one cannot connect to it.
     """
     digest = hashlib.sha256(f"{uid}/{attempt}".encode()).digest()
     pairs = (LAST_PORT - FIRST_PORT + 1) // 2

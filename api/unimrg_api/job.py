@@ -1,6 +1,6 @@
 """The job: one file that a laptop and a cluster read alike, and what makes two jobs the same training.
 
-The rules hold wherever a job is made; `load.py` turns their breach into words with a place in the file.
+`load.py` reads it and reports every violated rule with its line.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from unimrg_api.spec_platform import (
     CheckpointSpec,
     DataSpec,
     ImagesSpec,
-    MlflowSpec,
     RunPolicySpec,
     ScenesSpec,
     SecretSpec,
@@ -26,61 +25,40 @@ from unimrg_api.spec_platform import (
     StorageSpec,
     TrackingSpec,
     TrainerSpec,
-    VolumeSpec,
 )
-from unimrg_api.spec_stages import BenchmarkSpec, EvaluateSpec, SpatialSpec, StagesSpec
+from unimrg_api.spec_stages import SpatialSpec, StagesSpec
 from unimrg_api.spec_training import (
     RECIPES,
-    BatchSpec,
     HarmonSamplingSpec,
     HarmonSpec,
     Method,
     ModelSpec,
-    ObjectiveName,
     ObjectiveSpec,
     OptimizerSpec,
     Precision,
-    ScheduleSpec,
     TrainingSpec,
-    Variant,
 )
 from unimrg_api.unions import CustomSpec, repeated, repeated_rule
 
 __all__ = [
     "API_VERSION",
     "KIND",
-    "BatchSpec",
-    "BenchmarkSpec",
-    "CheckpointSpec",
     "CustomSpec",
-    "DataSpec",
-    "EvaluateSpec",
     "HarmonSamplingSpec",
     "HarmonSpec",
     "ImagesSpec",
     "JobSpec",
     "Metadata",
     "Method",
-    "MlflowSpec",
-    "ModelSpec",
-    "ObjectiveName",
-    "ObjectiveSpec",
     "OptimizerSpec",
     "Precision",
     "RunPolicySpec",
     "ScenesSpec",
-    "ScheduleSpec",
     "SecretSpec",
     "SourceSpec",
     "SpatialSpec",
-    "StagesSpec",
     "StorageSpec",
-    "TrackingSpec",
-    "TrainerSpec",
-    "TrainingSpec",
     "UniMRGJob",
-    "Variant",
-    "VolumeSpec",
     "path_of",
     "resolve_uri",
 ]
@@ -90,54 +68,54 @@ KIND = "UniMRGJob"
 
 NAME_PATTERN = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
 NAMESPACE_PATTERN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
-_MARK_NAME = re.compile(r"([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]")
+_LABEL_NAME = re.compile(r"([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]")
 _ANNOTATIONS_BYTES = 256 << 10
-_Mark = Annotated[str, Field(max_length=_ANNOTATIONS_BYTES)]
-_Marks = Annotated[dict[str, _Mark], Field(max_length=_ANNOTATIONS_BYTES)]
-"""Marks as API servers take them: they bound the bytes of annotations, so not more marks than that, and no other number
-of ours refuses what a cluster has taken."""
+_Text = Annotated[str, Field(max_length=_ANNOTATIONS_BYTES)]
+_Texts = Annotated[dict[str, _Text], Field(max_length=_ANNOTATIONS_BYTES)]
+"""Labels or annotations. API servers bound the bytes of annotations, and nothing narrower here refuses what a cluster
+has accepted."""
 
 
 class Metadata(Spec):
-    """Name and marks of a job."""
+    """Name, labels and annotations of a job."""
 
     name: Annotated[str, Field(pattern=NAME_PATTERN, max_length=40)]
     """Lower-case letters, digits and dashes, from a letter on. At most 40 characters, so that the names of
     pods, which are longer, stay within Kubernetes' 63."""
     namespace: Annotated[str, Field(pattern=NAMESPACE_PATTERN, max_length=63)] | None = None
     """Namespace on a cluster."""
-    labels: _Marks | None = None
+    labels: _Texts | None = None
     """Labels on a cluster."""
-    annotations: _Marks | None = None
+    annotations: _Texts | None = None
     """Annotations on a cluster."""
 
     def violations(self) -> Iterator[Violation]:
         """Labels and annotations are such as every cluster takes; its API server checks that without our help."""
         for key, value in (self.labels or {}).items():
-            if not _is_mark_name(key):
-                yield Violation("labels", f"{key!r} is no name of a label", _MARK_REMEDY, frozenset({"labels"}))
-            if value and not (_MARK_NAME.fullmatch(value) and len(value) <= 63):
+            if not _is_label_name(key):
+                yield Violation("labels", f"{key!r} is not a valid label name", _LABEL_REMEDY, frozenset({"labels"}))
+            if value and not (_LABEL_NAME.fullmatch(value) and len(value) <= 63):
                 message = f"the label {key} cannot have the value {value[:63]!r}"
-                yield Violation("labels", message, _MARK_REMEDY, frozenset({"labels"}))
+                yield Violation("labels", message, _LABEL_REMEDY, frozenset({"labels"}))
         annotations = self.annotations or {}
         for key in annotations:
-            if not _is_mark_name(key.lower()):
-                message = f"{key!r} is no name of an annotation"
-                yield Violation("annotations", message, _MARK_REMEDY, frozenset({"annotations"}))
+            if not _is_label_name(key.lower()):
+                message = f"{key!r} is not a valid annotation name"
+                yield Violation("annotations", message, _LABEL_REMEDY, frozenset({"annotations"}))
         size = sum(len(key.encode()) + len(value.encode()) for key, value in annotations.items())
         if size > _ANNOTATIONS_BYTES:
             message = f"all annotations have {size} bytes, and at most {_ANNOTATIONS_BYTES} are allowed"
             yield Violation("annotations", message, "shorten them", frozenset({"annotations"}))
 
 
-_MARK_REMEDY = "use at most 63 letters, digits, dashes, dots and underscores, with a letter or digit at both ends"
+_LABEL_REMEDY = "use at most 63 letters, digits, dashes, dots and underscores, with a letter or digit at both ends"
 
 
-def _is_mark_name(key: str) -> bool:
+def _is_label_name(key: str) -> bool:
     """Whether this can be the name of a label: `name` or `domain/name`."""
     domain, slash, name = key.rpartition("/")
     right = len(domain) <= 253 and re.fullmatch(OBJECT_NAME_PATTERN[1:-1], domain) is not None
-    return (right or not slash) and len(name) <= 63 and _MARK_NAME.fullmatch(name) is not None
+    return (right or not slash) and len(name) <= 63 and _LABEL_NAME.fullmatch(name) is not None
 
 
 _METHOD_FAULTS: dict[Method, tuple[str, str]] = {
@@ -260,7 +238,7 @@ class UniMRGJob(Spec):
     kind: Literal["UniMRGJob"]
     """Kind of the object."""
     metadata: Metadata
-    """Name and marks of the job."""
+    """Name, labels and annotations of the job."""
     spec: JobSpec
     """What the job wants."""
 

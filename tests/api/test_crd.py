@@ -11,7 +11,6 @@ import pytest
 from ruamel.yaml import YAML
 
 from tests.support.bad_jobs import GOOD_CLUSTER_JOB, GOOD_JOB, SMALLEST
-from unimrg_api.cluster import GROUP, PLURAL
 from unimrg_api.crd import crd, crd_yaml
 from unimrg_api.fields import PRESERVE
 from unimrg_api.load import dump_job, parse_job
@@ -76,19 +75,6 @@ def test_every_node_says_only_what_a_structural_schema_may_say_and_has_a_bound()
             assert {"minimum", "maximum"} <= set(schema), path
 
 
-def test_every_list_says_how_it_is_merged_and_its_keys_are_required_of_every_entry() -> None:
-    kinds = {}
-    for path, schema in nodes(SCHEMA):
-        if schema["type"] == "array":
-            kinds[path] = (schema["x-kubernetes-list-type"], *schema.get("x-kubernetes-list-map-keys", ()))
-            for key in kinds[path][1:]:
-                assert key in schema["items"]["required"], path
-    assert kinds["status.conditions"] == ("map", "type")
-    assert kinds["status.stages"] == ("map", "name")
-    assert kinds["spec.objectives"] == ("atomic",)
-    assert kinds["spec.data.shards"] == ("atomic",)
-
-
 def test_every_rule_points_to_a_field_that_exists_and_says_what_to_do_in_one_line() -> None:
     count = 0
     for path, schema in nodes(SCHEMA):
@@ -133,15 +119,6 @@ def test_what_is_shown_and_asked_for_exists() -> None:
             assert found["type"] == column["type"]
     for field in version["selectableFields"]:
         assert (at(field["jsonPath"]) or {}).get("type") == "string"
-
-
-def test_its_names_are_those_that_the_rest_uses() -> None:
-    definition = crd()
-    assert definition["metadata"]["name"] == f"{PLURAL}.{GROUP}"
-    assert definition["spec"]["names"]["shortNames"] == ["umj"]
-    assert definition["spec"]["names"]["categories"] == ["training"]
-    assert definition["spec"]["scope"] == "Namespaced"
-    assert definition["spec"]["versions"][0]["subresources"] == {"status": {}}
 
 
 def test_the_file_says_what_the_definition_says() -> None:

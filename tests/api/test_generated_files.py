@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from unimrg_api.crd import crd_yaml
-from unimrg_api.generate import FILES, drifted, main
+from unimrg_api.generate import drifted, main
 from unimrg_api.reference import reference
 
 REPOSITORY = Path(__file__).parents[2]
@@ -33,10 +32,6 @@ def test_what_was_written_is_found_in_order_and_what_was_changed_is_named(
 def test_a_flag_that_is_not_known_writes_nothing(tmp_path: Path) -> None:
     assert main(["--verify"], tmp_path) == 2
     assert list(tmp_path.iterdir()) == []
-
-
-def test_the_texts_are_the_same_every_time() -> None:
-    assert [text() for text in FILES.values()] == [reference(), crd_yaml()]
 
 
 def test_the_page_names_bounds_choices_and_defaults() -> None:

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
 
 from tests.support.bad_jobs import GOOD_CLUSTER_JOB, GOOD_JOB, SMALLEST
-from unimrg_api.digests import canonical_json
 from unimrg_api.errors import JobError
 from unimrg_api.job import UniMRGJob, path_of, resolve_uri
-from unimrg_api.load import dump_job, parse_job
+from unimrg_api.load import parse_job
 from unimrg_api.locality import cluster_notes, cluster_problems
+from unimrg_api.reference import reference
 from unimrg_api.yaml_source import read_yaml
 
 
@@ -40,15 +39,6 @@ def test_what_is_left_out_has_the_published_recipe() -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "names"),
-    [("SFT", ["Understanding"]), ("RecA", ["Understanding", "Pixel"])],
-)
-def test_a_method_without_objectives_has_its_recipe(method: str, names: list[str]) -> None:
-    job = parse_job({**SMALLEST, "spec": {**SMALLEST["spec"], "method": method}})
-    assert list(job.spec.resolved_objectives()) == names
-
-
-@pytest.mark.parametrize(
     ("method", "weights"),
     [
         ("SFT", {"Understanding": "2"}),
@@ -68,24 +58,6 @@ def test_rates_are_read_as_they_are_written(rate: str) -> None:
     training = {"optimizer": {"learningRate": rate, "weightDecay": rate}}
     job = parse_job({**SMALLEST, "spec": {**SMALLEST["spec"], "training": training}})
     assert float(job.spec.training.optimizer.learning_rate) == float(rate)
-
-
-def test_a_job_may_have_as_many_marks_as_an_api_server_takes() -> None:
-    marks = {f"mark-{index}": "x" for index in range(1000)}
-    job = parse_job({**SMALLEST, "metadata": {"name": "small", "labels": marks, "annotations": marks}})
-    assert job.metadata.labels == marks
-
-
-def test_a_job_cannot_be_changed_afterwards() -> None:
-    with pytest.raises(ValidationError, match="frozen"):
-        parse_job(SMALLEST).spec.training.seed = 3
-
-
-def test_the_dump_is_canonical_json_and_complete() -> None:
-    job = parse_job(SMALLEST)
-    text = canonical_json(dump_job(job))
-    assert parse_job(json.loads(text)) == job
-    assert '"stallTimeoutSeconds":900' in text
 
 
 @pytest.mark.parametrize(
@@ -164,6 +136,27 @@ def test_a_method_and_its_objectives_written_out_are_the_same_training() -> None
     assert short.training_digest("d") != parse_job(SMALLEST).training_digest("d")
 
 
+def test_every_field_is_described_for_kubectl_explain() -> None:
+    rows = [line for line in reference().partition("## Objectives")[0].splitlines() if line.startswith("| `")]
+    assert len(rows) > 60
+    assert [row for row in rows if not row.rsplit("|", 2)[1].strip().endswith(".")] == []
+
+
+@pytest.mark.parametrize(
+    ("model", "chosen"),
+    [
+        ({"custom": {"name": "toy", "settings": {"a": 2.0, "sampling": 1}}}, ("toy", {"a": 2, "sampling": 1})),
+        ({"custom": {"name": "toy"}}, ("toy", {})),
+        ({"harmon": {"variant": "Tiny", "sampling": {"steps": 2}}}, None),
+    ],
+)
+def test_a_family_is_chosen_with_its_settings(model: dict[str, Any], chosen: tuple[str, Any] | None) -> None:
+    found = parse_job({**SMALLEST, "spec": {**SMALLEST["spec"], "model": model}}).spec.model
+    sampling = {"steps": 2, "diffusionSteps": 100, "guidance": "3.0"}
+    assert found.family() == (chosen or ("harmon", {"variant": "Tiny", "dropout": "0.1", "sampling": sampling}))
+    assert "sampling" not in found.training_settings()["settings"]
+
+
 def test_the_data_is_in_the_digest() -> None:
     assert changed().training_digest("a") != changed().training_digest("b")
 
@@ -229,14 +222,3 @@ def test_every_pattern_means_the_same_to_go_and_to_rust() -> None:
         assert not re.search(r"\(\?|\\[1-9AbBdDsSwWzZpP]", pattern), pattern
         assert pattern.startswith("^")
         assert pattern.endswith("$")
-
-
-def test_every_field_is_described_for_kubectl_explain() -> None:
-    from unimrg_api.reference import reference
-
-    fields = reference().partition("## Objectives of a method")[0]
-    rows = [line for line in fields.splitlines() if line.startswith("| `")]
-    assert len(rows) > 60
-    for row in rows:
-        description = row.rsplit("|", 2)[1].strip()
-        assert description.endswith("."), row

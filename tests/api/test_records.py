@@ -63,14 +63,6 @@ def test_a_usual_record_survives_whole() -> None:
     assert json.loads(record.to_json())["totalSteps"] == 120
 
 
-def test_of_a_long_message_beginning_and_end_are_kept() -> None:
-    record = TerminationRecord(message="cause " + "x" * 9000 + " effect")
-    message = TerminationRecord.parse(record.to_json()).message
-    assert message.startswith("cause x")
-    assert message.endswith("x effect")
-    assert " … " in message
-
-
 @given(st.binary(max_size=6000))
 @example(b"")
 @example(b"[" * 4000)
@@ -85,20 +77,19 @@ def test_reading_a_termination_log_never_fails(content: bytes) -> None:
 
 
 def test_a_log_that_is_no_record_becomes_the_message_of_one() -> None:
+    assert TerminationRecord.parse(json.dumps({"exitCode": 0, "message": "x" * SIZE_LIMIT})).reason == "Unreadable"
     record = TerminationRecord.parse(b"Traceback: boom")
     assert (record.reason, record.exit_code, record.message) == ("Unreadable", 70, "Traceback: boom")
     assert TerminationRecord.parse(b" \n").reason == "Nothing"
 
 
 def test_a_field_of_the_wrong_type_is_left_out_and_the_rest_is_kept() -> None:
+    progress = Progress.parse(b'{"stage": "dance", "step": 3}')
+    assert progress is not None and (progress.stage, progress.step) == ("check", 3)
+    assert Progress.parse(b"[]") is None
     content = b'{"exitCode": 85, "step": "many", "rank": 2.5, "scores": {"a": 1, "b": "x", "c": true}, "new": {}}'
     record = TerminationRecord.parse(content)
     assert (record.exit_code, record.step, record.rank, record.scores) == (85, None, None, {"a": 1.0})
-
-
-def test_a_record_longer_than_the_limit_is_not_trusted() -> None:
-    text = json.dumps({"exitCode": 0, "message": "x" * SIZE_LIMIT})
-    assert TerminationRecord.parse(text).reason == "Unreadable"
 
 
 SECRETS = [
@@ -123,7 +114,9 @@ def test_what_looks_like_a_key_is_in_no_field_of_a_record(secret: str, text: str
     record = TerminationRecord(message=text, reason=text, checkpoint=text, mlflow_url=text, scores={text: 1.0})
     assert secret not in record.to_json()
     assert REDACTED in record.to_json()
-    assert secret not in TerminationRecord.parse(text.encode()).message
+    once = TerminationRecord.parse(text.encode()).message
+    assert secret not in once
+    assert clean(once) == once
 
 
 @given(st.text(max_size=200), st.sampled_from(SECRETS), st.text(max_size=200), st.integers(16, 300))
@@ -186,17 +179,6 @@ def test_a_loss_that_is_not_a_number_is_left_out_because_json_has_none() -> None
     text = Progress(losses={"depth": math.nan, "pixel": 0.5}, eta_seconds=math.inf).to_json()
     assert json.loads(text)["losses"] == {"pixel": 0.5}
     assert "etaSeconds" not in json.loads(text)
-
-
-@pytest.mark.parametrize("content", [b"", b"[]", b"{", b'"x"'])
-def test_what_is_no_progress_is_none(content: bytes) -> None:
-    assert Progress.parse(content) is None
-
-
-def test_a_phase_that_nobody_knows_has_the_default() -> None:
-    progress = Progress.parse(b'{"stage": "dance", "step": 3}')
-    assert progress is not None
-    assert (progress.stage, progress.step) == ("check", 3)
 
 
 @pytest.mark.parametrize("number", ["1" + "0" * 400, "-1" + "0" * 400, str(2**63), "1e999", "NaN"])
