@@ -9,21 +9,17 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from tests.support.one_step import OBJECTIVES, TINY, WEIGHTS, freeze, randomised
+from tests.support.one_step import TINY, WEIGHTS, freeze, planner_of, randomised
 from tests.support.published_recipe import Recipe, assert_trained_alike, rate_by_hand, train_by_hand
-from tests.support.scene_records import SceneRecords
 from unimrg_api.job import OptimizerSpec
 from unimrg_trainer.checkpoint.state import TrainingState
 from unimrg_trainer.engine.loop import LoopReport, LoopSettings, TrainingLoop
 from unimrg_trainer.engine.metrics import MetricsCollector
 from unimrg_trainer.engine.optimizer import build_optimizer
-from unimrg_trainer.engine.rows import BatchShape
 from unimrg_trainer.engine.schedule import WarmupCosine
-from unimrg_trainer.engine.step_plan import RowReader, StepPlanner
 from unimrg_trainer.engine.stopping import StopAgreement
 from unimrg_trainer.engine.strategy import DataParallel
 from unimrg_trainer.models.registry import find_family
-from unimrg_trainer.objectives.registry import objective
 
 PEAK, WARMUP, TOTAL, STEPS = 1e-2, 2, 8, 4
 
@@ -36,17 +32,8 @@ def test_steps_of_the_loop_are_clipped_adamw_at_the_schedules_rate(clip_norm: fl
     clip = 1.0 if clip_norm is None else clip_norm  # the published one is the default
     family = find_family("harmon", TINY)
     module = randomised(family.build().double())
-    objectives = [objective(name) for name in OBJECTIVES]
-    freeze(module, family.frozen(objectives))
-    planner = StepPlanner(
-        family=family,
-        objectives=objectives,
-        weights=WEIGHTS,
-        reader=RowReader(SceneRecords(6), seed=3),
-        shape=BatchShape(rows=2, cohort_rows=1),
-        micro_rows=1,
-        seed=3,
-    )
+    planner = planner_of(family, micro_rows=1, rows=2, cohort_rows=1)
+    freeze(module, family.frozen(planner.objectives))
     rates = [rate_by_hand(PEAK, WARMUP, TOTAL, step) for step in range(STEPS)]
     assert rates[0] < rates[1] < rates[2] > rates[3]
     expected = train_by_hand(

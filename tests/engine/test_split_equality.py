@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.models.harmon_rows import assert_equal_gradients
 from tests.support.one_step import TINY, WEIGHTS, planner_of, randomised
 from unimrg_trainer.models.registry import find_family
 
@@ -34,14 +35,6 @@ def gradient(folder: Path, world_size: int, micro_rows: int) -> dict[str, torch.
     return load_file(out)
 
 
-def assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
-    assert first.keys() == second.keys()
-    everything = torch.sqrt(sum((g**2).sum() for name, g in first.items() if name != "loss"))  # type: ignore[arg-type]
-    for name, value in first.items():
-        difference = (value - second[name]).norm()
-        assert difference <= 1e-9 * value.norm() + 1e-12 * everything, name
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
     """The step of one process with every row in one forward."""
@@ -49,11 +42,11 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
 
 
 def test_two_micro_batch_splits_give_the_same_step(whole: dict[str, torch.Tensor], tmp_path: Path) -> None:
-    assert_same(whole, gradient(tmp_path, world_size=1, micro_rows=3))
+    assert_equal_gradients(whole, gradient(tmp_path, world_size=1, micro_rows=3))
 
 
 def test_one_and_two_processes_give_the_same_step(whole: dict[str, torch.Tensor], tmp_path: Path) -> None:
-    assert_same(whole, gradient(tmp_path, world_size=2, micro_rows=4))
+    assert_equal_gradients(whole, gradient(tmp_path, world_size=2, micro_rows=4))
 
 
 def test_the_step_is_the_weighted_mean_over_objectives_of_cohort_means(

@@ -10,10 +10,9 @@ from tests.models.harmon_rows import TOKENS, family, row, task
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_trainer.models.harmon.codec import KL16_FILE
-from unimrg_trainer.models.harmon.config import config_of
 from unimrg_trainer.models.harmon.family import HarmonFamily
 from unimrg_trainer.models.harmon.rows import IGNORE, Geometry, ImageSegment, TargetSegment, TextSegment
-from unimrg_trainer.models.harmon.tokenizer import QWEN_FILE, open_tokenizer
+from unimrg_trainer.models.harmon.tokenizer import QWEN_FILE
 
 harmon = family()
 encode = harmon.tokenizer.encode
@@ -82,16 +81,6 @@ def test_a_long_answer_is_cut_and_a_question_without_room_is_refused() -> None:
     assert cut.loss_terms == sum(label != IGNORE for label in text.labels) < limit
     with pytest.raises(UserError, match=r"'7'.*no room for its answer"):
         row(harmon, "Understanding", 0, task("Understanding", 7, prompt="why " * 300, answer="so"))
-
-
-def test_a_missing_published_tokenizer_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"qwen2\.5-tokenizer\.json is missing"):
-        open_tokenizer(config_of("1.5B"), tmp_path)
-
-
-def test_a_missing_published_autoencoder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"kl16\.safetensors is missing"):
-        _ = HarmonFamily({"variant": "1.5B"}, tmp_path).codec
 
 
 def test_files_that_a_size_needs_are_checked_before_anything_is_built(tmp_path: Path) -> None:

@@ -39,14 +39,14 @@ def freeze(module: torch.nn.Module, frozen: frozenset[str]) -> None:
         parameter.requires_grad_(name not in frozen)
 
 
-def planner_of(family: Family, micro_rows: int) -> StepPlanner:
-    """Steps of eight rows of each objective, in two cohorts."""
+def planner_of(family: Family, micro_rows: int, rows: int = 8, cohort_rows: int = 4) -> StepPlanner:
+    """Steps over six scenes under all objectives."""
     return StepPlanner(
         family=family,
         objectives=[objective(name) for name in OBJECTIVES],
         weights=WEIGHTS,
         reader=RowReader(SceneRecords(6), seed=3),
-        shape=BatchShape(rows=8, cohort_rows=4),
+        shape=BatchShape(rows, cohort_rows),
         micro_rows=micro_rows,
         seed=3,
     )
