@@ -64,7 +64,6 @@ _KEYS = {
 
 _NOUNS = {
     "spec.objectives[].name": "objective",
-    "spec.model.harmon.variant": "variant of Harmon",
     "spec.method": "method",
 }
 """What the choices of a field are called."""
