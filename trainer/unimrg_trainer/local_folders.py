@@ -5,6 +5,7 @@ The environment need not have a home: no HOME, no entry in the user data base, a
 
 from __future__ import annotations
 
+import getpass
 import hashlib
 import os
 import tempfile
@@ -45,6 +46,20 @@ def state_folder() -> Path:
             remedy="set HOME, or UNIMRG_STATE to a folder that outlives this process",
         )
     return home / ".local" / "state" / "unimrg"
+
+
+def provide_home() -> None:
+    """Give this process and its children a HOME and a USER where the system knows none: libraries ask for both.
+
+    MLflow does not work without a home folder; what lies there is temporary.
+    """
+    if _home() is None:
+        os.environ["HOME"] = str(cache_folder())
+        cache_folder().mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ["USER"] = f"user-{os.getuid()}"
 
 
 def _home() -> Path | None:

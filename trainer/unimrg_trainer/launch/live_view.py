@@ -1,6 +1,4 @@
-"""Shows on a terminal, or line by line in a log, what GET /progress says: the operator's view, on a
-laptop.
-"""
+"""Shows the job's progress on a terminal, or line by line in a log, from the endpoint that the operator reads too."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ from unimrg_trainer.launch.progress_server import serve_progress
 from unimrg_trainer.launch.reports import mlflow_run
 from unimrg_trainer.launch.signals import StopRequest
 from unimrg_trainer.launch.stages import RANK_MODULE, execute
-from unimrg_trainer.local_folders import cache_folder, run_folder
+from unimrg_trainer.local_folders import cache_folder, provide_home, run_folder
 from unimrg_trainer.storage.base import ObjectStore
 
 logger = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ _USERS = (
     ExitCode.NUMERIC_GUARD,
     ExitCode.NOTHING_VERIFIES,
 )
-"""Ends whose message says it all; a log adds nothing."""
+"""Ends whose message is enough; a log adds nothing."""
 
 
 def run_job(
@@ -68,6 +68,7 @@ def run_job(
     console = console or Console()
     job, fallback = fit_to_machine(job, processes)
     env = local_environment(job, job_file, processes)
+    provide_home()
     run = job_stores.run_store(job, env)
     with run_lock(env.run_dir, shown(run.uri)), _logging(env.run_dir):
         for line in [*ignored_fields(job, processes), *([fallback] if fallback else [])]:

@@ -20,6 +20,7 @@ from unimrg_trainer.launch.progress_server import serve_progress
 from unimrg_trainer.launch.reports import write_termination
 from unimrg_trainer.launch.signals import StopRequest
 from unimrg_trainer.launch.stages import RANK_MODULE, execute
+from unimrg_trainer.local_folders import provide_home
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +33,7 @@ def run_pod(arguments: Sequence[str] | None, stop: StopRequest, rank_module: str
     parser.add_argument("stage", choices=get_args(StageName))
     stage = parser.parse_args(arguments).stage
     logging.basicConfig(level=logging.INFO, format=FORMAT, stream=sys.stderr)
+    provide_home()
     try:
         env = PodEnvironment.from_environ(os.environ)
     except UserError as error:

@@ -1,5 +1,4 @@
-"""Serves how far the job is: GET /progress for the operator and `unimrg run`, GET /metrics for Prometheus
-(seams.md §4).
+"""Serves the job's progress: GET /progress for the operator and `unimrg run`, GET /metrics for Prometheus.
 
 It answers from files, holds no lock of the training and has no other path; nothing can be changed through it.
 """
@@ -26,12 +25,12 @@ logger = logging.getLogger(__name__)
 
 PORT_FILE = "progress.port"
 _REQUEST_SECONDS = 5
-"""A client that dawdles is dropped."""
+"""A slower client is dropped."""
 
 
 @contextmanager
 def serve_progress(run_dir: Path, host: str, port: int) -> Iterator[int | None]:
-    """Serve the progress of `run_dir` at host:port for the length of the block; yields the port that was got.
+    """Serve the progress of `run_dir` at host:port for the length of the block; yields the port that is bound.
 
     Two runs on a laptop may want the same port: then the system chooses one. It is written to
     RUN_DIR/progress.port. Without a port at that address nothing is served (None): a job goes on that nobody

@@ -34,7 +34,7 @@ PARENT_VARIABLE = "UNIMRG_LAUNCHER_PID"
 """Environment variable with the launcher's pid."""
 
 _ENGINES = {"train": "unimrg_trainer.engine.train", "evaluate": "unimrg_trainer.engine.evaluate"}
-"""By name: the launcher knows no engine and no model, and what they import takes seconds."""
+"""By name: the launcher imports no engine and no model, which would take seconds."""
 
 Work = Callable[[PodEnvironment, StopRequest], None]
 
