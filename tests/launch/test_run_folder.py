@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import subprocess
+import sys
 import tempfile
 import uuid
 from pathlib import Path
@@ -91,6 +93,19 @@ def test_without_a_home_the_cache_is_temporary_and_state_is_asked_for(
     assert cache_folder() == Path(tempfile.gettempdir()) / f"unimrg-{os.getuid()}"
     with pytest.raises(UserError, match="set HOME, or UNIMRG_STATE"):
         run_folder(RUN)
+
+
+def test_libraries_get_a_home_and_a_user_where_the_system_knows_none(tmp_path: Path) -> None:
+    """MLflow does not work without a home. The program has neither variables nor an entry among the users."""
+    script = (
+        "import pathlib, os, getpass, pwd; from unimrg_trainer.local_folders import provide_home\n"
+        "def unknown(uid): raise KeyError(uid)\n"
+        "pwd.getpwuid = unknown; provide_home(); print(pathlib.Path.home().is_dir(), getpass.getuser())"
+    )
+    environment = {"PATH": "", "PYTHONPATH": os.pathsep.join(sys.path), "UNIMRG_CACHE": str(tmp_path / "cache")}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, text=True, capture_output=True, check=True)
+    assert done.stdout.split() == ["True", f"user-{os.getuid()}"]
+    assert (tmp_path / "cache").is_dir()
 
 
 def test_a_home_that_cannot_be_written_holds_no_cache(monkeypatch: pytest.MonkeyPatch) -> None:

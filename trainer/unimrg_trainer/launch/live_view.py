@@ -17,6 +17,7 @@ from rich.table import Column
 from unimrg_api.progress import Progress as Report
 from unimrg_api.record import SIZE_LIMIT
 from unimrg_api.stages import STAGES, StageName
+from unimrg_api.texts import duration
 from unimrg_trainer.launch.signals import StopRequest
 
 POLL_SECONDS = 0.5
@@ -68,13 +69,6 @@ def describe(report: Report) -> str:
     if report.message:
         parts.append(report.message)
     return "  ".join(parts)
-
-
-def duration(seconds: float) -> str:
-    """1:02:03, or 2:03 below an hour."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 def _watch(port: int, view: _Bars | _Lines, ended: threading.Event, stop: StopRequest | None, console: Console) -> None:
