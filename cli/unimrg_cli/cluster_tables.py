@@ -8,6 +8,7 @@ from datetime import datetime
 from rich.table import Table
 
 from unimrg_api.status import JobStatus, StageStatus
+from unimrg_api.texts import duration
 from unimrg_cli.cluster_view import (
     AT_WORK,
     NOT_TAKEN_UP,
@@ -19,7 +20,7 @@ from unimrg_cli.cluster_view import (
     stage_end,
     steps_text,
 )
-from unimrg_cli.tables import duration, print_rows, terminal
+from unimrg_cli.tables import print_rows, terminal
 
 
 def print_cluster_job(job: ClusterJob, now: float | None = None) -> None:

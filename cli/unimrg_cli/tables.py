@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from rich.console import Console
 from rich.table import Table
 
+from unimrg_api.texts import duration
 from unimrg_cli.checkpoint_list import Checkpoint
 from unimrg_cli.run_view import RunDescription
 
@@ -66,18 +67,6 @@ def size(count: int) -> str:
             return f"{count} B" if unit == "B" else f"{amount:.1f} {unit}"
         amount /= 1024
     return f"{amount:.1f} TiB"
-
-
-def duration(seconds: float) -> str:
-    """Return a length of time as people write it: `2 h 5 min`."""
-    whole = max(0, round(seconds))
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    if whole < 86400:
-        return f"{whole // 3600} h {whole % 3600 // 60} min"
-    return f"{whole // 86400} d {whole % 86400 // 3600} h"
 
 
 def _rows(run: RunDescription, now: float) -> list[tuple[str, str]]:

@@ -213,8 +213,10 @@ def test_a_servers_refusals_are_shown_at_the_files_lines(unimrg: Unimrg, api_sta
     ended = unimrg("submit", job_file, "--kubeconfig", api_stand_in.kubeconfig)
     assert ended.code == 64
     line = CLUSTER_JOB[: CLUSTER_JOB.index("seed: 7")].count("\n") + 1
-    assert f"{job_file}:{line}:11: spec.training.seed: the site's policy allows seed 1 only (got 7)" in ended.err
-    assert f"{job_file}:3:1: metadata.labels: add a cost centre" in ended.err
+    assert (
+        f"{job_file}:{line}:11: spec.training.seed: Invalid value: 7: the site's policy allows seed 1 only" in ended.err
+    )
+    assert f"{job_file}:3:1: metadata.labels: Required value: add a cost centre" in ended.err
     assert "has 2 problems" in ended.err
 
 

@@ -229,7 +229,10 @@ def test_a_job_that_comes_from_a_pipe_is_sent_and_its_refusal_has_lines(
     with piped(text) as pipe:
         ended = unimrg("submit", pipe, "--kubeconfig", api_stand_in.kubeconfig)
     assert ended.code == 64
-    assert f"{pipe}:{text[: text.index('seed: 42')].count(chr(10)) + 1}:11: spec.training.seed: no" in ended.err
+    assert (
+        f"{pipe}:{text[: text.index('seed: 42')].count(chr(10)) + 1}:11: spec.training.seed: Invalid value: 42: no"
+        in ended.err
+    )
     from_file, from_pipe, _ = (json.loads(body) for _, _, body in api_stand_in.requests)
     assert from_pipe == from_file
 

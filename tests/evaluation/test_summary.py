@@ -113,7 +113,7 @@ def test_the_headline_is_a_small_part_of_the_metrics() -> None:
 
 def test_the_table_tells_n_interval_and_majority_without_colour() -> None:
     text = printed(summary())
-    for words in ("120 steps in 12 min 34 s", "2 processes", "Understanding", "-51.7 %", "majority", "66.7"):
+    for words in ("120 steps in 12m34s", "2 processes", "Understanding", "-51.7 %", "majority", "66.7"):
         assert words in text
     depth = next(line for line in text.splitlines() if "Depth" in line)
     assert depth.rstrip().endswith("unclear")

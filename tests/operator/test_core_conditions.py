@@ -185,7 +185,7 @@ def test_a_commit_is_told(cluster: Cluster) -> None:
 
 def test_a_node_that_is_left_out_degrades_a_job(cluster: Cluster) -> None:
     assert cluster.condition("Degraded") == ("False", "AsExpected")
-    cluster.fail("train", 81)
+    cluster.fail("train", 80)
     assert cluster.condition("Degraded") == ("True", "NodeExcluded")
     assert "node-0" in message(cluster, "Degraded")
 

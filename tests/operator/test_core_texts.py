@@ -8,28 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unimrg_operator.core.texts import count, duration, left, line, soonest, time_of, time_text, word
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0, "0s"),
-        (59, "59s"),
-        (60, "1m"),
-        (4830, "1h20m"),
-        (3605, "1h"),
-        (180_000, "2d2h"),
-        (10**12, "11574074d1h"),
-    ],
-)
-def test_a_duration_shows_its_two_largest_units(seconds: int, text: str) -> None:
-    assert duration(seconds) == text
-
-
-@given(st.integers(0, 10**12))
-def test_a_duration_fits_its_column(seconds: int) -> None:
-    assert len(duration(seconds)) <= 16
+from unimrg_operator.core.texts import count, left, line, soonest, time_of, time_text, word
 
 
 @given(st.integers(0, 200_000_000_000))

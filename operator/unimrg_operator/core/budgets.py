@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from unimrg_api import texts
 from unimrg_api.exit_codes import Action, Budget, Rule
 from unimrg_api.job import RunPolicySpec
 from unimrg_api.status import Ledger
@@ -62,8 +63,7 @@ def charge(ledger: Ledger, rule: Rule, node: str | None, commit_step: int, polic
 
 def backoff(ledger: Ledger, policy: RunPolicySpec) -> float:
     """Return the seconds between the end that was charged last and the next attempt."""
-    doublings = min(max(ledger.failures_in_a_row - 1, 0), 32)
-    return float(min(policy.backoff_seconds * 2**doublings, policy.max_backoff_seconds))
+    return texts.backoff(policy.backoff_seconds, policy.max_backoff_seconds, ledger.failures_in_a_row)
 
 
 def _stalls(ledger: Ledger, rule: Rule, node: str | None) -> dict[str, int]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from unimrg_api.job import RunPolicySpec
 from unimrg_api.status import JobStatus, StageStatus
+from unimrg_api.texts import duration
 from unimrg_operator.core.budgets import backoff
 from unimrg_operator.core.decision import Notice
-from unimrg_operator.core.texts import duration, line
+from unimrg_operator.core.texts import line
 
 
 def notices(old: JobStatus, new: JobStatus, policy: RunPolicySpec) -> tuple[Notice, ...]:
@@ -46,7 +47,7 @@ def _of_stage(old: StageStatus, new: StageStatus, policy: RunPolicySpec) -> list
     what = f"{new.name} attempt {new.attempt} ended: {end.reason}"
     told.append(Notice("Warning", "AttemptEnded", line(what, end.message)))
     if end.action == "Restart":
-        pause = duration(int(backoff(new.ledger, policy)))
+        pause = duration(backoff(new.ledger, policy))
         told.append(Notice("Normal", "Restarting", f"{new.name} restarts after {pause}; counted as {end.budget}"))
     for node in new.ledger.excluded_nodes:
         if node not in old.ledger.excluded_nodes:

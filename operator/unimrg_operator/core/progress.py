@@ -14,10 +14,11 @@ from unimrg_api.redaction import clean
 from unimrg_api.stages import StageName
 from unimrg_api.status import BenchmarkStatus, CheckpointStatus, JobStatus, LossStatus, MlflowStatus, ProgressStatus
 from unimrg_api.termination import TerminationRecord
+from unimrg_api.texts import duration
 from unimrg_operator.core.observation import Observation, Pod, Report
 from unimrg_operator.core.seen import children_of, pods_of
 from unimrg_operator.core.stages import ORDER
-from unimrg_operator.core.texts import count, duration, number, time_text
+from unimrg_operator.core.texts import count, number, time_text
 
 _LOSSES_LIMIT, _BENCHMARKS_LIMIT, _NAME_LIMIT = 16, 32, 64
 _CLOCK_SKEW_SECONDS = 60

@@ -51,13 +51,6 @@ def number(value: float) -> str:
     return f"{value:.5g}"
 
 
-def duration(seconds: int) -> str:
-    """Return a duration for people, its two largest units: `1h20m`."""
-    parts = [(seconds // 86_400, "d"), (seconds // 3600 % 24, "h"), (seconds // 60 % 60, "m"), (seconds % 60, "s")]
-    first = next((index for index, (value, _) in enumerate(parts) if value), 3)
-    return "".join(f"{value}{unit}" for value, unit in parts[first : first + 2] if value) or "0s"
-
-
 def word(text: str, default: str) -> str:
     """Return `text` if it is one CamelCase word, as reasons must be, else `default`."""
     return text if _WORD.fullmatch(text) else default

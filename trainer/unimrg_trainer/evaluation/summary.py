@@ -14,6 +14,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from unimrg_api.texts import duration
 from unimrg_trainer.evaluation.held_out import HeldOutLoss
 from unimrg_trainer.evaluation.intervals import Interval
 from unimrg_trainer.evaluation.spatial import Score, SpatialScores
@@ -91,7 +92,7 @@ def render(summary: Summary) -> Group:
     attempts = _count(summary.attempts, "attempt", "s")
     parts: list[Table | Text] = [
         Text(f"{summary.job}: {summary.model}, {summary.method}", style="bold"),
-        Text(f"{summary.steps} steps in {_duration(summary.seconds)}, {processes}, {attempts}"),
+        Text(f"{summary.steps} steps in {duration(summary.seconds)}, {processes}, {attempts}"),
     ]
     if summary.held_out:
         parts.append(Text())
@@ -206,11 +207,3 @@ def _put(flat: dict[str, float], prefix: str, values: dict[str, float | None]) -
 
 def _count(number: int, noun: str, plural: str) -> str:
     return f"{number} {noun}{'' if number == 1 else plural}"
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes else f"{seconds:.1f} s"
