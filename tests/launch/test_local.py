@@ -23,7 +23,7 @@ from unimrg_api.exit_codes import ExitCode
 from unimrg_api.termination import TerminationRecord
 from unimrg_trainer.launch import local, stages
 from unimrg_trainer.launch.lock import run_lock
-from unimrg_trainer.tracking import ShipReport
+from unimrg_trainer.tracking import UploadReport
 
 
 class Finishes:
@@ -32,15 +32,13 @@ class Finishes:
     def __init__(self) -> None:
         self.statuses: list[str] = []
 
-    def finish(
-        self, run_dir: Path, store: object, settings: object, uid: str, status: str, timeout: float
-    ) -> ShipReport:
+    def finish(self, run_dir: Path, store: object, settings: object, status: str, timeout: float) -> UploadReport:
         self.statuses.append(status)
-        return ShipReport(shipped=1, remaining=0, run_id="r", url="", status_set=True)
+        return UploadReport(sent=1, remaining=0, run_id="r", url="", status_set=True)
 
 
-class NoShipper:
-    """A shipper that ships nothing."""
+class NoUploader:
+    """An uploader that uploads nothing."""
 
     def __init__(self, *_: object) -> None: ...
 
@@ -53,7 +51,7 @@ class NoShipper:
 def finishes(monkeypatch: pytest.MonkeyPatch) -> Finishes:
     """Runs are closed here instead of in MLflow."""
     result = Finishes()
-    monkeypatch.setattr(stages, "Shipper", NoShipper)
+    monkeypatch.setattr(stages, "Uploader", NoUploader)
     monkeypatch.setattr(stages, "finish", result.finish)
     return result
 

@@ -21,10 +21,10 @@ from unimrg_trainer.launch.local import local_environment
 from unimrg_trainer.launch.signals import StopRequest
 from unimrg_trainer.storage import open_store
 from unimrg_trainer.storage.base import ObjectStore
-from unimrg_trainer.tracking import ShipReport, TerminalStatus
+from unimrg_trainer.tracking import TerminalStatus, UploadReport
 
 
-class NoShipper:
+class NoUploader:
     """In place of the tracker's thread, which would load MLflow."""
 
     def __init__(self, *_: object) -> None:
@@ -42,11 +42,11 @@ def closed(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[TerminalStatus]]:
     """What `finish` was asked to close runs as; no MLflow is involved."""
     statuses: list[TerminalStatus] = []
 
-    def finish(run_dir: Path, store: object, settings: object, uid: str, status: Any, timeout: float) -> ShipReport:
+    def finish(run_dir: Path, store: object, settings: object, status: Any, timeout: float) -> UploadReport:
         statuses.append(status)
-        return ShipReport(shipped=1, remaining=0, run_id="r", url="", status_set=True)
+        return UploadReport(sent=1, remaining=0, run_id="r", url="", status_set=True)
 
-    monkeypatch.setattr(stages, "Shipper", NoShipper)
+    monkeypatch.setattr(stages, "Uploader", NoUploader)
     monkeypatch.setattr(stages, "finish", finish)
     yield statuses
 

@@ -27,7 +27,7 @@ EVERY = 4
 PATIENCE = 120.0
 
 
-class NoShipper:
+class NoUploader:
     """In place of the tracker's thread, which would load MLflow."""
 
     def __init__(self, *_: object) -> None: ...
@@ -90,7 +90,7 @@ def newest(run: ObjectStore) -> tuple[int, dict[str, torch.Tensor]]:
 def test_a_training_that_goes_on_in_other_pods_ends_in_the_same_bits(
     s3_place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stages, "Shipper", NoShipper)
+    monkeypatch.setattr(stages, "Uploader", NoUploader)
     undisturbed = pod(s3_place, tmp_path, "undisturbed", 1)
     assert stages.execute("prepare", undisturbed, StopRequest()).code is ExitCode.OK
     assert stages.execute("train", undisturbed, StopRequest()).code is ExitCode.OK

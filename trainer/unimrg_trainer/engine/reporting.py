@@ -13,7 +13,7 @@ from unimrg_api.progress import Progress
 from unimrg_trainer.engine.loop import LoopReport
 from unimrg_trainer.engine.setup import Setup
 from unimrg_trainer.files import write_atomically
-from unimrg_trainer.tracking.spool import Spool, copy_closed_segments, restore_segments
+from unimrg_trainer.tracking.spool import Spool, copy_segments, restore_segments
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ class Reporter:
         if self._spool is None:
             return []
         names = self._spool.close_segment()
-        copy_closed_segments(self._spool, self._setup.run)
+        copy_segments(self._spool.folder, names, self._setup.run)
         return names
 
     def committed(self, step: int, seconds: float) -> None:

@@ -6,8 +6,6 @@ import contextlib
 import dataclasses
 import json
 import logging
-import urllib.error
-import urllib.request
 import uuid
 from collections.abc import Iterator
 
@@ -18,12 +16,9 @@ from unimrg_api.load import parse_job
 from unimrg_trainer.checkpoint.identity import JOB, attempt_numbers, claim_attempt, claim_identity, find_attempt
 from unimrg_trainer.job_stores import data_digest, find_weights, wanted_digest
 from unimrg_trainer.storage.base import ObjectStore, StorageError, put_once
-from unimrg_trainer.tracking import TrackingSettings, tracking_uri
+from unimrg_trainer.tracking import TrackingSettings, check_server, tracking_uri
 
 logger = logging.getLogger(__name__)
-
-_SQLITE = "sqlite:///"
-_SERVER_SECONDS = 3.0
 
 
 def job_of(env: PodEnvironment) -> UniMRGJob:
@@ -130,13 +125,9 @@ def probe(store: ObjectStore) -> None:
 
 
 def tracker_uri(job: UniMRGJob, env: PodEnvironment) -> str:
-    """The tracking server. A relative SQLite path counts from the job's folder, like every other path in
-    it.
-    """
-    given = job.spec.tracking.mlflow.uri
-    if given is not None and given.startswith(_SQLITE):
-        given = _SQLITE + str((env.spec_base / given.removeprefix(_SQLITE)).resolve())
-    return tracking_uri(given, resolve_uri(job.spec.checkpoint.uri, env.spec_base), env.run_dir)
+    """The tracking server. A relative SQLite path counts from the job's folder, like every other path in it."""
+    checkpoints = resolve_uri(job.spec.checkpoint.uri, env.spec_base)
+    return tracking_uri(job.spec.tracking.mlflow.uri, env.spec_base, checkpoints, env.run_dir)
 
 
 def tracking_settings(job: UniMRGJob, env: PodEnvironment) -> TrackingSettings:
@@ -151,14 +142,12 @@ def tracking_settings(job: UniMRGJob, env: PodEnvironment) -> TrackingSettings:
     )
 
 
-def warn_if_tracker_is_down(job: UniMRGJob) -> None:
-    """Say that the MLflow server does not answer; the job runs all the same."""
+def warn_of_tracking_server(job: UniMRGJob, env: PodEnvironment) -> None:
+    """Log why the MLflow server will not take what the job sends; the job runs all the same."""
     uri = job.spec.tracking.mlflow.uri or ""
-    if not uri.startswith(("http://", "https://")):
-        return
-    try:
-        urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=_SERVER_SECONDS).close()
-    except urllib.error.HTTPError as error:
-        logger.info("MLflow at %s answers %d to /health", uri, error.code)
-    except (OSError, ValueError) as error:
-        logger.warning("MLflow at %s does not answer (%s); the run is recorded and shipped later", uri, error)
+    if uri.startswith(("http://", "https://")):
+        # The identity of the job may not be claimed yet, and no run is made here.
+        numbered = dataclasses.replace(env, uid=env.uid or "check", attempt=env.attempt or "0")
+        problem = check_server(tracking_settings(job, numbered))
+        if problem is not None:
+            logger.warning("%s. The job runs all the same: its records are kept and uploaded later", problem)

@@ -32,6 +32,7 @@ from unimrg_trainer.launch.signals import StopRequest
 from unimrg_trainer.launch.stages import RANK_MODULE, execute
 from unimrg_trainer.local_folders import cache_folder, provide_home, run_folder
 from unimrg_trainer.storage.base import ObjectStore
+from unimrg_trainer.tracking import sqlite_path
 
 logger = logging.getLogger(__name__)
 
@@ -241,10 +242,10 @@ class _Session:
         if summary is not None:
             self.console.print(render(summary))
         self._print(f"Run: {shown(self.run_prefix.uri)}")
-        tracker, (_, url) = inputs.tracker_uri(self.job, self.env), mlflow_run(self.env.run_dir)
-        if tracker.startswith("sqlite:"):
+        tracker, url = inputs.tracker_uri(self.job, self.env), mlflow_run(self.env.run_dir).get("url")
+        if sqlite_path(tracker) is not None:
             self._print(f"Curves in a browser: mlflow ui --backend-store-uri {shlex.quote(tracker)}")
-        elif url is not None:
+        elif url:
             self._print(f"MLflow: {url}")
 
     def _print(self, text: str, style: str | None = None) -> None:

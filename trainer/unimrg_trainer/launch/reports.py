@@ -27,22 +27,27 @@ def progress_file(run_dir: Path) -> Path:
 
 
 def read_progress(run_dir: Path) -> Progress:
-    """The latest progress, with the MLflow run that the uploader has found; defaults for what is not there yet."""
+    """The latest progress, with the MLflow run that the uploader has found, or why it has not; defaults for what is
+    not there yet.
+    """
     progress = _progress(run_dir)
-    run_id, url = mlflow_run(run_dir)
+    tracked = mlflow_run(run_dir)
     return progress.model_copy(
-        update={"mlflow_run_id": progress.mlflow_run_id or run_id, "mlflow_url": progress.mlflow_url or url}
+        update={
+            "mlflow_run_id": progress.mlflow_run_id or tracked.get("run_id"),
+            "mlflow_url": progress.mlflow_url or tracked.get("url"),
+            "message": progress.message or tracked.get("problem", ""),
+        }
     )
 
 
-def mlflow_run(run_dir: Path) -> tuple[str | None, str | None]:
-    """Id and link of the run, from the file that the uploader writes once it has found or made it."""
+def mlflow_run(run_dir: Path) -> dict[str, str]:
+    """`run_id`, `url` and `problem` as far as the file has them that the uploader writes."""
     try:
         content = json.loads((run_dir / "mlflow.json").read_bytes()[:SIZE_LIMIT])
-        run_id, url = content.get("run_id"), content.get("url")
+        return {name: value for name, value in content.items() if isinstance(value, str)}
     except (OSError, ValueError, AttributeError):
-        return None, None
-    return run_id if isinstance(run_id, str) else None, url if isinstance(url, str) else None
+        return {}
 
 
 def heartbeat(run_dir: Path) -> Hashable | None:

@@ -30,7 +30,7 @@ from unimrg_trainer.launch.signals import StopRequest
 from unimrg_trainer.launch.watchdog import Watchdog
 from unimrg_trainer.local_folders import take_for
 from unimrg_trainer.storage.base import ObjectStore, StorageError
-from unimrg_trainer.tracking import Shipper, finish, keep_spool
+from unimrg_trainer.tracking import Uploader, finish, keep_spool
 
 logger = logging.getLogger(__name__)
 
@@ -129,7 +129,7 @@ def _check(context: Context) -> StageResult:
             inputs.check_identity(job, env, context.run, data)
         with inputs.named("spec.model.init"):
             inputs.check_weights(job, env)
-        inputs.warn_if_tracker_is_down(job)
+        inputs.warn_of_tracking_server(job, env)
     return StageResult(ExitCode.OK, "Completed")
 
 
@@ -176,7 +176,7 @@ def _run_ranks(context: Context, stage: StageName) -> StageResult:
     hidden = {"CUDA_VISIBLE_DEVICES": ""} if context.job.spec.trainer.gpus_per_node == 0 else {}
     group = worker_group.start(context.rank_module, [stage], env, logs, overrides=hidden)
     first_node = env.node_rank == 0
-    with _shipping(context) if first_node else nullcontext():
+    with _uploading(context) if first_node else nullcontext():
         end = worker_group.supervise(
             group,
             stop=stop,
@@ -208,13 +208,11 @@ def _finish(context: Context) -> StageResult:
     outcomes.note_result(run, env.attempt, outcome, tracked=False)
     limit = FINISH_SECONDS[stop.requested]
     with stop.raising(even_if_requested=True):
-        report = finish(env.run_dir, run, inputs.tracking_settings(context.job, env), env.uid, status, timeout=limit)
+        report = finish(env.run_dir, run, inputs.tracking_settings(context.job, env), status, timeout=limit)
     if report.remaining or not report.status_set:
-        return StageResult(
-            ExitCode.UNAVAILABLE,
-            "TrackingIncomplete",
-            f"{report.remaining} records did not reach MLflow within {limit:.0f} s; the spool keeps them",
-        )
+        kept = f"{report.remaining} records did not reach MLflow within {limit:.0f} s; the spool keeps them"
+        message = f"{report.problem}. {kept}" if report.problem else kept
+        return StageResult(report.exit_code or ExitCode.UNAVAILABLE, "TrackingIncomplete", message)
     outcomes.note_result(run, env.attempt, outcome, tracked=True)
     return StageResult(ExitCode.OK, "Completed", status)
 
@@ -240,14 +238,14 @@ _AFTER_SUCCESS: dict[StageName, Callable[[Context], dict[str, float]]] = {"evalu
 
 
 @contextmanager
-def _shipping(context: Context) -> Iterator[None]:
+def _uploading(context: Context) -> Iterator[None]:
     """Upload the spool while the ranks write it."""
-    shipper = Shipper(context.env.run_dir, inputs.tracking_settings(context.job, context.env))
-    shipper.start()
+    uploader = Uploader(context.env.run_dir, inputs.tracking_settings(context.job, context.env))
+    uploader.start()
     try:
         yield
     finally:
-        shipper.stop(0.0 if context.stop.twice else SHIP_SECONDS[context.stop.requested])
+        uploader.stop(0.0 if context.stop.twice else SHIP_SECONDS[context.stop.requested])
 
 
 def _conclude(stage: StageName, env: PodEnvironment, result: StageResult, context: Context | None) -> TerminationRecord:

@@ -1,19 +1,18 @@
-"""Closes the run of a job: ships what the spool still holds and sets the terminal status, in bounded time."""
+"""Closes the run of a job: uploads what the spool still holds and sets the terminal status, in bounded time."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
-from dataclasses import replace
 from pathlib import Path
 
 from unimrg_api.redaction import clean
 from unimrg_trainer.storage.base import ObjectStore
 from unimrg_trainer.tracking.segments import list_segments
-from unimrg_trainer.tracking.settings import TERMINAL_STATUSES, TerminalStatus, TrackingSettings
-from unimrg_trainer.tracking.shipper import Shipper, ShipReport
+from unimrg_trainer.tracking.settings import TerminalStatus, TrackingSettings
 from unimrg_trainer.tracking.spool import copy_segments, restore_segments
+from unimrg_trainer.tracking.uploader import Uploader, UploadReport
 
 _logger = logging.getLogger(__name__)
 
@@ -22,29 +21,24 @@ def finish(
     run_dir: Path,
     store: ObjectStore | None,
     settings: TrackingSettings,
-    uid: str,
     status: TerminalStatus,
     timeout: float = 60.0,
-) -> ShipReport:
-    """Ship everything left and close the run of job `uid` as `status`, within `timeout` seconds.
+) -> UploadReport:
+    """Upload everything left and close the run of the settings' job as `status`, within `timeout` seconds.
 
     The writers must have ended. Segments are exchanged with `RUN/spool` in `store` in both directions first:
-    what only the store has is shipped too, and what only this machine has survives it. No failure of server
-    or store is raised; the report shows what is missing. May be repeated; a later attempt re-opens the run.
-
-    Raises ValueError for another status.
+    what only the store has is uploaded too, and what only this machine has survives it. No failure of server
+    or store is raised; the report says what is missing and why. May be repeated; a later attempt re-opens the run.
     """
-    if status not in TERMINAL_STATUSES:
-        raise ValueError(f"{status!r} is no terminal status; use one of {', '.join(TERMINAL_STATUSES)}")
     deadline = time.monotonic() + timeout
     if store is not None:
         # In a thread of its own because a store that hangs must not hold up the closing of the run.
         exchange = threading.Thread(target=_exchange, args=(store, run_dir), name="spool-exchange", daemon=True)
         exchange.start()
         exchange.join(timeout / 2)
-    shipper = Shipper(run_dir, replace(settings, job_uid=uid), final_status=status)
-    shipper.start()
-    return shipper.stop(max(0.0, deadline - time.monotonic()))
+    uploader = Uploader(run_dir, settings, final_status=status)
+    uploader.start()
+    return uploader.stop(max(0.0, deadline - time.monotonic()))
 
 
 def keep_spool(run_dir: Path, store: ObjectStore) -> None:

@@ -31,7 +31,7 @@ def read_curves(folder: Path) -> dict[str, dict[int, float]]:
 
 
 def read_attempts(folder: Path) -> list[Attempt]:
-    """Return the attempts in the order in which they began (marks of resumption in a plot)."""
+    """Return the attempts in the order in which they began (where a plot shows resumptions)."""
     return [
         Attempt(record["attempt"], record["ts"], record["resume_step"])
         for record in read_records(folder)

@@ -4,8 +4,8 @@
     spool/attempt-1/files/5f0c9a12-000001/grid.png        (files that records of the kind `artifact` name)
 
 The eight hexadecimal digits belong to one writer, so that two writers of one attempt (training, then
-evaluation in another pod with an empty disk) never use the same name. JSON has no NaN and no infinities; they
-are written as strings.
+evaluation in another pod with an empty disk) never use the same name. NaN and infinities are written as Python's
+`json` writes them.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,13 @@ _FIELDS: dict[str, dict[str, type]] = {
     "artifact": {"path": str, "folder": str},
     "end": {"reason": str},
 }
-_NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+
+TRAINING = "train/"
+"""Metrics that the job alone determines; others (speed, memory) differ whenever a step is run again."""
+
+SCORES = "eval/"
+"""Metrics of which an evaluation that is made again with other questions repeats some and changes some."""
 
 
 class Record(TypedDict, total=False):
@@ -107,10 +114,7 @@ def read_records(folder: Path) -> Iterator[Record]:
 
 def encode(record: Record) -> bytes:
     """Return the record as one line. Floats keep all their bits."""
-    plain: dict[str, Any] = dict(record)
-    if "metrics" in plain:
-        plain["metrics"] = {name: _plain(value) for name, value in plain["metrics"].items()}
-    return json.dumps(plain, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+    return json.dumps(record, separators=(",", ":")).encode() + b"\n"
 
 
 def decode(raw: bytes) -> Record | None:
@@ -122,12 +126,28 @@ def decode(raw: bytes) -> Record | None:
             return None
         match record["op"]:
             case "step":
-                record["metrics"] = {name: _number(value) for name, value in record["metrics"].items()}
+                record["metrics"] = {name: float(value) for name, value in record["metrics"].items()}
             case "params" | "tags" as kind:
                 record[kind] = {name: str(value) for name, value in record[kind].items()}
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
     return cast(Record, record)
+
+
+def new_values(values: Mapping[str, float], earlier: Mapping[str, float]) -> dict[str, float]:
+    """Return what a step that was run again adds to the values that are known of it.
+
+    If a `train/*` value has other bits than before, the step is another one and all its values are new, except that
+    `eval/*` values are compared one by one. Otherwise only names without a value are new: what was measured with
+    equal training values (speed, memory) is kept from the first time.
+    """
+    changed = {name for name, value in values.items() if name in earlier and _bits(value) != _bits(earlier[name])}
+    another = any(name.startswith(TRAINING) for name in changed)
+    return {
+        name: value
+        for name, value in values.items()
+        if name not in earlier or (name in changed if name.startswith(SCORES) else another)
+    }
 
 
 def complete_bytes(path: Path) -> bytes:
@@ -150,17 +170,6 @@ def read_json(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _plain(value: float) -> float | str:
-    if math.isnan(value):
-        return "NaN"
-    if math.isinf(value):
-        return "Infinity" if value > 0 else "-Infinity"
-    return value
-
-
-def _number(value: object) -> float:
-    if isinstance(value, str):
-        return _NOT_FINITE[value]
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{value!r} is not a number")
-    return float(value)
+def _bits(value: float) -> bytes:
+    """All NaNs count as one value; −0 and 0 as two."""
+    return b"nan" if math.isnan(value) else struct.pack("<d", value)

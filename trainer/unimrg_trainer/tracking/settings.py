@@ -12,21 +12,19 @@ from typing import Literal
 from urllib.parse import unquote, urlsplit
 
 from unimrg_api.errors import UserError
-from unimrg_trainer.tracking.redaction import without_user_info
 
 TerminalStatus = Literal["FINISHED", "FAILED", "KILLED"]
 """How a run ends. A run that nobody closes stays RUNNING."""
 
-TERMINAL_STATUSES: tuple[TerminalStatus, ...] = ("FINISHED", "FAILED", "KILLED")
+_SQLITE = ("sqlite:///", "sqlite+pysqlite:///")
 
 
 @dataclass(frozen=True)
 class TrackingSettings:
     """Which run of which server a job's records belong to.
 
-    `job_uid` is the identity that stays the same over all attempts, on a laptop too; it is the tag
-    `unimrg.job_uid` by which the run is found again. `uri` may hold a password and is therefore left out of
-    `repr`.
+    `job_uid` is the same for all attempts of a training; it is the tag `unimrg.job_uid` by which the run is found
+    again. `uri` may hold a password and is therefore left out of `repr`.
     """
 
     uri: str = field(repr=False)
@@ -36,7 +34,7 @@ class TrackingSettings:
     attempt: int
 
     def __post_init__(self) -> None:
-        if not self.job_uid or any(mark in self.job_uid for mark in "'\"`"):
+        if not self.job_uid or any(quote in self.job_uid for quote in "'\"`"):
             raise UserError(
                 f"the job's uid {self.job_uid!r} cannot identify a run",
                 remedy="set UNIMRG_UID to a value without quotation marks",
@@ -44,13 +42,14 @@ class TrackingSettings:
 
     @property
     def server_digest(self) -> str:
-        """Names the server in files without repeating its address, which may hold a password."""
-        return hashlib.sha256(f"{self.uri}\n{self.experiment}\n{self.job_uid}".encode()).hexdigest()
+        """Identifies server and job in files without repeating the URI, which may hold a password."""
+        return hashlib.sha256(f"{self.uri}\n{self.job_uid}".encode()).hexdigest()
 
     @property
     def public_uri(self) -> str:
-        """The address without user name and password."""
-        return without_user_info(self.uri)
+        """The URI without user name and password."""
+        parts = urlsplit(self.uri)
+        return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if "@" in parts.netloc else self.uri
 
     def artifact_location(self) -> str | None:
         """Where a new experiment keeps files: beside a SQLite data base; None: the server decides."""
@@ -58,21 +57,34 @@ class TrackingSettings:
         return None if database is None else (database.parent / "mlflow-artifacts").as_uri()
 
 
-def sqlite_path(uri: str) -> Path | None:
-    """Return the file of a `sqlite:///…` address, absolute; None for every other kind of address."""
-    if not uri.startswith("sqlite:///"):
-        return None
-    return Path(uri.removeprefix("sqlite:///").partition("?")[0]).absolute()
+def sqlite_uri(path: Path) -> str:
+    """Return the URI by which MLflow opens the SQLite file at `path`.
+
+    `?` and `%` are escaped. With the plain scheme MLflow would also create the folder that the escaped text names, so
+    such a path gets the long form of the scheme.
+    """
+    text = str(path.absolute())
+    escaped = text.replace("%", "%25").replace("?", "%3F")
+    return (_SQLITE[0] if escaped == text else _SQLITE[1]) + escaped
 
 
-def tracking_uri(given: str | None, checkpoint_uri: str, run_dir: Path) -> str:
-    """Return the address to track to: the given one, else a SQLite file in the job's own folder.
+def sqlite_path(uri: str, base: Path | None = None) -> Path | None:
+    """Return the file of a SQLite URI, absolute (a relative one counts from `base`); None for any other URI."""
+    for scheme in _SQLITE:
+        if uri.startswith(scheme):
+            return ((base or Path()) / unquote(uri.removeprefix(scheme).partition("?")[0])).absolute()
+    return None
+
+
+def tracking_uri(given: str | None, base: Path, checkpoint_uri: str, run_dir: Path) -> str:
+    """Return the URI to track to: the given one (SQLite paths relative to `base`), else a SQLite file of the job.
 
     Without a server the data base is `RUN/mlflow.db` where RUN is a local folder, else `run_dir/mlflow.db`
     (an object store cannot hold a data base that is written in place).
     """
     if given is not None:
-        return given
+        database = sqlite_path(given, base)
+        return given if database is None else sqlite_uri(database)
     parts = urlsplit(checkpoint_uri)
     folder = Path(unquote(parts.path)) if parts.scheme == "file" else run_dir
-    return f"sqlite:///{(folder / 'mlflow.db').absolute()}"
+    return sqlite_uri(folder / "mlflow.db")

@@ -22,9 +22,17 @@ from tests.support.dictionary_store import DictionaryStore
 from tests.support.mlflow_server import MlflowServer
 from tests.support.tcp_gate import TcpGate
 from tests.support.virtual_clock import VirtualClock
-from unimrg_trainer.tracking import Shipper, Spool, TerminalStatus, TrackingSettings, copy_closed_segments, finish
-from unimrg_trainer.tracking import remote_run as remote_run_module
-from unimrg_trainer.tracking.shipper import Backoff
+from unimrg_api.exit_codes import ExitCode
+from unimrg_trainer.tracking import (
+    Spool,
+    TerminalStatus,
+    TrackingSettings,
+    Uploader,
+    check_server,
+    copy_segments,
+    finish,
+)
+from unimrg_trainer.tracking.settings import sqlite_uri
 
 TRAINING = """
 import sys, time
@@ -45,7 +53,9 @@ time.sleep(60 if sys.argv[5] == "hang" else 0)
 def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A tracking server, and a SQLite file without one."""
     if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/run folder/mlflow.db"
+        folder = tmp_path / "what? 100%20 #1"
+        folder.mkdir()
+        return sqlite_uri(folder / "mlflow.db")
     server: MlflowServer = request.getfixturevalue("mlflow_server")
     return server.uri
 
@@ -62,11 +72,11 @@ def client_of(uri: str) -> Any:
     return MlflowClient(tracking_uri=uri)
 
 
-def ship_all(run_dir: Path, settings: TrackingSettings, timeout: float = 60) -> str:
+def upload_all(run_dir: Path, settings: TrackingSettings, timeout: float = 60) -> str:
     """Ship the spool and return the run's id."""
-    shipper = Shipper(run_dir, settings, backoff=Backoff(0.05, 0.2), poll_seconds=0.05)
-    shipper.start()
-    report = shipper.stop(timeout)
+    uploader = Uploader(run_dir, settings, first_wait=0.05, poll_seconds=0.05)
+    uploader.start()
+    report = uploader.stop(timeout)
     assert report.remaining == 0
     assert report.run_id is not None
     return report.run_id
@@ -92,10 +102,10 @@ def test_shipping_everything_twice_leaves_every_point_once(uri: str, tmp_path: P
     spool.params({"training.seed": 42})
     for step in range(1, 301):
         spool.step(step, {"train/loss": 1 / step, "optim/lr": 0.1, "perf/step_s": 1.0, "train/odd": math.nan})
-    run_id = ship_all(tmp_path, settings)
+    run_id = upload_all(tmp_path, settings)
     (tmp_path / "spool/acknowledged.json").unlink()
 
-    assert ship_all(tmp_path, settings) == run_id
+    assert upload_all(tmp_path, settings) == run_id
 
     points = history(uri, run_id, "train/loss")
     assert [(step, value) for step, value, _ in points] == [(step, 1 / step) for step in range(1, 301)]
@@ -118,9 +128,9 @@ def test_a_killed_and_resumed_job_is_one_run_with_every_point_once(uri: str, tmp
     killed = train(1, 1, 8, "hang")
     os.kill(killed.pid, signal.SIGKILL)
     killed.wait()
-    first_id = ship_all(tmp_path, settings)
+    first_id = upload_all(tmp_path, settings)
     train(2, 6, 12, "end").wait()  # the last commit was that of step 5
-    second_id = ship_all(tmp_path, settings)
+    second_id = upload_all(tmp_path, settings)
 
     assert first_id == second_id
     points = history(uri, first_id, "train/loss")
@@ -140,15 +150,14 @@ def test_a_server_that_comes_late_gets_everything(
     settings = settings_for(tcp_gate.uri)
     spool = Spool(tmp_path / "spool", 1)
     spool.step(1, {"train/loss": 1.0})
-    shipper = Shipper(tmp_path, settings, backoff=Backoff(0.05, 0.2), poll_seconds=0.05)
-    shipper.start()
-    time.sleep(0.5)
-    assert not (tmp_path / "mlflow.json").exists()
+    uploader = Uploader(tmp_path, settings, first_wait=0.05, poll_seconds=0.05)
+    uploader.start()
+    wait_until(lambda: uploader.report().problem != "")
 
     tcp_gate.open()
-    wait_until((tmp_path / "mlflow.json").exists)
+    wait_until(lambda: uploader.report().run_id is not None)
     spool.step(2, {"train/loss": 2.0})
-    report = shipper.stop(60)
+    report = uploader.stop(60)
 
     assert report.run_id is not None and report.remaining == 0
     assert [step for step, _, _ in history(mlflow_server.uri, report.run_id, "train/loss")] == [1, 2]
@@ -160,19 +169,19 @@ def test_a_server_that_comes_late_gets_everything(
 def test_a_server_that_dies_in_mid_run_loses_nothing(mlflow_server: MlflowServer, tmp_path: Path) -> None:
     settings = settings_for(mlflow_server.uri)
     spool = Spool(tmp_path / "spool", 1)
-    shipper = Shipper(tmp_path, settings, backoff=Backoff(0.05, 0.2), poll_seconds=0.05)
-    shipper.start()
+    uploader = Uploader(tmp_path, settings, first_wait=0.05, poll_seconds=0.05)
+    uploader.start()
     spool.step(1, {"train/loss": 1.0})
-    wait_until(lambda: shipper.report().remaining == 0 and shipper.report().shipped == 1)
+    wait_until(lambda: uploader.report().remaining == 0 and uploader.report().sent == 1)
     mlflow_server.kill()
     try:
         for step in range(2, 101):
             spool.step(step, {"train/loss": float(step)})
-        time.sleep(0.5)
-        remaining_without_server = shipper.report().remaining
+        wait_until(lambda: uploader.report().problem != "")
+        remaining_without_server = uploader.report().remaining
     finally:
         mlflow_server.start()  # the same data base on the same port; the other tests go on with it
-    report = shipper.stop(60)
+    report = uploader.stop(60)
 
     assert remaining_without_server == 99
     assert report.run_id is not None and report.remaining == 0
@@ -183,12 +192,12 @@ def test_a_server_that_dies_in_mid_run_loses_nothing(mlflow_server: MlflowServer
 def test_a_server_that_swallows_requests_does_not_hold_up_the_end(tcp_gate: TcpGate, tmp_path: Path) -> None:
     tcp_gate.swallow()
     Spool(tmp_path / "spool", 1).step(1, {"train/loss": 1.0})
-    shipper = Shipper(tmp_path, settings_for(tcp_gate.uri))
-    shipper.start()
+    uploader = Uploader(tmp_path, settings_for(tcp_gate.uri))
+    uploader.start()
     wait_until(lambda: tcp_gate.accepted > 0)
 
     before = time.monotonic()
-    report = shipper.stop(0.5)
+    report = uploader.stop(0.5)
 
     assert time.monotonic() - before < 2
     assert report.remaining == 1
@@ -198,15 +207,16 @@ def test_a_changed_parameter_keeps_its_value_and_becomes_a_tag(mlflow_server: Ml
     settings = settings_for(mlflow_server.uri)
     note = "abcdef " * 1000  # longer than the server keeps
     Spool(tmp_path / "spool", 1).params({"seed": 42, "rate": "1e-5", "note": note})
-    run_id = ship_all(tmp_path, settings)
+    run_id = upload_all(tmp_path, settings)
     Spool(tmp_path / "spool", 2).params({"seed": 43, "rate": "1e-5", "note": note, "more": 1})
-    ship_all(tmp_path, settings)
+    upload_all(tmp_path, settings)
 
     data = client_of(mlflow_server.uri).get_run(run_id).data
 
     assert data.params == {"seed": "42", "rate": "1e-5", "note": note[:6000], "more": "1"}
-    assert json.loads(data.tags["param_change.2"]) == {"seed": ["42", "43"]}
-    assert "param_change.1" not in data.tags
+    assert {name: value for name, value in data.tags.items() if name.startswith("param_change")} == {
+        "param_change.2.seed": "42 → 43"
+    }
 
 
 def test_what_the_server_refuses_is_put_aside(mlflow_server: MlflowServer, tmp_path: Path) -> None:
@@ -216,7 +226,7 @@ def test_what_the_server_refuses_is_put_aside(mlflow_server: MlflowServer, tmp_p
     spool.step(21, {"train/acc@1": 1.0, "train/loss": 21.0})
     spool.params({"bad(name)": 1, "good": 2})
 
-    run_id = ship_all(tmp_path, settings_for(mlflow_server.uri))
+    run_id = upload_all(tmp_path, settings_for(mlflow_server.uri))
 
     assert len(history(mlflow_server.uri, run_id, "train/loss")) == 21
     assert client_of(mlflow_server.uri).get_run(run_id).data.params == {"good": "2"}
@@ -234,7 +244,7 @@ def test_of_two_runs_with_one_uid_the_oldest_wins(mlflow_server: MlflowServer, t
     older = client.create_run(experiment, start_time=1000, tags=tags).info.run_id
     Spool(tmp_path / "spool", 1).step(1, {"train/loss": 1.0})
 
-    assert ship_all(tmp_path, settings) == older
+    assert upload_all(tmp_path, settings) == older
 
     run = client.get_run(younger)
     assert run.data.tags["unimrg.duplicate_of"] == older and run.info.status == "KILLED"
@@ -245,70 +255,86 @@ def test_a_job_evaluated_again_with_other_questions_has_every_unchanged_score_on
 ) -> None:
     settings = settings_for(uri)
     Spool(tmp_path / "spool", 1, virtual_clock).step(10, {"eval/heldout/depth/after": 0.25, "eval/spatial/acc": 71.0})
-    ship_all(tmp_path, settings)
+    upload_all(tmp_path, settings)
     virtual_clock.advance(60)
     Spool(tmp_path / "spool", 2, virtual_clock).step(10, {"eval/heldout/depth/after": 0.25, "eval/spatial/acc": 72.0})
-    run_id = ship_all(tmp_path, settings)
+    run_id = upload_all(tmp_path, settings)
 
     assert [point[:2] for point in history(uri, run_id, "eval/heldout/depth/after")] == [(10, 0.25)]
     assert [point[:2] for point in history(uri, run_id, "eval/spatial/acc")] == [(10, 71.0), (10, 72.0)]
     assert client_of(uri).get_run(run_id).data.metrics["eval/spatial/acc"] == 72.0
 
 
-@pytest.mark.parametrize("machine", ["same", "new"])
 def test_a_job_whose_experiment_is_renamed_between_attempts_keeps_its_run(
-    uri: str, tmp_path: Path, machine: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    uri: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(remote_run_module, "EXPERIMENTS_PER_SEARCH", 1)  # the search goes over several pages
     first = settings_for(uri)
     second = replace(first, experiment=f"{first.experiment}-renamed", attempt=2)
     Spool(tmp_path / "spool", 1).step(1, {"train/loss": 1.0})
-    run_id = ship_all(tmp_path, first)
-    client = client_of(uri)
-    client.create_experiment(second.experiment)  # listed before the one of the run
+    run_id = upload_all(tmp_path, first)
     assert not caplog.records
-    folder = tmp_path if machine == "same" else tmp_path / "elsewhere"
-    spool = Spool(folder / "spool", 2)
-    for step in (2, 3):
-        spool.step(step, {"train/loss": 1 / step})
-        assert ship_all(folder, second) == run_id
-        (record,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
-        assert repr(first.experiment) in record.getMessage() and repr(second.experiment) in record.getMessage()
-        caplog.clear()
+    Spool(tmp_path / "spool", 2).step(2, {"train/loss": 0.5})
+    assert upload_all(tmp_path, second) == run_id
 
-    assert [step for step, _, _ in history(uri, run_id, "train/loss")] == [1, 2, 3]
-    runs = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
-    assert [run.info.run_id for run in runs if run.data.tags.get("unimrg.job_uid") == first.job_uid] == [run_id]
+    (record,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert repr(first.experiment) in record.getMessage() and repr(second.experiment) in record.getMessage()
+    assert [step for step, _, _ in history(uri, run_id, "train/loss")] == [1, 2]
 
 
-def test_of_runs_in_two_experiments_the_oldest_wins(mlflow_server: MlflowServer, tmp_path: Path) -> None:
-    settings = settings_for(mlflow_server.uri)
-    client = client_of(mlflow_server.uri)
-    tags = {"unimrg.job_uid": settings.job_uid}
-    named = client.create_experiment(settings.experiment)
-    other = client.create_experiment(f"{settings.experiment}-other")
-    younger = client.create_run(named, start_time=2000, tags=tags).info.run_id
-    older = client.create_run(other, start_time=1000, tags=tags).info.run_id
+def test_a_deleted_experiment_is_a_problem_with_a_remedy(uri: str, tmp_path: Path) -> None:
+    settings = settings_for(uri)
+    client = client_of(uri)
+    client.delete_experiment(client.create_experiment(settings.experiment))
     Spool(tmp_path / "spool", 1).step(1, {"train/loss": 1.0})
 
-    assert ship_all(tmp_path, settings) == older
+    before = time.monotonic()
+    report = finish(tmp_path, None, settings, "FINISHED", timeout=60)
 
-    assert client.get_run(younger).data.tags["unimrg.duplicate_of"] == older
-    known = json.loads((tmp_path / "mlflow.json").read_text())
-    assert known["url"].endswith(f"/experiments/{other}/runs/{older}")
+    assert time.monotonic() - before < 30  # waiting does not help
+    assert (report.remaining, report.exit_code) == (1, ExitCode.CONFIGURATION)
+    assert "is deleted; restore it (mlflow experiments restore" in report.problem
+    assert "is deleted; restore it" in str(check_server(settings))
+
+
+def test_the_check_makes_the_requests_of_the_job_and_leaves_only_the_experiment(mlflow_server: MlflowServer) -> None:
+    settings = settings_for(mlflow_server.uri)
+
+    assert check_server(settings) is None
+
+    experiment = client_of(mlflow_server.uri).get_experiment_by_name(settings.experiment)
+    assert experiment is not None
+    assert not list((mlflow_server.folder / "artifacts").glob("**/check.txt"))
+    assert client_of(mlflow_server.uri).search_runs([experiment.experiment_id]) == []
+
+
+def test_the_check_passes_on_what_the_server_says(mlflow_server: MlflowServer, tcp_gate: TcpGate) -> None:
+    by_another_name = mlflow_server.uri.replace("127.0.0.1", "127.1")
+    problem = str(check_server(settings_for(by_another_name)))
+    assert "Invalid Host header" in problem and "mlflow server --allowed-hosts" in problem
+
+    tcp_gate.swallow()
+    problem = str(check_server(settings_for(tcp_gate.uri), timeout=1.0))
+    assert "did not answer within 1 s" in problem
+
+
+def test_the_check_names_an_artifact_store_that_cannot_be_written(mlflow_server: MlflowServer) -> None:
+    settings = settings_for(mlflow_server.uri)
+    client_of(mlflow_server.uri).create_experiment(settings.experiment, "file:///proc/no/such/folder")
+
+    assert "artifact store file:///proc/no/such/folder cannot be written" in str(check_server(settings))
 
 
 def test_a_run_deleted_in_mid_training_is_made_again(mlflow_server: MlflowServer, tmp_path: Path) -> None:
     settings = settings_for(mlflow_server.uri)
     spool = Spool(tmp_path / "spool", 1)
     spool.step(1, {"train/loss": 1.0})
-    shipper = Shipper(tmp_path, settings, backoff=Backoff(0.05, 0.2), poll_seconds=0.05)
-    shipper.start()
-    wait_until(lambda: shipper.report().shipped == 1)
-    first = shipper.report().run_id
+    uploader = Uploader(tmp_path, settings, first_wait=0.05, poll_seconds=0.05)
+    uploader.start()
+    wait_until(lambda: uploader.report().sent == 1)
+    first = uploader.report().run_id
     client_of(mlflow_server.uri).delete_run(first)
     spool.step(2, {"train/loss": 2.0})
-    report = shipper.stop(60)
+    report = uploader.stop(60)
 
     assert report.run_id not in (None, first)
     assert [step for step, _, _ in history(mlflow_server.uri, str(report.run_id), "train/loss")] == [1, 2]
@@ -326,15 +352,15 @@ def test_finish_closes_the_run_and_the_next_attempt_opens_it(
     spool.step(1, {"train/loss": 1.0})
     spool.artifact(picture, "results")
 
-    report = finish(tmp_path, None, settings, settings.job_uid, status)
+    report = finish(tmp_path, None, settings, status)
 
-    assert report.shipped == 2 and report.remaining == 0 and report.status_set
+    assert report.sent == 2 and report.remaining == 0 and report.status_set
     assert report.run_id is not None
     run = client.get_run(report.run_id)
     assert run.info.status == status and run.info.end_time >= run.info.start_time
     assert [file.path for file in client.list_artifacts(report.run_id, "results")] == ["results/grid.png"]
     Spool(tmp_path / "spool", 2).begin(1)
-    assert ship_all(tmp_path, settings) == report.run_id
+    assert upload_all(tmp_path, settings) == report.run_id
     assert client.get_run(report.run_id).info.status == "RUNNING"
 
 
@@ -344,12 +370,12 @@ def test_finish_ships_from_the_store_what_the_lost_machine_had_copied(
     settings = settings_for(mlflow_server.uri)
     spool = Spool(tmp_path / "lost/spool", 1)
     spool.step(1, {"train/loss": 1.0})
-    spool.close_segment()
-    copy_closed_segments(spool, dictionary_store)
+    names = spool.close_segment()
+    copy_segments(spool.folder, names, dictionary_store)
 
-    report = finish(tmp_path / "new", dictionary_store, settings, settings.job_uid, "FAILED")
+    report = finish(tmp_path / "new", dictionary_store, settings, "FAILED")
 
-    assert report.shipped == 1 and report.run_id is not None
+    assert report.sent == 1 and report.run_id is not None
     assert history(mlflow_server.uri, report.run_id, "train/loss")[0][:2] == (1, 1.0)
     assert client_of(mlflow_server.uri).get_run(report.run_id).info.status == "FAILED"
 
@@ -361,18 +387,11 @@ def test_finish_ends_in_time_without_a_server_and_saves_the_rest_in_the_store(
     settings = settings_for(tcp_gate.uri)
 
     before = time.monotonic()
-    report = finish(tmp_path, dictionary_store, settings, settings.job_uid, "KILLED", timeout=1.0)
+    report = finish(tmp_path, dictionary_store, settings, "KILLED", timeout=1.0)
 
     assert time.monotonic() - before < 3
-    assert (report.shipped, report.remaining, report.run_id, report.status_set) == (0, 1, None, False)
+    assert (report.sent, report.remaining, report.run_id, report.status_set) == (0, 1, None, False)
     assert len(dictionary_store.list("spool/attempt-1/")) == 1
-
-
-def test_finish_refuses_a_status_that_ends_nothing(tmp_path: Path) -> None:
-    settings = settings_for("http://127.0.0.1:1")
-
-    with pytest.raises(ValueError, match="RUNNING"):
-        finish(tmp_path, None, settings, settings.job_uid, "RUNNING")  # type: ignore[arg-type]
 
 
 def test_without_a_server_nothing_is_left_in_the_working_directory(
@@ -387,9 +406,31 @@ def test_without_a_server_nothing_is_left_in_the_working_directory(
     spool.artifact(results, "results")
     settings = settings_for(f"sqlite:///{tmp_path}/run/mlflow.db")
 
-    report = finish(tmp_path / "run/local", None, settings, settings.job_uid, "FINISHED")
+    report = finish(tmp_path / "run/local", None, settings, "FINISHED")
 
     assert list(elsewhere.iterdir()) == []
     stored = list((tmp_path / "run/mlflow-artifacts").rglob("summary.json"))
     assert len(stored) == 1 and str(report.run_id) in str(stored[0])
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_folder_may_have_any_name_and_may_move(tmp_path: Path) -> None:
+    from mlflow.tracking._tracking_service import utils as mlflow_utils
+
+    results = tmp_path / "summary.json"
+    results.write_text("{}")
+    before, after = tmp_path / "what?/run", tmp_path / "my%20project #2/run"
+    settings = settings_for(sqlite_uri(before / "mlflow.db"))
+    Spool(before / "local/spool", 1).artifact(results, "first")
+    run_id = upload_all(before / "local", settings)
+    after.parent.mkdir()
+    before.rename(after)
+    mlflow_utils._artifact_repos_cache.clear()  # the next attempt is another process
+    Spool(after / "local/spool", 2).artifact(results, "second")
+
+    assert upload_all(after / "local", replace(settings, uri=sqlite_uri(after / "mlflow.db"))) == run_id
+
+    client = client_of(sqlite_uri(after / "mlflow.db"))
+    assert [file.path for file in client.list_artifacts(run_id)] == ["first", "second"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["my%20project #2", "summary.json", "what?"]
+    assert list((tmp_path / "what?").iterdir()) == []

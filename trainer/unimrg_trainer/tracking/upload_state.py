@@ -1,6 +1,6 @@
-"""What the shipper remembers on disk: how far the server has the spool, files to send, what was refused.
+"""How far the server has the spool, which files are still to be sent, and what the server refused.
 
-Losing it is harmless: everything is sent again, and a server that gets a point twice keeps it once.
+Losing it costs requests only: everything is compared with the server's history and sent again.
 """
 
 from __future__ import annotations
@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from unimrg_trainer.tracking.segments import list_segments, read_json, read_lines, write_json
+
+STATE_FILE = "acknowledged.json"
 
 
 @dataclass(frozen=True)
@@ -21,29 +22,26 @@ class PendingArtifact:
     folder: str
 
 
-class Ledger:
+class UploadState:
     """Acknowledged offsets per segment, for one server and one run (`acknowledged.json` in the spool)."""
 
     def __init__(self, folder: Path, server_digest: str) -> None:
         self.folder = folder
-        self.rejected = 0
-        """Items that the server refused, since this object was made."""
-        self._path = folder / "acknowledged.json"
+        self.run_id: str | None = None
+        self.offsets: dict[str, int] = {}
+        self.pending: list[PendingArtifact] = []
         self._server_digest = server_digest
-        content = read_json(self._path)
-        if content.get("server") != server_digest:
-            content = {}
-        run_id = content.get("run_id")
-        self.run_id: str | None = run_id if isinstance(run_id, str) else None
-        self.offsets: dict[str, int] = {
-            name: offset for name, offset in _object(content.get("segments")).items() if isinstance(offset, int)
-        }
-        self.pending: list[PendingArtifact] = [
-            PendingArtifact(str(item["path"]), str(item["folder"])) for item in content.get("artifacts", [])
-        ]
+        content = read_json(folder / STATE_FILE)
+        try:
+            if content["server"] == server_digest:
+                self.run_id = content["run_id"]
+                self.offsets = {str(name): int(offset) for name, offset in content["segments"].items()}
+                self.pending = [PendingArtifact(item["path"], item["folder"]) for item in content["artifacts"]]
+        except (KeyError, TypeError, ValueError, AttributeError):
+            self.run_id, self.offsets, self.pending = None, {}, []
 
     def adopt(self, run_id: str) -> None:
-        """Use the ledger for this run; if it was another one, everything has to be sent again."""
+        """Use the state for this run; if it was another one, everything has to be sent again."""
         if run_id != self.run_id:
             self.run_id, self.offsets, self.pending = run_id, {}, []
             self._save()
@@ -61,7 +59,6 @@ class Ledger:
 
     def reject(self, item: object, reason: str) -> None:
         """Put what the server refused into `rejected.jsonl` instead of sending it for ever."""
-        self.rejected += 1
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "rejected.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps({"reason": reason, "item": str(item)}) + "\n")
@@ -77,7 +74,7 @@ class Ledger:
 
     def _save(self) -> None:
         write_json(
-            self._path,
+            self.folder / STATE_FILE,
             {
                 "server": self._server_digest,
                 "run_id": self.run_id,
@@ -85,7 +82,3 @@ class Ledger:
                 "artifacts": [asdict(item) for item in self.pending],
             },
         )
-
-
-def _object(value: object) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}

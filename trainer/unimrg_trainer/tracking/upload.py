@@ -1,7 +1,10 @@
-"""Carries the spool to the server, one acknowledged chunk at a time; a repeated chunk changes nothing there.
+"""Uploads the spool, one acknowledged chunk at a time; a repeated chunk changes nothing on the server.
 
-No thread and no waiting in here: `shipper.py` decides when a pass is made and what happens after a failed
-one.
+No thread and no waiting in here: `uploader.py` decides when a pass is made and what happens after a failed one.
+
+Every point reaches the server once, although the local disk may be lost: what this spool has recorded after the last
+state that was kept is compared with the run's history on the server, by the rule that the spool itself uses for a
+step that is run again (`segments.new_values`).
 """
 
 from __future__ import annotations
@@ -9,25 +12,26 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from unimrg_api.redaction import clean
-from unimrg_trainer.tracking.ledger import Ledger, PendingArtifact
-from unimrg_trainer.tracking.remote_run import (
-    METRICS_PER_BATCH,
-    PARAMS_OR_TAGS_PER_BATCH,
-    Point,
-    RefusedError,
-    RemoteRun,
-    RunGoneError,
-    UnavailableError,
+from unimrg_trainer.tracking.errors import RefusedError, RunGoneError, UnavailableError
+from unimrg_trainer.tracking.mlflow_run import METRICS_PER_BATCH, PARAMS_OR_TAGS_PER_BATCH, MlflowRun, Point
+from unimrg_trainer.tracking.segments import (
+    Line,
+    Record,
+    list_segments,
+    new_values,
+    read_lines,
+    read_records,
+    write_json,
 )
-from unimrg_trainer.tracking.segments import Line, Record, list_segments, read_lines, read_records, write_json
 from unimrg_trainer.tracking.settings import TerminalStatus, TrackingSettings
+from unimrg_trainer.tracking.upload_state import PendingArtifact, UploadState
 
 _logger = logging.getLogger(__name__)
 _Item = TypeVar("_Item")
@@ -37,19 +41,20 @@ _Item = TypeVar("_Item")
 class _Chunk:
     """What is sent before the offsets move."""
 
-    points: list[Point] = field(default_factory=list)
+    steps: list[Record] = field(default_factory=list)
     params: list[tuple[int, dict[str, str]]] = field(default_factory=list)
     tags: dict[str, str] = field(default_factory=dict)
     artifacts: list[PendingArtifact] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
     offsets: dict[str, int] = field(default_factory=dict)
     lines: int = 0
+    values: int = 0
 
     def is_full(self) -> bool:
-        return len(self.points) >= METRICS_PER_BATCH or self.lines >= METRICS_PER_BATCH
+        return self.values >= METRICS_PER_BATCH or self.lines >= METRICS_PER_BATCH
 
     def add(self, line: Line) -> None:
-        """Take one line in; later tags replace earlier ones of the same name."""
+        """Add one line; later tags replace earlier ones of the same name."""
         self.offsets[str(line.segment)] = line.end
         self.lines += 1
         if line.record is None:
@@ -65,8 +70,9 @@ class _Chunk:
                     if math.isinf(value):
                         # The server would store ±1.8e308, which flattens every chart.
                         self.tags[f"unimrg.nonfinite.{name}"] = f"{value} at step {record['step']}, attempt {attempt}"
-                        value = math.nan
-                    self.points.append(Point(name, value, record["ts"], record["step"]))
+                        record["metrics"][name] = math.nan
+                self.steps.append(record)
+                self.values += len(record["metrics"])
             case "params":
                 self.params.append((attempt, record["params"]))
             case "tags":
@@ -81,62 +87,68 @@ class _Chunk:
                 self.tags[f"unimrg.end.{attempt}"] = f"{record['ts']},{record['reason']}"
 
 
-class Courier:
-    """Sends what the ledger of a spool does not show as acknowledged."""
+class SpoolUpload:
+    """Sends what the upload state of a spool does not show as acknowledged."""
 
     def __init__(
         self,
         run_dir: Path,
         settings: TrackingSettings,
-        remote: RemoteRun,
+        remote: MlflowRun,
         *,
         final_status: TerminalStatus | None = None,
-        may_go_on: Callable[[], bool] = lambda: True,
+        may_continue: Callable[[], bool] = lambda: True,
     ) -> None:
-        """With `final_status` the run is closed, else re-opened; `may_go_on` is asked before each request."""
+        """With `final_status` the run is closed, else re-opened; `may_continue` is asked before each request."""
         self.folder = run_dir / "spool"
-        self.ledger = Ledger(self.folder, settings.server_digest)
-        self.shipped = 0
+        self.state = UploadState(self.folder, settings.server_digest)
+        self.sent = 0
         """Lines of the spool that were acknowledged through this object."""
         self.status_set = False
         self._mlflow_json = run_dir / "mlflow.json"
         self._settings = settings
         self._remote = remote
         self._final_status = final_status
-        self._may_go_on = may_go_on
+        self._may_continue = may_continue
         self._connected = False
+        self._first_step = 0
+        self._history: dict[str, dict[int, float]] = {}
         self._refused_names: set[str] = set()
 
-    def ship(self) -> None:
+    def run(self) -> None:
         """Make one pass until nothing is left. Raises UnavailableError when it has to be made again."""
         try:
+            if not self._connected:
+                # The segments of earlier attempts, and how far they were sent, may have been restored since.
+                self.state = UploadState(self.folder, self._settings.server_digest)
             chunk = self._next_chunk()
-            if not (chunk.lines or self.ledger.pending or (self._final_status and not self.status_set)):
+            if not (chunk.lines or self.state.pending or (self._final_status and not self.status_set)):
                 return
-            self._connect()
-            chunk = self._next_chunk()
+            if not self._connected:
+                self._connect()
+                chunk = self._next_chunk()
             while chunk.lines:
                 self._deliver(chunk)
                 chunk = self._next_chunk()
-            for artifact in list(self.ledger.pending):
+            for artifact in list(self.state.pending):
                 self._deliver_file(artifact)
         except RunGoneError as error:
-            # Its id is no longer known to the server: find or make one, and send everything again.
+            # The server no longer knows its id: the next pass finds or makes one and sends everything again.
             self._connected = False
             raise UnavailableError(f"the run is gone: {error}") from error
 
     def _connect(self) -> None:
-        if self._connected:
-            return
         self._check()
         times = [record["ts"] for record in read_records(self.folder)]
         now = int(time.time() * 1000)
-        run_id = self._remote.connect(self.ledger.run_id, min(times, default=now))
-        self.ledger.adopt(run_id)
-        write_json(
-            self._mlflow_json,
-            {"run_id": run_id, "url": self._remote.url, "uri": self._settings.public_uri},
-        )
+        run_id = self._remote.connect(self.state.run_id, min(times, default=now))
+        self.state.adopt(run_id)
+        self._history = {}
+        unsent = [line.record for line in self._unsent() if line.record is not None]
+        steps = [record.get("step", record.get("resume_step")) for record in unsent]
+        self._first_step = min((step for step in steps if step is not None), default=0)
+        content = {"run_id": run_id, "url": self._remote.url, "uri": self._settings.public_uri}
+        write_json(self._mlflow_json, content)
         # The status comes before the points: a run takes points after its end, so that a slow server still
         # leaves the right status.
         if self._final_status is None:
@@ -146,37 +158,41 @@ class Courier:
             self.status_set = True
         self._connected = True
 
+    def _unsent(self) -> Iterator[Line]:
+        for segment in list_segments(self.folder):
+            yield from read_lines(self.folder, segment, self.state.offsets.get(str(segment), 0))
+
     def _next_chunk(self) -> _Chunk:
         chunk = _Chunk()
-        for segment in list_segments(self.folder):
-            for line in read_lines(self.folder, segment, self.ledger.offsets.get(str(segment), 0)):
-                chunk.add(line)
-                if chunk.is_full():
-                    return chunk
+        for line in self._unsent():
+            chunk.add(line)
+            if chunk.is_full():
+                break
         return chunk
 
     def _deliver(self, chunk: _Chunk) -> None:
         for text in chunk.unreadable:
             self._reject(text, "unreadable line", "unreadable lines")
         for attempt, params in chunk.params:
-            self._send(
-                list(params.items()),
-                PARAMS_OR_TAGS_PER_BATCH,
-                partial(self._send_params, attempt),
-                lambda item: f"parameter {item[0]}",
-            )
-        self._send(chunk.points, METRICS_PER_BATCH, self._remote.log_points, lambda point: f"metric {point.key}")
-        self._send(
-            list(chunk.tags.items()),
-            PARAMS_OR_TAGS_PER_BATCH,
-            self._remote.log_tags,
-            lambda item: f"tag {item[0]}",
-        )
-        self.ledger.acknowledge(chunk.offsets, chunk.artifacts)
-        self.shipped += chunk.lines
+            send = partial(self._remote.log_params, attempt)
+            self._send(list(params.items()), PARAMS_OR_TAGS_PER_BATCH, send, lambda item: f"parameter {item[0]}")
+        points = [point for record in chunk.steps for point in self._new_points(record)]
+        self._send(points, METRICS_PER_BATCH, self._remote.log_points, lambda point: f"metric {point.key}")
+        tags = list(chunk.tags.items())
+        self._send(tags, PARAMS_OR_TAGS_PER_BATCH, self._remote.log_tags, lambda item: f"tag {item[0]}")
+        self.state.acknowledge(chunk.offsets, chunk.artifacts)
+        self.sent += chunk.lines
 
-    def _send_params(self, attempt: int, items: Sequence[tuple[str, str]]) -> None:
-        self._remote.log_params(attempt, dict(items))
+    def _new_points(self, record: Record) -> list[Point]:
+        """Return the points of a step that the run did not have when it was connected to."""
+        step, known = record["step"], {}
+        for key in record["metrics"]:
+            if key not in self._history:
+                self._check()
+                self._history[key] = self._remote.history(key, self._first_step)
+            if step in self._history[key]:
+                known[key] = self._history[key][step]
+        return [Point(key, value, record["ts"], step) for key, value in new_values(record["metrics"], known).items()]
 
     def _send(
         self,
@@ -210,26 +226,16 @@ class Courier:
         if not path.is_relative_to(self.folder.resolve()) or not path.is_file():
             self._reject(artifact, "the file is missing", f"file {path.name}")
         else:
-            self._check()
-            try:
-                self._remote.log_file(path, artifact.folder)
-            except RefusedError as error:
-                if not self._remote.is_usable():
-                    raise RunGoneError(str(error)) from error
-                self._reject(artifact, str(error), f"file {path.name}")
-        self.ledger.artifact_done(artifact)
+            self._send([path], 1, lambda _: self._remote.log_file(str(path), artifact.folder), lambda _: path.name)
+        self.state.artifact_done(artifact)
 
     def _reject(self, item: object, reason: str, name: str) -> None:
-        self.ledger.reject(item, clean(reason, 500))
+        self.state.reject(item, clean(reason, 500))
         if name not in self._refused_names:
             self._refused_names.add(name)
-            _logger.warning(
-                "the tracking server does not take %s, it is kept in %s: %s",
-                name,
-                self.folder / "rejected.jsonl",
-                clean(reason, 500),
-            )
+            file = self.folder / "rejected.jsonl"
+            _logger.warning("the tracking server refuses %s; it is kept in %s: %s", name, file, clean(reason, 500))
 
     def _check(self) -> None:
-        if not self._may_go_on():
-            raise UnavailableError("told to stop")
+        if not self._may_continue():
+            raise UnavailableError("stopped before everything was sent")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import math
 import os
 import signal
@@ -15,7 +14,7 @@ import pytest
 
 from tests.support.dictionary_store import DictionaryStore
 from tests.support.virtual_clock import VirtualClock
-from unimrg_trainer.tracking import copy_closed_segments, read_attempts, read_curves, restore_segments
+from unimrg_trainer.tracking import copy_segments, read_attempts, read_curves, restore_segments
 from unimrg_trainer.tracking.segments import list_segments, read_records
 from unimrg_trainer.tracking.spool import Spool
 
@@ -45,8 +44,6 @@ def test_what_is_written_is_read_back_with_all_its_bits(tmp_path: Path) -> None:
 
     assert curves["train/loss"] == {1: 0.1 + 0.2, 2: -math.inf}
     assert math.isnan(curves["train/grad_norm"][1])
-    for line in (tmp_path / spool.close_segment()[0]).read_text().splitlines():
-        json.loads(line, parse_constant=pytest.fail)  # NaN and Infinity are not JSON
 
 
 def test_a_killed_writer_loses_no_line_that_it_had_written(tmp_path: Path) -> None:
@@ -194,7 +191,6 @@ def test_closed_segments_never_change_and_include_those_of_dead_attempts(tmp_pat
     spool = Spool(tmp_path, 2)
     assert len(spool.close_segment()) == 1  # nothing of this attempt yet
     spool.step(2, {"train/loss": 2.0})
-    assert len(spool.closed_segments()) == 1  # this attempt's is still open
 
     names = spool.close_segment()
     before = {name: (tmp_path / name).read_bytes() for name in names}
@@ -217,8 +213,8 @@ def test_copying_twice_writes_once_and_restoring_gives_the_same_curves(
     with (tmp_path / "spool" / names[0]).open("ab") as file:
         file.write(b'{"op":"st')  # as a killed writer leaves it
 
-    new = copy_closed_segments(spool, dictionary_store)
-    assert copy_closed_segments(spool, dictionary_store) == []
+    new = copy_segments(tmp_path / "spool", names, dictionary_store)
+    assert copy_segments(tmp_path / "spool", names, dictionary_store) == []
     restored = restore_segments(dictionary_store, tmp_path / "elsewhere")
 
     assert new[-1] == f"spool/{names[0]}" and new[0].endswith("/grid.png")
@@ -228,16 +224,9 @@ def test_copying_twice_writes_once_and_restoring_gives_the_same_curves(
     assert restore_segments(dictionary_store, tmp_path / "elsewhere") == []
 
 
-def test_the_open_segment_is_not_copied(tmp_path: Path, dictionary_store: DictionaryStore) -> None:
-    spool = Spool(tmp_path, 1)
-    spool.step(1, {"train/loss": 1.0})
-
-    assert copy_closed_segments(spool, dictionary_store) == []
-
-
 def test_restoring_writes_nothing_outside_the_spool(tmp_path: Path, dictionary_store: DictionaryStore) -> None:
     dictionary_store.objects["spool/attempt-1/../../outside.jsonl"] = b"x\n"
-    dictionary_store.put("spool/acknowledged.json", b"{}")
+    dictionary_store.put("spool/elsewhere.json", b"{}")
 
     assert restore_segments(dictionary_store, tmp_path / "spool") == []
     assert list(tmp_path.iterdir()) == []
@@ -260,13 +249,14 @@ def test_secrets_do_not_reach_the_disk(tmp_path: Path) -> None:
             "uri": "https://me:hunter2-d@host/x",
             "tokenizer": "byte-level",
             "perf.tokens_per_s": 12,
+            "passphrase": "h 2",
         }
     )
     spool.tags({"api-key": "hunter2-e"})
 
     text = (tmp_path / spool.close_segment()[0]).read_text()
 
-    assert "hunter2" not in text
+    assert "hunter2" not in text and "h 2" not in text
     assert "byte-level" in text and '"12"' in text
 
 
@@ -288,19 +278,7 @@ def test_a_full_disk_costs_points_and_not_the_training(
     assert spool.step(4, {"train/loss": 4.0})
 
     assert read_curves(tmp_path)["train/loss"] == {1: 1.0, 4: 4.0}
-    assert spool.lost == 2
     assert len(caplog.records) == 1
-
-
-def test_above_its_limit_the_spool_keeps_even_steps_and_all_scores(tmp_path: Path) -> None:
-    spool = Spool(tmp_path, 1, limit_bytes=1)
-    for step in range(1, 6):
-        spool.step(step, {"train/loss": float(step)})
-    spool.step(7, {"eval/spatial/acc": 50.0})
-
-    assert list(read_curves(tmp_path)["train/loss"]) == [1, 2, 4]
-    assert read_curves(tmp_path)["eval/spatial/acc"] == {7: 50.0}
-    assert spool.thinned == 2
 
 
 def test_a_missing_file_is_no_artifact_and_no_error(tmp_path: Path) -> None:

@@ -1,0 +1,433 @@
+"""What the uploader does with each kind of answer, against a server made of lists."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.support.dictionary_store import DictionaryStore
+from unimrg_api.errors import UserError
+from unimrg_api.exit_codes import ExitCode
+from unimrg_trainer.tracking import (
+    Spool,
+    TerminalStatus,
+    TrackingSettings,
+    Uploader,
+    copy_segments,
+    restore_segments,
+    tracking_uri,
+)
+from unimrg_trainer.tracking.errors import ActionRequiredError, RefusedError, UnavailableError, translate
+from unimrg_trainer.tracking.mlflow_run import MlflowRun, Point
+from unimrg_trainer.tracking.upload import SpoolUpload
+from unimrg_trainer.tracking.uploader import retry_wait
+
+SETTINGS = TrackingSettings("http://server", "unimrg", "run", "uid-1", 1)
+
+
+class ListServer(MlflowRun):
+    """Takes everything except metric keys with an `@`; its run can be deleted, and it can be made to fail."""
+
+    def __init__(self) -> None:
+        super().__init__(SETTINGS)
+        self.runs: dict[str, set[tuple[str, str, int, int]]] = {}
+        self.batches: list[int] = []
+        self.tags: dict[str, str] = {}
+        self.files: list[str] = []
+        self.deleted = False
+        self.files_fail = False
+        self.failure: Exception | None = None
+        self.entered = threading.Event()
+        self.release: threading.Event | None = None
+
+    def connect(self, known_run_id: str | None, start_ms: int) -> str:
+        self._answer()
+        if self.deleted or not self.runs:
+            self.runs[f"run-{len(self.runs)}"] = set()
+            self.deleted = False
+        self.run_id = max(self.runs)
+        return self.run_id
+
+    def is_usable(self) -> bool:
+        return not self.deleted
+
+    def history(self, key: str, first_step: int) -> dict[int, float]:
+        found = sorted((point for point in self.runs[self.run_id] if point[0] == key), key=lambda point: point[2])
+        return {step: float(value) for _, value, _, step in found if step >= first_step}
+
+    def log_points(self, points: Sequence[Point]) -> None:
+        self._answer()
+        self.batches.append(len(points))
+        if self.deleted or any("@" in point.key for point in points):
+            raise RefusedError("bad name")
+        self.runs[self.run_id] |= {(p.key, repr(p.value), p.timestamp, p.step) for p in points}
+
+    def log_params(self, attempt: int, params: Sequence[tuple[str, str]]) -> None:
+        self._answer()
+
+    def log_tags(self, tags: Sequence[tuple[str, str]]) -> None:
+        self._answer()
+        self.tags.update(tags)
+
+    def log_file(self, path: str, folder: str) -> None:
+        self._answer()
+        if self.files_fail:
+            raise UnavailableError("no artifact store")
+        self.files.append(f"{folder}/{Path(path).name}")
+
+    def set_running(self) -> None: ...
+
+    def set_terminated(self, status: TerminalStatus, end_ms: int) -> None: ...
+
+    def points(self) -> list[tuple[str, str, int, int]]:
+        return sorted(self.runs[self.run_id], key=lambda point: (point[0], point[3]))
+
+    def _answer(self) -> None:
+        self.entered.set()
+        if self.release is not None:
+            self.release.wait()
+        if self.failure is not None:
+            raise self.failure
+
+
+def spool_with(run_dir: Path, steps: int, metrics: int = 1) -> Spool:
+    spool = Spool(run_dir / "spool", 1)
+    for step in range(1, steps + 1):
+        spool.step(step, {f"train/metric-{index}": float(step) for index in range(metrics)})
+    return spool
+
+
+def test_no_batch_is_larger_than_the_server_takes(tmp_path: Path) -> None:
+    spool_with(tmp_path, steps=70, metrics=30)
+    server = ListServer()
+
+    SpoolUpload(tmp_path, SETTINGS, server).run()
+
+    assert len(server.points()) == 2100
+    assert max(server.batches) <= 1000
+
+
+def test_acknowledged_lines_are_not_sent_again(tmp_path: Path) -> None:
+    spool = spool_with(tmp_path, steps=3)
+    server = ListServer()
+    SpoolUpload(tmp_path, SETTINGS, server).run()
+    server.batches.clear()
+    spool.step(4, {"train/loss": 4.0})
+
+    SpoolUpload(tmp_path, SETTINGS, server).run()
+
+    assert server.batches == [1]
+
+
+def test_one_refused_point_is_put_aside_and_the_others_arrive(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    spool = spool_with(tmp_path, steps=100)
+    for step in (101, 102):
+        spool.step(step, {"train/a@b": 1.0, "train/good": 2.0})
+    server = ListServer()
+    upload = SpoolUpload(tmp_path, SETTINGS, server)
+
+    upload.run()
+
+    assert len(server.points()) == 102
+    rejected = [json.loads(line) for line in (tmp_path / "spool/rejected.jsonl").read_text().splitlines()]
+    assert ["a@b" in entry["item"] for entry in rejected] == [True, True]
+    assert len(caplog.records) == 1  # said once, not once per point
+    assert upload.state.remaining() == 0
+
+
+def test_a_line_that_is_still_being_written_is_left_for_the_next_pass(tmp_path: Path) -> None:
+    spool = spool_with(tmp_path, steps=2)
+    segment = tmp_path / "spool" / spool.close_segment()[0]
+    whole = segment.read_bytes()
+    segment.write_bytes(whole[:-20])
+    server = ListServer()
+    upload = SpoolUpload(tmp_path, SETTINGS, server)
+
+    upload.run()
+    assert len(server.points()) == 1
+    segment.write_bytes(whole)
+    upload.run()
+
+    assert len(server.points()) == 2
+    assert not (tmp_path / "spool/rejected.jsonl").exists()
+
+
+def test_a_damaged_line_is_put_aside_once(tmp_path: Path) -> None:
+    spool = spool_with(tmp_path, steps=1)
+    with (tmp_path / "spool" / spool.close_segment()[0]).open("a") as file:
+        file.write("not json\n")
+    server = ListServer()
+
+    SpoolUpload(tmp_path, SETTINGS, server).run()
+    SpoolUpload(tmp_path, SETTINGS, server).run()
+
+    assert (tmp_path / "spool/rejected.jsonl").read_text().count("not json") == 1
+    assert len(server.points()) == 1
+
+
+def test_a_deleted_run_is_replaced_and_gets_everything(tmp_path: Path) -> None:
+    spool = spool_with(tmp_path, steps=5)
+    server = ListServer()
+    upload = SpoolUpload(tmp_path, SETTINGS, server)
+    upload.run()
+    server.deleted = True
+    spool.step(6, {"train/metric-0": 6.0})
+
+    with pytest.raises(UnavailableError):
+        upload.run()
+    upload.run()
+
+    assert server.run_id == "run-1"
+    assert [point[3] for point in server.points()] == [1, 2, 3, 4, 5, 6]
+    assert not (tmp_path / "spool/rejected.jsonl").exists()
+
+
+def test_another_server_gets_everything_from_the_start(tmp_path: Path) -> None:
+    spool_with(tmp_path, steps=5)
+    SpoolUpload(tmp_path, SETTINGS, ListServer()).run()
+    other = ListServer()
+
+    SpoolUpload(tmp_path, TrackingSettings("http://other", "unimrg", None, "uid-1", 1), other).run()
+
+    assert len(other.points()) == 5
+
+
+def test_infinities_become_not_a_number_and_a_tag(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool", 3)
+    spool.step(7, {"train/loss": -math.inf, "train/grad_norm": math.nan})
+    server = ListServer()
+
+    SpoolUpload(tmp_path, SETTINGS, server).run()
+
+    assert [(point[0], point[1]) for point in server.points()] == [
+        ("train/grad_norm", "nan"),
+        ("train/loss", "nan"),
+    ]
+    assert server.tags == {"unimrg.nonfinite.train/loss": "-inf at step 7, attempt 3"}
+
+
+def test_files_that_cannot_be_sent_do_not_hold_up_the_points(tmp_path: Path) -> None:
+    picture = tmp_path / "grid.png"
+    picture.write_bytes(b"png")
+    spool = Spool(tmp_path / "spool", 1)
+    spool.artifact(picture, "results")
+    spool.step(1, {"train/loss": 1.0})
+    server = ListServer()
+    server.files_fail = True
+    upload = SpoolUpload(tmp_path, SETTINGS, server)
+
+    with pytest.raises(UnavailableError):
+        upload.run()
+    assert len(server.points()) == 1 and upload.state.remaining() == 1
+    server.files_fail = False
+    picture.unlink()  # the spool has its own copy
+    SpoolUpload(tmp_path, SETTINGS, server).run()
+
+    assert server.files == ["results/grid.png"]
+
+
+def test_a_record_cannot_send_files_from_outside_the_spool(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("x")
+    segment = tmp_path / "spool/attempt-1/segment-000001-00000000.jsonl"
+    segment.parent.mkdir(parents=True)
+    segment.write_text('{"op":"artifact","ts":1,"attempt":1,"path":"../secret","folder":""}\n')
+    server = ListServer()
+
+    SpoolUpload(tmp_path, SETTINGS, server).run()
+
+    assert server.files == []
+
+
+def test_what_only_a_person_can_mend_ends_the_waiting_and_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    spool_with(tmp_path, steps=3)
+    server = ListServer()
+    server.failure = ActionRequiredError("401", "check the password", ExitCode.CREDENTIALS)
+    uploader = Uploader(tmp_path, SETTINGS, remote=server, first_wait=0.01)
+    uploader.start()
+    assert server.entered.wait(10)
+    started = time.monotonic()
+
+    report = uploader.stop(30)
+
+    assert time.monotonic() - started < 10
+    assert (report.remaining, report.exit_code) == (3, ExitCode.CREDENTIALS)
+    assert "401; check the password" in report.problem
+    assert json.loads((tmp_path / "mlflow.json").read_text()) == {"problem": report.problem}
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+
+
+def test_a_problem_that_is_over_is_no_longer_reported(tmp_path: Path) -> None:
+    spool_with(tmp_path, steps=3)
+    server = ListServer()
+    server.failure = UnavailableError("away")
+    uploader = Uploader(tmp_path, SETTINGS, remote=server, first_wait=0.01)
+    uploader.start()
+    assert server.entered.wait(10)
+    server.failure = None
+
+    report = uploader.stop(10)
+
+    assert (report.remaining, report.problem, report.exit_code) == (0, "", ExitCode.OK)
+    assert json.loads((tmp_path / "mlflow.json").read_text())["problem"] == ""
+
+
+def test_stopping_does_not_wait_for_a_server_that_hangs(tmp_path: Path) -> None:
+    spool_with(tmp_path, steps=3)
+    server = ListServer()
+    server.release = threading.Event()
+    uploader = Uploader(tmp_path, SETTINGS, remote=server)
+    uploader.start()
+    assert server.entered.wait(10)
+
+    report = uploader.stop(0.1)  # would hang here if it waited
+    server.release.set()
+
+    assert report.remaining == 3 and report.run_id is None
+
+
+def test_an_unexpected_error_does_not_end_the_upload(tmp_path: Path) -> None:
+    spool_with(tmp_path, steps=3)
+    server = ListServer()
+    server.failure = KeyError("a fault of ours")
+    uploader = Uploader(tmp_path, SETTINGS, remote=server, first_wait=0.01)
+    uploader.start()
+    assert server.entered.wait(10)
+    server.failure = None
+
+    assert uploader.stop(10).remaining == 0
+
+
+def test_waiting_times_double_up_to_a_minute_and_differ() -> None:
+    generator = random.Random(1)
+    for failures in range(1, 2000):
+        longest = min(60.0, 2.0 ** min(failures - 1, 20))
+        assert longest / 2 <= retry_wait(failures, random_source=generator) <= longest
+    assert len({retry_wait(10) for _ in range(100)}) > 90
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "said"),
+    [
+        (
+            "failed with error code 403 != 200: 'Invalid Host header'",
+            ActionRequiredError,
+            "--allowed-hosts",
+        ),
+        ("failed with error code 401 != 200", ActionRequiredError, "MLFLOW_TRACKING_PASSWORD"),
+        ("SSLCertVerificationError(1, '[SSL: CERTIFICATE_VERIFY_FAILED]')", ActionRequiredError, "SERVER_CERT_PATH"),
+        ("SSLError(1, '[SSL: WRONG_VERSION_NUMBER] wrong version number')", ActionRequiredError, "http://"),
+        ("failed with error code 422 != 200", RefusedError, "422"),
+        ("failed with error code 503 != 200", UnavailableError, "503"),
+        ("Connection refused", UnavailableError, "refused"),
+    ],
+)
+def test_each_answer_gets_its_reaction_and_keeps_its_text(answer: str, kind: type[Exception], said: str) -> None:
+    error = translate(RuntimeError(answer))
+    assert type(error) is kind
+    assert answer in str(error) and said in str(error)
+
+
+@pytest.mark.parametrize("name", ["MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"])
+def test_credentials_with_a_line_break_are_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "hunter2\n")
+    with pytest.raises(ActionRequiredError, match=f"{name} begins or ends in white space") as caught:
+        MlflowRun(SETTINGS).connect(None, 0)
+    assert caught.value.exit_code is ExitCode.CREDENTIALS
+    assert "hunter2" not in str(caught.value)
+
+
+def train(folder: Path, server: ListServer, attempt: int, resume: int, last: int, loss: float = 1.0) -> Spool:
+    """Record the steps after `resume` as an attempt whose clock and speed are its own, and upload them."""
+    spool = Spool(folder / "spool", attempt, lambda: 1000.0 * attempt)
+    spool.begin(resume)
+    for step in range(resume + 1, last + 1):
+        spool.step(step, {"train/loss": loss / step, "perf/step_s": float(attempt)})
+    SpoolUpload(folder, SETTINGS, server).run()
+    return spool
+
+
+def lose_machine(spool: Spool, store: DictionaryStore, folder: Path) -> None:
+    """Keep what the store has of the spool and restore it in an empty folder."""
+    copy_segments(spool.folder, spool.close_segment(), store)
+    restore_segments(store, folder / "spool")
+
+
+def test_steps_trained_again_on_another_machine_stand_once(tmp_path: Path, dictionary_store: DictionaryStore) -> None:
+    """The first machine is lost after step 8, with its last commit at step 5."""
+    server = ListServer()
+    at_commit = train(tmp_path / "a", server, 1, 0, 5)
+    lose_machine(at_commit, dictionary_store, tmp_path / "b")
+    at_commit.step(6, {"train/loss": 1 / 6, "perf/step_s": 1.0})
+    at_commit.step(7, {"train/loss": 1 / 7, "perf/step_s": 1.0})
+    SpoolUpload(tmp_path / "a", SETTINGS, server).run()
+
+    second = train(tmp_path / "b", server, 2, 5, 12)
+    lose_machine(second, dictionary_store, tmp_path / "c")
+    SpoolUpload(tmp_path / "c", SETTINGS, server).run()
+
+    expected = [(step, repr(1 / step), 1_000_000 if step <= 7 else 2_000_000) for step in range(1, 13)]
+    assert [(step, value, ts) for key, value, ts, step in server.points() if key == "train/loss"] == expected
+    assert len(server.points()) == 24
+
+
+def test_a_step_that_came_out_differently_elsewhere_gets_its_later_value_too(tmp_path: Path) -> None:
+    server = ListServer()
+    train(tmp_path / "a", server, 1, 0, 3)
+    train(tmp_path / "b", server, 2, 2, 3, loss=2.0)
+
+    values = [(value, ts) for key, value, ts, step in server.points() if (key, step) == ("train/loss", 3)]
+    assert sorted(values, key=lambda point: point[1])[-1] == (repr(2 / 3), 2_000_000)
+    assert len(server.points()) == 8  # value and speed of step 3 twice
+
+
+def test_what_was_acknowledged_is_not_sent_by_another_machine(
+    tmp_path: Path, dictionary_store: DictionaryStore
+) -> None:
+    server = ListServer()
+    lose_machine(train(tmp_path / "a", server, 1, 0, 5), dictionary_store, tmp_path / "b")
+    server.batches.clear()
+    later = SpoolUpload(tmp_path / "b", SETTINGS, server)
+    assert later.state.remaining() == 0
+    later.run()
+    assert server.batches == []
+
+
+def test_no_password_of_the_address_is_shown_or_stored(tmp_path: Path) -> None:
+    settings = TrackingSettings("https://me:hunter2@server/mlflow", "unimrg", None, "uid-1", 1)
+    spool_with(tmp_path, steps=1)
+
+    SpoolUpload(tmp_path, settings, ListServer()).run()
+
+    stored = "".join(path.read_text() for path in tmp_path.rglob("*") if path.is_file())
+    assert "hunter2" not in stored + repr(settings)
+    assert json.loads((tmp_path / "mlflow.json").read_text())["uri"] == "https://server/mlflow"
+
+
+@pytest.mark.parametrize("uid", ["", "a'b", 'a"b'])
+def test_a_uid_that_cannot_be_searched_for_is_refused(uid: str) -> None:
+    with pytest.raises(UserError, match="uid"):
+        TrackingSettings("http://server", "unimrg", None, uid, 1)
+
+
+@pytest.mark.parametrize(
+    ("given", "checkpoints", "uri"),
+    [
+        (None, "file:///runs/a%20b", "sqlite:////runs/a b/mlflow.db"),
+        (None, "file:///runs/what%3F", "sqlite+pysqlite:////runs/what%3F/mlflow.db"),
+        (None, "file:///runs/my%2520project", "sqlite+pysqlite:////runs/my%2520project/mlflow.db"),
+        (None, "s3://bucket/run", "sqlite:////local/mlflow.db"),
+        ("sqlite:///here/m.db", "file:///runs/a", "sqlite:////base/here/m.db"),
+        ("http://server", "file:///runs/a", "http://server"),
+    ],
+)
+def test_the_tracking_uri_is_the_given_one_or_a_file_of_the_run(given: str | None, checkpoints: str, uri: str) -> None:
+    assert tracking_uri(given, Path("/base"), checkpoints, Path("/local")) == uri
