@@ -237,3 +237,19 @@ def test_finish_takes_the_newest_attempt_of_the_training_under_the_prefix(
     assert end.env is not None
     assert (end.env.uid, end.env.attempt) == (claimed.uid, "2")
     assert closed == ["KILLED"]
+
+
+def test_finish_passes_on_why_tracking_is_incomplete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = "MLflow refuses this job's records: the experiment is deleted"
+    report = UploadReport(0, 12, None, "", False, problem, ExitCode.CONFIGURATION)
+    monkeypatch.setattr(stages, "finish", lambda *_, **__: report)
+    env = environment(tmp_path)
+    run_stage("prepare", env)
+    stages.inputs.claim(env, stages.inputs.job_of(env), run_of(tmp_path))
+    assert run_stage("finish", environment(tmp_path)) is ExitCode.CONFIGURATION
+    assert problem in ended(env).message and "12 records" in ended(env).message
+
+
+def test_the_progress_says_why_nothing_is_tracked(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.json").write_text('{"problem": "MLflow refuses the records"}')
+    assert stages.reports.read_progress(tmp_path).message == "MLflow refuses the records"
