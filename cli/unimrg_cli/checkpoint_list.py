@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
 
 from unimrg_api.commits import ROOT
-from unimrg_trainer.checkpoint.layout import Marker, Survey, folder_of, survey
+from unimrg_trainer.checkpoint.layout import Listing, Marker, folder_of, read_listing
 from unimrg_trainer.storage.base import NotFound, ObjectStore
 
 
@@ -47,11 +47,11 @@ class Checkpoint(BaseModel):
 
 def list_checkpoints(store: ObjectStore) -> list[Checkpoint]:
     """Return every commit that was not set aside, newest first."""
-    seen = survey(store.list(ROOT))
+    seen = read_listing(store.list(ROOT))
     return [_read(store, seen, marker) for marker in seen.candidates()]
 
 
-def _read(store: ObjectStore, seen: Survey, marker: Marker) -> Checkpoint:
+def _read(store: ObjectStore, seen: Listing, marker: Marker) -> Checkpoint:
     row = Checkpoint(step=marker.step, generation=marker.generation, marker=marker.key)
     named = _json(store, marker.key).get("manifest")
     folder = folder_of(named) if isinstance(named, str) else None

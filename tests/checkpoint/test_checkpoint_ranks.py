@@ -100,7 +100,7 @@ def test_the_death_of_one_rank_ends_the_others_and_commits_nothing(tmp_path: Pat
     answers = run_ranks(2, tmp_path / "meeting", die_on, str(root), rank, place)
     assert answers[rank] is None
     message, code = answers[1 - rank]
-    assert "lost touch" in message
+    assert "lost the connection" in message
     assert code == ExitCode.COMMUNICATION
     loads(LocalStore(root), 10)
     checkpointer(LocalStore(root), attempt=2).save(small_state(20), "periodic")

@@ -170,7 +170,7 @@ def test_an_object_that_the_store_lost_before_the_marker_prevents_the_commit(
     assert list_commits(dictionary_store) == []
 
 
-def test_a_step_that_was_set_aside_can_be_committed_again(dictionary_store: DictionaryStore) -> None:
+def test_a_quarantined_step_can_be_committed_again(dictionary_store: DictionaryStore) -> None:
     keeper = checkpointer(dictionary_store)
     first = keeper.save(small_state(10), "periodic")
     quarantine(dictionary_store, first.marker, "for the test")
@@ -202,8 +202,7 @@ def test_a_state_that_no_checkpoint_can_hold_is_our_own_mistake(
 
 def test_a_checkpoint_of_another_training_is_not_loaded(dictionary_store: DictionaryStore) -> None:
     checkpointer(dictionary_store).save(small_state(10), "periodic")
-    other = checkpointer(dictionary_store)
-    other._config_digest = "e" * 64
+    other = checkpointer(dictionary_store, config_digest="e" * 64)
     with pytest.raises(CheckpointError, match="another training") as caught:
         other.load_newest()
     assert caught.value.exit_code is ExitCode.CONFIGURATION

@@ -1,4 +1,4 @@
-"""A commit that is not what its digests say is set aside, and the next older one is taken; never silence."""
+"""A commit that is not what its digests say is quarantined, and the next older one is taken; never silence."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ DAMAGES: dict[str, Damage] = {
 
 
 @pytest.mark.parametrize("name", DAMAGES)
-def test_the_older_commit_is_taken_and_the_damaged_one_set_aside(
+def test_the_older_commit_is_taken_and_the_damaged_one_quarantined(
     dictionary_store: DictionaryStore, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     keeper = checkpointer(dictionary_store)
@@ -128,7 +128,7 @@ def test_the_older_commit_is_taken_and_the_damaged_one_set_aside(
     DAMAGES[name](dictionary_store.objects, damaged)
     with caplog.at_level(logging.WARNING):
         loads(dictionary_store, 10)
-    assert "step 20 is set aside" in caplog.text
+    assert "step 20 is quarantined" in caplog.text
     assert dictionary_store.size("ckpt/step-00000020/QUARANTINED-0") is not None
     assert [commit.step for commit in list_commits(dictionary_store)] == [10]
 
@@ -143,7 +143,7 @@ def test_if_nothing_verifies_the_job_ends_instead_of_starting_anew(
 ) -> None:
     damaged = checkpointer(dictionary_store).save(small_state(20), "periodic")
     DAMAGES[name](dictionary_store.objects, damaged)
-    for _ in range(2):  # a restart must not take what was set aside for an empty prefix
+    for _ in range(2):  # a restart must not take what was quarantined for an empty prefix
         with pytest.raises(CheckpointError, match="none verifies") as caught:
             checkpointer(dictionary_store).load_newest()
         assert caught.value.exit_code is ExitCode.NOTHING_VERIFIES

@@ -67,7 +67,7 @@ def test_saving_deletes_what_is_superfluous_and_nothing_of_it_stays(
     assert dictionary_store.get("spool/attempt-1/segment-1.jsonl") == b"points"
 
 
-def test_a_commit_that_was_set_aside_keeps_no_good_one_out(dictionary_store: DictionaryStore) -> None:
+def test_a_quarantined_commit_keeps_no_good_one_out(dictionary_store: DictionaryStore) -> None:
     keeper = checkpointer(dictionary_store, keep_last=2)
     for step in (10, 20, 30):
         commit = keeper.save(small_state(step), "periodic")

@@ -203,15 +203,12 @@ def test_the_real_writers_commit_is_read(unimrg: Unimrg, run: Run) -> None:
     from unimrg_trainer.checkpoint.agreement import SingleProcess
     from unimrg_trainer.checkpoint.checkpointer import Checkpointer
     from unimrg_trainer.checkpoint.state import TrainingState
+    from unimrg_trainer.checkpoint.writer import Origin
     from unimrg_trainer.storage import LocalStore
 
     checkpointer = Checkpointer(
         LocalStore(run.root),
-        uid="f00",
-        attempt=3,
-        strategy="ddp",
-        config_digest="0" * 64,
-        data_digest="0" * 64,
+        Origin("f00", 3, "ddp", config_digest="0" * 64, data_digest="0" * 64),
         keep_last=3,
         agreement=SingleProcess(),
     )

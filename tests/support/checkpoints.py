@@ -7,6 +7,7 @@ import torch
 from unimrg_trainer.checkpoint.agreement import Agreement, SingleProcess
 from unimrg_trainer.checkpoint.checkpointer import Checkpointer
 from unimrg_trainer.checkpoint.state import TrainingState
+from unimrg_trainer.checkpoint.writer import Origin
 from unimrg_trainer.storage import ObjectStore
 
 CONFIG_DIGEST = "c" * 64
@@ -25,15 +26,16 @@ def small_state(step: int) -> TrainingState:
 
 
 def checkpointer(
-    store: ObjectStore, *, attempt: int = 1, keep_last: int = 100, agreement: Agreement | None = None
+    store: ObjectStore,
+    *,
+    attempt: int = 1,
+    keep_last: int = 100,
+    agreement: Agreement | None = None,
+    config_digest: str = CONFIG_DIGEST,
 ) -> Checkpointer:
     return Checkpointer(
         store,
-        uid="job-uid",
-        attempt=attempt,
-        strategy="ddp",
-        config_digest=CONFIG_DIGEST,
-        data_digest="d" * 64,
+        Origin("job-uid", attempt, "ddp", config_digest, "d" * 64),
         keep_last=keep_last,
         agreement=agreement or SingleProcess(),
     )

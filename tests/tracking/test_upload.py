@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import random
 import threading
 import time
 from collections.abc import Sequence
@@ -27,7 +26,6 @@ from unimrg_trainer.tracking import (
 from unimrg_trainer.tracking.errors import ActionRequiredError, RefusedError, UnavailableError, translate
 from unimrg_trainer.tracking.mlflow_run import MlflowRun, Point
 from unimrg_trainer.tracking.upload import SpoolUpload
-from unimrg_trainer.tracking.uploader import retry_wait
 
 SETTINGS = TrackingSettings("http://server", "unimrg", "run", "uid-1", 1)
 
@@ -304,14 +302,6 @@ def test_an_unexpected_error_does_not_end_the_upload(tmp_path: Path) -> None:
     server.failure = None
 
     assert uploader.stop(10).remaining == 0
-
-
-def test_waiting_times_double_up_to_a_minute_and_differ() -> None:
-    generator = random.Random(1)
-    for failures in range(1, 2000):
-        longest = min(60.0, 2.0 ** min(failures - 1, 20))
-        assert longest / 2 <= retry_wait(failures, random_source=generator) <= longest
-    assert len({retry_wait(10) for _ in range(100)}) > 90
 
 
 @pytest.mark.parametrize(

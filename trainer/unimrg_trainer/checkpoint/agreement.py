@@ -1,6 +1,6 @@
-"""How the ranks of a job come to one decision: what each of them says is heard by all.
+"""How the ranks of a job come to one decision: each gets the values of all.
 
-The checkpoint protocol needs nothing else of a process group. `together` makes any rank's failure everyone's.
+The checkpoint protocol needs nothing else of a process group. `on_all_ranks` makes any rank's failure everyone's.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class TorchAgreement:
         except RuntimeError as error:
             # gloo says the same for a peer that died and for one that is too slow
             raise CheckpointError(
-                f"rank {self.rank} lost touch with the other ranks: {str(error).splitlines()[0]}",
+                f"rank {self.rank} lost the connection to the other ranks: {str(error).splitlines()[0]}",
                 exit_code=ExitCode.COMMUNICATION,
             ) from error
         return values
@@ -93,24 +93,24 @@ class Done(Generic[T]):
     value: T
 
 
-def together(agreement: Agreement, what: str, part: Callable[[], T]) -> list[T]:
+def on_all_ranks(agreement: Agreement, what: str, part: Callable[[], T]) -> list[T]:
     """Run `part` on every rank and return all results, by rank.
 
     If it raises on any rank, every rank raises the same CheckpointError: it says `what` failed, on which
     ranks and why, with the first one's exit code (PROGRAM for an error that is not a UserError).
     """
     cause: Exception | None = None
-    said: Done[T] | Failure
+    own: Done[T] | Failure
     try:
-        said = Done(part())
+        own = Done(part())
     except UserError as error:
-        cause, said = error, Failure(error.message, error.remedy, int(error.exit_code))
+        cause, own = error, Failure(error.message, error.remedy, int(error.exit_code))
     except Exception as error:
         logger.exception("%s failed on rank %d", what, agreement.rank)
         cause = error
-        said = Failure(f"{type(error).__name__}: {error}", "", int(ExitCode.PROGRAM))
-    heard: list[Done[T] | Failure] = agreement.gather(said)
-    failures = [(rank, one) for rank, one in enumerate(heard) if isinstance(one, Failure)]
+        own = Failure(f"{type(error).__name__}: {error}", "", int(ExitCode.PROGRAM))
+    parts: list[Done[T] | Failure] = agreement.gather(own)
+    failures = [(rank, one) for rank, one in enumerate(parts) if isinstance(one, Failure)]
     if failures:
         first = failures[0][1]
         where = "" if agreement.world_size == 1 else "rank {}: "
@@ -119,11 +119,11 @@ def together(agreement: Agreement, what: str, part: Callable[[], T]) -> list[T]:
             remedy=first.remedy,
             exit_code=ExitCode(first.exit_code),
         ) from cause
-    return [one.value for one in heard if isinstance(one, Done)]
+    return [one.value for one in parts if isinstance(one, Done)]
 
 
-def told_by_first(agreement: Agreement, what: str, part: Callable[[], T]) -> T:
+def on_first_rank(agreement: Agreement, what: str, part: Callable[[], T]) -> T:
     """Run `part` on rank 0 only and return its result on every rank; its failure is everyone's."""
-    results: list[Any] = together(agreement, what, part if agreement.rank == 0 else lambda: None)
-    told: T = results[0]
-    return told
+    results: list[Any] = on_all_ranks(agreement, what, part if agreement.rank == 0 else lambda: None)
+    result: T = results[0]
+    return result

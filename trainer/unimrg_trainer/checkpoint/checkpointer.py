@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 
 from unimrg_api.errors import UserError
 from unimrg_trainer.checkpoint.agreement import Agreement
@@ -20,28 +21,13 @@ logger = logging.getLogger(__name__)
 class Checkpointer:
     """The checkpoints of one attempt of one job, below the run's prefix.
 
-    `uid` and `attempt` come from `identity`; `config_digest` says what makes two trainings the same. Every
-    rank makes the same calls in the same order.
+    `origin` has the uid and attempt that `identity` gave, and the digest that says what makes two trainings the same.
+    Every rank makes the same calls in the same order.
     """
 
-    def __init__(
-        self,
-        store: ObjectStore,
-        *,
-        uid: str,
-        attempt: int,
-        strategy: str,
-        config_digest: str,
-        data_digest: str,
-        keep_last: int,
-        agreement: Agreement,
-    ) -> None:
+    def __init__(self, store: ObjectStore, origin: Origin, *, keep_last: int, agreement: Agreement) -> None:
         self._store = store
-        self._uid = uid
-        self._attempt = attempt
-        self._strategy = strategy
-        self._config_digest = config_digest
-        self._data_digest = data_digest
+        self._origin = origin
         self._keep_last = keep_last
         self._agreement = agreement
 
@@ -58,16 +44,7 @@ class Checkpointer:
         `reason`, `mlflow_run_id` and `spool_segments` are rank 0's, for the manifest. Raises CheckpointError
         on every rank if it fails on any; the previous commits stand.
         """
-        origin = Origin(
-            uid=self._uid,
-            attempt=self._attempt,
-            strategy=self._strategy,
-            config_digest=self._config_digest,
-            data_digest=self._data_digest,
-            reason=reason,
-            mlflow_run_id=mlflow_run_id,
-            spool_segments=tuple(spool_segments),
-        )
+        origin = replace(self._origin, reason=reason, mlflow_run_id=mlflow_run_id, spool_segments=tuple(spool_segments))
         commit = write_checkpoint(self._store, state, origin, self._agreement)
         if self._agreement.rank == 0:
             logger.info("committed step %d (%s): %s/%s", commit.step, reason, self._store.uri, commit.key)
@@ -79,11 +56,11 @@ class Checkpointer:
 
         Raises CheckpointError on every rank (see `discover.load_newest`).
         """
-        return load_newest(self._store, self._agreement, config_digest=self._config_digest)
+        return load_newest(self._store, self._agreement, config_digest=self._origin.config_digest)
 
     def _clean_up(self) -> None:
         try:
-            retain(self._store, keep_last=self._keep_last, attempt=self._attempt)
+            retain(self._store, keep_last=self._keep_last, attempt=self._origin.attempt)
         except UserError as error:
             # costs space, not work: the next commit tries again
             logger.warning("old checkpoints could not be deleted: %s", error)

@@ -25,7 +25,7 @@ from unimrg_trainer.checkpoint.layout import (
     Marker,
     attempt_folder,
     folder_of,
-    survey,
+    read_listing,
 )
 from unimrg_trainer.checkpoint.manifest import SCHEMA_VERSION, Manifest, Unverified, read_json
 from unimrg_trainer.storage.base import NotFound, ObjectStore, put_once
@@ -74,7 +74,7 @@ def reserve(store: ObjectStore, step: int, attempt: int) -> Reservation:
 
     Raises CommitConflict if the step has a commit that nobody quarantined.
     """
-    seen = survey(store.list(step_folder(step)))
+    seen = read_listing(store.list(step_folder(step)))
     standing = seen.candidates()
     if standing:
         raise _conflict(store, standing[0])

@@ -1,6 +1,6 @@
-"""Finds the newest commit that verifies, and sets aside those that do not, for people to look at.
+"""Finds the newest commit that verifies, and quarantines those that do not, for people to look at.
 
-Only evidence sets a commit aside: something missing, or bytes that contradict a digest. A store that cannot
+Only evidence quarantines a commit: something missing, or bytes that contradict a digest. A store that cannot
 be reached, or a schema of a newer version, is an error to report and says nothing about the commit.
 """
 
@@ -13,9 +13,9 @@ from unimrg_api.commits import ROOT
 from unimrg_api.digests import canonical_json
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
-from unimrg_trainer.checkpoint.agreement import Agreement, CheckpointError, together, told_by_first
+from unimrg_trainer.checkpoint.agreement import Agreement, CheckpointError, on_all_ranks, on_first_rank
 from unimrg_trainer.checkpoint.commit import Commit, read_marker
-from unimrg_trainer.checkpoint.layout import Marker, survey
+from unimrg_trainer.checkpoint.layout import Marker, read_listing
 from unimrg_trainer.checkpoint.manifest import SCHEMA_VERSION, Unverified
 from unimrg_trainer.checkpoint.reader import read_manifest, read_state, verify
 from unimrg_trainer.checkpoint.state import TrainingState
@@ -25,9 +25,9 @@ logger = logging.getLogger(__name__)
 
 
 def list_commits(store: ObjectStore) -> list[Commit]:
-    """Return all commits with a readable marker that nobody set aside, newest first."""
+    """Return all commits with a readable marker that nobody quarantined, newest first."""
     commits = []
-    for marker in survey(store.list(ROOT)).candidates():
+    for marker in read_listing(store.list(ROOT)).candidates():
         try:
             commits.append(read_marker(store, marker))
         except Unverified as finding:
@@ -41,8 +41,8 @@ def newest_verified(store: ObjectStore) -> Commit | None:
     Commits that do not verify are quarantined on the way. Raises CheckpointError (NOTHING_VERIFIES) if
     there are commits and none verifies: starting anew would throw away work without anybody deciding so.
     """
-    seen = survey(store.list(ROOT))
-    findings = [f"step {marker.step} was set aside before" for marker in sorted(seen.quarantined)]
+    seen = read_listing(store.list(ROOT))
+    findings = [f"step {marker.step} was quarantined before" for marker in sorted(seen.quarantined)]
     for marker in seen.candidates():
         try:
             commit = read_marker(store, marker)
@@ -63,13 +63,13 @@ def newest_verified(store: ObjectStore) -> Commit | None:
 
 
 def quarantine(store: ObjectStore, marker: Marker, finding: str) -> None:
-    """Set a commit aside: nobody loads it any more, and its step can be committed again.
+    """Quarantine a commit: nobody loads it any more, and its step can be committed again.
 
     Nothing happens if the marker is gone: then retention deleted the commit while we looked at it.
     """
     if store.size(marker.key) is None:
         return
-    logger.warning("step %d is set aside, its commit %s does not verify: %s", marker.step, marker.key, finding)
+    logger.warning("step %d is quarantined, its commit %s does not verify: %s", marker.step, marker.key, finding)
     content = {"schema_version": SCHEMA_VERSION, "finding": finding, "created": time.time()}
     try:
         store.put(marker.quarantine_key, canonical_json(content).encode(), if_absent=True)
@@ -88,21 +88,21 @@ def load_newest(
     schema.
     """
     while True:
-        commit = told_by_first(agreement, "looking for a checkpoint", lambda: newest_verified(store))
+        commit = on_first_rank(agreement, "looking for a checkpoint", lambda: newest_verified(store))
         if commit is None:
             return None
-        state = _read_together(store, agreement, commit, config_digest)
+        state = _read_on_all_ranks(store, agreement, commit, config_digest)
         if state is not None:
             return commit, state
 
 
-def _read_together(
+def _read_on_all_ranks(
     store: ObjectStore, agreement: Agreement, commit: Commit, config_digest: str | None
 ) -> TrainingState | None:
     """Read a commit on every rank; quarantine it and return None if rank 0 finds it damaged."""
     what = f"reading the checkpoint of step {commit.step}"
     loaded: list[TrainingState] = []
-    answers = together(agreement, what, lambda: _read(store, commit, config_digest, loaded))
+    answers = on_all_ranks(agreement, what, lambda: _read(store, commit, config_digest, loaded))
     found = [(rank, finding) for rank, finding in enumerate(answers) if finding is not None]
     if not found:
         return loaded[0]
@@ -110,9 +110,9 @@ def _read_together(
     if rank != 0:
         # Rank 0 read the same objects and they were right: the fault lies between the store and that rank.
         raise CheckpointError(f"{what} failed: rank {rank}, unlike rank 0, found: {finding}")
-    told_by_first(
+    on_first_rank(
         agreement,
-        f"setting aside the checkpoint of step {commit.step}",
+        f"quarantining the checkpoint of step {commit.step}",
         lambda: quarantine(store, commit.marker, finding),
     )
     return None
@@ -121,7 +121,7 @@ def _read_together(
 def _read(store: ObjectStore, commit: Commit, config_digest: str | None, into: list[TrainingState]) -> str | None:
     """Put the state into `into` and return what is wrong with the commit, if anything is.
 
-    What a rank returns is told to all others, and a state is large.
+    What a rank returns is sent to all others, and a state is large.
     """
     try:
         manifest = read_manifest(store, commit)

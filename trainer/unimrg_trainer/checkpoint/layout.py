@@ -51,7 +51,7 @@ class Folder:
 
 
 @dataclass(frozen=True)
-class Survey:
+class Listing:
     """Everything that a listing shows below `ckpt/`."""
 
     committed: set[Marker] = field(default_factory=set)
@@ -86,9 +86,9 @@ def folder_of(manifest_key: str) -> Folder | None:
     return Folder(match[1], int(match[2]), int(match[3]), {})
 
 
-def survey(listing: Iterable[tuple[str, int]]) -> Survey:
+def read_listing(listing: Iterable[tuple[str, int]]) -> Listing:
     """Sort a listing of (key, bytes); keys that are none of ours are passed over."""
-    result = Survey()
+    result = Listing()
     for key, size in listing:
         if match := _MARKER.fullmatch(key):
             seen = result.committed if match[2] == "COMMITTED" else result.quarantined

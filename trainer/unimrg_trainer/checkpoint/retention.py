@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 
 from unimrg_api.commits import ROOT
 from unimrg_trainer.checkpoint.commit import Commit, read_marker, reservation_bytes, reserved_at
-from unimrg_trainer.checkpoint.layout import RESERVATION, Folder, Marker, Survey, survey
+from unimrg_trainer.checkpoint.layout import RESERVATION, Folder, Listing, Marker, read_listing
 from unimrg_trainer.checkpoint.manifest import Unverified
 from unimrg_trainer.storage.base import AlreadyExists, ObjectStore
 
@@ -37,7 +37,7 @@ def retain(store: ObjectStore, *, keep_last: int, attempt: int, now: float | Non
     in seconds since 1970. May be repeated after a crash at any point. Raises StorageError.
     """
     now = time.time() if now is None else now
-    seen = survey(store.list(ROOT))
+    seen = read_listing(store.list(ROOT))
     commits, unreadable = _read_markers(store, seen)
     good = [commit for commit in commits.values() if commit.marker not in seen.quarantined]
     doomed = superfluous(good, keep_last)
@@ -48,7 +48,7 @@ def retain(store: ObjectStore, *, keep_last: int, attempt: int, now: float | Non
         deleted += _delete_folder(store, seen.folders.get(commit.folder))
     if len(kept) >= NEVER_DELETED:
         oldest = min(commit.step for commit in kept)
-        deleted += _delete_set_aside(store, seen, commits, unreadable, oldest)
+        deleted += _delete_quarantined(store, seen, commits, unreadable, oldest)
     referenced = {commit.folder for commit in commits.values()}
     doubtful = {marker.step for marker in unreadable}
     for folder in seen.folders.values():
@@ -60,7 +60,7 @@ def retain(store: ObjectStore, *, keep_last: int, attempt: int, now: float | Non
     return deleted
 
 
-def _read_markers(store: ObjectStore, seen: Survey) -> tuple[dict[Marker, Commit], set[Marker]]:
+def _read_markers(store: ObjectStore, seen: Listing) -> tuple[dict[Marker, Commit], set[Marker]]:
     commits, unreadable = {}, set()
     for marker in seen.committed:
         try:
@@ -70,9 +70,9 @@ def _read_markers(store: ObjectStore, seen: Survey) -> tuple[dict[Marker, Commit
     return commits, unreadable
 
 
-def _delete_set_aside(
+def _delete_quarantined(
     store: ObjectStore,
-    seen: Survey,
+    seen: Listing,
     commits: dict[Marker, Commit],
     unreadable: set[Marker],
     oldest: int,

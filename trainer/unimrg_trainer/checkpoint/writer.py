@@ -11,7 +11,7 @@ from safetensors.torch import save as to_safetensors
 
 from unimrg_api.digests import sha256_of
 from unimrg_api.exit_codes import ExitCode
-from unimrg_trainer.checkpoint.agreement import Agreement, CheckpointError, together, told_by_first
+from unimrg_trainer.checkpoint.agreement import Agreement, CheckpointError, on_all_ranks, on_first_rank
 from unimrg_trainer.checkpoint.commit import Commit, publish, reserve
 from unimrg_trainer.checkpoint.layout import object_name
 from unimrg_trainer.checkpoint.manifest import Manifest, ObjectEntry, TensorEntry
@@ -31,7 +31,7 @@ class Origin:
     strategy: str
     config_digest: str
     data_digest: str
-    reason: str
+    reason: str = ""
     mlflow_run_id: str | None = None
     spool_segments: tuple[str, ...] = ()
 
@@ -54,10 +54,10 @@ def write_checkpoint(store: ObjectStore, state: TrainingState, origin: Origin, a
     """
     what = f"the checkpoint of step {state.step}"
     _agree_on_contents(state, what, agreement)
-    reservation = told_by_first(agreement, f"reserving {what}", lambda: reserve(store, state.step, origin.attempt))
+    reservation = on_first_rank(agreement, f"reserving {what}", lambda: reserve(store, state.step, origin.attempt))
     sizes = {name: tensor.nbytes for name, tensor in state.tensors.items()}
     names = shares(sizes, agreement.world_size)[agreement.rank]
-    written = together(
+    written = on_all_ranks(
         agreement,
         f"writing {what}",
         lambda: write_share(store, reservation.folder, state, names, agreement.rank),
@@ -67,7 +67,7 @@ def write_checkpoint(store: ObjectStore, state: TrainingState, origin: Origin, a
         objects = [one for share in written for one in share]
         return publish(store, reservation, _manifest(state, origin, agreement.world_size, objects))
 
-    return told_by_first(agreement, f"publishing {what}", publishing)
+    return on_first_rank(agreement, f"publishing {what}", publishing)
 
 
 def shares(sizes: Mapping[str, int], world_size: int) -> list[list[str]]:
@@ -122,7 +122,7 @@ def _agree_on_contents(state: TrainingState, what: str, agreement: Agreement) ->
         tensors = {name: [str(t.dtype), list(t.shape)] for name, t in state.tensors.items()}
         return sha256_of({"step": state.step, "tensors": tensors, "extra": state.extra})
 
-    outlines = together(agreement, what, outline)
+    outlines = on_all_ranks(agreement, what, outline)
     others = [rank for rank, one in enumerate(outlines) if one != outlines[0]]
     if others:
         raise CheckpointError(

@@ -15,6 +15,7 @@ from unimrg_trainer.checkpoint.agreement import TorchAgreement
 from unimrg_trainer.checkpoint.checkpointer import Checkpointer
 from unimrg_trainer.checkpoint.commit import Commit
 from unimrg_trainer.checkpoint.state import TrainingState
+from unimrg_trainer.checkpoint.writer import Origin
 from unimrg_trainer.data.dataset import Dataset
 from unimrg_trainer.engine.canonical_state import import_state
 from unimrg_trainer.engine.initial_weights import build_initial
@@ -44,11 +45,7 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
     assert host_group is not None
     checkpointer = Checkpointer(
         setup.run,
-        uid=env.uid,
-        attempt=int(env.attempt),
-        strategy="ddp",
-        config_digest=job.training_digest(dataset.digest),
-        data_digest=dataset.digest,
+        Origin(env.uid, int(env.attempt), "ddp", job.training_digest(dataset.digest), dataset.digest),
         keep_last=job.spec.checkpoint.keep_last,
         agreement=TorchAgreement(host_group),
     )

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.redaction import clean
+from unimrg_api.texts import backoff
 from unimrg_trainer.tracking.errors import ActionRequiredError, UnavailableError
 from unimrg_trainer.tracking.mlflow_run import MlflowRun
 from unimrg_trainer.tracking.segments import read_json, write_json
@@ -25,15 +26,6 @@ _logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 1.0
 LONGEST_WAIT_SECONDS = 60.0
-
-
-def retry_wait(failures: int, first: float = 1.0, random_source: random.Random | None = None) -> float:
-    """Return the seconds to wait after that many failures in a row: 1, 2, 4 … 60, each cut by up to a half at random.
-
-    Many jobs must not come back at the same moment.
-    """
-    longest = min(LONGEST_WAIT_SECONDS, first * 2.0 ** min(failures - 1, 20))
-    return longest * (random_source or random.Random()).uniform(0.5, 1.0)
 
 
 @dataclass(frozen=True)
@@ -130,7 +122,10 @@ class Uploader:
                 succeeded = self._pass()
                 if stopping and (succeeded or self._exit_code not in (ExitCode.OK, ExitCode.UNAVAILABLE)):
                     return
-                wait = self._poll_seconds if succeeded else retry_wait(self._failures, self._first_wait)
+                wait = self._poll_seconds
+                if not succeeded:
+                    # Cut at random: many jobs must not come back at the same moment.
+                    wait = backoff(self._first_wait, LONGEST_WAIT_SECONDS, self._failures) * random.uniform(0.5, 1.0)
                 # While stopping, the caller's time-out ends the waiting.
                 (self._abandon if stopping else self._stop).wait(wait)
         except Exception:
