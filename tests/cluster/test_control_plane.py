@@ -28,32 +28,6 @@ def test_a_pytorch_job_without_its_container_is_refused_by_the_webhook(
         control_plane.apply(job, namespace=namespace)
 
 
-def test_pod_security_refuses_a_pod_that_does_not_give_up_its_rights(
-    control_plane: ControlPlane, namespace: str
-) -> None:
-    pod = {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": "loose"},
-        "spec": {"containers": [{"name": "main", "image": "x"}]},
-    }
-    with pytest.raises(KubectlError, match='violates PodSecurity "restricted'):
-        control_plane.apply(pod, namespace=namespace)
-
-
-def test_a_service_account_may_do_what_its_role_says_and_nothing_else(
-    control_plane: ControlPlane, namespace: str
-) -> None:
-    control_plane.kubectl("create", "serviceaccount", "reader", f"--namespace={namespace}")
-    control_plane.kubectl("create", "role", "reader", "--verb=get,list", "--resource=pods", f"--namespace={namespace}")
-    binding = ["--role=reader", f"--serviceaccount={namespace}:reader", f"--namespace={namespace}"]
-    control_plane.kubectl("create", "rolebinding", "reader", *binding)
-    reader = f"--kubeconfig={control_plane.service_account_kubeconfig(namespace, 'reader')}"
-    assert "items" in control_plane.kubectl("get", "pods", "-o", "json", reader)
-    with pytest.raises(KubectlError, match="forbidden"):
-        control_plane.kubectl("get", "secrets", reader)
-
-
 def test_without_the_programs_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("UNIMRG_REQUIRE_CLUSTER", raising=False)
     monkeypatch.delenv("KUBEBUILDER_ASSETS", raising=False)

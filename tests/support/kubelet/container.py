@@ -18,7 +18,7 @@ from tests.support.kubelet.volumes import TERMINATION_LOG, in_folder
 
 
 class Container:
-    """Starts, signals and judges the container of one spec.
+    """Starts and signals the container of one spec, and says how it ended.
 
     `root` is its own file system, its logs lie in `logs`. `ended(self)` is called, from any thread, when it is over.
     """
@@ -34,12 +34,8 @@ class Container:
 
     @property
     def log(self) -> Path:
-        """The log of its present or last run."""
-        return self.log_of(self.state.restarts)
-
-    def log_of(self, restart: int) -> Path:
-        """Return the log of a run, counted from 0."""
-        return self._logs / f"{self.state.name}.{restart}.log"
+        """What it has written."""
+        return self._logs / f"{self.state.name}.log"
 
     def start(self, environment: Mapping[str, str], folders: Mapping[str, Path]) -> None:
         """Start its command; `folders` says where the container's paths lie."""
@@ -57,14 +53,6 @@ class Container:
             self._process = GuardedProcess(command, self.log, folder=place, environment=environment)
             self.state.process = self._process.pid
             threading.Thread(target=self._wait, args=(self._process,), daemon=True).start()
-
-    def restart_later(self) -> None:
-        """Forget the last run but for what the status shows of it."""
-        self.state.last = self.state.state()
-        self.state.restarts += 1
-        self.state.started = self.state.exit_code = None
-        self.state.message = self._ending_reason = ""
-        self.state.waiting_reason = "CrashLoopBackOff"
 
     def signal(self, number: int, reason: str = "") -> None:
         """Send a signal to the main process; with SIGKILL all descendants go, too. `reason` is reported as its end."""
@@ -113,16 +101,8 @@ class Container:
     def _wait(self, process: GuardedProcess) -> None:
         status = process.wait()
         assert status is not None
-        self._judge(status)
-
-    def _judge(self, status: int) -> None:
         code = 128 - status if status < 0 else status
-        reason = self._ending_reason or ("Completed" if code == 0 else "Error")
-        if self.spec.get("terminationMessagePolicy") == "FallbackToLogsOnError" and code and not self._message():
-            lines = self.log.read_bytes()[-2048:].splitlines(keepends=True)[-80:]
-            self._report(code, reason, b"".join(lines).decode(errors="replace"))
-        else:
-            self._report(code, reason, self._message())
+        self._report(code, self._ending_reason or ("Completed" if code == 0 else "Error"), self._message())
 
     def _message(self) -> str:
         try:

@@ -7,14 +7,14 @@ notice. There is no DNS either: a literal value that is the name of a pod's head
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote
 
 from tests.support.kubelet.api import Api, ApiError, Object
-from tests.support.kubelet.references import NotYetError, contents, field
-from tests.support.kubelet.volumes import in_folder
+from tests.support.kubelet.volumes import NotYetError, in_folder
 
 PATH_VARIABLES = {
     "UNIMRG_TERMINATION_LOG": "/dev/termination-log",
@@ -40,15 +40,10 @@ def container_environment(
         "KUBERNETES_SERVICE_PORT": "443",
         "HOSTNAME": pod["metadata"]["name"],
     }
-    for source in container.get("envFrom", []):
-        for kind in ("secret", "configMap"):
-            if reference := source.get(f"{kind}Ref"):
-                data = contents(api, namespace, kind, reference["name"], reference.get("optional", False))
-                values |= {source.get("prefix", "") + key: value.decode() for key, value in data.items()}
     addresses = _Addresses(api, namespace)
     for variable in container.get("env", []):
         if source := variable.get("valueFrom"):
-            value = _referred(api, pod, container, source)
+            value = _referred(api, pod, source)
         else:
             value = addresses.replace(expanded(variable.get("value", ""), values))
         if value is not None:
@@ -68,23 +63,39 @@ def expanded(text: str, values: Mapping[str, str]) -> str:
     )
 
 
-def _referred(api: Api, pod: Object, container: Object, source: Object) -> str | None:
+def _referred(api: Api, pod: Object, source: Object) -> str | None:
+    """Return what a field of the pod or a key of a secret holds; None for an optional key that is not there."""
     if reference := source.get("fieldRef"):
-        return field(pod, reference["fieldPath"])
-    if reference := source.get("resourceFieldRef"):
-        limits = container.get("resources", {}).get("limits", {})
-        return str(limits.get(reference["resource"].removeprefix("limits."), "0"))
-    kind = "secret" if "secretKeyRef" in source else "configMap"
-    reference = source[f"{kind}KeyRef"]
-    namespace, name, key = pod["metadata"]["namespace"], reference["name"], reference["key"]
-    optional = reference.get("optional", False)
-    data = contents(api, namespace, kind, name, optional)
-    if key in data:
-        return data[key].decode()
-    if optional:
+        return _field(pod, reference["fieldPath"])
+    reference, namespace = source["secretKeyRef"], pod["metadata"]["namespace"]
+    name, key = reference["name"], reference["key"]
+    try:
+        data = api.request("GET", f"/api/v1/namespaces/{namespace}/secrets/{name}").get("data", {})
+    except ApiError as error:
+        if error.status != 404:
+            raise
+        data = None
+    if data and key in data:
+        return base64.b64decode(data[key]).decode()
+    if reference.get("optional", False):
         return None
-    title = kind[0].upper() + kind[1:]
-    raise NotYetError("CreateContainerConfigError", f"couldn't find key {key} in {title} {namespace}/{name}")
+    problem = f'secret "{name}" not found' if data is None else f"couldn't find key {key} in Secret {namespace}/{name}"
+    raise NotYetError("CreateContainerConfigError", problem)
+
+
+def _field(pod: Object, path: str) -> str:
+    """Return a field of the pod as the downward API names it; raises NotYetError for one that is not played here."""
+    if found := re.fullmatch(r"metadata\.(labels|annotations)\['(.+)'\]", path):
+        return str(pod["metadata"].get(found[1], {}).get(found[2], ""))
+    values = {
+        "metadata.name": pod["metadata"]["name"],
+        "metadata.uid": pod["metadata"]["uid"],
+        "spec.nodeName": pod["spec"]["nodeName"],
+        "status.podIP": pod["status"]["podIP"],
+    }
+    if path not in values:
+        raise NotYetError("CreateContainerConfigError", f"unsupported fieldPath: {path}")
+    return str(values[path])
 
 
 class _Addresses:
@@ -95,7 +106,7 @@ class _Addresses:
         self._pods = f"/api/v1/namespaces/{namespace}/pods"
         self._services = f"/api/v1/namespaces/{namespace}/services"
         self._namespace = namespace
-        # Headless services of gangs have a pod's name; anything else that looks like a name is just a word.
+        # Headless services of worker groups have a pod's name; anything else that looks like a name is just a word.
         self._names = {item["metadata"]["name"] for item in api.request("GET", self._pods)["items"]}
 
     def replace(self, value: str) -> str:

@@ -55,15 +55,14 @@ def _answer(request: BaseHTTPRequestHandler, find: Callable[[str, str], Pod | No
         request.send_error(404, "no such container here")
         return
     container = found[0]
-    previous = options.get("previous") == "true"
-    log = container.log_of(container.state.restarts - 1) if previous else container.log
+    log = container.log
     if not log.exists():
         request.send_error(404, "the container has no log yet")
         return
     request.send_response(200)
     request.send_header("Content-Type", "text/plain")
     request.end_headers()
-    follow = options.get("follow") == "true" and not previous
+    follow = options.get("follow") == "true"
     try:
         for data in _contents(log, int(options.get("tailLines", -1)), container if follow else None):
             request.wfile.write(data)

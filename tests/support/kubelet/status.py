@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import datetime
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 Object = dict[str, Any]
 MESSAGE_BYTES = 4096
@@ -31,9 +31,6 @@ class ContainerState:
     message: str = ""
     finished: float = 0.0
     process: int = 0
-    restarts: int = 0
-    last: Object = field(default_factory=dict)
-    """The terminated state before the last restart."""
 
     @property
     def running(self) -> bool:
@@ -57,43 +54,32 @@ class ContainerState:
         waiting = {"reason": self.waiting_reason}
         return {"waiting": waiting | ({"message": self.waiting_message} if self.waiting_message else {})}
 
-    def status(self, init: bool) -> Object:
-        """Return the API's `containerStatuses` entry; an init container is ready once it has succeeded."""
+    def status(self) -> Object:
+        """Return the API's `containerStatuses` entry."""
         return {
             "name": self.name,
             "image": self.image,
             "imageID": self.image if self.process else "",
             "containerID": f"process://{self.process}" if self.process else "",
-            "ready": self.exit_code == 0 if init else self.running,
+            "ready": self.running,
             "started": self.running,
-            "restartCount": self.restarts,
+            "restartCount": 0,
             "state": self.state(),
-            "lastState": self.last,
+            "lastState": {},
         }
 
 
-Phase = Literal["Pending", "Running", "Succeeded", "Failed"]
-
-
-def phase(init: list[ContainerState], main: list[ContainerState], restart_policy: str, ending: bool = False) -> Phase:
-    """Return the phase of a pod; `ending` where nothing will be started or restarted any more."""
-    again = not ending
-    if any(item.exit_code for item in init) and not (again and restart_policy != "Never"):
-        return "Failed"
-    ended = [item for item in main if item.exit_code is not None]
-    if len(ended) == len(main) and not (again and restart_policy == "Always"):
-        if all(item.exit_code == 0 for item in ended):
-            return "Succeeded"
-        if not again or restart_policy == "Never":
-            return "Failed"
-    return "Running" if any(item.process for item in main) else "Pending"
+def phase_of(containers: list[ContainerState]) -> str:
+    """Return the phase of a pod whose containers are never started again."""
+    codes = [item.exit_code for item in containers]
+    if None not in codes:
+        return "Failed" if any(codes) else "Succeeded"
+    return "Running" if any(item.process for item in containers) else "Pending"
 
 
 def pod_status(
-    init: list[ContainerState],
-    main: list[ContainerState],
+    containers: list[ContainerState],
     *,
-    pod_phase: Phase,
     started: float,
     now: float,
     changed: dict[str, tuple[str, float]],
@@ -101,30 +87,29 @@ def pod_status(
     host: str,
 ) -> Object:
     """Return the pod's status. `changed` holds each condition's last (status, since) and is brought up to date."""
-    over = pod_phase in ("Succeeded", "Failed")
-    ready = all(item.running for item in main)
-    why = {"reason": "PodCompleted"} if pod_phase == "Succeeded" else {"reason": "ContainersNotReady"}
+    phase = phase_of(containers)
+    ready = all(item.running for item in containers)
+    why = {"reason": "PodCompleted"} if phase == "Succeeded" else {"reason": "ContainersNotReady"}
     conditions = []
-    for name, holds, reason in (
-        ("PodReadyToStartContainers", not over, {}),
-        ("Initialized", all(item.exit_code == 0 for item in init), {"reason": "ContainersNotInitialized"}),
-        ("ContainersReady", ready, why),
-        ("Ready", ready, why),
+    for name, holds in (
+        ("PodReadyToStartContainers", phase not in ("Succeeded", "Failed")),
+        ("Initialized", True),
+        ("ContainersReady", ready),
+        ("Ready", ready),
     ):
         value = "True" if holds else "False"
         if changed.get(name, ("", 0.0))[0] != value:
             changed[name] = (value, now)
         condition = {"type": name, "status": value, "lastTransitionTime": timestamp(changed[name][1])}
         # None takes away the reason of before: reports are merged.
-        conditions.append(condition | ({"reason": None} if holds else reason))
+        conditions.append(condition | ({"reason": None} if holds else why))
     return {
-        "phase": pod_phase,
+        "phase": phase,
         "startTime": timestamp(started),
         "hostIP": host,
         "hostIPs": [{"ip": host}],
         "podIP": address,
         "podIPs": [{"ip": address}],
         "conditions": conditions,
-        "initContainerStatuses": [item.status(init=True) for item in init],
-        "containerStatuses": [item.status(init=False) for item in main],
+        "containerStatuses": [item.status() for item in containers],
     }

@@ -1,4 +1,4 @@
-"""The volumes of a pod as folders: emptyDir, secret, configMap, downwardAPI, projected, claims and host paths."""
+"""The volumes of a pod as folders: emptyDir and PersistentVolumeClaim."""
 
 from __future__ import annotations
 
@@ -6,7 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tests.support.kubelet.api import Api, ApiError, Object
-from tests.support.kubelet.references import NotYetError, contents, field
+
+
+class NotYetError(Exception):
+    """A container cannot start yet: the waiting reason and message that a kubelet reports."""
+
+    def __init__(self, reason: str, message: str = "") -> None:
+        super().__init__(message)
+        self.reason, self.message = reason, message
+
 
 TERMINATION_LOG = "/dev/termination-log"
 OWN_FOLDERS = ("/run/unimrg", "/cache")
@@ -48,42 +56,10 @@ def in_folder(value: str, folders: Mapping[str, Path]) -> str:
 
 
 def _make(api: Api, pod: Object, volume: Object, folder: Path) -> Path:
-    namespace = pod["metadata"]["namespace"]
-    if path := volume.get("hostPath", {}).get("path"):
-        return Path(path)
     if claim := volume.get("persistentVolumeClaim"):
-        return _claimed(api, namespace, claim["claimName"])
+        return _claimed(api, pod["metadata"]["namespace"], claim["claimName"])
     folder.mkdir(parents=True, exist_ok=True)
-    sources = volume["projected"]["sources"] if "projected" in volume else [volume]
-    for source in sources:
-        for name, value in _files(api, pod, source).items():
-            path = folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(value)
     return folder
-
-
-def _files(api: Api, pod: Object, source: Object) -> dict[str, bytes]:
-    namespace = pod["metadata"]["namespace"]
-    if reference := source.get("downwardAPI"):
-        return {item["path"]: field(pod, item["fieldRef"]["fieldPath"]).encode() for item in reference["items"]}
-    if reference := source.get("serviceAccountToken"):
-        account = pod["spec"].get("serviceAccountName", "default")
-        wanted = {"expirationSeconds": reference.get("expirationSeconds", 3600)}
-        path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token"
-        body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": wanted}
-        return {reference["path"]: api.request("POST", path, body)["status"]["token"].encode()}
-    for kind in ("secret", "configMap"):
-        if reference := source.get(kind):
-            # Volumes say secretName, sources of projected ones say name.
-            name = reference.get("secretName") or reference["name"]
-            try:
-                data = contents(api, namespace, kind, name, reference.get("optional", False))
-            except NotYetError as error:
-                raise NotYetError("ContainerCreating", error.message) from None
-            items = {item["key"]: item["path"] for item in reference.get("items", [])}
-            return {items.get(key, key): value for key, value in data.items() if not items or key in items}
-    return {}
 
 
 def _claimed(api: Api, namespace: str, name: str) -> Path:
