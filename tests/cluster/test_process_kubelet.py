@@ -1,4 +1,4 @@
-"""The kubelet of the tests keeps a kubelet's contract, seen through the API server; two workers meet on it."""
+"""The kubelet of the tests keeps a kubelet's contract, seen through the API server."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from tests.support.alive import alive
 from tests.support.control_plane import ControlPlane, KubectlError
 from tests.support.kubelet import ProcessKubelet
-from tests.support.pods import RESTRICTED, Pods, condition, container_state, shell, terminated
+from tests.support.pods import Pods, condition, container_state, shell, terminated
 
 
 def test_a_pod_reports_its_exit_code_message_and_times(pods: Pods) -> None:
@@ -123,57 +123,6 @@ def test_processes_of_pods_die_with_the_kubelet(control_plane: ControlPlane, nam
         time.sleep(0.05)
     assert not any(map(alive, processes))
     control_plane.kubectl("delete", "node", "short-lived")
-
-
-_ALL_REDUCE = """
-import torch, torch.distributed as dist
-dist.init_process_group("gloo")
-total = torch.ones(1) * (dist.get_rank() + 1)
-dist.all_reduce(total)
-print("rank", dist.get_rank(), "of", dist.get_world_size(), "total", int(total), flush=True)
-dist.destroy_process_group()
-"""
-
-
-def test_two_workers_without_a_master_all_reduce_and_succeed(pods: Pods, control_plane: ControlPlane) -> None:
-    control_plane.kubectl(
-        "create", "configmap", "program", f"--from-literal=reduce.py={_ALL_REDUCE}", f"--namespace={pods.namespace}"
-    )
-    rank = {"fieldRef": {"fieldPath": "metadata.labels['training.kubeflow.org/replica-index']"}}
-    container = {
-        "name": "pytorch",
-        "image": "none",
-        "command": ["torchrun", "--nnodes=2", "--nproc-per-node=1", "--node-rank=$(NODE_RANK)"],
-        "args": ["--master-addr=$(MASTER)", "--master-port=29500", "$(PROGRAM)"],
-        "env": [
-            {"name": "NODE_RANK", "valueFrom": rank},
-            {"name": "MASTER", "value": "gang-worker-0"},
-            {"name": "PROGRAM", "value": "/program/reduce.py"},
-        ],
-        "securityContext": RESTRICTED,
-        "volumeMounts": [{"name": "program", "mountPath": "/program"}],
-    }
-    volumes = [{"name": "program", "configMap": {"name": "program"}}]
-    worker = {
-        "replicas": 2,
-        "restartPolicy": "Never",
-        "template": {"spec": {"containers": [container], "volumes": volumes}},
-    }
-    job = {
-        "apiVersion": "kubeflow.org/v1",
-        "kind": "PyTorchJob",
-        "metadata": {"name": "gang"},
-        "spec": {
-            "runPolicy": {"cleanPodPolicy": "Running", "backoffLimit": 0},
-            "pytorchReplicaSpecs": {"Worker": worker},
-        },
-    }
-    control_plane.apply(job, namespace=pods.namespace)
-    control_plane.kubectl(
-        "wait", "--for=condition=Succeeded", "pytorchjob/gang", f"--namespace={pods.namespace}", "--timeout=60s"
-    )
-    for index in (0, 1):
-        assert f"rank {index} of 2 total 3" in pods.logs(f"gang-worker-{index}")
 
 
 def _command(process: int) -> list[str]:
