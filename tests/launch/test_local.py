@@ -21,39 +21,8 @@ from unimrg_api import load
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.termination import TerminationRecord
-from unimrg_trainer.launch import local, stages
+from unimrg_trainer.launch import local
 from unimrg_trainer.launch.lock import run_lock
-from unimrg_trainer.tracking import UploadReport
-
-
-class Finishes:
-    """In place of the tracker: counts how runs were closed, without MLflow."""
-
-    def __init__(self) -> None:
-        self.statuses: list[str] = []
-
-    def finish(self, run_dir: Path, store: object, settings: object, status: str, timeout: float) -> UploadReport:
-        self.statuses.append(status)
-        return UploadReport(sent=1, remaining=0, run_id="r", url="", status_set=True)
-
-
-class NoUploader:
-    """An uploader that uploads nothing."""
-
-    def __init__(self, *_: object) -> None: ...
-
-    def start(self) -> None: ...
-
-    def stop(self, timeout: float) -> None: ...
-
-
-@pytest.fixture
-def finishes(monkeypatch: pytest.MonkeyPatch) -> Finishes:
-    """Runs are closed here instead of in MLflow."""
-    result = Finishes()
-    monkeypatch.setattr(stages, "Uploader", NoUploader)
-    monkeypatch.setattr(stages, "finish", result.finish)
-    return result
 
 
 def run(folder: Path, processes: int | None = None, **changes: Any) -> tuple[int, str]:
@@ -81,14 +50,14 @@ def signal_when(ready: Callable[[], bool], *numbers: signal.Signals) -> threadin
     return thread
 
 
-def test_a_job_runs_from_check_to_finish_and_a_second_time_has_nothing_to_do(
-    tmp_path: Path, finishes: Finishes
-) -> None:
+def test_a_job_runs_from_check_to_finish_and_again_has_nothing_to_do(tmp_path: Path, closed: list[str]) -> None:
+    tmp_path = tmp_path / "my runs"
+    tmp_path.mkdir()
     code, text = run(tmp_path)
     assert code == 0, text
     assert "Harmon Tiny" in text and "12 steps" in text
-    assert f"mlflow ui --backend-store-uri sqlite:///{tmp_path}/run/mlflow.db" in text
-    assert finishes.statuses == ["FINISHED"]
+    assert f"mlflow ui --backend-store-uri 'sqlite:///{tmp_path}/run/mlflow.db'" in text, "a command to be pasted"
+    assert closed == ["FINISHED"]
     assert sorted(path.name for path in (tmp_path / "run" / "outcomes").iterdir()) == [
         "attempt-1-evaluate.json",
         "attempt-1-train.json",
@@ -99,25 +68,25 @@ def test_a_job_runs_from_check_to_finish_and_a_second_time_has_nothing_to_do(
     again, text = run(tmp_path)
     assert again == 0
     assert "complete before: step 12" in text and "Harmon Tiny" in text
-    assert finishes.statuses == ["FINISHED"]
+    assert closed == ["FINISHED"]
     assert [path.name for path in (tmp_path / "run" / "attempts").iterdir()] == ["1.json"]
 
 
-def test_a_complete_run_whose_launcher_died_before_it_closed_it_is_closed_by_the_next(
-    tmp_path: Path, finishes: Finishes
-) -> None:
+def test_a_complete_run_that_was_not_closed_is_closed_without_its_data(tmp_path: Path, closed: list[str]) -> None:
     assert run(tmp_path, stages__evaluate__mode="Never")[0] == 0
     (tmp_path / "run" / "outcomes" / "finished.json").unlink()
     (tmp_path / "run" / "outcomes" / "attempt-1-train.json").unlink()
+    shutil.rmtree(tmp_path / "data")
     code, text = run(tmp_path, stages__evaluate__mode="Never")
     assert code == 0 and "complete before: step 12" in text
-    assert finishes.statuses == ["FINISHED", "FINISHED"]
+    assert closed == ["FINISHED", "FINISHED"]
     assert run(tmp_path, stages__evaluate__mode="Never")[0] == 0
-    assert finishes.statuses == ["FINISHED", "FINISHED"]
+    assert closed == ["FINISHED", "FINISHED"]
+    assert not list((tmp_path / "data").rglob("PUBLISHED")), "the data was prepared again"
 
 
 @pytest.mark.parametrize("damage", ["an object is missing", "copied from another step"])
-def test_a_run_whose_last_commit_is_damaged_is_not_complete(tmp_path: Path, finishes: Finishes, damage: str) -> None:
+def test_a_run_whose_last_commit_is_damaged_is_not_complete(tmp_path: Path, closed: list[str], damage: str) -> None:
     assert run(tmp_path, stages__evaluate__mode="Never", training__stopStep=6)[0] == 0
     checkpoints = tmp_path / "run" / "ckpt"
     if damage == "copied from another step":
@@ -128,11 +97,11 @@ def test_a_run_whose_last_commit_is_damaged_is_not_complete(tmp_path: Path, fini
     code, text = run(tmp_path, stages__evaluate__mode="Never")
     assert code == 0
     assert "complete before" not in text
-    assert (tmp_path / "run" / "outcomes" / f"attempt-{len(finishes.statuses)}-train.json").exists()
+    assert (tmp_path / "run" / "outcomes" / f"attempt-{len(closed)}-train.json").exists()
 
 
 def test_an_interrupted_training_is_closed_as_killed_and_goes_on_the_next_time(
-    tmp_path: Path, finishes: Finishes, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, closed: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FAKE_TRAIN", "wait")
     local_dir = tmp_path / "run" / "local"
@@ -141,17 +110,17 @@ def test_an_interrupted_training_is_closed_as_killed_and_goes_on_the_next_time(
     thread.join()
     assert code == ExitCode.INTERRUPTED
     assert "Interrupted during train: step 5 is committed" in text
-    assert finishes.statuses == ["KILLED"]
+    assert closed == ["KILLED"]
 
     monkeypatch.setenv("FAKE_TRAIN", "complete")
     code, text = run(tmp_path, stages__evaluate__mode="Never")
     assert code == 0
-    assert finishes.statuses == ["KILLED", "FINISHED"]
+    assert closed == ["KILLED", "FINISHED"]
     assert sorted(path.name for path in (tmp_path / "run" / "attempts").iterdir()) == ["1.json", "2.json"]
 
 
 def test_an_interrupted_evaluation_leaves_the_run_incomplete(
-    tmp_path: Path, finishes: Finishes, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, closed: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FAKE_EVALUATE", "wait")
     local_dir = tmp_path / "run" / "local"
@@ -161,11 +130,11 @@ def test_an_interrupted_evaluation_leaves_the_run_incomplete(
     assert code == ExitCode.INTERRUPTED, text
     assert not (tmp_path / "run" / "outcomes" / "evaluated.json").exists()
     assert "Interrupted during evaluate: step 12 is committed" in text
-    assert finishes.statuses == ["KILLED"]
+    assert closed == ["KILLED"]
 
 
 def test_a_failed_training_shows_the_cause_the_log_and_where_it_is(
-    tmp_path: Path, finishes: Finishes, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, closed: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FAKE_TRAIN", "fail")
     code, text = run(tmp_path)
@@ -173,13 +142,13 @@ def test_a_failed_training_shows_the_cause_the_log_and_where_it_is(
     assert "rank 0: RuntimeError: the loss went for a walk" in text
     assert "Traceback" in text
     assert str(tmp_path / "run" / "local" / "logs" / "attempt-1") in text
-    assert finishes.statuses == ["FAILED"]
+    assert closed == ["FAILED"]
     record = TerminationRecord.parse((tmp_path / "run" / "outcomes" / "attempt-1-train.json").read_bytes())
     assert record.rank == 0
 
 
 def test_what_the_user_can_mend_is_said_without_log_and_traceback(
-    tmp_path: Path, finishes: Finishes, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, closed: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FAKE_TRAIN", "refuse")
     code, text = run(tmp_path)
@@ -191,7 +160,7 @@ def test_what_the_user_can_mend_is_said_without_log_and_traceback(
 
 
 def test_the_log_that_is_shown_is_that_of_the_stage_that_failed(
-    tmp_path: Path, finishes: Finishes, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, closed: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FAKE_TRAIN", "wait")
     (tmp_path / "run" / "local").mkdir(parents=True)
@@ -211,23 +180,13 @@ def test_the_log_that_is_shown_is_that_of_the_stage_that_failed(
 
 
 def test_nothing_is_evaluated_where_nothing_is_committed(
-    tmp_path: Path, finishes: Finishes, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, closed: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FAKE_TRAIN", "early")
     code, _ = run(tmp_path, stages__evaluate__mode="Always")
     assert code == ExitCode.PROGRAM
     assert not (tmp_path / "run" / "outcomes" / "attempt-1-evaluate.json").exists()
-    assert finishes.statuses == ["FAILED"]
-
-
-def test_data_of_a_complete_run_that_was_deleted_is_not_made_again(tmp_path: Path, finishes: Finishes) -> None:
-    assert run(tmp_path, stages__evaluate__mode="Never")[0] == 0
-    shutil.rmtree(tmp_path / "data")
-    (tmp_path / "run" / "outcomes" / "finished.json").unlink()
-    code, text = run(tmp_path, stages__evaluate__mode="Never")
-    assert code == 0 and "complete before: step 12" in text
-    assert not list((tmp_path / "data").rglob("PUBLISHED"))
-    assert finishes.statuses == ["FINISHED", "FINISHED"]
+    assert closed == ["FAILED"]
 
 
 def test_labels_and_annotations_are_not_handed_to_processes(tmp_path: Path) -> None:
@@ -245,18 +204,11 @@ def test_a_job_that_no_variable_holds_is_refused(tmp_path: Path, monkeypatch: py
         local.local_environment(job, file, None)
 
 
-def test_the_command_that_shows_the_curves_can_be_pasted(tmp_path: Path, finishes: Finishes) -> None:
-    folder = tmp_path / "my runs"
-    folder.mkdir()
-    _, text = run(folder, stages__evaluate__mode="Never")
-    assert f"mlflow ui --backend-store-uri 'sqlite:///{folder}/run/mlflow.db'" in text
-
-
-def test_a_check_that_fails_begins_no_attempt(tmp_path: Path, finishes: Finishes) -> None:
+def test_a_check_that_fails_begins_no_attempt(tmp_path: Path, closed: list[str]) -> None:
     code, text = run(tmp_path, data__sources=WITH_IMAGES)
     assert code == ExitCode.INPUT_MISSING
     assert "check failed (66" in text and "spec.data.sources" in text
-    assert finishes.statuses == []
+    assert closed == []
     assert not (tmp_path / "run" / "attempts").exists()
 
 
@@ -265,18 +217,13 @@ def test_a_second_run_of_the_same_prefix_is_refused(tmp_path: Path) -> None:
         run(tmp_path)
 
 
-def test_what_only_a_cluster_heeds_is_said(tmp_path: Path) -> None:
-    job, _ = tiny_job(tmp_path, image="registry/unimrg:1", trainer={"nodes": 2, "gpusPerNode": 8})
-    text = "\n".join(local.ignored_fields(job, None))
-    assert "spec.image" in text and "spec.trainer.nodes (2)" in text and "spec.trainer.gpusPerNode (8)" in text
-    assert local.ignored_fields(tiny_job(tmp_path)[0], None) == []
-
-
-def test_everything_that_a_job_sets_for_a_cluster_alone_is_named(tmp_path: Path) -> None:
+def test_every_field_that_only_a_cluster_uses_is_named(tmp_path: Path) -> None:
     job, _ = tiny_job(
         tmp_path,
+        image="registry/unimrg:1",
         trainer={
-            "gpusPerNode": 0,
+            "nodes": 2,
+            "gpusPerNode": 8,
             "serviceAccountName": "default",
             "volumes": [{"claimName": "a", "mountPath": "/mnt/a"}],
         },
@@ -286,7 +233,11 @@ def test_everything_that_a_job_sets_for_a_cluster_alone_is_named(tmp_path: Path)
     )
     job = job.model_copy(update={"metadata": type(job.metadata)(name="tiny", namespace="team")})
     lines = local.ignored_fields(job, None)
+    assert local.ignored_fields(tiny_job(tmp_path)[0], None) == []
     assert [line.partition(" ignored")[0] for line in lines] == [
+        "spec.image is",
+        "spec.trainer.nodes (2) is",
+        "spec.trainer.gpusPerNode (8) is",
         "spec.storage.credentials is",
         "spec.tracking.mlflow.credentials is",
         "spec.trainer.volumes is",

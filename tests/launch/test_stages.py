@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.local_jobs import WITH_IMAGES, tiny_job
+from tests.support.local_jobs import tiny_job
 from unimrg_api.environment import PodEnvironment
 from unimrg_api.errors import Interrupted
 from unimrg_api.exit_codes import ExitCode
@@ -21,34 +19,7 @@ from unimrg_trainer.launch.local import local_environment
 from unimrg_trainer.launch.signals import StopRequest
 from unimrg_trainer.storage import open_store
 from unimrg_trainer.storage.base import ObjectStore
-from unimrg_trainer.tracking import TerminalStatus, UploadReport
-
-
-class NoUploader:
-    """In place of the tracker's thread, which would load MLflow."""
-
-    def __init__(self, *_: object) -> None:
-        self.stopped = 0.0
-
-    def start(self) -> None:
-        return
-
-    def stop(self, timeout: float) -> None:
-        self.stopped = timeout
-
-
-@pytest.fixture
-def closed(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[TerminalStatus]]:
-    """What `finish` was asked to close runs as; no MLflow is involved."""
-    statuses: list[TerminalStatus] = []
-
-    def finish(run_dir: Path, store: object, settings: object, status: Any, timeout: float) -> UploadReport:
-        statuses.append(status)
-        return UploadReport(sent=1, remaining=0, run_id="r", url="", status_set=True)
-
-    monkeypatch.setattr(stages, "Uploader", NoUploader)
-    monkeypatch.setattr(stages, "finish", finish)
-    yield statuses
+from unimrg_trainer.tracking import TerminalStatus
 
 
 def environment(folder: Path, **changes: Any) -> PodEnvironment:
@@ -74,17 +45,6 @@ def test_a_check_leaves_nothing_but_its_termination_record(tmp_path: Path) -> No
     assert ended(env).reason == "Completed"
     assert [key for key, _ in run_of(tmp_path).list() if not key.startswith("local/")] == []
     assert not list((tmp_path / "data").rglob("*")) or not any(p.is_file() for p in (tmp_path / "data").rglob("*"))
-
-
-def test_photographs_that_are_not_there_are_named_by_the_check(tmp_path: Path) -> None:
-    env = environment(tmp_path, data__sources=WITH_IMAGES)
-    assert run_stage("check", env) is ExitCode.INPUT_MISSING
-    assert "spec.data.sources" in ended(env).message
-    assert str(tmp_path / "photographs") in ended(env).message
-
-
-def test_shards_that_are_not_there_are_refused_by_the_check(tmp_path: Path) -> None:
-    assert run_stage("check", environment(tmp_path, data__sources=None)) is ExitCode.INPUT_MISSING
 
 
 def test_a_number_of_processes_that_cannot_share_the_rows_is_refused_by_the_check(tmp_path: Path) -> None:
@@ -145,19 +105,6 @@ def test_a_stage_does_not_begin_after_a_request_to_stop(tmp_path: Path) -> None:
     assert not (tmp_path / "data").exists()
 
 
-def test_a_prefix_of_another_training_is_refused(tmp_path: Path, closed: list[TerminalStatus]) -> None:
-    env = environment(tmp_path)
-    assert run_stage("prepare", env) is ExitCode.OK
-    first = stages.inputs.claim(env, stages.inputs.job_of(env), run_of(tmp_path))
-    other = environment(tmp_path, training__seed=7)
-    assert run_stage("check", other) is ExitCode.CONFIGURATION
-    assert run_stage("train", other) is ExitCode.CONFIGURATION
-    assert "belongs to another training" in ended(other).message
-    again = environment(tmp_path)
-    same = stages.inputs.claim(again, stages.inputs.job_of(again), run_of(tmp_path))
-    assert (same.uid, int(same.attempt)) == (first.uid, int(first.attempt) + 1)
-
-
 def test_an_attempt_numbered_from_outside_keeps_its_number_when_its_pod_comes_back(tmp_path: Path) -> None:
     env = dataclasses.replace(environment(tmp_path), uid="kubernetes", attempt="4")
     run_stage("prepare", env)
@@ -176,25 +123,10 @@ def test_pods_of_several_nodes_do_not_count_attempts_themselves(tmp_path: Path) 
     assert "UNIMRG_ATTEMPT" in ended(several).message
 
 
-def test_training_leaves_its_logs_and_its_outcome_beside_the_checkpoints(
-    tmp_path: Path, closed: list[TerminalStatus]
-) -> None:
-    env, stop = environment(tmp_path), StopRequest()
-    run_stage("prepare", env)
-    end = stages.execute("train", env, stop, rank_module="tests.support.fake_engine")
-    assert end.env is not None
-    assert (end.code, end.env.attempt) == (ExitCode.OK, "1")
-    assert (end.record.step, end.record.total_steps) == (12, 12)
-    run = run_of(tmp_path)
-    kept = [key for key, _ in run.list("logs/")]
-    assert kept == ["logs/attempt-1/train/rank-0.log"]
-    assert json.loads(run.get("job.json"))["uid"] == end.env.uid
-    assert TerminationRecord.parse(run.get("outcomes/attempt-1-train.json")).exit_code == 0
-
-
 @pytest.mark.parametrize(
     ("train", "evaluate", "status"),
     [
+        (0, "unwanted", "FINISHED"),
         (0, 0, "FINISHED"),
         (0, 70, "FAILED"),
         (65, None, "FAILED"),
@@ -206,20 +138,14 @@ def test_training_leaves_its_logs_and_its_outcome_beside_the_checkpoints(
     ],
 )
 def test_a_run_is_closed_as_what_its_stages_were(
-    tmp_path: Path, train: int | None, evaluate: int | None, status: str
+    tmp_path: Path, train: int | None, evaluate: int | str | None, status: str
 ) -> None:
-    job, _ = tiny_job(tmp_path)
+    job, _ = tiny_job(tmp_path, stages__evaluate__mode="Never" if evaluate == "unwanted" else "OnSuccess")
     run = run_of(tmp_path)
     for stage, code in (("train", train), ("evaluate", evaluate)):
-        if code is not None:
+        if isinstance(code, int):
             outcomes.note(run, "1", stage, TerminationRecord(exit_code=code))
     assert outcomes.terminal_status(outcomes.result(run, job, "1")) == status
-
-
-def test_without_an_evaluation_training_alone_decides(tmp_path: Path) -> None:
-    job, _ = tiny_job(tmp_path, stages__evaluate__mode="Never")
-    outcomes.note(run_of(tmp_path), "1", "train", TerminationRecord(exit_code=0))
-    assert outcomes.result(run_of(tmp_path), job, "1") == "Succeeded"
 
 
 def test_finish_takes_the_newest_attempt_of_the_training_under_the_prefix(

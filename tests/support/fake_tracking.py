@@ -1,0 +1,36 @@
+"""Stands in for the tracker in tests of the launcher: nothing is uploaded, and runs are closed without MLflow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from unimrg_trainer.launch import stages
+from unimrg_trainer.tracking import TerminalStatus, UploadReport
+
+
+class NoUploads:
+    """In place of the uploader's thread, which would load MLflow."""
+
+    def __init__(self, *_: object) -> None: ...
+
+    def start(self) -> None: ...
+
+    def stop(self, timeout: float) -> None: ...
+
+
+@pytest.fixture
+def closed(monkeypatch: pytest.MonkeyPatch) -> list[TerminalStatus]:
+    """The statuses that `finish` closes runs with."""
+    statuses: list[TerminalStatus] = []
+
+    def finish(
+        run_dir: Path, store: object, settings: object, status: TerminalStatus, timeout: float
+    ) -> UploadReport:
+        statuses.append(status)
+        return UploadReport(sent=1, remaining=0, run_id="r", url="", status_set=True)
+
+    monkeypatch.setattr(stages, "Uploader", NoUploads)
+    monkeypatch.setattr(stages, "finish", finish)
+    return statuses
