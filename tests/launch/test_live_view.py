@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import io
-import time
+import threading
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from unimrg_api.progress import Progress
+from unimrg_trainer.files import write_atomically
 from unimrg_trainer.launch import live_view
 from unimrg_trainer.launch.progress_server import serve_progress
 
@@ -26,15 +28,32 @@ HALFWAY = Progress(
 )
 
 
-def shown(folder: Path, *reports: Progress, terminal: bool) -> str:
-    """What is written while the reports come one after the other."""
-    output = io.StringIO()
-    console = Console(file=output, force_terminal=terminal, width=160, color_system=None)
-    with serve_progress(folder, "127.0.0.1", 0) as port, live_view.live_view(console, port):
-        for report in reports:
-            (folder / "progress.json").write_text(report.to_json())
-            time.sleep(0.15)
-    return output.getvalue()
+@pytest.fixture
+def shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """A function that returns what is written while reports come one after the other."""
+    fetches, fetch_once, fetched = 0, live_view.fetch, threading.Condition()
+
+    def fetch(port: int) -> Progress | None:
+        nonlocal fetches
+        report = fetch_once(port)
+        with fetched:
+            fetches += 1
+            fetched.notify_all()
+        return report
+
+    def show(*reports: Progress, terminal: bool) -> str:
+        output = io.StringIO()
+        console = Console(file=output, force_terminal=terminal, width=160, color_system=None)
+        with serve_progress(tmp_path, "127.0.0.1", 0) as port, live_view.live_view(console, port):
+            for report in reports:
+                write_atomically(tmp_path / "progress.json", report.to_json())
+                with fetched:  # one may be under way, the next has the report, one more: it has been shown
+                    enough = fetches + 3
+                    assert fetched.wait_for(lambda enough=enough: fetches >= enough, 10)
+        return output.getvalue()
+
+    monkeypatch.setattr(live_view, "fetch", fetch)
+    return show
 
 
 def test_a_proxy_is_not_asked_for_our_own_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,26 +70,26 @@ def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live_view, "POLL_SECONDS", 0.02)
 
 
-def test_a_log_gets_a_line_with_steps_losses_speed_and_time_left(tmp_path: Path) -> None:
-    text = shown(tmp_path, HALFWAY, terminal=False)
+def test_a_log_gets_a_line_with_steps_losses_speed_and_time_left(shown: Callable[..., str]) -> None:
+    text = shown(HALFWAY, terminal=False)
     assert text == "train  30/60  1m15s left  pixel 0.500  12.0 rows/s  committed 20\n"
 
 
-def test_a_log_is_not_flooded_but_a_new_stage_is_written_at_once(tmp_path: Path) -> None:
+def test_a_log_is_not_flooded_but_a_new_stage_is_written_at_once(shown: Callable[..., str]) -> None:
     steps = [HALFWAY.model_copy(update={"step": step}) for step in range(30, 34)]
-    text = shown(tmp_path, *steps, Progress(stage="evaluate", updated=2.0), terminal=False)
+    text = shown(*steps, Progress(stage="evaluate", updated=2.0), terminal=False)
     assert [line.split()[0] for line in text.splitlines()] == ["train", "evaluate"]
 
 
-def test_a_terminal_shows_every_stage_with_its_steps(tmp_path: Path) -> None:
+def test_a_terminal_shows_every_stage_with_its_steps(shown: Callable[..., str]) -> None:
     prepared = Progress(stage="prepare", step=8, total_steps=8, updated=1.0)
-    text = shown(tmp_path, prepared, HALFWAY, terminal=True)
+    text = shown(prepared, HALFWAY, terminal=True)
     last = text.rpartition("prepare")[2]
     assert "8/8" in last and "train" in last and "30/60" in last and "pixel 0.500" in last
 
 
-def test_nobody_is_shown_defaults_as_if_they_were_a_report(tmp_path: Path) -> None:
-    assert shown(tmp_path, Progress(), terminal=False) == ""
+def test_nobody_is_shown_defaults_as_if_they_were_a_report(shown: Callable[..., str]) -> None:
+    assert shown(Progress(), terminal=False) == ""
 
 
 def test_a_server_that_is_gone_ends_nothing(tmp_path: Path) -> None:

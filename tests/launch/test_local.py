@@ -34,16 +34,14 @@ def run(folder: Path, processes: int | None = None, **changes: Any) -> tuple[int
     return code, output.getvalue()
 
 
-def signal_when(ready: Callable[[], bool], *numbers: signal.Signals) -> threading.Thread:
-    """Send signals to this process, as a terminal does, once `ready`."""
+def signal_when(ready: Callable[[], bool], number: signal.Signals) -> threading.Thread:
+    """Send a signal to this process, as a terminal does, once `ready`."""
 
     def send() -> None:
         deadline = time.monotonic() + 60
         while not ready() and time.monotonic() < deadline:
             time.sleep(0.02)
-        for number in numbers:
-            os.kill(os.getpid(), number)
-            time.sleep(0.3)
+        os.kill(os.getpid(), number)
 
     thread = threading.Thread(target=send)
     thread.start()
@@ -100,7 +98,7 @@ def test_a_run_whose_last_commit_is_damaged_is_not_complete(tmp_path: Path, clos
     assert (tmp_path / "run" / "outcomes" / f"attempt-{len(closed)}-train.json").exists()
 
 
-def test_an_interrupted_training_is_closed_as_killed_and_goes_on_the_next_time(
+def test_an_interrupted_training_is_closed_as_killed_and_resumed(
     tmp_path: Path, closed: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FAKE_TRAIN", "wait")

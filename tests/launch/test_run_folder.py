@@ -128,7 +128,7 @@ def trained(env: PodEnvironment) -> PodEnvironment:
     return end.env
 
 
-def test_points_of_a_training_whose_prefix_was_emptied_do_not_go_to_the_next(
+def test_points_of_a_training_do_not_go_to_the_next_under_its_prefix(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stages, "SHIP_SECONDS", (0.0, 0.0))

@@ -47,7 +47,7 @@ def test_a_check_leaves_nothing_but_its_termination_record(tmp_path: Path) -> No
     assert not list((tmp_path / "data").rglob("*")) or not any(p.is_file() for p in (tmp_path / "data").rglob("*"))
 
 
-def test_a_number_of_processes_that_cannot_share_the_rows_is_refused_by_the_check(tmp_path: Path) -> None:
+def test_processes_that_cannot_share_the_rows_fail_the_check(tmp_path: Path) -> None:
     env = dataclasses.replace(environment(tmp_path), processes=3)
     assert run_stage("check", env) is ExitCode.CONFIGURATION
     assert "use 2 processes" in ended(env).message
@@ -105,7 +105,7 @@ def test_a_stage_does_not_begin_after_a_request_to_stop(tmp_path: Path) -> None:
     assert not (tmp_path / "data").exists()
 
 
-def test_an_attempt_numbered_from_outside_keeps_its_number_when_its_pod_comes_back(tmp_path: Path) -> None:
+def test_a_pod_that_comes_back_has_the_number_of_its_attempt(tmp_path: Path) -> None:
     env = dataclasses.replace(environment(tmp_path), uid="kubernetes", attempt="4")
     run_stage("prepare", env)
     for _ in range(2):

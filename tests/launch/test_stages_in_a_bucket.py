@@ -142,7 +142,7 @@ def test_shards_and_weights_that_are_not_there_fail_the_check(pods: Pods) -> Non
     refused(pods.stage("check"), ExitCode.INPUT_MISSING, "spec.model.init", f"{pods.place.uri}/weights")
 
 
-def test_a_prefix_of_another_training_fails_the_check_before_any_data_is_prepared(pods: Pods) -> None:
+def test_a_prefix_of_another_training_fails_the_check(pods: Pods) -> None:
     assert pods.stage("prepare").exit_code == 0
     assert pods.stage("train", attempt="1").exit_code == 0
     pods.changes = {"training__seed": 7, "data__shards": [f"{pods.place.uri}/elsewhere"]}
@@ -154,7 +154,7 @@ def test_a_prefix_of_another_training_fails_the_check_before_any_data_is_prepare
 # Stages that know each other through the bucket only
 
 
-def test_a_job_whose_stages_share_no_disk_is_tracked_evaluated_and_finished(pods: Pods) -> None:
+def test_a_job_whose_stages_share_no_disk_goes_through_all_of_them(pods: Pods) -> None:
     for stage in ("check", "prepare"):
         assert pods.stage(stage).exit_code == 0
     assert pods.stage("train", attempt="3").exit_code == 0

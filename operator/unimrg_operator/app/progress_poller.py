@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import http
+import http.client
 import ipaddress
 import logging
 import socket
@@ -27,7 +30,6 @@ REPLY_SECONDS = 2.0
 CONCURRENCY = 16
 STAGES = ("prepare", "train", "evaluate")
 """The stages that last."""
-_HEAD_LIMIT = 4096
 
 
 @dataclass(frozen=True)
@@ -128,27 +130,31 @@ def fetch(ip: str, port: int, *, seconds: float = REPLY_SECONDS) -> bytes:
     Raises OSError where it does not come whole within `seconds`, is larger than a report may be, or is anything
     but a plain success: no redirect is followed and no proxy asked.
     """
-    end = time.monotonic() + seconds
-    host = f"[{ip}]" if ":" in ip else ip
-    answer = b""
-    with socket.create_connection((ip, port), timeout=seconds) as connection:
-        connection.settimeout(max(end - time.monotonic(), 0.001))
-        connection.sendall(f"GET /progress HTTP/1.0\r\nHost: {host}:{port}\r\n\r\n".encode())
-        while True:
-            left = end - time.monotonic()
-            if left <= 0:
-                raise TimeoutError("the answer dawdles")
-            connection.settimeout(left)
-            chunk = connection.recv(4096)
-            if not chunk:
-                break
-            answer += chunk
-            if len(answer) > _HEAD_LIMIT + SIZE_LIMIT:
-                raise OSError("the answer is too large")
-    head, separator, body = answer.partition(b"\r\n\r\n")
-    status = head.split(b"\r\n", 1)[0].split(b" ")
-    if not separator or len(status) < 2 or not status[0].startswith(b"HTTP/1.") or status[1] != b"200":
-        raise OSError("the answer is no success")
+    connection = http.client.HTTPConnection(ip, port, timeout=seconds)
+    overdue = threading.Event()
+
+    def end() -> None:
+        overdue.set()
+        with contextlib.suppress(OSError):
+            channel.shutdown(socket.SHUT_RDWR)
+
+    with contextlib.closing(connection):
+        connection.connect()
+        channel = connection.sock
+        deadline = threading.Timer(seconds, end)  # a time-out of the connection is per packet
+        deadline.start()
+        try:
+            connection.request("GET", "/progress")
+            reply = connection.getresponse()
+            body = reply.read(SIZE_LIMIT + 1)
+        except http.client.HTTPException as error:
+            raise OSError(f"the answer is not HTTP: {error!r}") from error
+        finally:
+            deadline.cancel()
+    if overdue.is_set():
+        raise TimeoutError(f"no whole answer within {seconds} s")
+    if reply.status != http.HTTPStatus.OK or not 0 < len(body) <= SIZE_LIMIT:
+        raise OSError(f"status {reply.status}, {len(body)} bytes, where {SIZE_LIMIT} are allowed")
     return body
 
 
