@@ -131,7 +131,7 @@ def trained(env: PodEnvironment) -> PodEnvironment:
 def test_points_of_a_training_do_not_go_to_the_next_under_its_prefix(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stages, "SHIP_SECONDS", (0.0, 0.0))
+    monkeypatch.setattr(stages, "UPLOAD_SECONDS", (0.0, 0.0))
     job, file = tiny_job(tmp_path, checkpoint__uri="file://one", tracking={"mlflow": {"uri": "http://127.0.0.1:9"}})
     env = dataclasses.replace(local_environment(job, file, None), run_dir=tmp_path / "local")
     first = trained(env)

@@ -19,7 +19,7 @@ from unimrg_trainer.launch.local import local_environment
 from unimrg_trainer.launch.signals import StopRequest
 from unimrg_trainer.storage import open_store
 from unimrg_trainer.storage.base import ObjectStore
-from unimrg_trainer.tracking import TerminalStatus
+from unimrg_trainer.tracking import TerminalStatus, UploadReport
 
 
 def environment(folder: Path, **changes: Any) -> PodEnvironment:

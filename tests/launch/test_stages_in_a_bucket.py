@@ -192,7 +192,7 @@ def test_points_that_no_pod_shipped_are_shipped_by_finish(pods: Pods, monkeypatc
     """The tracking server was down while training ran; its pod's disk is gone."""
     pods.stage("prepare")
     tracking = {"mlflow": {"uri": f"http://127.0.0.1:{free_port()}"}}
-    monkeypatch.setattr(stages, "SHIP_SECONDS", (0.1, 0.1))
+    monkeypatch.setattr(stages, "UPLOAD_SECONDS", (0.1, 0.1))
     pods.changes = {"tracking": tracking}
     assert pods.stage("train", attempt="1").exit_code == 0
     shutil.rmtree(pods.folder / f"pod-{pods.started}")

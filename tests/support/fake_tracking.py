@@ -25,9 +25,7 @@ def closed(monkeypatch: pytest.MonkeyPatch) -> list[TerminalStatus]:
     """The statuses that `finish` closes runs with."""
     statuses: list[TerminalStatus] = []
 
-    def finish(
-        run_dir: Path, store: object, settings: object, status: TerminalStatus, timeout: float
-    ) -> UploadReport:
+    def finish(run_dir: Path, store: object, settings: object, status: TerminalStatus, timeout: float) -> UploadReport:
         statuses.append(status)
         return UploadReport(sent=1, remaining=0, run_id="r", url="", status_set=True)
 

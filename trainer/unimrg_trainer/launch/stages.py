@@ -35,13 +35,13 @@ from unimrg_trainer.tracking import Uploader, finish, keep_spool
 logger = logging.getLogger(__name__)
 
 RANK_MODULE = "unimrg_trainer.launch.rank"
-SHIP_SECONDS = (10.0, 3.0)
+UPLOAD_SECONDS = (10.0, 3.0)
 """How long the end of a stage waits for uploads to MLflow, and after a request to stop; `finish` uploads the rest."""
 FINISH_SECONDS = (60.0, 15.0)
 """How long `finish` waits, and after a request to stop."""
 KEEP_SECONDS = (60.0, 8.0)
 """How long the end of a stage waits until outcome, points and logs are beside the checkpoints, and after a request to
-stop. Together with SHIP_SECONDS the latter is less than worker_group.GRACE_MARGIN, which the grace period keeps."""
+stop. Together with UPLOAD_SECONDS the latter is less than worker_group.GRACE_MARGIN, which the grace period keeps."""
 REPORT_SECONDS = 0.5
 
 
@@ -245,7 +245,7 @@ def _uploading(context: Context) -> Iterator[None]:
     try:
         yield
     finally:
-        uploader.stop(0.0 if context.stop.twice else SHIP_SECONDS[context.stop.requested])
+        uploader.stop(0.0 if context.stop.twice else UPLOAD_SECONDS[context.stop.requested])
 
 
 def _conclude(stage: StageName, env: PodEnvironment, result: StageResult, context: Context | None) -> TerminationRecord:
