@@ -241,7 +241,9 @@ def test_every_field_that_only_a_cluster_uses_is_named(tmp_path: Path) -> None:
         "spec.trainer.volumes is",
         "spec.trainer.serviceAccountName is",
         "metadata.namespace is",
-        "spec.runPolicy.maxRestarts, spec.runPolicy.maxInfraRestarts, spec.runPolicy.backoffSeconds are",
+        "spec.runPolicy.maxRestarts is",
+        "spec.runPolicy.maxInfraRestarts is",
+        "spec.runPolicy.backoffSeconds is",
     ]
 
 

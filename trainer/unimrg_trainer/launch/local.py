@@ -106,35 +106,33 @@ def local_environment(job: UniMRGJob, job_file: Path, processes: int | None) -> 
 
 def ignored_fields(job: UniMRGJob, processes: int | None) -> list[str]:
     """The fields of the job that only a cluster uses, one sentence each."""
-    lines = []
-    if job.spec.image is not None:
-        lines.append("spec.image is ignored: the installed unimrg runs")
-    trainer = job.spec.trainer
-    if trainer.nodes > 1:
-        lines.append(f"spec.trainer.nodes ({trainer.nodes}) is ignored: this machine is one node")
-    if trainer.gpus_per_node > 0 and processes is None:
-        lines.append(
-            f"spec.trainer.gpusPerNode ({trainer.gpus_per_node}) is ignored: one process trains; --processes N for more"
-        )
-    if job.spec.storage.credentials is not None:
-        lines.append("spec.storage.credentials is ignored: the keys of this environment are used")
-    if job.spec.tracking.mlflow.credentials is not None:
-        lines.append("spec.tracking.mlflow.credentials is ignored: the keys of this environment are used")
-    if trainer.volumes:
-        lines.append("spec.trainer.volumes is ignored: file:// means folders of this machine")
-    if "service_account_name" in trainer.model_fields_set:
-        lines.append("spec.trainer.serviceAccountName is ignored: this process's own rights count")
-    if "namespace" in job.metadata.model_fields_set:
-        lines.append("metadata.namespace is ignored: there are none on this machine")
-    policy = job.spec.run_policy
-    restarts = [
-        f"spec.runPolicy.{field.alias}"
+    spec, trainer = job.spec, job.spec.trainer
+    own_keys = "the keys of this environment are used"
+    fields = (
+        (spec.image is not None, "spec.image", "the installed unimrg runs"),
+        (trainer.nodes > 1, f"spec.trainer.nodes ({trainer.nodes})", "this machine is one node"),
+        (
+            trainer.gpus_per_node > 0 and processes is None,
+            f"spec.trainer.gpusPerNode ({trainer.gpus_per_node})",
+            "one process trains; --processes N for more",
+        ),
+        (spec.storage.credentials is not None, "spec.storage.credentials", own_keys),
+        (spec.tracking.mlflow.credentials is not None, "spec.tracking.mlflow.credentials", own_keys),
+        (bool(trainer.volumes), "spec.trainer.volumes", "file:// means folders of this machine"),
+        (
+            "service_account_name" in trainer.model_fields_set,
+            "spec.trainer.serviceAccountName",
+            "this process's own rights count",
+        ),
+        ("namespace" in job.metadata.model_fields_set, "metadata.namespace", "there are none on this machine"),
+    )
+    lines = [f"{name} is ignored: {reason}" for is_set, name, reason in fields if is_set]
+    policy = spec.run_policy
+    lines += [
+        f"spec.runPolicy.{field.alias} is ignored: `unimrg run` never restarts; the same command resumes"
         for name, field in type(policy).model_fields.items()
         if name in policy.model_fields_set and name != "stall_timeout_seconds"
     ]
-    if restarts:
-        are = "is" if len(restarts) == 1 else "are"
-        lines.append(f"{', '.join(restarts)} {are} ignored: `unimrg run` never restarts; the same command goes on")
     return lines
 
 

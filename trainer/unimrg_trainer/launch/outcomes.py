@@ -86,11 +86,6 @@ def note_result(run: ObjectStore, attempt: str, outcome: Outcome, *, tracked: bo
         logger.warning("the result of attempt %s was not kept: %s", attempt, error)
 
 
-def has_begun(run: ObjectStore) -> bool:
-    """Whether a training has begun under the prefix."""
-    return bool(attempt_numbers(run))
-
-
 def is_closed(run: ObjectStore) -> bool:
     """Whether the tracked run of the newest attempt has been closed; true without an attempt."""
     try:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 from unimrg_api.environment import PodEnvironment
 from unimrg_api.errors import Interrupted, UserError
@@ -19,6 +20,7 @@ from unimrg_api.job import UniMRGJob
 from unimrg_api.stages import STAGES, StageName
 from unimrg_api.termination import TerminationRecord
 from unimrg_trainer import job_stores
+from unimrg_trainer.checkpoint.identity import attempt_numbers
 from unimrg_trainer.data.prepare import prepare
 from unimrg_trainer.data.publication import find_publication, published
 from unimrg_trainer.engine.rows import BatchShape, cohorts_of_rank
@@ -188,20 +190,10 @@ def _run_ranks(context: Context, stage: StageName) -> StageResult:
     return classify(end)
 
 
-def _train(context: Context) -> StageResult:
-    """Train on all processes, to the stop step or to a request to stop."""
-    return _run_ranks(context, "train")
-
-
-def _evaluate(context: Context) -> StageResult:
-    """Measure the newest commit on held-out data."""
-    return _run_ranks(context, "evaluate")
-
-
 def _finish(context: Context) -> StageResult:
     """Upload what the tracking spool still holds and close the run as what it was; never the cause of a failure."""
     env, run, stop = context.env, context.run, context.stop
-    if not outcomes.has_begun(run):
+    if not attempt_numbers(run):
         return StageResult(ExitCode.OK, "Completed", f"no training has begun under {run.uri}; nothing is to be closed")
     outcome = outcomes.result(run, context.job, env.attempt)
     status = outcomes.terminal_status(outcome)
@@ -230,8 +222,8 @@ def _evaluated(context: Context) -> dict[str, float]:
 _STAGES: dict[StageName, Callable[[Context], StageResult]] = {
     "check": _check,
     "prepare": _prepare,
-    "train": _train,
-    "evaluate": _evaluate,
+    "train": partial(_run_ranks, stage="train"),
+    "evaluate": partial(_run_ranks, stage="evaluate"),
     "finish": _finish,
 }
 _AFTER_SUCCESS: dict[StageName, Callable[[Context], dict[str, float]]] = {"evaluate": _evaluated}
