@@ -107,20 +107,6 @@ def test_a_committed_step_is_refused_before_anything_is_written(dictionary_store
     assert dictionary_store.objects == before
 
 
-class TryingTwice(WrappedStore):
-    """A client that loses the first reply to every put and sends it again."""
-
-    def put(self, key: str, data: bytes | Path, *, if_absent: bool = False) -> None:
-        self.inner.put(key, data, if_absent=if_absent)
-        self.inner.put(key, data, if_absent=if_absent)
-
-
-def test_a_marker_whose_reply_was_lost_is_our_commit(dictionary_store: DictionaryStore) -> None:
-    commit = checkpointer(TryingTwice(dictionary_store)).save(small_state(10), "periodic")
-    assert list_commits(dictionary_store) == [commit]
-    loads(dictionary_store, 10)
-
-
 def test_a_marker_that_arrived_before_the_connection_broke_is_our_commit(
     dictionary_store: DictionaryStore,
 ) -> None:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import threading
-
 from tests.support.checkpoints import checkpointer, loads, small_state
 from tests.support.faulty_stores import WrappedStore
 from tests.support.s3_stores import Place
 from tests.support.tcp_gate import TcpGate
-from unimrg_trainer.checkpoint.agreement import CheckpointError
 from unimrg_trainer.checkpoint.discover import list_commits
-from unimrg_trainer.checkpoint.identity import claim_attempt, claim_identity
 
 
 def test_commits_are_found_loaded_and_deleted(s3_place: Place) -> None:
@@ -44,46 +40,3 @@ def test_a_commit_whose_last_reply_is_lost_stands_and_is_known_to(s3_place: Plac
     assert s3_gate.broken == 1
     assert [found.key for found in list_commits(s3_place.store())] == [commit.key]
     loads(s3_place.store(), 4)
-
-
-def test_of_two_attempts_that_commit_the_same_step_one_does(s3_place: Place) -> None:
-    start = threading.Barrier(2)
-    ends: dict[int, str] = {}
-
-    def commit(attempt: int) -> None:
-        meet = WrappedStore(s3_place.store(), before=lambda _, key: start.wait() if "COMMITTED" in key else None)
-        try:
-            ends[attempt] = checkpointer(meet, attempt=attempt).save(small_state(4), "periodic").folder
-        except CheckpointError as error:
-            assert "is committed already" in error.message
-            ends[attempt] = "lost"
-
-    threads = [threading.Thread(target=commit, args=(attempt,)) for attempt in (1, 2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(ends) == [1, 2]
-    winners = [folder for folder in ends.values() if folder != "lost"]
-    assert winners == [commit.folder for commit in list_commits(s3_place.store())]
-    loads(s3_place.store(), 4)
-
-
-def test_pods_that_start_together_agree_on_one_identity_and_count_apart(s3_place: Place) -> None:
-    start = threading.Barrier(4)
-    uids: list[str] = []
-    numbers: list[int] = []
-
-    def claim(number: int) -> None:
-        store = s3_place.store()
-        start.wait()
-        uids.append(claim_identity(store, f"uid-{number}", "digest"))
-        numbers.append(claim_attempt(store))
-
-    threads = [threading.Thread(target=claim, args=(number,)) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(uids) == 4 and len(set(uids)) == 1
-    assert sorted(numbers) == [1, 2, 3, 4]

@@ -178,14 +178,6 @@ def test_a_truncated_object_is_found_without_reading_a_tensor(dictionary_store: 
     assert newest_verified(WithoutTensors(dictionary_store)) == older
 
 
-def test_a_marker_that_names_another_steps_folder_is_no_commit(dictionary_store: DictionaryStore) -> None:
-    """Deleting such a commit would delete the other step's data."""
-    keeper = checkpointer(dictionary_store)
-    older = keeper.save(small_state(10), "periodic")
-    point_elsewhere(dictionary_store.objects, keeper.save(small_state(20), "periodic"))
-    assert list_commits(dictionary_store) == [older]
-
-
 def test_an_object_of_another_kind_is_refused_even_if_its_content_fits(
     dictionary_store: DictionaryStore,
 ) -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
@@ -15,6 +18,8 @@ from unimrg_api.exit_codes import ExitCode
 from unimrg_trainer.checkpoint.identity import claim_attempt, claim_identity, find_attempt
 from unimrg_trainer.storage import LocalStore
 from unimrg_trainer.storage.base import StorageError
+
+T = TypeVar("T")
 
 
 def test_the_first_claim_gives_the_uid_for_ever(dictionary_store: DictionaryStore) -> None:
@@ -53,24 +58,6 @@ def test_an_unreadable_identity_is_refused(dictionary_store: DictionaryStore, co
     assert dictionary_store.get("job.json") == content
 
 
-def test_two_first_starts_agree_on_one_uid(tmp_path: Path) -> None:
-    store = LocalStore(tmp_path)
-    start = threading.Barrier(4)
-    found: list[str] = []
-
-    def claim() -> None:
-        start.wait()
-        found.append(claim_identity(store, None, "digest"))
-
-    threads = [threading.Thread(target=claim) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(found) == 4
-    assert len(set(found)) == 1
-
-
 def test_attempts_are_numbered_from_one(dictionary_store: DictionaryStore) -> None:
     assert [claim_attempt(dictionary_store) for _ in range(11)] == list(range(1, 12))
     dictionary_store.put("attempts/notes.txt", b"not an attempt")
@@ -87,51 +74,6 @@ def test_a_start_has_one_number_that_no_other_start_gets(dictionary_store: Dicti
     assert find_attempt(dictionary_store, "a/7") is None
 
 
-def test_pods_of_one_start_agree_on_its_number(tmp_path: Path) -> None:
-    store = LocalStore(tmp_path)
-    claim_attempt(store)
-    together = threading.Barrier(4)
-    found: list[int] = []
-
-    def claim() -> None:
-        together.wait()
-        found.append(claim_attempt(store, "uid/1", 1))
-
-    threads = [threading.Thread(target=claim) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert found == [2, 2, 2, 2]
-
-
-def test_starts_at_the_same_time_get_different_numbers(tmp_path: Path) -> None:
-    store = LocalStore(tmp_path)
-    start = threading.Barrier(6)
-    found: list[int] = []
-
-    def claim() -> None:
-        start.wait()
-        found.append(claim_attempt(store))
-
-    threads = [threading.Thread(target=claim) for _ in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(found) == [1, 2, 3, 4, 5, 6]
-
-
-def test_a_claim_whose_reply_was_lost_is_ours(dictionary_store: DictionaryStore) -> None:
-    class TryingTwice(WrappedStore):
-        def put(self, key: str, data: bytes | Path, *, if_absent: bool = False) -> None:
-            self.inner.put(key, data, if_absent=if_absent)
-            self.inner.put(key, data, if_absent=if_absent)
-
-    assert claim_attempt(TryingTwice(dictionary_store)) == 1
-    assert claim_identity(TryingTwice(dictionary_store), "uid", "digest") == "uid"
-
-
 def test_an_unreachable_store_is_reported_as_such(dictionary_store: DictionaryStore) -> None:
     def fail(*_: str) -> None:
         raise StorageError("the store is away")
@@ -139,3 +81,22 @@ def test_an_unreachable_store_is_reported_as_such(dictionary_store: DictionarySt
     with pytest.raises(StorageError, match="away"):
         claim_identity(WrappedStore(dictionary_store, before=fail), "uid", "digest")
     assert dictionary_store.objects == {}
+
+
+def at_once(count: int, claim: Callable[[], T]) -> list[T]:
+    """Make the same claim in threads that start together."""
+    start = threading.Barrier(count)
+
+    def wait_and_claim(_: int) -> T:
+        start.wait()
+        return claim()
+
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(wait_and_claim, range(count)))
+
+
+def test_claims_at_the_same_time_agree_on_the_uid_and_on_numbers(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    assert len(set(at_once(4, lambda: claim_identity(store, None, "digest")))) == 1
+    assert sorted(at_once(6, lambda: claim_attempt(store))) == [1, 2, 3, 4, 5, 6]
+    assert at_once(4, lambda: claim_attempt(store, "uid/1", 1)) == [7, 7, 7, 7], "the pods of one start"

@@ -30,22 +30,6 @@ def commits_of(numbers: Sequence[int]) -> list[Commit]:
     return [Commit(step, 0, 1, "", "") for step in numbers]
 
 
-@pytest.mark.parametrize(
-    ("present", "keep_last", "deleted"),
-    [
-        ([], 3, []),
-        ([10], 1, []),
-        ([10, 20], 1, []),
-        ([10, 20, 30], 1, [10]),
-        ([30, 10, 20, 40], 3, [10]),
-        ([30, 10, 20, 40], 2, [10, 20]),
-        ([10, 20], 100, []),
-    ],
-)
-def test_all_but_the_newest_are_superfluous(present: list[int], keep_last: int, deleted: list[int]) -> None:
-    assert steps(superfluous(commits_of(present), keep_last)) == deleted
-
-
 @given(present=st.sets(st.integers(0, 99)), keep_last=st.integers(-1, 10))
 def test_the_newest_two_are_never_superfluous(present: set[int], keep_last: int) -> None:
     deleted = set(steps(superfluous(commits_of(list(present)), keep_last)))

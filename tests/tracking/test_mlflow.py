@@ -21,7 +21,6 @@ import pytest
 from tests.support.dictionary_store import DictionaryStore
 from tests.support.mlflow_server import MlflowServer
 from tests.support.tcp_gate import TcpGate
-from tests.support.virtual_clock import VirtualClock
 from unimrg_api.exit_codes import ExitCode
 from unimrg_trainer.tracking import (
     Spool,
@@ -29,7 +28,6 @@ from unimrg_trainer.tracking import (
     TrackingSettings,
     Uploader,
     check_server,
-    copy_segments,
     finish,
 )
 from unimrg_trainer.tracking.settings import sqlite_uri
@@ -144,28 +142,6 @@ def test_a_killed_and_resumed_job_is_one_run_with_every_point_once(uri: str, tmp
     assert resume_step == "5" and stamps[7] <= int(started) <= stamps[8]
 
 
-def test_a_server_that_comes_late_gets_everything(
-    mlflow_server: MlflowServer, tcp_gate: TcpGate, tmp_path: Path
-) -> None:
-    settings = settings_for(tcp_gate.uri)
-    spool = Spool(tmp_path / "spool", 1)
-    spool.step(1, {"train/loss": 1.0})
-    uploader = Uploader(tmp_path, settings, first_wait=0.05, poll_seconds=0.05)
-    uploader.start()
-    wait_until(lambda: uploader.report().problem != "")
-
-    tcp_gate.open()
-    wait_until(lambda: uploader.report().run_id is not None)
-    spool.step(2, {"train/loss": 2.0})
-    report = uploader.stop(60)
-
-    assert report.run_id is not None and report.remaining == 0
-    assert [step for step, _, _ in history(mlflow_server.uri, report.run_id, "train/loss")] == [1, 2]
-    known = json.loads((tmp_path / "mlflow.json").read_text())
-    assert known["run_id"] == report.run_id
-    assert report.url == known["url"] and known["url"].endswith(f"/runs/{report.run_id}")
-
-
 def test_a_server_that_dies_in_mid_run_loses_nothing(mlflow_server: MlflowServer, tmp_path: Path) -> None:
     settings = settings_for(mlflow_server.uri)
     spool = Spool(tmp_path / "spool", 1)
@@ -187,6 +163,10 @@ def test_a_server_that_dies_in_mid_run_loses_nothing(mlflow_server: MlflowServer
     assert report.run_id is not None and report.remaining == 0
     points = history(mlflow_server.uri, report.run_id, "train/loss")
     assert [step for step, _, _ in points] == list(range(1, 101))
+    assert (report.problem, report.exit_code) == ("", ExitCode.OK)
+    known = json.loads((tmp_path / "mlflow.json").read_text())
+    assert (known["run_id"], known["problem"], known["url"]) == (report.run_id, "", report.url)
+    assert report.url.endswith(f"/runs/{report.run_id}")
 
 
 def test_a_server_that_swallows_requests_does_not_hold_up_the_end(tcp_gate: TcpGate, tmp_path: Path) -> None:
@@ -248,21 +228,6 @@ def test_of_two_runs_with_one_uid_the_oldest_wins(mlflow_server: MlflowServer, t
 
     run = client.get_run(younger)
     assert run.data.tags["unimrg.duplicate_of"] == older and run.info.status == "KILLED"
-
-
-def test_a_job_evaluated_again_with_other_questions_has_every_unchanged_score_once(
-    uri: str, tmp_path: Path, virtual_clock: VirtualClock
-) -> None:
-    settings = settings_for(uri)
-    Spool(tmp_path / "spool", 1, virtual_clock).step(10, {"eval/heldout/depth/after": 0.25, "eval/spatial/acc": 71.0})
-    upload_all(tmp_path, settings)
-    virtual_clock.advance(60)
-    Spool(tmp_path / "spool", 2, virtual_clock).step(10, {"eval/heldout/depth/after": 0.25, "eval/spatial/acc": 72.0})
-    run_id = upload_all(tmp_path, settings)
-
-    assert [point[:2] for point in history(uri, run_id, "eval/heldout/depth/after")] == [(10, 0.25)]
-    assert [point[:2] for point in history(uri, run_id, "eval/spatial/acc")] == [(10, 71.0), (10, 72.0)]
-    assert client_of(uri).get_run(run_id).data.metrics["eval/spatial/acc"] == 72.0
 
 
 def test_a_job_whose_experiment_is_renamed_between_attempts_keeps_its_run(
@@ -362,22 +327,6 @@ def test_finish_closes_the_run_and_the_next_attempt_opens_it(
     Spool(tmp_path / "spool", 2).begin(1)
     assert upload_all(tmp_path, settings) == report.run_id
     assert client.get_run(report.run_id).info.status == "RUNNING"
-
-
-def test_finish_ships_from_the_store_what_the_lost_machine_had_copied(
-    mlflow_server: MlflowServer, tmp_path: Path, dictionary_store: DictionaryStore
-) -> None:
-    settings = settings_for(mlflow_server.uri)
-    spool = Spool(tmp_path / "lost/spool", 1)
-    spool.step(1, {"train/loss": 1.0})
-    names = spool.close_segment()
-    copy_segments(spool.folder, names, dictionary_store)
-
-    report = finish(tmp_path / "new", dictionary_store, settings, "FAILED")
-
-    assert report.sent == 1 and report.run_id is not None
-    assert history(mlflow_server.uri, report.run_id, "train/loss")[0][:2] == (1, 1.0)
-    assert client_of(mlflow_server.uri).get_run(report.run_id).info.status == "FAILED"
 
 
 def test_finish_ends_in_time_without_a_server_and_saves_the_rest_in_the_store(

@@ -15,7 +15,7 @@ import pytest
 from tests.support.dictionary_store import DictionaryStore
 from tests.support.virtual_clock import VirtualClock
 from unimrg_trainer.tracking import copy_segments, read_attempts, read_curves, restore_segments
-from unimrg_trainer.tracking.segments import list_segments, read_records
+from unimrg_trainer.tracking.segments import list_segments, new_values, read_records
 from unimrg_trainer.tracking.spool import Spool
 
 WRITER = """
@@ -120,59 +120,6 @@ def test_a_step_trained_again_with_the_same_bits_is_not_written_again(
     assert read_curves(tmp_path)["perf/step_s"] == {1: 0.5, 2: 0.5, 3: 0.5, 4: 9.0}
     steps = [record["step"] for record in read_records(tmp_path) if record["op"] == "step"]
     assert steps == [1, 2, 3, 4]
-
-
-def test_a_step_trained_again_with_other_bits_is_written_whole_and_wins(tmp_path: Path) -> None:
-    first = Spool(tmp_path, 1)
-    first.step(1, {"train/loss": 0.1, "perf/step_s": 1.0})
-    first.step(2, {"train/loss": 0.2, "perf/step_s": 1.0})
-
-    second = Spool(tmp_path, 2)
-    second.begin(0)
-    assert not second.step(1, {"train/loss": 0.1, "perf/step_s": 2.0})
-    assert second.step(2, {"train/loss": math.nextafter(0.2, 1), "perf/step_s": 2.0})
-
-    curves = read_curves(tmp_path)
-    assert curves["train/loss"] == {1: 0.1, 2: math.nextafter(0.2, 1)}
-    assert curves["perf/step_s"] == {1: 1.0, 2: 2.0}
-    assert [record["attempt"] for record in read_records(tmp_path) if record["op"] == "step"] == [1, 1, 2]
-
-
-def test_scores_evaluated_again_are_compared_with_the_scores_before(tmp_path: Path) -> None:
-    Spool(tmp_path, 1).step(10, {"train/loss": 0.5})
-    Spool(tmp_path, 1).step(10, {"eval/spatial/acc": 71.0})
-
-    again = Spool(tmp_path, 2)
-
-    assert not again.step(10, {"eval/spatial/acc": 71.0})
-    assert again.step(10, {"eval/spatial/acc": 72.0})
-
-
-def test_of_scores_evaluated_again_only_new_and_changed_ones_are_written(tmp_path: Path) -> None:
-    scores = {"eval/heldout/depth/after": 0.25, "eval/heldout/depth/p": math.nan, "eval/spatial/acc": 71.0}
-    Spool(tmp_path, 1).step(10, scores)
-    again = Spool(tmp_path, 2)
-
-    assert again.step(10, {**scores, "eval/spatial/acc": 72.0, "eval/spatial/left/acc": 60.0})
-    assert not again.step(10, {**scores, "eval/spatial/acc": 72.0})
-    assert again.step(10, scores)  # back to the first value, which is a change too
-
-    written = [record["metrics"] for record in read_records(tmp_path) if record["op"] == "step"]
-    assert written[1:] == [{"eval/spatial/acc": 72.0, "eval/spatial/left/acc": 60.0}, {"eval/spatial/acc": 71.0}]
-
-
-def test_scores_beside_values_of_training_are_compared_apart(tmp_path: Path) -> None:
-    values = {"train/loss": 0.5, "train/grad_norm": 1.0, "perf/step_s": 1.0, "eval/spatial/acc": 71.0}
-    Spool(tmp_path, 1).step(10, values)
-
-    Spool(tmp_path, 2).step(10, {**values, "perf/step_s": 2.0, "eval/spatial/acc": 72.0})
-    Spool(tmp_path, 3).step(10, {**values, "train/loss": 0.4, "eval/spatial/acc": 72.0})
-
-    written = [record["metrics"] for record in read_records(tmp_path) if record["op"] == "step"]
-    assert written[1:] == [
-        {"eval/spatial/acc": 72.0},
-        {"train/loss": 0.4, "train/grad_norm": 1.0, "perf/step_s": 1.0},
-    ]
 
 
 def test_attempts_tell_when_they_began_and_from_which_step(tmp_path: Path, virtual_clock: VirtualClock) -> None:
@@ -289,3 +236,36 @@ def test_importing_the_tracker_does_not_import_mlflow() -> None:
     code = "import sys, unimrg_trainer.tracking; sys.exit('mlflow' in sys.modules)"
 
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("values", "earlier", "new"),
+    [
+        ({"train/loss": 0.1, "perf/step_s": 2.0}, {"train/loss": 0.1, "perf/step_s": 1.0}, set()),
+        (
+            {"train/loss": 0.2, "perf/step_s": 2.0},
+            {"train/loss": 0.1, "perf/step_s": 1.0},
+            {"train/loss", "perf/step_s"},
+        ),
+        ({"train/loss": -math.nan, "train/b": 1.0}, {"train/loss": math.nan}, {"train/b"}),
+        ({"train/loss": -0.0}, {"train/loss": 0.0}, {"train/loss"}),
+        ({"perf/step_s": 2.0, "ckpt/save_s": 1.0}, {"perf/step_s": 1.0}, {"ckpt/save_s"}),
+        (
+            {"eval/a": 1.0, "eval/b": 2.0, "eval/c": math.nan},
+            {"eval/a": 1.0, "eval/b": 1.0, "eval/c": math.nan},
+            {"eval/b"},
+        ),
+        ({"train/loss": 0.2, "eval/a": 1.0}, {"train/loss": 0.1, "eval/a": 1.0}, {"train/loss"}),
+        ({"train/loss": 0.1, "eval/a": 2.0}, {"train/loss": 0.1, "eval/a": 1.0}, {"eval/a"}),
+    ],
+)
+def test_of_a_step_run_again_only_what_differs_is_new(
+    values: dict[str, float], earlier: dict[str, float], new: set[str]
+) -> None:
+    assert new_values(values, earlier) == {name: value for name, value in values.items() if name in new}
+
+
+def test_a_score_that_changes_back_is_written_again(tmp_path: Path) -> None:
+    Spool(tmp_path, 1).step(10, {"eval/spatial/acc": 71.0})
+    again = Spool(tmp_path, 2)
+    assert [again.step(10, {"eval/spatial/acc": score}) for score in (71.0, 72.0, 72.0, 71.0)] == [0, 1, 0, 1]

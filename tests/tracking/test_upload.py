@@ -124,22 +124,6 @@ def test_acknowledged_lines_are_not_sent_again(tmp_path: Path) -> None:
     assert server.batches == [1]
 
 
-def test_one_refused_point_is_put_aside_and_the_others_arrive(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    spool = spool_with(tmp_path, steps=100)
-    for step in (101, 102):
-        spool.step(step, {"train/a@b": 1.0, "train/good": 2.0})
-    server = ListServer()
-    upload = SpoolUpload(tmp_path, SETTINGS, server)
-
-    upload.run()
-
-    assert len(server.points()) == 102
-    rejected = [json.loads(line) for line in (tmp_path / "spool/rejected.jsonl").read_text().splitlines()]
-    assert ["a@b" in entry["item"] for entry in rejected] == [True, True]
-    assert len(caplog.records) == 1  # said once, not once per point
-    assert upload.state.remaining() == 0
-
-
 def test_a_line_that_is_still_being_written_is_left_for_the_next_pass(tmp_path: Path) -> None:
     spool = spool_with(tmp_path, steps=2)
     segment = tmp_path / "spool" / spool.close_segment()[0]
@@ -168,23 +152,6 @@ def test_a_damaged_line_is_put_aside_once(tmp_path: Path) -> None:
 
     assert (tmp_path / "spool/rejected.jsonl").read_text().count("not json") == 1
     assert len(server.points()) == 1
-
-
-def test_a_deleted_run_is_replaced_and_gets_everything(tmp_path: Path) -> None:
-    spool = spool_with(tmp_path, steps=5)
-    server = ListServer()
-    upload = SpoolUpload(tmp_path, SETTINGS, server)
-    upload.run()
-    server.deleted = True
-    spool.step(6, {"train/metric-0": 6.0})
-
-    with pytest.raises(UnavailableError):
-        upload.run()
-    upload.run()
-
-    assert server.run_id == "run-1"
-    assert [point[3] for point in server.points()] == [1, 2, 3, 4, 5, 6]
-    assert not (tmp_path / "spool/rejected.jsonl").exists()
 
 
 def test_another_server_gets_everything_from_the_start(tmp_path: Path) -> None:
@@ -261,35 +228,6 @@ def test_what_only_a_person_can_mend_ends_the_waiting_and_is_said(
     assert "401; check the password" in report.problem
     assert json.loads((tmp_path / "mlflow.json").read_text()) == {"problem": report.problem}
     assert [record.levelname for record in caplog.records] == ["ERROR"]
-
-
-def test_a_problem_that_is_over_is_no_longer_reported(tmp_path: Path) -> None:
-    spool_with(tmp_path, steps=3)
-    server = ListServer()
-    server.failure = UnavailableError("away")
-    uploader = Uploader(tmp_path, SETTINGS, remote=server, first_wait=0.01)
-    uploader.start()
-    assert server.entered.wait(10)
-    server.failure = None
-
-    report = uploader.stop(10)
-
-    assert (report.remaining, report.problem, report.exit_code) == (0, "", ExitCode.OK)
-    assert json.loads((tmp_path / "mlflow.json").read_text())["problem"] == ""
-
-
-def test_stopping_does_not_wait_for_a_server_that_hangs(tmp_path: Path) -> None:
-    spool_with(tmp_path, steps=3)
-    server = ListServer()
-    server.release = threading.Event()
-    uploader = Uploader(tmp_path, SETTINGS, remote=server)
-    uploader.start()
-    assert server.entered.wait(10)
-
-    report = uploader.stop(0.1)  # would hang here if it waited
-    server.release.set()
-
-    assert report.remaining == 3 and report.run_id is None
 
 
 def test_an_unexpected_error_does_not_end_the_upload(tmp_path: Path) -> None:
