@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+from typing import Any
+
 from unimrg_api.stages import StageName
 
 GROUP = "training.unimrg.dev"
@@ -18,15 +22,44 @@ ATTEMPT_LABEL = f"{GROUP}/attempt"
 """On every child and pod: the number of the stage's attempt, from 1."""
 SPEC_DIGEST_ANNOTATION = f"{GROUP}/spec-digest"
 """On every child: the digest of the job's spec that it was rendered from."""
-LEDGER_ANNOTATION = f"{GROUP}/ledger"
-"""On every child: what cannot be derived once older children are gone (`status.Ledger` as JSON)."""
+RESTART_COUNTERS_ANNOTATION = f"{GROUP}/restart-counters"
+"""On every child: what cannot be derived once older children are gone (`status.RestartCounters` as JSON)."""
 
 TRAINER_CONTAINER = "pytorch"
-"""Name of the container that runs our launcher, in every stage; Training Operator demands it of PyTorchJobs."""
+"""Name of the container that runs our launcher, in every stage and with every backend."""
 PROGRESS_PORT = "progress"
 """Name of the port at which the launcher of node 0 serves GET /progress and /metrics."""
-NODE_RANK_LABEL = "training.kubeflow.org/replica-index"
-"""Training Operator's label on the pods of a PyTorchJob: the node's rank."""
+NODE_RANK_VARIABLE = "UNIMRG_NODE_RANK"
+"""Environment variable of every pod: its index among the attempt's pods, as text or as a reference to a label."""
+
+_LABEL_REFERENCE = re.compile(r"metadata\.(labels|annotations)\['(.+)'\]")
+
+
+def node_rank(pod: Mapping[str, Any]) -> int:
+    """Return the node rank of a pod as the kubelet resolves UNIMRG_NODE_RANK for it; 0 where it cannot be read.
+
+    So nobody else needs to know which label a backend counts its pods with.
+    """
+    containers = _mapping(pod.get("spec")).get("containers")
+    for container in containers if isinstance(containers, list) else []:
+        entries = _mapping(container).get("env")
+        for entry in entries if isinstance(entries, list) else []:
+            if _mapping(entry).get("name") == NODE_RANK_VARIABLE:
+                return _rank(entry, _mapping(pod.get("metadata")))
+    return 0
+
+
+def _rank(entry: Mapping[str, Any], metadata: Mapping[str, Any]) -> int:
+    value = entry.get("value")
+    path = _mapping(_mapping(entry.get("valueFrom")).get("fieldRef")).get("fieldPath")
+    match = _LABEL_REFERENCE.fullmatch(path) if isinstance(path, str) else None
+    if match:
+        value = _mapping(metadata.get(match[1])).get(match[2])
+    return int(value) if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10 else 0
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def child_name(job: str, stage: StageName, attempt: int) -> str:

@@ -1,6 +1,6 @@
-"""What every stage of a job is: its order, its pods, when it is left out, what its failure means: one table for all.
+"""The table of stages: order, pods, when a stage is left out, and what its failure means.
 
-Operator, launcher, `unimrg run` and the command line read it; none of them has a rule about a stage of its own.
+Operator, launcher, `unimrg run` and the command line read it; none of them has a rule of its own about a stage.
 """
 
 from __future__ import annotations
@@ -31,35 +31,88 @@ class PodSize(Enum):
     """The job's GPUs; a job without any gets the resources of CPU."""
 
 
+JobPhase = Literal[
+    "Pending", "Checking", "Preparing", "Starting", "Running", "Suspended", "Restarting", "Evaluating", "Finishing",
+    "Succeeded", "Failed",
+]  # fmt: skip
+"""Derived from the stages, for people; programs read the conditions."""
+
+
 @dataclass(frozen=True)
 class Stage:
     """One row of the table."""
 
     name: StageName
     size: PodSize
+    phase: JobPhase | None = None
+    """Phase of the job while this is its current stage; None: the state of the stage's newest attempt."""
+    validates: bool = False
+    """It validates the job: the condition Accepted is its result."""
+    trains: bool = False
+    """Its attempts commit checkpoints and resume from them; their number is the attempt number of the whole job."""
     distributed: bool = False
-    """Its work runs in one rank per GPU (or CPU process) under the launcher, as attempts that may commit and resume."""
+    """Its work runs in one rank per GPU (or CPU process) under the launcher."""
     every_node: bool = False
     """It has `trainer.nodes` pods, made by the training backend; any other stage is one pod of a batch Job."""
+    reports_progress: bool = False
+    """Its pod of node rank 0 serves progress that is worth polling."""
     decides: bool = True
     """Its failure is the job's failure. Otherwise it runs whatever the others came to, and changes nothing about it."""
+    failure_reason: str | None = None
+    """Reason that the job's conditions give for its failure; None: that of the attempt which failed."""
     max_attempts: int | None = None
     """Attempts at most, whatever is left of the restart budgets."""
     time_limit_seconds: int | None = None
     """How long it may keep the job from its end."""
+    grace_seconds: int | None = None
+    """Seconds between SIGTERM and SIGKILL; None: `spec.checkpoint.graceSeconds`."""
+
+    def pods(self, job: UniMRGJob) -> int:
+        """Return how many pods an attempt has."""
+        return job.spec.trainer.nodes if self.every_node else 1
+
+    def nodes(self, job: UniMRGJob) -> int:
+        """Return UNIMRG_NODES of its pods: validation checks the split of the batch over all nodes."""
+        return job.spec.trainer.nodes if self.every_node or self.validates else 1
+
+    def pod_size(self, job: UniMRGJob) -> PodSize:
+        """Return which resources its pods get."""
+        return PodSize.CPU if self.size is PodSize.GPU and not job.spec.trainer.gpus_per_node else self.size
+
+    def grace(self, job: UniMRGJob) -> int:
+        """Return the seconds between SIGTERM and SIGKILL."""
+        return job.spec.checkpoint.grace_seconds if self.grace_seconds is None else self.grace_seconds
 
 
 STAGES: dict[StageName, Stage] = {
     stage.name: stage
     for stage in (
-        Stage("check", PodSize.SMALL),
-        Stage("prepare", PodSize.CPU),
-        Stage("train", PodSize.GPU, distributed=True, every_node=True),
-        Stage("evaluate", PodSize.GPU, distributed=True),
-        Stage("finish", PodSize.SMALL, decides=False, max_attempts=3, time_limit_seconds=600),
+        Stage("check", PodSize.SMALL, phase="Checking", validates=True, grace_seconds=30),
+        Stage("prepare", PodSize.CPU, phase="Preparing", reports_progress=True),
+        Stage("train", PodSize.GPU, trains=True, distributed=True, every_node=True, reports_progress=True),
+        Stage(
+            "evaluate",
+            PodSize.GPU,
+            phase="Evaluating",
+            distributed=True,
+            reports_progress=True,
+            failure_reason="EvaluateFailed",
+        ),
+        Stage(
+            "finish",
+            PodSize.SMALL,
+            phase="Finishing",
+            decides=False,
+            failure_reason="TrackingIncomplete",
+            max_attempts=3,
+            time_limit_seconds=600,
+        ),
     )
 }
 """Every stage by its name, in order."""
+
+VALIDATION: StageName = next(stage.name for stage in STAGES.values() if stage.validates)
+TRAINING: StageName = next(stage.name for stage in STAGES.values() if stage.trains)
 
 
 def wanted_stages(job: UniMRGJob) -> tuple[StageName, ...]:
@@ -79,14 +132,15 @@ def is_skipped(name: StageName, job: UniMRGJob, before: Mapping[StageName, Outco
     """
     if name not in wanted_stages(job):
         return True
+    stopped = any(outcome in ("Failed", "Interrupted") for outcome in before.values())
+    train = before.get("train") or ("Skipped" if stopped else None)
     if name == "finish":
-        return before.get("train") in (None, "Skipped")  # nothing was tracked
+        return train == "Skipped"  # nothing was tracked
     if name == "evaluate":
-        if before.get("train") == "Succeeded":
-            return False
-        always = job.spec.stages.evaluate.mode == "Always"
-        return not (always and before.get("train") in ("Failed", "Interrupted") and commit_step > 0)
-    return any(outcome in ("Failed", "Interrupted") for outcome in before.values())
+        if train in ("Failed", "Interrupted"):
+            return job.spec.stages.evaluate.mode != "Always" or commit_step == 0
+        return train == "Skipped"
+    return stopped
 
 
 def result_of(job: UniMRGJob, outcomes: Mapping[StageName, Outcome]) -> Outcome | None:

@@ -1,6 +1,4 @@
-"""What the operator writes to a job's `/status`: all of it can be rebuilt from the children but what a ledger
-keeps.
-"""
+"""What the operator writes to a job's `/status`; all but the restart counters can be rebuilt from the children."""
 
 from __future__ import annotations
 
@@ -10,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from unimrg_api.fields import listed_by
-from unimrg_api.stages import StageName
+from unimrg_api.stages import JobPhase, StageName
 
 TEXT_LIMIT = 1024
 """Characters of a message; the schema refuses more, so whoever writes one cuts it."""
@@ -23,12 +21,7 @@ Time = Annotated[str, Field(max_length=32, pattern=r"^[0-9]{4}(-[0-9]{2}){2}T[0-
 """UTC in ISO 8601, whole seconds."""
 
 ConditionType = Literal["Accepted", "Running", "Progressing", "Checkpointed", "Degraded", "Complete", "Failed"]
-JobPhase = Literal[
-    "Pending", "Checking", "Preparing", "Starting", "Running", "Restarting", "Evaluating", "Finishing",
-    "Succeeded", "Failed",
-]  # fmt: skip
-"""Derived from the stages, for people; programs read the conditions."""
-StageState = Literal["Pending", "Starting", "Running", "Restarting", "Succeeded", "Failed", "Skipped"]
+StageState = Literal["Pending", "Starting", "Running", "Suspended", "Restarting", "Succeeded", "Failed", "Skipped"]
 
 
 class StatusPart(BaseModel):
@@ -56,7 +49,7 @@ class Condition(StatusPart):
     observed_generation: Annotated[int, Field(ge=0)] = 0
 
 
-class Ledger(StatusPart):
+class RestartCounters(StatusPart):
     """What attempts before the present one have used up; also an annotation on each child."""
 
     user_restarts: Annotated[int, Field(ge=0)] = 0
@@ -106,13 +99,15 @@ class StageStatus(StatusPart):
     """Name of the newest attempt's child."""
     child_uid: Annotated[str, Field(max_length=64)] | None = None
     pod_uids: Annotated[list[Annotated[str, Field(max_length=64)]], Field(max_length=64)] = Field(default_factory=list)
-    """Pods of the newest attempt, once all of them were seen; a change means that one was lost."""
+    """Pods of the newest attempt, once all of them were observed; a change means that one was lost."""
+    resume_time: Time | None = None
+    """When the newest attempt's child was last resumed after a suspension; its pods are new ones since then."""
     start_time: Time | None = None
     """When the first attempt was created; of the finish stage, when it could first be."""
     attempt_time: Time | None = None
     """When the newest attempt was created."""
     completion_time: Time | None = None
-    ledger: Ledger = Ledger()
+    restart_counters: RestartCounters = RestartCounters()
     """What the attempts up to the newest end have used up."""
     end: AttemptEnd | None = None
     """How the newest attempt ended; None while it has not."""
@@ -128,7 +123,7 @@ class LossStatus(StatusPart):
 
 
 class ProgressStatus(StatusPart):
-    """The last report that was pulled from the job's pods, or their last word."""
+    """The last report that was pulled from the job's pods, or their termination record."""
 
     stage: StageName
     step: Annotated[int, Field(ge=0)] = 0
@@ -150,7 +145,7 @@ class ProgressStatus(StatusPart):
 
 
 class CheckpointStatus(StatusPart):
-    """The newest commit that was heard of."""
+    """The newest commit that was reported."""
 
     uri: Annotated[str, Field(max_length=2048)]
     step: Annotated[int, Field(ge=0)]

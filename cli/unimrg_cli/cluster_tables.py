@@ -83,5 +83,5 @@ def _stages(stages: list[StageStatus]) -> Table:
     for stage in stages:
         end = stage_end(stage)
         attempt = str(stage.attempt) if stage.attempt else "–"
-        table.add_row(stage.name, stage.state, attempt, restarts_text(stage.ledger) or "–", end)
+        table.add_row(stage.name, stage.state, attempt, restarts_text(stage.restart_counters) or "–", end)
     return table

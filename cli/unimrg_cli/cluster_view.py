@@ -12,7 +12,7 @@ from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.introspection import format_location
 from unimrg_api.redaction import clean
-from unimrg_api.status import AttemptEnd, Condition, JobStatus, Ledger, ProgressStatus, StageStatus
+from unimrg_api.status import AttemptEnd, Condition, JobStatus, ProgressStatus, RestartCounters, StageStatus
 
 NOT_TAKEN_UP = "no operator has taken it up yet"
 DIGITS = 6
@@ -68,7 +68,7 @@ def headline(job: ClusterJob) -> str:
     text: str = status.phase
     if status.reason and status.reason != status.phase:
         text += f" ({status.reason})"
-    if status.phase in AT_WORK and status.progress is not None:
+    if status.phase in AT_WORK and status.progress is not None and status.progress.steps:
         return f"{text}: {progress_text(status.progress)}"
     message = next((item.message for item in status.conditions if item.reason == status.reason), "")
     return f"{text}: {one_line(message)}" if message else text
@@ -117,9 +117,9 @@ def end_text(end: AttemptEnd) -> str:
     return f"{text} → restart" if end.action == "Restart" else text
 
 
-def restarts_text(ledger: Ledger) -> str:
+def restarts_text(counters: RestartCounters) -> str:
     """Return how often a stage was restarted, by what the restarts count against; empty if it was not."""
-    counts = {"user": ledger.user_restarts, "infra": ledger.infra_restarts, "free": ledger.free_restarts}
+    counts = {"user": counters.user_restarts, "infra": counters.infra_restarts, "free": counters.free_restarts}
     return ", ".join(f"{count} {name}" for name, count in counts.items() if count)
 
 

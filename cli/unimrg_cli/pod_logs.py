@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from unimrg_api.cluster import ATTEMPT_LABEL, JOB_LABEL, NODE_RANK_LABEL, STAGE_LABEL, TRAINER_CONTAINER
+from unimrg_api.cluster import ATTEMPT_LABEL, JOB_LABEL, STAGE_LABEL, TRAINER_CONTAINER, node_rank
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.status import StageStatus
@@ -117,8 +117,7 @@ def _pods(cluster: Cluster, job: ClusterJob, stage: StageStatus, wanted: Selecti
 
 def _read_pod(value: dict[str, Any]) -> _Pod:
     metadata = value.get("metadata") or {}
-    rank = str((metadata.get("labels") or {}).get(NODE_RANK_LABEL, "0"))
-    return _Pod(str(metadata.get("name")), int(rank) if rank.isdecimal() else 0, _waiting(value.get("status") or {}))
+    return _Pod(str(metadata.get("name")), node_rank(value), _waiting(value.get("status") or {}))
 
 
 def _waiting(status: dict[str, Any]) -> str:

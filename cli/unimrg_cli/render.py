@@ -15,8 +15,8 @@ from unimrg_api.cluster import PROGRESS_PORT
 from unimrg_api.errors import UserError
 from unimrg_api.job import UniMRGJob
 from unimrg_operator.backends.children import first_attempts
-from unimrg_operator.backends.kubeflow import KubeflowBackend
 from unimrg_operator.backends.profile import load_profile
+from unimrg_operator.backends.registry import SiteBackends
 
 HEADER = f"""\
 # What the operator creates for the job {{job}}: the first attempt of each stage, one after the other.
@@ -24,7 +24,7 @@ HEADER = f"""\
 #   metadata.ownerReferences     the UniMRGJob object
 #   UNIMRG_UID                   its uid
 #   containerPort of {PROGRESS_PORT:<12}derived from its uid; shown is the one of no uid
-# Later attempts have other numbers and ports, another ledger, and may stay away from nodes.
+# Later attempts have other numbers and ports, other restart counters, and may stay away from nodes.
 """
 _PLAIN = re.compile(r"[A-Za-z/][A-Za-z0-9/._-]*")
 _NOT_TEXTS = frozenset({"y", "yes", "n", "no", "true", "false", "on", "off", "null"})
@@ -51,7 +51,7 @@ def render_job(job: UniMRGJob, profile: Path | None, namespace: str | None, stag
 
     Raises UserError for a profile that is wrong, a job that the site cannot run, and a stage that the job has not.
     """
-    backend = KubeflowBackend(load_profile(profile))
+    backends = SiteBackends(load_profile(profile))
     namespace = namespace or "default"
     metadata = job.metadata.model_copy(update={"namespace": namespace})  # as the object on a cluster says it
     attempts = first_attempts(job.model_copy(update={"metadata": metadata}), namespace)
@@ -59,7 +59,7 @@ def render_job(job: UniMRGJob, profile: Path | None, namespace: str | None, stag
     if not chosen:
         known = ", ".join(attempt.stage for attempt in attempts)
         raise UserError(f"the job {job.metadata.name} has no stage {stage}", remedy=f"its stages are {known}")
-    return HEADER.format(job=job.metadata.name) + to_yaml([backend.render(attempt) for attempt in chosen])
+    return HEADER.format(job=job.metadata.name) + to_yaml([backends.render(attempt) for attempt in chosen])
 
 
 def to_yaml(documents: list[dict[str, Any]]) -> str:

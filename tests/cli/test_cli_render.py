@@ -20,8 +20,8 @@ from unimrg_cli.render import to_yaml
 from unimrg_operator.app.observe import observe_job
 from unimrg_operator.backends.base import Attempt
 from unimrg_operator.backends.children import first_attempts
-from unimrg_operator.backends.kubeflow import KubeflowBackend
 from unimrg_operator.backends.profile import load_profile
+from unimrg_operator.backends.registry import SiteBackends
 
 yaml = pytest.importorskip("yaml", reason="the Kubernetes client brings PyYAML, which reads YAML 1.1 as kubectl does")
 
@@ -59,10 +59,10 @@ def created_by_the_operator(namespace: str) -> list[dict[str, Any]]:
     item = {**dump_job(load_job(EXAMPLE)), "metadata": metadata}
     job = observe_job(item).job
     assert job is not None
-    backend = KubeflowBackend(load_profile(PROFILE))
+    backend = SiteBackends(load_profile(PROFILE))
     children = []
     for first in first_attempts(job, namespace):
-        child = backend.render(Attempt(job, namespace, "u1", first.stage, 1, 1, first.ledger))
+        child = backend.render(Attempt(job, namespace, "u1", first.stage, 1, 1, first.restart_counters))
         assert child["metadata"].pop("ownerReferences")[0]["uid"] == "u1"
         children.append(child)
     return children

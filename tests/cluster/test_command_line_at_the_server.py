@@ -187,7 +187,7 @@ def test_a_status_that_was_written_by_hand_is_shown(submitted: CommandLine) -> N
     described = json.loads(submitted("status", "good-on-a-cluster", "-o", "json").out)
     kept = json.loads(submitted.kubectl("get", "unimrgjob", "good-on-a-cluster", "-o", "json"))
     assert described["uid"] == kept["metadata"]["uid"]
-    assert described["status"]["stages"][1]["ledger"]["excludedNodes"] == ["node-7"]
+    assert described["status"]["stages"][1]["restartCounters"]["excludedNodes"] == ["node-7"]
 
 
 def test_waiting_ends_with_the_code_of_a_job_that_has_failed(

@@ -250,7 +250,7 @@ def test_a_job_goes_all_the_way_though_the_operator_is_killed_at_every_step(
     assert children.items() >= made.items()
     train = next(stage for stage in operator.job()["status"]["stages"] if stage["name"] == "train")
     assert (train["attempt"], train["state"]) == (2, "Succeeded")
-    assert train["ledger"]["userRestarts"] == 0
+    assert train["restartCounters"]["userRestarts"] == 0
     created = [line for line in operator.lines() if "CreateChild train-2" in line.get("actions", [])]
     assert created and set(created[0]) == {"time", "job", "uid", "stage", "attempt", "from", "to", "reason", "actions"}
     assert "s3-credentials" not in json.dumps(operator.lines())

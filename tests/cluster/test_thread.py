@@ -251,7 +251,7 @@ def test_a_worker_killed_in_mid_run_is_resumed_within_a_minute_and_changes_nothi
     assert not any(map(alive, ranks)), "somebody of attempt 1 is alive beside attempt 2"
     done = cluster.wait_for_phase(name, "Succeeded", seconds=180)
     train = stage(done, "train")
-    assert (train["attempt"], train["ledger"]["userRestarts"]) == (2, 1)
+    assert (train["attempt"], train["restartCounters"]["userRestarts"]) == (2, 1)
     assert_same_parameters(run, finished.run)
     assert_one_finished_run(cluster, done["metadata"]["uid"])
     assert_resumed(run, 2, 2 * EVERY)
@@ -268,7 +268,7 @@ def test_a_worker_deleted_as_by_a_drain_is_noticed_and_changes_nothing(
     done = cluster.wait_for_phase(name, "Succeeded", seconds=180)
     train = stage(done, "train")
     assert train["attempt"] == 2
-    assert train["ledger"]["userRestarts"] == 0, "a drain was charged to the program"
+    assert train["restartCounters"]["userRestarts"] == 0, "a drain was charged to the program"
     assert_resumed(run, 2, 2 * EVERY)
     assert_same_parameters(run, finished.run)
     assert_one_finished_run(cluster, done["metadata"]["uid"])

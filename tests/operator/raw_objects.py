@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from unimrg_api import cluster
+from unimrg_operator.backends.pytorchjob import NODE_RANK
 
 Raw = dict[str, Any]
+
+RANK_LABEL = "training.kubeflow.org/replica-index"
 
 JOB_UID = "11111111-1111-4111-8111-111111111111"
 CHILD_UID = "22222222-2222-4222-8222-222222222222"
@@ -54,7 +57,7 @@ def child_object(stage: str = "train", attempt: int = 1, **metadata: Any) -> Raw
             "resourceVersion": "200",
             "creationTimestamp": "2026-11-24T10:01:00Z",
             "labels": _labels(stage, attempt),
-            "annotations": {cluster.SPEC_DIGEST_ANNOTATION: "d" * 64, cluster.LEDGER_ANNOTATION: "{}"},
+            "annotations": {cluster.SPEC_DIGEST_ANNOTATION: "d" * 64, cluster.RESTART_COUNTERS_ANNOTATION: "{}"},
             "ownerReferences": [owner("UniMRGJob", "tiny", JOB_UID)],
             **metadata,
         },
@@ -76,7 +79,7 @@ def pod_object(stage: str = "train", rank: int = 0, status: Raw | None = None, *
             "creationTimestamp": "2026-11-24T10:01:02Z",
             "labels": {
                 **_labels(stage, 1),
-                cluster.NODE_RANK_LABEL: str(rank),
+                RANK_LABEL: str(rank),
                 "training.kubeflow.org/job-name": f"tiny-{stage}-1",
             },
             "ownerReferences": [owner("PyTorchJob", f"tiny-{stage}-1", CHILD_UID)],
@@ -95,7 +98,11 @@ def pod_object(stage: str = "train", rank: int = 0, status: Raw | None = None, *
                         {"name": "pytorchjob-port", "containerPort": 23456},
                         {"name": "progress", "containerPort": 21001},
                     ],
-                    "env": [{"name": "UNIMRG_UID", "value": JOB_UID}, {"name": "UNIMRG_SPEC", "value": "{…}"}],
+                    "env": [
+                        {"name": "UNIMRG_UID", "value": JOB_UID},
+                        {"name": "UNIMRG_SPEC", "value": "{…}"},
+                        {"name": "UNIMRG_NODE_RANK", "valueFrom": {"fieldRef": {"fieldPath": NODE_RANK}}},
+                    ],
                 }
             ],
         },

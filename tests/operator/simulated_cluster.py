@@ -14,13 +14,13 @@ from unimrg_api.cluster import child_name
 from unimrg_api.job import UniMRGJob
 from unimrg_api.load import parse_job
 from unimrg_api.progress import Progress
-from unimrg_api.stages import StageName
-from unimrg_api.status import JobStatus, Ledger
+from unimrg_api.stages import STAGES, StageName
+from unimrg_api.status import JobStatus, RestartCounters
 from unimrg_api.termination import TerminationRecord
 from unimrg_operator.core.decide import decide
-from unimrg_operator.core.decision import Action, CreateChild, Decision, DeleteChild, DeletePod, Notice
+from unimrg_operator.core.decision import Action, CreateChild, Decision, DeleteChild, DeletePod, Event
+from unimrg_operator.core.lookup import has_failed, has_succeeded, is_alive
 from unimrg_operator.core.observation import Child, Observation, ObservedJob, Pod, Report, Terminated
-from unimrg_operator.core.seen import expected_pods, has_failed, has_succeeded, is_alive
 
 NOON = 1_800_000_000.0
 """When every simulation begins."""
@@ -67,7 +67,7 @@ class Cluster:
         self.dead_nodes: set[str] = set()
         self.created: list[str] = []
         """Names of the children that were really made, in order."""
-        self.told: list[Notice] = []
+        self.published: list[Event] = []
         self._numbers = 0
         self._had_pods: set[str] = set()
 
@@ -88,7 +88,7 @@ class Cluster:
             self._check_that_it_was_shown(action, shown.job.status)
         again = decide(self.observe(decision.status), self.now)
         assert again.status == decision.status, "a status that was just written is changed"
-        assert again.notices == (), "an event is told twice"
+        assert again.events == (), "an event is told twice"
         JobStatus.model_validate(decision.status.model_dump(by_alias=True))
         return decision
 
@@ -111,7 +111,7 @@ class Cluster:
     def write(self, decision: Decision) -> None:
         """Write the status, then tell the events that go with it."""
         self.status = decision.status
-        self.told += decision.notices
+        self.published += decision.events
 
     def carry_out(self, action: Action) -> None:
         """Do what was decided, as an API server would let it be done."""
@@ -124,12 +124,23 @@ class Cluster:
             assert name not in self.created, f"{name} was made a second time"
             self.created.append(name)
             uid = self._uid("child")
-            self.children[name] = Child(name, uid, action.stage, action.attempt, self.now, "Active", action.ledger)
+            self.children[name] = Child(
+                name, uid, action.stage, action.attempt, self.now, "Active", action.restart_counters
+            )
         elif isinstance(action, DeleteChild):
+            self._check_that_no_success_is_deleted(action)
             if action.name in self.children and self.children[action.name].uid == action.uid:
                 del self.children[action.name]
         elif isinstance(action, DeletePod):
             self.pods.pop(action.uid, None)
+
+    def _check_that_no_success_is_deleted(self, action: DeleteChild) -> None:
+        """However slow its controller is: a child of a succeeded attempt whose pods have all ended stays."""
+        stage = self.status.stage(action.stage)
+        pods = self.pods_of(action.name)
+        assert self.job is not None
+        all_ended = len(pods) >= STAGES[action.stage].pods(self.job) and all(map(has_succeeded, pods))
+        assert stage.child != action.name or stage.state != "Succeeded" or not all_ended, f"{action} deletes a success"
 
     def reconcile(self) -> Decision:
         """Decide, write and act until nothing changes any more; return the last decision."""
@@ -159,8 +170,9 @@ class Cluster:
 
     def _control(self, child: Child) -> None:
         assert self.job is not None
-        pods = self.pods_of(child.name)
-        expected = expected_pods(self.job, child.stage)
+        since = child.resumed or 0.0
+        pods = [pod for pod in self.pods_of(child.name) if pod.created >= since or is_alive(pod)]
+        expected = STAGES[child.stage].pods(self.job)
         lost = child.stage != "train" and child.name in self._had_pods and not pods
         if lost or any(has_failed(pod) for pod in pods):
             self.children[child.name] = replace(child, state="Failed")
@@ -171,7 +183,7 @@ class Cluster:
             self.children[child.name] = replace(child, state="Succeeded")
         else:
             nodes = (f"node-{index}" for index in range(1000))
-            free = (node for node in nodes if node not in {*child.ledger.excluded_nodes, *self.dead_nodes})
+            free = (node for node in nodes if node not in {*child.restart_counters.excluded_nodes, *self.dead_nodes})
             for rank, node in zip(range(expected), free, strict=False):
                 if all(pod.node_rank != rank for pod in pods):
                     self._make_pod(child, rank, node)
@@ -233,6 +245,19 @@ class Cluster:
         )
         self.report = Report(pod.uid, self.now, progress)
 
+    def suspend(self, child: Child) -> None:
+        """Let a queue take a child's pods away."""
+        self.children[child.name] = replace(child, state="Suspended")
+        for pod in self.pods_of(child.name):
+            if is_alive(pod) and pod.deleting_since is None:
+                self.delete_pod(pod)
+
+    def resume(self, child: Child) -> None:
+        """Let a queue resume it."""
+        self.now += 1
+        self._had_pods.discard(child.name)
+        self.children[child.name] = replace(child, state="Active", resumed=self.now)
+
     # ---- shortcuts
 
     def tick(self) -> Decision:
@@ -291,18 +316,18 @@ class Cluster:
         children = [child for child in self.children.values() if child.stage == stage]
         return max(children, key=lambda child: child.attempt).name
 
-    def ledger(self, stage: StageName = "train") -> Ledger:
+    def restart_counters(self, stage: StageName = "train") -> RestartCounters:
         """Return what a stage has used up."""
-        return self.status.stage(stage).ledger
+        return self.status.stage(stage).restart_counters
 
     def condition(self, name: Any) -> tuple[str, str]:
         """Return status and reason of a condition."""
         condition = self.status.condition(name)
         return (condition.status, condition.reason) if condition is not None else ("", "")
 
-    def reasons_told(self) -> list[str]:
+    def published_reasons(self) -> list[str]:
         """Return the reasons of all events, in order."""
-        return [notice.reason for notice in self.told]
+        return [event.reason for event in self.published]
 
     def until(self, reached: Callable[[], bool], step: Callable[[], None], limit: int = 300) -> None:
         """Repeat a step, letting time pass where the operator waits for it, until something is so."""

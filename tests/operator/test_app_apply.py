@@ -21,20 +21,20 @@ from tests.operator.raw_objects import (
 )
 from tests.operator.scripted_api import Answer, ScriptedApi, list_of, scripted_api, status_object
 from unimrg_api import cluster
-from unimrg_api.status import JobStatus, Ledger
+from unimrg_api.status import JobStatus, RestartCounters
 from unimrg_operator.app.apply import Applier, Outcome
 from unimrg_operator.app.apply import status_object as stored
 from unimrg_operator.app.events import Publisher
 from unimrg_operator.app.observe import observe_job
 from unimrg_operator.backends.base import Attempt
 from unimrg_operator.backends.children import spec_digest
-from unimrg_operator.backends.kubeflow import KubeflowBackend
 from unimrg_operator.backends.profile import SiteProfile
-from unimrg_operator.core.decision import Action, CreateChild, Decision, DeleteChild, DeletePod, Notice
+from unimrg_operator.backends.registry import SiteBackends
+from unimrg_operator.core.decision import Action, CreateChild, Decision, DeleteChild, DeletePod, Event
 from unimrg_operator.core.observation import Observation
 from unimrg_operator.kube.errors import Forbidden, TooManyRequests, Unavailable
 
-CREATE = CreateChild("train", 2, 2, Ledger(user_restarts=1))
+CREATE = CreateChild("train", 2, 2, RestartCounters(user_restarts=1))
 STATUS = JobStatus(phase="Running")
 
 
@@ -50,7 +50,7 @@ class Shell:
     def __init__(self, api: ScriptedApi, profile: SiteProfile | None = None) -> None:
         client = api.client()
         self.api = api
-        self.backend = KubeflowBackend(profile or SiteProfile())
+        self.backend = SiteBackends(profile or SiteProfile())
         self.written: list[tuple[tuple[str, str], str, Raw]] = []
         publisher = Publisher(client, clock=lambda: 1_795_000_000.5)
         self.created: list[tuple[str, str, Raw]] = []
@@ -69,12 +69,12 @@ class Shell:
         *actions: Action,
         status: JobStatus = STATUS,
         item: Raw | None = None,
-        notices: tuple[Notice, ...] = (),
+        events: tuple[Event, ...] = (),
     ) -> Outcome:
         """Apply a decision about a job whose stored status is STATUS unless `item` says otherwise."""
         item = item or job_object(status=stored(STATUS))
         observation = Observation(observe_job(item))
-        return self.applier.apply(item, observation, Decision(status, actions, notices))
+        return self.applier.apply(item, observation, Decision(status, actions, events))
 
     def requests(self) -> list[tuple[str, str]]:
         """What was asked but for the lists of pods."""
@@ -102,7 +102,7 @@ def child_as_created(shell: Shell, **metadata: Any) -> Raw:
     """The child that CREATE makes, as the API server would return it."""
     job = observe_job(job_object()).job
     assert job is not None
-    manifest = shell.backend.render(Attempt(job, "lab", JOB_UID, "train", 2, 2, CREATE.ledger))
+    manifest = shell.backend.render(Attempt(job, "lab", JOB_UID, "train", 2, 2, CREATE.restart_counters))
     manifest["metadata"] = {**manifest["metadata"], "uid": "c", "resourceVersion": "5", **metadata}
     return manifest
 
@@ -116,7 +116,7 @@ def test_the_status_is_written_first_then_the_actions_in_order_then_the_events(a
         DeletePod("tiny-train-1-worker-0", "u2"),
         CREATE,
         status=JobStatus(phase="Restarting"),
-        notices=(Notice("Warning", "AttemptEnded", "train attempt 1 ended"),),
+        events=(Event("Warning", "AttemptEnded", "train attempt 1 ended"),),
     )
     assert shell.requests() == [
         ("PATCH", "unimrgjobs/tiny/status"),
@@ -142,7 +142,7 @@ def test_a_status_that_is_stored_already_is_not_written(api: ScriptedApi) -> Non
 def test_where_the_job_has_changed_or_gone_nothing_else_is_done(api: ScriptedApi, code: int, reason: str) -> None:
     shell = Shell(api)
     api.others.append(Answer(code, status_object(code, reason, name="tiny")))
-    outcome = shell.apply(CREATE, status=JobStatus(phase="Failed"), notices=(Notice("Normal", "Completed", ""),))
+    outcome = shell.apply(CREATE, status=JobStatus(phase="Failed"), events=(Event("Normal", "Completed", ""),))
     assert outcome == Outcome(conflict=True)
     assert len(api.requests) == 1
     assert not shell.written
@@ -211,7 +211,7 @@ def test_before_another_attempt_the_api_server_itself_is_asked_for_live_pods(
 
 def test_the_very_first_attempt_needs_no_such_look(api: ScriptedApi) -> None:
     api.others.append(ok())
-    assert Shell(api).apply(CreateChild("check", 1, 1, Ledger())) == Outcome()
+    assert Shell(api).apply(CreateChild("check", 1, 1, RestartCounters())) == Outcome()
     assert api.asked() == []
 
 
@@ -326,7 +326,7 @@ def test_a_job_that_cannot_be_rendered_here_is_a_fault_and_nothing_is_sent(api: 
 def test_after_a_fault_no_further_action_is_taken_but_the_events_go_out(api: ScriptedApi) -> None:
     shell = Shell(api)
     api.others += [Answer(404, b""), ok()]
-    shell.apply(CREATE, DeletePod("p", "u"), notices=(Notice("Normal", "A", "b"),))
+    shell.apply(CREATE, DeletePod("p", "u"), events=(Event("Normal", "A", "b"),))
     assert shell.requests() == [("POST", "pytorchjobs"), ("POST", "events")]
 
 
@@ -334,7 +334,7 @@ def test_what_the_status_says_is_told_even_if_an_action_then_fails(api: Scripted
     shell = Shell(api)
     api.others += [Answer(429, status_object(429, "TooManyRequests")), ok()]
     with pytest.raises(TooManyRequests):
-        shell.apply(CREATE, notices=(Notice("Normal", "A", "b"),))
+        shell.apply(CREATE, events=(Event("Normal", "A", "b"),))
     assert shell.requests() == [("POST", "pytorchjobs"), ("POST", "events")]
 
 
@@ -358,8 +358,8 @@ def test_an_event_is_about_the_job_and_an_event_that_fails_changes_nothing(api: 
     shell = Shell(api)
     api.others += [ok(), Answer(403, status_object(403, "Forbidden"))]
     note = "key AKIAABCDEFGHIJKLMNOP " + "x" * 2000
-    notices = (Notice("Warning", "AttemptEnded", note), Notice("Normal", "StageStarted", "train attempt 1"))
-    assert shell.apply(notices=notices) == Outcome()
+    events = (Event("Warning", "AttemptEnded", note), Event("Normal", "StageStarted", "train attempt 1"))
+    assert shell.apply(events=events) == Outcome()
     first, _ = api.asked("POST")
     assert first.path == "/apis/events.k8s.io/v1/namespaces/lab/events"
     assert first.body["regarding"] == {
@@ -379,7 +379,7 @@ def test_the_same_event_goes_out_once_in_five_minutes(api: ScriptedApi) -> None:
     now = [1000.0]
     publisher = Publisher(api.client(), clock=lambda: now[0])
     job = observe_job(job_object())
-    notice = Notice("Normal", "A", "b")
+    notice = Event("Normal", "A", "b")
     for moment in (1000.0, 1299.0, 1301.0):
         now[0] = moment
         publisher.publish(job, notice)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import pytest
 
 from tests.operator.raw_objects import CHILD_UID, JOB_UID, Raw, child_object, job_object, pod_object, terminated
 from tests.support.virtual_clock import VirtualClock
-from unimrg_api.status import AttemptEnd, JobStatus, Ledger, StageStatus
+from unimrg_api.status import AttemptEnd, JobStatus, RestartCounters, StageStatus
 from unimrg_operator.app.apply import Fault, Outcome
 from unimrg_operator.app.controller import Controller
 from unimrg_operator.app.first_seen import FirstSeen
@@ -20,6 +20,8 @@ from unimrg_operator.app.metrics import Metrics
 from unimrg_operator.app.progress_poller import ProgressPoller
 from unimrg_operator.app.world import JobKey
 from unimrg_operator.backends.base import Resource
+from unimrg_operator.backends.profile import SiteProfile
+from unimrg_operator.backends.registry import SiteBackends
 from unimrg_operator.core.decide import decide
 from unimrg_operator.core.decision import CreateChild, Decision
 from unimrg_operator.core.observation import Observation
@@ -27,7 +29,7 @@ from unimrg_operator.kube.errors import Unavailable
 from unimrg_operator.kube.queue import WorkQueue
 
 KEY = ("lab", "tiny")
-CREATE = CreateChild("check", 1, 1, Ledger())
+CREATE = CreateChild("check", 1, 1, RestartCounters())
 DONE = {"time": "2026-11-24T10:00:00Z", "reason": "Completed", "action": "Done"}
 
 
@@ -52,13 +54,16 @@ class World:
         assert uid == JOB_UID
         return self.child_objects
 
-    def namesakes_pods(self, _: JobKey, uid: str, child_uids: list[str]) -> list[Raw]:
+    def pod_owners(self, _: JobKey, children: list[Raw]) -> dict[str, str]:
+        return {child["metadata"]["uid"]: child["metadata"]["name"] for child in children}
+
+    def namesakes_pods(self, _: JobKey, uid: str, owner_uids: Collection[str]) -> list[Raw]:
         return self.namesake_objects
 
     def unserved(self, namespace: str, stage: str) -> Resource | None:
         return self.missing
 
-    def pods(self, _: JobKey, uid: str, child_uids: list[str]) -> list[Raw]:
+    def pods(self, _: JobKey, uid: str, owner_uids: Collection[str]) -> list[Raw]:
         return self.pod_objects
 
 
@@ -93,7 +98,7 @@ class Talk:
         return (f"warning about {uid}",)
 
 
-class Scene:
+class Shell:
     """A controller over all of these."""
 
     def __init__(self, clock: VirtualClock, decide: Callable[[Observation, float], Decision] | None = None) -> None:
@@ -110,6 +115,7 @@ class Scene:
 
         self.controller = Controller(
             self.world,  # type: ignore[arg-type]
+            SiteBackends(SiteProfile()),
             self.queue,
             self.hands,  # type: ignore[arg-type]
             watched,
@@ -121,100 +127,100 @@ class Scene:
 
 
 @pytest.fixture
-def scene(virtual_clock: VirtualClock) -> Scene:
-    return Scene(virtual_clock)
+def shell(virtual_clock: VirtualClock) -> Shell:
+    return Shell(virtual_clock)
 
 
-def test_nothing_is_decided_before_everything_was_heard_once(scene: Scene) -> None:
-    scene.world.ready = False
-    assert scene.controller.reconcile(KEY) == 1.0
-    assert not scene.seen
+def test_nothing_is_decided_before_everything_was_heard_once(shell: Shell) -> None:
+    shell.world.ready = False
+    assert shell.controller.reconcile(KEY) == 1.0
+    assert not shell.seen
 
 
-def test_a_job_that_is_gone_is_left_alone(scene: Scene) -> None:
-    scene.world.item = None
-    assert scene.controller.reconcile(KEY) is None
-    assert not scene.seen
+def test_a_job_that_is_gone_is_left_alone(shell: Shell) -> None:
+    shell.world.item = None
+    assert shell.controller.reconcile(KEY) is None
+    assert not shell.seen
 
 
-def test_the_next_look_is_at_the_earliest_of_all_wishes(scene: Scene) -> None:
-    scene.decision = Decision(JobStatus(), requeue_after=40.0)
-    assert scene.controller.reconcile(KEY) == 40.0
-    scene.hands.outcome = Outcome(retry_after=2.0)
-    assert scene.controller.reconcile(KEY) == 2.0
-    scene.hands.outcome = Outcome(conflict=True)
-    assert scene.controller.reconcile(KEY) == 0.5
+def test_the_next_look_is_at_the_earliest_of_all_wishes(shell: Shell) -> None:
+    shell.decision = Decision(JobStatus(), requeue_after=40.0)
+    assert shell.controller.reconcile(KEY) == 40.0
+    shell.hands.outcome = Outcome(retry_after=2.0)
+    assert shell.controller.reconcile(KEY) == 2.0
+    shell.hands.outcome = Outcome(conflict=True)
+    assert shell.controller.reconcile(KEY) == 0.5
 
 
-def test_a_fault_is_shown_at_once_and_kept_until_a_child_can_be_made(virtual_clock: VirtualClock, scene: Scene) -> None:
-    scene.decide = lambda observation, _: Decision(
+def test_a_fault_is_shown_at_once_and_kept_until_a_child_can_be_made(virtual_clock: VirtualClock, shell: Shell) -> None:
+    shell.decide = lambda observation, _: Decision(
         JobStatus(), () if observation.fault else (CREATE,), requeue_after=60.0
     )
-    scene.hands.outcome = Outcome(fault=("BackendMissing", "no such kind"))
-    assert scene.controller.reconcile(KEY) == 0.0
-    assert scene.seen[-1].fault is None
-    scene.hands.outcome = Outcome(wrote_status=True)
-    assert scene.controller.reconcile(KEY) == 30.0
-    assert scene.seen[-1].fault == ("BackendMissing", "no such kind")
-    assert scene.hands.tried == []
+    shell.hands.outcome = Outcome(fault=("BackendMissing", "no such kind"))
+    assert shell.controller.reconcile(KEY) == 0.0
+    assert shell.seen[-1].fault is None
+    shell.hands.outcome = Outcome(wrote_status=True)
+    assert shell.controller.reconcile(KEY) == 30.0
+    assert shell.seen[-1].fault == ("BackendMissing", "no such kind")
+    assert shell.hands.tried == []
 
     virtual_clock.advance(31.0)  # it is tried again, and nothing is written that says otherwise
-    scene.hands.fault = ("BackendMissing", "still none")
-    scene.controller.reconcile(KEY)
-    assert scene.hands.tried == [CREATE]
-    assert scene.seen[-1].fault == ("BackendMissing", "still none")
-    assert scene.hands.applied[-1].actions == ()
+    shell.hands.fault = ("BackendMissing", "still none")
+    shell.controller.reconcile(KEY)
+    assert shell.hands.tried == [CREATE]
+    assert shell.seen[-1].fault == ("BackendMissing", "still none")
+    assert shell.hands.applied[-1].actions == ()
 
     virtual_clock.advance(31.0)
-    scene.hands.fault = None
-    scene.controller.reconcile(KEY)
-    assert scene.hands.tried == [CREATE, CREATE]
-    assert scene.seen[-1].fault is None
+    shell.hands.fault = None
+    shell.controller.reconcile(KEY)
+    assert shell.hands.tried == [CREATE, CREATE]
+    assert shell.seen[-1].fault is None
 
 
-def test_a_fault_does_not_pass_to_a_new_job_of_the_same_name(scene: Scene) -> None:
-    scene.hands.outcome = Outcome(fault=("NameConflict", "x"))
-    scene.controller.reconcile(KEY)
-    scene.hands.outcome = Outcome()
+def test_a_fault_does_not_pass_to_a_new_job_of_the_same_name(shell: Shell) -> None:
+    shell.hands.outcome = Outcome(fault=("NameConflict", "x"))
+    shell.controller.reconcile(KEY)
+    shell.hands.outcome = Outcome()
     item = job_object()
     item["metadata"] = {**item["metadata"], "uid": "another"}
-    scene.world.children = lambda *_: []  # type: ignore[method-assign]
-    scene.world.item = item
-    scene.controller.reconcile(KEY)
-    assert scene.seen[-1].fault is None
+    shell.world.children = lambda *_: []  # type: ignore[method-assign]
+    shell.world.item = item
+    shell.controller.reconcile(KEY)
+    assert shell.seen[-1].fault is None
 
 
-def test_a_child_whose_kind_is_not_served_just_now_is_not_taken_for_lost(scene: Scene) -> None:
+def test_a_child_whose_kind_is_not_served_just_now_is_not_taken_for_lost(shell: Shell) -> None:
     stage = {"name": "train", "state": "Running", "attempt": 2, "child": "tiny-train-2", "childUid": CHILD_UID}
     over = [{"name": name, "state": "Succeeded", "attempt": 1, "end": DONE} for name in ("check", "prepare")]
-    scene.world.item = job_object(status={"phase": "Running", "stages": [*over, stage], "attempt": 2})
-    scene.decide = decide
-    scene.controller.reconcile(KEY)
-    end = scene.hands.applied[-1].status.stage("train").end
+    shell.world.item = job_object(status={"phase": "Running", "stages": [*over, stage], "attempt": 2})
+    shell.decide = decide
+    shell.controller.reconcile(KEY)
+    end = shell.hands.applied[-1].status.stage("train").end
     assert end is not None
     assert end.reason == "ChildLost"
 
-    scene.world.missing = Resource("kubeflow.org", "v1", "pytorchjobs", "PyTorchJob")
-    assert scene.controller.reconcile(KEY) == 30.0
-    assert scene.seen[-1].fault is not None
-    assert scene.seen[-1].fault[0] == "BackendMissing"
-    decision = scene.hands.applied[-1]
+    shell.world.missing = Resource("kubeflow.org", "v1", "pytorchjobs", "PyTorchJob")
+    assert shell.controller.reconcile(KEY) == 30.0
+    assert shell.seen[-1].fault is not None
+    assert shell.seen[-1].fault[0] == "BackendMissing"
+    decision = shell.hands.applied[-1]
     assert decision.status.stage("train").end is None
     assert decision.actions == ()
 
-    scene.world.missing = None
-    scene.world.child_objects = [child_object(attempt=2)]
-    scene.controller.reconcile(KEY)
-    assert scene.seen[-1].fault is None
-    assert len(scene.seen[-1].children) == 1
+    shell.world.missing = None
+    shell.world.child_objects = [child_object(attempt=2)]
+    shell.controller.reconcile(KEY)
+    assert shell.seen[-1].fault is None
+    assert len(shell.seen[-1].children) == 1
 
 
-def test_when_a_pod_was_first_seen_to_end_is_kept_by_the_own_clock(virtual_clock: VirtualClock, scene: Scene) -> None:
-    scene.world.pod_objects = [pod_object(rank=0, deletionTimestamp="2026-11-24T10:00:00Z"), pod_object(rank=1)]
+def test_when_a_pod_was_first_seen_to_end_is_kept_by_the_own_clock(virtual_clock: VirtualClock, shell: Shell) -> None:
+    shell.world.pod_objects = [pod_object(rank=0, deletionTimestamp="2026-11-24T10:00:00Z"), pod_object(rank=1)]
     first = virtual_clock.now
     for _ in range(2):
-        scene.controller.reconcile(KEY)
-        assert [pod.deleting_seen for pod in scene.seen[-1].pods] == [first, None]
+        shell.controller.reconcile(KEY)
+        assert [pod.deleting_seen for pod in shell.seen[-1].pods] == [first, None]
         virtual_clock.advance(100.0)
 
 
@@ -223,54 +229,54 @@ def test_what_nobody_asked_about_for_a_day_is_forgotten() -> None:
     assert [seen.of("a", moment) for moment in (1.0, 80_000.0, 160_000.0, 250_000.0)] == [1.0, 1.0, 1.0, 250_000.0]
 
 
-def test_live_pods_of_an_earlier_job_of_the_name_are_predecessors(scene: Scene) -> None:
-    scene.world.namesake_objects = [pod_object(rank=1), pod_object(rank=0), pod_object(rank=2, status=terminated(0))]
-    scene.controller.reconcile(KEY)
-    assert scene.seen[-1].predecessors == ("tiny-train-1-worker-0", "tiny-train-1-worker-1")
+def test_live_pods_of_an_earlier_job_of_the_name_are_predecessors(shell: Shell) -> None:
+    shell.world.namesake_objects = [pod_object(rank=1), pod_object(rank=0), pod_object(rank=2, status=terminated(0))]
+    shell.controller.reconcile(KEY)
+    assert shell.seen[-1].predecessors == ("tiny-train-1-worker-0", "tiny-train-1-worker-1")
 
 
-def test_warnings_are_asked_for_only_where_pods_are_late(virtual_clock: VirtualClock, scene: Scene) -> None:
+def test_warnings_are_asked_for_only_where_pods_are_late(virtual_clock: VirtualClock, shell: Shell) -> None:
     virtual_clock.now = 1_795_514_460.0 + 5.0  # 5 s after the child was created
-    scene.world.child_objects = [child_object()]
-    scene.world.pod_objects = [pod_object(rank=0), pod_object(rank=1)]
-    assert scene.controller.reconcile(KEY) is None
-    scene.world.pod_objects = [pod_object(rank=0), pod_object(rank=1, status={"phase": "Pending"})]
-    assert scene.controller.reconcile(KEY) == 5.0
-    assert scene.talk.asked == []
+    shell.world.child_objects = [child_object()]
+    shell.world.pod_objects = [pod_object(rank=0), pod_object(rank=1)]
+    assert shell.controller.reconcile(KEY) is None
+    shell.world.pod_objects = [pod_object(rank=0), pod_object(rank=1, status={"phase": "Pending"})]
+    assert shell.controller.reconcile(KEY) == 5.0
+    assert shell.talk.asked == []
     virtual_clock.advance(6.0)
-    assert scene.controller.reconcile(KEY) == 30.0
-    child, pods = scene.seen[-1].children[0], scene.seen[-1].pods
-    assert child.notices == (f"warning about {CHILD_UID}",)
-    assert [bool(pod.notices) for pod in pods] == [False, True]
-    scene.world.pod_objects = []
-    scene.talk.asked.clear()
-    scene.controller.reconcile(KEY)
-    assert scene.talk.asked == [CHILD_UID]
+    assert shell.controller.reconcile(KEY) == 30.0
+    child, pods = shell.seen[-1].children[0], shell.seen[-1].pods
+    assert child.warnings == (f"warning about {CHILD_UID}",)
+    assert [bool(pod.warnings) for pod in pods] == [False, True]
+    shell.world.pod_objects = []
+    shell.talk.asked.clear()
+    shell.controller.reconcile(KEY)
+    assert shell.talk.asked == [CHILD_UID]
 
 
-def test_an_error_stays_with_its_job_is_counted_and_backs_off(scene: Scene, virtual_clock: VirtualClock) -> None:
-    scene.hands.outcome = Unavailable(503, "ServiceUnavailable", "etcd is away", retry_after=9.0)
-    works = threading_free_worker(scene)
-    scene.queue.add(KEY)
+def test_an_error_stays_with_its_job_is_counted_and_backs_off(shell: Shell, virtual_clock: VirtualClock) -> None:
+    shell.hands.outcome = Unavailable(503, "ServiceUnavailable", "etcd is away", retry_after=9.0)
+    works = threading_free_worker(shell)
+    shell.queue.add(KEY)
     works()
-    assert b'unimrg_reconcile_errors_total{reason="Unavailable"} 1.0' in scene.metrics.text()
+    assert b'unimrg_reconcile_errors_total{reason="Unavailable"} 1.0' in shell.metrics.text()
     virtual_clock.advance(8.9)
-    assert scene.queue.take(0) is None
+    assert shell.queue.take(0) is None
     virtual_clock.advance(0.1)
-    scene.hands.outcome = RuntimeError("a bug")
+    shell.hands.outcome = RuntimeError("a bug")
     works()
-    assert b'unimrg_reconcile_errors_total{reason="RuntimeError"} 1.0' in scene.metrics.text()
-    assert len(scene.hands.applied) == 2
+    assert b'unimrg_reconcile_errors_total{reason="RuntimeError"} 1.0' in shell.metrics.text()
+    assert len(shell.hands.applied) == 2
 
 
-def threading_free_worker(scene: Scene) -> Callable[[], None]:
+def threading_free_worker(shell: Shell) -> Callable[[], None]:
     """One turn of a worker."""
 
     def turn() -> None:
-        key = scene.queue.take(0)
+        key = shell.queue.take(0)
         assert key is not None
-        scene.controller._look_at(key)
-        scene.queue.done(key)
+        shell.controller._look_at(key)
+        shell.queue.done(key)
 
     return turn
 
@@ -282,16 +288,16 @@ def restarting(budget: str) -> JobStatus:
     return JobStatus(phase="Restarting", reason="Stall", stages=[StageStatus(name="train", attempt=2, end=end)])
 
 
-def test_restarts_are_counted_by_budget_once_and_only_when_they_are_written(scene: Scene) -> None:
-    scene.decision = Decision(restarting("Infra"))
-    scene.hands.outcome = Outcome(conflict=True)
-    scene.controller.reconcile(KEY)
-    assert b'unimrg_restarts_total{cause="Infra"}' not in scene.metrics.text()
-    scene.hands.outcome = Outcome(wrote_status=True)
-    scene.controller.reconcile(KEY)
-    scene.world.item = job_object(status=restarting("Infra").model_dump(by_alias=True, exclude_none=True))
-    scene.controller.reconcile(KEY)
-    assert b'unimrg_restarts_total{cause="Infra"} 1.0' in scene.metrics.text()
+def test_restarts_are_counted_by_budget_once_and_only_when_they_are_written(shell: Shell) -> None:
+    shell.decision = Decision(restarting("Infra"))
+    shell.hands.outcome = Outcome(conflict=True)
+    shell.controller.reconcile(KEY)
+    assert b'unimrg_restarts_total{cause="Infra"}' not in shell.metrics.text()
+    shell.hands.outcome = Outcome(wrote_status=True)
+    shell.controller.reconcile(KEY)
+    shell.world.item = job_object(status=restarting("Infra").model_dump(by_alias=True, exclude_none=True))
+    shell.controller.reconcile(KEY)
+    assert b'unimrg_restarts_total{cause="Infra"} 1.0' in shell.metrics.text()
 
 
 def logged(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
@@ -299,11 +305,11 @@ def logged(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
 
 
 def test_a_decision_that_does_something_is_one_line_with_fixed_keys_and_nothing_of_the_spec(
-    scene: Scene, caplog: pytest.LogCaptureFixture
+    shell: Shell, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "unimrg_operator")
-    scene.decision = Decision(restarting("User"), (CreateChild("train", 3, 3, Ledger()),))
-    scene.controller.reconcile(KEY)
+    shell.decision = Decision(restarting("User"), (CreateChild("train", 3, 3, RestartCounters()),))
+    shell.controller.reconcile(KEY)
     (line,) = logged(caplog)
     assert line.pop("time").endswith("Z")
     assert line == {
@@ -318,10 +324,10 @@ def test_a_decision_that_does_something_is_one_line_with_fixed_keys_and_nothing_
     }
 
 
-def test_progress_alone_is_no_line(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
+def test_progress_alone_is_no_line(shell: Shell, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "unimrg_operator")
-    scene.decision = Decision(JobStatus(attempt=0))
-    scene.controller.reconcile(KEY)
+    shell.decision = Decision(JobStatus(attempt=0))
+    shell.controller.reconcile(KEY)
     assert logged(caplog) == []
 
 

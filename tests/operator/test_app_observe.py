@@ -10,12 +10,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.operator.raw_objects import CHILD_UID, JOB_UID, SPEC, child_object, job_object, owner, pod_object, terminated
+from tests.operator.raw_objects import (
+    CHILD_UID,
+    JOB_UID,
+    RANK_LABEL,
+    SPEC,
+    child_object,
+    job_object,
+    owner,
+    pod_object,
+    terminated,
+)
 from unimrg_api import cluster
-from unimrg_api.status import JobStatus, Ledger
+from unimrg_api.stages import StageName
+from unimrg_api.status import JobStatus, RestartCounters
 from unimrg_api.termination import TerminationRecord
 from unimrg_operator.app.observe import is_pod_of, is_pod_of_namesake, observe_child, observe_job, observe_pod
 from unimrg_operator.app.world import prune_child, prune_job, prune_pod
+from unimrg_operator.backends.profile import SiteProfile
+from unimrg_operator.backends.registry import SiteBackends
+
+BACKENDS = SiteBackends(SiteProfile())
+TRAIN = [BACKENDS.of("train")]
 
 
 def at(clock: str) -> float:
@@ -66,7 +82,7 @@ def test_a_status_that_cannot_be_read_counts_as_none(status: Any) -> None:
 
 
 def whole_status() -> dict[str, Any]:
-    ledger = {"userRestarts": 3, "stalls": {"node-b": 2}, "excludedNodes": ["node-b"]}
+    counters = {"userRestarts": 3, "stalls": {"node-b": 2}, "excludedNodes": ["node-b"]}
     end = {"time": "2026-11-24T10:00:00Z", "reason": "Stalled", "action": "Restart"}
     condition = {"type": "Running", "status": "True", "reason": "Yes", "lastTransitionTime": "2026-11-24T10:00:00Z"}
     return {
@@ -75,7 +91,7 @@ def whole_status() -> dict[str, Any]:
         "conditions": [condition, {**condition, "type": "Degraded"}],
         "stages": [
             {"name": "check", "state": "Succeeded", "attempt": 1},
-            {"name": "train", "state": "Restarting", "attempt": 4, "ledger": ledger, "end": end},
+            {"name": "train", "state": "Restarting", "attempt": 4, "restartCounters": counters, "end": end},
         ],
         "checkpoint": {"uri": "s3://lab/run", "step": 7},
     }
@@ -91,8 +107,8 @@ def whole_status() -> dict[str, Any]:
         (("stages", 0), {"state": 7, "attempt": -1}),
         (("stages", 1, "state"), "Pausing"),
         (("stages", 1, "end", "action"), "Ponder"),
-        (("stages", 1, "ledger", "stalls", "x"), "many"),
-        (("stages", 1, "ledger", "excludedNodes"), ["node-b", *("n" for _ in range(70))]),
+        (("stages", 1, "restartCounters", "stalls", "x"), "many"),
+        (("stages", 1, "restartCounters", "excludedNodes"), ["node-b", *("n" for _ in range(70))]),
         (("stages", 1, "podUids"), ["u"] * 70),
         (("checkpoint", "step"), -1),
         (("reason",), "x" * 100),
@@ -110,8 +126,8 @@ def test_what_cannot_be_read_of_a_status_takes_nothing_else_with_it(place: tuple
     assert status == before, "the cache is shared"
     assert seen.phase == "Failed"
     train = seen.stage("train")
-    assert (train.attempt, train.ledger.user_restarts, train.ledger.stalls) == (4, 3, {"node-b": 2})
-    assert train.ledger.excluded_nodes[0] == "node-b"
+    assert (train.attempt, train.restart_counters.user_restarts, train.restart_counters.stalls) == (4, 3, {"node-b": 2})
+    assert train.restart_counters.excluded_nodes[0] == "node-b"
     assert seen.condition("Degraded") is not None
 
 
@@ -130,41 +146,43 @@ def test_fields_of_another_operators_status_are_ignored() -> None:
         ("train", {"type": "Succeeded", "status": "True"}, "Succeeded"),
         ("train", {"type": "Succeeded", "status": "False"}, "Active"),
         ("train", {"type": "Failed", "status": "True"}, "Failed"),
+        ("train", {"type": "Suspended", "status": "True"}, "Suspended"),
+        ("check", {"type": "Suspended", "status": "True"}, "Suspended"),
+        ("check", {"type": "Suspended", "status": "False"}, "Active"),
         ("check", {"type": "Complete", "status": "True"}, "Succeeded"),
         ("check", {"type": "SuccessCriteriaMet", "status": "True"}, "Active"),
         ("check", {"type": "FailureTarget", "status": "True"}, "Active"),
         ("check", {"type": "Failed", "status": "True"}, "Failed"),
     ],
 )
-def test_the_state_of_a_child_is_what_its_conditions_say(stage: str, condition: Any, state: str) -> None:
+def test_the_state_of_a_child_is_what_its_conditions_say(stage: StageName, condition: Any, state: str) -> None:
     item = child_object(stage)
     item["status"] = {"conditions": [condition] if condition else None}
-    child = observe_child(prune_child(item))
+    child = observe_child(prune_child(item, [BACKENDS.of(stage)]), BACKENDS)
     assert child is not None
     assert child.state == state
 
 
 def test_a_child_is_read_with_its_number_and_its_ledger() -> None:
-    ledger = Ledger(user_restarts=2, excluded_nodes=["node-b"])
+    counters = RestartCounters(user_restarts=2, excluded_nodes=["node-b"])
     annotations = {
-        cluster.LEDGER_ANNOTATION: ledger.model_dump_json(by_alias=True),
+        cluster.RESTART_COUNTERS_ANNOTATION: counters.model_dump_json(by_alias=True),
         "other": "x",
     }
     item = child_object("train", 3, annotations=annotations, deletionTimestamp="2026-11-24T10:09:00Z")
-    child = observe_child(prune_child(item), ("FailedCreate: no quota",))
+    child = observe_child(prune_child(item, [BACKENDS.of("train")]), BACKENDS)
     assert child is not None
     assert (child.name, child.uid, child.stage, child.attempt) == ("tiny-train-3", CHILD_UID, "train", 3)
     assert child.created == at("10:01:00")
-    assert child.ledger == ledger
+    assert child.restart_counters == counters
     assert child.deleting
-    assert child.notices == ("FailedCreate: no quota",)
 
 
 @pytest.mark.parametrize("value", ["", "{", "[]", '{"userRestarts": "many"}', '{"userRestarts": -1}'])
 def test_a_ledger_that_cannot_be_read_counts_as_empty(value: str) -> None:
-    child = observe_child(child_object(annotations={cluster.LEDGER_ANNOTATION: value}))
+    child = observe_child(child_object(annotations={cluster.RESTART_COUNTERS_ANNOTATION: value}), BACKENDS)
     assert child is not None
-    assert child.ledger == Ledger()
+    assert child.restart_counters == RestartCounters()
 
 
 @pytest.mark.parametrize(
@@ -180,7 +198,7 @@ def test_a_ledger_that_cannot_be_read_counts_as_empty(value: str) -> None:
     ],
 )
 def test_an_object_without_our_marks_is_no_child(labels: Any) -> None:
-    assert observe_child(child_object(labels=labels)) is None
+    assert observe_child(child_object(labels=labels), BACKENDS) is None
 
 
 def test_a_running_pod_is_read_with_its_place_and_rank() -> None:
@@ -194,7 +212,7 @@ def test_a_running_pod_is_read_with_its_place_and_rank() -> None:
 
 def test_a_pod_of_a_plain_job_has_the_rank_zero() -> None:
     item = pod_object("check")
-    del item["metadata"]["labels"][cluster.NODE_RANK_LABEL]
+    del item["metadata"]["labels"][RANK_LABEL]
     assert observe_pod(item).node_rank == 0
 
 
@@ -367,13 +385,13 @@ def test_a_pod_of_an_earlier_job_of_the_name_is_told_from_our_own_and_from_a_str
 def test_pruning_drops_what_is_large_or_secret_and_changes_nothing_that_is_observed() -> None:
     job, child, pod = job_object(status={"phase": "Running"}), child_object(), pod_object(status=terminated(1, "x"))
     originals = copy.deepcopy((job, child, pod))
-    kept = repr((prune_job(job), prune_child(child), prune_pod(pod)))
+    kept = repr((prune_job(job), prune_child(child, TRAIN), prune_pod(pod)))
     assert "managedFields" not in kept
     assert "UNIMRG_SPEC" not in kept
     assert "emptyDir" not in kept
     assert "template" not in kept
     assert observe_job(prune_job(job)) == observe_job(job)
-    assert observe_child(prune_child(child)) == observe_child(child)
+    assert observe_child(prune_child(child, TRAIN), BACKENDS) == observe_child(child, BACKENDS)
     assert observe_pod(prune_pod(pod)) == observe_pod(pod)
     assert (job, child, pod) == originals
 
@@ -393,6 +411,6 @@ def test_no_object_makes_observing_fail(top: dict[str, Any], inner: dict[str, An
     for key in ("status", "spec"):
         item = {**top, "metadata": {**metadata, **nested}, key: nested}
         observe_job(prune_job(item))
-        observe_child(prune_child(item))
+        observe_child(prune_child(item, [BACKENDS.of("train")]), BACKENDS)
         observe_pod(prune_pod(item))
         is_pod_of(prune_pod(item), "u", [])

@@ -154,9 +154,9 @@ class Polled:
     """A poller and the jobs of which it told."""
 
     def __init__(self) -> None:
-        self.told: list[JobKey] = []
+        self.published: list[JobKey] = []
         self.now = 100.0
-        self.poller = ProgressPoller(list, self.told.append, clock=lambda: self.now)
+        self.poller = ProgressPoller(list, self.published.append, clock=lambda: self.now)
 
 
 def test_a_job_is_told_when_its_answer_changes_and_the_time_of_the_last_one_is_kept() -> None:
@@ -169,7 +169,7 @@ def test_a_job_is_told_when_its_answer_changes_and_the_time_of_the_last_one_is_k
         report = polled.poller.report(TINY, ["pod-1"])
         assert report is not None
         assert report.received == polled.now
-    assert polled.told == [("lab", "tiny")] * 2
+    assert polled.published == [("lab", "tiny")] * 2
     assert report.progress.step == 2
     assert report.pod_uid == "pod-1"
 
@@ -179,7 +179,7 @@ def test_an_answer_of_another_pod_is_news_even_if_it_says_the_same() -> None:
     with raw_server(replying(OK, b'{"step": 1}')) as port:
         for pod in ("pod-1", "pod-2"):
             polled.poller.poll(Target(TINY, pod, "127.0.0.1", port))
-    assert len(polled.told) == 2
+    assert len(polled.published) == 2
 
 
 def test_a_pod_replaces_no_other_pods_report_and_the_first_that_is_named_counts() -> None:
@@ -214,7 +214,7 @@ def test_without_a_readable_answer_the_report_before_it_stays() -> None:
     report = polled.poller.report(TINY, ["pod-1"])
     assert report is not None
     assert report.progress.step == 1
-    assert len(polled.told) == 1
+    assert len(polled.published) == 1
 
 
 def test_what_is_known_of_a_job_that_is_gone_is_dropped() -> None:

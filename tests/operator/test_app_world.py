@@ -11,8 +11,8 @@ from tests.operator.scripted_api import ScriptedApi, scripted_api
 from unimrg_operator.app.metrics import Metrics
 from unimrg_operator.app.world import PODS, JobKey, World
 from unimrg_operator.backends.base import Resource
-from unimrg_operator.backends.kubeflow import KubeflowBackend
 from unimrg_operator.backends.profile import SiteProfile
+from unimrg_operator.backends.registry import SiteBackends
 from unimrg_operator.kube.reflector import Reflector
 
 TRAIN = Resource("kubeflow.org", "v1", "pytorchjobs", "PyTorchJob")
@@ -29,8 +29,8 @@ class Known:
     """A world whose reflectors do not run: a test fills their caches."""
 
     def __init__(self, api: ScriptedApi) -> None:
-        self.told: list[JobKey] = []
-        self.world = World(api.client(), KubeflowBackend(SiteProfile()), ["lab"], self.told.append, Metrics())
+        self.published: list[JobKey] = []
+        self.world = World(api.client(), SiteBackends(SiteProfile()), ["lab"], self.published.append, Metrics())
 
     def reflector(self, kind: str) -> Reflector:
         return next(item for item in self.world.reflectors() if item.resource.kind == kind)
@@ -62,8 +62,8 @@ def test_a_child_that_was_just_created_is_known_and_told_before_the_watch_brings
     known.world.created(TRAIN, "lab", child_object())
     (child,) = known.world.children(KEY, JOB_UID)
     assert child["metadata"]["uid"] == CHILD_UID
-    assert "spec" not in child
-    assert known.told == [KEY]
+    assert "template" not in child["spec"]
+    assert known.published == [KEY]
 
 
 def test_only_pods_that_a_known_child_of_a_known_job_controls_are_asked_for_progress(api: ScriptedApi) -> None:

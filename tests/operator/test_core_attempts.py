@@ -8,7 +8,7 @@ import pytest
 
 from tests.operator.simulated_cluster import Cluster, make_job
 from unimrg_api.exit_codes import RULES, Budget
-from unimrg_api.status import JobStatus, Ledger
+from unimrg_api.status import JobStatus, RestartCounters
 from unimrg_operator.core.decision import CreateChild, DeleteChild, DeletePod
 
 
@@ -96,7 +96,11 @@ def test_the_next_attempt_waits_for_the_pods_of_the_last_and_for_the_pause(clust
     cluster.end_pod(cluster.pod("tiny-train-1", 0), 143)
     cluster.settle()
     child = cluster.children["tiny-train-2"]
-    assert child.ledger == cluster.ledger() == Ledger(free_restarts=1, failures_in_a_row=1, free_commit_step=0)
+    assert (
+        child.restart_counters
+        == cluster.restart_counters()
+        == RestartCounters(free_restarts=1, failures_in_a_row=1, free_commit_step=0)
+    )
     assert cluster.status.phase == "Running"
 
 
@@ -218,10 +222,12 @@ def test_memory_runs_out_twice_and_the_job_fails(cluster: Cluster) -> None:
 
 def test_an_interruption_is_free_if_a_commit_was_new_and_known_from_its_last_word(cluster: Cluster) -> None:
     cluster.fail("train", 85, checkpoint="ckpt/step-00000012")
-    assert cluster.ledger() == Ledger(free_restarts=1, failures_in_a_row=1, commit_step=12, free_commit_step=12)
+    assert cluster.restart_counters() == RestartCounters(
+        free_restarts=1, failures_in_a_row=1, commit_step=12, free_commit_step=12
+    )
     cluster.wait()
     cluster.fail("train", 85, checkpoint="ckpt/step-00000012")
-    assert (cluster.ledger().free_restarts, cluster.ledger().infra_restarts) == (1, 1)
+    assert (cluster.restart_counters().free_restarts, cluster.restart_counters().infra_restarts) == (1, 1)
 
 
 def test_other_stages_commit_nothing_so_only_their_first_interruption_is_free() -> None:
@@ -229,17 +235,20 @@ def test_other_stages_commit_nothing_so_only_their_first_interruption_is_free() 
     cluster.settle()
     for step, infra in ((12, 0), (13, 1)):
         cluster.fail("check", 85, checkpoint=f"ckpt/step-{step:08d}")
-        assert (cluster.ledger("check").free_restarts, cluster.ledger("check").infra_restarts) == (1, infra)
+        assert (cluster.restart_counters("check").free_restarts, cluster.restart_counters("check").infra_restarts) == (
+            1,
+            infra,
+        )
         cluster.wait()
 
 
 def test_a_restart_elsewhere_leaves_the_node_out_and_the_evaluation_does_so_too(cluster: Cluster) -> None:
     cluster.fail("train", 80, rank=1)
     cluster.wait()
-    assert cluster.children["tiny-train-2"].ledger.excluded_nodes == ["node-1"]
+    assert cluster.children["tiny-train-2"].restart_counters.excluded_nodes == ["node-1"]
     assert [pod.node for pod in cluster.pods_of("tiny-train-2")] == ["node-0", "node-2"]
     cluster.succeed("train")
-    assert cluster.children["tiny-evaluate-1"].ledger == Ledger(excluded_nodes=["node-1"])
+    assert cluster.children["tiny-evaluate-1"].restart_counters == RestartCounters(excluded_nodes=["node-1"])
 
 
 def test_evaluate_and_finish_are_told_the_last_attempt_of_the_training(cluster: Cluster) -> None:
@@ -249,7 +258,7 @@ def test_evaluate_and_finish_are_told_the_last_attempt_of_the_training(cluster: 
         cluster.end_pod(pod, 0)
     cluster.controllers()
     cluster.write(cluster.decide())
-    assert cluster.decide().actions == (CreateChild("evaluate", 1, 2, Ledger()),)
+    assert cluster.decide().actions == (CreateChild("evaluate", 1, 2, RestartCounters()),)
 
 
 def test_a_silently_recreated_pod_breaks_the_gang(cluster: Cluster) -> None:
@@ -287,7 +296,7 @@ def test_a_status_that_is_behind_does_not_make_an_attempt_again(cluster: Cluster
         decision = cluster.decide(shown)
         assert decision.actions == ()
         assert decision.status.stage("train").attempt == 2
-        assert decision.status.stage("train").ledger == cluster.children["tiny-train-2"].ledger
+        assert decision.status.stage("train").restart_counters == cluster.children["tiny-train-2"].restart_counters
 
 
 def test_a_wiped_status_is_rebuilt_from_children_and_pods(cluster: Cluster) -> None:
@@ -309,7 +318,7 @@ def test_a_wiped_status_finds_an_end_again_while_its_pods_are_there(cluster: Clu
     before = cluster.status
     wiped = cluster.decide(JobStatus()).status
     assert wiped.stage("train").end == before.stage("train").end
-    assert wiped.stage("train").ledger == before.stage("train").ledger
+    assert wiped.stage("train").restart_counters == before.stage("train").restart_counters
 
 
 def test_stages_whose_children_are_gone_succeeded_if_a_later_one_was_begun(cluster: Cluster) -> None:
@@ -322,7 +331,7 @@ def test_stages_whose_children_are_gone_succeeded_if_a_later_one_was_begun(clust
 
 def test_a_job_of_which_nothing_is_left_begins_again() -> None:
     cluster = Cluster()
-    assert cluster.decide(JobStatus()).actions == (CreateChild("check", 1, 1, Ledger()),)
+    assert cluster.decide(JobStatus()).actions == (CreateChild("check", 1, 1, RestartCounters()),)
 
 
 def test_nonsense_in_the_status_does_not_stop_a_job(cluster: Cluster) -> None:

@@ -94,7 +94,7 @@ def test_pods_that_do_not_run_say_what_they_wait_for(waiting: str, reason: str) 
     cluster.reconcile()
     cluster.controllers()
     pod = cluster.pod("tiny-check-1")
-    cluster.pods[pod.uid] = replace(pod, waiting_reason=waiting, waiting_message="0/2 nodes", notices=("quota",))
+    cluster.pods[pod.uid] = replace(pod, waiting_reason=waiting, waiting_message="0/2 nodes", warnings=("quota",))
     cluster.reconcile()
     assert cluster.condition("Running") == ("False", reason)
     said = [f"pod tiny-check-1 waits: {waiting}: 0/2 nodes"] if waiting else []
@@ -105,7 +105,7 @@ def test_what_warnings_say_about_a_child_without_pods_is_shown() -> None:
     cluster = Cluster()
     cluster.reconcile()
     child = cluster.children["tiny-check-1"]
-    cluster.children[child.name] = replace(child, notices=("violates PodSecurity",))
+    cluster.children[child.name] = replace(child, warnings=("violates PodSecurity",))
     cluster.reconcile()
     assert cluster.condition("Running") == ("False", "PodsPending")
     assert message(cluster, "Running").endswith("violates PodSecurity")

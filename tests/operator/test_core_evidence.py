@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
+from tests.operator.simulated_cluster import make_job
 from unimrg_api.exit_codes import Action, Budget, ExitCode
+from unimrg_api.stages import STAGES
 from unimrg_api.status import StageStatus
 from unimrg_api.termination import TerminationRecord
-from unimrg_operator.core.evidence import REASONS, Judgement, judge
+from unimrg_operator.core.evidence import REASONS, Classification, classify
 from unimrg_operator.core.observation import Child, Pod, Terminated
 
 NOW = 1000.0
@@ -29,16 +31,16 @@ def ended(rank: int, code: int, finished: float = NOW - 1, *, reason: str = "Err
     return pod(rank, **{"phase": phase, "terminated": Terminated(code, reason, finished, record), **fields})
 
 
-def look(*pods: Pod, child: Child | None = CHILD, stage: StageStatus = STAGE, now: float = NOW) -> Judgement:
-    return judge(stage, child, list(pods), 2, now)
+def look(*pods: Pod, child: Child | None = CHILD, stage: StageStatus = STAGE, now: float = NOW) -> Classification:
+    return classify(stage, child, list(pods), STAGES["train"], make_job(nodes=2), now)
 
 
-def reason(judgement: Judgement) -> str | None:
-    return judgement.cause.reason if judgement.cause is not None else None
+def reason(classification: Classification) -> str | None:
+    return classification.cause.reason if classification.cause is not None else None
 
 
 def test_an_attempt_whose_pods_run_goes_on() -> None:
-    assert look(pod(0), pod(1)) == Judgement()
+    assert look(pod(0), pod(1)) == Classification()
 
 
 def test_success_is_that_of_all_pods_or_the_childs_word() -> None:
@@ -48,14 +50,14 @@ def test_success_is_that_of_all_pods_or_the_childs_word() -> None:
 
 
 def test_the_container_that_failed_first_is_the_cause() -> None:
-    judgement = look(ended(0, 84, NOW - 2), ended(1, 70, NOW - 5))
-    assert judgement.cause is not None
-    assert (judgement.cause.reason, judgement.cause.pod, judgement.cause.node) == (
+    classification = look(ended(0, 84, NOW - 2), ended(1, 70, NOW - 5))
+    assert classification.cause is not None
+    assert (classification.cause.reason, classification.cause.pod, classification.cause.node) == (
         "ProgramFailed",
         "worker-1",
         "node-1",
     )
-    assert judgement.cause.exit_code == 70
+    assert classification.cause.exit_code == 70
 
 
 @pytest.mark.parametrize("code", [84, 85, 130, 137, 143])
@@ -65,7 +67,7 @@ def test_within_the_same_second_what_follows_from_a_failure_is_not_its_cause(cod
 
 def test_a_first_failure_waits_a_moment_for_those_that_were_earlier() -> None:
     first = ended(0, 84, NOW - 4)
-    assert look(first, pod(1)) == Judgement(wait=6.0)
+    assert look(first, pod(1)) == Classification(wait=6.0)
     assert reason(look(first, pod(1), now=NOW + 6)) == "CommunicationFailed"
     assert reason(look(first, ended(1, 70, NOW - 5))) == "ProgramFailed"
 
@@ -91,10 +93,10 @@ def test_want_of_memory_is_known_from_the_kernel_or_the_launcher(said: dict[str,
 )
 def test_a_pod_that_was_taken_away_and_killed_is_disrupted(fields: dict[str, Any], word: str) -> None:
     for code in (137, 143):
-        judgement = look(ended(0, code, **fields), ended(1, 84))
-        assert judgement.cause is not None
-        assert judgement.cause.reason == word
-        assert judgement.cause.rule.budget is Budget.FREE
+        classification = look(ended(0, code, **fields), ended(1, 84))
+        assert classification.cause is not None
+        assert classification.cause.reason == word
+        assert classification.cause.rule.budget is Budget.FREE
 
 
 def test_a_pod_that_was_taken_away_and_chose_its_code_is_believed() -> None:
@@ -102,10 +104,14 @@ def test_a_pod_that_was_taken_away_and_chose_its_code_is_believed() -> None:
 
 
 def test_an_evicted_pod_without_a_container_is_a_disruption() -> None:
-    judgement = look(pod(0, phase="Failed", disruption="Evicted"), ended(1, 0))
-    assert judgement.cause is not None
-    assert (judgement.cause.reason, judgement.cause.exit_code, judgement.cause.node) == ("Evicted", None, "node-0")
-    assert judgement.cause.rule.budget is Budget.FREE
+    classification = look(pod(0, phase="Failed", disruption="Evicted"), ended(1, 0))
+    assert classification.cause is not None
+    assert (classification.cause.reason, classification.cause.exit_code, classification.cause.node) == (
+        "Evicted",
+        None,
+        "node-0",
+    )
+    assert classification.cause.rule.budget is Budget.FREE
 
 
 def test_a_container_that_failed_is_asked_before_a_pod_that_was_evicted() -> None:
@@ -114,7 +120,7 @@ def test_a_container_that_failed_is_asked_before_a_pod_that_was_evicted() -> Non
 
 def test_a_deleted_pod_has_its_grace_to_say_how_it_ends() -> None:
     leaving = pod(0, deleting_since=NOW - 10, grace_seconds=300)
-    assert look(leaving, pod(1)) == Judgement(wait=350.0)
+    assert look(leaving, pod(1)) == Classification(wait=350.0)
     assert reason(look(leaving, pod(1), now=NOW + 350)) == "PodLost"
 
 
@@ -126,15 +132,15 @@ def test_a_pod_on_a_lost_node_is_not_waited_for() -> None:
 def test_a_pod_that_vanished_or_was_replaced_is_lost() -> None:
     replaced = replace(pod(1), uid="pod-9")
     for pods in ([pod(0)], [pod(0), replaced]):
-        judgement = look(*pods)
-        assert judgement.cause is not None
-        assert judgement.cause.reason == "PodLost"
-        assert (judgement.cause.rule.action, judgement.cause.rule.budget) == (Action.RESTART, Budget.FREE)
+        classification = look(*pods)
+        assert classification.cause is not None
+        assert classification.cause.reason == "PodLost"
+        assert (classification.cause.rule.action, classification.cause.rule.budget) == (Action.RESTART, Budget.FREE)
 
 
 def test_before_all_pods_were_seen_a_replaced_one_is_none_that_is_lost() -> None:
     starting = STAGE.model_copy(update={"state": "Starting", "pod_uids": []})
-    assert look(pod(0), replace(pod(1), uid="pod-9"), stage=starting) == Judgement()
+    assert look(pod(0), replace(pod(1), uid="pod-9"), stage=starting) == Classification()
     assert reason(look(ended(0, 70), stage=starting)) == "ProgramFailed"
 
 
@@ -142,39 +148,39 @@ def test_a_failed_child_without_pods_lost_them_and_one_whose_pods_live_is_not_ju
     failed = replace(CHILD, state="Failed")
     starting = STAGE.model_copy(update={"pod_uids": []})
     assert reason(look(child=failed, stage=starting)) == "PodLost"
-    assert look(pod(0), pod(1), child=failed) == Judgement()
+    assert look(pod(0), pod(1), child=failed) == Classification()
 
 
 def test_a_missing_child_is_infrastructures_fault() -> None:
-    judgement = look(pod(0), pod(1), child=None)
-    assert judgement.cause is not None
-    assert (judgement.cause.reason, judgement.cause.rule.budget) == ("ChildLost", Budget.INFRA)
+    classification = look(pod(0), pod(1), child=None)
+    assert classification.cause is not None
+    assert (classification.cause.reason, classification.cause.rule.budget) == ("ChildLost", Budget.INFRA)
 
 
 def test_the_cause_line_names_pod_node_rank_code_and_what_the_pod_said() -> None:
     record = TerminationRecord(exit_code=70, rank=9, message="RuntimeError:\nboom\x07")
-    judgement = look(ended(0, 70, record=record), ended(1, 84))
-    assert judgement.cause is not None
-    assert judgement.cause.message == (
+    classification = look(ended(0, 70, record=record), ended(1, 84))
+    assert classification.cause is not None
+    assert classification.cause.message == (
         "pod worker-0 on node-0: exit code 70, the program failed; rank 9: RuntimeError: boom"
     )
 
 
 def test_a_rank_that_the_launcher_named_is_not_named_twice() -> None:
     record = TerminationRecord(exit_code=70, rank=9, message="rank 9: boom")
-    judgement = look(ended(0, 70, record=record), ended(1, 84))
-    assert judgement.cause is not None
-    assert judgement.cause.message.count("rank 9") == 1
+    classification = look(ended(0, 70, record=record), ended(1, 84))
+    assert classification.cause is not None
+    assert classification.cause.message.count("rank 9") == 1
 
 
 @pytest.mark.parametrize("code", [1, 69, 70, 75, 84, 137, 143])
 def test_what_fails_after_a_peer_was_asked_to_end_is_the_drains_fault(code: int) -> None:
     leaving = pod(0, deleting_since=NOW - 20, disruption="EvictionByEvictionAPI")
-    judgement = look(leaving, ended(1, code, NOW - 17))
-    assert judgement.cause is not None
-    assert (judgement.cause.reason, judgement.cause.rule.budget) == ("PodLost", Budget.FREE)
-    assert (judgement.cause.exit_code, judgement.cause.pod) == (code, "worker-1")
-    assert "pod worker-0 on node-0 was asked to end before; EvictionByEvictionAPI" in judgement.cause.message
+    classification = look(leaving, ended(1, code, NOW - 17))
+    assert classification.cause is not None
+    assert (classification.cause.reason, classification.cause.rule.budget) == ("PodLost", Budget.FREE)
+    assert (classification.cause.exit_code, classification.cause.pod) == (code, "worker-1")
+    assert "pod worker-0 on node-0 was asked to end before; EvictionByEvictionAPI" in classification.cause.message
 
 
 def test_a_peer_that_was_asked_to_end_after_the_failure_or_because_of_it_excuses_nothing() -> None:
@@ -196,10 +202,10 @@ def test_memory_that_runs_out_during_a_drain_has_still_run_out() -> None:
 
 
 def test_what_fails_when_a_peer_is_missing_is_the_lost_peers_fault() -> None:
-    judgement = look(ended(1, 84))
-    assert judgement.cause is not None
-    assert (judgement.cause.reason, judgement.cause.rule.budget) == ("PodLost", Budget.FREE)
-    assert "a pod had vanished before" in judgement.cause.message
+    classification = look(ended(1, 84))
+    assert classification.cause is not None
+    assert (classification.cause.reason, classification.cause.rule.budget) == ("PodLost", Budget.FREE)
+    assert "a pod had vanished before" in classification.cause.message
 
 
 def test_once_the_failure_was_noticed_only_a_peer_that_was_replaced_before_was_lost_before() -> None:
@@ -213,11 +219,11 @@ def test_once_the_failure_was_noticed_only_a_peer_that_was_replaced_before_was_l
 
 def test_the_grace_of_a_pod_is_counted_from_when_it_was_seen_to_be_asked_to_end() -> None:
     behind = pod(0, deleting_since=NOW - 500, deleting_seen=NOW - 10, grace_seconds=300)
-    assert look(behind, pod(1)) == Judgement(wait=350.0)
+    assert look(behind, pod(1)) == Classification(wait=350.0)
     ahead = pod(0, deleting_since=NOW + 500, deleting_seen=NOW - 10, grace_seconds=300)
-    assert look(ahead, pod(1)) == Judgement(wait=860.0)
+    assert look(ahead, pod(1)) == Classification(wait=860.0)
 
 
 def test_a_clock_that_was_set_back_only_lengthens_a_pods_grace() -> None:
     leaving = pod(0, deleting_since=NOW, deleting_seen=NOW, grace_seconds=30)
-    assert look(leaving, pod(1), now=NOW - 3600) == Judgement(wait=3690.0)
+    assert look(leaving, pod(1), now=NOW - 3600) == Classification(wait=3690.0)

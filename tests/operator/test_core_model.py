@@ -17,9 +17,9 @@ from tests.operator.simulated_cluster import Cluster, make_job
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.status import JobStatus
 from unimrg_operator.core.decision import Decision
+from unimrg_operator.core.lookup import has_succeeded, is_alive, lives
 from unimrg_operator.core.observation import Child, Pod
 from unimrg_operator.core.phase import is_terminal
-from unimrg_operator.core.seen import is_alive, lives
 
 CODES = sorted({int(code) for code in ExitCode} - {0} | {1, 139})
 MAX_RESTARTS, MAX_INFRA_RESTARTS = 2, 3
@@ -44,6 +44,8 @@ class OperatorModel(RuleBasedStateMachine):
         self.pending: tuple[JobStatus, Decision] | None = None
         self.step = 0
         self.ended: JobStatus | None = None
+        self.suspended: set[str] = set()
+        self.done: set[str] = set()
 
     # ---- the operator
 
@@ -171,6 +173,19 @@ class OperatorModel(RuleBasedStateMachine):
         self.versions, self.read, self.pending = [JobStatus()], 0, None
         self.cluster.status = self.versions[0]
 
+    @precondition(lambda self: any(map(self._can_be_suspended, self._children())))
+    @rule()
+    def a_queue_suspends_a_child(self) -> None:
+        """Its pods are asked to end; the operator has seen all of it up to here."""
+        self.does_its_work()
+        for child in filter(self._can_be_suspended, self._children()):
+            self.suspended.add(child.uid)
+            self.cluster.suspend(child)
+
+    @rule()
+    def a_queue_resumes_it(self) -> None:
+        self._resume()
+
     @rule(missing=st.booleans())
     def a_secret_goes_or_comes(self, missing: bool) -> None:
         self.cluster.secret_missing = missing
@@ -192,17 +207,25 @@ class OperatorModel(RuleBasedStateMachine):
 
     @invariant()
     def at_most_one_attempt_is_alive(self) -> None:
+        """An attempt that did its work does not count: its controller may take its time, or make a lost pod again."""
         living = {pod.child for pod in self.alive()}
-        living |= {child.name for child in self._children() if child.state == "Active"}
-        assert len(living) <= 1, living
+        living |= {child.name for child in self._children() if child.state in ("Active", "Suspended")}
+        assert len(living - self._done()) <= 1, living
+
+    @invariant()
+    def a_suspended_child_waits_and_costs_nothing(self) -> None:
+        for child in self._children():
+            if child.state == "Suspended" and child.uid in self.suspended:
+                end = self.cluster.status.stage(child.stage).end
+                assert end is None or end.action == "Done", end
 
     @invariant()
     def restarts_stay_within_their_budgets(self) -> None:
-        ledgers = [child.ledger for child in self._children()] + [stage.ledger for stage in self.cluster.status.stages]
-        for ledger in ledgers:
-            assert ledger.user_restarts <= MAX_RESTARTS
-            assert ledger.infra_restarts <= MAX_INFRA_RESTARTS
-            assert len(ledger.excluded_nodes) <= 16
+        for holder in [*self._children(), *self.cluster.status.stages]:
+            used = holder.restart_counters
+            assert used.user_restarts <= MAX_RESTARTS
+            assert used.infra_restarts <= MAX_INFRA_RESTARTS
+            assert len(used.excluded_nodes) <= 16
 
     @invariant()
     def the_end_is_the_end(self) -> None:
@@ -217,9 +240,12 @@ class OperatorModel(RuleBasedStateMachine):
             return
         cluster = self.cluster
         cluster.secret_missing, cluster.fault, cluster.predecessors = False, None, ()
+        self._resume()
         cluster.until(lambda: is_terminal(cluster.status), self._work)
         self.the_end_is_the_end()
-        cluster.until(lambda: not any(lives(cluster.observe(), child) for child in self._children()), self._obey)
+        cluster.until(
+            lambda: not any(lives(cluster.observe(), child, cluster.job) for child in self._children()), self._obey
+        )
         assert cluster.decide().requeue_after is None
         self.the_end_is_the_end()
         self.restarts_stay_within_their_budgets()
@@ -232,8 +258,32 @@ class OperatorModel(RuleBasedStateMachine):
     def _obey(self) -> None:
         for pod in self.leaving():
             self.cluster.end_pod(pod, 143)
+        self._resume()
 
     # ---- who there is
+
+    def _can_be_suspended(self, child: Child) -> bool:
+        stage = self.cluster.status.stage(child.stage)
+        pods = self.cluster.pods_of(child.name)
+        known = stage.child_uid == child.uid and stage.end is None and {pod.uid for pod in pods} >= set(stage.pod_uids)
+        return known and child.state == "Active" and all(is_alive(pod) and not pod.deleting_since for pod in pods)
+
+    def _resume(self) -> None:
+        for child in self._children():
+            if child.state == "Suspended":
+                self.cluster.resume(child)
+
+    def _done(self) -> set[str]:
+        """Children whose attempt did its work, whatever became of their pods and of the status since."""
+        for child in self._children():
+            stage, pods = self.cluster.status.stage(child.stage), self.cluster.pods_of(child.name)
+            succeeded = bool(pods) and all(map(has_succeeded, pods))
+            if succeeded or (stage.state == "Succeeded" and stage.child in (child.name, None)):
+                self.done.add(child.name)
+        return self.done
+
+    def _lives(self, child: Child) -> bool:
+        return lives(self.cluster.observe(), child, self.cluster.job)
 
     def _children(self) -> list[Child]:
         return list(self.cluster.children.values())

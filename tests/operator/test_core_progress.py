@@ -81,6 +81,9 @@ def test_the_last_word_is_the_termination_record_and_the_loss_is_kept(cluster: C
     cluster.report_step(cluster.pod("tiny-train-1"), 390, losses={"Pixel": 1.5}, eta_seconds=4)
     cluster.reconcile()
     cluster.succeed("train", step=400, total_steps=400, checkpoint="ckpt/step-00000400", mlflow_run_id="abc")
+    assert cluster.status.progress is not None
+    assert (cluster.status.progress.stage, cluster.status.progress.steps) == ("evaluate", "")
+    cluster.succeed("evaluate")
     progress = cluster.status.progress
     assert progress is not None
     assert (progress.steps, progress.percent, progress.eta, progress.loss) == ("400/400", 100, "", "1.5")
@@ -99,8 +102,21 @@ def test_the_evaluation_shows_its_own_progress_and_afterwards_the_trainings(clus
     assert (cluster.status.progress.stage, cluster.status.progress.steps) == ("train", "400/400")
 
 
+def test_the_steps_of_one_stage_are_never_shown_as_another_ones() -> None:
+    cluster = Cluster(make_job(source=True))
+    cluster.settle()
+    cluster.succeed("check")
+    pod = cluster.pod("tiny-prepare-1")
+    cluster.report = Report(pod.uid, cluster.now, Progress(stage="prepare", step=2001, total_steps=2256, updated=NOON))
+    cluster.reconcile()
+    assert cluster.status.progress is not None
+    assert cluster.status.progress.steps == "2001/2256"
+    cluster.succeed("prepare")
+    assert (cluster.status.phase, cluster.status.progress) == ("Running", None)
+
+
 def test_scores_are_those_of_the_evaluation_in_the_shortest_decimals(cluster: Cluster) -> None:
-    cluster.succeed("train", scores={"notThis": 1.0})
+    cluster.succeed("train")
     cluster.succeed("evaluate", scores={"spatial/accuracy": 0.1 + 0.2, "loss": 1.0})
     assert [(score.name, score.value) for score in cluster.status.benchmarks] == [
         ("loss", "1.0"),
@@ -209,7 +225,7 @@ def test_whatever_a_pod_says_the_status_stays_one_that_a_cluster_takes(
     cluster.to_training()
     pod = cluster.pod("tiny-train-1")
     cluster.report = Report(pod.uid, cluster.now, progress)
-    cluster.pods[pod.uid] = replace(pod, waiting_message=word, notices=(word,), node=word or None)
+    cluster.pods[pod.uid] = replace(pod, waiting_message=word, warnings=(word,), node=word or None)
     _is_taken(cluster.decide().status)
     ended = Terminated(code, word, cluster.now, record)
     cluster.pods[pod.uid] = replace(pod, phase="Failed", terminated=ended, disruption=word, node=word or None)

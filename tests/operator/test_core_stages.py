@@ -8,8 +8,8 @@ import pytest
 
 from tests.operator.simulated_cluster import Cluster, make_job
 from unimrg_api.stages import StageName
-from unimrg_api.status import JobStatus
-from unimrg_operator.core.stages import wanted
+from unimrg_api.stages import wanted_stages as wanted
+from unimrg_api.status import JobStatus, RestartCounters
 
 
 def stages_made(cluster: Cluster) -> list[str]:
@@ -175,16 +175,14 @@ def test_finish_is_given_up_in_time_even_if_it_could_not_be_made() -> None:
 def test_the_time_of_finish_begins_when_nothing_keeps_it_from_being_made() -> None:
     cluster = Cluster(make_job(mode="Never"))
     cluster.to_training()
-    pod = cluster.pod("tiny-train-1")
-    cluster.end_pod(pod, 0)
-    cluster.reconcile()  # Training Operator is away
     child = cluster.children["tiny-train-1"]
-    cluster.children[child.name] = replace(child, deleting=True)  # and so is what would let it go
+    cluster.children[child.name] = replace(child, state="Succeeded", deleting=True)  # with a pod that still ends
+    cluster.reconcile()
     cluster.now += 3600
     cluster.reconcile()
     assert cluster.status.phase == "Finishing"
     assert cluster.condition("Running") == ("False", "WaitingForChild")
-    del cluster.children[child.name]
+    cluster.end_pod(cluster.pod(child.name), 0)
     cluster.fault = ("BackendMissing", "no")
     begun = cluster.now
     cluster.until(lambda: cluster.status.phase == "Succeeded", lambda: None)
@@ -252,7 +250,7 @@ def test_a_job_that_does_not_parse_says_so_and_nothing_is_made() -> None:
     assert cluster.condition("Accepted") == ("False", "RenderError")
     assert (cluster.status.phase, cluster.status.reason) == ("Pending", "RenderError")
     assert decision.requeue_after is None
-    assert cluster.reasons_told() == ["RenderError"]
+    assert cluster.published_reasons() == ["RenderError"]
 
 
 def test_a_job_that_does_not_parse_any_more_keeps_what_it_has() -> None:
@@ -285,3 +283,37 @@ def test_what_keeps_children_from_being_made_is_shown_and_tried_again() -> None:
     cluster.settle()
     assert cluster.condition("Accepted") == ("Unknown", "Checking")
     assert cluster.status.phase == "Checking"
+
+
+def test_a_suspended_child_waits_and_goes_on_with_new_pods() -> None:
+    cluster = Cluster(make_job(nodes=2))
+    cluster.to_training()
+    cluster.suspend(cluster.children["tiny-train-1"])
+    cluster.end_pod(cluster.pod("tiny-train-1", 0), 85)
+    cluster.end_pod(cluster.pod("tiny-train-1", 1), 143)
+    cluster.now += 7200
+    cluster.reconcile()
+    assert (cluster.status.phase, cluster.condition("Running")) == ("Suspended", ("False", "Suspended"))
+    assert cluster.condition("Progressing")[0] == "Unknown"
+    cluster.resume(cluster.children["tiny-train-1"])
+    cluster.settle()
+    assert (cluster.status.phase, cluster.status.stage("train").attempt) == ("Running", 1)
+    assert cluster.restart_counters() == RestartCounters()
+    cluster.succeed("train")
+    assert cluster.status.stage("train").state == "Succeeded"
+
+
+def test_the_time_limit_of_a_stage_does_not_run_while_it_is_suspended() -> None:
+    cluster = Cluster(make_job(mode="Never"))
+    cluster.to_training()
+    cluster.succeed("train")
+    cluster.suspend(cluster.children["tiny-finish-1"])
+    cluster.end_pod(cluster.pod("tiny-finish-1"), 143)
+    cluster.reconcile()
+    cluster.now += 7200
+    cluster.reconcile()
+    assert cluster.status.phase == "Suspended"
+    cluster.resume(cluster.children["tiny-finish-1"])
+    cluster.settle()
+    cluster.succeed("finish")
+    assert (cluster.status.phase, cluster.condition("Degraded")[0]) == ("Succeeded", "False")

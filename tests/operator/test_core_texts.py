@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unimrg_operator.core.texts import count, left, line, soonest, time_of, time_text, word
+from unimrg_operator.core.texts import camel_case, count, left, line, soonest, time_of, time_text
 
 
 @given(st.integers(0, 200_000_000_000))
@@ -39,9 +39,9 @@ def test_the_soonest_wait_is_one_that_is_not_over() -> None:
 
 
 def test_a_reason_is_one_word_or_the_default() -> None:
-    assert word("PreemptionByScheduler", "Disrupted") == "PreemptionByScheduler"
+    assert camel_case("PreemptionByScheduler", "Disrupted") == "PreemptionByScheduler"
     for text in ("", "two words", "a-b", "7Up", "x" * 65, "Ä"):
-        assert word(text, "Disrupted") == "Disrupted"
+        assert camel_case(text, "Disrupted") == "Disrupted"
 
 
 def test_a_message_is_one_clean_short_line() -> None:

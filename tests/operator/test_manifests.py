@@ -11,8 +11,8 @@ import yaml
 from tests.support.rendered_children import ROOT
 from unimrg_api import cluster
 from unimrg_operator.app.main import main
-from unimrg_operator.backends.kubeflow import KubeflowBackend
 from unimrg_operator.backends.profile import SiteProfile, load_profile
+from unimrg_operator.backends.registry import SiteBackends
 
 MANIFESTS = ROOT / "manifests"
 
@@ -35,7 +35,7 @@ def rights(rules: list[dict[str, Any]]) -> set[tuple[str, str, str]]:
 
 def test_the_operator_may_make_and_delete_what_it_renders_and_change_nothing_but_a_jobs_status() -> None:
     role = read("role.yaml")["Role"]
-    backend = KubeflowBackend(SiteProfile())
+    backend = SiteBackends(SiteProfile())
     children = {backend.resource("train"), backend.resource("check")}
     changing = {right for right in rights(role["rules"]) if right[2] not in ("get", "list", "watch")}
     assert changing == {

@@ -79,7 +79,7 @@ WRONG = {
     ),
     "any key": ("tolerations:\n- {value: b}", "tolerations[0].key", 2, "needs the taint's key", "name it"),
     "ours": ("environment:\n  PET_NNODES: '1'", "environment.PET_NNODES", 2, "is set by the operator", "take it out"),
-    "root": ("- image: x", "", 1, "must hold fields", "put fields below it: image, imagePullPolicy"),
+    "root": ("- image: x", "", 1, "must hold fields", "put fields below it: backend, image, imagePullPolicy"),
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from typing import Any, get_args
@@ -28,7 +29,7 @@ from unimrg_api.environment import PodEnvironment, ports
 from unimrg_api.errors import UserError
 from unimrg_api.load import parse_job
 from unimrg_api.stages import StageName
-from unimrg_api.status import Ledger
+from unimrg_api.status import RestartCounters
 from unimrg_operator.backends.children import first_attempts, spec_digest
 from unimrg_operator.backends.profile import SiteProfile
 
@@ -59,7 +60,9 @@ def test_another_process_renders_the_same_bytes() -> None:
     )
     command = [sys.executable, "-c", program]
     outputs = {
-        subprocess.run(command, env={"PYTHONHASHSEED": seed}, cwd=ROOT, check=True, capture_output=True).stdout
+        subprocess.run(
+            command, env={**os.environ, "PYTHONHASHSEED": seed}, cwd=ROOT, check=True, capture_output=True
+        ).stdout
         for seed in ("1", "2")
     }
     assert outputs == {json.dumps(backend().render(attempt(gpu_job()))).encode()}
@@ -76,13 +79,13 @@ def leaves(value: Any, path: str = "") -> dict[str, Any]:
 
 
 def test_two_attempts_differ_in_what_belongs_to_an_attempt_and_in_nothing_else() -> None:
-    again = attempt(gpu_job(), number=2, train_attempt=2, ledger=Ledger(user_restarts=1))
+    again = attempt(gpu_job(), number=2, train_attempt=2, restart_counters=RestartCounters(user_restarts=1))
     one, two = leaves(backend().render(attempt(gpu_job()))), leaves(backend().render(again))
     template = "/spec/pytorchReplicaSpecs/Worker/template"
     assert {path for path in one.keys() | two.keys() if one.get(path) != two.get(path)} == {
         "/metadata/name",
         f"/metadata/labels/{cluster.ATTEMPT_LABEL}",
-        f"/metadata/annotations/{cluster.LEDGER_ANNOTATION}",
+        f"/metadata/annotations/{cluster.RESTART_COUNTERS_ANNOTATION}",
         f"{template}/metadata/labels/{cluster.ATTEMPT_LABEL}",
         f"{template}/spec/containers/pytorch/env/UNIMRG_ATTEMPT/value",
         f"{template}/spec/containers/pytorch/env/UNIMRG_MASTER_ADDRESS/value",
@@ -137,9 +140,9 @@ def test_the_digest_of_a_spec_knows_every_default() -> None:
 
 
 def test_the_ledger_can_be_read_back_from_the_child() -> None:
-    ledger = Ledger(user_restarts=2, stalls={"node-1": 1}, excluded_nodes=["node-2"], commit_step=7)
-    annotations = backend().render(attempt(cpu_job(), ledger=ledger))["metadata"]["annotations"]
-    assert Ledger.model_validate_json(annotations[cluster.LEDGER_ANNOTATION]) == ledger
+    counters = RestartCounters(user_restarts=2, stalls={"node-1": 1}, excluded_nodes=["node-2"], commit_step=7)
+    annotations = backend().render(attempt(cpu_job(), restart_counters=counters))["metadata"]["annotations"]
+    assert RestartCounters.model_validate_json(annotations[cluster.RESTART_COUNTERS_ANNOTATION]) == counters
 
 
 def container_environ(stage: StageName, rank: int = 0) -> dict[str, str]:
@@ -236,7 +239,7 @@ def test_only_pods_that_compute_on_gpus_ask_for_them_and_go_where_they_are() -> 
 
 
 def test_nodes_that_failed_are_kept_away_from() -> None:
-    manifest = backend().render(attempt(cpu_job(), ledger=Ledger(excluded_nodes=["b", "a"])))
+    manifest = backend().render(attempt(cpu_job(), restart_counters=RestartCounters(excluded_nodes=["b", "a"])))
     affinity = pod_template(manifest)["spec"]["affinity"]["nodeAffinity"]
     (term,) = affinity["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
     assert term["matchExpressions"] == [{"key": "kubernetes.io/hostname", "operator": "NotIn", "values": ["a", "b"]}]

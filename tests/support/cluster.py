@@ -25,7 +25,7 @@ from tests.support.kubelet import ProcessKubelet
 from tests.support.mlflow_server import MlflowServer
 from tests.support.ports import free_port
 from tests.support.s3_server import S3Server
-from unimrg_api.cluster import ATTEMPT_LABEL, GROUP, JOB_LABEL, NODE_RANK_LABEL, PLURAL, STAGE_LABEL
+from unimrg_api.cluster import ATTEMPT_LABEL, GROUP, JOB_LABEL, PLURAL, STAGE_LABEL, node_rank
 
 Object = dict[str, Any]
 
@@ -248,7 +248,7 @@ def _attempt(item: Object) -> int:
 
 
 def _rank(pod: Object) -> int:
-    return int(pod["metadata"]["labels"].get(NODE_RANK_LABEL, "0"))
+    return node_rank(pod)
 
 
 def _answers(url: str) -> bool:

@@ -43,7 +43,7 @@ RUNNING: dict[str, Any] = {
             "state": "Running",
             "attempt": 2,
             "child": "good-train-2",
-            "ledger": {"infraRestarts": 1, "excludedNodes": ["node-7"]},
+            "restartCounters": {"infraRestarts": 1, "excludedNodes": ["node-7"]},
         },
     ],
     "attempt": 2,

@@ -16,11 +16,11 @@ from ruamel.yaml import YAML
 
 from unimrg_api.job import UniMRGJob
 from unimrg_api.load import load_job, parse_job
-from unimrg_api.status import Ledger
+from unimrg_api.status import RestartCounters
 from unimrg_operator.backends.base import Attempt, Manifest
 from unimrg_operator.backends.children import first_attempts
-from unimrg_operator.backends.kubeflow import KubeflowBackend
 from unimrg_operator.backends.profile import SiteProfile, load_profile
+from unimrg_operator.backends.registry import SiteBackends
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "operator" / "golden"
@@ -82,9 +82,9 @@ def site() -> SiteProfile:
     )
 
 
-def backend(profile: SiteProfile | None = None) -> KubeflowBackend:
-    """The backend of the example site, or of another."""
-    return KubeflowBackend(site() if profile is None else profile)
+def backend(profile: SiteProfile | None = None) -> SiteBackends:
+    """The backends of the example site, or of another."""
+    return SiteBackends(site() if profile is None else profile)
 
 
 def attempt(job: UniMRGJob, stage: str = "train", **changes: Any) -> Attempt:
@@ -95,9 +95,9 @@ def attempt(job: UniMRGJob, stage: str = "train", **changes: Any) -> Attempt:
 
 def documents() -> dict[str, list[Manifest]]:
     """Return the manifests of each golden file by its name."""
-    again = Ledger(infra_restarts=1, commit_step=500, excluded_nodes=["node-7", "node-3"])
+    again = RestartCounters(infra_restarts=1, commit_step=500, excluded_nodes=["node-7", "node-3"])
     with_gpus = [attempt(gpu_job(), stage) for stage in ("check", "train", "finish")]
-    with_gpus.insert(2, attempt(gpu_job(), "train", number=2, train_attempt=2, ledger=again))
+    with_gpus.insert(2, attempt(gpu_job(), "train", number=2, train_attempt=2, restart_counters=again))
     without = [dataclasses.replace(item, uid=UID) for item in first_attempts(cpu_job(), "research")]
     return {
         "quickstart-s3.yaml": [backend(SiteProfile()).render(item) for item in without],

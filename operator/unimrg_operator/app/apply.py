@@ -18,21 +18,25 @@ from unimrg_api.redaction import clean
 from unimrg_api.status import TEXT_LIMIT, JobStatus
 from unimrg_operator.app.events import Publisher
 from unimrg_operator.app.first_seen import FirstSeen
-from unimrg_operator.app.observe import dicts_of, dig, is_pod_of, observe_pod, owner_of, text_of
+from unimrg_operator.app.observe import is_pod_of, observe_pod
 from unimrg_operator.app.world import JOBS, PODS
-from unimrg_operator.backends.base import Attempt, Backend, Manifest, Resource
+from unimrg_operator.backends.base import Attempt, Manifest, Resource
+from unimrg_operator.backends.objects import dicts_of, dig, owner_of, text_of
+from unimrg_operator.backends.registry import SiteBackends
 from unimrg_operator.core.decision import CreateChild, Decision, DeleteChild, DeletePod
+from unimrg_operator.core.lookup import is_alive
 from unimrg_operator.core.observation import Observation, ObservedJob
-from unimrg_operator.core.seen import is_alive
 from unimrg_operator.kube.client import Client, Object
 from unimrg_operator.kube.errors import AlreadyExists, Conflict, Forbidden, NotFound, Refused, Unavailable
 
 NAMESAKE_SECONDS = 2.0
 """How long to wait for an object of a child's name that is on its way out."""
 PATIENCE_SECONDS = 60.0
-"""After so long an object that is on its way out is worth a word: something holds it."""
+"""After so long an object that is on its way out is reported: something holds it."""
+FAULT_SECONDS = 30.0
+"""How soon to try again to make a child that could not be made."""
 STALE_SECONDS = 2.0
-"""How long to wait for the cache to hear of a pod that lives."""
+"""How long to wait for the cache to show a pod that lives."""
 
 Fault = tuple[str, str]
 """Why a child cannot be made, as (reason, message)."""
@@ -56,19 +60,19 @@ class Applier:
     def __init__(
         self,
         client: Client,
-        backend: Backend,
+        backends: SiteBackends,
         publisher: Publisher,
         written: Callable[[tuple[str, str], str, Object], None],
         created: Callable[[Resource, str, Object], None],
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`written` is told of the job as the API server returned it, with the version that it replaced.
+        """`written` is called with the job as the API server returned it and the version that it replaced.
 
-        `created` is told of a child as the API server has it, with its kind and namespace.
+        `created` is called with a child as the API server has it, its kind and its namespace.
         """
         self._client = client
-        self._backend = backend
+        self._backends = backends
         self._publisher = publisher
         self._written = written
         self._created = created
@@ -89,8 +93,8 @@ class Applier:
         try:
             fault, retry_after = self._act(observation, decision)
         finally:  # the status says it, so it has happened, whatever came of the actions
-            for notice in decision.notices:
-                self._publisher.publish(job, notice)
+            for event in decision.events:
+                self._publisher.publish(job, event)
         return Outcome(wrote_status=bool(patch), fault=fault, retry_after=retry_after)
 
     def _act(self, observation: Observation, decision: Decision) -> tuple[Fault | None, float | None]:
@@ -103,7 +107,7 @@ class Applier:
                     if fault is not None or retry_after is not None:
                         return fault, retry_after
                 case DeleteChild():
-                    self._delete(self._backend.resource(action.stage), namespace, action.name, action.uid)
+                    self._delete(self._backends.resource(action.stage), namespace, action.name, action.uid)
                 case DeletePod():
                     self._delete(PODS, namespace, action.name, action.uid, grace_seconds=0)
         return None, None
@@ -122,13 +126,13 @@ class Applier:
             stage=action.stage,
             number=action.attempt,
             train_attempt=action.train_attempt,
-            ledger=action.ledger,
+            restart_counters=action.restart_counters,
         )
         try:
-            manifest = self._backend.render(attempt)
+            manifest = self._backends.render(attempt)
         except UserError as error:
             return _fault("RenderError", str(error)), None
-        resource = self._backend.resource(action.stage)
+        resource = self._backends.resource(action.stage)
         if (action.stage, action.attempt) != ("check", 1) and self._is_alive_unseen(observation):
             return None, STALE_SECONDS
         try:
@@ -190,7 +194,7 @@ class Applier:
         return _fault("NameConflict", message), None
 
     def _wait_for(self, namesake: Object, message: str) -> tuple[Fault | None, float | None]:
-        """Give an object that should go some time before it is worth a word."""
+        """Give an object that should go some time before it is reported."""
         now = self._clock()
         if now - self._going.of(text_of(dig(namesake, "metadata"), "uid"), now) <= PATIENCE_SECONDS:
             return None, NAMESAKE_SECONDS
@@ -227,7 +231,7 @@ def difference(before: Any, after: Object) -> Object:
 def backend_missing(resource: Resource) -> Fault:
     """Return the fault of a cluster that does not know a kind of child."""
     kind = f"{resource.kind} ({resource.group}/{resource.version})"
-    message = f"this cluster does not know the kind {kind}; it is tried again once its operator is installed"
+    message = f"the CRD of {kind} is not installed; retrying every {FAULT_SECONDS:.0f} s"
     return _fault("BackendMissing", message)
 
 

@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from unimrg_api.stages import STAGES
 from unimrg_api.status import JobStatus
-from unimrg_operator.app.apply import Applier, Fault, backend_missing
+from unimrg_operator.app.apply import FAULT_SECONDS, Applier, Fault, backend_missing
 from unimrg_operator.app.events import Warnings
 from unimrg_operator.app.first_seen import FirstSeen
 from unimrg_operator.app.log import log_decision
@@ -18,9 +19,10 @@ from unimrg_operator.app.metrics import Metrics
 from unimrg_operator.app.observe import observe_child, observe_job, observe_pod, presumed_child
 from unimrg_operator.app.progress_poller import ProgressPoller
 from unimrg_operator.app.world import JobKey, World
+from unimrg_operator.backends.registry import SiteBackends
 from unimrg_operator.core.decision import CreateChild, Decision
+from unimrg_operator.core.lookup import is_alive
 from unimrg_operator.core.observation import Child, Observation, ObservedJob, Pod
-from unimrg_operator.core.seen import expected_pods, is_alive
 from unimrg_operator.kube.client import Object
 from unimrg_operator.kube.errors import ApiError
 from unimrg_operator.kube.queue import WorkQueue
@@ -32,15 +34,13 @@ UNUSABLE_SECONDS = 1.0
 """How soon to look again at a job of a namespace that was not listed yet."""
 CONFLICT_SECONDS = 0.5
 """How soon to look again at a job that was changed by somebody else: the watch should have brought it by then."""
-FAULT_SECONDS = 30.0
-"""How soon to try again to make a child that could not be made."""
 QUIET_SECONDS = 10.0
 """Age of a child from which on missing or waiting pods are worth a look at the warnings."""
 WARNINGS_SECONDS = 30.0
 """How soon to look at them again."""
 _TAKE_SECONDS = 5.0
 
-Seen = TypeVar("Seen", Child, Pod)
+ChildOrPod = TypeVar("ChildOrPod", Child, Pod)
 
 Decide = Callable[[Observation, float], Decision]
 
@@ -60,6 +60,7 @@ class Controller:
     def __init__(
         self,
         world: World,
+        backends: SiteBackends,
         queue: WorkQueue[JobKey],
         applier: Applier,
         decide: Decide,
@@ -70,6 +71,7 @@ class Controller:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._world = world
+        self._backends = backends
         self._queue = queue
         self._applier = applier
         self._decide = decide
@@ -191,11 +193,12 @@ class Controller:
     def _observe(self, key: JobKey, item: Object, now: float) -> tuple[Observation, float | None]:
         """Return what is known of a job, and in how many seconds warnings may be worth another look."""
         job = observe_job(item)
-        children = [child for child in map(observe_child, self._world.children(key, job.uid)) if child is not None]
+        items = self._world.children(key, job.uid)
+        owners = self._world.pod_owners(key, items)
+        children = [child for item in items if (child := observe_child(item, self._backends)) is not None]
         fault = self._presume(key[0], job, children)
-        uids = [child.uid for child in children]
-        pods = [self._with_deletion(observe_pod(pod), now) for pod in self._world.pods(key, job.uid, uids)]
-        namesakes = [observe_pod(pod) for pod in self._world.namesakes_pods(key, job.uid, uids)]
+        pods = [self._with_deletion(observe_pod(pod, owners), now) for pod in self._world.pods(key, job.uid, owners)]
+        namesakes = [observe_pod(pod) for pod in self._world.namesakes_pods(key, job.uid, owners)]
         predecessors = tuple(sorted(pod.name for pod in namesakes if is_alive(pod)))
         look_again: float | None = None
         for index, child in enumerate(children):
@@ -209,7 +212,7 @@ class Controller:
                     self._with_warnings(key[0], pod) if (pod.child, pod.phase) == (child.name, "Pending") else pod
                     for pod in pods
                 ]
-        report = self._poller.report(key, _speakers(children, pods))
+        report = self._poller.report(key, _reporting_pods(children, pods))
         return Observation(job, tuple(children), tuple(pods), report, fault, predecessors), look_again
 
     def _presume(self, namespace: str, job: ObservedJob, children: list[Child]) -> Fault | None:
@@ -231,8 +234,8 @@ class Controller:
     def _with_deletion(self, pod: Pod, now: float) -> Pod:
         return pod if pod.deleting_since is None else replace(pod, deleting_seen=self._deletions.of(pod.uid, now))
 
-    def _with_warnings(self, namespace: str, thing: Seen) -> Seen:
-        return replace(thing, notices=self._warnings.about(namespace, thing.uid))
+    def _with_warnings(self, namespace: str, thing: ChildOrPod) -> ChildOrPod:
+        return replace(thing, warnings=self._warnings.about(namespace, thing.uid))
 
     def _count_restarts(self, before: JobStatus, after: JobStatus) -> None:
         for stage in after.stages:
@@ -240,11 +243,11 @@ class Controller:
                 self._metrics.restarts.labels(stage.end.budget).inc()
 
 
-def _speakers(children: Sequence[Child], pods: Sequence[Pod]) -> list[str]:
+def _reporting_pods(children: Sequence[Child], pods: Sequence[Pod]) -> list[str]:
     """Return the uids of the pods that may report: node 0 of the newest child first, and of it the first that was."""
     ages = {child.name: number for number, child in enumerate(sorted(children, key=lambda child: -child.created))}
-    speakers = [pod for pod in pods if pod.node_rank == 0 and pod.child in ages]
-    return [pod.uid for pod in sorted(speakers, key=lambda pod: (ages[pod.child], pod.created, pod.name))]
+    pods_of_node_0 = [pod for pod in pods if pod.node_rank == 0 and pod.child in ages]
+    return [pod.uid for pod in sorted(pods_of_node_0, key=lambda pod: (ages[pod.child], pod.created, pod.name))]
 
 
 def _is_short_of_pods(job: ObservedJob, child: Child, pods: Sequence[Pod]) -> bool:
@@ -252,4 +255,4 @@ def _is_short_of_pods(job: ObservedJob, child: Child, pods: Sequence[Pod]) -> bo
     if job.job is None or child.state != "Active" or child.deleting:
         return False
     own = [pod for pod in pods if pod.child == child.name]
-    return len(own) < expected_pods(job.job, child.stage) or any(pod.phase == "Pending" for pod in own)
+    return len(own) < STAGES[child.stage].pods(job.job) or any(pod.phase == "Pending" for pod in own)

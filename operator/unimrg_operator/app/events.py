@@ -16,9 +16,9 @@ from datetime import UTC, datetime
 
 from unimrg_api.job import API_VERSION, KIND
 from unimrg_api.redaction import clean
-from unimrg_operator.app.observe import dicts_of, dig, text_of, time_of
 from unimrg_operator.backends.base import Resource
-from unimrg_operator.core.decision import Notice
+from unimrg_operator.backends.objects import dicts_of, dig, text_of, time_of
+from unimrg_operator.core.decision import Event
 from unimrg_operator.core.observation import ObservedJob
 from unimrg_operator.kube.client import Client, Object
 from unimrg_operator.kube.errors import ApiError, Forbidden
@@ -53,21 +53,21 @@ class Publisher:
         self._lock = threading.Lock()
         self._sent: dict[tuple[str, str, str], float] = {}
 
-    def publish(self, job: ObservedJob, notice: Notice) -> None:
+    def publish(self, job: ObservedJob, event: Event) -> None:
         """Write an event about a job unless the same one was written a short while ago. Never fails."""
         now = self._clock()
         with self._lock:
             self._sent = {key: moment for key, moment in self._sent.items() if now - moment < REPEAT_SECONDS}
-            key = (job.uid, notice.reason, notice.message)
+            key = (job.uid, event.reason, event.message)
             if key in self._sent:
                 return
             self._sent[key] = now
         try:
-            self._client.create(EVENTS, job.namespace, self._event(job, notice, now))
+            self._client.create(EVENTS, job.namespace, self._event(job, event, now))
         except ApiError as error:
-            logger.info("the event %s about %s/%s was not written: %s", notice.reason, job.namespace, job.name, error)
+            logger.info("the event %s about %s/%s was not written: %s", event.reason, job.namespace, job.name, error)
 
-    def _event(self, job: ObservedJob, notice: Notice, now: float) -> Object:
+    def _event(self, job: ObservedJob, event: Event, now: float) -> Object:
         return {
             "apiVersion": "events.k8s.io/v1",
             "kind": "Event",
@@ -75,10 +75,10 @@ class Publisher:
             "eventTime": datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
             "reportingController": REPORTER,
             "reportingInstance": self._instance,
-            "action": notice.reason,
-            "reason": notice.reason,
-            "type": notice.type,
-            "note": clean(notice.message, NOTE_LIMIT),
+            "action": event.reason,
+            "reason": event.reason,
+            "type": event.type,
+            "note": clean(event.message, NOTE_LIMIT),
             "regarding": {
                 "apiVersion": API_VERSION,
                 "kind": KIND,

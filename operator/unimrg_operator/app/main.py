@@ -2,7 +2,7 @@
 
 One process does it: there is no leader election, so its Deployment has one replica and the strategy Recreate. Two at
 once would do no harm to a job, for children are made by name and every status is written against the version that was
-read, but they would get in each other's way. It reads and writes in the namespaces that it is told and nowhere else,
+read, but they would get in each other's way. It reads and writes in the namespaces that it is given and nowhere else,
 so a Role in each of them is all that it needs.
 """
 
@@ -26,8 +26,8 @@ from unimrg_operator.app.log import set_up_logging
 from unimrg_operator.app.metrics import Metrics
 from unimrg_operator.app.progress_poller import POLL_SECONDS, ProgressPoller
 from unimrg_operator.app.world import JobKey, World
-from unimrg_operator.backends.kubeflow import KubeflowBackend
 from unimrg_operator.backends.profile import load_profile
+from unimrg_operator.backends.registry import SiteBackends
 from unimrg_operator.core.decide import decide
 from unimrg_operator.kube.client import Client
 from unimrg_operator.kube.errors import ConfigurationError
@@ -59,15 +59,15 @@ def run(options: argparse.Namespace, stop: threading.Event) -> None:
     case: it is asked again.
     """
     namespaces: list[str] = options.namespace
-    backend = KubeflowBackend(load_profile(options.profile))
+    backends = SiteBackends(load_profile(options.profile))
     # Each namespace has its watches, and each worker a request.
     client = Client.from_environment(options.kubeconfig, options.context, pool_size=8 * len(namespaces) + WORKERS)
     metrics = Metrics()
     queue: WorkQueue[JobKey] = WorkQueue()
-    world = World(client, backend, namespaces, queue.add, metrics)
+    world = World(client, backends, namespaces, queue.add, metrics)
     poller = ProgressPoller(world.pods_of_children, queue.add, seconds=options.progress_seconds)
-    applier = Applier(client, backend, Publisher(client), world.written, world.created)
-    controller = Controller(world, queue, applier, decide, poller, Warnings(client), metrics)
+    applier = Applier(client, backends, Publisher(client), world.written, world.created)
+    controller = Controller(world, backends, queue, applier, decide, poller, Warnings(client), metrics)
     health = HealthServer(options.metrics_address, controller, world, metrics)
     logger.info("looking after %s at %s", ", ".join(namespaces), client.host)
     health.start()

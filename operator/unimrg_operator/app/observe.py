@@ -1,11 +1,10 @@
-"""From cached objects to an Observation: tolerant, because anybody may have written what stands in them."""
+"""From cached objects to the values of an Observation; the state of a child comes from its backend."""
 
 from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
+from collections.abc import Collection, Mapping
 from typing import Any, Literal, get_args
 
 from pydantic import ValidationError
@@ -15,9 +14,11 @@ from unimrg_api.errors import JobError
 from unimrg_api.job import API_VERSION, KIND, UniMRGJob
 from unimrg_api.load import parse_job
 from unimrg_api.locality import cluster_problems
-from unimrg_api.stages import StageName
-from unimrg_api.status import JobStatus, Ledger, StageStatus
+from unimrg_api.stages import STAGES, StageName
+from unimrg_api.status import JobStatus, RestartCounters, StageStatus
 from unimrg_api.termination import TerminationRecord
+from unimrg_operator.backends.objects import conditions_of, dicts_of, dig, int_of, owner_of, text_of, time_of
+from unimrg_operator.backends.registry import SiteBackends
 from unimrg_operator.core.observation import Child, ObservedJob, Pod, Terminated
 from unimrg_operator.kube.client import Object
 
@@ -51,32 +52,36 @@ def observe_job(item: Object) -> ObservedJob:
     )
 
 
-def observe_child(item: Object, notices: tuple[str, ...] = ()) -> Child | None:
+def observe_child(item: Object, backends: SiteBackends) -> Child | None:
     """Read a child; None for what has no stage or number and hence was not made by us."""
     labels = dig(item, "metadata", "labels")
-    stage = _stage(labels)
+    stage = stage_of(item)
     attempt = int_of(labels, cluster.ATTEMPT_LABEL)
     if stage is None or attempt < 1:
         return None
     metadata = item["metadata"]
     annotations = dig(metadata, "annotations")
+    observed = backends.of(stage).observe(item)
     return Child(
         name=text_of(metadata, "name"),
         uid=text_of(metadata, "uid"),
         stage=stage,
         attempt=attempt,
         created=time_of(dig(metadata, "creationTimestamp")) or 0.0,
-        state=_child_state(item),
-        ledger=_read_ledger(text_of(annotations, cluster.LEDGER_ANNOTATION)),
+        state=observed.state,
+        resumed=observed.resumed,
+        restart_counters=_read_counters(text_of(annotations, cluster.RESTART_COUNTERS_ANNOTATION)),
         deleting=bool(dig(metadata, "deletionTimestamp")),
-        notices=notices,
     )
 
 
-def observe_pod(item: Object, notices: tuple[str, ...] = ()) -> Pod:
-    """Read a pod of a child."""
+def observe_pod(item: Object, owners: Mapping[str, str] = {}) -> Pod:
+    """Read a pod; `owners` are the names of the children by the uids of their pods' controllers.
+
+    Where its controller is gone or unknown, its labels say which child it is of.
+    """
     metadata, spec, status = dig(item, "metadata"), dig(item, "spec"), dig(item, "status")
-    conditions = {text_of(condition, "type"): condition for condition in dicts_of(status, "conditions")}
+    conditions = conditions_of(item)
     created = time_of(dig(metadata, "creationTimestamp")) or 0.0
     grace = int_of(spec, "terminationGracePeriodSeconds", 30)
     deletion = time_of(dig(metadata, "deletionTimestamp"))
@@ -86,53 +91,49 @@ def observe_pod(item: Object, notices: tuple[str, ...] = ()) -> Pod:
     return Pod(
         name=text_of(metadata, "name"),
         uid=text_of(metadata, "uid"),
-        child=text_of(owner_of(item), "name"),
-        node_rank=int_of(dig(metadata, "labels"), cluster.NODE_RANK_LABEL),
+        child=owners.get(text_of(owner_of(item), "uid")) or _child_by_labels(item),
+        node_rank=cluster.node_rank(item),
         phase=_phase(text_of(status, "phase")),
         created=created,
         node=text_of(spec, "nodeName") or None,
         ip=text_of(status, "podIP") or None,
         deleting_since=None if deletion is None else deletion - grace,
         grace_seconds=grace,
+        memory_limit=text_of(dig(_trainer_in(dicts_of(spec, "containers")), "resources", "limits"), "memory"),
         waiting_reason=reason,
         waiting_message=message,
         disruption=_disruption(status, conditions),
         terminated=_terminated(status, conditions, created),
-        notices=notices,
     )
 
 
 def presumed_child(stage: StageStatus) -> Child:
     """Return the child that a job's status tells of, where nobody can be asked whether it is still there."""
     created = time_of(stage.attempt_time) or 0.0
-    return Child(stage.child or "", stage.child_uid or "", stage.name, stage.attempt, created, "Active", stage.ledger)
+    return Child(
+        stage.child or "", stage.child_uid or "", stage.name, stage.attempt, created, "Active", stage.restart_counters
+    )
 
 
-def is_pod_of(item: Object, job_uid: str, child_uids: Iterable[str]) -> bool:
+def is_pod_of(item: Object, job_uid: str, owner_uids: Collection[str]) -> bool:
     """Whether a pod belongs to this job and not to an earlier one of the same name.
 
-    The child that owns it may be gone already, or not be heard of yet; then the pod's environment tells.
+    Its controller may be gone already, or not be observed yet; then the pod's environment tells.
     """
-    if text_of(owner_of(item), "uid") in child_uids:
+    if text_of(owner_of(item), "uid") in owner_uids:
         return True
     return job_uid in _job_uids_in(item)
 
 
-def is_pod_of_namesake(item: Object, job_uid: str, child_uids: Iterable[str]) -> bool:
+def is_pod_of_namesake(item: Object, job_uid: str, owner_uids: Collection[str]) -> bool:
     """Whether a pod, which has this job's label, belongs to another job: to an earlier one of the same name."""
-    return bool(owner_of(item)) and bool(_job_uids_in(item)) and not is_pod_of(item, job_uid, child_uids)
-
-
-def owner_of(item: Object) -> Mapping[str, Any]:
-    """Return the owner reference of the controller of an object; empty if it has none."""
-    owners = dicts_of(item, "metadata", "ownerReferences")
-    return next((owner for owner in owners if owner.get("controller") is True), {})
+    return bool(owner_of(item)) and bool(_job_uids_in(item)) and not is_pod_of(item, job_uid, owner_uids)
 
 
 def read_status(value: Any) -> JobStatus:
     """Return the status that is stored, without the parts of it that cannot be read.
 
-    Only those go: the phase tells whether the job is over, and what a ledger says cannot be rebuilt.
+    Only those go: the phase tells whether the job is over, and what restart counters says cannot be rebuilt.
     """
     kept = copy.deepcopy(value) if isinstance(value, dict) else {}
     for _ in range(_MOST_DROPPED):
@@ -176,28 +177,27 @@ def _parse(item: Object, name: str, namespace: str) -> tuple[UniMRGJob | None, s
     return (None, "; ".join(str(problem) for problem in problems)) if problems else (job, "")
 
 
-def _read_ledger(value: str) -> Ledger:
+def _read_counters(value: str) -> RestartCounters:
     try:
-        return Ledger.model_validate_json(value)
+        return RestartCounters.model_validate_json(value)
     except ValidationError:
-        return Ledger()
+        return RestartCounters()
 
 
-def _stage(labels: Any) -> StageName | None:
-    stages: tuple[StageName, ...] = get_args(StageName)
-    return next((stage for stage in stages if stage == text_of(labels, cluster.STAGE_LABEL)), None)
+def stage_of(item: Object) -> StageName | None:
+    """Return the stage that a child or pod is labelled with."""
+    label = text_of(dig(item, "metadata", "labels"), cluster.STAGE_LABEL)
+    return next((stage for stage in STAGES if stage == label), None)
 
 
-def _child_state(item: Object) -> Literal["Active", "Succeeded", "Failed"]:
-    """A PyTorchJob ends as Succeeded or Failed, a batch Job as Complete or Failed."""
-    ends = {
-        text_of(condition, "type")
-        for condition in dicts_of(item, "status", "conditions")
-        if text_of(condition, "status") == "True"
-    }
-    if "Failed" in ends:
-        return "Failed"
-    return "Succeeded" if ends & {"Succeeded", "Complete"} else "Active"
+def _child_by_labels(item: Object) -> str:
+    labels, stage = dig(item, "metadata", "labels"), stage_of(item)
+    job, attempt = text_of(labels, cluster.JOB_LABEL), int_of(labels, cluster.ATTEMPT_LABEL)
+    return cluster.child_name(job, stage, attempt) if stage is not None else ""
+
+
+def _trainer_in(containers: list[Mapping[str, Any]]) -> Mapping[str, Any]:
+    return next((entry for entry in containers if text_of(entry, "name") == cluster.TRAINER_CONTAINER), {})
 
 
 def _phase(value: str) -> PodPhase:
@@ -220,14 +220,12 @@ def _disruption(status: Any, conditions: Mapping[str, Any]) -> str:
     target = conditions.get("DisruptionTarget", {})
     if text_of(target, "status") == "True":
         return text_of(target, "reason") or "DisruptionTarget"
-    # Evicted, NodeLost, NodeShutdown, OutOfcpu, …: the word of the node about the pod, not of the program.
+    # Evicted, NodeLost, NodeShutdown, OutOfcpu, …: what the node says about the pod, not the program.
     return text_of(status, "reason") if text_of(status, "phase") in ("Failed", "Unknown", "Running") else ""
 
 
 def _terminated(status: Any, conditions: Mapping[str, Any], created: float) -> Terminated | None:
-    containers = dicts_of(status, "containerStatuses")
-    ours = next((entry for entry in containers if text_of(entry, "name") == cluster.TRAINER_CONTAINER), {})
-    end = dig(ours, "state", "terminated")
+    end = dig(_trainer_in(dicts_of(status, "containerStatuses")), "state", "terminated")
     if not isinstance(end, dict):
         return None
     finished = time_of(end.get("finishedAt"))
@@ -255,45 +253,3 @@ def _job_uids_in(item: Object) -> set[str]:
     """Return the uids of jobs that a pod's environment names."""
     entries = (entry for container in dicts_of(item, "spec", "containers") for entry in dicts_of(container, "env"))
     return {text_of(entry, "value") for entry in entries if text_of(entry, "name") == UID_VARIABLE} - {""}
-
-
-def dig(value: Any, *path: str) -> Any:
-    """Return what stands at a path of nested mappings, None where it breaks off."""
-    for part in path:
-        value = value.get(part) if isinstance(value, Mapping) else None
-    return value
-
-
-def dict_of(value: Any, *path: str) -> Mapping[str, Any]:
-    """Return the mapping at a path, an empty one where there is none."""
-    item = dig(value, *path)
-    return item if isinstance(item, Mapping) else {}
-
-
-def dicts_of(value: Any, *path: str) -> list[Mapping[str, Any]]:
-    """Return the mappings of the list at a path; none where there is no list."""
-    items = dig(value, *path)
-    return [item for item in items if isinstance(item, Mapping)] if isinstance(items, list) else []
-
-
-def text_of(value: Any, key: str) -> str:
-    """Return the text at a key, empty where there is none."""
-    item = dig(value, key)
-    return item if isinstance(item, str) else ""
-
-
-def int_of(value: Any, key: str, default: int = 0) -> int:
-    """Return the whole number at a key, also where it stands there as text (as in labels)."""
-    item = dig(value, key)
-    if isinstance(item, str) and item.isascii() and item.isdigit() and len(item) < 10:
-        return int(item)
-    return item if isinstance(item, int) and not isinstance(item, bool) else default
-
-
-def time_of(value: Any) -> float | None:
-    """Return the Unix time in seconds of a time in ISO 8601, None where it is none."""
-    try:
-        moment = datetime.fromisoformat(value)
-    except (TypeError, ValueError):
-        return None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

@@ -1,4 +1,4 @@
-"""Pulls progress from running pods (seams.md §4): no pod has rights on the API, and a pod can lie only about itself."""
+"""Pulls progress from running pods: no pod has rights on the API, and a pod can lie only about itself."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ from dataclasses import dataclass
 from unimrg_api import cluster
 from unimrg_api.progress import Progress
 from unimrg_api.record import SIZE_LIMIT
-from unimrg_operator.app.observe import dicts_of, dig, int_of, text_of
+from unimrg_api.stages import STAGES
+from unimrg_operator.app.observe import stage_of
 from unimrg_operator.app.world import JobKey
+from unimrg_operator.backends.objects import dicts_of, dig, int_of, text_of
 from unimrg_operator.core.observation import Report
 from unimrg_operator.kube.client import Object
 
@@ -28,8 +30,6 @@ POLL_SECONDS = 10.0
 REPLY_SECONDS = 2.0
 """From the first packet to the last byte."""
 CONCURRENCY = 16
-STAGES = ("prepare", "train", "evaluate")
-"""The stages that last."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class ProgressPoller:
         seconds: float = POLL_SECONDS,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`pods` are those of jobs' own children; `changed` is told of a job of which a pod's answer is news."""
+        """`pods` are those of jobs' own children; `changed` is called with a job if a pod's answer is new."""
         self._pods = pods
         self._changed = changed
         self._seconds = seconds
@@ -95,7 +95,7 @@ class ProgressPoller:
             progress = Progress.parse(fetch(target.ip, target.port))
         except OSError:
             return
-        except Exception:  # one pod must not keep the others from being heard
+        except Exception:  # one pod must not keep the others from being polled
             logger.exception("the progress of %s/%s cannot be read", *target.job)
             return
         if progress is None:
@@ -114,9 +114,9 @@ def targets(pods: Iterable[tuple[JobKey, Object]]) -> list[Target]:
     found = []
     for job, pod in pods:
         metadata, status = dig(pod, "metadata"), dig(pod, "status")
-        labels = dig(metadata, "labels")
+        stage = stage_of(pod)
         runs = text_of(status, "phase") == "Running" and not dig(metadata, "deletionTimestamp")
-        if not runs or text_of(labels, cluster.STAGE_LABEL) not in STAGES or int_of(labels, cluster.NODE_RANK_LABEL):
+        if not runs or stage is None or not STAGES[stage].reports_progress or cluster.node_rank(pod):
             continue
         ip, port = _address(text_of(status, "podIP")), _port(pod)
         if ip and port:

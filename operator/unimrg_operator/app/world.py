@@ -4,26 +4,19 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import get_args
 
 from unimrg_api import cluster
 from unimrg_api.job import KIND
-from unimrg_api.stages import StageName
-from unimrg_api.status import JobPhase
+from unimrg_api.stages import JobPhase, StageName
 from unimrg_operator.app.metrics import Metrics
-from unimrg_operator.app.observe import (
-    UID_VARIABLE,
-    dict_of,
-    dicts_of,
-    dig,
-    is_pod_of,
-    is_pod_of_namesake,
-    owner_of,
-    text_of,
-)
+from unimrg_operator.app.observe import UID_VARIABLE, is_pod_of, is_pod_of_namesake
 from unimrg_operator.backends.base import Backend, Resource
+from unimrg_operator.backends.objects import dict_of, dicts_of, dig, owner_of, text_of
+from unimrg_operator.backends.registry import SiteBackends
 from unimrg_operator.kube.cache import Change
 from unimrg_operator.kube.client import Client, Object
 from unimrg_operator.kube.reflector import Reflector
@@ -46,7 +39,8 @@ _METADATA = (
     "labels",
     "ownerReferences",
 )
-_OUR_ANNOTATIONS = (cluster.LEDGER_ANNOTATION, cluster.SPEC_DIGEST_ANNOTATION)
+_OUR_ANNOTATIONS = (cluster.RESTART_COUNTERS_ANNOTATION, cluster.SPEC_DIGEST_ANNOTATION)
+_POD_VARIABLES = (UID_VARIABLE, cluster.NODE_RANK_VARIABLE)
 _POD_STATUS = ("phase", "reason", "podIP", "conditions", "containerStatuses", "initContainerStatuses")
 
 
@@ -63,23 +57,27 @@ class _Namespace:
 
 
 class World:
-    """Reflectors of every kind and namespace. What changes is told as the key of the job that it concerns."""
+    """Reflectors of every kind and namespace. `changed` is called with the key of the job that a change concerns."""
 
     def __init__(
         self,
         client: Client,
-        backend: Backend,
+        backends: SiteBackends,
         namespaces: Sequence[str],
         changed: Callable[[JobKey], None],
         metrics: Metrics,
     ) -> None:
         self._changed = changed
         self._metrics = metrics
-        self._backend = backend
+        self._backends = backends
         self._threads: list[threading.Thread] = []
-        stages: tuple[StageName, ...] = get_args(StageName)
-        kinds = dict.fromkeys(backend.resource(stage) for stage in stages)
-        self._namespaces = {name: self._reflect(client, name, tuple(kinds)) for name in dict.fromkeys(namespaces)}
+        kinds: dict[Resource, list[Backend]] = {}
+        """Of children, with the backends that read them, and of what stands between them and their pods."""
+        for backend in backends.all():
+            kinds.setdefault(backend.resource, []).append(backend)
+            for kind in backend.intermediates:
+                kinds.setdefault(kind, [])
+        self._namespaces = {name: self._reflect(client, name, kinds) for name in dict.fromkeys(namespaces)}
         metrics.gauge("unimrg_jobs", "Jobs by phase", ["phase"], self._phases)
         metrics.gauge(
             "unimrg_cache_synced",
@@ -107,7 +105,7 @@ class World:
         return [reflector for namespace in self._namespaces.values() for reflector in namespace.reflectors()]
 
     def usable(self, namespace: str) -> bool:
-        """Whether everything about a namespace was heard once, so that what is not cached is not there."""
+        """Whether everything in a namespace was listed once, so that what is not cached is not there."""
         return all(reflector.usable for reflector in self._namespaces[namespace].reflectors())
 
     def job(self, key: JobKey) -> Object | None:
@@ -126,35 +124,45 @@ class World:
 
     def unserved(self, namespace: str, stage: StageName) -> Resource | None:
         """Return the kind of a stage's children if the API server does not know it: then nobody knows them."""
-        kind = self._backend.resource(stage)
+        kind = self._backends.resource(stage)
         missing = any(item.missing for item in self._namespaces[namespace].children if item.resource == kind)
         return kind if missing else None
 
     def children(self, key: JobKey, uid: str) -> list[Object]:
-        """Return the children of the job with that uid."""
+        """Return the objects that the object with that uid controls: of a job its children."""
         return [item for reflector in self._namespaces[key[0]].children for item in reflector.cache.by(uid)]
 
-    def pods(self, key: JobKey, uid: str, child_uids: Iterable[str]) -> list[Object]:
-        """Return the pods of the job with that uid, also those whose child is gone."""
-        uids = set(child_uids)
-        return [item for item in self._namespaces[key[0]].pods.cache.by(key[1]) if is_pod_of(item, uid, uids)]
+    def pod_owners(self, key: JobKey, children: Iterable[Object]) -> dict[str, str]:
+        """Return the names of children by the uids of what may control their pods: they, and what stands between."""
+        owners: dict[str, str] = {}
+        for child in children:
+            name, uids = text_of(dig(child, "metadata"), "name"), [text_of(dig(child, "metadata"), "uid")]
+            while uids:
+                owners |= dict.fromkeys(uids, name)
+                between = self.children(key, uids.pop())
+                uids += [text_of(dig(item, "metadata"), "uid") for item in between]
+        return owners
 
-    def namesakes_pods(self, key: JobKey, uid: str, child_uids: Iterable[str]) -> list[Object]:
+    def pods(self, key: JobKey, uid: str, owner_uids: Collection[str]) -> list[Object]:
+        """Return the pods of the job with that uid, also those whose child is gone."""
+        return [item for item in self._namespaces[key[0]].pods.cache.by(key[1]) if is_pod_of(item, uid, owner_uids)]
+
+    def namesakes_pods(self, key: JobKey, uid: str, owner_uids: Collection[str]) -> list[Object]:
         """Return the pods of earlier jobs that had the name of the job with that uid."""
-        uids = set(child_uids)
-        return [item for item in self._namespaces[key[0]].pods.cache.by(key[1]) if is_pod_of_namesake(item, uid, uids)]
+        pods = self._namespaces[key[0]].pods.cache.by(key[1])
+        return [item for item in pods if is_pod_of_namesake(item, uid, owner_uids)]
 
     def pods_of_children(self) -> Iterator[tuple[JobKey, Object]]:
         """Return the pods that a known child of a known job controls, with that job: a label alone says nothing."""
         for name, namespace in self._namespaces.items():
             for job in namespace.jobs.cache.all():
                 key = (name, job["metadata"]["name"])
-                uids = {text_of(dig(child, "metadata"), "uid") for child in self.children(key, job["metadata"]["uid"])}
+                owners = self.pod_owners(key, self.children(key, job["metadata"]["uid"]))
                 for pod in namespace.pods.cache.by(key[1]):
-                    if text_of(owner_of(pod), "uid") in uids:
+                    if text_of(owner_of(pod), "uid") in owners:
                         yield key, pod
 
-    def _reflect(self, client: Client, namespace: str, kinds: Sequence[Resource]) -> _Namespace:
+    def _reflect(self, client: Client, namespace: str, kinds: Mapping[Resource, list[Backend]]) -> _Namespace:
         def reflector(
             resource: Resource,
             prune: Callable[[Object], Object],
@@ -182,12 +190,12 @@ class World:
             children=tuple(
                 reflector(
                     kind,
-                    prune_child,
+                    partial(prune_child, backends=backends),
                     lambda item: text_of(owner_of(item), "uid"),
                     ours,
                     optional="." in kind.group,  # not built in: it comes with another operator
                 )
-                for kind in kinds
+                for kind, backends in kinds.items()
             ),
             pods=reflector(PODS, prune_pod, job_name_of, ours, optional=False),
         )
@@ -223,24 +231,25 @@ def prune_job(item: Object) -> Object:
     }
 
 
-def prune_child(item: Object) -> Object:
-    """Keep of a child its marks and how it ended: not the template of its pods."""
+def prune_child(item: Object, backends: Sequence[Backend]) -> Object:
+    """Keep of a child its labels and what its backends read: not the template of its pods."""
     annotations = dict_of(item, "metadata", "annotations")
     kept = {key: annotations[key] for key in _OUR_ANNOTATIONS if key in annotations}
-    return {
-        "metadata": {**_metadata(item), "annotations": kept},
-        "status": {"conditions": dig(item, "status", "conditions") or []},
-    }
+    read: Object = {}
+    for backend in backends:
+        read |= backend.prune(item)
+    return {**read, "metadata": {**_metadata(item), "annotations": kept}}
 
 
 def prune_pod(item: Object) -> Object:
-    """Keep of a pod where it is and how it is, and of its environment only whose it is."""
+    """Keep of a pod where it is and how it is, and of its environment only its job and its node rank."""
     spec, status = dict_of(item, "spec"), dict_of(item, "status")
     containers = [
         {
             "name": container.get("name"),
             "ports": container.get("ports") or [],
-            "env": [entry for entry in dicts_of(container, "env") if entry.get("name") == UID_VARIABLE],
+            "env": [entry for entry in dicts_of(container, "env") if entry.get("name") in _POD_VARIABLES],
+            "resources": {"limits": dig(container, "resources", "limits") or {}},
         }
         for container in dicts_of(spec, "containers")
     ]

@@ -1,4 +1,4 @@
-"""What a backend does: turn one attempt of a stage into the object that runs it. Nothing is watched here."""
+"""What a backend is: one kind of child, both ways, from an attempt to its object and from the object to its state."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import Any, Protocol
 
 from unimrg_api.job import UniMRGJob
 from unimrg_api.stages import StageName
-from unimrg_api.status import Ledger
+from unimrg_api.status import RestartCounters
+from unimrg_operator.backends.profile import SiteProfile
+from unimrg_operator.core.observation import ChildState
 
 Manifest = dict[str, Any]
 """A Kubernetes object as plain JSON values."""
@@ -34,16 +36,41 @@ class Attempt:
     stage: StageName
     number: int
     train_attempt: int
-    ledger: Ledger
+    restart_counters: RestartCounters
+
+
+@dataclass(frozen=True)
+class ObservedState:
+    """What a child's object says of itself."""
+
+    state: ChildState
+    resumed: float | None = None
+    """Unix time of its last resumption after a suspension; None: never."""
 
 
 class Backend(Protocol):
-    """Renders children. The same attempt gives the same manifest, byte for byte."""
+    """One kind of child. Its class takes no arguments; an instance keeps nothing.
 
-    def resource(self, stage: StageName) -> Resource:
-        """Return what kind of object runs a stage."""
+    Whatever it makes of an attempt, the pods are those of `pod.template`: by their labels and their environment they
+    are recognised. They lead to the child through their controllers, of the kinds `intermediates`.
+    """
+
+    resource: Resource
+    """Kind of the child."""
+    intermediates: tuple[Resource, ...]
+    """Kinds of objects between child and pods, outermost first; they bear the labels of `children.labels_of`."""
+
+    def render(self, attempt: Attempt, profile: SiteProfile) -> Manifest:
+        """Return the child: the same attempt gives the same manifest, byte for byte.
+
+        Raises UserError for a job that this backend or site cannot run.
+        """
         ...
 
-    def render(self, attempt: Attempt) -> Manifest:
-        """Return the child. Raises UserError for a job that this backend or site cannot run."""
+    def prune(self, item: Manifest) -> Manifest:
+        """Return what `observe` reads of a child, besides its metadata: the rest is not kept in memory."""
+        ...
+
+    def observe(self, item: Manifest) -> ObservedState:
+        """Return the state of a child, whatever anybody may have written into it."""
         ...

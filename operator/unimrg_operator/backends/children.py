@@ -1,4 +1,4 @@
-"""What is the same about every child, whichever backend renders it: its marks, its owner, and a job's first ones."""
+"""What every child has in common: labels, annotations, owner; and the first attempts of a job."""
 
 from __future__ import annotations
 
@@ -6,16 +6,24 @@ from unimrg_api import cluster
 from unimrg_api.digests import canonical_json, sha256_of
 from unimrg_api.job import API_VERSION, KIND, UniMRGJob
 from unimrg_api.load import dump_job
-from unimrg_api.status import Ledger
+from unimrg_api.stages import wanted_stages
+from unimrg_api.status import RestartCounters
 from unimrg_operator.backends.base import Attempt, Manifest
-from unimrg_operator.core.stages import wanted
 
 
 def first_attempts(job: UniMRGJob, namespace: str) -> list[Attempt]:
     """Return attempt 1 of every stage that the job has if all goes well, in order; nothing owns them."""
     return [
-        Attempt(job=job, namespace=namespace, uid="", stage=stage, number=1, train_attempt=1, ledger=Ledger())
-        for stage in wanted(job)
+        Attempt(
+            job=job,
+            namespace=namespace,
+            uid="",
+            stage=stage,
+            number=1,
+            train_attempt=1,
+            restart_counters=RestartCounters(),
+        )
+        for stage in wanted_stages(job)
     ]
 
 
@@ -42,7 +50,9 @@ def annotations_of(attempt: Attempt) -> dict[str, str]:
     """Return the annotations of a child."""
     return {
         cluster.SPEC_DIGEST_ANNOTATION: spec_digest(attempt.job),
-        cluster.LEDGER_ANNOTATION: canonical_json(attempt.ledger.model_dump(mode="json", by_alias=True)),
+        cluster.RESTART_COUNTERS_ANNOTATION: canonical_json(
+            attempt.restart_counters.model_dump(mode="json", by_alias=True)
+        ),
     }
 
 

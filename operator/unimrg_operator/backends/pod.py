@@ -12,6 +12,7 @@ from kubernetes.client import (
     V1Container,
     V1ContainerPort,
     V1EmptyDirVolumeSource,
+    V1EnvVar,
     V1LocalObjectReference,
     V1NodeAffinity,
     V1NodeSelector,
@@ -33,22 +34,33 @@ from kubernetes.client import (
 from unimrg_api import cluster
 from unimrg_api.environment import PodEnvironment, ports
 from unimrg_api.errors import UserError
+from unimrg_api.stages import STAGES, PodSize
 from unimrg_operator.backends import children
 from unimrg_operator.backends.base import Attempt, Manifest
-from unimrg_operator.backends.environment import grace_seconds, variables
+from unimrg_operator.backends.environment import variables
 from unimrg_operator.backends.profile import PodResources, SiteProfile
 
 USER = 65532
 """User and group of every process; the image has nothing that belongs to it."""
 FORCED_DELETION = "kueue.x-k8s.io/safe-to-forcefully-delete"
-"""Tells Kueue that a pod on a lost node may be given up: an attempt that nobody hears of is never waited for."""
+"""Annotation for Kueue: a pod on a lost node may be given up, as an unreachable attempt is never waited for."""
 
 
-def template(attempt: Attempt, profile: SiteProfile) -> V1PodTemplateSpec:
-    """Return the template of the attempt's pods. Raises UserError for a job that cannot be run here."""
+def template(
+    attempt: Attempt,
+    profile: SiteProfile,
+    *,
+    node_rank: str | None = None,
+    master_address: str = PodEnvironment.master_address,
+) -> V1PodTemplateSpec:
+    """Return the template of the attempt's pods. Raises UserError for a job that cannot be run here.
+
+    `node_rank` is the path of the field that holds a pod's node rank, e.g. `metadata.labels['x/index']`; None: each
+    has rank 0. `master_address` is the host of the pod with rank 0.
+    """
     return V1PodTemplateSpec(
         metadata=V1ObjectMeta(labels=children.labels_of(attempt), annotations={FORCED_DELETION: "true"}),
-        spec=_pod(attempt, profile),
+        spec=_pod(attempt, profile, node_rank, master_address),
     )
 
 
@@ -75,8 +87,9 @@ def _serializer() -> ApiClient:
     return ApiClient()
 
 
-def _pod(attempt: Attempt, profile: SiteProfile) -> V1PodSpec:
-    on_gpus = _gpus(attempt) > 0
+def _pod(attempt: Attempt, profile: SiteProfile, node_rank: str | None, master_address: str) -> V1PodSpec:
+    row = STAGES[attempt.stage]
+    on_gpus = row.pod_size(attempt.job) is PodSize.GPU
     tolerations = [
         V1Toleration(key=item.key, operator=item.operator, value=item.value, effect=item.effect)
         for item in profile.tolerations
@@ -86,12 +99,12 @@ def _pod(attempt: Attempt, profile: SiteProfile) -> V1PodSpec:
         service_account_name=attempt.job.spec.trainer.service_account_name,
         automount_service_account_token=False,
         enable_service_links=False,
-        termination_grace_period_seconds=grace_seconds(attempt),
+        termination_grace_period_seconds=row.grace(attempt.job),
         priority_class_name=profile.priority_class_name,
         image_pull_secrets=[V1LocalObjectReference(name=name) for name in profile.image_pull_secrets] or None,
         node_selector=(profile.node_selector or None) if on_gpus else None,
         tolerations=(tolerations or None) if on_gpus else None,
-        affinity=_elsewhere(attempt.ledger.excluded_nodes),
+        affinity=_elsewhere(attempt.restart_counters.excluded_nodes),
         security_context=V1PodSecurityContext(
             run_as_non_root=True,
             run_as_user=USER,
@@ -100,12 +113,12 @@ def _pod(attempt: Attempt, profile: SiteProfile) -> V1PodSpec:
             fs_group_change_policy="OnRootMismatch",  # a large volume is not walked through at every start
             seccomp_profile=V1SeccompProfile(type="RuntimeDefault"),
         ),
-        containers=[_container(attempt, profile)],
+        containers=[_container(attempt, profile, variables(attempt, profile, node_rank, master_address))],
         volumes=_volumes(attempt, profile),
     )
 
 
-def _container(attempt: Attempt, profile: SiteProfile) -> V1Container:
+def _container(attempt: Attempt, profile: SiteProfile, environ: list[V1EnvVar]) -> V1Container:
     image = attempt.job.spec.image or profile.image
     if image is None:
         raise UserError(
@@ -119,7 +132,7 @@ def _container(attempt: Attempt, profile: SiteProfile) -> V1Container:
         image=image,
         image_pull_policy=profile.image_pull_policy,
         command=["unimrg-launch", attempt.stage],
-        env=variables(attempt, profile),
+        env=environ,
         # No probes: a pod that is not ready is not published under the name by which the others find it.
         ports=[
             V1ContainerPort(
@@ -171,18 +184,16 @@ def _volumes(attempt: Attempt, profile: SiteProfile) -> list[V1Volume]:
     ]
 
 
-def _gpus(attempt: Attempt) -> int:
-    """GPUs of each pod: of those that train or evaluate, if the job has any."""
-    return attempt.job.spec.trainer.gpus_per_node if attempt.stage in ("train", "evaluate") else 0
-
-
 def _resources(attempt: Attempt, profile: SiteProfile) -> V1ResourceRequirements:
-    gpus, known = _gpus(attempt), profile.resources
-    wanted: PodResources = known.gpu_pod if gpus else known.cpu_pod
-    if attempt.stage in ("check", "finish"):
-        wanted = known.small_pod
-    amounts = {"cpu": wanted.cpu, "memory": wanted.memory}
-    devices = {profile.gpu_resource: str(gpus)} if gpus else {}
+    size, known = STAGES[attempt.stage].pod_size(attempt.job), profile.resources
+    by_size: dict[PodSize, PodResources] = {
+        PodSize.SMALL: known.small_pod,
+        PodSize.CPU: known.cpu_pod,
+        PodSize.GPU: known.gpu_pod,
+    }
+    amounts = {"cpu": by_size[size].cpu, "memory": by_size[size].memory}
+    gpus = attempt.job.spec.trainer.gpus_per_node
+    devices = {profile.gpu_resource: str(gpus)} if size is PodSize.GPU else {}
     return V1ResourceRequirements(requests=amounts, limits={**amounts, **devices})
 
 

@@ -1,4 +1,4 @@
-"""An attempt to train as a PyTorchJob of Training Operator v1: n equal workers, and no restart of its own."""
+"""An attempt with pods on several nodes as a PyTorchJob of Kubeflow's Training Operator v1: n equal workers."""
 
 from __future__ import annotations
 
@@ -10,33 +10,62 @@ from kubeflow.training import (
 )
 
 from unimrg_operator.backends import pod
-from unimrg_operator.backends.base import Attempt, Resource
+from unimrg_operator.backends.base import Attempt, Manifest, ObservedState, Resource
+from unimrg_operator.backends.children import child_name
 from unimrg_operator.backends.environment import pod_environment
+from unimrg_operator.backends.objects import became_false, dig, true_conditions
 from unimrg_operator.backends.profile import SiteProfile
 
-RESOURCE = Resource("kubeflow.org", "v1", "pytorchjobs", "PyTorchJob")
+NODE_RANK = "metadata.labels['training.kubeflow.org/replica-index']"
+"""Training Operator's label on the pods of a PyTorchJob."""
 
 
-def pytorch_job(attempt: Attempt, profile: SiteProfile) -> KubeflowOrgV1PyTorchJob:
-    """Return the PyTorchJob of an attempt to train. Raises UserError for a job that cannot be run here.
+class PyTorchJobBackend:
+    """PyTorchJobs; see `base.Backend`. Training Operator demands the container name `pytorch`."""
 
-    Without a Master: Training Operator would give every worker an init container with an image of its own, which
-    Pod Security `restricted` refuses, and would call the job done when the Master is.
-    """
-    environment = pod_environment(attempt)
-    workers = KubeflowOrgV1ReplicaSpec(
-        replicas=environment.nodes,
-        restart_policy="Never",
-        template=pod.template(attempt, profile),
-    )
-    return KubeflowOrgV1PyTorchJob(
-        api_version=f"{RESOURCE.group}/{RESOURCE.version}",
-        kind=RESOURCE.kind,
-        metadata=pod.metadata(attempt),
-        spec=KubeflowOrgV1PyTorchJobSpec(
-            nproc_per_node=str(environment.processes),
-            pytorch_replica_specs={"Worker": workers},
-            # One pod's failure ends the attempt: the others are taken down, the failed one stays for its log.
-            run_policy=KubeflowOrgV1RunPolicy(backoff_limit=0, clean_pod_policy="Running"),
-        ),
-    )
+    resource = Resource("kubeflow.org", "v1", "pytorchjobs", "PyTorchJob")
+    intermediates: tuple[Resource, ...] = ()
+
+    def render(self, attempt: Attempt, profile: SiteProfile) -> Manifest:
+        """Return the PyTorchJob of an attempt. Raises UserError for a job that cannot be run here.
+
+        Without a Master: Training Operator would give every worker an init container with an image of its own, which
+        Pod Security `restricted` refuses, and would call the job done when the Master is.
+        """
+        environment = pod_environment(attempt)
+        workers = KubeflowOrgV1ReplicaSpec(
+            replicas=environment.nodes,
+            restart_policy="Never",
+            template=pod.template(
+                attempt, profile, node_rank=NODE_RANK, master_address=f"{child_name(attempt)}-worker-0"
+            ),
+        )
+        job = KubeflowOrgV1PyTorchJob(
+            api_version=f"{self.resource.group}/{self.resource.version}",
+            kind=self.resource.kind,
+            metadata=pod.metadata(attempt),
+            spec=KubeflowOrgV1PyTorchJobSpec(
+                nproc_per_node=str(environment.processes),
+                pytorch_replica_specs={"Worker": workers},
+                # One pod's failure ends the attempt: the others are taken down, the failed one stays for its log.
+                run_policy=KubeflowOrgV1RunPolicy(backoff_limit=0, clean_pod_policy="Running"),
+            ),
+        )
+        return pod.to_manifest(job)
+
+    def prune(self, item: Manifest) -> Manifest:
+        """Return what `observe` reads."""
+        suspend = dig(item, "spec", "runPolicy", "suspend") is True
+        conditions = dig(item, "status", "conditions") or []
+        return {"spec": {"runPolicy": {"suspend": suspend}}, "status": {"conditions": conditions}}
+
+    def observe(self, item: Manifest) -> ObservedState:
+        """Return the state of a PyTorchJob: it ends as Succeeded or Failed."""
+        conditions = true_conditions(item)
+        if "Failed" in conditions:
+            return ObservedState("Failed")
+        if "Succeeded" in conditions:
+            return ObservedState("Succeeded")
+        if "Suspended" in conditions or dig(item, "spec", "runPolicy", "suspend") is True:
+            return ObservedState("Suspended")
+        return ObservedState("Active", became_false(item, "Suspended"))

@@ -9,24 +9,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from unimrg_api.job import UniMRGJob
-from unimrg_api.status import JobStatus, Ledger, StageStatus
+from unimrg_api.stages import STAGES, TRAINING
+from unimrg_api.status import JobStatus, RestartCounters, StageStatus
 from unimrg_operator.core.attempts import is_over
 from unimrg_operator.core.budgets import backoff
 from unimrg_operator.core.decision import Action, CreateChild, DeleteChild, DeletePod
+from unimrg_operator.core.lookup import children_of, is_alive, lives, may_make_pods, time_to_end
 from unimrg_operator.core.observation import Child, Observation
-from unimrg_operator.core.seen import children_of, is_alive, lives, time_to_end
-from unimrg_operator.core.stages import ORDER, Stages
+from unimrg_operator.core.stages import Stages
 from unimrg_operator.core.texts import left, soonest, time_of
 
 PATIENCE_SECONDS = 15
-"""How long a child whose pod has ended may take to notice: one that ends by itself is kept for its logs."""
+"""How long a controller may take to record that its child failed: one that ends by itself is kept for its logs."""
 KEPT_FAILED_CHILDREN = 2
 """Failed children of each stage that are kept for their logs."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Actions, and the seconds after which there is more to do even if nothing is heard."""
+    """Actions, and the seconds after which there is more to do even if nothing changes."""
 
     actions: tuple[Action, ...] = ()
     wait: float | None = None
@@ -43,26 +44,29 @@ def proceed(stages: Stages, shown: JobStatus, observation: Observation, job: Uni
     if stage.end is not None:
         if not _is_shown(stage, shown):
             return Plan()
-        rest = left(time_of(stage.end.time), backoff(stage.ledger, job.spec.run_policy), now)
+        rest = left(time_of(stage.end.time), backoff(stage.restart_counters, job.spec.run_policy), now)
         if rest:
             return Plan(wait=rest)
-    if any(child.state == "Active" for child in observation.children):
+    if any(may_make_pods(observation, child, job) for child in observation.children):
         return Plan()
     alive = [pod for pod in observation.pods if is_alive(pod)]
     if alive:
         ending = [(pod, time_to_end(pod, now)) for pod in alive if pod.deleting_since is not None]
         stuck = tuple(DeletePod(pod.name, pod.uid) for pod, time in ending if not time)
         return Plan(stuck, soonest(*(time for _, time in ending)))
-    ledger = stage.ledger if stage.attempt else _first_ledger(stages)
-    return Plan((CreateChild(stage.name, stage.attempt + 1, _train_attempt(stages, stage), ledger),))
+    counters = stage.restart_counters if stage.attempt else _first_counters(stages)
+    return Plan((CreateChild(stage.name, stage.attempt + 1, _train_attempt(stages, stage), counters),))
 
 
 def end_what_is_over(stages: Stages, shown: JobStatus, observation: Observation, now: float) -> Plan:
-    """Return the deletion of children that still live though their attempt is over, well or badly."""
+    """Return the deletion of children that still live though their attempt is over, well or badly.
+
+    A child whose pods have all succeeded does not live: it stays, however long its controller takes to record that.
+    """
     plan = Plan()
     for child in observation.children:
         stage = stages[child.stage]
-        if child.deleting or not lives(observation, child):
+        if child.deleting or not lives(observation, child, observation.job.job):
             continue
         if child.attempt < stage.attempt:
             plan += Plan((_delete(child),))
@@ -75,7 +79,7 @@ def end_what_is_over(stages: Stages, shown: JobStatus, observation: Observation,
 def tidy_up(shown: JobStatus, observation: Observation) -> Plan:
     """Return the deletion of failed children that are too old to be kept."""
     old: list[Child] = []
-    for name in ORDER:
+    for name in STAGES:
         failed = [child for child in children_of(observation, name) if child.state == "Failed" and not child.deleting]
         newest = shown.stage(name).attempt
         old += [child for child in failed[KEPT_FAILED_CHILDREN:] if child.attempt < newest]
@@ -96,12 +100,12 @@ def _patience(stage: StageStatus, child: Child, now: float) -> float:
 
 
 def _train_attempt(stages: Stages, stage: StageStatus) -> int:
-    return stage.attempt + 1 if stage.name == "train" else max(1, stages["train"].attempt)
+    return stage.attempt + 1 if STAGES[stage.name].trains else max(1, stages[TRAINING].attempt)
 
 
-def _first_ledger(stages: Stages) -> Ledger:
-    """Return the ledger of a stage's first attempt: it stays away from the nodes that the training stayed away from."""
-    return Ledger(excluded_nodes=stages["train"].ledger.excluded_nodes)
+def _first_counters(stages: Stages) -> RestartCounters:
+    """Return the counters of a stage's first attempt: it avoids the nodes that the training avoided."""
+    return RestartCounters(excluded_nodes=stages[TRAINING].restart_counters.excluded_nodes)
 
 
 def _delete(child: Child) -> DeleteChild:

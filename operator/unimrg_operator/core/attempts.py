@@ -10,15 +10,13 @@ from dataclasses import dataclass
 
 from unimrg_api.exit_codes import Budget
 from unimrg_api.job import UniMRGJob
+from unimrg_api.stages import STAGES
 from unimrg_api.status import AttemptEnd, StageState, StageStatus
 from unimrg_operator.core import evidence
 from unimrg_operator.core.budgets import charge
+from unimrg_operator.core.lookup import children_of, has_succeeded, pods_of
 from unimrg_operator.core.observation import Child, Observation, Pod
-from unimrg_operator.core.seen import children_of, expected_pods, has_succeeded, pods_of
 from unimrg_operator.core.texts import line, time_text
-
-FINISH_TRIES = 3
-"""Attempts of the finish stage, whatever the budgets still have."""
 
 _STATES: dict[str, StageState] = {"Done": "Succeeded", "Fail": "Failed", "Restart": "Restarting"}
 
@@ -29,7 +27,7 @@ class Followed:
 
     stage: StageStatus
     wait: float | None = None
-    """Seconds after which more is known even if nothing is heard."""
+    """Seconds after which more is known even if nothing changes."""
 
 
 def is_over(stage: StageStatus) -> bool:
@@ -40,8 +38,8 @@ def is_over(stage: StageStatus) -> bool:
 def follow(old: StageStatus, observation: Observation, job: UniMRGJob, commit_step: int, now: float) -> Followed:
     """Return the stage as the observation shows it.
 
-    `old` may be behind, or wiped: then the newest child and the ledger on it say where we are. `commit_step` is the
-    newest commit that is known.
+    `old` may be behind, or wiped: then the newest child and the restart counters on it say where we are.
+    `commit_step` is the newest commit that is known.
     """
     if is_over(old):
         return Followed(old)
@@ -52,15 +50,17 @@ def follow(old: StageStatus, observation: Observation, job: UniMRGJob, commit_st
     if stage.end is not None:
         return Followed(stage.model_copy(update={"state": _STATES[stage.end.action]}))
     pods = pods_of(observation, child.name) if child is not None else []
-    expected = expected_pods(job, old.name)
-    judgement = evidence.judge(stage, child, pods, expected, now)
-    if judgement.done:
+    expected = STAGES[old.name].pods(job)
+    classification = evidence.classify(stage, child, pods, STAGES[old.name], job, now)
+    if classification.done:
         message = f"attempt {stage.attempt} did its work"
         done = AttemptEnd(time=time_text(now), reason="Completed", message=message, exit_code=0, action="Done")
         return Followed(_ended(stage, done))
-    if judgement.cause is not None:
-        return Followed(_failed(stage, judgement.cause, job, commit_step, now))
-    return Followed(_going(stage, pods, expected), judgement.wait)
+    if classification.cause is not None:
+        return Followed(_failed(stage, classification.cause, job, commit_step, now))
+    if child is not None and child.state == "Suspended":
+        return Followed(stage.model_copy(update={"state": "Suspended"}))
+    return Followed(_going(stage, pods, expected), classification.wait)
 
 
 def _newest(old: StageStatus, children: list[Child]) -> tuple[StageStatus, Child | None]:
@@ -69,6 +69,9 @@ def _newest(old: StageStatus, children: list[Child]) -> tuple[StageStatus, Child
     if newest is None or newest.attempt < old.attempt:
         return old, None
     if newest.attempt == old.attempt and newest.uid == old.child_uid:
+        resumed = None if newest.resumed is None else time_text(newest.resumed)
+        if resumed != old.resume_time:  # the pods from before the suspension are gone, and that is no loss
+            return old.model_copy(update={"resume_time": resumed, "pod_uids": []}), newest
         return old, newest
     begun = StageStatus(
         name=old.name,
@@ -78,7 +81,8 @@ def _newest(old: StageStatus, children: list[Child]) -> tuple[StageStatus, Child
         child_uid=newest.uid,
         start_time=old.start_time or time_text(min(child.created for child in children)),
         attempt_time=time_text(newest.created),
-        ledger=newest.ledger,
+        resume_time=None if newest.resumed is None else time_text(newest.resumed),
+        restart_counters=newest.restart_counters,
         last_end=old.end or old.last_end,
     )
     return begun, newest
@@ -96,15 +100,16 @@ def _going(stage: StageStatus, pods: list[Pod], expected: int) -> StageStatus:
 
 def _failed(stage: StageStatus, cause: evidence.Cause, job: UniMRGJob, commit_step: int, now: float) -> StageStatus:
     policy = job.spec.run_policy
-    committed = commit_step if stage.name == "train" else 0
-    charged = charge(stage.ledger, cause.rule, cause.node, committed, policy)
+    committed = commit_step if STAGES[stage.name].trains else 0
+    charged = charge(stage.restart_counters, cause.rule, cause.node, committed, policy)
     restart, reason, message = charged.restart, cause.reason, cause.message
     if charged.exhausted is not None:
         most = policy.max_restarts if charged.exhausted is Budget.USER else policy.max_infra_restarts
         kind = "the program's failures" if charged.exhausted is Budget.USER else "failures of machines and stores"
         reason = "RestartsExhausted"
         message = line(f"all {most} restarts for {kind} are used up", cause.message)
-    if stage.name == "finish" and stage.attempt >= FINISH_TRIES:
+    limit = STAGES[stage.name].max_attempts
+    if limit is not None and stage.attempt >= limit:
         restart = False
     end = AttemptEnd(
         time=time_text(now),
@@ -116,7 +121,7 @@ def _failed(stage: StageStatus, cause: evidence.Cause, job: UniMRGJob, commit_st
         action="Restart" if restart else "Fail",
         budget=charged.budget.value if restart else "None",
     )
-    return _ended(stage.model_copy(update={"ledger": charged.ledger}), end)
+    return _ended(stage.model_copy(update={"restart_counters": charged.counters}), end)
 
 
 def _ended(stage: StageStatus, end: AttemptEnd) -> StageStatus:

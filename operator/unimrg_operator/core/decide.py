@@ -6,16 +6,17 @@ decision. The shell writes the status, then carries out the actions.
 
 from __future__ import annotations
 
+from unimrg_api.stages import TRAINING
 from unimrg_api.status import Condition, JobStatus
 from unimrg_operator.core import conditions
 from unimrg_operator.core.actions import Plan, end_what_is_over, proceed, tidy_up
-from unimrg_operator.core.conditions import Finding, Scene
+from unimrg_operator.core.conditions import Finding, StatusInputs
 from unimrg_operator.core.decision import CreateChild, Decision
-from unimrg_operator.core.notices import notices, refusals
+from unimrg_operator.core.events import events, refusals
 from unimrg_operator.core.observation import Observation
 from unimrg_operator.core.phase import is_terminal, phase_of, reason_of
-from unimrg_operator.core.progress import hear
-from unimrg_operator.core.stages import Stages, follow_all, verdict_of
+from unimrg_operator.core.progress import progress_of, read_reports
+from unimrg_operator.core.stages import Stages, follow_all, result_so_far
 from unimrg_operator.core.texts import soonest, time_text
 
 FAULT_SECONDS = 60
@@ -38,25 +39,26 @@ def decide(observation: Observation, now: float) -> Decision:
     job = observation.job.job
     if job is None:
         return _unreadable(observation, now)
-    heard = hear(old, observation, job)
-    stages = follow_all(old, observation, job, heard.commit_step, now)
-    scene = Scene(observation, job, stages, heard, old, now)
-    status, wait = _status(scene)
+    reported = read_reports(old, observation, job)
+    stages = follow_all(old, observation, job, reported.commit_step, now)
+    progress = progress_of(old.progress, stages.current, observation, job)
+    inputs = StatusInputs(observation, job, stages, reported, progress, old, now)
+    status, wait = _status(inputs)
     plan = end_what_is_over(stages, old, observation, now)
     plan += tidy_up(old, observation)
-    plan += _next(scene)
+    plan += _next(inputs)
     return Decision(
         status,
         plan.actions,
-        notices(old, status, job.spec.run_policy),
+        events(old, status, job.spec.run_policy),
         soonest(stages.wait, plan.wait, wait),
     )
 
 
-def _next(scene: Scene) -> Plan:
-    plan = proceed(scene.stages, scene.old, scene.observation, scene.job, scene.now)
-    again = FAULT_SECONDS if scene.observation.fault is not None else None
-    if scene.observation.predecessors:
+def _next(inputs: StatusInputs) -> Plan:
+    plan = proceed(inputs.stages, inputs.old, inputs.observation, inputs.job, inputs.now)
+    again = FAULT_SECONDS if inputs.observation.fault is not None else None
+    if inputs.observation.predecessors:
         again = PREDECESSOR_SECONDS
     if again is None:
         return plan
@@ -64,23 +66,23 @@ def _next(scene: Scene) -> Plan:
     return Plan(possible, soonest(plan.wait, again))
 
 
-def _status(scene: Scene) -> tuple[JobStatus, float | None]:
+def _status(inputs: StatusInputs) -> tuple[JobStatus, float | None]:
     """Return the whole status, and the seconds after which a condition may change by time alone."""
-    stages, heard, old, now = scene.stages, scene.heard, scene.old, scene.now
-    generation = scene.observation.job.generation
-    verdict = verdict_of(stages)
-    phase = phase_of(stages, verdict)
-    run = conditions.dated("Running", conditions.running(scene), old, generation, now)
-    advancing = conditions.progressing(scene, run)
+    stages, reported, old, now = inputs.stages, inputs.reported, inputs.old, inputs.now
+    generation = inputs.observation.job.generation
+    result = result_so_far(stages, inputs.job)
+    phase = phase_of(stages, result)
+    run = conditions.dated("Running", conditions.running(inputs), old, generation, now)
+    advancing = conditions.progressing(inputs, run)
     found: list[Condition] = [
-        conditions.dated("Accepted", conditions.accepted(scene), old, generation, now),
+        conditions.dated("Accepted", conditions.accepted(inputs), old, generation, now),
         run,
         conditions.dated("Progressing", advancing, old, generation, now),
-        conditions.dated("Checkpointed", conditions.checkpointed(scene), old, generation, now),
-        conditions.dated("Degraded", conditions.degraded(scene), old, generation, now),
+        conditions.dated("Checkpointed", conditions.checkpointed(inputs), old, generation, now),
+        conditions.dated("Degraded", conditions.degraded(inputs), old, generation, now),
     ]
-    if stages.current is None and verdict is not None:
-        name, finding = conditions.ending(verdict)
+    if stages.current is None and result is not None:
+        name, finding = conditions.ending(result)
         found.append(conditions.dated(name, finding, old, generation, now))
     status = JobStatus(
         observed_generation=generation,
@@ -88,12 +90,12 @@ def _status(scene: Scene) -> tuple[JobStatus, float | None]:
         reason=reason_of(phase, {condition.type: condition for condition in found}),
         conditions=found,
         stages=list(stages.known),
-        attempt=stages["train"].attempt,
-        progress=heard.progress,
-        checkpoint=heard.checkpoint,
-        benchmarks=heard.benchmarks,
-        mlflow=heard.mlflow,
-        start_time=old.start_time or _began(scene.observation, now),
+        attempt=stages[TRAINING].attempt,
+        progress=inputs.progress,
+        checkpoint=reported.checkpoint,
+        benchmarks=reported.benchmarks,
+        mlflow=reported.mlflow,
+        start_time=old.start_time or _began(inputs.observation, now),
         completion_time=time_text(now) if stages.current is None else None,
     )
     return status, advancing.wait
@@ -117,4 +119,4 @@ def _unreadable(observation: Observation, now: float) -> Decision:
             "start_time": old.start_time or _began(observation, now),
         }
     )
-    return Decision(status, notices=refusals(old, status))
+    return Decision(status, events=refusals(old, status))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from unimrg_api.stages import StageName
-from unimrg_api.status import JobStatus, Ledger
+from unimrg_api.status import JobStatus, RestartCounters
 
 
 @dataclass(frozen=True)
@@ -16,8 +16,8 @@ class CreateChild:
     stage: StageName
     attempt: int
     train_attempt: int
-    """Attempt of the training that it belongs to: what the pods are told (UNIMRG_ATTEMPT). 1 before there is one."""
-    ledger: Ledger
+    """Attempt of the training that it belongs to: UNIMRG_ATTEMPT of its pods. 1 before there is one."""
+    restart_counters: RestartCounters
     """Goes onto the child as an annotation."""
 
 
@@ -42,7 +42,7 @@ Action = CreateChild | DeleteChild | DeletePod
 
 
 @dataclass(frozen=True)
-class Notice:
+class Event:
     """An event about the job, for `kubectl describe`. It goes out when the status that goes with it was written."""
 
     type: Literal["Normal", "Warning"]
@@ -56,6 +56,6 @@ class Decision:
 
     status: JobStatus
     actions: tuple[Action, ...] = ()
-    notices: tuple[Notice, ...] = ()
+    events: tuple[Event, ...] = ()
     requeue_after: float | None = None
-    """Seconds after which to look again even if nothing is heard; None: only when something changes."""
+    """Seconds after which to look again even if nothing changes; None: only when something changes."""

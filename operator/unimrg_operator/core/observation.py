@@ -8,7 +8,7 @@ from typing import Literal
 from unimrg_api.job import UniMRGJob
 from unimrg_api.progress import Progress
 from unimrg_api.stages import StageName
-from unimrg_api.status import JobStatus, Ledger
+from unimrg_api.status import JobStatus, RestartCounters
 from unimrg_api.termination import TerminationRecord
 
 
@@ -26,9 +26,13 @@ class ObservedJob:
     deleting: bool = False
 
 
+ChildState = Literal["Active", "Suspended", "Succeeded", "Failed"]
+"""Active: it has pods or makes them. Suspended: it has none until somebody, e.g. a queue, resumes it."""
+
+
 @dataclass(frozen=True)
 class Child:
-    """A PyTorchJob (train) or batch Job (every other stage) that belongs to the job by owner uid."""
+    """An object that runs one attempt of a stage, of whatever kind; it belongs to the job by owner uid."""
 
     name: str
     uid: str
@@ -36,11 +40,13 @@ class Child:
     attempt: int
     created: float
     """Unix time in seconds, as every time here."""
-    state: Literal["Active", "Succeeded", "Failed"]
-    ledger: Ledger = field(default_factory=Ledger)
+    state: ChildState
+    restart_counters: RestartCounters = field(default_factory=RestartCounters)
     deleting: bool = False
-    notices: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     """What recent Warning events about the child say (quota, Pod Security). Shown, never decided on."""
+    resumed: float | None = None
+    """When it was last resumed after a suspension; None: never."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,7 @@ class Terminated:
 
     exit_code: int
     reason: str
-    """The container runtime's word: Completed, Error, OOMKilled."""
+    """As the container runtime reports it: Completed, Error, OOMKilled."""
     finished: float
     record: TerminationRecord
 
@@ -61,7 +67,7 @@ class Pod:
     name: str
     uid: str
     child: str
-    """Name of the child that owns it."""
+    """Name of the child that it belongs to, whatever objects stand between them."""
     node_rank: int
     phase: Literal["Pending", "Running", "Succeeded", "Failed", "Unknown"]
     created: float
@@ -72,13 +78,15 @@ class Pod:
     deleting_seen: float | None = None
     """When this process first saw that it was, by its own clock; None if it does not know, as after a restart."""
     grace_seconds: int = 30
+    memory_limit: str = ""
+    """Memory limit of the trainer's container, e.g. `4Gi`; empty if it has none."""
     waiting_reason: str = ""
     """CreateContainerConfigError, ImagePullBackOff, …; or Unschedulable."""
     waiting_message: str = ""
     disruption: str = ""
     """Reason of the condition DisruptionTarget if it is True, or status.reason Evicted/NodeLost."""
     terminated: Terminated | None = None
-    notices: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

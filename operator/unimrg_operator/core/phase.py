@@ -4,20 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from unimrg_api.stages import StageName
-from unimrg_api.status import Condition, JobPhase, JobStatus, StageState
-from unimrg_operator.core.stages import Stages, Verdict
+from unimrg_api.stages import STAGES, JobPhase
+from unimrg_api.status import Condition, JobStatus, StageState
+from unimrg_operator.core.stages import Result, Stages
 
 TERMINAL: tuple[JobPhase, ...] = ("Succeeded", "Failed")
 """Nothing follows these."""
 
-_OF_STAGE: dict[StageName, JobPhase] = {
-    "check": "Checking",
-    "prepare": "Preparing",
-    "evaluate": "Evaluating",
-    "finish": "Finishing",
-}
-_OF_TRAINING: dict[StageState, JobPhase] = {"Running": "Running", "Restarting": "Restarting"}
+_BY_STATE: dict[StageState, JobPhase] = {"Running": "Running", "Restarting": "Restarting"}
 
 
 def is_terminal(status: JobStatus) -> bool:
@@ -25,15 +19,17 @@ def is_terminal(status: JobStatus) -> bool:
     return status.phase in TERMINAL
 
 
-def phase_of(stages: Stages, verdict: Verdict | None) -> JobPhase:
+def phase_of(stages: Stages, result: Result | None) -> JobPhase:
     """Return the phase. It is terminal once no stage is left."""
     stage = stages.current
     if stage is None:
-        assert verdict is not None, "all stages are over, and there is no verdict"
-        return "Succeeded" if verdict.succeeded else "Failed"
-    if stage.name == "check" and stage.attempt == 0:
+        assert result is not None, "all stages are over, and there is no result"
+        return "Succeeded" if result.succeeded else "Failed"
+    if all(stage.attempt == 0 for stage in stages.known):
         return "Pending"
-    return _OF_STAGE.get(stage.name) or _OF_TRAINING.get(stage.state, "Starting")
+    if stage.state == "Suspended":
+        return "Suspended"
+    return STAGES[stage.name].phase or _BY_STATE.get(stage.state, "Starting")
 
 
 def reason_of(phase: JobPhase, conditions: Mapping[str, Condition]) -> str:

@@ -1,6 +1,6 @@
-"""What pods say of their work, in the status: progress, the newest commit, the run in MLflow, scores.
+"""What pods report of their work, as parts of the status: progress, the newest commit, the run in MLflow, scores.
 
-A pod can only lie about itself, and may say anything: what does not fit is cut or left out.
+A pod can only lie about itself, and may report anything: what does not fit is cut or left out.
 """
 
 from __future__ import annotations
@@ -11,13 +11,20 @@ from dataclasses import dataclass
 from unimrg_api.commits import step_folder, step_in
 from unimrg_api.job import UniMRGJob
 from unimrg_api.redaction import clean
-from unimrg_api.stages import StageName
-from unimrg_api.status import BenchmarkStatus, CheckpointStatus, JobStatus, LossStatus, MlflowStatus, ProgressStatus
+from unimrg_api.stages import STAGES, TRAINING, StageName
+from unimrg_api.status import (
+    BenchmarkStatus,
+    CheckpointStatus,
+    JobStatus,
+    LossStatus,
+    MlflowStatus,
+    ProgressStatus,
+    StageStatus,
+)
 from unimrg_api.termination import TerminationRecord
 from unimrg_api.texts import duration
-from unimrg_operator.core.observation import Observation, Pod, Report
-from unimrg_operator.core.seen import children_of, pods_of
-from unimrg_operator.core.stages import ORDER
+from unimrg_operator.core.lookup import children_of, pods_of
+from unimrg_operator.core.observation import Observation, Report
 from unimrg_operator.core.texts import count, number, time_text
 
 _LOSSES_LIMIT, _BENCHMARKS_LIMIT, _NAME_LIMIT = 16, 32, 64
@@ -25,10 +32,9 @@ _CLOCK_SKEW_SECONDS = 60
 
 
 @dataclass(frozen=True)
-class Heard:
-    """The parts of a status that come from pods."""
+class Reported:
+    """The parts of a status that come from pods, but the progress."""
 
-    progress: ProgressStatus | None
     checkpoint: CheckpointStatus | None
     benchmarks: list[BenchmarkStatus]
     mlflow: MlflowStatus | None
@@ -39,17 +45,16 @@ class Heard:
         return self.checkpoint.step if self.checkpoint is not None else 0
 
 
-def hear(status: JobStatus, observation: Observation, job: UniMRGJob) -> Heard:
-    """Return what is known of the job's work, given what was known and what pods say now."""
-    report = _own_report(observation)
+def read_reports(status: JobStatus, observation: Observation, job: UniMRGJob) -> Reported:
+    """Return what is known of the job's work, given what was known and what pods report now."""
+    live = _own_report(observation)
     records = _records(observation)
-    live = report.progress if report is not None else None
-    steps = [_step_of(record) for _, _, record in records] + [live.checkpoint_step or 0 if live is not None else 0]
-    runs = [(record.mlflow_run_id, record.mlflow_url) for _, _, record in records]
+    steps = [step_in(record.checkpoint or "") or 0 for record in records]
+    runs = [(record.mlflow_run_id, record.mlflow_url) for record in records]
     if live is not None:
-        runs.append((live.mlflow_run_id, live.mlflow_url))
-    return Heard(
-        progress=_progress(status, observation, report, job.spec.resolved_objectives()),
+        steps.append(live.progress.checkpoint_step or 0)
+        runs.append((live.progress.mlflow_run_id, live.progress.mlflow_url))
+    return Reported(
         checkpoint=_checkpoint(status.checkpoint, steps, job),
         benchmarks=_benchmarks(records) or status.benchmarks,
         mlflow=_mlflow(status.mlflow, runs),
@@ -64,19 +69,15 @@ def _own_report(observation: Observation) -> Report | None:
     return report
 
 
-def _records(observation: Observation) -> list[tuple[StageName, Pod, TerminationRecord]]:
-    """Return the last words of all pods, oldest attempts first, with their stages."""
+def _records(observation: Observation) -> list[TerminationRecord]:
+    """Return the termination records of all pods, oldest attempts first."""
     return [
-        (stage, pod, pod.terminated.record)
-        for stage in ORDER
+        pod.terminated.record
+        for stage in STAGES
         for child in reversed(children_of(observation, stage))
         for pod in pods_of(observation, child.name)
         if pod.terminated is not None
     ]
-
-
-def _step_of(record: TerminationRecord) -> int:
-    return step_in(record.checkpoint or "") or 0
 
 
 def _checkpoint(old: CheckpointStatus | None, steps: list[int], job: UniMRGJob) -> CheckpointStatus | None:
@@ -99,45 +100,55 @@ def _mlflow(old: MlflowStatus | None, runs: list[tuple[str | None, str | None]])
     return known if known != MlflowStatus() else None
 
 
-def _benchmarks(records: list[tuple[StageName, Pod, TerminationRecord]]) -> list[BenchmarkStatus]:
-    scores: dict[str, float] = {}
-    for stage, _, record in records:
-        if stage == "evaluate" and record.scores:
-            scores = record.scores
+def _benchmarks(records: list[TerminationRecord]) -> list[BenchmarkStatus]:
+    scores = next((record.scores for record in reversed(records) if record.scores), {})
     values = {clean(name, _NAME_LIMIT): repr(float(value)) for name, value in scores.items()}
     return [BenchmarkStatus(name=name, value=value) for name, value in sorted(values.items())[:_BENCHMARKS_LIMIT]]
 
 
-def _progress(
-    status: JobStatus, observation: Observation, report: Report | None, weights: Mapping[str, float]
+def progress_of(
+    old: ProgressStatus | None, current: StageStatus | None, observation: Observation, job: UniMRGJob
 ) -> ProgressStatus | None:
-    """Return the report of a pod that runs, else the training's last word, else what was known."""
-    old = status.progress
-    reporting = next((pod for pod in observation.pods if report is not None and pod.uid == report.pod_uid), None)
-    if report is not None and reporting is not None and reporting.terminated is None:
-        stage = _stage_of(reporting, observation)
-        if stage is not None and report.progress.total_steps > 0:
-            return _live(old, stage, report, weights)
-    newest = children_of(observation, "train")[:1]
-    ended = [pod for child in newest for pod in pods_of(observation, child.name) if pod.terminated is not None]
-    words = [(pod.terminated.record, pod.terminated.finished) for pod in ended if pod.terminated is not None]
-    told = [
-        (record, finished) for record, finished in words if (record.total_steps or 0) > 0 and record.step is not None
-    ]
-    if not told:
+    """Return the current stage's own progress; once no stage that reports is left, the training's.
+
+    It comes from the report of a running pod, else from the training's newest termination record, else it is what
+    was known. Another stage's steps are never shown; its losses stay, for only training has any.
+    """
+    reports = current is not None and STAGES[current.name].reports_progress
+    name = current.name if current is not None and reports else TRAINING
+    report = observation.report
+    pods = {pod.uid: pod for child in children_of(observation, name) for pod in pods_of(observation, child.name)}
+    pod = pods.get(report.pod_uid) if report is not None else None
+    if report is not None and pod is not None and pod.terminated is None and report.progress.total_steps > 0:
+        return _from_report(old, name, report, job.spec.resolved_objectives())
+    if STAGES[name].trains and (recorded := _from_records(old, name, observation)) is not None:
+        return recorded
+    if old is None or old.stage == name:
         return old
-    record, finished = max(told, key=lambda word: word[0].step or 0)
-    return _shown(old, "train", record.step or 0, record.total_steps or 0, finished)
+    return ProgressStatus(stage=name, loss=old.loss, losses=old.losses) if old.losses else None
 
 
-def _stage_of(pod: Pod, observation: Observation) -> StageName | None:
-    return next((child.stage for child in observation.children if child.name == pod.child), None)
+def _from_records(old: ProgressStatus | None, name: StageName, observation: Observation) -> ProgressStatus | None:
+    newest = children_of(observation, name)[:1]
+    ends = [pod.terminated for child in newest for pod in pods_of(observation, child.name)]
+    records = [
+        (end.record.step, end.record.total_steps, end.finished)
+        for end in ends
+        if end is not None and end.record.step is not None and (end.record.total_steps or 0) > 0
+    ]
+    if not records:
+        return None
+    step, total, finished = max(records, key=lambda record: record[0])
+    return _shown(old, name, step, total or 0, finished)
 
 
-def _live(old: ProgressStatus | None, stage: StageName, report: Report, weights: Mapping[str, float]) -> ProgressStatus:
+def _from_report(
+    old: ProgressStatus | None, stage: StageName, report: Report, weights: Mapping[str, float]
+) -> ProgressStatus:
     progress = report.progress
-    told = 0 < progress.updated <= report.received + _CLOCK_SKEW_SECONDS
-    shown = _shown(old, stage, progress.step, progress.total_steps, progress.updated if told else report.received)
+    credible = 0 < progress.updated <= report.received + _CLOCK_SKEW_SECONDS
+    updated = progress.updated if credible else report.received
+    shown = _shown(old, stage, progress.step, progress.total_steps, updated)
     values = {clean(name, _NAME_LIMIT): number(value) for name, value in progress.losses.items()}
     losses = [LossStatus(name=name, value=value) for name, value in list(values.items())[:_LOSSES_LIMIT]]
     if losses:
@@ -156,7 +167,7 @@ def _live(old: ProgressStatus | None, stage: StageName, report: Report, weights:
 
 
 def _total(losses: Mapping[str, float], weights: Mapping[str, float]) -> float:
-    """Return the loss that is trained: the weighted losses over the number of objectives (seams.md §7)."""
+    """Return the loss that is trained: the weighted losses over the number of objectives; docs/method/randomness.md."""
     factors = {name.lower(): weight for name, weight in weights.items() if weight}
     return sum(factors.get(name.lower(), 1.0) * value for name, value in losses.items()) / len(losses)
 
@@ -166,7 +177,7 @@ def _what_counts(progress: ProgressStatus) -> tuple[object, ...]:
 
 
 def _shown(old: ProgressStatus | None, stage: StageName, step: int, total: int, updated: float) -> ProgressStatus:
-    """Return progress with the losses heard last: other stages than the training have none."""
+    """Return progress with the losses that were reported last: other stages than the training have none."""
     step, total = count(step), count(total)
     return ProgressStatus(
         stage=stage,

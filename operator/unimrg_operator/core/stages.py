@@ -1,25 +1,21 @@
-"""Which stages a job has, which is next, and what the job comes to: check, prepare, train, evaluate, finish.
+"""Every stage of a job as an observation shows it, which one is next, and the result of the job so far.
 
-The verdict comes from the stages up to evaluate. Finish runs after either outcome, wherever pods have trained, and
-changes nothing about it.
+What a stage is and how the result follows from the stages stands in the table `unimrg_api.stages`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import get_args
 
 from unimrg_api.job import UniMRGJob
-from unimrg_api.stages import StageName
+from unimrg_api.stages import STAGES, Outcome, Stage, StageName, is_skipped, result_of
 from unimrg_api.status import JobStatus, StageStatus
 from unimrg_operator.core.attempts import Followed, follow, given_up, is_over
+from unimrg_operator.core.lookup import children_of, still_there
 from unimrg_operator.core.observation import Observation
-from unimrg_operator.core.seen import children_of, still_there
 from unimrg_operator.core.texts import left, soonest, time_of, time_text
 
-ORDER: tuple[StageName, ...] = get_args(StageName)
-FINISH_SECONDS = 600
-"""How long the finish stage may keep a job from its end, from when it could first be made."""
+_OUTCOMES: dict[str, Outcome] = {"Succeeded": "Succeeded", "Failed": "Failed", "Skipped": "Skipped"}
 
 
 @dataclass(frozen=True)
@@ -28,7 +24,7 @@ class Stages:
 
     known: tuple[StageStatus, ...]
     wait: float | None = None
-    """Seconds after which more is known even if nothing is heard."""
+    """Seconds after which more is known even if nothing changes."""
 
     def __getitem__(self, name: StageName) -> StageStatus:
         return next((stage for stage in self.known if stage.name == name), None) or StageStatus(name=name)
@@ -38,86 +34,77 @@ class Stages:
         """The first stage that is not over; None after the last."""
         return next((stage for stage in self.known if not is_over(stage)), None)
 
+    @property
+    def outcomes(self) -> dict[StageName, Outcome]:
+        """How those ended that are over."""
+        return {stage.name: _OUTCOMES[stage.state] for stage in self.known if is_over(stage)}
+
 
 @dataclass(frozen=True)
-class Verdict:
-    """What a job comes to."""
+class Result:
+    """What a job came to."""
 
     reason: str
-    """`Succeeded`, or one word for what failed."""
+    """`Succeeded`, or in CamelCase what failed."""
     message: str
-
-    @property
-    def succeeded(self) -> bool:
-        """Whether everything that the job wants was done."""
-        return self.reason == "Succeeded"
-
-
-def wanted(job: UniMRGJob) -> tuple[StageName, ...]:
-    """Return the stages that a job has if all goes well."""
-    left_out = {"prepare": job.spec.data.sources is None, "evaluate": job.spec.stages.evaluate.mode == "Never"}
-    return tuple(name for name in ORDER if not left_out.get(name, False))
+    succeeded: bool
 
 
 def follow_all(status: JobStatus, observation: Observation, job: UniMRGJob, commit_step: int, now: float) -> Stages:
-    """Return every stage as the observation shows it; `status` is what was known of them, `commit_step` the newest
-    commit.
+    """Return every stage as the observation shows it.
+
+    `status` is what was known of them, `commit_step` the newest commit.
     """
     stages = Stages(())
-    for name in ORDER:
+    for name, row in STAGES.items():
         followed = follow(status.stage(name), observation, job, commit_step, now)
         stage = followed.stage
-        if stage.state == "Pending" and _is_left_out(name, stages, job, commit_step):
+        if stage.state == "Pending" and is_skipped(name, job, stages.outcomes, commit_step):
             followed = Followed(StageStatus(name=name, state="Skipped"))
         elif stage.state == "Pending" and _has_later_children(name, observation):
-            # a later stage was begun, so this one succeeded, though nothing is left that says so
+            # a later stage was begun, so this one succeeded, though nothing is left that shows it
             followed = Followed(StageStatus(name=name, state="Succeeded"))
-        elif name == "finish" and verdict_of(stages) is not None:
-            followed = _in_time(followed, status.stage(name).start_time, observation, now)
+        elif row.time_limit_seconds is not None and result_so_far(stages, job) is not None:
+            since = status.stage(name).start_time
+            followed = _in_time(followed, row.time_limit_seconds, since, observation, job, now)
         stages = Stages((*stages.known, followed.stage), soonest(stages.wait, followed.wait))
     return stages
 
 
-def verdict_of(stages: Stages) -> Verdict | None:
-    """Return what the job comes to; None as long as that is open."""
-    deciding = [stages[name] for name in ORDER if name != "finish"]
-    if not all(is_over(stage) for stage in deciding):
+def result_so_far(stages: Stages, job: UniMRGJob) -> Result | None:
+    """Return what the job came to; None as long as that is open."""
+    outcome = result_of(job, stages.outcomes)
+    if outcome is None:
         return None
-    failed = next((stage for stage in deciding if stage.state == "Failed"), None)
-    if failed is None:
-        return Verdict("Succeeded", "every stage succeeded")
+    if outcome == "Succeeded":
+        return Result("Succeeded", "every stage succeeded", succeeded=True)
+    failed = next(stage for stage in stages.known if stage.state == "Failed" and STAGES[stage.name].decides)
     reason, message = (failed.end.reason, failed.end.message) if failed.end else ("Unknown", "")
-    return Verdict("EvaluateFailed" if failed.name == "evaluate" else reason, f"{failed.name}: {message}")
-
-
-def _is_left_out(name: StageName, before: Stages, job: UniMRGJob, commit_step: int) -> bool:
-    """Whether a stage that was not begun never will be, given the ones before it."""
-    train = before["train"].state
-    if name not in wanted(job):
-        return True
-    if name in ("prepare", "train"):
-        return any(stage.state == "Failed" for stage in before.known)
-    if name == "evaluate" and train == "Failed":
-        return job.spec.stages.evaluate.mode != "Always" or commit_step == 0
-    return train == "Skipped"
+    row: Stage = STAGES[failed.name]
+    return Result(row.failure_reason or reason, f"{failed.name}: {message}", succeeded=False)
 
 
 def _has_later_children(name: StageName, observation: Observation) -> bool:
-    return any(children_of(observation, later) for later in ORDER[ORDER.index(name) + 1 :])
+    order = list(STAGES)
+    return any(children_of(observation, later) for later in order[order.index(name) + 1 :])
 
 
-def _in_time(finish: Followed, since: str | None, observation: Observation, now: float) -> Followed:
-    """Give finish up once it has kept the job from its end for too long.
+def _in_time(
+    followed: Followed, limit: int, since: str | None, observation: Observation, job: UniMRGJob, now: float
+) -> Followed:
+    """Give a stage up once it has kept the job from its end for too long; no time passes while it is suspended.
 
-    `since` is when it could first be made, if the status has noted that: what is left of an earlier stage may keep it.
+    `since` is when it could first be made, if the status has that: what is left of an earlier stage may delay it.
     """
-    stage = finish.stage
+    stage = followed.stage
+    if stage.state == "Suspended":
+        return Followed(stage.model_copy(update={"start_time": None}), followed.wait)
     begun = stage.start_time or since
-    if is_over(stage) or (begun is None and (still_there(observation) or observation.predecessors)):
-        return finish
+    waits = stage.attempt == 0 and (still_there(observation, job) or observation.predecessors)
+    if is_over(stage) or (begun is None and waits):
+        return followed
     stage = stage.model_copy(update={"start_time": begun or time_text(now)})
-    rest = left(time_of(stage.start_time), FINISH_SECONDS, now)
+    rest = left(time_of(stage.start_time), limit, now)
     if rest:
-        return Followed(stage, soonest(rest, finish.wait))
-    message = f"it was not done within {FINISH_SECONDS // 60} minutes"
-    return Followed(given_up(stage, message, now))
+        return Followed(stage, soonest(rest, followed.wait))
+    return Followed(given_up(stage, f"it was not done within {limit // 60} minutes", now))

@@ -11,7 +11,7 @@ from unimrg_api.status import TEXT_LIMIT
 COUNT_LIMIT = 10**12
 """Largest count that is shown: pods may say anything."""
 _LAST_TIME = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
-_WORD = re.compile(r"[A-Za-z][A-Za-z0-9]{0,63}")
+_CAMEL_CASE = re.compile(r"[A-Za-z][A-Za-z0-9]{0,63}")
 
 
 def time_text(seconds: float) -> str:
@@ -42,7 +42,7 @@ def soonest(*waits: float | None) -> float | None:
 
 
 def count(value: float) -> int:
-    """Return a count that the schema takes, whatever a pod said."""
+    """Return a count that the schema takes, whatever a pod reported."""
     return int(min(max(value, 0), COUNT_LIMIT))
 
 
@@ -51,9 +51,9 @@ def number(value: float) -> str:
     return f"{value:.5g}"
 
 
-def word(text: str, default: str) -> str:
-    """Return `text` if it is one CamelCase word, as reasons must be, else `default`."""
-    return text if _WORD.fullmatch(text) else default
+def camel_case(text: str, default: str) -> str:
+    """Return `text` if it is in CamelCase, as reasons must be, else `default`."""
+    return text if _CAMEL_CASE.fullmatch(text) else default
 
 
 def line(*parts: str) -> str:

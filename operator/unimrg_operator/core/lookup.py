@@ -1,9 +1,9 @@
-"""What an observation holds, in the words of the policies: children by stage, pods by child, and who still lives."""
+"""Queries of an observation that several policies share: children by stage, pods by child, and what still runs."""
 
 from __future__ import annotations
 
 from unimrg_api.job import UniMRGJob
-from unimrg_api.stages import StageName
+from unimrg_api.stages import STAGES, StageName
 from unimrg_operator.core.observation import Child, Observation, Pod
 
 STUCK_SECONDS = 60
@@ -20,11 +20,6 @@ def pods_of(observation: Observation, child: str) -> list[Pod]:
     """Return the pods of the child with that name, by node rank."""
     pods = [pod for pod in observation.pods if pod.child == child]
     return sorted(pods, key=lambda pod: (pod.node_rank, pod.created, pod.uid))
-
-
-def expected_pods(job: UniMRGJob, stage: StageName) -> int:
-    """Return how many pods an attempt has."""
-    return job.spec.trainer.nodes if stage == "train" else 1
 
 
 def is_alive(pod: Pod) -> bool:
@@ -62,13 +57,26 @@ def time_to_end(pod: Pod, now: float) -> float:
     return max(0.0, since + pod.grace_seconds + STUCK_SECONDS - now)
 
 
-def lives(observation: Observation, child: Child) -> bool:
+def has_done_its_work(observation: Observation, child: Child, job: UniMRGJob | None) -> bool:
+    """Whether every pod of a child has succeeded, whether or not its controller has recorded that yet."""
+    pods = pods_of(observation, child.name)
+    succeeded = sum(map(has_succeeded, pods))
+    return job is not None and succeeded >= STAGES[child.stage].pods(job) and not any(map(is_alive, pods))
+
+
+def may_make_pods(observation: Observation, child: Child, job: UniMRGJob | None) -> bool:
+    """Whether a child may still make pods: it has not ended, and its work is not done."""
+    return child.state in ("Active", "Suspended") and not has_done_its_work(observation, child, job)
+
+
+def lives(observation: Observation, child: Child, job: UniMRGJob | None) -> bool:
     """Whether a child has pods, or may make pods, that nobody has asked to end."""
     pods = pods_of(observation, child.name)
-    return child.state == "Active" or any(is_alive(pod) and pod.deleting_since is None for pod in pods)
+    running = any(is_alive(pod) and pod.deleting_since is None for pod in pods)
+    return running or may_make_pods(observation, child, job)
 
 
-def still_there(observation: Observation) -> list[str]:
-    """Return the names of the children that keep a next one from being made: active ones, and those of live pods."""
-    active = {child.name for child in observation.children if child.state == "Active"}
-    return sorted(active | {pod.child for pod in observation.pods if is_alive(pod)})
+def still_there(observation: Observation, job: UniMRGJob) -> list[str]:
+    """Return the names of the children that keep a next one from being made: those that have or may make pods."""
+    unfinished = {child.name for child in observation.children if may_make_pods(observation, child, job)}
+    return sorted(unfinished | {pod.child for pod in observation.pods if is_alive(pod)})

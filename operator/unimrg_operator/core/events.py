@@ -1,0 +1,59 @@
+"""Events about a job, found by comparing its status before and after: each is said once, when it happens."""
+
+from __future__ import annotations
+
+from unimrg_api.job import RunPolicySpec
+from unimrg_api.stages import STAGES
+from unimrg_api.status import JobStatus, StageStatus
+from unimrg_api.texts import duration
+from unimrg_operator.core.budgets import backoff
+from unimrg_operator.core.decision import Event
+from unimrg_operator.core.texts import line
+
+
+def events(old: JobStatus, new: JobStatus, policy: RunPolicySpec) -> tuple[Event, ...]:
+    """Return what to publish about the step from one status to the next."""
+    found: list[Event] = []
+    for stage in new.stages:
+        found += _of_stage(old.stage(stage.name), stage, policy)
+    found += refusals(old, new)
+    complete, failed = new.condition("Complete"), new.condition("Failed")
+    if complete is not None and old.condition("Complete") is None:
+        found.append(Event("Normal", "Completed", complete.message))
+    if failed is not None and old.condition("Failed") is None:
+        found.append(Event("Warning", "Failed", line(failed.reason, failed.message)))
+    return tuple(found)
+
+
+def refusals(old: JobStatus, new: JobStatus) -> tuple[Event, ...]:
+    """Return what to publish about a job that is not accepted, or not any more."""
+    accepted, before = new.condition("Accepted"), old.condition("Accepted")
+    if accepted is None or accepted.status != "False":
+        return ()
+    if before is not None and (before.status, before.reason) == (accepted.status, accepted.reason):
+        return ()
+    return (Event("Warning", accepted.reason, accepted.message),)
+
+
+def _of_stage(old: StageStatus, new: StageStatus, policy: RunPolicySpec) -> list[Event]:
+    found: list[Event] = []
+    if new.attempt > old.attempt:
+        found.append(Event("Normal", "StageStarted", f"{new.name} attempt {new.attempt} is {new.child}"))
+    end = new.end
+    if end is None or (new.attempt, end) == (old.attempt, old.end):
+        return found
+    if end.action == "Done":
+        found.append(Event("Normal", "StageSucceeded", f"{new.name} attempt {new.attempt} succeeded"))
+        return found
+    what = f"{new.name} attempt {new.attempt} ended: {end.reason}"
+    found.append(Event("Warning", "AttemptEnded", line(what, end.message)))
+    if end.action == "Restart":
+        pause = duration(backoff(new.restart_counters, policy))
+        found.append(Event("Normal", "Restarting", f"{new.name} restarts after {pause}; counted as {end.budget}"))
+    for node in new.restart_counters.excluded_nodes:
+        if node not in old.restart_counters.excluded_nodes:
+            found.append(Event("Warning", "NodeExcluded", f"later attempts of {new.name} stay away from {node}"))
+    row = STAGES[new.name]
+    if not row.decides and row.failure_reason is not None and new.state == "Failed":
+        found.append(Event("Warning", row.failure_reason, line(end.message)))
+    return found
