@@ -19,9 +19,17 @@ STARTED = {"name": "pytorch", "state": {"running": {}}}
 
 
 def pod(name: str, rank: int | None = None, container: dict[str, Any] | None = STARTED, **state: Any) -> dict[str, Any]:
-    labels = {} if rank is None else {"training.kubeflow.org/replica-index": str(rank)}
+    labels = {} if rank is None else {"example.org/index": str(rank)}
+    variable = {
+        "name": "UNIMRG_NODE_RANK",
+        "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['example.org/index']"}},
+    }
     containers = [] if container is None else [{"name": "sidecar", "state": {"waiting": {}}}, container]
-    return {"metadata": {"name": name, "labels": labels}, "status": {"containerStatuses": containers, **state}}
+    return {
+        "metadata": {"name": name, "labels": labels},
+        "spec": {"containers": [{"name": "pytorch", "env": [variable]}]},
+        "status": {"containerStatuses": containers, **state},
+    }
 
 
 def waiting(reason: str, message: str = "") -> dict[str, Any]:

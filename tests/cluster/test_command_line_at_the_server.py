@@ -60,9 +60,10 @@ def run_worker(pods: Pods, rank: int, script: str = "true", **spec: Any) -> None
         "training.unimrg.dev/job": "good-on-a-cluster",
         "training.unimrg.dev/stage": "train",
         "training.unimrg.dev/attempt": "2",
-        "training.kubeflow.org/replica-index": str(rank),
     }
-    pods.run(f"worker-{rank}", shell(script, name="pytorch"), labels=labels, **spec)
+    container = shell(script, name="pytorch")
+    container["env"] = [*container.get("env", []), {"name": "UNIMRG_NODE_RANK", "value": str(rank)}]
+    pods.run(f"worker-{rank}", container, labels=labels, **spec)
 
 
 @pytest.fixture

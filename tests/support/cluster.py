@@ -145,7 +145,7 @@ class Cluster:
     def pods(self, job: str, stage: str | None = None, attempt: int | None = None) -> list[Object]:
         """Return the pods of a job, of one stage or attempt if given: by creation, then node rank."""
         labels = [item for item in self._labelled("pods", job, stage) if attempt in (None, _attempt(item))]
-        return sorted(labels, key=lambda pod: (pod["metadata"]["creationTimestamp"], _rank(pod)))
+        return sorted(labels, key=lambda pod: (pod["metadata"]["creationTimestamp"], node_rank(pod)))
 
     def wait_for(self, job: str, holds: Callable[[Object], Any], seconds: float = 60.0, what: str = "") -> Object:
         """Return the job as soon as something holds of it; fails with everything that is known about it."""
@@ -183,7 +183,7 @@ class Cluster:
         deadline = time.monotonic() + seconds
         while True:
             for pod in self.pods(job, stage, attempt):
-                if _rank(pod) == rank and holds(pod):
+                if node_rank(pod) == rank and holds(pod):
                     return pod
             if time.monotonic() > deadline:
                 self._fail(f"pod {rank} of {job}'s {stage} {attempt} does not get there within {seconds:.0f} s", job)
@@ -245,10 +245,6 @@ def _phase(job: Object) -> str:
 
 def _attempt(item: Object) -> int:
     return int(item["metadata"]["labels"][ATTEMPT_LABEL])
-
-
-def _rank(pod: Object) -> int:
-    return node_rank(pod)
 
 
 def _answers(url: str) -> bool:
