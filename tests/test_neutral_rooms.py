@@ -13,7 +13,10 @@ ROOT = Path(__file__).parents[1]
 TRAINER, OPERATOR, API = "trainer/unimrg_trainer", "operator/unimrg_operator", "api/unimrg_api"
 
 SHARED = [
-    *(f"{TRAINER}/{room}" for room in ("engine", "packing", "objectives", "data", "launch", "checkpoint", "tracking")),
+    *(
+        f"{TRAINER}/{room}"
+        for room in ("engine", "packing", "objectives", "data", "preparation", "launch", "checkpoint", "tracking")
+    ),
     f"{TRAINER}/evaluation",
     *(f"{TRAINER}/models/{file}" for file in ("base.py", "requests.py")),
     *(f"{TRAINER}/{file}" for file in ("sample.py", "rng.py", "job_stores.py")),
@@ -24,6 +27,8 @@ SHARED = [
 
 EXCEPT = {
     f"{TRAINER}/evaluation/benchmarks": "one file for each benchmark, and their registry",
+    f"{TRAINER}/preparation/sources": "one file for each source",
+    f"{TRAINER}/preparation/registry.py": "the registry of sources",
     f"{API}/spec_training.py": "the job's union of families, and the names of objectives in the published methods",
     f"{API}/spec_stages.py": "the job's union of benchmarks",
     f"{API}/spec_platform.py": "the job's union of sources",
@@ -35,6 +40,8 @@ NAMES = ("harmon", "mar", "kl16", "pixel", "depth", "segmentation", "spatial", "
 
 ALLOWED = {
     f"{OPERATOR}/kube/reflector.py": {"depth"},
+    f"{TRAINER}/data/prefetch.py": {"depth"},
+    f"{TRAINER}/maps/geometry.py": {"pixel"},
 }
 """Path → words that mean something else there."""
 

@@ -18,13 +18,18 @@ class UserError(ValueError):
     default_exit_code = ExitCode.CONFIGURATION
 
     def __init__(self, message: str, *, remedy: str = "", exit_code: ExitCode | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.remedy = remedy
+        self.message = _unicode(message)
+        super().__init__(self.message)
+        self.remedy = _unicode(remedy)
         self.exit_code = self.default_exit_code if exit_code is None else exit_code
 
     def __str__(self) -> str:
         return f"{self.message} ({self.remedy})" if self.remedy else self.message
+
+
+def _unicode(text: str) -> str:
+    """Return text that every file and terminal takes: bytes of a file's name that are not UTF-8 appear as `\\udce9`."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,10 @@ class Problem:
     """Column in the file, from 1."""
     exit_code: ExitCode = ExitCode.CONFIGURATION
     """How a process ends that meets this problem alone."""
+
+    def __post_init__(self) -> None:
+        for name in ("value", "message", "remedy"):
+            object.__setattr__(self, name, _unicode(getattr(self, name)))
 
     def __str__(self) -> str:
         where = f"line {self.line}, column {self.column}: " if self.line is not None else ""

@@ -215,11 +215,16 @@ def resolve_uri(uri: str, base: Path) -> str:
     """
     if not uri.startswith("file://"):
         return uri
-    path = base / unquote(uri.removeprefix("file://"))
+    path = base / _unquote(uri.removeprefix("file://"))
     return Path(os.path.abspath(path)).as_uri()  # noqa: PTH100 - Path.absolute keeps the dots
 
 
 def path_of(uri: str) -> Path:
     """Return the path of an absolute `file:///` URI."""
     assert uri.startswith("file:///"), uri
-    return Path(unquote(urlsplit(uri).path))
+    return Path(_unquote(urlsplit(uri).path))
+
+
+def _unquote(path: str) -> str:
+    """Return a URI's path as the file system names it, which need not be UTF-8."""
+    return unquote(path, errors="surrogateescape")

@@ -1,8 +1,10 @@
-"""A prepared split read back: any record from any thread, equal to what was generated, RGB, checked."""
+"""A prepared split read back: any sample from any thread, equal to what was generated, RGB, checked."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,33 +14,37 @@ from tests.support.dictionary_store import DictionaryStore
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.job import SourceSpec
-from unimrg_trainer.data import prepare as prepare_room
 from unimrg_trainer.data.dataset import Dataset
-from unimrg_trainer.data.decode import encode_png
-from unimrg_trainer.data.prepare import HELD_OUT_START, prepare
-from unimrg_trainer.data.shards import CorruptDataError, ShardWriter
+from unimrg_trainer.data.shards import CorruptDataError
+from unimrg_trainer.preparation import prepare as prepare_module
+from unimrg_trainer.preparation.base import SourceSample
+from unimrg_trainer.preparation.prepare import Prepared, prepare
+from unimrg_trainer.preparation.sources.scenes import HELD_OUT_START
+from unimrg_trainer.preparation.write import members_of, write_split
 from unimrg_trainer.scenes import generate
 
 TRAIN, HELD_OUT, SIZE, SEED = 7, 3, 32, 9
 
 
-class SmallShards(ShardWriter):
-    """Puts three samples into a shard, so that a few scenes fill several."""
+def write(store: DictionaryStore, *samples: Mapping[str, bytes]) -> None:
+    """Write a split `train` at the root of a store."""
+    write_split(store, "", "train", len(samples), samples.__getitem__)
 
-    def __init__(self, store: DictionaryStore, prefix: str, split: str) -> None:
-        super().__init__(store, prefix, split, samples_per_shard=3)
+
+def prepare_scenes(store: DictionaryStore, train: int = TRAIN, held_out: int = HELD_OUT) -> Prepared:
+    scenes = {"train": train, "heldOut": held_out, "imageSize": SIZE, "seed": SEED}
+    return prepare([SourceSpec.model_validate({"scenes": scenes})], Path("/"), store, lambda *_: None)
 
 
 @pytest.fixture
 def store(dictionary_store: DictionaryStore, monkeypatch: pytest.MonkeyPatch) -> DictionaryStore:
-    monkeypatch.setattr(prepare_room, "ShardWriter", SmallShards)
-    scenes = {"train": TRAIN, "heldOut": HELD_OUT, "imageSize": SIZE, "seed": SEED}
-    prepare([SourceSpec.model_validate({"scenes": scenes})], Path("/"), dictionary_store, lambda *_: None)
+    monkeypatch.setattr(prepare_module, "write_split", partial(write_split, samples_per_shard=3))
+    prepare_scenes(dictionary_store)
     return dictionary_store
 
 
 @pytest.mark.parametrize(("split", "start"), [("train", 0), ("heldOut", HELD_OUT_START)])
-def test_image_records_are_the_generated_scenes(store: DictionaryStore, split: str, start: int) -> None:
+def test_image_samples_are_the_generated_scenes(store: DictionaryStore, split: str, start: int) -> None:
     data = Dataset.open(store, split)
     for number in data.images:
         sample, scene = data.image_sample(number), generate(SEED, start + number, SIZE)
@@ -50,7 +56,7 @@ def test_image_records_are_the_generated_scenes(store: DictionaryStore, split: s
     assert len({data.image_sample(number).key for number in data.images}) == len(data.images)
 
 
-def test_question_records_are_all_questions_of_all_scenes(store: DictionaryStore) -> None:
+def test_question_samples_are_all_questions_of_all_scenes(store: DictionaryStore) -> None:
     data = Dataset.open(store, "train")
     expected = [
         (asked.question, asked.answer, asked.kind, index)
@@ -74,10 +80,7 @@ def test_a_sample_holds_only_what_was_asked_for(store: DictionaryStore) -> None:
 
 def test_a_map_of_any_name_is_stored_and_read_back(dictionary_store: DictionaryStore) -> None:
     normals = np.arange(4 * 4 * 3, dtype=np.uint8).reshape(4, 4, 3)
-    writer = ShardWriter(dictionary_store, "", "train")
-    image = encode_png(np.zeros((4, 4, 3), np.uint8))
-    writer.add("a", {"json": b"{}", "png": image, "normals.png": encode_png(normals)}, questions=0)
-    writer.finish()
+    write(dictionary_store, members_of(SourceSample(np.zeros((4, 4, 3), np.uint8), {"normals": normals})))
     sample = Dataset.open(dictionary_store, "train").image_sample(0)
     assert list(sample.maps) == ["normals"]
     np.testing.assert_array_equal(sample.maps["normals"], normals)
@@ -116,7 +119,7 @@ def test_threads_read_the_same_records(store: DictionaryStore) -> None:
             np.testing.assert_array_equal(record.image, other.image)
 
 
-def test_a_record_read_twice_costs_one_read_and_cannot_be_changed(store: DictionaryStore) -> None:
+def test_a_sample_read_twice_costs_one_read_and_cannot_be_changed(store: DictionaryStore) -> None:
     reads: list[str] = []
     get = store.get
 
@@ -168,8 +171,7 @@ def test_an_empty_store_is_refused(dictionary_store: DictionaryStore) -> None:
 
 
 def test_of_several_data_sets_the_source_says_which(store: DictionaryStore) -> None:
-    scenes = {"train": 1, "heldOut": 1, "imageSize": SIZE, "seed": SEED}
-    other = prepare([SourceSpec.model_validate({"scenes": scenes})], Path("/"), store, lambda *_: None)
+    other = prepare_scenes(store, 1, 1)
     with pytest.raises(UserError, match="several data sets") as error:
         Dataset.open(store, "train")
     assert "spec.data.sources" in error.value.remedy and "digest" not in str(error.value)
@@ -177,9 +179,7 @@ def test_of_several_data_sets_the_source_says_which(store: DictionaryStore) -> N
 
 
 def test_splits_at_the_root_of_a_store_need_no_marker(dictionary_store: DictionaryStore) -> None:
-    writer = ShardWriter(dictionary_store, "", "train")
-    writer.add("one", {"json": b'{"questions": [{"question": "q", "answer": "a", "family": "f"}]}'}, 1)
-    writer.finish()
+    write(dictionary_store, {"json": b'{"questions": [{"question": "q", "answer": "a", "family": "f"}]}'})
     data = Dataset.open(dictionary_store, "train")
     record = data.question_sample(0)
     assert (record.answer, record.image, record.caption) == ("a", None, None)

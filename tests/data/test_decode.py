@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unimrg_trainer.data.decode import decode_image, decode_map, encode_png, image_extension
+from unimrg_trainer.data.decode import check_image, decode_image, decode_map, encode_png, image_extension
 
 RED_LEFT = np.zeros((16, 32, 3), dtype=np.uint8)
 RED_LEFT[:, :16] = (250, 10, 20)
@@ -65,5 +65,5 @@ def test_the_extension_follows_the_content() -> None:
 )
 def test_what_is_damaged_or_of_another_kind_is_refused(content: bytes) -> None:
     with pytest.raises(ValueError, match=r"\w") as error:
-        image_extension(content)
+        check_image(content)
     assert "BytesIO" not in str(error.value)

@@ -15,24 +15,26 @@ from unimrg_trainer.data.shards import (
     CorruptDataError,
     IndexEntry,
     Manifest,
-    ShardWriter,
     read_index,
     read_manifest,
     read_members,
     sha256,
 )
+from unimrg_trainer.preparation.write import write_split
+from unimrg_trainer.storage import ObjectStore
 
 SAMPLES = {
-    f"sample-{index}": {"json": json.dumps({"index": index}).encode(), "png": bytes([index]) * (500 + index)}
+    f"train-{index:08d}": {
+        "json": json.dumps({"questions": [index, 0]}).encode(),
+        "png": bytes([index]) * (500 + index),
+    }
     for index in range(5)
 }
 
 
-def write(store: DictionaryStore, **limits: int) -> Manifest:
-    writer = ShardWriter(store, "data", "train", **limits)
-    for key, members in SAMPLES.items():
-        writer.add(key, members, questions=2)
-    return read_manifest(store, "data", "train", writer.finish())
+def write(store: ObjectStore, **limits: int) -> Manifest:
+    samples = list(SAMPLES.values())
+    return read_manifest(store, "data", "train", write_split(store, "data", "train", 5, samples.__getitem__, **limits))
 
 
 def samples_of(store: DictionaryStore, manifest: Manifest) -> list[IndexEntry]:
@@ -52,13 +54,6 @@ def test_tarfile_reads_what_was_written() -> None:
                 assert content is not None
                 found.setdefault(key, {})[extension] = content.read()
     assert found == SAMPLES
-
-
-def test_the_same_samples_give_the_same_bytes() -> None:
-    first, second = DictionaryStore(), DictionaryStore()
-    write(first)
-    write(second)
-    assert first.objects == second.objects
 
 
 def test_the_manifest_counts_and_names_every_shard_with_its_digests() -> None:
@@ -91,7 +86,7 @@ def test_members_are_read_by_one_ranged_read() -> None:
 
 
 class CountingStore(DictionaryStore):
-    """Notes the length of every read; corrupts the first `bad_reads` ranged ones."""
+    """Records the length of every read; corrupts the first `bad_reads` ranged ones."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -126,7 +121,7 @@ def test_a_corrupt_byte_is_named_by_shard_key_and_offset() -> None:
     store.objects[f"data/train/{shard.name}"] = bytes(tar)
     with pytest.raises(CorruptDataError) as caught:
         read_members(store, "data", "train", shard, sample, ["json", "png"])
-    for part in (shard.name, "sample-3", str(sample.members["png"].offset), "checksum"):
+    for part in (shard.name, "train-00000003", str(sample.members["png"].offset), "checksum"):
         assert part in caught.value.message
     assert caught.value.exit_code is ExitCode.DATA_CORRUPT
     assert caught.value.remedy
@@ -152,7 +147,7 @@ def test_a_truncated_shard_is_an_error_with_a_name() -> None:
     last = samples_of(store, manifest)[-1]
     for end in (last.members["png"].offset + 10, last.members["json"].offset - 600):
         store.objects[key] = store.objects[key][:end]
-        with pytest.raises(CorruptDataError, match=r"sample-4.*ends after"):
+        with pytest.raises(CorruptDataError, match=r"train-00000004.*ends after"):
             read_members(store, "data", "train", manifest.shards[0], last, ["json", "png"])
 
 
@@ -171,7 +166,7 @@ def test_a_changed_index_or_manifest_is_found_by_its_digest() -> None:
     manifest = write(store)
     shard = manifest.shards[0]
     index = f"data/train/{shard.name}.idx"
-    store.objects[index] = store.objects[index].replace(b"sample-0", b"sample-9")
+    store.objects[index] = store.objects[index].replace(b"train-00000000", b"train-00000009")
     with pytest.raises(CorruptDataError, match=r"\.tar\.idx does not match"):
         read_index(store, "data", "train", shard)
     with pytest.raises(CorruptDataError, match=r"manifest\.json does not match"):

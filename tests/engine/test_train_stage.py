@@ -20,13 +20,13 @@ from unimrg_trainer.checkpoint.agreement import SingleProcess
 from unimrg_trainer.checkpoint.discover import load_newest
 from unimrg_trainer.checkpoint.state import TrainingState
 from unimrg_trainer.data.dataset import Dataset
-from unimrg_trainer.data.prepare import prepare
 from unimrg_trainer.engine import train
 from unimrg_trainer.engine.initial_weights import build_initial
 from unimrg_trainer.engine.rows import BatchShape
 from unimrg_trainer.engine.step_plan import RowReader, StepPlanner
 from unimrg_trainer.models.registry import find_family
 from unimrg_trainer.objectives.registry import objective
+from unimrg_trainer.preparation.prepare import prepare
 from unimrg_trainer.storage import LocalStore
 
 OBJECTIVES = {"Understanding": 1.0, "Pixel": 0.5, "Depth": 2.0, "Segmentation": 1.0}

@@ -11,9 +11,9 @@ from unimrg_api.environment import PodEnvironment
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.job import StorageSpec, UniMRGJob, resolve_uri
-from unimrg_trainer.data.photographs import find_photographs
-from unimrg_trainer.data.prepare import folder_of_images, source_digest
 from unimrg_trainer.data.publication import find_publication
+from unimrg_trainer.preparation.prepare import digest_of
+from unimrg_trainer.preparation.registry import open_sources
 from unimrg_trainer.storage import open_store
 from unimrg_trainer.storage.base import ObjectStore
 
@@ -29,14 +29,14 @@ def data_store(job: UniMRGJob, env: PodEnvironment) -> ObjectStore:
 
 
 def wanted_digest(job: UniMRGJob, env: PodEnvironment) -> str | None:
-    """The digest of the data set that the job's source describes; None without a source.
+    """The digest of the data set that the job's sources describe; None without sources.
 
-    Raises JobError (66) for photographs that are not there.
+    Raises JobError (66) for inputs that are not there.
     """
     sources = job.spec.data.sources
     if sources is None:
         return None
-    return source_digest(sources, find_photographs(folder_of_images(sources), env.spec_base))
+    return digest_of(open_sources(sources, env.spec_base))
 
 
 def data_digest(job: UniMRGJob, env: PodEnvironment) -> str:
@@ -57,7 +57,7 @@ def find_weights(uri: str, storage: StorageSpec | None = None) -> tuple[ObjectSt
         keys = [key for key, _ in store.list() if key.endswith(".safetensors")]
     else:
         store = open_store(folder, storage)
-        name = unquote(last) if uri.startswith("file://") else last
+        name = unquote(last, errors="surrogateescape") if uri.startswith("file://") else last
         keys = [name] if store.size(name) is not None else []
     if not keys:
         raise UserError(

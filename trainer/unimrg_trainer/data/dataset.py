@@ -17,6 +17,8 @@ from unimrg_api.exit_codes import ExitCode
 from unimrg_trainer.data.decode import decode_image, decode_map
 from unimrg_trainer.data.publication import find_publication
 from unimrg_trainer.data.shards import (
+    IMAGE_MEMBERS,
+    TEXT_MEMBER,
     CorruptDataError,
     IndexEntry,
     Manifest,
@@ -30,10 +32,6 @@ from unimrg_trainer.sample import Sample
 from unimrg_trainer.storage.base import NotFound, ObjectStore
 
 CACHE_BYTES = 64 * 2**20
-
-IMAGE_MEMBERS = ("png", "jpg")
-TEXT_MEMBER = "json"
-"""Members of a sample by their extension; every other one is `<map>.png`."""
 
 
 class Dataset:

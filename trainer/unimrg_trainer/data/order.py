@@ -3,7 +3,7 @@ state.
 
 A source is `images` (one record per image) or `questions` (one per question). Objectives that name the same
 source get the same record at the same global row: pixel, depth and segmentation see the same images
-(method.md §1.4).
+(docs/method/recipe.md).
 """
 
 from __future__ import annotations

@@ -1,11 +1,10 @@
-"""Which prepared data sets a store holds: each is published by one marker, put once and never overwritten.
+"""Which prepared data sets a store holds: each is published by one marker, put last and never overwritten.
 
-    <first 16 digits of the digest>/PUBLISHED          JSON: digest, folder of the writer, sha256 of every
-    manifest <first 16 digits of the digest>/writer-<hex>/…     what that writer wrote: splits with
-    manifest, shards, indices
+    <first 16 digits of the digest>/PUBLISHED     JSON: digest, folder, sha256 of every split's manifest
+    <first 16 digits of the digest>/<split>/…     manifest, shards, indices
 
-A store may also hold splits at its root, written by other means: then there is no marker and the manifests
-stand for themselves.
+A store may also hold splits at its root, written by other means: then there is no marker and the manifests stand for
+themselves.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from unimrg_api.digests import sha256_of
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_trainer.data.shards import CorruptDataError, join, sha256
-from unimrg_trainer.storage.base import AlreadyExists, NotFound, ObjectStore
+from unimrg_trainer.storage.base import NotFound, ObjectStore, put_once
 
 SPLITS = ("train", "heldOut", "preview")
 
@@ -43,16 +42,14 @@ def published(store: ObjectStore, digest: str) -> Publication | None:
     return _read_marker(store, join(folder_of(digest), _MARKER))
 
 
-def publish(store: ObjectStore, publication: Publication) -> Publication:
-    """Publish; if another writer was faster, return what that one published."""
+def publish(store: ObjectStore, publication: Publication) -> None:
+    """Publish a data set; several writers may do so. Raises CorruptDataError if another one has its digest."""
     key = join(folder_of(publication.digest), _MARKER)
-    try:
-        store.put(key, publication.model_dump_json().encode(), if_absent=True)
-    except AlreadyExists:
-        winner = _read_marker(store, key)
-        assert winner is not None, key
-        return winner
-    return publication
+    if not put_once(store, key, publication.model_dump_json().encode()) and _read_marker(store, key) != publication:
+        raise CorruptDataError(
+            f"{store.uri}/{key} is the marker of other shards under the same digest",
+            remedy="delete this data set and prepare it again; a source of a package must not depend on chance",
+        )
 
 
 def find_publication(store: ObjectStore, digest: str | None = None) -> Publication:

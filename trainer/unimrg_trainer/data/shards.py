@@ -1,17 +1,19 @@
-"""The format of prepared data: WebDataset tars, a sidecar index of each, and one manifest per split.
+"""The format of prepared data: WebDataset tars, an index beside each, and one manifest per split.
 
     <split>/manifest.json            samples, questions, shards with sha256 of tar and index
     <split>/<split>-000000.tar       plain tar: <key>.json, <key>.png or .jpg, <key>.<map>.png
     <split>/<split>-000000.tar.idx   JSON: for every sample and member its offset, length and crc32
 
-The tars can be read by `tarfile`, webdataset and the like. We read members by offset from the index, one
-ranged read per sample, and check every byte: a damaged header or body is an error with a name, never a
-missing sample. The same samples give the same bytes: owner, time and mode are fixed.
+The tars can be read by `tarfile`, webdataset and the like. We read members by offset from the index, one ranged read
+per sample, and check every byte: a damaged header or body is an error with a name, never a missing sample. Owner, time
+and mode are fixed, so that the same samples give the same tar; an index is a function of its tar (`index_of`).
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
+import json
 import tarfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -23,13 +25,15 @@ from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_trainer.storage.base import NotFound, ObjectStore
 
-FORMAT = 2
+FORMAT = 3
 """Goes up when the layout of tar, index or manifest changes; part of the digest of prepared data."""
 
-SAMPLES_PER_SHARD = 2048
-BYTES_PER_SHARD = 64 * 2**20
+TEXT_MEMBER = "json"
+IMAGE_MEMBERS = ("png", "jpg")
+"""Members of a sample by their extension; every other one is `<map>.png`."""
 
 _BLOCK = tarfile.BLOCKSIZE
+_RESTORE = "delete this data set and prepare it again, or restore the file from a copy"
 
 
 class CorruptDataError(UserError):
@@ -63,10 +67,16 @@ class IndexEntry(_Record):
 
 
 class ShardIndex(_Record):
-    """Content of a `.tar.idx` file."""
+    """Content of a `.tar.idx` file: the samples of a tar, and its length (bytes) and sha256."""
 
     format: int = FORMAT
+    length: int
+    sha256: str
     samples: list[IndexEntry]
+
+    @property
+    def questions(self) -> int:
+        return sum(sample.questions for sample in self.samples)
 
 
 class Shard(_Record):
@@ -93,80 +103,47 @@ class Manifest(_Record):
 Parsed = TypeVar("Parsed", Manifest, ShardIndex)
 
 
-class ShardWriter:
-    """Writes the samples of one split under `prefix` of a store; `finish` writes the manifest last."""
+def tar_entry(name: str, content: bytes) -> bytes:
+    """Return a file as it stands in a tar: header, content, padding. Time, owner and mode do not depend on who writes.
 
-    def __init__(
-        self,
-        store: ObjectStore,
-        prefix: str,
-        split: str,
-        *,
-        samples_per_shard: int = SAMPLES_PER_SHARD,
-        bytes_per_shard: int = BYTES_PER_SHARD,
-    ) -> None:
-        self._store = store
-        self._folder = join(prefix, split)
-        self._split = split
-        self._samples_per_shard = samples_per_shard
-        self._bytes_per_shard = bytes_per_shard
-        self._shards: list[Shard] = []
-        self._body = bytearray()
-        self._samples: list[IndexEntry] = []
+    A tar is a sequence of these and `TAR_END`.
+    """
+    info = tarfile.TarInfo(name)
+    info.size = len(content)
+    return info.tobuf(tarfile.USTAR_FORMAT) + content + bytes(-len(content) % _BLOCK)
 
-    def add(self, key: str, members: Mapping[str, bytes], questions: int) -> None:
-        """Append a sample. No dots or slashes in `key`: WebDataset splits names at the first dot."""
-        assert key and "." not in key and "/" not in key, key
-        written = {}
-        for extension, content in members.items():
-            header = _header(f"{key}.{extension}", len(content))
-            offset = len(self._body) + len(header)
-            self._body += header + content + bytes(-len(content) % _BLOCK)
-            written[extension] = Member(offset=offset, length=len(content), crc32=zlib.crc32(content))
-        self._samples.append(IndexEntry(key=key, questions=questions, members=written))
-        if len(self._samples) >= self._samples_per_shard or len(self._body) >= self._bytes_per_shard:
-            self._flush()
 
-    def finish(self) -> str:
-        """Write what is left and the manifest; return the manifest's sha256."""
-        self._flush()
-        manifest = Manifest(
-            split=self._split,
-            samples=sum(shard.samples for shard in self._shards),
-            questions=sum(shard.questions for shard in self._shards),
-            shards=self._shards,
-        )
-        content = _json(manifest)
-        self._store.put(join(self._folder, "manifest.json"), content)
-        return sha256(content)
+TAR_END = bytes(2 * _BLOCK)
 
-    def _flush(self) -> None:
-        if not self._samples:
-            return
-        name = f"{self._split}-{len(self._shards):06d}.tar"
-        content = bytes(self._body) + bytes(2 * _BLOCK)
-        index = _json(ShardIndex(samples=self._samples))
-        self._store.put(join(self._folder, name), content)
-        self._store.put(join(self._folder, name + ".idx"), index)
-        self._shards.append(
-            Shard(
-                name=name,
-                samples=len(self._samples),
-                questions=sum(sample.questions for sample in self._samples),
-                length=len(content),
-                sha256=sha256(content),
-                index_sha256=sha256(index),
-            )
-        )
-        self._body = bytearray()
-        self._samples = []
+
+def index_of(tar: bytes, where: str) -> ShardIndex:
+    """Return the index of a whole tar. Raises CorruptDataError, naming `where`, if it is not one of samples."""
+    members: dict[str, dict[str, Member]] = {}
+    questions: dict[str, int] = {}
+    try:
+        with tarfile.open(fileobj=io.BytesIO(tar)) as archive:
+            for info in archive:
+                key, _, extension = info.name.partition(".")
+                content = tar[info.offset_data : info.offset_data + info.size]
+                member = Member(offset=info.offset_data, length=info.size, crc32=zlib.crc32(content))
+                members.setdefault(key, {})[extension] = member
+                if extension == TEXT_MEMBER:
+                    questions[key] = len(json.loads(content).get("questions", ()))
+    except (tarfile.TarError, ValueError) as error:
+        raise CorruptDataError(f"{where} is not a shard: {error}", remedy=_RESTORE) from error
+    samples = [IndexEntry(key=key, questions=questions.get(key, 0), members=found) for key, found in members.items()]
+    return ShardIndex(length=len(tar), sha256=sha256(tar), samples=samples)
+
+
+def as_json(record: ShardIndex | Manifest) -> bytes:
+    """Return the content of a record's file; the same record gives the same bytes."""
+    return record.model_dump_json().encode()
 
 
 def read_manifest(store: ObjectStore, prefix: str, split: str, expected_sha256: str | None) -> Manifest:
     """Read a split's manifest; None as digest takes it as it is. Raises NotFound or CorruptDataError."""
     key = join(prefix, split, "manifest.json")
-    content = _read_whole(store, key, expected_sha256)
-    return _parse(Manifest, content, f"{store.uri}/{key}")
+    return parse(Manifest, _read_whole(store, key, expected_sha256), f"{store.uri}/{key}")
 
 
 def read_index(store: ObjectStore, prefix: str, split: str, shard: Shard) -> list[IndexEntry]:
@@ -174,17 +151,16 @@ def read_index(store: ObjectStore, prefix: str, split: str, shard: Shard) -> lis
     key = join(prefix, split, shard.name + ".idx")
     where = f"{store.uri}/{key}"
     try:
-        samples = _parse(ShardIndex, _read_whole(store, key, shard.index_sha256), where).samples
+        index = parse(ShardIndex, _read_whole(store, key, shard.index_sha256), where)
     except NotFound as error:
         raise _missing(where) from error
-    questions = sum(sample.questions for sample in samples)
-    if (len(samples), questions) != (shard.samples, shard.questions):
+    if (len(index.samples), index.questions) != (shard.samples, shard.questions):
         raise CorruptDataError(
-            f"{where} lists {len(samples)} samples with {questions} questions, "
+            f"{where} lists {len(index.samples)} samples with {index.questions} questions, "
             f"the manifest says {shard.samples} with {shard.questions}",
             remedy="prepare the data again",
         )
-    return samples
+    return index.samples
 
 
 def read_members(
@@ -207,10 +183,7 @@ def read_members(
         contents, damage = _cut(span, first, members)
         if not damage:
             return contents
-    raise CorruptDataError(
-        f"shard {where} is damaged at sample {sample.key!r}: {damage} (read twice)",
-        remedy="delete this data set and prepare it again, or restore the shard from a copy",
-    )
+    raise CorruptDataError(f"shard {where} is damaged at sample {sample.key!r}: {damage} (read twice)", remedy=_RESTORE)
 
 
 def sha256(content: bytes) -> str:
@@ -223,34 +196,8 @@ def join(*parts: str) -> str:
     return "/".join(part for part in parts if part)
 
 
-def _cut(span: bytes, first: int, members: Mapping[str, Member]) -> tuple[dict[str, bytes], str]:
-    """Cut a span that starts at offset `first` into members; also say what is wrong with it, or ""."""
-    contents = {}
-    for extension, member in members.items():
-        content = span[member.offset - first : member.end - first]
-        if len(content) != member.length:
-            return (
-                {},
-                f"{extension} at offset {member.offset} ends after {len(content)} of {member.length} bytes",
-            )
-        if zlib.crc32(content) != member.crc32:
-            return {}, f"{extension} at offset {member.offset} does not match its checksum"
-        contents[extension] = content
-    return contents, ""
-
-
-def _read_whole(store: ObjectStore, key: str, expected_sha256: str | None) -> bytes:
-    for _ in range(2):
-        content = store.get(key)
-        if expected_sha256 is None or sha256(content) == expected_sha256:
-            return content
-    raise CorruptDataError(
-        f"{store.uri}/{key} does not match its sha256 (read twice)",
-        remedy="delete this data set and prepare it again, or restore the file from a copy",
-    )
-
-
-def _parse(kind: type[Parsed], content: bytes, where: str) -> Parsed:
+def parse(kind: type[Parsed], content: bytes, where: str) -> Parsed:
+    """Return the record that a file `where` holds. Raises CorruptDataError."""
     try:
         record = kind.model_validate_json(content)
     except ValidationError as error:
@@ -262,20 +209,29 @@ def _parse(kind: type[Parsed], content: bytes, where: str) -> Parsed:
     return record
 
 
+def _cut(span: bytes, first: int, members: Mapping[str, Member]) -> tuple[dict[str, bytes], str]:
+    """Cut a span that starts at offset `first` into members; also say what is wrong with it, or ""."""
+    contents = {}
+    for extension, member in members.items():
+        content = span[member.offset - first : member.end - first]
+        at = f"{extension} at offset {member.offset}"
+        if len(content) != member.length:
+            return {}, f"{at} ends after {len(content)} of {member.length} bytes"
+        if zlib.crc32(content) != member.crc32:
+            return {}, f"{at} does not match its checksum"
+        contents[extension] = content
+    return contents, ""
+
+
+def _read_whole(store: ObjectStore, key: str, expected_sha256: str | None) -> bytes:
+    for _ in range(2):
+        content = store.get(key)
+        if expected_sha256 is None or sha256(content) == expected_sha256:
+            return content
+    raise CorruptDataError(f"{store.uri}/{key} does not match its sha256 (read twice)", remedy=_RESTORE)
+
+
 def _missing(where: str) -> UserError:
     return UserError(
-        f"{where} is named by the manifest and does not exist",
-        remedy="delete this data set and prepare it again, or restore the file from a copy",
-        exit_code=ExitCode.INPUT_MISSING,
+        f"{where} is named by the manifest and does not exist", remedy=_RESTORE, exit_code=ExitCode.INPUT_MISSING
     )
-
-
-def _header(name: str, length: int) -> bytes:
-    info = tarfile.TarInfo(name)
-    info.size = length
-    info.mode = 0o644
-    return info.tobuf(tarfile.USTAR_FORMAT)  # TarInfo's defaults: time 0, owner 0, no owner names
-
-
-def _json(record: BaseModel) -> bytes:
-    return record.model_dump_json().encode()

@@ -21,7 +21,6 @@ from unimrg_api.stages import STAGES, StageName
 from unimrg_api.termination import TerminationRecord
 from unimrg_trainer import job_stores
 from unimrg_trainer.checkpoint.identity import attempt_numbers
-from unimrg_trainer.data.prepare import prepare
 from unimrg_trainer.data.publication import find_publication, published
 from unimrg_trainer.engine.rows import BatchShape, cohorts_of_rank
 from unimrg_trainer.launch import inputs, outcomes, reports, worker_group
@@ -31,6 +30,7 @@ from unimrg_trainer.launch.logs import Echo, log_folder, rank_log, tail
 from unimrg_trainer.launch.signals import StopRequest
 from unimrg_trainer.launch.watchdog import Watchdog
 from unimrg_trainer.local_folders import take_for
+from unimrg_trainer.preparation.prepare import prepare
 from unimrg_trainer.storage.base import ObjectStore, StorageError
 from unimrg_trainer.tracking import Uploader, finish, keep_spool
 

@@ -1,4 +1,4 @@
-"""Brings photographs and maps of any shape to the model's square, as the reference did (method.md §1.6).
+"""Brings images and maps of any shape to a square, as the reference did (docs/method/recipe.md).
 
 Geometry is PIL's, whose antialiasing filters the published models were trained with. Every function takes
 uint8 [H, W, 3] (maps also [H, W]) and returns uint8 [size, size, 3]; the model sees value / 127.5 − 1.

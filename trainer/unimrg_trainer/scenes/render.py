@@ -70,7 +70,7 @@ def contours(labels: np.ndarray) -> np.ndarray:
 
     A pixel is white if one of its four neighbours shows something farther: every border is drawn once, on
     the side of the thing that occludes. The look is that of the reference's maximum over Canny edges of
-    masks (method.md §1.6).
+    masks (docs/method/recipe.md).
     """
     edge = np.zeros(labels.shape, dtype=bool)
     edge[1:] |= labels[1:] > labels[:-1]

@@ -21,7 +21,7 @@ def open_store(uri: str, storage: StorageSpec | None = None) -> ObjectStore:
     """
     scheme, separator, place = uri.partition("://")
     if separator and scheme == "file" and place.startswith("/"):
-        return LocalStore(Path(unquote(place)))
+        return LocalStore(Path(unquote(place, errors="surrogateescape")))
     if scheme == "file":
         raise UserError(f"{uri} is not absolute", remedy="write file:/// and the whole path")
     if separator and scheme == "s3":

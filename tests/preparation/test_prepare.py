@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-import subprocess
-import sys
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
@@ -18,12 +16,15 @@ from PIL import Image
 from tests.support.dictionary_store import DictionaryStore
 from unimrg_api.errors import JobError, UserError
 from unimrg_api.exit_codes import ExitCode
-from unimrg_api.job import SourceSpec
+from unimrg_api.job import SourceSpec, resolve_uri
 from unimrg_trainer import scenes
 from unimrg_trainer.data.dataset import Dataset
-from unimrg_trainer.data.prepare import Prepared, prepare
-from unimrg_trainer.storage import LocalStore
+from unimrg_trainer.preparation import registry
+from unimrg_trainer.preparation.base import SourceSample
+from unimrg_trainer.preparation.prepare import Prepared, prepare
+from unimrg_trainer.storage import ObjectStore, open_store
 
+BAD_MAP = SourceSample(np.zeros((2, 2, 3), np.uint8), {"a.b": np.zeros((2, 2), np.uint8)})
 PHOTOGRAPHS = Path(__file__).parents[2] / "examples" / "photographs"
 
 
@@ -35,13 +36,12 @@ def source(train: int = 4, seed: int = 1, size: int = 32, photographs: str | Non
 
 
 def run(
-    store: DictionaryStore | LocalStore,
+    store: ObjectStore,
     wanted: list[SourceSpec] | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
     base: Path = Path("/"),
-    stale_after: float = 0.2,
 ) -> Prepared:
-    return prepare(wanted or source(), base, store, progress, stale_after=stale_after, poll_interval=0.01)
+    return prepare(wanted or source(), base, store, progress)
 
 
 @pytest.fixture
@@ -66,7 +66,6 @@ def test_scenes_and_photographs_become_splits(dictionary_store: DictionaryStore,
 def test_the_marker_is_written_last(dictionary_store: DictionaryStore) -> None:
     prepared = run(dictionary_store)
     assert dictionary_store.writes[-1] == f"{prepared.digest[:16]}/PUBLISHED"
-    assert not [key for key in dictionary_store.objects if "CLAIM" in key]
 
 
 def test_preparing_twice_reuses_what_is_there(dictionary_store: DictionaryStore) -> None:
@@ -77,19 +76,11 @@ def test_preparing_twice_reuses_what_is_there(dictionary_store: DictionaryStore)
     assert dictionary_store.writes == written
 
 
-def test_the_same_source_gives_the_same_bytes_anywhere(folder: Path) -> None:
-    contents = []
-    for _ in range(2):
-        store = DictionaryStore()
-        prepared = run(store, source(photographs="file://photographs"), base=folder.parent)
-        contents.append(
-            {
-                key.removeprefix(prepared.prefix): value
-                for key, value in store.objects.items()
-                if key.startswith(prepared.prefix)
-            }
-        )
-    assert contents[0] == contents[1]
+def test_the_same_source_gives_the_same_bytes_anywhere(dictionary_store: DictionaryStore, folder: Path) -> None:
+    other = DictionaryStore()
+    for store in (dictionary_store, other):
+        run(store, source(photographs="file://photographs"), base=folder.parent)
+    assert dictionary_store.objects == other.objects
 
 
 def test_whatever_changes_the_content_changes_the_digest(folder: Path) -> None:
@@ -99,12 +90,14 @@ def test_whatever_changes_the_content_changes_the_digest(folder: Path) -> None:
     with_photographs = source(photographs="file://photographs")
     digests = [digest(source()), digest(source(train=5)), digest(source(seed=2)), digest(source(size=33))]
     digests.append(digest(with_photographs))
-    (folder / "cat.jpg").rename(folder / "dog.jpg")
+    (folder / "cat.jpg").rename(folder / "zebra.jpg")  # another place in the order
     digests.append(digest(with_photographs))
-    shutil.copy(folder / "dog.jpg", folder / "rocket.jpg")
+    shutil.copy(folder / "zebra.jpg", folder / "rocket.jpg")
     digests.append(digest(with_photographs))
     assert len(set(digests)) == len(digests)
     moved = folder.rename(folder.parent / "elsewhere")
+    assert digest(source(photographs=moved.as_uri())) == digests[-1]
+    (moved / "zebra.jpg").rename(moved / "zoo.jpg")  # a name is not content
     assert digest(source(photographs=moved.as_uri())) == digests[-1]
 
 
@@ -128,104 +121,6 @@ def test_progress_counts_every_sample(dictionary_store: DictionaryStore, folder:
     assert told == [(done, 9) for done in range(10)]
 
 
-def test_an_interrupted_preparation_leaves_nothing_and_the_next_one_works(
-    dictionary_store: DictionaryStore,
-) -> None:
-    def interrupt(done: int, total: int) -> None:
-        if done == 5:  # the training split is written by then
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        run(dictionary_store, progress=interrupt)
-    assert dictionary_store.writes
-    assert dictionary_store.objects == {}
-    assert not run(dictionary_store).reused
-
-
-@pytest.mark.timeout(60)  # waiting for the heartbeat to go stale would take an hour
-def test_a_killed_preparation_publishes_nothing_and_the_next_one_takes_over_at_once(tmp_path: Path) -> None:
-    program = f"""
-import os, signal
-from pathlib import Path
-from tests.data.test_prepare import source
-from unimrg_trainer.data.prepare import prepare
-from unimrg_trainer.storage import LocalStore
-def progress(done, total):
-    if done == 5:
-        os.kill(os.getpid(), signal.SIGKILL)
-prepare(source(), Path("/"), LocalStore(Path({str(tmp_path)!r})), progress)
-"""
-    root = Path(__file__).parents[2]
-    killed = subprocess.run([sys.executable, "-c", program], cwd=root, check=False)
-    assert killed.returncode == -9
-    store = LocalStore(tmp_path)
-    left = [key for key, _ in store.list()]
-    assert any("CLAIM-0" in key for key in left) and any(key.endswith(".tar") for key in left)
-    with pytest.raises(UserError, match="no finished data set"):
-        Dataset.open(store, "train")
-    prepared = prepare(source(), Path("/"), store, lambda done, total: None, stale_after=3600)
-    assert not prepared.reused
-    assert len(Dataset.open(store, "train").images) == 4
-    kept = [key for key, _ in store.list()]
-    assert all(key.startswith(prepared.prefix + "/") or key.endswith("/PUBLISHED") for key in kept)
-
-
-def test_a_claim_whose_heart_stops_is_taken_over(dictionary_store: DictionaryStore) -> None:
-    digest = run(DictionaryStore()).digest
-    claim = b'{"writer": "x", "host": "another machine", "process": 1, "beat": 7}'
-    dictionary_store.objects[f"{digest[:16]}/CLAIM-3"] = claim
-    assert not run(dictionary_store).reused
-    assert f"{digest[:16]}/CLAIM-4" in dictionary_store.writes
-
-
-def test_of_two_jobs_at_once_one_writes_and_the_other_waits_for_it(dictionary_store: DictionaryStore) -> None:
-    patience = 1.0
-    half_done, go_on, results = threading.Event(), threading.Event(), dict[str, Prepared]()
-
-    def pause(done: int, total: int) -> None:
-        if done == 3:
-            half_done.set()
-            assert go_on.wait(20)
-
-    def job(name: str, progress: Callable[[int, int], None]) -> threading.Thread:
-        def work() -> None:
-            results[name] = run(dictionary_store, progress=progress, stale_after=patience)
-
-        thread = threading.Thread(target=work)
-        thread.start()
-        return thread
-
-    first = job("first", pause)
-    assert half_done.wait(20)
-    second = job("second", lambda done, total: None)
-    second.join(1.5 * patience)  # only the heartbeat of the first keeps its claim for so long
-    assert second.is_alive()
-    go_on.set()
-    first.join(20)
-    second.join(20)
-    assert (results["first"].reused, results["second"].reused) == (False, True)
-    assert results["first"].prefix == results["second"].prefix
-
-
-def test_the_slower_of_two_writers_takes_what_the_faster_one_published(
-    dictionary_store: DictionaryStore,
-) -> None:
-    fast = list[Prepared]()
-
-    def overtake(done: int, total: int) -> None:
-        if done == total and not fast:
-            claims = [key for key in dictionary_store.objects if "CLAIM" in key]
-            dictionary_store.delete(claims[0])  # as if it had been judged dead
-            fast.append(run(dictionary_store))
-
-    slow = run(dictionary_store, progress=overtake)
-    assert slow == Prepared(fast[0].digest, fast[0].prefix, reused=True)
-    assert {key.split("/")[1] for key in dictionary_store.objects} == {
-        "PUBLISHED",
-        slow.prefix.split("/")[1],
-    }
-
-
 def test_a_published_shard_that_lost_bytes_is_found_before_training(
     dictionary_store: DictionaryStore,
 ) -> None:
@@ -241,7 +136,7 @@ def test_a_published_shard_that_lost_bytes_is_found_before_training(
     ("make", "message"),
     [
         (lambda folder: None, "does not exist"),
-        (lambda folder: folder.mkdir(), "holds no photograph"),
+        (lambda folder: folder.mkdir(), "holds no image"),
         (lambda folder: folder.write_text("x"), "is not a folder"),
     ],
 )
@@ -252,7 +147,7 @@ def test_a_missing_or_empty_folder_is_refused_with_its_field_and_a_way_out(
     with pytest.raises(JobError, match=message) as caught:
         run(dictionary_store, source(photographs="file://mine"), base=tmp_path)
     problem = caught.value.problems[0]
-    assert problem.path == "spec.data.sources"
+    assert problem.path == "spec.data.sources[1].images.uri"
     assert problem.value == "'file://mine'"
     assert str(tmp_path / "mine") in problem.message
     assert problem.remedy
@@ -282,7 +177,7 @@ def test_all_unreadable_photographs_are_named_and_nothing_is_written(
         run(dictionary_store, source(photographs="file://photographs"), base=folder.parent)
     assert [problem.value for problem in caught.value.problems] == [repr(str(cut)), repr(str(text))]
     assert caught.value.exit_code is ExitCode.DATA_CORRUPT
-    assert [key for key in dictionary_store.objects if "CLAIM" not in key] == []
+    assert dictionary_store.objects == {}
     cut.unlink()
     text.unlink()
     assert not run(dictionary_store, source(photographs="file://photographs"), base=folder.parent).reused
@@ -308,6 +203,50 @@ def test_photographs_are_kept_byte_for_byte_and_in_order(dictionary_store: Dicti
         np.testing.assert_array_equal(data.image_sample(number).image, pixels)
 
 
+class Stripes:
+    """A source of a package: images to train on, with a map of its own."""
+
+    splits: ClassVar[dict[str, int]] = {"train": 2}
+
+    def __init__(self, settings: Mapping[str, Any], base: Path, field: str) -> None:
+        self.width = settings["width"]
+
+    def identity(self) -> Any:
+        return self.width
+
+    def check(self) -> None: ...
+
+    def sample(self, split: str, number: int) -> SourceSample:
+        image = np.full((8, self.width, 3), number, np.uint8)
+        question = {"question": "Which?", "answer": str(number), "hard": True}
+        return SourceSample(image, {"normals": 255 - image}, questions=[question])
+
+
+def test_a_package_brings_a_source(dictionary_store: DictionaryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(registry.SOURCES, "stripes", f"{__name__}:Stripes")
+    custom = {"custom": {"name": "stripes", "settings": {"width": 5}}}
+    digest = run(dictionary_store, [*source(), SourceSpec.model_validate(custom)]).digest
+    data = Dataset.open(dictionary_store, "train", digest)
+    assert (len(data.images), len(data.questions)) == (4 + 2, 16 + 2)
+    sample = data.question_sample(17)
+    assert (sample.answer, sample.attributes) == ("1", {"hard": True})
+    np.testing.assert_array_equal(sample.image, np.full((8, 5, 3), 1, np.uint8))
+    np.testing.assert_array_equal(sample.maps["normals"], np.full((8, 5, 3), 254, np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value", "message"),
+    [("splits", {"test": 1}, "has a split 'test'"), ("sample", lambda *_: BAD_MAP, "map named 'a.b'")],
+)
+def test_what_a_package_does_wrong_is_named(
+    dictionary_store: DictionaryStore, monkeypatch: pytest.MonkeyPatch, attribute: str, value: Any, message: str
+) -> None:
+    monkeypatch.setitem(registry.SOURCES, "stripes", f"{__name__}:Stripes")
+    monkeypatch.setattr(Stripes, attribute, value)
+    with pytest.raises(UserError, match=message):
+        run(dictionary_store, [SourceSpec.model_validate({"custom": {"name": "stripes", "settings": {"width": 5}}})])
+
+
 def test_the_job_refuses_sizes_at_which_scenes_cannot_be_told_apart() -> None:
     assert source(size=scenes.MINIMUM_SIZE)
     with pytest.raises(ValueError, match="greater than or equal to 32"):
@@ -319,7 +258,31 @@ def test_a_photograph_that_changes_meanwhile_is_not_taken_in(dictionary_store: D
         if done == 1:
             shutil.copy(folder / "cat.jpg", folder / "coffee.jpg")
 
-    with pytest.raises(UserError, match=r"coffee\.jpg changed") as caught:
+    with pytest.raises(UserError, match=r"coffee\.jpg' changed") as caught:
         run(dictionary_store, source(photographs="file://photographs"), swap, folder.parent)
     assert caught.value.exit_code is ExitCode.DATA_CORRUPT
-    assert dictionary_store.objects == {}
+    assert not [key for key in dictionary_store.objects if key.endswith("PUBLISHED")]
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9.jpg", b"line\nbreak.jpg", b"100%?#'\".jpg", "ü.jpg".encode()])
+def test_a_file_name_may_be_any_bytes(dictionary_store: DictionaryStore, folder: Path, name: bytes) -> None:
+    (folder / "cat.jpg").rename(folder / os.fsdecode(name))
+    prepared = run(dictionary_store, source(photographs="file://photographs"), base=folder.parent)
+    assert len(Dataset.open(dictionary_store, "preview", prepared.digest).images) == 3
+    (folder / os.fsdecode(name)).write_bytes(b"no image")
+    with pytest.raises(JobError) as caught:
+        run(dictionary_store, source(photographs="file://photographs"), base=folder.parent)
+    problem = str(caught.value.problems[0]).encode()  # can be written to any file or terminal
+    assert b"the image cannot be used" in problem and b"\n" not in problem
+
+
+def test_a_folder_whose_name_is_not_utf8_is_found(dictionary_store: DictionaryStore, folder: Path) -> None:
+    base = folder.parent / os.fsdecode(b"caf\xe9 #1%3F")
+    base.mkdir()
+    folder.rename(base / "photographs")
+    store = open_store(resolve_uri("file://data", base))
+    prepared = run(store, source(photographs="file://photographs"), base=base)
+    assert (base / "data" / prepared.prefix / "PUBLISHED").exists()
+    with pytest.raises(JobError) as caught:
+        run(dictionary_store, source(photographs="file://nowhere"), base=base)
+    assert b"udce9" in str(caught.value).encode()

@@ -1,0 +1,1 @@
+"""Sources of samples, one file each: generated scenes, images of a folder."""
