@@ -144,7 +144,7 @@ def cut(store: DictionaryStore, key: str) -> None:
 
 
 @pytest.mark.parametrize("damage", [forget, cut])
-def test_an_object_that_the_store_lost_before_the_marker_prevents_the_commit(
+def test_an_object_lost_before_the_marker_prevents_the_commit(
     dictionary_store: DictionaryStore, damage: Callable[[DictionaryStore, str], None]
 ) -> None:
     def harm(action: str, key: str) -> None:

@@ -179,3 +179,12 @@ def test_finish_passes_on_why_tracking_is_incomplete(tmp_path: Path, monkeypatch
 def test_the_progress_says_why_nothing_is_tracked(tmp_path: Path) -> None:
     (tmp_path / "mlflow.json").write_text('{"problem": "MLflow refuses the records"}')
     assert stages.reports.read_progress(tmp_path).message == "MLflow refuses the records"
+
+
+def test_the_check_warns_of_a_tracking_server_and_succeeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(stages.inputs, "check_server", lambda settings: f"{settings.uri} refuses this job")
+    env = environment(tmp_path, tracking={"mlflow": {"uri": "http://127.0.0.1:9"}})
+    assert run_stage("check", env) is ExitCode.OK
+    assert "http://127.0.0.1:9 refuses this job. The job runs all the same" in caplog.text

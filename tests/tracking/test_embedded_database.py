@@ -10,7 +10,7 @@ from pathlib import Path
 from unimrg_trainer.tracking.embedded import ensure_database
 
 
-def test_killed_while_the_tables_are_made_nothing_is_there_and_the_next_one_makes_it(tmp_path: Path) -> None:
+def test_a_data_base_is_there_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
     from mlflow import MlflowClient
 
     database = tmp_path / "run" / "mlflow.db"

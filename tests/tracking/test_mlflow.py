@@ -261,7 +261,7 @@ def test_a_deleted_experiment_is_a_problem_with_a_remedy(uri: str, tmp_path: Pat
     assert "is deleted; restore it" in str(check_server(settings))
 
 
-def test_the_check_makes_the_requests_of_the_job_and_leaves_only_the_experiment(mlflow_server: MlflowServer) -> None:
+def test_the_check_makes_the_requests_of_a_job_and_leaves_no_run(mlflow_server: MlflowServer) -> None:
     settings = settings_for(mlflow_server.uri)
 
     assert check_server(settings) is None
@@ -329,7 +329,7 @@ def test_finish_closes_the_run_and_the_next_attempt_opens_it(
     assert client.get_run(report.run_id).info.status == "RUNNING"
 
 
-def test_finish_ends_in_time_without_a_server_and_saves_the_rest_in_the_store(
+def test_finish_without_a_server_ends_in_time_and_saves_the_rest(
     tcp_gate: TcpGate, tmp_path: Path, dictionary_store: DictionaryStore
 ) -> None:
     Spool(tmp_path / "spool", 1).step(1, {"train/loss": 1.0})

@@ -307,7 +307,7 @@ def test_steps_trained_again_on_another_machine_stand_once(tmp_path: Path, dicti
     assert len(server.points()) == 24
 
 
-def test_a_step_that_came_out_differently_elsewhere_gets_its_later_value_too(tmp_path: Path) -> None:
+def test_a_step_with_another_result_elsewhere_gets_the_later_value_too(tmp_path: Path) -> None:
     server = ListServer()
     train(tmp_path / "a", server, 1, 0, 3)
     train(tmp_path / "b", server, 2, 2, 3, loss=2.0)

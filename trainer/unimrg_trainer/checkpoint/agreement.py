@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch.distributed as dist
 
@@ -86,13 +86,6 @@ class Failure:
     exit_code: int
 
 
-@dataclass(frozen=True)
-class Done(Generic[T]):
-    """What one rank's part gave."""
-
-    value: T
-
-
 def on_all_ranks(agreement: Agreement, what: str, part: Callable[[], T]) -> list[T]:
     """Run `part` on every rank and return all results, by rank.
 
@@ -100,17 +93,16 @@ def on_all_ranks(agreement: Agreement, what: str, part: Callable[[], T]) -> list
     ranks and why, with the first one's exit code (PROGRAM for an error that is not a UserError).
     """
     cause: Exception | None = None
-    own: Done[T] | Failure
+    own: tuple[T | None, Failure | None]
     try:
-        own = Done(part())
+        own = part(), None
     except UserError as error:
-        cause, own = error, Failure(error.message, error.remedy, int(error.exit_code))
+        cause, own = error, (None, Failure(error.message, error.remedy, int(error.exit_code)))
     except Exception as error:
         logger.exception("%s failed on rank %d", what, agreement.rank)
-        cause = error
-        own = Failure(f"{type(error).__name__}: {error}", "", int(ExitCode.PROGRAM))
-    parts: list[Done[T] | Failure] = agreement.gather(own)
-    failures = [(rank, one) for rank, one in enumerate(parts) if isinstance(one, Failure)]
+        cause, own = error, (None, Failure(f"{type(error).__name__}: {error}", "", int(ExitCode.PROGRAM)))
+    parts = agreement.gather(own)
+    failures = [(rank, failure) for rank, (_, failure) in enumerate(parts) if failure is not None]
     if failures:
         first = failures[0][1]
         where = "" if agreement.world_size == 1 else "rank {}: "
@@ -119,7 +111,7 @@ def on_all_ranks(agreement: Agreement, what: str, part: Callable[[], T]) -> list
             remedy=first.remedy,
             exit_code=ExitCode(first.exit_code),
         ) from cause
-    return [one.value for one in parts if isinstance(one, Done)]
+    return [value for value, _ in parts]
 
 
 def on_first_rank(agreement: Agreement, what: str, part: Callable[[], T]) -> T:

@@ -15,14 +15,8 @@ GROUPS = ("model", "exp_avg", "exp_avg_sq")
 """What the part of a tensor's name before the first slash may be."""
 
 DTYPES: dict[str, torch.dtype] = {
-    "float32": torch.float32,
-    "float64": torch.float64,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-    "int64": torch.int64,
-    "int32": torch.int32,
-    "uint8": torch.uint8,
-    "bool": torch.bool,
+    name: getattr(torch, name)
+    for name in ("float32", "float64", "bfloat16", "float16", "int64", "int32", "uint8", "bool")
 }
 """Types that a checkpoint can hold, by the name that its manifest uses."""
 
