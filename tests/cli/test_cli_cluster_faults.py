@@ -86,20 +86,6 @@ def test_a_server_that_does_not_answer_is_given_up(
     assert len(api_stand_in.requests) == 2, "nothing is sent twice"
 
 
-@pytest.mark.parametrize(
-    ("server", "words"),
-    [
-        ("http://127.0.0.1:1", ("Connection refused", "check that it runs")),
-        ("https://no-such-host.invalid", ("cannot be used", "check that it runs")),
-    ],
-)
-def test_a_server_that_is_not_there(server: str, words: tuple[str, ...], unimrg: Unimrg, tmp_path: Path) -> None:
-    write_kubeconfig(tmp_path / "kubeconfig", server)
-    ended = unimrg("status", "good", "--kubeconfig", tmp_path / "kubeconfig")
-    assert ended.code == 69
-    check_manners(ended)
-    for word in (server, *words):
-        assert word in ended.err
 
 
 def test_a_password_in_the_servers_address_is_not_shown(unimrg: Unimrg, tmp_path: Path, job_file: Path) -> None:
@@ -125,9 +111,6 @@ def test_without_a_kubeconfig_it_is_said_where_one_is_looked_for(
         check_manners(ended)
 
 
-def test_a_name_that_is_neither_here_nor_there_may_be_a_slip(unimrg: Unimrg, api_stand_in: StandIn) -> None:
-    ended = unimrg("status", "qiuckstart")
-    assert "no file or folder here is called qiuckstart" in ended.err
 
 
 @pytest.mark.parametrize(
@@ -148,12 +131,6 @@ def test_a_kubeconfig_that_is_none_is_not_quoted(text: str, words: str, unimrg: 
     check_manners(ended)
 
 
-def test_a_context_that_the_kubeconfig_does_not_have(unimrg: Unimrg, api_stand_in: StandIn) -> None:
-    ended = unimrg("logs", "good", "--kubeconfig", api_stand_in.kubeconfig, "--context", "moon")
-    assert ended.code == 64
-    assert "context moon" in ended.err
-    assert "kubectl config get-contexts" in ended.err
-    assert api_stand_in.requests == []
 
 
 def test_a_credential_plugin_that_fails_is_heard_and_nothing_is_asked_without_credentials(
@@ -220,13 +197,6 @@ def test_a_servers_refusals_are_shown_at_the_files_lines(unimrg: Unimrg, api_sta
     assert "has 2 problems" in ended.err
 
 
-def test_a_refusal_about_no_field_is_shown_as_one_of_the_file(
-    unimrg: Unimrg, api_stand_in: StandIn, job_file: Path
-) -> None:
-    api_stand_in.answer(f"POST {JOBS}", status(400, "BadRequest", "admission webhook says no"))
-    ended = unimrg("submit", job_file, "--kubeconfig", api_stand_in.kubeconfig)
-    assert ended.code == 64
-    assert f"{job_file}: admission webhook says no" in ended.err
 
 
 def test_a_job_that_a_cluster_cannot_run_is_never_sent(unimrg: Unimrg, api_stand_in: StandIn, tmp_path: Path) -> None:

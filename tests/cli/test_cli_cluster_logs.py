@@ -107,8 +107,6 @@ def test_of_a_job_that_failed_the_stage_that_failed_is_shown(cluster: Cluster) -
     assert "stage=train,training.unimrg.dev/attempt=1" in cluster.query(f"GET {PODS}")["labelSelector"][0]
 
 
-def test_another_node_can_be_chosen(cluster: Cluster) -> None:
-    assert cluster.logs("--node", 1).out == "one of 1\ntwo of 1\n"
 
 
 @pytest.mark.parametrize("options", [[], ["--follow"]])
@@ -118,11 +116,6 @@ def test_the_lines_of_all_nodes_say_where_they_are_from(cluster: Cluster, option
     assert (sorted(out) if options else out) == (sorted(lines) if options else lines)
 
 
-def test_of_all_nodes_those_that_have_started_are_shown(cluster: Cluster) -> None:
-    cluster.pods([pod("good-train-2-worker-0", 0), pod("good-train-2-worker-1", 1, waiting("ImagePullBackOff"))])
-    ended = cluster.logs("--node", "all")
-    assert (ended.code, ended.out) == (0, "[node 0] one of 0\n[node 0] two of 0\n")
-    assert "the pod good-train-2-worker-1 has not started: ImagePullBackOff" in ended.err
 
 
 UNSCHEDULED = {"conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3"}]}
@@ -148,10 +141,6 @@ def test_a_container_that_has_not_started_says_what_it_waits_for(
     assert "--follow" in ended.err
 
 
-def test_a_pod_that_ended_before_its_container_began_has_an_empty_log(cluster: Cluster) -> None:
-    cluster.pods([pod("p", 0, None, phase="Failed")])
-    cluster.log("p", Answer(200, ""))
-    assert cluster.logs() == Ended(0, "", "")
 
 
 def stages(state: str, **more: Any) -> dict[str, Any]:
@@ -198,9 +187,6 @@ def test_a_node_that_the_attempt_does_not_have(cluster: Cluster) -> None:
     assert "no pod of node 7, only of 0, 1" in ended.err
 
 
-@pytest.mark.parametrize("node", ["-1", "first", "1.5", "²", ""])
-def test_a_node_that_is_no_rank_is_wrong_usage(node: str, cluster: Cluster) -> None:
-    assert cluster.logs(f"--node={node}").code == 64
 
 
 @pytest.mark.parametrize(
@@ -237,19 +223,8 @@ def test_following_waits_until_there_is_something_to_follow(cluster: Cluster) ->
     assert cluster.query(f"GET {PODS}/good-train-2-worker-0/log")["follow"] == ["True"]
 
 
-def test_all_nodes_are_followed_from_when_all_have_started(cluster: Cluster) -> None:
-    first, second = pod("good-train-2-worker-0", 0), pod("good-train-2-worker-1", 1)
-    cluster.job(stages("Starting"), stages("Starting"), RUNNING)
-    cluster.pods([first], [first, second], [first, second])
-    ended = cluster.logs("--follow", "--node", "all")
-    assert len(ended.out.splitlines()) == 4
-    assert "attempt 2 of train has not started on all of its nodes" in ended.err
 
 
-def test_following_does_not_wait_for_what_will_never_come(cluster: Cluster) -> None:
-    cluster.job(ENDED)
-    cluster.pods([])
-    assert cluster.logs("--follow").code == 66
 
 
 def test_a_reader_that_closes_the_pipe_ends_the_command_without_a_word(cluster: Cluster) -> None:

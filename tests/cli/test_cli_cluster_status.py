@@ -58,23 +58,6 @@ def test_a_complete_job_shows_scores_and_no_time_that_is_left(shown: Any) -> Non
     assert "1h20m" not in out and "ago" not in out
 
 
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        ("0.44703219238462394", "0.447032"),
-        ("-1234.5678901", "-1234.57"),
-        ("0.4470", "0.4470"),
-        ("123456789", "1.23457e+8"),
-        ("not\nmeasured", "not measured"),
-    ],
-)
-def test_scores_are_shown_with_six_digits_at_most_and_kept_whole_for_programs(
-    value: str, text: str, shown: Any
-) -> None:
-    written = {**SUCCEEDED, "benchmarks": [{"name": "spatial", "value": value}]}
-    (row,) = [line for line in shown(written).out.splitlines() if line.startswith("spatial")]
-    assert row.split(None, 1)[1].rstrip() == text
-    assert json.loads(shown(written, "-o", "json").out)["status"]["benchmarks"][0]["value"] == value
 
 
 def test_a_failed_job_shows_the_cause_with_its_code_and_place(shown: Any) -> None:
@@ -92,11 +75,6 @@ def test_a_job_that_no_operator_has_seen_says_what_to_look_at(shown: Any) -> Non
     assert "does it watch the namespace research?" in out
 
 
-def test_the_namespaces_default_is_said_to_be_a_files_only_where_there_is_one(unimrg: Unimrg) -> None:
-    for command in ("status", "logs", "render", "submit"):
-        text = " ".join(unimrg(command, "--help").out.replace("│", " ").split())
-        assert "Namespace. (default:" in text
-        assert ("the file's" in text) == (command in ("render", "submit")), command
 
 
 def test_the_same_for_programs(shown: Any) -> None:
@@ -124,15 +102,6 @@ def test_a_file_or_folder_of_the_name_comes_before_a_cluster_unless_one_is_asked
     assert len(api_stand_in.requests) == 4
 
 
-@pytest.mark.parametrize("target", ["job.yaml", "runs/one", "s3://bucket/run", "Good"])
-def test_what_can_be_no_jobs_name_is_never_looked_for_on_a_cluster(
-    target: str, unimrg: Unimrg, api_stand_in: StandIn, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    ended = unimrg("status", target, "-n", "research", "--kubeconfig", api_stand_in.kubeconfig)
-    assert ended.code == 64
-    assert f"{target} is not the name of a job on a cluster" in ended.err
-    assert api_stand_in.requests == []
 
 
 def view(written: dict[str, Any]) -> ClusterJob:
@@ -237,12 +206,6 @@ def test_a_job_that_comes_from_a_pipe_is_sent_and_its_refusal_has_lines(
     assert from_pipe == from_file
 
 
-def test_a_dry_run_asks_the_cluster_and_creates_nothing(submitted: Any, api_stand_in: StandIn) -> None:
-    ended = submitted(options=("--dry-run",))
-    assert ended.code == 0
-    assert "nothing was created" in ended.out
-    ((_, query, _),) = api_stand_in.requests
-    assert query["dryRun"] == ["All"]
 
 
 def test_waiting_ends_with_the_job_and_shows_each_change_once(submitted: Any) -> None:
@@ -276,10 +239,6 @@ def test_an_api_server_that_is_away_for_a_while_does_not_end_the_waiting(submitt
     assert ended.err.count("503: restarting; asking again") == 1
 
 
-def test_an_api_server_that_stays_away_ends_it(submitted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(submit, "SILENCE_SECONDS", 0.05)
-    ended = submitted(job(RUNNING), status(503, "ServiceUnavailable", "restarting"))
-    assert ended.code == 69
 
 
 @pytest.mark.parametrize(
@@ -310,6 +269,3 @@ def test_ctrl_c_ends_the_waiting_and_not_the_job(submitted: Any, monkeypatch: py
     assert "no longer waiting for good, which goes on" in ended.err
 
 
-def test_waiting_for_a_dry_run_is_wrong_usage(submitted: Any, api_stand_in: StandIn) -> None:
-    assert submitted(options=("--wait", "--dry-run")).code == 64
-    assert api_stand_in.requests == []

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.bad_jobs import GOOD_CLUSTER_JOB
-from tests.support.command_line import Unimrg, piped
+from tests.support.command_line import Unimrg
 from unimrg_api.load import dump_job, load_job
 from unimrg_cli.render import to_yaml
 from unimrg_operator.app.observe import observe_job
@@ -43,14 +39,6 @@ def test_the_first_child_of_the_example_is_the_one_that_was_looked_at(unimrg: Un
     assert ended.out == GOLDEN.read_text()
 
 
-def test_a_job_that_comes_from_a_pipe_is_rendered_and_refused_as_one_from_a_file(unimrg: Unimrg) -> None:
-    with piped(EXAMPLE.read_text()) as pipe:
-        assert unimrg("render", pipe).out == unimrg("render", EXAMPLE).out
-    text = GOOD_CLUSTER_JOB.replace("s3://runs/good", "file:///elsewhere")
-    with piped(text) as pipe:
-        ended = unimrg("render", pipe)
-    line = text[: text.index("file:///elsewhere")].count("\n") + 1
-    assert f"{pipe}:{line}:21: spec.checkpoint.uri: a file:// URI works on a cluster only if" in ended.err
 
 
 def created_by_the_operator(namespace: str) -> list[dict[str, Any]]:
@@ -88,15 +76,6 @@ def test_all_children_are_those_that_the_operator_creates_but_for_what_the_heade
     assert [*map(take_out_what_the_header_lists, found)] == [*map(take_out_what_the_header_lists, expected)]
 
 
-def test_every_process_prints_the_same_bytes() -> None:
-    command = [sys.executable, "-m", "unimrg_cli.main", "render", str(EXAMPLE)]
-    outputs = {
-        subprocess.run(
-            command, capture_output=True, check=True, timeout=60, env={**os.environ, "PYTHONHASHSEED": seed}
-        ).stdout
-        for seed in ("1", "2")
-    }
-    assert len(outputs) == 1 and outputs.pop()
 
 
 def test_the_namespace_is_the_options_the_files_or_default(unimrg: Unimrg, tmp_path: Path) -> None:
@@ -107,10 +86,6 @@ def test_the_namespace_is_the_options_the_files_or_default(unimrg: Unimrg, tmp_p
     assert "metadata.namespace is lab, and -n says other" in unimrg("render", file, "-n", "other").err
 
 
-def test_one_stage_alone(unimrg: Unimrg) -> None:
-    (child,) = rendered(unimrg, EXAMPLE, "--stage", "train")
-    assert child["kind"] == "PyTorchJob"
-    assert child["spec"]["pytorchReplicaSpecs"]["Worker"]["replicas"] == 2
 
 
 def test_a_stage_that_the_job_does_not_have(unimrg: Unimrg, tmp_path: Path) -> None:
@@ -180,9 +155,6 @@ values = st.recursive(
 )
 
 
-@given(st.lists(st.dictionaries(texts, values, min_size=1, max_size=3), min_size=1, max_size=3))
-def test_readers_of_the_old_yaml_read_what_was_written(documents: list[dict[str, Any]]) -> None:
-    assert list(yaml.safe_load_all(to_yaml(documents))) == documents
 
 
 def test_a_value_that_stands_in_two_places_is_written_out_twice() -> None:

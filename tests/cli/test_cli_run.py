@@ -71,13 +71,3 @@ def test_without_the_trainer_extra_the_command_that_installs_it_is_shown(
     assert calls == []
 
 
-def test_only_the_extras_own_packages_count_as_missing() -> None:
-    requirements = [
-        "no-such-core>=2",
-        "no-such-tool>=1; extra == 'dev'",
-        'no-such-trainer[a]==3.1; extra == "trainer"',
-        "pytest>=8 ; extra == 'trainer'",
-        "no.such_other ; python_version > '3' and extra == 'trainer'",
-    ]
-    assert extras.missing_packages(requirements, "trainer") == ["no-such-trainer", "no.such_other"]
-    assert extras.missing_packages(requirements, "dev") == ["no-such-tool"]

@@ -12,7 +12,6 @@ from tests.support.bad_jobs import GOOD_JOB
 from tests.support.command_line import Unimrg
 from unimrg_api.progress import Progress
 from unimrg_api.termination import TerminationRecord
-from unimrg_cli.tables import size
 
 
 class Run:
@@ -218,6 +217,3 @@ def test_the_real_writers_commit_is_read(unimrg: Unimrg, run: Run) -> None:
     assert row["created"]
 
 
-@pytest.mark.parametrize(("count", "text"), [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (5 << 40, "5.0 TiB")])
-def test_sizes_are_written_as_people_do(count: int, text: str) -> None:
-    assert size(count) == text

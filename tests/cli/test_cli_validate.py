@@ -202,10 +202,3 @@ def test_what_only_looks_imports_nothing_heavy(arguments: list[str], tmp_path: P
     assert done.stderr == "heavy: []"
 
 
-def test_the_module_runs_as_a_program(tmp_path: Path) -> None:
-    file = write(tmp_path, GOOD_JOB.replace("precision: FP32", "precision: FP8"))
-    command = [sys.executable, "-m", "unimrg_cli.main", "validate", str(file)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 64
-    assert "FP32, BF16 or FP64" in done.stderr
-    assert "\x1b" not in done.stderr

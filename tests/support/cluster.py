@@ -169,37 +169,12 @@ class Cluster:
 
         return self.wait_for(job, holds, seconds, f"(phase {' or '.join(phases)})")
 
-    def wait_for_pod(
-        self,
-        job: str,
-        stage: str,
-        holds: Callable[[Object], Any],
-        *,
-        rank: int = 0,
-        attempt: int = 1,
-        seconds: float = 60,
-    ) -> Object:
-        """Return a pod of an attempt as soon as it is there and something holds of it."""
-        deadline = time.monotonic() + seconds
-        while True:
-            for pod in self.pods(job, stage, attempt):
-                if node_rank(pod) == rank and holds(pod):
-                    return pod
-            if time.monotonic() > deadline:
-                self._fail(f"pod {rank} of {job}'s {stage} {attempt} does not get there within {seconds:.0f} s", job)
-            time.sleep(0.2)
-
     def log(self, pod: str, lines: int = -1) -> str:
         """Return the end of a pod's log, or why there is none."""
         try:
             return self.kubectl("logs", pod, f"--tail={lines}")
         except KubectlError as error:
             return f"({error})"
-
-    def decisions(self) -> list[Object]:
-        """Return everything that the operator has logged."""
-        lines = self.operator_log.read_text().splitlines() if self.operator_log.exists() else []
-        return [json.loads(line) for line in lines if line.startswith("{")]
 
     def describe(self, job: str) -> str:
         """Return everything that helps to see why a job does not get there."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import re
 import shutil
 import threading
 import time
@@ -83,20 +81,6 @@ class Container:
             wanted = {process for process, parent in parents.items() if parent in wanted}
             found |= wanted
         return sorted(found)
-
-    def signal_matching(self, pattern: str, number: int) -> int:
-        """Send a signal to those of its processes whose command or environment match; return how many."""
-        count = 0
-        for process in self.processes():
-            try:
-                command = Path(f"/proc/{process}/cmdline").read_bytes().replace(b"\0", b" ")
-                environment = Path(f"/proc/{process}/environ").read_bytes().replace(b"\0", b"\n")
-                if re.search(pattern, (command + b"\n" + environment).decode(errors="replace"), re.MULTILINE):
-                    os.kill(process, number)
-                    count += 1
-            except OSError:  # it has ended meanwhile
-                continue
-        return count
 
     def _wait(self, process: GuardedProcess) -> None:
         status = process.wait()

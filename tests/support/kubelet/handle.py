@@ -109,14 +109,6 @@ class ProcessKubelet:
             "kill_container", pod=pod, namespace=namespace, number=int(number), container=container, reason=reason
         )
 
-    def kill_process(self, pod: str, namespace: str, pattern: str, number: int = signal.SIGKILL) -> int:
-        """Send a signal to the processes of a pod that match; return how many there were.
-
-        The pattern (a regular expression, multi-line) is searched in a process's command and in the lines NAME=value of
-        its environment: `^RANK=1$` is one rank.
-        """
-        return int(self._ask("kill_process", pod=pod, namespace=namespace, pattern=pattern, number=int(number)))
-
     def processes(self, pod: str, namespace: str) -> list[int]:
         """Return the pids of all processes of a pod."""
         return [int(process) for process in self._ask("processes", pod=pod, namespace=namespace)]

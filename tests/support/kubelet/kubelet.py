@@ -132,10 +132,6 @@ class Kubelet:
             raise LookupError(f"no container {container or ''} runs in pod {namespace}/{pod}")
         running[0].signal(number, "" if reason == "Error" else reason)
 
-    def kill_process(self, pod: str, namespace: str, pattern: str, number: int) -> int:
-        """Send a signal to matching processes of a pod; return how many."""
-        return sum(item.signal_matching(pattern, number) for item in self._running(namespace, pod).containers)
-
     def processes(self, pod: str, namespace: str) -> list[int]:
         """Return the pids of a pod's processes."""
         return [process for item in self._running(namespace, pod).containers for process in item.processes()]
