@@ -86,8 +86,6 @@ def test_a_server_that_does_not_answer_is_given_up(
     assert len(api_stand_in.requests) == 2, "nothing is sent twice"
 
 
-
-
 def test_a_password_in_the_servers_address_is_not_shown(unimrg: Unimrg, tmp_path: Path, job_file: Path) -> None:
     write_kubeconfig(tmp_path / "kubeconfig", "http://ada:hunter2secret@127.0.0.1:1")
     for command in (["status", "good"], ["logs", "good"], ["submit", job_file]):
@@ -111,8 +109,6 @@ def test_without_a_kubeconfig_it_is_said_where_one_is_looked_for(
         check_manners(ended)
 
 
-
-
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -129,8 +125,6 @@ def test_a_kubeconfig_that_is_none_is_not_quoted(text: str, words: str, unimrg: 
     assert words in ended.err
     assert "kubectl config view" in ended.err
     check_manners(ended)
-
-
 
 
 def test_a_credential_plugin_that_fails_is_heard_and_nothing_is_asked_without_credentials(
@@ -195,8 +189,6 @@ def test_a_servers_refusals_are_shown_at_the_files_lines(unimrg: Unimrg, api_sta
     )
     assert f"{job_file}:3:1: metadata.labels: Required value: add a cost centre" in ended.err
     assert "has 2 problems" in ended.err
-
-
 
 
 def test_a_job_that_a_cluster_cannot_run_is_never_sent(unimrg: Unimrg, api_stand_in: StandIn, tmp_path: Path) -> None:

@@ -107,15 +107,11 @@ def test_of_a_job_that_failed_the_stage_that_failed_is_shown(cluster: Cluster) -
     assert "stage=train,training.unimrg.dev/attempt=1" in cluster.query(f"GET {PODS}")["labelSelector"][0]
 
 
-
-
 @pytest.mark.parametrize("options", [[], ["--follow"]])
 def test_the_lines_of_all_nodes_say_where_they_are_from(cluster: Cluster, options: list[str]) -> None:
     out = cluster.logs("--node", "all", *options).out.splitlines()
     lines = [f"[node {rank}] {count} of {rank}" for rank in (0, 1) for count in ("one", "two")]
     assert (sorted(out) if options else out) == (sorted(lines) if options else lines)
-
-
 
 
 UNSCHEDULED = {"conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3"}]}
@@ -139,8 +135,6 @@ def test_a_container_that_has_not_started_says_what_it_waits_for(
     assert "the pod p has not started: " in ended.err
     assert words in ended.err
     assert "--follow" in ended.err
-
-
 
 
 def stages(state: str, **more: Any) -> dict[str, Any]:
@@ -187,8 +181,6 @@ def test_a_node_that_the_attempt_does_not_have(cluster: Cluster) -> None:
     assert "no pod of node 7, only of 0, 1" in ended.err
 
 
-
-
 @pytest.mark.parametrize(
     ("answer", "code", "words"),
     [
@@ -221,10 +213,6 @@ def test_following_waits_until_there_is_something_to_follow(cluster: Cluster) ->
         "the pod good-train-2-worker-0 has not started: ContainerCreating",
     ]
     assert cluster.query(f"GET {PODS}/good-train-2-worker-0/log")["follow"] == ["True"]
-
-
-
-
 
 
 def test_a_reader_that_closes_the_pipe_ends_the_command_without_a_word(cluster: Cluster) -> None:

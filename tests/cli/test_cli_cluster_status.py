@@ -58,8 +58,6 @@ def test_a_complete_job_shows_scores_and_no_time_that_is_left(shown: Any) -> Non
     assert "1h20m" not in out and "ago" not in out
 
 
-
-
 def test_a_failed_job_shows_the_cause_with_its_code_and_place(shown: Any) -> None:
     written = failed(66)
     written["stages"][0]["end"] |= {"node": "node-3", "message": "no shard\n\x1b[31munder s3://x"}
@@ -73,8 +71,6 @@ def test_a_job_that_no_operator_has_seen_says_what_to_look_at(shown: Any) -> Non
     out = shown(None).out
     assert "Pending: no operator has taken it up yet" in out
     assert "does it watch the namespace research?" in out
-
-
 
 
 def test_the_same_for_programs(shown: Any) -> None:
@@ -100,8 +96,6 @@ def test_a_file_or_folder_of_the_name_comes_before_a_cluster_unless_one_is_asked
     for option in (["-n", "research"], ["--context", "lab"], ["--kubeconfig", api_stand_in.kubeconfig]):
         assert "1h20m" in unimrg("status", "good", *option).out
     assert len(api_stand_in.requests) == 4
-
-
 
 
 def view(written: dict[str, Any]) -> ClusterJob:
@@ -206,8 +200,6 @@ def test_a_job_that_comes_from_a_pipe_is_sent_and_its_refusal_has_lines(
     assert from_pipe == from_file
 
 
-
-
 def test_waiting_ends_with_the_job_and_shows_each_change_once(submitted: Any) -> None:
     ended = submitted(job(), job(), job(RUNNING), job(RUNNING), job(SUCCEEDED))
     assert ended.code == 0, ended.err
@@ -239,8 +231,6 @@ def test_an_api_server_that_is_away_for_a_while_does_not_end_the_waiting(submitt
     assert ended.err.count("503: restarting; asking again") == 1
 
 
-
-
 @pytest.mark.parametrize(
     ("answer", "code", "words"),
     [
@@ -267,5 +257,3 @@ def test_ctrl_c_ends_the_waiting_and_not_the_job(submitted: Any, monkeypatch: py
     ended = submitted(job(RUNNING))
     assert ended.code == 130
     assert "no longer waiting for good, which goes on" in ended.err
-
-

@@ -39,8 +39,6 @@ def test_the_first_child_of_the_example_is_the_one_that_was_looked_at(unimrg: Un
     assert ended.out == GOLDEN.read_text()
 
 
-
-
 def created_by_the_operator(namespace: str) -> list[dict[str, Any]]:
     """Return what the operator creates for the example once a cluster has it, without owners."""
     metadata = {"name": "quickstart-s3", "namespace": namespace, "uid": "u1", "generation": 1}
@@ -76,16 +74,12 @@ def test_all_children_are_those_that_the_operator_creates_but_for_what_the_heade
     assert [*map(take_out_what_the_header_lists, found)] == [*map(take_out_what_the_header_lists, expected)]
 
 
-
-
 def test_the_namespace_is_the_options_the_files_or_default(unimrg: Unimrg, tmp_path: Path) -> None:
     assert {child["metadata"]["namespace"] for child in rendered(unimrg, EXAMPLE)} == {"default"}
     file = tmp_path / "job.yaml"
     file.write_text(EXAMPLE.read_text().replace("name: quickstart-s3", "name: quickstart-s3\n  namespace: lab"))
     assert {child["metadata"]["namespace"] for child in rendered(unimrg, file)} == {"lab"}
     assert "metadata.namespace is lab, and -n says other" in unimrg("render", file, "-n", "other").err
-
-
 
 
 def test_a_stage_that_the_job_does_not_have(unimrg: Unimrg, tmp_path: Path) -> None:
@@ -153,8 +147,6 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
     max_leaves=8,
 )
-
-
 
 
 def test_a_value_that_stands_in_two_places_is_written_out_twice() -> None:

@@ -69,5 +69,3 @@ def test_without_the_trainer_extra_the_command_that_installs_it_is_shown(
     assert 'pip install "unimrg[trainer]"' in ended.err
     assert "Traceback" not in ended.err
     assert calls == []
-
-

@@ -215,5 +215,3 @@ def test_the_real_writers_commit_is_read(unimrg: Unimrg, run: Run) -> None:
     (row,) = json.loads(unimrg("ckpt", "ls", run.root, "--output", "json").out)
     assert (row["step"], row["attempt"], row["reason"], row["sizesVerified"]) == (7, 3, "schedule", True)
     assert row["created"]
-
-

@@ -200,5 +200,3 @@ def test_what_only_looks_imports_nothing_heavy(arguments: list[str], tmp_path: P
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == "heavy: []"
-
-
