@@ -227,3 +227,10 @@ def test_the_grace_of_a_pod_is_counted_from_when_it_was_seen_to_be_asked_to_end(
 def test_a_clock_that_was_set_back_only_lengthens_a_pods_grace() -> None:
     leaving = pod(0, deleting_since=NOW, deleting_seen=NOW, grace_seconds=30)
     assert look(leaving, pod(1), now=NOW - 3600) == Classification(wait=3690.0)
+
+
+def test_an_out_of_memory_kill_names_the_limit_and_what_to_change() -> None:
+    found = look(ended(0, 137, reason="OOMKilled", memory_limit="128Gi"), ended(1, 143)).cause
+    assert found is not None
+    assert "beyond its limit of 128Gi" in found.message
+    assert "raise resources.gpuPod.memory in the site profile" in found.message

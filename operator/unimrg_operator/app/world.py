@@ -40,7 +40,6 @@ _METADATA = (
     "ownerReferences",
 )
 _OUR_ANNOTATIONS = (cluster.RESTART_COUNTERS_ANNOTATION, cluster.SPEC_DIGEST_ANNOTATION)
-_POD_VARIABLES = (UID_VARIABLE, cluster.NODE_RANK_VARIABLE)
 _POD_STATUS = ("phase", "reason", "podIP", "conditions", "containerStatuses", "initContainerStatuses")
 
 
@@ -244,11 +243,12 @@ def prune_child(item: Object, backends: Sequence[Backend]) -> Object:
 def prune_pod(item: Object) -> Object:
     """Keep of a pod where it is and how it is, and of its environment only its job and its node rank."""
     spec, status = dict_of(item, "spec"), dict_of(item, "status")
+    rank = {"name": cluster.NODE_RANK_VARIABLE, "value": str(cluster.node_rank(item))}  # whatever it was read from
     containers = [
         {
             "name": container.get("name"),
             "ports": container.get("ports") or [],
-            "env": [entry for entry in dicts_of(container, "env") if entry.get("name") in _POD_VARIABLES],
+            "env": [entry for entry in dicts_of(container, "env") if entry.get("name") == UID_VARIABLE] + [rank],
             "resources": {"limits": dig(container, "resources", "limits") or {}},
         }
         for container in dicts_of(spec, "containers")
