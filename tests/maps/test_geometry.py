@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unimrg_trainer.maps.depth import depth_target
+from unimrg_trainer.maps.depth import DEPTH
 from unimrg_trainer.maps.geometry import pad_square, squash
-from unimrg_trainer.maps.segmentation import segmentation_target
+from unimrg_trainer.maps.segmentation import SEGMENTATION
+from unimrg_trainer.sample import Sample
 
 BICUBIC, BILINEAR, NEAREST = (
     Image.Resampling.BICUBIC,
@@ -19,6 +20,14 @@ BICUBIC, BILINEAR, NEAREST = (
 
 def noise(*shape: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+def depth_target(pixels: np.ndarray, size: int) -> np.ndarray:
+    return DEPTH.target(Sample("a", maps={"depth": pixels}), size)
+
+
+def segmentation_target(pixels: np.ndarray, size: int) -> np.ndarray:
+    return SEGMENTATION.target(Sample("a", maps={"segmentation": pixels}), size)
 
 
 def test_padding_centres_a_wide_image_between_grey_bars() -> None:

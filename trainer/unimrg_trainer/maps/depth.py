@@ -25,22 +25,18 @@ class Depth:
         return read_wordings(self.name)
 
     def target(self, sample: Sample, size: int) -> np.ndarray:
-        """Return the map scaled and stretched to 0–255 again: uint8 [size, size, 3]."""
-        return depth_target(sample.maps[self.name], size)
+        """Return the map scaled (bicubic to the longer side, bilinear to `size`) and stretched to 0–255 again.
+
+        The first channel counts. Nearer stays brighter; a constant map becomes 0, the farthest.
+        """
+        depth = sample.maps[self.name]
+        check_map(depth, size)
+        first = depth if depth.ndim == 2 else depth[:, :, 0]
+        scaled = resize(stretch(first), size, Image.Resampling.BILINEAR).astype(np.float64)
+        low, high = scaled.min(), scaled.max()
+        # The reference keeps the quotient as a float; rounding to 8 bits moves it by 1/510 at most.
+        stretched = (scaled - low) / (high - low) * 255 if high > low else np.zeros_like(scaled)
+        return three_channels(np.floor(stretched + 0.5).astype(np.uint8))
 
 
 DEPTH = Depth()
-
-
-def depth_target(depth_map: np.ndarray, size: int) -> np.ndarray:
-    """Scale a depth map (bicubic to the longer side, bilinear to `size`) and stretch it to 0–255 again.
-
-    The first channel counts. Nearer stays brighter; a constant map becomes 0, the farthest.
-    """
-    check_map(depth_map, size)
-    first = depth_map if depth_map.ndim == 2 else depth_map[:, :, 0]
-    scaled = resize(stretch(first), size, Image.Resampling.BILINEAR).astype(np.float64)
-    low, high = scaled.min(), scaled.max()
-    # The reference keeps the quotient as a float; rounding to 8 bits moves it by 1/510 at most.
-    stretched = (scaled - low) / (high - low) * 255 if high > low else np.zeros_like(scaled)
-    return three_channels(np.floor(stretched + 0.5).astype(np.uint8))

@@ -25,15 +25,11 @@ class Segmentation:
         return read_wordings(self.name)
 
     def target(self, sample: Sample, size: int) -> np.ndarray:
-        """Return the scaled contours: uint8 [size, size, 3]."""
-        return segmentation_target(sample.maps[self.name], size)
+        """Return the contours, scaled bicubic to the longer side and nearest to `size`: uint8 [size, size, 3]."""
+        segmentation = sample.maps[self.name]
+        check_map(segmentation, size)
+        scaled = resize(stretch(segmentation), size, Image.Resampling.NEAREST)
+        return scaled if scaled.ndim == 3 else three_channels(scaled)
 
 
 SEGMENTATION = Segmentation()
-
-
-def segmentation_target(segmentation_map: np.ndarray, size: int) -> np.ndarray:
-    """Scale a contour map (bicubic to the longer side, nearest to `size`)."""
-    check_map(segmentation_map, size)
-    scaled = resize(stretch(segmentation_map), size, Image.Resampling.NEAREST)
-    return scaled if scaled.ndim == 3 else three_channels(scaled)

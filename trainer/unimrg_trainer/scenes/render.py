@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from unimrg_trainer.scenes.world import COLOURS, Thing, World, label_map, pixel_centres
+from unimrg_trainer.scenes.world import COLOURS, Thing, World, pixel_centres
 
 SUPERSAMPLING = 4
 """Samples per pixel side of the image; maps are never smoothed, they hold the value at the pixel's centre."""
@@ -58,11 +58,6 @@ def render_depth(world: World, labels: np.ndarray) -> np.ndarray:
     low, high = disparity.min(), disparity.max()
     stretched: np.ndarray = np.floor((disparity - low) / (high - low) * 255 + 0.5)
     return stretched.astype(np.uint8)
-
-
-def render_labels(world: World, size: int) -> np.ndarray:
-    """Return the instance map int32 [size, size]: 0 background, 1 the farthest thing, and so on."""
-    return label_map(world.things, size)
 
 
 def contours(labels: np.ndarray) -> np.ndarray:

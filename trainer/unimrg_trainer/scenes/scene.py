@@ -1,6 +1,4 @@
-"""One call makes one scene: picture, exact depth, instances, contours, caption and questions, from (seed,
-index).
-"""
+"""One call makes one scene: image, exact depth, instances, contours, caption and questions, from (seed, index)."""
 
 from __future__ import annotations
 
@@ -10,14 +8,13 @@ import numpy as np
 
 from unimrg_trainer.rng import generator
 from unimrg_trainer.scenes.language import Question, ask, caption
-from unimrg_trainer.scenes.render import GROUNDS, THEMES, contours, render_depth, render_image, render_labels
-from unimrg_trainer.scenes.world import World, draw_world, visible_parts
+from unimrg_trainer.scenes.render import GROUNDS, THEMES, contours, render_depth, render_image
+from unimrg_trainer.scenes.world import World, draw_world, label_map, visible_parts
 
 MINIMUM_SIZE = 32
 
 SCHEMA = 2
-"""Goes up whenever the same (seed, index) gives other pixels or words; part of the digest of prepared data.
-"""
+"""Goes up whenever the same (seed, index) gives other pixels or texts; part of the digest of prepared data."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +36,11 @@ class Scene:
 
 
 def generate(seed: int, index: int, size: int) -> Scene:
-    """Return scene `index` of the family `seed`; the world and the words do not depend on `size` (pixels)."""
+    """Return scene `index` of the family `seed`; the world and the texts do not depend on `size` (pixels)."""
     if size < MINIMUM_SIZE:
         raise ValueError(f"a scene needs at least {MINIMUM_SIZE} pixels a side, not {size}: objects would blur")
     world = draw_world(generator("scene", seed, index, "world"), len(THEMES))
-    labels = render_labels(world, size)
+    labels = label_map(world.things, size)
     seen = list(zip(world.things, visible_parts(world.things), strict=True))
     return Scene(
         image=render_image(world, size),

@@ -34,7 +34,7 @@ BANDS: dict[Band, tuple[float, float]] = {
 """Where the centre of an object may lie; the gaps keep "left", "middle" and "right" unambiguous."""
 
 REFERENCE_SIZE = 64
-"""Layouts are judged on a raster of this side, so that a scene is the same world at every image size."""
+"""Layouts are measured on a raster of this side, so that a scene is the same world at every image size."""
 
 _NEAREST, _FARTHEST = 0.95, 0.44  # disparity of the nearest and farthest place where an object may stand
 _COUNTS, _COUNT_SHARES = (2, 3, 4), (0.35, 0.45, 0.20)
@@ -99,10 +99,9 @@ class World:
 
 @dataclass(frozen=True)
 class Visible:
-    """What can be seen of a thing: the centre of its visible part, the visible share of its silhouette."""
+    """What can be seen of a thing: the column of its visible part's centre, the visible share of its silhouette."""
 
     x: float
-    y: float
     share: float
 
 
@@ -127,17 +126,12 @@ def visible_parts(things: tuple[Thing, ...]) -> tuple[Visible, ...]:
     x, y = pixel_centres(REFERENCE_SIZE)
     parts = []
     for index, thing in enumerate(things):
-        rows, columns = np.nonzero(labels == index + 1)
-        if not len(rows):
-            parts.append(Visible(0.5, 0.5, 0.0))
+        columns = np.nonzero(labels == index + 1)[1]
+        if not len(columns):
+            parts.append(Visible(0.5, 0.0))
             continue
-        parts.append(
-            Visible(
-                (int(columns.sum()) / len(columns) + 0.5) / REFERENCE_SIZE,
-                (int(rows.sum()) / len(rows) + 0.5) / REFERENCE_SIZE,
-                len(rows) / int(thing.covers(x, y).sum()),
-            )
-        )
+        centre = (int(columns.sum()) / len(columns) + 0.5) / REFERENCE_SIZE
+        parts.append(Visible(centre, len(columns) / int(thing.covers(x, y).sum())))
     return tuple(parts)
 
 

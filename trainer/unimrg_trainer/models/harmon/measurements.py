@@ -20,13 +20,14 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers, trainers
 from tokenizers.models import BPE
 
-from unimrg_trainer.maps.depth import depth_target
-from unimrg_trainer.maps.geometry import squash
-from unimrg_trainer.maps.segmentation import segmentation_target
+from unimrg_trainer.maps.depth import DEPTH
+from unimrg_trainer.maps.pixel import PIXEL
+from unimrg_trainer.maps.segmentation import SEGMENTATION
 from unimrg_trainer.models.harmon.codec import to_pixels
 from unimrg_trainer.models.harmon.config import config_of
 from unimrg_trainer.models.harmon.dct import MEASURED_FILE, BlockCosine, Measured
 from unimrg_trainer.models.harmon.tokenizer import SPECIALS
+from unimrg_trainer.sample import Sample
 from unimrg_trainer.scenes.scene import Scene, generate
 
 logger = logging.getLogger(__name__)
@@ -80,17 +81,8 @@ def texts(scenes: int) -> Iterator[str]:
 
 def measure_coefficients(scenes: list[Scene], stride: int, size: int) -> Measured:
     """Spread and range of every DCT coefficient over pictures, depth maps and contours: all are learnt."""
-    images = np.stack(
-        [
-            image
-            for scene in scenes
-            for image in (
-                squash(scene.image, size),
-                depth_target(scene.depth, size),
-                segmentation_target(scene.segmentation, size),
-            )
-        ]
-    )
+    samples = [Sample("", s.image, {"depth": s.depth, "segmentation": s.segmentation}) for s in scenes]
+    images = np.stack([map_.target(sample, size) for sample in samples for map_ in (PIXEL, DEPTH, SEGMENTATION)])
     ones = (1.0,) * (3 * stride**2)
     coefficients = BlockCosine(stride, Measured(ones, ones)).encode(to_pixels(torch.from_numpy(images)))
     by_channel = coefficients.double().transpose(0, 1).flatten(1)
