@@ -49,7 +49,7 @@ def test_a_package_brings_a_family_a_map_and_a_benchmark(tmp_path: Path) -> None
 
     assert start(job, PYTHONPATH=path).wait() == 0
     run = tmp_path / "run"
-    log = (run / "logs" / "attempt-2" / "rank-0.log").read_text()
+    log = (run / "logs" / "attempt-2" / "train" / "rank-0.log").read_text()
     assert re.search(rf"resumed from step {stopped}\b", log)
     assert list_commits(first.run)[0].step == STEPS
     summary = Summary.from_json((run / "results" / "summary.json").read_text())
