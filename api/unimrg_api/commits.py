@@ -1,4 +1,4 @@
-"""Where a step's commits lie below a run's prefix: the trainer writes them there, the operator tells people so."""
+"""Where a step's commits lie below a run's prefix: the trainer writes them there, the operator names the place."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The custom resource that a cluster knows jobs by: schema, rules and columns, all from the models."""
+"""The CustomResourceDefinition of a job: schema, rules and columns, all from the models."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def crd_yaml() -> str:
 
 
 def _schema() -> dict[str, Any]:
-    """Return the schema of the whole object; of metadata, a server lets a schema speak about the name only."""
+    """Return the schema of the whole object; of metadata, API servers allow rules about the name only."""
     spec = structural_schema(JobSpec, defaults=True)
     spec[RULES] = [*spec[RULES], *(rule.to_json() for rule in CLUSTER_RULES)]
     name = structural_schema(Metadata, defaults=True)["properties"]["name"]

@@ -11,7 +11,7 @@ from unimrg_api.exit_codes import ExitCode
 class UserError(ValueError):
     """Something that the user can put right. It is shown without a traceback.
 
-    `message` says what is wrong in plain words, `remedy` what to do (may be empty), `exit_code` how the
+    `message` says what is wrong in plain English, `remedy` what to do (may be empty), `exit_code` how the
     process ends.
     """
 
@@ -41,7 +41,7 @@ class Problem:
     value: str
     """The offending value as Python shows it, cut to a line; empty where there is none."""
     message: str
-    """What is wrong, in plain words."""
+    """What is wrong, in plain English."""
     remedy: str = ""
     """What to write instead."""
     line: int | None = None

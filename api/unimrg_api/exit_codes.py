@@ -1,7 +1,7 @@
 """Exit codes of every process of a job, with what each means and what follows: one table for all sides.
 
 The launcher reports them, the operator decides by them, and the command line ends with them. A code says what
-kind of thing went wrong, never where; the words are in the termination record.
+kind of thing went wrong, never where; the message is in the termination record.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ DISRUPTED = Rule("the cluster took the pod away", Action.RESTART, Budget.FREE)
 def rule(code: int, sign: Sign = Sign.NOTHING) -> Rule:
     """Return what follows from an end with `code`; an unknown code is treated like a program failure.
 
-    `sign` matters only for a process ended by a signal (137, 143): one that chose its own code knows better.
+    `sign` matters only for a process ended by a signal (137, 143): a code that the process chose itself is trusted.
     """
     if code == ExitCode.KILLED and sign is Sign.OUT_OF_MEMORY:
         return OUT_OF_MEMORY

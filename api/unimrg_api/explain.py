@@ -1,4 +1,4 @@
-"""Turns the models' complaints into sentences for people: what is wrong, and what to write instead."""
+"""Turns pydantic's errors into messages for people: what is wrong, and what to write instead."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from unimrg_api.spec_platform import (
     REGION_PATTERN,
     TRACKING_PATTERN,
 )
-from unimrg_api.yaml_source import Mark
+from unimrg_api.yaml_source import Position
 
 VALUE_LIMIT = 60
 """Characters of a wrong value that are shown."""
@@ -102,7 +102,7 @@ def to_finding(
     kind: str,
     value: Any,
     text: str,
-    marks: Mapping[Location, Mark],
+    positions: Mapping[Location, Position],
 ) -> Finding:
     """Explain one error of the models; `kind` and `text` are pydantic's type and message."""
     view = view_at(UniMRGJob, location)
@@ -114,29 +114,29 @@ def to_finding(
         return _unknown(location, value)
     if value is None:
         return null_finding(location)
-    mark = marks.get(location)
-    written = mark.text if mark is not None and mark.text is not None else _plain(value)
+    position = positions.get(location)
+    written = position.text if position is not None and position.text is not None else _plain(value)
     if view is None:
         return Finding(location, value, text[:1].lower() + text[1:], "see docs/reference/job.md")
     message, remedy = _wrong_value(location, view, kind, value, written)
     return Finding(location, value, message, remedy)
 
 
-def to_problem(finding: Finding, marks: Mapping[Location, Mark]) -> Problem:
+def to_problem(finding: Finding, positions: Mapping[Location, Position]) -> Problem:
     """Place a finding in its file: at its key or value, or for an absent field at what it should stand in."""
     location = finding.location
-    mark = marks.get(location)
+    position = positions.get(location)
     at_key = finding.at_key
-    while mark is None and location:
+    while position is None and location:
         location, at_key = location[:-1], True
-        mark = marks.get(location)
+        position = positions.get(location)
     return Problem(
         path=format_location(finding.location),
         value="" if finding.absent else show(finding.value),
         message=finding.message,
         remedy=finding.remedy,
-        line=None if mark is None else mark.key_line if at_key else mark.line,
-        column=None if mark is None else mark.key_column if at_key else mark.column,
+        line=None if position is None else position.key_line if at_key else position.line,
+        column=None if position is None else position.key_column if at_key else position.column,
     )
 
 
@@ -146,10 +146,10 @@ def show(value: Any) -> str:
     return text if len(text) <= VALUE_LIMIT else f"{text[: VALUE_LIMIT - 1]}…"
 
 
-def closest(word: str, known: list[str]) -> str | None:
-    """Return the known word that was most likely meant, if one is near; case, - and _ do not count."""
+def closest(text: str, known: list[str]) -> str | None:
+    """Return the known name that was most likely meant, if one is near; case, - and _ do not count."""
     plain = {re.sub(r"[-_]", "", item).casefold(): item for item in reversed(known)}
-    found = difflib.get_close_matches(re.sub(r"[-_]", "", word).casefold(), list(plain), n=1, cutoff=0.7)
+    found = difflib.get_close_matches(re.sub(r"[-_]", "", text).casefold(), list(plain), n=1, cutoff=0.7)
     return plain[found[0]] if found else None
 
 
@@ -226,13 +226,12 @@ def _wrong_choice(location: Location, view: View, value: Any) -> tuple[str, str]
     generic = format_location(tuple(0 if isinstance(part, int) else part for part in location))
     noun = _NOUNS.get(generic.replace("[0]", "[]"))
     known = ", ".join(view.choices)
-    word = value if isinstance(value, str) else str(value)
     message = f"there is no {noun} {show(value)}" if noun else f"must be {_either(view.choices)}"
     if location == ("apiVersion",):
         message = "this is not a version of a job that is read here"
     elif location == ("kind",):
         message = "this is not a UniMRGJob"
-    guess = closest(word, list(view.choices))
+    guess = closest(str(value), list(view.choices))
     if guess is not None and len(view.choices) > 1:
         return f"{message}; known: {known}" if noun else message, f"did you mean {guess}?"
     return message, f"write one of: {known}" if len(view.choices) > 1 else f"write {view.choices[0]}"
@@ -298,24 +297,16 @@ def _wrong_uri(value: str, label: str) -> tuple[str, str]:
     if fault is not None:
         return fault
     message = "is not a URI of the form s3://bucket/prefix or file://path"
-    scheme = re.match(r"([a-z][a-z0-9+]*):/*(.*)", value, re.IGNORECASE)
-    if scheme is None:
-        return message, f"write {label}file://{value.strip()}"
-    name, rest = scheme[1].lower(), scheme[2].strip()
+    name, colon, rest = value.strip().partition(":")
+    if not colon:
+        return message, f"write {label}file://{name}"
     if name not in ("s3", "file"):
-        return (
-            f"{name}: is not a kind of store that is known; s3:// and file:// are",
-            "copy it to one of them",
-        )
-    if not rest:
-        return message, f"write e.g. {label}s3://bucket/prefix"
+        return f"{name}: is not a kind of store that is known", "use s3:// or file://"
+    bucket, _, key = rest.strip("/").partition("/")
     if name == "file":
-        absolute = value[len("file:") :].startswith("/")
-        return message, f"write {label}file://{'/' if absolute else ''}{rest}"
-    suggestion = f"s3://{rest if '/' in rest else rest + '/prefix'}"
-    if suggestion == value:
-        return "names no possible bucket", "a bucket has 3 to 63 lower-case letters, digits, dots and dashes"
-    return message, f"write e.g. {label}{suggestion}"
+        return message, f"write {label}file://{rest.removeprefix('//')}"
+    remedy = f"write e.g. {label}s3://{bucket.lower() or 'bucket'}/{key or 'prefix'}"
+    return message, f"{remedy}; a bucket has 3 to 63 lower-case letters, digits, dots and dashes"
 
 
 def _wanted(view: View | None) -> str:

@@ -63,7 +63,7 @@ PRESERVE = "x-kubernetes-preserve-unknown-fields"
 
 
 def listed_by(key: str) -> dict[str, Any]:
-    """Return what a list's schema says if `key` tells its entries apart; an API server then refuses doubles."""
+    """Return what a list's schema says if `key` tells its entries apart; an API server then refuses duplicates."""
     return {LIST_TYPE: "map", LIST_KEYS: [key]}
 
 
@@ -136,7 +136,7 @@ no part of a key."""
 
 
 def path_fault(uri: str) -> tuple[str, str] | None:
-    """Return why no store can hold what a URI names, and the remedy; None if nothing speaks against it.
+    """Return why no store can hold what a URI names, and the remedy; None if it is possible.
 
     Folders and buckets can hold the same things, so that what is in one can be copied to the other.
     """

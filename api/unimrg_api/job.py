@@ -142,7 +142,7 @@ _LISTED_TWICE = f"!{_EACH_ONCE.rule}"
 
 
 def _method_rule(method: Method, right: str) -> CelRule:
-    """Return the twin of `_method_fault` for one method; like it, it says nothing where another rule speaks.
+    """Return the twin of `_method_fault` for one method; like it, it passes where another rule fails.
 
     (`[value].all(name, …)` is how CEL gives a value a name.)
     """

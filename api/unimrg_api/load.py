@@ -17,7 +17,7 @@ from unimrg_api.explain import Finding, null_finding, to_finding, to_problem
 from unimrg_api.fields import RULE_ERROR, Violation
 from unimrg_api.introspection import Location, placeholder, view_at
 from unimrg_api.job import UniMRGJob
-from unimrg_api.yaml_source import Document, Mark, read_yaml
+from unimrg_api.yaml_source import Document, Position, read_yaml
 
 SPEC_BYTES = 100 << 10
 """Largest job that is handed to processes: Linux takes 128 KiB in a variable."""
@@ -54,7 +54,7 @@ def job_of(document: Document, path: Path) -> UniMRGJob:
     """
     if document.problems and document.value is None:
         raise JobError(document.problems, source=str(path))
-    job, problems = _check(document.value, document.marks)
+    job, problems = _check(document.value, document.positions)
     known = {problem.path for problem in document.problems}
     problems = document.problems + [problem for problem in problems if problem.path not in known]
     problems = sorted(problems, key=lambda problem: (problem.line or 0, problem.column or 0))
@@ -98,7 +98,7 @@ def _no_file(path: Path, message: str, remedy: str) -> JobError:
     return JobError([problem], source=str(path))
 
 
-def _check(value: Any, marks: Mapping[Location, Mark]) -> tuple[UniMRGJob | None, list[Problem]]:
+def _check(value: Any, positions: Mapping[Location, Position]) -> tuple[UniMRGJob | None, list[Problem]]:
     """Return the job, or None and all problems.
 
     A rule between fields is only asked once its fields are right by themselves. So what is wrong is put right
@@ -108,7 +108,7 @@ def _check(value: Any, marks: Mapping[Location, Mark]) -> tuple[UniMRGJob | None
         kind = "a list" if isinstance(value, list) else "a single value"
         remedy = "start with the fields apiVersion, kind, metadata and spec"
         finding = Finding((), value, f"a job is a mapping of fields, and this is {kind}", remedy)
-        return None, [to_problem(finding, marks)]
+        return None, [to_problem(finding, positions)]
     findings = list(_nulls(value, ()))
     wrong = {finding.location for finding in findings}
     copy = _copy(value)
@@ -120,7 +120,7 @@ def _check(value: Any, marks: Mapping[Location, Mark]) -> tuple[UniMRGJob | None
             job = UniMRGJob.model_validate(copy, by_alias=True, by_name=False)
             break
         except ValidationError as error:
-            found = list(_findings(error, marks))
+            found = list(_findings(error, positions))
         findings += [finding for finding in found if not any(_touches(place, wrong) for place in finding.involves)]
         places = {place for finding in found for place in finding.involves}
         if places <= wrong:
@@ -131,7 +131,7 @@ def _check(value: Any, marks: Mapping[Location, Mark]) -> tuple[UniMRGJob | None
     if not findings:
         assert job is not None, "a job without problems was not read"
         return job, []
-    return None, [to_problem(_as_written(value, finding), marks) for finding in findings]
+    return None, [to_problem(_as_written(value, finding), positions) for finding in findings]
 
 
 def _as_written(value: Any, finding: Finding) -> Finding:
@@ -140,13 +140,13 @@ def _as_written(value: Any, finding: Finding) -> Finding:
     return finding if written is None else dataclasses.replace(finding, value=written)
 
 
-def _findings(error: ValidationError, marks: Mapping[Location, Mark]) -> Iterator[Finding]:
+def _findings(error: ValidationError, positions: Mapping[Location, Position]) -> Iterator[Finding]:
     for item in error.errors(include_url=False):
         location = item["loc"]
         if location[-1:] == ("[key]",) and item["type"] != "extra_forbidden":
-            location = location[:-1]  # pydantic's mark that a key is wrong, not its value
+            location = location[:-1]  # pydantic's sign that a key is wrong, not its value
         if item["type"] != RULE_ERROR:
-            yield to_finding(location, item["type"], item["input"], item["msg"], marks)
+            yield to_finding(location, item["type"], item["input"], item["msg"], positions)
             continue
         violations: list[Violation] = item["ctx"]["violations"]
         for violation in violations:

@@ -1,4 +1,4 @@
-"""What a cluster refuses although a laptop takes it: in words for people, and as rules for an API server.
+"""What a cluster refuses although a laptop takes it: as problems with a remedy, and as rules for an API server.
 
 Every function that finds problems stands beside the rule that is its twin.
 """

@@ -36,7 +36,7 @@ class Record(BaseModel):
     message_limit: ClassVar[int] = 2048
 
     message: str = ""
-    """What there is to say, in plain words."""
+    """What happened, in plain English."""
 
     def to_json(self) -> str:
         """Return the record as one line of JSON: at most SIZE_LIMIT bytes in UTF-8, no keys, no escapes.

@@ -1,4 +1,4 @@
-"""The last word of a pod: why it ended, how far it came and where its results are."""
+"""The termination record of a pod: why it ended, how far it came and where its results are."""
 
 from __future__ import annotations
 

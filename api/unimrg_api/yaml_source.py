@@ -41,7 +41,7 @@ _PREFIX = "tag:yaml.org,2002:"
 
 
 @dataclass(frozen=True)
-class Mark:
+class Position:
     """Where a value stands: line and column, from 1, of its key (if it has one) and of the value itself."""
 
     line: int
@@ -57,7 +57,7 @@ class Document:
     """What a file holds."""
 
     value: Any = None
-    marks: dict[Location, Mark] = field(default_factory=dict)
+    positions: dict[Location, Position] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     """What is wrong with the YAML itself."""
 
@@ -171,7 +171,7 @@ class _Reader:
             raise _TooMuchError
         text = node.value if isinstance(node, ScalarNode) else None
         start, key_start = node.start_mark, key.start_mark
-        self._document.marks[location] = Mark(
+        self._document.positions[location] = Position(
             start.line + 1, start.column + 1, key_start.line + 1, key_start.column + 1, text
         )
         if _TAGGED.match(self._text, start.index):

@@ -66,7 +66,7 @@ def placed(problems: Iterable[Problem], document: Document) -> list[Problem]:
 
     A field that is not there stands where what it belongs to begins.
     """
-    marks = document.marks
+    marks = document.positions
     found = []
     for problem in problems:
         location = parse_location(problem.path) if problem.path else ()

@@ -72,7 +72,7 @@ def _look(field: str | int, path: Path) -> tuple[str, str] | None:
 
 
 def _problem(document: Document, location: Location, value: str, message: str, remedy: str) -> Problem:
-    mark = document.marks[location]
+    mark = document.positions[location]
     return Problem(
         format_location(location),
         show(value),

@@ -146,7 +146,7 @@ def load_profile(path: Path | None) -> SiteProfile:
         return SiteProfile.model_validate(document.value, by_alias=True, by_name=False)
     except ValidationError as error:
         findings = _findings(error, document.value)
-        raise JobError([to_problem(finding, document.marks) for finding in findings], source=str(path)) from None
+        raise JobError([to_problem(finding, document.positions) for finding in findings], source=str(path)) from None
 
 
 def _findings(error: ValidationError, document: Any) -> Iterator[Finding]:
