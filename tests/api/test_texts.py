@@ -31,3 +31,4 @@ def test_a_duration_has_its_two_largest_units(seconds: float, text: str) -> None
 def test_a_wait_doubles_up_to_its_bound() -> None:
     assert [backoff(1.0, 10.0, failures) for failures in (0, 1, 2, 3, 4, 5, 10**6)] == [1, 1, 2, 4, 8, 10, 10]
     assert backoff(0.0, 600.0, 5) == 0.0
+    assert [backoff(1.0, 10.0, 3, chance) for chance in (0.0, 0.5, 1.0)] == [2, 3, 4]

@@ -10,6 +10,8 @@ from collections import deque
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
+from unimrg_api.texts import backoff
+
 Key = TypeVar("Key", bound=Hashable)
 
 BACK_OFF_SECONDS = 1.0
@@ -67,8 +69,7 @@ class WorkQueue(Generic[Key]):
         with self._condition:
             count = self._failures.get(key, 0)
             self._failures[key] = count + 1
-        seconds: float = min(BACK_OFF_SECONDS * 2.0 ** min(count, 16), MOST_BACK_OFF_SECONDS)
-        seconds = max(seconds * (0.5 + 0.5 * self._chance()), at_least)
+        seconds = max(backoff(BACK_OFF_SECONDS, MOST_BACK_OFF_SECONDS, count + 1, self._chance()), at_least)
         self.add_after(key, seconds)
         return seconds
 

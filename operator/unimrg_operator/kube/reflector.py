@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from unimrg_api.texts import backoff
 from unimrg_operator.kube.cache import Cache, Change, is_newer, name_of, version_of
 from unimrg_operator.kube.client import Client, Object, Resource, Watch
 from unimrg_operator.kube.errors import ApiError, Forbidden, Gone, NotFound, Unauthorized, error_of_status
@@ -268,9 +269,9 @@ class Reflector:
             self._version = ""
         self._restarted(interruption.cause)
         logger.info("%s", interruption)
-        seconds = min(BACK_OFF_SECONDS * 2.0 ** min(self._failures, 16), MOST_BACK_OFF_SECONDS)
         self._failures += 1
-        self._sleep(max(seconds * (0.5 + 0.5 * self._chance()), interruption.retry_after))
+        seconds = backoff(BACK_OFF_SECONDS, MOST_BACK_OFF_SECONDS, self._failures, self._chance())
+        self._sleep(max(seconds, interruption.retry_after))
 
     def _jittered(self, seconds: float) -> float:
         return seconds * (1.0 + JITTER * (2.0 * self._chance() - 1.0))

@@ -32,6 +32,7 @@ from botocore.exceptions import BotoCoreError, ClientError, FlexibleChecksumErro
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.job import StorageSpec
 from unimrg_api.redaction import clean
+from unimrg_api.texts import backoff
 from unimrg_trainer.storage.base import AlreadyExists, NotFound, StorageError, check_key, check_prefix
 from unimrg_trainer.storage.local import explained
 from unimrg_trainer.storage.s3_errors import (
@@ -359,7 +360,7 @@ def _repeated(call: Callable[[], T], is_worth_it: Callable[[Exception], bool]) -
         except Exception as error:
             if number == BODY_ATTEMPTS or not is_worth_it(error):
                 raise
-            time.sleep(random.uniform(0.1, 0.2) * 2 ** (number - 1))
+            time.sleep(backoff(0.2, 10.0, number, random.random()))
     raise AssertionError("the loop returns or raises")
 
 

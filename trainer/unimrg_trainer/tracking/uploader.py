@@ -122,10 +122,8 @@ class Uploader:
                 succeeded = self._pass()
                 if stopping and (succeeded or self._exit_code not in (ExitCode.OK, ExitCode.UNAVAILABLE)):
                     return
-                wait = self._poll_seconds
-                if not succeeded:
-                    # Cut at random: many jobs must not come back at the same moment.
-                    wait = backoff(self._first_wait, LONGEST_WAIT_SECONDS, self._failures) * random.uniform(0.5, 1.0)
+                longest = backoff(self._first_wait, LONGEST_WAIT_SECONDS, self._failures, random.random())
+                wait = self._poll_seconds if succeeded else longest
                 # While stopping, the caller's time-out ends the waiting.
                 (self._abandon if stopping else self._stop).wait(wait)
         except Exception:
