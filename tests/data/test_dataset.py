@@ -15,7 +15,6 @@ from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.job import SourceSpec
 from unimrg_trainer.data.dataset import Dataset
-from unimrg_trainer.data.shards import CorruptDataError
 from unimrg_trainer.preparation import prepare as prepare_module
 from unimrg_trainer.preparation.base import SourceSample
 from unimrg_trainer.preparation.prepare import Prepared, prepare
@@ -95,14 +94,10 @@ def test_numbers_outside_the_split_are_refused(store: DictionaryStore) -> None:
         data.question_sample(4 * TRAIN)
 
 
-def test_splits_share_one_digest_that_is_the_data_sets(store: DictionaryStore) -> None:
-    train, held_out = Dataset.open(store, "train"), Dataset.open(store, "heldOut")
-    assert train.digest == held_out.digest == Dataset.open(store, "train", train.digest).digest
-    assert store.writes[-1] == f"{train.digest[:16]}/PUBLISHED"
-
-
-def test_the_splits_of_a_data_set_are_named(store: DictionaryStore) -> None:
+def test_splits_are_named_and_share_the_digest_of_the_data_set(store: DictionaryStore) -> None:
     digest = Dataset.open(store, "train").digest
+    assert digest == Dataset.open(store, "heldOut").digest == Dataset.open(store, "train", digest).digest
+    assert store.writes[-1] == f"{digest[:16]}/PUBLISHED"
     assert Dataset.splits(store) == Dataset.splits(store, digest) == ["train", "heldOut"]
     with pytest.raises(UserError, match="no finished data set"):
         Dataset.splits(store, "0" * 64)
@@ -148,25 +143,16 @@ def test_a_small_cache_forgets_and_reads_again(store: DictionaryStore, cache_byt
     assert data._cache._held <= cache_bytes
 
 
-def test_a_corrupt_byte_reaches_the_reader_as_an_error(store: DictionaryStore) -> None:
-    key = next(key for key in store.objects if key.endswith("train-000001.tar"))
-    at = store.objects[key].index(b"\x89PNG") + 40
-    store.objects[key] = store.objects[key][:at] + b"\x00\xff" + store.objects[key][at + 2 :]
-    data = Dataset.open(store, "train")
-    assert data.image_sample(0).image is not None
-    with pytest.raises(CorruptDataError, match=r"train-000001\.tar.*train-00000003.*checksum"):
-        data.image_sample(3)
-
-
-def test_a_split_that_is_not_there_is_refused_with_those_that_are(store: DictionaryStore) -> None:
-    with pytest.raises(UserError, match=r"no split 'preview', only train, heldOut") as caught:
-        Dataset.open(store, "preview")
-    assert caught.value.exit_code is ExitCode.INPUT_MISSING
-
-
-def test_an_empty_store_is_refused(dictionary_store: DictionaryStore) -> None:
-    with pytest.raises(UserError, match="no finished data set") as caught:
-        Dataset.open(dictionary_store, "train")
+@pytest.mark.parametrize(
+    ("prepared", "message"), [(True, "no split 'preview', only train"), (False, "no finished data")]
+)
+def test_what_is_not_there_is_refused_with_what_is(
+    dictionary_store: DictionaryStore, prepared: bool, message: str
+) -> None:
+    if prepared:
+        prepare_scenes(dictionary_store)
+    with pytest.raises(UserError, match=message) as caught:
+        Dataset.open(dictionary_store, "preview")
     assert caught.value.exit_code is ExitCode.INPUT_MISSING
 
 
