@@ -9,7 +9,7 @@ import pytest
 from tests.operator.simulated_cluster import Cluster, make_job
 from unimrg_api.exit_codes import RULES, Budget
 from unimrg_api.status import JobStatus, RestartCounters
-from unimrg_operator.core.decision import CreateChild, DeleteChild, DeletePod
+from unimrg_operator.core.decision import CreateChild, DeletePod
 
 
 @pytest.fixture
@@ -35,29 +35,6 @@ def test_an_attempt_starts_until_all_its_pods_run_and_remembers_them() -> None:
     assert stage.pod_uids == [first.uid, second.uid]
     cluster.settle()
     assert (cluster.status.stage("train").state, cluster.status.phase) == ("Running", "Running")
-
-
-def test_an_end_is_written_before_anything_is_done_about_it(cluster: Cluster) -> None:
-    del cluster.pods[cluster.pod("tiny-train-1", 1).uid]
-    noticed = cluster.decide()
-    assert noticed.actions == ()
-    end = noticed.status.stage("train").end
-    assert end is not None
-    assert (end.reason, end.action, end.budget) == ("PodLost", "Restart", "Free")
-    cluster.write(noticed)
-    acted = cluster.decide()
-    assert acted.actions == (DeleteChild("train", "tiny-train-1", cluster.children["tiny-train-1"].uid),)
-
-
-def test_even_without_a_pause_the_next_attempt_waits_until_the_end_is_written() -> None:
-    cluster = Cluster(make_job(backoffSeconds=0))
-    cluster.to_training()
-    cluster.children.pop("tiny-train-1")
-    cluster.pods.clear()
-    noticed = cluster.decide()
-    assert noticed.actions == ()
-    cluster.write(noticed)
-    assert [type(action) for action in cluster.decide().actions] == [CreateChild]
 
 
 def test_pods_are_remembered_only_once_all_are_there_to_stay() -> None:
@@ -195,17 +172,6 @@ def test_the_pods_of_an_earlier_job_of_the_name_end_before_anything_is_made() ->
     assert cluster.created == ["tiny-check-1"]
 
 
-def test_no_attempt_follows_either_while_pods_of_an_earlier_job_live(cluster: Cluster) -> None:
-    cluster.predecessors = ("tiny-train-1-worker-0",)
-    assert cluster.reconcile() == cluster.decide()
-    assert cluster.condition("Running") == ("True", "AllPodsRunning")  # what runs is left alone
-    cluster.fail("train", 70)
-    cluster.now += 60
-    assert cluster.settle().requeue_after == 10.0
-    assert "tiny-train-2" not in cluster.created
-    assert cluster.condition("Running") == ("False", "PreviousJobEnding")
-
-
 def test_memory_runs_out_twice_and_the_job_fails(cluster: Cluster) -> None:
     for _ in range(2):
         cluster.end_pod(cluster.pod(cluster.newest("train")), 137, reason="OOMKilled")
@@ -251,7 +217,7 @@ def test_a_restart_elsewhere_leaves_the_node_out_and_the_evaluation_does_so_too(
     assert cluster.children["tiny-evaluate-1"].restart_counters == RestartCounters(excluded_nodes=["node-1"])
 
 
-def test_evaluate_and_finish_are_told_the_last_attempt_of_the_training(cluster: Cluster) -> None:
+def test_evaluate_and_finish_have_the_last_attempt_of_the_training(cluster: Cluster) -> None:
     cluster.fail("train", 70)
     cluster.wait()
     for pod in cluster.pods_of("tiny-train-2"):
@@ -261,7 +227,7 @@ def test_evaluate_and_finish_are_told_the_last_attempt_of_the_training(cluster: 
     assert cluster.decide().actions == (CreateChild("evaluate", 1, 2, RestartCounters()),)
 
 
-def test_a_silently_recreated_pod_breaks_the_gang(cluster: Cluster) -> None:
+def test_a_silently_recreated_pod_ends_the_attempt(cluster: Cluster) -> None:
     del cluster.pods[cluster.pod("tiny-train-1", 1).uid]
     cluster.controllers()  # Training Operator makes it again
     assert len(cluster.pods_of("tiny-train-1")) == 2
@@ -285,18 +251,6 @@ def test_a_child_that_somebody_deleted_is_followed_by_another(cluster: Cluster) 
 
 
 # ---- a status that is behind, or gone
-
-
-def test_a_status_that_is_behind_does_not_make_an_attempt_again(cluster: Cluster) -> None:
-    behind = cluster.status
-    cluster.fail("train", 70)
-    restarting = cluster.status
-    cluster.wait()
-    for shown in (behind, restarting):
-        decision = cluster.decide(shown)
-        assert decision.actions == ()
-        assert decision.status.stage("train").attempt == 2
-        assert decision.status.stage("train").restart_counters == cluster.children["tiny-train-2"].restart_counters
 
 
 def test_a_wiped_status_is_rebuilt_from_children_and_pods(cluster: Cluster) -> None:

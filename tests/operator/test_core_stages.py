@@ -204,7 +204,7 @@ def test_nor_does_it_begin_while_pods_of_an_earlier_job_live() -> None:
     assert cluster.condition("Degraded") == ("False", "AsExpected")
 
 
-def test_finish_is_not_given_up_where_nobody_knows_when_the_verdict_was() -> None:
+def test_finish_is_not_given_up_where_nobody_knows_when_it_was_due() -> None:
     cluster = Cluster(make_job(mode="Never"))
     cluster.to_training()
     cluster.succeed("train")
@@ -215,22 +215,6 @@ def test_finish_is_not_given_up_where_nobody_knows_when_the_verdict_was() -> Non
     assert cluster.status.phase == "Finishing"
     cluster.succeed("finish")
     assert cluster.condition("Degraded") == ("False", "AsExpected")
-
-
-def test_the_end_is_the_end_whatever_is_seen_later() -> None:
-    cluster = Cluster()
-    cluster.settle()
-    while cluster.status.phase != "Succeeded":
-        cluster.succeed(cluster.current)
-    before = cluster.status
-    cluster.children.clear()
-    cluster.pods.clear()
-    cluster.fault = ("BackendMissing", "no")
-    cluster.now += 10_000
-    decision = cluster.decide()
-    assert (decision.status, decision.actions, decision.requeue_after) == (before, (), None)
-    cluster.job, cluster.problem = None, "it does not parse any more"
-    assert cluster.decide().status == before
 
 
 def test_a_job_that_is_being_deleted_is_left_to_garbage_collection() -> None:

@@ -1,4 +1,4 @@
-"""Events about a job, found by comparing its status before and after: each is said once, when it happens."""
+"""Events about a job, found by comparing its status before and after: each is published once, when it happens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The objects of one kind in one namespace as last heard of, by name and by an index."""
+"""The objects of one kind in one namespace as last observed, by name and by an index."""
 
 from __future__ import annotations
 

@@ -65,10 +65,10 @@ class Reflector:
         chance: Callable[[], float] = random.random,
         sleep: Callable[[float], object] | None = None,
     ) -> None:
-        """`changed` is told of every change, after the cache has it. `prune` returns what of an object is kept.
+        """`changed` is called with every change, after the cache has it. `prune` returns what of an object is kept.
 
         `optional`: the kind comes with another operator, so that where it is not served there is nothing of it.
-        `restarted` hears one word each time a list or watch ended otherwise than planned.
+        `restarted` is called with the cause each time a list or watch ended otherwise than planned.
         """
         self.resource = resource
         self.namespace = namespace
@@ -91,7 +91,7 @@ class Reflector:
         self._watch_problem = ""
         self._futile_watches = 0
         self._admitted: dict[str, Object] = {}
-        """What was created here and not heard of yet."""
+        """What was created here and not observed yet."""
         self._failures = 0
         self._version = ""
         """How far the cache is; empty: nobody knows."""
