@@ -6,7 +6,7 @@ A file's name decides its place in the order and nothing else; it is never store
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,7 +34,7 @@ class Images:
         except OSError as error:
             message = f"the folder {str(folder)!r} cannot be read: {error.strerror or error}"
             raise self._refused(message, "check its permissions, or correct the path") from error
-        self._digests = self._for_each(self._files, lambda path: sha256(path.read_bytes()))
+        self._digests = self._for_each(lambda number: sha256(self._files[number].read_bytes()))
         self.splits = {"preview": len(self._files)}
 
     def identity(self) -> Any:
@@ -43,7 +43,7 @@ class Images:
 
     def check(self) -> None:
         """Decode every file, one at a time. Raises one JobError (65, 66) that names all that are unreadable."""
-        self._for_each(range(len(self._files)), lambda number: check_image(self._read(number)))
+        self._for_each(lambda number: check_image(self._read(number)))
 
     def sample(self, split: str, number: int) -> SourceSample:
         """Return a file as it is. Raises CorruptDataError if it changed since it was found."""
@@ -71,13 +71,12 @@ class Images:
             raise self._refused(message, "add one, or leave the source out")
         return sorted(files, key=lambda path: os.fsencode(path.name))
 
-    def _for_each(self, items: Iterable[Any], work: Callable[[Any], Result]) -> list[Result]:
-        """Return the result for every file (or its number). Raises one JobError that names all that failed."""
+    def _for_each(self, work: Callable[[int], Result]) -> list[Result]:
+        """Return the result for the number of every file. Raises one JobError that names all that failed."""
         results, problems = [], []
-        for item in items:
-            path = item if isinstance(item, Path) else self._files[item]
+        for number, path in enumerate(self._files):
             try:
-                results.append(work(item))
+                results.append(work(number))
             except OSError as error:
                 message, remedy = f"the image cannot be read: {error.strerror or error}", "check its permissions"
                 problems.append(self._problem(path, message, remedy, ExitCode.INPUT_MISSING))
