@@ -1,5 +1,4 @@
-"""Lists the committed checkpoints of a run from its JSON objects: no tensor is read and torch is not
-needed."""
+"""Lists the committed checkpoints of a run from its JSON objects: no tensor is read and torch is not needed."""
 
 from __future__ import annotations
 
@@ -22,7 +21,7 @@ class Checkpoint(BaseModel):
     step: int
     """Optimiser steps finished."""
     generation: int
-    """How often the step had been committed and set aside before."""
+    """How many commits of the step were quarantined before it."""
     attempt: int | None = None
     """Attempt that wrote it."""
     created: str | None = None
@@ -36,8 +35,7 @@ class Checkpoint(BaseModel):
     manifest: str | None = None
     """Key of its manifest."""
     finding: str | None = None
-    """What is wrong with it by names and sizes; None: all objects are there with the sizes of the
-    manifest."""
+    """What is wrong with it; None: all objects are there with the sizes that the manifest names."""
 
     @property
     def sizes_verified(self) -> bool:
@@ -46,21 +44,21 @@ class Checkpoint(BaseModel):
 
 
 def list_checkpoints(store: ObjectStore) -> list[Checkpoint]:
-    """Return every commit that was not set aside, newest first."""
+    """Return every commit that is not quarantined, newest first."""
     seen = read_listing(store.list(ROOT))
     return [_read(store, seen, marker) for marker in seen.candidates()]
 
 
 def _read(store: ObjectStore, seen: Listing, marker: Marker) -> Checkpoint:
     row = Checkpoint(step=marker.step, generation=marker.generation, marker=marker.key)
-    named = _json(store, marker.key).get("manifest")
+    named = json_object(store, marker.key).get("manifest")
     folder = folder_of(named) if isinstance(named, str) else None
     if folder is None or folder.step != marker.step:
         return row.model_copy(update={"finding": "the commit marker names no manifest of its step"})
     held = seen.folders.get(folder.key)
     sizes = held.sizes if held is not None else {}
     row = row.model_copy(update={"attempt": folder.attempt, "manifest": named, "bytes": sum(sizes.values())})
-    manifest = _json(store, str(named))
+    manifest = json_object(store, str(named))
     objects = manifest.get("objects")
     if not isinstance(objects, dict):
         return row.model_copy(update={"finding": "the manifest is missing or damaged"})
@@ -79,7 +77,8 @@ def _compare(objects: dict[str, Any], sizes: dict[str, int], folder: str) -> str
     return None
 
 
-def _json(store: ObjectStore, key: str) -> dict[str, Any]:
+def json_object(store: ObjectStore, key: str) -> dict[str, Any]:
+    """Return the JSON object under a key; empty if it is missing or damaged."""
     try:
         value = json.loads(store.get(key))
     except (NotFound, ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""Describes a job on a cluster from its object: what the operator wrote to its status, in words."""
+"""Describes a job on a cluster from its object: the status that the operator wrote, as text."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from pydantic.alias_generators import to_camel
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.introspection import format_location
+from unimrg_api.progress import Progress
 from unimrg_api.redaction import clean
 from unimrg_api.status import AttemptEnd, Condition, JobStatus, ProgressStatus, RestartCounters, StageStatus
 
-NOT_TAKEN_UP = "no operator has taken it up yet"
+NOT_TAKEN_UP = "no operator has set its status yet"
 DIGITS = 6
 """Most significant digits of a score that people are shown."""
 AT_WORK = ("Preparing", "Running", "Evaluating")
@@ -30,7 +31,7 @@ class ClusterJob(BaseModel):
     namespace: str
     uid: str
     deleting: bool = False
-    """Whether somebody asked for its deletion."""
+    """Whether its deletion has begun."""
     checkpoint_uri: str = ""
     """Prefix of the run: `spec.checkpoint.uri`."""
     status: JobStatus | None = None
@@ -82,7 +83,7 @@ def progress_text(progress: ProgressStatus) -> str:
     return ", ".join(parts)
 
 
-def steps_text(progress: ProgressStatus) -> str:
+def steps_text(progress: ProgressStatus | Progress) -> str:
     """Return how far a stage is: `train, step 120 of 400`."""
     text = f"{progress.stage}, {'step ' if progress.stage == 'train' else ''}{progress.step}"
     return f"{text} of {progress.total_steps}" if progress.total_steps else text

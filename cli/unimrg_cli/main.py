@@ -1,20 +1,18 @@
-"""The `unimrg` command. Every command imports what it needs when it runs, so that help and validation are
-instant."""
+"""The `unimrg` command. Every command imports what it needs when it runs, so help and validation are instant."""
 
 from __future__ import annotations
 
 import sys
-from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-USAGE_ERROR = 64
-PROGRAM_ERROR = 70
-INTERRUPTED = 85
-INTERRUPTED_TWICE = 130
-"""As in `unimrg_api.exit_codes`, which is not imported just to show help."""
+from unimrg_api.exit_codes import ExitCode
+from unimrg_api.stages import StageName
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 app = typer.Typer(
     name="unimrg",
@@ -28,23 +26,7 @@ checkpoints_app = typer.Typer(help="Look at the checkpoints of a run.", no_args_
 app.add_typer(checkpoints_app, name="ckpt")
 
 
-class Output(str, Enum):  # noqa: UP042 - typer shows the values of str enums
-    """How to print."""
-
-    TABLE = "table"
-    JSON = "json"
-
-
-class Stage(str, Enum):  # noqa: UP042 - typer shows the values of str enums
-    """A stage of a job; the phases of `unimrg_api.progress`."""
-
-    CHECK = "check"
-    PREPARE = "prepare"
-    TRAIN = "train"
-    EVALUATE = "evaluate"
-    FINISH = "finish"
-
-
+Output = Literal["table", "json"]
 JobFile = Annotated[Path, typer.Argument(metavar="FILE", help="The job, a YAML or JSON file.")]
 Target = Annotated[str, typer.Argument(metavar="FILE_OR_RUN_URI", help="The job's file, or the run's folder or URI.")]
 JobName = Annotated[str, typer.Argument(metavar="NAME", help="The job's name on the cluster.")]
@@ -53,7 +35,7 @@ ContextOption = Annotated[str | None, typer.Option("--context", help="Context of
 KubeconfigOption = Annotated[
     Path | None, typer.Option("--kubeconfig", help="Kubeconfig. (default: $KUBECONFIG, else ~/.kube/config)")
 ]
-OutputOption = Annotated[Output, typer.Option("--output", "-o", help="For people, or for programs.")]
+OutputOption = Annotated[Output, typer.Option("--output", "-o", help="A table to read, or JSON for programs.")]
 
 
 def _show_version(wanted: bool) -> None:
@@ -75,7 +57,7 @@ def _options(
 
 @app.command()
 def validate(file: JobFile) -> None:
-    """Check a job: every problem at once, each with its line and what to write instead."""
+    """Check a job's file: every problem at once, each with its line and a remedy."""
     from unimrg_cli.check import check_job
 
     job, notes = check_job(file)
@@ -92,21 +74,21 @@ def run(
         typer.Option("--processes", "-p", min=1, max=64, help="Training processes on this machine."),
     ] = None,
 ) -> None:
-    """Run a job on this machine: prepare, train, evaluate. Run it again to go on from the last checkpoint."""
-    from unimrg_trainer.launch.signals import StopRequest  # signals are heeded before anything that takes time
+    """Run a job on this machine: prepare, train, evaluate. Run it again to resume from the last checkpoint."""
+    from unimrg_trainer.launch.signals import StopRequest  # a signal counts from here on: the imports below take time
 
     with StopRequest().installed() as stop:
         try:
             with stop.raising():
                 from unimrg_cli.check import check_job, stands_at
-                from unimrg_cli.extras import require_trainer
+                from unimrg_cli.extras import require
 
                 job, _ = check_job(file)
-                require_trainer()
+                require("trainer")
                 from unimrg_trainer.launch.local import run_job
         except KeyboardInterrupt:
             sys.stderr.write("interrupted before anything began\n")
-            raise typer.Exit(INTERRUPTED_TWICE if stop.twice else INTERRUPTED) from None
+            raise typer.Exit(ExitCode.INTERRUPTED_TWICE if stop.twice else ExitCode.INTERRUPTED) from None
         code = run_job(job, stands_at(file), processes, stop=stop)
     raise typer.Exit(code)
 
@@ -116,7 +98,7 @@ def status(
     target: Annotated[
         str, typer.Argument(metavar="TARGET", help="The job's file, the run's folder or URI, or the name of a job.")
     ],
-    output: OutputOption = Output.TABLE,
+    output: OutputOption = "table",
     namespace: NamespaceOption = None,
     context: ContextOption = None,
     kubeconfig: KubeconfigOption = None,
@@ -126,45 +108,32 @@ def status(
     TARGET is the name of a job on a cluster if no file or folder has that name,
     or if -n, --context or --kubeconfig is given.
     """
-    from unimrg_cli.run_view import names_cluster_job
+    from unimrg_api.errors import UserError
+    from unimrg_cli.run_view import describe_run, names_cluster_job
 
-    asked = any((namespace, context, kubeconfig))
-    if names_cluster_job(target, asked=asked):
-        _cluster_status(target, output, namespace, context, kubeconfig, asked)
-        return
-    from unimrg_cli.run_view import describe_run
+    explicit = any((namespace, context, kubeconfig))
+    if names_cluster_job(target, explicit=explicit):
+        from unimrg_cli.cluster_view import read_job
+        from unimrg_cli.extras import require
 
-    description = describe_run(target)
-    if output is Output.JSON:
+        try:
+            require("operator")
+            from unimrg_cli.cluster_client import connect
+
+            description: BaseModel = read_job(connect(namespace, context, kubeconfig).job(target))
+        except UserError as error:
+            if explicit:
+                raise
+            message = f"no file or folder here is called {target}; looking for a job of that name: {error.message}"
+            raise UserError(message, remedy=error.remedy, exit_code=error.exit_code) from None
+    else:
+        description = describe_run(target)
+    if output == "json":
         typer.echo(description.model_dump_json(by_alias=True, exclude_none=True, indent=2))
         return
-    from unimrg_cli.tables import print_run
+    from unimrg_cli.tables import print_status
 
-    print_run(description)
-
-
-def _cluster_status(
-    name: str, output: Output, namespace: str | None, context: str | None, kubeconfig: Path | None, asked: bool
-) -> None:
-    from unimrg_api.errors import UserError
-    from unimrg_cli.cluster_tables import print_cluster_job
-    from unimrg_cli.cluster_view import read_job
-    from unimrg_cli.extras import require_operator
-
-    try:
-        require_operator()
-        from unimrg_cli.cluster_client import connect
-
-        job = read_job(connect(namespace, context, kubeconfig).job(name))
-    except UserError as error:
-        if asked:
-            raise
-        message = f"no file or folder here is called {name}; looking for a job of that name: {error.message}"
-        raise UserError(message, remedy=error.remedy, exit_code=error.exit_code) from None
-    if output is Output.JSON:
-        typer.echo(job.model_dump_json(by_alias=True, exclude_none=True, indent=2))
-    else:
-        print_cluster_job(job)
+    print_status(description)
 
 
 @app.command()
@@ -182,18 +151,17 @@ def render(
     namespace: Annotated[
         str | None, typer.Option("--namespace", "-n", help="Namespace. (default: the file's, else `default`)")
     ] = None,
-    stage: Annotated[Stage | None, typer.Option("--stage", help="One stage only.")] = None,
+    stage: Annotated[StageName | None, typer.Option("--stage", help="One stage only.")] = None,
 ) -> None:
-    """Print what a cluster would be given for a job: the first attempt of each stage, as YAML. Asks no cluster."""
+    """Print the objects that the operator creates for a job's first attempts, as YAML. Needs no cluster."""
     from unimrg_cli.check import check_cluster_job, namespace_of
-    from unimrg_cli.extras import require_operator
+    from unimrg_cli.extras import require
 
     job, _ = check_cluster_job(file)
-    require_operator()
+    require("operator")
     from unimrg_cli.render import render_job
 
-    wanted = stage.value if stage is not None else None
-    typer.echo(render_job(job, profile, namespace_of(job, namespace), wanted), nl=False)
+    typer.echo(render_job(job, profile, namespace_of(job, namespace), stage), nl=False)
 
 
 @app.command()
@@ -204,17 +172,17 @@ def submit(
     ] = None,
     context: ContextOption = None,
     kubeconfig: KubeconfigOption = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Let the cluster check it, and create nothing.")] = False,
-    wait: Annotated[bool, typer.Option("--wait", help="Stay until the job has ended; end with its exit code.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Validate on the server; create nothing.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for the end; exit with the job's code.")] = False,
 ) -> None:
-    """Create a job on a cluster, once its file and what a cluster asks of it are checked."""
+    """Check a job's file, also for what only a cluster refuses, and create the job on a cluster."""
     from unimrg_cli.check import check_cluster_job, namespace_of
-    from unimrg_cli.extras import require_operator
+    from unimrg_cli.extras import require
 
     if dry_run and wait:
         raise typer.BadParameter("a dry run creates nothing to wait for", param_hint="--wait")
     job, document = check_cluster_job(file)
-    require_operator()
+    require("operator")
     from unimrg_cli.cluster_client import connect
     from unimrg_cli.submit import create, next_commands, watch
 
@@ -236,33 +204,33 @@ def logs(
     name: JobName,
     namespace: NamespaceOption = None,
     stage: Annotated[
-        Stage | None, typer.Option("--stage", help="Stage. (default: the one that failed, else the newest)")
+        StageName | None, typer.Option("--stage", help="Stage. (default: the one that failed, else the newest)")
     ] = None,
     attempt: Annotated[
         int | None, typer.Option("--attempt", min=1, help="Attempt of the stage. (default: the newest)")
     ] = None,
     node: Annotated[str, typer.Option("--node", help="Rank of the node, or `all`.")] = "0",
     tail: Annotated[int | None, typer.Option("--tail", min=1, help="Lines at the end. (default: all)")] = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the pods have ended.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Stream the log until the pods have ended.")] = False,
     context: ContextOption = None,
     kubeconfig: KubeconfigOption = None,
 ) -> None:
-    """Show what a job's pods on a cluster write."""
-    from unimrg_cli.extras import require_operator
+    """Show the logs of a job's pods on a cluster."""
+    from unimrg_cli.extras import require
 
     if node != "all" and not (node.isascii() and node.isdigit()):
         raise typer.BadParameter(f"{node!r} is neither a rank from 0 nor `all`", param_hint="--node")
-    require_operator()
+    require("operator")
     from unimrg_cli.cluster_client import connect
     from unimrg_cli.pod_logs import Selection, show_logs
 
     rank = None if node == "all" else int(node)
-    wanted = Selection(stage.value if stage is not None else None, attempt, rank, tail, follow)
+    wanted = Selection(stage, attempt, rank, tail, follow)
     show_logs(connect(namespace, context, kubeconfig), name, wanted)
 
 
 @checkpoints_app.command("ls")
-def list_command(target: Target, output: OutputOption = Output.TABLE) -> None:
+def list_command(target: Target, output: OutputOption = "table") -> None:
     """List the committed checkpoints of a run, newest first."""
     import json
 
@@ -271,7 +239,7 @@ def list_command(target: Target, output: OutputOption = Output.TABLE) -> None:
 
     store = open_run(target)
     checkpoints = list_checkpoints(store)
-    if output is Output.JSON:
+    if output == "json":
         rows = [{**item.model_dump(by_alias=True), "sizesVerified": item.sizes_verified} for item in checkpoints]
         typer.echo(json.dumps(rows, indent=2))
         return
@@ -281,20 +249,18 @@ def list_command(target: Target, output: OutputOption = Output.TABLE) -> None:
 
 
 def main() -> None:
-    """Run the command line and end the process: 0, a code of seams.md §1, or 64 for wrong usage."""
+    """Run the command line and end the process with an exit code (docs/reference/exit_codes.md)."""
     try:
         app(prog_name="unimrg")
     except SystemExit as end:
-        # 2 and 1 are the toolkit's own codes, for wrong usage and for Ctrl-C at a prompt
-        raise SystemExit({2: USAGE_ERROR, 1: INTERRUPTED_TWICE}.get(_code(end), end.code)) from None
+        # 2 and 1 are typer's own codes, for wrong usage and for Ctrl-C at a prompt
+        codes = {2: ExitCode.CONFIGURATION, 1: ExitCode.INTERRUPTED_TWICE}
+        code = end.code if isinstance(end.code, int) else 0
+        raise SystemExit(int(codes.get(code, code))) from None
     except KeyboardInterrupt:
-        raise SystemExit(INTERRUPTED_TWICE) from None
+        raise SystemExit(int(ExitCode.INTERRUPTED_TWICE)) from None
     except Exception as error:
         raise SystemExit(_report(error)) from None
-
-
-def _code(end: SystemExit) -> int:
-    return end.code if isinstance(end.code, int) else 0
 
 
 def _report(error: Exception) -> int:
@@ -308,7 +274,7 @@ def _report(error: Exception) -> int:
         sys.stderr.write(f"{error.message}\n")
         return int(error.exit_code)
     show_bug(error)
-    return PROGRAM_ERROR
+    return int(ExitCode.PROGRAM)
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ def show_logs(cluster: Cluster, name: str, wanted: Selection, pause: Callable[[f
     Raises UserError where there are none, with the reason: UNAVAILABLE where there may be some soon, else
     INPUT_MISSING.
     """
-    said = ""
+    shown = ""
     while True:
         job = read_job(cluster.job(name))
         try:
@@ -59,9 +59,9 @@ def show_logs(cluster: Cluster, name: str, wanted: Selection, pause: Callable[[f
         except UserError as reason:
             if not wanted.follow or reason.exit_code is not ExitCode.UNAVAILABLE:
                 raise
-            if reason.message != said:
+            if reason.message != shown:
                 _note(f"{reason.message}; waiting for it")
-                said = reason.message
+                shown = reason.message
         pause(POLL_SECONDS)
     copier = _Copier(cluster, wanted, _kept(job, stage.name))
     if wanted.follow:
@@ -129,7 +129,7 @@ def _waiting(status: dict[str, Any]) -> str:
     for condition in status.get("conditions") or []:
         if condition.get("type") == "PodScheduled" and condition.get("status") != "True":
             return _reason(condition, "Unschedulable")
-    return "" if status.get("phase") in ("Succeeded", "Failed") else "its node has not taken it up yet"
+    return "" if status.get("phase") in ("Succeeded", "Failed") else "its node has not started it yet"
 
 
 def _reason(state: dict[str, Any], default: str) -> str:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
@@ -20,11 +20,12 @@ from unimrg_api.load import load_job
 from unimrg_api.progress import Progress
 from unimrg_api.stages import outcome_of
 from unimrg_api.termination import TerminationRecord
-from unimrg_cli.checkpoint_list import Checkpoint, list_checkpoints
+from unimrg_cli.checkpoint_list import Checkpoint, json_object, list_checkpoints
 from unimrg_trainer.local_folders import run_folder, training_in
 from unimrg_trainer.storage import LocalStore, ObjectStore, open_store
 from unimrg_trainer.storage.base import NotFound
 
+Record = TypeVar("Record", Progress, TerminationRecord)
 State = Literal["NotStarted", "Running", "Stopped", "Completed", "Failed"]
 
 _STATES: dict[str, State] = {"Succeeded": "Completed", "Failed": "Failed", "Interrupted": "Stopped"}
@@ -53,8 +54,7 @@ class RunDescription(_View):
     uri: str
     """The run's prefix."""
     state: State
-    """Where the run stands, as far as it can be seen from here: Running only for a process of this
-    machine."""
+    """As far as it is known here: Running only for a process of this machine."""
     uid: str | None = None
     """Identity of the job; None before the first attempt."""
     attempts: int = 0
@@ -66,27 +66,27 @@ class RunDescription(_View):
     outcomes: list[Outcome] = []
     """Ends of the train and evaluate stages, by attempt."""
     last_end: TerminationRecord | None = None
-    """The last word of the last stage on this machine, whichever it was."""
+    """The termination record of the last stage on this machine, whichever it was."""
     results: dict[str, Any] | None = None
     """results/summary.json."""
     mlflow_url: str | None = None
     """Link to the run in MLflow."""
 
 
-def names_cluster_job(target: str, *, asked: bool) -> bool:
-    """Whether `target` is the name of a job on a cluster: if that is `asked` for, or nothing here is called so.
+def names_cluster_job(target: str, *, explicit: bool) -> bool:
+    """Return whether `target` is a job on a cluster: one is named explicitly, or no file or folder here has the name.
 
-    Raises UserError where a cluster is asked for and this can be no job's name.
+    Raises UserError where a cluster is named and `target` cannot be the name of a job.
     """
     name = view_at(UniMRGJob, ("metadata", "name"))
     assert name is not None and name.pattern is not None
     possible = re.search(name.pattern, target) is not None
-    if asked and not possible:
+    if explicit and not possible:
         raise UserError(
             f"{target} is not the name of a job on a cluster",
             remedy="give the name alone (metadata.name of its file), or leave out -n, --context and --kubeconfig",
         )
-    return possible and (asked or not Path(target).exists())
+    return possible and (explicit or not Path(target).exists())
 
 
 def locate_run(target: str) -> tuple[str, StorageSpec | None]:
@@ -125,7 +125,7 @@ def _open(target: str) -> tuple[ObjectStore, LocalStore]:
     if not Path(target).is_file() and not _is_run(store, local):
         raise UserError(
             f"there is no run under {store.uri}",
-            remedy="start it with `unimrg run FILE`, or correct the address",
+            remedy="start it with `unimrg run FILE`, or correct the URI",
             exit_code=ExitCode.INPUT_MISSING,
         )
     return store, local
@@ -134,27 +134,26 @@ def _open(target: str) -> tuple[ObjectStore, LocalStore]:
 def describe_run(target: str) -> RunDescription:
     """Describe the run that a job's file, a folder or a URI names. Raises UserError as `open_run` does."""
     store, local = _open(target)
-    identity = _json(store, "job.json") or {}
-    uid = identity.get("uid")
-    ours = training_in(local.root) in (None, uid)  # else the prefix was emptied since, or came from another machine
-    progress = _progress(local) if ours else None
+    uid = json_object(store, "job.json").get("uid")
+    ours = training_in(local.root) in (None, uid)  # otherwise the local files belong to an earlier run
+    progress = _read(local, "progress.json", Progress.parse) if ours else None
     attempts = [int(match[1]) for key, _ in store.list("attempts/") if (match := _ATTEMPT.fullmatch(key))]
     checkpoints = list_checkpoints(store)
     outcomes = _outcomes(store)
-    last_end = _last_end(local) if ours else None
-    mlflow = (_json(local, "mlflow.json") if ours else None) or {}
+    last_end = _read(local, "termination.json", TerminationRecord.parse) if ours else None
+    mlflow = json_object(local, "mlflow.json") if ours else {}
     url = (progress.mlflow_url if progress is not None else None) or mlflow.get("url")
     at_rest = _state_at_rest(store, outcomes, max(attempts, default=None), progress, last_end)
     return RunDescription(
         uri=store.uri,
-        state="Running" if _is_at_work(local.root / "lock") else at_rest,
+        state="Running" if _is_running(local.root / "lock") else at_rest,
         uid=uid if isinstance(uid, str) else None,
         attempts=len(attempts),
         progress=progress,
         checkpoint=checkpoints[0] if checkpoints else None,
         outcomes=outcomes,
         last_end=last_end,
-        results=_json(store, "results/summary.json"),
+        results=json_object(store, "results/summary.json") or None,
         mlflow_url=url if isinstance(url, str) else None,
     )
 
@@ -171,19 +170,19 @@ def _state_at_rest(
     progress: Progress | None,
     last_end: TerminationRecord | None,
 ) -> State:
-    """Where a run stands on which nobody works; `attempt` is the newest one that was started."""
+    """Return the state of a run that no process here works on; `attempt` is the newest one that was started."""
     if attempt is None:  # only check and prepare have run
         if last_end is None or last_end.exit_code == ExitCode.OK:
             return "NotStarted" if progress is None else "Stopped"
         return _STATES[outcome_of(last_end.exit_code)]
-    noted = _json(store, "outcomes/finished.json") or {}
-    if noted.get("attempt") == str(attempt) and str(noted.get("result")) in _STATES:
-        return _STATES[str(noted["result"])]
+    finished = json_object(store, "outcomes/finished.json")
+    if finished.get("attempt") == str(attempt) and str(finished.get("result")) in _STATES:
+        return _STATES[str(finished["result"])]
     ends = {outcome_of(outcome.exit_code) for outcome in outcomes if outcome.attempt == attempt}
     return "Failed" if "Failed" in ends else "Stopped"  # `finish` has not run: the attempt was killed
 
 
-def _is_at_work(lock: Path) -> bool:
+def _is_running(lock: Path) -> bool:
     """Whether the process that the lock's file names is alive.
 
     The lock itself is not tried: to hold it for an instant would make a run that starts just then fail.
@@ -200,16 +199,9 @@ def _is_at_work(lock: Path) -> bool:
     return True
 
 
-def _progress(local: ObjectStore) -> Progress | None:
+def _read(local: ObjectStore, key: str, parse: Callable[[bytes], Record | None]) -> Record | None:
     try:
-        return Progress.parse(local.get("progress.json"))
-    except NotFound:
-        return None
-
-
-def _last_end(local: ObjectStore) -> TerminationRecord | None:
-    try:
-        return TerminationRecord.parse(local.get("termination.json"))
+        return parse(local.get(key))
     except NotFound:
         return None
 
@@ -220,23 +212,7 @@ def _outcomes(store: ObjectStore) -> list[Outcome]:
         match = _OUTCOME.fullmatch(key)
         if match is None:
             continue
-        record = TerminationRecord.parse(store.get(key))
-        found.append(
-            Outcome(
-                attempt=int(match[1]),
-                stage=match[2],
-                reason=record.reason,
-                exit_code=record.exit_code,
-                message=record.message,
-            )
-        )
+        record = TerminationRecord.parse(store.get(key)).model_dump(include={"reason", "exit_code", "message"})
+        found.append(Outcome(attempt=int(match[1]), stage=match[2], **record))
     order = {"train": 0, "evaluate": 1}
     return sorted(found, key=lambda outcome: (outcome.attempt, order.get(outcome.stage, 2)))
-
-
-def _json(store: ObjectStore, key: str) -> dict[str, Any] | None:
-    try:
-        value = json.loads(store.get(key))
-    except (NotFound, ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None

@@ -16,12 +16,12 @@ from unimrg_api.status import ConditionType, JobStatus
 from unimrg_api.yaml_source import Document
 from unimrg_cli.check import placed
 from unimrg_cli.cluster_client import Cluster, ServerError
-from unimrg_cli.cluster_tables import print_cluster_job
 from unimrg_cli.cluster_view import ClusterJob, headline, read_job
+from unimrg_cli.tables import print_status
 
 POLL_SECONDS = 2.0
 SILENCE_SECONDS = 600.0
-"""How long the API server may be away before waiting is given up."""
+"""How long the API server may be unavailable before waiting is given up."""
 
 
 def create(cluster: Cluster, document: Document, file: Path, *, dry_run: bool) -> ClusterJob:
@@ -72,38 +72,38 @@ def watch(cluster: Cluster, job: ClusterJob) -> int:
     except KeyboardInterrupt:
         sys.stderr.write(f"no longer waiting for {job.name}, which goes on\n")
         return int(ExitCode.INTERRUPTED_TWICE)
-    print_cluster_job(job)
+    print_status(job)
     return code
 
 
 def wait(
     cluster: Cluster,
     job: ClusterJob,
-    say: Callable[[str], object],
+    show: Callable[[str], object],
     pause: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> tuple[ClusterJob, int]:
-    """Wait until a job is complete or failed, and say where it stands whenever that changes.
+    """Wait until a job is complete or failed, and show where it stands whenever that changes.
 
     Returns the job as it ended, and its exit code. Raises UserError where it was deleted, or the API server is
     away for SILENCE_SECONDS.
     """
-    said, heard = "", clock()
+    shown, answered = "", clock()
     while True:
         try:
             found = read_job(cluster.job(job.name))
         except UserError as error:
-            if error.exit_code is not ExitCode.UNAVAILABLE or clock() - heard > SILENCE_SECONDS:
+            if error.exit_code is not ExitCode.UNAVAILABLE or clock() - answered > SILENCE_SECONDS:
                 raise
             text, code = f"{error.message}; asking again", None
         else:
             if found.uid != job.uid:
                 message = f"{job.name} was deleted meanwhile, and another job of that name created"
                 raise UserError(message, exit_code=ExitCode.INPUT_MISSING)
-            text, code, heard = headline(found), exit_code(found.status), clock()
-        if text != said:
-            say(text)
-            said = text
+            text, code, answered = headline(found), exit_code(found.status), clock()
+        if text != shown:
+            show(text)
+            shown = text
         if code is not None:
             return found, code
         pause(POLL_SECONDS)

@@ -1,66 +1,69 @@
-"""Turns descriptions of runs and checkpoints into tables for a terminal."""
+"""Prints runs, jobs on a cluster and checkpoints as tables for a terminal."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 
+from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
 
+from unimrg_api.status import ProgressStatus
 from unimrg_api.texts import duration
 from unimrg_cli.checkpoint_list import Checkpoint
+from unimrg_cli.cluster_view import (
+    AT_WORK,
+    NOT_TAKEN_UP,
+    ClusterJob,
+    notable,
+    one_line,
+    restarts_text,
+    short_number,
+    stage_end,
+    steps_text,
+)
 from unimrg_cli.run_view import RunDescription
 
+Rows = list[tuple[str, str]]
 
-def print_run(run: RunDescription, now: float | None = None) -> None:
-    """Print where a run stands; `now` is Unix time in seconds."""
-    console = terminal()
-    print_rows(console, _rows(run, time.time() if now is None else now))
-    if run.results is not None:
-        _print_results(console, run.results)
+
+def print_status(shown: BaseModel) -> None:
+    """Print where a run (RunDescription) or a job on a cluster (ClusterJob) stands."""
+    console = _console()
+    if isinstance(shown, RunDescription):
+        _print_rows(console, _run_rows(shown, time.time()))
+        if shown.results is not None:
+            _print_results(console, shown.results)
+        return
+    assert isinstance(shown, ClusterJob), shown
+    _print_rows(console, _job_rows(shown, time.time()))
+    if shown.status is not None and shown.status.stages:
+        console.print()
+        stages = (
+            (item.name, item.state, str(item.attempt or "–"), restarts_text(item.restart_counters) or "–",
+             stage_end(item)) for item in shown.status.stages
+        )  # fmt: skip
+        _print_table(console, {"STAGE": "left", "STATE": "left", "ATTEMPT": "left", "RESTARTS": "left"}, "END", stages)
 
 
 def print_checkpoints(uri: str, checkpoints: list[Checkpoint]) -> None:
     """Print the committed checkpoints of a run, newest first."""
-    console = terminal()
+    console = _console()
     if not checkpoints:
         console.print(f"{uri} holds no committed checkpoint yet.", markup=False, highlight=False, soft_wrap=True)
         return
-    table = Table(box=None, pad_edge=False)
-    for name in ("STEP", "ATTEMPT", "GENERATION", "SIZE", "CREATED", "SIZES"):
-        table.add_column(name, justify="right" if name in ("STEP", "SIZE") else "left", no_wrap=name != "SIZES")
-    for item in checkpoints:
-        table.add_row(
-            str(item.step),
-            "–" if item.attempt is None else str(item.attempt),
-            str(item.generation),
-            size(item.bytes),
-            item.created or "–",
-            item.finding or "verified",
-        )
-    console.print(table, markup=False, highlight=False)
-
-
-def terminal() -> Console:
-    """Return where tables are printed."""
-    console = Console()
-    # a table for a file or a pipe is not folded at the width of some terminal
-    return console if console.is_terminal else Console(width=240)
-
-
-def print_rows(console: Console, rows: Iterable[tuple[str, str]]) -> None:
-    """Print values below each other, each with its name before it."""
-    table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in rows:
-        table.add_row(name, value)
-    console.print(table, markup=False, highlight=False)
+    columns = {"STEP": "right", "ATTEMPT": "left", "GENERATION": "left", "SIZE": "right", "CREATED": "left"}
+    rows = (
+        (str(item.step), "–" if item.attempt is None else str(item.attempt), str(item.generation), size(item.bytes),
+         item.created or "–", item.finding or "verified") for item in checkpoints
+    )  # fmt: skip
+    _print_table(console, columns, "SIZES", rows)
 
 
 def size(count: int) -> str:
-    """Return a number of bytes as people write it: `1.5 GiB`."""
+    """Return a number of bytes with its unit: `1.5 GiB`."""
     amount = float(count)
     for unit in ("B", "KiB", "MiB", "GiB"):
         if amount < 1024:
@@ -69,37 +72,55 @@ def size(count: int) -> str:
     return f"{amount:.1f} TiB"
 
 
-def _rows(run: RunDescription, now: float) -> list[tuple[str, str]]:
-    rows = [("run", run.uri), ("state", run.state)]
-    if run.attempts:
-        rows.append(("attempts", str(run.attempts)))
-    progress = run.progress
-    if progress is not None:
-        if run.state == "Running":  # at rest the newest commit says how far it is
-            done = f"{progress.step}" + (f" of {progress.total_steps}" if progress.total_steps else "")
-            rows.append(("progress", f"{progress.stage}, {'step ' if progress.stage == 'train' else ''}{done}"))
-        if progress.losses:
-            rows.append(("losses", "  ".join(f"{name} {loss:.4f}" for name, loss in progress.losses.items())))
-        if run.state == "Running" and progress.eta_seconds is not None:
-            rows.append(("left", duration(progress.eta_seconds)))
-        if progress.samples_per_second is not None:
-            rows.append(("rows/s", f"{progress.samples_per_second:.1f}"))
-        if progress.updated:
-            rows.append(("reported", f"{duration(now - progress.updated)} ago"))
+def _console() -> Console:
+    console = Console()
+    # a table for a file or a pipe is not folded at the width of some terminal
+    return console if console.is_terminal else Console(width=240)
+
+
+def _print_rows(console: Console, rows: Rows) -> None:
+    """Print named values below each other; empty ones are left out."""
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        if value:
+            table.add_row(name, value)
+    console.print(table, markup=False, highlight=False)
+
+
+def _print_table(console: Console, columns: Mapping[str, str], last: str, rows: Iterable[Sequence[str]]) -> None:
+    """Print a table; `columns` maps name to alignment, the `last` one holds long text and is folded."""
+    table = Table(box=None, pad_edge=False)
+    for name, side in columns.items():
+        table.add_column(name, justify="right" if side == "right" else "left", no_wrap=True)
+    table.add_column(last, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table, markup=False, highlight=False)
+
+
+def _run_rows(run: RunDescription, now: float) -> Rows:
+    rows = [("run", run.uri), ("state", run.state), ("attempts", str(run.attempts or ""))]
+    if (progress := run.progress) is not None:
+        running = run.state == "Running"  # otherwise the newest commit says how far it is
+        eta, rate = progress.eta_seconds, progress.samples_per_second
+        rows += [
+            ("progress", steps_text(progress) if running else ""),
+            ("losses", "  ".join(f"{name} {loss:.4f}" for name, loss in progress.losses.items())),
+            ("left", duration(eta) if running and eta is not None else ""),
+            ("rows/s", "" if rate is None else f"{rate:.1f}"),
+            ("reported", f"{duration(now - progress.updated)} ago" if progress.updated else ""),
+        ]
     if run.checkpoint is not None:
         finding = f", but {run.checkpoint.finding}" if run.checkpoint.finding else ""
-        text = f"step {run.checkpoint.step}, {size(run.checkpoint.bytes)}{finding}"
-        rows.append(("checkpoint", text))
-    for outcome in run.outcomes:
-        message = f": {outcome.message}" if outcome.message else ""
-        text = f"{outcome.reason} ({outcome.exit_code}){message}"
-        rows.append((f"{outcome.stage} #{outcome.attempt}", text))
+        rows.append(("checkpoint", f"step {run.checkpoint.step}, {size(run.checkpoint.bytes)}{finding}"))
+    for end in run.outcomes:
+        message = f": {end.message}" if end.message else ""
+        rows.append((f"{end.stage} #{end.attempt}", f"{end.reason} ({end.exit_code}){message}"))
     if not run.outcomes and run.last_end is not None and run.last_end.exit_code:
-        end = run.last_end
-        rows.append(("ended", f"{end.reason} ({end.exit_code}): {end.message}"))
-    if run.mlflow_url:
-        rows.append(("MLflow", run.mlflow_url))
-    return rows
+        rows.append(("ended", f"{run.last_end.reason} ({run.last_end.exit_code}): {run.last_end.message}"))
+    return [*rows, ("MLflow", run.mlflow_url or "")]
 
 
 def _print_results(console: Console, results: dict[str, object]) -> None:
@@ -112,3 +133,34 @@ def _print_results(console: Console, results: dict[str, object]) -> None:
         console.print("results     results/summary.json (see --output json)", markup=False, highlight=False)
         return
     console.print(render(summary))
+
+
+def _job_rows(job: ClusterJob, now: float) -> Rows:
+    rows = [("job", f"{job.name} in namespace {job.namespace}"), ("run", job.checkpoint_uri)]
+    status = job.status
+    if status is None:
+        remedy = f"is unimrg-operator running, and does it watch the namespace {job.namespace}?"
+        return [*rows, ("phase", f"Pending: {NOT_TAKEN_UP} ({remedy})")]
+    reason = f" ({status.reason})" if status.reason and status.reason != status.phase else ""
+    rows.append(("phase", f"{status.phase}{reason}{', being deleted' if job.deleting else ''}"))
+    for item in notable(status):
+        known = {"True": "", "Unknown": "not known, "}.get(item.status, "no, ")
+        rows.append((item.type, f"{known}{item.reason}{': ' if item.message else ''}{one_line(item.message)}"))
+    if status.progress is not None:
+        rows += _progress_rows(status.progress, now, active=status.phase in AT_WORK)
+    if status.checkpoint is not None:
+        rows.append(("checkpoint", f"step {status.checkpoint.step}, {status.checkpoint.uri}"))
+    rows += [(score.name, short_number(score.value)) for score in status.benchmarks]
+    if status.mlflow is not None:
+        rows.append(("MLflow", status.mlflow.url or (status.mlflow.run_id and f"run {status.mlflow.run_id}") or ""))
+    return rows
+
+
+def _progress_rows(progress: ProgressStatus, now: float, *, active: bool) -> Rows:
+    losses = "  ".join(f"{loss.name} {loss.value}" for loss in progress.losses)
+    rows = [("progress", steps_text(progress)), ("losses", losses)]
+    if not active:
+        return rows
+    updated = progress.updated_time
+    reported = "" if updated is None else f"{duration(now - datetime.fromisoformat(updated).timestamp())} ago"
+    return [*rows, ("left", progress.eta), ("rows/s", progress.samples_per_second or ""), ("reported", reported)]

@@ -55,9 +55,7 @@ def test_a_job_in_a_bucket_runs_here_and_is_shown_from_anywhere(
     assert unimrg("status", f"{s3_place.uri}/nothing").code == ExitCode.INPUT_MISSING
 
 
-def test_what_an_earlier_training_left_here_is_not_shown_as_the_run_of_the_next(
-    s3_place: Place, tmp_path: Path, unimrg: Unimrg
-) -> None:
+def test_local_files_of_an_earlier_training_are_not_shown(s3_place: Place, tmp_path: Path, unimrg: Unimrg) -> None:
     _, file = tiny_job(
         tmp_path,
         checkpoint__uri=f"{s3_place.uri}/run",

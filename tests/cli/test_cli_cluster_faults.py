@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -59,7 +57,7 @@ def job_file(tmp_path: Path) -> Path:
         (Answer(200, cluster_job({"phase": "Dreaming"})), 69, ("has a status.phase that this version", "install")),
     ],
 )
-def test_an_api_servers_refusal_becomes_words_and_a_code(
+def test_an_api_servers_refusal_has_a_message_and_a_code(
     answer: Answer, code: int, words: tuple[str, ...], unimrg: Unimrg, api_stand_in: StandIn
 ) -> None:
     api_stand_in.answer(f"GET {JOBS}/good", answer)
@@ -86,48 +84,68 @@ def test_a_server_that_does_not_answer_is_given_up(
     assert len(api_stand_in.requests) == 2, "nothing is sent twice"
 
 
-def test_a_password_in_the_servers_address_is_not_shown(unimrg: Unimrg, tmp_path: Path, job_file: Path) -> None:
-    write_kubeconfig(tmp_path / "kubeconfig", "http://ada:hunter2secret@127.0.0.1:1")
-    for command in (["status", "good"], ["logs", "good"], ["submit", job_file]):
-        ended = unimrg(*command, "--kubeconfig", tmp_path / "kubeconfig")
-        assert ended.code == 69
-        assert "http://[redacted]@127.0.0.1:1" in ended.err
-        assert "hunter2secret" not in ended.err
-        check_manners(ended)
-
-
-def test_without_a_kubeconfig_it_is_said_where_one_is_looked_for(
-    unimrg: Unimrg, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, job_file: Path
+@pytest.mark.parametrize(
+    ("server", "words"),
+    [
+        ("http://127.0.0.1:1", ("http://127.0.0.1:1", "Connection refused", "check that it runs")),
+        ("https://no-such-host.invalid", ("no-such-host.invalid", "cannot be used", "check that it runs")),
+        ("http://ada:hunter2secret@127.0.0.1:1", ("http://[redacted]@127.0.0.1:1",)),
+        (None, ("/.kube/config does not exist", "--kubeconfig")),
+    ],
+)
+def test_a_server_or_a_kubeconfig_that_is_not_there(
+    server: str | None,
+    words: tuple[str, ...],
+    unimrg: Unimrg,
+    tmp_path: Path,
+    job_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("KUBECONFIG")
     monkeypatch.setenv("HOME", str(tmp_path))
+    option: list[object] = []
+    if server is not None:
+        write_kubeconfig(tmp_path / "kubeconfig", server)
+        option = ["--kubeconfig", tmp_path / "kubeconfig"]
     for command in (["status", "good"], ["logs", "good"], ["submit", job_file]):
-        ended = unimrg(*command)
-        assert ended.code == 66
-        assert f"{tmp_path}/.kube/config does not exist" in ended.err
-        assert "--kubeconfig" in ended.err
+        ended = unimrg(*command, *option)
+        assert ended.code == (66 if server is None else 69)
         check_manners(ended)
+        assert "hunter2secret" not in ended.err
+        for word in words:
+            assert word in ended.err
+
+
+def test_a_name_that_is_neither_here_nor_on_a_cluster(unimrg: Unimrg, api_stand_in: StandIn) -> None:
+    ended = unimrg("status", "qiuckstart")
+    assert "no file or folder here is called qiuckstart" in ended.err
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "options", "words"),
     [
-        ("", "file is empty"),
-        ("[1, 2]", "cannot be used"),
-        (f"users: [\ntoken: {TOKEN}", "cannot be used"),
-        ('{"contexts": [], "clusters": [], "users": []}', "current-context"),
+        ("", [], ("file is empty", "kubectl config view")),
+        ("[1, 2]", [], ("cannot be used", "kubectl config view")),
+        (f"users: [\ntoken: {TOKEN}", [], ("cannot be used", "kubectl config view")),
+        ('{"contexts": [], "clusters": [], "users": []}', [], ("current-context", "kubectl config view")),
+        (None, ["--context", "moon"], ("context moon", "kubectl config get-contexts")),
     ],
 )
-def test_a_kubeconfig_that_is_none_is_not_quoted(text: str, words: str, unimrg: Unimrg, tmp_path: Path) -> None:
-    (tmp_path / "broken").write_text(text)
-    ended = unimrg("status", "good", "--kubeconfig", tmp_path / "broken")
+def test_a_wrong_kubeconfig_is_not_quoted(
+    text: str | None, options: list[str], words: tuple[str, ...], unimrg: Unimrg, api_stand_in: StandIn, tmp_path: Path
+) -> None:
+    file = api_stand_in.kubeconfig if text is None else tmp_path / "broken"
+    if text is not None:
+        file.write_text(text)
+    ended = unimrg("status", "good", "--kubeconfig", file, *options)
     assert ended.code == 64
-    assert words in ended.err
-    assert "kubectl config view" in ended.err
+    assert api_stand_in.requests == []
     check_manners(ended)
+    for word in words:
+        assert word in ended.err
 
 
-def test_a_credential_plugin_that_fails_is_heard_and_nothing_is_asked_without_credentials(
+def test_nothing_is_asked_without_the_credentials_of_a_plugin_that_failed(
     unimrg: Unimrg, api_stand_in: StandIn, tmp_path: Path
 ) -> None:
     for script, words in (("echo please log in >&2; exit 1", "process returned 1"), (None, "No such file")):
@@ -189,25 +207,22 @@ def test_a_servers_refusals_are_shown_at_the_files_lines(unimrg: Unimrg, api_sta
     )
     assert f"{job_file}:3:1: metadata.labels: Required value: add a cost centre" in ended.err
     assert "has 2 problems" in ended.err
+    api_stand_in.answer(f"POST {JOBS}", status(400, "BadRequest", "admission webhook says no"))
+    ended = unimrg("submit", job_file, "--kubeconfig", api_stand_in.kubeconfig)
+    assert ended.code == 64
+    assert f"{job_file}: admission webhook says no" in ended.err
 
 
 def test_a_job_that_a_cluster_cannot_run_is_never_sent(unimrg: Unimrg, api_stand_in: StandIn, tmp_path: Path) -> None:
     for text, place in (
         (GOOD_JOB, "spec.checkpoint.uri: "),
         (CLUSTER_JOB.replace("nodes: 1", "nodes: 0"), "spec.trainer.nodes: must be at least 1 (got 0)"),
+        (CLUSTER_JOB.replace("name: good", "name: good\n  namespace: lab"), "metadata.namespace is lab, and -n says r"),
     ):
         (tmp_path / "bad.yaml").write_text(text)
-        ended = unimrg("submit", tmp_path / "bad.yaml", "--kubeconfig", api_stand_in.kubeconfig)
+        ended = unimrg("submit", tmp_path / "bad.yaml", "-n", "research", "--kubeconfig", api_stand_in.kubeconfig)
         assert ended.code == 64
         assert place in ended.err
-    assert api_stand_in.requests == []
-
-
-def test_two_namespaces_for_one_job_are_refused(unimrg: Unimrg, api_stand_in: StandIn, job_file: Path) -> None:
-    job_file.write_text(CLUSTER_JOB.replace("name: good", "name: good\n  namespace: lab"))
-    ended = unimrg("submit", job_file, "-n", "research", "--kubeconfig", api_stand_in.kubeconfig)
-    assert ended.code == 64
-    assert "metadata.namespace is lab, and -n says research" in ended.err
     assert api_stand_in.requests == []
 
 
@@ -220,21 +235,3 @@ def test_without_the_operator_extra_the_command_that_installs_it_is_shown(
         assert ended.code == 64
         assert "not installed: kubernetes" in ended.err
         assert 'pip install "unimrg[operator]"' in ended.err
-
-
-WITHOUT_THE_CLIENT = """
-import sys
-sys.modules["kubernetes"] = None
-sys.argv = ["unimrg", *sys.argv[1:]]
-from unimrg_cli.main import main
-main()
-"""
-
-
-@pytest.mark.parametrize("arguments", [["--help"], ["submit", "--help"], ["validate", "FILE"], ["crd"]])
-def test_help_validate_and_crd_need_no_client(arguments: list[str], job_file: Path) -> None:
-    command = [str(job_file) if item == "FILE" else item for item in arguments]
-    done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_THE_CLIENT, *command], capture_output=True, text=True, timeout=60
-    )
-    assert done.returncode == 0, done.stderr

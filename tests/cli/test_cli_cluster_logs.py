@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 
 from tests.support.api_stand_in import JOBS, PODS, TOKEN, Answer, StandIn, status
 from tests.support.cluster_jobs import RUNNING, SUCCEEDED, cluster_job, end, failed
 from tests.support.command_line import Ended, Unimrg
-from unimrg_api.stages import StageName
 from unimrg_cli import pod_logs
-from unimrg_cli.main import Stage
 
 STARTED = {"name": "pytorch", "state": {"running": {}}}
 
@@ -74,10 +72,6 @@ def cluster(unimrg: Unimrg, api_stand_in: StandIn, monkeypatch: pytest.MonkeyPat
     return Cluster(unimrg, api_stand_in)
 
 
-def test_the_stages_to_choose_from_are_those_of_a_job() -> None:
-    assert tuple(stage.value for stage in Stage) == get_args(StageName)
-
-
 def test_node_0_of_the_newest_attempt_of_the_newest_stage_is_shown(cluster: Cluster) -> None:
     ended = cluster.logs()
     assert (ended.code, ended.out) == (0, "one of 0\ntwo of 0\n")
@@ -112,6 +106,7 @@ def test_the_lines_of_all_nodes_say_where_they_are_from(cluster: Cluster, option
     out = cluster.logs("--node", "all", *options).out.splitlines()
     lines = [f"[node {rank}] {count} of {rank}" for rank in (0, 1) for count in ("one", "two")]
     assert (sorted(out) if options else out) == (sorted(lines) if options else lines)
+    assert cluster.logs("--node", 1, *options).out == "one of 1\ntwo of 1\n"
 
 
 UNSCHEDULED = {"conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3"}]}
@@ -123,7 +118,7 @@ UNSCHEDULED = {"conditions": [{"type": "PodScheduled", "status": "False", "reaso
         (pod("p", 0, waiting("CreateContainerConfigError", 'secret "s3" not found')), 'Error: secret "s3" not found'),
         (pod("p", 0, waiting("ContainerCreating")), "ContainerCreating"),
         (pod("p", 0, None, phase="Pending", **UNSCHEDULED), "Unschedulable: 0/3"),
-        (pod("p", 0, None, phase="Pending"), "its node has not taken it up yet"),
+        (pod("p", 0, None, phase="Pending"), "its node has not started it yet"),
     ],
 )
 def test_a_container_that_has_not_started_says_what_it_waits_for(
@@ -135,6 +130,9 @@ def test_a_container_that_has_not_started_says_what_it_waits_for(
     assert "the pod p has not started: " in ended.err
     assert words in ended.err
     assert "--follow" in ended.err
+    cluster.pods([pod("p", 0, None, phase="Failed")])  # it ended before its container began
+    cluster.log("p", Answer(200, ""))
+    assert cluster.logs() == Ended(0, "", "")
 
 
 def stages(state: str, **more: Any) -> dict[str, Any]:
@@ -148,7 +146,7 @@ KEPT = "s3://runs/good/logs/attempt-N/"
 @pytest.mark.parametrize(
     ("written", "options", "code", "words"),
     [
-        (None, [], 69, ("nothing has begun", "no operator has taken it up yet")),
+        (None, [], 69, ("nothing has begun", "no operator has set its status yet")),
         ({"phase": "Pending"}, ["--stage", "train"], 69, ("the stage train has not begun", "Pending")),
         (SUCCEEDED, ["--stage", "finish"], 66, ("the stage finish has not begun", "Succeeded")),
         (stages("Starting"), [], 69, ("attempt 2 of train has no pod yet", "--follow")),
@@ -159,7 +157,7 @@ KEPT = "s3://runs/good/logs/attempt-N/"
         (RUNNING, ["--stage", "check"], 66, ("the pods of attempt 1 of check are gone", "Completed (0)")),
     ],
 )
-def test_without_pods_it_is_said_why(
+def test_without_pods_the_reason_is_shown(
     written: dict[str, Any] | None, options: list[str], code: int, words: tuple[str, ...], cluster: Cluster
 ) -> None:
     cluster.job(written)
@@ -168,14 +166,14 @@ def test_without_pods_it_is_said_why(
     assert (ended.code, ended.out) == (code, "")
     for word in words:
         assert word in ended.err
+    if code == 66:
+        assert cluster.logs(*options, "--follow").code == 66, "nothing will come, so nothing is waited for"
+    assert (KEPT in ended.err) == (KEPT in words), "only stages with ranks leave logs beside the checkpoints"
 
 
-def test_only_stages_with_ranks_are_looked_for_beside_the_checkpoints(cluster: Cluster) -> None:
-    cluster.pods([])
-    assert "logs/attempt" not in cluster.logs("--stage", "check").err
-
-
-def test_a_node_that_the_attempt_does_not_have(cluster: Cluster) -> None:
+@pytest.mark.parametrize("node", ["-1", "²", ""])
+def test_a_node_that_is_no_rank_is_wrong_usage(node: str, cluster: Cluster) -> None:
+    assert cluster.logs(f"--node={node}").code == 64
     ended = cluster.logs("--node", 7)
     assert ended.code == 66
     assert "no pod of node 7, only of 0, 1" in ended.err
@@ -205,9 +203,9 @@ def test_following_waits_until_there_is_something_to_follow(cluster: Cluster) ->
     cluster.pods([], starting, starting, [pod("good-train-2-worker-0", 0)])
     ended = cluster.logs("--follow")
     assert (ended.code, ended.out) == (0, "one of 0\ntwo of 0\n")
-    told = [line.removesuffix("; waiting for it") for line in ended.err.splitlines()]
-    assert told == [
-        "there is no log: nothing has begun (no operator has taken it up yet)",
+    shown = [line.removesuffix("; waiting for it") for line in ended.err.splitlines()]
+    assert shown == [
+        "there is no log: nothing has begun (no operator has set its status yet)",
         "there is no log: nothing has begun (Pending)",
         "attempt 2 of train has no pod yet (Running (Advancing): train, step 120 of 400, loss 1.2500, 1h20m left)",
         "the pod good-train-2-worker-0 has not started: ContainerCreating",
@@ -215,7 +213,7 @@ def test_following_waits_until_there_is_something_to_follow(cluster: Cluster) ->
     assert cluster.query(f"GET {PODS}/good-train-2-worker-0/log")["follow"] == ["True"]
 
 
-def test_a_reader_that_closes_the_pipe_ends_the_command_without_a_word(cluster: Cluster) -> None:
+def test_a_reader_that_closes_the_pipe_ends_the_command_silently(cluster: Cluster) -> None:
     cluster.log("good-train-2-worker-0", Answer(200, "a line of the log\n" * 20_000))
     command = [sys.executable, "-m", "unimrg_cli.main", "logs", "good", "--kubeconfig"]
     with subprocess.Popen(
@@ -224,6 +222,6 @@ def test_a_reader_that_closes_the_pipe_ends_the_command_without_a_word(cluster: 
         assert process.stdout is not None and process.stderr is not None
         assert process.stdout.readline() == "a line of the log\n"
         process.stdout.close()
-        said = process.stderr.read()
+        errors = process.stderr.read()
         process.wait(30)
-    assert said == ""
+    assert errors == ""

@@ -67,24 +67,20 @@ def test_a_failed_job_shows_the_cause_with_its_code_and_place(shown: Any) -> Non
     assert "\x1b" not in out
 
 
-def test_a_job_that_no_operator_has_seen_says_what_to_look_at(shown: Any) -> None:
+def test_a_job_without_a_status_says_what_to_look_at(shown: Any) -> None:
     out = shown(None).out
-    assert "Pending: no operator has taken it up yet" in out
+    assert "Pending: no operator has set its status yet" in out
     assert "does it watch the namespace research?" in out
 
 
-def test_the_same_for_programs(shown: Any) -> None:
-    described = json.loads(shown(RUNNING, "-o", "json").out)
+def test_the_status_as_json(shown: Any) -> None:
+    described = json.loads(shown({**RUNNING, "fieldOfANewerOperator": {"a": 5}}, "-o", "json").out)
     assert (described["name"], described["namespace"], described["uid"]) == ("good", "research", "u1")
     assert described["status"]["progress"]["totalSteps"] == 400
     assert "status" not in json.loads(shown(None, "-o", "json").out)
 
 
-def test_what_a_newer_operator_writes_beyond_our_fields_is_no_obstacle(shown: Any) -> None:
-    assert shown({**RUNNING, "usage": {"gpuSeconds": 5}}).code == 0
-
-
-def test_a_file_or_folder_of_the_name_comes_before_a_cluster_unless_one_is_asked_for(
+def test_a_file_of_the_name_comes_before_a_cluster_unless_one_is_named(
     unimrg: Unimrg, api_stand_in: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     api_stand_in.answer(f"GET {JOBS}/good", Answer(200, cluster_job(RUNNING)))
@@ -96,6 +92,7 @@ def test_a_file_or_folder_of_the_name_comes_before_a_cluster_unless_one_is_asked
     for option in (["-n", "research"], ["--context", "lab"], ["--kubeconfig", api_stand_in.kubeconfig]):
         assert "1h20m" in unimrg("status", "good", *option).out
     assert len(api_stand_in.requests) == 4
+    assert unimrg("status", "job.yaml", "-n", "research").code == 64, "it cannot be a name"
 
 
 def view(written: dict[str, Any]) -> ClusterJob:
@@ -120,7 +117,7 @@ def view(written: dict[str, Any]) -> ClusterJob:
         ),
     ],
 )
-def test_where_a_job_stands_in_a_line(written: dict[str, Any], text: str) -> None:
+def test_the_state_of_a_job_in_one_line(written: dict[str, Any], text: str) -> None:
     assert headline(view(written)) == text
 
 
@@ -179,7 +176,7 @@ def test_a_job_is_sent_as_it_is_written_and_strictly(submitted: Any, api_stand_i
         assert f"  {command} {options}\n" in ended.out
 
 
-def test_a_job_that_comes_from_a_pipe_is_sent_and_its_refusal_has_lines(
+def test_a_job_from_a_pipe_is_sent_and_its_refusal_has_lines(
     submitted: Any, unimrg: Unimrg, api_stand_in: StandIn, tmp_path: Path
 ) -> None:
     assert submitted(options=()).code == 0
@@ -203,9 +200,9 @@ def test_a_job_that_comes_from_a_pipe_is_sent_and_its_refusal_has_lines(
 def test_waiting_ends_with_the_job_and_shows_each_change_once(submitted: Any) -> None:
     ended = submitted(job(), job(), job(RUNNING), job(RUNNING), job(SUCCEEDED))
     assert ended.code == 0, ended.err
-    told = [line.split("  ", 1)[1] for line in ended.err.splitlines()]
-    assert told == [
-        "no operator has taken it up yet",
+    shown = [line.split("  ", 1)[1] for line in ended.err.splitlines()]
+    assert shown == [
+        "no operator has set its status yet",
         "Running (Advancing): train, step 120 of 400, loss 1.2500, 1h20m left",
         "Succeeded: all is done",
     ]
@@ -224,7 +221,7 @@ def test_a_restart_is_not_the_end_of_a_job(submitted: Any) -> None:
     assert "Restarting (Stall)" in ended.err
 
 
-def test_an_api_server_that_is_away_for_a_while_does_not_end_the_waiting(submitted: Any) -> None:
+def test_an_api_server_that_is_briefly_unavailable_does_not_end_waiting(submitted: Any) -> None:
     away = status(503, "ServiceUnavailable", "restarting")
     ended = submitted(job(RUNNING), away, away, job(SUCCEEDED))
     assert ended.code == 0
@@ -238,6 +235,7 @@ def test_an_api_server_that_is_away_for_a_while_does_not_end_the_waiting(submitt
         (job(RUNNING, uid="u2"), 66, "was deleted meanwhile"),
         (status(403, "Forbidden", "no longer yours"), 77, "no longer yours"),
         (NOT_FOUND, 69, "CRD is not installed"),
+        (status(503, "ServiceUnavailable", "restarting"), 69, "503: restarting"),
     ],
 )
 def test_a_job_that_goes_away_ends_the_waiting(

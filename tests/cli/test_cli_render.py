@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.bad_jobs import GOOD_CLUSTER_JOB
@@ -33,7 +33,7 @@ def rendered(unimrg: Unimrg, *arguments: object) -> list[Any]:
     return list(yaml.safe_load_all(ended.out))
 
 
-def test_the_first_child_of_the_example_is_the_one_that_was_looked_at(unimrg: Unimrg) -> None:
+def test_the_first_child_of_the_example_is_the_reviewed_one(unimrg: Unimrg) -> None:
     ended = unimrg("render", EXAMPLE, "-n", "research", "--profile", PROFILE, "--stage", "check")
     assert (ended.code, ended.err) == (0, "")
     assert ended.out == GOLDEN.read_text()
@@ -64,7 +64,7 @@ def take_out_what_the_header_lists(child: dict[str, Any]) -> dict[str, Any]:
     return child
 
 
-def test_all_children_are_those_that_the_operator_creates_but_for_what_the_header_lists(unimrg: Unimrg) -> None:
+def test_children_are_the_operators_but_for_what_the_header_lists(unimrg: Unimrg) -> None:
     found = rendered(unimrg, EXAMPLE, "-n", "research", "--profile", PROFILE)
     assert [child["metadata"]["name"].removeprefix("quickstart-s3-") for child in found] == [
         f"{stage}-1" for stage in ("check", "prepare", "train", "evaluate", "finish")
@@ -121,27 +121,8 @@ def test_a_profile_that_is_wrong_is_shown_with_its_line(unimrg: Unimrg, tmp_path
     assert unimrg("render", EXAMPLE, "--profile", tmp_path / "nowhere").code == 66
 
 
-texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20) | st.sampled_from(
-    [
-        "no",
-        "on",
-        "Yes",
-        "~",
-        "null",
-        "1e5",
-        "0x1f",
-        "1_000",
-        "1:30",
-        "2026-01-02",
-        "=",
-        "<<",
-        "- a",
-        "a: b",
-        "#",
-        "'",
-        '"',
-    ]
-)
+SPECIAL = "no|on|Yes|~|null|1e5|0x1f|1_000|1:30|2026-01-02|=|<<|#|'|\"|- a|a: b"
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20) | st.sampled_from(SPECIAL.split("|"))
 values = st.recursive(
     st.none() | st.booleans() | st.integers(-(10**9), 10**9) | texts,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
@@ -149,8 +130,13 @@ values = st.recursive(
 )
 
 
+@given(st.lists(st.dictionaries(texts, values, min_size=1, max_size=3), min_size=1, max_size=3))
+def test_readers_of_the_old_yaml_read_what_was_written(documents: list[dict[str, Any]]) -> None:
+    assert list(yaml.safe_load_all(to_yaml(documents))) == documents
+
+
 def test_a_value_that_stands_in_two_places_is_written_out_twice() -> None:
     labels = {"a": "b"}
     text = to_yaml([{"one": labels, "two": labels}])
     assert "&" not in text and "*" not in text
-    assert yaml.safe_load(text) == json.loads('{"one": {"a": "b"}, "two": {"a": "b"}}')
+    assert yaml.safe_load(text) == {"one": {"a": "b"}, "two": {"a": "b"}}

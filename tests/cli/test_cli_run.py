@@ -43,7 +43,7 @@ def test_the_launcher_gets_job_file_and_processes_and_its_code_is_ours(
     assert calls == [("good", job_file, 2), ("good", job_file, None)]
 
 
-def test_a_job_that_comes_from_a_pipe_counts_its_paths_from_the_working_folder(
+def test_paths_of_a_job_from_a_pipe_count_from_the_working_folder(
     unimrg: Unimrg, calls: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -83,7 +83,7 @@ def test_checkpoints_are_listed_newest_first(unimrg: Unimrg, run: Run) -> None:
     assert all(row["sizesVerified"] for row in rows)
 
 
-def test_a_checkpoint_whose_objects_are_not_right_is_shown_as_such(unimrg: Unimrg, run: Run) -> None:
+def test_a_damaged_checkpoint_is_shown_as_such(unimrg: Unimrg, run: Run) -> None:
     run.commit(10, attempt=1).write_text("short")
     run.commit(20, attempt=1).unlink()
     run.commit(30, attempt=1).with_name("manifest.json").write_text("{")
@@ -110,9 +110,7 @@ def test_file_folder_and_uri_name_the_same_run(
     assert "verified" in listings.pop()
 
 
-def test_a_job_that_was_not_started_is_no_error_but_a_wrong_address_is(
-    unimrg: Unimrg, run: Run, tmp_path: Path
-) -> None:
+def test_a_run_that_has_not_begun_is_no_error_but_a_wrong_uri_is(unimrg: Unimrg, run: Run, tmp_path: Path) -> None:
     assert state(unimrg, run.file) == "NotStarted"
     assert "no committed checkpoint yet" in unimrg("ckpt", "ls", run.file).out
     for command in (["status"], ["ckpt", "ls"]):
@@ -145,7 +143,7 @@ def test_a_run_in_full(unimrg: Unimrg, run: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    ("codes", "noted", "expected"),
+    ("codes", "finished", "expected"),
     [
         ({"train": 0, "evaluate": 0}, {"attempt": "2", "result": "Succeeded"}, "Completed"),
         ({"train": 70}, {"attempt": "2", "result": "Failed"}, "Failed"),
@@ -156,12 +154,12 @@ def test_a_run_in_full(unimrg: Unimrg, run: Run) -> None:
     ],
 )
 def test_the_state_of_a_run_at_rest(
-    codes: dict[str, int], noted: dict[str, object], expected: str, unimrg: Unimrg, run: Run
+    codes: dict[str, int], finished: dict[str, object], expected: str, unimrg: Unimrg, run: Run
 ) -> None:
     run.attempt(1)
     run.outcome(1, "train", 70)
     run.attempt(2)
-    run.put("outcomes/finished.json", noted)
+    run.put("outcomes/finished.json", finished)
     for stage, code in codes.items():
         run.outcome(2, stage, code)
     assert state(unimrg, run.file) == expected
@@ -197,7 +195,7 @@ def test_damaged_objects_of_a_run_do_not_break_the_view(unimrg: Unimrg, run: Run
 
 
 def test_the_real_writers_commit_is_read(unimrg: Unimrg, run: Run) -> None:
-    """Holds this reader, which does without torch, to what the checkpoint room writes."""
+    """This reader, which does without torch, agrees with the writer."""
     torch = pytest.importorskip("torch")
     from unimrg_trainer.checkpoint.agreement import SingleProcess
     from unimrg_trainer.checkpoint.checkpointer import Checkpointer

@@ -30,9 +30,7 @@ def test_a_good_job_is_called_good(unimrg: Unimrg, tmp_path: Path) -> None:
     assert "note: a cluster would refuse spec.data.shards, spec.checkpoint.uri: a file:// URI" in ended.out
 
 
-def test_a_job_that_comes_from_a_pipe_is_read_once_and_its_paths_count_from_the_working_folder(
-    unimrg: Unimrg, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_job_from_a_pipe_is_read_once(unimrg: Unimrg, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     text = PHOTOGRAPHS.replace("nodes: 1", "nodes: 0")
     with piped(text) as pipe:
@@ -40,6 +38,7 @@ def test_a_job_that_comes_from_a_pipe_is_read_once_and_its_paths_count_from_the_
     assert ended.code == 64
     assert f"{pipe}:19:20: spec.trainer.nodes: must be at least 1" in ended.err
     assert f"the folder {tmp_path}/photographs does not exist" in ended.err
+    assert "has 2 problems" in ended.err, "a wrong field and a missing input are shown together"
     (tmp_path / "photographs").mkdir()
     (tmp_path / "photographs" / "a.jpg").touch()
     with piped(PHOTOGRAPHS) as pipe:
@@ -115,16 +114,6 @@ def test_other_inputs_are_looked_for_too(old: str, new: str, path: str, unimrg: 
     assert unimrg("validate", tmp_path / "job.yaml").code == 0
 
 
-def test_missing_inputs_and_wrong_fields_are_shown_together_and_count_as_configuration(
-    unimrg: Unimrg, tmp_path: Path
-) -> None:
-    ended = unimrg("validate", write(tmp_path, PHOTOGRAPHS.replace("nodes: 1", "nodes: 0")))
-    assert ended.code == 64
-    assert "spec.data.sources[1].images.uri" in ended.err
-    assert "spec.trainer.nodes" in ended.err
-    assert "has 2 problems" in ended.err
-
-
 @pytest.mark.parametrize(("name", "words"), [("nowhere.yaml", "no such file"), ("", "this is a folder")])
 def test_a_file_that_is_not_there(name: str, words: str, unimrg: Unimrg, tmp_path: Path) -> None:
     ended = unimrg("validate", tmp_path / name)
@@ -141,6 +130,7 @@ def test_a_file_that_is_not_there(name: str, words: str, unimrg: Unimrg, tmp_pat
         ["validate", "--loud", "a"],
         ["run", "a", "--processes", "0"],
         ["ckpt"],
+        ["submit", "a", "--dry-run", "--wait"],
         ["status", "a", "--output", "xml"],
     ],
     ids=" ".join,
@@ -188,7 +178,8 @@ sys.exit(code)
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["validate", "FILE"], ["status", "FILE"], ["ckpt", "ls", "FILE"], ["crd"]]
+    "arguments",
+    [["--help"], ["submit", "--help"], ["validate", "FILE"], ["status", "FILE"], ["ckpt", "ls", "FILE"], ["crd"]],
 )
 def test_what_only_looks_imports_nothing_heavy(arguments: list[str], tmp_path: Path) -> None:
     file = str(write(tmp_path, GOOD_JOB))

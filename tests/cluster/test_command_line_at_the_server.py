@@ -96,7 +96,7 @@ def test_a_job_is_created_with_the_servers_defaults_and_the_commands_it_is_told_
     assert kept["spec"]["method"] == "UniMRG", "the default"
     shown = submitted("status", "good-on-a-cluster")
     assert shown.code == 0
-    assert "no operator has taken it up yet" in shown.out
+    assert "no operator has set its status yet" in shown.out
     silent = submitted("logs", "good-on-a-cluster")
     assert silent.code == 69
     assert "nothing has begun" in silent.err
