@@ -57,42 +57,28 @@ class LoopReport:
     data_wait_seconds: float
 
 
+@dataclass
 class TrainingLoop:
-    """Runs optimiser steps from `first_step` to `settings.stop_step`.
+    """Runs optimiser steps from `first_step` to `settings.stop_step`."""
 
-    `prepare(batch)` moves a collated batch to the device and runs the family's frozen encoders there;
-    `save(state, reason)` commits a checkpoint (a collective call); `report(measured)` is called on every rank every few
-    steps, `heartbeat(finished)` after every step, for the watchdog.
-    """
+    module: nn.Module
+    optimizer: torch.optim.AdamW
+    strategy: Strategy
+    schedule: WarmupCosine
+    collector: MetricsCollector
+    plan_step: Callable[[int], Step]
+    prepare: Callable[[Batch], Batch]
+    """Moves a collated batch to the device and runs the family's frozen encoders there."""
+    stop: StopAgreement
+    save: Callable[[TrainingState, str], None]
+    """(state, reason) → committed; a collective call."""
+    report: Callable[[LoopReport], None]
+    """Called on every rank every few steps."""
+    settings: LoopSettings
+    heartbeat: Callable[[int], None] = lambda finished: None
+    """Called with the number of finished steps after each, for the watchdog."""
 
-    def __init__(
-        self,
-        *,
-        module: nn.Module,
-        optimizer: torch.optim.AdamW,
-        strategy: Strategy,
-        schedule: WarmupCosine,
-        collector: MetricsCollector,
-        plan_step: Callable[[int], Step],
-        prepare: Callable[[Batch], Batch],
-        stop: StopAgreement,
-        save: Callable[[TrainingState, str], None],
-        report: Callable[[LoopReport], None],
-        settings: LoopSettings,
-        heartbeat: Callable[[int], None] = lambda finished: None,
-    ) -> None:
-        self.module = module
-        self.optimizer = optimizer
-        self.strategy = strategy
-        self.schedule = schedule
-        self.collector = collector
-        self.plan_step = plan_step
-        self.prepare = prepare
-        self.stop = stop
-        self.save = save
-        self.report = report
-        self.settings = settings
-        self.heartbeat = heartbeat
+    def __post_init__(self) -> None:
         self._rates: list[float] = []
         self._report_started = 0.0
         self._data_wait = 0.0

@@ -31,7 +31,7 @@ def collate(config: HarmonConfig, rows: Sequence[HarmonRow], rng: RngFor) -> Har
     learnt = [pictures.add(target.map.target(target.sample, config.image_size)) for _, target in targets]
     draws = _draw(config, rows, targets, rng)
     layout = _lay_out_rows(config, rows, len(images), len(targets), draws.most_visible)
-    grid, grid_masked = _decoder_grid(config, draws)
+    grid, grid_masked = decoder_grid(config.mar.buffers, config.tokens, draws.visible, draws.visible_real)
     coefficients = row_coefficients(training_schedule(config.train_timesteps), draws.timesteps)
     real = draws.visible_real
     return HarmonBatch(
@@ -97,8 +97,6 @@ class _Pictures:
 class _Draws:
     """Random inputs of all targets."""
 
-    orders: list[np.ndarray]
-    """For each target its masked tokens, in raster order."""
     visible: np.ndarray
     visible_real: np.ndarray
     masked: np.ndarray
@@ -131,7 +129,6 @@ def _draw(
         times.append(time_rng.integers(config.train_timesteps, size=(target.masked, repeats)))
         noises.append(noise_rng.standard_normal((target.masked, repeats, channels), dtype=np.float32))
     return _Draws(
-        orders=orders,
         visible=visible,
         visible_real=real,
         masked=_concatenate([index * tokens + order for index, order in enumerate(orders)], (0,)),
@@ -217,18 +214,20 @@ def _buffers_last(buffers: int, length: int) -> np.ndarray:
     return np.roll(np.arange(length), -buffers)
 
 
-def _decoder_grid(config: HarmonConfig, draws: _Draws) -> tuple[np.ndarray, np.ndarray]:
-    """Which encoded token stands at each place of the decoder's grid, and where none does."""
-    buffers, count = config.mar.buffers, len(draws.orders)
-    width = buffers + draws.most_visible
-    grid = np.zeros((count, config.image_slots), dtype=np.int64)
-    empty = np.zeros((count, config.image_slots), dtype=bool)
-    for index, order in enumerate(draws.orders):
-        grid[index, :buffers] = index * width + np.arange(buffers)
-        shown = draws.visible[index][draws.visible_real[index]]
-        grid[index, buffers + shown] = index * width + buffers + np.arange(len(shown))
-        empty[index, buffers + order] = True
-    return grid, empty
+def decoder_grid(buffers: int, tokens: int, visible: np.ndarray, real: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Lay encoded tokens out on the decoder's grid: (source int, masked bool), each [G, b + S].
+
+    visible int [G, V] are the visible tokens of each target, real bool [G, V] is False where they are padded. `source`
+    is the index, of G·(b + V) encoded tokens, that stands at a place; where none does, `masked` is True.
+    """
+    count, most = visible.shape
+    source = np.zeros((count, buffers + tokens), dtype=np.int64)
+    masked = np.ones((count, buffers + tokens), dtype=bool)
+    target, column = np.nonzero(np.concatenate([np.ones((count, buffers), dtype=bool), real], axis=1))
+    places = np.concatenate([np.tile(np.arange(buffers), (count, 1)), buffers + visible], axis=1)[target, column]
+    source[target, places] = target * (buffers + most) + column
+    masked[target, places] = False
+    return source, masked
 
 
 def _concatenate(parts: list[np.ndarray], empty_shape: tuple[int, ...]) -> np.ndarray:

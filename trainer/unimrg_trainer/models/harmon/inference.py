@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
+from transformers import DynamicCache
 
 from unimrg_trainer.maps.geometry import pad_square, squash
 from unimrg_trainer.models.base import OnRound
+from unimrg_trainer.models.harmon.collate import decoder_grid
 from unimrg_trainer.models.harmon.diffusion import Schedule, ancestral_sample, respaced_schedule
-from unimrg_trainer.models.harmon.language import Cache
 from unimrg_trainer.models.harmon.module import Harmon
 from unimrg_trainer.models.harmon.template import UNCONDITIONAL_PROMPT, Template
 from unimrg_trainer.models.harmon.tokenizer import TextTokenizer
@@ -52,7 +53,7 @@ class _CachedPrompts:
         """`prompts` are embeddings [P_i, D]."""
         padded = pad_sequence(list(prompts), batch_first=True)
         places = torch.arange(padded.shape[1], device=padded.device)
-        self.cache = Cache()
+        self.cache = DynamicCache()
         self.states = model.language(padded, places.expand(len(prompts), -1), cache=self.cache)
         self.lengths = torch.tensor([len(prompt) for prompt in prompts], device=padded.device)
         self._model = model
@@ -70,8 +71,8 @@ class _CachedPrompts:
         projected = model.proj_in(encoded).roll(-buffers, dims=1)
         new = projected.shape[1]
         positions = self.lengths[:, None] + torch.arange(new, device=encoded.device)
-        self.cache.frozen = True
         states = model.language(projected, positions, self.visibility(0, new), self.cache).roll(buffers, dims=1)
+        self.cache.crop(-new)
         return model.conditions(encoded, states, grid, grid_masked)
 
 
@@ -114,10 +115,9 @@ class Inference:
             chosen = torch.from_numpy(order[:, after:left]).to(self._device)
             if chosen.shape[1] == 0:  # more rounds than tokens
                 continue
-            visible, grid, grid_masked = (
-                torch.from_numpy(part).to(self._device)
-                for part in _grid(order[:, left:], config.mar.buffers, config.tokens)
-            )
+            shown = np.sort(order[:, left:], axis=1)
+            grids = decoder_grid(config.mar.buffers, config.tokens, shown, np.ones_like(shown, dtype=bool))
+            visible, grid, grid_masked = (torch.from_numpy(part).to(self._device) for part in (shown, *grids))
             encoded = model.mar.encode(tokens.take_along_dim(visible[..., None], dim=1), visible)
             conditions = [prompts.conditions(encoded, grid, grid_masked) for prompts in prompted]
             picked = [c.take_along_dim(chosen[..., None], dim=1).flatten(0, 1) for c in conditions]
@@ -184,19 +184,6 @@ class Inference:
             return torch.cat([noise_without + guidance * (noise_with - noise_without), variance], dim=-1)
 
         return ancestral_sample(predict, noise, schedule, self._limit)
-
-
-def _grid(visible: np.ndarray, buffers: int, tokens: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Raster-ordered visible tokens [B, V], and the decoder's grid and masked places [B, b + S] for them."""
-    batch, count = visible.shape
-    visible = np.sort(visible, axis=1)
-    grid = np.zeros((batch, buffers + tokens), dtype=np.int64)
-    masked = np.ones((batch, buffers + tokens), dtype=bool)
-    places = np.concatenate([np.tile(np.arange(buffers), (batch, 1)), buffers + visible], axis=1)
-    sources = np.arange(batch)[:, None] * (buffers + count) + np.arange(buffers + count)
-    np.put_along_axis(grid, places, sources, axis=1)
-    np.put_along_axis(masked, places, False, axis=1)
-    return visible, grid, masked
 
 
 def _noise(requests: Sequence[GenerateRequest], step: int, diffusion_steps: int, tokens: int, channels: int) -> Tensor:

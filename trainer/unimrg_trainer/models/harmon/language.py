@@ -1,10 +1,10 @@
-"""Qwen2 as Harmon runs it: on embeddings, under given masks, with a cache that further tokens can only read."""
+"""Qwen2 as Harmon runs it: on embeddings, under given masks and positions."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers import DynamicCache, Qwen2Config, Qwen2ForCausalLM
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 
 from unimrg_trainer.models.harmon.config import LanguageConfig
@@ -52,36 +52,12 @@ def build_language_model(config: LanguageConfig) -> Qwen2ForCausalLM:
     return model
 
 
-class Cache:
-    """Keys and values of a prompt. While `frozen`, further tokens see it but are not added to it."""
-
-    def __init__(self) -> None:
-        self.frozen = False
-        self._layers: dict[int, tuple[Tensor, Tensor]] = {}
-
-    @property
-    def length(self) -> int:
-        """Tokens held."""
-        return self._layers[0][0].shape[2] if self._layers else 0
-
-    def update(
-        self, keys: Tensor, values: Tensor, layer: int, *args: object, **kwargs: object
-    ) -> tuple[Tensor, Tensor]:
-        """Called by every attention layer: keys, values [B, heads, new, d] → those of all tokens so far."""
-        if layer in self._layers:
-            past_keys, past_values = self._layers[layer]
-            keys, values = torch.cat([past_keys, keys], dim=2), torch.cat([past_values, values], dim=2)
-        if not self.frozen:
-            self._layers[layer] = (keys, values)
-        return keys, values
-
-
 def run_language_model(
     model: Qwen2ForCausalLM,
     embeddings: Tensor,
     positions: Tensor,
     visibility: Tensor | None = None,
-    cache: Cache | None = None,
+    cache: DynamicCache | None = None,
 ) -> Tensor:
     """Final hidden states [B, L, D] of embeddings [B, L, D] at positions [B, L].
 

@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers import DynamicCache
 
 from unimrg_trainer.models.harmon.batch import HarmonBatch
 from unimrg_trainer.models.harmon.config import HarmonConfig
 from unimrg_trainer.models.harmon.diffusion import q_sample, row_loss
-from unimrg_trainer.models.harmon.language import Cache, build_language_model, run_language_model
+from unimrg_trainer.models.harmon.language import build_language_model, run_language_model
 from unimrg_trainer.models.harmon.mar import MaskedAutoregressor
 
 
@@ -70,7 +71,7 @@ class Harmon(nn.Module):
         return embedded
 
     def language(
-        self, embeddings: Tensor, positions: Tensor, visibility: Tensor | None = None, cache: Cache | None = None
+        self, embeddings: Tensor, positions: Tensor, visibility: Tensor | None = None, cache: DynamicCache | None = None
     ) -> Tensor:
         """See `language.run_language_model`."""
         return run_language_model(self.llm, embeddings, positions, visibility, cache)

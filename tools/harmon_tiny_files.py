@@ -1,8 +1,9 @@
-"""Makes the two small data files of this room from generated scenes: the tokenizer and the constants of the DCT codec.
+"""Makes the two small data files of Harmon Tiny from generated scenes: its tokenizer and its codec's constants.
 
-    python -m unimrg_trainer.models.harmon.measurements
+    python tools/harmon_tiny_files.py
 
-Both are committed; run it again only when scenes or prompts change, because trained weights depend on them.
+Both are committed, in `models/harmon`; run it again only when scenes or prompts change,
+because trained weights depend on them.
 """
 
 from __future__ import annotations
@@ -12,17 +13,13 @@ import logging
 import math
 from collections.abc import Iterator
 from dataclasses import asdict
-from importlib import resources
-from pathlib import Path
 
 import numpy as np
 import torch
 from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers, trainers
 from tokenizers.models import BPE
 
-from unimrg_trainer.maps.depth import DEPTH
-from unimrg_trainer.maps.pixel import PIXEL
-from unimrg_trainer.maps.segmentation import SEGMENTATION
+from unimrg_trainer.maps.registry import MAPS, find_map
 from unimrg_trainer.models.harmon.codec import to_pixels
 from unimrg_trainer.models.harmon.config import config_of
 from unimrg_trainer.models.harmon.dct import MEASURED_FILE, BlockCosine, Measured
@@ -64,12 +61,11 @@ def train_tokenizer(texts: Iterator[str], size: int) -> Tokenizer:
 
 
 def texts(scenes: int) -> Iterator[str]:
-    """Every prompt, and the words of some scenes, framed by the line breaks that the template puts around them."""
-    for file in (resources.files("unimrg_trainer.objectives") / "prompts").iterdir():
-        if file.name.endswith(".txt"):
-            for prompt in file.read_text().splitlines():
-                yield f"user\n{prompt}"
-                yield f"user\n\n{prompt}\nassistant\n"
+    """Every prompt, and the texts of some scenes, framed by the line breaks that the template puts around them."""
+    for name in MAPS:
+        for prompt in find_map(name).wordings():
+            yield f"user\n{prompt}"
+            yield f"user\n\n{prompt}\nassistant\n"
     for index in range(scenes):
         scene = generate(SEED, index, 32)
         yield scene.caption
@@ -82,7 +78,7 @@ def texts(scenes: int) -> Iterator[str]:
 def measure_coefficients(scenes: list[Scene], stride: int, size: int) -> Measured:
     """Spread and range of every DCT coefficient over pictures, depth maps and contours: all are learnt."""
     samples = [Sample("", s.image, {"depth": s.depth, "segmentation": s.segmentation}) for s in scenes]
-    images = np.stack([map_.target(sample, size) for sample in samples for map_ in (PIXEL, DEPTH, SEGMENTATION)])
+    images = np.stack([find_map(name).target(sample, size) for sample in samples for name in MAPS])
     ones = (1.0,) * (3 * stride**2)
     coefficients = BlockCosine(stride, Measured(ones, ones)).encode(to_pixels(torch.from_numpy(images)))
     by_channel = coefficients.double().transpose(0, 1).flatten(1)
@@ -100,7 +96,7 @@ def main() -> None:
     torch.set_num_threads(1)
     config = config_of("Tiny")
     tokenizer = train_tokenizer(texts(SCENES_FOR_TEXT), config.language.vocabulary)
-    path = Path(__file__).with_name(config.tokenizer)
+    path = MEASURED_FILE.with_name(config.tokenizer)
     tokenizer.save(str(path))
     logger.info("%s: %d tokens", path.name, tokenizer.get_vocab_size())
     scenes = [generate(SEED, index, config.image_size) for index in range(SCENES_FOR_SCALES)]
