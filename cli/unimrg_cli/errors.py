@@ -1,5 +1,4 @@
-"""Shows errors on standard error: the place first, as compilers do, then the way out; no traceback for user
-errors."""
+"""Shows errors on standard error: place, problem, remedy, as compilers do; no traceback for a user's mistake."""
 
 from __future__ import annotations
 
@@ -8,13 +7,14 @@ import traceback
 from rich.console import Console
 from rich.text import Text
 
-from unimrg_api.errors import JobError, Problem, UserError
+from unimrg_api.errors import Interrupted, JobError, Problem, UserError
+from unimrg_api.exit_codes import ExitCode
 
 BUG = "this is a bug in unimrg; please report it with the lines above"
 
 
-def show_user_error(error: UserError) -> None:
-    """Write what is wrong and what to do about it."""
+def show_error(error: Exception) -> ExitCode:
+    """Write what is wrong and what to do about it, for a bug with a traceback; return the exit code."""
     console = Console(stderr=True)
     if isinstance(error, JobError):
         for problem in error.problems:
@@ -22,16 +22,16 @@ def show_user_error(error: UserError) -> None:
             _print(console, Text(f"    {problem.remedy}", style="green") if problem.remedy else None)
         if len(error.problems) > 1:
             _print(console, Text(f"{error.message}.", style="bold"))
-        return
-    _print(console, Text.assemble(("error: ", "bold red"), error.message))
-    _print(console, Text(f"    {error.remedy}", style="green") if error.remedy else None)
-
-
-def show_bug(error: BaseException) -> None:
-    """Write a traceback and say that it is not the user's fault."""
-    console = Console(stderr=True)
-    _print(console, Text("".join(traceback.format_exception(error)).rstrip()))
-    _print(console, Text(f"{type(error).__name__}: {BUG}", style="bold red"))
+    elif isinstance(error, UserError):
+        _print(console, Text.assemble(("error: ", "bold red"), error.message))
+        _print(console, Text(f"    {error.remedy}", style="green") if error.remedy else None)
+    elif isinstance(error, Interrupted):
+        _print(console, Text(error.message))
+    else:
+        _print(console, Text("".join(traceback.format_exception(error)).rstrip()))
+        _print(console, Text(f"{type(error).__name__}: {BUG}", style="bold red"))
+        return ExitCode.PROGRAM
+    return error.exit_code
 
 
 def _problem_text(problem: Problem, source: str) -> Text:

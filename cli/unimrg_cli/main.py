@@ -260,21 +260,9 @@ def main() -> None:
     except KeyboardInterrupt:
         raise SystemExit(int(ExitCode.INTERRUPTED_TWICE)) from None
     except Exception as error:
-        raise SystemExit(_report(error)) from None
+        from unimrg_cli.errors import show_error
 
-
-def _report(error: Exception) -> int:
-    from unimrg_api.errors import Interrupted, UserError
-    from unimrg_cli.errors import show_bug, show_user_error
-
-    if isinstance(error, UserError):
-        show_user_error(error)
-        return int(error.exit_code)
-    if isinstance(error, Interrupted):
-        sys.stderr.write(f"{error.message}\n")
-        return int(error.exit_code)
-    show_bug(error)
-    return int(ExitCode.PROGRAM)
+        raise SystemExit(int(show_error(error))) from None
 
 
 if __name__ == "__main__":
