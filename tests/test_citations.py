@@ -35,3 +35,21 @@ def test_links_between_pages_lead_somewhere() -> None:
             if not target.exists() or (section and section not in anchors(target)):
                 broken.append(f"{page.relative_to(REPOSITORY)}: {link}")
     assert broken == []
+
+
+def test_files_functions_and_tests_that_the_walkthrough_names_exist() -> None:
+    files = [str(file.relative_to(REPOSITORY)) for room in ROOMS for file in (REPOSITORY / room).rglob("*.py")]
+    text = (REPOSITORY / "docs" / "walkthrough.md").read_text()
+    named = re.findall(r"`([\w/]+\.py)(?:::(\w+))?`(?:\s\(((?:`\w+`(?:, | … )?)+)\))?", text)
+    assert len(named) > 50
+    missing = []
+    for path, test, functions in named:
+        short = re.sub(r"^(api|cli)/", r"unimrg_\1/", path)
+        found = [file for file in files if f"/{file}".endswith(f"/{short}")]
+        content = "".join((REPOSITORY / file).read_text() for file in found)
+        names = [*re.findall(r"\w+", functions), *([test] if test else [])]
+        missing += [path] if not found else []
+        missing += [
+            f"{path}: {name}" for name in names if not re.search(rf"\b(def|class) {name}\b|^{name} =", content, re.M)
+        ]
+    assert missing == []

@@ -19,7 +19,7 @@ def test_the_rate_is_the_schedules_in_the_middle_of_the_step(warmup: int, total:
 
 
 def test_the_reference_is_a_quarter_of_a_step_ahead_and_no_more() -> None:
-    """Within half a step's rise in the warm-up, and a quarter of a step's steepest fall after it (docs/method/recipe.md)."""
+    """By half a step's rise in the warm-up, by a quarter step's steepest fall after it (docs/method/recipe.md)."""
     peak, warmup, total = 1e-5, 25, 2500
     schedule = WarmupCosine(peak, warmup, total)
     for step in range(total):

@@ -34,7 +34,7 @@ def test_the_schedule_keeps_what_the_cosine_says() -> None:
 
 
 def published_cdf(z: torch.Tensor) -> torch.Tensor:
-    """The published code's stand-in for the normal distribution function: a logistic in z and z³ (docs/method/harmon.md)."""
+    """The published stand-in for the normal distribution function: logistic in z and z³ (docs/method/harmon.md)."""
     return torch.sigmoid(2 * math.sqrt(2 / math.pi) * (z + 0.044715 * z.pow(3)))
 
 

@@ -31,7 +31,7 @@ class Summary(BaseModel):
     job: str
     """metadata.name."""
     uid: str
-    """The job's identity under its checkpoint prefix (seams.md §6)."""
+    """The job's identity under its checkpoint prefix (docs/method/checkpoints.md)."""
     model: str
     """Family and variant, `Harmon Tiny`."""
     method: str
