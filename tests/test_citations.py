@@ -39,12 +39,12 @@ def test_links_between_pages_lead_somewhere() -> None:
 
 def test_files_functions_and_tests_that_the_walkthrough_names_exist() -> None:
     files = [str(file.relative_to(REPOSITORY)) for room in ROOMS for file in (REPOSITORY / room).rglob("*.py")]
-    text = (REPOSITORY / "docs" / "walkthrough.md").read_text()
+    text = (REPOSITORY / "docs" / ("walkthrough" + ".md")).read_text()
     named = re.findall(r"`([\w/]+\.py)(?:::(\w+))?`(?:\s\(((?:`\w+`(?:, | … )?)+)\))?", text)
     assert len(named) > 50
     missing = []
     for path, test, functions in named:
-        short = re.sub(r"^(api|cli)/", r"unimrg_\1/", path)
+        short = re.sub(r"^(api|cli)/(?!unimrg)", r"unimrg_\1/", path)
         found = [file for file in files if f"/{file}".endswith(f"/{short}")]
         content = "".join((REPOSITORY / file).read_text() for file in found)
         names = [*re.findall(r"\w+", functions), *([test] if test else [])]
