@@ -34,7 +34,7 @@ Object = dict[str, Any]
 
 
 class ServerError(UserError):
-    """The API server answered and said no. `code` is HTTP's; `status` its reasons, empty where it gave none."""
+    """The API server refused a request. `code` is HTTP's; `status` the Status object, empty where there was none."""
 
     def __init__(self, message: str, *, remedy: str, exit_code: ExitCode, code: int, status: Object) -> None:
         super().__init__(message, remedy=remedy, exit_code=exit_code)
@@ -107,7 +107,7 @@ class Cluster:
 
     def _ask(self, method: Callable[..., Any], *arguments: Any, **options: Any) -> Object:
         with self._explained():
-            # the answer is not made into the client's models: they refuse what a newer server says
+            # not parsed into the client's models, which refuse fields of newer servers
             timeout = (CONNECT_TIMEOUT, READ_TIMEOUT)
             response = method(*arguments, _preload_content=False, _request_timeout=timeout, **options)
             answer = _object(response.data)
@@ -135,7 +135,7 @@ class Cluster:
         message = f"the API server at {self.server} answers {code}{': ' if text else ''}{text}"
         remedy = "try again in a while" if exit_code is ExitCode.UNAVAILABLE else ""
         if code == 401:
-            message = f"the API server at {self.server} does not know these credentials"
+            message = f"the API server at {self.server} rejects these credentials"
             exit_code = ExitCode.CREDENTIALS
             remedy = "log in again, or choose another user of the kubeconfig with --context"
         elif code == 403:
@@ -210,7 +210,7 @@ def _bad_kubeconfig(files: str, context: str | None, error: Exception) -> UserEr
         named = f" (context {context})" if context else ""
         remedy = "kubectl config get-contexts" if context else "kubectl config view"
         return UserError(f"{message}{named}: {text}", remedy=f"look at it with `{remedy}`")
-    # the words of others may quote the file, and there are keys in it
+    # other messages may quote the file, and there are keys in it
     return UserError(f"{message}: {type(error).__name__}", remedy="look at it with `kubectl config view`")
 
 

@@ -39,7 +39,7 @@ class ClusterJob(BaseModel):
 
 
 def read_job(value: dict[str, Any]) -> ClusterJob:
-    """Return what an API server's object says. Raises UserError for a status that this version does not know."""
+    """Return the job that an API server's object describes. Raises UserError for a status of a newer version."""
     metadata, spec = value.get("metadata") or {}, value.get("spec") or {}
     try:
         return ClusterJob.model_validate(
@@ -90,7 +90,7 @@ def steps_text(progress: ProgressStatus | Progress) -> str:
 
 
 def notable(status: JobStatus) -> list[Condition]:
-    """Return the conditions that say more than the phase does: what is not as it should be, and how it ended."""
+    """Return the conditions that add something to the phase: what is not as it should be, and how it ended."""
     ended = status.phase in ("Succeeded", "Failed")
 
     def matters(condition: Condition) -> bool:

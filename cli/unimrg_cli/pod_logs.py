@@ -1,4 +1,4 @@
-"""Shows the logs of a job's pods on a cluster, or says why there are none."""
+"""Shows the logs of a job's pods on a cluster, or the reason why there are none."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def _has_ended(job: ClusterJob) -> bool:
 
 
 def _none(message: str, job: ClusterJob, *, soon: bool | None = None) -> UserError:
-    """Return why there is no log; `soon` tells whether there may be one in a while, None: while the job goes on."""
+    """Return why there is no log; `soon`: there may be one in a while (None: as long as the job goes on)."""
     if soon is None:
         soon = not _has_ended(job)
         message += f" ({headline(job)})"

@@ -49,7 +49,7 @@ class Outcome(_View):
 
 
 class RunDescription(_View):
-    """What the objects under a run's prefix say."""
+    """The state of a run, read from the objects under its prefix."""
 
     uri: str
     """The run's prefix."""

@@ -66,7 +66,7 @@ def next_commands(job: ClusterJob, context: str | None, kubeconfig: Path | None)
 
 
 def watch(cluster: Cluster, job: ClusterJob) -> int:
-    """Show where a job stands until it has ended; return the exit code that tells how, or 130 after Ctrl-C."""
+    """Show where a job stands until it has ended; return the exit code, 130 after Ctrl-C."""
     try:
         job, code = wait(cluster, job, lambda text: sys.stderr.write(f"{time.strftime('%H:%M:%S')}  {text}\n"))
     except KeyboardInterrupt:
@@ -110,7 +110,7 @@ def wait(
 
 
 def exit_code(status: JobStatus | None) -> int | None:
-    """Return the code that tells how a job ended: 0 if it is complete, that of its failed stage; None before."""
+    """Return the exit code of a job that ended: 0 if it is complete, that of its failed stage; None before."""
     if status is not None and _holds(status, "Complete"):
         return int(ExitCode.OK)
     if status is None or not _holds(status, "Failed"):

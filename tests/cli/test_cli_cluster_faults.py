@@ -1,4 +1,4 @@
-"""What the commands for a cluster say when the cluster, the way to it or the kubeconfig is at fault."""
+"""Errors of the commands for a cluster: the cluster, the network or the kubeconfig is at fault."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def job_file(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("answer", "code", "words"),
     [
-        (status(401, "Unauthorized", "Unauthorized"), 77, ("does not know these credentials", "--context")),
+        (status(401, "Unauthorized", "Unauthorized"), 77, ("rejects these credentials", "--context")),
         (status(403, "Forbidden", FORBIDDEN), 77, ("denies it", 'User "ada" cannot get', "ask for this right")),
         (NOT_FOUND, 69, ("the UniMRGJob CRD is not installed", "unimrg crd | kubectl apply -f -")),
         (status(404, "NotFound", 'unimrgjobs "good" not found', name="good"), 66, ("no UniMRGJob good", "research")),
@@ -78,8 +78,7 @@ def test_a_server_that_does_not_answer_is_given_up(
     api_stand_in.answer(f"POST {JOBS}", Answer(delay=30))
     for command in (["status", "good"], ["submit", job_file]):
         ended = unimrg(*command, "--kubeconfig", api_stand_in.kubeconfig)
-        assert ended.code == 69
-        assert "does not answer in time" in ended.err
+        ended.refused(69, "does not answer in time")
         check_manners(ended)
     assert len(api_stand_in.requests) == 2, "nothing is sent twice"
 
@@ -109,11 +108,9 @@ def test_a_server_or_a_kubeconfig_that_is_not_there(
         option = ["--kubeconfig", tmp_path / "kubeconfig"]
     for command in (["status", "good"], ["logs", "good"], ["submit", job_file]):
         ended = unimrg(*command, *option)
-        assert ended.code == (66 if server is None else 69)
+        ended.refused((66 if server is None else 69), *words)
         check_manners(ended)
         assert "hunter2secret" not in ended.err
-        for word in words:
-            assert word in ended.err
 
 
 def test_a_name_that_is_neither_here_nor_on_a_cluster(unimrg: Unimrg, api_stand_in: StandIn) -> None:
@@ -153,9 +150,7 @@ def test_nothing_is_asked_without_the_credentials_of_a_plugin_that_failed(
         plugin = {"apiVersion": "client.authentication.k8s.io/v1", "interactiveMode": "Never", **command}
         write_kubeconfig(tmp_path / "with-plugin", "http://127.0.0.1:1", {"exec": plugin})
         ended = unimrg("status", "good", "--kubeconfig", tmp_path / "with-plugin")
-        assert ended.code == 77
-        assert words in ended.err
-        assert "log in" in ended.err
+        ended.refused(77, words, "log in")
         check_manners(ended)
 
 
@@ -209,8 +204,7 @@ def test_a_servers_refusals_are_shown_at_the_files_lines(unimrg: Unimrg, api_sta
     assert "has 2 problems" in ended.err
     api_stand_in.answer(f"POST {JOBS}", status(400, "BadRequest", "admission webhook says no"))
     ended = unimrg("submit", job_file, "--kubeconfig", api_stand_in.kubeconfig)
-    assert ended.code == 64
-    assert f"{job_file}: admission webhook says no" in ended.err
+    ended.refused(64, f"{job_file}: admission webhook says no")
 
 
 def test_a_job_that_a_cluster_cannot_run_is_never_sent(unimrg: Unimrg, api_stand_in: StandIn, tmp_path: Path) -> None:
@@ -221,8 +215,7 @@ def test_a_job_that_a_cluster_cannot_run_is_never_sent(unimrg: Unimrg, api_stand
     ):
         (tmp_path / "bad.yaml").write_text(text)
         ended = unimrg("submit", tmp_path / "bad.yaml", "-n", "research", "--kubeconfig", api_stand_in.kubeconfig)
-        assert ended.code == 64
-        assert place in ended.err
+        ended.refused(64, place)
     assert api_stand_in.requests == []
 
 
@@ -231,7 +224,4 @@ def test_without_the_operator_extra_the_command_that_installs_it_is_shown(
 ) -> None:
     monkeypatch.setattr(extras, "_is_installed", lambda name: name != "kubernetes")
     for command in (["status", "good"], ["logs", "good"], ["submit", job_file], ["render", job_file]):
-        ended = unimrg(*command)
-        assert ended.code == 64
-        assert "not installed: kubernetes" in ended.err
-        assert 'pip install "unimrg[operator]"' in ended.err
+        unimrg(*command).refused(64, "not installed: kubernetes", 'pip install "unimrg[operator]"')

@@ -242,9 +242,7 @@ def test_a_job_that_goes_away_ends_the_waiting(
     answer: Answer, code: int, words: str, submitted: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(submit, "SILENCE_SECONDS", 0.05)
-    ended = submitted(job(RUNNING), answer)
-    assert ended.code == code
-    assert words in ended.err
+    submitted(job(RUNNING), answer).refused(code, words)
 
 
 def test_ctrl_c_ends_the_waiting_and_not_the_job(submitted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,6 +250,4 @@ def test_ctrl_c_ends_the_waiting_and_not_the_job(submitted: Any, monkeypatch: py
         raise KeyboardInterrupt
 
     monkeypatch.setattr(submit, "headline", interrupted)
-    ended = submitted(job(RUNNING))
-    assert ended.code == 130
-    assert "no longer waiting for good, which goes on" in ended.err
+    submitted(job(RUNNING)).refused(130, "no longer waiting for good, which goes on")

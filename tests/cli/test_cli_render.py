@@ -87,9 +87,7 @@ def test_a_stage_that_the_job_does_not_have(unimrg: Unimrg, tmp_path: Path) -> N
     text = EXAMPLE.read_text().replace("mode: OnSuccess", "mode: Never")
     file.write_text(text)
     ended = unimrg("render", file, "--stage", "evaluate")
-    assert ended.code == 64
-    assert "has no stage evaluate" in ended.err
-    assert "its stages are check, prepare, train, finish" in ended.err
+    ended.refused(64, "has no stage evaluate", "its stages are check, prepare, train, finish")
 
 
 def test_what_a_cluster_refuses_is_refused_with_its_line(unimrg: Unimrg) -> None:
@@ -106,18 +104,14 @@ def test_what_a_cluster_refuses_is_refused_with_its_line(unimrg: Unimrg) -> None
 def test_a_job_without_an_image_needs_a_profile_with_one(unimrg: Unimrg, tmp_path: Path) -> None:
     file = tmp_path / "job.yaml"
     file.write_text(GOOD_CLUSTER_JOB)
-    ended = unimrg("render", file)
-    assert ended.code == 64
-    assert "names an image" in ended.err
+    unimrg("render", file).refused(64, "names an image")
     assert unimrg("render", file, "--profile", PROFILE).code == 0
 
 
 def test_a_profile_that_is_wrong_is_shown_with_its_line(unimrg: Unimrg, tmp_path: Path) -> None:
     profile = tmp_path / "profile.yaml"
     profile.write_text("image: trainer:1\nsharedMemory: 64\n")
-    ended = unimrg("render", EXAMPLE, "--profile", profile)
-    assert ended.code == 64
-    assert f"{profile}:2:15: sharedMemory: " in ended.err
+    unimrg("render", EXAMPLE, "--profile", profile).refused(64, f"{profile}:2:15: sharedMemory: ")
     assert unimrg("render", EXAMPLE, "--profile", tmp_path / "nowhere").code == 66
 
 

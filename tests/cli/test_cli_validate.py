@@ -35,9 +35,9 @@ def test_a_job_from_a_pipe_is_read_once(unimrg: Unimrg, tmp_path: Path, monkeypa
     text = PHOTOGRAPHS.replace("nodes: 1", "nodes: 0")
     with piped(text) as pipe:
         ended = unimrg("validate", pipe)
-    assert ended.code == 64
-    assert f"{pipe}:19:20: spec.trainer.nodes: must be at least 1" in ended.err
-    assert f"the folder {tmp_path}/photographs does not exist" in ended.err
+    ended.refused(
+        64, f"{pipe}:19:20: spec.trainer.nodes: must be at least 1", f"the folder {tmp_path}/photographs does not exist"
+    )
     assert "has 2 problems" in ended.err, "a wrong field and a missing input are shown together"
     (tmp_path / "photographs").mkdir()
     (tmp_path / "photographs" / "a.jpg").touch()
@@ -89,8 +89,7 @@ def test_a_folder_that_cannot_be_looked_at_is_a_problem_and_no_bug(
     file = write(tmp_path, PHOTOGRAPHS)
     monkeypatch.setattr(Path, "is_dir", refuse)
     ended = unimrg("validate", file)
-    assert ended.code == 66
-    assert f"spec.data.sources[1].images.uri: {tmp_path}/photographs cannot be looked at" in ended.err
+    ended.refused(66, f"spec.data.sources[1].images.uri: {tmp_path}/photographs cannot be looked at")
     assert remedy in ended.err and "Traceback" not in ended.err
 
 
@@ -106,9 +105,7 @@ def test_a_folder_that_cannot_be_looked_at_is_a_problem_and_no_bug(
     ],
 )
 def test_other_inputs_are_looked_for_too(old: str, new: str, path: str, unimrg: Unimrg, tmp_path: Path) -> None:
-    ended = unimrg("validate", write(tmp_path, GOOD_JOB.replace(old, new)))
-    assert ended.code == 66
-    assert f"{path}: " in ended.err
+    unimrg("validate", write(tmp_path, GOOD_JOB.replace(old, new))).refused(66, f"{path}: ")
     (tmp_path / "weights").mkdir()
     (tmp_path / "data").mkdir()
     assert unimrg("validate", tmp_path / "job.yaml").code == 0
@@ -116,9 +113,7 @@ def test_other_inputs_are_looked_for_too(old: str, new: str, path: str, unimrg: 
 
 @pytest.mark.parametrize(("name", "words"), [("nowhere.yaml", "no such file"), ("", "this is a folder")])
 def test_a_file_that_is_not_there(name: str, words: str, unimrg: Unimrg, tmp_path: Path) -> None:
-    ended = unimrg("validate", tmp_path / name)
-    assert ended.code == 66
-    assert words in ended.err
+    unimrg("validate", tmp_path / name).refused(66, words)
 
 
 @pytest.mark.parametrize(
@@ -147,9 +142,7 @@ def test_an_unexpected_exception_is_called_a_bug(
 
     monkeypatch.setattr("unimrg_cli.check.check_job", fail)
     ended = unimrg("validate", tmp_path)
-    assert ended.code == 70
-    assert "Traceback" in ended.err
-    assert "the sky fell" in ended.err
+    ended.refused(70, "Traceback", "the sky fell")
     assert "this is a bug" in ended.err.splitlines()[-1]
 
 

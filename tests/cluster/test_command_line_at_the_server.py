@@ -263,7 +263,7 @@ def test_wrong_credentials_and_an_unknown_certificate_are_told_apart(
     kubeconfig.write_text(json.dumps(content))
     ended = unimrg("status", "some-job", "--kubeconfig", kubeconfig)
     assert ended.code == 77
-    assert "does not know these credentials" in ended.err
+    assert "rejects these credentials" in ended.err
 
 
 @pytest.fixture

@@ -20,6 +20,13 @@ class Ended:
     out: str
     err: str
 
+    def refused(self, code: int, *texts: str) -> None:
+        """Assert that the command ended with this code and a message that holds all of `texts`."""
+        assert self.code == code, self.err
+        for text in texts:
+            assert text in self.err
+        assert code == 70 or "Traceback" not in self.err
+
 
 Unimrg = Callable[..., Ended]
 
