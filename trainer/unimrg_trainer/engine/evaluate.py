@@ -8,7 +8,6 @@ import logging
 import time
 
 import numpy as np
-import torch
 import torch.distributed as dist
 
 from unimrg_api.environment import PodEnvironment
@@ -19,37 +18,41 @@ from unimrg_api.progress import Progress as ProgressRecord
 from unimrg_trainer.checkpoint.agreement import TorchAgreement
 from unimrg_trainer.checkpoint.discover import load_newest
 from unimrg_trainer.data.dataset import Dataset
-from unimrg_trainer.data.publication import find_publication
 from unimrg_trainer.engine.canonical_state import import_weights
 from unimrg_trainer.engine.initial_weights import build_initial
-from unimrg_trainer.engine.measuring import Progress, answers, generated, held_out_losses
+from unimrg_trainer.engine.measuring import Progress, SharedWork, TrainedModel, held_out_losses
 from unimrg_trainer.engine.reporting import open_spool
 from unimrg_trainer.engine.setup import Setup, set_up
 from unimrg_trainer.engine.stopping import StopFlag
 from unimrg_trainer.engine.strategy import DTYPES
+from unimrg_trainer.evaluation.benchmarks.base import Item
+from unimrg_trainer.evaluation.benchmarks.registry import find_benchmark
 from unimrg_trainer.evaluation.curves import curves_png
-from unimrg_trainer.evaluation.grid import Sample, grid_png
+from unimrg_trainer.evaluation.grid import GridRow, grid_png
 from unimrg_trainer.evaluation.held_out import HeldOutLoss, compare
-from unimrg_trainer.evaluation.spatial import Answered, SpatialScores, score
+from unimrg_trainer.evaluation.result import BenchmarkResult
+from unimrg_trainer.evaluation.runner import Runner
 from unimrg_trainer.evaluation.summary import Summary
 from unimrg_trainer.files import write_atomically
 from unimrg_trainer.maps.geometry import squash
+from unimrg_trainer.models.requests import AnswerRequest, GenerateRequest
+from unimrg_trainer.objectives.registry import built_in, in_order
 from unimrg_trainer.tracking.read import read_attempts, read_curves
 
 logger = logging.getLogger(__name__)
 
 VERSIONED = ("unimrg", "torch", "transformers", "numpy")
-PHOTOGRAPHS = 4
-"""Photographs in the picture at the end; they have no truth beside them."""
+PREVIEW_IMAGES = 4
+"""Rows of the grid for images of the split `preview`, which have no truth beside them."""
 
 
 def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
     """Evaluate as spec.stages.evaluate says; write results/ beside the checkpoints and the scores to the spool.
 
-    Raises UserError (exit code 66) if the job has no commit, Interrupted (85) if a stop was asked for.
+    Raises UserError (exit code 66) if the job has no commit, Interrupted (85) if a stop was requested.
     """
+    benchmarks = [find_benchmark(*entry.selected()) for entry in job.spec.stages.evaluate.benchmarks]
     setup = set_up(env, job)
-    wanted = job.spec.stages.evaluate
     host_group = dist.new_group(backend="gloo")
     assert host_group is not None
     digest = job.training_digest(setup.data_digest)
@@ -62,27 +65,27 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
         )
     commit, state = loaded
     progress = Progress(stop, lambda what, done, total: _show(setup, state.step, what, done, total))
+    work = SharedWork(setup.rank, setup.world_size, progress.end_if_stopped)
     held_out = Dataset.open(setup.data, "heldOut", setup.data_digest)
     dtype = DTYPES[job.spec.training.precision]
 
     module = build_initial(setup.family, job.spec.training.seed, setup.published, dtype).to(setup.device)
     rows = held_out_rows(setup, held_out)
-    before = held_out_losses(setup, module, held_out, rows, progress, "held-out loss before")
+    before = held_out_losses(setup, module, held_out, rows, work, progress, "held-out loss before")
     import_weights(module, state)
-    after = held_out_losses(setup, module, held_out, rows, progress, "held-out loss after")
-    replies: list[Answered] = []
-    spatial = next((entry.spatial for entry in wanted.benchmarks if entry.spatial is not None), None)
-    if spatial is not None and "Understanding" in setup.weights:
-        replies = answers(setup, module, held_out, min(spatial.questions, len(held_out.questions)), progress)
-    samples = draw_samples(setup, module, held_out, progress)
+    after = held_out_losses(setup, module, held_out, rows, work, progress, "held-out loss after")
+    runner = Runner(TrainedModel(setup.family, module), work, progress)
+    trained = {GenerateRequest if objective.map else AnswerRequest for objective in setup.objectives}
+    scores = {one.name: runner.measure(one, held_out, trained, job.spec.training.seed) for one in benchmarks}
+    grid = draw_samples(setup, held_out, runner)
     if setup.rank == 0:
         write_results(
             setup,
             commit_key=commit.key,
             step=state.step,
             losses=compare(before, after, seed=job.spec.training.seed, clusters=clusters_of(setup, held_out, rows)),
-            spatial=score(replies, seed=job.spec.training.seed) if replies else None,
-            samples=samples,
+            benchmarks={name: result for name, result in scores.items() if result is not None},
+            grid=grid,
         )
     dist.barrier(host_group)
 
@@ -109,28 +112,32 @@ def clusters_of(setup: Setup, held_out: Dataset, rows: int) -> dict[str, list[st
     }
 
 
-def draw_samples(setup: Setup, module: torch.nn.Module, held_out: Dataset, progress: Progress) -> list[Sample]:
-    """Generate every trained representation for held-out scenes and for photographs; nothing for `sampleImages: 0`."""
-    scenes = min(setup.job.spec.stages.evaluate.sample_images, len(held_out.images))
-    if scenes == 0:
+def draw_samples(setup: Setup, held_out: Dataset, runner: Runner) -> list[GridRow]:
+    """Generate every map that the job trains, for held-out images and for previews; nothing for `sampleImages: 0`."""
+    maps = [objective.map for objective in setup.objectives if objective.map is not None]
+    prompts = [objective.inference_prompt() for objective in setup.objectives if objective.map is not None]
+    count = min(setup.job.spec.stages.evaluate.sample_images, len(held_out.images))
+    if count == 0 or not maps:
         return []
-    shown = [held_out.image_sample(index) for index in range(scenes)]
-    labels = [f"scene {index}" for index in range(scenes)]
-    if "preview" in find_publication(setup.data, setup.data_digest).manifests:
-        photographs = Dataset.open(setup.data, "preview", setup.data_digest)
-        chosen = range(min(PHOTOGRAPHS, len(photographs.images)))
-        shown += [photographs.image_sample(index) for index in chosen]
-        labels += [f"photo {index}" for index in chosen]
-    images = [sample.image for sample in shown if sample.image is not None]
-    results = generated(setup, module, images, progress)
-    maps = {objective.map.name: objective.map for objective in setup.objectives if objective.map}
-    samples = []
-    for index, (label, sample) in enumerate(zip(labels, shown, strict=True)):
-        made = {name: pictures[index] for name, pictures in results.items()}
-        size = max((len(image) for image in made.values()), default=len(images[index]))
-        truth = {name: maps[name].target(sample, len(made[name])) for name in made if name in sample.maps}
-        samples.append(Sample(label, squash(images[index], size), made, truth))
-    return samples
+    samples = [(f"held-out {index}", held_out.image_sample(index)) for index in range(count)]
+    if "preview" in Dataset.splits(setup.data, setup.data_digest):
+        previews = Dataset.open(setup.data, "preview", setup.data_digest)
+        chosen = previews.images[:PREVIEW_IMAGES]
+        samples += [(f"preview {index}", previews.image_sample(index)) for index in chosen]
+    seed = setup.job.spec.training.seed
+    items = [
+        Item(label, GenerateRequest(prompt, seed, row, sample.image))
+        for prompt in prompts
+        for row, (label, sample) in enumerate(samples)
+    ]
+    images = [image for image in runner.ask(items, "samples") if isinstance(image, np.ndarray)]
+    grid = []
+    for row, (label, sample) in enumerate(samples):
+        assert sample.image is not None, label
+        made = {map.name: images[index * len(samples) + row] for index, map in enumerate(maps)}
+        truth = {map.name: map.target(sample, len(made[map.name])) for map in maps if map.name in sample.maps}
+        grid.append(GridRow(label, squash(sample.image, max(map(len, made.values()))), made, truth))
+    return grid
 
 
 def write_results(
@@ -139,8 +146,8 @@ def write_results(
     commit_key: str,
     step: int,
     losses: dict[str, HeldOutLoss],
-    spatial: SpatialScores | None,
-    samples: list[Sample],
+    benchmarks: dict[str, BenchmarkResult],
+    grid: list[GridRow],
 ) -> None:
     """Write summary, curves and picture to results/, and record the scores for the tracker."""
     job, env = setup.job, setup.env
@@ -151,14 +158,16 @@ def write_results(
     attempts = read_attempts(spool.folder)
     now = datetime.datetime.now(datetime.UTC)
     note = f"step {step}, seed {job.spec.training.seed}, {now.date().isoformat()}"
-    scenes = sum(bool(sample.truth) for sample in samples)
-    shown = f"{job.metadata.name}: {scenes} held-out scenes, {len(samples) - scenes} photographs, {note}"
-    pictures = {"grid": ("grid.png", grid_png(samples, note=shown))} if samples else {}
+    maps = [objective.map for objective in setup.objectives if objective.map is not None]
+    shown = f"{job.metadata.name}: {len(grid)} images, {note}"
+    pictures = {"grid": ("grid.png", grid_png(grid, maps, note=shown))} if grid else {}
     if any(name.startswith("train/loss") for name in curves):
         resumes = [attempt.resume_step for attempt in attempts if attempt.resume_step]
         rows = f"{job.spec.training.batch.rows_per_objective} rows of each objective per step, {note}"
         history = {name: list(points.items()) for name, points in curves.items()}
-        pictures["curves"] = ("curves.png", curves_png(history, title=job.metadata.name, note=rows, resumes=resumes))
+        order = in_order({*built_in(), *setup.weights})
+        curves_file = curves_png(history, objectives=order, title=job.metadata.name, note=rows, resumes=resumes)
+        pictures["curves"] = ("curves.png", curves_file)
     summary = Summary(
         job=job.metadata.name,
         uid=env.uid,
@@ -174,7 +183,7 @@ def write_results(
         seeds=seeds_of(job),
         versions={name: importlib.metadata.version(name) for name in VERSIONED},
         held_out=losses,
-        spatial=spatial,
+        benchmarks=benchmarks,
         files={what: f"results/{name}" for what, (name, _) in pictures.items()},
     )
     contents = dict(pictures.values())
@@ -190,9 +199,11 @@ def write_results(
 
 
 def seeds_of(job: UniMRGJob) -> dict[str, int]:
-    """What a seed is for → seed."""
-    scenes = [source.scenes.seed for source in job.spec.data.sources or () if source.scenes is not None]
-    return {"training": job.spec.training.seed, **({"scenes": scenes[0]} if scenes else {})}
+    """What a seed is for → seed: the training, and each source of data that has one."""
+    sources = [source.selected() for source in job.spec.data.sources or ()]
+    return {"training": job.spec.training.seed} | {
+        name: settings["seed"] for name, settings in sources if isinstance(settings.get("seed"), int)
+    }
 
 
 def _show(setup: Setup, step: int, what: str, done: int, total: int) -> None:

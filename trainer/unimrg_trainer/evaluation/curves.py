@@ -22,8 +22,7 @@ OBJECTIVES = "train/loss/"
 GRAD_NORM = "train/grad_norm"
 LEARNING_RATE = "optim/lr"
 
-_COLOURS = {"understanding": "#0072B2", "pixel": "#D55E00", "depth": "#009E73", "segmentation": "#CC79A7"}
-_SPARE_COLOURS = ("#E69F00", "#56B4E9", "#8C6D31")
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31")
 _LINES = ("-", "--", "-.", ":")
 """Okabe and Ito's colours, told apart by the colour-blind; the kinds of line tell them apart in print."""
 _GREY = "#555555"
@@ -50,20 +49,24 @@ _STYLE = {
 def curves_png(
     history: History,
     *,
+    objectives: Sequence[str] = (),
     title: str = "",
     note: str = "",
     resumes: Sequence[int] = (),
 ) -> bytes:
     """Draw the metrics that `history` has; the same arguments give the same bytes on one installation.
 
+    `objectives` gives their order and by it their colours, those without a curve included; others come behind.
+
     `resumes` are steps from which a later attempt went on. `note` stands below: number of rows, seed, date. A
     step measured twice counts with its last value; values that are not finite are left out. Raises ValueError
     if there is no loss to draw.
     """
+    known = [name.lower() for name in objectives]
     series = {name: _clean(points) for name, points in history.items()}
     losses = {
         name.removeprefix(OBJECTIVES): series[name]
-        for name in sorted(series, key=_place)
+        for name in sorted(series, key=lambda name: _place(name, known))
         if name.startswith(OBJECTIVES) and len(series[name][0])
     }
     total = series.get(TOTAL)
@@ -75,7 +78,7 @@ def curves_png(
         main = figure.add_axes((0.075, 0.435, 0.7, 0.475 if title else 0.52))
         norm = figure.add_axes((0.075, 0.135, 0.395, 0.185), sharex=main)
         rate = figure.add_axes((0.58, 0.135, 0.395, 0.185), sharex=main)
-        _draw_losses(main, losses, total)
+        _draw_losses(main, losses, total, known)
         _draw_small(norm, series.get(GRAD_NORM), "gradient norm")
         _draw_small(rate, series.get(LEARNING_RATE), "learning rate")
         for axes in figure.axes:
@@ -127,12 +130,13 @@ def _draw_losses(
     axes: Axes,
     losses: Mapping[str, tuple[np.ndarray, np.ndarray]],
     total: tuple[np.ndarray, np.ndarray] | None,
+    known: Sequence[str],
 ) -> None:
-    spare = iter(_SPARE_COLOURS * len(losses))
-    curves = [
-        (name, points, _COLOURS.get(name.lower()) or next(spare), _LINES[index % len(_LINES)], 1.8)
-        for index, (name, points) in enumerate(losses.items())
-    ]
+    order = [*known, *(name for name in losses if name.lower() not in known)]
+    curves = []
+    for name, points in losses.items():
+        index = order.index(name.lower() if name.lower() in known else name)
+        curves.append((name, points, _COLOURS[index % len(_COLOURS)], _LINES[index % len(_LINES)], 1.8))
     if total is not None and len(total[0]) and len(losses) != 1:
         curves.append(("weighted mean", total, "#000000", "-", 1.1))
     window = window_for(max(len(steps) for _, (steps, _), *_ in curves))
@@ -195,9 +199,8 @@ def _clean(points: Sequence[tuple[int, float]]) -> tuple[np.ndarray, np.ndarray]
     return np.array([step for step, _ in kept], dtype=np.int64), np.array([value for _, value in kept])
 
 
-def _place(name: str) -> tuple[int, str]:
-    """Objectives in the order in which they are listed everywhere, others behind them."""
-    known = list(_COLOURS)
+def _place(name: str, known: Sequence[str]) -> tuple[int, str]:
+    """Objectives in the order of `known`, others behind them."""
     short = name.removeprefix(OBJECTIVES).lower()
     return (known.index(short) if short in known else len(known), short)
 

@@ -1,4 +1,4 @@
-"""The picture of what a model generates: one row per sample, input, generated and true maps side by side."""
+"""The picture of what a model generates: one row per image, with the generated and the true maps side by side."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from unimrg_trainer.maps.base import ImageMap
 
 logger = logging.getLogger(__name__)
 
@@ -23,27 +25,29 @@ _BLANK = (236, 236, 236)
 
 
 @dataclass(frozen=True)
-class Sample:
-    """One row of the grid; all images uint8 [S, S, 3] of one size S."""
+class GridRow:
+    """One row of the grid: what was generated for one image. All images uint8 [S, S, 3] of one size S."""
 
     label: str
-    """Short: `scene 12`, `photo cat`."""
+    """Short: `held-out 12`, `preview 3`."""
     input: np.ndarray
     generated: Mapping[str, np.ndarray] = field(default_factory=dict)
-    """Representation → what the model generated."""
+    """Map name → what the model generated."""
     truth: Mapping[str, np.ndarray] = field(default_factory=dict)
-    """Representation → what it should have generated; photographs have none."""
+    """Map name → what it should have generated, where that is known and is not the input itself."""
 
 
-COLUMNS: tuple[tuple[str, str, str], ...] = (
-    ("input", "input", ""),
-    ("depth, generated", "generated", "depth"),
-    ("depth, true", "truth", "depth"),
-    ("segm., generated", "generated", "segmentation"),
-    ("segm., true", "truth", "segmentation"),
-    ("reconstruction", "generated", "pixel"),
-)
-"""(caption, field of `Sample`, representation), from left to right."""
+def columns(maps: Sequence[ImageMap]) -> list[tuple[str, str, str]]:
+    """Return (caption, field of `GridRow`, map name), from left to right: the input, and for each map what was
+    generated, with the truth beside it where the data has one.
+    """
+    found = [("input", "input", "")]
+    for map in maps:
+        if map.stored:
+            found += [(f"{map.title}, generated", "generated", map.name), (f"{map.title}, true", "truth", map.name)]
+        else:
+            found.append((map.title, "generated", map.name))
+    return found
 
 
 def tile_scale(size: int) -> int:
@@ -57,34 +61,35 @@ def tile_origin(row: int, column: int, size: int) -> tuple[int, int]:
     return MARGIN + GAP + column * side, MARGIN + GAP + row * side
 
 
-def draw_grid(samples: Sequence[Sample], *, note: str = "") -> Image.Image:
-    """Draw `samples`, each pixel repeated (`tile_scale`), images above 256 pixels reduced by whole factors.
+def draw_grid(rows: Sequence[GridRow], maps: Sequence[ImageMap], *, note: str = "") -> Image.Image:
+    """Draw a column for each of `columns(maps)`; each pixel is repeated (`tile_scale`), images above 256 pixels are
+    reduced by whole factors.
 
-    `note` stands below: what ran, how many samples, the date. Raises ValueError for no samples or unequal
-    sizes.
+    `note` stands below: what ran, how many rows, the date. Raises ValueError for no rows or unequal sizes.
     """
-    if not samples:
-        raise ValueError("there are no samples to draw")
-    size = samples[0].input.shape[0]
+    if not rows:
+        raise ValueError("there are no rows to draw")
+    size = rows[0].input.shape[0]
+    shown_columns = columns(maps)
     shown = _shown(size)
-    right, bottom = tile_origin(len(samples), len(COLUMNS), size)
+    right, bottom = tile_origin(len(rows), len(shown_columns), size)
     canvas = Image.new("RGB", (right, bottom + (MARGIN if note else 0)), _PAPER)
     pen = ImageDraw.Draw(canvas)
     font = ImageFont.load_default(size=13)
-    for column, (caption, _, _) in enumerate(COLUMNS):
+    for column, (caption, _, _) in enumerate(shown_columns):
         x, y = tile_origin(0, column, size)
         pen.text((x + shown / 2, y - GAP - 2), _fit(pen, caption, font, shown), _INK, font, anchor="ms")
-    for row, sample in enumerate(samples):
-        y = tile_origin(row, 0, size)[1]
-        canvas.paste(_sideways(_fit(pen, sample.label, font, shown), font, shown), (GAP, y))
-        for column, (caption, source, representation) in enumerate(COLUMNS):
-            image = sample.input if source == "input" else getattr(sample, source).get(representation)
-            x = tile_origin(row, column, size)[0]
+    for index, row in enumerate(rows):
+        y = tile_origin(index, 0, size)[1]
+        canvas.paste(_sideways(_fit(pen, row.label, font, shown), font, shown), (GAP, y))
+        for column, (caption, source, name) in enumerate(shown_columns):
+            image = row.input if source == "input" else getattr(row, source).get(name)
+            x = tile_origin(index, column, size)[0]
             if image is None:
                 pen.rectangle((x, y, x + shown - 1, y + shown - 1), fill=_BLANK)
                 pen.text((x + shown / 2, y + shown / 2), "none", _FAINT, font, anchor="mm")
             else:
-                canvas.paste(_tile(image, size, f"{sample.label}, {caption}"), (x, y))
+                canvas.paste(_tile(image, size, f"{row.label}, {caption}"), (x, y))
     if note:
         pen.text((tile_origin(0, 0, size)[0], bottom + GAP), note, _FAINT, font, anchor="lt")
     return canvas
@@ -109,9 +114,9 @@ def encode_png(image: Image.Image, limit: int = LIMIT_BYTES) -> bytes:
     return data
 
 
-def grid_png(samples: Sequence[Sample], *, note: str = "", limit: int = LIMIT_BYTES) -> bytes:
+def grid_png(rows: Sequence[GridRow], maps: Sequence[ImageMap], *, note: str = "") -> bytes:
     """Draw and encode; see `draw_grid` and `encode_png`."""
-    return encode_png(draw_grid(samples, note=note), limit)
+    return encode_png(draw_grid(rows, maps, note=note))
 
 
 def _shown(size: int) -> int:

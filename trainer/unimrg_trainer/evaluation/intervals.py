@@ -33,6 +33,13 @@ class Interval:
         return not self.low <= value <= self.high
 
 
+def interval_text(interval: Interval | None, form: str, factor: float = 1.0) -> str:
+    """Return `[low, high]` for a table, both multiplied by `factor` and written in the format `form`."""
+    if interval is None:
+        return "[unknown]"
+    return f"[{factor * interval.low:{form}}, {factor * interval.high:{form}}]"
+
+
 def wilson(correct: int, n: int, level: float = LEVEL) -> Interval:
     """Return Wilson's score interval of a share of `correct` among `n` independent trials; 0 … 1 for n = 0.
 

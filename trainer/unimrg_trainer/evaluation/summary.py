@@ -1,23 +1,22 @@
 """The end of a run in one file: what was trained, what it did, and what is needed to repeat it.
 
-`summary.json` holds shares between 0 and 1; `metrics()` gives the tracker the same scores in percent, as the
-paper prints them. Nothing here reads a clock: whoever builds a summary passes the times.
+Nothing here reads a clock: whoever builds a summary passes the times.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from rich import box
 from rich.console import Group
-from rich.table import Table
+from rich.table import Table as RichTable
 from rich.text import Text
 
 from unimrg_api.texts import duration
 from unimrg_trainer.evaluation.held_out import HeldOutLoss
-from unimrg_trainer.evaluation.intervals import Interval
-from unimrg_trainer.evaluation.spatial import Score, SpatialScores
+from unimrg_trainer.evaluation.intervals import interval_text
+from unimrg_trainer.evaluation.result import BenchmarkResult, Table
 
 FILE_NAME = "summary.json"
 
@@ -27,7 +26,7 @@ class Summary(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    schema_version: int = 1
+    schema_version: Literal[2] = 2
     job: str
     """metadata.name."""
     uid: str
@@ -52,7 +51,8 @@ class Summary(BaseModel):
     """Package → version."""
     held_out: dict[str, HeldOutLoss] = Field(default_factory=dict)
     """Objective → losses before and after."""
-    spatial: SpatialScores | None = None
+    benchmarks: dict[str, BenchmarkResult] = Field(default_factory=dict)
+    """Benchmark → its scores and its table."""
     files: dict[str, str] = Field(default_factory=dict)
     """What a file is → its key under RUN: curves, grid."""
 
@@ -66,112 +66,72 @@ class Summary(BaseModel):
         return cls.model_validate_json(text)
 
     def metrics(self) -> dict[str, float]:
-        """Return flat names for the tracker: `eval/spatial/acc` (percent), `eval/heldout/depth/after`, ….
+        """Return flat names for the tracker: `eval/<benchmark>/<metric>`, `eval/heldout/<objective>/after`, ….
 
-        Accuracies, their intervals and unparsed rates are in percent; `relative_change` is a fraction (−0.25:
-        a quarter less). What is unknown (an interval of a single row) is left out.
+        `relative_change` is a fraction (−0.25: a quarter less). An interval of a single row is unknown and left out.
         """
         flat: dict[str, float] = {}
         for objective, loss in self.held_out.items():
-            _put(flat, f"eval/heldout/{objective.lower()}", _loss_metrics(loss))
-        if self.spatial is not None:
-            _put(flat, "eval/spatial", _score_metrics(self.spatial.overall))
-            for family, score in self.spatial.families.items():
-                _put(flat, f"eval/spatial/{family}", _score_metrics(score))
+            for name, value in _loss_metrics(loss).items():
+                if value is not None:
+                    flat[f"eval/heldout/{objective.lower()}/{name}"] = float(value)
+        for benchmark, result in self.benchmarks.items():
+            flat |= {f"eval/{benchmark}/{name}": value for name, value in result.metrics.items()}
         return flat
 
     def headline(self) -> dict[str, float]:
         """Return the few metrics that fit a termination record."""
-        chosen = ("relative_change", "spatial/acc", "spatial/majority_acc", "spatial/n")
-        return {name: value for name, value in self.metrics().items() if name.endswith(chosen)}
+        names = [f"eval/heldout/{objective.lower()}/relative_change" for objective in self.held_out]
+        names += [f"eval/{benchmark}/{name}" for benchmark, one in self.benchmarks.items() for name in one.headline]
+        metrics = self.metrics()
+        return {name: metrics[name] for name in names if name in metrics}
 
 
 def render(summary: Summary) -> Group:
     """Return the table that a run ends with, for `rich.print`; readable without colour."""
     processes = _count(summary.processes, "process", "es")
     attempts = _count(summary.attempts, "attempt", "s")
-    parts: list[Table | Text] = [
+    parts: list[RichTable | Text] = [
         Text(f"{summary.job}: {summary.model}, {summary.method}", style="bold"),
         Text(f"{summary.steps} steps in {duration(summary.seconds)}, {processes}, {attempts}"),
     ]
     if summary.held_out:
         parts.append(Text())
-        parts.append(_loss_table(summary.held_out))
-    if summary.spatial is not None:
+        parts.append(_table(_loss_table(summary.held_out)))
+    for result in summary.benchmarks.values():
         parts.append(Text())
-        parts.append(_score_table(summary.spatial))
+        parts.append(_table(result.table))
     parts.append(Text())
     parts.extend(Text(f"{what}: {where}") for what, where in summary.files.items())
     return Group(*parts)
 
 
 def _loss_table(losses: dict[str, HeldOutLoss]) -> Table:
-    table = _table(
-        "held-out loss: the same rows and noise before and after training",
-        ("objective", "n", "before", "after", "change", "difference, 95 %", "verdict"),
-    )
+    rows = []
     for objective, loss in losses.items():
         change = "unknown" if loss.relative_change is None else f"{100 * loss.relative_change:+.1f} %"
         verdict = ("lower" if loss.difference < 0 else "higher") if loss.excludes_zero else "unclear"
-        _add(
-            table,
-            objective,
-            str(loss.n),
-            f"{loss.before:.4f}",
-            f"{loss.after:.4f}",
-            change,
-            _range(loss.interval, "+.4f"),
-            verdict,
-        )
-    return table
+        means = [f"{loss.before:.4f}", f"{loss.after:.4f}"]
+        rows.append([objective, str(loss.n), *means, change, interval_text(loss.interval, "+.4f"), verdict])
+    title = "held-out loss: the same rows and noise before and after training"
+    return Table(title, ["objective", "n", "before", "after", "change", "difference, 95 %", "verdict"], rows)
 
 
-def _score_table(scores: SpatialScores) -> Table:
-    table = _table(
-        "spatial questions, % [95 %]; majority: the best constant answer",
-        ("family", "n", "right", "majority", "gain", "unparsed"),
-    )
-    for family, score in scores.families.items():
-        _add(table, family, *_score_cells(score))
-    table.add_section()
-    _add(table, "all", *_score_cells(scores.overall), style="bold")
-    return table
-
-
-def _score_cells(score: Score) -> list[str]:
-    return [
-        str(score.n),
-        f"{100 * score.accuracy:.1f} {_range(score.interval, '.1f', 100)}",
-        f"{100 * score.majority_accuracy:.1f}",
-        f"{100 * score.difference:+.1f} {_range(score.difference_interval, '+.1f', 100)}",
-        str(score.unparsed),
-    ]
-
-
-def _table(title: str, columns: Sequence[str]) -> Table:
-    """An open table that fits 80 columns; text to the left, numbers to the right."""
-    table = Table(
-        title=title,
+def _table(table: Table) -> RichTable:
+    """An open table that fits 80 columns."""
+    shown = RichTable(
+        title=table.title,
         title_justify="left",
         box=box.SIMPLE_HEAD,
         show_edge=False,
         pad_edge=False,
         padding=(0, 1, 0, 0),
     )
-    for index, name in enumerate(columns):
-        table.add_column(name, justify="left" if index == 0 else "right", no_wrap=True)
-    return table
-
-
-def _add(table: Table, *cells: str, style: str = "") -> None:
-    """Add a row as it stands: rich would take brackets in a plain string for markup and drop them."""
-    table.add_row(*(Text(cell) for cell in cells), style=style)
-
-
-def _range(interval: Interval | None, form: str, factor: float = 1.0) -> str:
-    if interval is None:
-        return "[unknown]"
-    return f"[{factor * interval.low:{form}}, {factor * interval.high:{form}}]"
+    for index, name in enumerate(table.columns):
+        shown.add_column(name, justify="left" if index == 0 else "right", no_wrap=True)
+    for row in table.rows:
+        shown.add_row(*(Text(cell) for cell in row))  # in a plain string brackets would be markup
+    return shown
 
 
 def _loss_metrics(loss: HeldOutLoss) -> dict[str, float | None]:
@@ -184,25 +144,6 @@ def _loss_metrics(loss: HeldOutLoss) -> dict[str, float | None]:
         "difference_high": loss.interval.high if loss.interval else None,
         "relative_change": loss.relative_change,
     }
-
-
-def _score_metrics(score: Score) -> dict[str, float | None]:
-    gain = score.difference_interval
-    return {
-        "n": score.n,
-        "acc": 100 * score.accuracy,
-        "acc_low": 100 * score.interval.low,
-        "acc_high": 100 * score.interval.high,
-        "majority_acc": 100 * score.majority_accuracy,
-        "gain": 100 * score.difference,
-        "gain_low": 100 * gain.low if gain else None,
-        "gain_high": 100 * gain.high if gain else None,
-        "unparsed_rate": 100 * score.unparsed / score.n,
-    }
-
-
-def _put(flat: dict[str, float], prefix: str, values: dict[str, float | None]) -> None:
-    flat |= {f"{prefix}/{name}": float(value) for name, value in values.items() if value is not None}
 
 
 def _count(number: int, noun: str, plural: str) -> str:

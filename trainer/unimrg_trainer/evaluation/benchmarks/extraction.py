@@ -1,12 +1,9 @@
-"""From what a model wrote to the answer it gave, by fixed rules and without a judge."""
+"""From what a model wrote to the answer it gave, by fixed rules and without another model."""
 
 from __future__ import annotations
 
 import unicodedata
 from collections.abc import Collection
-
-RULE_SET = "unimrg-exact-1"
-"""Name of the rules below; every summary carries it, as scores under other rules are not comparable."""
 
 
 def normalise(text: str) -> str:

@@ -1,0 +1,1 @@
+"""Benchmarks: one file each, behind one protocol (`base.py`)."""

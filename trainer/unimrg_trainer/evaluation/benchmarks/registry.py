@@ -1,0 +1,18 @@
+"""Benchmarks by the name that a job gives them: built-in ones, and entry points of the group `unimrg.benchmarks`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+from unimrg_api.plugins import load
+from unimrg_trainer.evaluation.benchmarks.base import Benchmark, BenchmarkFactory
+
+BENCHMARKS = {"spatial": "unimrg_trainer.evaluation.benchmarks.spatial:Spatial"}
+"""Name → factory."""
+
+
+def find_benchmark(name: str, settings: Mapping[str, Any]) -> Benchmark:
+    """Return the benchmark of that name. Raises UserError for an unknown one, or for settings that it does not take."""
+    factory = load("unimrg.benchmarks", BENCHMARKS, name, field="spec.stages.evaluate.benchmarks")
+    return cast(BenchmarkFactory, factory)(settings)
