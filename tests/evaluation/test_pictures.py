@@ -10,16 +10,19 @@ from PIL import Image
 
 from unimrg_trainer.evaluation.curves import curves_png, smooth, window_for
 from unimrg_trainer.evaluation.grid import (
-    COLUMNS,
     LIMIT_BYTES,
-    Sample,
+    GridRow,
+    columns,
     draw_grid,
     encode_png,
     grid_png,
     tile_origin,
     tile_scale,
 )
+from unimrg_trainer.maps.registry import find_map
 from unimrg_trainer.scenes.scene import generate
+
+MAPS = [find_map(name) for name in ("depth", "segmentation", "pixel")]
 
 
 def pixels(png: bytes) -> np.ndarray:
@@ -30,9 +33,9 @@ def noise(seed: int, size: int = 16) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, size=(size, size, 3), dtype=np.uint8)
 
 
-def scene(first: int = 0, size: int = 16) -> Sample:
+def scene(first: int = 0, size: int = 16) -> GridRow:
     images = [noise(first + index, size) for index in range(6)]
-    return Sample(
+    return GridRow(
         "scene 1",
         images[0],
         {"depth": images[1], "segmentation": images[3], "pixel": images[5]},
@@ -47,7 +50,7 @@ def tile(picture: np.ndarray, row: int, column: int, size: int = 16) -> np.ndarr
 
 
 def test_every_tile_holds_its_image_with_each_pixel_repeated_four_times() -> None:
-    picture = pixels(grid_png([scene(0), scene(100)]))
+    picture = pixels(grid_png([scene(0), scene(100)], MAPS))
     for row in (0, 1):
         for column in range(6):
             expected = noise(100 * row + column).repeat(4, axis=0).repeat(4, axis=1)
@@ -55,8 +58,8 @@ def test_every_tile_holds_its_image_with_each_pixel_repeated_four_times() -> Non
 
 
 def test_a_photograph_without_truth_gets_blank_tiles_and_nothing_else_moves() -> None:
-    photograph = Sample("photo", noise(7), {"pixel": noise(8)})
-    picture = pixels(grid_png([photograph]))
+    photograph = GridRow("photo", noise(7), {"pixel": noise(8)})
+    picture = pixels(grid_png([photograph], MAPS))
     np.testing.assert_array_equal(tile(picture, 0, 0)[::4, ::4], noise(7))
     np.testing.assert_array_equal(tile(picture, 0, 5)[::4, ::4], noise(8))
     for column in (1, 2, 3, 4):
@@ -64,8 +67,8 @@ def test_a_photograph_without_truth_gets_blank_tiles_and_nothing_else_moves() ->
 
 
 def test_captions_and_labels_leave_ink_in_the_margins() -> None:
-    picture = pixels(grid_png([scene()], note="seed 1"))
-    for column in range(len(COLUMNS)):
+    picture = pixels(grid_png([scene()], MAPS, note="seed 1"))
+    for column in range(len(columns(MAPS))):
         x, y = tile_origin(0, column, 16)
         assert (picture[: y - 1, x : x + 64] < 128).any()
     x, y = tile_origin(0, 0, 16)
@@ -74,13 +77,13 @@ def test_captions_and_labels_leave_ink_in_the_margins() -> None:
 
 
 def test_the_same_samples_give_the_same_bytes_and_no_date() -> None:
-    data = grid_png([scene()], note="n")
-    assert data == grid_png([scene()], note="n")
+    data = grid_png([scene()], MAPS, note="n")
+    assert data == grid_png([scene()], MAPS, note="n")
     assert Image.open(io.BytesIO(data)).info == {}
 
 
 def test_a_noisy_grid_is_rounded_until_it_fits() -> None:
-    exact = draw_grid([scene(0), scene(10)])
+    exact = draw_grid([scene(0), scene(10)], MAPS)
     size = len(encode_png(exact))
     assert (pixels(encode_png(exact)) == np.asarray(exact)).all()
     smaller = encode_png(exact, limit=size * 3 // 4)
@@ -102,8 +105,8 @@ def test_a_grid_of_scenes_and_speckled_maps_stays_under_the_limit() -> None:
             "segmentation": contours // 2 + speckle,
             "pixel": drawn.image,
         }
-        rows.append(Sample("s", drawn.image, generated, {"depth": depth, "segmentation": contours}))
-    assert len(grid_png(rows)) <= LIMIT_BYTES
+        rows.append(GridRow("s", drawn.image, generated, {"depth": depth, "segmentation": contours}))
+    assert len(grid_png(rows, MAPS)) <= LIMIT_BYTES
 
 
 def test_rounding_keeps_grey_grey() -> None:
@@ -121,25 +124,35 @@ def test_large_images_are_enlarged_less(size: int, scale: int) -> None:
 
 def test_images_above_256_pixels_are_reduced() -> None:
     flat = np.full((512, 512, 3), 77, np.uint8)
-    picture = pixels(grid_png([Sample("large", flat)]))
+    picture = pixels(grid_png([GridRow("large", flat)], MAPS))
     x, y = tile_origin(0, 0, 512)
     assert (picture[y : y + 256, x : x + 256] == 77).all()
 
 
 def test_long_labels_and_captions_stay_in_their_place() -> None:
-    short, long = draw_grid([scene()]), draw_grid([Sample("a label " * 30, noise(0))])
+    short, long = draw_grid([scene()], MAPS), draw_grid([GridRow("a label " * 30, noise(0))], MAPS)
     assert short.size == long.size
 
 
 @pytest.mark.parametrize("wrong", [np.zeros((16, 16), np.uint8), np.zeros((8, 8, 3), np.uint8), np.zeros((16, 16, 3))])
 def test_an_image_of_another_shape_or_type_is_refused_by_name(wrong: np.ndarray) -> None:
     with pytest.raises(ValueError, match="scene 9, depth"):
-        draw_grid([Sample("scene 9", noise(0), {"depth": wrong})])
+        draw_grid([GridRow("scene 9", noise(0), {"depth": wrong})], MAPS)
 
 
-def test_no_samples_are_refused() -> None:
-    with pytest.raises(ValueError, match="no samples"):
-        draw_grid([])
+def test_no_rows_are_refused() -> None:
+    with pytest.raises(ValueError, match="no rows"):
+        draw_grid([], MAPS)
+
+
+def test_columns_come_from_the_maps_in_their_order() -> None:
+    assert [caption for caption, _, _ in columns([])] == ["input"]
+    captions = [caption for caption, _, _ in columns(MAPS[:2])]
+    assert captions == ["input", "depth, generated", "depth, true", "segmentation, generated", "segmentation, true"]
+    assert columns(MAPS)[-1] == (MAPS[-1].title, "generated", "pixel"), "the truth of an image is the input"
+
+
+OBJECTIVES = ("Understanding", "Pixel", "Depth")
 
 
 def history(steps: int = 60) -> dict[str, list[tuple[int, float]]]:
@@ -162,15 +175,19 @@ def has_colour(picture: np.ndarray, colour: tuple[int, int, int]) -> bool:
     return bool((np.abs(picture - np.array(colour)).max(axis=2) < 8).sum() > 20)
 
 
-def test_every_objective_is_drawn_in_its_colour_and_absent_ones_are_not() -> None:
-    both = pixels(curves_png(history()))
+def test_an_objective_keeps_its_colour_where_others_are_absent() -> None:
+    both = pixels(curves_png(history(), objectives=OBJECTIVES))
     assert has_colour(both, UNDERSTANDING) and has_colour(both, PIXEL)
-    alone = pixels(curves_png({"train/loss/understanding": history()["train/loss/understanding"]}))
-    assert has_colour(alone, UNDERSTANDING) and not has_colour(alone, PIXEL)
+    alone = pixels(curves_png({"train/loss/pixel": history()["train/loss/pixel"]}, objectives=OBJECTIVES))
+    assert has_colour(alone, PIXEL) and not has_colour(alone, UNDERSTANDING)
+    unlisted = pixels(curves_png({"train/loss/normals": [(1, 1.0), (9, 0.5)]}, objectives=OBJECTIVES))
+    assert not has_colour(unlisted, PIXEL) and not has_colour(unlisted, UNDERSTANDING)
 
 
 def test_the_curve_follows_the_values() -> None:
-    falling = pixels(curves_png({"train/loss/pixel": [(step, 100.0 - step) for step in range(101)]}))
+    falling = pixels(
+        curves_png({"train/loss/pixel": [(step, 100.0 - step) for step in range(101)]}, objectives=OBJECTIVES)
+    )
     plot = falling[20:380, 80:720]
     orange = np.argwhere(np.abs(plot - np.array(PIXEL)).max(axis=2) < 60)
     left = orange[orange[:, 1] < 120, 0].mean()
@@ -202,11 +219,11 @@ def test_values_that_are_not_finite_are_left_out() -> None:
         "train/loss/pixel": [(1, 1.0), (2, float("nan")), (3, 0.5)],
         "train/grad_norm": [(1, float("inf"))],
     }
-    assert has_colour(pixels(curves_png(broken)), PIXEL)
+    assert has_colour(pixels(curves_png(broken, objectives=OBJECTIVES)), PIXEL)
 
 
 def test_a_single_step_still_shows() -> None:
-    assert has_colour(pixels(curves_png({"train/loss/pixel": [(1, 0.5)]})), PIXEL)
+    assert has_colour(pixels(curves_png({"train/loss/pixel": [(1, 0.5)]}, objectives=OBJECTIVES)), PIXEL)
 
 
 def test_a_history_without_losses_is_refused() -> None:

@@ -9,12 +9,15 @@ from typing import Any
 
 import pytest
 
-from unimrg_trainer.evaluation import spatial
-from unimrg_trainer.evaluation.extraction import extract, normalise
-from unimrg_trainer.evaluation.spatial import Answered, score
+from tests.support.scene_records import SceneRecords
+from unimrg_trainer.evaluation.benchmarks import spatial
+from unimrg_trainer.evaluation.benchmarks.base import Item
+from unimrg_trainer.evaluation.benchmarks.extraction import extract, normalise
+from unimrg_trainer.evaluation.benchmarks.spatial import Answered, score
+from unimrg_trainer.models.requests import AnswerRequest
 
 ROWS = [
-    # image, family, truth, what the model wrote
+    # image, kind of question, truth, what the model wrote
     Answered("a", "side", "left", "Left."),
     Answered("a", "side", "left", "\n  LEFT \nbecause it is"),
     Answered("b", "side", "left", "right"),
@@ -29,14 +32,13 @@ ROWS = [
 
 def check_table() -> None:
     scores = score(ROWS, seed=0)
-    side, presence, overall = scores.families["side"], scores.families["presence"], scores.overall
+    side, presence, overall = scores.kinds["side"], scores.kinds["presence"], scores.overall
     assert (side.n, side.correct, side.unparsed) == (5, 3, 1)
     assert (presence.n, presence.correct, presence.unparsed) == (4, 2, 1)
     assert (overall.n, overall.correct, overall.unparsed) == (9, 5, 2)
-    assert (side.majority_answer, side.majority_correct) == ("left", 3)
-    assert (presence.majority_answer, presence.majority_correct) == ("no", 3)
-    # Overall each family has its own constant answer: 3 + 3, not the 3 that one word could get.
-    assert (overall.majority_answer, overall.majority_correct) == (None, 6)
+    assert (side.majority_correct, presence.majority_correct) == (3, 3)
+    # Overall each kind has its own constant answer: 3 + 3, not the 3 that one word could get.
+    assert overall.majority_correct == 6
     assert overall.accuracy == 5 / 9
     assert overall.difference == pytest.approx(-1 / 9)
     assert overall.p_value == 1.0  # two questions won, three lost
@@ -67,7 +69,7 @@ def the_rarest_answer_is_the_constant(original: Callable[..., list[Any]]) -> Cal
 def test_a_scorer_that_marks_wrongly_does_not_pass_the_table(
     mutation: Callable[..., Callable[..., list[Any]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(spatial, "_mark", mutation(spatial._mark))
+    monkeypatch.setattr(spatial, "_classify", mutation(spatial._classify))
     with pytest.raises(AssertionError):
         check_table()
 
@@ -93,36 +95,32 @@ def test_a_scorer_that_reads_answers_otherwise_does_not_pass_the_table(
         check_table()
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_the_order_of_questions_changes_nothing(seed: int) -> None:
-    shuffled = ROWS.copy()
-    random.Random(seed).shuffle(shuffled)
-    assert score(shuffled, seed=3) == score(ROWS, seed=3)
-
-
-def test_renaming_images_changes_nothing() -> None:
+def test_neither_order_nor_names_of_images_change_anything() -> None:
+    expected = score(ROWS, seed=3)
+    for seed in range(5):
+        shuffled = random.Random(seed).sample(ROWS, len(ROWS))
+        assert score(shuffled, seed=3) == expected
     renamed = [replace(row, image={"a": "z9", "b": "m", "c": "0"}[row.image]) for row in ROWS]
-    assert score(renamed, seed=3) == score(ROWS, seed=3)
+    assert score(renamed, seed=3) == expected
 
 
-def test_the_sum_of_families_is_the_whole() -> None:
+def test_the_sum_of_kinds_is_the_whole() -> None:
     scores = score(ROWS, seed=0)
     for count in ("n", "correct", "unparsed", "majority_correct"):
-        assert sum(getattr(s, count) for s in scores.families.values()) == getattr(scores.overall, count)
+        assert sum(getattr(s, count) for s in scores.kinds.values()) == getattr(scores.overall, count)
 
 
 def test_the_constant_answer_scores_exactly_like_the_majority() -> None:
     constant = {"side": "left", "presence": "no"}
-    rows = [replace(row, answer=constant[row.family]) for row in ROWS]
-    overall = score(rows, seed=0).overall
+    overall = score([replace(row, answer=constant[row.kind]) for row in ROWS], seed=0).overall
     assert overall.difference == 0.0 and overall.p_value == 1.0
-    assert not overall.beats_majority
+    assert overall.difference_interval is not None and not overall.difference_interval.excludes(0.0)
 
 
-def test_no_constant_answer_beats_the_majority() -> None:
-    for word in ("left", "right", "yes", "no"):
-        scores = score([replace(row, answer=word) for row in ROWS], seed=0)
-        assert all(family.difference <= 0 for family in scores.families.values())
+@pytest.mark.parametrize("word", ["left", "right", "yes", "no"])
+def test_no_constant_answer_beats_the_majority(word: str) -> None:
+    scores = score([replace(row, answer=word) for row in ROWS], seed=0)
+    assert all(kind.difference <= 0 for kind in scores.kinds.values())
 
 
 def test_a_perfect_model_beats_the_majority_on_enough_images() -> None:
@@ -132,40 +130,39 @@ def test_a_perfect_model_beats_the_majority_on_enough_images() -> None:
         for truth in (("left", "right") if image % 2 else ("left", "left"))
     ]
     overall = score(rows, seed=0).overall
-    assert overall.accuracy == 1.0
-    assert overall.beats_majority and overall.p_value < 0.001
+    assert overall.accuracy == 1.0 and overall.p_value < 0.001
     assert overall.difference_interval is not None
-    assert overall.difference_interval.low < overall.difference < overall.difference_interval.high
+    assert 0 < overall.difference_interval.low < overall.difference < overall.difference_interval.high
 
 
 def test_questions_about_one_image_give_no_interval_of_the_difference() -> None:
-    rows = [replace(row, image="a") for row in ROWS]
-    overall = score(rows, seed=0).overall
-    assert overall.difference_interval is None and not overall.beats_majority
+    assert score([replace(row, image="a") for row in ROWS], seed=0).overall.difference_interval is None
 
 
-def test_a_tie_goes_to_the_first_answer_in_the_alphabet() -> None:
-    rows = [Answered("a", "f", "right", ""), Answered("b", "f", "left", "")]
-    assert score(rows, seed=0).families["f"].majority_answer == "left"
+@pytest.mark.parametrize("rows", [[], [Answered("a", "side", " . ", "left")]])
+def test_nothing_to_score_and_an_empty_truth_are_refused(rows: list[Answered]) -> None:
+    with pytest.raises(ValueError, match=r"no answers|empty answer"):
+        score(rows, seed=0)
 
 
-def test_a_possible_answer_that_is_never_true_is_wrong_but_parsed() -> None:
-    rows = [Answered("a", "where", "left", "middle"), Answered("b", "where", "right", "right")]
-    assert score(rows, seed=0).overall.unparsed == 1
-    given = score(rows, seed=0, vocabularies={"where": ["Left", "middle", "right"]}).overall
-    assert (given.unparsed, given.correct) == (0, 1)
+def test_the_benchmark_asks_the_first_questions_with_their_images() -> None:
+    data = SceneRecords(8)
+    items = spatial.Spatial({"questions": 5}).items(data)
+    assert len(items) == 5 and len(spatial.Spatial({"questions": 10_000}).items(data)) == len(data.questions)
+    for number in range(5):
+        sample, item = data.question_sample(number), items[number]
+        assert (item.key, item.truth, item.request.prompt) == (sample.key, sample.answer, sample.question)
+        assert isinstance(item.request, AnswerRequest) and item.request.image is sample.image
 
 
-def test_nothing_to_score_is_refused() -> None:
-    with pytest.raises(ValueError, match="no answers"):
-        score([], seed=0)
-
-
-def test_a_truth_outside_the_vocabulary_is_refused() -> None:
-    with pytest.raises(ValueError, match="no answer of the family"):
-        score(ROWS, seed=0, vocabularies={"side": ["up", "down"]})
-    with pytest.raises(ValueError, match="no answer of the family"):
-        score([Answered("a", "side", " . ", "left")], seed=0)
+def test_metrics_are_percentages_of_all_and_of_each_kind() -> None:
+    items = [Item(row.image, AnswerRequest("?"), row.truth, {"kind": row.kind}) for row in ROWS]
+    results = zip(items, [row.answer for row in ROWS], strict=True)
+    result = spatial.Spatial({"questions": 9}).score(results, seed=0)
+    assert result.metrics["acc"] == pytest.approx(100 * 5 / 9)
+    assert result.metrics["unparsed_rate"] == pytest.approx(100 * 2 / 9)
+    assert result.metrics["side/n"] == 5.0 and result.metrics["presence/majority_acc"] == 75.0
+    assert result.table.rows[-1][:2] == ["all", "9"] and len(result.table.rows) == 3
 
 
 @pytest.mark.parametrize(

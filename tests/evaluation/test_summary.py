@@ -9,17 +9,21 @@ import re
 import pytest
 from rich.console import Console
 
+from unimrg_trainer.evaluation.benchmarks.base import Item
+from unimrg_trainer.evaluation.benchmarks.spatial import Spatial
 from unimrg_trainer.evaluation.held_out import compare
-from unimrg_trainer.evaluation.spatial import Answered, score
+from unimrg_trainer.evaluation.result import BenchmarkResult, Table
 from unimrg_trainer.evaluation.summary import Summary, render
+from unimrg_trainer.models.requests import AnswerRequest
+
+TOY = BenchmarkResult(
+    {"acc": 66.7, "acc_low": 60.0, "side/n": 12.0},
+    ("acc",),
+    Table("toy questions, % [95 %]", ["kind", "right"], [["side", "50.0 [40.0, 60.0]"], ["all", "66.7 [60.0, 73.0]"]]),
+)
 
 
 def summary(**changes: object) -> Summary:
-    rows = [
-        Answered(str(image), family, truth, truth if image % 3 else "?")
-        for image in range(12)
-        for family, truth in (("side", "left" if image % 2 else "right"), ("presence", "yes"))
-    ]
     fields: dict[str, object] = {
         "job": "quickstart",
         "uid": "0f3a",
@@ -36,7 +40,7 @@ def summary(**changes: object) -> Summary:
             {"Understanding": [1.0, 1.2, 0.7], "Depth": [0.8, 1.2, 0.9]},
             seed=0,
         ),
-        "spatial": score(rows, seed=0),
+        "benchmarks": {"toy": TOY},
         "files": {"curves": "results/curves.png", "grid": "results/grid.png"},
     }
     return Summary.model_validate({**fields, **changes})
@@ -60,7 +64,7 @@ def test_a_summary_comes_back_from_its_json_unchanged() -> None:
 
 
 def test_a_summary_without_results_comes_back_too() -> None:
-    bare = summary(held_out={}, spatial=None, files={})
+    bare = summary(held_out={}, benchmarks={}, files={})
     assert Summary.from_json(bare.to_json()) == bare
     assert bare.metrics() == {}
     assert "quickstart" in printed(bare)
@@ -74,23 +78,23 @@ def test_intervals_that_do_not_exist_come_back_as_none() -> None:
     assert "[unknown]" in printed(back)
 
 
-def test_a_number_that_is_not_finite_is_refused() -> None:
-    with pytest.raises(ValueError, match="finite"):
-        summary(seconds=float("nan"))
-
-
-def test_an_unknown_field_is_refused() -> None:
-    with pytest.raises(ValueError, match="surprise"):
-        summary(surprise=1)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"seconds": float("nan")},
+        {"benchmarks": {"toy": {"metrics": {"acc": float("inf")}, "headline": [], "table": vars(TOY.table)}}},
+        {"surprise": 1},
+        {"schema_version": 1},
+    ],
+)
+def test_what_no_summary_holds_is_refused(changes: dict[str, object]) -> None:
+    with pytest.raises(ValueError):
+        summary(**changes)
 
 
 def test_metrics_carry_the_agreed_names_and_units() -> None:
     metrics = summary().metrics()
-    assert metrics["eval/spatial/n"] == 24.0
-    assert metrics["eval/spatial/acc"] == pytest.approx(100 * 16 / 24)
-    assert metrics["eval/spatial/unparsed_rate"] == pytest.approx(100 * 8 / 24)
-    assert metrics["eval/spatial/majority_acc"] == pytest.approx(100 * 18 / 24)
-    assert metrics["eval/spatial/side/n"] == 12.0
+    assert (metrics["eval/toy/acc"], metrics["eval/toy/side/n"]) == (66.7, 12.0)
     assert metrics["eval/heldout/understanding/before"] == pytest.approx(2.0)
     assert metrics["eval/heldout/understanding/after"] == pytest.approx(2.9 / 3)
     assert metrics["eval/heldout/understanding/relative_change"] == pytest.approx(2.9 / 6 - 1)
@@ -103,17 +107,15 @@ def test_the_headline_is_a_small_part_of_the_metrics() -> None:
     headline = value.headline()
     assert headline == {name: value.metrics()[name] for name in headline}
     assert set(headline) == {
-        "eval/spatial/acc",
-        "eval/spatial/majority_acc",
-        "eval/spatial/n",
+        "eval/toy/acc",
         "eval/heldout/understanding/relative_change",
         "eval/heldout/depth/relative_change",
     }
 
 
-def test_the_table_tells_n_interval_and_majority_without_colour() -> None:
+def test_every_table_is_printed_without_colour() -> None:
     text = printed(summary())
-    for words in ("120 steps in 12m34s", "2 processes", "Understanding", "-51.7 %", "majority", "66.7"):
+    for words in ("120 steps in 12m34s", "2 processes", "Understanding", "-51.7 %", "66.7 [60.0, 73.0]"):
         assert words in text
     depth = next(line for line in text.splitlines() if "Depth" in line)
     assert depth.rstrip().endswith("unclear")
@@ -124,13 +126,13 @@ def test_the_table_tells_n_interval_and_majority_without_colour() -> None:
 
 
 def test_the_tables_fit_eighty_columns() -> None:
-    perfect = [
-        Answered(str(image), family, truth, truth)
-        for image in range(1500)
-        for family, truth in (("presence", "yes" if image % 2 else "no"), ("colour", "red"))
+    truths = [("presence", "yes" if image % 2 else "no") for image in range(1500)] + [("colour", "red")] * 1500
+    answers = [
+        (Item(str(i), AnswerRequest(""), truth, {"kind": kind}), truth) for i, (kind, truth) in enumerate(truths)
     ]
+    perfect = Spatial({"questions": 3000}).score(answers, seed=0)
     rows = compare({"Understanding": [12.25, 12.5]}, {"Understanding": [0.25, 0.75]}, seed=0)
-    lines = printed(summary(spatial=score(perfect, seed=0), held_out=rows), width=80).splitlines()
+    lines = printed(summary(benchmarks={"spatial": perfect}, held_out=rows), width=80).splitlines()
     assert max(map(len, lines)) <= 80
     assert not any("…" in line for line in lines)
     assert any("100.0 [99.9, 100.0]" in line for line in lines)

@@ -31,7 +31,13 @@ def write_job(folder: Path) -> Path:
         training__precision="FP32",
         trainer__processesPerNode=2,
         checkpoint__everySteps=10,
-        stages={"evaluate": {"benchmarks": [{"spatial": {"questions": 4}}], "heldOutRows": 2, "sampleImages": 1}},
+        stages={
+            "evaluate": {
+                "benchmarks": [{"custom": {"name": "words"}}, {"custom": {"name": "bright-and-dark"}}],
+                "heldOutRows": 2,
+                "sampleImages": 1,
+            }
+        },
     )
     return file
 
@@ -55,6 +61,7 @@ def test_a_package_brings_a_family_a_map_and_a_benchmark(tmp_path: Path) -> None
     summary = Summary.from_json((run / "results" / "summary.json").read_text())
     assert summary.model == "toy small"
     assert set(summary.held_out) == {"Understanding", "brightness"}
+    assert {name: len(one.table.rows) for name, one in summary.benchmarks.items()} == {"words": 2, "bright-and-dark": 2}
     brightness = summary.held_out["brightness"]
     assert brightness.after < brightness.before
     assert (run / "results" / "grid.png").stat().st_size > 1000

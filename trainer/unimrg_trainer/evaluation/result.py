@@ -37,6 +37,4 @@ class BenchmarkResult:
         if unknown:
             raise ValueError(f"the headline names {sorted(unknown)}, which are no metrics of this benchmark")
         if any(len(row) != len(self.table.columns) for row in self.table.rows):
-            raise ValueError(
-                f"the table {self.table.title!r} has rows that are not {len(self.table.columns)} cells long"
-            )
+            raise ValueError(f"the table {self.table.title!r} has rows that do not fit its columns")

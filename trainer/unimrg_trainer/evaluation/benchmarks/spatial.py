@@ -82,9 +82,8 @@ class Score:
     """Wilson, 95 %, as if questions were independent."""
     unparsed: int
     """Answers outside the vocabulary; they are wrong."""
-    majority_answer: str | None
-    """The best constant answer; None overall, where each kind has its own."""
     majority_correct: int
+    """Right answers of the best constant answer of each kind."""
     majority_accuracy: float
     difference: float
     """accuracy − majority_accuracy."""
@@ -112,8 +111,8 @@ def score(rows: Sequence[Answered], *, seed: int) -> SpatialScores:
     by_kind = {
         kind: _classify([row for row in rows if row.kind == kind]) for kind in sorted({row.kind for row in rows})
     }
-    kinds = {kind: _score(classified, classified[0].majority, seed) for kind, classified in by_kind.items()}
-    overall = _score([row for classified in by_kind.values() for row in classified], None, seed)
+    kinds = {kind: _score(classified, seed) for kind, classified in by_kind.items()}
+    overall = _score([row for classified in by_kind.values() for row in classified], seed)
     return SpatialScores(overall, kinds)
 
 
@@ -124,7 +123,6 @@ class _Classified:
     image: str
     parsed: bool
     right: bool
-    majority: str
     majority_right: bool
 
 
@@ -138,11 +136,11 @@ def _classify(rows: Sequence[Answered]) -> list[_Classified]:
     classified = []
     for row, truth in zip(rows, truths, strict=True):
         answer = extract(row.answer, counts.keys())
-        classified.append(_Classified(row.image, answer is not None, answer == truth, majority, majority == truth))
+        classified.append(_Classified(row.image, answer is not None, answer == truth, majority == truth))
     return classified
 
 
-def _score(rows: Sequence[_Classified], majority: str | None, seed: int) -> Score:
+def _score(rows: Sequence[_Classified], seed: int) -> Score:
     n = len(rows)
     correct = sum(row.right for row in rows)
     majority_correct = sum(row.majority_right for row in rows)
@@ -154,7 +152,6 @@ def _score(rows: Sequence[_Classified], majority: str | None, seed: int) -> Scor
         accuracy=correct / n,
         interval=wilson(correct, n),
         unparsed=sum(not row.parsed for row in rows),
-        majority_answer=majority,
         majority_correct=majority_correct,
         majority_accuracy=majority_correct / n,
         difference=(correct - majority_correct) / n,
@@ -174,6 +171,7 @@ def _metrics(score: Score) -> dict[str, float]:
         "gain": 100 * score.difference,
         "gain_low": 100 * gain.low if gain else None,
         "gain_high": 100 * gain.high if gain else None,
+        "gain_p": score.p_value,
         "unparsed_rate": 100 * score.unparsed / score.n,
     }
     return {name: float(value) for name, value in values.items() if value is not None}

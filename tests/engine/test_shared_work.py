@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from tests.support.processes import run_ranks
 from unimrg_trainer.checkpoint.agreement import Agreement
-from unimrg_trainer.engine.measuring import gather, share
+from unimrg_trainer.engine.measuring import SharedWork
 
 COUNTS = (0, 1, 2, 3, 5, 6, 11)
 
 
 def shared_and_gathered(agreement: Agreement) -> Any:
     """For every count of items: (this rank's share, what all ranks made of theirs)."""
-    setup: Any = SimpleNamespace(rank=agreement.rank, world_size=agreement.world_size)
+    work = SharedWork(agreement.rank, agreement.world_size)
     answers = []
     for count in COUNTS:
-        own = list(share(setup, [f"item {index}" for index in range(count)]))
-        answers.append((own, gather(setup, [item.upper() for item in own])))
+        own = list(work.share([f"item {index}" for index in range(count)]))
+        answers.append((own, work.gather([item.upper() for item in own])))
     return answers
 
 
