@@ -96,11 +96,9 @@ def render(summary: Summary) -> Group:
         Text(f"{summary.steps} steps in {duration(summary.seconds)}, {processes}, {attempts}"),
     ]
     if summary.held_out:
-        parts.append(Text())
-        parts.append(_table(_loss_table(summary.held_out)))
+        parts += _titled(_loss_table(summary.held_out))
     for result in summary.benchmarks.values():
-        parts.append(Text())
-        parts.append(_table(result.table))
+        parts += _titled(result.table)
     parts.append(Text())
     parts.extend(Text(f"{what}: {where}") for what, where in summary.files.items())
     return Group(*parts)
@@ -117,11 +115,9 @@ def _loss_table(losses: dict[str, HeldOutLoss]) -> Table:
     return Table(title, ["objective", "n", "before", "after", "change", "difference, 95 %", "verdict"], rows)
 
 
-def _table(table: Table) -> RichTable:
-    """An open table that fits 80 columns."""
+def _titled(table: Table) -> list[RichTable | Text]:
+    """An open table under its title, which rich would fold to the table's width."""
     shown = RichTable(
-        title=table.title,
-        title_justify="left",
         box=box.SIMPLE_HEAD,
         show_edge=False,
         pad_edge=False,
@@ -131,7 +127,7 @@ def _table(table: Table) -> RichTable:
         shown.add_column(name, justify="left" if index == 0 else "right", no_wrap=True)
     for row in table.rows:
         shown.add_row(*(Text(cell) for cell in row))  # in a plain string brackets would be markup
-    return shown
+    return [Text(), Text(table.title, style="italic"), shown]
 
 
 def _loss_metrics(loss: HeldOutLoss) -> dict[str, float | None]:
