@@ -7,8 +7,6 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[1]
 TRAINER, OPERATOR, API = "trainer/unimrg_trainer", "operator/unimrg_operator", "api/unimrg_api"
 
@@ -92,7 +90,6 @@ def named() -> dict[str, set[str]]:
     return result
 
 
-@pytest.mark.xfail(reason="evaluation still names its benchmark")
 def test_shared_rooms_name_nothing_behind_an_extension_point() -> None:
     """Equal, and not only contained: an exception that is no longer needed goes."""
     assert named() == ALLOWED
