@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -22,28 +21,10 @@ ENCODED_AT_ONCE = 8
 """Images per call: an autoencoder's activations at 512 × 512 pixels take about half a gigabyte each."""
 
 
-class Codec(Protocol):
-    """Pixels in [−1, 1] ↔ latents. Frozen; no part of the trained module or of its checkpoints."""
-
-    stride: int
-    channels: int
-
-    @property
-    def limit(self) -> Tensor | None:
-        """Absolute value that each latent channel hardly ever exceeds [channels], None where none is known."""
-        ...
-
-    def to(self, device: torch.device) -> object:
-        """Move its weights to `device`, in place."""
-        ...
-
-    def encode(self, pixels: Tensor) -> Tensor:
-        """[B, 3, H, W] → [B, channels, H/stride, W/stride]."""
-        ...
-
-    def decode(self, latents: Tensor) -> Tensor:
-        """[B, channels, h, w] → [B, 3, h·stride, w·stride], not clipped."""
-        ...
+Codec = BlockCosine | Kl16
+"""Pixels in [−1, 1] ↔ latents: `encode` [B, 3, H, W] → [B, channels, H/stride, W/stride], `decode` back, not clipped.
+Frozen; no part of the trained module or of its checkpoints. `limit` [channels] is the absolute value that a latent
+hardly ever exceeds, None where none is known."""
 
 
 def open_codec(config: HarmonConfig, assets: Path) -> Codec:
@@ -51,13 +32,10 @@ def open_codec(config: HarmonConfig, assets: Path) -> Codec:
 
     Raises UserError where the weights are missing or do not fit.
     """
-    codec = {"dct": _open_dct, "kl16": _open_kl16}[config.codec](config, assets)
+    path = codec_file(config, assets)
+    codec = BlockCosine(config.codec_stride, read_measured()) if path is None else _open_kl16(path)
     assert (codec.stride, codec.channels) == (config.codec_stride, config.codec_channels)
     return codec
-
-
-def _open_dct(config: HarmonConfig, assets: Path) -> Codec:
-    return BlockCosine(config.codec_stride, read_measured())
 
 
 def codec_file(config: HarmonConfig, assets: Path) -> Path | None:
@@ -74,9 +52,7 @@ def codec_file(config: HarmonConfig, assets: Path) -> Path | None:
     return path
 
 
-def _open_kl16(config: HarmonConfig, assets: Path) -> Codec:
-    path = codec_file(config, assets)
-    assert path is not None
+def _open_kl16(path: Path) -> Kl16:
     codec = Kl16()
     found = load_file(path)
     wanted = codec.state_dict()

@@ -127,37 +127,20 @@ def tiny(dropout: float = 0.1) -> HarmonConfig:
 
 def half_billion(dropout: float = 0.1) -> HarmonConfig:
     """Harmon-0.5B at 512×512."""
-    return _published(
-        "0.5B",
-        LanguageConfig(width=896, layers=24, heads=14, key_value_heads=2, feed_forward=4864),
-        MarConfig(
-            width=768, encoder_blocks=12, decoder_blocks=12, heads=12, head_width=1024, head_blocks=6, dropout=dropout
-        ),
-    )
+    language = LanguageConfig(width=896, layers=24, heads=14, key_value_heads=2, feed_forward=4864)
+    return _published("0.5B", language, MarConfig(768, 12, 12, 12, head_width=1024, head_blocks=6, dropout=dropout))
 
 
 def one_and_a_half_billion(dropout: float = 0.1) -> HarmonConfig:
     """Harmon-1.5B at 512×512."""
-    return _published(
-        "1.5B",
-        LanguageConfig(width=1536, layers=28, heads=12, key_value_heads=2, feed_forward=8960),
-        MarConfig(
-            width=1280, encoder_blocks=20, decoder_blocks=20, heads=16, head_width=1536, head_blocks=12, dropout=dropout
-        ),
-    )
+    language = LanguageConfig(width=1536, layers=28, heads=12, key_value_heads=2, feed_forward=8960)
+    return _published("1.5B", language, MarConfig(1280, 20, 20, 16, head_width=1536, head_blocks=12, dropout=dropout))
 
 
 def _published(variant: str, language: LanguageConfig, mar: MarConfig) -> HarmonConfig:
     """What the published sizes have in common."""
     return HarmonConfig(
-        variant=variant,
-        language=language,
-        mar=mar,
-        image_size=512,
-        codec="kl16",
-        codec_stride=16,
-        codec_channels=16,
-        tokenizer="qwen2.5",
+        variant, language, mar, image_size=512, codec="kl16", codec_stride=16, codec_channels=16, tokenizer="qwen2.5"
     )
 
 

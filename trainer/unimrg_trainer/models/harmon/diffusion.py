@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -33,61 +33,46 @@ def cosine_betas(steps: int) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Schedule:
-    """What follows from β: float64 [T] each. `timesteps` are the time steps that the network is given."""
+    """What follows from β: float64 [T] each, and the time steps that the network is given, int [T]."""
 
     betas: np.ndarray
     timesteps: np.ndarray
+    kept: np.ndarray
+    """ᾱ_t = Π (1 − β): the share of the signal's variance that is left."""
+    log_posterior: np.ndarray
+    """log β̃_t of q(x_{t−1} | x_t, x_0); at t = 0, where it is −∞, the value at t = 1 (of a single step: log β)."""
+    log_range: np.ndarray
+    """log β_t − log β̃_t: how far the learned variance can go beyond the posterior's."""
+    mean_weight: np.ndarray
+    """Factor w_t with (μ̃ − μ_θ)² / β̃_t = w_t (ε − ε̂)²: β_t / (α_t (1 − ᾱ_{t−1})); 0 at t = 0."""
+    posterior_from_start: np.ndarray
+    """Coefficient of x_0 in the mean of q(x_{t−1} | x_t, x_0)."""
+    posterior_from_now: np.ndarray
+    """Coefficient of x_t in that mean."""
 
-    @cached_property
-    def kept(self) -> np.ndarray:
-        """ᾱ_t = Π (1 − β): the share of the signal's variance that is left."""
-        kept: np.ndarray = np.cumprod(1 - self.betas)
-        return kept
 
-    @cached_property
-    def kept_before(self) -> np.ndarray:
-        """ᾱ_{t−1}, with ᾱ_{−1} = 1."""
-        before: np.ndarray = np.append(1.0, self.kept[:-1])
-        return before
-
-    @cached_property
-    def log_posterior(self) -> np.ndarray:
-        """log β̃_t of q(x_{t−1} | x_t, x_0); at t = 0, where it is −∞, the value at t = 1 (of a single step: log β)."""
-        variance = self.betas * (1 - self.kept_before) / (1 - self.kept)
-        kept_positive = np.append(variance[1], variance[1:]) if len(variance) > 1 else self.betas
-        logarithm: np.ndarray = np.log(kept_positive)
-        return logarithm
-
-    @cached_property
-    def log_range(self) -> np.ndarray:
-        """log β_t − log β̃_t: how far the learned variance can go beyond the posterior's."""
-        width: np.ndarray = np.log(self.betas) - self.log_posterior
-        return width
-
-    @cached_property
-    def mean_weight(self) -> np.ndarray:
-        """Factor w_t with (μ̃ − μ_θ)² / β̃_t = w_t (ε − ε̂)²: β_t / (α_t (1 − ᾱ_{t−1})); 0 at t = 0."""
-        weight = np.zeros_like(self.betas)
-        weight[1:] = self.betas[1:] / ((1 - self.betas[1:]) * (1 - self.kept_before[1:]))
-        return weight
-
-    @cached_property
-    def posterior_from_start(self) -> np.ndarray:
-        """Coefficient of x_0 in the mean of q(x_{t−1} | x_t, x_0)."""
-        share: np.ndarray = self.betas * np.sqrt(self.kept_before) / (1 - self.kept)
-        return share
-
-    @cached_property
-    def posterior_from_now(self) -> np.ndarray:
-        """Coefficient of x_t in the mean of q(x_{t−1} | x_t, x_0)."""
-        share: np.ndarray = (1 - self.kept_before) * np.sqrt(1 - self.betas) / (1 - self.kept)
-        return share
+def schedule_of(betas: np.ndarray, timesteps: np.ndarray) -> Schedule:
+    """Derive a schedule from its β."""
+    kept = np.cumprod(1 - betas)
+    before = np.append(1.0, kept[:-1])
+    variance = betas * (1 - before) / (1 - kept)
+    log_posterior = np.log(np.append(variance[1], variance[1:]) if len(betas) > 1 else betas)
+    return Schedule(
+        betas=betas,
+        timesteps=timesteps,
+        kept=kept,
+        log_posterior=log_posterior,
+        log_range=np.log(betas) - log_posterior,
+        mean_weight=np.append(0.0, betas[1:] / ((1 - betas[1:]) * (1 - before[1:]))),
+        posterior_from_start=betas * np.sqrt(before) / (1 - kept),
+        posterior_from_now=(1 - before) * np.sqrt(1 - betas) / (1 - kept),
+    )
 
 
 @lru_cache
 def training_schedule(steps: int) -> Schedule:
     """The schedule that models are trained with."""
-    return Schedule(cosine_betas(steps), np.arange(steps))
+    return schedule_of(cosine_betas(steps), np.arange(steps))
 
 
 @lru_cache
@@ -98,7 +83,7 @@ def respaced_schedule(train_steps: int, steps: int) -> Schedule:
     # a single step must start from pure noise
     used = np.array([round(index * stride) for index in range(steps)]) if steps > 1 else np.array([train_steps - 1])
     kept = full.kept[used]
-    return Schedule(1 - kept / np.append(1.0, kept[:-1]), used)
+    return schedule_of(1 - kept / np.append(1.0, kept[:-1]), used)
 
 
 ROW_COEFFICIENTS = 5
