@@ -53,7 +53,7 @@ def test_a_small_object_costs_one_request_each_way(s3_place: Place) -> None:
 
 
 @pytest.mark.parametrize("later", [b"b" * 300, b"b" * 200, b"b" * 50, b""])
-def test_an_object_that_is_replaced_between_its_pieces_is_read_as_one_version(s3_place: Place, later: bytes) -> None:
+def test_an_object_replaced_between_its_pieces_is_read_as_one_version(s3_place: Place, later: bytes) -> None:
     store, replies = s3_place.store(part_bytes=100), list[int]()
     store.put("a", b"a" * 300)
 

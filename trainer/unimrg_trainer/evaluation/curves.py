@@ -56,19 +56,16 @@ def curves_png(
 ) -> bytes:
     """Draw the metrics that `history` has; the same arguments give the same bytes on one installation.
 
-    `objectives` gives their order and by it their colours, those without a curve included; others come behind.
-
+    `objectives` lists all that are known, for the order of the curves and their colours; others come behind.
     `resumes` are steps from which a later attempt went on. `note` stands below: number of rows, seed, date. A
     step measured twice counts with its last value; values that are not finite are left out. Raises ValueError
     if there is no loss to draw.
     """
-    known = [name.lower() for name in objectives]
     series = {name: _clean(points) for name, points in history.items()}
-    losses = {
-        name.removeprefix(OBJECTIVES): series[name]
-        for name in sorted(series, key=lambda name: _place(name, known))
-        if name.startswith(OBJECTIVES) and len(series[name][0])
-    }
+    found = [name.removeprefix(OBJECTIVES) for name in series if name.startswith(OBJECTIVES) and len(series[name][0])]
+    listed = [name.lower() for name in objectives]
+    order = [*listed, *sorted(set(found) - set(listed))]
+    losses = {name: series[OBJECTIVES + name] for name in sorted(found, key=order.index)}
     total = series.get(TOTAL)
     if not losses and (total is None or not len(total[0])):
         raise ValueError(f"no finite value of {TOTAL} or {OBJECTIVES}… to draw")
@@ -78,7 +75,7 @@ def curves_png(
         main = figure.add_axes((0.075, 0.435, 0.7, 0.475 if title else 0.52))
         norm = figure.add_axes((0.075, 0.135, 0.395, 0.185), sharex=main)
         rate = figure.add_axes((0.58, 0.135, 0.395, 0.185), sharex=main)
-        _draw_losses(main, losses, total, known)
+        _draw_losses(main, losses, total, order)
         _draw_small(norm, series.get(GRAD_NORM), "gradient norm")
         _draw_small(rate, series.get(LEARNING_RATE), "learning rate")
         for axes in figure.axes:
@@ -130,12 +127,11 @@ def _draw_losses(
     axes: Axes,
     losses: Mapping[str, tuple[np.ndarray, np.ndarray]],
     total: tuple[np.ndarray, np.ndarray] | None,
-    known: Sequence[str],
+    order: Sequence[str],
 ) -> None:
-    order = [*known, *(name for name in losses if name.lower() not in known)]
     curves = []
     for name, points in losses.items():
-        index = order.index(name.lower() if name.lower() in known else name)
+        index = order.index(name)
         curves.append((name, points, _COLOURS[index % len(_COLOURS)], _LINES[index % len(_LINES)], 1.8))
     if total is not None and len(total[0]) and len(losses) != 1:
         curves.append(("weighted mean", total, "#000000", "-", 1.1))
@@ -145,7 +141,7 @@ def _draw_losses(
         smoothed = smooth(values, window)
         if window > 1:
             axes.plot(steps, values, color=colour, linewidth=0.5, alpha=0.35)
-        label = f"{name.lower()}  {smoothed[-1]:.3g}"
+        label = f"{name}  {smoothed[-1]:.3g}"
         marker = "o" if len(steps) == 1 else ""
         axes.plot(steps, smoothed, color=colour, linewidth=width, linestyle=line, marker=marker, label=label)
         everything.append(smoothed)
@@ -197,12 +193,6 @@ def _clean(points: Sequence[tuple[int, float]]) -> tuple[np.ndarray, np.ndarray]
     latest = {int(step): float(value) for step, value in points}
     kept = sorted((step, value) for step, value in latest.items() if math.isfinite(value))
     return np.array([step for step, _ in kept], dtype=np.int64), np.array([value for _, value in kept])
-
-
-def _place(name: str, known: Sequence[str]) -> tuple[int, str]:
-    """Objectives in the order of `known`, others behind them."""
-    short = name.removeprefix(OBJECTIVES).lower()
-    return (known.index(short) if short in known else len(known), short)
 
 
 def _short(value: float, _position: int) -> str:

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import io
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from unimrg_trainer.data.decode import encode_png
 from unimrg_trainer.maps.base import ImageMap
 
-logger = logging.getLogger(__name__)
-
-LIMIT_BYTES = 150 * 1024
 GAP = 6
 MARGIN = 24
 _WIDEST_TILE = 256
@@ -26,7 +22,7 @@ _BLANK = (236, 236, 236)
 
 @dataclass(frozen=True)
 class GridRow:
-    """One row of the grid: what was generated for one image. All images uint8 [S, S, 3] of one size S."""
+    """One row of the grid: what was generated for one image. All images are uint8 [H, W, 3]."""
 
     label: str
     """Short: `held-out 12`, `preview 3`."""
@@ -65,7 +61,8 @@ def draw_grid(rows: Sequence[GridRow], maps: Sequence[ImageMap], *, note: str = 
     """Draw a column for each of `columns(maps)`; each pixel is repeated (`tile_scale`), images above 256 pixels are
     reduced by whole factors.
 
-    `note` stands below: what ran, how many rows, the date. Raises ValueError for no rows or unequal sizes.
+    The first input gives the size of a tile. `note` stands below: what ran, how many rows, the date. Raises ValueError
+    for no rows.
     """
     if not rows:
         raise ValueError("there are no rows to draw")
@@ -89,52 +86,28 @@ def draw_grid(rows: Sequence[GridRow], maps: Sequence[ImageMap], *, note: str = 
                 pen.rectangle((x, y, x + shown - 1, y + shown - 1), fill=_BLANK)
                 pen.text((x + shown / 2, y + shown / 2), "none", _FAINT, font, anchor="mm")
             else:
-                canvas.paste(_tile(image, size, f"{row.label}, {caption}"), (x, y))
+                canvas.paste(_tile(image, shown, f"{row.label}, {caption}"), (x, y))
     if note:
         pen.text((tile_origin(0, 0, size)[0], bottom + GAP), note, _FAINT, font, anchor="lt")
     return canvas
 
 
-def encode_png(image: Image.Image, limit: int = LIMIT_BYTES) -> bytes:
-    """Return PNG bytes, the same for the same image; coarser channels where exact ones pass `limit` bytes.
-
-    Each channel is rounded to evenly spaced levels, 128, 64 … 8 of them: no value moves by more than half a
-    step and grey stays grey, which a palette of few colours would not promise.
-    """
-    data = _png(image)
-    for bits in (7, 6, 5, 4, 3):
-        if len(data) <= limit:
-            return data
-        steps = (1 << bits) - 1
-        levels = [round(round(value * steps / 255) * 255 / steps) for value in range(256)]
-        data = _png(image.point(levels * 3))
-        logger.info("image grid rounded to %d levels per channel, %d bytes", steps + 1, len(data))
-    if len(data) > limit:
-        logger.warning("image grid of %d bytes is over %d bytes even with 8 levels", len(data), limit)
-    return data
-
-
 def grid_png(rows: Sequence[GridRow], maps: Sequence[ImageMap], *, note: str = "") -> bytes:
-    """Draw and encode; see `draw_grid` and `encode_png`."""
-    return encode_png(draw_grid(rows, maps, note=note))
+    """Draw the grid as `draw_grid` does, and return it as PNG."""
+    return encode_png(np.asarray(draw_grid(rows, maps, note=note)))
 
 
 def _shown(size: int) -> int:
-    return size * tile_scale(size) // _reduction(size)
+    return size * tile_scale(size) // -(-size // _WIDEST_TILE)
 
 
-def _reduction(size: int) -> int:
-    return -(-size // _WIDEST_TILE)
-
-
-def _tile(image: np.ndarray, size: int, name: str) -> Image.Image:
-    if image.shape != (size, size, 3) or image.dtype != np.uint8:
-        raise ValueError(f"{name}: expected uint8 [{size}, {size}, 3], got {image.dtype} {list(image.shape)}")
-    shown = _shown(size)
-    picture = Image.fromarray(np.ascontiguousarray(image))
-    if shown >= size:
-        return picture.resize((shown, shown), Image.Resampling.NEAREST)
-    return picture.resize((shown, shown), Image.Resampling.BOX)
+def _tile(image: np.ndarray, shown: int, name: str) -> Image.Image:
+    """An image of any size, as large as a tile: pixels are repeated, or averaged where there are more of them."""
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise ValueError(f"{name}: expected uint8 [H, W, 3], got {image.dtype} {list(image.shape)}")
+    smaller = max(image.shape[:2]) <= shown
+    resampling = Image.Resampling.NEAREST if smaller else Image.Resampling.BOX
+    return Image.fromarray(np.ascontiguousarray(image)).resize((shown, shown), resampling)
 
 
 def _sideways(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, length: int) -> Image.Image:
@@ -150,9 +123,3 @@ def _fit(pen: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont | Ima
     while text and pen.textlength(text + "…", font) > width:
         text = text[:-1]
     return text.rstrip() + "…"
-
-
-def _png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", optimize=True)
-    return buffer.getvalue()

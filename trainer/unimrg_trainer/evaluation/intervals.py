@@ -16,6 +16,7 @@ from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.special import bdtr, stdtrit
 
 LEVEL = 0.95
 RESAMPLES = 10_000
@@ -61,39 +62,6 @@ def wilson(correct: int, n: int, level: float = LEVEL) -> Interval:
     return Interval(low, high)
 
 
-def student_quantile(degrees: int, level: float = LEVEL) -> float:
-    """Return t with P(|T| ≤ t) = `level` for Student's distribution of a whole number of degrees of freedom.
-
-    P(|T| ≤ t) is a finite sum in θ = arctan(t/√degrees) (Abramowitz & Stegun 26.7.3, 26.7.4); θ is found by
-    bisection.
-    """
-    if degrees < 1:
-        raise ValueError(f"{degrees} degrees of freedom")
-    if not 0 < level < 1:
-        raise ValueError(f"a level lies between 0 and 1, not {level}")
-    low, high = 0.0, math.pi / 2
-    for _ in range(100):
-        middle = (low + high) / 2
-        if _student_within(middle, degrees) < level:
-            low = middle
-        else:
-            high = middle
-    return math.sqrt(degrees) * math.tan((low + high) / 2)
-
-
-def _student_within(angle: float, degrees: int) -> float:
-    """P(|T| ≤ √degrees · tan(angle))."""
-    # The terms of the sum are ratios of successive double factorials times even powers of the cosine.
-    even = degrees % 2 == 0
-    first = np.arange(1, degrees - 2, 2) if even else np.arange(2, degrees - 2, 2)
-    terms = np.cumprod(np.concatenate(([1.0], first / (first + 1) * math.cos(angle) ** 2)))
-    if even:
-        return float(math.sin(angle) * terms.sum())
-    if degrees == 1:
-        return 2 * angle / math.pi
-    return float(2 / math.pi * (angle + math.sin(angle) * math.cos(angle) * terms.sum()))
-
-
 def cluster_sums(values: ArrayLike, clusters: Sequence[Hashable] | None) -> tuple[np.ndarray, np.ndarray]:
     """Return (sum of values, number of rows) of each unit [units]; without clusters a row is a unit."""
     array = _finite(values)
@@ -124,7 +92,7 @@ def paired_mean_interval(
     rows = float(counts.sum())
     mean = math.fsum(sums) / rows
     spread = math.sqrt(units / (units - 1) * math.fsum((sums - counts * mean) ** 2)) / rows
-    half = student_quantile(units - 1, level) * spread
+    half = float(stdtrit(units - 1, 0.5 + level / 2)) * spread
     return Interval(mean - half, mean + half)
 
 
@@ -164,14 +132,7 @@ def bootstrap_ratio_interval(
 
 def mcnemar(wins: int, losses: int) -> float:
     """Return the exact two-sided p-value of `wins` against `losses` among differing pairs (binomial, ½)."""
-    if wins < 0 or losses < 0:
-        raise ValueError(f"{wins} wins and {losses} losses")
-    n = wins + losses
-    term = total = 1
-    for k in range(1, min(wins, losses) + 1):
-        term = term * (n - k + 1) // k
-        total += term
-    return float(min(1.0, 2 * total / 2**n))
+    return min(1.0, 2 * float(bdtr(min(wins, losses), wins + losses, 0.5)))
 
 
 def _finite(values: ArrayLike) -> np.ndarray:

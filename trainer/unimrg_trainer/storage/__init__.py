@@ -25,15 +25,7 @@ def open_store(uri: str, storage: StorageSpec | None = None) -> ObjectStore:
     if scheme == "file":
         raise UserError(f"{uri} is not absolute", remedy="write file:/// and the whole path")
     if separator and scheme == "s3":
-        return _open_bucket(uri, storage)
-    raise UserError(f"{uri} does not name a store", remedy="use file:///… or s3://BUCKET/PREFIX")
-
-
-def _open_bucket(uri: str, storage: StorageSpec | None) -> ObjectStore:
-    try:
         from unimrg_trainer.storage.s3 import S3Store  # boto3 takes a while, and folders need none of it
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"{uri} needs a package that is not installed: {error.name}", remedy='pip install "unimrg[trainer]"'
-        ) from error
-    return S3Store(uri, storage)
+
+        return S3Store(uri, storage)
+    raise UserError(f"{uri} does not name a store", remedy="use file:///… or s3://BUCKET/PREFIX")
