@@ -133,16 +133,6 @@ def test_a_sample_read_twice_costs_one_read_and_cannot_be_changed(store: Diction
         first.image[0] = 0
 
 
-@pytest.mark.parametrize("cache_bytes", [0, 4000])
-def test_a_small_cache_forgets_and_reads_again(store: DictionaryStore, cache_bytes: int) -> None:
-    opened = Dataset.open(store, "train")
-    data = Dataset(store, opened._prefix, opened._manifest, opened.digest, cache_bytes)
-    for number in [*data.images, *data.images]:
-        expected = opened.image_sample(number)
-        np.testing.assert_array_equal(data.image_sample(number).image, expected.image)
-    assert data._cache._held <= cache_bytes
-
-
 @pytest.mark.parametrize(
     ("prepared", "message"), [(True, "no split 'preview', only train"), (False, "no finished data")]
 )

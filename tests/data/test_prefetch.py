@@ -29,14 +29,6 @@ def test_items_come_in_order_although_later_ones_are_ready_first() -> None:
     assert threads_left() == []
 
 
-def test_no_more_than_depth_items_are_made_ahead() -> None:
-    fetched: list[int] = []
-    items = Prefetcher(fetched.append, first=0, depth=3)
-    next(items)
-    items._pool.shutdown(wait=True)  # all that was asked for is made
-    assert sorted(fetched) == [0, 1, 2, 3]
-
-
 def test_items_are_made_while_the_caller_is_busy() -> None:
     third = threading.Event()
     with Prefetcher(lambda number: third.set() if number == 2 else None, first=0, depth=3) as items:
@@ -77,9 +69,3 @@ def test_closing_waits_for_running_items_and_drops_pending_ones() -> None:
     assert threads_left() == []
     with pytest.raises(RuntimeError, match="closed"):
         next(items)
-
-
-@pytest.mark.parametrize(("depth", "threads"), [(0, 1), (1, 0)])
-def test_a_depth_or_thread_count_below_one_is_refused(depth: int, threads: int) -> None:
-    with pytest.raises(ValueError, match="at least 1"):
-        Prefetcher(lambda number: number, first=0, depth=depth, threads=threads)

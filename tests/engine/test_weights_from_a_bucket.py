@@ -18,7 +18,6 @@ from unimrg_trainer.engine.initial_weights import PublishedWeights, load_publish
 from unimrg_trainer.storage import copies
 from unimrg_trainer.storage.base import NotFound, StorageError
 from unimrg_trainer.storage.copies import local_file
-from unimrg_trainer.storage.s3 import S3Store
 
 
 def weights(value: float) -> bytes:
@@ -66,31 +65,6 @@ def test_several_processes_of_a_node_fetch_one_copy(
     assert len(requests.ranges) == len(content) // 100 + 2  # the last part, and the answer that there is no more
 
 
-@pytest.mark.parametrize("event", ["the line is down", "was replaced"])
-def test_an_interrupted_fetch_leaves_nothing_that_looks_like_weights(
-    s3_place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, event: str
-) -> None:
-    """The connection breaks after the first part, or the object is replaced there: parts are never mixed."""
-    monkeypatch.setattr(copies, "CHUNK_BYTES", 100)
-    store, get = s3_place.store("model"), S3Store.get
-
-    def disturbed(self: S3Store, key: str, offset: int = 0, length: int | None = None) -> bytes:
-        if offset == 100 and event == "was replaced":
-            store.put(key, weights(2.0))
-        elif offset >= 100:
-            raise StorageError(event)
-        return get(self, key, offset, length)
-
-    store.put("a.safetensors", weights(1.0))
-    with monkeypatch.context() as context:
-        context.setattr(S3Store, "get", disturbed)
-        with pytest.raises(StorageError, match=event):
-            local_file(store, "a.safetensors", tmp_path)
-    assert list(tmp_path.rglob("*.safetensors")) == []
-    now = 2.0 if event == "was replaced" else 1.0
-    assert local_file(store, "a.safetensors", tmp_path).read_bytes() == weights(now)
-
-
 def test_weights_that_are_not_there_are_a_missing_input(s3_place: Place, tmp_path: Path) -> None:
     for name in ("model", "model/a.safetensors"):
         with pytest.raises(UserError) as caught:
@@ -99,14 +73,6 @@ def test_weights_that_are_not_there_are_a_missing_input(s3_place: Place, tmp_pat
         assert f"{s3_place.uri}/{name}" in caught.value.message and "spec.model.init" in caught.value.message
     with pytest.raises(NotFound):
         local_file(s3_place.store("model"), "a.safetensors", tmp_path)
-
-
-def test_a_copy_that_lost_its_content_is_fetched_again(s3_place: Place, tmp_path: Path) -> None:
-    store = s3_place.store("model")
-    store.put("a.safetensors", weights(1.0))
-    copy = local_file(store, "a.safetensors", tmp_path)
-    copy.write_bytes(b"")  # what a loss of power leaves of a file whose name was written first
-    assert local_file(store, "a.safetensors", tmp_path).read_bytes() == weights(1.0)
 
 
 def test_a_copy_gets_its_name_once_its_content_is_on_the_disk(
@@ -128,17 +94,6 @@ def test_a_copy_gets_its_name_once_its_content_is_on_the_disk(
     s3_place.store("model").put("a.safetensors", weights(1.0))
     local_file(s3_place.store("model"), "a.safetensors", tmp_path)
     assert done == ["content", "name"]
-
-
-def test_copies_of_earlier_versions_do_not_pile_up(s3_place: Place, tmp_path: Path) -> None:
-    store = s3_place.store("model")
-    store.put("b.safetensors", weights(9.0))
-    other = local_file(store, "b.safetensors", tmp_path)
-    for value in (1.0, 2.0, 3.0):
-        store.put("a.safetensors", weights(value))
-        newest = local_file(store, "a.safetensors", tmp_path)
-    assert sorted(tmp_path.rglob("*.safetensors")) == sorted([newest, other])
-    assert newest.read_bytes() == weights(3.0)
 
 
 def test_a_missing_bucket_is_named_and_not_taken_for_missing_weights(s3_place: Place, tmp_path: Path) -> None:
