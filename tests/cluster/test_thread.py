@@ -296,18 +296,25 @@ def test_an_operator_killed_in_mid_run_leaves_pods_alone_and_makes_no_second_chi
 # --- the main job -----------------------------------------------------------------------------------------------
 
 
+STEPS_ON_THE_CLUSTER = 60
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1300)
 def test_the_quick_start_of_the_examples_completes_on_a_cluster(
     cluster: Cluster, s3_server: S3Server, tmp_path: Path
 ) -> None:
-    """examples/quickstart-s3.yaml as it stands, but for the two addresses, created by `unimrg submit`."""
+    """examples/quickstart-s3.yaml, but for the two addresses and fewer steps and rows, created by `unimrg submit`."""
     bucket = s3_server.bucket()
     text = (Path(__file__).parents[2] / "examples" / "quickstart-s3.yaml").read_text()
     for there, here in {
         "http://s3.unimrg.svc:8333": cluster.s3.endpoint,
         "http://mlflow.unimrg.svc:5000": cluster.mlflow.uri,
         "s3://unimrg/": f"s3://{bucket}/",
+        "totalSteps: 400": f"totalSteps: {STEPS_ON_THE_CLUSTER}",
+        "train: 2000, heldOut: 256": "train: 200, heldOut: 32",
+        "heldOutRows: 256": "heldOutRows: 32",
+        "questions: 512": "questions: 32",
     }.items():
         assert there in text
         text = text.replace(there, here)
@@ -324,7 +331,6 @@ def test_the_quick_start_of_the_examples_completes_on_a_cluster(
     assert submitted.returncode == 0, submitted.stdout + submitted.stderr
     done = cluster.wait_for_phase("quickstart-s3", "Succeeded", seconds=900)
     status = done["status"]
-    assert status["progress"]["steps"] == "400/400"
-    assert status["checkpoint"]["step"] == 400
+    assert status["checkpoint"]["step"] == STEPS_ON_THE_CLUSTER
     assert status["benchmarks"]
     logger.info("%s", cluster.kubectl("get", "umj"))
