@@ -8,18 +8,19 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from unimrg_api.cluster import GROUP, PLURAL, SHORT_NAME, SINGULAR, VERSION
-from unimrg_api.fields import RULES, CelRule
+from unimrg_api.fields import RULES, FieldRule
 from unimrg_api.job import KIND, JobSpec, Metadata
 from unimrg_api.locality import CLUSTER_RULES
 from unimrg_api.lowering import structural_schema
 from unimrg_api.status import JobStatus
 
-_SPEC_STAYS = CelRule(
-    "self.spec == oldSelf.spec",
+_SPEC_STAYS = FieldRule(
     "spec",
-    "the spec of a job cannot be changed, for what has run would no longer be what it says: create a job with "
-    "another name",
-    "Forbidden",
+    "the spec of a job cannot be changed, for what has run would no longer be what it says",
+    "create a job with another name",
+    lambda job: True,  # only an API server sees both
+    "self.spec == oldSelf.spec",
+    reason="Forbidden",
 )
 
 _COLUMNS = (

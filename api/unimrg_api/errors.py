@@ -63,6 +63,11 @@ class Problem:
         return f"{where}{path}{self.message}{value}{remedy}"
 
 
+def by_place(problem: Problem) -> tuple[int, int]:
+    """Return what problems are sorted by: their place in the file."""
+    return problem.line or 0, problem.column or 0
+
+
 class JobError(UserError):
     """Everything that is wrong with a job, all at once; `source` names the file, if there was one.
 

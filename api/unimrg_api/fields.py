@@ -1,5 +1,4 @@
-"""What the job's models are made of: their base class, decimal strings, URIs, and rules that span several
-fields.
+"""What the job's models are made of: their base class, decimal strings, URIs, and rules that span several fields.
 
 The models must be expressible as a structural schema of Kubernetes (they become the CRD), so: no unions but
 "or absent", no tuples, no floats, bounds on every string and list, `ge`/`le` instead of `gt`/`lt`.
@@ -9,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -25,35 +24,54 @@ RULE_ERROR = "rule"
 
 @dataclass(frozen=True)
 class Violation:
-    """A rule that several fields break together."""
+    """A rule that does not hold."""
 
     path: str
     """Where to show it, relative to the model, as written in the job: `batch.rowsPerObjective`."""
     message: str
     remedy: str
-    involves: frozenset[str]
+    reads: frozenset[str] = frozenset()
     """Every path that the rule reads; if one of them is wrong in itself, the rule says nothing."""
+    secret: bool = False
+    """Whether the value must not be shown."""
 
 
 @dataclass(frozen=True)
-class CelRule:
-    """A rule as an API server asks it, in the Common Expression Language: the twin of a rule in Python.
+class FieldRule:
+    """A rule that no schema can say: asked of the models here, and by an API server in the Common Expression Language.
 
-    It is asked even where a number is out of bounds or a text has the wrong form, so it must bear that.
+    The server asks it even where a number is out of bounds or a text has the wrong form, so it must bear that.
     """
 
-    rule: str
-    """Expression over `self`, with the names of the job; true where all is well."""
     path: str
-    """Where to show it, relative to `self`, as in the twin; empty: at `self`. A server takes no indices here."""
+    """Where to show it, relative to what it is asked of, as in a job; empty: there. A server takes no indices here."""
     message: str
-    """What is wrong and what to write instead, in one line."""
+    remedy: str
+    holds: Callable[[Any], bool]
+    """Whether all is well with a model, or a text."""
+    cel: str
+    """The same as an expression over `self`, with the names of the job."""
+    advice: Callable[[Any], str] | None = None
+    """The remedy with the numbers of a model; None: `remedy`."""
     reason: Literal["Invalid", "Forbidden", "Required"] = "Invalid"
 
     def to_json(self) -> dict[str, str]:
         """Return the rule as an entry of `x-kubernetes-validations`."""
-        entry = {"rule": self.rule, "message": self.message, "reason": f"FieldValue{self.reason}"}
+        message = f"{self.message}: {self.remedy}"
+        entry = {"rule": self.cel, "message": message, "reason": f"FieldValue{self.reason}"}
         return {**entry, "fieldPath": f".{self.path}"} if self.path else entry
+
+    def violation(self, value: Any) -> Violation:
+        """Return that this rule does not hold for `value`."""
+        reads = frozenset(re.findall(r"\bself\.(\w+(?:\.\w+)*)(?![\w(])", self.cel))
+        return Violation(self.path, self.message, self.advice(value) if self.advice else self.remedy, reads)
+
+
+def refuse(violations: Sequence[Violation]) -> None:
+    """Raise pydantic's error that carries these violations, if there are any."""
+    if violations:
+        text = "; ".join(f"{item.path}: {item.message}" for item in violations)
+        raise PydanticCustomError(RULE_ERROR, "{text}", {"text": text, "violations": violations})
 
 
 LIST_TYPE = "x-kubernetes-list-type"
@@ -67,17 +85,16 @@ def listed_by(key: str) -> dict[str, Any]:
     return {LIST_TYPE: "map", LIST_KEYS: [key]}
 
 
-def _add_cel(schema: dict[str, Any], model: type[Spec]) -> None:
-    if model.cel:
-        schema[RULES] = [rule.to_json() for rule in model.cel]
+def _add_rules(schema: dict[str, Any], model: type[Spec]) -> None:
+    if model.rules:
+        schema[RULES] = [rule.to_json() for rule in model.rules]
 
 
 class Spec(BaseModel):
-    """Base of every part of a job: unknown fields are refused, values are taken as they are, nothing
-    changes."""
+    """Base of every part of a job: unknown fields are refused, values are taken as they are, nothing changes."""
 
-    cel: ClassVar[tuple[CelRule, ...]] = ()
-    """The twins of `violations` that no schema can say."""
+    rules: ClassVar[tuple[FieldRule, ...]] = ()
+    """Rules between its fields."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -87,19 +104,16 @@ class Spec(BaseModel):
         populate_by_name=True,
         use_attribute_docstrings=True,
         allow_inf_nan=False,
-        json_schema_extra=_add_cel,
+        json_schema_extra=_add_rules,
     )
 
     def violations(self) -> Iterator[Violation]:
-        """Yield every rule between fields that does not hold."""
-        return iter(())
+        """Yield every rule that does not hold."""
+        return (rule.violation(self) for rule in self.rules if not rule.holds(self))
 
     @model_validator(mode="after")
     def _refuse_violations(self) -> Self:
-        found = list(self.violations())
-        if found:
-            text = "; ".join(f"{item.path}: {item.message}" for item in found)
-            raise PydanticCustomError(RULE_ERROR, "{text}", {"text": text, "violations": found})
+        refuse(list(self.violations()))
         return self
 
 
@@ -109,15 +123,21 @@ _EXPONENT = r"([eE](-[0-9]{1,2}|[+]?0{1,2}))?"
 RATE_PATTERN = rf"^([0-9]{{1,3}})(\.[0-9]{{1,12}})?{_EXPONENT}$"
 POSITIVE_RATE_PATTERN = rf"^(0\.0*[1-9][0-9]*|0*[1-9][0-9]{{0,2}}(\.[0-9]+)?){_EXPONENT}$"
 
+DECIMALS = {
+    WEIGHT_PATTERN: ('a decimal number in quotes, from "0" to "9999.999999"', '"1"'),
+    FRACTION_PATTERN: ('a decimal number in quotes, at least "0" and less than "1"', '"0.1"'),
+    RATE_PATTERN: ('a decimal number in quotes, zero or more, less than "1000", without positive exponent', '"0.02"'),
+    POSITIVE_RATE_PATTERN: (
+        'a decimal number in quotes, above zero, less than "1000", without positive exponent',
+        '"1e-5"',
+    ),
+}
+"""For each kind of decimal string: what it must be, and an example."""
+
 Weight = Annotated[str, Field(pattern=WEIGHT_PATTERN, max_length=11)]
-"""A decimal string from "0" to "9999.999999"."""
 Fraction = Annotated[str, Field(pattern=FRACTION_PATTERN, max_length=14)]
-"""A decimal string from "0" up to, but without, "1"."""
 Rate = Annotated[str, Field(pattern=RATE_PATTERN, max_length=24)]
-"""A decimal string from zero to below 1000, in scientific notation (no positive exponent) if wanted: "0.02",
-"1e-5"."""
 PositiveRate = Annotated[str, Field(pattern=POSITIVE_RATE_PATTERN, max_length=24)]
-"""A decimal string above zero and below 1000, in scientific notation (no positive exponent) if wanted."""
 
 VISIBLE = r"[^\x00-\x20]"
 """Any character but ASCII's white space and controls. (`\\S` means one thing to Rust, which reads patterns here, and
@@ -135,59 +155,48 @@ _NO_KEY = r"^s3://[^/]*/(.*/)?([.][.]?(/|$)|/+[^/])"
 no part of a key."""
 
 
-def path_fault(uri: str) -> tuple[str, str] | None:
-    """Return why no store can hold what a URI names, and the remedy; None if it is possible.
-
-    Folders and buckets can hold the same things, so that what is in one can be copied to the other.
-    """
+def _longest_part(uri: str) -> int:
+    """Return the bytes of the longest part between slashes, as a store names it."""
     parts = [part.encode(errors="replace") for part in uri.split("/")]
-    if uri.startswith("file://"):
-        parts = [unquote_to_bytes(part) for part in parts]
-    if any(b"\0" in part for part in parts):
-        return "holds a NUL character (%00), which no path can hold", "take it out"
-    if uri.startswith("s3://"):
-        if re.search(r"[\x00-\x20\\\x7f]", uri):
-            return "holds white space, a backslash or a control character, which a key may not", "take it out"
-        if re.search(_NO_KEY, uri):
-            return "has an empty part, or . or .., between slashes, which a key may not", "take it out"
-        if len(uri.encode(errors="replace")) > KEY_BYTES:
-            return f"has more than {KEY_BYTES} bytes, and no key of an object store is longer", "shorten it"
-    longest = max(map(len, parts))
-    if longest > NAME_BYTES:
-        return f"has a part of {longest} bytes between slashes, and at most {NAME_BYTES} are possible", "shorten it"
-    return None
+    return max(len(unquote_to_bytes(part) if uri.startswith("file://") else part) for part in parts)
 
 
-_PATH_RULES = (
-    CelRule(
-        r"!self.contains('\x00') && !(self.startsWith('file://') && self.contains('%00'))",
+URI_RULES = (
+    FieldRule(
         "",
-        "holds a NUL character (%00), which no path can hold: take it out",
+        "holds a NUL character (%00), which no path can hold",
+        "take it out",
+        lambda uri: "\0" not in uri and not (uri.startswith("file://") and "%00" in uri),
+        r"!self.contains('\x00') && !(self.startsWith('file://') && self.contains('%00'))",
     ),
-    CelRule(
+    FieldRule(
+        "",
+        f"has a part of more than {NAME_BYTES} bytes between slashes",
+        "shorten it",
+        lambda uri: _longest_part(uri) <= NAME_BYTES,
         "self.split('/').all(part, size(bytes(part)) - "
         f"(self.startsWith('file://') ? 2 * size(part.findAll('%[0-9a-fA-F]{{2}}')) : 0) <= {NAME_BYTES})",
-        "",
-        f"has a part of more than {NAME_BYTES} bytes between slashes: shorten it",
     ),
-    CelRule(
+    FieldRule(
+        "",
+        "has an empty part, or . or .., between slashes, which a key may not",
+        "take it out",
+        lambda uri: re.search(_NO_KEY, uri) is None,
         f"!self.matches(r'{_NO_KEY}')",
-        "",
-        "has an empty part, or . or .., between slashes, which a key may not: take it out",
     ),
-    CelRule(
-        f"!self.startsWith('s3://') || size(bytes(self)) <= {KEY_BYTES}",
+    FieldRule(
         "",
-        f"has more than {KEY_BYTES} bytes, and no key of an object store is longer: shorten it",
+        f"has more than {KEY_BYTES} bytes, and no key of an object store is longer",
+        "shorten it",
+        lambda uri: not uri.startswith("s3://") or len(uri.encode(errors="replace")) <= KEY_BYTES,
+        f"!self.startsWith('s3://') || size(bytes(self)) <= {KEY_BYTES}",
     ),
 )
-"""The twins of `path_fault`."""
+"""What no store can hold. Folders and buckets hold the same, so that what is in one can be copied to the other."""
 
 
-def _possible_path(uri: str) -> str:
-    fault = path_fault(uri)
-    if fault is not None:
-        raise PydanticCustomError("impossible_path", "{text}", {"text": fault[0]})
+def _possible(uri: str) -> str:
+    refuse([rule.violation(uri) for rule in URI_RULES if not rule.holds(uri)][:1])
     return uri
 
 
@@ -196,9 +205,9 @@ Uri = Annotated[
     Field(
         pattern=URI_PATTERN,
         max_length=1024,  # API servers bound the cost of the rules by it
-        json_schema_extra={RULES: [rule.to_json() for rule in _PATH_RULES]},
+        json_schema_extra={RULES: [rule.to_json() for rule in URI_RULES]},
     ),
-    AfterValidator(_possible_path),
+    AfterValidator(_possible),
 ]
 """`s3://bucket/prefix`, `file:///absolute/path`, or `file://path` relative to the folder of the job's
 file."""

@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from unimrg_api.digests import sha256_of
-from unimrg_api.fields import CelRule, Spec, Violation, path_of, resolve_uri
+from unimrg_api.fields import FieldRule, Spec, Violation, path_of, resolve_uri
 from unimrg_api.spec_platform import (
     OBJECT_NAME_PATTERN,
     CheckpointSpec,
@@ -38,11 +38,12 @@ from unimrg_api.spec_training import (
     Precision,
     TrainingSpec,
 )
-from unimrg_api.unions import CustomSpec, repeated, repeated_rule
+from unimrg_api.unions import CustomSpec, each_once
 
 __all__ = [
     "API_VERSION",
     "KIND",
+    "NAME_PATTERN",
     "CustomSpec",
     "HarmonSamplingSpec",
     "HarmonSpec",
@@ -91,21 +92,23 @@ class Metadata(Spec):
 
     def violations(self) -> Iterator[Violation]:
         """Labels and annotations are such as every cluster takes; its API server checks that without our help."""
-        for key, value in (self.labels or {}).items():
-            if not _is_label_name(key):
-                yield Violation("labels", f"{key!r} is not a valid label name", _LABEL_REMEDY, frozenset({"labels"}))
-            if value and not (_LABEL_NAME.fullmatch(value) and len(value) <= 63):
-                message = f"the label {key} cannot have the value {value[:63]!r}"
-                yield Violation("labels", message, _LABEL_REMEDY, frozenset({"labels"}))
-        annotations = self.annotations or {}
-        for key in annotations:
-            if not _is_label_name(key.lower()):
-                message = f"{key!r} is not a valid annotation name"
-                yield Violation("annotations", message, _LABEL_REMEDY, frozenset({"annotations"}))
+        labels, annotations = self.labels or {}, self.annotations or {}
         size = sum(len(key.encode()) + len(value.encode()) for key, value in annotations.items())
+        faults = [("labels", f"{key!r} is not a valid label name") for key in labels if not _is_label_name(key)]
+        faults += [
+            ("labels", f"the label {key} cannot have the value {value[:63]!r}")
+            for key, value in labels.items()
+            if value and not (_LABEL_NAME.fullmatch(value) and len(value) <= 63)
+        ]
+        faults += [
+            ("annotations", f"{key!r} is not a valid annotation name")
+            for key in annotations
+            if not _is_label_name(key.lower())
+        ]
+        yield from (Violation(path, message, _LABEL_REMEDY) for path, message in faults)
         if size > _ANNOTATIONS_BYTES:
             message = f"all annotations have {size} bytes, and at most {_ANNOTATIONS_BYTES} are allowed"
-            yield Violation("annotations", message, "shorten them", frozenset({"annotations"}))
+            yield Violation("annotations", message, "shorten them")
 
 
 _LABEL_REMEDY = "use at most 63 letters, digits, dashes, dots and underscores, with a letter or digit at both ends"
@@ -118,37 +121,37 @@ def _is_label_name(key: str) -> bool:
     return (right or not slash) and len(name) <= 63 and _LABEL_NAME.fullmatch(name) is not None
 
 
-_METHOD_FAULTS: dict[Method, tuple[str, str]] = {
-    "SFT": (
-        "method SFT learns Understanding and nothing else",
-        "leave objectives out, or use another method",
-    ),
-    "RecA": (
-        "method RecA learns Pixel, with or without Understanding, and nothing else",
-        "leave objectives out, or use another method",
-    ),
-    "UniMRG": (
-        "method UniMRG needs Understanding and at least one map (Pixel, Depth, Segmentation) with a weight above zero",
-        "add what is missing, or use method: SFT or RecA",
-    ),
-}
-"""For each method: what is wrong with objectives that are not its own, and the remedy."""
-
 _NAME = "(has(ENTRY.name) ? ENTRY.name : has(ENTRY.custom) ? ENTRY.custom : '')"
-_WANTED = f"self.objectives.filter(item, !item.weight.matches('^[0.]+$')).map(item, {_NAME.replace('ENTRY', 'item')})"
-"""In CEL: the names of the objectives with a weight above zero."""
-_EACH_ONCE = repeated_rule("objectives", _NAME)
-_LISTED_TWICE = f"!{_EACH_ONCE.rule}"
+_EACH_ONCE = each_once(
+    "objectives", lambda spec: [entry.key for entry in spec.objectives or ()], _NAME, "!has(self.objectives) || {}"
+)
 
 
-def _method_rule(method: Method, right: str) -> CelRule:
-    """Return the twin of `_method_fault` for one method; like it, it passes where another rule fails.
+def _objectives_rule(message: str, remedy: str, right: Callable[[JobSpec, set[str]], bool], cel: str) -> FieldRule:
+    """Return a rule about `wanted`, the names of the objectives with a weight above zero, where each is named once.
 
     (`[value].all(name, …)` is how CEL gives a value a name.)
     """
-    passed = f"self.method != '{method}' || !has(self.objectives) || {_LISTED_TWICE}"
-    rule = f"{passed} || [{_WANTED}].all(wanted, size(wanted) == 0 || ({right}))"
-    return CelRule(rule, "objectives", ": ".join(_METHOD_FAULTS[method]))
+
+    def holds(spec: JobSpec) -> bool:
+        wanted = {entry.key for entry in spec.objectives or () if float(entry.weight)}
+        return spec.objectives is None or not _EACH_ONCE.holds(spec) or right(spec, wanted)
+
+    weights = (
+        f"self.objectives.filter(item, !item.weight.matches('^[0.]+$')).map(item, {_NAME.replace('ENTRY', 'item')})"
+    )
+    rule = f"!has(self.objectives) || !({_EACH_ONCE.cel}) || [{weights}].all(wanted, {cel})"
+    return FieldRule("objectives", message, remedy, holds, rule)
+
+
+def _method_rule(method: Method, message: str, remedy: str, right: Callable[[set[str]], bool], cel: str) -> FieldRule:
+    """Return what a method asks of the objectives, if there are any."""
+    return _objectives_rule(
+        f"method {method} {message}",
+        remedy,
+        lambda spec, wanted: spec.method != method or not wanted or right(wanted),
+        f"self.method != '{method}' || size(wanted) == 0 || ({cel})",
+    )
 
 
 class JobSpec(Spec):
@@ -186,48 +189,36 @@ class JobSpec(Spec):
             return {name: float(weight) for name, weight in RECIPES[self.method].items()}
         return {objective.key: float(objective.weight) for objective in self.objectives}
 
-    def violations(self) -> Iterator[Violation]:
-        """Objectives are unique, not all without weight, and those of the method."""
-        if self.objectives is None:
-            return
-        names = [objective.key for objective in self.objectives]
-        places = [f"objectives[{index}]{field}" for index in range(len(names)) for field in ("", ".name", ".weight")]
-        every = frozenset({"objectives", *places})
-        yield from repeated("objectives", names, every)
-        weights = self.resolved_objectives()
-        if not any(float(objective.weight) for objective in self.objectives):
-            yield Violation(
-                "objectives",
-                "the weights of all objectives are zero: there is nothing to learn",
-                'give at least one of them a weight above zero, e.g. weight: "1"',
-                every,
-            )
-        elif len(set(names)) == len(names):
-            fault = _method_fault(self.method, {name for name, weight in weights.items() if weight})
-            if fault is not None:
-                yield Violation("objectives", *fault, every | {"method"})
-
-    cel = (
-        repeated_rule("objectives", _NAME, "!has(self.objectives) || {}"),
-        CelRule(
-            f"!has(self.objectives) || {_LISTED_TWICE} || size({_WANTED}) > 0",
-            "objectives",
-            "the weights of all objectives are zero: there is nothing to learn",
+    rules = (
+        _EACH_ONCE,
+        _objectives_rule(
+            "the weights of all objectives are zero",
+            "give at least one of them a weight above zero",
+            lambda spec, wanted: bool(wanted),
+            "size(wanted) > 0",
         ),
-        _method_rule("SFT", "wanted == ['Understanding']"),
-        _method_rule("RecA", "'Pixel' in wanted && wanted.all(name, name in ['Understanding', 'Pixel'])"),
-        _method_rule("UniMRG", "'Understanding' in wanted && size(wanted) > 1"),
+        _method_rule(
+            "SFT",
+            "learns Understanding and nothing else",
+            "leave objectives out, or use another method",
+            lambda wanted: wanted == {"Understanding"},
+            "wanted == ['Understanding']",
+        ),
+        _method_rule(
+            "RecA",
+            "learns Pixel, with or without Understanding, and nothing else",
+            "leave objectives out, or use another method",
+            lambda wanted: "Pixel" in wanted and wanted <= {"Understanding", "Pixel"},
+            "'Pixel' in wanted && wanted.all(name, name in ['Understanding', 'Pixel'])",
+        ),
+        _method_rule(
+            "UniMRG",
+            "needs Understanding and at least one map (Pixel, Depth, Segmentation) with a weight above zero",
+            "add what is missing, or use method: SFT or RecA",
+            lambda wanted: "Understanding" in wanted and len(wanted) > 1,
+            "'Understanding' in wanted && size(wanted) > 1",
+        ),
     )
-
-
-def _method_fault(method: Method, wanted: set[str]) -> tuple[str, str] | None:
-    """Return why these objectives (with a weight above zero) are not those of a method, and the remedy."""
-    right = {
-        "SFT": wanted == {"Understanding"},
-        "RecA": "Pixel" in wanted and wanted <= {"Understanding", "Pixel"},
-        "UniMRG": "Understanding" in wanted and len(wanted) > 1,
-    }
-    return None if right[method] else _METHOD_FAULTS[method]
 
 
 class UniMRGJob(Spec):

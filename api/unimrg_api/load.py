@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-import dataclasses
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from unimrg_api.digests import canonical_json
-from unimrg_api.errors import JobError, Problem, UserError
+from unimrg_api.errors import JobError, Problem, UserError, by_place
 from unimrg_api.exit_codes import ExitCode
-from unimrg_api.explain import Finding, null_finding, to_finding, to_problem
-from unimrg_api.fields import RULE_ERROR, Violation
-from unimrg_api.introspection import Location, placeholder, view_at
+from unimrg_api.explain import Finding, explain, show
+from unimrg_api.fields import RULE_ERROR, Spec, Violation
+from unimrg_api.introspection import (
+    Location,
+    format_location,
+    is_required,
+    parse_location,
+    placeholder,
+    schema_at,
+    value_at,
+)
 from unimrg_api.job import UniMRGJob
-from unimrg_api.yaml_source import Document, Position, read_yaml
+from unimrg_api.yaml_source import Document, read_yaml
+
+Model = TypeVar("Model", bound=Spec)
 
 SPEC_BYTES = 100 << 10
 """Largest job that is handed to processes: Linux takes 128 KiB in a variable."""
@@ -52,20 +61,24 @@ def job_of(document: Document, path: Path) -> UniMRGJob:
 
     Raises JobError (CONFIGURATION) with all problems, each with its line and column.
     """
+    return read_model(UniMRGJob, document, path)
+
+
+def read_model(root: type[Model], document: Document, path: Path) -> Model:
+    """Return the document of a file as a model. Raises JobError with all problems, each with its line and column."""
     if document.problems and document.value is None:
         raise JobError(document.problems, source=str(path))
-    job, problems = _check(document.value, document.positions)
+    model, problems = check(root, document)
     known = {problem.path for problem in document.problems}
     problems = document.problems + [problem for problem in problems if problem.path not in known]
-    problems = sorted(problems, key=lambda problem: (problem.line or 0, problem.column or 0))
-    if problems or job is None:
-        raise JobError(problems, source=str(path))
-    return job
+    if problems or model is None:
+        raise JobError(sorted(problems, key=by_place), source=str(path))
+    return model
 
 
 def parse_job(value: Any) -> UniMRGJob:
     """Return the job that plain values (as from JSON) describe. Raises JobError with all problems."""
-    job, problems = _check(value, {})
+    job, problems = check(UniMRGJob, Document(value))
     if job is None:
         raise JobError(problems)
     return job
@@ -98,70 +111,63 @@ def _no_file(path: Path, message: str, remedy: str) -> JobError:
     return JobError([problem], source=str(path))
 
 
-def _check(value: Any, positions: Mapping[Location, Position]) -> tuple[UniMRGJob | None, list[Problem]]:
-    """Return the job, or None and all problems.
+def check(root: type[Model], document: Document) -> tuple[Model | None, list[Problem]]:
+    """Return what a document holds as a model, or None and all problems.
 
     A rule between fields is only asked once its fields are right by themselves. So what is wrong is put right
     in a copy, and the copy looked at again, until nothing new turns up.
     """
-    if not isinstance(value, dict):
-        kind = "a list" if isinstance(value, list) else "a single value"
-        remedy = "start with the fields apiVersion, kind, metadata and spec"
-        finding = Finding((), value, f"a job is a mapping of fields, and this is {kind}", remedy)
-        return None, [to_problem(finding, positions)]
-    findings = list(_nulls(value, ()))
+    findings = list(_nulls(root, document.value, ()))
     wrong = {finding.location for finding in findings}
-    copy = _copy(value)
+    copy = deepcopy(document.value)
     for location in wrong:
-        _put_right(copy, location)
-    job = None
+        _put_right(root, copy, location)
+    model = None
     for _ in range(ROUNDS):
         try:
-            job = UniMRGJob.model_validate(copy, by_alias=True, by_name=False)
+            model = root.model_validate(copy, by_alias=True, by_name=False)
             break
         except ValidationError as error:
-            found = list(_findings(error, positions))
-        findings += [finding for finding in found if not any(_touches(place, wrong) for place in finding.involves)]
-        places = {place for finding in found for place in finding.involves}
-        if places <= wrong:
+            found = list(_findings(root, error, document))
+        findings += [item for item in found if not any(_touches(place, wrong) for place in _places(item))]
+        places = {place for item in found for place in _places(item)}
+        if places <= wrong or () in places:
             break
         wrong |= places
         for location in sorted(places, key=len, reverse=True):
-            _put_right(copy, location)
+            _put_right(root, copy, location)
     if not findings:
-        assert job is not None, "a job without problems was not read"
-        return job, []
-    return None, [to_problem(_as_written(value, finding), positions) for finding in findings]
+        assert model is not None, "a document without problems was not read"
+        return model, []
+    return None, [_problem(document, finding) for finding in findings]
 
 
-def _as_written(value: Any, finding: Finding) -> Finding:
-    """Show what the file says, not what stands in the copy that was put right for the next look."""
-    written = None if finding.absent else value_at(value, finding.location)
-    return finding if written is None else dataclasses.replace(finding, value=written)
+def _problem(document: Document, finding: Finding) -> Problem:
+    value = value_at(document.value, finding.location)
+    shown = "" if value is None or finding.secret else show(value)
+    line, column = document.place(finding.location, at_key=finding.at_key)
+    return Problem(format_location(finding.location), shown, finding.message, finding.remedy, line, column)
 
 
-def _findings(error: ValidationError, positions: Mapping[Location, Position]) -> Iterator[Finding]:
+def _places(finding: Finding) -> frozenset[Location]:
+    return finding.reads | {finding.location}
+
+
+def _findings(root: type[Spec], error: ValidationError, document: Document) -> Iterator[Finding]:
     for item in error.errors(include_url=False):
         location = item["loc"]
-        if location[-1:] == ("[key]",) and item["type"] != "extra_forbidden":
-            location = location[:-1]  # pydantic's sign that a key is wrong, not its value
         if item["type"] != RULE_ERROR:
-            yield to_finding(location, item["type"], item["input"], item["msg"], positions)
+            position = document.positions.get(location)
+            written = None if position is None else position.text
+            yield explain(root, location, item["type"], item["input"], written, item["msg"])
             continue
         violations: list[Violation] = item["ctx"]["violations"]
         for violation in violations:
             place = (*location, *parse_location(violation.path))
-            involves = frozenset((*location, *parse_location(path)) for path in violation.involves)
-            value = value_at(item["input"], parse_location(violation.path))
-            yield Finding(place, value, violation.message, violation.remedy, involves | {place})
-
-
-def parse_location(path: str) -> Location:
-    """Return the parts of a path: the way back from `format_location`."""
-    if not path:
-        return ()
-    parts = re.sub(r"\[([0-9]+)\]", r".[\1]", path).split(".")
-    return tuple(int(part[1:-1]) if re.fullmatch(r"\[[0-9]+\]", part) else part for part in parts)
+            reads = frozenset((*location, *parse_location(path)) for path in violation.reads)
+            yield Finding(
+                place, violation.message, violation.remedy, reads, at_key=violation.secret, secret=violation.secret
+            )
 
 
 def _touches(place: Location, wrong: set[Location]) -> bool:
@@ -169,47 +175,27 @@ def _touches(place: Location, wrong: set[Location]) -> bool:
     return any(place[: len(other)] == other or other[: len(place)] == place for other in wrong)
 
 
-def _nulls(value: Any, location: Location) -> Iterator[Finding]:
+def _nulls(root: type[Spec], value: Any, location: Location) -> Iterator[Finding]:
     """Find nulls at fields that may be absent: the models would take them for absence, an API server would
     not."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, item in items:
         place = (*location, key)
-        if item is None and view_at(UniMRGJob, place) is not None:
-            yield null_finding(place)
+        if item is None and schema_at(root, place) is not None:
+            yield explain(root, place, "null", None, None, "")
         else:
-            yield from _nulls(item, place)
+            yield from _nulls(root, item, place)
 
 
-def _copy(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _copy(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_copy(item) for item in value]
-    return value
-
-
-def value_at(value: Any, location: Location) -> Any:
-    """Return what plain values hold at a place, None if there is no such place."""
-    for part in location:
-        try:
-            value = value[part]
-        except (KeyError, IndexError, TypeError):
-            return None
-    return value
-
-
-def _put_right(value: Any, location: Location) -> None:
-    """Take a wrong field out of a copy of the job, or replace it by something right where it is required."""
+def _put_right(root: type[Spec], value: Any, location: Location) -> None:
+    """Take a wrong field out of a copy of the document, or replace it by something right where it is required."""
     parent = value_at(value, location[:-1]) if location else None
-    if not isinstance(parent, dict | list):
-        return
-    part = location[-1]
-    view = view_at(UniMRGJob, location)
+    part = location[-1] if location else None
     if isinstance(parent, list):
-        if isinstance(part, int) and part < len(parent) and view is not None:
-            parent[part] = placeholder(view)
-    elif view is not None and view.required:
-        parent[str(part)] = placeholder(view)
-    else:
-        parent.pop(str(part), None)
+        if isinstance(part, int) and part < len(parent) and schema_at(root, location) is not None:
+            parent[part] = placeholder(root, location)
+    elif isinstance(parent, dict):
+        if is_required(root, location):
+            parent[str(part)] = placeholder(root, location)
+        else:
+            parent.pop(str(part), None)

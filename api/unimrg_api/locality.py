@@ -1,16 +1,14 @@
-"""What a cluster refuses although a laptop takes it: as problems with a remedy, and as rules for an API server.
-
-Every function that finds problems stands beside the rule that is its twin.
-"""
+"""What a cluster refuses although a laptop takes it: as problems with a remedy, and as rules for an API server."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable
 
 from unimrg_api.errors import Problem
 from unimrg_api.explain import show
-from unimrg_api.fields import CelRule
+from unimrg_api.fields import FieldRule
+from unimrg_api.introspection import parse_location, value_at
 from unimrg_api.job import JobSpec, UniMRGJob
 from unimrg_api.spec_platform import MAXIMUM_GPUS, MAXIMUM_NODES, MAXIMUM_PROCESSES, mounted_in_cel
 
@@ -23,8 +21,13 @@ def cluster_problems(job: UniMRGJob) -> list[Problem]:
 
     Paths are those that an API server names for the same job.
     """
-    spec = job.spec
-    return [*_local_files(spec), *_read_only(spec), *_tracking(spec), *_processes(spec)]
+    found = [rule.violation(job.spec) for rule in CLUSTER_RULES if not rule.holds(job.spec)]
+    values = job.spec.model_dump(mode="json", by_alias=True, exclude_none=True) if found else {}
+    shown = [value_at(values, parse_location(item.path)) for item in found]
+    return [
+        Problem(f"spec.{item.path}", "" if value is None else show(value), item.message, item.remedy)
+        for item, value in zip(found, shown, strict=True)
+    ]
 
 
 def cluster_notes(job: UniMRGJob) -> list[str]:
@@ -37,127 +40,105 @@ def cluster_notes(job: UniMRGJob) -> list[str]:
     ]
 
 
-def _uris(spec: JobSpec) -> Iterator[tuple[str, str]]:
-    """Yield every URI of a job with its path; a list has one path, for that is what an API server names."""
-    if spec.model.init is not None:
-        yield "model.init", spec.model.init
-    for source in spec.data.sources or ():
-        if source.images is not None:
-            yield "data.sources", source.images.uri
-    for uri in spec.data.shards:
-        yield "data.shards", uri
-    yield "checkpoint.uri", spec.checkpoint.uri
-
-
-_FILES_WORK = "a file:// URI works on a cluster only if it is absolute, without .., and below a volume's mountPath"
-_FILES_REMEDY = "use s3://, or mount a PersistentVolumeClaim in spec.trainer.volumes and name a path on it"
-
-
-def _local_files(spec: JobSpec) -> Iterator[Problem]:
-    """A `file://` URI means the same in every pod only on a volume that all of them mount."""
-    for path, uri in _uris(spec):
-        mounted = any(_below(uri, volume.mount_path) for volume in spec.trainer.volumes)
-        if uri.startswith("file://") and (not mounted or re.search(_UPWARDS, uri)):
-            yield Problem(f"spec.{path}", show(uri), _FILES_WORK, _FILES_REMEDY)
-
-
-def _local_file_rule(path: str, guard: str, uri: str) -> CelRule:
-    volume = f"self.trainer.volumes.exists(volume, !{mounted_in_cel('volume')} || {_below_in_cel(uri, 'volume')})"
-    right = f"!{uri}.startsWith('file://') || (!{uri}.matches('{_UPWARDS}') && {volume})"
-    return CelRule(guard.format(right), path, f"{_FILES_WORK}: {_FILES_REMEDY}")
-
-
 def _below(uri: str, mount_path: str) -> bool:
     return f"{uri}/".startswith(f"file://{mount_path}/")
 
 
-def _below_in_cel(uri: str, volume: str) -> str:
-    return f"({uri} + '/').startsWith('file://' + {volume}.mountPath + '/')"
+def _is_found(spec: JobSpec, uri: str) -> bool:
+    """Whether a URI means the same in every pod: in an object store, or on a volume that all of them mount."""
+    mounted = any(_below(uri, volume.mount_path) for volume in spec.trainer.volumes)
+    return not uri.startswith("file://") or (mounted and not re.search(_UPWARDS, uri))
 
 
-_LOCAL_FILE_RULES = (
-    _local_file_rule("model.init", "!has(self.model.init) || {}", "self.model.init"),
-    _local_file_rule(
-        "data.sources",
-        "!has(self.data.sources) || self.data.sources.all(source, !has(source.images) || {})",
-        "source.images.uri",
-    ),
-    _local_file_rule("data.shards", "self.data.shards.all(uri, {})", "uri"),
-    _local_file_rule("checkpoint.uri", "{}", "self.checkpoint.uri"),
+def _is_writable(spec: JobSpec, uri: str) -> bool:
+    return not any(_below(uri, volume.mount_path) and volume.read_only == "Always" for volume in spec.trainer.volumes)
+
+
+def _uri_rules(
+    path: str, uris: Callable[[JobSpec], Iterable[str]], guard: str, uri: str
+) -> tuple[FieldRule, FieldRule]:
+    """Return the rules for files at a path and for what is written there; in CEL, `guard` asks {} of each `uri`."""
+    mounted, below = mounted_in_cel("volume"), f"({uri} + '/').startsWith('file://' + volume.mountPath + '/')"
+    found = f"!{uri}.matches('{_UPWARDS}') && self.trainer.volumes.exists(volume, !{mounted} || {below})"
+    locked = f"self.trainer.volumes.exists(volume, volume.readOnly == 'Always' && {mounted} && {below})"
+    return (
+        FieldRule(
+            path,
+            "a file:// URI works on a cluster only if it is absolute, without .., and below a volume's mountPath",
+            "use s3://, or mount a PersistentVolumeClaim in spec.trainer.volumes and name a path on it",
+            lambda spec: all(_is_found(spec, item) for item in uris(spec)),
+            guard.format(f"!{uri}.startsWith('file://') || ({found})"),
+        ),
+        FieldRule(
+            path,
+            "lies on a volume that is mounted for reading only, and is written to",
+            "use another volume, or set its readOnly: Never",
+            lambda spec: all(_is_writable(spec, item) for item in uris(spec)),
+            guard.format(f"!{locked}"),
+        ),
+    )
+
+
+_SHARDS = _uri_rules("data.shards", lambda spec: spec.data.shards, "self.data.shards.all(uri, {})", "uri")
+_PREPARED = _uri_rules(
+    "data.shards",
+    lambda spec: [] if spec.data.sources is None else spec.data.shards,
+    "!has(self.data.sources) || self.data.shards.all(uri, {})",
+    "uri",
 )
-
-
-_READ_ONLY = "lies on a volume that is mounted for reading only, and is written to"
-_READ_ONLY_REMEDY = "use another volume, or set its readOnly: Never"
-
-
-def _read_only(spec: JobSpec) -> Iterator[Problem]:
-    """What a job writes must not lie on a volume that it can only read."""
-    written = {"checkpoint.uri"} | ({"data.shards"} if spec.data.sources is not None else set())
-    for path, uri in _uris(spec):
-        locked = any(_below(uri, volume.mount_path) for volume in spec.trainer.volumes if volume.read_only == "Always")
-        if path in written and locked:
-            yield Problem(f"spec.{path}", show(uri), _READ_ONLY, _READ_ONLY_REMEDY)
-
-
-def _read_only_rule(path: str, guard: str, uri: str) -> CelRule:
-    locked = f"volume.readOnly == 'Always' && {mounted_in_cel('volume')} && {_below_in_cel(uri, 'volume')}"
-    right = f"!self.trainer.volumes.exists(volume, {locked})"
-    return CelRule(guard.format(right), path, f"{_READ_ONLY}: {_READ_ONLY_REMEDY}")
-
-
-_READ_ONLY_RULES = (
-    _read_only_rule("checkpoint.uri", "{}", "self.checkpoint.uri"),
-    _read_only_rule("data.shards", "!has(self.data.sources) || self.data.shards.all(uri, {})", "uri"),
+_INIT = _uri_rules(
+    "model.init",
+    lambda spec: [] if spec.model.init is None else [spec.model.init],
+    "!has(self.model.init) || {}",
+    "self.model.init",
 )
-
-
-_NO_SERVER = "a cluster needs a tracking server, for a file in a pod is gone with the pod"
-_NO_SERVER_REMEDY = "give its address, e.g. http://mlflow:5000"
-
-
-def _tracking(spec: JobSpec) -> Iterator[Problem]:
-    """A SQLite file has no place in a pod."""
-    uri = spec.tracking.mlflow.uri
-    if uri is None or uri.startswith("sqlite:"):
-        yield Problem("spec.tracking.mlflow.uri", "" if uri is None else show(uri), _NO_SERVER, _NO_SERVER_REMEDY)
-
-
-_TRACKING_RULE = CelRule(
-    "has(self.tracking.mlflow.uri) && !self.tracking.mlflow.uri.startsWith('sqlite:')",
-    "tracking.mlflow.uri",
-    f"{_NO_SERVER}: {_NO_SERVER_REMEDY}",
-    "Required",
+_IMAGES = _uri_rules(
+    "data.sources",
+    lambda spec: [source.images.uri for source in spec.data.sources or () if source.images is not None],
+    "!has(self.data.sources) || self.data.sources.all(source, !has(source.images) || {})",
+    "source.images.uri",
 )
+_CHECKPOINT = _uri_rules("checkpoint.uri", lambda spec: [spec.checkpoint.uri], "{}", "self.checkpoint.uri")
 
 
-def _processes(spec: JobSpec) -> Iterator[Problem]:
-    """Every process gets equally many whole cohorts. (`unimrg run` has its own number of processes.)"""
-    processes, batch = spec.trainer.processes, spec.training.batch
-    cohorts = batch.rows_per_objective // batch.cohort_rows
-    if cohorts % processes:
-        below = max(count for count in range(1, min(cohorts, processes) + 1) if cohorts % count == 0)
-        yield Problem(
-            "spec.training.batch.rowsPerObjective",
-            str(batch.rows_per_objective),
-            f"{cohorts} cohorts per objective (rowsPerObjective / cohortRows) cannot be dealt evenly to the "
-            f"{processes} processes of spec.trainer",
-            f"set rowsPerObjective: {processes * batch.cohort_rows}, or use {below} process{'es' if below > 1 else ''}",
-        )
+def _cohorts(spec: JobSpec) -> int:
+    return spec.training.batch.rows_per_objective // spec.training.batch.cohort_rows
+
+
+def _even_split(spec: JobSpec) -> str:
+    cohorts, processes = _cohorts(spec), spec.trainer.processes
+    below = max(count for count in range(1, min(cohorts, processes) + 1) if cohorts % count == 0)
+    return (
+        f"there are {cohorts} cohorts and {processes} processes: set rowsPerObjective: "
+        f"{processes * spec.training.batch.cohort_rows}, or use {below} process{'es' if below > 1 else ''}"
+    )
 
 
 _BATCH, _TRAINER = "self.training.batch", "self.trainer"
-_PROCESSES_RULE = CelRule(
-    f"{_TRAINER}.nodes < 1 || {_TRAINER}.nodes > {MAXIMUM_NODES} "
-    f"|| {_TRAINER}.gpusPerNode < 0 || {_TRAINER}.gpusPerNode > {MAXIMUM_GPUS} "
-    f"|| {_TRAINER}.processesPerNode < 1 || {_TRAINER}.processesPerNode > {MAXIMUM_PROCESSES} "
-    f"|| {_BATCH}.cohortRows < 1 || {_BATCH}.rowsPerObjective % {_BATCH}.cohortRows != 0 "
-    f"|| ({_BATCH}.rowsPerObjective / {_BATCH}.cohortRows) % ({_TRAINER}.nodes "
-    f"* ({_TRAINER}.gpusPerNode > 0 ? {_TRAINER}.gpusPerNode : {_TRAINER}.processesPerNode)) == 0",
-    "training.batch.rowsPerObjective",
-    "the cohorts of an objective (rowsPerObjective / cohortRows) cannot be dealt evenly to the processes of "
-    "spec.trainer (nodes times gpusPerNode, or processesPerNode without GPUs): make them a multiple",
-)
 
-CLUSTER_RULES = (*_LOCAL_FILE_RULES, *_READ_ONLY_RULES, _TRACKING_RULE, _PROCESSES_RULE)
-"""The twins of `cluster_problems`, about `spec`."""
+CLUSTER_RULES = (
+    *(files for files, _ in (_INIT, _IMAGES, _SHARDS, _CHECKPOINT)),
+    *(written for _, written in (_CHECKPOINT, _PREPARED)),
+    FieldRule(
+        "tracking.mlflow.uri",
+        "a cluster needs a tracking server, for a file in a pod is gone with the pod",
+        "give its address, e.g. http://mlflow:5000",
+        lambda spec: not (spec.tracking.mlflow.uri or "sqlite:").startswith("sqlite:"),
+        "has(self.tracking.mlflow.uri) && !self.tracking.mlflow.uri.startsWith('sqlite:')",
+        reason="Required",
+    ),
+    FieldRule(
+        "training.batch.rowsPerObjective",
+        "the cohorts of an objective (rowsPerObjective / cohortRows) cannot be dealt evenly to the processes",
+        "make them a multiple of spec.trainer's nodes times gpusPerNode (processesPerNode without GPUs)",
+        lambda spec: _cohorts(spec) % spec.trainer.processes == 0,
+        f"{_TRAINER}.nodes < 1 || {_TRAINER}.nodes > {MAXIMUM_NODES} "
+        f"|| {_TRAINER}.gpusPerNode < 0 || {_TRAINER}.gpusPerNode > {MAXIMUM_GPUS} "
+        f"|| {_TRAINER}.processesPerNode < 1 || {_TRAINER}.processesPerNode > {MAXIMUM_PROCESSES} "
+        f"|| {_BATCH}.cohortRows < 1 || {_BATCH}.rowsPerObjective % {_BATCH}.cohortRows != 0 "
+        f"|| ({_BATCH}.rowsPerObjective / {_BATCH}.cohortRows) % ({_TRAINER}.nodes "
+        f"* ({_TRAINER}.gpusPerNode > 0 ? {_TRAINER}.gpusPerNode : {_TRAINER}.processesPerNode)) == 0",
+        advice=_even_split,
+    ),
+)
+"""What a cluster asks of a job's `spec` beyond its own rules. `unimrg run` has its own number of processes."""

@@ -36,10 +36,8 @@ def structural_schema(model: type[BaseModel], *, defaults: bool) -> Schema:
 
 
 def _lower(node: Schema, definitions: Mapping[str, Schema], defaults: bool, path: str) -> Schema:
-    node = _resolved(node, definitions, path)
+    node = resolved(node, definitions, path)
     node.pop("title", None)
-    if "const" in node:
-        node["enum"] = [node.pop("const")]
     if isinstance(node.get("additionalProperties"), bool):
         del node["additionalProperties"]  # strict field validation refuses unknown fields, unless they are preserved
     if not defaults or node.get("default", ...) is None:
@@ -47,10 +45,8 @@ def _lower(node: Schema, definitions: Mapping[str, Schema], defaults: bool, path
     unknown = set(node) - set(_KEYWORDS.get(node.get("type", ""), ()))
     if unknown or "type" not in node:
         raise TypeError(f"{path} ({node.get('type')}): a custom resource has no {', '.join(sorted(unknown))}")
-    if "description" in node:
-        node["description"] = " ".join(node["description"].split())
     if "default" in node:
-        node["default"] = _without_nulls(node["default"])
+        node["default"] = without_nulls(node["default"])
     if node["type"] == "array":
         node["items"] = _lower(node["items"], definitions, defaults, f"{path}[]")
         node.setdefault(LIST_TYPE, "atomic")
@@ -62,8 +58,11 @@ def _lower(node: Schema, definitions: Mapping[str, Schema], defaults: bool, path
     return {keyword: node[keyword] for keyword in _KEYWORDS[node["type"]] if keyword in node}
 
 
-def _resolved(node: Schema, definitions: Mapping[str, Schema], path: str) -> Schema:
-    """Put what a node refers to in its place and take "or null" off; what the node itself says wins."""
+def resolved(node: Schema, definitions: Mapping[str, Schema], path: str) -> Schema:
+    """Put what a node refers to in its place and take "or null" off; what the node itself says wins.
+
+    A constant becomes the only choice.
+    """
     node = dict(node)
     while "$ref" in node or "anyOf" in node:
         if "$ref" in node:
@@ -75,11 +74,15 @@ def _resolved(node: Schema, definitions: Mapping[str, Schema], path: str) -> Sch
             (inner,) = options
         rules = [*inner.get(RULES, ()), *node.get(RULES, ())]  # those of both count
         node = {**inner, **node, **({RULES: rules} if rules else {})}
+    if "const" in node:
+        node["enum"] = [node.pop("const")]
+    if "description" in node:
+        node["description"] = " ".join(node["description"].split())
     return node
 
 
-def _without_nulls(value: Any) -> Any:
+def without_nulls(value: Any) -> Any:
     """Leave out what a default does not set: absence is not null."""
     if isinstance(value, dict):
-        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
-    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
+        return {key: without_nulls(item) for key, item in value.items() if item is not None}
+    return [without_nulls(item) for item in value] if isinstance(value, list) else value

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable
 
 from unimrg_api.digests import canonical_json
-from unimrg_api.fields import CelRule, Spec
-from unimrg_api.introspection import View, fields_of
+from unimrg_api.fields import DECIMALS, RULES, URI_PATTERN
+from unimrg_api.introspection import Location, fields, format_location, is_required, schema_at
 from unimrg_api.job import API_VERSION, KIND, UniMRGJob
 from unimrg_api.locality import CLUSTER_RULES
+from unimrg_api.lowering import Schema, without_nulls
 from unimrg_api.spec_training import RECIPES
 
 _INTRODUCTION = f"""# The job, field by field
@@ -31,22 +31,26 @@ A job is one YAML (or JSON) document of `apiVersion: {API_VERSION}` and `kind: {
 def reference() -> str:
     """Return the page as Markdown."""
     lines = [_INTRODUCTION, "| Field | Type | Default | Meaning |", "|---|---|---|---|"]
-    for path, view in _rows(UniMRGJob, ""):
-        cells = (f"`{path}`", _type(view), _default(view), view.description)
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    between = []
+    for place, schema in [((), schema_at(UniMRGJob, ()) or {}), *fields(UniMRGJob)]:
+        path = _path(place)
+        if place:
+            cells = (f"`{path}`", _type(schema), _default(place, schema), schema.get("description", ""))
+            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+        inner = (schema_at(UniMRGJob, (*place, 0)) or {}) if schema.get("type") == "array" else schema
+        if inner.get("type") == "object":
+            between += [(_path((*place, 0)) if inner is not schema else path, rule) for rule in inner.get(RULES, ())]
     lines += ["", "## Objectives of a method", "", "| Method | Objectives and weights |", "|---|---|"]
     for method, recipe in RECIPES.items():
         lines.append(f"| `{method}` | {', '.join(f'{name} {weight}' for name, weight in recipe.items())} |")
     lines += ["", _BETWEEN_FIELDS, "| Where | What is wrong, and what to write instead |", "|---|---|"]
-    lines += _rule_rows((f"{path}{rule.path}", rule) for path, rule in _rules(UniMRGJob, ""))
+    lines += _rule_rows(between)
     lines += ["", _ON_A_CLUSTER, "| Where | What is wrong, and what to write instead |", "|---|---|"]
-    lines += _rule_rows((f"spec.{rule.path}", rule) for rule in CLUSTER_RULES)
+    lines += _rule_rows(("spec", rule.to_json()) for rule in CLUSTER_RULES)
     return "\n".join(lines) + "\n"
 
 
-_BETWEEN_FIELDS = """## Rules between fields
-
-"""
+_BETWEEN_FIELDS = "## Rules between fields\n"
 
 _ON_A_CLUSTER = """## What a cluster refuses
 
@@ -54,64 +58,44 @@ A laptop takes these jobs; `unimrg validate` names them in notes. The spec of a 
 """
 
 
-def _rules(model: type[Spec], prefix: str) -> Iterator[tuple[str, CelRule]]:
-    """Yield the rules of a model and of all that it holds, each with the path of its model."""
-    yield from ((prefix, rule) for rule in model.cel)
-    for name, view in fields_of(model).items():
-        inner = view.entry if view.kind == "list" else view
-        if inner is not None and inner.model is not None:
-            yield from _rules(inner.model, f"{prefix}{name}[]." if view.kind == "list" else f"{prefix}{name}.")
+def _path(place: Location) -> str:
+    return format_location(place).replace("[0]", "[]")
 
 
-def _rule_rows(rules: Iterable[tuple[str, CelRule]]) -> list[str]:
+def _rule_rows(rules: Iterable[tuple[str, dict[str, str]]]) -> list[str]:
     """Return a row for each message, with every path that it is said of."""
     paths: dict[str, list[str]] = {}
     for path, rule in rules:
-        paths.setdefault(rule.message, []).append(f"`{path}`")
+        paths.setdefault(rule["message"], []).append(f"`{path}{rule.get('fieldPath', '')}`")
     return [f"| {', '.join(places)} | {message[:1].upper()}{message[1:]}. |" for message, places in paths.items()]
 
 
-def _rows(model: type[Spec], prefix: str) -> Iterator[tuple[str, View]]:
-    for name, view in fields_of(model).items():
-        path = f"{prefix}{name}"
-        yield path, view
-        inner = view.entry if view.kind == "list" else view
-        if inner is not None and inner.model is not None:
-            yield from _rows(inner.model, f"{path}[]." if view.kind == "list" else f"{path}.")
-
-
-def _type(view: View) -> str:
-    if view.kind == "model":
-        return "object"
-    if view.kind == "mapping":
-        return "map of texts"
-    if view.kind == "json":
-        return "any JSON object"
-    if view.kind == "list":
-        entry = "object" if view.entry is None or view.entry.kind == "model" else _type(view.entry)
-        count = f"{view.min_length} to {view.max_length}" if view.min_length else f"at most {view.max_length}"
-        return f"list ({count}) of {entry}"
-    if view.kind == "choice":
-        return ", ".join(f"`{choice}`" for choice in view.choices)
-    if view.kind == "int":
-        return f"integer, {view.minimum} to {view.maximum}"
-    if view.is_decimal:
+def _type(schema: Schema) -> str:
+    kind, pattern = schema["type"], schema.get("pattern")
+    if kind == "object":
+        entries = schema.get("additionalProperties")
+        return "object" if "properties" in schema else "any JSON object" if entries is True else "map of texts"
+    if kind == "array":
+        entry = "object" if "$ref" in schema["items"] else _type(schema["items"])
+        least = f"{schema['minItems']} to" if "minItems" in schema else "at most"
+        return f"list ({least} {schema['maxItems']}) of {entry}"
+    if "enum" in schema:
+        return ", ".join(f"`{choice}`" for choice in schema["enum"])
+    if kind == "integer":
+        return f"integer, {schema['minimum']} to {schema['maximum']}"
+    if pattern in DECIMALS:
         return "decimal string"
-    return "URI" if view.is_uri else f"text, at most {view.max_length} characters"
+    return "URI" if pattern == URI_PATTERN else f"text, at most {schema['maxLength']} characters"
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    return value.model_dump(by_alias=True, exclude_none=True) if isinstance(value, Spec) else value
-
-
-def _default(view: View) -> str:
-    if view.required:
+def _default(place: Location, schema: Schema) -> str:
+    value = schema.get("default")
+    if is_required(UniMRGJob, place):
         return "required"
-    if view.default is None:
+    if value is None:
         return "–"
-    if isinstance(view.default, Spec):
+    if "properties" in schema:
         return "see its fields"
-    value: Any = _plain(view.default)
-    return f"`{value}`" if view.kind in ("choice", "int") else f"`{canonical_json(value)}`"
+    return (
+        f"`{value}`" if "enum" in schema or schema["type"] == "integer" else f"`{canonical_json(without_nulls(value))}`"
+    )

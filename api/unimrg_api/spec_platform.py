@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from itertools import combinations
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from unimrg_api.fields import (
-    LINE_PATTERN,
-    VISIBLE,
-    CelRule,
-    ShortUri,
-    Spec,
-    Uri,
-    Violation,
-)
-from unimrg_api.unions import CustomSpec, OneOf, name_in_cel, repeated, repeated_rule
+from unimrg_api.fields import LINE_PATTERN, VISIBLE, FieldRule, ShortUri, Spec, Uri
+from unimrg_api.unions import CustomSpec, OneOf, each_once, name_in_cel
 
 MAXIMUM_SCENES = 10_000_000
 MAXIMUM_NODES = 64
@@ -40,11 +32,6 @@ POD_FOLDERS = ("/cache", "/dev", "/run/unimrg", "/tmp")
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 """What the names of image files end with, in small letters or large ones."""
-
-_FOLDER_ONLY = "images are read from a folder only, not from an object store"
-_FOLDER_REMEDY = "use a file:// URI; shards, once prepared, may lie elsewhere"
-_NO_TRAINING = "images are for sample grids, and no source is trained on"
-_NO_TRAINING_REMEDY = "add a source to train on, e.g. scenes"
 
 
 def _apart_from_pods_folders(volume: str) -> str:
@@ -82,24 +69,17 @@ class TrainerSpec(Spec):
         """Processes that train, over all nodes."""
         return self.nodes * (self.gpus_per_node or self.processes_per_node)
 
-    def violations(self) -> Iterator[Violation]:
-        """Volumes lie apart from each other."""
-        paths = [volume.mount_path for volume in self.volumes]
-        for index, path in enumerate(paths):
-            other = next((other for other in paths[:index] if _overlap(path, other)), None)
-            if other is not None:
-                every = frozenset({"volumes", *(f"volumes[{place}].mountPath" for place in range(len(paths)))})
-                message = f"the volumes at {other} and {path} are mounted over each other"
-                yield Violation("volumes", message, "mount them side by side", every)
-                return
-
-    cel = (
-        CelRule(
+    rules = (
+        FieldRule(
+            "volumes",
+            "two volumes are mounted over each other",
+            "mount them side by side",
+            lambda trainer: (
+                not any(_overlap(one.mount_path, other.mount_path) for one, other in combinations(trainer.volumes, 2))
+            ),
             f"self.volumes.exists(volume, !{mounted_in_cel('volume')}) || "
             "self.volumes.all(volume, self.volumes.exists_one(other, "
             "(volume.mountPath + '/').startsWith(other.mountPath + '/')))",
-            "volumes",
-            "two volumes are mounted over each other: mount them side by side",
         ),
     )
 
@@ -123,12 +103,15 @@ class ImagesSpec(Spec):
     uri: ShortUri
     """Folder of JPEG or PNG files, as `file://`."""
 
-    def violations(self) -> Iterator[Violation]:
-        """Images are read from a folder."""
-        if self.uri.startswith("s3://"):
-            yield Violation("uri", _FOLDER_ONLY, _FOLDER_REMEDY, frozenset({"uri"}))
-
-    cel = (CelRule("!self.uri.startsWith('s3://')", "uri", f"{_FOLDER_ONLY}: {_FOLDER_REMEDY}"),)
+    rules = (
+        FieldRule(
+            "uri",
+            "images are read from a folder only, not from an object store",
+            "use a file:// URI; shards, once prepared, may lie elsewhere",
+            lambda images: not images.uri.startswith("s3://"),
+            "!self.uri.startsWith('s3://')",
+        ),
+    )
 
 
 class SourceSpec(OneOf):
@@ -152,19 +135,17 @@ class DataSpec(Spec):
     shards: Annotated[list[Uri], Field(min_length=1, max_length=1)]
     """The prefix that holds the shards. A list, for a later version may mix several."""
 
-    def violations(self) -> Iterator[Violation]:
-        """No source is named twice, and one of them is trained on."""
-        names = [source.selected()[0] for source in self.sources or ()]
-        yield from repeated("sources", names, frozenset({"sources"}))
-        if names == ["images"]:
-            yield Violation("sources", _NO_TRAINING, _NO_TRAINING_REMEDY, frozenset({"sources"}))
+    def _names(self) -> list[str]:
+        return [source.selected()[0] for source in self.sources or ()]
 
-    cel = (
-        repeated_rule("sources", name_in_cel("scenes", "images"), "!has(self.sources) || {}"),
-        CelRule(
-            "!has(self.sources) || size(self.sources) != 1 || !has(self.sources[0].images)",
+    rules = (
+        each_once("sources", _names, name_in_cel("scenes", "images"), "!has(self.sources) || {}"),
+        FieldRule(
             "sources",
-            f"{_NO_TRAINING}: {_NO_TRAINING_REMEDY}",
+            "images are for sample grids, and no source is trained on",
+            "add a source to train on, e.g. scenes",
+            lambda data: data._names() != ["images"],
+            "!has(self.sources) || size(self.sources) != 1 || !has(self.sources[0].images)",
         ),
     )
 
@@ -211,21 +192,13 @@ class StorageSpec(Spec):
     """Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN, if need be) for a
     cluster. Absent: the identity of the service account. `unimrg run` takes the environment's."""
 
-    def violations(self) -> Iterator[Violation]:
-        """A bucket's name can stand in front of a host name only."""
-        if self.addressing == "Virtual" and self.endpoint is not None and re.search(_NUMERIC_HOST, self.endpoint):
-            yield Violation(
-                "addressing",
-                "a bucket's name cannot stand in front of a numeric address",
-                "use addressing: Path, or an endpoint with a host name",
-                frozenset({"addressing", "endpoint"}),
-            )
-
-    cel = (
-        CelRule(
-            f"self.addressing != 'Virtual' || !has(self.endpoint) || !self.endpoint.matches(r'{_NUMERIC_HOST}')",
+    rules = (
+        FieldRule(
             "addressing",
-            "a bucket's name cannot stand in front of a numeric address: use Path, or an endpoint with a host name",
+            "a bucket's name cannot stand in front of a numeric address",
+            "use Path, or an endpoint with a host name",
+            lambda storage: storage.addressing != "Virtual" or not re.search(_NUMERIC_HOST, storage.endpoint or ""),
+            f"self.addressing != 'Virtual' || !has(self.endpoint) || !self.endpoint.matches(r'{_NUMERIC_HOST}')",
         ),
     )
 
@@ -240,22 +213,13 @@ class VolumeSpec(Spec):
     read_only: Literal["Always", "Never"] = "Never"
     """Whether it is mounted for reading only."""
 
-    def violations(self) -> Iterator[Violation]:
-        """A volume hides nothing that pods use themselves."""
-        for folder in POD_FOLDERS:
-            if _overlap(self.mount_path, folder):
-                yield Violation(
-                    "mountPath",
-                    f"pods use {folder} themselves",
-                    "mount it elsewhere, e.g. at /mnt/data",
-                    frozenset({"mountPath"}),
-                )
-
-    cel = (
-        CelRule(
-            _apart_from_pods_folders("self"),
+    rules = (
+        FieldRule(
             "mountPath",
-            f"pods use {', '.join(POD_FOLDERS)} themselves: mount it elsewhere, e.g. at /mnt/data",
+            f"pods use {', '.join(POD_FOLDERS)} themselves",
+            "mount it elsewhere, e.g. at /mnt/data",
+            lambda volume: not any(_overlap(volume.mount_path, folder) for folder in POD_FOLDERS),
+            _apart_from_pods_folders("self"),
         ),
     )
 
@@ -302,22 +266,13 @@ class RunPolicySpec(Spec):
     max_backoff_seconds: Annotated[int, Field(ge=0, le=86_400)] = 600
     """On a cluster, most seconds before a restart."""
 
-    def violations(self) -> Iterator[Violation]:
-        """The longest pause is not shorter than the first."""
-        if self.max_backoff_seconds < self.backoff_seconds:
-            yield Violation(
-                "maxBackoffSeconds",
-                f"at most {self.max_backoff_seconds} s before a restart are less than the {self.backoff_seconds} s "
-                "before the first",
-                f"use at least {self.backoff_seconds}, or lower backoffSeconds",
-                frozenset({"maxBackoffSeconds", "backoffSeconds"}),
-            )
-
-    cel = (
-        CelRule(
-            "self.maxBackoffSeconds >= self.backoffSeconds",
+    rules = (
+        FieldRule(
             "maxBackoffSeconds",
-            "less than the pause before the first restart: use at least backoffSeconds, or lower that",
+            "less than the pause before the first restart",
+            "use at least backoffSeconds, or lower that",
+            lambda policy: policy.max_backoff_seconds >= policy.backoff_seconds,
+            "self.maxBackoffSeconds >= self.backoffSeconds",
         ),
     )
 

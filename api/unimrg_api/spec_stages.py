@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from unimrg_api.fields import Spec, Violation
-from unimrg_api.unions import CustomSpec, OneOf, name_in_cel, repeated, repeated_rule
+from unimrg_api.fields import Spec
+from unimrg_api.unions import CustomSpec, OneOf, each_once, name_in_cel
 
 
 class SpatialSpec(Spec):
@@ -43,12 +42,11 @@ class EvaluateSpec(Spec):
     sample_images: Annotated[int, Field(ge=0, le=64)] = 4
     """Held-out images in the grid of samples, each with every map that the job trains. 0: no grid."""
 
-    def violations(self) -> Iterator[Violation]:
-        """No benchmark is named twice."""
-        names = [benchmark.selected()[0] for benchmark in self.benchmarks]
-        yield from repeated("benchmarks", names, frozenset({"benchmarks"}))
-
-    cel = (repeated_rule("benchmarks", name_in_cel("spatial")),)
+    rules = (
+        each_once(
+            "benchmarks", lambda spec: [entry.selected()[0] for entry in spec.benchmarks], name_in_cel("spatial")
+        ),
+    )
 
 
 class StagesSpec(Spec):

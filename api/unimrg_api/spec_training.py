@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from unimrg_api.fields import (
-    CelRule,
-    Fraction,
-    PositiveRate,
-    Rate,
-    Spec,
-    Uri,
-    Violation,
-    Weight,
-)
+from unimrg_api.fields import FieldRule, Fraction, PositiveRate, Rate, Spec, Uri, Weight
 from unimrg_api.unions import CustomName, CustomSpec, OneOf
 
 Method = Literal["SFT", "RecA", "UniMRG"]
@@ -115,23 +105,19 @@ class BatchSpec(Spec):
     """Rows of each objective per forward pass and process. Less needs less memory and changes nothing
     else."""
 
-    def violations(self) -> Iterator[Violation]:
-        """Cohorts must fill a step."""
-        rows, cohort = self.rows_per_objective, self.cohort_rows
-        if rows % cohort:
-            nearest = sorted({max(cohort, rows - rows % cohort), rows - rows % cohort + cohort})
-            yield Violation(
-                "rowsPerObjective",
-                f"{rows} rows per objective cannot be dealt in whole cohorts of {cohort}",
-                f"use a multiple of cohortRows, e.g. {' or '.join(map(str, nearest))}",
-                frozenset({"rowsPerObjective", "cohortRows"}),
-            )
+    def _multiples(self) -> str:
+        below = self.rows_per_objective - self.rows_per_objective % self.cohort_rows
+        nearest = sorted({max(self.cohort_rows, below), below + self.cohort_rows})
+        return f"use a multiple of cohortRows, e.g. {' or '.join(map(str, nearest))}"
 
-    cel = (
-        CelRule(
-            "self.cohortRows < 1 || self.rowsPerObjective % self.cohortRows == 0",
+    rules = (
+        FieldRule(
             "rowsPerObjective",
-            "the rows of an objective cannot be dealt in whole cohorts: use a multiple of cohortRows",
+            "the rows of an objective cannot be dealt in whole cohorts",
+            "use a multiple of cohortRows",
+            lambda batch: batch.rows_per_objective % batch.cohort_rows == 0,
+            "self.cohortRows < 1 || self.rowsPerObjective % self.cohortRows == 0",
+            advice=_multiples,
         ),
     )
 
@@ -161,21 +147,13 @@ class ScheduleSpec(Spec):
     total_steps: Annotated[int, Field(ge=1, le=MAXIMUM_STEPS)] = 2500
     """Optimiser steps of the whole schedule; at its end the learning rate is zero."""
 
-    def violations(self) -> Iterator[Violation]:
-        """The warm-up lies within the schedule."""
-        if self.warmup_steps > self.total_steps:
-            yield Violation(
-                "warmupSteps",
-                f"a warm-up of {self.warmup_steps} steps does not end within the schedule of {self.total_steps} steps",
-                f"use at most {self.total_steps}, or raise totalSteps",
-                frozenset({"warmupSteps", "totalSteps"}),
-            )
-
-    cel = (
-        CelRule(
-            "self.warmupSteps <= self.totalSteps",
+    rules = (
+        FieldRule(
             "warmupSteps",
-            "the warm-up does not end within the schedule: use at most totalSteps, or raise that",
+            "the warm-up does not end within the schedule",
+            "use at most totalSteps, or raise that",
+            lambda schedule: schedule.warmup_steps <= schedule.total_steps,
+            "self.warmupSteps <= self.totalSteps",
         ),
     )
 
@@ -201,21 +179,12 @@ class TrainingSpec(Spec):
         """Return the optimiser step after which training ends."""
         return self.schedule.total_steps if self.stop_step is None else self.stop_step
 
-    def violations(self) -> Iterator[Violation]:
-        """Training stops within the schedule."""
-        total = self.schedule.total_steps
-        if self.resolved_stop_step() > total:
-            yield Violation(
-                "stopStep",
-                f"step {self.stop_step} lies beyond the schedule of {total} steps",
-                f"use at most {total}, or raise schedule.totalSteps",
-                frozenset({"stopStep", "schedule.totalSteps"}),
-            )
-
-    cel = (
-        CelRule(
-            "!has(self.stopStep) || self.stopStep <= self.schedule.totalSteps",
+    rules = (
+        FieldRule(
             "stopStep",
-            "training would stop beyond the schedule: use at most schedule.totalSteps, or raise that",
+            "training would stop beyond the schedule",
+            "use at most schedule.totalSteps, or raise that",
+            lambda training: training.resolved_stop_step() <= training.schedule.total_steps,
+            "!has(self.stopStep) || self.stopStep <= self.schedule.totalSteps",
         ),
     )

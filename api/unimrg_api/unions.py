@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+import re
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, Field
-from pydantic_core import PydanticCustomError
 
-from unimrg_api.fields import PRESERVE, CelRule, Spec, Violation
+from unimrg_api.fields import PRESERVE, RULES, FieldRule, Spec, Violation, refuse
 
 
 class OneOf(Spec):
@@ -19,13 +20,15 @@ class OneOf(Spec):
 
     @classmethod
     def __pydantic_init_subclass__(cls, **keywords: Any) -> None:
-        given = ", ".join(f"has(self.{member})" for member in cls.members)
-        rule = CelRule(f"[{given}].exists_one(given, given)", "", f"{cls._exactly_one()}: write one of them")
-        cls.cel = (rule, *cls.cel)
-
-    @classmethod
-    def _exactly_one(cls) -> str:
-        return f"exactly one of {', '.join(cls.members)} must be given"
+        names = ", ".join(cls.members)
+        rule = FieldRule(
+            "",
+            f"exactly one of {names} must be given",
+            f"write one of them, e.g. {cls.members[0]}",
+            lambda entry: len(entry._given()) == 1,
+            f"[{', '.join(f'has(self.{member})' for member in cls.members)}].exists_one(given, given)",
+        )
+        cls.rules = (rule, *cls.rules)
 
     def _given(self) -> list[str]:
         return [member for member in self.members if getattr(self, member) is not None]
@@ -39,29 +42,26 @@ class OneOf(Spec):
         settings = getattr(self, member).model_dump(mode="json", by_alias=True, exclude_none=True)
         return (settings["name"], settings["settings"]) if member == "custom" else (member, settings)
 
-    def violations(self) -> Iterator[Violation]:
-        """Exactly one member is given."""
-        given = self._given()
-        if len(given) != 1:
-            found = f"{' and '.join(given)} are given" if given else "none is"
-            remedy = "leave out all but one" if given else f"add one, e.g. {self.members[0]}"
-            yield Violation("", f"{self._exactly_one()}, and {found}", remedy, frozenset(self.members))
+
+def first_member(schema: Mapping[str, Any]) -> list[str]:
+    """Return the first member of a union by its JSON schema; none if it is no union."""
+    found = re.match(r"\[has\(self\.(\w+)\)", "".join(rule["rule"] for rule in schema.get(RULES, ())))
+    return [found[1]] if found else []
 
 
-def repeated(path: str, names: list[str], involves: frozenset[str]) -> Iterator[Violation]:
-    """Yield a violation at the list at `path` if two of its entries have the same name."""
-    twice = next((name for index, name in enumerate(names) if name in names[:index]), None)
-    if twice is not None:
-        first, again = (index for index, name in enumerate(names) if name == twice)
-        message = f"entries {first} and {again} are both named {twice}"
-        yield Violation(path, message, "name each once", involves)
+def each_once(path: str, names: Callable[[Any], list[str]], name: str, guard: str = "{}") -> FieldRule:
+    """Return the rule that no two entries of the list at `path` have the same name.
 
-
-def repeated_rule(path: str, name: str, guard: str = "{}") -> CelRule:
-    """Return the twin of `repeated`; `name` is an entry's name in CEL, with ENTRY for the entry."""
+    `names` returns the names in a model, `name` is an entry's name in CEL, with ENTRY for the entry.
+    """
     one, other = name.replace("ENTRY", "one"), name.replace("ENTRY", "other")
-    rule = f"self.{path}.all(one, self.{path}.exists_one(other, {one} == {other}))"
-    return CelRule(guard.format(rule), path, "two entries have the same name: name each once")
+    return FieldRule(
+        path,
+        "two entries have the same name",
+        "name each once",
+        lambda model: len(set(names(model))) == len(names(model)),
+        guard.format(f"self.{path}.all(one, self.{path}.exists_one(other, {one} == {other}))"),
+    )
 
 
 def name_in_cel(*members: str) -> str:
@@ -77,18 +77,19 @@ CustomName = Annotated[str, Field(pattern=CUSTOM_PATTERN, max_length=63)]
 
 def _json(value: Any) -> Any:
     """Return JSON as an API server keeps it: whole numbers have no decimal point."""
+    fault = ""
     if isinstance(value, dict):
-        if not all(isinstance(key, str) for key in value):
-            raise PydanticCustomError("no_json", "names of settings must be texts")
-        return {key: _json(item) for key, item in value.items()}
-    if isinstance(value, list):
+        if all(isinstance(key, str) for key in value):
+            return {key: _json(item) for key, item in value.items()}
+        fault = "names of settings must be texts"
+    elif isinstance(value, list):
         return [_json(item) for item in value]
-    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
-        raise PydanticCustomError("no_json", "NaN and infinity are no numbers of JSON")
-    if isinstance(value, int) and not -(2**63) <= value < 2**63:
-        raise PydanticCustomError("no_json", "whole numbers must fit 64 bits")
-    whole = isinstance(value, float) and value.is_integer() and abs(value) < 2**53
-    return int(value) if whole else value
+    elif isinstance(value, float) and not math.isfinite(value):
+        fault = "NaN and infinity are no numbers of JSON"
+    elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+        fault = "whole numbers must fit 64 bits"
+    refuse([Violation("", fault, "correct this value")] if fault else [])
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else value
 
 
 class CustomSpec(Spec):

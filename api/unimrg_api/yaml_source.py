@@ -61,6 +61,18 @@ class Document:
     problems: list[Problem] = field(default_factory=list)
     """What is wrong with the YAML itself."""
 
+    def place(self, location: Location, *, at_key: bool = False) -> tuple[int | None, int | None]:
+        """Return line and column of a value, or of its name.
+
+        What is absent stands at the name of what it belongs to; without a file there is no place.
+        """
+        while location and location not in self.positions:
+            location, at_key = location[:-1], True
+        found = self.positions.get(location)
+        if found is None:
+            return None, None
+        return (found.key_line, found.key_column) if at_key else (found.line, found.column)
+
 
 def read_yaml(data: bytes) -> Document:
     """Read the only document in `data`; what is wrong with it is in the result's `problems`."""

@@ -6,9 +6,10 @@ import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
 
-from unimrg_api.errors import JobError, Problem, UserError
+from unimrg_api.errors import JobError, Problem, UserError, by_place
+from unimrg_api.introspection import parse_location
 from unimrg_api.job import UniMRGJob
-from unimrg_api.load import job_of, parse_location, read_document
+from unimrg_api.load import job_of, read_document
 from unimrg_api.locality import cluster_notes, cluster_problems
 from unimrg_api.yaml_source import Document
 from unimrg_cli.inputs import missing_inputs
@@ -26,7 +27,7 @@ def check_job(file: Path) -> tuple[UniMRGJob, list[str]]:
     missing = missing_inputs(document, stands_at(file).resolve().parent)
     problems += [problem for problem in missing if problem.path not in known]
     if problems or job is None:
-        raise JobError(sorted(problems, key=_place), source=str(file))
+        raise JobError(sorted(problems, key=by_place), source=str(file))
     return job, cluster_notes(job)
 
 
@@ -62,24 +63,9 @@ def namespace_of(job: UniMRGJob, wanted: str | None) -> str | None:
 
 
 def placed(problems: Iterable[Problem], document: Document) -> list[Problem]:
-    """Return problems with the line and column of their path in a job's document, in its order.
-
-    A field that is not there stands where what it belongs to begins.
-    """
-    marks = document.positions
+    """Return problems with the line and column of their path in a job's document, in its order."""
     found = []
     for problem in problems:
-        location = parse_location(problem.path) if problem.path else ()
-        absent = location not in marks
-        while location and location not in marks:
-            location = location[:-1]
-        if location and location in marks:
-            mark = marks[location]
-            line, column = (mark.key_line, mark.key_column) if absent else (mark.line, mark.column)
-            problem = dataclasses.replace(problem, line=line, column=column)
-        found.append(problem)
-    return sorted(found, key=_place)
-
-
-def _place(problem: Problem) -> tuple[int, int]:
-    return problem.line or 0, problem.column or 0
+        line, column = document.place(parse_location(problem.path)) if problem.path else (None, None)
+        found.append(dataclasses.replace(problem, line=line, column=column))
+    return sorted(found, key=by_place)

@@ -11,8 +11,7 @@ from unimrg_api.errors import Problem
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.explain import show
 from unimrg_api.fields import path_of, resolve_uri
-from unimrg_api.introspection import Location, format_location
-from unimrg_api.load import value_at
+from unimrg_api.introspection import Location, format_location, value_at
 from unimrg_api.spec_platform import IMAGE_SUFFIXES
 from unimrg_api.yaml_source import Document
 
@@ -36,7 +35,9 @@ def missing_inputs(document: Document, base: Path) -> list[Problem]:
             remedy = "choose a shorter path" if error.errno == errno.ENAMETOOLONG else "check its permissions"
             finding = f"{path} cannot be looked at: {error.strerror or error}", remedy
         if finding is not None:
-            found.append(_problem(document, location, value, *finding))
+            line, column = document.place(location)
+            problem = Problem(format_location(location), show(value), *finding, line, column, ExitCode.INPUT_MISSING)
+            found.append(problem)
     return found
 
 
@@ -69,16 +70,3 @@ def _look(field: str | int, path: Path) -> tuple[str, str] | None:
     if not path.is_dir():
         return f"the folder {path} does not exist", "correct the path, or give data.sources to have it made"
     return None
-
-
-def _problem(document: Document, location: Location, value: str, message: str, remedy: str) -> Problem:
-    mark = document.positions[location]
-    return Problem(
-        format_location(location),
-        show(value),
-        message,
-        remedy,
-        mark.line,
-        mark.column,
-        exit_code=ExitCode.INPUT_MISSING,
-    )

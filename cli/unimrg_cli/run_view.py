@@ -14,8 +14,7 @@ from pydantic.alias_generators import to_camel
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.fields import resolve_uri
-from unimrg_api.introspection import view_at
-from unimrg_api.job import StorageSpec, UniMRGJob
+from unimrg_api.job import NAME_PATTERN, StorageSpec
 from unimrg_api.load import load_job
 from unimrg_api.progress import Progress
 from unimrg_api.stages import outcome_of
@@ -78,9 +77,7 @@ def names_cluster_job(target: str, *, explicit: bool) -> bool:
 
     Raises UserError where a cluster is named and `target` cannot be the name of a job.
     """
-    name = view_at(UniMRGJob, ("metadata", "name"))
-    assert name is not None and name.pattern is not None
-    possible = re.search(name.pattern, target) is not None
+    possible = re.search(NAME_PATTERN, target) is not None
     if explicit and not possible:
         raise UserError(
             f"{target} is not the name of a job on a cluster",

@@ -5,16 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from unimrg_api.errors import JobError, UserError
+from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
-from unimrg_api.explain import Finding, closest, show, to_problem
-from unimrg_api.fields import RULE_ERROR, Spec, Violation
-from unimrg_api.introspection import Location, View, fields_of, view_at
-from unimrg_api.load import parse_location, value_at
+from unimrg_api.fields import FieldRule, Spec, Violation
+from unimrg_api.load import read_model
 from unimrg_api.spec_platform import OBJECT_NAME_PATTERN
 from unimrg_api.yaml_source import read_yaml
 
@@ -50,14 +48,22 @@ class Toleration(Spec):
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
     """Effect of the taint. Absent: every effect."""
 
-    def violations(self) -> Iterator[Violation]:
-        """A value belongs to Equal, and so does a key."""
-        if self.operator == "Exists" and self.value:
-            message = "a toleration with operator Exists takes no value"
-            yield Violation("value", message, "take it out, or use operator: Equal", frozenset({"value", "operator"}))
-        if self.operator == "Equal" and self.key is None:
-            message = "a toleration with operator Equal needs the taint's key"
-            yield Violation("key", message, "name it, or use operator: Exists", frozenset({"key", "operator"}))
+    rules = (
+        FieldRule(
+            "value",
+            "a toleration with operator Exists takes no value",
+            "take it out, or use operator: Equal",
+            lambda item: item.operator == "Equal" or not item.value,
+            "self.operator == 'Equal' || !has(self.value) || self.value == ''",
+        ),
+        FieldRule(
+            "key",
+            "a toleration with operator Equal needs the taint's key",
+            "name it, or use operator: Exists",
+            lambda item: item.operator == "Exists" or item.key is not None,
+            "self.operator == 'Exists' || has(self.key)",
+        ),
+    )
 
 
 class PodResources(Spec):
@@ -118,10 +124,10 @@ class SiteProfile(Spec):
         for name in self.environment:
             path = f"environment.{name}"
             if _SET_BY_US.fullmatch(name):
-                yield Violation(path, f"{name} is set by the operator", "take it out", frozenset({path}))
+                yield Violation(path, f"{name} is set by the operator", "take it out", secret=True)
             elif _SECRET.fullmatch(name):
                 remedy = "put it into a Secret that the job names in spec.storage or spec.tracking.mlflow"
-                yield Violation(path, f"{name} is a secret, and this file is not", remedy, frozenset({path}))
+                yield Violation(path, f"{name} is a secret, and this file is not", remedy, secret=True)
 
 
 def load_profile(path: Path | None) -> SiteProfile:
@@ -140,69 +146,4 @@ def load_profile(path: Path | None) -> SiteProfile:
     if all(line.split(b"#")[0].strip() in (b"", b"---") for line in data.splitlines()):
         return SiteProfile()
     document = read_yaml(data)
-    if document.problems:
-        raise JobError(document.problems, source=str(path))
-    try:
-        return SiteProfile.model_validate(document.value, by_alias=True, by_name=False)
-    except ValidationError as error:
-        findings = _findings(error, document.value)
-        raise JobError([to_problem(finding, document.positions) for finding in findings], source=str(path)) from None
-
-
-def _findings(error: ValidationError, document: Any) -> Iterator[Finding]:
-    for item in error.errors(include_url=False):
-        location: Location = item["loc"]
-        if item["type"] == RULE_ERROR:
-            for violation in item["ctx"]["violations"]:
-                place = (*location, *parse_location(violation.path))
-                shown = None if location == () else value_at(document, place)  # a variable may hold a secret
-                yield Finding(place, shown, violation.message, violation.remedy, at_key=True, absent=shown is None)
-        elif item["type"] == "missing":
-            remedy = f"add it: {_description(location)}"
-            yield Finding(location, None, "the field is missing, and there is no default for it", remedy, absent=True)
-        elif item["type"] == "extra_forbidden":
-            yield _unknown(location)
-        elif location[-1:] == ("[key]",):  # pydantic's mark that a key is wrong, not its value
-            message = f"{show(location[-2])} is not a possible name here"
-            yield Finding(location[:-1], None, message, _description(location[:-2]), at_key=True, absent=True)
-        else:
-            yield _wrong(location, item["type"], item["input"], item["msg"])
-
-
-def _unknown(location: Location) -> Finding:
-    parent = view_at(SiteProfile, location[:-1])
-    known = list(fields_of(parent.model)) if parent is not None and parent.model is not None else []
-    guess = closest(str(location[-1]), known)
-    remedy = f"did you mean {guess}?" if guess is not None else f"known fields here: {', '.join(known)}"
-    message = f"there is no field {str(location[-1])!r} here"
-    return Finding(location, None, message, remedy, at_key=True, absent=True)
-
-
-def _wrong(location: Location, kind: str, value: Any, text: str) -> Finding:
-    """Explain a value of the wrong form; `kind` and `text` are pydantic's type and message."""
-    view = view_at(SiteProfile, location) or View("text")
-    remedy = _description(location)
-    if value is None:
-        return Finding(location, None, "the field has no value (null)", "give it one, or leave it out", absent=True)
-    if view.kind == "text" and kind == "string_type":
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        message = f"must be a text, not {'a number' if number else 'something else'}"
-        remedy = f'write it in quotes: "{value}"' if number else remedy
-    elif view.kind == "choice":
-        message, remedy = "is not one of the values that are known", f"write one of: {', '.join(view.choices)}"
-    elif view.kind == "model":
-        message, remedy = "must hold fields", f"put fields below it: {', '.join(fields_of(view.model or SiteProfile))}"
-    elif kind == "string_pattern_mismatch":
-        message = "does not have the form that is wanted"
-    else:
-        message = text[:1].lower() + text[1:]
-    return Finding(location, value, message, remedy)
-
-
-def _description(location: Location) -> str:
-    """What the field at a place, or the one around it, says about itself."""
-    for end in range(len(location), 0, -1):
-        view = view_at(SiteProfile, location[:end])
-        if view is not None and view.description:
-            return view.description[:1].lower() + view.description[1:].rstrip(".")
-    return "see the example in examples/site-profile.yaml"
+    return read_model(SiteProfile, document, path)
