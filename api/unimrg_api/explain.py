@@ -133,7 +133,8 @@ def _wrong_value(schema: Schema, value: Any, written: str, label: str) -> tuple[
     if kind == "object" and not isinstance(value, dict):
         return f"must be a mapping of names to values, not {noun}", "write `name: value` lines below it"
     if kind == "array" and not isinstance(value, list):
-        return f"must be a list, not {noun}", f"write {label}[{written}]" if noun[2:] != "mapping" else "begin with -"
+        remedy = "begin each entry with a dash" if isinstance(value, dict) else f"write {label}[{written}]"
+        return f"must be a list, not {noun}", remedy
     if kind in ("array", "object"):
         least, most = schema.get("minItems", 0), schema.get("maxItems", schema.get("maxProperties"))
         return f"has {len(value)} entries, and {least} to {most} are allowed", "add one" if not value else "shorten it"
@@ -143,7 +144,7 @@ def _wrong_value(schema: Schema, value: Any, written: str, label: str) -> tuple[
         remedy = f"did you mean {guess}?" if guess and len(choices) > 1 else f"write one of: {', '.join(choices)}"
         return f"must be {' or '.join(choices)}", remedy if len(choices) > 1 else f"write {choices[0]}"
     if kind == "integer":
-        least, most = schema.get("minimum"), schema.get("maximum")
+        least, most = schema["minimum"], schema["maximum"]
         message = f"must be a whole number from {least} to {most}"
         plain = re.fullmatch(r"([+-]?[0-9]{1,18})(\.0*)?", str(value))
         if plain and not isinstance(value, int) and least <= int(plain[1]) <= most:
@@ -178,9 +179,7 @@ def _right_uri(value: str) -> str:
     if not colon or name == "file":
         return f"file://{rest.removeprefix('//') or name}"
     bucket, _, key = rest.strip("/").partition("/")
-    return (
-        f"s3://{bucket.lower() or 'bucket'}/{key or 'prefix'} (a bucket has 3 to 63 letters, digits, dots and dashes)"
-    )
+    return f"s3://{bucket.lower() or 'bucket'}/{key or 'prefix'} (buckets: 3 to 63 letters, digits, dots, dashes)"
 
 
 def _noun(value: Any) -> str:

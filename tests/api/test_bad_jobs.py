@@ -9,7 +9,7 @@ import pytest
 from tests.support.bad_jobs import BAD_JOBS, FOR_A_CLUSTER, GOOD_JOB, BadJob
 from unimrg_api.errors import JobError, Problem
 from unimrg_api.exit_codes import ExitCode
-from unimrg_api.load import dump_job, load_job, parse_job
+from unimrg_api.load import load_job, parse_job
 from unimrg_api.locality import cluster_problems
 from unimrg_api.yaml_source import read_yaml
 
@@ -179,19 +179,3 @@ def test_problems_of_two_kinds_count_as_configuration() -> None:
     missing = Problem("a", "", "gone", exit_code=ExitCode.INPUT_MISSING)
     assert JobError([missing]).exit_code is ExitCode.INPUT_MISSING
     assert JobError([missing, Problem("b", "", "wrong")]).exit_code is ExitCode.CONFIGURATION
-
-
-@pytest.mark.parametrize("value", [None, [], "job", 3, {}])
-def test_plain_values_that_are_no_job_are_refused(value: object) -> None:
-    with pytest.raises(JobError) as caught:
-        parse_job(value)
-    assert all(problem.line is None for problem in caught.value.problems)
-
-
-def test_a_job_survives_dumping_and_parsing(tmp_path: Path) -> None:
-    (tmp_path / "job.yaml").write_text(GOOD_JOB)
-    job = load_job(tmp_path / "job.yaml")
-    dumped = dump_job(job)
-    assert parse_job(dumped) == job
-    assert dumped["spec"]["training"]["optimizer"]["beta2"] == "0.95"  # defaults are written out
-    assert "image" not in dumped["spec"]

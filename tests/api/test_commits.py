@@ -13,10 +13,6 @@ def test_a_step_is_found_again_in_its_folder(step: int) -> None:
     assert step_in(f"s3://bucket/run/{step_folder(step).rstrip('/')}") == step
 
 
-def test_folders_sort_like_steps() -> None:
-    assert sorted(map(step_folder, (10, 9, 2))) == list(map(step_folder, (2, 9, 10)))
-
-
 @pytest.mark.parametrize("text", ["", "ckpt/step-", "step-00000012", "ckpt/step-" + "1" * 13])
 def test_what_names_no_step_is_none(text: str) -> None:
     assert step_in(text) is None

@@ -35,15 +35,10 @@ def test_the_text_means_the_value_and_does_not_depend_on_the_order_of_keys(value
     assert canonical_json(_reversed(again)) == text
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, [1, -math.inf], {"a": math.nan}])
+@pytest.mark.parametrize("value", [math.nan, [1, -math.inf], {"a": [{1: "keys that are numbers would collide"}]}])
 def test_what_json_does_not_have_is_refused(value: object) -> None:
-    with pytest.raises(ValueError, match="JSON"):
+    with pytest.raises((ValueError, TypeError), match="JSON"):
         canonical_json(value)
-
-
-def test_keys_that_are_not_strings_are_refused_because_they_would_collide() -> None:
-    with pytest.raises(TypeError, match="string"):
-        canonical_json({"a": [{1: "x"}]})
 
 
 def _reversed(value: object) -> object:

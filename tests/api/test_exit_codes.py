@@ -40,21 +40,11 @@ def test_an_unknown_code_is_like_a_program_failure(code: int) -> None:
     assert (rule(code).action, rule(code).budget) == (RESTART, USER)
 
 
-def test_out_of_memory_fails_after_the_second() -> None:
-    found = rule(137, Sign.OUT_OF_MEMORY)
-    assert (found.action, found.budget, found.fail_after) == (RESTART, USER, 2)
-    assert rule(137).fail_after is None
-
-
-@pytest.mark.parametrize("code", [137, 143])
-def test_a_pod_that_the_cluster_took_is_restarted_for_free(code: int) -> None:
-    assert (rule(code, Sign.DISRUPTED).action, rule(code, Sign.DISRUPTED).budget) == (RESTART, FREE)
-
-
-def test_a_process_that_chose_its_code_is_believed_over_the_cluster() -> None:
+def test_what_the_cluster_says_counts_for_a_process_ended_by_a_signal_only() -> None:
+    memory = rule(137, Sign.OUT_OF_MEMORY)
+    assert (memory.action, memory.budget, memory.fail_after, rule(137).fail_after) == (RESTART, USER, 2, None)
+    for code in (137, 143):
+        assert (rule(code, Sign.DISRUPTED).action, rule(code, Sign.DISRUPTED).budget) == (RESTART, FREE)
     assert rule(64, Sign.DISRUPTED) == rule(64)
     assert rule(0, Sign.DISRUPTED).action is Action.DONE
-
-
-def test_a_second_stall_on_one_node_excludes_it() -> None:
-    assert rule(75).exclude_node_after == 2
+    assert rule(75).exclude_node_after == 2, "a second stall on one node"

@@ -210,7 +210,10 @@ def test_a_servers_refusals_are_shown_at_the_files_lines(unimrg: Unimrg, api_sta
 def test_a_job_that_a_cluster_cannot_run_is_never_sent(unimrg: Unimrg, api_stand_in: StandIn, tmp_path: Path) -> None:
     for text, place in (
         (GOOD_JOB, "spec.checkpoint.uri: "),
-        (CLUSTER_JOB.replace("nodes: 1", "nodes: 0"), "spec.trainer.nodes: must be at least 1 (got 0)"),
+        (
+            CLUSTER_JOB.replace("nodes: 1", "nodes: 0"),
+            "spec.trainer.nodes: must be a whole number from 1",
+        ),
         (CLUSTER_JOB.replace("name: good", "name: good\n  namespace: lab"), "metadata.namespace is lab, and -n says r"),
     ):
         (tmp_path / "bad.yaml").write_text(text)

@@ -36,7 +36,9 @@ def test_a_job_from_a_pipe_is_read_once(unimrg: Unimrg, tmp_path: Path, monkeypa
     with piped(text) as pipe:
         ended = unimrg("validate", pipe)
     ended.refused(
-        64, f"{pipe}:19:20: spec.trainer.nodes: must be at least 1", f"the folder {tmp_path}/photographs does not exist"
+        64,
+        f"{pipe}:19:20: spec.trainer.nodes: must be a whole number from 1 to 64",
+        f"the folder {tmp_path}/photographs does not exist",
     )
     assert "has 2 problems" in ended.err, "a wrong field and a missing input are shown together"
     (tmp_path / "photographs").mkdir()
@@ -57,8 +59,10 @@ def test_every_example_is_valid(unimrg: Unimrg) -> None:
 def test_a_problem_begins_its_line_like_a_compilers_message(unimrg: Unimrg, tmp_path: Path) -> None:
     file = write(tmp_path, GOOD_JOB.replace("rowsPerObjective: 16", "rowsPerObjective: -16"))
     first, second, *rest = unimrg("validate", file).err.splitlines()
-    assert first == f"{file}:13:31: spec.training.batch.rowsPerObjective: must be at least 1 (got -16)"
-    assert second == "    use a whole number from 1 to 65536"
+    assert (
+        first == f"{file}:13:31: spec.training.batch.rowsPerObjective: must be a whole number from 1 to 65536 (got -16)"
+    )
+    assert second == "    write e.g. rowsPerObjective: 16"
     assert rest == []
 
 
