@@ -20,7 +20,6 @@ _SPEC_STAYS = FieldRule(
     "create a job with another name",
     lambda job: True,  # only an API server sees both
     "self.spec == oldSelf.spec",
-    reason="Forbidden",
 )
 
 _COLUMNS = (

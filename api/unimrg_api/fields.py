@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Self
 from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -53,12 +53,11 @@ class FieldRule:
     """The same as an expression over `self`, with the names of the job."""
     advice: Callable[[Any], str] | None = None
     """The remedy with the numbers of a model; None: `remedy`."""
-    reason: Literal["Invalid", "Forbidden", "Required"] = "Invalid"
 
     def to_json(self) -> dict[str, str]:
         """Return the rule as an entry of `x-kubernetes-validations`."""
         message = f"{self.message}: {self.remedy}"
-        entry = {"rule": self.cel, "message": message, "reason": f"FieldValue{self.reason}"}
+        entry = {"rule": self.cel, "message": message, "reason": "FieldValueInvalid"}
         return {**entry, "fieldPath": f".{self.path}"} if self.path else entry
 
     def violation(self, value: Any) -> Violation:

@@ -23,18 +23,7 @@ FILES: dict[Path, Callable[[], str]] = {
 
 def drifted(root: Path) -> list[Path]:
     """Return the files below `root` that are missing or do not say what the models say."""
-    return [path for path, text in FILES.items() if not _says(root / path, text())]
-
-
-def write(root: Path) -> None:
-    """Write every file below `root`; folders are made as needed."""
-    for path, text in FILES.items():
-        (root / path).parent.mkdir(parents=True, exist_ok=True)
-        (root / path).write_text(text(), encoding="utf-8")
-
-
-def _says(path: Path, text: str) -> bool:
-    return path.is_file() and path.read_text(encoding="utf-8") == text
+    return [path for path, text in FILES.items() if not (root / path).is_file() or (root / path).read_text() != text()]
 
 
 def main(arguments: list[str], root: Path) -> int:
@@ -43,7 +32,9 @@ def main(arguments: list[str], root: Path) -> int:
         sys.stderr.write(f"usage: {COMMAND} [--check]\n")
         return 2
     if not arguments:
-        write(root)
+        for path, text in FILES.items():
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            (root / path).write_text(text(), encoding="utf-8")
         return 0
     wrong = drifted(root)
     for path in wrong:

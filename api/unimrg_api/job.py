@@ -92,23 +92,17 @@ class Metadata(Spec):
 
     def violations(self) -> Iterator[Violation]:
         """Labels and annotations are such as every cluster takes; its API server checks that without our help."""
-        labels, annotations = self.labels or {}, self.annotations or {}
-        size = sum(len(key.encode()) + len(value.encode()) for key, value in annotations.items())
-        faults = [("labels", f"{key!r} is not a valid label name") for key in labels if not _is_label_name(key)]
-        faults += [
-            ("labels", f"the label {key} cannot have the value {value[:63]!r}")
-            for key, value in labels.items()
-            if value and not (_LABEL_NAME.fullmatch(value) and len(value) <= 63)
-        ]
-        faults += [
-            ("annotations", f"{key!r} is not a valid annotation name")
-            for key in annotations
-            if not _is_label_name(key.lower())
-        ]
-        yield from (Violation(path, message, _LABEL_REMEDY) for path, message in faults)
-        if size > _ANNOTATIONS_BYTES:
-            message = f"all annotations have {size} bytes, and at most {_ANNOTATIONS_BYTES} are allowed"
-            yield Violation("annotations", message, "shorten them")
+        wrong = {
+            "labels": [
+                key
+                for key, value in (self.labels or {}).items()
+                if not _is_label_name(key) or (value and not _is_label_name(f"a/{value}"))
+            ],
+            "annotations": [key for key in self.annotations or {} if not _is_label_name(key.lower())],
+        }
+        for path, keys in wrong.items():
+            if keys:
+                yield Violation(path, f"{keys[0]!r} is no valid name, or its value is not valid", _LABEL_REMEDY)
 
 
 _LABEL_REMEDY = "use at most 63 letters, digits, dashes, dots and underscores, with a letter or digit at both ends"
@@ -127,31 +121,21 @@ _EACH_ONCE = each_once(
 )
 
 
-def _objectives_rule(message: str, remedy: str, right: Callable[[JobSpec, set[str]], bool], cel: str) -> FieldRule:
-    """Return a rule about `wanted`, the names of the objectives with a weight above zero, where each is named once.
+def _method_rule(method: Method, message: str, remedy: str, right: Callable[[set[str]], bool], cel: str) -> FieldRule:
+    """Return what a method asks of the objectives with a weight above zero, where each is named once.
 
-    (`[value].all(name, …)` is how CEL gives a value a name.)
+    (`[value].all(wanted, …)` is how CEL gives a value the name `wanted`.)
     """
 
     def holds(spec: JobSpec) -> bool:
         wanted = {entry.key for entry in spec.objectives or () if float(entry.weight)}
-        return spec.objectives is None or not _EACH_ONCE.holds(spec) or right(spec, wanted)
+        return spec.method != method or spec.objectives is None or not _EACH_ONCE.holds(spec) or right(wanted)
 
-    weights = (
-        f"self.objectives.filter(item, !item.weight.matches('^[0.]+$')).map(item, {_NAME.replace('ENTRY', 'item')})"
-    )
-    rule = f"!has(self.objectives) || !({_EACH_ONCE.cel}) || [{weights}].all(wanted, {cel})"
-    return FieldRule("objectives", message, remedy, holds, rule)
-
-
-def _method_rule(method: Method, message: str, remedy: str, right: Callable[[set[str]], bool], cel: str) -> FieldRule:
-    """Return what a method asks of the objectives, if there are any."""
-    return _objectives_rule(
-        f"method {method} {message}",
-        remedy,
-        lambda spec, wanted: spec.method != method or not wanted or right(wanted),
-        f"self.method != '{method}' || size(wanted) == 0 || ({cel})",
-    )
+    name = _NAME.replace("ENTRY", "item")
+    weighted = f"self.objectives.filter(item, !item.weight.matches('^[0.]+$')).map(item, {name})"
+    passed = f"self.method != '{method}' || !has(self.objectives) || !({_EACH_ONCE.cel})"
+    rule = f"{passed} || [{weighted}].all(wanted, {cel})"
+    return FieldRule("objectives", f"method {method} {message}", remedy, holds, rule)
 
 
 class JobSpec(Spec):
@@ -191,12 +175,6 @@ class JobSpec(Spec):
 
     rules = (
         _EACH_ONCE,
-        _objectives_rule(
-            "the weights of all objectives are zero",
-            "give at least one of them a weight above zero",
-            lambda spec, wanted: bool(wanted),
-            "size(wanted) > 0",
-        ),
         _method_rule(
             "SFT",
             "learns Understanding and nothing else",

@@ -125,7 +125,6 @@ CLUSTER_RULES = (
         "give its address, e.g. http://mlflow:5000",
         lambda spec: not (spec.tracking.mlflow.uri or "sqlite:").startswith("sqlite:"),
         "has(self.tracking.mlflow.uri) && !self.tracking.mlflow.uri.startsWith('sqlite:')",
-        reason="Required",
     ),
     FieldRule(
         "training.batch.rowsPerObjective",

@@ -227,13 +227,7 @@ class VolumeSpec(Spec):
 class MlflowSpec(Spec):
     """A run in MLflow. It is an aid: training never waits for it and does not fail because of it."""
 
-    uri: (
-        Annotated[
-            str,
-            Field(pattern=TRACKING_PATTERN, min_length=1, max_length=2048),
-        ]
-        | None
-    ) = None
+    uri: Annotated[str, Field(pattern=TRACKING_PATTERN, max_length=2048)] | None = None
     """Tracking server, without credentials in it; a cluster needs one. Absent: a SQLite file, beside the checkpoints of
     a `file://` run, and for one in a bucket on the machine that runs it, below ~/.local/state/unimrg."""
     experiment: Annotated[str, Field(pattern=LINE_PATTERN, max_length=256)] = "unimrg"

@@ -77,56 +77,47 @@ class Document:
 def read_yaml(data: bytes) -> Document:
     """Read the only document in `data`; what is wrong with it is in the result's `problems`."""
     document = Document()
+    try:
+        text = _text(data)
+        yaml = YAML(typ="safe", pure=True)
+        try:
+            nodes = [node for node in yaml.compose_all(text) if not _is_empty(node)]
+        except (YAMLError, RecursionError, ValueError) as error:
+            raise _not_yaml(error) from None
+        if not nodes:
+            raise _Unreadable("the file is empty", "start from examples/quickstart.yaml", 1, 1)
+        if len(nodes) > 1:
+            message = f"the file holds {len(nodes)} documents, but a job is one"
+            mark = nodes[1].start_mark
+            raise _Unreadable(message, "put each document into a file of its own", mark.line + 1, mark.column + 1)
+        document.value = _Reader(text, yaml, document).value(nodes[0], (), nodes[0])
+    except _Unreadable as error:
+        document.problems.append(Problem("", "", *error.args))
+    return document
+
+
+class _Unreadable(Exception):  # noqa: N818 - becomes a problem: message, remedy and, if known, line and column
+    """The file as a whole cannot be read."""
+
+
+def _text(data: bytes) -> str:
+    """Return a file's text, if every reader sees the same lines in it and reads them by the same rules."""
     if len(data) > SIZE_LIMIT:
         message = f"the file is too large for a job: {len(data)} bytes, at most {SIZE_LIMIT} are read"
-        document.problems.append(Problem("", "", message, "give the job's file, not data"))
-        return document
+        raise _Unreadable(message, "give the job's file, not data")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        remedy = "save it as UTF-8 text"
-        document.problems.append(Problem("", "", "the file is not UTF-8 text", remedy, line, 1))
-        return document
-    problem = _other_lines(text)
-    if problem is not None:
-        document.problems.append(problem)
-        return document
-    yaml = YAML(typ="safe", pure=True)
-    try:
-        nodes = [node for node in yaml.compose_all(text) if not _is_empty(node)]
-    except (YAMLError, RecursionError, ValueError) as error:
-        document.problems.append(_not_yaml(error))
-        return document
-    if not nodes:
-        document.problems.append(Problem("", "", "the file is empty", "start from examples/quickstart.yaml", 1, 1))
-    elif len(nodes) > 1:
-        mark = nodes[1].start_mark
-        document.problems.append(
-            Problem(
-                "",
-                "",
-                f"the file holds {len(nodes)} documents, but a job is one",
-                "put each document (they are separated by ---) into a file of its own",
-                mark.line + 1,
-                mark.column + 1,
-            )
-        )
-    else:
-        _Reader(text, yaml, document).read(nodes[0])
-    return document
-
-
-def _other_lines(text: str) -> Problem | None:
-    """Return what makes another reader see other lines, or other rules for all of them."""
+        raise _Unreadable("the file is not UTF-8 text", "save it as UTF-8 text", line, 1) from None
     found = _OTHER_BREAKS.search(text)
     if found is not None:
         line = text.count("\n", 0, found.start()) + 1
         message = f"the character U+{ord(found[0]):04X} ends a line for kubectl and for other readers does not"
-        return Problem("", "", message, "take it out, or write it as an escape in double quotes", line, 1)
+        raise _Unreadable(message, "take it out, or write it as an escape in double quotes", line, 1)
     if _DIRECTIVE.match(text):
-        return Problem("", "", "YAML directives (lines that begin with %) are not read", "leave them out", 1, 1)
-    return None
+        raise _Unreadable("YAML directives (lines that begin with %) are not read", "leave them out", 1, 1)
+    return text
 
 
 def _ambiguity(node: ScalarNode) -> tuple[str, str] | None:
@@ -148,16 +139,16 @@ def _is_empty(node: Node | None) -> bool:
     return node is None or (isinstance(node, ScalarNode) and node.tag == f"{_PREFIX}null" and not node.value)
 
 
-def _not_yaml(error: Exception) -> Problem:
+def _not_yaml(error: Exception) -> _Unreadable:
     if isinstance(error, RecursionError):
-        return Problem("", "", "the file is nested too deeply for a job", "flatten it")
+        return _Unreadable("the file is nested too deeply for a job", "flatten it")
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     detail = (getattr(error, "problem", None) or str(error).splitlines()[0]).strip()
     remedy = "check the indentation, the colons and the quotes around this line"
     if r"\t" in detail or "tab" in detail:
         remedy = "indent with spaces, not with tabs"
-    line, column = (mark.line + 1, mark.column + 1) if isinstance(error, MarkedYAMLError) and mark else (None, None)
-    return Problem("", "", f"the file is not YAML: {detail}", remedy, line, column)
+    place = (mark.line + 1, mark.column + 1) if isinstance(error, MarkedYAMLError) and mark else ()
+    return _Unreadable(f"the file is not YAML: {detail}", remedy, *place)
 
 
 class _Reader:
@@ -169,18 +160,10 @@ class _Reader:
         self._document = document
         self._count = 0
 
-    def read(self, node: Node) -> None:
-        try:
-            self._document.value = self._value(node, (), node)
-        except _TooMuchError:
-            self._document.problems.append(
-                Problem("", "", "the file holds too many values, or aliases that never end", "write them out")
-            )
-
-    def _value(self, node: Node, location: Location, key: Node) -> Any:
+    def value(self, node: Node, location: Location, key: Node) -> Any:
         self._count += 1
         if self._count > NODE_LIMIT or len(location) > DEPTH_LIMIT:
-            raise _TooMuchError
+            raise _Unreadable("the file holds too many values, or aliases that never end", "write them out")
         text = node.value if isinstance(node, ScalarNode) else None
         start, key_start = node.start_mark, key.start_mark
         self._document.positions[location] = Position(
@@ -192,7 +175,7 @@ class _Reader:
         if isinstance(node, MappingNode):
             return self._mapping(node, location)
         if isinstance(node, SequenceNode):
-            return [self._value(item, (*location, index), item) for index, item in enumerate(node.value)]
+            return [self.value(item, (*location, index), item) for index, item in enumerate(node.value)]
         assert isinstance(node, ScalarNode), f"a node of an unknown kind: {node}"
         return self._scalar(node, location)
 
@@ -215,7 +198,7 @@ class _Reader:
                 self._problem((*location, name), key, message, "keep one of them")
                 continue
             first[name] = key
-            result[name] = self._value(value, (*location, name), key)
+            result[name] = self.value(value, (*location, name), key)
         return result
 
     def _scalar(self, node: ScalarNode, location: Location) -> Any:
@@ -235,7 +218,3 @@ class _Reader:
         mark = node.start_mark
         path = format_location(location)
         self._document.problems.append(Problem(path, "", message, remedy, mark.line + 1, mark.column + 1))
-
-
-class _TooMuchError(Exception):
-    """The document is larger than any job."""
