@@ -1,14 +1,16 @@
-"""The conditions of a job, each as programs and people read it."""
+"""The conditions and events of a job, and how values become texts of the status."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
 
 from tests.operator.simulated_cluster import NOON, Cluster, make_job
 from unimrg_api.status import ConditionType
-from unimrg_operator.core.texts import time_text
+from unimrg_operator.core.decision import Event
+from unimrg_operator.core.texts import camel_case, count, left, line, soonest, time_of, time_text
 
 
 @pytest.fixture
@@ -24,30 +26,22 @@ def message(cluster: Cluster, name: ConditionType) -> str:
     return condition.message
 
 
-# ---- Accepted
-
-
-def test_a_job_is_accepted_once_its_check_succeeded() -> None:
-    cluster = Cluster()
-    cluster.settle()
-    assert cluster.condition("Accepted") == ("Unknown", "Checking")
-    cluster.succeed("check")
-    assert cluster.condition("Accepted") == ("True", "Valid")
-
-
-def test_a_secret_that_is_missing_is_named_until_it_is_there() -> None:
+def test_a_missing_secret_is_named_until_it_is_there() -> None:
     cluster = Cluster()
     cluster.secret_missing = True
+    cluster.settle()
+    cluster.now += 100
     cluster.settle()
     assert cluster.condition("Accepted") == ("False", "SecretMissing")
     assert 'secret "keys" not found' in message(cluster, "Accepted")
     assert (cluster.status.phase, cluster.status.reason) == ("Checking", "SecretMissing")
+    assert cluster.published_reasons() == ["StageStarted", "SecretMissing"]
     cluster.secret_missing = False
     cluster.settle()
     assert cluster.condition("Accepted") == ("Unknown", "Checking")
 
 
-def test_a_secret_that_is_missing_later_does_not_take_back_what_was_accepted(cluster: Cluster) -> None:
+def test_a_secret_that_is_missing_later_leaves_the_job_accepted(cluster: Cluster) -> None:
     cluster.secret_missing = True
     cluster.fail("train", 70)
     cluster.wait()
@@ -58,24 +52,15 @@ def test_a_secret_that_is_missing_later_does_not_take_back_what_was_accepted(clu
 def test_a_check_that_is_retried_says_why_until_it_succeeds() -> None:
     cluster = Cluster()
     cluster.settle()
+    assert cluster.condition("Accepted") == ("Unknown", "Checking")
     cluster.fail("check", 69, message="the store does not answer")
-    expected = ("False", "StorageUnavailable")
-    assert cluster.condition("Accepted") == expected
     assert "the store does not answer" in message(cluster, "Accepted")
     cluster.wait()
     assert cluster.created[-1] == "tiny-check-2"
-    assert cluster.condition("Accepted") == expected
+    assert cluster.condition("Accepted") == ("False", "StorageUnavailable")
     assert (cluster.status.phase, cluster.status.reason) == ("Checking", "StorageUnavailable")
     cluster.succeed("check")
     assert cluster.condition("Accepted") == ("True", "Valid")
-
-
-# ---- Running
-
-
-def test_all_pods_run(cluster: Cluster) -> None:
-    assert cluster.condition("Running") == ("True", "AllPodsRunning")
-    assert message(cluster, "Running") == "train: 2 of 2 pods run"
 
 
 @pytest.mark.parametrize(
@@ -92,60 +77,44 @@ def test_all_pods_run(cluster: Cluster) -> None:
 def test_pods_that_do_not_run_say_what_they_wait_for(waiting: str, reason: str) -> None:
     cluster = Cluster()
     cluster.reconcile()
-    cluster.controllers()
-    pod = cluster.pod("tiny-check-1")
-    cluster.pods[pod.uid] = replace(pod, waiting_reason=waiting, waiting_message="0/2 nodes", warnings=("quota",))
-    cluster.reconcile()
-    assert cluster.condition("Running") == ("False", reason)
-    said = [f"pod tiny-check-1 waits: {waiting}: 0/2 nodes"] if waiting else []
-    assert message(cluster, "Running") == "; ".join(["check: 0 of 1 pods run", *said, "quota"])
-
-
-def test_what_warnings_say_about_a_child_without_pods_is_shown() -> None:
-    cluster = Cluster()
-    cluster.reconcile()
     child = cluster.children["tiny-check-1"]
     cluster.children[child.name] = replace(child, warnings=("violates PodSecurity",))
     cluster.reconcile()
     assert cluster.condition("Running") == ("False", "PodsPending")
     assert message(cluster, "Running").endswith("violates PodSecurity")
+    cluster.children[child.name] = child
+    cluster.controllers()
+    pod = cluster.pod("tiny-check-1")
+    cluster.pods[pod.uid] = replace(pod, waiting_reason=waiting, waiting_message="0/2 nodes", warnings=("quota",))
+    cluster.reconcile()
+    assert cluster.condition("Running") == ("False", reason)
+    why = [f"pod tiny-check-1 waits: {waiting}: 0/2 nodes"] if waiting else []
+    assert message(cluster, "Running") == "; ".join(["check: 0 of 1 pods run", *why, "quota"])
 
 
-def test_between_attempts_it_says_when_the_next_one_comes(cluster: Cluster) -> None:
+def test_running_says_how_many_pods_run_or_when_the_next_attempt_comes(cluster: Cluster) -> None:
+    assert cluster.condition("Running") == ("True", "AllPodsRunning")
+    assert message(cluster, "Running") == "train: 2 of 2 pods run"
+    cluster.delete_pod(cluster.pod("tiny-train-1", 1))
+    cluster.reconcile()
+    assert cluster.condition("Running") == ("False", "PodsEnding")
     cluster.fail("train", 70, message="boom")
     assert cluster.condition("Running") == ("False", "Restarting")
     assert "not before 2027-01-15T08:00:10Z" in message(cluster, "Running")
     assert "boom" in message(cluster, "Running")
-    assert (cluster.status.phase, cluster.status.reason) == ("Restarting", "Restarting")
 
 
-def test_a_pod_that_is_being_ended_does_not_count_as_running(cluster: Cluster) -> None:
-    cluster.delete_pod(cluster.pod("tiny-train-1", 1))
-    cluster.reconcile()
-    assert cluster.condition("Running") == ("False", "PodsEnding")
-
-
-# ---- Progressing
-
-
-def test_no_report_within_a_minute_means_that_nothing_is_known(cluster: Cluster) -> None:
+def test_progress_is_unknown_after_a_minute_without_a_report(cluster: Cluster) -> None:
     assert cluster.condition("Progressing") == ("Unknown", "Starting")
-    assert cluster.reconcile().requeue_after == 60.0
-    cluster.now += 60
-    cluster.reconcile()
-    assert cluster.condition("Progressing") == ("Unknown", "NoReport")
-    cluster.report_step(cluster.pod("tiny-train-1"), 1)
-    cluster.reconcile()
-    assert cluster.condition("Progressing") == ("True", "Advancing")
-
-
-def test_reports_that_cease_mean_so_too(cluster: Cluster) -> None:
-    cluster.report_step(cluster.pod("tiny-train-1"), 1)
-    assert cluster.reconcile().requeue_after == 60.0
-    cluster.now += 60
-    cluster.reconcile()
-    assert cluster.condition("Progressing") == ("Unknown", "NoReport")
-    assert cluster.condition("Running") == ("True", "AllPodsRunning")
+    for _ in range(2):
+        assert cluster.reconcile().requeue_after == 60.0
+        cluster.now += 60
+        cluster.reconcile()
+        assert cluster.condition("Progressing") == ("Unknown", "NoReport")
+        assert cluster.condition("Running") == ("True", "AllPodsRunning")
+        cluster.report_step(cluster.pod("tiny-train-1"), 1)
+        cluster.reconcile()
+        assert cluster.condition("Progressing") == ("True", "Advancing")
 
 
 def test_no_new_step_for_the_stall_timeout_is_a_stall(cluster: Cluster) -> None:
@@ -172,18 +141,7 @@ def test_a_stage_without_steps_is_not_stalled() -> None:
     assert cluster.condition("Progressing") == ("Unknown", "Starting")
 
 
-# ---- Checkpointed, Degraded, Complete, Failed
-
-
-def test_a_commit_is_told(cluster: Cluster) -> None:
-    assert cluster.condition("Checkpointed") == ("False", "NoneYet")
-    cluster.report_step(cluster.pod("tiny-train-1"), 9, commit=8)
-    cluster.reconcile()
-    assert cluster.condition("Checkpointed") == ("True", "Saved")
-    assert message(cluster, "Checkpointed") == "step 8 at s3://bucket/run/ckpt/step-00000008/"
-
-
-def test_a_node_that_is_left_out_degrades_a_job(cluster: Cluster) -> None:
+def test_an_excluded_node_degrades_a_job(cluster: Cluster) -> None:
     assert cluster.condition("Degraded") == ("False", "AsExpected")
     cluster.fail("train", 80)
     assert cluster.condition("Degraded") == ("True", "NodeExcluded")
@@ -191,21 +149,18 @@ def test_a_node_that_is_left_out_degrades_a_job(cluster: Cluster) -> None:
 
 
 @pytest.mark.parametrize(("code", "policy"), [(70, "maxRestarts"), (69, "maxInfraRestarts")])
-def test_the_last_restart_of_a_budget_is_told(code: int, policy: str) -> None:
+def test_the_last_restart_of_a_budget_degrades_a_job(code: int, policy: str) -> None:
     cluster = Cluster(make_job(**{policy: 2}))
     cluster.to_training()
-    cluster.fail("train", code)
-    assert cluster.condition("Degraded") == ("False", "AsExpected")
-    cluster.wait()
-    cluster.fail("train", code)
-    assert cluster.condition("Degraded") == ("True", "RestartBudgetLow")
-    cluster.wait()
-    assert cluster.condition("Degraded") == ("True", "RestartBudgetLow")
+    for expected in ("AsExpected", "RestartBudgetLow"):
+        cluster.fail("train", code)
+        assert cluster.condition("Degraded")[1] == expected
+        cluster.wait()
     cluster.succeed("train")
     assert cluster.condition("Degraded") == ("False", "AsExpected")
 
 
-def test_the_cause_line_of_a_failure_reaches_the_condition(cluster: Cluster) -> None:
+def test_the_cause_of_a_failure_is_in_the_condition(cluster: Cluster) -> None:
     cluster.fail("train", 82, rank=1, message="loss is NaN")
     cluster.succeed("finish")
     assert cluster.condition("Failed") == ("True", "NumericGuardExhausted")
@@ -215,29 +170,68 @@ def test_the_cause_line_of_a_failure_reaches_the_condition(cluster: Cluster) -> 
     assert cluster.status.condition("Complete") is None
 
 
-# ---- times
-
-
 def test_a_condition_changes_its_time_with_its_status_only(cluster: Cluster) -> None:
-    cluster.now += 5
-    cluster.report_step(cluster.pod("tiny-train-1"), 9)
-    cluster.reconcile()
-    assert cluster.status.condition("Progressing").last_transition_time == time_text(NOON + 5)  # type: ignore[union-attr]
-    assert cluster.status.condition("Running").last_transition_time == time_text(NOON)  # type: ignore[union-attr]
-    cluster.now += 5
-    cluster.report_step(cluster.pod("tiny-train-1"), 10)
-    cluster.reconcile()
-    condition = cluster.status.condition("Progressing")
-    assert condition is not None
-    assert condition.last_transition_time == time_text(NOON + 5)
-    assert condition.message == "train: step 10/400"
-    assert condition.observed_generation == 1
+    for step in (9, 10):
+        cluster.now += 5
+        cluster.report_step(cluster.pod("tiny-train-1"), step)
+        cluster.reconcile()
+        condition = cluster.status.condition("Progressing")
+        assert condition is not None
+        assert (condition.last_transition_time, condition.observed_generation) == (time_text(NOON + 5), 1)
+        assert condition.message == f"train: step {step}/400"
 
 
-def test_messages_are_one_clean_short_line() -> None:
+# ---- events
+
+
+def test_a_job_without_incidents_publishes_its_stages_and_its_end() -> None:
+    cluster = Cluster(make_job(mode="Never"))
+    cluster.to_training()
+    cluster.succeed("train")
+    cluster.succeed("finish")
+    assert cluster.published_reasons() == ["StageStarted", "StageSucceeded"] * 3 + ["Completed"]
+    assert cluster.published[0] == Event("Normal", "StageStarted", "check attempt 1 is tiny-check-1")
+
+
+def test_a_restart_publishes_the_end_its_cost_and_the_excluded_node() -> None:
     cluster = Cluster()
-    cluster.fault = ("two words", "a\x1b[31m\n" + "x" * 5000)
-    cluster.reconcile()
-    assert cluster.condition("Accepted") == ("False", "Unknown")
-    assert len(message(cluster, "Accepted")) == 1024
-    assert message(cluster, "Accepted").startswith("a x")
+    cluster.to_training()
+    cluster.published.clear()
+    cluster.fail("train", 80, message="ECC error")
+    cluster.wait()
+    assert [(event.type, event.reason) for event in cluster.published] == [
+        ("Warning", "AttemptEnded"),
+        ("Normal", "Restarting"),
+        ("Warning", "NodeExcluded"),
+        ("Normal", "StageStarted"),
+    ]
+    ended, restarting, excluded, _ = (event.message for event in cluster.published)
+    assert ended.startswith("train attempt 1 ended: GpuFault; pod tiny-train-1-worker-0 on node-0: exit code 80")
+    assert ended.endswith("ECC error")
+    assert restarting == "train restarts after 10s; counted as Infra"
+    assert excluded == "later attempts of train stay away from node-0"
+
+
+# ---- texts
+
+
+def test_a_time_survives_its_text_and_others_are_long_ago() -> None:
+    assert [time_of(time_text(seconds)) for seconds in (0, 1_795_000_000, 200_000_000_000)] == [
+        0, 1_795_000_000, 200_000_000_000,
+    ]  # fmt: skip
+    assert [time_of(text) for text in (None, "", "2027-13-45T99:99:99Z", "yesterday")] == [0.0] * 4
+    assert (time_text(-5.0), time_text(math.inf)) == ("1970-01-01T00:00:00Z", "9999-12-31T00:00:00Z")
+
+
+def test_a_wait_is_over_also_when_the_clock_was_set_back_by_more() -> None:
+    assert [left(100.0, 10.0, now) for now in (104.0, 110.0, 98.0, -4000.0)] == [6.0, 0.0, 8.0, 0.0]
+    assert (soonest(None, 5.0, 0.0, 3.0), soonest(None, 0.0)) == (3.0, None)
+
+
+def test_what_a_pod_says_becomes_one_clean_short_text() -> None:
+    assert camel_case("PreemptionByScheduler", "Disrupted") == "PreemptionByScheduler"
+    assert {camel_case(text, "X") for text in ("", "two words", "a-b", "7Up", "x" * 65, "Ä")} == {"X"}
+    assert line("pod a:\n  \x1b[31mfailed\x1b[0m", "", "it said: no") == "pod a: failed; it said: no"
+    assert len(line("x" * 5000)) == 1024
+    assert "AKIA" not in line("denied for AKIAABCDEFGHIJKLMNOP")
+    assert (count(-3), count(7.9), count(10**30)) == (0, 7, 10**12)

@@ -8,16 +8,18 @@ from typing import Any
 import pytest
 
 from tests.operator.simulated_cluster import make_job
-from unimrg_api.exit_codes import Action, Budget, ExitCode
+from unimrg_api.exit_codes import Budget, ExitCode
 from unimrg_api.stages import STAGES
 from unimrg_api.status import StageStatus
 from unimrg_api.termination import TerminationRecord
-from unimrg_operator.core.evidence import REASONS, Classification, classify
+from unimrg_operator.core.evidence import REASONS, Cause, Classification, classify
 from unimrg_operator.core.observation import Child, Pod, Terminated
 
 NOW = 1000.0
 CHILD = Child("tiny-train-1", "child", "train", 1, 0.0, "Active")
+FAILED = replace(CHILD, state="Failed")
 STAGE = StageStatus(name="train", state="Running", attempt=1, child="tiny-train-1", pod_uids=["pod-0", "pod-1"])
+STARTING = STAGE.model_copy(update={"state": "Starting", "pod_uids": []})
 
 
 def pod(rank: int, **fields: Any) -> Pod:
@@ -35,202 +37,138 @@ def look(*pods: Pod, child: Child | None = CHILD, stage: StageStatus = STAGE, no
     return classify(stage, child, list(pods), STAGES["train"], make_job(nodes=2), now)
 
 
-def reason(classification: Classification) -> str | None:
-    return classification.cause.reason if classification.cause is not None else None
+def cause(*pods: Pod, **fields: Any) -> Cause:
+    found = look(*pods, **fields).cause
+    assert found is not None
+    return found
 
 
-def test_an_attempt_whose_pods_run_goes_on() -> None:
+def test_an_attempt_goes_on_until_all_pods_or_its_child_succeeded() -> None:
     assert look(pod(0), pod(1)) == Classification()
-
-
-def test_success_is_that_of_all_pods_or_the_childs_word() -> None:
     assert not look(ended(0, 0), pod(1)).done
     assert look(ended(0, 0), ended(1, 0)).done
     assert look(child=replace(CHILD, state="Succeeded")).done
 
 
 def test_the_container_that_failed_first_is_the_cause() -> None:
-    classification = look(ended(0, 84, NOW - 2), ended(1, 70, NOW - 5))
-    assert classification.cause is not None
-    assert (classification.cause.reason, classification.cause.pod, classification.cause.node) == (
-        "ProgramFailed",
-        "worker-1",
-        "node-1",
-    )
-    assert classification.cause.exit_code == 70
+    found = cause(ended(0, 84, NOW - 2), ended(1, 70, NOW - 5))
+    assert (found.reason, found.pod, found.node, found.exit_code) == ("ProgramFailed", "worker-1", "node-1", 70)
+    early = ended(0, 84, NOW - 4)
+    assert look(early, pod(1)) == Classification(wait=6.0)  # an earlier failure may still be reported
+    assert cause(early, pod(1), now=NOW + 6).reason == "CommunicationFailed"
+    assert cause(early, ended(1, 70, NOW - 5)).reason == "ProgramFailed"
 
 
 @pytest.mark.parametrize("code", [84, 85, 130, 137, 143])
-def test_within_the_same_second_what_follows_from_a_failure_is_not_its_cause(code: int) -> None:
-    assert reason(look(ended(0, code, NOW - 1.9), ended(1, 70, NOW - 1.1))) == "ProgramFailed"
+def test_what_follows_from_a_failure_in_the_same_second_is_not_its_cause(code: int) -> None:
+    assert cause(ended(0, code, NOW - 1.9), ended(1, 70, NOW - 1.1)).reason == "ProgramFailed"
 
 
-def test_a_first_failure_waits_a_moment_for_those_that_were_earlier() -> None:
-    first = ended(0, 84, NOW - 4)
-    assert look(first, pod(1)) == Classification(wait=6.0)
-    assert reason(look(first, pod(1), now=NOW + 6)) == "CommunicationFailed"
-    assert reason(look(first, ended(1, 70, NOW - 5))) == "ProgramFailed"
-
-
-def test_a_failed_pod_that_is_being_deleted_is_judged_while_it_can_be_seen() -> None:
-    assert reason(look(ended(0, 85, deleting_since=NOW - 3), pod(1))) == "Interrupted"
-
-
-def test_every_exit_code_has_its_word() -> None:
+def test_every_exit_code_has_its_reason() -> None:
     assert set(REASONS) == {int(code) for code in ExitCode} - {0}
-    assert reason(look(ended(0, 42), ended(1, 42))) == "ProgramFailed"
+    assert cause(ended(0, 42), ended(1, 42)).reason == "ProgramFailed"
 
 
-@pytest.mark.parametrize("said", [{"reason": "OOMKilled"}, {"record": TerminationRecord(reason="OutOfMemory")}])
-def test_want_of_memory_is_known_from_the_kernel_or_the_launcher(said: dict[str, Any]) -> None:
-    assert reason(look(ended(0, 137, **said), ended(1, 84))) == "OutOfMemory"
-    assert reason(look(ended(0, 70, **said), ended(1, 84))) == "ProgramFailed"
+@pytest.mark.parametrize("evidence", [{"reason": "OOMKilled"}, {"record": TerminationRecord(reason="OutOfMemory")}])
+def test_an_out_of_memory_kill_names_the_limit_and_what_to_change(evidence: dict[str, Any]) -> None:
+    found = cause(ended(0, 137, memory_limit="128Gi", **evidence), ended(1, 143))
+    assert found.reason == "OutOfMemory"
+    assert "beyond its limit of 128Gi" in found.message
+    assert "raise resources.gpuPod.memory in the site profile" in found.message
+    assert cause(ended(0, 70, **evidence), ended(1, 84)).reason == "ProgramFailed"
+    leaving = pod(0, deleting_since=NOW - 20)
+    assert cause(leaving, ended(1, 137, NOW - 17, **evidence)).reason == "OutOfMemory"
 
 
 @pytest.mark.parametrize(
-    ("fields", "word"),
-    [({"disruption": "PreemptionByScheduler"}, "PreemptionByScheduler"), ({"deleting_since": NOW - 9}, "Disrupted")],
+    ("first", "second", "reason", "budget"),
+    [
+        (ended(0, 137, disruption="PreemptionByScheduler"), ended(1, 84), "PreemptionByScheduler", Budget.FREE),
+        (ended(0, 143, deleting_since=NOW - 9), ended(1, 84), "Disrupted", Budget.FREE),
+        (ended(0, 85, deleting_since=NOW - 3), pod(1), "Interrupted", Budget.FREE),
+        (ended(0, 70, disruption="Evicted"), ended(1, 84), "ProgramFailed", Budget.USER),
+        (pod(0, phase="Failed", disruption="Evicted"), ended(1, 0), "Evicted", Budget.FREE),
+        (pod(0, phase="Failed", disruption="Evicted"), ended(1, 70), "ProgramFailed", Budget.USER),
+        (pod(0, disruption="NodeLost", deleting_since=NOW - 1), pod(1), "PodLost", Budget.FREE),
+        (pod(0, phase="Unknown"), pod(1), "PodLost", Budget.FREE),
+        (pod(0), replace(pod(1), uid="pod-9"), "PodLost", Budget.FREE),
+    ],
+    ids=[
+        "preempted and killed",
+        "deleted and terminated",
+        "deleted and interrupted",
+        "evicted, but it chose its exit code",
+        "evicted without a container",
+        "another pod's container failed",
+        "on a lost node",
+        "of an unknown phase",
+        "replaced",
+    ],
 )
-def test_a_pod_that_was_taken_away_and_killed_is_disrupted(fields: dict[str, Any], word: str) -> None:
-    for code in (137, 143):
-        classification = look(ended(0, code, **fields), ended(1, 84))
-        assert classification.cause is not None
-        assert classification.cause.reason == word
-        assert classification.cause.rule.budget is Budget.FREE
+def test_a_pod_that_was_taken_away_costs_nothing(first: Pod, second: Pod, reason: str, budget: Budget) -> None:
+    found = cause(first, second)
+    assert (found.reason, found.rule.budget) == (reason, budget)
 
 
-def test_a_pod_that_was_taken_away_and_chose_its_code_is_believed() -> None:
-    assert reason(look(ended(0, 70, disruption="Evicted"), ended(1, 84))) == "ProgramFailed"
+def test_pods_and_children_that_vanished_are_lost() -> None:
+    assert cause(pod(0)).reason == "PodLost"
+    assert look(pod(0), replace(pod(1), uid="pod-9"), stage=STARTING) == Classification()
+    assert cause(ended(0, 70), stage=STARTING).reason == "ProgramFailed"
+    assert cause(child=FAILED, stage=STARTING).reason == "PodLost"
+    assert look(pod(0), pod(1), child=FAILED) == Classification()
+    lost = cause(pod(0), pod(1), child=None)
+    assert (lost.reason, lost.rule.budget) == ("ChildLost", Budget.INFRA)
 
 
-def test_an_evicted_pod_without_a_container_is_a_disruption() -> None:
-    classification = look(pod(0, phase="Failed", disruption="Evicted"), ended(1, 0))
-    assert classification.cause is not None
-    assert (classification.cause.reason, classification.cause.exit_code, classification.cause.node) == (
-        "Evicted",
-        None,
-        "node-0",
-    )
-    assert classification.cause.rule.budget is Budget.FREE
+@pytest.mark.parametrize(
+    ("since", "seen", "now", "wait"),
+    [
+        (NOW - 10, None, NOW, 350.0),
+        (NOW - 500, NOW - 10, NOW, 350.0),
+        (NOW + 500, NOW - 10, NOW, 860.0),
+        (NOW, NOW, NOW - 3600, 3960.0),
+    ],
+)
+def test_a_deleted_pod_has_its_grace_by_the_operators_clock(
+    since: float, seen: float | None, now: float, wait: float
+) -> None:
+    leaving = pod(0, deleting_since=since, deleting_seen=seen, grace_seconds=300)
+    assert look(leaving, pod(1), now=now) == Classification(wait=wait)
+    assert cause(leaving, pod(1), now=now + wait).reason == "PodLost"
 
 
-def test_a_container_that_failed_is_asked_before_a_pod_that_was_evicted() -> None:
-    assert reason(look(pod(0, phase="Failed", disruption="Evicted"), ended(1, 70))) == "ProgramFailed"
-
-
-def test_a_deleted_pod_has_its_grace_to_say_how_it_ends() -> None:
-    leaving = pod(0, deleting_since=NOW - 10, grace_seconds=300)
-    assert look(leaving, pod(1)) == Classification(wait=350.0)
-    assert reason(look(leaving, pod(1), now=NOW + 350)) == "PodLost"
-
-
-def test_a_pod_on_a_lost_node_is_not_waited_for() -> None:
-    assert reason(look(pod(0, disruption="NodeLost", deleting_since=NOW - 1), pod(1))) == "PodLost"
-    assert reason(look(pod(0, phase="Unknown"), pod(1))) == "PodLost"
-
-
-def test_a_pod_that_vanished_or_was_replaced_is_lost() -> None:
-    replaced = replace(pod(1), uid="pod-9")
-    for pods in ([pod(0)], [pod(0), replaced]):
-        classification = look(*pods)
-        assert classification.cause is not None
-        assert classification.cause.reason == "PodLost"
-        assert (classification.cause.rule.action, classification.cause.rule.budget) == (Action.RESTART, Budget.FREE)
-
-
-def test_before_all_pods_were_seen_a_replaced_one_is_none_that_is_lost() -> None:
-    starting = STAGE.model_copy(update={"state": "Starting", "pod_uids": []})
-    assert look(pod(0), replace(pod(1), uid="pod-9"), stage=starting) == Classification()
-    assert reason(look(ended(0, 70), stage=starting)) == "ProgramFailed"
-
-
-def test_a_failed_child_without_pods_lost_them_and_one_whose_pods_live_is_not_judged_yet() -> None:
-    failed = replace(CHILD, state="Failed")
-    starting = STAGE.model_copy(update={"pod_uids": []})
-    assert reason(look(child=failed, stage=starting)) == "PodLost"
-    assert look(pod(0), pod(1), child=failed) == Classification()
-
-
-def test_a_missing_child_is_infrastructures_fault() -> None:
-    classification = look(pod(0), pod(1), child=None)
-    assert classification.cause is not None
-    assert (classification.cause.reason, classification.cause.rule.budget) == ("ChildLost", Budget.INFRA)
-
-
-def test_the_cause_line_names_pod_node_rank_code_and_what_the_pod_said() -> None:
-    record = TerminationRecord(exit_code=70, rank=9, message="RuntimeError:\nboom\x07")
-    classification = look(ended(0, 70, record=record), ended(1, 84))
-    assert classification.cause is not None
-    assert classification.cause.message == (
+@pytest.mark.parametrize("message", ["RuntimeError:\nboom\x07", "rank 9: RuntimeError: boom"])
+def test_the_message_names_pod_node_rank_code_and_what_the_pod_reported(message: str) -> None:
+    record = TerminationRecord(exit_code=70, rank=9, message=message)
+    assert cause(ended(0, 70, record=record), ended(1, 84)).message == (
         "pod worker-0 on node-0: exit code 70, the program failed; rank 9: RuntimeError: boom"
     )
 
 
-def test_a_rank_that_the_launcher_named_is_not_named_twice() -> None:
-    record = TerminationRecord(exit_code=70, rank=9, message="rank 9: boom")
-    classification = look(ended(0, 70, record=record), ended(1, 84))
-    assert classification.cause is not None
-    assert classification.cause.message.count("rank 9") == 1
-
-
 @pytest.mark.parametrize("code", [1, 69, 70, 75, 84, 137, 143])
-def test_what_fails_after_a_peer_was_asked_to_end_is_the_drains_fault(code: int) -> None:
+def test_a_failure_after_a_peer_was_asked_to_end_is_the_drains(code: int) -> None:
     leaving = pod(0, deleting_since=NOW - 20, disruption="EvictionByEvictionAPI")
-    classification = look(leaving, ended(1, code, NOW - 17))
-    assert classification.cause is not None
-    assert (classification.cause.reason, classification.cause.rule.budget) == ("PodLost", Budget.FREE)
-    assert (classification.cause.exit_code, classification.cause.pod) == (code, "worker-1")
-    assert "pod worker-0 on node-0 was asked to end before; EvictionByEvictionAPI" in classification.cause.message
-
-
-def test_a_peer_that_was_asked_to_end_after_the_failure_or_because_of_it_excuses_nothing() -> None:
-    for asked in (NOW - 17, NOW - 16):
-        assert reason(look(pod(0, deleting_since=asked), ended(1, 70, NOW - 17))) == "ProgramFailed"
-    assert reason(look(ended(0, 143, NOW - 3, deleting_since=NOW - 4), ended(1, 70, NOW - 5))) == "ProgramFailed"
+    found = cause(leaving, ended(1, code, NOW - 17))
+    assert (found.reason, found.rule.budget, found.exit_code, found.pod) == ("PodLost", Budget.FREE, code, "worker-1")
+    assert "pod worker-0 on node-0 was asked to end before; EvictionByEvictionAPI" in found.message
 
 
 @pytest.mark.parametrize(
-    ("code", "word"), [(64, "ConfigInvalid"), (77, "CredentialsDenied"), (80, "GpuFault"), (85, "Interrupted")]
+    ("code", "reason"), [(64, "ConfigInvalid"), (77, "CredentialsDenied"), (80, "GpuFault"), (85, "Interrupted")]
 )
-def test_what_no_missing_peer_causes_keeps_its_verdict(code: int, word: str) -> None:
-    assert reason(look(pod(0, deleting_since=NOW - 20), ended(1, code, NOW - 17))) == word
+def test_what_no_missing_peer_causes_keeps_its_reason(code: int, reason: str) -> None:
+    assert cause(pod(0, deleting_since=NOW - 20), ended(1, code, NOW - 17)).reason == reason
 
 
-def test_memory_that_runs_out_during_a_drain_has_still_run_out() -> None:
-    leaving = pod(0, deleting_since=NOW - 20)
-    assert reason(look(leaving, ended(1, 137, NOW - 17, reason="OOMKilled"))) == "OutOfMemory"
-
-
-def test_what_fails_when_a_peer_is_missing_is_the_lost_peers_fault() -> None:
-    classification = look(ended(1, 84))
-    assert classification.cause is not None
-    assert (classification.cause.reason, classification.cause.rule.budget) == ("PodLost", Budget.FREE)
-    assert "a pod had vanished before" in classification.cause.message
-
-
-def test_once_the_failure_was_noticed_only_a_peer_that_was_replaced_before_was_lost_before() -> None:
-    failed = replace(CHILD, state="Failed")
-    assert reason(look(ended(1, 70), child=failed)) == "ProgramFailed"
-    replaced = replace(pod(0, created=NOW - 3), uid="pod-9")
-    assert reason(look(replaced, ended(1, 70, NOW - 2), child=failed, now=NOW + 20)) == "PodLost"
-    late = replace(pod(0, created=NOW - 1), uid="pod-9")
-    assert reason(look(late, ended(1, 70, NOW - 2), child=failed, now=NOW + 20)) == "ProgramFailed"
-
-
-def test_the_grace_of_a_pod_is_counted_from_when_it_was_seen_to_be_asked_to_end() -> None:
-    behind = pod(0, deleting_since=NOW - 500, deleting_seen=NOW - 10, grace_seconds=300)
-    assert look(behind, pod(1)) == Classification(wait=350.0)
-    ahead = pod(0, deleting_since=NOW + 500, deleting_seen=NOW - 10, grace_seconds=300)
-    assert look(ahead, pod(1)) == Classification(wait=860.0)
-
-
-def test_a_clock_that_was_set_back_only_lengthens_a_pods_grace() -> None:
-    leaving = pod(0, deleting_since=NOW, deleting_seen=NOW, grace_seconds=30)
-    assert look(leaving, pod(1), now=NOW - 3600) == Classification(wait=3690.0)
-
-
-def test_an_out_of_memory_kill_names_the_limit_and_what_to_change() -> None:
-    found = look(ended(0, 137, reason="OOMKilled", memory_limit="128Gi"), ended(1, 143)).cause
-    assert found is not None
-    assert "beyond its limit of 128Gi" in found.message
-    assert "raise resources.gpuPod.memory in the site profile" in found.message
+def test_only_a_peer_that_was_lost_before_excuses_a_failure() -> None:
+    for asked in (NOW - 17, NOW - 16):
+        assert cause(pod(0, deleting_since=asked), ended(1, 70, NOW - 17)).reason == "ProgramFailed"
+    followed = ended(0, 143, NOW - 3, deleting_since=NOW - 4)
+    assert cause(followed, ended(1, 70, NOW - 5)).reason == "ProgramFailed"
+    vanished = cause(ended(1, 84))
+    assert (vanished.reason, vanished.rule.budget) == ("PodLost", Budget.FREE)
+    assert "a pod had vanished before" in vanished.message
+    assert cause(ended(1, 70), child=FAILED).reason == "ProgramFailed"  # the controller removed the other
+    for created, reason in ((NOW - 3, "PodLost"), (NOW - 1, "ProgramFailed")):
+        replaced = replace(pod(0, created=created), uid="pod-9")
+        assert cause(replaced, ended(1, 70, NOW - 2), child=FAILED, now=NOW + 20).reason == reason
