@@ -1,4 +1,4 @@
-"""What pods say of their work, in the status."""
+"""What pods report of their work, in the status."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from tests.operator.simulated_cluster import NOON, RUN, Cluster, make_job
 from unimrg_api.load import dump_job, parse_job
 from unimrg_api.progress import Progress
-from unimrg_api.status import CheckpointStatus, JobStatus, MlflowStatus
+from unimrg_api.stages import StageName
+from unimrg_api.status import CheckpointStatus, JobStatus, MlflowStatus, ProgressStatus
 from unimrg_api.termination import TerminationRecord
 from unimrg_operator.core.observation import Report, Terminated
 
@@ -23,6 +24,19 @@ def cluster() -> Cluster:
     return cluster
 
 
+def progress(cluster: Cluster) -> ProgressStatus:
+    assert cluster.status.progress is not None
+    return cluster.status.progress
+
+
+def report(cluster: Cluster, stage: StageName, step: int, total: int) -> None:
+    """Let the pod of a stage report its steps."""
+    pod = cluster.pod(f"tiny-{stage}-1")
+    reported = Progress(stage=stage, step=step, total_steps=total, updated=NOON)
+    cluster.report = Report(pod.uid, cluster.now, reported)
+    cluster.reconcile()
+
+
 def test_a_report_becomes_progress(cluster: Cluster) -> None:
     losses = {"Understanding": 1.0, "Pixel": 0.23456}
     cluster.report_step(
@@ -30,9 +44,7 @@ def test_a_report_becomes_progress(cluster: Cluster) -> None:
         mlflow_run_id="abc", mlflow_url="https://mlflow.example/abc",
     )  # fmt: skip
     cluster.reconcile()
-    progress = cluster.status.progress
-    assert progress is not None
-    assert progress.model_dump(exclude={"losses"}) == {
+    assert progress(cluster).model_dump(exclude={"losses"}) == {
         "stage": "train",
         "step": 120,
         "total_steps": 400,
@@ -44,20 +56,20 @@ def test_a_report_becomes_progress(cluster: Cluster) -> None:
         "samples_per_second": "51.2",
         "updated_time": "2027-01-15T08:00:00Z",
     }
-    assert [(loss.name, loss.value) for loss in progress.losses] == [("Understanding", "1"), ("Pixel", "0.23456")]
+    assert [(loss.name, loss.value) for loss in progress(cluster).losses] == [("Understanding", "1"), ("Pixel", "0.23456")]
     assert cluster.status.checkpoint == CheckpointStatus(uri=f"{RUN}/ckpt/step-00000100/", step=100)
+    assert cluster.condition("Checkpointed") == ("True", "Saved")
     assert cluster.status.mlflow == MlflowStatus(run_id="abc", url="https://mlflow.example/abc")
 
 
-def test_the_loss_is_the_one_that_is_trained_weighted_and_over_the_number_of_objectives() -> None:
+def test_the_loss_is_weighted_and_over_the_number_of_objectives() -> None:
     content = dump_job(make_job(nodes=2))
     content["spec"]["objectives"] = [{"name": "Understanding", "weight": "1"}, {"name": "Depth", "weight": "0.5"}]
     cluster = Cluster(parse_job(content))
     cluster.to_training()
     cluster.report_step(cluster.pod("tiny-train-1"), 1, losses={"understanding": 1.0, "depth": 4.0})
     cluster.reconcile()
-    assert cluster.status.progress is not None
-    assert cluster.status.progress.loss == "1.5"
+    assert progress(cluster).loss == "1.5"
 
 
 def test_a_report_without_a_new_step_changes_nothing(cluster: Cluster) -> None:
@@ -69,68 +81,34 @@ def test_a_report_without_a_new_step_changes_nothing(cluster: Cluster) -> None:
     cluster.report_step(pod, 120, losses={"Pixel": 1.0}, eta_seconds=30)
     cluster.reconcile()
     assert cluster.status == before
-
-
-def test_a_report_of_another_jobs_pod_is_none(cluster: Cluster) -> None:
-    cluster.report_step(replace(cluster.pod("tiny-train-1"), uid="stranger"), 120, commit=100)
+    cluster.report_step(replace(pod, uid="of another job"), 130, commit=100)
     cluster.reconcile()
-    assert (cluster.status.progress, cluster.status.checkpoint) == (None, None)
+    assert (cluster.status.progress, cluster.status.checkpoint) == (before.progress, None)
 
 
-def test_the_last_word_is_the_termination_record_and_the_loss_is_kept(cluster: Cluster) -> None:
-    cluster.report_step(cluster.pod("tiny-train-1"), 390, losses={"Pixel": 1.5}, eta_seconds=4)
-    cluster.reconcile()
-    cluster.succeed("train", step=400, total_steps=400, checkpoint="ckpt/step-00000400", mlflow_run_id="abc")
-    assert cluster.status.progress is not None
-    assert (cluster.status.progress.stage, cluster.status.progress.steps) == ("evaluate", "")
-    cluster.succeed("evaluate")
-    progress = cluster.status.progress
-    assert progress is not None
-    assert (progress.steps, progress.percent, progress.eta, progress.loss) == ("400/400", 100, "", "1.5")
-    assert cluster.status.checkpoint == CheckpointStatus(uri=f"{RUN}/ckpt/step-00000400/", step=400)
-    assert cluster.status.mlflow == MlflowStatus(run_id="abc")
-
-
-def test_the_evaluation_shows_its_own_progress_and_afterwards_the_trainings(cluster: Cluster) -> None:
-    cluster.succeed("train", step=400, total_steps=400)
-    pod = cluster.pod("tiny-evaluate-1")
-    cluster.report = Report(pod.uid, cluster.now, Progress(stage="evaluate", step=3, total_steps=8, updated=NOON))
-    cluster.reconcile()
-    assert cluster.status.progress is not None
-    assert (cluster.status.progress.stage, cluster.status.progress.steps) == ("evaluate", "3/8")
-    cluster.succeed("evaluate")
-    assert (cluster.status.progress.stage, cluster.status.progress.steps) == ("train", "400/400")
-
-
-def test_the_steps_of_one_stage_are_never_shown_as_another_ones() -> None:
+def test_each_stage_shows_its_own_steps_and_the_end_those_of_the_training() -> None:
     cluster = Cluster(make_job(source=True))
     cluster.settle()
     cluster.succeed("check")
-    pod = cluster.pod("tiny-prepare-1")
-    cluster.report = Report(pod.uid, cluster.now, Progress(stage="prepare", step=2001, total_steps=2256, updated=NOON))
-    cluster.reconcile()
-    assert cluster.status.progress is not None
-    assert cluster.status.progress.steps == "2001/2256"
+    report(cluster, "prepare", 2001, 2256)
+    assert progress(cluster).steps == "2001/2256"
     cluster.succeed("prepare")
     assert (cluster.status.phase, cluster.status.progress) == ("Running", None)
-
-
-def test_scores_are_those_of_the_evaluation_in_the_shortest_decimals(cluster: Cluster) -> None:
-    cluster.succeed("train")
+    cluster.report_step(cluster.pod("tiny-train-1"), 390, losses={"Pixel": 1.5}, eta_seconds=4)
+    cluster.reconcile()
+    cluster.succeed("train", step=400, total_steps=400, checkpoint="ckpt/step-00000400", mlflow_run_id="abc")
+    assert (progress(cluster).stage, progress(cluster).steps) == ("evaluate", "")
+    report(cluster, "evaluate", 3, 8)
+    assert (progress(cluster).stage, progress(cluster).steps) == ("evaluate", "3/8")
     cluster.succeed("evaluate", scores={"spatial/accuracy": 0.1 + 0.2, "loss": 1.0})
+    last = progress(cluster)
+    assert (last.steps, last.percent, last.eta, last.loss) == ("400/400", 100, "", "1.5")
+    assert cluster.status.checkpoint == CheckpointStatus(uri=f"{RUN}/ckpt/step-00000400/", step=400)
+    assert cluster.status.mlflow == MlflowStatus(run_id="abc")
     assert [(score.name, score.value) for score in cluster.status.benchmarks] == [
         ("loss", "1.0"),
         ("spatial/accuracy", "0.30000000000000004"),
     ]
-
-
-def test_the_newest_commit_stays_when_less_is_heard_later(cluster: Cluster) -> None:
-    cluster.report_step(cluster.pod("tiny-train-1"), 120, commit=100)
-    cluster.reconcile()
-    cluster.report = None
-    cluster.fail("train", 85, checkpoint="ckpt/step-00000090")
-    assert cluster.status.checkpoint is not None
-    assert cluster.status.checkpoint.step == 100
 
 
 @pytest.mark.parametrize(
@@ -139,41 +117,41 @@ def test_the_newest_commit_stays_when_less_is_heard_later(cluster: Cluster) -> N
         ("ckpt/step-00000012", 12),
         ("ckpt/step-00000012/COMMITTED-0", 12),
         ("ckpt/step-00000400/", 400),
-        ("ckpt/step-00000401/", None),
-        ("ckpt/step-123456789/", None),
-        ("ckpt/step-x", None),
-        ("", None),
-        ("ckpt/step-99999999999999999999", None),
+        ("ckpt/step-00000401/", 10),
+        ("ckpt/step-123456789/", 10),
+        ("ckpt/step-00000009", 10),
+        ("ckpt/step-x", 10),
+        ("", 10),
+        ("ckpt/step-99999999999999999999", 10),
     ],
 )
-def test_the_step_of_a_commit_is_read_from_its_folder(cluster: Cluster, checkpoint: str, step: int | None) -> None:
-    cluster.fail("train", 85, checkpoint=checkpoint)
-    assert (cluster.status.checkpoint.step if cluster.status.checkpoint else None) == step
-
-
-def test_a_commit_beyond_the_last_step_is_none_and_one_that_was_believed_goes_again(cluster: Cluster) -> None:
-    pod = cluster.pod("tiny-train-1")
-    cluster.report_step(pod, 9, commit=10**15)
+def test_only_a_newer_commit_of_the_job_replaces_the_one_before(cluster: Cluster, checkpoint: str, step: int) -> None:
+    cluster.report_step(cluster.pod("tiny-train-1"), 10, commit=10)
     cluster.reconcile()
-    assert cluster.status.checkpoint is None
+    cluster.report = None
+    cluster.fail("train", 85, checkpoint=checkpoint)
+    assert cluster.status.checkpoint == CheckpointStatus(uri=f"{RUN}/ckpt/step-{step:08d}/", step=step)
+
+
+def test_a_commit_beyond_the_last_step_is_dropped_again(cluster: Cluster) -> None:
     wild = CheckpointStatus(uri=f"{RUN}/ckpt/step-1000000000000/", step=10**12)
     cluster.status = cluster.status.model_copy(update={"checkpoint": wild})
-    cluster.report_step(pod, 9, commit=8)
+    cluster.report_step(cluster.pod("tiny-train-1"), 9, commit=10**15)
     cluster.reconcile()
-    assert cluster.status.checkpoint == CheckpointStatus(uri=f"{RUN}/ckpt/step-00000008/", step=8)
+    assert cluster.status.checkpoint is None
+    assert cluster.condition("Checkpointed") == ("False", "NoneYet")
 
 
-def test_names_that_are_alike_once_cut_do_not_make_a_status_that_is_refused(cluster: Cluster) -> None:
+def test_names_that_are_alike_once_cut_are_shown_once(cluster: Cluster) -> None:
     long = {"x" * 50 + letter + "x" * 50: 1.0 for letter in "ab"}
     cluster.report_step(cluster.pod("tiny-train-1"), 1, losses=long)
     cluster.reconcile()
     cluster.succeed("train")
     cluster.succeed("evaluate", scores=long)
-    assert cluster.status.progress is not None
-    assert len(cluster.status.progress.losses) == len(cluster.status.benchmarks) == 1
+    assert len(progress(cluster).losses) == len(cluster.status.benchmarks) == 1
 
 
-def test_names_of_a_run_that_are_too_long_are_none_and_keys_are_not_shown(cluster: Cluster) -> None:
+def test_a_run_whose_name_is_too_long_is_ignored_and_passwords_are_masked(cluster: Cluster) -> None:
     pod = cluster.pod("tiny-train-1")
     cluster.report_step(pod, 1, mlflow_run_id="x" * 65, mlflow_url="https://user:password@mlflow.example/abc")
     cluster.reconcile()
@@ -190,9 +168,9 @@ names = st.text(max_size=20)
 
 @settings(deadline=None, max_examples=150)
 @given(
-    progress=st.builds(
+    reported=st.builds(
         Progress,
-        message=st.text(max_size=20),
+        message=names,
         step=integers,
         total_steps=integers,
         eta_seconds=st.none() | numbers,
@@ -200,39 +178,39 @@ names = st.text(max_size=20)
         samples_per_second=st.none() | numbers,
         checkpoint_step=st.none() | integers,
         mlflow_run_id=st.none() | names,
-        mlflow_url=st.none() | st.text(max_size=20),
+        mlflow_url=st.none() | names,
         updated=numbers,
     ),
     record=st.builds(
         TerminationRecord,
-        message=st.text(max_size=20),
+        message=names,
         reason=names,
         rank=st.none() | integers,
         step=st.none() | integers,
         total_steps=st.none() | integers,
         checkpoint=st.none() | st.text(max_size=80) | st.from_regex(r"ckpt/step-\d{1,20}"),
         mlflow_run_id=st.none() | names,
-        mlflow_url=st.none() | st.text(max_size=20),
+        mlflow_url=st.none() | names,
         scores=st.dictionaries(names, numbers, max_size=3),
     ),
     code=st.integers(-5, 300),
-    word=names,
+    text=names,
 )
-def test_whatever_a_pod_says_the_status_stays_one_that_a_cluster_takes(
-    progress: Progress, record: TerminationRecord, code: int, word: str
+def test_whatever_a_pod_reports_the_status_stays_valid(
+    reported: Progress, record: TerminationRecord, code: int, text: str
 ) -> None:
     cluster = Cluster()
     cluster.to_training()
     pod = cluster.pod("tiny-train-1")
-    cluster.report = Report(pod.uid, cluster.now, progress)
-    cluster.pods[pod.uid] = replace(pod, waiting_message=word, warnings=(word,), node=word or None)
-    _is_taken(cluster.decide().status)
-    ended = Terminated(code, word, cluster.now, record)
-    cluster.pods[pod.uid] = replace(pod, phase="Failed", terminated=ended, disruption=word, node=word or None)
-    _is_taken(cluster.decide().status)
+    cluster.report = Report(pod.uid, cluster.now, reported)
+    cluster.pods[pod.uid] = replace(pod, waiting_message=text, warnings=(text,), node=text or None)
+    _check_validity(cluster.decide().status)
+    ended = Terminated(code, text, cluster.now, record)
+    cluster.pods[pod.uid] = replace(pod, phase="Failed", terminated=ended, disruption=text, node=text or None)
+    _check_validity(cluster.decide().status)
 
 
-def _is_taken(status: JobStatus) -> None:
+def _check_validity(status: JobStatus) -> None:
     content = status.model_dump(mode="json", by_alias=True, exclude_none=True)
     assert JobStatus.model_validate(content) == status
     for field in ("benchmarks", "conditions"):
