@@ -1,15 +1,19 @@
-"""Warnings of others about an object: asked for sparingly, shown briefly, and never a reason to fail."""
+"""Warnings about an object are read sparingly and shown briefly; events of a job are published once."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from tests.operator.raw_objects import JOB_UID, job_object
 from tests.operator.scripted_api import Answer, ScriptedApi, list_of, scripted_api, status_object
 from tests.support.virtual_clock import VirtualClock
-from unimrg_operator.app.events import Warnings
+from unimrg_operator.app.events import Publisher, Warnings
+from unimrg_operator.app.observe import observe_job
+from unimrg_operator.core.decision import Event
 
 
 @pytest.fixture
@@ -18,11 +22,11 @@ def api() -> Iterator[ScriptedApi]:
         yield server
 
 
-def warning(reason: str, message: str, seen: str, field: str = "lastTimestamp", *, about: str = "u") -> dict[str, Any]:
+def warning(
+    reason: str, message: str, seen: str = "", field: str = "lastTimestamp", *, uid: str = "u"
+) -> dict[str, Any]:
     metadata = {"name": reason, "resourceVersion": "1"}
-    return {
-        "metadata": metadata, "reason": reason, "message": message, field: seen, "involvedObject": {"uid": about}
-    }  # fmt: skip
+    return {"metadata": metadata, "reason": reason, "message": message, field: seen, "involvedObject": {"uid": uid}}
 
 
 def test_the_newest_warnings_come_first_each_once_and_only_a_few(api: ScriptedApi) -> None:
@@ -32,63 +36,71 @@ def test_the_newest_warnings_come_first_each_once_and_only_a_few(api: ScriptedAp
             warning("FailedCreate", "exceeded quota", "2026-11-24T10:00:01Z"),
             warning("FailedCreate", "exceeded quota", "2026-11-24T10:00:05Z"),
             warning("FailedScheduling", "no node", "2026-11-24T10:00:09.123456Z", "eventTime"),
-            warning("Old", "a", "2026-11-24T09:00:00Z"),
-            warning("Older", "b", "2026-11-24T08:00:00Z"),
+            warning("Old", "password=hunter2222 " + "x" * 900, "2026-11-24T09:00:00Z"),
+            warning("Older", "b", "not a time"),
+            {},
+            {"reason": 7},
         )
     )
-    assert Warnings(api.client()).about("lab", "u") == (
-        "FailedScheduling: no node",
-        "FailedCreate: exceeded quota",
-        "Old: a",
-    )
+    *first, last = Warnings(api.client()).about("lab", "u")
+    assert first == ["FailedScheduling: no node", "FailedCreate: exceeded quota"]
+    assert last.startswith("Old: ")
+    assert "hunter2" not in last
+    assert len(last) <= 300
     (request,) = api.asked()
     assert request.path == "/api/v1/namespaces/lab/events"
     assert request.query["fieldSelector"] == "type=Warning"
 
 
-def test_one_look_serves_all_objects_of_a_namespace_and_no_other(api: ScriptedApi) -> None:
-    api.lists += [
-        list_of(1, warning("A", "a", "", about="first"), more="next"),
-        list_of(1, warning("B", "b", "", about="second")),
-    ]
-    warnings = Warnings(api.client())
-    assert [warnings.about("lab", uid) for uid in ("first", "second", "third")] == [("A: a",), ("B: b",), ()]
-    assert [request.query.get("continue") for request in api.asked()] == [None, "next"]
-    warnings.about("other", "first")
-    assert len(api.asked()) == 3
-
-
-def test_a_namespace_that_warns_without_end_is_read_only_so_far(api: ScriptedApi) -> None:
-    api.lists.append(list_of(1, warning("A", "a", ""), more="more"))
-    assert Warnings(api.client()).about("lab", "u") == ("A: a",)
-    assert len(api.asked()) == 4
-
-
-def test_a_look_is_good_for_a_while(api: ScriptedApi, virtual_clock: VirtualClock) -> None:
-    api.lists.append(list_of(1))
+def test_one_read_of_few_pages_serves_a_namespace_for_a_while(api: ScriptedApi, virtual_clock: VirtualClock) -> None:
+    api.lists += [list_of(1, warning("A", "a", uid="first"), more="1"), list_of(1, warning("B", "b"), more="2")]
     warnings = Warnings(api.client(), clock=virtual_clock)
-    for seconds in (0.0, 29.0, 2.0):
-        virtual_clock.advance(seconds)
-        warnings.about("lab", "u")
-    assert len(api.asked()) == 2
+    assert [warnings.about("lab", uid) for uid in ("first", "u", "third")] == [("A: a",), ("B: b",), ()]
+    assert len(api.asked()) == 4  # pages, of a list without end
+    virtual_clock.advance(29.0)
+    warnings.about("lab", "u")
+    assert len(api.asked()) == 4
+    warnings.about("other", "u")
+    virtual_clock.advance(2.0)
+    warnings.about("lab", "u")
+    assert len(api.asked()) == 12
 
 
-def test_without_the_right_it_is_quiet_and_does_not_ask_again_soon(
-    api: ScriptedApi, virtual_clock: VirtualClock
-) -> None:
+def test_without_the_right_to_list_events_ten_minutes_pass(api: ScriptedApi, virtual_clock: VirtualClock) -> None:
     api.lists.append(Answer(403, status_object(403, "Forbidden", "no")))
     warnings = Warnings(api.client(), clock=virtual_clock)
-    assert warnings.about("lab", "u") == ()
-    virtual_clock.advance(500.0)
-    assert warnings.about("lab", "another") == ()
-    assert len(api.asked()) == 1
-    virtual_clock.advance(101.0)
-    warnings.about("lab", "u")
-    assert len(api.asked()) == 2
+    for seconds, expected in ((0.0, 1), (500.0, 1), (101.0, 2)):
+        virtual_clock.advance(seconds)
+        assert warnings.about("lab", "u") == ()
+        assert len(api.asked()) == expected
 
 
-def test_messages_are_cleaned_and_nonsense_is_survived(api: ScriptedApi) -> None:
-    api.lists.append(list_of(1, warning("A", "password=hunter2222 " + "x" * 900, "not a time"), {}, {"reason": 7}))
-    found = Warnings(api.client()).about("lab", "u")
-    assert found
-    assert all("hunter2" not in text and len(text) <= 300 for text in found)
+def test_an_event_is_about_the_job_and_holds_no_secret(api: ScriptedApi) -> None:
+    api.others += [Answer(body={}), Answer(403, status_object(403, "Forbidden"))]
+    publisher = Publisher(api.client(), clock=lambda: 1_795_000_000.5)
+    for note in ("key AKIAABCDEFGHIJKLMNOP " + "x" * 2000, "refused"):
+        publisher.publish(observe_job(job_object()), Event("Warning", "AttemptEnded", note))
+    first, _ = api.asked("POST")
+    assert first.path == "/apis/events.k8s.io/v1/namespaces/lab/events"
+    assert first.body["regarding"] == {
+        "apiVersion": "training.unimrg.dev/v1alpha1",
+        "kind": "UniMRGJob",
+        "namespace": "lab",
+        "name": "tiny",
+        "uid": JOB_UID,
+    }
+    assert (first.body["type"], first.body["reason"]) == ("Warning", "AttemptEnded")
+    assert len(first.body["note"]) <= 1024
+    assert "AKIA" not in first.body["note"]
+    assert first.body["eventTime"] == "2026-11-18T11:06:40.500000Z"
+
+
+def test_the_same_event_is_published_once_in_five_minutes(api: ScriptedApi) -> None:
+    now = [1000.0]
+    publisher = Publisher(api.client(), clock=lambda: now[0])
+    job, event = observe_job(job_object()), Event("Normal", "A", "b")
+    for now[0] in (1000.0, 1299.0, 1301.0):
+        publisher.publish(job, event)
+    publisher.publish(job, replace(event, message="c"))
+    publisher.publish(replace(job, uid="another"), event)
+    assert len(api.asked("POST")) == 4
