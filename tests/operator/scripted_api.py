@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -98,6 +99,21 @@ def scripted_api() -> Iterator[ScriptedApi]:
         api.stopped.set()
         server.shutdown()
         server.server_close()
+
+
+def kubeconfig(folder: Path, server: str) -> Path:
+    """A file with a context `one` of a server, and a context `two` of the same with another token."""
+    path = folder / "kubeconfig"
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "one",
+        "clusters": [{"name": "c", "cluster": {"server": server}}],
+        "users": [{"name": name, "user": {"token": f"token {name}"}} for name in ("one", "two")],
+        "contexts": [{"name": name, "context": {"cluster": "c", "user": name}} for name in ("one", "two")],
+    }
+    path.write_text(json.dumps(config))
+    return path
 
 
 def status_object(code: int, reason: str, message: str = "", name: str = "") -> dict[str, Any]:
