@@ -56,7 +56,10 @@ def test_a_report_becomes_progress(cluster: Cluster) -> None:
         "samples_per_second": "51.2",
         "updated_time": "2027-01-15T08:00:00Z",
     }
-    assert [(loss.name, loss.value) for loss in progress(cluster).losses] == [("Understanding", "1"), ("Pixel", "0.23456")]
+    assert [(loss.name, loss.value) for loss in progress(cluster).losses] == [
+        ("Understanding", "1"),
+        ("Pixel", "0.23456"),
+    ]
     assert cluster.status.checkpoint == CheckpointStatus(uri=f"{RUN}/ckpt/step-00000100/", step=100)
     assert cluster.condition("Checkpointed") == ("True", "Saved")
     assert cluster.status.mlflow == MlflowStatus(run_id="abc", url="https://mlflow.example/abc")

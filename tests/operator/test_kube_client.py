@@ -1,8 +1,7 @@
-"""The transport: what goes over the wire, and what each answer is called."""
+"""The transport: what is sent to the API server, and the class of each answer."""
 
 from __future__ import annotations
 
-import json
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +9,16 @@ from pathlib import Path
 import pytest
 from kubernetes.client import Configuration
 
-from tests.operator.scripted_api import CUT, Answer, ScriptedApi, list_of, scripted_api, status_object, thing
+from tests.operator.scripted_api import (
+    CUT,
+    Answer,
+    ScriptedApi,
+    kubeconfig,
+    list_of,
+    scripted_api,
+    status_object,
+    thing,
+)
 from unimrg_operator.backends.base import Resource
 from unimrg_operator.kube.client import Client
 from unimrg_operator.kube.errors import (
@@ -37,7 +45,7 @@ def api() -> Iterator[ScriptedApi]:
         yield server
 
 
-def test_core_and_other_groups_have_their_paths_and_empty_selectors_are_left_out(api: ScriptedApi) -> None:
+def test_each_group_has_its_path_and_empty_selectors_are_left_out(api: ScriptedApi) -> None:
     api.lists.append(list_of(1))
     client = api.client()
     client.list_page(PODS, "lab")
@@ -58,14 +66,13 @@ def test_a_status_is_merged_against_the_version_that_was_read(api: ScriptedApi) 
     assert written["metadata"]["resourceVersion"] == "8"
 
 
-def test_a_deletion_names_the_uid_and_at_once_means_no_grace(api: ScriptedApi) -> None:
+def test_a_deletion_names_the_uid_and_only_a_forced_one_has_no_grace(api: ScriptedApi) -> None:
     api.others += [Answer(body={}), Answer(body={})]
     client = api.client()
     client.delete(JOBS, "lab", "a", uid="u1")
     client.delete(PODS, "lab", "a", uid="u2", grace_seconds=0)
     gentle, forced = (request.body for request in api.asked("DELETE"))
-    assert gentle["preconditions"] == {"uid": "u1"}
-    assert gentle["propagationPolicy"] == "Background"
+    assert (gentle["preconditions"], gentle["propagationPolicy"]) == ({"uid": "u1"}, "Background")
     assert "gracePeriodSeconds" not in gentle
     assert forced["gracePeriodSeconds"] == 0
 
@@ -87,7 +94,7 @@ def test_a_deletion_names_the_uid_and_at_once_means_no_grace(api: ScriptedApi) -
         (302, "", ApiError),
     ],
 )
-def test_each_answer_has_its_class_and_keeps_the_servers_words(
+def test_each_answer_has_its_class_and_keeps_the_servers_message(
     api: ScriptedApi, status: int, reason: str, expected: type[ApiError]
 ) -> None:
     api.others.append(Answer(status, status_object(status, reason, "because", name="a")))
@@ -97,44 +104,37 @@ def test_each_answer_has_its_class_and_keeps_the_servers_words(
     assert (caught.value.status, caught.value.message) == (status, "because")
 
 
-def test_a_kind_that_is_not_served_is_told_from_an_object_that_is_missing(api: ScriptedApi) -> None:
-    api.others += [
-        Answer(404, status_object(404, "NotFound", 'jobs "a" not found', name="a")),
-        Answer(404, status_object(404, "NotFound", "the server could not find the requested resource")),
-        Answer(404, b"404 page not found\n"),
-    ]
-    client = api.client()
-    missing = []
-    for _ in range(3):
-        with pytest.raises(NotFound) as caught:
-            client.get(JOBS, "lab", "a")
-        missing.append(caught.value.kind_missing)
-    assert missing == [False, True, True]
+@pytest.mark.parametrize(
+    ("body", "kind_missing"),
+    [
+        (status_object(404, "NotFound", 'jobs "a" not found', name="a"), False),
+        (status_object(404, "NotFound", "the server could not find the requested resource"), True),
+        (b"404 page not found\n", True),
+    ],
+)
+def test_a_missing_kind_is_not_a_missing_object(api: ScriptedApi, body: object, kind_missing: bool) -> None:
+    api.others.append(Answer(404, body))
+    with pytest.raises(NotFound) as caught:
+        api.client().get(JOBS, "lab", "a")
+    assert caught.value.kind_missing is kind_missing
 
 
 @pytest.mark.parametrize(
     ("header", "seconds"), [("7", 7.0), ("0", 0.0), ("Wed, 21 Oct 2026 07:28:00 GMT", 1.0), ("99999", 300.0)]
 )
-def test_a_server_that_asks_to_be_left_alone_says_for_how_long(api: ScriptedApi, header: str, seconds: float) -> None:
+def test_a_busy_server_says_when_to_try_again(api: ScriptedApi, header: str, seconds: float) -> None:
     api.others.append(Answer(429, status_object(429, "TooManyRequests"), {"Retry-After": header}))
     with pytest.raises(TooManyRequests) as caught:
         api.client().get(JOBS, "lab", "a")
     assert caught.value.retry_after == seconds
 
 
-def test_a_request_is_sent_once_even_if_the_connection_breaks(api: ScriptedApi) -> None:
-    api.others.append(Answer(stream=[b"{", CUT]))
+@pytest.mark.parametrize("answer", [Answer(stream=[b"{", CUT]), Answer(body=b"<html>"), Answer(body=[1])])
+def test_a_request_without_a_whole_answer_is_not_repeated(api: ScriptedApi, answer: Answer) -> None:
+    api.others.append(answer)
     with pytest.raises(Unavailable):
         api.client().create(JOBS, "lab", thing("a", 0))
     assert len(api.asked("POST")) == 1
-
-
-def test_an_answer_that_is_no_object_counts_as_no_answer(api: ScriptedApi) -> None:
-    api.others += [Answer(body=b"<html>"), Answer(body=[1])]
-    client = api.client()
-    for _ in range(2):
-        with pytest.raises(Unavailable):
-            client.get(JOBS, "lab", "a")
 
 
 def test_a_server_that_is_not_there_is_unavailable() -> None:
@@ -147,29 +147,14 @@ def test_a_server_that_is_not_there_is_unavailable() -> None:
 
 
 def test_the_token_of_a_kubeconfig_goes_with_every_request(api: ScriptedApi, tmp_path: Path) -> None:
-    kubeconfig = tmp_path / "kubeconfig"
-    kubeconfig.write_text(
-        json.dumps(
-            {
-                "apiVersion": "v1",
-                "kind": "Config",
-                "current-context": "one",
-                "clusters": [{"name": "c", "cluster": {"server": api.host}}],
-                "users": [{"name": "u", "user": {"token": "t1"}}, {"name": "v", "user": {"token": "t2"}}],
-                "contexts": [
-                    {"name": "one", "context": {"cluster": "c", "user": "u"}},
-                    {"name": "two", "context": {"cluster": "c", "user": "v"}},
-                ],
-            }
-        )
-    )
     api.lists.append(list_of(1))
-    Client.from_environment(kubeconfig).list_page(PODS, "lab")
-    Client.from_environment(kubeconfig, "two").list_page(PODS, "lab")
-    assert [request.headers["authorization"] for request in api.asked()] == ["Bearer t1", "Bearer t2"]
+    path = kubeconfig(tmp_path, api.host)
+    Client.from_environment(path).list_page(PODS, "lab")
+    Client.from_environment(path, "two").list_page(PODS, "lab")
+    assert [request.headers["authorization"] for request in api.asked()] == ["Bearer token one", "Bearer token two"]
 
 
-def test_without_a_usable_configuration_one_sentence_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unusable_configuration_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("KUBECONFIG", raising=False)
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     with pytest.raises(ConfigurationError, match="service account of this pod cannot be used"):

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import threading
 
+import pytest
+
 from tests.support.virtual_clock import VirtualClock
 from unimrg_operator.kube.queue import WorkQueue
 
+Queue = WorkQueue[str]
 
-def drained(queue: WorkQueue[str]) -> list[str]:
+
+@pytest.fixture
+def queue(virtual_clock: VirtualClock) -> Queue:
+    return WorkQueue(clock=virtual_clock, chance=lambda: 1.0)
+
+
+def drained(queue: Queue) -> list[str]:
     """Take all that is due."""
     keys = []
     while (key := queue.take(0)) is not None:
@@ -16,87 +25,54 @@ def drained(queue: WorkQueue[str]) -> list[str]:
     return keys
 
 
-def test_a_key_that_is_added_often_comes_once_and_in_order(virtual_clock: VirtualClock) -> None:
-    queue: WorkQueue[str] = WorkQueue(clock=virtual_clock)
+def test_a_key_that_is_added_often_comes_once_and_in_order(queue: Queue) -> None:
     for key in ("b", "a", "b", "a", "c"):
         queue.add(key)
     assert len(queue) == 3
     assert drained(queue) == ["b", "a", "c"]
 
 
-def test_a_key_in_a_workers_hands_is_given_to_nobody_else_and_comes_again_afterwards(
-    virtual_clock: VirtualClock,
-) -> None:
-    queue: WorkQueue[str] = WorkQueue(clock=virtual_clock)
+def test_of_several_later_times_the_earliest_counts(queue: Queue, virtual_clock: VirtualClock) -> None:
+    for seconds in (30.0, 10.0, 20.0):
+        queue.add_after("a", seconds)
     queue.add("a")
-    assert queue.take(0) == "a"
-    queue.add("a")
-    queue.add("a")
-    assert queue.take(0) is None
+    assert drained(queue) == ["a"]  # at once, and the later time still holds
     queue.done("a")
+    virtual_clock.advance(9.9)
+    assert drained(queue) == []
+    virtual_clock.advance(0.1)
     assert drained(queue) == ["a"]
     queue.done("a")
+    virtual_clock.advance(100.0)
     assert drained(queue) == []
 
 
-def test_of_several_later_wishes_the_earliest_counts_and_only_once(virtual_clock: VirtualClock) -> None:
-    queue: WorkQueue[str] = WorkQueue(clock=virtual_clock)
-    queue.add_after("a", 30.0)
-    queue.add_after("a", 10.0)
-    queue.add_after("a", 20.0)
-    virtual_clock.advance(9.9)
-    assert queue.take(0) is None
-    virtual_clock.advance(0.1)
-    assert queue.take(0) == "a"
-    queue.done("a")
-    virtual_clock.advance(100.0)
-    assert queue.take(0) is None
-
-
-def test_a_later_wish_holds_though_the_key_comes_before(virtual_clock: VirtualClock) -> None:
-    queue: WorkQueue[str] = WorkQueue(clock=virtual_clock)
-    queue.add_after("a", 5.0)
-    queue.add("a")
-    assert drained(queue) == ["a"]
-    queue.done("a")
-    virtual_clock.advance(5.0)
-    assert drained(queue) == ["a"]
-
-
-def test_the_back_off_doubles_to_a_limit_and_success_ends_the_row(virtual_clock: VirtualClock) -> None:
-    queue: WorkQueue[str] = WorkQueue(clock=virtual_clock, chance=lambda: 1.0)
+def test_the_back_off_doubles_to_a_limit_until_a_success(queue: Queue) -> None:
     assert [queue.fail("a") for _ in range(10)] == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 300.0]
     assert queue.fail("b") == 1.0
     queue.forget("a")
     assert queue.fail("a") == 1.0
 
 
-def test_the_jitter_takes_off_up_to_half_and_never_what_was_asked_for(virtual_clock: VirtualClock) -> None:
-    queue: WorkQueue[str] = WorkQueue(clock=virtual_clock, chance=lambda: 0.0)
+def test_the_jitter_takes_off_up_to_half_but_never_of_retry_after() -> None:
+    queue: Queue = WorkQueue(chance=lambda: 0.0)
     assert queue.fail("a") == 0.5
     assert queue.fail("a", at_least=7.0) == 7.0
 
 
-def test_a_waiting_worker_gets_what_another_thread_adds() -> None:
-    queue: WorkQueue[str] = WorkQueue()
+def test_a_waiting_worker_gets_what_another_thread_adds_or_ends_when_closed() -> None:
+    queue: Queue = WorkQueue()
     got: list[str | None] = []
-    worker = threading.Thread(target=lambda: got.append(queue.take(20.0)))
-    worker.start()
-    queue.add_after("a", 0.05)
-    worker.join(10.0)
-    assert got == ["a"]
-
-
-def test_closing_sends_every_waiting_worker_home() -> None:
-    queue: WorkQueue[str] = WorkQueue()
-    got: list[str | None] = []
-    workers = [threading.Thread(target=lambda: got.append(queue.take())) for _ in range(3)]
+    workers = [threading.Thread(target=lambda: got.append(queue.take(20.0))) for _ in range(3)]
     for worker in workers:
         worker.start()
+    queue.add_after("a", 0.05)
+    while not got:
+        workers[0].join(0.01)
     queue.close()
     for worker in workers:
         worker.join(10.0)
-    assert got == [None, None, None]
+    assert got == ["a", None, None]
     queue.add("a")
     assert queue.take(0) is None
 
