@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import sys
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,11 @@ from unimrg_operator.backends.profile import SiteProfile, load_profile
 from unimrg_operator.backends.registry import SiteBackends
 
 ROOT = Path(__file__).parents[2]
+TOYS = ROOT / "tests" / "toys"
 GOLDEN = ROOT / "tests" / "operator" / "golden"
 UID = "7c9a3f0e-5b1d-4e57-9d0b-2f6f3b0c1a11"
 PRIORITY_CLASS = "training"
+RANK = "training.kubeflow.org/replica-index"
 
 
 def cpu_job() -> UniMRGJob:
@@ -61,9 +64,8 @@ def gpu_job(**changes: Any) -> UniMRGJob:
                 "credentials": {"secretName": "mlflow-login"},
             }
         },
-        "stages": {"evaluate": {"mode": "Never"}},
     }
-    annotations = {"note": "a user's own words"}
+    annotations = {"note": "a user's note"}
     return parse_job(
         {
             "apiVersion": "training.unimrg.dev/v1alpha1",
@@ -94,14 +96,15 @@ def attempt(job: UniMRGJob, stage: str = "train", **changes: Any) -> Attempt:
 
 
 def documents() -> dict[str, list[Manifest]]:
-    """Return the manifests of each golden file by its name."""
+    """Return the manifests of each backend's golden file by its name."""
+    if str(TOYS) not in sys.path:
+        sys.path.append(str(TOYS))
     again = RestartCounters(infra_restarts=1, commit_step=500, excluded_nodes=["node-7", "node-3"])
-    with_gpus = [attempt(gpu_job(), stage) for stage in ("check", "train", "finish")]
-    with_gpus.insert(2, attempt(gpu_job(), "train", number=2, train_attempt=2, restart_counters=again))
-    without = [dataclasses.replace(item, uid=UID) for item in first_attempts(cpu_job(), "research")]
+    train = attempt(gpu_job(), number=2, train_attempt=2, restart_counters=again)
+    with_jobs = [attempt(gpu_job(), "check"), train, attempt(gpu_job(), "evaluate")]
     return {
-        "quickstart-s3.yaml": [backend(SiteProfile()).render(item) for item in without],
-        "harmon-gpu.yaml": [backend().render(item) for item in with_gpus],
+        "pytorchjob.yaml": [backend().render(item) for item in with_jobs],
+        "toy.yaml": [backend(SiteProfile(backend="toy")).render(attempt(cpu_job()))],
     }
 
 
@@ -132,29 +135,21 @@ def container(manifest: Manifest) -> dict[str, Any]:
     return result
 
 
-def environ_in_pod(manifest: Manifest, pod_ip: str, labels: dict[str, str]) -> dict[str, str]:
-    """Return what a process of the pod sees, as a kubelet makes it; Secrets hold `value of KEY`."""
+def environ_in_pod(manifest: Manifest, rank: int = 0) -> dict[str, str]:
+    """Return what a process of the pod of a node rank sees, as a kubelet makes it, but for values from Secrets."""
+    fields = {"status.podIP": "10.1.2.3", f"metadata.labels['{RANK}']": str(rank)}
     known: dict[str, str] = {}
-    for entry in container(manifest)["env"]:
-        source = entry.get("valueFrom", {})
-        if "fieldRef" in source:
-            path = source["fieldRef"]["fieldPath"]
-            label = re.fullmatch(r"metadata\.labels\['(.+)'\]", path)
-            known[entry["name"]] = labels[label[1]] if label else {"status.podIP": pod_ip}[path]
-        elif "secretKeyRef" in source:
-            known[entry["name"]] = f"value of {source['secretKeyRef']['key']}"
-        else:
-            known[entry["name"]] = _expanded(entry["value"], dict(known))
-    return known
-
-
-def _expanded(value: str, known: dict[str, str]) -> str:
-    """Kubernetes' rule: $(NAME) is the variable, if there is one before this; $$ is one $."""
 
     def replacement(match: re.Match[str]) -> str:
+        # Kubernetes' rule: $(NAME) is the variable, if there is one before this; $$ is one $.
         return "$" if match[0] == "$$" else known.get(match[1], match[0])
 
-    return re.sub(r"\$\$|\$\(([^)]*)\)", replacement, value)
+    for entry in container(manifest)["env"]:
+        if "value" in entry:
+            known[entry["name"]] = re.sub(r"\$\$|\$\(([^)]*)\)", replacement, entry["value"])
+        elif "fieldRef" in entry["valueFrom"]:
+            known[entry["name"]] = fields[entry["valueFrom"]["fieldRef"]["fieldPath"]]
+    return known
 
 
 if __name__ == "__main__":
