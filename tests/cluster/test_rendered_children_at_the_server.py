@@ -13,6 +13,7 @@ from tests.support.control_plane import ControlPlane, KubectlError
 from tests.support.rendered_children import (
     PRIORITY_CLASS,
     ROOT,
+    attempt,
     backend,
     cpu_job,
     documents,
@@ -23,11 +24,11 @@ from unimrg_operator.backends.base import Manifest
 from unimrg_operator.backends.children import first_attempts
 from unimrg_operator.backends.profile import SiteProfile
 
-CHILDREN = [
-    pytest.param(manifest, id=manifest["metadata"]["name"])
-    for manifests in documents().values()
-    for manifest in manifests
+RENDERED = [
+    *documents()["pytorchjob.yaml"],
+    *(backend(SiteProfile()).render(first) for first in first_attempts(cpu_job(), "research")),
 ]
+CHILDREN = [pytest.param(manifest, id=manifest["metadata"]["name"]) for manifest in RENDERED]
 SYSTEM = "unimrg-system"
 SECONDS = 30.0
 
@@ -51,33 +52,36 @@ def restricted(control_plane: ControlPlane) -> Iterator[str]:
 
 
 def try_out(control_plane: ControlPlane, manifest: Manifest, namespace: str) -> None:
-    """Have an object judged without keeping it; a warning or a field that the server does not know is a refusal."""
+    """Have an object validated without keeping it; a warning or a field that the server does not know is a refusal."""
     text = json.dumps({**manifest, "metadata": {**manifest["metadata"], "namespace": namespace}})
     strictly = ["--validate=strict", "--warnings-as-errors"]
     control_plane.kubectl("create", "--dry-run=server", *strictly, "-f", "-", input=text)
 
 
 @pytest.mark.parametrize("manifest", CHILDREN)
-def test_the_server_takes_a_rendered_child(control_plane: ControlPlane, restricted: str, manifest: Manifest) -> None:
+def test_the_server_accepts_a_rendered_child_and_its_pod(
+    control_plane: ControlPlane, restricted: str, manifest: Manifest
+) -> None:
     try_out(control_plane, manifest, restricted)
-
-
-@pytest.mark.parametrize("manifest", CHILDREN)
-def test_pod_security_takes_a_rendered_pod(control_plane: ControlPlane, restricted: str, manifest: Manifest) -> None:
     template = pod_template(manifest)
     pod = {"apiVersion": "v1", "kind": "Pod", **template, "metadata": {**template["metadata"], "name": "one"}}
     try_out(control_plane, pod, restricted)
 
 
-def test_pod_security_is_really_asked(control_plane: ControlPlane, restricted: str) -> None:
-    template = pod_template(backend(SiteProfile()).render(first_attempts(cpu_job(), restricted)[0]))
-    del template["spec"]["containers"][0]["securityContext"]
-    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "one"}, "spec": template["spec"]}
+def test_pod_security_and_the_schema_are_really_checked(control_plane: ControlPlane, restricted: str) -> None:
+    check, train = (backend(SiteProfile()).render(attempt(cpu_job(), stage)) for stage in ("check", "train"))
+    spec = pod_template(check)["spec"]
+    del spec["containers"][0]["securityContext"]
     with pytest.raises(KubectlError, match='violates PodSecurity "restricted'):
-        try_out(control_plane, pod, restricted)
+        try_out(
+            control_plane, {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "one"}, "spec": spec}, restricted
+        )
+    train["spec"]["nprocPerNode"] = 1
+    with pytest.raises(KubectlError, match="nprocPerNode"):
+        try_out(control_plane, train, restricted)
 
 
-def test_its_controllers_make_the_pods_that_were_meant(control_plane: ControlPlane, namespace: str) -> None:
+def test_the_controllers_make_the_pods_of_the_rendered_children(control_plane: ControlPlane, namespace: str) -> None:
     rendered = {item.stage: backend(SiteProfile()).render(item) for item in first_attempts(cpu_job(), namespace)}
     control_plane.apply(rendered["check"], rendered["train"])
 
@@ -122,16 +126,36 @@ def system(control_plane: ControlPlane, namespace: str) -> Iterator[str]:
     control_plane.kubectl("delete", "namespace", name, "--wait=false")
 
 
-def test_the_operators_own_pod_is_let_in(control_plane: ControlPlane, system: str) -> None:
+ALLOWED = [
+    ("watch", "unimrgjobs.training.unimrg.dev"),
+    ("patch", "unimrgjobs.training.unimrg.dev/status"),
+    ("create", "pytorchjobs.kubeflow.org"),
+    ("delete", "jobs.batch"),
+    ("delete", "pods"),
+    ("list", "events"),
+    ("create", "events.events.k8s.io"),
+]
+FORBIDDEN = [
+    ("patch", "unimrgjobs.training.unimrg.dev"),
+    ("create", "unimrgjobs.training.unimrg.dev"),
+    ("update", "pytorchjobs.kubeflow.org"),
+    ("create", "pods"),
+    ("create", "pods/exec"),
+    ("get", "pods/log"),
+    ("get", "secrets"),
+    ("get", "configmaps"),
+    ("create", "serviceaccounts/token"),
+    ("create", "rolebindings.rbac.authorization.k8s.io"),
+]
+
+
+def test_the_operators_pod_is_admitted_and_its_account_has_these_rights(
+    control_plane: ControlPlane, namespace: str, system: str
+) -> None:
     (pod,) = eventually(
         lambda: control_plane.get("pods", f"--namespace={system}")["items"], lambda items: len(items) == 1
     )
     assert pod["spec"]["serviceAccountName"] == "unimrg-operator"
-
-
-def test_the_operators_account_may_do_its_work_in_that_namespace_and_nothing_elsewhere(
-    control_plane: ControlPlane, namespace: str, system: str
-) -> None:
     account = f"--kubeconfig={control_plane.service_account_kubeconfig(system, 'unimrg-operator')}"
 
     def may(verb: str, resource: str, where: str = namespace) -> bool:
@@ -140,27 +164,15 @@ def test_the_operators_account_may_do_its_work_in_that_namespace_and_nothing_els
         try:
             return control_plane.kubectl("auth", "can-i", *question, account) == "yes\n"
         except KubectlError as error:
-            assert str(error).endswith(": "), error  # "no" is a failure without a word on stderr
+            assert str(error).endswith(": "), error  # "no" is a failure without a message
             return False
 
-    assert may("watch", "unimrgjobs.training.unimrg.dev")
-    assert may("patch", "unimrgjobs.training.unimrg.dev/status")
-    assert may("create", "pytorchjobs.kubeflow.org")
-    assert may("delete", "jobs.batch")
-    assert may("delete", "pods")
-    assert may("list", "events")
-    assert may("create", "events.events.k8s.io")
-    assert not may("patch", "unimrgjobs.training.unimrg.dev")
-    assert not may("patch", "pytorchjobs.kubeflow.org")
-    assert not may("create", "pods")
-    assert not may("get", "secrets")
-    assert not may("get", "configmaps")
-    assert not may("get", "pods/log")
-    assert not may("list", "pods", "default")
-    assert not may("list", "pods", system)
+    assert [right for right in ALLOWED if not may(*right)] == []
+    assert [right for right in FORBIDDEN if may(*right)] == []
+    assert [where for where in ("default", "kube-system", system) if may("list", "pods", where)] == []
 
 
-def test_whoever_edits_a_namespace_may_create_jobs_but_not_write_their_status(
+def test_an_editor_may_create_jobs_but_not_write_their_status(
     control_plane: ControlPlane, namespace: str, system: str
 ) -> None:
     binding = ["--clusterrole=edit", "--user=alice", f"--namespace={namespace}"]
