@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -21,7 +20,7 @@ from tests.operator.raw_objects import (
     running,
     terminated,
 )
-from tests.operator.scripted_api import Answer, ScriptedApi, list_of, scripted_api, status_object
+from tests.operator.scripted_api import Answer, ScriptedApi, list_of, status_object
 from unimrg_api import cluster
 from unimrg_api.status import JobStatus, RestartCounters
 from unimrg_operator.app.apply import Applier, Outcome, difference
@@ -80,15 +79,9 @@ class Shell:
 
 
 @pytest.fixture
-def api() -> Iterator[ScriptedApi]:
-    """A server that knows of no pods."""
-    with scripted_api() as server:
-        server.lists.append(list_of(1))
-        yield server
-
-
-@pytest.fixture
 def shell(api: ScriptedApi) -> Shell:
+    """An applier, where there are no pods."""
+    api.lists.append(list_of(1))
     return Shell(api)
 
 

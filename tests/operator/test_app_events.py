@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-import pytest
-
 from tests.operator.raw_objects import JOB_UID, job_object
-from tests.operator.scripted_api import Answer, ScriptedApi, list_of, scripted_api, status_object
+from tests.operator.scripted_api import Answer, ScriptedApi, list_of, status_object
 from tests.support.virtual_clock import VirtualClock
 from unimrg_operator.app.events import Publisher, Warnings
 from unimrg_operator.app.observe import observe_job
 from unimrg_operator.core.decision import Event
-
-
-@pytest.fixture
-def api() -> Iterator[ScriptedApi]:
-    with scripted_api() as server:
-        yield server
 
 
 def warning(

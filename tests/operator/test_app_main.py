@@ -11,7 +11,6 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,17 +18,11 @@ from typing import Any
 import pytest
 
 from tests.operator.raw_objects import job_object
-from tests.operator.scripted_api import Answer, ScriptedApi, kubeconfig, list_of, scripted_api
+from tests.operator.scripted_api import Answer, ScriptedApi, kubeconfig, list_of
 from tests.support.ports import free_port
 from unimrg_operator.app.health import HealthServer
 from unimrg_operator.app.main import main
 from unimrg_operator.app.metrics import Metrics
-
-
-@pytest.fixture
-def api() -> Iterator[ScriptedApi]:
-    with scripted_api() as server:
-        yield server
 
 
 def page(port: int, path: str) -> tuple[int, str]:

@@ -65,23 +65,15 @@ def test_a_job_that_is_not_valid_in_a_cluster_is_a_problem(spec: Any, message: s
     assert message in seen.problem
 
 
-@pytest.mark.parametrize("status", [None, {}, {"phase": "Nonsense"}, {"stages": 7}, [], "text"])
-def test_a_status_that_cannot_be_read_counts_as_none(status: Any) -> None:
-    assert observe_job(job_object(status=status)).status == JobStatus()
-
-
 def whole_status() -> dict[str, Any]:
     counters = {"userRestarts": 3, "stalls": {"node-b": 2}, "excludedNodes": ["node-b"]}
     end = {"time": "2026-11-24T10:00:00Z", "reason": "Stalled", "action": "Restart"}
     condition = {"type": "Running", "status": "True", "reason": "Yes", "lastTransitionTime": "2026-11-24T10:00:00Z"}
+    train = {"name": "train", "state": "Restarting", "attempt": 4, "restartCounters": counters, "end": end}
     return {
         "phase": "Failed",
-        "attempt": 4,
         "conditions": [condition, {**condition, "type": "Degraded"}],
-        "stages": [
-            {"name": "check", "state": "Succeeded", "attempt": 1},
-            {"name": "train", "state": "Restarting", "attempt": 4, "restartCounters": counters, "end": end},
-        ],
+        "stages": [{"name": "check", "state": "Succeeded", "attempt": 1}, train],
         "checkpoint": {"uri": "s3://lab/run", "step": 7},
     }
 
@@ -118,6 +110,8 @@ def test_what_cannot_be_read_of_a_status_is_all_that_is_lost(place: tuple[Any, .
     assert (train.attempt, train.restart_counters.user_restarts, train.restart_counters.stalls) == (4, 3, {"node-b": 2})
     assert train.restart_counters.excluded_nodes[0] == "node-b"
     assert seen.condition("Degraded") is not None
+    for nothing in (None, {}, {"phase": "Nonsense"}, [], "text"):
+        assert observe_job(job_object(status=nothing)).status == JobStatus()
 
 
 @pytest.mark.parametrize(
@@ -165,19 +159,13 @@ def test_a_child_is_read_with_its_number_and_restart_counters(text: str, counter
 
 
 @pytest.mark.parametrize(
-    "labels",
-    [
-        None,
-        {},
-        {cluster.STAGE_LABEL: "train"},
-        {cluster.STAGE_LABEL: "lunch", cluster.ATTEMPT_LABEL: "1"},
-        {cluster.STAGE_LABEL: "train", cluster.ATTEMPT_LABEL: "0"},
-        {cluster.STAGE_LABEL: "train", cluster.ATTEMPT_LABEL: "-1"},
-        {cluster.STAGE_LABEL: "train", cluster.ATTEMPT_LABEL: "²"},
-    ],
+    ("stage", "attempt"),
+    [("train", None), (None, "1"), ("lunch", "1"), ("train", "0"), ("train", "-1"), ("train", "²")],
 )
-def test_an_object_without_our_labels_is_no_child(labels: Any) -> None:
-    assert observe_child(child_object(labels=labels), BACKENDS) is None
+def test_an_object_without_our_labels_is_no_child(stage: str | None, attempt: str | None) -> None:
+    labels = {cluster.STAGE_LABEL: stage, cluster.ATTEMPT_LABEL: attempt}
+    known = {key: value for key, value in labels.items() if value is not None}
+    assert observe_child(child_object(labels=known), BACKENDS) is None
 
 
 def test_a_running_pod_is_read_with_its_node_and_rank() -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from tests.operator.raw_objects import CHILD_UID, JOB_UID, Raw, child_object, job_object, owner, pod_object
-from tests.operator.scripted_api import scripted_api
+from tests.operator.scripted_api import ScriptedApi
 from unimrg_operator.app.metrics import Metrics
 from unimrg_operator.app.world import JobKey, World
 from unimrg_operator.backends.base import Resource
@@ -34,10 +32,9 @@ class Cached:
 
 
 @pytest.fixture
-def cached() -> Iterator[Cached]:
+def cached(api: ScriptedApi) -> Cached:
     queued: list[JobKey] = []
-    with scripted_api() as api:
-        yield Cached(World(api.client(), SiteBackends(SiteProfile()), ["lab"], queued.append, Metrics()), queued)
+    return Cached(World(api.client(), SiteBackends(SiteProfile()), ["lab"], queued.append, Metrics()), queued)
 
 
 def test_only_the_kind_of_a_backend_may_be_missing_and_is_named(cached: Cached) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,6 @@ from tests.operator.scripted_api import (
     ScriptedApi,
     kubeconfig,
     list_of,
-    scripted_api,
     status_object,
     thing,
 )
@@ -37,12 +35,6 @@ from unimrg_operator.kube.errors import (
 
 PODS = Resource("", "v1", "pods", "Pod")
 JOBS = Resource("batch", "v1", "jobs", "Job")
-
-
-@pytest.fixture
-def api() -> Iterator[ScriptedApi]:
-    with scripted_api() as server:
-        yield server
 
 
 def test_each_group_has_its_path_and_empty_selectors_are_left_out(api: ScriptedApi) -> None:

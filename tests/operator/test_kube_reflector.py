@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -15,7 +15,6 @@ from tests.operator.scripted_api import (
     ScriptedApi,
     event,
     list_of,
-    scripted_api,
     status_object,
     thing,
 )
@@ -85,12 +84,6 @@ class Followed:
 
 def _without_ballast(item: Object) -> Object:
     return {key: value for key, value in item.items() if key != "ballast"}
-
-
-@pytest.fixture
-def api() -> Iterator[ScriptedApi]:
-    with scripted_api() as server:
-        yield server
 
 
 def error(code: int, reason: str = "InternalError", message: str = "") -> Answer:

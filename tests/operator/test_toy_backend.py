@@ -119,11 +119,22 @@ class ToyCluster:
         metadata = {**template["metadata"], "name": name, "ownerReferences": owners}
         self.api.put("Pod", {"metadata": metadata, "spec": template["spec"], "status": running()})
 
-    def succeed(self, stage: str) -> None:
-        """Let the stage's pods end well; no controller records it."""
+    def end(self, stage: str, code: int = 0) -> None:
+        """Let the stage's pods end; no controller records it."""
+        finished = datetime.fromtimestamp(self.clock.now, UTC).isoformat()
         for pod in self.pods(stage):
-            finished = datetime.fromtimestamp(self.clock.now, UTC).isoformat()
-            self.api.put("Pod", {**pod, "status": terminated(0, finishedAt=finished)})
+            self.api.put("Pod", {**pod, "status": terminated(code, finishedAt=finished)})
+
+    def through(self, phase: str, stage: str) -> None:
+        """Let a stage begin and succeed."""
+        self.until(phase)
+        self.step()
+        self.end(stage)
+
+    def to_training(self) -> None:
+        self.through("Checking", "check")
+        self.through("Preparing", "prepare")
+        self.until("Running")
 
     def pods(self, stage: str) -> list[Raw]:
         return [pod for name, pod in self.api.kind("Pod").items() if name.startswith(f"tiny-{stage}-")]
@@ -152,11 +163,7 @@ def cluster(virtual_clock: VirtualClock, monkeypatch: pytest.MonkeyPatch) -> Toy
 
 
 def test_a_backend_from_a_package_takes_a_job_through_all_its_stages(cluster: ToyCluster) -> None:
-    for phase, stage in (("Checking", "check"), ("Preparing", "prepare")):
-        cluster.until(phase)
-        cluster.step()
-        cluster.succeed(stage)
-    cluster.until("Running")
+    cluster.to_training()
     assert sorted(node_rank(pod) for pod in cluster.pods("train")) == [0, 1]
     assert [target.pod_uid for target in targets(cluster.world.pods_of_children())] == [
         cluster.api.kind("Pod")["tiny-train-1-0"]["metadata"]["uid"]
@@ -172,23 +179,15 @@ def test_a_backend_from_a_package_takes_a_job_through_all_its_stages(cluster: To
         cluster.make_job(cluster.api.kind("PodSet")["tiny-train-1"], rank)
     cluster.until("Running")
     assert cluster.status["attempt"] == 1
-    cluster.succeed("train")
-    for phase, stage in (("Evaluating", "evaluate"), ("Finishing", "finish")):
-        cluster.until(phase)
-        cluster.step()
-        cluster.succeed(stage)
+    cluster.end("train")
+    cluster.through("Evaluating", "evaluate")
+    cluster.through("Finishing", "finish")
     cluster.until("Succeeded")
 
 
 def test_a_failed_pod_behind_a_job_restarts_the_attempt(cluster: ToyCluster) -> None:
-    for phase, stage in (("Checking", "check"), ("Preparing", "prepare")):
-        cluster.until(phase)
-        cluster.step()
-        cluster.succeed(stage)
-    cluster.until("Running")
-    finished = datetime.fromtimestamp(cluster.clock.now, UTC).isoformat()
-    for pod in cluster.pods("train"):
-        cluster.api.put("Pod", {**pod, "status": terminated(70, finishedAt=finished)})
+    cluster.to_training()
+    cluster.end("train", 70)
     cluster.set_status("PodSet", "tiny-train-1", **{"is": "Broken"})
     cluster.until("Restarting")
     assert "tiny-train-1-" in str(cluster.status["stages"][2]["end"]["pod"])
