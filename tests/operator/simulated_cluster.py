@@ -88,7 +88,7 @@ class Cluster:
             self._check_that_it_was_shown(action, shown.job.status)
         again = decide(self.observe(decision.status), self.now)
         assert again.status == decision.status, "a status that was just written is changed"
-        assert again.events == (), "an event is told twice"
+        assert again.events == (), "an event is published twice"
         JobStatus.model_validate(decision.status.model_dump(by_alias=True))
         return decision
 
@@ -109,7 +109,7 @@ class Cluster:
             assert old or end is not None, f"{action} does not follow from {end}"
 
     def write(self, decision: Decision) -> None:
-        """Write the status, then tell the events that go with it."""
+        """Write the status, then publish the events that go with it."""
         self.status = decision.status
         self.published += decision.events
 
@@ -144,15 +144,25 @@ class Cluster:
 
     def reconcile(self) -> Decision:
         """Decide, write and act until nothing changes any more; return the last decision."""
+        return self._until_rest(self._decide_and_act)
+
+    def _decide_and_act(self) -> Decision:
+        decision = self.decide()
+        self.write(decision)
+        for action in decision.actions:
+            self.carry_out(action)
+        return decision
+
+    def _until_rest(self, step: Callable[[], Decision]) -> Decision:
         for _ in range(20):
-            before = (self.status, dict(self.children), dict(self.pods))
-            decision = self.decide()
-            self.write(decision)
-            for action in decision.actions:
-                self.carry_out(action)
-            if before == (self.status, self.children, self.pods):
+            before = self._state()
+            decision = step()
+            if before == self._state():
                 return decision
-        raise AssertionError("the operator never comes to rest")
+        raise AssertionError("the cluster never comes to rest")
+
+    def _state(self) -> tuple[object, ...]:
+        return self.status, dict(self.children), dict(self.pods)
 
     # ---- the others
 
@@ -199,11 +209,10 @@ class Cluster:
         for pod in list(self.pods.values()):
             if pod.node in self.dead_nodes:
                 continue
-            if (pod.deleting_since is not None and not is_alive(pod)) or (
-                pod.deleting_since is not None and pod.phase == "Pending"
-            ):
-                del self.pods[pod.uid]
-            elif pod.deleting_since is None and pod.phase == "Pending":
+            if pod.deleting_since is not None:
+                if not is_alive(pod) or pod.phase == "Pending":
+                    del self.pods[pod.uid]
+            elif pod.phase == "Pending":
                 self._start(pod)
 
     def _start(self, pod: Pod) -> None:
@@ -224,13 +233,13 @@ class Cluster:
         return [pod for pod in self.pods_of(child) if pod.node_rank == rank][-1]
 
     def end_pod(self, pod: Pod, code: int, *, reason: str = "", disruption: str = "", **record: Any) -> None:
-        """Let a pod's container end, with what its launcher says of it."""
-        said = TerminationRecord(exit_code=code, **record)
-        word = reason or ("Error" if code else "Completed")
+        """Let a pod's container end, with its launcher's record."""
+        record_ = TerminationRecord(exit_code=code, **record)
+        why = reason or ("Error" if code else "Completed")
         self.pods[pod.uid] = replace(
             pod,
             phase="Failed" if code else "Succeeded",
-            terminated=Terminated(code, word, self.now, said),
+            terminated=Terminated(code, why, self.now, record_),
             disruption=disruption or pod.disruption,
         )
 
@@ -239,7 +248,7 @@ class Cluster:
         self.pods[pod.uid] = replace(pod, deleting_since=self.now)
 
     def report_step(self, pod: Pod, step: int, *, commit: int | None = None, **fields: Any) -> None:
-        """Let the operator's poller hear from a pod."""
+        """Let a pod report a step to the operator's poller."""
         progress = Progress(
             stage="train", step=step, total_steps=400, checkpoint_step=commit, updated=self.now, **fields
         )
@@ -260,20 +269,14 @@ class Cluster:
 
     # ---- shortcuts
 
-    def tick(self) -> Decision:
-        """Let everybody act once."""
+    def settle(self) -> Decision:
+        """Let everybody act until all who act at once have: time stands still, and no pod ends by itself."""
+        return self._until_rest(self._all_act)
+
+    def _all_act(self) -> Decision:
         self.controllers()
         self.kubelets()
         return self.reconcile()
-
-    def settle(self) -> Decision:
-        """Let everybody act until all who act at once have: time stands still, and nobody ends by himself."""
-        for _ in range(20):
-            before = (self.status, dict(self.children), dict(self.pods))
-            decision = self.tick()
-            if before == (self.status, self.children, self.pods):
-                return decision
-        raise AssertionError("the cluster never comes to rest")
 
     def wait(self) -> Decision:
         """Let the time pass that the operator asked for, and everybody act."""
@@ -334,10 +337,10 @@ class Cluster:
         for _ in range(limit):
             if reached():
                 return
-            before = (self.status, dict(self.children), dict(self.pods))
+            before = self._state()
             step()
             decision = self.settle()
-            if before == (self.status, self.children, self.pods) and not reached():
+            if before == self._state() and not reached():
                 assert decision.requeue_after is not None, f"nothing is waited for in {self.status.phase}"
                 self.now += decision.requeue_after
         raise AssertionError(f"after {limit} steps the job is {self.status.phase}: {self.status.reason}")

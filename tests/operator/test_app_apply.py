@@ -124,7 +124,8 @@ def test_the_status_is_written_before_the_actions_and_the_events(shell: Shell) -
     assert shell.created == [("pytorchjobs", "lab", {})]
     status, child, pod, *_ = [request.body for request in shell.api.requests if "limit" not in request.query]
     assert status == {"metadata": {"resourceVersion": "100"}, "status": {"phase": "Restarting"}}
-    assert child["preconditions"] == {"uid": "u1"}
+    assert (child["preconditions"], child["propagationPolicy"]) == ({"uid": "u1"}, "Background")
+    assert "gracePeriodSeconds" not in child
     assert pod["gracePeriodSeconds"] == 0
     assert shell.apply() == Outcome()  # nothing is written twice
 

@@ -12,8 +12,6 @@ from tests.operator.scripted_api import (
     CUT,
     Answer,
     ScriptedApi,
-    kubeconfig,
-    list_of,
     status_object,
     thing,
 )
@@ -35,38 +33,6 @@ from unimrg_operator.kube.errors import (
 
 PODS = Resource("", "v1", "pods", "Pod")
 JOBS = Resource("batch", "v1", "jobs", "Job")
-
-
-def test_each_group_has_its_path_and_empty_selectors_are_left_out(api: ScriptedApi) -> None:
-    api.lists.append(list_of(1))
-    client = api.client()
-    client.list_page(PODS, "lab")
-    client.list_page(JOBS, "lab", label_selector="a=b", continue_token="x/y=")
-    first, second = api.asked()
-    assert (first.path, first.query) == ("/api/v1/namespaces/lab/pods", {"limit": "500"})
-    assert second.path == "/apis/batch/v1/namespaces/lab/jobs"
-    assert second.query == {"labelSelector": "a=b", "limit": "500", "continue": "x/y="}
-
-
-def test_a_status_is_merged_against_the_version_that_was_read(api: ScriptedApi) -> None:
-    api.others.append(Answer(body=thing("a", 8)))
-    written = api.client().patch_status(JOBS, "lab", "a", {"phase": "Running"}, resource_version="7")
-    (request,) = api.asked("PATCH")
-    assert request.path == "/apis/batch/v1/namespaces/lab/jobs/a/status"
-    assert request.headers["content-type"] == "application/merge-patch+json"
-    assert request.body == {"metadata": {"resourceVersion": "7"}, "status": {"phase": "Running"}}
-    assert written["metadata"]["resourceVersion"] == "8"
-
-
-def test_a_deletion_names_the_uid_and_only_a_forced_one_has_no_grace(api: ScriptedApi) -> None:
-    api.others += [Answer(body={}), Answer(body={})]
-    client = api.client()
-    client.delete(JOBS, "lab", "a", uid="u1")
-    client.delete(PODS, "lab", "a", uid="u2", grace_seconds=0)
-    gentle, forced = (request.body for request in api.asked("DELETE"))
-    assert (gentle["preconditions"], gentle["propagationPolicy"]) == ({"uid": "u1"}, "Background")
-    assert "gracePeriodSeconds" not in gentle
-    assert forced["gracePeriodSeconds"] == 0
 
 
 @pytest.mark.parametrize(
@@ -136,14 +102,6 @@ def test_a_server_that_is_not_there_is_unavailable() -> None:
         configuration.host = f"http://127.0.0.1:{reserved.getsockname()[1]}"
         with pytest.raises(Unavailable, match="no answer from the API server"):
             Client(configuration).get(JOBS, "lab", "a")
-
-
-def test_the_token_of_a_kubeconfig_goes_with_every_request(api: ScriptedApi, tmp_path: Path) -> None:
-    api.lists.append(list_of(1))
-    path = kubeconfig(tmp_path, api.host)
-    Client.from_environment(path).list_page(PODS, "lab")
-    Client.from_environment(path, "two").list_page(PODS, "lab")
-    assert [request.headers["authorization"] for request in api.asked()] == ["Bearer token one", "Bearer token two"]
 
 
 def test_an_unusable_configuration_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
