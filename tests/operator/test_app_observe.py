@@ -295,7 +295,7 @@ def test_a_pod_belongs_to_the_job_of_its_child_or_environment() -> None:
     assert not is_pod_of_namesake(unrelated, "another", [])
 
 
-def test_pruning_drops_what_is_large_or_secret_and_changes_nothing_that_is_observed() -> None:
+def test_pruning_drops_what_is_large_or_secret_and_nothing_observed() -> None:
     job, child, pod = job_object(status={"phase": "Running"}), child_object(), pod_object(status=terminated(1, "x"))
     originals = copy.deepcopy((job, child, pod))
     kept = repr((prune_job(job), prune_child(child, TRAIN), prune_pod(pod)))

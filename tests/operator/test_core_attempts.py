@@ -56,7 +56,7 @@ def test_the_pause_is_counted_from_the_end_and_doubles(cluster: Cluster) -> None
     assert cluster.reconcile().requeue_after == 20.0
 
 
-def test_a_stuck_pod_is_deleted_by_force_once_the_next_attempt_waits_for_it(cluster: Cluster) -> None:
+def test_a_stuck_pod_is_deleted_by_force_once_an_attempt_waits_for_it(cluster: Cluster) -> None:
     stuck = cluster.pod("tiny-train-1", 1)
     cluster.dead_nodes.add("node-1")
     cluster.delete_pod(stuck)

@@ -61,7 +61,7 @@ def test_credentials_are_never_tried_again_and_memory_once() -> None:
     assert (first.restart, second.restart, second.exhausted) == (True, False, None)
 
 
-def test_a_faulty_node_is_excluded_at_once_and_a_stalling_one_the_second_time() -> None:
+def test_a_faulty_node_is_excluded_at_once_a_stalling_one_the_second_time() -> None:
     faulty = charge(RestartCounters(), rule(ExitCode.GPU_FAULT), "node-3", 0, POLICY).counters
     stall = rule(ExitCode.STALL)
     once = charge(faulty, stall, "node-1", 0, POLICY).counters

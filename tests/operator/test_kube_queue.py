@@ -60,7 +60,7 @@ def test_the_jitter_takes_off_up_to_half_but_never_of_retry_after() -> None:
     assert queue.fail("a", at_least=7.0) == 7.0
 
 
-def test_a_waiting_worker_gets_what_another_thread_adds_or_ends_when_closed() -> None:
+def test_a_waiting_worker_gets_what_a_thread_adds_or_ends_when_closed() -> None:
     queue: Queue = WorkQueue()
     got: list[str | None] = []
     workers = [threading.Thread(target=lambda: got.append(queue.take(20.0))) for _ in range(3)]
