@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -16,8 +15,6 @@ from unimrg_api.redaction import clean
 from unimrg_api.status import AttemptEnd, Condition, JobStatus, ProgressStatus, RestartCounters, StageStatus
 
 NOT_TAKEN_UP = "no operator has set its status yet"
-DIGITS = 6
-"""Most significant digits of a score that people are shown."""
 AT_WORK = ("Preparing", "Running", "Evaluating")
 """Phases in which the last report of progress is about what runs now."""
 
@@ -125,12 +122,11 @@ def restarts_text(counters: RestartCounters) -> str:
 
 
 def short_number(text: str) -> str:
-    """Return a decimal number with at most DIGITS significant digits; one that has no more stays as it is written."""
+    """Return a decimal number with six significant digits at most."""
     try:
-        number = Decimal(text)
-    except InvalidOperation:
+        return f"{float(text):.6g}"
+    except ValueError:
         return one_line(text)
-    return text if len(number.as_tuple().digits) <= DIGITS else f"{number:.{DIGITS}g}"
 
 
 def one_line(text: str) -> str:

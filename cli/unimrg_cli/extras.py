@@ -13,23 +13,18 @@ DISTRIBUTION = "unimrg"
 
 def require(extra: Literal["trainer", "operator"]) -> None:
     """Raise UserError with the command that installs them if packages of an extra are missing."""
-    missing = missing_packages(metadata.requires(DISTRIBUTION) or [], extra)
+    wanted = [
+        re.split(r"[\s<>=!~;\[(]", requirement, maxsplit=1)[0]
+        for requirement in metadata.requires(DISTRIBUTION) or []
+        if re.search(rf"extra\s*==\s*['\"]{extra}['\"]", requirement)
+    ]
+    missing = sorted(name for name in wanted if not _is_installed(name))
     if missing:
         purpose = {"trainer": "training", "operator": "a command for a cluster"}[extra]
         raise UserError(
             f"{purpose} needs packages that are not installed: {', '.join(missing)}",
             remedy=f'pip install "{DISTRIBUTION}[{extra}]"',
         )
-
-
-def missing_packages(requirements: list[str], extra: str) -> list[str]:
-    """Return the names of an extra's requirements that are not installed; their versions are not compared."""
-    wanted = [
-        re.split(r"[\s<>=!~;\[(]", requirement, maxsplit=1)[0]
-        for requirement in requirements
-        if re.search(rf"extra\s*==\s*['\"]{extra}['\"]", requirement)
-    ]
-    return sorted(name for name in wanted if not _is_installed(name))
 
 
 def _is_installed(name: str) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +16,7 @@ from unimrg_cli.cluster_client import Cluster, ServerError
 from unimrg_cli.cluster_view import ClusterJob, end_text, headline, one_line, read_job
 
 POLL_SECONDS = 2.0
+_OUTPUT = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class _Pod:
     """Why its trainer has not started; empty: it has."""
 
 
-def show_logs(cluster: Cluster, name: str, wanted: Selection, pause: Callable[[float], None] = time.sleep) -> None:
+def show_logs(cluster: Cluster, name: str, wanted: Selection) -> None:
     """Write the logs to standard output; lines of several nodes begin with `[node N]`.
 
     Raises UserError where there are none, with the reason: UNAVAILABLE where there may be some soon, else
@@ -62,16 +62,42 @@ def show_logs(cluster: Cluster, name: str, wanted: Selection, pause: Callable[[f
             if reason.message != shown:
                 _note(f"{reason.message}; waiting for it")
                 shown = reason.message
-        pause(POLL_SECONDS)
-    copier = _Copier(cluster, wanted, _kept(job, stage.name))
-    if wanted.follow:
-        copier.copy_together(pods)
-        return
+        time.sleep(POLL_SECONDS)
+    kept, errors = _kept(job, stage.name), list[Exception]()
+
+    def copy(pod: _Pod) -> None:
+        try:
+            _copy(cluster, wanted, pod, kept)
+        except Exception as error:
+            errors.append(error)
+
     for pod in pods:
         if pod.waiting:
             _note(f"the pod {pod.name} has not started: {pod.waiting}")
-        else:
-            copier.copy(pod)
+    threads = [threading.Thread(target=copy, args=(pod,), daemon=True) for pod in pods if not pod.waiting]
+    for thread in threads:
+        thread.start()
+        if not wanted.follow:
+            thread.join()  # one log after the other
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+
+
+def _copy(cluster: Cluster, wanted: Selection, pod: _Pod, remedy: str) -> None:
+    """Copy one log to standard output, whole lines at a time. Raises UserError where it cannot be read."""
+    prefix = f"[node {pod.rank}] " if wanted.node is None else ""
+    try:
+        for line in cluster.log(pod.name, follow=wanted.follow, tail=wanted.tail):
+            with _OUTPUT:
+                sys.stdout.write(f"{prefix}{line}" if line.endswith("\n") else f"{prefix}{line}\n")
+                sys.stdout.flush()
+    except ServerError as error:
+        if error.exit_code is ExitCode.CREDENTIALS:
+            raise
+        message = f"the log of {pod.name} cannot be read: {error.message}"
+        raise UserError(message, remedy=remedy, exit_code=error.exit_code) from None
 
 
 def _stage(job: ClusterJob, wanted: str | None) -> StageStatus:
@@ -162,45 +188,3 @@ def _kept(job: ClusterJob, stage: str) -> str:
 def _note(text: str) -> None:
     sys.stderr.write(f"{text}\n")
     sys.stderr.flush()
-
-
-class _Copier:
-    """Copies the logs of pods to standard output, whole lines at a time."""
-
-    def __init__(self, cluster: Cluster, wanted: Selection, remedy: str) -> None:
-        self._cluster = cluster
-        self._wanted = wanted
-        self._remedy = remedy
-        self._output = threading.Lock()
-
-    def copy(self, pod: _Pod) -> None:
-        """Copy one log to its end. Raises UserError where it cannot be read."""
-        prefix = f"[node {pod.rank}] " if self._wanted.node is None else ""
-        try:
-            for line in self._cluster.log(pod.name, follow=self._wanted.follow, tail=self._wanted.tail):
-                with self._output:
-                    sys.stdout.write(f"{prefix}{line}" if line.endswith("\n") else f"{prefix}{line}\n")
-                    sys.stdout.flush()
-        except ServerError as error:
-            if error.exit_code is ExitCode.CREDENTIALS:
-                raise
-            message = f"the log of {pod.name} cannot be read: {error.message}"
-            raise UserError(message, remedy=self._remedy, exit_code=error.exit_code) from None
-
-    def copy_together(self, pods: list[_Pod]) -> None:
-        """Copy several logs as their lines come in. Raises the first error once all of them have ended."""
-        errors: list[Exception] = []
-
-        def copy(pod: _Pod) -> None:
-            try:
-                self.copy(pod)
-            except Exception as error:
-                errors.append(error)
-
-        threads = [threading.Thread(target=copy, args=(pod,), daemon=True) for pod in pods]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        if errors:
-            raise errors[0]

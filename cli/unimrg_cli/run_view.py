@@ -14,7 +14,7 @@ from pydantic.alias_generators import to_camel
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.fields import resolve_uri
-from unimrg_api.job import NAME_PATTERN, StorageSpec
+from unimrg_api.job import NAME_PATTERN
 from unimrg_api.load import load_job
 from unimrg_api.progress import Progress
 from unimrg_api.stages import outcome_of
@@ -86,40 +86,34 @@ def names_cluster_job(target: str, *, explicit: bool) -> bool:
     return possible and (explicit or not Path(target).exists())
 
 
-def locate_run(target: str) -> tuple[str, StorageSpec | None]:
-    """Return the URI of the run that a job's file, a folder or a URI names, and the job's storage if it is a job.
-
-    Raises JobError for a job's file that is wrong, UserError for what names no run.
-    """
-    if "://" in target:
-        return resolve_uri(target, Path.cwd()), None
-    path = Path(target)
-    if path.is_dir():
-        return path.resolve().as_uri(), None
-    if path.suffix.lower() in _JOB_SUFFIXES or path.is_file():
-        spec = load_job(path).spec
-        return resolve_uri(spec.checkpoint.uri, path.resolve().parent), spec.storage
-    raise UserError(
-        f"{target} is neither a job's file nor a run",
-        remedy="give the job's YAML file, the run's folder, or its URI",
-        exit_code=ExitCode.INPUT_MISSING,
-    )
-
-
 def open_run(target: str) -> ObjectStore:
-    """Open the prefix of the run that `target` names.
+    """Open the prefix of the run that a job's file, a folder or a URI names.
 
-    Raises UserError (INPUT_MISSING) where a folder or URI holds no run; a job's file may name one to come.
+    Raises JobError for a job's file that is wrong, UserError (INPUT_MISSING) for what names no run; a job's file may
+    name one to come.
     """
     return _open(target)[0]
 
 
 def _open(target: str) -> tuple[ObjectStore, LocalStore]:
     """The prefix of the run that `target` names, and this machine's folder of it."""
-    uri, storage = locate_run(target)
+    path, storage = Path(target), None
+    if "://" in target:
+        uri = resolve_uri(target, Path.cwd())
+    elif path.is_dir():
+        uri = path.resolve().as_uri()
+    elif path.suffix.lower() in _JOB_SUFFIXES or path.is_file():
+        spec = load_job(path).spec
+        uri, storage = resolve_uri(spec.checkpoint.uri, path.resolve().parent), spec.storage
+    else:
+        raise UserError(
+            f"{target} is neither a job's file nor a run",
+            remedy="give the job's YAML file, the run's folder, or its URI",
+            exit_code=ExitCode.INPUT_MISSING,
+        )
     store = open_store(uri, storage)
     local = LocalStore(run_folder(store.uri, storage))
-    if not Path(target).is_file() and not _is_run(store, local):
+    if not path.is_file() and not _is_run(store, local):
         raise UserError(
             f"there is no run under {store.uri}",
             remedy="start it with `unimrg run FILE`, or correct the URI",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,29 +30,26 @@ def create(cluster: Cluster, document: Document, file: Path, *, dry_run: bool) -
     taken, and where there is no such namespace (INPUT_MISSING).
     """
     manifest: dict[str, Any] = document.value
-    metadata = {**manifest["metadata"], "namespace": cluster.namespace}
+    name, namespace = manifest["metadata"]["name"], cluster.namespace
+    metadata = {**manifest["metadata"], "namespace": namespace}
     try:
         return read_job(cluster.create_job({**manifest, "metadata": metadata}, dry_run=dry_run))
     except ServerError as error:
         if error.code in (400, 422):
             raise JobError(placed(problems_of(error.status), document), source=str(file)) from None
-        raise _explain(error, str(metadata["name"]), cluster.namespace) from None
-
-
-def _explain(error: ServerError, name: str, namespace: str) -> UserError:
-    if error.code == 409:
-        return UserError(
-            f"namespace {namespace} has a UniMRGJob {name} already",
-            remedy=f"look at it: unimrg status {name} -n {namespace}; give the new one another metadata.name, or "
-            f"delete the old one: kubectl delete unimrgjob {name} -n {namespace}",
-        )
-    if error.code == 404 and error.status.get("details", {}).get("kind") == "namespaces":
-        return UserError(
-            f"the cluster has no namespace {namespace}",
-            remedy=f"choose another one with -n, or make it: kubectl create namespace {namespace}",
-            exit_code=ExitCode.INPUT_MISSING,
-        )
-    return error
+        if error.code == 409:
+            raise UserError(
+                f"namespace {namespace} has a UniMRGJob {name} already",
+                remedy=f"look at it: unimrg status {name} -n {namespace}; give the new one another metadata.name, or "
+                f"delete the old one: kubectl delete unimrgjob {name} -n {namespace}",
+            ) from None
+        if error.code == 404 and error.status.get("details", {}).get("kind") == "namespaces":
+            raise UserError(
+                f"the cluster has no namespace {namespace}",
+                remedy=f"choose another one with -n, or make it: kubectl create namespace {namespace}",
+                exit_code=ExitCode.INPUT_MISSING,
+            ) from None
+        raise
 
 
 def next_commands(job: ClusterJob, context: str | None, kubeconfig: Path | None) -> list[str]:
@@ -66,47 +62,34 @@ def next_commands(job: ClusterJob, context: str | None, kubeconfig: Path | None)
 
 
 def watch(cluster: Cluster, job: ClusterJob) -> int:
-    """Show where a job stands until it has ended; return the exit code, 130 after Ctrl-C."""
+    """Show where a job stands, whenever that changes, until it has ended.
+
+    Returns the exit code that tells how, or 130 after Ctrl-C. Raises UserError where it was deleted, or the API server
+    is away for SILENCE_SECONDS.
+    """
+    shown, answered, code = "", time.monotonic(), None
     try:
-        job, code = wait(cluster, job, lambda text: sys.stderr.write(f"{time.strftime('%H:%M:%S')}  {text}\n"))
+        while code is None:
+            try:
+                found = read_job(cluster.job(job.name))
+                if found.uid != job.uid:
+                    message = f"{job.name} was deleted meanwhile, and another job of that name created"
+                    raise UserError(message, exit_code=ExitCode.INPUT_MISSING)
+                job, text, code, answered = found, headline(found), exit_code(found.status), time.monotonic()
+            except UserError as error:
+                if error.exit_code is not ExitCode.UNAVAILABLE or time.monotonic() - answered > SILENCE_SECONDS:
+                    raise
+                text = f"{error.message}; asking again"
+            if text != shown:
+                sys.stderr.write(f"{time.strftime('%H:%M:%S')}  {text}\n")
+                shown = text
+            if code is None:
+                time.sleep(POLL_SECONDS)
     except KeyboardInterrupt:
         sys.stderr.write(f"no longer waiting for {job.name}, which goes on\n")
         return int(ExitCode.INTERRUPTED_TWICE)
     print_status(job)
     return code
-
-
-def wait(
-    cluster: Cluster,
-    job: ClusterJob,
-    show: Callable[[str], object],
-    pause: Callable[[float], None] = time.sleep,
-    clock: Callable[[], float] = time.monotonic,
-) -> tuple[ClusterJob, int]:
-    """Wait until a job is complete or failed, and show where it stands whenever that changes.
-
-    Returns the job as it ended, and its exit code. Raises UserError where it was deleted, or the API server is
-    away for SILENCE_SECONDS.
-    """
-    shown, answered = "", clock()
-    while True:
-        try:
-            found = read_job(cluster.job(job.name))
-        except UserError as error:
-            if error.exit_code is not ExitCode.UNAVAILABLE or clock() - answered > SILENCE_SECONDS:
-                raise
-            text, code = f"{error.message}; asking again", None
-        else:
-            if found.uid != job.uid:
-                message = f"{job.name} was deleted meanwhile, and another job of that name created"
-                raise UserError(message, exit_code=ExitCode.INPUT_MISSING)
-            text, code, answered = headline(found), exit_code(found.status), clock()
-        if text != shown:
-            show(text)
-            shown = text
-        if code is not None:
-            return found, code
-        pause(POLL_SECONDS)
 
 
 def exit_code(status: JobStatus | None) -> int | None:

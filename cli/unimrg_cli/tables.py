@@ -8,6 +8,7 @@ from datetime import datetime
 
 from pydantic import BaseModel
 from rich.console import Console
+from rich.filesize import decimal as size
 from rich.table import Table
 
 from unimrg_api.status import ProgressStatus
@@ -60,16 +61,6 @@ def print_checkpoints(uri: str, checkpoints: list[Checkpoint]) -> None:
          item.created or "–", item.finding or "verified") for item in checkpoints
     )  # fmt: skip
     _print_table(console, columns, "SIZES", rows)
-
-
-def size(count: int) -> str:
-    """Return a number of bytes with its unit: `1.5 GiB`."""
-    amount = float(count)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if amount < 1024:
-            return f"{count} B" if unit == "B" else f"{amount:.1f} {unit}"
-        amount /= 1024
-    return f"{amount:.1f} TiB"
 
 
 def _console() -> Console:

@@ -54,7 +54,7 @@ def test_a_running_job_in_full(shown: Any) -> None:
 def test_a_complete_job_shows_scores_and_no_time_that_is_left(shown: Any) -> None:
     out = shown(SUCCEEDED).out
     assert "Complete    Succeeded: all is done" in out
-    assert "spatial     0.4470" in out
+    assert "spatial     0.447" in out
     assert "1h20m" not in out and "ago" not in out
 
 
@@ -206,7 +206,7 @@ def test_waiting_ends_with_the_job_and_shows_each_change_once(submitted: Any) ->
         "Running (Advancing): train, step 120 of 400, loss 1.2500, 1h20m left",
         "Succeeded: all is done",
     ]
-    assert "spatial     0.4470" in ended.out
+    assert "spatial     0.447" in ended.out
 
 
 @pytest.mark.parametrize(("code", "expected"), [(66, 66), (137, 137), (1, 70), (None, 70), (0, 70)])
