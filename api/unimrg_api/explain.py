@@ -29,16 +29,10 @@ _FORMS = {
     NAMESPACE_PATTERN: ("lower-case letters, digits and dashes", ""),
     OBJECT_NAME_PATTERN: ("lower-case letters, digits, dashes and single dots", ""),
     REGION_PATTERN: ("lower-case letters, digits and dashes", "us-east-1"),
-    ENDPOINT_PATTERN: (
-        "the address of a store: scheme, host and port (at most 65535)",
-        "https://minio.example:9000",
-    ),
+    ENDPOINT_PATTERN: ("the address of a store: scheme, host, port (at most 65535)", "https://minio.example:9000"),
     TRACKING_PATTERN: ("the address of a tracking server", "http://mlflow:5000"),
     MOUNT_PATTERN: ("an absolute path of plain names, without .. and a slash at the end", "/mnt/data"),
-    URI_PATTERN: (
-        "a URI of the form s3://bucket/prefix (no white space, backslash or control character) or file://path",
-        "",
-    ),
+    URI_PATTERN: ("a URI: file://path, or s3://bucket/prefix without white space, backslash or control character", ""),
 }
 """For each form of a text: what it must be, and an example; "": one is made from what was written."""
 

@@ -115,10 +115,7 @@ def _is_label_name(key: str) -> bool:
     return (right or not slash) and len(name) <= 63 and _LABEL_NAME.fullmatch(name) is not None
 
 
-_NAME = "(has(ENTRY.name) ? ENTRY.name : has(ENTRY.custom) ? ENTRY.custom : '')"
-_EACH_ONCE = each_once(
-    "objectives", lambda spec: [entry.key for entry in spec.objectives or ()], _NAME, "!has(self.objectives) || {}"
-)
+_EACH_ONCE = each_once("objectives", ObjectiveSpec, "!has(self.objectives) || {}")
 
 
 def _method_rule(method: Method, message: str, remedy: str, right: Callable[[set[str]], bool], cel: str) -> FieldRule:
@@ -131,8 +128,8 @@ def _method_rule(method: Method, message: str, remedy: str, right: Callable[[set
         wanted = {entry.key for entry in spec.objectives or () if float(entry.weight)}
         return spec.method != method or spec.objectives is None or not _EACH_ONCE.holds(spec) or right(wanted)
 
-    name = _NAME.replace("ENTRY", "item")
-    weighted = f"self.objectives.filter(item, !item.weight.matches('^[0.]+$')).map(item, {name})"
+    key = ObjectiveSpec.key_in_cel("item")
+    weighted = f"self.objectives.filter(item, !item.weight.matches('^[0.]+$')).map(item, {key})"
     passed = f"self.method != '{method}' || !has(self.objectives) || !({_EACH_ONCE.cel})"
     rule = f"{passed} || [{weighted}].all(wanted, {cel})"
     return FieldRule("objectives", f"method {method} {message}", remedy, holds, rule)

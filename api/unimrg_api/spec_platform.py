@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from unimrg_api.fields import LINE_PATTERN, VISIBLE, FieldRule, ShortUri, Spec, Uri
-from unimrg_api.unions import CustomSpec, OneOf, each_once, name_in_cel
+from unimrg_api.unions import CustomSpec, OneOf, each_once
 
 MAXIMUM_SCENES = 10_000_000
 MAXIMUM_NODES = 64
@@ -135,16 +135,13 @@ class DataSpec(Spec):
     shards: Annotated[list[Uri], Field(min_length=1, max_length=1)]
     """The prefix that holds the shards. A list, for a later version may mix several."""
 
-    def _names(self) -> list[str]:
-        return [source.selected()[0] for source in self.sources or ()]
-
     rules = (
-        each_once("sources", _names, name_in_cel("scenes", "images"), "!has(self.sources) || {}"),
+        each_once("sources", SourceSpec, "!has(self.sources) || {}"),
         FieldRule(
             "sources",
             "images are for sample grids, and no source is trained on",
             "add a source to train on, e.g. scenes",
-            lambda data: data._names() != ["images"],
+            lambda data: [source.key for source in data.sources or ()] != ["images"],
             "!has(self.sources) || size(self.sources) != 1 || !has(self.sources[0].images)",
         ),
     )

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from unimrg_api.fields import Spec
-from unimrg_api.unions import CustomSpec, OneOf, each_once, name_in_cel
+from unimrg_api.unions import CustomSpec, OneOf, each_once
 
 
 class SpatialSpec(Spec):
@@ -42,11 +42,7 @@ class EvaluateSpec(Spec):
     sample_images: Annotated[int, Field(ge=0, le=64)] = 4
     """Held-out images in the grid of samples, each with every map that the job trains. 0: no grid."""
 
-    rules = (
-        each_once(
-            "benchmarks", lambda spec: [entry.selected()[0] for entry in spec.benchmarks], name_in_cel("spatial")
-        ),
-    )
+    rules = (each_once("benchmarks", BenchmarkSpec),)
 
 
 class StagesSpec(Spec):

@@ -92,6 +92,11 @@ class ObjectiveSpec(OneOf):
         """Name of the objective, built-in or custom."""
         return self.name or self.custom or ""
 
+    @classmethod
+    def key_in_cel(cls, entry: str) -> str:
+        """Return `key` of the variable `entry` in CEL."""
+        return f"(has({entry}.name) ? {entry}.name : has({entry}.custom) ? {entry}.custom : '')"
+
 
 class BatchSpec(Spec):
     """How many rows an optimiser step has, and how they are grouped."""

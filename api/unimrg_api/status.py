@@ -115,8 +115,8 @@ class StageStatus(StatusPart):
     """How the attempt before it ended."""
 
 
-class LossStatus(StatusPart):
-    """Loss of one objective."""
+class NamedNumber(StatusPart):
+    """The loss of an objective, or a score of the evaluation."""
 
     name: Annotated[str, Field(max_length=64)]
     value: Number
@@ -136,7 +136,7 @@ class ProgressStatus(StatusPart):
     """`1h20m`, for `kubectl get`."""
     loss: Number = ""
     """The loss that is trained, the weighted mean of the objectives', for `kubectl get`."""
-    losses: Annotated[list[LossStatus], Field(max_length=16, json_schema_extra=listed_by("name"))] = Field(
+    losses: Annotated[list[NamedNumber], Field(max_length=16, json_schema_extra=listed_by("name"))] = Field(
         default_factory=list
     )
     samples_per_second: Number | None = None
@@ -149,13 +149,6 @@ class CheckpointStatus(StatusPart):
 
     uri: Annotated[str, Field(max_length=2048)]
     step: Annotated[int, Field(ge=0)]
-
-
-class BenchmarkStatus(StatusPart):
-    """One score of the evaluation."""
-
-    name: Annotated[str, Field(max_length=64)]
-    value: Number
 
 
 class MlflowStatus(StatusPart):
@@ -182,7 +175,7 @@ class JobStatus(StatusPart):
     """Number of the newest attempt to train, for `kubectl get`."""
     progress: ProgressStatus | None = None
     checkpoint: CheckpointStatus | None = None
-    benchmarks: Annotated[list[BenchmarkStatus], Field(max_length=32, json_schema_extra=listed_by("name"))] = Field(
+    benchmarks: Annotated[list[NamedNumber], Field(max_length=32, json_schema_extra=listed_by("name"))] = Field(
         default_factory=list
     )
     mlflow: MlflowStatus | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, Field
@@ -42,6 +42,17 @@ class OneOf(Spec):
         settings = getattr(self, member).model_dump(mode="json", by_alias=True, exclude_none=True)
         return (settings["name"], settings["settings"]) if member == "custom" else (member, settings)
 
+    @property
+    def key(self) -> str:
+        """Name of what is chosen."""
+        return self.selected()[0]
+
+    @classmethod
+    def key_in_cel(cls, entry: str) -> str:
+        """Return `key` of the variable `entry` in CEL."""
+        names = "".join(f"has({entry}.{member}) ? '{member}' : " for member in cls.members if member != "custom")
+        return f"({names}has({entry}.custom) ? {entry}.custom.name : '')"
+
 
 def first_member(schema: Mapping[str, Any]) -> list[str]:
     """Return the first member of a union by its JSON schema; none if it is no union."""
@@ -49,25 +60,16 @@ def first_member(schema: Mapping[str, Any]) -> list[str]:
     return [found[1]] if found else []
 
 
-def each_once(path: str, names: Callable[[Any], list[str]], name: str, guard: str = "{}") -> FieldRule:
-    """Return the rule that no two entries of the list at `path` have the same name.
+def each_once(path: str, entry: type[OneOf], guard: str = "{}") -> FieldRule:
+    """Return the rule that no two entries of the list at `path` have the same name; in CEL, `guard` goes around it."""
 
-    `names` returns the names in a model, `name` is an entry's name in CEL, with ENTRY for the entry.
-    """
-    one, other = name.replace("ENTRY", "one"), name.replace("ENTRY", "other")
-    return FieldRule(
-        path,
-        "two entries have the same name",
-        "name each once",
-        lambda model: len(set(names(model))) == len(names(model)),
-        guard.format(f"self.{path}.all(one, self.{path}.exists_one(other, {one} == {other}))"),
-    )
+    def holds(model: Any) -> bool:
+        names = [item.key for item in getattr(model, path) or ()]
+        return len(set(names)) == len(names)
 
-
-def name_in_cel(*members: str) -> str:
-    """Return, in CEL, the name of the entry ENTRY of a list of unions of these members and `custom`."""
-    names = "".join(f"has(ENTRY.{member}) ? '{member}' : " for member in members)
-    return f"({names}has(ENTRY.custom) ? ENTRY.custom.name : '')"
+    once = f"self.{path}.exists_one(other, {entry.key_in_cel('one')} == {entry.key_in_cel('other')})"
+    rule = guard.format(f"self.{path}.all(one, {once})")
+    return FieldRule(path, "two entries have the same name", "name each once", holds, rule)
 
 
 CUSTOM_PATTERN = r"^[A-Za-z][A-Za-z0-9-]*$"

@@ -10,6 +10,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from logging.handlers import BufferingHandler
 from pathlib import Path
 from typing import Any
 
@@ -172,18 +173,23 @@ def connect(namespace: str | None, context: str | None, kubeconfig: Path | None)
     settings.retries = False
     settings.connection_pool_maxsize = MOST_PODS
     settings.no_proxy = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")  # the client reads and forgets it
+    errors = BufferingHandler(1000)  # the client only logs that a plugin gives no credentials, and goes on without any
+    errors.setLevel(logging.ERROR)
+    logging.root.addHandler(errors)
     try:
         loader = kube_config.KubeConfigLoader(
             kube_config.KubeConfigMerger(files).config, active_context=context, config_base_path=None
         )
-        with _plugin_errors() as complaints:
-            loader.load_and_set(settings)
+        loader.load_and_set(settings)
         chosen = loader.current_context["context"]
     except Exception as error:
         raise _bad_kubeconfig(files, context, error) from None
-    if complaints:
+    finally:
+        logging.root.removeHandler(errors)
+    if errors.buffer:
+        text = clean("; ".join(record.getMessage() for record in errors.buffer), TEXT_LIMIT)
         raise UserError(
-            f"the kubeconfig {files} gives no credentials: {clean('; '.join(complaints), TEXT_LIMIT)}",
+            f"the kubeconfig {files} gives no credentials: {text}",
             remedy="run the command under `exec` of its user by hand, and log in if it asks you to",
             exit_code=ExitCode.CREDENTIALS,
         )
@@ -212,23 +218,6 @@ def _bad_kubeconfig(files: str, context: str | None, error: Exception) -> UserEr
         return UserError(f"{message}{named}: {text}", remedy=f"look at it with `{remedy}`")
     # other messages may quote the file, and there are keys in it
     return UserError(f"{message}: {type(error).__name__}", remedy="look at it with `kubectl config view`")
-
-
-@contextmanager
-def _plugin_errors() -> Iterator[list[str]]:
-    """Collect what the client only logs when a plugin gives no credentials, and goes on without any."""
-    complaints: list[str] = []
-
-    class Collector(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            complaints.append(record.getMessage())
-
-    collector = Collector(logging.ERROR)
-    logging.root.addHandler(collector)
-    try:
-        yield complaints
-    finally:
-        logging.root.removeHandler(collector)
 
 
 def _object(data: bytes | str) -> Object:

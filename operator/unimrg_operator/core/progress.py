@@ -13,11 +13,10 @@ from unimrg_api.job import UniMRGJob
 from unimrg_api.redaction import clean
 from unimrg_api.stages import STAGES, TRAINING, StageName
 from unimrg_api.status import (
-    BenchmarkStatus,
     CheckpointStatus,
     JobStatus,
-    LossStatus,
     MlflowStatus,
+    NamedNumber,
     ProgressStatus,
     StageStatus,
 )
@@ -36,7 +35,7 @@ class Reported:
     """The parts of a status that come from pods, but the progress."""
 
     checkpoint: CheckpointStatus | None
-    benchmarks: list[BenchmarkStatus]
+    benchmarks: list[NamedNumber]
     mlflow: MlflowStatus | None
 
     @property
@@ -100,10 +99,10 @@ def _mlflow(old: MlflowStatus | None, runs: list[tuple[str | None, str | None]])
     return known if known != MlflowStatus() else None
 
 
-def _benchmarks(records: list[TerminationRecord]) -> list[BenchmarkStatus]:
+def _benchmarks(records: list[TerminationRecord]) -> list[NamedNumber]:
     scores = next((record.scores for record in reversed(records) if record.scores), {})
     values = {clean(name, _NAME_LIMIT): repr(float(value)) for name, value in scores.items()}
-    return [BenchmarkStatus(name=name, value=value) for name, value in sorted(values.items())[:_BENCHMARKS_LIMIT]]
+    return [NamedNumber(name=name, value=value) for name, value in sorted(values.items())[:_BENCHMARKS_LIMIT]]
 
 
 def progress_of(
@@ -150,7 +149,7 @@ def _from_report(
     updated = progress.updated if credible else report.received
     shown = _shown(old, stage, progress.step, progress.total_steps, updated)
     values = {clean(name, _NAME_LIMIT): number(value) for name, value in progress.losses.items()}
-    losses = [LossStatus(name=name, value=value) for name, value in list(values.items())[:_LOSSES_LIMIT]]
+    losses = [NamedNumber(name=name, value=value) for name, value in list(values.items())[:_LOSSES_LIMIT]]
     if losses:
         shown = shown.model_copy(update={"losses": losses, "loss": number(_total(progress.losses, weights))})
     if old is not None and _what_counts(old) == _what_counts(shown):
