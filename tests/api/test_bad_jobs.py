@@ -168,13 +168,6 @@ def test_aliases_and_quoted_texts_stand_for_their_values(tmp_path: Path) -> None
     assert job.metadata.labels == {**labels, "d": "1x"}
 
 
-@pytest.mark.parametrize(("name", "words"), [("nowhere.yaml", "no such file"), (".", "this is a folder")])
-def test_a_file_that_is_not_there_is_a_missing_input(name: str, words: str, tmp_path: Path) -> None:
-    with pytest.raises(JobError, match=words) as caught:
-        load_job(tmp_path / name)
-    assert caught.value.exit_code is ExitCode.INPUT_MISSING
-
-
 def test_problems_of_two_kinds_count_as_configuration() -> None:
     missing = Problem("a", "", "gone", exit_code=ExitCode.INPUT_MISSING)
     assert JobError([missing]).exit_code is ExitCode.INPUT_MISSING

@@ -101,37 +101,6 @@ def test_of_a_job_that_failed_the_stage_that_failed_is_shown(cluster: Cluster) -
     assert "stage=train,training.unimrg.dev/attempt=1" in cluster.query(f"GET {PODS}")["labelSelector"][0]
 
 
-@pytest.mark.parametrize("options", [[], ["--follow"]])
-def test_the_lines_of_all_nodes_say_where_they_are_from(cluster: Cluster, options: list[str]) -> None:
-    out = cluster.logs("--node", "all", *options).out.splitlines()
-    lines = [f"[node {rank}] {count} of {rank}" for rank in (0, 1) for count in ("one", "two")]
-    assert (sorted(out) if options else out) == (sorted(lines) if options else lines)
-    assert cluster.logs("--node", 1, *options).out == "one of 1\ntwo of 1\n"
-
-
-UNSCHEDULED = {"conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3"}]}
-
-
-@pytest.mark.parametrize(
-    ("given", "words"),
-    [
-        (pod("p", 0, waiting("CreateContainerConfigError", 'secret "s3" not found')), 'Error: secret "s3" not found'),
-        (pod("p", 0, waiting("ContainerCreating")), "ContainerCreating"),
-        (pod("p", 0, None, phase="Pending", **UNSCHEDULED), "Unschedulable: 0/3"),
-        (pod("p", 0, None, phase="Pending"), "its node has not started it yet"),
-    ],
-)
-def test_a_container_that_has_not_started_says_what_it_waits_for(
-    given: dict[str, Any], words: str, cluster: Cluster
-) -> None:
-    cluster.pods([given])
-    ended = cluster.logs()
-    ended.refused(69, "the pod p has not started: ", words, "--follow")
-    cluster.pods([pod("p", 0, None, phase="Failed")])  # it ended before its container began
-    cluster.log("p", Answer(200, ""))
-    assert cluster.logs() == Ended(0, "", "")
-
-
 def stages(state: str, **more: Any) -> dict[str, Any]:
     return {**RUNNING, "stages": [{"name": "train", "state": state, "attempt": 2, **more}]}
 
@@ -187,6 +156,14 @@ def test_a_log_that_cannot_be_read(answer: Answer, code: int, words: tuple[str, 
     cluster.log("good-train-2-worker-0", answer)
     for options in ([], ["--follow"]):
         cluster.logs(*options).refused(code, *words)
+
+
+def test_a_pod_that_ended_before_its_container_began_has_an_empty_log(cluster: Cluster) -> None:
+    cluster.pods([pod("p", 0, None, phase="Failed")])
+    cluster.log("p", Answer(200, ""))
+    assert cluster.logs() == Ended(0, "", "")
+    cluster.pods([pod("p", 0, None, phase="Pending")])
+    cluster.logs().refused(69, "the pod p has not started: its node has not started it yet", "--follow")
 
 
 def test_following_waits_until_there_is_something_to_follow(cluster: Cluster) -> None:

@@ -67,12 +67,6 @@ def test_a_failed_job_shows_the_cause_with_its_code_and_place(shown: Any) -> Non
     assert "\x1b" not in out
 
 
-def test_a_job_without_a_status_says_what_to_look_at(shown: Any) -> None:
-    out = shown(None).out
-    assert "Pending: no operator has set its status yet" in out
-    assert "does it watch the namespace research?" in out
-
-
 def test_the_status_as_json(shown: Any) -> None:
     described = json.loads(shown({**RUNNING, "fieldOfANewerOperator": {"a": 5}}, "-o", "json").out)
     assert (described["name"], described["namespace"], described["uid"]) == ("good", "research", "u1")
@@ -198,12 +192,15 @@ def test_a_job_from_a_pipe_is_sent_and_its_refusal_has_lines(
 
 
 def test_waiting_ends_with_the_job_and_shows_each_change_once(submitted: Any) -> None:
-    ended = submitted(job(), job(), job(RUNNING), job(RUNNING), job(SUCCEEDED))
+    again = {"name": "train", "state": "Restarting", "attempt": 1, "end": end("Stall", 75, "Restart")}
+    restarting = job({"phase": "Restarting", "reason": "Stall", "stages": [again]})
+    ended = submitted(job(), job(), job(RUNNING), job(RUNNING), restarting, job(SUCCEEDED))
     assert ended.code == 0, ended.err
     shown = [line.split("  ", 1)[1] for line in ended.err.splitlines()]
     assert shown == [
         "no operator has set its status yet",
         "Running (Advancing): train, step 120 of 400, loss 1.2500, 1h20m left",
+        "Restarting (Stall)",
         "Succeeded: all is done",
     ]
     assert "spatial     0.447" in ended.out
@@ -212,13 +209,6 @@ def test_waiting_ends_with_the_job_and_shows_each_change_once(submitted: Any) ->
 @pytest.mark.parametrize(("code", "expected"), [(66, 66), (137, 137), (1, 70), (None, 70), (0, 70)])
 def test_waiting_ends_with_the_code_of_the_stage_that_failed(code: int | None, expected: int, submitted: Any) -> None:
     assert submitted(job(failed(code))).code == expected
-
-
-def test_a_restart_is_not_the_end_of_a_job(submitted: Any) -> None:
-    again = {"name": "train", "state": "Restarting", "attempt": 1, "end": end("Stall", 75, "Restart")}
-    ended = submitted(job({"phase": "Restarting", "reason": "Stall", "stages": [again]}), job(SUCCEEDED))
-    assert ended.code == 0
-    assert "Restarting (Stall)" in ended.err
 
 
 def test_an_api_server_that_is_briefly_unavailable_does_not_end_waiting(submitted: Any) -> None:
