@@ -234,14 +234,13 @@ def list_command(target: Target, output: OutputOption = "table") -> None:
     """List the committed checkpoints of a run, newest first."""
     import json
 
-    from unimrg_cli.checkpoint_list import list_checkpoints
     from unimrg_cli.run_view import open_run
+    from unimrg_trainer.checkpoint.reader import inspect_commits
 
     store = open_run(target)
-    checkpoints = list_checkpoints(store)
+    checkpoints = inspect_commits(store)
     if output == "json":
-        rows = [{**item.model_dump(by_alias=True), "sizesVerified": item.sizes_verified} for item in checkpoints]
-        typer.echo(json.dumps(rows, indent=2))
+        typer.echo(json.dumps([item.model_dump(by_alias=True) for item in checkpoints], indent=2))
         return
     from unimrg_cli.tables import print_checkpoints
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from unimrg_api.load import load_job
 from unimrg_api.progress import Progress
 from unimrg_api.stages import outcome_of
 from unimrg_api.termination import TerminationRecord
-from unimrg_cli.checkpoint_list import Checkpoint, json_object, list_checkpoints
+from unimrg_trainer.checkpoint.reader import CommitReport, inspect_commits
 from unimrg_trainer.local_folders import run_folder, training_in
 from unimrg_trainer.storage import LocalStore, ObjectStore, open_store
 from unimrg_trainer.storage.base import NotFound
@@ -60,7 +61,7 @@ class RunDescription(_View):
     """Attempts that were started."""
     progress: Progress | None = None
     """The last report."""
-    checkpoint: Checkpoint | None = None
+    checkpoint: CommitReport | None = None
     """The newest commit."""
     outcomes: list[Outcome] = []
     """Ends of the train and evaluate stages, by attempt."""
@@ -129,7 +130,7 @@ def describe_run(target: str) -> RunDescription:
     ours = training_in(local.root) in (None, uid)  # otherwise the local files belong to an earlier run
     progress = _read(local, "progress.json", Progress.parse) if ours else None
     attempts = [int(match[1]) for key, _ in store.list("attempts/") if (match := _ATTEMPT.fullmatch(key))]
-    checkpoints = list_checkpoints(store)
+    checkpoints = inspect_commits(store)
     outcomes = _outcomes(store)
     last_end = _read(local, "termination.json", TerminationRecord.parse) if ours else None
     mlflow = json_object(local, "mlflow.json") if ours else {}
@@ -147,6 +148,15 @@ def describe_run(target: str) -> RunDescription:
         results=json_object(store, "results/summary.json") or None,
         mlflow_url=url if isinstance(url, str) else None,
     )
+
+
+def json_object(store: ObjectStore, key: str) -> dict[str, Any]:
+    """Return the JSON object under a key; empty if it is missing or damaged."""
+    try:
+        value = json.loads(store.get(key))
+    except (NotFound, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def _is_run(store: ObjectStore, local: LocalStore) -> bool:

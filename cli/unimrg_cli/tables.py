@@ -13,7 +13,6 @@ from rich.table import Table
 
 from unimrg_api.status import ProgressStatus
 from unimrg_api.texts import duration
-from unimrg_cli.checkpoint_list import Checkpoint
 from unimrg_cli.cluster_view import (
     AT_WORK,
     NOT_TAKEN_UP,
@@ -26,6 +25,7 @@ from unimrg_cli.cluster_view import (
     steps_text,
 )
 from unimrg_cli.run_view import RunDescription
+from unimrg_trainer.checkpoint.reader import CommitReport
 
 Rows = list[tuple[str, str]]
 
@@ -49,7 +49,7 @@ def print_status(shown: BaseModel) -> None:
         _print_table(console, {"STAGE": "left", "STATE": "left", "ATTEMPT": "left", "RESTARTS": "left"}, "END", stages)
 
 
-def print_checkpoints(uri: str, checkpoints: list[Checkpoint]) -> None:
+def print_checkpoints(uri: str, checkpoints: list[CommitReport]) -> None:
     """Print the committed checkpoints of a run, newest first."""
     console = _console()
     if not checkpoints:

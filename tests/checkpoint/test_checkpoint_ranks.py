@@ -14,8 +14,9 @@ from tests.support.checkpoints import assert_same, checkpointer, loads, small_st
 from tests.support.faulty_stores import LyingStore, WrappedStore, flip, raising
 from tests.support.processes import run_ranks
 from unimrg_api.exit_codes import ExitCode
-from unimrg_trainer.checkpoint.agreement import Agreement, CheckpointError
-from unimrg_trainer.checkpoint.discover import list_commits
+from unimrg_trainer.checkpoint.agreement import Agreement
+from unimrg_trainer.checkpoint.manifest import CheckpointError
+from unimrg_trainer.checkpoint.reader import list_commits
 from unimrg_trainer.checkpoint.state import TrainingState
 from unimrg_trainer.storage import LocalStore, ObjectStore
 from unimrg_trainer.storage.base import StorageError

@@ -14,9 +14,10 @@ from tests.support.checkpoints import CONFIG_DIGEST, checkpointer, loads, small_
 from tests.support.dictionary_store import DictionaryStore
 from tests.support.faulty_stores import WrappedStore, raising
 from unimrg_api.exit_codes import ExitCode
-from unimrg_trainer.checkpoint.agreement import CheckpointError
 from unimrg_trainer.checkpoint.commit import Commit
-from unimrg_trainer.checkpoint.discover import list_commits, newest_verified, quarantine
+from unimrg_trainer.checkpoint.discover import newest_verified, quarantine
+from unimrg_trainer.checkpoint.manifest import CheckpointError
+from unimrg_trainer.checkpoint.reader import list_commits
 from unimrg_trainer.checkpoint.state import TrainingState
 from unimrg_trainer.storage import LocalStore, ObjectStore
 from unimrg_trainer.storage.base import StorageError

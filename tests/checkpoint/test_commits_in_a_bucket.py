@@ -6,7 +6,7 @@ from tests.support.checkpoints import checkpointer, loads, small_state
 from tests.support.faulty_stores import WrappedStore
 from tests.support.s3_stores import Place
 from tests.support.tcp_gate import TcpGate
-from unimrg_trainer.checkpoint.discover import list_commits
+from unimrg_trainer.checkpoint.reader import list_commits
 
 
 def test_commits_are_found_loaded_and_deleted(s3_place: Place) -> None:

@@ -18,9 +18,11 @@ from tests.support.dictionary_store import DictionaryStore
 from tests.support.faulty_stores import WrappedStore, flip
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
-from unimrg_trainer.checkpoint.agreement import CheckpointError, SingleProcess
+from unimrg_trainer.checkpoint.agreement import SingleProcess
 from unimrg_trainer.checkpoint.commit import Commit, marker_bytes
-from unimrg_trainer.checkpoint.discover import list_commits, load_newest, newest_verified
+from unimrg_trainer.checkpoint.discover import load_newest, newest_verified
+from unimrg_trainer.checkpoint.manifest import CheckpointError
+from unimrg_trainer.checkpoint.reader import list_commits
 from unimrg_trainer.storage.base import StorageError
 
 Damage = Callable[[dict[str, bytes], Commit], None]

@@ -10,7 +10,7 @@ import pytest
 from tests.support.checkpoints import checkpointer, loads, small_state
 from tests.support.faulty_stores import WrappedStore
 from tests.support.processes import Paused, start
-from unimrg_trainer.checkpoint.discover import list_commits
+from unimrg_trainer.checkpoint.reader import list_commits
 from unimrg_trainer.storage import LocalStore
 
 

@@ -15,7 +15,8 @@ from tests.support.dictionary_store import DictionaryStore
 from tests.support.faulty_stores import WrappedStore, raising
 from unimrg_api.errors import UserError
 from unimrg_trainer.checkpoint.commit import Commit
-from unimrg_trainer.checkpoint.discover import list_commits, newest_verified, quarantine
+from unimrg_trainer.checkpoint.discover import newest_verified, quarantine
+from unimrg_trainer.checkpoint.reader import list_commits
 from unimrg_trainer.checkpoint.retention import retain, superfluous
 from unimrg_trainer.storage.base import StorageError
 
@@ -117,18 +118,6 @@ def test_folders_of_the_live_attempt_and_of_later_ones_are_never_swept(
         reserved = abandon(dictionary_store, 20, attempt)
     retain(dictionary_store, keep_last=3, attempt=3, now=reserved + 100 * DAY)
     assert folders(dictionary_store) == {"attempt-3", "attempt-4"}
-
-
-def test_a_folder_without_an_age_is_counted_from_the_day_it_is_seen(
-    dictionary_store: DictionaryStore,
-) -> None:
-    reserved = abandon(dictionary_store, 20, attempt=1)
-    key = next(key for key in dictionary_store.objects if "reservation" in key)
-    dictionary_store.delete(key)
-    retain(dictionary_store, keep_last=3, attempt=2, now=reserved + 10 * DAY)
-    assert folders(dictionary_store) == {"attempt-1"}
-    retain(dictionary_store, keep_last=3, attempt=2, now=reserved + 11 * DAY + 60)
-    assert folders(dictionary_store) == set()
 
 
 def test_a_failure_to_delete_costs_space_and_no_training(

@@ -22,8 +22,8 @@ import torch
 
 from tests.support.alive import alive
 from tests.support.local_jobs import tiny_job
-from unimrg_trainer.checkpoint.discover import list_commits
-from unimrg_trainer.checkpoint.reader import read_manifest, read_state
+from unimrg_trainer.checkpoint.discover import read_state
+from unimrg_trainer.checkpoint.reader import list_commits, read_manifest
 from unimrg_trainer.storage import LocalStore
 
 STEPS = 24

@@ -14,7 +14,7 @@ import pytest
 
 from tests.support.local_jobs import tiny_job
 from tests.thread.test_interruptions import points, start
-from unimrg_trainer.checkpoint.discover import list_commits
+from unimrg_trainer.checkpoint.reader import list_commits
 from unimrg_trainer.evaluation.summary import Summary
 
 TOYS = Path(__file__).parents[1] / "toys"

@@ -14,16 +14,11 @@ import torch.distributed as dist
 
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
+from unimrg_trainer.checkpoint.manifest import CheckpointError
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-
-class CheckpointError(UserError):
-    """A checkpoint cannot be written or read; `exit_code` says whether another attempt may help."""
-
-    default_exit_code = ExitCode.UNAVAILABLE
 
 
 class Agreement(Protocol):

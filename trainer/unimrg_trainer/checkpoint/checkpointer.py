@@ -44,7 +44,7 @@ class Checkpointer:
         `reason`, `mlflow_run_id` and `spool_segments` are rank 0's, for the manifest. Raises CheckpointError
         on every rank if it fails on any; the previous commits stand.
         """
-        origin = replace(self._origin, reason=reason, mlflow_run_id=mlflow_run_id, spool_segments=tuple(spool_segments))
+        origin = replace(self._origin, reason=reason, mlflow_run_id=mlflow_run_id, spool_segments=list(spool_segments))
         commit = write_checkpoint(self._store, state, origin, self._agreement)
         if self._agreement.rank == 0:
             logger.info("committed step %d (%s): %s/%s", commit.step, reason, self._store.uri, commit.key)

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 
 from unimrg_api.commits import step_folder
 from unimrg_api.digests import canonical_json
-from unimrg_trainer.checkpoint.agreement import CheckpointError
 from unimrg_trainer.checkpoint.layout import (
     MANIFEST,
     RESERVATION,
@@ -27,7 +26,7 @@ from unimrg_trainer.checkpoint.layout import (
     folder_of,
     read_listing,
 )
-from unimrg_trainer.checkpoint.manifest import SCHEMA_VERSION, Manifest, Unverified, read_json
+from unimrg_trainer.checkpoint.manifest import SCHEMA_VERSION, CheckpointError, Manifest, Unverified, read_json
 from unimrg_trainer.storage.base import NotFound, ObjectStore, put_once
 
 
@@ -80,13 +79,9 @@ def reserve(store: ObjectStore, step: int, attempt: int) -> Reservation:
         raise _conflict(store, standing[0])
     marker = Marker(step, seen.next_generation(step))
     folder = attempt_folder(step, attempt, os.urandom(4).hex())
-    store.put(folder + RESERVATION, reservation_bytes(attempt, time.time()))
+    # The age of this object decides when the folder is garbage.
+    store.put(folder + RESERVATION, canonical_json({"attempt": attempt, "created": time.time()}).encode())
     return Reservation(marker, attempt, folder)
-
-
-def reservation_bytes(attempt: int, now: float) -> bytes:
-    """The first object of a folder: its age (`now` is seconds since 1970) decides when it is garbage."""
-    return canonical_json({"attempt": attempt, "created": now, "pid": os.getpid()}).encode()
 
 
 def reserved_at(store: ObjectStore, folder: str) -> float | None:
@@ -112,13 +107,8 @@ def publish(store: ObjectStore, reservation: Reservation, manifest: Manifest) ->
     for key, size in {**expected, manifest_key: len(content)}.items():
         if sizes.get(key) != size:
             raise CheckpointError(f"{key} was written with {size} bytes, and the store has {sizes.get(key)}")
-    commit = Commit(
-        reservation.marker.step,
-        reservation.marker.generation,
-        reservation.attempt,
-        manifest_key,
-        digest,
-    )
+    marker = reservation.marker
+    commit = Commit(marker.step, marker.generation, reservation.attempt, manifest_key, digest)
     if not put_once(store, commit.key, marker_bytes(commit)):
         raise _conflict(store, commit.marker)
     return commit

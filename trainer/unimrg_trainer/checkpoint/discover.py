@@ -6,33 +6,27 @@ be reached, or a schema of a newer version, is an error to report and says nothi
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as from_safetensors
 
 from unimrg_api.commits import ROOT
 from unimrg_api.digests import canonical_json
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
-from unimrg_trainer.checkpoint.agreement import Agreement, CheckpointError, on_all_ranks, on_first_rank
+from unimrg_trainer.checkpoint.agreement import Agreement, on_all_ranks, on_first_rank
 from unimrg_trainer.checkpoint.commit import Commit, read_marker
 from unimrg_trainer.checkpoint.layout import Marker, read_listing
-from unimrg_trainer.checkpoint.manifest import SCHEMA_VERSION, Unverified
-from unimrg_trainer.checkpoint.reader import read_manifest, read_state, verify
-from unimrg_trainer.checkpoint.state import TrainingState
+from unimrg_trainer.checkpoint.manifest import SCHEMA_VERSION, CheckpointError, Manifest, Unverified
+from unimrg_trainer.checkpoint.reader import get_verifiable, read_manifest, verify
+from unimrg_trainer.checkpoint.state import DTYPES, TrainingState
 from unimrg_trainer.storage.base import AlreadyExists, ObjectStore
 
 logger = logging.getLogger(__name__)
-
-
-def list_commits(store: ObjectStore) -> list[Commit]:
-    """Return all commits with a readable marker that nobody quarantined, newest first."""
-    commits = []
-    for marker in read_listing(store.list(ROOT)).candidates():
-        try:
-            commits.append(read_marker(store, marker))
-        except Unverified as finding:
-            logger.warning("passing over a commit marker: %s", finding)
-    return commits
 
 
 def newest_verified(store: ObjectStore) -> Commit | None:
@@ -135,3 +129,29 @@ def _read(store: ObjectStore, commit: Commit, config_digest: str | None, into: l
     except Unverified as finding:
         return str(finding)
     return None
+
+
+def read_state(store: ObjectStore, commit: Commit, manifest: Manifest) -> TrainingState:
+    """Read all tensors [shapes and types of the manifest], comparing the digest of every object.
+
+    Raises Unverified if anything differs from the manifest, StorageError if the store cannot be read now.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    for name, entry in manifest.objects.items():
+        key = commit.folder + name
+        content = get_verifiable(store, key)
+        if hashlib.sha256(content).hexdigest() != entry.sha256:
+            raise Unverified(f"{key} is not what was written: its SHA-256 differs")
+        try:
+            held = from_safetensors(content)
+        except SafetensorError as error:
+            raise Unverified(f"{key} is not a safetensors object: {error}") from error
+        wanted = {tensor for tensor, place in manifest.tensors.items() if place.object == name}
+        if set(held) != wanted:
+            raise Unverified(f"{key} does not hold the tensors that its manifest names")
+        tensors |= held
+    for tensor, place in manifest.tensors.items():
+        found = tensors[tensor]
+        if found.dtype != DTYPES[place.dtype] or list(found.shape) != place.shape:
+            raise Unverified(f"{tensor} is {found.dtype} {list(found.shape)}, unlike its manifest")
+    return TrainingState(manifest.step, {name: tensors[name] for name in manifest.tensors}, manifest.extra)

@@ -1,17 +1,83 @@
-"""Reads a commit back and believes nothing but its digests. JSON and safetensors only; no pickle."""
+"""Reads and verifies commits as far as that takes no tensors; needs no torch."""
 
 from __future__ import annotations
 
 import hashlib
+import logging
+from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as from_safetensors
+from pydantic import BaseModel, ConfigDict, computed_field
+from pydantic.alias_generators import to_camel
 
-from unimrg_trainer.checkpoint.commit import Commit
+from unimrg_api.commits import ROOT
+from unimrg_api.errors import UserError
+from unimrg_trainer.checkpoint.commit import Commit, read_marker
+from unimrg_trainer.checkpoint.layout import Marker, read_listing
 from unimrg_trainer.checkpoint.manifest import Manifest, Unverified, parse_manifest
-from unimrg_trainer.checkpoint.state import DTYPES, TrainingState
-from unimrg_trainer.storage.base import NotFound, ObjectStore
+from unimrg_trainer.storage.base import NotFound, ObjectStore, StorageError
+
+logger = logging.getLogger(__name__)
+
+
+class CommitReport(BaseModel):
+    """A commit as `unimrg ckpt ls` shows it; what cannot be read because it is damaged is None."""
+
+    model_config = ConfigDict(frozen=True, alias_generator=to_camel, populate_by_name=True)
+
+    step: int
+    """Optimiser steps finished."""
+    generation: int
+    """How many commits of the step were quarantined before it."""
+    attempt: int | None = None
+    created: str | None = None
+    """When, UTC in ISO 8601."""
+    reason: str | None = None
+    bytes: int = 0
+    """Size of the objects that its manifest names."""
+    marker: str
+    """Key of its commit marker."""
+    manifest: str | None = None
+    """Key of its manifest."""
+    finding: str | None = None
+    """What is wrong with it; None: all objects have their sizes (digests are verified when it is loaded)."""
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def sizes_verified(self) -> bool:
+        """Whether every object is there with its size."""
+        return self.finding is None
+
+
+def list_commits(store: ObjectStore) -> list[Commit]:
+    """Return all commits with a readable marker that nobody quarantined, newest first."""
+    commits = []
+    for marker in read_listing(store.list(ROOT)).candidates():
+        try:
+            commits.append(read_marker(store, marker))
+        except Unverified as finding:
+            logger.warning("passing over a commit marker: %s", finding)
+    return commits
+
+
+def inspect_commits(store: ObjectStore) -> list[CommitReport]:
+    """Return every commit that nobody quarantined, newest first, each with what is wrong with it. Changes nothing."""
+    return [_inspect(store, marker) for marker in read_listing(store.list(ROOT)).candidates()]
+
+
+def _inspect(store: ObjectStore, marker: Marker) -> CommitReport:
+    known: dict[str, Any] = {"step": marker.step, "generation": marker.generation, "marker": marker.key}
+    try:
+        commit = read_marker(store, marker)
+        known |= {"attempt": commit.attempt, "manifest": commit.manifest_key}
+        manifest = read_manifest(store, commit)
+        size = sum(entry.size for entry in manifest.objects.values())
+        known |= {"created": manifest.created, "reason": manifest.reason, "bytes": size}
+        _check_sizes(store, commit, manifest)
+    except StorageError:
+        raise
+    except (Unverified, UserError) as finding:
+        known["finding"] = str(finding)
+    return CommitReport(**known)
 
 
 def read_manifest(store: ObjectStore, commit: Commit) -> Manifest:
@@ -20,7 +86,7 @@ def read_manifest(store: ObjectStore, commit: Commit) -> Manifest:
     Raises Unverified if it is missing or damaged, UserError for an unknown schema version, StorageError if
     the store cannot be read now.
     """
-    content = _get(store, commit.manifest_key)
+    content = get_verifiable(store, commit.manifest_key)
     if hashlib.sha256(content).hexdigest() != commit.manifest_sha256:
         raise Unverified(f"{commit.manifest_key} is not what {commit.key} names")
     manifest = parse_manifest(content, commit.manifest_key)
@@ -35,6 +101,11 @@ def verify(store: ObjectStore, commit: Commit) -> Manifest:
     Raises like `read_manifest`.
     """
     manifest = read_manifest(store, commit)
+    _check_sizes(store, commit, manifest)
+    return manifest
+
+
+def _check_sizes(store: ObjectStore, commit: Commit, manifest: Manifest) -> None:
     sizes = dict(store.list(commit.folder))
     for name, entry in manifest.objects.items():
         size = sizes.get(commit.folder + name)
@@ -42,36 +113,10 @@ def verify(store: ObjectStore, commit: Commit) -> Manifest:
             raise Unverified(f"{commit.folder}{name} is missing")
         if size != entry.size:
             raise Unverified(f"{commit.folder}{name} has {size} bytes instead of {entry.size}")
-    return manifest
 
 
-def read_state(store: ObjectStore, commit: Commit, manifest: Manifest) -> TrainingState:
-    """Read all tensors [shapes and types of the manifest], comparing the digest of every object.
-
-    Raises Unverified if anything differs from the manifest, StorageError if the store cannot be read now.
-    """
-    tensors: dict[str, torch.Tensor] = {}
-    for name, entry in manifest.objects.items():
-        key = commit.folder + name
-        content = _get(store, key)
-        if hashlib.sha256(content).hexdigest() != entry.sha256:
-            raise Unverified(f"{key} is not what was written: its SHA-256 differs")
-        try:
-            held = from_safetensors(content)
-        except SafetensorError as error:
-            raise Unverified(f"{key} is not a safetensors object: {error}") from error
-        wanted = {tensor for tensor, place in manifest.tensors.items() if place.object == name}
-        if set(held) != wanted:
-            raise Unverified(f"{key} does not hold the tensors that its manifest names")
-        tensors |= held
-    for tensor, place in manifest.tensors.items():
-        found = tensors[tensor]
-        if found.dtype != DTYPES[place.dtype] or list(found.shape) != place.shape:
-            raise Unverified(f"{tensor} is {found.dtype} {list(found.shape)}, unlike its manifest")
-    return TrainingState(manifest.step, {name: tensors[name] for name in manifest.tensors}, manifest.extra)
-
-
-def _get(store: ObjectStore, key: str) -> bytes:
+def get_verifiable(store: ObjectStore, key: str) -> bytes:
+    """Return an object that a commit needs. Raises Unverified if it is missing."""
     try:
         return store.get(key)
     except NotFound as error:

@@ -11,10 +11,10 @@ import time
 from collections.abc import Iterable, Sequence
 
 from unimrg_api.commits import ROOT
-from unimrg_trainer.checkpoint.commit import Commit, read_marker, reservation_bytes, reserved_at
+from unimrg_trainer.checkpoint.commit import Commit, read_marker, reserved_at
 from unimrg_trainer.checkpoint.layout import RESERVATION, Folder, Listing, Marker, read_listing
 from unimrg_trainer.checkpoint.manifest import Unverified
-from unimrg_trainer.storage.base import AlreadyExists, ObjectStore
+from unimrg_trainer.storage.base import ObjectStore
 
 logger = logging.getLogger(__name__)
 
@@ -99,12 +99,6 @@ def _delete_folder(store: ObjectStore, folder: Folder | None) -> Sequence[str]:
 
 
 def _is_abandoned(store: ObjectStore, folder: Folder, now: float) -> bool:
+    """Whether a folder is old; one without a readable age, which no writer of ours leaves, stays."""
     reserved = reserved_at(store, folder.key)
-    if reserved is not None:
-        return now - reserved > ABANDONED_SECONDS
-    # No writer of ours leaves a folder without its age; if one is there, it counts from today.
-    try:
-        store.put(folder.key + RESERVATION, reservation_bytes(folder.attempt, now), if_absent=True)
-    except AlreadyExists:
-        logger.warning("%s%s cannot be read; its folder stays", folder.key, RESERVATION)
-    return False
+    return reserved is not None and now - reserved > ABANDONED_SECONDS

@@ -7,18 +7,16 @@ strategy trained them, so that each can go on from another's checkpoint.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 import torch
+
+from unimrg_trainer.checkpoint.manifest import Dtype
 
 GROUPS = ("model", "exp_avg", "exp_avg_sq")
 """What the part of a tensor's name before the first slash may be."""
 
-DTYPES: dict[str, torch.dtype] = {
-    name: getattr(torch, name)
-    for name in ("float32", "float64", "bfloat16", "float16", "int64", "int32", "uint8", "bool")
-}
-"""Types that a checkpoint can hold, by the name that its manifest uses."""
+DTYPES: dict[Dtype, torch.dtype] = {name: getattr(torch, name) for name in get_args(Dtype)}
 
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 

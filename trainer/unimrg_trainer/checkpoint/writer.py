@@ -5,16 +5,16 @@ from __future__ import annotations
 import datetime
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 
 from safetensors.torch import save as to_safetensors
 
 from unimrg_api.digests import sha256_of
 from unimrg_api.exit_codes import ExitCode
-from unimrg_trainer.checkpoint.agreement import Agreement, CheckpointError, on_all_ranks, on_first_rank
+from unimrg_trainer.checkpoint.agreement import Agreement, on_all_ranks, on_first_rank
 from unimrg_trainer.checkpoint.commit import Commit, publish, reserve
 from unimrg_trainer.checkpoint.layout import object_name
-from unimrg_trainer.checkpoint.manifest import Manifest, ObjectEntry, TensorEntry
+from unimrg_trainer.checkpoint.manifest import CheckpointError, Manifest, ObjectEntry, TensorEntry
 from unimrg_trainer.checkpoint.state import DTYPE_NAMES, TrainingState
 from unimrg_trainer.storage.base import ObjectStore
 
@@ -33,17 +33,11 @@ class Origin:
     data_digest: str
     reason: str = ""
     mlflow_run_id: str | None = None
-    spool_segments: tuple[str, ...] = ()
+    spool_segments: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class Written:
-    """One object that a rank has written."""
-
-    name: str
-    size: int
-    sha256: str
-    tensors: tuple[str, ...]
+Written = tuple[str, ObjectEntry, list[str]]
+"""One object that a rank has written: its name, its entry in the manifest, and its tensors."""
 
 
 def write_checkpoint(store: ObjectStore, state: TrainingState, origin: Origin, agreement: Agreement) -> Commit:
@@ -107,8 +101,8 @@ def write_share(
         content = to_safetensors({name: state.tensors[name].contiguous() for name in chosen})
         name = object_name(rank, part)
         store.put(folder + name, content)
-        digest = hashlib.sha256(content).hexdigest()
-        written.append(Written(name, len(content), digest, tuple(chosen)))
+        entry = ObjectEntry(size=len(content), sha256=hashlib.sha256(content).hexdigest())
+        written.append((name, entry, chosen))
     return written
 
 
@@ -133,27 +127,17 @@ def _agree_on_contents(state: TrainingState, what: str, agreement: Agreement) ->
 
 
 def _manifest(state: TrainingState, origin: Origin, world_size: int, objects: Sequence[Written]) -> Manifest:
+    places = {tensor: name for name, _, tensors in objects for tensor in tensors}
     return Manifest(
+        **asdict(origin),
         step=state.step,
-        attempt=origin.attempt,
-        uid=origin.uid,
         world_size=world_size,
-        strategy=origin.strategy,
-        reason=origin.reason,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        config_digest=origin.config_digest,
-        data_digest=origin.data_digest,
-        mlflow_run_id=origin.mlflow_run_id,
-        spool_segments=list(origin.spool_segments),
         extra=state.extra,
-        objects={one.name: ObjectEntry(size=one.size, sha256=one.sha256) for one in objects},
+        objects={name: entry for name, entry, _ in objects},
         tensors={
-            name: TensorEntry(
-                object=one.name,
-                dtype=DTYPE_NAMES[state.tensors[name].dtype],
-                shape=list(state.tensors[name].shape),
-            )
-            for one in objects
-            for name in one.tensors
+            name: TensorEntry(object=place, dtype=DTYPE_NAMES[tensor.dtype], shape=list(tensor.shape))
+            for name, place in places.items()
+            for tensor in (state.tensors[name],)
         },
     )

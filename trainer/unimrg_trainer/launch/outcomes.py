@@ -9,10 +9,9 @@ from unimrg_api.digests import canonical_json, sha256_of
 from unimrg_api.job import UniMRGJob
 from unimrg_api.stages import STAGES, Outcome, StageName, is_skipped, outcome_of, result_of, wanted_stages
 from unimrg_api.termination import TerminationRecord
-from unimrg_trainer.checkpoint.discover import list_commits
 from unimrg_trainer.checkpoint.identity import attempt_numbers
 from unimrg_trainer.checkpoint.manifest import Unverified
-from unimrg_trainer.checkpoint.reader import verify
+from unimrg_trainer.checkpoint.reader import list_commits, verify
 from unimrg_trainer.evaluation.summary import FILE_NAME, Summary
 from unimrg_trainer.storage.base import NotFound, ObjectStore, StorageError
 from unimrg_trainer.tracking import TerminalStatus
