@@ -19,7 +19,8 @@ from unimrg_trainer.launch.local import local_environment
 from unimrg_trainer.launch.signals import StopRequest
 from unimrg_trainer.storage import open_store
 from unimrg_trainer.storage.base import ObjectStore
-from unimrg_trainer.tracking import TerminalStatus, UploadReport
+from unimrg_trainer.tracking.settings import TerminalStatus
+from unimrg_trainer.tracking.uploader import UploadReport
 
 
 def environment(folder: Path, **changes: Any) -> PodEnvironment:
@@ -167,7 +168,7 @@ def test_finish_takes_the_newest_attempt_of_the_training_under_the_prefix(
 
 def test_finish_passes_on_why_tracking_is_incomplete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     problem = "MLflow refuses this job's records: the experiment is deleted"
-    report = UploadReport(0, 12, None, "", False, problem, ExitCode.CONFIGURATION)
+    report = UploadReport(0, 12, None, False, problem, ExitCode.CONFIGURATION)
     monkeypatch.setattr(stages, "finish", lambda *_, **__: report)
     env = environment(tmp_path)
     run_stage("prepare", env)

@@ -23,7 +23,7 @@ from unimrg_trainer.job_stores import run_store
 from unimrg_trainer.launch.rank import run
 from unimrg_trainer.launch.signals import StopRequest
 from unimrg_trainer.storage import ObjectStore
-from unimrg_trainer.tracking import Spool
+from unimrg_trainer.tracking.spool import Spool
 
 LIMIT_SECONDS = 60.0
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from unimrg_trainer.launch import stages
-from unimrg_trainer.tracking import TerminalStatus, UploadReport
+from unimrg_trainer.tracking.settings import TerminalStatus
+from unimrg_trainer.tracking.uploader import UploadReport
 
 
 class NoUploads:
@@ -27,7 +28,7 @@ def closed(monkeypatch: pytest.MonkeyPatch) -> list[TerminalStatus]:
 
     def finish(run_dir: Path, store: object, settings: object, status: TerminalStatus, timeout: float) -> UploadReport:
         statuses.append(status)
-        return UploadReport(sent=1, remaining=0, run_id="r", url="", status_set=True)
+        return UploadReport(sent=1, remaining=0, run_id="r", status_set=True)
 
     monkeypatch.setattr(stages, "Uploader", NoUploads)
     monkeypatch.setattr(stages, "finish", finish)

@@ -14,9 +14,8 @@ import pytest
 
 from tests.support.dictionary_store import DictionaryStore
 from tests.support.virtual_clock import VirtualClock
-from unimrg_trainer.tracking import copy_segments, read_attempts, read_curves, restore_segments
-from unimrg_trainer.tracking.segments import list_segments, new_values, read_records
-from unimrg_trainer.tracking.spool import Spool
+from unimrg_trainer.tracking.segments import list_segments, new_values, read_attempts, read_curves, read_records
+from unimrg_trainer.tracking.spool import Spool, copy_segments, restore_segments
 
 WRITER = """
 import sys
@@ -127,7 +126,7 @@ def test_attempts_tell_when_they_began_and_from_which_step(tmp_path: Path, virtu
     virtual_clock.advance(60)
     Spool(tmp_path, 2, virtual_clock).begin(500)
 
-    attempts = [(entry.attempt, entry.started_ms, entry.resume_step) for entry in read_attempts(tmp_path)]
+    attempts = [(entry["attempt"], entry["ts"], entry["resume_step"]) for entry in read_attempts(tmp_path)]
 
     assert attempts == [(1, 1_700_000_000_000, 0), (2, 1_700_000_060_000, 500)]
 

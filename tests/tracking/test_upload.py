@@ -14,18 +14,12 @@ import pytest
 from tests.support.dictionary_store import DictionaryStore
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
-from unimrg_trainer.tracking import (
-    Spool,
-    TerminalStatus,
-    TrackingSettings,
-    Uploader,
-    copy_segments,
-    restore_segments,
-    tracking_uri,
-)
 from unimrg_trainer.tracking.errors import ActionRequiredError, RefusedError, UnavailableError, translate
 from unimrg_trainer.tracking.mlflow_run import MlflowRun, Point
+from unimrg_trainer.tracking.settings import TerminalStatus, TrackingSettings, tracking_uri
+from unimrg_trainer.tracking.spool import Spool, copy_segments, restore_segments
 from unimrg_trainer.tracking.upload import SpoolUpload
+from unimrg_trainer.tracking.uploader import Uploader
 
 SETTINGS = TrackingSettings("http://server", "unimrg", "run", "uid-1", 1)
 
@@ -80,9 +74,7 @@ class ListServer(MlflowRun):
             raise UnavailableError("no artifact store")
         self.files.append(f"{folder}/{Path(path).name}")
 
-    def set_running(self) -> None: ...
-
-    def set_terminated(self, status: TerminalStatus, end_ms: int) -> None: ...
+    def set_status(self, status: TerminalStatus | None, end_ms: int) -> None: ...
 
     def points(self) -> list[tuple[str, str, int, int]]:
         return sorted(self.runs[self.run_id], key=lambda point: (point[0], point[3]))
@@ -190,7 +182,7 @@ def test_files_that_cannot_be_sent_do_not_hold_up_the_points(tmp_path: Path) -> 
 
     with pytest.raises(UnavailableError):
         upload.run()
-    assert len(server.points()) == 1 and upload.state.remaining() == 1
+    assert len(server.points()) == 1 and upload.remaining() == 1
     server.files_fail = False
     picture.unlink()  # the spool has its own copy
     SpoolUpload(tmp_path, SETTINGS, server).run()
@@ -324,7 +316,7 @@ def test_what_was_acknowledged_is_not_sent_by_another_machine(
     lose_machine(train(tmp_path / "a", server, 1, 0, 5), dictionary_store, tmp_path / "b")
     server.batches.clear()
     later = SpoolUpload(tmp_path / "b", SETTINGS, server)
-    assert later.state.remaining() == 0
+    assert later.remaining() == 0
     later.run()
     assert server.batches == []
 

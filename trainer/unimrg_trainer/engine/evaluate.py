@@ -37,7 +37,7 @@ from unimrg_trainer.files import write_atomically
 from unimrg_trainer.maps.geometry import squash
 from unimrg_trainer.models.requests import AnswerRequest, GenerateRequest
 from unimrg_trainer.objectives.registry import built_in, in_order
-from unimrg_trainer.tracking.read import read_attempts, read_curves
+from unimrg_trainer.tracking.segments import read_attempts, read_curves
 
 logger = logging.getLogger(__name__)
 
@@ -162,7 +162,7 @@ def write_results(
     shown = f"{job.metadata.name}: {len(grid)} images, {note}"
     pictures = {"grid": ("grid.png", grid_png(grid, maps, note=shown))} if grid else {}
     if any(name.startswith("train/loss") for name in curves):
-        resumes = [attempt.resume_step for attempt in attempts if attempt.resume_step]
+        resumes = [attempt["resume_step"] for attempt in attempts if attempt["resume_step"]]
         rows = f"{job.spec.training.batch.rows_per_objective} rows of each objective per step, {note}"
         history = {name: list(points.items()) for name, points in curves.items()}
         order = in_order({*built_in(), *setup.weights})
@@ -177,7 +177,7 @@ def write_results(
         seconds=float(np.sum(list(curves.get("perf/step_s", {}).values()))),
         finished=now.isoformat(timespec="seconds"),
         processes=setup.world_size,
-        attempts=max(1, len({attempt.attempt for attempt in attempts})),
+        attempts=max(1, len({attempt["attempt"] for attempt in attempts})),
         checkpoint=commit_key,
         data_digest=setup.data_digest,
         seeds=seeds_of(job),

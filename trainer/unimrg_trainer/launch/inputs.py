@@ -16,7 +16,8 @@ from unimrg_api.load import parse_job
 from unimrg_trainer.checkpoint.identity import JOB, attempt_numbers, claim_attempt, claim_identity, find_attempt
 from unimrg_trainer.job_stores import data_digest, find_weights, wanted_digest
 from unimrg_trainer.storage.base import ObjectStore, StorageError, put_once
-from unimrg_trainer.tracking import TrackingSettings, check_server, tracking_uri
+from unimrg_trainer.tracking.server_check import check_server
+from unimrg_trainer.tracking.settings import TrackingSettings, tracking_uri
 
 logger = logging.getLogger(__name__)
 

@@ -32,7 +32,7 @@ from unimrg_trainer.launch.signals import StopRequest
 from unimrg_trainer.launch.stages import RANK_MODULE, execute
 from unimrg_trainer.local_folders import cache_folder, provide_home, run_folder
 from unimrg_trainer.storage.base import ObjectStore
-from unimrg_trainer.tracking import sqlite_path
+from unimrg_trainer.tracking.settings import sqlite_path
 
 logger = logging.getLogger(__name__)
 

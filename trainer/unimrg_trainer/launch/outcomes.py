@@ -14,7 +14,7 @@ from unimrg_trainer.checkpoint.manifest import Unverified
 from unimrg_trainer.checkpoint.reader import list_commits, verify
 from unimrg_trainer.evaluation.summary import FILE_NAME, Summary
 from unimrg_trainer.storage.base import NotFound, ObjectStore, StorageError
-from unimrg_trainer.tracking import TerminalStatus
+from unimrg_trainer.tracking.settings import TerminalStatus
 
 logger = logging.getLogger(__name__)
 

@@ -32,7 +32,8 @@ from unimrg_trainer.launch.watchdog import Watchdog
 from unimrg_trainer.local_folders import take_for
 from unimrg_trainer.preparation.prepare import prepare
 from unimrg_trainer.storage.base import ObjectStore, StorageError
-from unimrg_trainer.tracking import Uploader, finish, keep_spool
+from unimrg_trainer.tracking.finish import finish, keep_spool
+from unimrg_trainer.tracking.uploader import Uploader
 
 logger = logging.getLogger(__name__)
 

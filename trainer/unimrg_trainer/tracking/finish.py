@@ -48,7 +48,7 @@ def keep_spool(run_dir: Path, store: ObjectStore) -> None:
     """
     folder = run_dir / "spool"
     try:
-        copy_segments(folder, [str(name) for name in list_segments(folder)], store)
+        copy_segments(folder, list_segments(folder), store)
     except Exception as error:
         _logger.warning("the tracking spool was not copied to %s: %s", store.uri, clean(str(error), 500))
 

@@ -10,18 +10,12 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from unimrg_api.exit_codes import ExitCode
 from unimrg_trainer.tracking.embedded import ensure_database, relocate_artifacts
-from unimrg_trainer.tracking.errors import (
-    ActionRequiredError,
-    RefusedError,
-    RunGoneError,
-    translate,
-)
+from unimrg_trainer.tracking.errors import ActionRequiredError, RefusedError, RunGoneError, translate
 from unimrg_trainer.tracking.settings import TerminalStatus, TrackingSettings, sqlite_path
 
 _logger = logging.getLogger(__name__)
@@ -33,8 +27,7 @@ TAG_LENGTH = 8000
 _SECRETS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 
 
-@dataclass(frozen=True)
-class Point:
+class Point(NamedTuple):
     """One value of one metric. `timestamp` in milliseconds; MLflow keeps a point once if all four fields are equal."""
 
     key: str
@@ -127,7 +120,9 @@ class MlflowRun:
                 self._settings.experiment,
             )
         self.run_id = str(run.info.run_id)
-        self.url = _run_url(self._settings.public_uri, str(run.info.experiment_id), self.run_id)
+        uri = self._settings.public_uri.rstrip("/")
+        page = f"{uri}/#/experiments/{quote(run.info.experiment_id)}/runs/{quote(self.run_id)}"
+        self.url = page if uri.startswith("http") else ""
         self._params = dict(run.data.params)
         return self.run_id
 
@@ -144,8 +139,7 @@ class MlflowRun:
         """Send at most 1000 points."""
         from mlflow.entities import Metric
 
-        metrics = [Metric(point.key, point.value, point.timestamp, point.step) for point in points]
-        self._client.log_batch(self.run_id, metrics=metrics)
+        self._client.log_batch(self.run_id, metrics=[Metric(*point) for point in points])
 
     def log_params(self, attempt: int, params: Sequence[tuple[str, str]]) -> None:
         """Send new parameters; one that the run has with another value becomes a tag `param_change.<attempt>.<name>`.
@@ -159,13 +153,9 @@ class MlflowRun:
         if new:
             self._client.log_batch(self.run_id, params=[Param(*item) for item in new.items()])
             self._params.update(new)
-        changed = [
-            (f"param_change.{attempt}.{name}", f"{self._params[name][:1000]} → {value[:1000]}")
-            for name, value in wanted.items()
-            if self._params[name] != value
-        ]
-        if changed:
-            self.log_tags(changed)
+        for name, value in wanted.items():
+            if (old := self._params[name]) != value:
+                self.log_tags([(f"param_change.{attempt}.{name}", f"{old[:1000]} → {value[:1000]}")])
 
     def log_tags(self, tags: Sequence[tuple[str, str]]) -> None:
         """Send at most 100 tags; a tag that is there gets the new value."""
@@ -177,13 +167,12 @@ class MlflowRun:
         """Send one file."""
         self._client.log_artifact(self.run_id, path, folder or None)
 
-    def set_running(self) -> None:
-        """Re-open the run for another attempt."""
-        self._client.update_run(self.run_id, "RUNNING")
-
-    def set_terminated(self, status: TerminalStatus, end_ms: int) -> None:
-        """Close the run. It still takes what is sent later."""
-        self._client.set_terminated(self.run_id, status, end_ms)
+    def set_status(self, status: TerminalStatus | None, end_ms: int) -> None:
+        """Close the run, which still takes what is sent later; None: re-open it for another attempt."""
+        if status is None:
+            self._client.update_run(self.run_id, "RUNNING")
+        else:
+            self._client.set_terminated(self.run_id, status, end_ms)
 
     def _get_active(self, run_id: str) -> Any:
         """Return the run, or None if it is not there or deleted."""
@@ -241,10 +230,3 @@ def _make_client(settings: TrackingSettings) -> Any:
     from mlflow import MlflowClient
 
     return MlflowClient(tracking_uri=settings.uri)
-
-
-def _run_url(uri: str, experiment_id: str, run_id: str) -> str:
-    """Return the run's page; empty where no server shows one."""
-    if not uri.startswith(("http://", "https://")):
-        return ""
-    return f"{uri.rstrip('/')}/#/experiments/{quote(experiment_id)}/runs/{quote(run_id)}"

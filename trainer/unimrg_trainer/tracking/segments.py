@@ -17,11 +17,9 @@ import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict, cast
+from typing import Any, cast
 
-from unimrg_trainer.files import write_atomically
-
-_NAME = re.compile(r"^attempt-(\d+)/segment-(\d{6,})-([0-9a-f]{8})\.jsonl$")
+_NAME = re.compile(r"^attempt-\d+/segment-\d{6,}-[0-9a-f]{8}\.jsonl$")
 _FIELDS: dict[str, dict[str, type]] = {
     "attempt": {"resume_step": int},
     "step": {"step": int, "metrics": dict},
@@ -39,63 +37,43 @@ SCORES = "eval/"
 """Metrics of which an evaluation that is made again with other questions repeats some and changes some."""
 
 
-class Record(TypedDict, total=False):
-    """One line. `op`, `ts` (milliseconds) and `attempt` are always there; the rest depends on `op`:
+Record = dict[str, Any]
+"""One line: `op`, `ts` (milliseconds), `attempt`, and the fields that `_FIELDS` lists for its `op`.
 
-    `attempt`: resume_step · `step`: step, metrics · `params`: params · `tags`: tags ·
-    `artifact`: path (below the spool's folder), folder (in the run) · `end`: reason
-    """
-
-    op: str
-    ts: int
-    attempt: int
-    step: int
-    metrics: dict[str, float]
-    params: dict[str, str]
-    tags: dict[str, str]
-    path: str
-    folder: str
-    resume_step: int
-    reason: str
-
-
-@dataclass(frozen=True, order=True)
-class SegmentName:
-    """Names sort in the order in which they were written."""
-
-    attempt: int
-    number: int
-    writer: str
-
-    def __str__(self) -> str:
-        return f"attempt-{self.attempt}/segment-{self.number:06d}-{self.writer}.jsonl"
-
-    @staticmethod
-    def parse(text: str) -> SegmentName | None:
-        """Return the name, or None if `text` (relative to the spool's folder) is no segment."""
-        match = _NAME.match(text)
-        return SegmentName(int(match[1]), int(match[2]), match[3]) if match else None
+The `path` of a file counts from the spool's folder, its `folder` is a folder in the run.
+"""
 
 
 @dataclass(frozen=True)
 class Line:
     """One complete line of a segment; `end` is the offset behind it, `record` None where it is damaged."""
 
-    segment: SegmentName
+    segment: str
     end: int
     text: str
     record: Record | None
 
 
-def list_segments(folder: Path) -> list[SegmentName]:
+def segment_name(attempt: int, number: int, writer: str) -> str:
+    """Return the path of a segment, relative to the spool's folder."""
+    return f"attempt-{attempt}/segment-{number:06d}-{writer}.jsonl"
+
+
+def attempt_and_number(segment: str) -> tuple[int, int]:
+    """Return which attempt wrote a segment, and its number."""
+    parts = re.split("[-/.]", segment)
+    return int(parts[1]), int(parts[3])
+
+
+def list_segments(folder: Path) -> list[str]:
     """Return the segments below the spool's folder (which may be missing) in the order of writing."""
-    found = (SegmentName.parse(path.relative_to(folder).as_posix()) for path in folder.glob("attempt-*/*"))
-    return sorted(name for name in found if name is not None)
+    names = (path.relative_to(folder).as_posix() for path in folder.glob("attempt-*/*"))
+    return sorted(filter(_NAME.match, names), key=lambda name: (attempt_and_number(name), name))
 
 
-def read_lines(folder: Path, segment: SegmentName, offset: int = 0) -> Iterator[Line]:
+def read_lines(folder: Path, segment: str, offset: int = 0) -> Iterator[Line]:
     """Yield the complete lines from `offset` (bytes) on; the torn line of a killed writer is left out."""
-    with (folder / str(segment)).open("rb") as file:
+    with (folder / segment).open("rb") as file:
         file.seek(offset)
         for raw in file:
             if not raw.endswith(b"\n"):
@@ -110,6 +88,21 @@ def read_records(folder: Path) -> Iterator[Record]:
         for line in read_lines(folder, segment):
             if line.record is not None:
                 yield line.record
+
+
+def read_curves(folder: Path) -> dict[str, dict[int, float]]:
+    """Return for each metric its values by step, in order of steps; where attempts overlap, the latest one's."""
+    curves: dict[str, dict[int, float]] = {}
+    for record in read_records(folder):
+        if record["op"] == "step":
+            for name, value in record["metrics"].items():
+                curves.setdefault(name, {})[record["step"]] = value
+    return {name: dict(sorted(curves[name].items())) for name in sorted(curves)}
+
+
+def read_attempts(folder: Path) -> list[Record]:
+    """Return the records of the attempts' beginnings, in their order (where a plot shows resumptions)."""
+    return [record for record in read_records(folder) if record["op"] == "attempt"]
 
 
 def encode(record: Record) -> bytes:
@@ -154,20 +147,6 @@ def complete_bytes(path: Path) -> bytes:
     """Return the content of a segment up to its last complete line."""
     data = path.read_bytes()
     return data[: data.rfind(b"\n") + 1]
-
-
-def write_json(path: Path, content: Mapping[str, object]) -> None:
-    """Replace the file by `content` as JSON, atomically."""
-    write_atomically(path, json.dumps(content, sort_keys=True).encode())
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the object that the file holds; an empty one if it is missing or damaged."""
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _bits(value: float) -> bytes:

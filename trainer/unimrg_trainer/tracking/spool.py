@@ -19,13 +19,13 @@ from unimrg_trainer.files import write_atomically
 from unimrg_trainer.storage.base import ObjectStore, put_once
 from unimrg_trainer.tracking.segments import (
     SCORES,
-    Record,
-    SegmentName,
+    attempt_and_number,
     complete_bytes,
     encode,
     list_segments,
     new_values,
     read_records,
+    segment_name,
 )
 from unimrg_trainer.tracking.upload_state import STATE_FILE
 
@@ -57,8 +57,8 @@ class Spool:
         self._artifacts = 0
         self._last_ts = 0
         self._earlier: dict[int, dict[str, float]] = {}
-        own = [name.number for name in list_segments(folder) if name.attempt == attempt]
-        self._number = max(own, default=0)
+        written = map(attempt_and_number, list_segments(folder))
+        self._number = max((number for by, number in written if by == attempt), default=0)
         for record in read_records(folder):
             self._last_ts = max(self._last_ts, record["ts"])
             if record["op"] == "step":
@@ -70,7 +70,7 @@ class Spool:
         Earlier steps cannot come again and are forgotten, so that a long job's spool costs no memory.
         """
         self._earlier = {step: values for step, values in self._earlier.items() if step >= resume_step}
-        self._append({"op": "attempt", "ts": 0, "attempt": self.attempt, "resume_step": resume_step})
+        self._append("attempt", resume_step=resume_step)
 
     def step(self, step: int, metrics: Mapping[str, float]) -> bool:
         """Record the metrics of an optimiser step; return False if nothing had to be written.
@@ -79,9 +79,7 @@ class Spool:
         """
         earlier = self._earlier.get(step, {})
         values = new_values({name: float(value) for name, value in metrics.items()}, earlier)
-        if not values or not self._append(
-            {"op": "step", "ts": 0, "attempt": self.attempt, "step": step, "metrics": values}
-        ):
+        if not values or not self._append("step", step=step, metrics=values):
             return False
         # Scores are few, unlike the values of training, so this writer's own are compared too.
         if scores := {name: value for name, value in values.items() if name.startswith(SCORES)}:
@@ -93,11 +91,11 @@ class Spool:
 
         Secrets are replaced.
         """
-        self._append({"op": "params", "ts": 0, "attempt": self.attempt, "params": _redacted(params)})
+        self._append("params", params=_redacted(params))
 
     def tags(self, tags: Mapping[str, object]) -> None:
         """Record tags of the run; a later value replaces an earlier one. Secrets are replaced."""
-        self._append({"op": "tags", "ts": 0, "attempt": self.attempt, "tags": _redacted(tags)})
+        self._append("tags", tags=_redacted(tags))
 
     def artifact(self, path: Path, folder: str = "") -> bool:
         """Record a small file (results, never a checkpoint); it is copied into the spool at once.
@@ -115,11 +113,11 @@ class Spool:
         except OSError as error:
             _logger.warning("%s is not tracked: %s", path, error)
             return False
-        return self._append({"op": "artifact", "ts": 0, "attempt": self.attempt, "path": place, "folder": folder})
+        return self._append("artifact", path=place, folder=folder)
 
     def end(self, reason: str) -> None:
         """Record why this attempt ended."""
-        self._append({"op": "end", "ts": 0, "attempt": self.attempt, "reason": clean(reason, 500)})
+        self._append("end", reason=clean(reason, 500))
 
     def close_segment(self) -> list[str]:
         """Make what was written so far immutable and durable; return the names of all closed segments.
@@ -136,12 +134,12 @@ class Spool:
                     _logger.warning("the tracking spool may not survive a power cut: %s", error)
                 finally:
                     os.close(descriptor)
-            return [str(name) for name in list_segments(self.folder)]
+            return list_segments(self.folder)
 
-    def _append(self, record: Record) -> bool:
+    def _append(self, op: str, **fields: object) -> bool:
         with self._lock:
-            record["ts"] = self._last_ts = max(self._last_ts, int(self._clock() * 1000))
-            line = encode(record)
+            self._last_ts = max(self._last_ts, int(self._clock() * 1000))
+            line = encode({"op": op, "ts": self._last_ts, "attempt": self.attempt, **fields})
             try:
                 written = os.write(self._descriptor(), line)
                 if written < len(line):
@@ -150,7 +148,10 @@ class Spool:
                 if not self._disk_full:
                     _logger.warning("the tracking spool %s cannot be written, points are lost: %s", self.folder, error)
                 self._disk_full = True
-                self._abandon_segment()
+                # A torn line must stay the last of its segment: the next record goes to a new one.
+                if self._file is not None:
+                    os.close(self._file)
+                    self._file = None
                 return False
             return True
 
@@ -158,17 +159,10 @@ class Spool:
         """The open segment, created when its first line comes so that no empty ones lie about."""
         if self._file is None:
             self._number += 1
-            name = SegmentName(self.attempt, self._number, self._writer)
-            path = self.folder / str(name)
+            path = self.folder / segment_name(self.attempt, self._number, self._writer)
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o644)
         return self._file
-
-    def _abandon_segment(self) -> None:
-        """A torn line must stay the last of its segment: the next record goes to a new one."""
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
 
 
 def copy_segments(folder: Path, names: list[str], store: ObjectStore) -> list[str]:
@@ -215,9 +209,5 @@ def restore_segments(store: ObjectStore, folder: Path) -> list[str]:
 
 def _redacted(values: Mapping[str, object]) -> dict[str, str]:
     """Return the values as text: one whose name says that it is secret is left out, others are redacted."""
-
-    def is_secret(name: str) -> bool:
-        probe = f"{name}: value"
-        return redact(probe) != probe
-
-    return {name: REDACTED if is_secret(name) else redact(str(value)) for name, value in values.items()}
+    secret = {name for name in values if redact(f"{name}: value") != f"{name}: value"}
+    return {name: REDACTED if name in secret else redact(str(value)) for name, value in values.items()}

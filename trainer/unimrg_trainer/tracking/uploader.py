@@ -6,6 +6,7 @@ within its time-out whatever hangs.
 
 from __future__ import annotations
 
+import json
 import logging
 import random
 import threading
@@ -15,12 +16,11 @@ from pathlib import Path
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.redaction import clean
 from unimrg_api.texts import backoff
+from unimrg_trainer.files import write_atomically
 from unimrg_trainer.tracking.errors import ActionRequiredError, UnavailableError
 from unimrg_trainer.tracking.mlflow_run import MlflowRun
-from unimrg_trainer.tracking.segments import read_json, write_json
 from unimrg_trainer.tracking.settings import TerminalStatus, TrackingSettings
 from unimrg_trainer.tracking.upload import SpoolUpload
-from unimrg_trainer.tracking.upload_state import UploadState
 
 _logger = logging.getLogger(__name__)
 
@@ -38,7 +38,6 @@ class UploadReport:
     """Lines and files that the server lacks."""
     run_id: str | None
     """None if no run was ever reached."""
-    url: str
     status_set: bool
     """The run has the terminal status that was asked for (only with `final_status`)."""
     problem: str = ""
@@ -64,7 +63,7 @@ class Uploader:
         first_wait: float = 1.0,
         poll_seconds: float = POLL_SECONDS,
     ) -> None:
-        self._run_dir = run_dir
+        self._mlflow_json = run_dir / "mlflow.json"
         self._settings = settings
         self._first_wait = first_wait
         self._poll_seconds = poll_seconds
@@ -99,13 +98,10 @@ class Uploader:
 
     def report(self) -> UploadReport:
         """Return how far the upload has come."""
-        known = read_json(self._run_dir / "mlflow.json")
-        state = UploadState(self._upload.folder, self._settings.server_digest)
         return UploadReport(
             sent=self._upload.sent,
-            remaining=state.remaining(),
-            run_id=state.run_id,
-            url=str(known.get("url", "")) if state.run_id and known.get("run_id") == state.run_id else "",
+            remaining=self._upload.remaining(),
+            run_id=self._upload.state.run_id,
             status_set=self._upload.status_set,
             problem=self._problem,
             exit_code=self._exit_code,
@@ -161,5 +157,8 @@ class Uploader:
             self._write_problem()
 
     def _write_problem(self) -> None:
-        path = self._run_dir / "mlflow.json"
-        write_json(path, {**read_json(path), "problem": self._problem})
+        try:
+            known = json.loads(self._mlflow_json.read_bytes())
+        except (OSError, ValueError):
+            known = {}
+        write_atomically(self._mlflow_json, json.dumps({**known, "problem": self._problem}))
