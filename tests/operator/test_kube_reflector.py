@@ -192,7 +192,7 @@ def test_the_back_off_doubles_while_lists_fail_and_the_reason_is_visible(api: Sc
         assert "things.lab.example in lab cannot be listed: etcd is away" in followed.reflector.reason
         followed.until(lambda: followed.reflector.synced)
     assert followed.waits == [0.75, 1.5, 3.0, 6.0, 12.0, 22.5, 22.5]
-    assert set(followed.causes) == {"unavailable"}
+    assert set(followed.causes) == {"Unavailable"}
 
 
 @pytest.mark.parametrize("optional", [False, True])
@@ -277,7 +277,7 @@ def test_a_page_token_that_expires_starts_the_list_anew(api: ScriptedApi) -> Non
     api.lists += [list_of(3, thing("a", 1), more="old"), GONE, list_of(4, thing("b", 4))]
     with Followed(api) as followed:
         followed.until(lambda: followed.versions() == {"b": "4"})
-    assert followed.causes == ["gone"]
+    assert followed.causes == ["Gone"]
     assert "continue" not in api.asked()[2].query
 
 
@@ -287,7 +287,7 @@ def test_watches_that_end_at_once_are_not_reopened_without_a_pause(api: Scripted
     with Followed(api) as followed:
         followed.until(lambda: len(api.asked(watch=True)) == 5)
     assert followed.waits == [0.75, 1.5, 3.0, 6.0]
-    assert set(followed.causes) == {"ended"}
+    assert set(followed.causes) == {"Unavailable"}
 
 
 def test_an_error_in_whoever_uses_a_change_does_not_end_the_reflector(api: ScriptedApi) -> None:

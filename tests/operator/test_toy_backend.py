@@ -62,8 +62,8 @@ class ApiServer:
         merged = {key: value for key, value in {**item["status"], **status}.items() if value is not None}
         return self.put(resource.kind, {**item, "status": merged})
 
-    def list_page(self, resource: Resource, namespace: str, **_: Any) -> Raw:
-        return {"metadata": {}, "items": list(self.kind(resource.kind).values())}
+    def pages(self, resource: Resource, namespace: str, **_: Any) -> list[Raw]:
+        return [{"metadata": {}, "items": list(self.kind(resource.kind).values())}]
 
 
 class ToyCluster:

@@ -161,16 +161,9 @@ class Applier:
         """
         job = observation.job
         child_uids = {child.uid for child in observation.children}
-        token = ""
-        while True:
-            selector = f"{cluster.JOB_LABEL}={job.name}"
-            page = self._client.list_page(PODS, job.namespace, label_selector=selector, continue_token=token)
-            pods = [dict(item) for item in dicts_of(page, "items")]
-            if any(is_pod_of(pod, job.uid, child_uids) and is_alive(observe_pod(pod)) for pod in pods):
-                return True
-            token = text_of(dig(page, "metadata"), "continue")
-            if not token:
-                return False
+        pages = self._client.pages(PODS, job.namespace, label_selector=f"{cluster.JOB_LABEL}={job.name}")
+        pods = (dict(item) for page in pages for item in dicts_of(page, "items"))
+        return any(is_pod_of(pod, job.uid, child_uids) and is_alive(observe_pod(pod)) for pod in pods)
 
     def _claim(self, resource: Resource, job: ObservedJob, manifest: Manifest) -> tuple[Fault | None, float | None]:
         """An object has the child's name: ours from before a crash, one that is going, or a stranger's."""

@@ -13,6 +13,7 @@ import uuid
 from collections import defaultdict
 from collections.abc import Callable
 from datetime import UTC, datetime
+from itertools import islice
 
 from unimrg_api.job import API_VERSION, KIND
 from unimrg_api.redaction import clean
@@ -112,22 +113,15 @@ class Warnings:
     def _look(self, namespace: str) -> tuple[dict[str, tuple[str, ...]], float]:
         """Return what there is to say by uid, and for how many seconds that is good."""
         found: defaultdict[str, list[Object]] = defaultdict(list)
-        token = ""
-        for _ in range(MOST_PAGES):
-            try:
-                page = self._client.list_page(
-                    CORE_EVENTS, namespace, field_selector="type=Warning", continue_token=token
-                )
-            except ApiError as error:
-                if not isinstance(error, Forbidden):
-                    return {}, FRESH_SECONDS
-                logger.info("warnings about children are not shown: %s", error)
-                return {}, FORBIDDEN_SECONDS
-            for item in dicts_of(page, "items"):
-                found[text_of(dig(item, "involvedObject"), "uid")].append(dict(item))
-            token = text_of(dig(page, "metadata"), "continue")
-            if not token:
-                break
+        try:
+            for page in islice(self._client.pages(CORE_EVENTS, namespace, field_selector="type=Warning"), MOST_PAGES):
+                for item in dicts_of(page, "items"):
+                    found[text_of(dig(item, "involvedObject"), "uid")].append(dict(item))
+        except Forbidden as error:
+            logger.info("warnings about children are not shown: %s", error)
+            return {}, FORBIDDEN_SECONDS
+        except ApiError:
+            return {}, FRESH_SECONDS
         return {uid: _newest(events) for uid, events in found.items()}, FRESH_SECONDS
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import get_args
+from typing import Any, get_args
 
 from unimrg_api import cluster
 from unimrg_api.job import KIND
@@ -77,13 +76,11 @@ class World:
             for kind in backend.intermediates:
                 kinds.setdefault(kind, [])
         self._namespaces = {name: self._reflect(client, name, kinds) for name in dict.fromkeys(namespaces)}
-        metrics.gauge("unimrg_jobs", "Jobs by phase", ["phase"], self._phases)
-        metrics.gauge(
-            "unimrg_cache_synced",
-            "1 where the cache is in step with the API server",
-            ["kind", "namespace"],
-            lambda: [([item.resource.kind, item.namespace], float(item.synced)) for item in self.reflectors()],
-        )
+        for phase in get_args(JobPhase):
+            metrics.jobs.labels(phase).set_function(partial(self._count, phase))
+        for item in self.reflectors():
+            synced = metrics.cache_synced.labels(item.resource.kind, item.namespace)
+            synced.set_function(partial(getattr, item, "synced"))
 
     def start(self) -> None:
         """Begin to list and watch."""
@@ -162,41 +159,32 @@ class World:
                         yield key, pod
 
     def _reflect(self, client: Client, namespace: str, kinds: Mapping[Resource, list[Backend]]) -> _Namespace:
-        def reflector(
-            resource: Resource,
-            prune: Callable[[Object], Object],
-            index: Callable[[Object], str],
-            selector: str,
-            *,
-            optional: bool,
-        ) -> Reflector:
+        def reflector(resource: Resource, prune: Callable[[Object], Object], **options: Any) -> Reflector:
             counter = self._metrics.watch_restarts
             return Reflector(
                 client,
                 resource,
                 namespace,
                 self._tell,
-                label_selector=selector,
                 prune=prune,
-                index=index,
-                optional=optional,
                 restarted=lambda cause: counter.labels(resource.kind, cause).inc(),
+                **options,
             )
 
         ours = cluster.JOB_LABEL  # whatever bears this label
         return _Namespace(
-            jobs=reflector(JOBS, prune_job, lambda _: "", "", optional=False),
+            jobs=reflector(JOBS, prune_job),
             children=tuple(
                 reflector(
                     kind,
                     partial(prune_child, backends=backends),
-                    lambda item: text_of(owner_of(item), "uid"),
-                    ours,
+                    index=lambda item: text_of(owner_of(item), "uid"),
+                    label_selector=ours,
                     optional="." in kind.group,  # not built in: it comes with another operator
                 )
                 for kind, backends in kinds.items()
             ),
-            pods=reflector(PODS, prune_pod, job_name_of, ours, optional=False),
+            pods=reflector(PODS, prune_pod, index=job_name_of, label_selector=ours),
         )
 
     def _tell(self, change: Change) -> None:
@@ -208,11 +196,9 @@ class World:
             if name:
                 self._changed((metadata["namespace"], name))
 
-    def _phases(self) -> list[tuple[list[str], float]]:
+    def _count(self, phase: str) -> int:
         jobs = [item for namespace in self._namespaces.values() for item in namespace.jobs.cache.all()]
-        counts = Counter(text_of(item.get("status"), "phase") or "Pending" for item in jobs)
-        phases: tuple[str, ...] = get_args(JobPhase)
-        return [([phase], float(counts[phase])) for phase in phases]
+        return sum((text_of(item.get("status"), "phase") or "Pending") == phase for item in jobs)
 
 
 def job_name_of(item: Object) -> str:

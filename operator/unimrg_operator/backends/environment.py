@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from kubernetes.client import (
-    V1EnvVar,
-    V1EnvVarSource,
-    V1ObjectFieldSelector,
-    V1SecretKeySelector,
-)
+from kubernetes import client as k8s
 
 from unimrg_api import cluster
 from unimrg_api.environment import PodEnvironment
@@ -41,7 +36,7 @@ def pod_environment(attempt: Attempt, master_address: str = PodEnvironment.maste
     )
 
 
-def variables(attempt: Attempt, profile: SiteProfile, node_rank: str | None, master_address: str) -> list[V1EnvVar]:
+def variables(attempt: Attempt, profile: SiteProfile, node_rank: str | None, master_address: str) -> list[k8s.V1EnvVar]:
     """Return the environment of the container; see `pod.template`. Raises UserError as `pod_environment` does."""
     own = pod_environment(attempt, master_address).to_environ()
     fields = {"UNIMRG_POD_IP": "status.podIP"}
@@ -59,21 +54,23 @@ def variables(attempt: Attempt, profile: SiteProfile, node_rank: str | None, mas
     ]
 
 
-def _literal(name: str, value: str) -> V1EnvVar:
+def _literal(name: str, value: str) -> k8s.V1EnvVar:
     # A kubelet would put other variables in place of $(NAME); it takes $$ for one $.
-    return V1EnvVar(name=name, value=value.replace("$", "$$"))
+    return k8s.V1EnvVar(name=name, value=value.replace("$", "$$"))
 
 
-def _field(name: str, path: str) -> V1EnvVar:
-    return V1EnvVar(name=name, value_from=V1EnvVarSource(field_ref=V1ObjectFieldSelector(field_path=path)))
+def _field(name: str, path: str) -> k8s.V1EnvVar:
+    return k8s.V1EnvVar(name=name, value_from=k8s.V1EnvVarSource(field_ref=k8s.V1ObjectFieldSelector(field_path=path)))
 
 
-def _from_secret(secret: SecretSpec | None, keys: dict[str, bool]) -> list[V1EnvVar]:
+def _from_secret(secret: SecretSpec | None, keys: dict[str, bool]) -> list[k8s.V1EnvVar]:
     """Return each key of a Secret as the variable of its name; `keys` says which of them may be missing."""
     if secret is None:
         return []
     sources = {
-        key: V1SecretKeySelector(name=secret.secret_name, key=key, optional=optional or None)
+        key: k8s.V1SecretKeySelector(name=secret.secret_name, key=key, optional=optional or None)
         for key, optional in keys.items()
     }
-    return [V1EnvVar(name=key, value_from=V1EnvVarSource(secret_key_ref=source)) for key, source in sources.items()]
+    return [
+        k8s.V1EnvVar(name=key, value_from=k8s.V1EnvVarSource(secret_key_ref=source)) for key, source in sources.items()
+    ]

@@ -5,31 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from kubernetes.client import (
-    ApiClient,
-    V1Affinity,
-    V1Capabilities,
-    V1Container,
-    V1ContainerPort,
-    V1EmptyDirVolumeSource,
-    V1EnvVar,
-    V1LocalObjectReference,
-    V1NodeAffinity,
-    V1NodeSelector,
-    V1NodeSelectorRequirement,
-    V1NodeSelectorTerm,
-    V1ObjectMeta,
-    V1PersistentVolumeClaimVolumeSource,
-    V1PodSecurityContext,
-    V1PodSpec,
-    V1PodTemplateSpec,
-    V1ResourceRequirements,
-    V1SeccompProfile,
-    V1SecurityContext,
-    V1Toleration,
-    V1Volume,
-    V1VolumeMount,
-)
+from kubernetes import client as k8s
 
 from unimrg_api import cluster
 from unimrg_api.environment import PodEnvironment, ports
@@ -52,22 +28,22 @@ def template(
     *,
     node_rank: str | None = None,
     master_address: str = PodEnvironment.master_address,
-) -> V1PodTemplateSpec:
+) -> k8s.V1PodTemplateSpec:
     """Return the template of the attempt's pods. Raises UserError for a job that cannot be run here.
 
     `node_rank` is the path of the field that holds a pod's node rank, e.g. `metadata.labels['x/index']`; None: each
     has rank 0. `master_address` is the host of the pod with rank 0.
     """
-    return V1PodTemplateSpec(
-        metadata=V1ObjectMeta(labels=children.labels_of(attempt), annotations={FORCED_DELETION: "true"}),
+    return k8s.V1PodTemplateSpec(
+        metadata=k8s.V1ObjectMeta(labels=children.labels_of(attempt), annotations={FORCED_DELETION: "true"}),
         spec=_pod(attempt, profile, node_rank, master_address),
     )
 
 
-def metadata(attempt: Attempt) -> V1ObjectMeta:
+def metadata(attempt: Attempt) -> k8s.V1ObjectMeta:
     """Return the metadata of the attempt's child."""
     owner = children.owner_of(attempt)
-    return V1ObjectMeta(
+    return k8s.V1ObjectMeta(
         name=children.child_name(attempt),
         namespace=attempt.namespace,
         labels=children.labels_of(attempt),
@@ -83,42 +59,42 @@ def to_manifest(model: Any) -> Manifest:
 
 
 @cache
-def _serializer() -> ApiClient:
-    return ApiClient()
+def _serializer() -> k8s.ApiClient:
+    return k8s.ApiClient()
 
 
-def _pod(attempt: Attempt, profile: SiteProfile, node_rank: str | None, master_address: str) -> V1PodSpec:
+def _pod(attempt: Attempt, profile: SiteProfile, node_rank: str | None, master_address: str) -> k8s.V1PodSpec:
     row = STAGES[attempt.stage]
     on_gpus = row.pod_size(attempt.job) is PodSize.GPU
     tolerations = [
-        V1Toleration(key=item.key, operator=item.operator, value=item.value, effect=item.effect)
+        k8s.V1Toleration(key=item.key, operator=item.operator, value=item.value, effect=item.effect)
         for item in profile.tolerations
     ]
-    return V1PodSpec(
+    return k8s.V1PodSpec(
         restart_policy="Never",  # attempts are counted by the operator
         service_account_name=attempt.job.spec.trainer.service_account_name,
         automount_service_account_token=False,
         enable_service_links=False,
         termination_grace_period_seconds=row.grace(attempt.job),
         priority_class_name=profile.priority_class_name,
-        image_pull_secrets=[V1LocalObjectReference(name=name) for name in profile.image_pull_secrets] or None,
+        image_pull_secrets=[k8s.V1LocalObjectReference(name=name) for name in profile.image_pull_secrets] or None,
         node_selector=(profile.node_selector or None) if on_gpus else None,
         tolerations=(tolerations or None) if on_gpus else None,
         affinity=_elsewhere(attempt.restart_counters.excluded_nodes),
-        security_context=V1PodSecurityContext(
+        security_context=k8s.V1PodSecurityContext(
             run_as_non_root=True,
             run_as_user=USER,
             run_as_group=USER,
             fs_group=USER,
             fs_group_change_policy="OnRootMismatch",  # a large volume is not walked through at every start
-            seccomp_profile=V1SeccompProfile(type="RuntimeDefault"),
+            seccomp_profile=k8s.V1SeccompProfile(type="RuntimeDefault"),
         ),
         containers=[_container(attempt, profile, variables(attempt, profile, node_rank, master_address))],
         volumes=_volumes(attempt, profile),
     )
 
 
-def _container(attempt: Attempt, profile: SiteProfile, environ: list[V1EnvVar]) -> V1Container:
+def _container(attempt: Attempt, profile: SiteProfile, environ: list[k8s.V1EnvVar]) -> k8s.V1Container:
     image = attempt.job.spec.image or profile.image
     if image is None:
         raise UserError(
@@ -127,7 +103,7 @@ def _container(attempt: Attempt, profile: SiteProfile, environ: list[V1EnvVar]) 
         )
     environment = PodEnvironment()
     mounts = {"run": environment.run_dir, "cache": environment.cache, "tmp": "/tmp", "shm": "/dev/shm"}
-    return V1Container(
+    return k8s.V1Container(
         name=cluster.TRAINER_CONTAINER,
         image=image,
         image_pull_policy=profile.image_pull_policy,
@@ -135,24 +111,24 @@ def _container(attempt: Attempt, profile: SiteProfile, environ: list[V1EnvVar]) 
         env=environ,
         # No probes: a pod that is not ready is not published under the name by which the others find it.
         ports=[
-            V1ContainerPort(
+            k8s.V1ContainerPort(
                 name=cluster.PROGRESS_PORT,
                 container_port=ports(attempt.uid, attempt.train_attempt)[1],
                 protocol="TCP",
             )
         ],
         resources=_resources(attempt, profile),
-        security_context=V1SecurityContext(
+        security_context=k8s.V1SecurityContext(
             allow_privilege_escalation=False,
             read_only_root_filesystem=True,
-            capabilities=V1Capabilities(drop=["ALL"]),
+            capabilities=k8s.V1Capabilities(drop=["ALL"]),
         ),
         termination_message_path=str(environment.termination_log),
         termination_message_policy="File",
         volume_mounts=[
-            *(V1VolumeMount(name=name, mount_path=str(path)) for name, path in mounts.items()),
+            *(k8s.V1VolumeMount(name=name, mount_path=str(path)) for name, path in mounts.items()),
             *(
-                V1VolumeMount(
+                k8s.V1VolumeMount(
                     name=f"volume-{index}",
                     mount_path=volume.mount_path,
                     read_only=volume.read_only == "Always" or None,
@@ -163,9 +139,9 @@ def _container(attempt: Attempt, profile: SiteProfile, environ: list[V1EnvVar]) 
     )
 
 
-def _volumes(attempt: Attempt, profile: SiteProfile) -> list[V1Volume]:
-    def folder(name: str, size: str | None = None, medium: str | None = None) -> V1Volume:
-        return V1Volume(name=name, empty_dir=V1EmptyDirVolumeSource(size_limit=size, medium=medium))
+def _volumes(attempt: Attempt, profile: SiteProfile) -> list[k8s.V1Volume]:
+    def folder(name: str, size: str | None = None, medium: str | None = None) -> k8s.V1Volume:
+        return k8s.V1Volume(name=name, empty_dir=k8s.V1EmptyDirVolumeSource(size_limit=size, medium=medium))
 
     return [
         folder("run"),
@@ -173,9 +149,9 @@ def _volumes(attempt: Attempt, profile: SiteProfile) -> list[V1Volume]:
         folder("tmp"),
         folder("shm", profile.shared_memory, "Memory"),
         *(
-            V1Volume(
+            k8s.V1Volume(
                 name=f"volume-{index}",
-                persistent_volume_claim=V1PersistentVolumeClaimVolumeSource(
+                persistent_volume_claim=k8s.V1PersistentVolumeClaimVolumeSource(
                     claim_name=volume.claim_name, read_only=volume.read_only == "Always" or None
                 ),
             )
@@ -184,7 +160,7 @@ def _volumes(attempt: Attempt, profile: SiteProfile) -> list[V1Volume]:
     ]
 
 
-def _resources(attempt: Attempt, profile: SiteProfile) -> V1ResourceRequirements:
+def _resources(attempt: Attempt, profile: SiteProfile) -> k8s.V1ResourceRequirements:
     size, known = STAGES[attempt.stage].pod_size(attempt.job), profile.resources
     by_size: dict[PodSize, PodResources] = {
         PodSize.SMALL: known.small_pod,
@@ -194,13 +170,15 @@ def _resources(attempt: Attempt, profile: SiteProfile) -> V1ResourceRequirements
     amounts = {"cpu": by_size[size].cpu, "memory": by_size[size].memory}
     gpus = attempt.job.spec.trainer.gpus_per_node
     devices = {profile.gpu_resource: str(gpus)} if size is PodSize.GPU else {}
-    return V1ResourceRequirements(requests=amounts, limits={**amounts, **devices})
+    return k8s.V1ResourceRequirements(requests=amounts, limits={**amounts, **devices})
 
 
-def _elsewhere(nodes: list[str]) -> V1Affinity | None:
+def _elsewhere(nodes: list[str]) -> k8s.V1Affinity | None:
     """Keep pods away from nodes on which earlier attempts failed."""
     if not nodes:
         return None
-    others = V1NodeSelectorRequirement(key="kubernetes.io/hostname", operator="NotIn", values=sorted(nodes))
-    selector = V1NodeSelector(node_selector_terms=[V1NodeSelectorTerm(match_expressions=[others])])
-    return V1Affinity(node_affinity=V1NodeAffinity(required_during_scheduling_ignored_during_execution=selector))
+    others = k8s.V1NodeSelectorRequirement(key="kubernetes.io/hostname", operator="NotIn", values=sorted(nodes))
+    selector = k8s.V1NodeSelector(node_selector_terms=[k8s.V1NodeSelectorTerm(match_expressions=[others])])
+    return k8s.V1Affinity(
+        node_affinity=k8s.V1NodeAffinity(required_during_scheduling_ignored_during_execution=selector)
+    )

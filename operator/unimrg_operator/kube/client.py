@@ -126,24 +126,18 @@ class Client:
         """Address of the API server."""
         return self._host
 
-    def list_page(
-        self,
-        resource: Resource,
-        namespace: str,
-        *,
-        label_selector: str = "",
-        field_selector: str = "",
-        limit: int = PAGE_SIZE,
-        continue_token: str = "",
-    ) -> Object:
-        """Return one page of the objects of a kind, as the list object that the API server sends."""
-        query = {
-            "labelSelector": label_selector,
-            "fieldSelector": field_selector,
-            "limit": str(limit),
-            "continue": continue_token,
-        }
-        return self._request("GET", _path(resource, namespace), query=query)
+    def pages(
+        self, resource: Resource, namespace: str, *, label_selector: str = "", field_selector: str = ""
+    ) -> Iterator[Object]:
+        """Yield the objects of a kind, page by page, as the list objects that the API server sends."""
+        query = {"labelSelector": label_selector, "fieldSelector": field_selector, "limit": str(PAGE_SIZE)}
+        while True:
+            page = self._request("GET", _path(resource, namespace), query=query)
+            yield page
+            metadata = page.get("metadata")
+            query["continue"] = str(metadata.get("continue") or "") if isinstance(metadata, dict) else ""
+            if not query["continue"]:
+                return
 
     def watch(
         self,

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import heapq
 import random
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
@@ -19,9 +17,10 @@ MOST_BACK_OFF_SECONDS = 300.0
 
 
 class WorkQueue(Generic[Key]):
-    """Keys in the order in which they became due. A worker takes one with `take` and gives it back with `done`.
+    """Keys in the order in which they become due. A worker takes one with `take` and gives it back with `done`.
 
-    A key that is added while a worker has it comes again once that worker is done, so nothing is missed.
+    A key that is added while a worker has it comes again once that worker is done, so nothing is missed. Of several
+    moments at which a key is wanted only the earliest is kept: whoever looks at it then says when to look again.
     """
 
     def __init__(
@@ -31,35 +30,23 @@ class WorkQueue(Generic[Key]):
         self._clock = clock
         self._chance = chance
         self._condition = threading.Condition()
-        self._ready: deque[Key] = deque()
-        self._waiting: set[Key] = set()
-        """What is in `_ready`."""
-        self._taken: set[Key] = set()
-        self._again: set[Key] = set()
-        """What was added while it was taken."""
         self._due: dict[Key, float] = {}
-        """The earliest moment at which a key is wanted later; entries of `_timers` that differ are void."""
-        self._timers: list[tuple[float, int, Key]] = []
-        self._number = 0
+        """When each key is wanted."""
+        self._taken: set[Key] = set()
         self._failures: dict[Key, int] = {}
         self._closed = False
 
     def add(self, key: Key) -> None:
         """Make a key due now."""
-        with self._condition:
-            self._add(key)
-            self._condition.notify()
+        self.add_after(key, 0.0)
 
     def add_after(self, key: Key, seconds: float) -> None:
-        """Make a key due in some seconds; of several such wishes the earliest counts."""
+        """Make a key due in some seconds, unless it is due earlier."""
         with self._condition:
             due = self._clock() + max(seconds, 0.0)
-            if self._due.get(key, due + 1.0) <= due:
-                return
-            self._due[key] = due
-            self._number += 1
-            heapq.heappush(self._timers, (due, self._number, key))
-            self._condition.notify()
+            if due < self._due.get(key, float("inf")):
+                self._due[key] = due
+                self._condition.notify()
 
     def fail(self, key: Key, at_least: float = 0.0) -> float:
         """Make a key due after its back-off, which doubles with every failure in a row; return its seconds.
@@ -67,9 +54,8 @@ class WorkQueue(Generic[Key]):
         `at_least` is what somebody asked to be left alone for.
         """
         with self._condition:
-            count = self._failures.get(key, 0)
-            self._failures[key] = count + 1
-        seconds = max(backoff(BACK_OFF_SECONDS, MOST_BACK_OFF_SECONDS, count + 1, self._chance()), at_least)
+            count = self._failures[key] = self._failures.get(key, 0) + 1
+        seconds = max(backoff(BACK_OFF_SECONDS, MOST_BACK_OFF_SECONDS, count, self._chance()), at_least)
         self.add_after(key, seconds)
         return seconds
 
@@ -79,31 +65,28 @@ class WorkQueue(Generic[Key]):
             self._failures.pop(key, None)
 
     def take(self, timeout: float | None = None) -> Key | None:
-        """Return the next key that is due; None after `timeout` seconds without one, or once closed."""
-        end = None if timeout is None else self._clock() + timeout
+        """Return the key that has been due for longest; None after `timeout` seconds without one, or once closed."""
+        end = float("inf") if timeout is None else self._clock() + timeout
         with self._condition:
             while not self._closed:
                 now = self._clock()
-                self._wake(now)
-                if self._ready:
-                    key = self._ready.popleft()
-                    self._waiting.discard(key)
+                free = ((due, key) for key, due in self._due.items() if key not in self._taken)
+                due, key = min(free, key=lambda item: item[0], default=(float("inf"), None))
+                if key is not None and due <= now:
+                    del self._due[key]
                     self._taken.add(key)
                     return key
-                if end is not None and end <= now:
+                if end <= now:
                     return None
-                moments = [moment for moment, _, _ in self._timers[:1]] + ([] if end is None else [end])
-                self._condition.wait(min(moments) - now if moments else None)
+                wait = min(due, end) - now
+                self._condition.wait(wait if wait < float("inf") else None)
             return None
 
     def done(self, key: Key) -> None:
         """Give a key back."""
         with self._condition:
             self._taken.discard(key)
-            if key in self._again:
-                self._again.discard(key)
-                self._add(key)
-                self._condition.notify()
+            self._condition.notify()
 
     @property
     def closed(self) -> bool:
@@ -117,20 +100,7 @@ class WorkQueue(Generic[Key]):
             self._condition.notify_all()
 
     def __len__(self) -> int:
-        """How many keys are due and not taken."""
+        """How many keys are due and not taken, or wanted again by then."""
         with self._condition:
-            return len(self._ready) + len(self._again)
-
-    def _add(self, key: Key) -> None:
-        if key in self._taken:
-            self._again.add(key)
-        elif key not in self._waiting:
-            self._waiting.add(key)
-            self._ready.append(key)
-
-    def _wake(self, now: float) -> None:
-        while self._timers and self._timers[0][0] <= now:
-            due, _, key = heapq.heappop(self._timers)
-            if self._due.get(key) == due:
-                del self._due[key]
-                self._add(key)
+            now = self._clock()
+            return sum(due <= now for due in self._due.values())
