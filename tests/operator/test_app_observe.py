@@ -26,12 +26,11 @@ from unimrg_api.stages import StageName
 from unimrg_api.status import JobStatus, RestartCounters
 from unimrg_api.termination import TerminationRecord
 from unimrg_operator.app.observe import is_pod_of, is_pod_of_namesake, observe_child, observe_job, observe_pod
-from unimrg_operator.app.world import prune_child, prune_job, prune_pod
+from unimrg_operator.app.world import prune, prune_job
 from unimrg_operator.backends.profile import SiteProfile
 from unimrg_operator.backends.registry import SiteBackends
 
 BACKENDS = SiteBackends(SiteProfile())
-TRAIN = [BACKENDS.of("train")]
 
 
 def at(clock: str) -> float:
@@ -134,7 +133,7 @@ def test_what_cannot_be_read_of_a_status_is_all_that_is_lost(place: tuple[Any, .
 def test_the_state_of_a_child_is_what_its_conditions_say(stage: StageName, condition: Any, state: str) -> None:
     item = child_object(stage)
     item["status"] = {"conditions": [condition] if condition else None}
-    child = observe_child(prune_child(item, [BACKENDS.of(stage)]), BACKENDS)
+    child = observe_child(prune(item), BACKENDS)
     assert child is not None
     assert child.state == state
 
@@ -225,7 +224,7 @@ def test_why_a_pod_waits_is_the_most_specific_reason(status: dict[str, Any], rea
 
 def test_the_end_of_the_trainers_container_is_read_with_its_record() -> None:
     record = TerminationRecord(reason="Interrupted", exit_code=85, step=120)
-    pod = observe_pod(prune_pod(pod_object(status=terminated(85, record.to_json()))))
+    pod = observe_pod(prune(pod_object(status=terminated(85, record.to_json()))))
     assert pod.phase == "Failed"
     assert pod.terminated is not None
     assert (pod.terminated.exit_code, pod.terminated.reason) == (85, "Error")
@@ -278,7 +277,7 @@ def target(status: str, reason: str) -> dict[str, Any]:
     ],
 )
 def test_a_disruption_is_what_the_cluster_says_it_is(status: dict[str, Any], disruption: str) -> None:
-    assert observe_pod(prune_pod(pod_object(status=status))).disruption == disruption
+    assert observe_pod(prune(pod_object(status=status))).disruption == disruption
 
 
 def test_a_pod_belongs_to_the_job_of_its_child_or_environment() -> None:
@@ -298,14 +297,14 @@ def test_a_pod_belongs_to_the_job_of_its_child_or_environment() -> None:
 def test_pruning_drops_what_is_large_or_secret_and_nothing_observed() -> None:
     job, child, pod = job_object(status={"phase": "Running"}), child_object(), pod_object(status=terminated(1, "x"))
     originals = copy.deepcopy((job, child, pod))
-    kept = repr((prune_job(job), prune_child(child, TRAIN), prune_pod(pod)))
+    kept = repr((prune_job(job), prune(child), prune(pod)))
     assert "managedFields" not in kept
     assert "UNIMRG_SPEC" not in kept
     assert "emptyDir" not in kept
     assert "template" not in kept
     assert observe_job(prune_job(job)) == observe_job(job)
-    assert observe_child(prune_child(child, TRAIN), BACKENDS) == observe_child(child, BACKENDS)
-    assert observe_pod(prune_pod(pod)) == observe_pod(pod)
+    assert observe_child(prune(child), BACKENDS) == observe_child(child, BACKENDS)
+    assert observe_pod(prune(pod)) == observe_pod(pod)
     assert (job, child, pod) == originals
 
 
@@ -324,6 +323,6 @@ def test_no_object_makes_observing_fail(top: dict[str, Any], inner: dict[str, An
     for key in ("status", "spec"):
         item = {**top, "metadata": {**metadata, **nested}, key: nested}
         observe_job(prune_job(item))
-        observe_child(prune_child(item, [BACKENDS.of("train")]), BACKENDS)
-        observe_pod(prune_pod(item))
-        is_pod_of(prune_pod(item), "u", [])
+        observe_child(prune(item), BACKENDS)
+        observe_pod(prune(item))
+        is_pod_of(prune(item), "u", [])

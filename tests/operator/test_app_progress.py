@@ -15,7 +15,7 @@ from tests.operator.raw_objects import Raw, pod_object, running
 from unimrg_api import cluster
 from unimrg_api.progress import Progress
 from unimrg_operator.app.progress_poller import ProgressPoller, Target, fetch, targets
-from unimrg_operator.app.world import JobKey, prune_pod
+from unimrg_operator.app.world import JobKey, prune
 from unimrg_trainer.launch.progress_server import serve_progress
 
 TINY = ("lab", "tiny")
@@ -121,7 +121,7 @@ def _with_stage(stage: str) -> Raw:
     ],
 )
 def test_every_other_pod_is_left_alone(pod: Raw) -> None:
-    assert targets([(TINY, prune_pod(pod))]) == []
+    assert targets([(TINY, prune(pod))]) == []
 
 
 class Polled:

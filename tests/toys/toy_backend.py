@@ -30,9 +30,6 @@ class ToyBackend:
         }
         return pod.to_manifest({**manifest, "spec": spec})
 
-    def prune(self, item: Manifest) -> Manifest:
-        return {"status": item.get("status") or {}}
-
     def observe(self, item: Manifest) -> ObservedState:
         state = STATES.get(text_of(dig(item, "status"), "is"), "Active")
         return ObservedState(state, time_of(dig(item, "status", "resumed")))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -17,11 +16,6 @@ from unimrg_operator.app.world import World
 
 STUCK_SECONDS = 180.0
 """A worker that did not come around for so long hangs: every request has a time-out far below."""
-_REQUEST_SECONDS = 5
-_TEXT = "text/plain; charset=utf-8"
-
-Answer = tuple[HTTPStatus, str, bytes]
-"""Status, content type, body."""
 
 
 class HealthServer:
@@ -29,15 +23,10 @@ class HealthServer:
 
     def __init__(self, address: str, controller: Controller, world: World, metrics: Metrics) -> None:
         """Bind to `address` (HOST:PORT). Raises UserError if that is no address or cannot be had."""
-        pages: dict[str, Callable[[], Answer]] = {
-            "/healthz": lambda: _healthz(controller),
-            "/readyz": lambda: _readyz(world),
-            "/metrics": lambda: (HTTPStatus.OK, CONTENT_TYPE_LATEST, metrics.text()),
-        }
-        handler = type("_BoundHandler", (_Handler,), {"pages": pages})
         host, separator, port = address.rpartition(":")
         if not separator or not (port.isascii() and port.isdigit()) or int(port) > 65535:
             raise UserError(f"{address!r} is no address to serve metrics at", remedy="write HOST:PORT")
+        handler = type("_BoundHandler", (_Handler,), {"controller": controller, "world": world, "metrics": metrics})
         try:
             self._server = ThreadingHTTPServer((host.strip("[]"), int(port)), handler)
         except OSError as error:
@@ -46,7 +35,6 @@ class HealthServer:
                 remedy="give a free address with --metrics-address",
                 exit_code=ExitCode.UNAVAILABLE,
             ) from error
-        self._server.daemon_threads = True
 
     @property
     def port(self) -> int:
@@ -64,30 +52,31 @@ class HealthServer:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    pages: dict[str, Callable[[], Answer]]
-    timeout = _REQUEST_SECONDS
+    controller: Controller
+    world: World
+    metrics: Metrics
+    timeout = 5
 
     def do_GET(self) -> None:
-        page = self.pages.get(self.path.partition("?")[0])
-        status, content_type, body = page() if page else (HTTPStatus.NOT_FOUND, _TEXT, b"no such page\n")
+        status, body = HTTPStatus.OK, b""
+        match self.path.partition("?")[0]:
+            case "/metrics":
+                body = self.metrics.text()
+            case "/healthz":
+                age = self.controller.age()
+                status = HTTPStatus.OK if age < STUCK_SECONDS else HTTPStatus.SERVICE_UNAVAILABLE
+                body = f"the slowest worker came around {age:.0f} s ago\n".encode()
+            case "/readyz":
+                behind = [f"{item}: {item.reason}\n" for item in self.world.reflectors() if not item.synced]
+                status = HTTPStatus.SERVICE_UNAVAILABLE if behind else HTTPStatus.OK
+                body = "".join(behind or ["all caches are in step\n"]).encode()
+            case _:
+                status, body = HTTPStatus.NOT_FOUND, b"no such page\n"
         self.send_response(status)
-        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Type", CONTENT_TYPE_LATEST)  # plain text, whatever else it is
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
         """Say nothing: probes come every few seconds."""
-
-
-def _healthz(controller: Controller) -> Answer:
-    age = controller.age()
-    status = HTTPStatus.OK if age < STUCK_SECONDS else HTTPStatus.SERVICE_UNAVAILABLE
-    return status, _TEXT, f"the slowest worker came around {age:.0f} s ago\n".encode()
-
-
-def _readyz(world: World) -> Answer:
-    behind = [f"{reflector}: {reflector.reason}" for reflector in world.reflectors() if not reflector.synced]
-    if behind:
-        return HTTPStatus.SERVICE_UNAVAILABLE, _TEXT, "".join(f"{line}\n" for line in behind).encode()
-    return HTTPStatus.OK, _TEXT, b"all caches are in step\n"

@@ -10,9 +10,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from unimrg_api.redaction import clean
-from unimrg_api.stages import StageName
 from unimrg_api.status import JobStatus, StageStatus
-from unimrg_operator.core.decision import Action, CreateChild, DeleteChild
+from unimrg_operator.core.decision import Action, CreateChild
 from unimrg_operator.core.observation import ObservedJob
 
 decisions = logging.getLogger("unimrg_operator.decisions")
@@ -21,7 +20,7 @@ _MESSAGE_LIMIT = 4096
 
 
 class JsonFormatter(logging.Formatter):
-    """{time, level, message}, or {time, job, uid, stage, attempt, from, to, reason, actions} for a decision."""
+    """{time, level, message}, or {time, job, uid, stages, from, to, reason, actions} for a decision."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the record as one line."""
@@ -51,36 +50,21 @@ def log_decision(job: ObservedJob, after: JobStatus, actions: Sequence[Action]) 
     changed = [stage for stage in after.stages if _essence(stage) != _essence(before.stage(stage.name))]
     if not actions and not changed and (before.phase, before.reason) == (after.phase, after.reason):
         return
-    stage, attempt = _subject(after, actions, changed)
     fields = {
         "job": f"{job.namespace}/{job.name}",
         "uid": job.uid,
-        "stage": stage,
-        "attempt": attempt,
+        "stages": [f"{stage.name}-{stage.attempt} {stage.state}" for stage in changed],
         "from": before.phase,
         "to": after.phase,
         "reason": after.reason,
-        "actions": [describe(action) for action in actions],
+        "actions": [_shown(action) for action in actions],
     }
     decisions.info("decision", extra={"decision": fields})
 
 
-def _subject(
-    after: JobStatus, actions: Sequence[Action], changed: Sequence[StageStatus]
-) -> tuple[StageName | None, int | None]:
-    """Return the stage and attempt that a decision is about: what it begins, else what changed, else the newest."""
-    for action in actions:
-        if isinstance(action, CreateChild):
-            return action.stage, action.attempt
-    begun = [stage for stage in (changed or after.stages) if stage.attempt]
-    return (begun[-1].name, begun[-1].attempt) if begun else (None, None)
-
-
-def describe(action: Action) -> str:
-    """Return an action in a few words, without anything of the job's spec."""
-    if isinstance(action, CreateChild):
-        return f"CreateChild {action.stage}-{action.attempt}"
-    return f"DeleteChild {action.name}" if isinstance(action, DeleteChild) else f"DeletePod {action.name}"
+def _shown(action: Action) -> str:
+    name = f"{action.stage}-{action.attempt}" if isinstance(action, CreateChild) else action.name
+    return f"{type(action).__name__} {name}"
 
 
 def _essence(stage: StageStatus) -> tuple[Any, ...]:

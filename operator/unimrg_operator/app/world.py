@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, get_args
@@ -13,8 +13,8 @@ from unimrg_api.job import KIND
 from unimrg_api.stages import JobPhase, StageName
 from unimrg_operator.app.metrics import Metrics
 from unimrg_operator.app.observe import UID_VARIABLE, is_pod_of, is_pod_of_namesake
-from unimrg_operator.backends.base import Backend, Resource
-from unimrg_operator.backends.objects import dict_of, dicts_of, dig, owner_of, text_of
+from unimrg_operator.backends.base import Resource
+from unimrg_operator.backends.objects import dig, owner_of, text_of
 from unimrg_operator.backends.registry import SiteBackends
 from unimrg_operator.kube.cache import Change
 from unimrg_operator.kube.client import Client, Object
@@ -26,20 +26,12 @@ JobKey = tuple[str, str]
 JOBS = Resource(cluster.GROUP, cluster.VERSION, cluster.PLURAL, KIND)
 PODS = Resource("", "v1", "pods", "Pod")
 
-_METADATA = (
-    "name",
-    "namespace",
-    "uid",
-    "resourceVersion",
-    "generation",
-    "creationTimestamp",
-    "deletionTimestamp",
-    "deletionGracePeriodSeconds",
-    "labels",
-    "ownerReferences",
-)
-_OUR_ANNOTATIONS = (cluster.RESTART_COUNTERS_ANNOTATION, cluster.SPEC_DIGEST_ANNOTATION)
-_POD_STATUS = ("phase", "reason", "podIP", "conditions", "containerStatuses", "initContainerStatuses")
+_DROPPED = frozenset({"managedFields", "template", "volumes", "volumeMounts"})
+_KEPT = {
+    "annotations": (cluster.RESTART_COUNTERS_ANNOTATION, cluster.SPEC_DIGEST_ANNOTATION),
+    "env": (UID_VARIABLE, cluster.NODE_RANK_VARIABLE),
+}
+"""Names of what alone is kept of these fields."""
 
 
 @dataclass(frozen=True)
@@ -69,12 +61,7 @@ class World:
         self._metrics = metrics
         self._backends = backends
         self._threads: list[threading.Thread] = []
-        kinds: dict[Resource, list[Backend]] = {}
-        """Of children, with the backends that read them, and of what stands between them and their pods."""
-        for backend in backends.all():
-            kinds.setdefault(backend.resource, []).append(backend)
-            for kind in backend.intermediates:
-                kinds.setdefault(kind, [])
+        kinds = dict.fromkeys(kind for backend in backends.all() for kind in (backend.resource, *backend.intermediates))
         self._namespaces = {name: self._reflect(client, name, kinds) for name in dict.fromkeys(namespaces)}
         for phase in get_args(JobPhase):
             metrics.jobs.labels(phase).set_function(partial(self._count, phase))
@@ -158,33 +145,27 @@ class World:
                     if text_of(owner_of(pod), "uid") in owners:
                         yield key, pod
 
-    def _reflect(self, client: Client, namespace: str, kinds: Mapping[Resource, list[Backend]]) -> _Namespace:
-        def reflector(resource: Resource, prune: Callable[[Object], Object], **options: Any) -> Reflector:
+    def _reflect(self, client: Client, namespace: str, kinds: Iterable[Resource]) -> _Namespace:
+        def reflector(resource: Resource, **options: Any) -> Reflector:
             counter = self._metrics.watch_restarts
             return Reflector(
                 client,
                 resource,
                 namespace,
                 self._tell,
-                prune=prune,
                 restarted=lambda cause: counter.labels(resource.kind, cause).inc(),
                 **options,
             )
 
-        ours = cluster.JOB_LABEL  # whatever bears this label
+        ours: dict[str, Any] = {"prune": prune, "label_selector": cluster.JOB_LABEL}  # whatever bears this label
         return _Namespace(
-            jobs=reflector(JOBS, prune_job),
+            jobs=reflector(JOBS, prune=prune_job),
             children=tuple(
-                reflector(
-                    kind,
-                    partial(prune_child, backends=backends),
-                    index=lambda item: text_of(owner_of(item), "uid"),
-                    label_selector=ours,
-                    optional="." in kind.group,  # not built in: it comes with another operator
-                )
-                for kind, backends in kinds.items()
+                # A kind that is not built in comes with another operator.
+                reflector(kind, index=lambda item: text_of(owner_of(item), "uid"), optional="." in kind.group, **ours)
+                for kind in kinds
             ),
-            pods=reflector(PODS, prune_pod, index=job_name_of, label_selector=ours),
+            pods=reflector(PODS, index=job_name_of, **ours),
         )
 
     def _tell(self, change: Change) -> None:
@@ -210,43 +191,23 @@ def prune_job(item: Object) -> Object:
     """Keep of a UniMRGJob what is decided on. Lists do not name the kind of their items, so it is put in."""
     return {
         "kind": KIND,
-        "metadata": _metadata(item),
+        "metadata": prune(item["metadata"]),
         "spec": item.get("spec"),
         "status": item.get("status") or {},
     }
 
 
-def prune_child(item: Object, backends: Sequence[Backend]) -> Object:
-    """Keep of a child its labels and what its backends read: not the template of its pods."""
-    annotations = dict_of(item, "metadata", "annotations")
-    kept = {key: annotations[key] for key in _OUR_ANNOTATIONS if key in annotations}
-    read: Object = {}
-    for backend in backends:
-        read |= backend.prune(item)
-    return {**read, "metadata": {**_metadata(item), "annotations": kept}}
+def prune(item: Object) -> Object:
+    """Keep of a child or pod what may be read: no template or volume, which are large, and no other variable."""
+    kept: Object = _pruned(item, "")
+    return kept
 
 
-def prune_pod(item: Object) -> Object:
-    """Keep of a pod where it is and how it is, and of its environment only its job and its node rank."""
-    spec, status = dict_of(item, "spec"), dict_of(item, "status")
-    rank = {"name": cluster.NODE_RANK_VARIABLE, "value": str(cluster.node_rank(item))}  # whatever it was read from
-    containers = [
-        {
-            "name": container.get("name"),
-            "ports": container.get("ports") or [],
-            "env": [entry for entry in dicts_of(container, "env") if entry.get("name") == UID_VARIABLE] + [rank],
-            "resources": {"limits": dig(container, "resources", "limits") or {}},
-        }
-        for container in dicts_of(spec, "containers")
-    ]
-    kept = {key: spec[key] for key in ("nodeName", "terminationGracePeriodSeconds") if key in spec}
-    return {
-        "metadata": _metadata(item),
-        "spec": {**kept, "containers": containers},
-        "status": {key: status[key] for key in _POD_STATUS if key in status},
-    }
-
-
-def _metadata(item: Object) -> Object:
-    metadata = item["metadata"]
-    return {key: metadata[key] for key in _METADATA if key in metadata}
+def _pruned(value: Any, field: str) -> Any:
+    names = _KEPT.get(field)
+    if isinstance(value, dict):
+        keys = [key for key in value if key not in _DROPPED and (names is None or key in names)]
+        return {key: _pruned(value[key], key) for key in keys}
+    if isinstance(value, list):
+        return [_pruned(entry, "") for entry in value if names is None or text_of(entry, "name") in names]
+    return value

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from unimrg_api.job import UniMRGJob
 from unimrg_api.stages import StageName
 from unimrg_api.status import RestartCounters
+from unimrg_operator.backends.objects import became_false, true_conditions
 from unimrg_operator.backends.profile import SiteProfile
 from unimrg_operator.core.observation import ChildState
 
@@ -67,10 +68,24 @@ class Backend(Protocol):
         """
         ...
 
-    def prune(self, item: Manifest) -> Manifest:
-        """Return what `observe` reads of a child, besides its metadata: the rest is not kept in memory."""
+    def observe(self, item: Manifest) -> ObservedState:
+        """Return the state of a child, whatever anybody may have written into it.
+
+        Fields named `template`, `volumes` or `env` are not kept in memory.
+        """
         ...
 
-    def observe(self, item: Manifest) -> ObservedState:
-        """Return the state of a child, whatever anybody may have written into it."""
-        ...
+
+def state_of(item: Manifest, *, succeeded: str, suspend: Any) -> ObservedState:
+    """Return what an object's conditions say, as those of Jobs and of Training Operator's kinds do.
+
+    `succeeded` is the condition of one that ended well, `suspend` what its spec asks for.
+    """
+    true = true_conditions(item)
+    if "Failed" in true:
+        return ObservedState("Failed")
+    if succeeded in true:
+        return ObservedState("Succeeded")
+    if "Suspended" in true or suspend is True:
+        return ObservedState("Suspended")
+    return ObservedState("Active", became_false(item, "Suspended"))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from kubernetes.client import V1Job, V1JobSpec
+from kubernetes import client as k8s
 
 from unimrg_operator.backends import pod
-from unimrg_operator.backends.base import Attempt, Manifest, ObservedState, Resource
-from unimrg_operator.backends.objects import became_false, dig, true_conditions
+from unimrg_operator.backends.base import Attempt, Manifest, ObservedState, Resource, state_of
+from unimrg_operator.backends.objects import dig
 from unimrg_operator.backends.profile import SiteProfile
 
 
@@ -18,11 +18,11 @@ class BatchJobBackend:
 
     def render(self, attempt: Attempt, profile: SiteProfile) -> Manifest:
         """Return the Job of an attempt. Raises UserError for a job that cannot be run here."""
-        job = V1Job(
+        job = k8s.V1Job(
             api_version=f"{self.resource.group}/{self.resource.version}",
             kind=self.resource.kind,
             metadata=pod.metadata(attempt),
-            spec=V1JobSpec(
+            spec=k8s.V1JobSpec(
                 parallelism=1,
                 completions=1,
                 backoff_limit=0,
@@ -33,18 +33,6 @@ class BatchJobBackend:
         )
         return pod.to_manifest(job)
 
-    def prune(self, item: Manifest) -> Manifest:
-        """Return what `observe` reads."""
-        suspend = dig(item, "spec", "suspend") is True
-        return {"spec": {"suspend": suspend}, "status": {"conditions": dig(item, "status", "conditions") or []}}
-
     def observe(self, item: Manifest) -> ObservedState:
-        """Return the state of a Job: it ends as Complete or Failed."""
-        conditions = true_conditions(item)
-        if "Failed" in conditions:
-            return ObservedState("Failed")
-        if "Complete" in conditions:
-            return ObservedState("Succeeded")
-        if "Suspended" in conditions or dig(item, "spec", "suspend") is True:
-            return ObservedState("Suspended")
-        return ObservedState("Active", became_false(item, "Suspended"))
+        """Return the state of a Job."""
+        return state_of(item, succeeded="Complete", suspend=dig(item, "spec", "suspend"))

@@ -67,10 +67,8 @@ def _from_secret(secret: SecretSpec | None, keys: dict[str, bool]) -> list[k8s.V
     """Return each key of a Secret as the variable of its name; `keys` says which of them may be missing."""
     if secret is None:
         return []
-    sources = {
-        key: k8s.V1SecretKeySelector(name=secret.secret_name, key=key, optional=optional or None)
-        for key, optional in keys.items()
-    }
-    return [
-        k8s.V1EnvVar(name=key, value_from=k8s.V1EnvVarSource(secret_key_ref=source)) for key, source in sources.items()
-    ]
+    found = []
+    for key, optional in keys.items():
+        source = k8s.V1SecretKeySelector(name=secret.secret_name, key=key, optional=optional or None)
+        found.append(k8s.V1EnvVar(name=key, value_from=k8s.V1EnvVarSource(secret_key_ref=source)))
+    return found

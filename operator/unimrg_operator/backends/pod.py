@@ -8,13 +8,15 @@ from typing import Any
 from kubernetes import client as k8s
 
 from unimrg_api import cluster
+from unimrg_api.digests import canonical_json
 from unimrg_api.environment import PodEnvironment, ports
 from unimrg_api.errors import UserError
+from unimrg_api.job import API_VERSION, KIND
 from unimrg_api.stages import STAGES, PodSize
 from unimrg_operator.backends import children
 from unimrg_operator.backends.base import Attempt, Manifest
 from unimrg_operator.backends.environment import variables
-from unimrg_operator.backends.profile import PodResources, SiteProfile
+from unimrg_operator.backends.profile import SiteProfile
 
 USER = 65532
 """User and group of every process; the image has nothing that belongs to it."""
@@ -41,14 +43,21 @@ def template(
 
 
 def metadata(attempt: Attempt) -> k8s.V1ObjectMeta:
-    """Return the metadata of the attempt's child."""
-    owner = children.owner_of(attempt)
+    """Return the metadata of the attempt's child. It goes with its job, if there is an object of that yet."""
+    counters = attempt.restart_counters.model_dump(mode="json", by_alias=True)
+    # Without blockOwnerDeletion, which would need a right on the job's finalizers in some clusters.
+    owner = k8s.V1OwnerReference(
+        api_version=API_VERSION, kind=KIND, name=attempt.job.metadata.name, uid=attempt.uid, controller=True
+    )
     return k8s.V1ObjectMeta(
         name=children.child_name(attempt),
         namespace=attempt.namespace,
         labels=children.labels_of(attempt),
-        annotations=children.annotations_of(attempt),
-        owner_references=None if owner is None else [owner],
+        annotations={
+            cluster.SPEC_DIGEST_ANNOTATION: children.spec_digest(attempt.job),
+            cluster.RESTART_COUNTERS_ANNOTATION: canonical_json(counters),
+        },
+        owner_references=[owner] if attempt.uid else None,
     )
 
 
@@ -66,10 +75,7 @@ def _serializer() -> k8s.ApiClient:
 def _pod(attempt: Attempt, profile: SiteProfile, node_rank: str | None, master_address: str) -> k8s.V1PodSpec:
     row = STAGES[attempt.stage]
     on_gpus = row.pod_size(attempt.job) is PodSize.GPU
-    tolerations = [
-        k8s.V1Toleration(key=item.key, operator=item.operator, value=item.value, effect=item.effect)
-        for item in profile.tolerations
-    ]
+    tolerations = [k8s.V1Toleration(**item.model_dump()) for item in profile.tolerations]
     return k8s.V1PodSpec(
         restart_policy="Never",  # attempts are counted by the operator
         service_account_name=attempt.job.spec.trainer.service_account_name,
@@ -162,12 +168,8 @@ def _volumes(attempt: Attempt, profile: SiteProfile) -> list[k8s.V1Volume]:
 
 def _resources(attempt: Attempt, profile: SiteProfile) -> k8s.V1ResourceRequirements:
     size, known = STAGES[attempt.stage].pod_size(attempt.job), profile.resources
-    by_size: dict[PodSize, PodResources] = {
-        PodSize.SMALL: known.small_pod,
-        PodSize.CPU: known.cpu_pod,
-        PodSize.GPU: known.gpu_pod,
-    }
-    amounts = {"cpu": by_size[size].cpu, "memory": by_size[size].memory}
+    by_size = {PodSize.SMALL: known.small_pod, PodSize.CPU: known.cpu_pod, PodSize.GPU: known.gpu_pod}
+    amounts = by_size[size].model_dump()
     gpus = attempt.job.spec.trainer.gpus_per_node
     devices = {profile.gpu_resource: str(gpus)} if size is PodSize.GPU else {}
     return k8s.V1ResourceRequirements(requests=amounts, limits={**amounts, **devices})
@@ -179,6 +181,5 @@ def _elsewhere(nodes: list[str]) -> k8s.V1Affinity | None:
         return None
     others = k8s.V1NodeSelectorRequirement(key="kubernetes.io/hostname", operator="NotIn", values=sorted(nodes))
     selector = k8s.V1NodeSelector(node_selector_terms=[k8s.V1NodeSelectorTerm(match_expressions=[others])])
-    return k8s.V1Affinity(
-        node_affinity=k8s.V1NodeAffinity(required_during_scheduling_ignored_during_execution=selector)
-    )
+    affinity = k8s.V1NodeAffinity(required_during_scheduling_ignored_during_execution=selector)
+    return k8s.V1Affinity(node_affinity=affinity)

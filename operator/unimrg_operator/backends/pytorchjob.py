@@ -10,10 +10,10 @@ from kubeflow.training import (
 )
 
 from unimrg_operator.backends import pod
-from unimrg_operator.backends.base import Attempt, Manifest, ObservedState, Resource
+from unimrg_operator.backends.base import Attempt, Manifest, ObservedState, Resource, state_of
 from unimrg_operator.backends.children import child_name
 from unimrg_operator.backends.environment import pod_environment
-from unimrg_operator.backends.objects import became_false, dig, true_conditions
+from unimrg_operator.backends.objects import dig
 from unimrg_operator.backends.profile import SiteProfile
 
 NODE_RANK = "metadata.labels['training.kubeflow.org/replica-index']"
@@ -53,19 +53,6 @@ class PyTorchJobBackend:
         )
         return pod.to_manifest(job)
 
-    def prune(self, item: Manifest) -> Manifest:
-        """Return what `observe` reads."""
-        suspend = dig(item, "spec", "runPolicy", "suspend") is True
-        conditions = dig(item, "status", "conditions") or []
-        return {"spec": {"runPolicy": {"suspend": suspend}}, "status": {"conditions": conditions}}
-
     def observe(self, item: Manifest) -> ObservedState:
-        """Return the state of a PyTorchJob: it ends as Succeeded or Failed."""
-        conditions = true_conditions(item)
-        if "Failed" in conditions:
-            return ObservedState("Failed")
-        if "Succeeded" in conditions:
-            return ObservedState("Succeeded")
-        if "Suspended" in conditions or dig(item, "spec", "runPolicy", "suspend") is True:
-            return ObservedState("Suspended")
-        return ObservedState("Active", became_false(item, "Suspended"))
+        """Return the state of a PyTorchJob."""
+        return state_of(item, succeeded="Succeeded", suspend=dig(item, "spec", "runPolicy", "suspend"))
