@@ -48,9 +48,9 @@ class RecordingApplier:
             raise self.outcome
         return self.outcome
 
-    def create(self, observation: Observation, action: CreateChild) -> tuple[Fault | None, float | None]:
+    def create(self, observation: Observation, action: CreateChild) -> Fault | None:
         self.tried.append(action)
-        return self.fault, None
+        return self.fault
 
 
 class Shell:
@@ -248,8 +248,7 @@ def test_a_decision_is_one_log_line_with_nothing_of_the_spec(shell: Shell, caplo
     assert line == {
         "job": "lab/tiny",
         "uid": JOB_UID,
-        "stage": "train",
-        "attempt": 3,
+        "stages": ["train-2 Pending"],
         "from": "Pending",
         "to": "Restarting",
         "reason": "Stall",

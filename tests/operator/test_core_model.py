@@ -19,7 +19,7 @@ from unimrg_api.status import JobStatus
 from unimrg_operator.core.decision import Decision
 from unimrg_operator.core.lookup import has_succeeded, is_alive, lives
 from unimrg_operator.core.observation import Child, Pod
-from unimrg_operator.core.phase import is_terminal
+from unimrg_operator.core.stages import is_terminal
 
 CODES = sorted({int(code) for code in ExitCode} - {0} | {1, 139})
 MAX_RESTARTS, MAX_INFRA_RESTARTS = 2, 3

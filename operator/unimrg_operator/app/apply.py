@@ -40,6 +40,8 @@ STALE_SECONDS = 2.0
 
 Fault = tuple[str, str]
 """Why a child cannot be made, as (reason, message)."""
+Hindrance = Fault | float | None
+"""What keeps a child from being made: a fault, or somebody to wait for, for so many seconds."""
 
 
 @dataclass(frozen=True)
@@ -91,32 +93,30 @@ class Applier:
                 return Outcome(conflict=True)
             self._written((job.namespace, job.name), version, written)
         try:
-            fault, retry_after = self._act(observation, decision)
+            hindrance = self._act(observation, decision)
         finally:  # the status says it, so it has happened, whatever came of the actions
             for event in decision.events:
                 self._publisher.publish(job, event)
-        return Outcome(wrote_status=bool(patch), fault=fault, retry_after=retry_after)
+        if isinstance(hindrance, float):
+            return Outcome(wrote_status=bool(patch), retry_after=hindrance)
+        return Outcome(wrote_status=bool(patch), fault=hindrance)
 
-    def _act(self, observation: Observation, decision: Decision) -> tuple[Fault | None, float | None]:
+    def _act(self, observation: Observation, decision: Decision) -> Hindrance:
         """Carry out the actions up to the first that cannot be."""
         namespace = observation.job.namespace
         for action in decision.actions:
             match action:
                 case CreateChild():
-                    fault, retry_after = self.create(observation, action)
-                    if fault is not None or retry_after is not None:
-                        return fault, retry_after
+                    if (hindrance := self.create(observation, action)) is not None:
+                        return hindrance
                 case DeleteChild():
                     self._delete(self._backends.resource(action.stage), namespace, action.name, action.uid)
                 case DeletePod():
                     self._delete(PODS, namespace, action.name, action.uid, grace_seconds=0)
-        return None, None
+        return None
 
-    def create(self, observation: Observation, action: CreateChild) -> tuple[Fault | None, float | None]:
-        """Create a child; one that is ours and exists is as good.
-
-        Returns why it cannot be made, or in how many seconds to try again.
-        """
+    def create(self, observation: Observation, action: CreateChild) -> Hindrance:
+        """Create a child; one that is ours and exists is as good."""
         job = observation.job
         assert job.job is not None, "a child was decided for a job that does not parse"
         attempt = Attempt(
@@ -131,10 +131,10 @@ class Applier:
         try:
             manifest = self._backends.render(attempt)
         except UserError as error:
-            return _fault("RenderError", str(error)), None
+            return _fault("RenderError", str(error))
         resource = self._backends.resource(action.stage)
         if (action.stage, action.attempt) != ("check", 1) and self._is_alive_unseen(observation):
-            return None, STALE_SECONDS
+            return STALE_SECONDS
         try:
             made = self._client.create(resource, job.namespace, manifest)
         except AlreadyExists:
@@ -142,17 +142,17 @@ class Applier:
         except NotFound as error:
             if not error.kind_missing:
                 raise
-            return backend_missing(resource), None
+            return backend_missing(resource)
         except (Forbidden, Refused) as error:
-            return _fault("ChildRefused", f"the API server refuses {name_in(manifest)}: {error.message}"), None
+            return _fault("ChildRefused", f"the API server refuses {name_in(manifest)}: {error.message}")
         except Unavailable as error:
             if not error.status:
                 raise  # no answer came: the API server is away, or has done it
             # As a rule a webhook that does not answer: that of the operator which looks after this kind.
             message = f"the API server cannot make {name_in(manifest)} now: {error.message}"
-            return _fault("BackendUnavailable", message), None
+            return _fault("BackendUnavailable", message)
         self._created(resource, job.namespace, made)
-        return None, None
+        return None
 
     def _is_alive_unseen(self, observation: Observation) -> bool:
         """Whether the API server knows of a live pod of this job, none of which was observed.
@@ -165,33 +165,33 @@ class Applier:
         pods = (dict(item) for page in pages for item in dicts_of(page, "items"))
         return any(is_pod_of(pod, job.uid, child_uids) and is_alive(observe_pod(pod)) for pod in pods)
 
-    def _claim(self, resource: Resource, job: ObservedJob, manifest: Manifest) -> tuple[Fault | None, float | None]:
+    def _claim(self, resource: Resource, job: ObservedJob, manifest: Manifest) -> Hindrance:
         """An object has the child's name: ours from before a crash, one that is going, or a stranger's."""
         name = name_in(manifest)
         try:
             present = self._client.get(resource, job.namespace, name)
         except NotFound:
-            return None, NAMESAKE_SECONDS
+            return NAMESAKE_SECONDS
         if dig(present, "metadata", "deletionTimestamp"):
             return self._wait_for(present, f"{resource.kind} {name} is still being deleted")
         owner = owner_of(present)
         if text_of(owner, "uid") == job.uid:
             if _digest_of(present) == _digest_of(manifest):
                 self._created(resource, job.namespace, present)
-                return None, None
-            return _fault("NameConflict", f"{resource.kind} {name} was made from another spec of this job"), None
+                return None
+            return _fault("NameConflict", f"{resource.kind} {name} was made from another spec of this job")
         if text_of(owner, "kind") == KIND and text_of(owner, "name") == text_of(owner_of(manifest), "name"):
             # The garbage collector is on its way.
             return self._wait_for(present, f"{resource.kind} {name} of an earlier job of this name is still there")
         message = f"{resource.kind} {name} exists and does not belong to this job; delete it or rename the job"
-        return _fault("NameConflict", message), None
+        return _fault("NameConflict", message)
 
-    def _wait_for(self, namesake: Object, message: str) -> tuple[Fault | None, float | None]:
+    def _wait_for(self, namesake: Object, message: str) -> Hindrance:
         """Give an object that should go some time before it is reported."""
         now = self._clock()
         if now - self._going.of(text_of(dig(namesake, "metadata"), "uid"), now) <= PATIENCE_SECONDS:
-            return None, NAMESAKE_SECONDS
-        return _fault("NameConflict", message), None
+            return NAMESAKE_SECONDS
+        return _fault("NameConflict", message)
 
     def _delete(
         self, resource: Resource, namespace: str, name: str, uid: str, grace_seconds: int | None = None

@@ -182,8 +182,8 @@ class Controller:
         if now - held.time >= FAULT_SECONDS:
             wanted = self._decide(observation, now).actions
             creations = [action for action in wanted if isinstance(action, CreateChild)]
-            faults = [self._applier.create(observation, creation)[0] for creation in creations]
-            fault = next((fault for fault in faults if fault is not None), None)
+            hindrances = [self._applier.create(observation, creation) for creation in creations]
+            fault = next((found for found in hindrances if isinstance(found, tuple)), None)
             if fault is None:
                 del self._faults[key]
                 return observation

@@ -26,12 +26,10 @@ JobKey = tuple[str, str]
 JOBS = Resource(cluster.GROUP, cluster.VERSION, cluster.PLURAL, KIND)
 PODS = Resource("", "v1", "pods", "Pod")
 
-_DROPPED = frozenset({"managedFields", "template", "volumes", "volumeMounts"})
-_KEPT = {
-    "annotations": (cluster.RESTART_COUNTERS_ANNOTATION, cluster.SPEC_DIGEST_ANNOTATION),
-    "env": (UID_VARIABLE, cluster.NODE_RANK_VARIABLE),
-}
-"""Names of what alone is kept of these fields."""
+_DROPPED = frozenset(
+    {"managedFields", "kubectl.kubernetes.io/last-applied-configuration", "template", "volumes", "volumeMounts"}
+)
+_VARIABLES = (UID_VARIABLE, cluster.NODE_RANK_VARIABLE)
 
 
 @dataclass(frozen=True)
@@ -199,15 +197,13 @@ def prune_job(item: Object) -> Object:
 
 def prune(item: Object) -> Object:
     """Keep of a child or pod what may be read: no template or volume, which are large, and no other variable."""
-    kept: Object = _pruned(item, "")
+    kept: Object = _pruned(item)
     return kept
 
 
-def _pruned(value: Any, field: str) -> Any:
-    names = _KEPT.get(field)
+def _pruned(value: Any, field: str = "") -> Any:
     if isinstance(value, dict):
-        keys = [key for key in value if key not in _DROPPED and (names is None or key in names)]
-        return {key: _pruned(value[key], key) for key in keys}
+        return {key: _pruned(inner, key) for key, inner in value.items() if key not in _DROPPED}
     if isinstance(value, list):
-        return [_pruned(entry, "") for entry in value if names is None or text_of(entry, "name") in names]
+        return [_pruned(entry) for entry in value if field != "env" or text_of(entry, "name") in _VARIABLES]
     return value

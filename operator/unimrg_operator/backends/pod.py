@@ -46,9 +46,13 @@ def metadata(attempt: Attempt) -> k8s.V1ObjectMeta:
     """Return the metadata of the attempt's child. It goes with its job, if there is an object of that yet."""
     counters = attempt.restart_counters.model_dump(mode="json", by_alias=True)
     # Without blockOwnerDeletion, which would need a right on the job's finalizers in some clusters.
-    owner = k8s.V1OwnerReference(
-        api_version=API_VERSION, kind=KIND, name=attempt.job.metadata.name, uid=attempt.uid, controller=True
-    )
+    owner = {
+        "apiVersion": API_VERSION,
+        "kind": KIND,
+        "name": attempt.job.metadata.name,
+        "uid": attempt.uid,
+        "controller": True,
+    }
     return k8s.V1ObjectMeta(
         name=children.child_name(attempt),
         namespace=attempt.namespace,

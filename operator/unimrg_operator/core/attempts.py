@@ -6,8 +6,6 @@ so a crash at any point loses neither an end nor what it cost.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from unimrg_api.exit_codes import Budget
 from unimrg_api.job import UniMRGJob
 from unimrg_api.stages import STAGES
@@ -21,13 +19,8 @@ from unimrg_operator.core.texts import line, time_text
 _STATES: dict[str, StageState] = {"Done": "Succeeded", "Fail": "Failed", "Restart": "Restarting"}
 
 
-@dataclass(frozen=True)
-class Followed:
-    """A stage as it is now."""
-
-    stage: StageStatus
-    wait: float | None = None
-    """Seconds after which more is known even if nothing changes."""
+Followed = tuple[StageStatus, float | None]
+"""A stage as it is now, and the seconds after which more is known even if nothing changes."""
 
 
 def is_over(stage: StageStatus) -> bool:
@@ -42,25 +35,24 @@ def follow(old: StageStatus, observation: Observation, job: UniMRGJob, commit_st
     `commit_step` is the newest commit that is known.
     """
     if is_over(old):
-        return Followed(old)
+        return old, None
     children = children_of(observation, old.name)
     stage, child = _newest(old, children)
     if stage.attempt == 0:
-        return Followed(StageStatus(name=old.name))
+        return StageStatus(name=old.name), None
     if stage.end is not None:
-        return Followed(stage.model_copy(update={"state": _STATES[stage.end.action]}))
+        return stage.model_copy(update={"state": _STATES[stage.end.action]}), None
     pods = pods_of(observation, child.name) if child is not None else []
-    expected = STAGES[old.name].pods(job)
     classification = evidence.classify(stage, child, pods, STAGES[old.name], job, now)
     if classification.done:
         message = f"attempt {stage.attempt} did its work"
         done = AttemptEnd(time=time_text(now), reason="Completed", message=message, exit_code=0, action="Done")
-        return Followed(_ended(stage, done))
+        return ended(stage, done), None
     if classification.cause is not None:
-        return Followed(_failed(stage, classification.cause, job, commit_step, now))
+        return _failed(stage, classification.cause, job, commit_step, now), None
     if child is not None and child.state == "Suspended":
-        return Followed(stage.model_copy(update={"state": "Suspended"}))
-    return Followed(_going(stage, pods, expected), classification.wait)
+        return stage.model_copy(update={"state": "Suspended"}), None
+    return _going(stage, pods, STAGES[old.name].pods(job)), classification.wait
 
 
 def _newest(old: StageStatus, children: list[Child]) -> tuple[StageStatus, Child | None]:
@@ -121,15 +113,10 @@ def _failed(stage: StageStatus, cause: evidence.Cause, job: UniMRGJob, commit_st
         action="Restart" if restart else "Fail",
         budget=charged.budget.value if restart else "None",
     )
-    return _ended(stage.model_copy(update={"restart_counters": charged.counters}), end)
+    return ended(stage.model_copy(update={"restart_counters": charged.counters}), end)
 
 
-def _ended(stage: StageStatus, end: AttemptEnd) -> StageStatus:
+def ended(stage: StageStatus, end: AttemptEnd) -> StageStatus:
+    """Return a stage whose newest attempt came to this end."""
     over = None if end.action == "Restart" else end.time
     return stage.model_copy(update={"state": _STATES[end.action], "end": end, "completion_time": over})
-
-
-def given_up(stage: StageStatus, message: str, now: float) -> StageStatus:
-    """Return a stage that took longer than it may."""
-    end = AttemptEnd(time=time_text(now), reason="DeadlineExceeded", message=message, action="Fail")
-    return _ended(stage, end)

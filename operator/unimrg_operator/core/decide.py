@@ -7,16 +7,15 @@ decision. The shell writes the status, then carries out the actions.
 from __future__ import annotations
 
 from unimrg_api.stages import TRAINING
-from unimrg_api.status import Condition, JobStatus
+from unimrg_api.status import Condition, ConditionType, JobStatus
 from unimrg_operator.core import conditions
 from unimrg_operator.core.actions import Plan, end_what_is_over, proceed, tidy_up
 from unimrg_operator.core.conditions import Finding, StatusInputs
 from unimrg_operator.core.decision import CreateChild, Decision
 from unimrg_operator.core.events import events, refusals
 from unimrg_operator.core.observation import Observation
-from unimrg_operator.core.phase import is_terminal, phase_of, reason_of
 from unimrg_operator.core.progress import progress_of, read_reports
-from unimrg_operator.core.stages import Stages, follow_all, result_so_far
+from unimrg_operator.core.stages import Stages, follow_all, is_terminal, phase_of, result_so_far
 from unimrg_operator.core.texts import soonest, time_text
 
 FAULT_SECONDS = 60
@@ -72,22 +71,27 @@ def _status(inputs: StatusInputs) -> tuple[JobStatus, float | None]:
     generation = inputs.observation.job.generation
     result = result_so_far(stages, inputs.job)
     phase = phase_of(stages, result)
-    run = conditions.dated("Running", conditions.running(inputs), old, generation, now)
+
+    def dated(name: ConditionType, finding: Finding) -> Condition:
+        return conditions.dated(name, finding, old, generation, now)
+
+    accepted, run = dated("Accepted", conditions.accepted(inputs)), dated("Running", conditions.running(inputs))
     advancing = conditions.progressing(inputs, run)
-    found: list[Condition] = [
-        conditions.dated("Accepted", conditions.accepted(inputs), old, generation, now),
+    found = [
+        accepted,
         run,
-        conditions.dated("Progressing", advancing, old, generation, now),
-        conditions.dated("Checkpointed", conditions.checkpointed(inputs), old, generation, now),
-        conditions.dated("Degraded", conditions.degraded(inputs), old, generation, now),
+        dated("Progressing", advancing),
+        dated("Checkpointed", conditions.checkpointed(inputs)),
+        dated("Degraded", conditions.degraded(inputs)),
     ]
+    explains = accepted if accepted.status == "False" or phase == "Pending" else run
     if stages.current is None and result is not None:
-        name, finding = conditions.ending(result)
-        found.append(conditions.dated(name, finding, old, generation, now))
+        explains = dated(*conditions.ending(result))
+        found.append(explains)
     status = JobStatus(
         observed_generation=generation,
         phase=phase,
-        reason=reason_of(phase, {condition.type: condition for condition in found}),
+        reason=explains.reason,
         conditions=found,
         stages=list(stages.known),
         attempt=stages[TRAINING].attempt,

@@ -99,12 +99,9 @@ def classify(
     alive = [pod for pod in pods if is_alive(pod)]
     failed = [pod for pod in pods if has_failed(pod)]
     if failed:
-        wait = _settling(failed, stage, child, pods, now) if alive else 0.0
-        return (
-            Classification(wait=wait)
-            if wait
-            else Classification(cause=_first_failure(failed, stage, child, pods, row, job))
-        )
+        if alive and (wait := _settling(failed, stage, child, pods, now)):
+            return Classification(wait=wait)
+        return Classification(cause=_first_failure(failed, stage, child, pods, row, job))
     asked = [(pod, time_to_end(pod, now)) for pod in alive if pod.deleting_since is not None]
     ending = [time for _, time in asked if time]
     if ending:

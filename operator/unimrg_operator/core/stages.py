@@ -8,13 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from unimrg_api.job import UniMRGJob
-from unimrg_api.stages import STAGES, Outcome, Stage, StageName, is_skipped, result_of
-from unimrg_api.status import JobStatus, StageStatus
-from unimrg_operator.core.attempts import Followed, follow, given_up, is_over
+from unimrg_api.stages import STAGES, JobPhase, Outcome, StageName, is_skipped, result_of
+from unimrg_api.status import AttemptEnd, JobStatus, StageState, StageStatus
+from unimrg_operator.core.attempts import Followed, ended, follow, is_over
 from unimrg_operator.core.lookup import children_of, still_there
 from unimrg_operator.core.observation import Observation
 from unimrg_operator.core.texts import left, soonest, time_of, time_text
 
+_PHASES: dict[StageState, JobPhase] = {"Running": "Running", "Restarting": "Restarting", "Suspended": "Suspended"}
 _OUTCOMES: dict[str, Outcome] = {"Succeeded": "Succeeded", "Failed": "Failed", "Skipped": "Skipped"}
 
 
@@ -57,17 +58,16 @@ def follow_all(status: JobStatus, observation: Observation, job: UniMRGJob, comm
     """
     stages = Stages(())
     for name, row in STAGES.items():
-        followed = follow(status.stage(name), observation, job, commit_step, now)
-        stage = followed.stage
+        stage, wait = follow(status.stage(name), observation, job, commit_step, now)
         if stage.state == "Pending" and is_skipped(name, job, stages.outcomes, commit_step):
-            followed = Followed(StageStatus(name=name, state="Skipped"))
+            stage = StageStatus(name=name, state="Skipped")
         elif stage.state == "Pending" and _has_later_children(name, observation):
             # a later stage was begun, so this one succeeded, though nothing is left that shows it
-            followed = Followed(StageStatus(name=name, state="Succeeded"))
+            stage = StageStatus(name=name, state="Succeeded")
         elif row.time_limit_seconds is not None and result_so_far(stages, job) is not None:
-            since = status.stage(name).start_time
-            followed = _in_time(followed, row.time_limit_seconds, since, observation, job, now)
-        stages = Stages((*stages.known, followed.stage), soonest(stages.wait, followed.wait))
+            since = stage.start_time or status.stage(name).start_time
+            stage, wait = _in_time(stage, wait, row.time_limit_seconds, since, observation, job, now)
+        stages = Stages((*stages.known, stage), soonest(stages.wait, wait))
     return stages
 
 
@@ -80,8 +80,24 @@ def result_so_far(stages: Stages, job: UniMRGJob) -> Result | None:
         return Result("Succeeded", "every stage succeeded", succeeded=True)
     failed = next(stage for stage in stages.known if stage.state == "Failed" and STAGES[stage.name].decides)
     reason, message = (failed.end.reason, failed.end.message) if failed.end else ("Unknown", "")
-    row: Stage = STAGES[failed.name]
-    return Result(row.failure_reason or reason, f"{failed.name}: {message}", succeeded=False)
+    return Result(STAGES[failed.name].failure_reason or reason, f"{failed.name}: {message}", succeeded=False)
+
+
+def phase_of(stages: Stages, result: Result | None) -> JobPhase:
+    """Return the phase of a job, one word for people. It is terminal once no stage is left."""
+    stage = stages.current
+    if stage is None:
+        assert result is not None, "all stages are over, and there is no result"
+        return "Succeeded" if result.succeeded else "Failed"
+    if all(stage.attempt == 0 for stage in stages.known):
+        return "Pending"
+    own = None if stage.state == "Suspended" else STAGES[stage.name].phase
+    return own or _PHASES.get(stage.state, "Starting")
+
+
+def is_terminal(status: JobStatus) -> bool:
+    """Whether a job has ended, for good."""
+    return status.phase in ("Succeeded", "Failed")
 
 
 def _has_later_children(name: StageName, observation: Observation) -> bool:
@@ -90,21 +106,27 @@ def _has_later_children(name: StageName, observation: Observation) -> bool:
 
 
 def _in_time(
-    followed: Followed, limit: int, since: str | None, observation: Observation, job: UniMRGJob, now: float
+    stage: StageStatus,
+    wait: float | None,
+    limit: int,
+    begun: str | None,
+    observation: Observation,
+    job: UniMRGJob,
+    now: float,
 ) -> Followed:
     """Give a stage up once it has kept the job from its end for too long; no time passes while it is suspended.
 
-    `since` is when it could first be made, if the status has that: what is left of an earlier stage may delay it.
+    `begun` is when it could first be made, if that is known: what is left of an earlier stage may delay it.
     """
-    stage = followed.stage
     if stage.state == "Suspended":
-        return Followed(stage.model_copy(update={"start_time": None}), followed.wait)
-    begun = stage.start_time or since
+        return stage.model_copy(update={"start_time": None}), wait
     waits = stage.attempt == 0 and (still_there(observation, job) or observation.predecessors)
     if is_over(stage) or (begun is None and waits):
-        return followed
+        return stage, wait
     stage = stage.model_copy(update={"start_time": begun or time_text(now)})
     rest = left(time_of(stage.start_time), limit, now)
     if rest:
-        return Followed(stage, soonest(rest, followed.wait))
-    return Followed(given_up(stage, f"it was not done within {limit // 60} minutes", now))
+        return stage, soonest(rest, wait)
+    message = f"it was not done within {limit // 60} minutes"
+    end = AttemptEnd(time=time_text(now), reason="DeadlineExceeded", message=message, action="Fail")
+    return ended(stage, end), None

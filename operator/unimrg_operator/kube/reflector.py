@@ -116,7 +116,6 @@ class Reflector:
                     raise Unavailable(0, "Ended", "the watch ended at once")
                 self._failures = 0
             except ApiError as error:
-                logger.info("%s: %s", self, error)
                 self._back_off(error, error.retry_after)
             except Exception as error:  # as a rule something that cannot be read: what it was is not known
                 logger.exception("%s: unexpected error", self)
@@ -221,6 +220,7 @@ class Reflector:
     def _back_off(self, error: Exception, at_least: float = 0.0) -> None:
         if self._stop.is_set():
             return
+        logger.info("%s: %s", self, error)
         self._restarted(type(error).__name__)
         self._failures += 1
         self._sleep(max(backoff(BACK_OFF_SECONDS, MOST_BACK_OFF_SECONDS, self._failures, self._chance()), at_least))
