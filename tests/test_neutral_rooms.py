@@ -47,7 +47,7 @@ EXCEPT = {
 NAMES = ("harmon", "mar", "kl16", "pixel", "depth", "segmentation", "spatial", "scenes", "pytorchjob")
 
 ALLOWED = {
-    f"{OPERATOR}/app/controller.py": {"depth"},
+    f"{OPERATOR}/app/metrics.py": {"depth"},
     f"{API}/yaml_source.py": {"depth"},
     f"{TRAINER}/data/prefetch.py": {"depth"},
     f"{TRAINER}/maps/geometry.py": {"pixel"},

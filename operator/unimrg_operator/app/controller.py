@@ -83,7 +83,7 @@ class Controller:
         self._deletions = FirstSeen()
         self._beats: dict[str, float] = {}
         self._threads: list[threading.Thread] = []
-        metrics.queue_depth.set_function(lambda: len(queue))
+        metrics.waiting_jobs.set_function(lambda: len(queue))
 
     def start(self, workers: int = WORKERS) -> None:
         """Begin to work."""

@@ -25,7 +25,7 @@ class Metrics:
         self.restarts: Any = self._counter(
             "unimrg_restarts", "Attempts that are followed by another, by budget", "cause"
         )
-        self.queue_depth: Any = Gauge("unimrg_workqueue_depth", "Jobs that wait for a worker", registry=registry)
+        self.waiting_jobs: Any = Gauge("unimrg_workqueue_depth", "Jobs that wait for a worker", registry=registry)
         self.jobs: Any = Gauge("unimrg_jobs", "Jobs by phase", ["phase"], registry=registry)
         self.cache_synced: Any = Gauge(
             "unimrg_cache_synced",

@@ -46,26 +46,18 @@ class Reported:
 
 def read_reports(status: JobStatus, observation: Observation, job: UniMRGJob) -> Reported:
     """Return what is known of the job's work, given what was known and what pods report now."""
-    live = _own_report(observation)
     records = _records(observation)
     steps = [step_in(record.checkpoint or "") or 0 for record in records]
     runs = [(record.mlflow_run_id, record.mlflow_url) for record in records]
-    if live is not None:
-        steps.append(live.progress.checkpoint_step or 0)
-        runs.append((live.progress.mlflow_run_id, live.progress.mlflow_url))
+    report = observation.report
+    if report is not None and any(pod.uid == report.pod_uid for pod in observation.pods):
+        steps.append(report.progress.checkpoint_step or 0)
+        runs.append((report.progress.mlflow_run_id, report.progress.mlflow_url))
     return Reported(
         checkpoint=_checkpoint(status.checkpoint, steps, job),
         benchmarks=_benchmarks(records) or status.benchmarks,
         mlflow=_mlflow(status.mlflow, runs),
     )
-
-
-def _own_report(observation: Observation) -> Report | None:
-    """Return the report if it is from a pod of this job."""
-    report = observation.report
-    if report is None or all(pod.uid != report.pod_uid for pod in observation.pods):
-        return None
-    return report
 
 
 def _records(observation: Observation) -> list[TerminationRecord]:
@@ -154,15 +146,13 @@ def _from_report(
         shown = shown.model_copy(update={"losses": losses, "loss": number(_total(progress.losses, weights))})
     if old is not None and _what_counts(old) == _what_counts(shown):
         return old  # nothing new was done, so when it was done stays, too
-    eta = None if progress.eta_seconds is None else count(progress.eta_seconds)
-    rate = progress.samples_per_second
-    return shown.model_copy(
-        update={
-            "eta_seconds": eta,
-            "eta": "" if eta is None else duration(eta),
-            "samples_per_second": None if rate is None else number(rate),
-        }
-    )
+    update: dict[str, object] = {}
+    if progress.eta_seconds is not None:
+        eta = count(progress.eta_seconds)
+        update |= {"eta_seconds": eta, "eta": duration(eta)}
+    if progress.samples_per_second is not None:
+        update["samples_per_second"] = number(progress.samples_per_second)
+    return shown.model_copy(update=update)
 
 
 def _total(losses: Mapping[str, float], weights: Mapping[str, float]) -> float:

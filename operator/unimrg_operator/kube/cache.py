@@ -78,10 +78,6 @@ class Cache:
                     changes.append((before, item))
             return changes
 
-    def __len__(self) -> int:
-        with self._lock:
-            return len(self._objects)
-
     def _put(self, item: Object) -> Object | None:
         before = self._remove(name_of(item))
         self._objects[name_of(item)] = item

@@ -7,6 +7,7 @@ that were already carried out.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -21,7 +22,7 @@ from kubernetes.config import ConfigException, load_incluster_config, load_kube_
 from urllib3.connection import HTTPConnection
 from urllib3.exceptions import HTTPError
 
-from unimrg_operator.kube.errors import ApiError, ConfigurationError, Unavailable, error_of
+from unimrg_operator.kube.errors import ConfigurationError, Unavailable, error_of
 
 Object = dict[str, Any]
 """A Kubernetes object as plain JSON values."""
@@ -72,10 +73,8 @@ class Watch:
 
     def interrupt(self) -> None:
         """Make an iteration in another thread end soon."""
-        try:
+        with contextlib.suppress(ValueError, RuntimeError, OSError):  # it has ended by itself
             self._response.shutdown()
-        except (ValueError, RuntimeError, OSError):
-            return  # it has ended by itself
 
     def close(self) -> None:
         """Give up the connection: a watch that was left early cannot be used for anything else."""
@@ -199,26 +198,19 @@ class Client:
         """Close the connections that are not in use."""
         self._pool.clear()
 
-    def _request(
-        self,
-        method: str,
-        path: str,
-        *,
-        query: Mapping[str, str] | None = None,
-        body: Object | None = None,
-        content_type: str = "application/json",
-    ) -> Object:
-        response = self._send(method, path, query=query, body=body, content_type=content_type)
+    def _request(self, method: str, path: str, **options: Any) -> Object:
+        """Return the object that answers a request; `options` are those of `_send`."""
+        response = self._send(method, path, **options)
         try:
             content = json.loads(response.data)
         except (HTTPError, OSError) as error:
             raise _unreachable(error) from error
-        except ValueError as error:
-            raise Unavailable(0, "Unreadable", f"the answer to {method} {path} is no JSON") from error
+        except ValueError:
+            content = None
         finally:
             response.release_conn()
         if not isinstance(content, dict):
-            raise Unavailable(0, "Unreadable", f"the answer to {method} {path} is no object")
+            raise Unavailable(0, "Unreadable", f"the answer to {method} {path} is no JSON object")
         return content
 
     def _send(
@@ -254,16 +246,10 @@ class Client:
             raise _unreachable(error) from error
         if 200 <= response.status <= 299:
             return response
-        raise self._error(response)
-
-    def _error(self, response: urllib3.BaseHTTPResponse) -> ApiError:
-        try:
+        content = b""
+        with contextlib.closing(response), contextlib.suppress(HTTPError, OSError):
             content = response.read(_ERROR_BYTES)
-        except (HTTPError, OSError):
-            content = b""
-        finally:
-            response.close()
-        return error_of(response.status, content, response.headers)
+        raise error_of(response.status, content, response.headers)
 
 
 def _path(resource: Resource, namespace: str, name: str = "") -> str:
@@ -276,13 +262,12 @@ def _unreachable(error: Exception) -> Unavailable:
     return Unavailable(0, type(error).__name__, f"no answer from the API server: {error}")
 
 
-def _socket_options() -> list[tuple[int, int, int]]:
+def _socket_options() -> list[Any]:
     """Let the kernel notice within a minute that the other side of a silent watch is gone."""
-    options = [
+    tcp = {socket.TCP_KEEPIDLE: 30, socket.TCP_KEEPINTVL: 10, socket.TCP_KEEPCNT: 3}
+    keep_alive = (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    return [
         *HTTPConnection.default_socket_options,
-        (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-        (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30),
-        (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10),
-        (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+        keep_alive,
+        *((socket.IPPROTO_TCP, option, value) for option, value in tcp.items()),
     ]
-    return [(int(level), int(option), int(value)) for level, option, value in options]
