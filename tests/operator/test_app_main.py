@@ -55,7 +55,7 @@ def test_it_is_ready_once_every_kind_is_listed_and_says_which_is_not(api: Script
             text = until_page(port, "/readyz", 503, "pytorchjobs.kubeflow.org in lab are not served")
             assert "unimrgjobs.training.unimrg.dev in lab" in text
             assert (page(port, "/healthz")[0], page(port, "/elsewhere")[0]) == (200, 404)
-            until_page(port, "/metrics", 200, 'unimrg_watch_restarts_total{cause="missing",kind="Pod"}')
+            until_page(port, "/metrics", 200, 'unimrg_watch_restarts_total{cause="NotFound",kind="Pod"}')
             # Every list is answered alike: what has our kind is a job, and a pod without labels is nobody's.
             api.lists.append(list_of(1, job_object(status={"phase": "Failed"})))
             until_page(port, "/readyz", 200)

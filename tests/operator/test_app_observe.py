@@ -151,7 +151,7 @@ COUNTERS = RestartCounters(user_restarts=2, excluded_nodes=["node-b"])
 def test_a_child_is_read_with_its_number_and_restart_counters(text: str, counters: RestartCounters) -> None:
     annotations = {cluster.RESTART_COUNTERS_ANNOTATION: text, "other": "x"}
     item = child_object("train", 3, annotations=annotations, deletionTimestamp="2026-11-24T10:09:00Z")
-    child = observe_child(prune_child(item, TRAIN), BACKENDS)
+    child = observe_child(prune(item), BACKENDS)
     assert child is not None
     assert (child.name, child.uid, child.stage, child.attempt) == ("tiny-train-3", CHILD_UID, "train", 3)
     assert (child.created, child.restart_counters, child.deleting) == (at("10:01:00"), counters, True)
@@ -168,7 +168,7 @@ def test_an_object_without_our_labels_is_no_child(stage: str | None, attempt: st
 
 
 def test_a_running_pod_is_read_with_its_node_and_rank() -> None:
-    pod = observe_pod(prune_pod(pod_object(rank=1)))
+    pod = observe_pod(prune(pod_object(rank=1)))
     assert (pod.name, pod.child, pod.node_rank, pod.phase) == ("tiny-train-1-worker-1", "tiny-train-1", 1, "Running")
     assert (pod.node, pod.ip, pod.grace_seconds, pod.created) == ("node-a", "10.1.2.3", 60, at("10:01:02"))
     assert (pod.deleting_since, pod.waiting_reason, pod.disruption, pod.terminated) == (None, "", "", None)
@@ -180,7 +180,7 @@ def test_a_running_pod_is_read_with_its_node_and_rank() -> None:
 @pytest.mark.parametrize(("grace", "since"), [(45, "10:09:15"), (0, "10:10:00")])
 def test_a_pod_was_asked_to_end_its_grace_before_its_deletion_time(grace: int, since: str) -> None:
     item = pod_object(deletionTimestamp="2026-11-24T10:10:00Z", deletionGracePeriodSeconds=grace)
-    pod = observe_pod(prune_pod(item))
+    pod = observe_pod(prune(item))
     assert (pod.deleting_since, pod.grace_seconds) == (at(since), grace)
 
 
@@ -218,7 +218,7 @@ UNSCHEDULABLE = {"type": "PodScheduled", "status": "False", "reason": "Unschedul
     ],
 )
 def test_why_a_pod_waits_is_the_most_specific_reason(status: dict[str, Any], reason: str, message: str) -> None:
-    pod = observe_pod(prune_pod(pod_object(status={"phase": "Pending", **status})))
+    pod = observe_pod(prune(pod_object(status={"phase": "Pending", **status})))
     assert (pod.phase, pod.waiting_reason, pod.waiting_message) == ("Pending", reason, message)
 
 
@@ -281,14 +281,14 @@ def test_a_disruption_is_what_the_cluster_says_it_is(status: dict[str, Any], dis
 
 
 def test_a_pod_belongs_to_the_job_of_its_child_or_environment() -> None:
-    pod = prune_pod(pod_object())
+    pod = prune(pod_object())
     assert is_pod_of(pod, JOB_UID, [CHILD_UID])
     assert is_pod_of(pod, JOB_UID, [])  # the child is gone, or not listed yet
     assert not is_pod_of(pod, "another", ["its child"])
     assert is_pod_of_namesake(pod, "another", ["its child"])
     assert not is_pod_of_namesake(pod, JOB_UID, [])
-    assert not is_pod_of_namesake(prune_pod(pod_object(ownerReferences=[])), "another", [])
-    unrelated = prune_pod(pod_object(ownerReferences=[owner("ReplicaSet", "web", "9")]))
+    assert not is_pod_of_namesake(prune(pod_object(ownerReferences=[])), "another", [])
+    unrelated = prune(pod_object(ownerReferences=[owner("ReplicaSet", "web", "9")]))
     unrelated["spec"]["containers"] = []
     assert not is_pod_of(unrelated, JOB_UID, [CHILD_UID])
     assert not is_pod_of_namesake(unrelated, "another", [])

@@ -86,7 +86,7 @@ def test_a_pod_that_answers_byte_by_byte_is_given_up_in_time() -> None:
 
 
 def test_the_running_pod_of_node_0_is_asked_at_its_progress_port() -> None:
-    pod = prune_pod(pod_object())
+    pod = prune(pod_object())
     assert targets([(TINY, pod)]) == [Target(TINY, pod["metadata"]["uid"], "10.1.2.3", 21001)]
     for ip in ("fd00::7", "127.0.0.3"):
         assert [target.ip for target in targets([(TINY, pod_object(status=running(ip)))])] == [ip]
