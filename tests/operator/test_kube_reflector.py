@@ -242,9 +242,9 @@ def test_a_watch_that_is_not_allowed_is_replaced_by_lists(api: ScriptedApi, code
 
 def test_what_is_created_during_a_list_waits_for_the_watch(api: ScriptedApi) -> None:
     api.lists += [list_of(5), list_of(9)]
-    api.watches.append(Answer(410, status_object(410, "Expired")))
+    api.watches.append(GONE)
     followed = Followed(api)
-    followed.asleep = lambda: followed.reflector.admit(thing("new", 7))  # the next list may have begun before
+    followed.on_sleep = lambda: followed.reflector.admit(thing("new", 7))  # the next list may have begun before
     with followed:
         followed.until(lambda: len(api.asked(watch=True)) == 2)
         followed.reflector.admit(thing("newer", 10))
