@@ -37,9 +37,6 @@ _COLUMNS = (
 )
 """What `kubectl get` shows: name, type, place, and 1 for what only `-o wide` shows."""
 
-_SELECTABLE = (".spec.method", ".status.phase")
-"""What `kubectl get --field-selector` can ask for."""
-
 _HEADER = "# Written by `python -m unimrg_api.generate` from the models in api/unimrg_api; do not edit.\n"
 
 
@@ -55,7 +52,7 @@ def crd() -> dict[str, Any]:
             {"name": name, "type": kind, "jsonPath": path, **({"priority": priority} if priority else {})}
             for name, kind, path, priority in _COLUMNS
         ],
-        "selectableFields": [{"jsonPath": path} for path in _SELECTABLE],
+        "selectableFields": [{"jsonPath": ".spec.method"}, {"jsonPath": ".status.phase"}],
     }
     return {
         "apiVersion": "apiextensions.k8s.io/v1",

@@ -43,14 +43,12 @@ def reference() -> str:
     lines += ["", "## Objectives of a method", "", "| Method | Objectives and weights |", "|---|---|"]
     for method, recipe in RECIPES.items():
         lines.append(f"| `{method}` | {', '.join(f'{name} {weight}' for name, weight in recipe.items())} |")
-    lines += ["", _BETWEEN_FIELDS, "| Where | What is wrong, and what to write instead |", "|---|---|"]
+    lines += ["", "## Rules between fields\n", "| Where | What is wrong, and what to write instead |", "|---|---|"]
     lines += _rule_rows(between)
     lines += ["", _ON_A_CLUSTER, "| Where | What is wrong, and what to write instead |", "|---|---|"]
     lines += _rule_rows(("spec", rule.to_json()) for rule in CLUSTER_RULES)
     return "\n".join(lines) + "\n"
 
-
-_BETWEEN_FIELDS = "## Rules between fields\n"
 
 _ON_A_CLUSTER = """## What a cluster refuses
 

@@ -55,18 +55,13 @@ def _places(value: Any) -> Iterator[Location]:
 
 def _look(field: str | int, path: Path) -> tuple[str, str] | None:
     """Return what is missing and the remedy, or None if all is there."""
-    if field == "uri":
-        if not path.is_dir():
-            wrong = "is not a folder" if path.exists() else "does not exist"
-            return f"the folder {path} {wrong}", "create it, correct the path, or leave the source out"
-        names = [item.name for item in path.iterdir() if not item.name.startswith(".")]
-        if not any(name.lower().endswith(IMAGE_SUFFIXES) for name in names):
-            return f"the folder {path} holds no image ({', '.join(IMAGE_SUFFIXES)})", "add one, or leave the source out"
-        return None
     if field == "init":
-        if not path.exists():
-            return f"{path} does not exist", "correct the path, or leave the field out to draw the first weights"
-        return None
+        remedy = "correct the path, or leave the field out to draw the first weights"
+        return None if path.exists() else (f"{path} does not exist", remedy)
+    remedy = "correct the path, or leave the source out" if field == "uri" else "correct the path, or give data.sources"
     if not path.is_dir():
-        return f"the folder {path} does not exist", "correct the path, or give data.sources to have it made"
+        return f"the folder {path} {'is not a folder' if path.exists() else 'does not exist'}", remedy
+    names = [item.name.lower() for item in path.iterdir() if not item.name.startswith(".")] if field == "uri" else []
+    if field == "uri" and not any(name.endswith(IMAGE_SUFFIXES) for name in names):
+        return f"the folder {path} holds no image ({', '.join(IMAGE_SUFFIXES)})", remedy
     return None

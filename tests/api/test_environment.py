@@ -47,7 +47,6 @@ def test_a_variable_that_is_set_to_nothing_has_its_default() -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("UNIMRG_NODES", "two"),
         ("UNIMRG_NODES", "0"),
         ("UNIMRG_PROCESSES", "-1"),
         ("UNIMRG_ATTEMPT", "1.5"),

@@ -30,7 +30,7 @@ def shown(unimrg: Unimrg, api_stand_in: StandIn) -> Any:
 
 
 def test_a_running_job_in_full(shown: Any) -> None:
-    ended = shown(RUNNING)
+    ended = shown({**RUNNING, "fieldOfANewerOperator": {"a": 5}})
     assert ended.code == 0, ended.err
     rows = {line.split("  ")[0]: line for line in ended.out.splitlines()}
     for row, words in {
@@ -67,13 +67,6 @@ def test_a_failed_job_shows_the_cause_with_its_code_and_place(shown: Any) -> Non
     assert "\x1b" not in out
 
 
-def test_the_status_as_json(shown: Any) -> None:
-    described = json.loads(shown({**RUNNING, "fieldOfANewerOperator": {"a": 5}}, "-o", "json").out)
-    assert (described["name"], described["namespace"], described["uid"]) == ("good", "research", "u1")
-    assert described["status"]["progress"]["totalSteps"] == 400
-    assert "status" not in json.loads(shown(None, "-o", "json").out)
-
-
 def test_a_file_of_the_name_comes_before_a_cluster_unless_one_is_named(
     unimrg: Unimrg, api_stand_in: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -96,9 +89,6 @@ def view(written: dict[str, Any]) -> ClusterJob:
 @pytest.mark.parametrize(
     ("written", "text"),
     [
-        (RUNNING, "Running (Advancing): train, step 120 of 400, loss 1.2500, 1h20m left"),
-        (SUCCEEDED, "Succeeded: all is done"),
-        (failed(66), "Failed (DataMissing): the data is gone"),
         ({"phase": "Pending"}, "Pending"),
         (
             {

@@ -102,10 +102,9 @@ def test_what_a_cluster_refuses_is_refused_with_its_line(unimrg: Unimrg) -> None
 
 
 def test_a_job_without_an_image_needs_a_profile_with_one(unimrg: Unimrg, tmp_path: Path) -> None:
-    file = tmp_path / "job.yaml"
-    file.write_text(GOOD_CLUSTER_JOB)
-    unimrg("render", file).refused(64, "names an image")
-    assert unimrg("render", file, "--profile", PROFILE).code == 0
+    (tmp_path / "job.yaml").write_text(GOOD_CLUSTER_JOB)
+    unimrg("render", tmp_path / "job.yaml").refused(64, "names an image")
+    assert unimrg("render", tmp_path / "job.yaml", "--profile", PROFILE).code == 0
 
 
 def test_a_profile_that_is_wrong_is_shown_with_its_line(unimrg: Unimrg, tmp_path: Path) -> None:
@@ -126,11 +125,7 @@ values = st.recursive(
 
 @given(st.lists(st.dictionaries(texts, values, min_size=1, max_size=3), min_size=1, max_size=3))
 def test_readers_of_the_old_yaml_read_what_was_written(documents: list[dict[str, Any]]) -> None:
-    assert list(yaml.safe_load_all(to_yaml(documents))) == documents
-
-
-def test_a_value_that_stands_in_two_places_is_written_out_twice() -> None:
-    labels = {"a": "b"}
-    text = to_yaml([{"one": labels, "two": labels}])
-    assert "&" not in text and "*" not in text
-    assert yaml.safe_load(text) == {"one": {"a": "b"}, "two": {"a": "b"}}
+    documents = [*documents, documents[0]]  # one value in two places is written out twice
+    text = to_yaml(documents)
+    assert list(yaml.safe_load_all(text)) == documents
+    assert "&id" not in text
