@@ -11,9 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pytest
@@ -27,6 +25,7 @@ from unimrg_api.environment import ports
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.progress import Progress
 from unimrg_api.termination import TerminationRecord
+from unimrg_trainer.launch.progress_server import serve_progress
 
 Object = dict[str, Any]
 
@@ -89,6 +88,11 @@ class Operator:
     def job(self, name: str = "tiny") -> Object:
         found: Object = self.control_plane.get("unimrgjob", name, f"--namespace={self.namespace}")
         return found
+
+    def condition(self, name: str) -> Object:
+        """A condition of the job; empty if it has none of that name."""
+        conditions = self.job().get("status", {}).get("conditions", [])
+        return next((item for item in conditions if item["type"] == name), {})
 
     def list(self, kind: str, selector: str = "") -> list[Object]:
         """The objects of a kind, oldest name first."""
@@ -164,47 +168,13 @@ def operator(control_plane: ControlPlane, namespace: str, tmp_path: Path) -> Ite
     running.process.stop()
 
 
-@pytest.fixture
-def progress_server() -> Iterator[Callable[[int, Progress], None]]:
-    """Serves a report at a port of this machine."""
-    servers: list[ThreadingHTTPServer] = []
-
-    def serve(port: int, progress: Progress) -> None:
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                self.send_response(200)
-                self.end_headers()
-                self.wfile.write(progress.to_json().encode())
-
-            def log_message(self, *_: object) -> None:
-                """Say nothing."""
-
-        servers.append(ThreadingHTTPServer(("127.0.0.1", port), Handler))
-        Thread(target=servers[-1].serve_forever, daemon=True).start()
-
-    yield serve
-    for server in servers:
-        server.shutdown()
-        server.server_close()
-
-
-def test_a_job_succeeds_though_the_operator_is_killed_at_every_step(
-    operator: Operator, progress_server: Callable[[int, Progress], None]
-) -> None:
+def test_a_job_succeeds_though_the_operator_is_killed_at_every_step(operator: Operator, tmp_path: Path) -> None:
     uid = operator.submit()["metadata"]["uid"]
     operator.until(lambda: "tiny-check-1" in operator.children())
     operator.kill_and_start()
     made = operator.children()
     (check,) = operator.list("jobs.batch")
-    assert check["metadata"]["ownerReferences"] == [
-        {
-            "apiVersion": "training.unimrg.dev/v1alpha1",
-            "kind": "UniMRGJob",
-            "name": "tiny",
-            "uid": uid,
-            "controller": True,
-        }
-    ]
+    assert check["metadata"]["ownerReferences"][0]["uid"] == uid
     (pod,) = operator.until_pods("tiny-check-1", 1)
     operator.until(lambda: operator.job().get("status", {}).get("phase") == "Checking")
     assert operator.children() == made
@@ -215,8 +185,10 @@ def test_a_job_succeeds_though_the_operator_is_killed_at_every_step(
     pods = operator.until_pods("tiny-train-1", 2)
     for member in pods:
         operator.run_pod(member)
-    progress_server(ports(uid, 1)[1], Progress(stage="train", step=120, total_steps=400, updated=time.time()))
-    operator.until(lambda: operator.job()["status"].get("progress", {}).get("steps") == "120/400")
+    progress = Progress(stage="train", step=120, total_steps=400, updated=time.time())
+    (tmp_path / "progress.json").write_text(progress.to_json())
+    with serve_progress(tmp_path, "127.0.0.1", ports(uid, 1)[1]):
+        operator.until(lambda: operator.job()["status"].get("progress", {}).get("steps") == "120/400")
     assert operator.job()["status"]["phase"] == "Running"
 
     operator.process.kill()
@@ -259,16 +231,12 @@ def test_an_object_of_another_owner_blocks_the_job_until_it_is_gone(operator: Op
     operator.control_plane.apply(foreign)
     operator.submit()
 
-    def accepted() -> Object:
-        conditions = operator.job().get("status", {}).get("conditions", [])
-        return next((item for item in conditions if item["type"] == "Accepted"), {})
-
-    operator.until(lambda: accepted().get("reason") == "NameConflict")
-    assert "tiny-check-1" in accepted()["message"]
+    operator.until(lambda: operator.condition("Accepted").get("reason") == "NameConflict")
+    assert "tiny-check-1" in operator.condition("Accepted")["message"]
     assert "ownerReferences" not in operator.list("jobs.batch")[0]["metadata"]
     operator.control_plane.kubectl("delete", "job", "tiny-check-1", f"--namespace={operator.namespace}")
     operator.kill_and_start()  # it forgets the fault and tries at once
-    operator.until(lambda: accepted().get("status") == "Unknown")
+    operator.until(lambda: operator.condition("Accepted").get("status") == "Unknown")
     assert operator.list("jobs.batch")[0]["metadata"]["ownerReferences"][0]["name"] == "tiny"
 
 
@@ -276,12 +244,7 @@ def test_a_quota_that_keeps_pods_from_being_made_is_in_the_status(operator: Oper
     quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}}
     operator.control_plane.apply(quota, namespace=operator.namespace)
     operator.submit()
-
-    def running() -> str:
-        conditions = operator.job().get("status", {}).get("conditions", [])
-        return str(next((item.get("message") for item in conditions if item["type"] == "Running"), ""))
-
-    operator.until(lambda: "exceeded quota: none" in running())
+    operator.until(lambda: "exceeded quota: none" in operator.condition("Running").get("message", ""))
 
 
 def test_it_continues_after_an_outage_and_stops_at_sigterm(operator: Operator) -> None:
@@ -308,5 +271,4 @@ def test_a_job_of_the_name_of_a_deleted_one_starts_anew(operator: Operator) -> N
     operator.until(is_new)
     assert set(operator.children().values()).isdisjoint(before.values())
     operator.until(lambda: operator.job().get("status", {}).get("phase") == "Checking")
-    accepted = next(item for item in operator.job()["status"]["conditions"] if item["type"] == "Accepted")
-    assert accepted["reason"] != "NameConflict"
+    assert operator.condition("Accepted")["reason"] != "NameConflict"

@@ -38,13 +38,9 @@ def restricted(control_plane: ControlPlane) -> Iterator[str]:
     """A namespace in which things are only tried out, with what the example jobs name."""
     name = "rendered-children"
     control_plane.create_namespace(name)
+    priority = {"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": PRIORITY_CLASS}}
     control_plane.apply(
-        {
-            "apiVersion": "scheduling.k8s.io/v1",
-            "kind": "PriorityClass",
-            "metadata": {"name": PRIORITY_CLASS},
-            "value": 10,
-        },
+        {**priority, "value": 10},
         {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "trainer", "namespace": name}},
     )
     yield name
@@ -96,9 +92,6 @@ def test_the_controllers_make_the_pods_of_the_rendered_children(control_plane: C
         "quickstart-s3-train-1-worker-1",
     ]
     assert {pod["metadata"]["labels"]["training.kubeflow.org/replica-index"] for pod in trains} == {"0", "1"}
-    for pod in found:
-        assert "initContainers" not in pod["spec"]
-        assert pod["spec"]["terminationGracePeriodSeconds"] in (30, 60)
     added = {entry["name"] for entry in trains[0]["spec"]["containers"][0]["env"]} - {
         entry["name"] for entry in pod_template(rendered["train"])["spec"]["containers"][0]["env"]
     }
@@ -170,17 +163,3 @@ def test_the_operators_pod_is_admitted_and_its_account_has_these_rights(
     assert [right for right in ALLOWED if not may(*right)] == []
     assert [right for right in FORBIDDEN if may(*right)] == []
     assert [where for where in ("default", "kube-system", system) if may("list", "pods", where)] == []
-
-
-def test_an_editor_may_create_jobs_but_not_write_their_status(
-    control_plane: ControlPlane, namespace: str, system: str
-) -> None:
-    binding = ["--clusterrole=edit", "--user=alice", f"--namespace={namespace}"]
-    control_plane.kubectl("create", "rolebinding", "alice", *binding)
-    listed = eventually(
-        lambda: control_plane.kubectl("auth", "can-i", "--list", "--as=alice", f"--namespace={namespace}"),
-        lambda text: "unimrgjobs.training.unimrg.dev " in text,
-    )
-    rights = {line.split()[0]: line for line in listed.splitlines() if line.startswith("unimrgjobs")}
-    assert "create" in rights["unimrgjobs.training.unimrg.dev"]
-    assert "patch" not in rights["unimrgjobs.training.unimrg.dev/status"]

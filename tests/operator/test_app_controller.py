@@ -6,13 +6,14 @@ import json
 import logging
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import create_autospec
 
 import pytest
 
 from tests.operator.raw_objects import CHILD_UID, JOB_UID, Raw, child_object, job_object, pod_object, terminated
 from tests.support.virtual_clock import VirtualClock
 from unimrg_api.status import AttemptEnd, JobStatus, RestartCounters, StageStatus
-from unimrg_operator.app.apply import Fault, Outcome
+from unimrg_operator.app.apply import Applier, Outcome
 from unimrg_operator.app.controller import Controller, Decide
 from unimrg_operator.app.first_seen import FirstSeen
 from unimrg_operator.app.log import JsonFormatter
@@ -33,28 +34,8 @@ CREATE = CreateChild("check", 1, 1, RestartCounters())
 DONE = {"time": "2026-11-24T10:00:00Z", "reason": "Completed", "action": "Done"}
 
 
-class RecordingApplier:
-    """Keeps the decisions, carries nothing out, and has the outcome that a test sets."""
-
-    def __init__(self) -> None:
-        self.outcome: Outcome | Exception = Outcome()
-        self.applied: list[Decision] = []
-        self.tried: list[CreateChild] = []
-        self.fault: Fault | None = None
-
-    def apply(self, item: Raw, observation: Observation, decision: Decision) -> Outcome:
-        self.applied.append(decision)
-        if isinstance(self.outcome, Exception):
-            raise self.outcome
-        return self.outcome
-
-    def create(self, observation: Observation, action: CreateChild) -> Fault | None:
-        self.tried.append(action)
-        return self.fault
-
-
 class Shell:
-    """A controller with a cache that a test fills, and a recording applier."""
+    """A controller with a cache that a test fills, and an applier that does nothing."""
 
     def __init__(self, clock: VirtualClock) -> None:
         self.item: Raw | None = job_object()
@@ -65,7 +46,8 @@ class Shell:
         self.usable = True
         self.asked: list[str] = []
         """The uids whose Warning events were read."""
-        self.applier, self.metrics = RecordingApplier(), Metrics()
+        self.applier, self.metrics = create_autospec(Applier, instance=True), Metrics()
+        self.applier.apply.return_value, self.applier.create.return_value = Outcome(), None
         self.queue: WorkQueue[JobKey] = WorkQueue(clock=clock, chance=lambda: 1.0)
         self.seen: list[Observation] = []
         self.decide: Decide = lambda *_: Decision(JobStatus())
@@ -78,15 +60,19 @@ class Shell:
             namesakes_pods=lambda *_: self.namesakes_pods,
             unserved=lambda *_: self.unserved,
         )
-        applier: Any = self.applier
         warnings: Any = SimpleNamespace(about=self._warnings)
         backends, poller = SiteBackends(SiteProfile()), ProgressPoller(list, self.queue.add)
         self.controller = Controller(
-            world, backends, self.queue, applier, self._decide, poller, warnings, self.metrics, clock=clock
+            world, backends, self.queue, self.applier, self._decide, poller, warnings, self.metrics, clock=clock
         )
 
     def reconcile(self) -> float | None:
         return self.controller.reconcile(KEY)
+
+    def applied(self) -> Decision:
+        """Return the newest decision."""
+        decision: Decision = self.applier.apply.call_args.args[2]
+        return decision
 
     def work(self) -> None:
         """Let a worker take one job."""
@@ -120,31 +106,31 @@ def test_nothing_is_decided_before_the_first_list_or_without_a_job(shell: Shell)
 def test_a_job_is_looked_at_again_as_soon_as_anything_asks_for_it(shell: Shell) -> None:
     shell.decide = lambda *_: Decision(JobStatus(), requeue_after=40.0)
     for outcome, seconds in ((Outcome(), 40.0), (Outcome(retry_after=2.0), 2.0), (Outcome(conflict=True), 0.5)):
-        shell.applier.outcome = outcome
+        shell.applier.apply.return_value = outcome
         assert shell.reconcile() == seconds
 
 
 def test_a_fault_is_shown_at_once_and_retried_every_30_seconds(virtual_clock: VirtualClock, shell: Shell) -> None:
     shell.decide = lambda seen, _: Decision(JobStatus(), () if seen.fault else (CREATE,), requeue_after=60.0)
-    shell.applier.outcome = Outcome(fault=("BackendMissing", "no such kind"))
+    shell.applier.apply.return_value = Outcome(fault=("BackendMissing", "no such kind"))
     assert shell.reconcile() == 0.0
-    shell.applier.outcome = Outcome(wrote_status=True)
+    shell.applier.apply.return_value = Outcome(wrote_status=True)
     assert shell.reconcile() == 30.0
     assert shell.seen[-1].fault == ("BackendMissing", "no such kind")
-    assert shell.applier.tried == []
+    shell.applier.create.assert_not_called()
     for fault in (("BackendMissing", "still none"), None):
         virtual_clock.advance(31.0)
-        shell.applier.fault = fault
+        shell.applier.create.return_value = fault
         shell.reconcile()
         assert shell.seen[-1].fault == fault
-        assert shell.applier.applied[-1].actions == (() if fault else (CREATE,))
-    assert shell.applier.tried == [CREATE, CREATE]
+        assert shell.applied().actions == (() if fault else (CREATE,))
+    assert [call.args[1] for call in shell.applier.create.call_args_list] == [CREATE, CREATE]
 
 
 def test_a_fault_does_not_pass_to_a_new_job_of_the_same_name(shell: Shell) -> None:
-    shell.applier.outcome = Outcome(fault=("NameConflict", "x"))
+    shell.applier.apply.return_value = Outcome(fault=("NameConflict", "x"))
     shell.reconcile()
-    shell.applier.outcome = Outcome()
+    shell.applier.apply.return_value = Outcome()
     item = job_object()
     shell.item = {**item, "metadata": {**item["metadata"], "uid": "another"}}
     shell.reconcile()
@@ -157,14 +143,14 @@ def test_a_child_whose_kind_is_not_served_just_now_is_not_lost(shell: Shell) -> 
     shell.item = job_object(status={"phase": "Running", "stages": [*over, stage], "attempt": 2})
     shell.decide = decide
     shell.reconcile()
-    end = shell.applier.applied[-1].status.stage("train").end
+    end = shell.applied().status.stage("train").end
     assert end is not None
     assert end.reason == "ChildLost"
     shell.unserved = Resource("kubeflow.org", "v1", "pytorchjobs", "PyTorchJob")
     assert shell.reconcile() == 30.0
     assert shell.seen[-1].fault is not None
     assert shell.seen[-1].fault[0] == "BackendMissing"
-    decision = shell.applier.applied[-1]
+    decision = shell.applied()
     assert (decision.status.stage("train").end, decision.actions) == (None, ())
     shell.unserved, shell.children = None, [child_object(attempt=2)]
     shell.reconcile()
@@ -203,14 +189,14 @@ def test_warnings_are_read_only_where_pods_are_late(virtual_clock: VirtualClock,
 
 
 def test_an_error_stays_with_its_job_is_counted_and_backs_off(shell: Shell, virtual_clock: VirtualClock) -> None:
-    shell.applier.outcome = Unavailable(503, "ServiceUnavailable", "etcd is away", retry_after=9.0)
+    shell.applier.apply.side_effect = Unavailable(503, "ServiceUnavailable", "etcd is away", retry_after=9.0)
     shell.queue.add(KEY)
     shell.work()
     assert b'unimrg_reconcile_errors_total{reason="Unavailable"} 1.0' in shell.metrics.text()
     virtual_clock.advance(8.9)
     assert shell.queue.take(0) is None
     virtual_clock.advance(0.1)
-    shell.applier.outcome = RuntimeError("a bug")
+    shell.applier.apply.side_effect = RuntimeError("a bug")
     shell.work()
     assert b'unimrg_reconcile_errors_total{reason="RuntimeError"} 1.0' in shell.metrics.text()
 
@@ -224,10 +210,10 @@ def restarting(budget: str) -> JobStatus:
 
 def test_restarts_are_counted_once_and_only_when_they_are_written(shell: Shell) -> None:
     shell.decide = lambda *_: Decision(restarting("Infra"))
-    shell.applier.outcome = Outcome(conflict=True)
+    shell.applier.apply.return_value = Outcome(conflict=True)
     shell.reconcile()
     assert b'unimrg_restarts_total{cause="Infra"}' not in shell.metrics.text()
-    shell.applier.outcome = Outcome(wrote_status=True)
+    shell.applier.apply.return_value = Outcome(wrote_status=True)
     shell.reconcile()
     shell.item = job_object(status=restarting("Infra").model_dump(by_alias=True, exclude_none=True))
     shell.reconcile()

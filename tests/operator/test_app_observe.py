@@ -159,7 +159,7 @@ def test_a_child_is_read_with_its_number_and_restart_counters(text: str, counter
 
 @pytest.mark.parametrize(
     ("stage", "attempt"),
-    [("train", None), (None, "1"), ("lunch", "1"), ("train", "0"), ("train", "-1"), ("train", "²")],
+    [("train", None), (None, "1"), ("x", "1"), ("train", "0"), ("train", "-1"), ("train", "²")],
 )
 def test_an_object_without_our_labels_is_no_child(stage: str | None, attempt: str | None) -> None:
     labels = {cluster.STAGE_LABEL: stage, cluster.ATTEMPT_LABEL: attempt}

@@ -147,22 +147,6 @@ def test_a_wiped_status_is_rebuilt_from_children_and_pods(cluster: Cluster) -> N
     assert cluster.decide(JobStatus()).status.stage("check").state == "Succeeded"
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"state": "Restarting"},
-        {"attempt": 0},
-        {"child_uid": "another", "pod_uids": ["another"]},
-        {"attempt_time": None, "start_time": None, "child": None},
-    ],
-)
-def test_an_inconsistent_status_does_not_stop_a_job(cluster: Cluster, change: dict[str, object]) -> None:
-    odd = cluster.status.stage("train").model_copy(update=change)
-    stages = [odd if known.name == "train" else known for known in cluster.status.stages]
-    decision = cluster.decide(cluster.status.model_copy(update={"stages": stages}))
-    assert (decision.status.stage("train").state, decision.actions) == ("Running", ())
-
-
 # ---- what is deleted, when, and what is kept
 
 

@@ -1,4 +1,4 @@
-"""The site profile: defaults, a file, and what is said about a wrong one."""
+"""The site profile: defaults, a file, and the problems of a wrong one."""
 
 from __future__ import annotations
 

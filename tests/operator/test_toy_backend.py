@@ -22,7 +22,6 @@ from unimrg_operator.backends.base import Resource
 from unimrg_operator.backends.profile import SiteProfile
 from unimrg_operator.backends.registry import SiteBackends
 from unimrg_operator.core.decide import decide
-from unimrg_operator.kube.errors import AlreadyExists
 from unimrg_operator.kube.queue import WorkQueue
 
 KEY = ("lab", "tiny")
@@ -47,12 +46,8 @@ class ApiServer:
         return stored
 
     def create(self, resource: Resource, namespace: str, body: Raw) -> Raw:
-        if body["metadata"]["name"] in self.kind(resource.kind):
-            raise AlreadyExists(409, "AlreadyExists", "")
+        assert body["metadata"]["name"] not in self.kind(resource.kind)
         return self.put(resource.kind, copy.deepcopy(body))
-
-    def get(self, resource: Resource, namespace: str, name: str) -> Raw:
-        return self.kind(resource.kind)[name]
 
     def delete(self, resource: Resource, namespace: str, name: str, **_: Any) -> None:
         self.kind(resource.kind).pop(name, None)
