@@ -76,12 +76,12 @@ class Operator:
         logs = [self._folder / f"operator-{number + 1}.log" for number in range(self._starts)]
         return [json.loads(line) for log in logs for line in log.read_text().splitlines()]
 
-    def submit(self, name: str = "tiny", **spec: Any) -> Object:
+    def submit(self, name: str = "tiny") -> Object:
         """Create a job of two pods without GPUs that needs no preparation."""
         item = YAML(typ="safe").load(ROOT / "examples" / "quickstart-s3.yaml")
         item["metadata"] = {"name": name, "namespace": self.namespace}
         del item["spec"]["data"]["sources"]
-        item["spec"] |= {"runPolicy": {"backoffSeconds": 0}, "stages": {"evaluate": {"mode": "Never"}}, **spec}
+        item["spec"] |= {"runPolicy": {"backoffSeconds": 0}, "stages": {"evaluate": {"mode": "Never"}}}
         self.control_plane.kubectl("create", "-f", "-", input=json.dumps(item))
         return self.job(name)
 
@@ -105,11 +105,6 @@ class Operator:
         items = self.list("jobs.batch") + self.list("pytorchjobs")
         return {item["metadata"]["name"]: item["metadata"]["uid"] for item in items}
 
-    def pods(self, child: str) -> list[Object]:
-        """The pods of a child."""
-        pods = self.list("pods", "training.unimrg.dev/job")
-        return [pod for pod in pods if pod["metadata"]["ownerReferences"][0]["name"] == child]
-
     def until(self, what: Callable[[], Any]) -> Any:
         """Return what is asked for as soon as it is true; fails with what there is and what was logged."""
         deadline = time.monotonic() + SECONDS
@@ -124,13 +119,18 @@ class Operator:
 
     def until_pods(self, child: str, count: int) -> list[Object]:
         """Return the pods of a child once all of them are there."""
-        pods: list[Object] = self.until(lambda: len(found := self.pods(child)) == count and found)
-        return pods
 
-    def run_pod(self, pod: Object, ip: str = "127.0.0.1") -> None:
+        def pods() -> list[Object]:
+            found = self.list("pods", "training.unimrg.dev/job")
+            return [pod for pod in found if pod["metadata"]["ownerReferences"][0]["name"] == child]
+
+        self.until(lambda: len(pods()) == count)
+        return pods()
+
+    def run_pod(self, pod: Object) -> None:
         """Write what a kubelet writes about a pod that runs."""
-        started = {"running": {"startedAt": now()}}
-        self._set(pod, {"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}], **container(started)})
+        address = {"podIP": "127.0.0.1", "podIPs": [{"ip": "127.0.0.1"}]}
+        self._set(pod, {"phase": "Running", **address, **container({"running": {"startedAt": now()}})})
 
     def end_pod(self, pod: Object, code: int = 0, **record: Any) -> None:
         """Write what a kubelet writes about a pod whose container ended, with the launcher's record."""
