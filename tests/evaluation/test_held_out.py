@@ -20,6 +20,8 @@ def test_means_change_and_verdict_are_those_computed_by_hand() -> None:
     assert result.interval.low == pytest.approx(-0.62992, abs=1e-5)
     assert result.interval.high == pytest.approx(-0.37008, abs=1e-5)
     assert result.excludes_zero
+    assert result.relative_interval is not None
+    assert result.relative_interval.low < result.relative_change < result.relative_interval.high < 0
 
 
 def test_pairing_finds_a_change_that_unpaired_rows_would_hide() -> None:
@@ -29,38 +31,6 @@ def test_pairing_finds_a_change_that_unpaired_rows_would_hide() -> None:
     shuffled = compare({"Pixel": hard}, {"Pixel": random.permutation(hard - 0.05)}, seed=0)["Pixel"]
     assert paired.excludes_zero and not shuffled.excludes_zero
     assert paired.difference == pytest.approx(shuffled.difference, abs=0.01)
-
-
-def test_the_same_weights_show_no_change() -> None:
-    losses = {"Understanding": np.linspace(1, 2, 16)}
-    result = compare(losses, losses, seed=0)["Understanding"]
-    assert result.difference == 0.0 and result.relative_change == 0.0
-    assert not result.excludes_zero
-
-
-def test_the_order_of_pairs_changes_nothing() -> None:
-    random = np.random.default_rng(1)
-    before, after = random.uniform(1, 2, size=40), random.uniform(1, 2, size=40)
-    clusters = [row // 4 for row in range(40)]
-    order = random.permutation(40)
-    plain = compare({"Depth": before}, {"Depth": after}, seed=4, clusters={"Depth": clusters})
-    shuffled = compare(
-        {"Depth": before[order]},
-        {"Depth": after[order]},
-        seed=4,
-        clusters={"Depth": [clusters[index] for index in order]},
-    )
-    assert plain == shuffled
-
-
-def test_swapping_before_and_after_turns_the_sign() -> None:
-    random = np.random.default_rng(2)
-    before, after = random.uniform(1, 2, size=20), random.uniform(1, 2, size=20)
-    there = compare({"Depth": before}, {"Depth": after}, seed=0)["Depth"]
-    back = compare({"Depth": after}, {"Depth": before}, seed=0)["Depth"]
-    assert there.interval is not None and back.interval is not None
-    assert there.difference == -back.difference
-    assert there.interval.low == pytest.approx(-back.interval.high)
 
 
 def test_clusters_widen_the_interval_of_rows_that_share_noise() -> None:
@@ -83,14 +53,6 @@ def test_a_single_row_has_a_change_and_no_interval() -> None:
     assert result.interval is None and result.relative_interval is None and not result.excludes_zero
 
 
-def test_the_relative_interval_holds_the_relative_change() -> None:
-    random = np.random.default_rng(4)
-    before = random.uniform(1, 2, size=100)
-    result = compare({"Depth": before}, {"Depth": 0.7 * before + 0.05 * random.normal(size=100)}, seed=0)["Depth"]
-    assert result.relative_interval is not None and result.relative_change is not None
-    assert result.relative_interval.low < result.relative_change < result.relative_interval.high < -0.25
-
-
 def test_a_loss_of_zero_before_has_no_relative_change() -> None:
     result = compare({"Depth": [0.0, 0.0]}, {"Depth": [1.0, 2.0]}, seed=0)["Depth"]
     assert result.relative_change is None and result.relative_interval is None
@@ -104,12 +66,3 @@ def test_a_loss_that_is_not_finite_is_named_with_the_guards_exit_code(when: str)
     with pytest.raises(UserError, match=f"{when} training.*Depth, row 1") as caught:
         compare(losses["before"], losses["after"], seed=0)
     assert caught.value.exit_code is ExitCode.NUMERIC_GUARD
-
-
-def test_rows_that_do_not_pair_are_refused() -> None:
-    with pytest.raises(ValueError, match="do not pair"):
-        compare({"Depth": [1.0, 2.0]}, {"Depth": [1.0]}, seed=0)
-    with pytest.raises(ValueError, match="do not pair"):
-        compare({"Depth": []}, {"Depth": []}, seed=0)
-    with pytest.raises(ValueError, match="losses after"):
-        compare({"Depth": [1.0]}, {"Pixel": [1.0]}, seed=0)

@@ -14,9 +14,8 @@ import pytest
 
 from tests.support.scene_records import SceneRecords
 from unimrg_api.errors import Interrupted, UserError
-from unimrg_trainer.evaluation.benchmarks.base import Item, LazyItems
+from unimrg_trainer.evaluation.benchmarks.base import BenchmarkResult, Item, LazyItems, Table
 from unimrg_trainer.evaluation.benchmarks.registry import find_benchmark
-from unimrg_trainer.evaluation.result import BenchmarkResult, Table
 from unimrg_trainer.evaluation.runner import ANSWER_BLOCK, Runner
 from unimrg_trainer.models.requests import AnswerRequest, GenerateRequest
 

@@ -25,12 +25,10 @@ from unimrg_trainer.engine.reporting import open_spool
 from unimrg_trainer.engine.setup import Setup, set_up
 from unimrg_trainer.engine.stopping import StopFlag
 from unimrg_trainer.engine.strategy import DTYPES
-from unimrg_trainer.evaluation.benchmarks.base import Item
+from unimrg_trainer.evaluation.benchmarks.base import BenchmarkResult, Item
 from unimrg_trainer.evaluation.benchmarks.registry import find_benchmark
-from unimrg_trainer.evaluation.curves import curves_png
-from unimrg_trainer.evaluation.grid import GridRow, grid_png
 from unimrg_trainer.evaluation.held_out import HeldOutLoss, compare
-from unimrg_trainer.evaluation.result import BenchmarkResult
+from unimrg_trainer.evaluation.pictures import GridRow, curves_png, grid_png
 from unimrg_trainer.evaluation.runner import Runner
 from unimrg_trainer.evaluation.summary import Summary
 from unimrg_trainer.files import write_atomically
@@ -164,9 +162,8 @@ def write_results(
     if any(name.startswith("train/loss") for name in curves):
         resumes = [attempt["resume_step"] for attempt in attempts if attempt["resume_step"]]
         rows = f"{job.spec.training.batch.rows_per_objective} rows of each objective per step, {note}"
-        history = {name: list(points.items()) for name, points in curves.items()}
         order = in_order({*built_in(), *setup.weights})
-        curves_file = curves_png(history, objectives=order, title=job.metadata.name, note=rows, resumes=resumes)
+        curves_file = curves_png(curves, objectives=order, title=job.metadata.name, note=rows, resumes=resumes)
         pictures["curves"] = ("curves.png", curves_file)
     summary = Summary(
         job=job.metadata.name,

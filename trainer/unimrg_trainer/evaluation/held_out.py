@@ -11,12 +11,7 @@ from numpy.typing import ArrayLike
 
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
-from unimrg_trainer.evaluation.intervals import (
-    Interval,
-    bootstrap_ratio_interval,
-    cluster_sums,
-    paired_mean_interval,
-)
+from unimrg_trainer.evaluation.intervals import Interval, bootstrap_ratio_interval, cluster_sums, paired_mean_interval
 
 
 @dataclass(frozen=True)
@@ -37,8 +32,11 @@ class HeldOutLoss:
     """difference / before; None if before is not positive."""
     relative_interval: Interval | None
     """95 %, paired bootstrap, of the relative change."""
-    excludes_zero: bool
-    """True if the difference's interval excludes 0."""
+
+    @property
+    def excludes_zero(self) -> bool:
+        """True if the difference's interval excludes 0."""
+        return self.interval is not None and self.interval.excludes(0.0)
 
 
 def compare(
@@ -51,50 +49,37 @@ def compare(
     """Compare per-row losses [rows] of each objective; row i is the same row and noise in both.
 
     `clusters` labels rows that are not independent (rows of a cohort share a mask rate, questions an image).
-    Raises ValueError if objectives or rows do not match, UserError (exit code 82) if a loss is not finite.
+    Raises UserError (exit code 82) if a loss is not finite.
     """
-    if set(before) != set(after):
-        raise ValueError(f"losses before are of {sorted(before)}, losses after of {sorted(after)}")
     return {
-        objective: _compare(
-            objective,
-            np.asarray(before[objective], dtype=np.float64),
-            np.asarray(after[objective], dtype=np.float64),
-            None if clusters is None else clusters.get(objective),
-            seed,
-        )
-        for objective in before
+        objective: _compare(objective, losses, after[objective], (clusters or {}).get(objective), seed)
+        for objective, losses in before.items()
     }
 
 
 def _compare(
-    objective: str, before: np.ndarray, after: np.ndarray, clusters: Sequence[Hashable] | None, seed: int
+    objective: str, before: ArrayLike, after: ArrayLike, clusters: Sequence[Hashable] | None, seed: int
 ) -> HeldOutLoss:
-    if before.shape != after.shape or before.ndim != 1 or before.size == 0:
-        raise ValueError(f"{objective}: rows do not pair, {before.shape} before and {after.shape} after")
-    for when, values in (("before", before), ("after", after)):
+    earlier, later = np.asarray(before, dtype=np.float64), np.asarray(after, dtype=np.float64)
+    for when, values in (("before", earlier), ("after", later)):
         if not np.isfinite(values).all():
+            row = int(np.argmin(np.isfinite(values)))
             raise UserError(
-                f"the held-out loss {when} training is not finite: {objective}, "
-                f"row {int(np.argmin(np.isfinite(values)))}",
+                f"the held-out loss {when} training is not finite: {objective}, row {row}",
                 remedy="lower spec.training.optimizer.learningRate, or train in FP32",
                 exit_code=ExitCode.NUMERIC_GUARD,
             )
-    differences = after - before
+    n, differences = len(earlier), later - earlier
     sums, _ = cluster_sums(differences, clusters)
-    base, _ = cluster_sums(before, clusters)
-    interval = paired_mean_interval(differences, clusters)
-    positive = bool((base > 0).all())
-    n = len(before)
-    mean_before, difference = math.fsum(before) / n, math.fsum(differences) / n
+    base, _ = cluster_sums(earlier, clusters)
+    mean_before, difference = math.fsum(earlier) / n, math.fsum(differences) / n
     return HeldOutLoss(
         n=n,
         units=len(sums),
         before=mean_before,
-        after=math.fsum(after) / n,
+        after=math.fsum(later) / n,
         difference=difference,
-        interval=interval,
+        interval=paired_mean_interval(differences, clusters),
         relative_change=difference / mean_before if mean_before > 0 else None,
-        relative_interval=bootstrap_ratio_interval(sums, base, seed=seed) if positive else None,
-        excludes_zero=interval is not None and interval.excludes(0.0),
+        relative_interval=bootstrap_ratio_interval(sums, base, seed=seed) if (base > 0).all() else None,
     )

@@ -14,9 +14,9 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from unimrg_api.texts import duration
+from unimrg_trainer.evaluation.benchmarks.base import BenchmarkResult, Table
 from unimrg_trainer.evaluation.held_out import HeldOutLoss
 from unimrg_trainer.evaluation.intervals import interval_text
-from unimrg_trainer.evaluation.result import BenchmarkResult, Table
 
 FILE_NAME = "summary.json"
 
@@ -72,9 +72,12 @@ class Summary(BaseModel):
         """
         flat: dict[str, float] = {}
         for objective, loss in self.held_out.items():
-            for name, value in _loss_metrics(loss).items():
-                if value is not None:
-                    flat[f"eval/heldout/{objective.lower()}/{name}"] = float(value)
+            values = {"n": loss.n, "before": loss.before, "after": loss.after, "difference": loss.difference}
+            if loss.interval:
+                values |= {"difference_low": loss.interval.low, "difference_high": loss.interval.high}
+            if loss.relative_change is not None:
+                values["relative_change"] = loss.relative_change
+            flat |= {f"eval/heldout/{objective.lower()}/{name}": float(value) for name, value in values.items()}
         for benchmark, result in self.benchmarks.items():
             flat |= {f"eval/{benchmark}/{name}": value for name, value in result.metrics.items()}
         return flat
@@ -89,11 +92,10 @@ class Summary(BaseModel):
 
 def render(summary: Summary) -> Group:
     """Return the table that a run ends with, for `rich.print`; readable without colour."""
-    processes = _count(summary.processes, "process", "es")
-    attempts = _count(summary.attempts, "attempt", "s")
+    steps = f"{summary.steps} steps in {duration(summary.seconds)}"
     parts: list[RichTable | Text] = [
         Text(f"{summary.job}: {summary.model}, {summary.method}", style="bold"),
-        Text(f"{summary.steps} steps in {duration(summary.seconds)}, {processes}, {attempts}"),
+        Text(f"{steps}, processes: {summary.processes}, attempts: {summary.attempts}"),
     ]
     if summary.held_out:
         parts += _titled(_loss_table(summary.held_out))
@@ -117,30 +119,9 @@ def _loss_table(losses: dict[str, HeldOutLoss]) -> Table:
 
 def _titled(table: Table) -> list[RichTable | Text]:
     """An open table under its title, which rich would fold to the table's width."""
-    shown = RichTable(
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
-    )
+    shown = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for index, name in enumerate(table.columns):
         shown.add_column(name, justify="left" if index == 0 else "right", no_wrap=True)
     for row in table.rows:
         shown.add_row(*(Text(cell) for cell in row))  # in a plain string brackets would be markup
     return [Text(), Text(table.title, style="italic"), shown]
-
-
-def _loss_metrics(loss: HeldOutLoss) -> dict[str, float | None]:
-    return {
-        "n": loss.n,
-        "before": loss.before,
-        "after": loss.after,
-        "difference": loss.difference,
-        "difference_low": loss.interval.low if loss.interval else None,
-        "difference_high": loss.interval.high if loss.interval else None,
-        "relative_change": loss.relative_change,
-    }
-
-
-def _count(number: int, noun: str, plural: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else plural}"

@@ -8,13 +8,14 @@ flattered. Answers that are not among the kind's answers count as unparsed, and 
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from unimrg_trainer.evaluation.benchmarks.base import BenchmarkResult, HeldOut, Item, LazyItems, Result, Table
-from unimrg_trainer.evaluation.benchmarks.extraction import extract, normalise
 from unimrg_trainer.evaluation.intervals import (
     Interval,
     bootstrap_ratio_interval,
@@ -49,15 +50,19 @@ class Spatial:
         """Percentages: `acc` over all questions, `KIND/acc` for each kind of question, and a row of the table each."""
         rows = [Answered(item.key, item.attributes["kind"], item.truth or "", str(answer)) for item, answer in results]
         scores = score(rows, seed=seed)
-        metrics = _metrics(scores.overall)
-        for kind, one in scores.kinds.items():
-            metrics |= {f"{kind}/{name}": value for name, value in _metrics(one).items()}
+        metrics: dict[str, float] = {}
+        for kind, one in scores.items():
+            metrics |= {name if kind == ALL else f"{kind}/{name}": value for name, value in _metrics(one).items()}
         table = Table(
             "spatial questions, % [95 %]; majority: the best constant answer",
             ["kind", "n", "right", "majority", "gain", "unparsed"],
-            [_cells(kind, one) for kind, one in [*scores.kinds.items(), ("all", scores.overall)]],
+            [_cells(kind, one) for kind, one in scores.items()],
         )
         return BenchmarkResult(metrics, ("acc", "majority_acc", "n"), table)
+
+
+ALL = "all"
+"""All kinds of questions together."""
 
 
 @dataclass(frozen=True)
@@ -77,43 +82,41 @@ class Score:
 
     n: int
     correct: int
-    accuracy: float
-    interval: Interval
-    """Wilson, 95 %, as if questions were independent."""
     unparsed: int
     """Answers outside the vocabulary; they are wrong."""
     majority_correct: int
     """Right answers of the best constant answer of each kind."""
-    majority_accuracy: float
-    difference: float
-    """accuracy − majority_accuracy."""
+    interval: Interval
+    """Wilson, 95 %, of the share of correct answers, as if questions were independent."""
     difference_interval: Interval | None
-    """95 %, paired bootstrap over images; None with a single image."""
+    """Of the gain over the majority: 95 %, paired bootstrap over images; None with a single image."""
     p_value: float
     """Exact McNemar test against the majority answer; takes questions as independent."""
 
-
-@dataclass(frozen=True)
-class SpatialScores:
-    """All kinds of questions together and one by one."""
-
-    overall: Score
-    kinds: dict[str, Score]
+    @property
+    def difference(self) -> float:
+        """Share of correct answers less the majority's."""
+        return (self.correct - self.majority_correct) / self.n
 
 
-def score(rows: Sequence[Answered], *, seed: int) -> SpatialScores:
-    """Score `rows`; `seed` is the bootstrap's. A kind has the answers that are true of one of its rows.
+def normalise(text: str) -> str:
+    """Return the first line that has words: NFKC, case folded, single-spaced, without punctuation at either end."""
+    for line in text.splitlines():
+        folded = " ".join(unicodedata.normalize("NFKC", line).casefold().split())
+        stripped = re.sub(r"^[\W_]+|[\W_]+$", "", folded)
+        if stripped:
+            return stripped
+    return ""
 
-    The result does not depend on the order of rows. Raises ValueError for no rows, or for an empty truth.
+
+def score(rows: Sequence[Answered], *, seed: int) -> dict[str, Score]:
+    """Score each kind of question and `ALL`; `seed` is the bootstrap's. A kind has the answers true of one of its rows.
+
+    The result does not depend on the order of rows. Raises ValueError for a question whose true answer is empty.
     """
-    if not rows:
-        raise ValueError("there are no answers to score")
-    by_kind = {
-        kind: _classify([row for row in rows if row.kind == kind]) for kind in sorted({row.kind for row in rows})
-    }
-    kinds = {kind: _score(classified, seed) for kind, classified in by_kind.items()}
-    overall = _score([row for classified in by_kind.values() for row in classified], seed)
-    return SpatialScores(overall, kinds)
+    kinds = {kind: _classify([row for row in rows if row.kind == kind]) for kind in sorted({row.kind for row in rows})}
+    together = [row for classified in kinds.values() for row in classified]
+    return {kind: _score(classified, seed) for kind, classified in [*kinds.items(), (ALL, together)]}
 
 
 @dataclass(frozen=True)
@@ -128,61 +131,54 @@ class _Classified:
 
 def _classify(rows: Sequence[Answered]) -> list[_Classified]:
     truths = [normalise(row.truth) for row in rows]
-    for row, truth in zip(rows, truths, strict=True):
-        if not truth:
-            raise ValueError(f"a question about {row.image} has the empty answer {row.truth!r}")
+    if "" in truths:
+        raise ValueError(f"a question about {rows[truths.index('')].image} has an empty answer")
     counts = Counter(truths)
     majority = min(counts, key=lambda answer: (-counts[answer], answer))
-    classified = []
-    for row, truth in zip(rows, truths, strict=True):
-        answer = extract(row.answer, counts.keys())
-        classified.append(_Classified(row.image, answer is not None, answer == truth, majority == truth))
-    return classified
+    answers = [normalise(row.answer) for row in rows]
+    return [
+        _Classified(row.image, answer in counts, answer == truth, majority == truth)
+        for row, truth, answer in zip(rows, truths, answers, strict=True)
+    ]
 
 
 def _score(rows: Sequence[_Classified], seed: int) -> Score:
     n = len(rows)
     correct = sum(row.right for row in rows)
-    majority_correct = sum(row.majority_right for row in rows)
     differences = [float(row.right) - float(row.majority_right) for row in rows]
     sums, counts = cluster_sums(differences, [row.image for row in rows])
     return Score(
         n=n,
         correct=correct,
-        accuracy=correct / n,
-        interval=wilson(correct, n),
         unparsed=sum(not row.parsed for row in rows),
-        majority_correct=majority_correct,
-        majority_accuracy=majority_correct / n,
-        difference=(correct - majority_correct) / n,
+        majority_correct=sum(row.majority_right for row in rows),
+        interval=wilson(correct, n),
         difference_interval=bootstrap_ratio_interval(sums, counts, seed=seed),
         p_value=mcnemar(differences.count(1.0), differences.count(-1.0)),
     )
 
 
 def _metrics(score: Score) -> dict[str, float]:
-    gain = score.difference_interval
-    values = {
-        "n": score.n,
-        "acc": 100 * score.accuracy,
-        "acc_low": 100 * score.interval.low,
-        "acc_high": 100 * score.interval.high,
-        "majority_acc": 100 * score.majority_accuracy,
-        "gain": 100 * score.difference,
-        "gain_low": 100 * gain.low if gain else None,
-        "gain_high": 100 * gain.high if gain else None,
-        "gain_p": score.p_value,
-        "unparsed_rate": 100 * score.unparsed / score.n,
+    shares = {
+        "acc": score.correct / score.n,
+        "acc_low": score.interval.low,
+        "acc_high": score.interval.high,
+        "majority_acc": score.majority_correct / score.n,
+        "gain": score.difference,
+        "unparsed_rate": score.unparsed / score.n,
     }
-    return {name: float(value) for name, value in values.items() if value is not None}
+    if score.difference_interval:
+        shares |= {"gain_low": score.difference_interval.low, "gain_high": score.difference_interval.high}
+    percentages = {name: 100 * share for name, share in shares.items()}
+    return {"n": float(score.n), "gain_p": score.p_value, **percentages}
 
 
 def _cells(kind: str, score: Score) -> list[str]:
     return [
         kind,
         str(score.n),
-        f"{100 * score.accuracy:.1f} {interval_text(score.interval, '.1f', 100)}",
-        f"{100 * score.majority_accuracy:.1f}",
+        f"{100 * score.correct / score.n:.1f} {interval_text(score.interval, '.1f', 100)}",
+        f"{100 * score.majority_correct / score.n:.1f}",
         f"{100 * score.difference:+.1f} {interval_text(score.difference_interval, '+.1f', 100)}",
         str(score.unparsed),
     ]
