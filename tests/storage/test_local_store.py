@@ -45,19 +45,14 @@ def test_a_writer_killed_before_the_end_leaves_nothing_to_see(tmp_path: Path, if
     leftovers = list(tmp_path.rglob(f"{local.PARTIAL}*"))
     assert [path.read_bytes() for path in leftovers] == [b"half a life"]
 
+    with pytest.raises(StorageError, match="unfinished"):
+        store.get(leftovers[0].relative_to(tmp_path).as_posix())
     store.list()
     assert leftovers[0].exists(), "a writer that may still run is left alone"
     os.utime(leftovers[0], times=(time.time() - DAY - 60,) * 2)
     store.list("folder/")
     assert not leftovers[0].exists()
     assert store.list() == before
-
-
-def test_an_unfinished_file_cannot_be_addressed(tmp_path: Path) -> None:
-    store = LocalStore(tmp_path)
-    (tmp_path / f"{local.PARTIAL}1-abc").write_bytes(b"half")
-    with pytest.raises(StorageError, match="unfinished"):
-        store.get(f"{local.PARTIAL}1-abc")
 
 
 def fail_with(number: int, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
@@ -191,14 +186,6 @@ def test_a_folder_that_is_removed_under_our_hands_is_made_anew(tmp_path: Path, m
     assert len(lost) == 2
 
 
-def test_links_to_nowhere_are_not_listed(tmp_path: Path) -> None:
-    (tmp_path / "broken").symlink_to(tmp_path / "nowhere")
-    (tmp_path / "loop").symlink_to(tmp_path)
-    store = LocalStore(tmp_path)
-    store.put("a", b"1")
-    assert store.list() == [("a", 1)]
-
-
 def test_a_store_is_opened_by_its_uri(tmp_path: Path) -> None:
     folder = tmp_path / "with space and #"
     store = open_store(folder.as_uri())
@@ -210,11 +197,16 @@ def test_a_store_is_opened_by_its_uri(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("uri", "said"),
-    [("s3://", "bucket"), ("file://run", "absolute"), ("/run", "file:///"), ("http://host/x", "file:///")],
+    [
+        ("s3://", "bucket"),
+        ("s3://bucket/../b", "may not"),
+        ("file://run", "absolute"),
+        ("/run", "file:///"),
+        ("http://host/x", "file:///"),
+    ],
 )
 def test_another_uri_is_refused_with_a_way_out(uri: str, said: str) -> None:
     with pytest.raises(UserError, match=said) as caught:
         open_store(uri)
     assert caught.value.exit_code is ExitCode.CONFIGURATION
-    assert uri in caught.value.message
     assert caught.value.remedy

@@ -6,6 +6,7 @@ one winner. That is all the protocols on top of it (checkpoints, prepared data, 
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
@@ -98,28 +99,22 @@ def put_once(store: ObjectStore, key: str, content: bytes) -> bool:
 
 def check_key(key: str) -> str:
     """Return `key` if every store can hold it; raise StorageError (CONFIGURATION) if not."""
-    if not key or key.endswith("/"):
-        raise _impossible(key, "it names no object")
-    return check_prefix(key)
+    return check_prefix(key, is_key=True)
 
 
-def check_prefix(prefix: str) -> str:
+def check_prefix(prefix: str, *, is_key: bool = False) -> str:
     """Return `prefix` if it is the beginning of a possible key; raise StorageError (CONFIGURATION) if not."""
     parts = prefix.split("/")
-    if prefix and (not parts[0] or "" in parts[:-1]):
-        raise _impossible(prefix, "it must be relative and have no empty part")
-    if "." in parts or ".." in parts:
-        raise _impossible(prefix, "it may not contain the parts . and ..")
-    if "\\" in prefix or any(ord(character) < 32 or ord(character) == 127 for character in prefix):
-        raise _impossible(prefix, "it may not contain backslashes or control characters")
-    try:
-        length = len(prefix.encode("utf-8"))
-    except UnicodeEncodeError:
-        raise _impossible(prefix, "it is not Unicode text") from None
-    if length > KEY_BYTES:
-        raise _impossible(prefix, f"it is longer than {KEY_BYTES} bytes")
+    wrong = {
+        "it names no object": is_key and not parts[-1],
+        "it must be relative and have no empty part": "" in parts[:-1],
+        "it may not contain the parts . and ..": "." in parts or ".." in parts,
+        "it may not contain backslashes or control characters": re.search(r"[\\\x00-\x1f\x7f]", prefix),
+        "it is not Unicode text": re.search("[\ud800-\udfff]", prefix),
+        f"it is longer than {KEY_BYTES} bytes": len(prefix.encode(errors="replace")) > KEY_BYTES,
+    }
+    for reason, found in wrong.items():
+        if found:
+            message = f"{prefix[:200]!r} cannot be the key of an object: {reason}"
+            raise StorageError(message, remedy="correct it", exit_code=ExitCode.CONFIGURATION)
     return prefix
-
-
-def _impossible(key: str, reason: str) -> StorageError:
-    return StorageError(f"{key[:200]!r} cannot be the key of an object: {reason}", exit_code=ExitCode.CONFIGURATION)

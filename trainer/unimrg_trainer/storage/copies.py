@@ -28,16 +28,16 @@ def local_file(store: ObjectStore, key: str, cache: Path) -> Path:
     from unimrg_trainer.storage.s3 import S3Store  # boto3 takes a while, and folders need none of it
 
     assert isinstance(store, S3Store), store
-    version, size = store.version(key), store.size(key)
-    if version is None or size is None:
+    found = store.find(key)
+    if found is None:
         raise NotFound(f"there is no object {store.uri}/{key}")
     name = _digest(f"{store.uri}/{key}")
-    path = cache / "objects" / f"{name}-{_digest(version)}{Path(key).suffix}"
+    path = cache / "objects" / f"{name}-{_digest(found.version)}{Path(key).suffix}"
     with explained("write", path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with (path.parent / f"{name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if not path.exists() or path.stat().st_size != size:
+            if not path.exists() or path.stat().st_size != found.total:
                 logger.info("fetching %s/%s to %s", store.uri, key, path)
                 partial = path.parent / f"{name}.partial"  # the lock's holder is the only one to write it
                 with partial.open("wb") as file:
@@ -45,7 +45,7 @@ def local_file(store: ObjectStore, key: str, cache: Path) -> Path:
                         file.write(content)
                     file.flush()
                     os.fsync(file.fileno())  # else a loss of power may leave the name and not the content
-                if store.version(key) != version or partial.stat().st_size != size:
+                if store.find(key) != found or partial.stat().st_size != found.total:
                     raise StorageError(f"{store.uri}/{key} was replaced while it was fetched", remedy="try again")
                 partial.replace(path)
                 for earlier in path.parent.glob(f"{name}-*"):

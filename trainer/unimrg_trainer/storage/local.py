@@ -15,7 +15,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
 
 from unimrg_api.exit_codes import ExitCode
 from unimrg_trainer.storage.base import AlreadyExists, NotFound, StorageError, check_key, check_prefix
@@ -32,17 +31,17 @@ RACES = 100
 
 NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
 
-_DENIED = (ExitCode.CREDENTIALS, "give the user that runs the job access to this folder, or choose another")
-_FULL = (ExitCode.UNAVAILABLE, "free some space, or choose another disk")
-_MISPLACED = (
-    ExitCode.CONFIGURATION,
-    "an object stands where a folder must be, or a folder where an object must be",
-)
+_DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
+_MISPLACED = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
 _REMEDIES = {
-    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), _DENIED),
-    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), _FULL),
-    **dict.fromkeys((errno.ENOTDIR, errno.EISDIR, errno.EEXIST), _MISPLACED),
-    errno.ENAMETOOLONG: (ExitCode.CONFIGURATION, "choose a shorter path"),
+    number: (exit_code, remedy)
+    for exit_code, remedy, *numbers in (
+        (ExitCode.CREDENTIALS, "give the job's user access to this folder, or choose another", *_DENIED),
+        (ExitCode.UNAVAILABLE, "free some space, or choose another disk", errno.ENOSPC, errno.EDQUOT),
+        (ExitCode.CONFIGURATION, "an object stands where a folder must be, or the reverse", *_MISPLACED),
+        (ExitCode.CONFIGURATION, "choose a shorter path", errno.ENAMETOOLONG),
+    )
+    for number in numbers
 }
 """errno → exit code and remedy; of other errors it is not known whether they pass."""
 
@@ -125,17 +124,23 @@ class LocalStore:
     def _path(self, key: str) -> Path:
         parts = check_key(key).split("/")
         if any(part.startswith(PARTIAL) for part in parts):
-            raise StorageError(
-                f"{key!r} cannot be the key of an object: {PARTIAL}… names unfinished files",
-                exit_code=ExitCode.CONFIGURATION,
-            )
+            message = f"{key!r} cannot be the key of an object: {PARTIAL}… names unfinished files"
+            raise StorageError(message, exit_code=ExitCode.CONFIGURATION)
         return self.root.joinpath(*parts)
 
 
 def _write_partial(path: Path, data: bytes | Path) -> Path:
     """Write a durable copy of `data` beside `path`, under a reserved name; nothing is left behind if it fails."""
+    partial = path.with_name(f"{PARTIAL}{os.getpid()}-{os.urandom(6).hex()}")
     with data.open("rb") if isinstance(data, Path) else io.BytesIO(data) as source:
-        partial, file = _open_partial(path)
+        for remaining in reversed(range(RACES)):
+            _make_folder(path.parent)
+            try:
+                file = partial.open("xb")
+                break
+            except FileNotFoundError:  # a deletion emptied the folder and removed it between our two calls
+                if not remaining:
+                    raise
         try:
             with file:
                 shutil.copyfileobj(source, file, COPY_BYTES)
@@ -145,19 +150,6 @@ def _write_partial(path: Path, data: bytes | Path) -> Path:
             partial.unlink(missing_ok=True)
             raise
     return partial
-
-
-def _open_partial(path: Path) -> tuple[Path, BinaryIO]:
-    partial = path.with_name(f"{PARTIAL}{os.getpid()}-{os.urandom(6).hex()}")
-    for remaining in reversed(range(RACES)):
-        try:
-            _make_folder(path.parent)
-            return partial, partial.open("xb")
-        except FileNotFoundError:
-            # a deletion emptied the folder and removed it between our two calls
-            if not remaining:
-                raise
-    raise AssertionError("the loop returns or raises")
 
 
 def _make_folder(folder: Path) -> None:
@@ -175,17 +167,14 @@ def _give_name(partial: Path, path: Path) -> None:
         os.link(partial, path)
     except FileExistsError:
         # over NFS the reply may be lost and the client's second try finds what its first one did
-        if path.exists() and partial.samefile(path):
-            return
-        raise AlreadyExists(f"{path} is there already") from None
+        if not path.exists() or not partial.samefile(path):
+            raise AlreadyExists(f"{path} is there already") from None
     except OSError as error:
         if error.errno not in NO_LINKS:
             raise
-        raise StorageError(
-            f"cannot write {path}: its file system has no hard links ({os.strerror(error.errno)})",
-            remedy="choose a folder on ext4, xfs, NFS or another POSIX file system",
-            exit_code=ExitCode.CONFIGURATION,
-        ) from error
+        message = f"cannot write {path}: its file system has no hard links ({os.strerror(error.errno)})"
+        remedy = "choose a folder on ext4, xfs, NFS or another POSIX file system"
+        raise StorageError(message, remedy=remedy, exit_code=ExitCode.CONFIGURATION) from error
 
 
 def _walk(folder: Path) -> Iterator[tuple[Path, int]]:
@@ -197,19 +186,15 @@ def _walk(folder: Path) -> Iterator[tuple[Path, int]]:
     for entry in entries:
         path = Path(entry.path)
         if entry.name.startswith(PARTIAL):
-            _remove_leftover(path)
+            with suppress(OSError):
+                if time.time() - path.stat().st_mtime > LEFTOVER_SECONDS:
+                    path.unlink()
         elif entry.is_dir(follow_symlinks=False):
             yield from _walk(path)
         else:
             with suppress(FileNotFoundError):  # deleted since, or a symbolic link to nowhere
                 if entry.is_file():
                     yield path, entry.stat().st_size
-
-
-def _remove_leftover(partial: Path) -> None:
-    with suppress(OSError):
-        if time.time() - partial.stat().st_mtime > LEFTOVER_SECONDS:
-            partial.unlink()
 
 
 def _sync_folder(folder: Path) -> None:

@@ -9,19 +9,18 @@ the bucket's life-cycle rule for such uploads removes.
 from __future__ import annotations
 
 import io
-import itertools
 import logging
 import os
 import random
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import boto3
 import urllib3
@@ -34,7 +33,6 @@ from unimrg_api.job import StorageSpec
 from unimrg_api.redaction import clean
 from unimrg_api.texts import backoff
 from unimrg_trainer.storage.base import AlreadyExists, NotFound, StorageError, check_key, check_prefix
-from unimrg_trainer.storage.local import explained
 from unimrg_trainer.storage.s3_errors import (
     CHECKSUMS,
     UNREACHABLE,
@@ -51,14 +49,11 @@ ATTEMPTS = 4
 """Requests of one call. An address that takes no connection is given up after at most 25 seconds, one that never
 replies after 50; for `get` from one whose replies begin and then fall silent see BODY_ATTEMPTS."""
 BODY_ATTEMPTS = 5
-"""How often the content of one reply is asked for; botocore repeats requests only until their reply begins. At worst
-each of these takes ATTEMPTS requests and then READ_SECONDS of silence: five minutes in all."""
+"""How often the content of one reply is asked for; botocore repeats requests only until their reply begins."""
 PART_BYTES = 16 << 20
 """Size of the pieces in which large objects travel."""
 SINGLE_BYTES = 32 << 20
 """Up to here an object is put by one request."""
-CONDITIONAL_BYTES = 5 << 30
-"""The most that S3 takes in one request, and so the most that can be put conditionally."""
 PARALLEL = 8
 """Pieces of one object that travel at once."""
 CONNECTIONS = 32
@@ -85,9 +80,8 @@ class S3Store:
     def __init__(self, uri: str, settings: StorageSpec | None = None, *, part_bytes: int = PART_BYTES) -> None:
         match = _ADDRESS.fullmatch(uri)
         if match is None:
-            raise StorageError(
-                f"{uri} names no bucket", remedy="use s3://BUCKET/PREFIX", exit_code=ExitCode.CONFIGURATION
-            )
+            remedy = "use s3://BUCKET/PREFIX"
+            raise StorageError(f"{uri} names no bucket", remedy=remedy, exit_code=ExitCode.CONFIGURATION)
         self._bucket = match[1]
         prefix = (match[2] or "").rstrip("/")
         self._prefix = f"{check_prefix(prefix)}/" if prefix else ""
@@ -102,19 +96,34 @@ class S3Store:
 
     def put(self, key: str, data: bytes | Path, *, if_absent: bool = False) -> None:
         place = self._place(key)
-        with self._explained("write", key), _opened(data) as (body, size):
-            if if_absent and size > CONDITIONAL_BYTES:
-                raise StorageError(
-                    f"{self.uri}/{key} is too large for a conditional write: {size} bytes",
-                    remedy=f"write at most {CONDITIONAL_BYTES >> 30} GiB at once",
-                    exit_code=ExitCode.CONFIGURATION,
-                )
-            if if_absent:
-                self._put_if_absent(key, place, body)
-            elif size <= SINGLE_BYTES:
-                self.client.put_object(**place, Body=body)
-            else:
-                self._put_in_parts(key, place, body, size)
+        source = io.BytesIO(data) if isinstance(data, bytes) else data.open("rb")
+        with self._explained("write", key), source as body:
+            size = body.seek(0, io.SEEK_END)
+
+            def send() -> None:
+                body.seek(0)
+                if if_absent:
+                    self.client.put_object(**place, Body=body, IfNoneMatch="*")
+                elif size <= SINGLE_BYTES:
+                    self.client.put_object(**place, Body=body)
+                else:
+                    self.client.upload_fileobj(body, *place.values(), Config=transfer)
+
+            transfer = TransferConfig(
+                multipart_threshold=SINGLE_BYTES,
+                multipart_chunksize=self._part_bytes,
+                max_concurrency=PARALLEL,
+                preferred_transfer_client="classic",
+            )
+            # After a conflict nobody has won: another conditional writer is under way. An upload is not found if the
+            # reply to its last request was lost, and is made anew.
+            again = ("ConditionalRequestConflict", "NoSuchUpload")
+            try:
+                _repeated(send, lambda error: code_of(error) in again)
+            except ClientError as error:
+                if if_absent and status_of(error) == 412:
+                    raise AlreadyExists(f"{self.uri}/{key} is there already") from None
+                raise
 
     def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
         assert offset >= 0
@@ -128,13 +137,16 @@ class S3Store:
         return content[:length]
 
     def size(self, key: str) -> int | None:
-        found = self._find(key)
+        found = self.find(key)
         return None if found is None else found.total
 
-    def version(self, key: str) -> str | None:
-        """Return what changes whenever the object does (its ETag), None if there is no such object."""
-        found = self._find(key)
-        return None if found is None else found.version
+    def find(self, key: str) -> Part | None:
+        """Return the object's first byte, length and version; None if there is none. HEAD would not give a reason."""
+        try:
+            with self._explained("read", key):
+                return self._read_part(key, 0, 1)
+        except NotFound:
+            return None
 
     def list(self, prefix: str = "") -> list[tuple[str, int]]:
         found: list[tuple[str, int]] = []
@@ -159,53 +171,11 @@ class S3Store:
                 if code_of(error) != "NoSuchKey":
                     raise
 
-    def _find(self, key: str) -> _Part | None:
-        """Read the first byte; None if there is no object. A refused HEAD would not give the reason."""
-        try:
-            with self._explained("read", key):
-                return self._read_part(key, 0, 1)
-        except NotFound:
-            return None
-
     def _place(self, key: str) -> dict[str, str]:
         return {"Bucket": self._bucket, "Key": check_key(self._prefix + check_key(key))}
 
     def _explained(self, action: str, key: str) -> AbstractContextManager[None]:
         return translated(action, f"{self.uri}/{key}", self.client)
-
-    def _put_if_absent(self, key: str, place: dict[str, str], body: BinaryIO) -> None:
-        def send() -> None:
-            body.seek(0)
-            self.client.put_object(**place, Body=body, IfNoneMatch="*")
-
-        try:
-            # after a conflict nobody has won: another conditional writer is under way
-            _repeated(send, lambda error: _has_code(error, "ConditionalRequestConflict"))
-        except ClientError as error:
-            if status_of(error) == 412:
-                raise AlreadyExists(f"{self.uri}/{key} is there already") from None
-            raise
-
-    def _put_in_parts(self, key: str, place: dict[str, str], body: BinaryIO, size: int) -> None:
-        """Put by a multipart upload. If the reply to its last request is lost, the repeated one finds no upload."""
-        before = self.version(key)
-        transfer = TransferConfig(
-            multipart_threshold=SINGLE_BYTES,
-            multipart_chunksize=self._part_bytes,
-            max_concurrency=PARALLEL,
-            preferred_transfer_client="classic",
-        )
-
-        def send() -> None:
-            body.seek(0)
-            try:
-                self.client.upload_fileobj(body, *place.values(), Config=transfer)
-            except ClientError as error:
-                found = self._find(key) if _has_code(error, "NoSuchUpload") else None
-                if found is None or found.total != size or found.version == before:
-                    raise
-
-        _repeated(send, lambda error: _has_code(error, "NoSuchUpload"))
 
     def _read(self, key: str, offset: int, length: int) -> bytes:
         """Read a range of one version of the object; raises _Replaced if there is another by now."""
@@ -222,12 +192,12 @@ class S3Store:
             raise _Replaced
         return content
 
-    def _read_part(self, key: str, start: int, count: int, version: str | None = None) -> _Part:
+    def _read_part(self, key: str, start: int, count: int, version: str | None = None) -> Part:
         """Read `count` bytes, fewer at the end of the object, with one request and as many more as it breaks off."""
         wanted = f"bytes={start}-{start + count - 1}"
         condition = {} if version is None else {"IfMatch": version}
 
-        def receive() -> _Part:
+        def receive() -> Part:
             answer = self.client.get_object(**self._place(key), Range=wanted, **condition)
             try:
                 with closing(answer["Body"]):  # a reply that is refused must not hold its connection
@@ -241,7 +211,7 @@ class S3Store:
             if status_of(error) == 412 or (status_of(error) == 416 and version is not None):
                 raise _Replaced from None
             if status_of(error) == 416:
-                return _Part(b"", 0, "")  # the object ends before
+                return Part(b"", 0, "")  # the object ends before
             raise
         except _BrokenOff as error:
             raise StorageError(
@@ -252,7 +222,7 @@ class S3Store:
 
 
 @dataclass(frozen=True)
-class _Part:
+class Part:
     """A range that was read: its bytes, the object's length, and which version of the object it is of."""
 
     content: bytes
@@ -268,15 +238,11 @@ class _Replaced(Exception):  # noqa: N818 - a condition, handled in this module
     """The object is no longer the one whose first part was read."""
 
 
-def _received(answer: dict[str, Any], start: int, count: int, what: str) -> _Part:
-    """Receive the content of a reply; raises OSError, or as botocore does, if it is not what was asked for.
-
-    The whole object in place of a range, with status 200, is right only for an empty one, which has no ranges; for
-    another it raises StorageError that begins with `what`.
-    """
+def _received(answer: dict[str, Any], start: int, count: int, what: str) -> Part:
+    """Receive the content of a reply; raises OSError, or as botocore does, if it is not what was asked for."""
     if answer["ResponseMetadata"]["HTTPStatusCode"] == 200 and "ContentRange" not in answer:
         if answer.get("ContentLength") == 0:
-            return _Part(b"", 0, "")
+            return Part(b"", 0, "")  # an empty object has no ranges
         raise StorageError(
             f"{what}: asked for a range, this service answers with the whole object",
             remedy="use a service that implements all of S3, and nothing before it that changes requests",
@@ -289,7 +255,7 @@ def _received(answer: dict[str, Any], start: int, count: int, what: str) -> _Par
     content: bytes = answer["Body"].read()
     if len(content) != min(count, total - start):
         raise OSError(f"{len(content)} of {min(count, total - start)} bytes came")
-    return _Part(content, total, str(answer["ETag"]))
+    return Part(content, total, str(answer["ETag"]))
 
 
 _clients: dict[tuple[object, ...], Any] = {}
@@ -304,65 +270,44 @@ def connect(settings: StorageSpec) -> Any:
     environment = frozenset(item for item in os.environ.items() if item[0].startswith("AWS_"))
     identity = (os.getpid(), settings, environment)
     with _clients_lock:
-        if identity not in _clients:
-            check_variables(os.environ)
-            _clients[identity] = _make_client(settings)
-        return _clients[identity]
-
-
-def _make_client(settings: StorageSpec) -> Any:
-    # None leaves it to botocore, whose own variables and files then count
-    checksums: Literal["when_required"] | None = "when_required" if settings.checksums == "WhenRequired" else None
-    addressing: Any = None if settings.addressing == "Auto" else {"addressing_style": settings.addressing.lower()}
-    try:
-        session = boto3.session.Session()
-        return session.client(
-            "s3",
-            endpoint_url=settings.endpoint,
-            region_name=settings.region or os.environ.get("AWS_REGION") or session.region_name or DEFAULT_REGION,
-            config=Config(
-                connect_timeout=CONNECT_SECONDS,
-                read_timeout=READ_SECONDS,
-                retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
-                max_pool_connections=CONNECTIONS,
-                s3=addressing,
-                request_checksum_calculation=checksums,
-                response_checksum_validation=checksums,
-            ),
+        if identity in _clients:
+            return _clients[identity]
+        check_variables(os.environ)
+        # None leaves it to botocore, whose own variables and files then count
+        checksums: Literal["when_required"] | None = "when_required" if settings.checksums == "WhenRequired" else None
+        addressing: Any = None if settings.addressing == "Auto" else {"addressing_style": settings.addressing.lower()}
+        config = Config(
+            connect_timeout=CONNECT_SECONDS,
+            read_timeout=READ_SECONDS,
+            retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
+            max_pool_connections=CONNECTIONS,
+            s3=addressing,
+            request_checksum_calculation=checksums,
+            response_checksum_validation=checksums,
         )
-    except BotoCoreError as error:
-        raise of_client(error, "cannot speak to S3") from error
-    except ValueError as error:
-        raise StorageError(
-            f"cannot speak to S3: {clean(str(error), 300)}",
-            remedy="correct AWS_ENDPOINT_URL, or give spec.storage.endpoint",
-            exit_code=ExitCode.CONFIGURATION,
-        ) from error
-
-
-@contextmanager
-def _opened(data: bytes | Path) -> Iterator[tuple[BinaryIO, int]]:
-    """The data as a file that can be read again, and its length in bytes."""
-    if isinstance(data, bytes):
-        yield io.BytesIO(data), len(data)
-        return
-    with explained("read", data):
-        file = data.open("rb")
-    with file:
-        yield file, data.stat().st_size
+        try:
+            session = boto3.session.Session()
+            region = settings.region or os.environ.get("AWS_REGION") or session.region_name or DEFAULT_REGION
+            client = session.client("s3", endpoint_url=settings.endpoint, region_name=region, config=config)
+        except BotoCoreError as error:
+            raise of_client(error, "cannot make a client of S3") from error
+        except ValueError as error:
+            raise StorageError(
+                f"cannot make a client of S3: {clean(str(error), 300)}",
+                remedy="correct AWS_ENDPOINT_URL, or give spec.storage.endpoint",
+                exit_code=ExitCode.CONFIGURATION,
+            ) from error
+        _clients[identity] = client
+        return client
 
 
 def _repeated(call: Callable[[], T], is_worth_it: Callable[[Exception], bool]) -> T:
     """Call until it returns, BODY_ATTEMPTS times at most, with growing pauses that are never the same twice."""
-    for number in itertools.count(1):
+    for number in range(1, BODY_ATTEMPTS):
         try:
             return call()
         except Exception as error:
-            if number == BODY_ATTEMPTS or not is_worth_it(error):
+            if not is_worth_it(error):
                 raise
             time.sleep(backoff(0.2, 10.0, number, random.random()))
-    raise AssertionError("the loop returns or raises")
-
-
-def _has_code(error: Exception, code: str) -> bool:
-    return isinstance(error, ClientError) and code_of(error) == code
+    return call()
