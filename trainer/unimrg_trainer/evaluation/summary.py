@@ -14,9 +14,9 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from unimrg_api.texts import duration
-from unimrg_trainer.evaluation.benchmarks.base import BenchmarkResult, Table
 from unimrg_trainer.evaluation.held_out import HeldOutLoss
 from unimrg_trainer.evaluation.intervals import interval_text
+from unimrg_trainer.evaluation.result import BenchmarkResult, Table
 
 FILE_NAME = "summary.json"
 

@@ -96,8 +96,7 @@ class S3Store:
 
     def put(self, key: str, data: bytes | Path, *, if_absent: bool = False) -> None:
         place = self._place(key)
-        source = io.BytesIO(data) if isinstance(data, bytes) else data.open("rb")
-        with self._explained("write", key), source as body:
+        with self._explained("write", key), io.BytesIO(data) if isinstance(data, bytes) else data.open("rb") as body:
             size = body.seek(0, io.SEEK_END)
 
             def send() -> None:

@@ -6,18 +6,17 @@ the ranks and records the result; neither knows anything about the other.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
-from pydantic import FiniteFloat
 
+from unimrg_trainer.evaluation.result import BenchmarkResult, Table
 from unimrg_trainer.models.requests import AnswerRequest, GenerateRequest
 from unimrg_trainer.sample import Sample
 
-_METRIC = re.compile(r"[A-Za-z0-9_\-. :/]{1,200}")
+__all__ = ["Benchmark", "BenchmarkResult", "HeldOut", "Item", "Items", "LazyItems", "Result", "Table"]
 
 Result = str | np.ndarray
 """The answer to an AnswerRequest, or the image for a GenerateRequest: uint8 [H, W, 3], of the family's own size."""
@@ -32,36 +31,6 @@ class Item:
     request: AnswerRequest | GenerateRequest
     truth: Any = None
     attributes: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table as text. The first column is set to the left, the others, which hold numbers, to the right."""
-
-    title: str
-    columns: list[str]
-    rows: list[list[str]]
-
-
-@dataclass(frozen=True)
-class BenchmarkResult:
-    """Scores of one benchmark. Raises ValueError for a name that MLflow would refuse, and for unequal rows."""
-
-    metrics: dict[str, FiniteFloat]
-    """Name without prefix → value; logged as `eval/<benchmark>/<name>`."""
-    headline: tuple[str, ...]
-    """The few metrics that the pod's termination message carries."""
-    table: Table
-
-    def __post_init__(self) -> None:
-        unlawful = [name for name in self.metrics if not _METRIC.fullmatch(name)]
-        if unlawful:
-            raise ValueError(f"{unlawful[0]!r} cannot be the name of a metric: use letters, digits and _-. :/")
-        unknown = set(self.headline) - set(self.metrics)
-        if unknown:
-            raise ValueError(f"the headline names {sorted(unknown)}, which are no metrics of this benchmark")
-        if any(len(row) != len(self.table.columns) for row in self.table.rows):
-            raise ValueError(f"the table {self.table.title!r} has rows that do not fit its columns")
 
 
 class HeldOut(Protocol):
