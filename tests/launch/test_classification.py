@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import signal
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from unimrg_api.errors import Interrupted, JobError, Problem, UserError
 from unimrg_api.exit_codes import ExitCode
-from unimrg_trainer.launch.classification import GroupEnd, RankEnd, StageResult, classify
-from unimrg_trainer.launch.exit_records import RankExit, describe
+from unimrg_trainer.launch.classification import GroupEnd, RankEnd, classify
+from unimrg_trainer.launch.exit_records import StageResult, describe, read_exits, write_exit
 from unimrg_trainer.launch.watchdog import Stall
 
 
 def ended(rank: int, code: int, at: float) -> RankEnd:
-    return RankEnd(rank, RankExit(code, "Reason", finished_at=at), code, at)
+    return RankEnd(rank, StageResult(ExitCode(code), "Reason", rank=rank, at=at), code, at)
 
 
 def died(rank: int, status: int, at: float = 1.0) -> RankEnd:
@@ -46,7 +48,7 @@ CASES: list[tuple[str, GroupEnd, ExitCode, int | None]] = [
     ("a crash in native code", group(died(0, -signal.SIGSEGV)), ExitCode.PROGRAM, 0),
     ("terminated from outside", group(died(0, -signal.SIGTERM)), ExitCode.TERMINATED, 0),
     ("a known code and no record", group(died(0, 77)), ExitCode.CREDENTIALS, 0),
-    ("an unknown code", group(ended(0, 3, 1)), ExitCode.PROGRAM, 0),
+    ("an unknown code and no record", group(died(0, 3)), ExitCode.PROGRAM, 0),
     ("success and no record", group(died(0, 0)), ExitCode.PROGRAM, 0),
     ("all interrupted", stopped(ended(0, 85, 1), ended(1, 85, 2)), ExitCode.INTERRUPTED, 0),
     ("interrupted through another node", group(ended(0, 85, 1)), ExitCode.INTERRUPTED, 0),
@@ -68,10 +70,12 @@ def test_the_cause_of_an_end(end: GroupEnd, code: ExitCode, rank: int | None) ->
     assert result.reason and (result.message or result.reason in {"Completed", "Reason"})
 
 
-def test_the_result_has_the_ranks_message_and_steps() -> None:
-    record = RankExit(65, "DataCorrupt", "shard 3", step=12, commit=10, finished_at=1.0)
-    expected = StageResult(ExitCode.DATA_CORRUPT, "DataCorrupt", "shard 3", 0, 12, 10)
-    assert classify(group(RankEnd(0, record))) == expected
+def test_the_result_has_the_message_and_steps_that_a_rank_wrote(tmp_path: Path) -> None:
+    written = StageResult(ExitCode.DATA_CORRUPT, "DataCorrupt", "shard 3", step=12, commit=10)
+    write_exit(tmp_path, 0, written)
+    (tmp_path / "exit" / "rank-1.json").write_text("{")
+    assert classify(group(RankEnd(0, read_exits(tmp_path)[0]))) == replace(written, rank=0)
+    assert read_exits(tmp_path).keys() == {0}
 
 
 def test_a_rank_without_a_record_is_quoted_from_its_log() -> None:

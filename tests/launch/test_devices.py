@@ -39,6 +39,8 @@ def test_more_processes_than_gpus_are_refused(machine: Path) -> None:
     assert devices.fit_to_machine(job, None) == (job, None)
     with pytest.raises(UserError, match="2 processes need a GPU each, and this machine has 1"):
         devices.fit_to_machine(job, 2)
+    on_cpus = job_for(machine, 0)
+    assert devices.fit_to_machine(on_cpus, 8) == (on_cpus, None)
 
 
 def test_gpus_that_are_hidden_do_not_count(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,8 +51,3 @@ def test_gpus_that_are_hidden_do_not_count(machine: Path, monkeypatch: pytest.Mo
     assert devices.gpus() == 2
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert devices.gpus() == 0
-
-
-def test_a_job_for_cpus_is_not_touched(machine: Path) -> None:
-    job = job_for(machine, 0)
-    assert devices.fit_to_machine(job, 8) == (job, None)

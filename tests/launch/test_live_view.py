@@ -63,6 +63,7 @@ def test_a_proxy_is_not_asked_for_our_own_progress(tmp_path: Path, monkeypatch: 
     with serve_progress(tmp_path, "127.0.0.1", 0) as port:
         report = live_view.fetch(port)
     assert report is not None and report.step == 30
+    assert live_view.fetch(port) is None, "the server is gone"
 
 
 @pytest.fixture(autouse=True)
@@ -81,18 +82,12 @@ def test_a_log_is_not_flooded_but_a_new_stage_is_written_at_once(shown: Callable
     assert [line.split()[0] for line in text.splitlines()] == ["train", "evaluate"]
 
 
-def test_a_terminal_shows_every_stage_with_its_steps(shown: Callable[..., str]) -> None:
+def test_a_terminal_shows_every_stage_and_the_line_of_now(shown: Callable[..., str]) -> None:
     prepared = Progress(stage="prepare", step=8, total_steps=8, updated=1.0)
     text = shown(prepared, HALFWAY, terminal=True)
-    last = text.rpartition("prepare")[2]
-    assert "8/8" in last and "train" in last and "30/60" in last and "pixel 0.500" in last
+    assert "prepare  8/8" in text
+    assert "train  30/60  1m15s left  pixel 0.500" in text.rpartition("prepare")[2]
 
 
 def test_nobody_is_shown_defaults_as_if_they_were_a_report(shown: Callable[..., str]) -> None:
     assert shown(Progress(), terminal=False) == ""
-
-
-def test_a_server_that_is_gone_ends_nothing(tmp_path: Path) -> None:
-    with serve_progress(tmp_path, "127.0.0.1", 0) as port:
-        assert port is not None
-    assert live_view.fetch(port) is None

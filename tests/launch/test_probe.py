@@ -31,14 +31,11 @@ def test_every_kind_of_store_passes_and_nothing_is_left(s3_place: Place, tmp_pat
         assert store.list() == []
 
 
-def test_a_service_without_conditional_writes_is_refused(s3_place: Place) -> None:
+def test_a_service_without_conditional_writes_or_ranges_is_refused(s3_place: Place) -> None:
     with without_header(s3_place, "PutObject", "If-None-Match"):
         message = refused(s3_place.store())
     assert "this service has no conditional writes, which commits rest on" in message
     assert f"{s3_place.uri}/run" in message
-
-
-def test_a_service_that_ignores_ranges_is_refused(s3_place: Place) -> None:
     with without_header(s3_place, "GetObject", "Range"):
         assert "range" in refused(s3_place.store())
 

@@ -14,7 +14,7 @@ from unimrg_api.environment import PodEnvironment
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.progress import Progress
 from unimrg_api.termination import TerminationRecord
-from unimrg_trainer.launch.classification import StageResult
+from unimrg_trainer.launch.exit_records import StageResult
 from unimrg_trainer.launch.progress_server import PORT_FILE, serve_progress
 from unimrg_trainer.launch.reports import (
     announce,
@@ -38,27 +38,23 @@ def report(folder: Path, **fields: object) -> None:
 
 def test_progress_and_the_mlflow_run_are_served_as_one(tmp_path: Path) -> None:
     report(tmp_path, losses={"pixel": 0.5})
-    (tmp_path / "mlflow.json").write_text(json.dumps({"run_id": "abc", "url": "http://mlflow/abc"}))
+    (tmp_path / "mlflow.json").write_text(
+        json.dumps({"run_id": "abc", "url": "http://mlflow/abc", "problem": "refused"})
+    )
     with serve_progress(tmp_path, "127.0.0.1", 0) as port:
         assert int((tmp_path / PORT_FILE).read_text()) == port
         answer = Progress.parse(get(port, "/progress"))
-        report(tmp_path, step=4)
-        later = Progress.parse(get(port, "/progress"))
-    assert answer is not None and later is not None
+    assert answer is not None
     assert (answer.step, answer.losses, answer.mlflow_run_id) == (3, {"pixel": 0.5}, "abc")
-    assert answer.mlflow_url == "http://mlflow/abc"
-    assert later.step == 4
-
-
-def test_progress_is_served_before_anything_was_reported(tmp_path: Path) -> None:
-    with serve_progress(tmp_path, "127.0.0.1", 0) as port:
-        assert Progress.parse(get(port, "/progress")) == Progress()
+    assert (answer.mlflow_url, answer.message) == ("http://mlflow", "refused")
 
 
 def test_a_progress_report_that_says_too_much_is_not_passed_on(tmp_path: Path) -> None:
     (tmp_path / "progress.json").write_text('{"stage": "train", "message": "' + "x" * 10_000 + '"}')
     with serve_progress(tmp_path, "127.0.0.1", 0) as port:
         assert len(get(port, "/progress")) <= 4096
+        (tmp_path / "progress.json").unlink()
+        assert Progress.parse(get(port, "/progress")) == Progress()
 
 
 def test_metrics_are_in_the_text_format_of_prometheus(tmp_path: Path) -> None:
@@ -97,13 +93,8 @@ def test_a_termination_record_is_written_over_the_old_one_in_place(tmp_path: Pat
     inode = path.stat().st_ino
     write_termination(PodEnvironment(termination_log=path), TerminationRecord(reason="Stalled", exit_code=75))
     assert path.stat().st_ino == inode
+    write_termination(PodEnvironment(termination_log=tmp_path / "missing" / "log"), TerminationRecord())  # only logged
     assert TerminationRecord.parse(path.read_bytes()).exit_code == 75
-
-
-def test_a_termination_log_that_cannot_be_written_does_not_hide_the_end(tmp_path: Path) -> None:
-    write_termination(
-        PodEnvironment(termination_log=tmp_path / "missing" / "log"), TerminationRecord(reason="Completed")
-    )
 
 
 def test_the_record_says_how_far_the_work_came(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import subprocess
 import sys
@@ -12,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from unimrg_api.errors import UserError
-from unimrg_api.exit_codes import ExitCode
 from unimrg_trainer.launch.lock import run_lock
 
 HOLD = """
@@ -40,11 +38,6 @@ def test_a_second_run_is_refused_and_told_who_is_at_work(tmp_path: Path) -> None
     assert str(tmp_path) in error.value.message
 
 
-def test_the_next_run_gets_the_lock(tmp_path: Path) -> None:
-    assert can_lock(tmp_path)
-    assert can_lock(tmp_path)
-
-
 def test_a_killed_run_leaves_no_lock_behind(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
@@ -66,24 +59,3 @@ def test_a_program_that_the_run_starts_does_not_keep_the_lock(tmp_path: Path) ->
     finally:
         child.kill()
         child.wait()
-
-
-@pytest.mark.parametrize(
-    ("number", "code"),
-    [
-        (errno.ENOSPC, ExitCode.UNAVAILABLE),
-        (errno.EACCES, ExitCode.CREDENTIALS),
-        (errno.ENAMETOOLONG, ExitCode.CONFIGURATION),
-    ],
-)
-def test_a_lock_that_cannot_be_written_is_explained(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, code: ExitCode
-) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(os, "open", refuse)
-    with pytest.raises(UserError) as error, run_lock(tmp_path):
-        pytest.fail("it was written")
-    assert error.value.exit_code is code
-    assert str(tmp_path / "lock") in error.value.message

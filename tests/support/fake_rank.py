@@ -13,8 +13,7 @@ import time
 from collections.abc import Callable
 
 from unimrg_api.environment import PodEnvironment
-from unimrg_api.errors import Interrupted, UserError
-from unimrg_api.exit_codes import ExitCode
+from unimrg_api.errors import Interrupted
 from unimrg_api.progress import Progress
 from unimrg_trainer.launch.rank import run
 from unimrg_trainer.launch.signals import StopRequest
@@ -50,11 +49,6 @@ def done(env: PodEnvironment, stop: StopRequest) -> None:
     (env.run_dir / f"threads-{os.environ['RANK']}").write_text(os.environ["OMP_NUM_THREADS"])
 
 
-def wrong_data(env: PodEnvironment, stop: StopRequest) -> None:
-    """Fail by a user's mistake."""
-    raise UserError("shard 3 has another digest", remedy="prepare it again", exit_code=ExitCode.DATA_CORRUPT)
-
-
 def stuck(env: PodEnvironment, stop: StopRequest) -> None:
     """Report one step once all ranks are up, and then nothing."""
     if os.environ["RANK"] == "0":
@@ -81,7 +75,7 @@ def crash(env: PodEnvironment, stop: StopRequest) -> None:
 
 
 SCRIPTS: dict[str, Callable[[PodEnvironment, StopRequest], None]] = {
-    script.__name__: script for script in (wait, slow_commit, deaf, done, wrong_data, stuck, hung_peer, crash)
+    script.__name__: script for script in (wait, slow_commit, deaf, done, stuck, hung_peer, crash)
 }
 
 if __name__ == "__main__":

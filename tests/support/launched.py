@@ -15,7 +15,8 @@ from pathlib import Path
 
 from unimrg_api.environment import PodEnvironment
 from unimrg_trainer.launch import worker_group
-from unimrg_trainer.launch.classification import StageResult, classify
+from unimrg_trainer.launch.classification import classify
+from unimrg_trainer.launch.exit_records import StageResult
 from unimrg_trainer.launch.reports import heartbeat
 from unimrg_trainer.launch.signals import StopRequest
 from unimrg_trainer.launch.watchdog import Watchdog

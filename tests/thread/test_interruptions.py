@@ -1,20 +1,18 @@
 """The whole line, interrupted and run again: bit for bit the run that nobody disturbed, every point once.
 
-Real processes: the command line, two ranks with dropout on. Moments come from a seed that is printed.
+Real processes: the command line, two ranks with dropout on.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
-import random
 import re
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,8 +24,8 @@ from unimrg_trainer.checkpoint.discover import read_state
 from unimrg_trainer.checkpoint.reader import list_commits, read_manifest
 from unimrg_trainer.storage import LocalStore
 
-STEPS = 24
-EVERY = 4
+STEPS = 12
+EVERY = 3
 PAUSE = Path(__file__).parents[1] / "support" / "pause_at_put"
 PATIENCE = 180.0
 
@@ -127,15 +125,6 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Ten
     return tensors
 
 
-@pytest.fixture
-def moments(request: pytest.FixtureRequest) -> Iterator[random.Random]:
-    """Random moments; the seed is printed and can be given again as UNIMRG_TEST_SEED."""
-    seed = int(os.environ.get("UNIMRG_TEST_SEED", random.SystemRandom().randrange(1_000_000)))
-    with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
-        sys.stdout.write(f"\n{request.node.name}: UNIMRG_TEST_SEED={seed}\n")
-    yield random.Random(seed)
-
-
 def assert_goes_on_to_the_same_end(job: Path, undisturbed: dict[str, torch.Tensor]) -> None:
     """Run again: resumes after the first commit, ends in the same bits, and MLflow has every point once."""
     command = start(job)
@@ -152,52 +141,27 @@ def assert_goes_on_to_the_same_end(job: Path, undisturbed: dict[str, torch.Tenso
     assert {place: n for place, n in counts.items() if n != 1} == {}
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_after_a_polite_signal_it_commits_says_so_and_goes_on(
-    number: signal.Signals, tmp_path: Path, undisturbed: dict[str, torch.Tensor], moments: random.Random
-) -> None:
+def test_after_a_termination_it_commits_and_goes_on(tmp_path: Path, undisturbed: dict[str, torch.Tensor]) -> None:
     job = write_job(tmp_path / "job")
     command = start(job)
     command.wait_for_commit(EVERY)
-    time.sleep(moments.uniform(0.0, 0.3))
-    command.process.send_signal(number)
+    command.process.send_signal(signal.SIGTERM)
     code = command.wait()
     if code == 0:
-        pytest.fail("the run was over before the signal; the moments are too late for this machine")
+        pytest.fail("the run was over before the signal; it has too few steps for this machine")
     assert code == 85
-    interrupted_at = list_commits(command.run)[0].step
-    assert EVERY <= interrupted_at <= STEPS
+    assert EVERY <= list_commits(command.run)[0].step < STEPS
     assert_goes_on_to_the_same_end(job, undisturbed)
 
 
-def test_killed_in_mid_run_it_loses_at_most_the_steps_since_the_commit(
-    tmp_path: Path, undisturbed: dict[str, torch.Tensor], moments: random.Random
-) -> None:
-    """SIGKILL of the launcher alone: within 5 s no process of the run is left."""
-    job = write_job(tmp_path / "job")
-    command = start(job)
-    command.wait_for_commit(EVERY)
-    time.sleep(moments.uniform(0.0, 0.5))
-    below = descendants(command.process.pid)
-    command.process.kill()
-    assert command.wait() == -signal.SIGKILL
-    end = time.monotonic() + 5
-    while any(map(alive, below)) and time.monotonic() < end:
-        time.sleep(0.05)
-    assert not any(map(alive, below))
-    assert_goes_on_to_the_same_end(job, undisturbed)
-
-
-@pytest.mark.parametrize("place", ["rank-1", "manifest", "COMMITTED"])
-def test_killed_inside_a_commit_the_one_before_stands(
-    place: str, tmp_path: Path, undisturbed: dict[str, torch.Tensor]
-) -> None:
+def test_killed_inside_a_commit_the_one_before_stands(tmp_path: Path, undisturbed: dict[str, torch.Tensor]) -> None:
+    """SIGKILL of the launcher alone, while rank 0 writes the manifest: within 5 s no process of the run is left."""
     job = write_job(tmp_path / "job")
     reached = tmp_path / "reached"
     command = start(
         job,
-        PYTHONPATH=str(PAUSE),
-        TEST_PAUSE_KEY=f"step-{2 * EVERY:08d}/.*{place}",
+        PYTHONPATH=os.pathsep.join([str(PAUSE), os.environ.get("PYTHONPATH", "")]),
+        TEST_PAUSE_KEY=f"step-{2 * EVERY:08d}/.*manifest",
         TEST_PAUSE_REACHED=str(reached),
     )
     end = time.monotonic() + PATIENCE
@@ -206,11 +170,10 @@ def test_killed_inside_a_commit_the_one_before_stands(
         time.sleep(0.02)
     below = descendants(command.process.pid)
     command.process.kill()
-    for pid in below:
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
-    command.wait()
+    assert command.wait() == -signal.SIGKILL
+    end = time.monotonic() + 5
+    while any(map(alive, below)) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not any(map(alive, below))
     assert [commit.step for commit in list_commits(command.run)] == [EVERY]
     assert_goes_on_to_the_same_end(job, undisturbed)

@@ -13,6 +13,7 @@ from PIL import Image
 
 from unimrg_trainer.evaluation.summary import Summary
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1300)]
 ROOT = Path(__file__).parents[2]
 OBJECTIVES = ("Understanding", "Pixel", "Depth", "Segmentation")
 MINIMUM_FALL = 0.10
@@ -39,8 +40,6 @@ def summary_of(run: Path) -> Summary:
     return Summary.from_json((run / "results" / "summary.json").read_text())
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1300)
 def test_every_objective_is_learnt(finished: tuple[Path, str]) -> None:
     summary = summary_of(finished[0])
     assert set(summary.held_out) == set(OBJECTIVES)
@@ -50,8 +49,6 @@ def test_every_objective_is_learnt(finished: tuple[Path, str]) -> None:
         assert loss.relative_change is not None and loss.relative_change <= -MINIMUM_FALL, name
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1300)
 def test_the_accuracy_is_printed_with_n_interval_and_the_majority_answers(finished: tuple[Path, str]) -> None:
     run, printed = finished
     metrics = summary_of(run).benchmarks["spatial"].metrics
@@ -61,8 +58,6 @@ def test_the_accuracy_is_printed_with_n_interval_and_the_majority_answers(finish
     assert f"{metrics['majority_acc']:.1f}" in line
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1300)
 def test_the_pictures_can_be_looked_at_and_the_run_is_in_mlflow(finished: tuple[Path, str]) -> None:
     from mlflow import MlflowClient
 
@@ -82,8 +77,6 @@ def test_the_pictures_can_be_looked_at_and_the_run_is_in_mlflow(finished: tuple[
     assert "results" in {item.path for item in client.list_artifacts(found.info.run_id)}
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1300)
 def test_the_numbers_of_the_readme_are_those_of_this_run(finished: tuple[Path, str]) -> None:
     """Within what another processor may change: 2 % before training, 10 % after it."""
     summary = summary_of(finished[0])

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from unimrg_api.exit_codes import ExitCode
-from unimrg_trainer.launch.exit_records import RankExit
+from unimrg_trainer.launch.exit_records import StageResult
 from unimrg_trainer.launch.watchdog import Stall
 
-_KNOWN_CODES = frozenset(int(code) for code in ExitCode)
 _CONSEQUENCES = (ExitCode.COMMUNICATION, ExitCode.INTERRUPTED)
 
 
@@ -23,7 +22,7 @@ class RankEnd:
     """How one rank of this node ended, as the launcher saw it."""
 
     rank: int
-    record: RankExit | None = None
+    record: StageResult | None = None
     """What the rank wrote about its end; None if it was killed or crashed."""
     status: int | None = None
     """Its exit status (negative: signal); None for a process that does not end."""
@@ -44,20 +43,6 @@ class GroupEnd:
     overdue: bool = False
     """The grace period was used up and the launcher killed the ranks."""
     stall: Stall | None = None
-
-
-@dataclass(frozen=True)
-class StageResult:
-    """What a stage came to: exit code, reason in one CamelCase word, message in one sentence, the rank at fault."""
-
-    code: ExitCode
-    reason: str
-    message: str = ""
-    rank: int | None = None
-    step: int | None = None
-    commit: int | None = None
-    at: float = field(default=0.0, compare=False)
-    """When it happened, Unix time in seconds; orders the failures of ranks."""
 
 
 def classify(end: GroupEnd) -> StageResult:
@@ -91,12 +76,9 @@ def classify(end: GroupEnd) -> StageResult:
 
 def _failure(rank: RankEnd, end: GroupEnd) -> StageResult | None:
     """The rank's own failure; None if it completed, or was killed because of another's."""
-    record, status = rank.record, rank.status
-    if record is not None:
-        if record.code == ExitCode.OK:
-            return None
-        code, at = _known(record.code), record.finished_at
-        return StageResult(code, record.reason, record.message, rank.rank, record.step, record.commit, at)
+    if rank.record is not None:
+        return None if rank.record.code == ExitCode.OK else rank.record
+    status = rank.status
     code, reason, message = ExitCode.PROGRAM, "NoRecord", f"ended with status {status}: {rank.last_line or 'no log'}"
     if end.stop_requested and (rank.killed_by_launcher or status == -signal.SIGTERM):
         code, reason, message = ExitCode.INTERRUPTED, "Interrupted", "killed while stopping"
@@ -108,25 +90,14 @@ def _failure(rank: RankEnd, end: GroupEnd) -> StageResult | None:
         code, reason, message = ExitCode.TERMINATED, "Terminated", "killed by SIGTERM"
     elif status is not None and status < 0:
         hint = "; /dev/shm may be too small" if status == -signal.SIGBUS else ""
-        reason, message = "Crashed", f"killed by {_signal_name(-status)}{hint}; stacks are in its log"
-    elif status:
-        code = _known(status)
-    return StageResult(
-        code, reason, message, rank.rank, at=rank.ended_at if rank.ended_at is not None else float("inf")
-    )
-
-
-def _known(code: int) -> ExitCode:
-    return ExitCode(code) if code in _KNOWN_CODES else ExitCode.PROGRAM
+        name = signal.Signals(-status).name if -status in set(signal.Signals) else f"signal {-status}"
+        reason, message = "Crashed", f"killed by {name}{hint}; stacks are in its log"
+    elif status in set(ExitCode) - {ExitCode.OK}:
+        code = ExitCode(status)
+    at = rank.ended_at if rank.ended_at is not None else float("inf")
+    return StageResult(code, reason, message, rank.rank, at=at)
 
 
 def _first(failures: Iterable[StageResult]) -> StageResult:
     """The earliest failure, of equal times the lowest rank's."""
     return min(failures, key=lambda failure: (failure.at, failure.rank))
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"

@@ -6,7 +6,7 @@ import json
 import logging
 import shutil
 import time
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from unimrg_api.errors import Interrupted, UserError
@@ -42,72 +42,68 @@ _GPU_FAULT_TEXTS = (
 
 
 @dataclass(frozen=True)
-class RankExit:
-    """How a rank ended. `finished_at` is Unix time in seconds; `step` and `commit` are steps, where known."""
+class StageResult:
+    """How a rank, and so a stage, ended: exit code, reason in one CamelCase word, message in one sentence."""
 
-    code: int
+    code: ExitCode
     reason: str
     message: str = ""
+    rank: int | None = None
+    """The rank at fault; None for the launcher's own result."""
     step: int | None = None
     commit: int | None = None
-    finished_at: float = field(default_factory=time.time)
+    """The last step that was finished, and committed, where known."""
+    at: float = field(default_factory=time.time, compare=False)
+    """When it happened, Unix time in seconds; orders the failures of ranks."""
 
 
-def describe(error: BaseException) -> RankExit:
-    """Turn what ended a rank into its exit record.
+def describe(error: BaseException) -> StageResult:
+    """Turn what ended a rank or a stage into its result.
 
     Errors that name their exit code keep it; memory, rendezvous, communication and GPU faults are distinguished because
     the operator treats them differently (docs/method/cluster.md); everything else is an error of the program.
     """
-    step, commit = getattr(error, "step", None), getattr(error, "commit", None)
     name, text = type(error).__name__, " ".join(str(error).split())[:MESSAGE_LIMIT]
+    distributed, message = name in _COMMUNICATION_ERRORS, f"{name}: {text}" if text else name
     if isinstance(error, UserError):
-        return RankExit(int(error.exit_code), name, text, step, commit)
-    if isinstance(error, Interrupted):
-        return RankExit(int(ExitCode.INTERRUPTED), "Interrupted", text, step, commit)
-    message = f"{name}: {text}" if text else name
-    if isinstance(error, KeyboardInterrupt):
-        return RankExit(int(ExitCode.INTERRUPTED), "Interrupted", "interrupted", step, commit)
-    if isinstance(error, MemoryError) or name == "OutOfMemoryError" or "can't allocate memory" in text:
-        return RankExit(int(ExitCode.KILLED), "OutOfMemory", message, step, commit)
-    if any(part in text for part in _GPU_FAULT_TEXTS):
-        return RankExit(int(ExitCode.GPU_FAULT), "GPUFault", message, step, commit)
-    if name in _COMMUNICATION_ERRORS and any(part in text for part in _RENDEZVOUS_TEXTS):
-        return RankExit(int(ExitCode.UNAVAILABLE), "Rendezvous", f"the ranks did not meet: {text}", step, commit)
-    if name in _COMMUNICATION_ERRORS or any(part in text for part in _COMMUNICATION_TEXTS):
-        return RankExit(int(ExitCode.COMMUNICATION), "Communication", message, step, commit)
-    return RankExit(int(ExitCode.PROGRAM), name, message, step, commit)
-
-
-def folder(run_dir: Path) -> Path:
-    """Where the records of a run directory are."""
-    return run_dir / "exit"
+        code, reason, message = error.exit_code, name, text
+    elif isinstance(error, Interrupted | KeyboardInterrupt):
+        code, reason, message = ExitCode.INTERRUPTED, "Interrupted", text or "interrupted"
+    elif isinstance(error, MemoryError) or name == "OutOfMemoryError" or "can't allocate memory" in text:
+        code, reason = ExitCode.KILLED, "OutOfMemory"
+    elif any(part in text for part in _GPU_FAULT_TEXTS):
+        code, reason = ExitCode.GPU_FAULT, "GPUFault"
+    elif distributed and any(part in text for part in _RENDEZVOUS_TEXTS):
+        code, reason, message = ExitCode.UNAVAILABLE, "Rendezvous", f"the ranks did not meet: {text}"
+    elif distributed or any(part in text for part in _COMMUNICATION_TEXTS):
+        code, reason = ExitCode.COMMUNICATION, "Communication"
+    else:
+        code, reason = ExitCode.PROGRAM, name
+    step, commit = getattr(error, "step", None), getattr(error, "commit", None)
+    return StageResult(code, reason, message, step=step, commit=commit)
 
 
 def clear(run_dir: Path) -> None:
     """Delete the records of an earlier stage or attempt."""
-    shutil.rmtree(folder(run_dir), ignore_errors=True)
-    folder(run_dir).mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(run_dir / "exit", ignore_errors=True)
 
 
-def write_exit(run_dir: Path, rank: int, record: RankExit) -> None:
+def write_exit(run_dir: Path, rank: int, record: StageResult) -> None:
     """Write how `rank` ended. A full disk must not hide the end itself: failures are logged."""
     try:
-        write_atomically(folder(run_dir) / f"rank-{rank}.json", json.dumps(asdict(record)))
+        write_atomically(run_dir / "exit" / f"rank-{rank}.json", json.dumps(asdict(record)))
     except OSError as error:
         logger.error("the exit record of rank %d could not be written: %s", rank, error)
 
 
-def read_exits(run_dir: Path) -> dict[int, RankExit]:
+def read_exits(run_dir: Path) -> dict[int, StageResult]:
     """Exit records by rank; one that cannot be read counts as missing."""
     found = {}
-    names = {item.name for item in fields(RankExit)}
-    for path in folder(run_dir).glob("rank-*.json"):
+    for path in (run_dir / "exit").glob("rank-*.json"):
         try:
             content = json.loads(path.read_text())
-            found[int(path.stem.removeprefix("rank-"))] = RankExit(
-                **{key: content[key] for key in names & content.keys()}
-            )
-        except (OSError, ValueError, TypeError, AttributeError) as error:
+            rank = int(path.stem.removeprefix("rank-"))
+            found[rank] = StageResult(**{**content, "code": ExitCode(content["code"]), "rank": rank})
+        except (OSError, ValueError, TypeError, KeyError) as error:
             logger.warning("%s is no exit record: %s", path, error)
     return found

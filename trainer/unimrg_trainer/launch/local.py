@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -48,6 +49,21 @@ _USERS = (
     ExitCode.NOTHING_VERIFIES,
 )
 """Ends whose message is enough; a log adds nothing."""
+
+_ON_A_CLUSTER = {
+    "metadata.namespace": "there are none on this machine",
+    "spec.image": "the installed unimrg runs",
+    "spec.trainer.nodes": "this machine is one node",
+    "spec.trainer.volumes": "file:// means folders of this machine",
+    "spec.trainer.serviceAccountName": "this process's own rights count",
+    "spec.storage.credentials": "the keys of this environment are used",
+    "spec.tracking.mlflow.credentials": "the keys of this environment are used",
+    **dict.fromkeys(
+        ("spec.runPolicy.maxRestarts", "spec.runPolicy.maxInfraRestarts", "spec.runPolicy.backoffSeconds"),
+        "`unimrg run` never restarts; the same command resumes",
+    ),
+}
+"""Fields that `unimrg run` does not use, and why."""
 
 
 def run_job(
@@ -105,34 +121,16 @@ def local_environment(job: UniMRGJob, job_file: Path, processes: int | None) -> 
 
 
 def ignored_fields(job: UniMRGJob, processes: int | None) -> list[str]:
-    """The fields of the job that only a cluster uses, one sentence each."""
-    spec, trainer = job.spec, job.spec.trainer
-    own_keys = "the keys of this environment are used"
-    fields = (
-        (spec.image is not None, "spec.image", "the installed unimrg runs"),
-        (trainer.nodes > 1, f"spec.trainer.nodes ({trainer.nodes})", "this machine is one node"),
-        (
-            trainer.gpus_per_node > 0 and processes is None,
-            f"spec.trainer.gpusPerNode ({trainer.gpus_per_node})",
-            "one process trains; --processes N for more",
-        ),
-        (spec.storage.credentials is not None, "spec.storage.credentials", own_keys),
-        (spec.tracking.mlflow.credentials is not None, "spec.tracking.mlflow.credentials", own_keys),
-        (bool(trainer.volumes), "spec.trainer.volumes", "file:// means folders of this machine"),
-        (
-            "service_account_name" in trainer.model_fields_set,
-            "spec.trainer.serviceAccountName",
-            "this process's own rights count",
-        ),
-        ("namespace" in job.metadata.model_fields_set, "metadata.namespace", "there are none on this machine"),
-    )
-    lines = [f"{name} is ignored: {reason}" for is_set, name, reason in fields if is_set]
-    policy = spec.run_policy
-    lines += [
-        f"spec.runPolicy.{field.alias} is ignored: `unimrg run` never restarts; the same command resumes"
-        for name, field in type(policy).model_fields.items()
-        if name in policy.model_fields_set and name != "stall_timeout_seconds"
-    ]
+    """The fields of the job that only a cluster uses and that are not left at their defaults, one sentence each."""
+    lines = []
+    for path, reason in _ON_A_CLUSTER.items():
+        value: Any = job.model_dump(by_alias=True, exclude_defaults=True)
+        for name in path.split("."):
+            value = value.get(name) if isinstance(value, dict) else None
+        if value:
+            lines.append(f"{path} is ignored: {reason}")
+    if job.spec.trainer.gpus_per_node > 0 and processes is None:
+        lines.append("spec.trainer.gpusPerNode is ignored: one process trains; --processes N for more")
     return lines
 
 

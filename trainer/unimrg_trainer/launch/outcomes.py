@@ -29,11 +29,8 @@ def outcome_key(attempt: str, stage: str) -> str:
 
 
 def note(run: ObjectStore, attempt: str, stage: str, record: TerminationRecord) -> None:
-    """Keep how a stage ended. If the store refuses it is only logged; `finish` then takes the stage for killed."""
-    try:
-        run.put(outcome_key(attempt, stage), record.to_json().encode())
-    except StorageError as error:
-        logger.warning("the outcome of %s was not kept: %s", stage, error)
+    """Keep how a stage ended."""
+    _keep(run, outcome_key(attempt, stage), record.to_json())
 
 
 def newest_commit(run: ObjectStore) -> int:
@@ -79,10 +76,7 @@ def terminal_status(outcome: Outcome) -> TerminalStatus:
 
 def note_result(run: ObjectStore, attempt: str, outcome: Outcome, *, tracked: bool) -> None:
     """Keep what an attempt came to, and whether its tracked run has been closed with it."""
-    try:
-        run.put(_FINISHED, canonical_json({"attempt": attempt, "result": outcome, "tracked": tracked}).encode())
-    except StorageError as error:
-        logger.warning("the result of attempt %s was not kept: %s", attempt, error)
+    _keep(run, _FINISHED, canonical_json({"attempt": attempt, "result": outcome, "tracked": tracked}))
 
 
 def is_closed(run: ObjectStore) -> bool:
@@ -98,10 +92,7 @@ def is_closed(run: ObjectStore) -> bool:
 
 def note_evaluation(run: ObjectStore, job: UniMRGJob, found: Summary) -> None:
     """Keep which weights were evaluated and how, so that a run that lacks an evaluation is not taken for complete."""
-    try:
-        run.put(_EVALUATED, canonical_json({"step": found.steps, "settings": _settings(job)}).encode())
-    except StorageError as error:
-        logger.warning("the evaluation was not noted: %s", error)
+    _keep(run, _EVALUATED, canonical_json({"step": found.steps, "settings": _settings(job)}))
 
 
 def is_evaluated(run: ObjectStore, job: UniMRGJob, step: int) -> bool:
@@ -122,6 +113,14 @@ def summary(run: ObjectStore) -> Summary | None:
     except (StorageError, ValueError) as error:
         logger.warning("the summary of %s cannot be read: %s", run.uri, error)
         return None
+
+
+def _keep(run: ObjectStore, key: str, text: str) -> None:
+    """If the store refuses it is only logged; `finish` then takes the stage for killed, the run for not complete."""
+    try:
+        run.put(key, text.encode())
+    except StorageError as error:
+        logger.warning("%s/%s was not kept: %s", run.uri, key, error)
 
 
 def _settings(job: UniMRGJob) -> str:

@@ -15,7 +15,7 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
@@ -36,10 +36,14 @@ def serve_progress(run_dir: Path, host: str, port: int) -> Iterator[int | None]:
     RUN_DIR/progress.port. Without a port at that address nothing is served (None): a job goes on that nobody
     can watch.
     """
-    try:
-        server = _bind(run_dir, host, port)
-    except OSError as error:
-        logger.warning("progress is not served: %s: %s", host, error)
+    for wanted in (port, 0):
+        try:
+            server = _Server(run_dir, host, wanted)
+            break
+        except OSError as error:
+            logger.info("port %d of %s cannot be bound: %s", wanted, host, error)
+    else:
+        logger.warning("progress is not served")
         yield None
         return
     bound: int = server.server_address[1]
@@ -56,23 +60,13 @@ def serve_progress(run_dir: Path, host: str, port: int) -> Iterator[int | None]:
         (run_dir / PORT_FILE).unlink(missing_ok=True)
 
 
-def _bind(run_dir: Path, host: str, port: int) -> ThreadingHTTPServer:
-    try:
-        return _Server(run_dir, host, port)
-    except OSError as error:
-        server = _Server(run_dir, host, 0)
-        logger.info("progress is served on port %d of %s: %s", server.server_address[1], host, error)
-        return server
-
-
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self, run_dir: Path, host: str, port: int) -> None:
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self.run_dir = run_dir
-        self.registry = CollectorRegistry(auto_describe=False)
-        self.registry.register(_ProgressCollector(run_dir))
+        self.metrics = _ProgressCollector(run_dir)
         super().__init__((host, port), _Handler)
 
 
@@ -84,7 +78,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path == "/progress":
             self._answer(read_progress(self.server.run_dir).to_json().encode(), "application/json")
         elif self.path == "/metrics":
-            self._answer(generate_latest(self.server.registry), CONTENT_TYPE_LATEST)
+            self._answer(generate_latest(self.server.metrics), CONTENT_TYPE_LATEST)
         else:
             self.send_error(HTTPStatus.NOT_FOUND)
 
@@ -100,34 +94,28 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class _ProgressCollector:
-    """The progress file as gauges, read when they are scraped. No label names the job: its pod's labels
-    do.
-    """
+    """The progress file as gauges, read when they are scraped. No label names the job: its pod's labels do."""
 
     def __init__(self, run_dir: Path) -> None:
         self._run_dir = run_dir
 
     def collect(self) -> Iterator[Metric]:
         progress = read_progress(self._run_dir)
-        stage = GaugeMetricFamily("unimrg_stage", "1 for the stage that runs.", labels=["stage"])
-        stage.add_metric([progress.stage], 1)
-        yield stage
-        yield GaugeMetricFamily("unimrg_step", "Optimiser steps finished.", value=progress.step)
-        yield GaugeMetricFamily("unimrg_total_steps", "Step at which the stage ends.", value=progress.total_steps)
-        if progress.samples_per_second is not None:
-            yield GaugeMetricFamily(
-                "unimrg_samples_per_second",
-                "Rows of all objectives per second.",
-                value=progress.samples_per_second,
-            )
-        if progress.checkpoint_step is not None:
-            yield GaugeMetricFamily(
-                "unimrg_checkpoint_step", "Step of the last commit.", value=progress.checkpoint_step
-            )
-        if progress.updated:
-            age = max(0.0, time.time() - progress.updated)
-            yield GaugeMetricFamily("unimrg_progress_age_seconds", "Time since rank 0 advanced.", value=age)
-        losses = GaugeMetricFamily("unimrg_loss", "Loss of the last step, unweighted.", labels=["objective"])
-        for name, value in sorted(progress.losses.items()):
-            losses.add_metric([name], value)
-        yield losses
+        age = max(0.0, time.time() - progress.updated) if progress.updated else None
+        for name, text, value in (
+            ("step", "Optimiser steps finished.", progress.step),
+            ("total_steps", "Step at which the stage ends.", progress.total_steps),
+            ("samples_per_second", "Rows of all objectives per second.", progress.samples_per_second),
+            ("checkpoint_step", "Step of the last commit.", progress.checkpoint_step),
+            ("progress_age_seconds", "Time since rank 0 advanced.", age),
+        ):
+            if value is not None:
+                yield GaugeMetricFamily(f"unimrg_{name}", text, value=value)
+        for name, text, label, values in (
+            ("stage", "1 for the stage that runs.", "stage", {progress.stage: 1.0}),
+            ("loss", "Loss of the last step, unweighted.", "objective", progress.losses),
+        ):
+            gauge = GaugeMetricFamily(f"unimrg_{name}", text, labels=[label])
+            for key, number in values.items():
+                gauge.add_metric([key], number)
+            yield gauge

@@ -6,6 +6,7 @@ only then the imports that take seconds.
 
 from __future__ import annotations
 
+import ctypes
 import faulthandler
 import importlib
 import json
@@ -21,7 +22,6 @@ from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_trainer.launch import exit_records
 from unimrg_trainer.launch.logs import FORMAT
-from unimrg_trainer.launch.parent_death import end_with_parent
 from unimrg_trainer.launch.signals import StopRequest
 
 logger = logging.getLogger(__name__)
@@ -35,6 +35,8 @@ PARENT_VARIABLE = "UNIMRG_LAUNCHER_PID"
 
 _ENGINES = {"train": "unimrg_trainer.engine.train", "evaluate": "unimrg_trainer.engine.evaluate"}
 """By name: the launcher imports no engine and no model, which would take seconds."""
+
+_PR_SET_PDEATHSIG = 1
 
 Work = Callable[[PodEnvironment, StopRequest], None]
 
@@ -55,12 +57,9 @@ def run(work: Work) -> None:
     stop.install()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_SIGNALS)
 
-    record = exit_records.RankExit(int(ExitCode.OK), "Completed")
+    record = exit_records.StageResult(ExitCode.OK, "Completed")
     try:
         work(env, stop)
-    except SystemExit as error:
-        code = error.code if isinstance(error.code, int) else int(ExitCode.PROGRAM) if error.code else 0
-        record = exit_records.RankExit(code, "SystemExit", str(error.code or ""))
     except BaseException as error:
         record = exit_records.describe(error)
         if record.code == ExitCode.INTERRUPTED:
@@ -83,6 +82,20 @@ def main(arguments: list[str]) -> None:
         importlib.import_module(_ENGINES[stage]).main(env, job, stop)
 
     run(work)
+
+
+def end_with_parent(parent: int) -> None:
+    """Have this process killed (SIGKILL) when its parent ends; `parent` is the pid that started it.
+
+    Ranks have sessions of their own, and one that survived its launcher could commit a checkpoint beside the next
+    attempt. The kernel counts the *thread* that started a process as its parent, so ranks are started from the main
+    thread. If the parent has died already, the process ends at once.
+    """
+    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0) != 0:
+        error = ctypes.get_errno()
+        raise OSError(error, f"prctl(PR_SET_PDEATHSIG): {os.strerror(error)}")
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _leave(status: int) -> None:

@@ -16,7 +16,7 @@ from unimrg_api.record import SIZE_LIMIT
 from unimrg_api.stages import StageName
 from unimrg_api.termination import TerminationRecord
 from unimrg_trainer.files import write_atomically
-from unimrg_trainer.launch.classification import StageResult
+from unimrg_trainer.launch.exit_records import StageResult
 
 logger = logging.getLogger(__name__)
 

@@ -24,8 +24,8 @@ from unimrg_trainer.checkpoint.identity import attempt_numbers
 from unimrg_trainer.data.publication import find_publication, published
 from unimrg_trainer.engine.rows import BatchShape, cohorts_of_rank
 from unimrg_trainer.launch import inputs, outcomes, reports, worker_group
-from unimrg_trainer.launch.classification import StageResult, classify
-from unimrg_trainer.launch.exit_records import describe
+from unimrg_trainer.launch.classification import classify
+from unimrg_trainer.launch.exit_records import StageResult, describe
 from unimrg_trainer.launch.logs import Echo, log_folder, rank_log, tail
 from unimrg_trainer.launch.signals import StopRequest
 from unimrg_trainer.launch.watchdog import Watchdog
@@ -104,17 +104,10 @@ def execute(
         if stop.twice:
             result = StageResult(ExitCode.INTERRUPTED_TWICE, "InterruptedTwice", f"interrupted twice during {stage}")
     except Exception as error:
-        result = _failure(stage, error)
+        result = describe(error)
+        expected = isinstance(error, UserError | Interrupted)  # anything else is a bug, logged with its traceback
+        logger.error("%s ended (%d): %s", stage, result.code, result.message, exc_info=None if expected else error)
     return StageEnd(_conclude(stage, env, result, context), claimed)
-
-
-def _failure(stage: StageName, error: Exception) -> StageResult:
-    """What an exception in the launcher itself means; a bug is logged with its traceback."""
-    found = describe(error)
-    expected = isinstance(error, UserError | Interrupted)
-    level = logging.INFO if isinstance(error, Interrupted) else logging.ERROR
-    logger.log(level, "%s ended (%d): %s", stage, found.code, found.message, exc_info=None if expected else error)
-    return StageResult(ExitCode(found.code), found.reason, found.message)
 
 
 def _check(context: Context) -> StageResult:
@@ -210,16 +203,6 @@ def _finish(context: Context) -> StageResult:
     return StageResult(ExitCode.OK, "Completed", status)
 
 
-def _evaluated(context: Context) -> dict[str, float]:
-    """Keep that the newest commit has been evaluated; return the scores for the termination record."""
-    found = outcomes.summary(context.run)
-    if found is None:
-        return {}
-    if context.env.node_rank == 0:
-        outcomes.note_evaluation(context.run, context.job, found)
-    return found.headline()
-
-
 _STAGES: dict[StageName, Callable[[Context], StageResult]] = {
     "check": _check,
     "prepare": _prepare,
@@ -227,7 +210,6 @@ _STAGES: dict[StageName, Callable[[Context], StageResult]] = {
     "evaluate": partial(_run_ranks, stage="evaluate"),
     "finish": _finish,
 }
-_AFTER_SUCCESS: dict[StageName, Callable[[Context], dict[str, float]]] = {"evaluate": _evaluated}
 
 
 @contextmanager
@@ -265,9 +247,12 @@ def _keep(stage: StageName, result: StageResult, context: Context, kept: list[Te
     """Keep outcome, points and logs beside the checkpoints; the record that has the scores as well goes to `kept`."""
     env, run = context.env, context.run
     try:
-        if result.code is ExitCode.OK and stage in _AFTER_SUCCESS:
-            kept.append(reports.termination_record(result, env.run_dir, _AFTER_SUCCESS[stage](context)))
+        found = outcomes.summary(run) if result.code is ExitCode.OK and stage == "evaluate" else None
+        if found is not None:
+            kept.append(reports.termination_record(result, env.run_dir, found.headline()))
             reports.write_termination(env, kept[-1])
+            if env.node_rank == 0:
+                outcomes.note_evaluation(run, context.job, found)
         if env.node_rank == 0:
             outcomes.note(run, env.attempt, stage, kept[-1])
             keep_spool(env.run_dir, run)

@@ -38,7 +38,6 @@ PEER_SECONDS = 30.0
 """How long the other ranks of the node may take to end once one has failed."""
 GRACE_MARGIN = 15
 """Seconds of the grace period that are kept for what follows the ranks: logs, tracking, the termination record."""
-LOOPBACK = "127.0.0.1"
 MASTER_SECONDS = 600
 """How long the name of the master may take to resolve: its pod may be scheduled later than ours."""
 
@@ -141,7 +140,7 @@ def start(
     exit_records.clear(env.run_dir)
     address, port = env.master_address, ports(env.uid, env.attempt)[0]
     if env.nodes == 1:  # nobody else has to find it, and no name has to resolve
-        address = LOOPBACK
+        address = "127.0.0.1"
         port = free_port(address, port)
     environment = {
         **group_environment(env),
@@ -156,6 +155,7 @@ def start(
         "starting %d rank(s) with %s thread(s) each on node %d of %d, rendezvous at %s:%d",
         env.processes, environment["OMP_NUM_THREADS"], env.node_rank, env.nodes, address, port,
     )  # fmt: skip
+    logs.mkdir(parents=True, exist_ok=True)
     workers: list[_Worker] = []
     group = WorkerGroup(workers, env.run_dir)
     # A rank inherits the blocked signals and takes them once it has installed its handlers.
@@ -163,30 +163,24 @@ def start(
     try:
         for local_rank in range(env.processes):
             rank = env.node_rank * env.processes + local_rank
-            workers.append(_start_rank([module, *arguments], rank, local_rank, environment, rank_log(logs, rank)))
+            log = rank_log(logs, rank)
+            with log.open("ab") as output:
+                log_start = output.seek(0, os.SEEK_END)
+                process = subprocess.Popen(
+                    [sys.executable, "-m", module, *arguments],
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    env={**environment, "RANK": str(rank), "LOCAL_RANK": str(local_rank)},
+                    start_new_session=True,
+                )
+            workers.append(_Worker(rank, process, log, log_start))
     except BaseException:
         group.kill()
         raise
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return group
-
-
-def _start_rank(
-    module: Sequence[str], rank: int, local_rank: int, environment: Mapping[str, str], log: Path
-) -> _Worker:
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as output:
-        log_start = output.seek(0, os.SEEK_END)
-        process = subprocess.Popen(
-            [sys.executable, "-m", *module],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(local_rank)},
-            start_new_session=True,
-        )
-    return _Worker(rank, process, log, log_start)
 
 
 def group_environment(env: PodEnvironment) -> dict[str, str]:
@@ -196,7 +190,7 @@ def group_environment(env: PodEnvironment) -> dict[str, str]:
     single node talk over the loopback: a host name that does not resolve cannot hinder them, and nobody outside can
     reach them. Either may be set otherwise in our own environment.
     """
-    alone = {"GLOO_SOCKET_IFNAME": "lo"} if env.nodes == 1 and sys.platform == "linux" else {}
+    alone = {"GLOO_SOCKET_IFNAME": "lo"} if env.nodes == 1 else {}
     return {
         "OMP_NUM_THREADS": str(max(1, cores() // env.processes)),
         **alone,
@@ -208,7 +202,7 @@ def group_environment(env: PodEnvironment) -> dict[str, str]:
 
 def cores() -> int:
     """CPU cores that this process may use: affinity, and in a container its quota."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    count = len(os.sched_getaffinity(0))
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
         if quota != "max":
