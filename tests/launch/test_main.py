@@ -57,11 +57,6 @@ def test_a_wrong_variable_stands_in_the_termination_record(pod: Path, monkeypatc
     assert "UNIMRG_PROCESSES" in TerminationRecord.parse((pod / "termination.json").read_bytes()).message
 
 
-def test_an_unknown_stage_is_refused(pod: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert exit_code("dance") == 2
-    assert "train" in capsys.readouterr().err
-
-
 def test_the_log_of_the_first_rank_is_repeated_as_it_grows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log = tmp_path / "rank-0.log"
     log.write_text("an earlier stage\n")

@@ -38,9 +38,7 @@ def report(folder: Path, **fields: object) -> None:
 
 def test_progress_and_the_mlflow_run_are_served_as_one(tmp_path: Path) -> None:
     report(tmp_path, losses={"pixel": 0.5})
-    (tmp_path / "mlflow.json").write_text(
-        json.dumps({"run_id": "abc", "url": "http://mlflow/abc", "problem": "refused"})
-    )
+    (tmp_path / "mlflow.json").write_text(json.dumps({"run_id": "abc", "url": "http://mlflow", "problem": "refused"}))
     with serve_progress(tmp_path, "127.0.0.1", 0) as port:
         assert int((tmp_path / PORT_FILE).read_text()) == port
         answer = Progress.parse(get(port, "/progress"))

@@ -84,15 +84,8 @@ def wait(stop: StopRequest) -> None:
 
 def report(env: PodEnvironment, job: UniMRGJob, stage: str, step: int) -> None:
     """Write progress as rank 0 does."""
-    assert stage in ("train", "evaluate")
-    progress = Progress(
-        stage="train" if stage == "train" else "evaluate",
-        step=step,
-        total_steps=job.spec.training.resolved_stop_step(),
-        losses={"pixel": 0.25},
-        samples_per_second=8.0,
-        updated=time.time(),
-    )
+    total = job.spec.training.resolved_stop_step()
+    progress = Progress(stage=stage, step=step, total_steps=total, updated=time.time())  # type: ignore[arg-type]
     (env.run_dir / "progress.json").write_text(progress.to_json())
 
 
@@ -106,7 +99,6 @@ def summary(env: PodEnvironment, job: UniMRGJob, step: int) -> Summary:
         steps=step,
         seconds=1.0,
         processes=env.processes,
-        files={"curves": "results/curves.png"},
     )
 
 
