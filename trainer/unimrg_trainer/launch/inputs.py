@@ -14,7 +14,7 @@ from unimrg_api.errors import JobError, UserError
 from unimrg_api.job import UniMRGJob, resolve_uri
 from unimrg_api.load import parse_job
 from unimrg_trainer.checkpoint.identity import JOB, attempt_numbers, claim_attempt, claim_identity, find_attempt
-from unimrg_trainer.job_stores import data_digest, find_weights, wanted_digest
+from unimrg_trainer.job_stores import data_digest, wanted_digest
 from unimrg_trainer.storage.base import ObjectStore, StorageError, put_once
 from unimrg_trainer.tracking.server_check import check_server
 from unimrg_trainer.tracking.settings import TrackingSettings, tracking_uri
@@ -97,12 +97,6 @@ def named(field: str) -> Iterator[None]:
             raise
         message = f"{field}: {error.message}"
         raise type(error)(message, remedy=error.remedy, exit_code=error.exit_code) from error
-
-
-def check_weights(job: UniMRGJob, env: PodEnvironment) -> None:
-    """See that the published weights are there, if training starts from some."""
-    if job.spec.model.init is not None:
-        find_weights(resolve_uri(job.spec.model.init, env.spec_base), job.spec.storage)
 
 
 def probe(store: ObjectStore) -> None:

@@ -1,6 +1,4 @@
-"""One local run per RUN folder: a lock that the kernel drops with its holder, so that it can never be
-stale.
-"""
+"""One local run per RUN folder: a lock that the kernel drops with its holder, so that it can never be stale."""
 
 from __future__ import annotations
 
@@ -20,9 +18,8 @@ from unimrg_trainer.storage.local import explained
 def run_lock(folder: Path, run: str | None = None) -> Iterator[None]:
     """Hold `folder`/lock, or raise UserError that names the process which does, or why it cannot be written.
 
-    `run` is what the lock is for, as it is shown; None: what the folder lies in.
-
-    The descriptor is not inherited by programs that we start: a rank that were left over would keep the lock.
+    `run` is what the lock is for, as it is shown; None: what the folder lies in. Programs that we start do not inherit
+    the descriptor: a rank that were left over would keep the lock.
     """
     path = folder / "lock"
     with explained("write", path):

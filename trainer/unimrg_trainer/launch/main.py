@@ -1,6 +1,4 @@
-"""The entry point of the image: `unimrg-launch STAGE` runs one stage of the job that the environment
-describes.
-"""
+"""The entry point of the image: `unimrg-launch STAGE` runs one stage of the job that the environment describes."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from functools import partial
 from unimrg_api.environment import PodEnvironment
 from unimrg_api.errors import Interrupted, UserError
 from unimrg_api.exit_codes import ExitCode
-from unimrg_api.job import UniMRGJob
+from unimrg_api.job import UniMRGJob, resolve_uri
 from unimrg_api.stages import STAGES, StageName
 from unimrg_api.termination import TerminationRecord
 from unimrg_trainer import job_stores
@@ -124,7 +124,8 @@ def _check(context: Context) -> StageResult:
         with inputs.named("spec.checkpoint.uri"):
             inputs.check_identity(job, env, context.run, data)
         with inputs.named("spec.model.init"):
-            inputs.check_weights(job, env)
+            if job.spec.model.init is not None:
+                job_stores.find_weights(resolve_uri(job.spec.model.init, env.spec_base), job.spec.storage)
         inputs.warn_of_tracking_server(job, env)
     return StageResult(ExitCode.OK, "Completed")
 

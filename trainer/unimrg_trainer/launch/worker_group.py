@@ -61,11 +61,6 @@ class _Worker:
             self.ended_at = time.time()
         return self.ended_at is None
 
-    def kill(self) -> None:
-        """SIGKILL the rank and what it started in its session."""
-        self.killed = True
-        os.killpg(self.process.pid, signal.SIGKILL)
-
     def last_line(self) -> str:
         lines = tail(self.log, since=self.log_start).decode(errors="replace").split("\n")
         return next((line.strip() for line in reversed(lines) if line.strip()), "")
@@ -97,7 +92,8 @@ class WorkerGroup:
         """SIGKILL every rank that runs, with what it started, and wait until all are gone."""
         running = [worker for worker in self._workers if worker.running()]
         for worker in running:
-            worker.kill()
+            worker.killed = True
+            os.killpg(worker.process.pid, signal.SIGKILL)
         deadline = time.monotonic() + GONE_SECONDS
         for worker in running:
             try:
