@@ -8,6 +8,8 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -263,6 +265,18 @@ def test_credentials_with_a_line_break_are_named(name: str, monkeypatch: pytest.
         MlflowRun(SETTINGS).connect(None, 0)
     assert caught.value.exit_code is ExitCode.CREDENTIALS
     assert "hunter2" not in str(caught.value)
+
+
+def test_an_uploader_that_was_given_up_makes_no_second_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`finish` may have taken over while this one waited for the data base to be made."""
+    server: Any = SimpleNamespace(
+        get_experiment_by_name=lambda name: SimpleNamespace(experiment_id="1", lifecycle_stage="active"),
+        search_runs=lambda *_, **__: [],
+    )
+    run = MlflowRun(SETTINGS, may_continue=lambda: False)
+    monkeypatch.setattr(run, "_connection", server)
+    with pytest.raises(UnavailableError, match="stopped"):
+        run.connect(None, 0)
 
 
 def train(folder: Path, server: ListServer, attempt: int, resume: int, last: int, loss: float = 1.0) -> Spool:

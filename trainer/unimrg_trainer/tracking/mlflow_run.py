@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from unimrg_api.exit_codes import ExitCode
 from unimrg_trainer.tracking.embedded import ensure_database, relocate_artifacts
-from unimrg_trainer.tracking.errors import ActionRequiredError, RefusedError, RunGoneError, translate
+from unimrg_trainer.tracking.errors import ActionRequiredError, RefusedError, RunGoneError, UnavailableError, translate
 from unimrg_trainer.tracking.settings import TerminalStatus, TrackingSettings, sqlite_path
 
 _logger = logging.getLogger(__name__)
@@ -88,8 +88,10 @@ class MlflowRun:
     method may raise UnavailableError; `log_*` also RefusedError and RunGoneError.
     """
 
-    def __init__(self, settings: TrackingSettings) -> None:
+    def __init__(self, settings: TrackingSettings, may_continue: Callable[[], bool] = lambda: True) -> None:
+        """`may_continue` is asked before a run is made: an uploader that was given up must not make a second one."""
         self.run_id = ""
+        self._may_continue = may_continue
         self.url = ""
         self._settings = settings
         self._connection: Client | None = None
@@ -186,6 +188,8 @@ class MlflowRun:
         experiment = ensure_experiment(self._client, self._settings).experiment_id
         runs = self._search(experiment)
         if not runs:
+            if not self._may_continue():
+                raise UnavailableError("stopped before the run was made")
             tags = {"unimrg.job_uid": self._settings.job_uid, "unimrg.attempt": str(self._settings.attempt)}
             created = self._client.create_run(
                 experiment, start_time=start_ms, tags=tags, run_name=self._settings.run_name

@@ -72,9 +72,9 @@ class Uploader:
         self._upload = SpoolUpload(
             run_dir,
             settings,
-            remote or MlflowRun(settings),
+            remote or MlflowRun(settings, self._may_continue),
             final_status=final_status,
-            may_continue=lambda: not self._abandon.is_set(),
+            may_continue=self._may_continue,
         )
         self._thread = threading.Thread(target=self._run, name="mlflow-uploader", daemon=True)
         self._failures = 0
@@ -106,6 +106,9 @@ class Uploader:
             problem=self._problem,
             exit_code=self._exit_code,
         )
+
+    def _may_continue(self) -> bool:
+        return not self._abandon.is_set()
 
     def _run(self) -> None:
         was_stopping = False
