@@ -114,28 +114,28 @@ def test_pods_of_several_nodes_do_not_count_attempts_themselves(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("train", "evaluate", "status"),
+    ("train", "evaluate", "outcome"),
     [
-        (0, "unwanted", "FINISHED"),
-        (0, 0, "FINISHED"),
-        (0, 70, "FAILED"),
-        (65, None, "FAILED"),
-        (85, None, "KILLED"),
-        (130, None, "KILLED"),
-        (0, 85, "KILLED"),
-        (0, None, "KILLED"),
-        (None, None, "KILLED"),
+        (0, "unwanted", "Succeeded"),
+        (0, 0, "Succeeded"),
+        (0, 70, "Failed"),
+        (65, None, "Failed"),
+        (85, None, "Interrupted"),
+        (130, None, "Interrupted"),
+        (0, 85, "Interrupted"),
+        (0, None, "Interrupted"),
+        (None, None, "Interrupted"),
     ],
 )
 def test_a_run_is_closed_as_what_its_stages_were(
-    tmp_path: Path, train: int | None, evaluate: int | str | None, status: str
+    tmp_path: Path, train: int | None, evaluate: int | str | None, outcome: str
 ) -> None:
     job, _ = tiny_job(tmp_path, stages__evaluate__mode="Never" if evaluate == "unwanted" else "OnSuccess")
     run = run_of(tmp_path)
     for stage, code in (("train", train), ("evaluate", evaluate)):
         if isinstance(code, int):
             outcomes.note(run, "1", stage, TerminationRecord(exit_code=code))
-    assert outcomes.terminal_status(outcomes.result(run, job, "1")) == status
+    assert outcomes.result(run, job, "1") == outcome
 
 
 def test_finish_takes_the_newest_attempt_of_the_training_under_the_prefix(

@@ -14,13 +14,11 @@ from unimrg_trainer.checkpoint.manifest import Unverified
 from unimrg_trainer.checkpoint.reader import list_commits, verify
 from unimrg_trainer.evaluation.summary import FILE_NAME, Summary
 from unimrg_trainer.storage.base import NotFound, ObjectStore, StorageError
-from unimrg_trainer.tracking.settings import TerminalStatus
 
 logger = logging.getLogger(__name__)
 
 _EVALUATED = "outcomes/evaluated.json"
 _FINISHED = "outcomes/finished.json"
-_TERMINAL: dict[Outcome, TerminalStatus] = {"Succeeded": "FINISHED", "Failed": "FAILED"}
 
 
 def outcome_key(attempt: str, stage: str) -> str:
@@ -67,11 +65,6 @@ def result(run: ObjectStore, job: UniMRGJob, attempt: str) -> Outcome:
             code = _code(run, attempt, name)
             outcomes[name] = "Interrupted" if code is None else outcome_of(code)
     return result_of(job, outcomes) or "Interrupted"
-
-
-def terminal_status(outcome: Outcome) -> TerminalStatus:
-    """The status of a tracked run that came to `outcome`."""
-    return _TERMINAL.get(outcome, "KILLED")
 
 
 def note_result(run: ObjectStore, attempt: str, outcome: Outcome, *, tracked: bool) -> None:

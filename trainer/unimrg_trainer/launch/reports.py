@@ -21,11 +21,6 @@ from unimrg_trainer.launch.exit_records import StageResult
 logger = logging.getLogger(__name__)
 
 
-def progress_file(run_dir: Path) -> Path:
-    """Written by rank 0 while it works and by the launcher between stages."""
-    return run_dir / "progress.json"
-
-
 def read_progress(run_dir: Path) -> Progress:
     """The latest progress, with the MLflow run that the uploader has found, or why it has not; defaults for what is
     not there yet.
@@ -65,7 +60,7 @@ def announce(run_dir: Path, stage: StageName, step: int = 0, total_steps: int = 
         checkpoint_step=_progress(run_dir).checkpoint_step,
         updated=time.time(),
     ).to_json()
-    write_atomically(progress_file(run_dir), text)
+    write_atomically(run_dir / "progress.json", text)
 
 
 def termination_record(result: StageResult, run_dir: Path, scores: dict[str, float] | None = None) -> TerminationRecord:
@@ -106,7 +101,7 @@ def write_termination(env: PodEnvironment, record: TerminationRecord) -> None:
 
 def _progress(run_dir: Path) -> Progress:
     try:
-        content = progress_file(run_dir).read_bytes()
+        content = (run_dir / "progress.json").read_bytes()
     except OSError:
         return Progress()
     return Progress.parse(content) or Progress()

@@ -17,7 +17,7 @@ from unimrg_api.environment import PodEnvironment
 from unimrg_api.errors import Interrupted, UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.job import UniMRGJob, resolve_uri
-from unimrg_api.stages import STAGES, StageName
+from unimrg_api.stages import STAGES, Outcome, StageName
 from unimrg_api.termination import TerminationRecord
 from unimrg_trainer import job_stores
 from unimrg_trainer.checkpoint.identity import attempt_numbers
@@ -33,6 +33,7 @@ from unimrg_trainer.local_folders import take_for
 from unimrg_trainer.preparation.prepare import prepare
 from unimrg_trainer.storage.base import ObjectStore, StorageError
 from unimrg_trainer.tracking.finish import finish, keep_spool
+from unimrg_trainer.tracking.settings import TerminalStatus
 from unimrg_trainer.tracking.uploader import Uploader
 
 logger = logging.getLogger(__name__)
@@ -46,6 +47,7 @@ KEEP_SECONDS = (60.0, 8.0)
 """How long the end of a stage waits until outcome, points and logs are beside the checkpoints, and after a request to
 stop. Together with UPLOAD_SECONDS the latter is less than worker_group.GRACE_MARGIN, which the grace period keeps."""
 REPORT_SECONDS = 0.5
+_TERMINAL: dict[Outcome, TerminalStatus] = {"Succeeded": "FINISHED", "Failed": "FAILED"}
 
 
 @dataclass(frozen=True)
@@ -191,7 +193,7 @@ def _finish(context: Context) -> StageResult:
     if not attempt_numbers(run):
         return StageResult(ExitCode.OK, "Completed", f"no training has begun under {run.uri}; nothing is to be closed")
     outcome = outcomes.result(run, context.job, env.attempt)
-    status = outcomes.terminal_status(outcome)
+    status = _TERMINAL.get(outcome, "KILLED")
     outcomes.note_result(run, env.attempt, outcome, tracked=False)
     limit = FINISH_SECONDS[stop.requested]
     with stop.raising(even_if_requested=True):
