@@ -74,8 +74,6 @@ class LocalStore:
                 _sync_folder(path.parent)
 
     def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
-        assert offset >= 0
-        assert length is None or length >= 0
         path = self._path(key)
         with explained("read", path):
             try:

@@ -125,8 +125,6 @@ class S3Store:
                 raise
 
     def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
-        assert offset >= 0
-        assert length is None or length >= 0
         wanted = ALL if length is None else max(length, 1)  # a range has at least one byte
         with self._explained("read", key):
             try:
