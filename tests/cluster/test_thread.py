@@ -234,7 +234,7 @@ def test_no_secret_stands_in_specs_status_logs_or_events(finished: Finished) -> 
 # --- disturbed --------------------------------------------------------------------------------------------------
 
 
-def test_a_worker_killed_in_mid_run_is_resumed_within_a_minute_and_changes_nothing(
+def test_a_killed_worker_is_replaced_and_the_run_ends_in_the_same_bits(
     cluster: Cluster, bucket: str, finished: Finished
 ) -> None:
     name = "killed"
@@ -274,7 +274,7 @@ def test_a_worker_deleted_as_by_a_drain_is_noticed_and_changes_nothing(
     assert_one_finished_run(cluster, done["metadata"]["uid"])
 
 
-def test_an_operator_killed_in_mid_run_leaves_pods_alone_and_makes_no_second_child(
+def test_a_killed_operator_leaves_pods_alone_and_makes_no_second_child(
     cluster: Cluster, bucket: str, finished: Finished
 ) -> None:
     name = "orphaned"

@@ -37,7 +37,7 @@ def test_padding_centres_a_wide_image_between_grey_bars() -> None:
     assert (padded[:2] == 127).all() and (padded[4:] == 127).all()
 
 
-def test_padding_puts_the_odd_pixel_below_and_to_the_right_as_the_reference_does() -> None:
+def test_padding_puts_the_odd_pixel_below_and_to_the_right() -> None:
     tall = pad_square(np.full((5, 2, 3), 9, dtype=np.uint8), 5)
     assert [int(column[0, 0]) for column in np.moveaxis(tall, 1, 0)] == [127, 9, 9, 127, 127]
 

@@ -33,7 +33,7 @@ def test_two_jobs_that_prepare_the_same_data_write_it_once(s3_place: Place) -> N
     assert names == sorted(["PUBLISHED", "manifest.json", "manifest.json", *shards])
 
 
-def test_a_hundred_samples_cost_a_hundred_ranges_and_are_what_a_folder_holds(s3_place: Place, tmp_path: Path) -> None:
+def test_a_hundred_samples_cost_a_hundred_ranged_reads(s3_place: Place, tmp_path: Path) -> None:
     digest = prepared(s3_place.store("data")).digest
     prepared(LocalStore(tmp_path))
     with s3_place.counted() as opening:
