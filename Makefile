@@ -14,11 +14,11 @@ slow: ## training runs of minutes, compared with the README's figures
 lint: ## format, lint, types and import contracts
 	ruff format --check .
 	ruff check .
-	mypy api operator cli trainer
+	mypy api operator cli trainer tools
 	lint-imports
 
 generate: ## write what is generated: the CRD and the reference pages
-	python -m unimrg_api.generate
+	python tools/generate.py
 
 bench: ## every benchmark in its quick form; each ends with one JSON line
 	@set -e; for script in $(wildcard benchmarks/*.py); do echo "$$script"; python $$script --quick; done

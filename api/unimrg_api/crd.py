@@ -37,7 +37,7 @@ _COLUMNS = (
 )
 """What `kubectl get` shows: name, type, place, and 1 for what only `-o wide` shows."""
 
-_HEADER = "# Written by `python -m unimrg_api.generate` from the models in api/unimrg_api; do not edit.\n"
+_HEADER = "# Written by `python tools/generate.py` from the models in api/unimrg_api; do not edit.\n"
 
 
 def crd() -> dict[str, Any]:

@@ -1,9 +1,14 @@
-"""The page docs/reference/job.md: every field of a job and every rule, from the models."""
+"""Writes the files that follow from the models: the page docs/reference/job.md and the custom resource.
+
+python tools/generate.py
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 
+from unimrg_api.crd import crd_yaml
 from unimrg_api.digests import canonical_json
 from unimrg_api.fields import DECIMALS, RULES, URI_PATTERN
 from unimrg_api.introspection import Location, fields, format_location, is_required, schema_at
@@ -14,7 +19,7 @@ from unimrg_api.spec_training import RECIPES
 
 _INTRODUCTION = f"""# The job, field by field
 
-<!-- Written by `python -m unimrg_api.generate` from the models; edit the docstrings there. -->
+<!-- Written by `python tools/generate.py` from the models; edit the docstrings there. -->
 
 A job is one YAML (or JSON) document of `apiVersion: {API_VERSION}` and `kind: {KIND}`.
 `unimrg validate FILE` checks it and names every problem with its line.
@@ -97,3 +102,11 @@ def _default(place: Location, schema: Schema) -> str:
     return (
         f"`{value}`" if "enum" in schema or schema["type"] == "integer" else f"`{canonical_json(without_nulls(value))}`"
     )
+
+
+FILES: dict[str, Callable[[], str]] = {"docs/reference/job.md": reference, "manifests/crd.yaml": crd_yaml}
+"""Every generated file, relative to the repository's root, and what writes its text."""
+
+if __name__ == "__main__":
+    for path, text in FILES.items():
+        (Path(__file__).parents[1] / path).write_text(text(), encoding="utf-8")
