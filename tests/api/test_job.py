@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.bad_jobs import GOOD_CLUSTER_JOB, GOOD_JOB, SMALLEST
-from unimrg_api.errors import JobError
+from tests.support.bad_jobs import GOOD_JOB, SMALLEST
 from unimrg_api.job import UniMRGJob, path_of, resolve_uri
 from unimrg_api.load import parse_job
 from unimrg_api.locality import cluster_notes
@@ -142,27 +140,6 @@ def test_notes_say_why_a_job_runs_on_one_machine_only() -> None:
     assert tracking.startswith("a cluster would refuse spec.tracking.mlflow.uri: ")
     *_, uneven = cluster_notes(parse_job(SMALLEST))
     assert "there are 1 cohorts and 8 processes: set rowsPerObjective: 128, or use 1 process" in uneven
-
-
-@pytest.mark.parametrize(
-    ("part", "value"),
-    [
-        ("checkpoint", {"uri": "file:///mnt/spare/a b/..c"}),
-        ("checkpoint", {"uri": "file:///mnt/spare/"}),
-        ("data", {"shards": ["file:///mnt/models/shards"]}),  # prepared, and so only read
-    ],
-)
-def test_a_job_that_a_cluster_takes_has_no_notes(part: str, value: Any) -> None:
-    job = read_yaml(GOOD_CLUSTER_JOB.encode()).value
-    job["spec"][part] = value
-    assert cluster_notes(parse_job(job)) == []
-
-
-@pytest.mark.parametrize("length", [255, 256])
-def test_a_name_is_as_long_as_its_bytes_after_decoding(length: int) -> None:
-    uri = "file://" + "%C3%BC" * 100 + "ü" * 20 + "x" * (length - 240) + "/b"
-    with nullcontext() if length == 255 else pytest.raises(JobError, match="more than 255 bytes"):
-        changed(("checkpoint.uri", uri))
 
 
 def test_every_pattern_means_the_same_to_go_and_to_rust() -> None:

@@ -10,10 +10,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from unimrg_api.exit_codes import ExitCode
 from unimrg_api.progress import Progress
 from unimrg_api.record import SIZE_LIMIT
-from unimrg_api.redaction import REDACTED, clean, redact
+from unimrg_api.redaction import REDACTED, clean
 from unimrg_api.stages import STAGES
 from unimrg_api.termination import TerminationRecord
 
@@ -56,23 +55,6 @@ def test_a_record_never_exceeds_the_limit_and_can_be_read_back(record: Terminati
     for name in {"exit_code", "rank", "step", "stage"} & set(type(record).model_fields):
         assert getattr(again, name) == getattr(record, name)
     assert again.to_json() == type(record).model_validate_json(again.to_json(), strict=True).to_json()
-
-
-def test_a_usual_record_survives_whole() -> None:
-    record = TerminationRecord(
-        reason="Interrupted",
-        exit_code=ExitCode.INTERRUPTED,
-        rank=3,
-        step=40,
-        total_steps=120,
-        checkpoint="ckpt/step-00000040/COMMITTED-0",
-        mlflow_run_id="0123456789abcdef0123456789abcdef",
-        mlflow_url="http://mlflow:5000/#/experiments/1/runs/0123456789abcdef0123456789abcdef",
-        scores={"spatial": 0.75},
-        message="stopped after step 40\nand committed",
-    )
-    assert TerminationRecord.parse(record.to_json()) == record
-    assert json.loads(record.to_json())["totalSteps"] == 120
 
 
 @given(st.binary(max_size=6000))
@@ -127,27 +109,6 @@ def test_what_looks_like_a_key_is_in_no_field_of_a_record(secret: str, text: str
     once = TerminationRecord.parse(text.encode()).message
     assert secret not in written + once and REDACTED in written
     assert clean(once) == once
-
-
-@given(st.text(max_size=200), st.sampled_from(SECRETS), st.text(max_size=200), st.integers(16, 300))
-def test_cutting_a_text_does_not_bring_a_key_back(before: str, case: tuple[str, str], after: str, limit: int) -> None:
-    secret, text = case
-    assert secret not in clean(f"{before} {text} {after}", limit)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "tokens_per_s: 123456, tokenizer: bytelevel",
-        "expected token: EOF",
-        "sha256 da39a3ee5e6b4b0d3255bfef95601890afd80709",
-        "ckpt/step-00000040/attempt-1-1f0c9a3e/manifest.json",
-        "/srv/project/api/unimrg_api/redaction.py",
-        "basic understanding of secrets",
-    ],
-)
-def test_what_is_no_key_is_left_alone(text: str) -> None:
-    assert redact(text) == text
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 
-from tests.support.alive import alive
 from tests.support.control_plane import ControlPlane, KubectlError, find_assets
 
 
@@ -60,22 +56,3 @@ child = GuardedProcess(["sh", "-c", "setsid sleep 600 & echo $!; sleep 600"], Pa
 print(child.pid, flush=True)
 time.sleep(600)
 """
-
-
-def test_programs_die_with_a_test_process_that_is_killed(tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    starter = subprocess.Popen([sys.executable, "-c", _START, str(log)], stdout=subprocess.PIPE, text=True)
-    assert starter.stdout is not None
-    program = int(starter.stdout.readline())
-    deadline = time.monotonic() + 20.0
-    while not (log.exists() and log.read_text().strip()) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    grandchild = int(log.read_text())
-    assert alive(program)
-    assert alive(grandchild)
-    starter.kill()
-    starter.wait()
-    while (alive(program) or alive(grandchild)) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert not alive(program)
-    assert not alive(grandchild)

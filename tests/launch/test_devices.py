@@ -41,13 +41,3 @@ def test_more_processes_than_gpus_are_refused(machine: Path) -> None:
         devices.fit_to_machine(job, 2)
     on_cpus = job_for(machine, 0)
     assert devices.fit_to_machine(on_cpus, 8) == (on_cpus, None)
-
-
-def test_gpus_that_are_hidden_do_not_count(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for index in range(4):
-        (machine / f"nvidia{index}").touch()
-    assert devices.gpus() == 4
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
-    assert devices.gpus() == 2
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert devices.gpus() == 0

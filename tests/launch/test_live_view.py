@@ -87,7 +87,3 @@ def test_a_terminal_shows_every_stage_and_the_line_of_now(shown: Callable[..., s
     text = shown(prepared, HALFWAY, terminal=True)
     assert "prepare  8/8" in text
     assert "train  30/60  1m15s left  pixel 0.500" in text.rpartition("prepare")[2]
-
-
-def test_nobody_is_shown_defaults_as_if_they_were_a_report(shown: Callable[..., str]) -> None:
-    assert shown(Progress(), terminal=False) == ""

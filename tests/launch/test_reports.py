@@ -8,8 +8,6 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-import pytest
-
 from unimrg_api.environment import PodEnvironment
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.progress import Progress
@@ -63,25 +61,6 @@ def test_metrics_are_in_the_text_format_of_prometheus(tmp_path: Path) -> None:
     assert "unimrg_checkpoint_step 2.0" in lines
     assert 'unimrg_loss{objective="pixel"} 0.5' in lines
     assert 'unimrg_stage{stage="train"} 1.0' in lines
-
-
-def test_other_paths_are_not_found(tmp_path: Path) -> None:
-    (tmp_path / "secret").write_text("no")
-    with serve_progress(tmp_path, "127.0.0.1", 0) as port:
-        for path in ("/", "/secret", "/../secret", "/progress/x"):
-            with pytest.raises(urllib.error.HTTPError) as error:
-                get(port, path)
-            assert error.value.code == 404
-
-
-def test_two_runs_that_derive_the_same_port_are_both_served(tmp_path: Path) -> None:
-    first, second = tmp_path / "first", tmp_path / "second"
-    with serve_progress(first, "127.0.0.1", 0) as port, serve_progress(second, "127.0.0.1", port) as other:
-        assert other != port
-        assert int((second / PORT_FILE).read_text()) == other
-        report(second, step=8)
-        answer = Progress.parse(get(other, "/progress"))
-        assert answer is not None and answer.step == 8
 
 
 def test_a_termination_record_is_written_over_the_old_one_in_place(tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ import pytest
 from tests.support.local_jobs import tiny_job
 from unimrg_api.errors import Interrupted, UserError
 from unimrg_api.exit_codes import ExitCode
-from unimrg_api.job import StorageSpec
 from unimrg_trainer.launch import stages
 from unimrg_trainer.launch.local import local_environment
 from unimrg_trainer.launch.reports import read_progress
@@ -43,17 +42,6 @@ def test_a_run_in_a_bucket_is_kept_where_nobody_clears_up(home: Path, monkeypatc
     monkeypatch.setenv("UNIMRG_STATE", "/here")
     assert state_folder() == Path("/here")
     assert run_folder("file:///a/run/") == Path("/a/run/local")
-
-
-def test_the_same_bucket_of_another_service_is_another_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    here, there = StorageSpec(endpoint="http://here:1"), StorageSpec(endpoint="http://there:1")
-    assert len({run_folder(RUN), run_folder(RUN, here), run_folder(RUN, there)}) == 3
-    assert run_folder(f"{RUN}/", StorageSpec(endpoint="http://here:1/")) == run_folder(RUN, here)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://here:1")
-    assert run_folder(RUN) == run_folder(RUN, StorageSpec()) == run_folder(RUN, here)
-    assert run_folder(RUN, there) != run_folder(RUN)
-    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://there:1")
-    assert run_folder(RUN) == run_folder(RUN, there)
 
 
 def test_what_another_training_left_is_set_aside_each_time(tmp_path: Path) -> None:

@@ -45,13 +45,3 @@ def test_work_that_looks_at_no_flag_is_interrupted() -> None:
             signal.pause()
         with pytest.raises(KeyboardInterrupt), stop.raising():
             pytest.fail("work began although a stop was asked for")
-
-
-def test_an_ignored_hangup_stays_ignored() -> None:
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        with StopRequest().installed() as stop:
-            send(signal.SIGHUP)
-            assert not stop.requested
-    finally:
-        signal.signal(signal.SIGHUP, before)

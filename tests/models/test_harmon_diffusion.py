@@ -12,7 +12,6 @@ from torch.distributions import Normal, kl_divergence
 from tests.models.harmon_rows import family
 from unimrg_trainer.models.harmon.diffusion import (
     ancestral_sample,
-    q_sample,
     respaced_schedule,
     row_coefficients,
     row_loss,
@@ -86,24 +85,6 @@ def test_each_rows_loss_is_the_textbooks() -> None:
         torch.autograd.grad(ours.sum(), prediction), torch.autograd.grad(theirs.sum(), prediction), strict=True
     ):
         torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-9)
-
-
-def test_the_outermost_bins_reach_to_infinity() -> None:
-    x0 = torch.tensor([[2.0, -2.0]], dtype=torch.float64)
-    noise = torch.zeros_like(x0)
-    coefficients = torch.from_numpy(row_coefficients(schedule, np.array([0])))
-    prediction = torch.zeros(1, 4, dtype=torch.float64)
-    loss = row_loss(prediction, x0, noise, coefficients, torch.tensor([0]))
-    assert loss.item() == pytest.approx(textbook_loss(prediction[0], x0[0], noise[0], 0).item(), rel=1e-6)
-    assert loss.item() < 2  # half of each Gaussian lies in its bin or beyond
-
-
-def test_noising_keeps_unit_variance() -> None:
-    times = np.arange(T)
-    coefficients = torch.from_numpy(row_coefficients(schedule, times))
-    assert torch.allclose(coefficients[0] ** 2 + coefficients[1] ** 2, torch.ones(T, dtype=torch.float64))
-    x0 = torch.ones(T, 1, dtype=torch.float64)
-    assert torch.equal(q_sample(x0, torch.zeros_like(x0), coefficients)[:, 0], coefficients[0])
 
 
 def test_an_untrained_heads_squared_error_is_one() -> None:

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from tests.support.scene_records import SceneRecords
-from unimrg_api.errors import UserError
 from unimrg_trainer.engine.rows import BatchShape
 from unimrg_trainer.engine.step_plan import RowReader, Step, StepPlanner
 from unimrg_trainer.models.base import Family
@@ -83,9 +82,3 @@ def test_it_answers_and_generates_at_its_own_size(toy: Family) -> None:
     assert np.array_equal(alone, images[1]) and not np.array_equal(images[0], images[1])
     answers = toy.answer(module, [AnswerRequest("Why?", picture), AnswerRequest("Why?")], max_new_tokens=3)
     assert all(len(answer) <= 3 for answer in answers)
-
-
-def test_a_setting_that_it_does_not_take_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(TOYS)
-    with pytest.raises(UserError, match=r"spec\.model\.custom\.settings.*depth"):
-        find_family("toy", {"depth": 3})

@@ -127,16 +127,6 @@ def test_a_fault_is_shown_at_once_and_retried_every_30_seconds(virtual_clock: Vi
     assert [call.args[1] for call in shell.applier.create.call_args_list] == [CREATE, CREATE]
 
 
-def test_a_fault_does_not_pass_to_a_new_job_of_the_same_name(shell: Shell) -> None:
-    shell.applier.apply.return_value = Outcome(fault=("NameConflict", "x"))
-    shell.reconcile()
-    shell.applier.apply.return_value = Outcome()
-    item = job_object()
-    shell.item = {**item, "metadata": {**item["metadata"], "uid": "another"}}
-    shell.reconcile()
-    assert shell.seen[-1].fault is None
-
-
 def test_a_child_whose_kind_is_not_served_just_now_is_not_lost(shell: Shell) -> None:
     stage = {"name": "train", "state": "Running", "attempt": 2, "child": "tiny-train-2", "childUid": CHILD_UID}
     over = [{"name": name, "state": "Succeeded", "attempt": 1, "end": DONE} for name in ("check", "prepare")]

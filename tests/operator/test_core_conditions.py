@@ -10,7 +10,7 @@ import pytest
 from tests.operator.simulated_cluster import NOON, Cluster, make_job
 from unimrg_api.status import ConditionType
 from unimrg_operator.core.decision import Event
-from unimrg_operator.core.texts import camel_case, count, left, line, soonest, time_of, time_text
+from unimrg_operator.core.texts import camel_case, count, line, time_of, time_text
 
 
 @pytest.fixture
@@ -39,14 +39,6 @@ def test_a_missing_secret_is_named_until_it_is_there() -> None:
     cluster.secret_missing = False
     cluster.settle()
     assert cluster.condition("Accepted") == ("Unknown", "Checking")
-
-
-def test_a_secret_that_is_missing_later_leaves_the_job_accepted(cluster: Cluster) -> None:
-    cluster.secret_missing = True
-    cluster.fail("train", 70)
-    cluster.wait()
-    assert cluster.condition("Accepted") == ("True", "Valid")
-    assert cluster.condition("Running") == ("False", "SecretMissing")
 
 
 def test_a_check_that_is_retried_says_why_until_it_succeeds() -> None:
@@ -130,17 +122,6 @@ def test_no_new_step_for_the_stall_timeout_is_a_stall(cluster: Cluster) -> None:
     assert cluster.condition("Progressing") == ("True", "Advancing")
 
 
-def test_a_stage_without_steps_is_not_stalled() -> None:
-    cluster = Cluster(make_job(stallTimeoutSeconds=60))
-    cluster.settle()
-    cluster.now += 500
-    cluster.report_step(cluster.pod("tiny-check-1"), 0)
-    assert cluster.report is not None
-    cluster.report = replace(cluster.report, progress=cluster.report.progress.model_copy(update={"total_steps": 0}))
-    cluster.reconcile()
-    assert cluster.condition("Progressing") == ("Unknown", "Starting")
-
-
 def test_an_excluded_node_degrades_a_job(cluster: Cluster) -> None:
     assert cluster.condition("Degraded") == ("False", "AsExpected")
     cluster.fail("train", 80)
@@ -221,11 +202,6 @@ def test_a_time_survives_its_text_and_others_are_long_ago() -> None:
     ]  # fmt: skip
     assert [time_of(text) for text in (None, "", "2027-13-45T99:99:99Z", "yesterday")] == [0.0] * 4
     assert (time_text(-5.0), time_text(math.inf)) == ("1970-01-01T00:00:00Z", "9999-12-31T00:00:00Z")
-
-
-def test_a_wait_is_over_also_when_the_clock_was_set_back_by_more() -> None:
-    assert [left(100.0, 10.0, now) for now in (104.0, 110.0, 98.0, -4000.0)] == [6.0, 0.0, 8.0, 0.0]
-    assert (soonest(None, 5.0, 0.0, 3.0), soonest(None, 0.0)) == (3.0, None)
 
 
 def test_what_a_pod_says_becomes_one_clean_short_text() -> None:

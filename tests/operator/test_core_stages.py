@@ -8,7 +8,7 @@ import pytest
 
 from tests.operator.simulated_cluster import Cluster, make_job
 from unimrg_api.stages import StageName
-from unimrg_api.status import JobStatus, RestartCounters
+from unimrg_api.status import RestartCounters
 
 
 def at_finish(**policy: int) -> Cluster:
@@ -110,17 +110,6 @@ def test_an_evaluation_that_fails_fails_the_job_after_finish() -> None:
     assert "boom" in failed.message
 
 
-def test_every_stage_has_the_whole_budget() -> None:
-    cluster = Cluster(make_job(maxRestarts=1))
-    cluster.settle()
-    while cluster.status.phase != "Succeeded":
-        stage = cluster.current
-        cluster.fail(stage, 70)
-        cluster.wait()
-        cluster.succeed(stage)
-    assert len(cluster.created) == 8
-
-
 def test_finish_is_tried_three_times_and_its_failure_only_degrades() -> None:
     cluster = at_finish(maxRestarts=9)
     for _ in range(2):
@@ -166,17 +155,6 @@ def test_the_time_of_finish_begins_once_it_could_be_made() -> None:
     begun = cluster.now
     cluster.until(lambda: cluster.status.phase == "Succeeded", lambda: None)
     assert (end_of(cluster, "finish"), cluster.now) == ("DeadlineExceeded", begun + 600)
-
-
-def test_finish_is_not_given_up_where_nobody_knows_when_it_was_due() -> None:
-    cluster = at_finish()
-    for name in ("tiny-check-1", "tiny-train-1"):
-        del cluster.children[name]
-    cluster.status = JobStatus()
-    cluster.settle()
-    assert cluster.status.phase == "Finishing"
-    cluster.succeed("finish")
-    assert cluster.condition("Degraded") == ("False", "AsExpected")
 
 
 def test_a_job_that_is_being_deleted_is_left_to_garbage_collection() -> None:

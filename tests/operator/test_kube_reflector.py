@@ -207,14 +207,6 @@ def test_only_an_optional_kind_is_usable_while_it_is_not_served(api: ScriptedApi
     assert followed.causes == ["NotFound"] * 3
 
 
-def test_a_kind_that_is_not_served_for_a_moment_stays_in_the_cache(api: ScriptedApi) -> None:
-    api.lists += [list_of(1, thing("a", 1)), NOT_SERVED, list_of(2, thing("a", 1))]
-    api.watches.append(GONE)
-    with Followed(api) as followed:
-        followed.until(lambda: len(api.asked()) == 3 and followed.reflector.synced)
-    assert followed.changes == [(None, "1")]
-
-
 def test_a_watch_that_cannot_be_opened_is_visible_until_one_can(
     api: ScriptedApi, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -265,23 +257,6 @@ def test_what_was_just_written_replaces_nothing_newer(api: ScriptedApi) -> None:
         assert not cache.exchange("1", thing("z", 3))
         assert not cache.exchange("1", thing("gone", 3))
         assert followed.versions() == {"z": "2", "a": "8", "b": "9"}
-
-
-def test_a_page_token_that_expires_starts_the_list_anew(api: ScriptedApi) -> None:
-    api.lists += [list_of(3, thing("a", 1), more="old"), GONE, list_of(4, thing("b", 4))]
-    with Followed(api) as followed:
-        followed.until(lambda: followed.versions() == {"b": "4"})
-    assert followed.causes == ["Gone"]
-    assert "continue" not in api.asked()[2].query
-
-
-def test_watches_that_end_at_once_are_not_reopened_without_a_pause(api: ScriptedApi) -> None:
-    api.lists.append(list_of(1))
-    api.watches += [Answer(stream=[])] * 4
-    with Followed(api) as followed:
-        followed.until(lambda: len(api.asked(watch=True)) == 5)
-    assert followed.waits == [0.75, 1.5, 3.0, 6.0]
-    assert set(followed.causes) == {"Unavailable"}
 
 
 def test_an_error_in_whoever_uses_a_change_does_not_end_the_reflector(api: ScriptedApi) -> None:

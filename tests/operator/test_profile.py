@@ -7,19 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.rendered_children import ROOT
-from unimrg_api.errors import JobError, UserError
-from unimrg_api.exit_codes import ExitCode
-from unimrg_operator.backends.profile import SiteProfile, load_profile
-
-
-@pytest.mark.parametrize("text", [None, "", "# nothing here\n", "---\n"])
-def test_without_content_every_field_has_its_default(tmp_path: Path, text: str | None) -> None:
-    file = tmp_path / "profile.yaml"
-    if text is not None:
-        file.write_text(text)
-    assert load_profile(None if text is None else file) == SiteProfile()
-    values = SiteProfile().model_dump(by_alias=True, exclude_none=True)
-    assert SiteProfile.model_validate(values, by_alias=True, by_name=False) == SiteProfile()
+from unimrg_api.errors import JobError
+from unimrg_operator.backends.profile import load_profile
 
 
 def test_the_example_is_read_as_it_is_written() -> None:
@@ -83,12 +72,6 @@ def test_secrets_and_the_operators_variables_are_refused(tmp_path: Path, names: 
         with pytest.raises(JobError, match=f"{name} {message}") as caught:
             load_profile(file)
         assert "hunter2" not in str(caught.value)
-
-
-def test_a_file_that_is_not_there_is_a_missing_input(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"cannot be read: No such file or directory") as caught:
-        load_profile(tmp_path / "none.yaml")
-    assert caught.value.exit_code == ExitCode.INPUT_MISSING
 
 
 def test_amounts_of_cpu_are_accepted_as_in_kubernetes(tmp_path: Path) -> None:

@@ -24,12 +24,10 @@ from tests.support.rendered_children import (
     pod_template,
     to_text,
 )
-from unimrg_api import cluster
 from unimrg_api.environment import PodEnvironment, ports
 from unimrg_api.errors import UserError
 from unimrg_api.load import parse_job
 from unimrg_api.stages import StageName
-from unimrg_api.status import RestartCounters
 from unimrg_operator.backends.base import Manifest
 from unimrg_operator.backends.children import first_attempts, spec_digest
 from unimrg_operator.backends.profile import SiteProfile
@@ -68,24 +66,6 @@ def leaves(value: Any, path: str = "") -> dict[str, Any]:
         named = {item["name"] if isinstance(item, dict) and "name" in item else i: item for i, item in enumerate(value)}
         return leaves(named, path)
     return {path: value}
-
-
-def test_two_attempts_differ_only_in_what_belongs_to_an_attempt() -> None:
-    counters = RestartCounters(user_restarts=2, stalls={"node-1": 1}, commit_step=7)
-    again = render(number=2, train_attempt=2, restart_counters=counters)
-    one, two = leaves(render()), leaves(again)
-    template = "/spec/pytorchReplicaSpecs/Worker/template"
-    assert {path for path in one.keys() | two.keys() if one.get(path) != two.get(path)} == {
-        "/metadata/name",
-        f"/metadata/labels/{cluster.ATTEMPT_LABEL}",
-        f"/metadata/annotations/{cluster.RESTART_COUNTERS_ANNOTATION}",
-        f"{template}/metadata/labels/{cluster.ATTEMPT_LABEL}",
-        f"{template}/spec/containers/pytorch/env/UNIMRG_ATTEMPT/value",
-        f"{template}/spec/containers/pytorch/env/UNIMRG_MASTER_ADDRESS/value",
-        f"{template}/spec/containers/pytorch/ports/progress/containerPort",
-    }
-    text = again["metadata"]["annotations"][cluster.RESTART_COUNTERS_ANNOTATION]
-    assert RestartCounters.model_validate_json(text) == counters
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -173,11 +153,3 @@ def test_a_job_too_large_for_a_variable_is_refused() -> None:
     shards = job.spec.data.model_copy(update={"shards": ["s3://unimrg/" + "x" * 110_000]})
     with pytest.raises(UserError, match="processes can be handed at most"):
         backend().render(attempt(job.model_copy(update={"spec": job.spec.model_copy(update={"data": shards})})))
-
-
-def test_profile_and_first_attempts_need_no_client() -> None:
-    program = (
-        "import sys, unimrg_operator.backends.profile, unimrg_operator.backends.children\n"
-        "print([name for name in ('kubernetes', 'kubeflow') if name in sys.modules])"
-    )
-    assert subprocess.check_output([sys.executable, "-c", program], text=True) == "[]\n"

@@ -17,7 +17,6 @@ from tests.support.dictionary_store import DictionaryStore
 from unimrg_api.errors import JobError, UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.job import SourceSpec, resolve_uri
-from unimrg_trainer import scenes
 from unimrg_trainer.data.dataset import Dataset
 from unimrg_trainer.preparation import registry
 from unimrg_trainer.preparation.base import SourceSample
@@ -242,9 +241,3 @@ def test_what_a_package_does_wrong_is_named(
     monkeypatch.setattr(Stripes, attribute, value)
     with pytest.raises(UserError, match=message):
         run(dictionary_store, STRIPES)
-
-
-def test_the_job_refuses_sizes_at_which_scenes_cannot_be_told_apart() -> None:
-    assert SourceSpec.model_validate(scenes_of(size=scenes.MINIMUM_SIZE))
-    with pytest.raises(ValueError, match="greater than or equal to 32"):
-        SourceSpec.model_validate(scenes_of(size=scenes.MINIMUM_SIZE - 1))

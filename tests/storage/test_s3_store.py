@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import random
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -111,31 +108,7 @@ def test_a_listing_is_whole_beyond_one_page(s3_place: Place) -> None:
     assert store.list("many/") == [(f"many/{number:04d}", 0) for number in range(1005)]
 
 
-def test_a_prefix_does_not_show_what_only_begins_like_it(s3_place: Place) -> None:
-    s3_place.store("run-2").put("a", b"2")
-    assert s3_place.store("run").list() == []
-    s3_place.store("run").put("b", b"1")
-    assert s3_place.store("run").list() == [("b", 1)]
-    assert s3_place.store("run/").uri == s3_place.store("run").uri == f"{s3_place.uri}/run"
-
-
-def test_empty_folders_of_a_console_are_no_objects(s3_place: Place, s3_server: S3Server) -> None:
-    bucket, _, prefix = s3_place.uri.removeprefix("s3://").partition("/")
-    for key in ("run/", "run/folder/"):
-        s3_server.client().put_object(Bucket=bucket, Key=f"{prefix}/{key}", Body=b"")
-    s3_place.store().put("a", b"1")
-    assert s3_place.store().list() == [("a", 1)]
-
-
 # Settings
-
-
-def test_a_job_in_folders_does_not_pay_for_a_client() -> None:
-    look = (
-        "import sys; from unimrg_trainer.launch import local; from unimrg_trainer.storage import open_store;"
-        "open_store('file:///nowhere'); sys.exit('botocore' in sys.modules)"
-    )
-    assert subprocess.run([sys.executable, "-c", look]).returncode == 0
 
 
 def test_what_the_job_leaves_open_comes_from_the_environment(
@@ -160,16 +133,3 @@ def test_what_the_job_says_wins_over_the_environment(monkeypatch: pytest.MonkeyP
     assert client.meta.config.s3["addressing_style"] == "virtual"
     assert client.meta.config.request_checksum_calculation == "when_required"
     assert client.meta.config.response_checksum_validation == "when_required"
-
-
-def test_a_process_has_one_client_for_the_same_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    endpoint = StorageSpec(endpoint="http://127.0.0.1:3")
-    assert s3.connect(endpoint) is s3.connect(StorageSpec(endpoint="http://127.0.0.1:3"))
-    assert s3.connect(endpoint) is not s3.connect(StorageSpec(endpoint="http://127.0.0.1:4"))
-    first = s3.connect(endpoint)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "another")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another's")
-    assert s3.connect(endpoint) is not first
-    first = s3.connect(endpoint)
-    monkeypatch.setattr(os, "getpid", lambda: -1)
-    assert s3.connect(endpoint) is not first, "a forked process shares sockets"
