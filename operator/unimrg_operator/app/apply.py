@@ -6,6 +6,7 @@ between the next pass sees what was decided and finds whatever was already done 
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from unimrg_operator.app.first_seen import FirstSeen
 from unimrg_operator.app.observe import is_pod_of, observe_pod
 from unimrg_operator.app.world import JOBS, PODS
 from unimrg_operator.backends.base import Attempt, Manifest, Resource
+from unimrg_operator.backends.children import child_name
 from unimrg_operator.backends.objects import dicts_of, dig, owner_of, text_of
 from unimrg_operator.backends.registry import SiteBackends
 from unimrg_operator.core.decision import CreateChild, Decision, DeleteChild, DeletePod
@@ -132,7 +134,7 @@ class Applier:
             manifest = self._backends.render(attempt)
         except UserError as error:
             return _fault("RenderError", str(error))
-        resource = self._backends.resource(action.stage)
+        resource, name = self._backends.resource(action.stage), child_name(attempt)
         if (action.stage, action.attempt) != ("check", 1) and self._is_alive_unseen(observation):
             return STALE_SECONDS
         try:
@@ -144,12 +146,12 @@ class Applier:
                 raise
             return backend_missing(resource)
         except (Forbidden, Refused) as error:
-            return _fault("ChildRefused", f"the API server refuses {name_in(manifest)}: {error.message}")
+            return _fault("ChildRefused", f"the API server refuses {name}: {error.message}")
         except Unavailable as error:
             if not error.status:
                 raise  # no answer came: the API server is away, or has done it
             # As a rule a webhook that does not answer: that of the operator which looks after this kind.
-            message = f"the API server cannot make {name_in(manifest)} now: {error.message}"
+            message = f"the API server cannot make {name} now: {error.message}"
             return _fault("BackendUnavailable", message)
         self._created(resource, job.namespace, made)
         return None
@@ -167,7 +169,7 @@ class Applier:
 
     def _claim(self, resource: Resource, job: ObservedJob, manifest: Manifest) -> Hindrance:
         """An object has the child's name: ours from before a crash, one that is going, or a stranger's."""
-        name = name_in(manifest)
+        name = str(manifest["metadata"]["name"])
         try:
             present = self._client.get(resource, job.namespace, name)
         except NotFound:
@@ -196,10 +198,8 @@ class Applier:
     def _delete(
         self, resource: Resource, namespace: str, name: str, uid: str, grace_seconds: int | None = None
     ) -> None:
-        try:
+        with contextlib.suppress(NotFound, Conflict):  # it is gone, or another object has its name
             self._client.delete(resource, namespace, name, uid=uid, grace_seconds=grace_seconds)
-        except (NotFound, Conflict):
-            return  # it is gone, or another object has its name
 
 
 def status_object(status: JobStatus) -> Object:
@@ -226,11 +226,6 @@ def backend_missing(resource: Resource) -> Fault:
     kind = f"{resource.kind} ({resource.group}/{resource.version})"
     message = f"the CRD of {kind} is not installed; retrying every {FAULT_SECONDS:.0f} s"
     return _fault("BackendMissing", message)
-
-
-def name_in(manifest: Manifest) -> str:
-    """Return the name that a manifest gives its object."""
-    return str(manifest["metadata"]["name"])
 
 
 def _fault(reason: str, message: str) -> Fault:

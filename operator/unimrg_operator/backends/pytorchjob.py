@@ -12,7 +12,6 @@ from kubeflow.training import (
 from unimrg_operator.backends import pod
 from unimrg_operator.backends.base import Attempt, Manifest, ObservedState, Resource, state_of
 from unimrg_operator.backends.children import child_name
-from unimrg_operator.backends.environment import pod_environment
 from unimrg_operator.backends.objects import dig
 from unimrg_operator.backends.profile import SiteProfile
 
@@ -32,7 +31,7 @@ class PyTorchJobBackend:
         Without a Master: Training Operator would give every worker an init container with an image of its own, which
         Pod Security `restricted` refuses, and would call the job done when the Master is.
         """
-        environment = pod_environment(attempt)
+        environment = pod.environment_of(attempt)
         workers = KubeflowOrgV1ReplicaSpec(
             replicas=environment.nodes,
             restart_policy="Never",

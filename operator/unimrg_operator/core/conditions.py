@@ -13,7 +13,7 @@ from unimrg_operator.core.budgets import backoff
 from unimrg_operator.core.lookup import children_of, has_succeeded, is_alive, pods_of, still_there
 from unimrg_operator.core.observation import Observation, Pod
 from unimrg_operator.core.progress import Reported
-from unimrg_operator.core.stages import Result, Stages
+from unimrg_operator.core.stages import Stages
 from unimrg_operator.core.texts import camel_case, left, line, soonest, time_of, time_text
 
 NO_REPORT_SECONDS = 60
@@ -163,21 +163,15 @@ def degraded(inputs: StatusInputs) -> Finding:
     current = stages.current
     if current is not None:
         counters = current.restart_counters
-        if counters.user_restarts and counters.user_restarts >= policy.max_restarts:
-            used = f"{current.name}: all {policy.max_restarts} restarts for the program's failures are used"
-            findings.append(("RestartBudgetLow", used))
-        if counters.infra_restarts and counters.infra_restarts >= policy.max_infra_restarts:
-            used = f"{current.name}: all {policy.max_infra_restarts} restarts for failures of machines are used"
-            findings.append(("RestartBudgetLow", used))
+        for used, most, kind in (
+            (counters.user_restarts, policy.max_restarts, "the program's failures"),
+            (counters.infra_restarts, policy.max_infra_restarts, "failures of machines"),
+        ):
+            if used and used >= most:
+                findings.append(("RestartBudgetLow", f"{current.name}: all {most} restarts for {kind} are used"))
     if not findings:
         return Finding("False", "AsExpected")
     return Finding("True", findings[0][0], line(*(message for _, message in findings)))
-
-
-def ending(result: Result) -> tuple[ConditionType, Finding]:
-    """Return the condition that says how a job ended."""
-    name: ConditionType = "Complete" if result.succeeded else "Failed"
-    return name, Finding("True", result.reason, result.message)
 
 
 def _pods(inputs: StatusInputs, stage: StageStatus) -> list[Pod]:

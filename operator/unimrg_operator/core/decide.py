@@ -86,7 +86,8 @@ def _status(inputs: StatusInputs) -> tuple[JobStatus, float | None]:
     ]
     explains = accepted if accepted.status == "False" or phase == "Pending" else run
     if stages.current is None and result is not None:
-        explains = dated(*conditions.ending(result))
+        end = Finding("True", result.reason, result.message)
+        explains = dated("Complete" if result.succeeded else "Failed", end)
         found.append(explains)
     status = JobStatus(
         observed_generation=generation,
