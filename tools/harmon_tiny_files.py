@@ -86,8 +86,7 @@ def measure_coefficients(scenes: list[Scene], stride: int, size: int) -> Measure
     # the few sharpest contours beyond this lose nothing that is seen, and sampling is far steadier
     limits = torch.from_numpy(np.quantile(by_channel.abs().numpy(), 0.999, axis=1)) / scales
     return Measured(
-        tuple(round(float(value), 5) for value in scales),
-        tuple(math.ceil(10 * float(value)) / 10 for value in limits),
+        tuple(round(float(value), 5) for value in scales), tuple(math.ceil(10 * float(value)) / 10 for value in limits)
     )
 
 

@@ -221,10 +221,7 @@ class UniMRGJob(Spec):
             "model": {**spec.model.training_settings(), "init": spec.model.init},
             "data": data_digest,
             "objectives": objectives,
-            "batch": {
-                "rowsPerObjective": training.batch.rows_per_objective,
-                "cohortRows": training.batch.cohort_rows,
-            },
+            "batch": {"rowsPerObjective": training.batch.rows_per_objective, "cohortRows": training.batch.cohort_rows},
             "optimizer": {name: float(value) for name, value in training.optimizer.model_dump(by_alias=True).items()},
             "schedule": training.schedule.model_dump(by_alias=True),
             "precision": training.precision,

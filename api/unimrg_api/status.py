@@ -28,11 +28,7 @@ class StatusPart(BaseModel):
     """Base of the parts: what an older or newer operator wrote beyond our fields is ignored."""
 
     model_config = ConfigDict(
-        frozen=True,
-        alias_generator=to_camel,
-        populate_by_name=True,
-        use_attribute_docstrings=True,
-        extra="ignore",
+        frozen=True, alias_generator=to_camel, populate_by_name=True, use_attribute_docstrings=True, extra="ignore"
     )
 
 

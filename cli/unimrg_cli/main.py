@@ -70,8 +70,7 @@ def validate(file: JobFile) -> None:
 def run(
     file: JobFile,
     processes: Annotated[
-        int | None,
-        typer.Option("--processes", "-p", min=1, max=64, help="Training processes on this machine."),
+        int | None, typer.Option("--processes", "-p", min=1, max=64, help="Training processes on this machine.")
     ] = None,
 ) -> None:
     """Run a job on this machine: prepare, train, evaluate. Run it again to resume from the last checkpoint."""

@@ -53,9 +53,7 @@ def test_a_transposed_tensor_is_saved_as_it_is_seen(dictionary_store: Dictionary
     assert loaded[1].tensors["model/a"].equal(matrix.t())
 
 
-def test_loaded_tensors_can_be_changed_without_changing_each_other(
-    dictionary_store: DictionaryStore,
-) -> None:
+def test_loaded_tensors_can_be_changed_without_changing_each_other(dictionary_store: DictionaryStore) -> None:
     checkpointer(dictionary_store).save(small_state(1), "periodic")
     loaded = checkpointer(dictionary_store).load_newest()
     assert loaded is not None
@@ -120,11 +118,7 @@ def test_a_checkpoint_of_schema_1_written_by_hand_is_read(dictionary_store: Dict
             "tensors": {"model/w": {"object": "rank-0.safetensors", "dtype": "float32", "shape": [2]}},
         }
     ).encode()
-    marker = {
-        "schema_version": 1,
-        "manifest": folder + "manifest.json",
-        "sha256": sha256(manifest).hexdigest(),
-    }
+    marker = {"schema_version": 1, "manifest": folder + "manifest.json", "sha256": sha256(manifest).hexdigest()}
     dictionary_store.put(folder + "rank-0.safetensors", data)
     dictionary_store.put(folder + "manifest.json", manifest)
     dictionary_store.put("ckpt/step-00000005/COMMITTED-0", json.dumps(marker).encode())

@@ -108,9 +108,7 @@ def test_a_committed_step_is_refused_before_anything_is_written(dictionary_store
     assert dictionary_store.objects == before
 
 
-def test_a_marker_that_arrived_before_the_connection_broke_is_our_commit(
-    dictionary_store: DictionaryStore,
-) -> None:
+def test_a_marker_that_arrived_before_the_connection_broke_is_our_commit(dictionary_store: DictionaryStore) -> None:
     store = WrappedStore(dictionary_store, after=raising(lambda: StorageError("broken"), "COMMITTED"))
     commit = checkpointer(store).save(small_state(10), "periodic")
     assert list_commits(dictionary_store) == [commit]

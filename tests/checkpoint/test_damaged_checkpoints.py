@@ -153,9 +153,7 @@ def test_if_nothing_verifies_the_job_ends_instead_of_starting_anew(
         assert "spec.checkpoint.uri" in caught.value.remedy
 
 
-def test_sizes_are_enough_to_choose_and_digests_decide_on_reading(
-    dictionary_store: DictionaryStore,
-) -> None:
+def test_sizes_are_enough_to_choose_and_digests_decide_on_reading(dictionary_store: DictionaryStore) -> None:
     keeper = checkpointer(dictionary_store)
     keeper.save(small_state(10), "periodic")
     newest = keeper.save(small_state(20), "periodic")
@@ -180,9 +178,7 @@ def test_a_truncated_object_is_found_without_reading_a_tensor(dictionary_store: 
     assert newest_verified(WithoutTensors(dictionary_store)) == older
 
 
-def test_an_object_of_another_kind_is_refused_even_if_its_content_fits(
-    dictionary_store: DictionaryStore,
-) -> None:
+def test_an_object_of_another_kind_is_refused_even_if_its_content_fits(dictionary_store: DictionaryStore) -> None:
     commit = checkpointer(dictionary_store).save(small_state(20), "periodic")
     dictionary_store.objects[commit.folder + "rank-0.pt"] = dictionary_store.objects[data(commit)]
 

@@ -37,9 +37,7 @@ def test_without_a_uid_one_is_drawn(absent: str | None) -> None:
     assert [claim_identity(store, absent, "digest") for store in stores] == drawn
 
 
-def test_another_training_is_refused_with_both_digests_and_a_way_out(
-    dictionary_store: DictionaryStore,
-) -> None:
+def test_another_training_is_refused_with_both_digests_and_a_way_out(dictionary_store: DictionaryStore) -> None:
     claim_identity(dictionary_store, "uid", "digest-of-the-first")
     with pytest.raises(UserError) as caught:
         claim_identity(dictionary_store, "uid", "digest-of-the-second")

@@ -40,9 +40,7 @@ def test_the_newest_two_are_never_superfluous(present: set[int], keep_last: int)
     assert all(gone < kept for gone in deleted for kept in left)
 
 
-def test_saving_deletes_what_is_superfluous_and_nothing_of_it_stays(
-    dictionary_store: DictionaryStore,
-) -> None:
+def test_saving_deletes_what_is_superfluous_and_nothing_of_it_stays(dictionary_store: DictionaryStore) -> None:
     keeper = checkpointer(dictionary_store, keep_last=2)
     dictionary_store.put("spool/attempt-1/segment-1.jsonl", b"points")
     for step in (10, 20, 30):
@@ -62,15 +60,10 @@ def test_a_quarantined_commit_keeps_no_good_one_out(dictionary_store: Dictionary
     assert dictionary_store.list("ckpt/step-00000030/"), "it is kept for people while it is recent"
     for step in (50, 60):
         keeper.save(small_state(step), "periodic")
-    assert {key.split("/")[1] for key, _ in dictionary_store.list("ckpt/")} == {
-        "step-00000050",
-        "step-00000060",
-    }
+    assert {key.split("/")[1] for key, _ in dictionary_store.list("ckpt/")} == {"step-00000050", "step-00000060"}
 
 
-def test_an_unreadable_marker_counts_for_nothing_and_goes_when_it_is_old(
-    dictionary_store: DictionaryStore,
-) -> None:
+def test_an_unreadable_marker_counts_for_nothing_and_goes_when_it_is_old(dictionary_store: DictionaryStore) -> None:
     keeper = checkpointer(dictionary_store, keep_last=2)
     for step in (10, 20, 30):
         commit = keeper.save(small_state(step), "periodic")
@@ -111,9 +104,7 @@ def test_what_killed_writers_left_is_swept_after_a_day(dictionary_store: Diction
     loads(dictionary_store, 10)
 
 
-def test_folders_of_the_live_attempt_and_of_later_ones_are_never_swept(
-    dictionary_store: DictionaryStore,
-) -> None:
+def test_folders_of_the_live_attempt_and_of_later_ones_are_never_swept(dictionary_store: DictionaryStore) -> None:
     for attempt in (2, 3, 4):
         reserved = abandon(dictionary_store, 20, attempt)
     retain(dictionary_store, keep_last=3, attempt=3, now=reserved + 100 * DAY)

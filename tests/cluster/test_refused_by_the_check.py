@@ -22,8 +22,7 @@ def test_a_missing_secret_is_named_and_once_it_is_there_the_job_goes_on(cluster:
     assert "nobody-made-it" in refusal["message"]
     assert not cluster.children(name, "train")
     cluster.create_secret(
-        "nobody-made-it",
-        {"AWS_ACCESS_KEY_ID": cluster.s3.access_key, "AWS_SECRET_ACCESS_KEY": cluster.s3.secret_key},
+        "nobody-made-it", {"AWS_ACCESS_KEY_ID": cluster.s3.access_key, "AWS_SECRET_ACCESS_KEY": cluster.s3.secret_key}
     )
     cluster.wait_for(name, lambda found: stage(found, "check").get("state") == "Succeeded", 60, "(check succeeded)")
 

@@ -39,12 +39,7 @@ pytestmark = pytest.mark.timeout(600)
 
 RESTART_SECONDS = 60.0
 """From a worker's death to the next attempt, running: what is promised."""
-EVALUATION = {
-    "mode": "OnSuccess",
-    "benchmarks": [{"spatial": {"questions": 8}}],
-    "heldOutRows": 8,
-    "sampleImages": 1,
-}
+EVALUATION = {"mode": "OnSuccess", "benchmarks": [{"spatial": {"questions": 8}}], "heldOutRows": 8, "sampleImages": 1}
 
 
 @pytest.fixture(scope="module", autouse=True)

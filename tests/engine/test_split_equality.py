@@ -49,9 +49,7 @@ def test_one_and_two_processes_give_the_same_step(whole: dict[str, torch.Tensor]
     assert_equal_gradients(whole, gradient(tmp_path, world_size=2, micro_rows=4))
 
 
-def test_the_step_is_the_weighted_mean_over_objectives_of_cohort_means(
-    whole: dict[str, torch.Tensor],
-) -> None:
+def test_the_step_is_the_weighted_mean_over_objectives_of_cohort_means(whole: dict[str, torch.Tensor]) -> None:
     """Each row alone through the model, weighed by hand: L = (1/|A|) Σ λ_k · mean of cohort means."""
     family = find_family("harmon", TINY)
     module = randomised(family.build().double())

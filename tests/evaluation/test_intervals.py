@@ -7,12 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from unimrg_trainer.evaluation.intervals import (
-    bootstrap_ratio_interval,
-    mcnemar,
-    paired_mean_interval,
-    wilson,
-)
+from unimrg_trainer.evaluation.intervals import bootstrap_ratio_interval, mcnemar, paired_mean_interval, wilson
 
 
 @pytest.mark.parametrize(

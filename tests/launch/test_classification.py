@@ -100,19 +100,13 @@ class DistNetworkError(RuntimeError):
     [
         (UserError("bad", exit_code=ExitCode.CREDENTIALS), ExitCode.CREDENTIALS),
         (UserError("bad"), ExitCode.CONFIGURATION),
-        (
-            JobError([Problem("spec.image", "", "no", exit_code=ExitCode.INPUT_MISSING)]),
-            ExitCode.INPUT_MISSING,
-        ),
+        (JobError([Problem("spec.image", "", "no", exit_code=ExitCode.INPUT_MISSING)]), ExitCode.INPUT_MISSING),
         (Interrupted("stopped after step 3"), ExitCode.INTERRUPTED),
         (OutOfMemoryError("CUDA out of memory"), ExitCode.KILLED),
         (MemoryError(), ExitCode.KILLED),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), ExitCode.KILLED),
         (RuntimeError("CUDA error: uncorrectable ECC error encountered"), ExitCode.GPU_FAULT),
-        (
-            RuntimeError("[../gloo/transport/tcp/pair.cc:534] Connection closed by peer"),
-            ExitCode.COMMUNICATION,
-        ),
+        (RuntimeError("[../gloo/transport/tcp/pair.cc:534] Connection closed by peer"), ExitCode.COMMUNICATION),
         (DistNetworkError("The client socket has timed out after 600000ms"), ExitCode.UNAVAILABLE),
         (DistNetworkError("Connection reset by peer"), ExitCode.COMMUNICATION),
         (ValueError("a bug"), ExitCode.PROGRAM),

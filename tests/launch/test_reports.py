@@ -14,13 +14,7 @@ from unimrg_api.progress import Progress
 from unimrg_api.termination import TerminationRecord
 from unimrg_trainer.launch.exit_records import StageResult
 from unimrg_trainer.launch.progress_server import PORT_FILE, serve_progress
-from unimrg_trainer.launch.reports import (
-    announce,
-    heartbeat,
-    read_progress,
-    termination_record,
-    write_termination,
-)
+from unimrg_trainer.launch.reports import announce, heartbeat, read_progress, termination_record, write_termination
 
 
 def get(port: int, path: str) -> bytes:

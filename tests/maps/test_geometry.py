@@ -11,11 +11,7 @@ from unimrg_trainer.maps.geometry import pad_square, squash
 from unimrg_trainer.maps.segmentation import SEGMENTATION
 from unimrg_trainer.sample import Sample
 
-BICUBIC, BILINEAR, NEAREST = (
-    Image.Resampling.BICUBIC,
-    Image.Resampling.BILINEAR,
-    Image.Resampling.NEAREST,
-)
+BICUBIC, BILINEAR, NEAREST = (Image.Resampling.BICUBIC, Image.Resampling.BILINEAR, Image.Resampling.NEAREST)
 
 
 def noise(*shape: int) -> np.ndarray:

@@ -8,16 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.models.harmon_rows import (
-    ALL,
-    CPU,
-    family,
-    perturbed,
-    picture,
-    rng_for,
-    row,
-    task,
-)
+from tests.models.harmon_rows import ALL, CPU, family, perturbed, picture, rng_for, row, task
 from unimrg_trainer.maps.registry import find_map
 from unimrg_trainer.models.harmon.codec import decode_tokens, encode_tokens
 from unimrg_trainer.models.harmon.dct import BlockCosine, Measured, read_measured

@@ -154,8 +154,7 @@ def test_the_understanding_loss_is_the_cross_entropy_of_the_answer() -> None:
     assert isinstance(opening, TextSegment) and isinstance(text, TextSegment) and batch.latents is not None
     features = module.features(batch.latents).roll(-harmon.config.mar.buffers, dims=1)
     embeddings = torch.cat(
-        [module.embed(torch.tensor([opening.token_ids])), features, module.embed(torch.tensor([text.token_ids]))],
-        dim=1,
+        [module.embed(torch.tensor([opening.token_ids])), features, module.embed(torch.tensor([text.token_ids]))], dim=1
     )
     labels = torch.tensor([[-100] * (embeddings.shape[1] - text.length) + list(text.labels)])
     output = module.llm(inputs_embeds=embeddings, labels=labels)

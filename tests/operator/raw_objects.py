@@ -77,11 +77,7 @@ def pod_object(stage: str = "train", rank: int = 0, status: Raw | None = None, *
             "uid": f"33333333-3333-4333-8333-33333333333{rank}",
             "resourceVersion": "300",
             "creationTimestamp": "2026-11-24T10:01:02Z",
-            "labels": {
-                **_labels(stage, 1),
-                RANK_LABEL: str(rank),
-                "training.kubeflow.org/job-name": f"tiny-{stage}-1",
-            },
+            "labels": {**_labels(stage, 1), RANK_LABEL: str(rank), "training.kubeflow.org/job-name": f"tiny-{stage}-1"},
             "ownerReferences": [owner("PyTorchJob", f"tiny-{stage}-1", CHILD_UID)],
             "managedFields": [{"manager": "kubelet", "fieldsV1": {}}],
             **metadata,

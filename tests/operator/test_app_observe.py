@@ -158,8 +158,7 @@ def test_a_child_is_read_with_its_number_and_restart_counters(text: str, counter
 
 
 @pytest.mark.parametrize(
-    ("stage", "attempt"),
-    [("train", None), (None, "1"), ("x", "1"), ("train", "0"), ("train", "-1"), ("train", "²")],
+    ("stage", "attempt"), [("train", None), (None, "1"), ("x", "1"), ("train", "0"), ("train", "-1"), ("train", "²")]
 )
 def test_an_object_without_our_labels_is_no_child(stage: str | None, attempt: str | None) -> None:
     labels = {cluster.STAGE_LABEL: stage, cluster.ATTEMPT_LABEL: attempt}
@@ -240,8 +239,7 @@ def test_the_end_of_another_container_is_not_taken_for_the_trainers() -> None:
 
 
 @pytest.mark.parametrize(
-    "message",
-    ["Traceback:\x1b[31m boom", '{"scores":{"a":1%s}}' % ("0" * 400), '{"step":1%s}' % ("0" * 400), "a bug"],
+    "message", ["Traceback:\x1b[31m boom", '{"scores":{"a":1%s}}' % ("0" * 400), '{"step":1%s}' % ("0" * 400), "a bug"]
 )
 def test_no_message_makes_observing_fail(message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if message == "a bug":

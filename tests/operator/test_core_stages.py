@@ -55,11 +55,7 @@ def test_a_job_goes_through_the_stages_that_it_wants(source: bool, mode: str, ex
 
 @pytest.mark.parametrize(
     ("stage", "code", "reason"),
-    [
-        ("check", 64, "ConfigInvalid"),
-        ("check", 77, "CredentialsDenied"),
-        ("prepare", 65, "DataCorrupt"),
-    ],
+    [("check", 64, "ConfigInvalid"), ("check", 77, "CredentialsDenied"), ("prepare", 65, "DataCorrupt")],
 )
 def test_before_the_training_a_failure_ends_the_job_at_once(stage: StageName, code: int, reason: str) -> None:
     cluster = Cluster(make_job(source=True))

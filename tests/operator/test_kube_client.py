@@ -8,13 +8,7 @@ from pathlib import Path
 import pytest
 from kubernetes.client import Configuration
 
-from tests.operator.scripted_api import (
-    CUT,
-    Answer,
-    ScriptedApi,
-    status_object,
-    thing,
-)
+from tests.operator.scripted_api import CUT, Answer, ScriptedApi, status_object, thing
 from unimrg_operator.backends.base import Resource
 from unimrg_operator.kube.client import Client
 from unimrg_operator.kube.errors import (

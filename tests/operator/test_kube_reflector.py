@@ -8,16 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.operator.scripted_api import (
-    CUT,
-    HOLD,
-    Answer,
-    ScriptedApi,
-    event,
-    list_of,
-    status_object,
-    thing,
-)
+from tests.operator.scripted_api import CUT, HOLD, Answer, ScriptedApi, event, list_of, status_object, thing
 from unimrg_operator.backends.base import Resource
 from unimrg_operator.kube.cache import Change, name_of, version_of
 from unimrg_operator.kube.client import Object

@@ -123,8 +123,7 @@ def test_keys_may_be_any_text(store: ObjectStore) -> None:
 
 
 @pytest.mark.parametrize(
-    "key",
-    ["", "/a", "../a", "a/../../b", "a/..", "./a", "a//b", "a/", "a\\b", "a\nb", "a\x00", "\udc80", "x" * 1025],
+    "key", ["", "/a", "../a", "a/../../b", "a/..", "./a", "a//b", "a/", "a\\b", "a\nb", "a\x00", "\udc80", "x" * 1025]
 )
 def test_a_key_that_leaves_the_store_or_is_ambiguous_is_refused(store: ObjectStore, key: str) -> None:
     for call in (store.get, store.size, store.delete, lambda k: store.put(k, b"1")):

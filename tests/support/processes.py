@@ -92,12 +92,7 @@ def start(function: Callable[..., None], *arguments: Any) -> Iterator[ProcessUnd
 
 
 def _rank(
-    wire: Connection,
-    rank: int,
-    world_size: int,
-    meeting: str,
-    function: Callable[..., Any],
-    arguments: tuple[Any, ...],
+    wire: Connection, rank: int, world_size: int, meeting: str, function: Callable[..., Any], arguments: tuple[Any, ...]
 ) -> None:
     import torch
     import torch.distributed as dist

@@ -79,9 +79,7 @@ def gpu_job(**changes: Any) -> UniMRGJob:
 def site() -> SiteProfile:
     """The example profile, with the fields that it leaves out."""
     profile = load_profile(ROOT / "examples" / "site-profile.yaml")
-    return profile.model_copy(
-        update={"image_pull_secrets": ["registry"], "priority_class_name": PRIORITY_CLASS},
-    )
+    return profile.model_copy(update={"image_pull_secrets": ["registry"], "priority_class_name": PRIORITY_CLASS})
 
 
 def backend(profile: SiteProfile | None = None) -> SiteBackends:

@@ -29,12 +29,7 @@ def job(cluster: Cluster, bucket: str, name: str, evaluate: Object | None = None
                 "shards": [f"s3://{bucket}/data"],
             },
             "storage": cluster.storage(),
-            "checkpoint": {
-                "uri": f"s3://{bucket}/{name}",
-                "everySteps": EVERY,
-                "keepLast": 10,
-                "graceSeconds": 30,
-            },
+            "checkpoint": {"uri": f"s3://{bucket}/{name}", "everySteps": EVERY, "keepLast": 10, "graceSeconds": 30},
             "tracking": cluster.tracking(EXPERIMENT),
             "stages": {"evaluate": evaluate or {"mode": "Never"}},
             "runPolicy": {"backoffSeconds": 1},

@@ -165,10 +165,7 @@ def test_infinities_become_not_a_number_and_a_tag(tmp_path: Path) -> None:
 
     SpoolUpload(tmp_path, SETTINGS, server).run()
 
-    assert [(point[0], point[1]) for point in server.points()] == [
-        ("train/grad_norm", "nan"),
-        ("train/loss", "nan"),
-    ]
+    assert [(point[0], point[1]) for point in server.points()] == [("train/grad_norm", "nan"), ("train/loss", "nan")]
     assert server.tags == {"unimrg.nonfinite.train/loss": "-inf at step 7, attempt 3"}
 
 
@@ -239,11 +236,7 @@ def test_an_unexpected_error_does_not_end_the_upload(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("answer", "kind", "said"),
     [
-        (
-            "failed with error code 403 != 200: 'Invalid Host header'",
-            ActionRequiredError,
-            "--allowed-hosts",
-        ),
+        ("failed with error code 403 != 200: 'Invalid Host header'", ActionRequiredError, "--allowed-hosts"),
         ("failed with error code 401 != 200", ActionRequiredError, "MLFLOW_TRACKING_PASSWORD"),
         ("SSLCertVerificationError(1, '[SSL: CERTIFICATE_VERIFY_FAILED]')", ActionRequiredError, "SERVER_CERT_PATH"),
         ("SSLError(1, '[SSL: WRONG_VERSION_NUMBER] wrong version number')", ActionRequiredError, "http://"),

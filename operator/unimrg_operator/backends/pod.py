@@ -128,9 +128,7 @@ def _container(attempt: Attempt, profile: SiteProfile, environ: list[k8s.V1EnvVa
         # No probes: a pod that is not ready is not published under the name by which the others find it.
         ports=[
             k8s.V1ContainerPort(
-                name=cluster.PROGRESS_PORT,
-                container_port=ports(attempt.uid, attempt.train_attempt)[1],
-                protocol="TCP",
+                name=cluster.PROGRESS_PORT, container_port=ports(attempt.uid, attempt.train_attempt)[1], protocol="TCP"
             )
         ],
         resources=_resources(attempt, profile),
@@ -145,9 +143,7 @@ def _container(attempt: Attempt, profile: SiteProfile, environ: list[k8s.V1EnvVa
             *(k8s.V1VolumeMount(name=name, mount_path=str(path)) for name, path in mounts.items()),
             *(
                 k8s.V1VolumeMount(
-                    name=f"volume-{index}",
-                    mount_path=volume.mount_path,
-                    read_only=volume.read_only == "Always" or None,
+                    name=f"volume-{index}", mount_path=volume.mount_path, read_only=volume.read_only == "Always" or None
                 )
                 for index, volume in enumerate(attempt.job.spec.trainer.volumes)
             ),

@@ -47,10 +47,7 @@ def decide(observation: Observation, now: float) -> Decision:
     plan += tidy_up(old, observation)
     plan += _next(inputs)
     return Decision(
-        status,
-        plan.actions,
-        events(old, status, job.spec.run_policy),
-        soonest(stages.wait, plan.wait, wait),
+        status, plan.actions, events(old, status, job.spec.run_policy), soonest(stages.wait, plan.wait, wait)
     )
 
 

@@ -39,11 +39,7 @@ REASONS: dict[int, str] = {
 }
 """Reason for each exit code; a code that is not here is a program's failure."""
 
-PROFILE_FIELDS = {
-    PodSize.SMALL: "resources.smallPod",
-    PodSize.CPU: "resources.cpuPod",
-    PodSize.GPU: "resources.gpuPod",
-}
+PROFILE_FIELDS = {PodSize.SMALL: "resources.smallPod", PodSize.CPU: "resources.cpuPod", PodSize.GPU: "resources.gpuPod"}
 """Where the site profile sets the resources of a pod."""
 
 CHILD_LOST = Rule("the attempt's object was deleted", Action.RESTART, Budget.INFRA)

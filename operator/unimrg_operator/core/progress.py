@@ -12,14 +12,7 @@ from unimrg_api.commits import step_folder, step_in
 from unimrg_api.job import UniMRGJob
 from unimrg_api.redaction import clean
 from unimrg_api.stages import STAGES, TRAINING, StageName
-from unimrg_api.status import (
-    CheckpointStatus,
-    JobStatus,
-    MlflowStatus,
-    NamedNumber,
-    ProgressStatus,
-    StageStatus,
-)
+from unimrg_api.status import CheckpointStatus, JobStatus, MlflowStatus, NamedNumber, ProgressStatus, StageStatus
 from unimrg_api.termination import TerminationRecord
 from unimrg_api.texts import duration
 from unimrg_operator.core.lookup import children_of, pods_of

@@ -139,13 +139,7 @@ class Client:
                 return
 
     def watch(
-        self,
-        resource: Resource,
-        namespace: str,
-        *,
-        resource_version: str,
-        seconds: int,
-        label_selector: str = "",
+        self, resource: Resource, namespace: str, *, resource_version: str, seconds: int, label_selector: str = ""
     ) -> Watch:
         """Open a watch from a resource version that the server ends after `seconds`, with bookmarks."""
         query = {

@@ -16,15 +16,7 @@ from collections.abc import Callable
 from unimrg_api.texts import backoff
 from unimrg_operator.kube.cache import Cache, Change, is_newer, name_of, version_of
 from unimrg_operator.kube.client import Client, Object, Resource, Watch
-from unimrg_operator.kube.errors import (
-    ApiError,
-    Forbidden,
-    Gone,
-    NotFound,
-    Unauthorized,
-    Unavailable,
-    error_of_status,
-)
+from unimrg_operator.kube.errors import ApiError, Forbidden, Gone, NotFound, Unauthorized, Unavailable, error_of_status
 
 logger = logging.getLogger(__name__)
 

@@ -56,11 +56,7 @@ def container_environment(
 
 def expanded(text: str, values: Mapping[str, str]) -> str:
     """Return the text with $(NAME) replaced where the name is known; $$ stands for $."""
-    return re.sub(
-        r"\$(\$|\((\w+)\))",
-        lambda found: "$" if found[1] == "$" else values.get(found[2], found[0]),
-        text,
-    )
+    return re.sub(r"\$(\$|\((\w+)\))", lambda found: "$" if found[1] == "$" else values.get(found[2], found[0]), text)
 
 
 def _referred(api: Api, pod: Object, source: Object) -> str | None:

@@ -32,12 +32,7 @@ class Checkpointer:
         self._agreement = agreement
 
     def save(
-        self,
-        state: TrainingState,
-        reason: str,
-        *,
-        mlflow_run_id: str | None = None,
-        spool_segments: Sequence[str] = (),
+        self, state: TrainingState, reason: str, *, mlflow_run_id: str | None = None, spool_segments: Sequence[str] = ()
     ) -> Commit:
         """Commit a state that every rank holds; when this returns, on any rank, it will be found again.
 

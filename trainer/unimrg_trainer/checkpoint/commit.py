@@ -18,14 +18,7 @@ from dataclasses import dataclass
 
 from unimrg_api.commits import step_folder
 from unimrg_api.digests import canonical_json
-from unimrg_trainer.checkpoint.layout import (
-    MANIFEST,
-    RESERVATION,
-    Marker,
-    attempt_folder,
-    folder_of,
-    read_listing,
-)
+from unimrg_trainer.checkpoint.layout import MANIFEST, RESERVATION, Marker, attempt_folder, folder_of, read_listing
 from unimrg_trainer.checkpoint.manifest import SCHEMA_VERSION, CheckpointError, Manifest, Unverified, read_json
 from unimrg_trainer.storage.base import NotFound, ObjectStore, put_once
 
@@ -134,11 +127,7 @@ def read_marker(store: ObjectStore, marker: Marker) -> Commit:
 def marker_bytes(commit: Commit) -> bytes:
     """The content of a commit marker."""
     return canonical_json(
-        {
-            "schema_version": SCHEMA_VERSION,
-            "manifest": commit.manifest_key,
-            "sha256": commit.manifest_sha256,
-        }
+        {"schema_version": SCHEMA_VERSION, "manifest": commit.manifest_key, "sha256": commit.manifest_sha256}
     ).encode()
 
 

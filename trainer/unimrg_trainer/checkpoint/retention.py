@@ -71,11 +71,7 @@ def _read_markers(store: ObjectStore, seen: Listing) -> tuple[dict[Marker, Commi
 
 
 def _delete_quarantined(
-    store: ObjectStore,
-    seen: Listing,
-    commits: dict[Marker, Commit],
-    unreadable: set[Marker],
-    oldest: int,
+    store: ObjectStore, seen: Listing, commits: dict[Marker, Commit], unreadable: set[Marker], oldest: int
 ) -> list[str]:
     """Delete quarantined and unreadable commits that are older than every commit that is kept."""
     deleted: list[str] = []

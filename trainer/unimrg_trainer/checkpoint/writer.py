@@ -52,9 +52,7 @@ def write_checkpoint(store: ObjectStore, state: TrainingState, origin: Origin, a
     sizes = {name: tensor.nbytes for name, tensor in state.tensors.items()}
     names = shares(sizes, agreement.world_size)[agreement.rank]
     written = on_all_ranks(
-        agreement,
-        f"writing {what}",
-        lambda: write_share(store, reservation.folder, state, names, agreement.rank),
+        agreement, f"writing {what}", lambda: write_share(store, reservation.folder, state, names, agreement.rank)
     )
 
     def publishing() -> Commit:

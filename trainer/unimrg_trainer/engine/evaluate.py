@@ -207,12 +207,7 @@ def _show(setup: Setup, step: int, what: str, done: int, total: int) -> None:
     if setup.rank != 0:
         return
     record = ProgressRecord(
-        stage="evaluate",
-        step=done,
-        total_steps=total,
-        message=what,
-        checkpoint_step=step,
-        updated=time.time(),
+        stage="evaluate", step=done, total_steps=total, message=what, checkpoint_step=step, updated=time.time()
     )
     write_atomically(setup.env.run_dir / "progress.json", record.to_json())
     logger.info("%s: %d/%d", what, done, total)

@@ -60,9 +60,7 @@ class DataParallel:
         self.precision = precision
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.wrapped = DistributedDataParallel(
-            StepModule(model),
-            device_ids=[device] if device.type == "cuda" else None,
-            gradient_as_bucket_view=True,
+            StepModule(model), device_ids=[device] if device.type == "cuda" else None, gradient_as_bucket_view=True
         )
 
     def forward_backward(self, batch: Batch, weights: Tensor, *, last: bool) -> Tensor:

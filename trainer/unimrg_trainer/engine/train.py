@@ -93,9 +93,7 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
         optimizer=optimizer,
         strategy=strategy,
         schedule=WarmupCosine(
-            float(training.optimizer.learning_rate),
-            training.schedule.warmup_steps,
-            training.schedule.total_steps,
+            float(training.optimizer.learning_rate), training.schedule.warmup_steps, training.schedule.total_steps
         ),
         collector=MetricsCollector(setup.weights),
         plan_step=lambda step: planner.step(step, setup.rank, setup.world_size),

@@ -25,12 +25,7 @@ _RENDEZVOUS_TEXTS = (
     "waiting for clients",
 )
 _COMMUNICATION_ERRORS = frozenset({"DistBackendError", "DistNetworkError", "DistStoreError", "DistError"})
-_COMMUNICATION_TEXTS = (
-    "gloo/transport",
-    "Connection closed by peer",
-    "NCCL error",
-    "NCCL communicator was aborted",
-)
+_COMMUNICATION_TEXTS = ("gloo/transport", "Connection closed by peer", "NCCL error", "NCCL communicator was aborted")
 _GPU_FAULT_TEXTS = (
     "uncorrectable ECC error",
     "uncorrectable NVLink error",

@@ -76,12 +76,7 @@ class StageEnd:
 
 
 def execute(
-    stage: StageName,
-    env: PodEnvironment,
-    stop: StopRequest,
-    *,
-    echo: bool = False,
-    rank_module: str = RANK_MODULE,
+    stage: StageName, env: PodEnvironment, stop: StopRequest, *, echo: bool = False, rank_module: str = RANK_MODULE
 ) -> StageEnd:
     """Run one stage from the main thread, write its termination record and return it.
 

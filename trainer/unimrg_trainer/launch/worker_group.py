@@ -290,9 +290,5 @@ def supervise(
         group.kill()
         on_poll()
     return GroupEnd(
-        ranks=group.ends(),
-        stop_requested=stop.requested,
-        interrupted_twice=stop.twice,
-        overdue=overdue,
-        stall=stall,
+        ranks=group.ends(), stop_requested=stop.requested, interrupted_twice=stop.twice, overdue=overdue, stall=stall
     )

@@ -26,11 +26,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 }
 """Name → RGB before shading."""
 
-BANDS: dict[Band, tuple[float, float]] = {
-    "left": (0.0, 0.31),
-    "middle": (0.43, 0.57),
-    "right": (0.69, 1.0),
-}
+BANDS: dict[Band, tuple[float, float]] = {"left": (0.0, 0.31), "middle": (0.43, 0.57), "right": (0.69, 1.0)}
 """Where the centre of an object may lie; the gaps keep "left", "middle" and "right" unambiguous."""
 
 REFERENCE_SIZE = 64

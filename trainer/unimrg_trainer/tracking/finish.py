@@ -18,11 +18,7 @@ _logger = logging.getLogger(__name__)
 
 
 def finish(
-    run_dir: Path,
-    store: ObjectStore | None,
-    settings: TrackingSettings,
-    status: TerminalStatus,
-    timeout: float = 60.0,
+    run_dir: Path, store: ObjectStore | None, settings: TrackingSettings, status: TerminalStatus, timeout: float = 60.0
 ) -> UploadReport:
     """Upload everything left and close the run of the settings' job as `status`, within `timeout` seconds.
 

@@ -23,14 +23,7 @@ from unimrg_api.redaction import clean
 from unimrg_trainer.files import write_atomically
 from unimrg_trainer.tracking.errors import RefusedError, RunGoneError, UnavailableError
 from unimrg_trainer.tracking.mlflow_run import METRICS_PER_BATCH, PARAMS_OR_TAGS_PER_BATCH, MlflowRun, Point
-from unimrg_trainer.tracking.segments import (
-    Line,
-    Record,
-    list_segments,
-    new_values,
-    read_lines,
-    read_records,
-)
+from unimrg_trainer.tracking.segments import Line, Record, list_segments, new_values, read_lines, read_records
 from unimrg_trainer.tracking.settings import TerminalStatus, TrackingSettings
 from unimrg_trainer.tracking.upload_state import UploadState
 

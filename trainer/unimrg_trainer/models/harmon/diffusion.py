@@ -159,10 +159,7 @@ def _normal_cdf(z: Tensor) -> Tensor:
 
 
 def ancestral_sample(
-    predict: Callable[[Tensor, int], Tensor],
-    noise: Tensor,
-    schedule: Schedule,
-    limit: Tensor | None = None,
+    predict: Callable[[Tensor, int], Tensor], noise: Tensor, schedule: Schedule, limit: Tensor | None = None
 ) -> Tensor:
     """Draw x_0 by ancestral sampling.
 

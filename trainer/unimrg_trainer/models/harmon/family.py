@@ -31,13 +31,7 @@ from unimrg_trainer.objectives.base import Objective, Task
 NEVER_READ = ("mar.class_emb.",)
 """Parameters that published checkpoints hold and no computation reads."""
 
-GENERATION_ONLY = (
-    "mar.decoder_",
-    "mar.mask_token",
-    "mar.diffusion_pos_embed_learned",
-    "mar.diffloss.",
-    "proj_out.",
-)
+GENERATION_ONLY = ("mar.decoder_", "mar.mask_token", "mar.diffusion_pos_embed_learned", "mar.diffloss.", "proj_out.")
 """Parameters that only image losses reach."""
 
 
