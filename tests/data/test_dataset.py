@@ -15,6 +15,7 @@ from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.job import SourceSpec
 from unimrg_trainer.data.dataset import Dataset
+from unimrg_trainer.data.publication import Publication, folder_of, publish
 from unimrg_trainer.preparation import prepare as prepare_module
 from unimrg_trainer.preparation.base import SourceSample
 from unimrg_trainer.preparation.prepare import Prepared, prepare
@@ -26,8 +27,9 @@ TRAIN, HELD_OUT, SIZE, SEED = 7, 3, 32, 9
 
 
 def write(store: DictionaryStore, *samples: Mapping[str, bytes]) -> None:
-    """Write a split `train` at the root of a store."""
-    write_split(store, "", "train", len(samples), samples.__getitem__)
+    """Publish a data set with one split, `train`."""
+    manifest = write_split(store, folder_of("d" * 64), "train", len(samples), samples.__getitem__)
+    publish(store, Publication(digest="d" * 64, prefix=folder_of("d" * 64), manifests={"train": manifest}))
 
 
 def prepare_scenes(store: DictionaryStore, train: int = TRAIN, held_out: int = HELD_OUT) -> Prepared:
@@ -152,11 +154,3 @@ def test_of_several_data_sets_the_source_says_which(store: DictionaryStore) -> N
         Dataset.open(store, "train")
     assert "spec.data.sources" in error.value.remedy and "digest" not in str(error.value)
     assert len(Dataset.open(store, "train", other.digest).images) == 1
-
-
-def test_splits_at_the_root_of_a_store_need_no_marker(dictionary_store: DictionaryStore) -> None:
-    write(dictionary_store, {"json": b'{"questions": [{"question": "q", "answer": "a", "family": "f"}]}'})
-    data = Dataset.open(dictionary_store, "train")
-    record = data.question_sample(0)
-    assert (record.answer, record.image, record.caption) == ("a", None, None)
-    assert len(data.digest) == 64

@@ -1,23 +1,17 @@
 """Which prepared data sets a store holds: each is published by one marker, put last and never overwritten.
 
-    <first 16 digits of the digest>/PUBLISHED     JSON: digest, folder, sha256 of every split's manifest
-    <first 16 digits of the digest>/<split>/…     manifest, shards, indices
-
-A store may also hold splits at its root, written by other means: then there is no marker and the manifests stand for
-themselves.
+<first 16 digits of the digest>/PUBLISHED     JSON: digest, folder, sha256 of every split's manifest
+<first 16 digits of the digest>/<split>/…     manifest, shards, indices
 """
 
 from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from unimrg_api.digests import sha256_of
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
-from unimrg_trainer.data.shards import CorruptDataError, join, sha256
+from unimrg_trainer.data.shards import CorruptDataError, join
 from unimrg_trainer.storage.base import NotFound, ObjectStore, put_once
-
-SPLITS = ("train", "heldOut", "preview")
 
 _MARKER = "PUBLISHED"
 
@@ -62,9 +56,6 @@ def find_publication(store: ObjectStore, digest: str | None = None) -> Publicati
         if found is None:
             raise _absent(f"{store.uri} holds no finished data set {folder_of(digest)}")
         return found
-    at_root = _manifests_at_root(store)
-    if at_root:
-        return Publication(digest=sha256_of(at_root), prefix="", manifests=at_root)
     markers = [key for key, _ in store.list() if key.endswith("/" + _MARKER) and key.count("/") == 1]
     if len(markers) > 1:
         names = ", ".join(key.split("/")[0] for key in markers)
@@ -90,16 +81,6 @@ def _read_marker(store: ObjectStore, key: str) -> Publication | None:
             f"the marker {store.uri}/{key} cannot be read: {error}",
             remedy="delete the marker and prepare the data again",
         ) from error
-
-
-def _manifests_at_root(store: ObjectStore) -> dict[str, str]:
-    found = {}
-    for split in SPLITS:
-        try:
-            found[split] = sha256(store.get(join(split, "manifest.json")))
-        except NotFound:
-            continue
-    return found
 
 
 def _absent(message: str, remedy: str = "") -> UserError:
