@@ -13,6 +13,8 @@ from unimrg_api.exit_codes import ExitCode
 from unimrg_trainer.data.shards import CorruptDataError, join
 from unimrg_trainer.storage.base import NotFound, ObjectStore, put_once
 
+SPLITS = ("train", "heldOut", "preview")
+
 _MARKER = "PUBLISHED"
 
 
