@@ -56,6 +56,22 @@ def test_processes_that_cannot_share_the_rows_fail_the_check(tmp_path: Path) -> 
     assert "UNIMRG_SPEC holds no JSON" in ended(env).message
 
 
+def test_packages_that_are_not_installed_are_all_named_by_the_check(tmp_path: Path) -> None:
+    changes = {
+        "model": {"custom": {"name": "absent-family"}},
+        "objectives": [{"name": "Understanding", "weight": "1"}, {"custom": "absent-map", "weight": "1"}],
+        "stages": {"evaluate": {"benchmarks": [{"custom": {"name": "absent-benchmark"}}]}},
+    }
+    env = environment(tmp_path, **changes)
+    assert run_stage("check", env) is ExitCode.CONFIGURATION
+    for path, name in {
+        "spec.model.custom": "absent-family",
+        "spec.objectives[1].custom": "absent-map",
+        "spec.stages.evaluate.benchmarks[0].custom": "absent-benchmark",
+    }.items():
+        assert path in ended(env).message and repr(name) in ended(env).message
+
+
 @pytest.mark.parametrize(("gpus", "hidden"), [(0, {"CUDA_VISIBLE_DEVICES": ""}), (1, {})])
 def test_ranks_of_a_job_for_cpus_see_no_gpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpus: int, hidden: dict[str, str]

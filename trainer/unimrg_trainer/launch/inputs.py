@@ -9,8 +9,9 @@ import logging
 import uuid
 from collections.abc import Iterator
 
+from unimrg_api import plugins
 from unimrg_api.environment import PodEnvironment
-from unimrg_api.errors import JobError, UserError
+from unimrg_api.errors import JobError, Problem, UserError
 from unimrg_api.job import UniMRGJob, resolve_uri
 from unimrg_api.load import parse_job
 from unimrg_trainer.checkpoint.identity import JOB, attempt_numbers, claim_attempt, claim_identity, find_attempt
@@ -54,6 +55,28 @@ def claim(env: PodEnvironment, job: UniMRGJob, run: ObjectStore) -> PodEnvironme
 def _start(env: PodEnvironment) -> str | None:
     """What all pods of one start of the training share; None if whoever started this one did not count."""
     return f"{env.uid}/{env.attempt}" if env.attempt else None
+
+
+def check_packages(job: UniMRGJob) -> None:
+    """See that installed packages have what the job chooses as custom; nothing of them is imported yet.
+
+    Raises JobError with everything that is missing. (Custom sources are loaded with the data.)
+    """
+    spec = job.spec
+    chosen = [("families", "spec.model", spec.model.custom and spec.model.custom.name)]
+    chosen += [("maps", f"spec.objectives[{i}]", item.custom) for i, item in enumerate(spec.objectives or ())]
+    for index, entry in enumerate(spec.stages.evaluate.benchmarks):
+        path = f"spec.stages.evaluate.benchmarks[{index}]"
+        chosen.append(("benchmarks", path, entry.custom and entry.custom.name))
+    missing = []
+    for kind, path, name in chosen:
+        known = plugins.names(f"unimrg.{kind}", {})
+        if name and name not in known:
+            message = f"no installed package has {name!r} as an entry point of the group unimrg.{kind}"
+            remedy = f"install the package that has it where the job runs; installed are: {', '.join(known) or 'none'}"
+            missing.append(Problem(path=f"{path}.custom", value=repr(name), message=message, remedy=remedy))
+    if missing:
+        raise JobError(missing)
 
 
 def check_identity(job: UniMRGJob, env: PodEnvironment, run: ObjectStore, data: str) -> None:

@@ -113,6 +113,7 @@ def _check(context: Context) -> StageResult:
     training = job.spec.training
     shape = BatchShape(training.batch.rows_per_objective, training.batch.cohort_rows)
     cohorts_of_rank(shape, 0, 0, env.nodes * env.processes)
+    inputs.check_packages(job)
     with context.stop.raising():
         with inputs.named("spec.checkpoint.uri"):
             inputs.probe(context.run)
