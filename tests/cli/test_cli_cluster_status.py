@@ -111,7 +111,11 @@ def test_the_state_of_a_job_in_one_line(written: dict[str, Any], text: str) -> N
         ("Pending", [condition("Accepted", "False", "BackendMissing")], ["Accepted"]),
         ("Starting", [condition("Running", "False", "Unschedulable")], ["Running"]),
         ("Running", [condition("Progressing", "Unknown", "NoReport")], ["Progressing"]),
-        ("Running", [condition("Checkpointed", "True", "Saved"), condition("Degraded", "False", "AsExpected")], []),
+        (
+            "Running",
+            [condition("Checkpointed", "True", "CheckpointSaved"), condition("Degraded", "False", "NoProblems")],
+            [],
+        ),
         ("Failed", [condition("Running", "False", "Ended"), condition("Failed", "True", "OutOfMemory")], ["Failed"]),
     ],
 )

@@ -82,8 +82,8 @@ def test_half_precision_weights_are_read_into_full_precision(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("content", "named", "code"),
     [
-        (save({"table.weight": published()["table.weight"]}), "scale is missing", ExitCode.DATA_CORRUPT),
-        (save({**published(), "scale": torch.zeros(5)}), "scale is [5], not [4]", ExitCode.DATA_CORRUPT),
+        (save({"table.weight": published()["table.weight"]}), "scale is missing", ExitCode.CONFIGURATION),
+        (save({**published(), "scale": torch.zeros(5)}), "scale is [5], not [4]", ExitCode.CONFIGURATION),
         (b"PK\x03\x04 a pickle, renamed", "model.safetensors", ExitCode.DATA_CORRUPT),
         (save(published())[:-3], "model.safetensors", ExitCode.DATA_CORRUPT),
         (None, "/weights", ExitCode.INPUT_MISSING),

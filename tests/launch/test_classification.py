@@ -102,7 +102,7 @@ class DistNetworkError(RuntimeError):
         (UserError("bad"), ExitCode.CONFIGURATION),
         (JobError([Problem("spec.image", "", "no", exit_code=ExitCode.INPUT_MISSING)]), ExitCode.INPUT_MISSING),
         (Interrupted("stopped after step 3"), ExitCode.INTERRUPTED),
-        (OutOfMemoryError("CUDA out of memory"), ExitCode.KILLED),
+        (OutOfMemoryError("CUDA out of memory"), ExitCode.PROGRAM),
         (MemoryError(), ExitCode.KILLED),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), ExitCode.KILLED),
         (RuntimeError("CUDA error: uncorrectable ECC error encountered"), ExitCode.GPU_FAULT),

@@ -49,8 +49,8 @@ def test_a_check_that_is_retried_says_why_until_it_succeeds() -> None:
     assert "the store does not answer" in message(cluster, "Accepted")
     cluster.wait()
     assert cluster.created[-1] == "tiny-check-2"
-    assert cluster.condition("Accepted") == ("False", "StorageUnavailable")
-    assert (cluster.status.phase, cluster.status.reason) == ("Checking", "StorageUnavailable")
+    assert cluster.condition("Accepted") == ("False", "Unavailable")
+    assert (cluster.status.phase, cluster.status.reason) == ("Checking", "Unavailable")
     cluster.succeed("check")
     assert cluster.condition("Accepted") == ("True", "Valid")
 
@@ -81,18 +81,18 @@ def test_pods_that_do_not_run_say_what_they_wait_for(waiting: str, reason: str) 
     cluster.reconcile()
     assert cluster.condition("Running") == ("False", reason)
     why = [f"pod tiny-check-1 waits: {waiting}: 0/2 nodes"] if waiting else []
-    assert message(cluster, "Running") == "; ".join(["check: 0 of 1 pods run", *why, "quota"])
+    assert message(cluster, "Running") == "; ".join(["check: 0 of 1 pods are running", *why, "quota"])
 
 
 def test_running_says_how_many_pods_run_or_when_the_next_attempt_comes(cluster: Cluster) -> None:
     assert cluster.condition("Running") == ("True", "AllPodsRunning")
-    assert message(cluster, "Running") == "train: 2 of 2 pods run"
+    assert message(cluster, "Running") == "train: 2 of 2 pods are running"
     cluster.delete_pod(cluster.pod("tiny-train-1", 1))
     cluster.reconcile()
-    assert cluster.condition("Running") == ("False", "PodsEnding")
+    assert cluster.condition("Running") == ("False", "PodsTerminating")
     cluster.fail("train", 70, message="boom")
     assert cluster.condition("Running") == ("False", "Restarting")
-    assert "not before 2027-01-15T08:00:10Z" in message(cluster, "Running")
+    assert "starts after 2027-01-15T08:00:10Z" in message(cluster, "Running")
     assert "boom" in message(cluster, "Running")
 
 
@@ -123,7 +123,7 @@ def test_no_new_step_for_the_stall_timeout_is_a_stall(cluster: Cluster) -> None:
 
 
 def test_an_excluded_node_degrades_a_job(cluster: Cluster) -> None:
-    assert cluster.condition("Degraded") == ("False", "AsExpected")
+    assert cluster.condition("Degraded") == ("False", "NoProblems")
     cluster.fail("train", 80)
     assert cluster.condition("Degraded") == ("True", "NodeExcluded")
     assert "node-0" in message(cluster, "Degraded")
@@ -133,12 +133,12 @@ def test_an_excluded_node_degrades_a_job(cluster: Cluster) -> None:
 def test_the_last_restart_of_a_budget_degrades_a_job(code: int, policy: str) -> None:
     cluster = Cluster(make_job(**{policy: 2}))
     cluster.to_training()
-    for expected in ("AsExpected", "RestartBudgetLow"):
+    for expected in ("NoProblems", "RestartBudgetExhausted"):
         cluster.fail("train", code)
         assert cluster.condition("Degraded")[1] == expected
         cluster.wait()
     cluster.succeed("train")
-    assert cluster.condition("Degraded") == ("False", "AsExpected")
+    assert cluster.condition("Degraded") == ("False", "NoProblems")
 
 
 def test_the_cause_of_a_failure_is_in_the_condition(cluster: Cluster) -> None:
@@ -190,7 +190,7 @@ def test_a_restart_publishes_the_end_its_cost_and_the_excluded_node() -> None:
     assert ended.startswith("train attempt 1 ended: GpuFault; pod tiny-train-1-worker-0 on node-0: exit code 80")
     assert ended.endswith("ECC error")
     assert restarting == "train restarts after 10s; counted as Infra"
-    assert excluded == "later attempts of train stay away from node-0"
+    assert excluded == "later attempts of train are not scheduled on node-0"
 
 
 # ---- texts

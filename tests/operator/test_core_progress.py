@@ -61,7 +61,7 @@ def test_a_report_becomes_progress(cluster: Cluster) -> None:
         ("Pixel", "0.23456"),
     ]
     assert cluster.status.checkpoint == CheckpointStatus(uri=f"{RUN}/ckpt/step-00000100/", step=100)
-    assert cluster.condition("Checkpointed") == ("True", "Saved")
+    assert cluster.condition("Checkpointed") == ("True", "CheckpointSaved")
     assert cluster.status.mlflow == MlflowStatus(run_id="abc", url="https://mlflow.example/abc")
 
 
@@ -142,7 +142,7 @@ def test_a_commit_beyond_the_last_step_is_dropped_again(cluster: Cluster) -> Non
     cluster.report_step(cluster.pod("tiny-train-1"), 9, commit=10**15)
     cluster.reconcile()
     assert cluster.status.checkpoint is None
-    assert cluster.condition("Checkpointed") == ("False", "NoneYet")
+    assert cluster.condition("Checkpointed") == ("False", "NoCheckpoint")
 
 
 def test_a_run_whose_name_is_too_long_is_ignored_and_passwords_are_masked(cluster: Cluster) -> None:

@@ -45,7 +45,7 @@ def follow(old: StageStatus, observation: Observation, job: UniMRGJob, commit_st
     pods = pods_of(observation, child.name) if child is not None else []
     classification = evidence.classify(stage, child, pods, STAGES[old.name], job, now)
     if classification.done:
-        message = f"attempt {stage.attempt} did its work"
+        message = f"attempt {stage.attempt} succeeded"
         done = AttemptEnd(time=time_text(now), reason="Completed", message=message, exit_code=0, action="Done")
         return ended(stage, done), None
     if classification.cause is not None:
@@ -97,9 +97,9 @@ def _failed(stage: StageStatus, cause: evidence.Cause, job: UniMRGJob, commit_st
     restart, reason, message = charged.restart, cause.reason, cause.message
     if charged.exhausted is not None:
         most = policy.max_restarts if charged.exhausted is Budget.USER else policy.max_infra_restarts
-        kind = "the program's failures" if charged.exhausted is Budget.USER else "failures of machines and stores"
+        kind = "program failures" if charged.exhausted is Budget.USER else "infrastructure failures"
         reason = "RestartsExhausted"
-        message = line(f"all {most} restarts for {kind} are used up", cause.message)
+        message = line(f"all {most} restarts after {kind} are used up", cause.message)
     limit = STAGES[stage.name].max_attempts
     if limit is not None and stage.attempt >= limit:
         restart = False

@@ -85,22 +85,24 @@ def running(inputs: StatusInputs) -> Finding:
     """Whether all pods of the present attempt run."""
     stage = inputs.stages.current
     if stage is None:
-        return Finding("False", "Finished", "no stage is left to run")
+        return Finding("False", "Finished", "all stages have ended")
     if inputs.observation.predecessors and (stage.attempt == 0 or stage.end is not None):
         return Finding("False", "PreviousJobEnding", _predecessors(inputs))
     if stage.attempt == 0 and (there := still_there(inputs.observation, inputs.job)):
-        return Finding("False", "WaitingForChild", f"{stage.name} waits until {', '.join(there)} has ended")
+        return Finding("False", "WaitingForChild", f"{stage.name} waits for {', '.join(there)} to end")
     if stage.end is not None:
         earliest = time_of(stage.end.time) + backoff(stage.restart_counters, inputs.job.spec.run_policy)
-        message = f"{stage.name} attempt {stage.attempt + 1} follows, not before {time_text(earliest)}"
+        message = f"{stage.name} attempt {stage.attempt + 1} starts after {time_text(earliest)}"
+        if alive := [pod.name for pod in inputs.observation.pods if is_alive(pod)]:
+            message += f", once these pods have ended: {', '.join(alive)}"
         return Finding("False", "Restarting", line(message, stage.end.message))
     if stage.state == "Suspended":
-        message = f"{stage.name} attempt {stage.attempt} is suspended; it goes on once {stage.child} is resumed"
+        message = f"{stage.name} attempt {stage.attempt} is suspended; resume {stage.child} to continue"
         return Finding("False", "Suspended", message)
     pods = _pods(inputs, stage)
     expected = STAGES[stage.name].pods(inputs.job)
     ready = [pod for pod in pods if has_succeeded(pod) or (pod.phase == "Running" and pod.deleting_since is None)]
-    what = f"{stage.name}: {len(ready)} of {expected} pods run"
+    what = f"{stage.name}: {len(ready)} of {expected} pods are running"
     if stage.state == "Running" and len(ready) == expected:
         return Finding("True", "AllPodsRunning", what)
     warnings = [warning for child in children_of(inputs.observation, stage.name)[:1] for warning in child.warnings]
@@ -108,9 +110,9 @@ def running(inputs: StatusInputs) -> Finding:
     for pod in waiting:
         warnings += pod.warnings
     reasons = list(dict.fromkeys([*(_waiting(pod) for pod in waiting if pod.waiting_reason), *warnings]))
-    ending = [f"pod {pod.name} was asked to end" for pod in pods if is_alive(pod) and pod.deleting_since is not None]
+    ending = [f"pod {pod.name} is terminating" for pod in pods if is_alive(pod) and pod.deleting_since is not None]
     if ending:
-        return Finding("False", "PodsEnding", line(what, *ending))
+        return Finding("False", "PodsTerminating", line(what, *ending))
     return Finding("False", _why_waiting(waiting), line(what, *reasons))
 
 
@@ -120,7 +122,7 @@ def progressing(inputs: StatusInputs, run: Condition) -> Finding:
     if stage is None:
         return Finding("False", "Finished")
     if run.status != "True":
-        return Finding("Unknown", "NotRunning", "nothing runs that could report")
+        return Finding("Unknown", "NotRunning", "no pod is running that could report progress")
     since = time_of(run.last_transition_time)
     report = inputs.observation.report
     mine = report is not None and any(pod.uid == report.pod_uid for pod in _pods(inputs, stage))
@@ -142,15 +144,15 @@ def progressing(inputs: StatusInputs, run: Condition) -> Finding:
 
 
 def checkpointed(inputs: StatusInputs) -> Finding:
-    """Whether a commit is known, from which the training would go on."""
+    """Whether a checkpoint is known, from which training would resume."""
     commit = inputs.reported.checkpoint
     if commit is None:
-        return Finding("False", "NoneYet", "no commit was reported yet")
-    return Finding("True", "Saved", f"step {commit.step} at {commit.uri}")
+        return Finding("False", "NoCheckpoint", "no checkpoint was reported yet")
+    return Finding("True", "CheckpointSaved", f"step {commit.step} at {commit.uri}")
 
 
 def degraded(inputs: StatusInputs) -> Finding:
-    """Whether something is noteworthy that does not keep the job from its end."""
+    """Whether the job has a problem that does not fail it."""
     policy, stages = inputs.job.spec.run_policy, inputs.stages
     findings: list[tuple[str, str]] = []
     for stage in stages.known:
@@ -159,18 +161,20 @@ def degraded(inputs: StatusInputs) -> Finding:
             findings.append((row.failure_reason or stage.end.reason, f"{stage.name}: {stage.end.message}"))
     nodes = list(dict.fromkeys(node for stage in stages.known for node in stage.restart_counters.excluded_nodes))
     if nodes:
-        findings.append(("NodeExcluded", f"attempts stay away from {', '.join(nodes)}"))
+        findings.append(("NodeExcluded", f"new attempts are not scheduled on {', '.join(nodes)}"))
     current = stages.current
     if current is not None:
         counters = current.restart_counters
         for used, most, kind in (
-            (counters.user_restarts, policy.max_restarts, "the program's failures"),
-            (counters.infra_restarts, policy.max_infra_restarts, "failures of machines"),
+            (counters.user_restarts, policy.max_restarts, "program failures"),
+            (counters.infra_restarts, policy.max_infra_restarts, "infrastructure failures"),
         ):
             if used and used >= most:
-                findings.append(("RestartBudgetLow", f"{current.name}: all {most} restarts for {kind} are used"))
+                findings.append(
+                    ("RestartBudgetExhausted", f"{current.name}: all {most} restarts after {kind} are used")
+                )
     if not findings:
-        return Finding("False", "AsExpected")
+        return Finding("False", "NoProblems")
     return Finding("True", findings[0][0], line(*(message for _, message in findings)))
 
 

@@ -52,7 +52,7 @@ def _of_stage(old: StageStatus, new: StageStatus, policy: RunPolicySpec) -> list
         found.append(Event("Normal", "Restarting", f"{new.name} restarts after {pause}; counted as {end.budget}"))
     for node in new.restart_counters.excluded_nodes:
         if node not in old.restart_counters.excluded_nodes:
-            found.append(Event("Warning", "NodeExcluded", f"later attempts of {new.name} stay away from {node}"))
+            found.append(Event("Warning", "NodeExcluded", f"later attempts of {new.name} are not scheduled on {node}"))
     row = STAGES[new.name]
     if not row.decides and row.failure_reason is not None and new.state == "Failed":
         found.append(Event("Warning", row.failure_reason, line(end.message)))

@@ -1,8 +1,8 @@
 """Whether an attempt has ended, which pod ended first, and what that means. An event's text is never evidence.
 
 The order of evidence: the container that failed first (the others mostly die of it), then what the cluster says
-about pods that it took away, then a pod that is missing without a trace, then a missing child. But a program that
-fails after the cluster has taken one of its peers away is not the cause.
+about pods that it took away, then a pod that is missing without a trace. A child that was deleted ends the attempt
+whatever its pods report. But a program that fails after the cluster has taken one of its peers away is not the cause.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ REASONS: dict[int, str] = {
     ExitCode.CONFIGURATION: "ConfigInvalid",
     ExitCode.DATA_CORRUPT: "DataCorrupt",
     ExitCode.INPUT_MISSING: "DataMissing",
-    ExitCode.UNAVAILABLE: "StorageUnavailable",
+    ExitCode.UNAVAILABLE: "Unavailable",
     ExitCode.PROGRAM: "ProgramFailed",
     ExitCode.STALL: "Stalled",
     ExitCode.CREDENTIALS: "CredentialsDenied",
@@ -84,7 +84,7 @@ def classify(
     A suspended child waits, whatever becomes of its pods; and what ended before it was resumed is no evidence.
     """
     if child is None:
-        message = line(f"{stage.child or 'the child'} was deleted by somebody")
+        message = line(f"{stage.child or 'the child'} was deleted, and not by the operator")
         return Classification(cause=Cause("ChildLost", message, CHILD_LOST))
     if child.state == "Succeeded" or sum(map(has_succeeded, pods)) >= row.pods(job):
         return Classification(done=True)
@@ -104,7 +104,9 @@ def classify(
         return Classification(wait=max(ending))  # its launcher commits, and then says how it ended
     lost = [pod for pod, time in asked if not time] or [pod for pod in alive if is_on_lost_node(pod)]
     if lost:
-        return Classification(cause=_lost_pod(lost[0].name, lost[0].node, "it does not end, or its node is lost"))
+        return Classification(
+            cause=_lost_pod(lost[0].name, lost[0].node, "it outlived its grace period, or its node is lost")
+        )
     if set(stage.pod_uids) - {pod.uid for pod in pods}:
         return Classification(cause=_lost_pod(None, None, "a pod vanished or was replaced"))
     if child.state == "Failed" and not alive:

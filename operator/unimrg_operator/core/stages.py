@@ -127,6 +127,6 @@ def _in_time(
     rest = left(time_of(stage.start_time), limit, now)
     if rest:
         return stage, soonest(rest, wait)
-    message = f"it was not done within {limit // 60} minutes"
+    message = f"did not finish within {limit // 60} minutes"
     end = AttemptEnd(time=time_text(now), reason="DeadlineExceeded", message=message, action="Fail")
     return ended(stage, end), None

@@ -92,3 +92,21 @@ def _unreadable(store: ObjectStore) -> UserError:
         remedy="restore the object, or choose another spec.checkpoint.uri",
         exit_code=ExitCode.DATA_CORRUPT,
     )
+
+
+def check_resume(policy: str, uri: str, step: int) -> None:
+    """Raise UserError where `spec.checkpoint.resume` excludes what is under the prefix; `step` 0: no checkpoint.
+
+    `Never` on a prefix that holds checkpoints is 64, `Required` on one that holds none 66.
+    """
+    if policy == "Never" and step:
+        raise UserError(
+            f"spec.checkpoint.resume is Never, and {uri} holds checkpoints of this training up to step {step}",
+            remedy="give another spec.checkpoint.uri, or set resume: IfPresent",
+        )
+    if policy == "Required" and not step:
+        raise UserError(
+            f"spec.checkpoint.resume is Required, and {uri} holds no checkpoint",
+            remedy="give the prefix of a run that has checkpoints, or set resume: IfPresent",
+            exit_code=ExitCode.INPUT_MISSING,
+        )

@@ -66,5 +66,5 @@ def import_state(module: nn.Module, optimizer: torch.optim.AdamW, state: Trainin
             continue
         optimizer.state[parameter] = {
             "step": torch.tensor(step, dtype=torch.float32),
-            **{moment: state.tensors[f"{moment}/{name}"].to(parameter) for moment in MOMENTS},
+            **{moment: state.tensors[f"{moment}/{name}"].to(parameter, copy=True) for moment in MOMENTS},
         }

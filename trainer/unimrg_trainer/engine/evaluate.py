@@ -22,7 +22,7 @@ from unimrg_trainer.engine.canonical_state import import_weights
 from unimrg_trainer.engine.initial_weights import build_initial
 from unimrg_trainer.engine.measuring import Progress, SharedWork, TrainedModel, held_out_losses
 from unimrg_trainer.engine.reporting import open_spool
-from unimrg_trainer.engine.setup import Setup, set_up
+from unimrg_trainer.engine.setup import GROUP_TIMEOUT, Setup, set_up
 from unimrg_trainer.engine.stopping import StopFlag
 from unimrg_trainer.engine.strategy import DTYPES
 from unimrg_trainer.evaluation.benchmarks.base import BenchmarkResult, Item
@@ -51,7 +51,7 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
     """
     benchmarks = [find_benchmark(*entry.selected()) for entry in job.spec.stages.evaluate.benchmarks]
     setup = set_up(env, job)
-    host_group = dist.new_group(backend="gloo")
+    host_group = dist.new_group(backend="gloo", timeout=GROUP_TIMEOUT)
     assert host_group is not None
     digest = job.training_digest(setup.data_digest)
     loaded = load_newest(setup.run, TorchAgreement(host_group), config_digest=digest)

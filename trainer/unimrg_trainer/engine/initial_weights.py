@@ -33,7 +33,7 @@ class PublishedWeights:
 
 
 def build_initial(family: Family, seed: int, published: PublishedWeights | None, dtype: torch.dtype) -> nn.Module:
-    """Build the family's module with the weights that training starts from: the same on every rank."""
+    """Build the family's module with the weights that training starts from."""
     torch.manual_seed(key_digest(seed, "initial-weights") % 2**63)
     module = family.build().to(dtype)
     if published is not None:
@@ -76,7 +76,6 @@ def load_published(module: nn.Module, published: PublishedWeights) -> None:
             f"spec.model.init: {Path(uri).name} does not fit the model: {'; '.join(problems[:5])}"
             + (f" and {len(problems) - 5} more" if len(problems) > 5 else ""),
             remedy="choose the family and size of these weights in spec.model",
-            exit_code=ExitCode.DATA_CORRUPT,
         )
     unused = sorted(set(found) - set(dict(module.named_parameters(remove_duplicate=False))))
     if unused:

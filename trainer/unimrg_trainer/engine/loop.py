@@ -144,9 +144,9 @@ class TrainingLoop:
     def _dry_run(self, step: Step) -> None:
         """Compute a step and throw it away.
 
-        It proves memory before time is spent. And the reducer of DistributedDataParallel rearranges its buckets after
-        the first backward, which changes the order of summation over three or more ranks: after the dry run a resumed
-        process has the same buckets as one that never stopped.
+        It shows early whether activations and gradients fit in memory. And the reducer of DistributedDataParallel
+        rearranges its buckets after the first backward, which changes the order of summation over three or more ranks:
+        after the dry run a resumed process has the same buckets as one that never stopped.
         """
         self._forward_backward(step)
         self.optimizer.zero_grad(set_to_none=True)

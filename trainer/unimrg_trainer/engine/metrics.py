@@ -16,7 +16,7 @@ from unimrg_trainer.engine.step_plan import MicroStep
 
 
 class NumericError(UserError):
-    """A loss or the gradient is not finite: training on would only destroy the weights."""
+    """A loss or the gradient is not finite: steps since the last report are lost, the checkpoint is untouched."""
 
 
 @dataclass(frozen=True)

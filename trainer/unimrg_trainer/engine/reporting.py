@@ -28,7 +28,13 @@ class Reporter:
         self._total = total_steps
         self._committed = resume_step
         self._rows = setup.job.spec.training.batch.rows_per_objective * len(setup.objectives)
-        self._progress = Progress(stage="train", step=resume_step, total_steps=total_steps, updated=time.time())
+        self._progress = Progress(
+            stage="train",
+            step=resume_step,
+            total_steps=total_steps,
+            checkpoint_step=resume_step or None,
+            updated=time.time(),
+        )
         self._spool: Spool | None = None
         if setup.rank == 0:
             self._spool = open_spool(setup)

@@ -11,6 +11,8 @@ import torch
 import torch.distributed as dist
 
 from unimrg_api.environment import PodEnvironment
+from unimrg_api.errors import UserError
+from unimrg_api.exit_codes import ExitCode
 from unimrg_api.job import UniMRGJob, resolve_uri
 from unimrg_trainer.engine.initial_weights import PublishedWeights
 from unimrg_trainer.job_stores import data_digest, data_store, run_store
@@ -46,8 +48,17 @@ class Setup:
 
 
 def join_group(gpus_per_node: int) -> tuple[int, int, torch.device]:
-    """Join the process group; return (rank, world size, device). A job without GPUs stays on the CPU."""
-    cuda = gpus_per_node > 0 and torch.cuda.is_available()
+    """Join the process group; return (rank, world size, device). A job without GPUs stays on the CPU.
+
+    Raises UserError (80) where a job for GPUs finds none: it is never trained on the CPU unasked.
+    """
+    cuda = gpus_per_node > 0
+    if cuda and not torch.cuda.is_available():
+        raise UserError(
+            f"spec.trainer.gpusPerNode is {gpus_per_node}, and torch finds no usable GPU in this process",
+            remedy="look at the node's driver and device plugin, or set spec.trainer.gpusPerNode: 0",
+            exit_code=ExitCode.GPU_FAULT,
+        )
     if cuda:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=GROUP_TIMEOUT)

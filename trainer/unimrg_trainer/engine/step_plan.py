@@ -101,6 +101,7 @@ class StepPlanner:
             [row for cohort in cohorts for row in self._cohort(objective, cohort, number)]
             for objective in self.objectives
         ]
+        assert len({len(rows) for rows in per_objective}) == 1, "every objective has as many rows"
         micro_steps = []
         for first in range(0, len(per_objective[0]), self.micro_rows):
             part = slice(first, first + self.micro_rows)

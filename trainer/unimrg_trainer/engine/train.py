@@ -8,12 +8,11 @@ import time
 import torch.distributed as dist
 
 from unimrg_api.environment import PodEnvironment
-from unimrg_api.errors import UserError
-from unimrg_api.exit_codes import ExitCode
 from unimrg_api.job import UniMRGJob
 from unimrg_trainer.checkpoint.agreement import TorchAgreement
 from unimrg_trainer.checkpoint.checkpointer import Checkpointer
 from unimrg_trainer.checkpoint.commit import Commit
+from unimrg_trainer.checkpoint.identity import check_resume
 from unimrg_trainer.checkpoint.state import TrainingState
 from unimrg_trainer.checkpoint.writer import Origin
 from unimrg_trainer.data.dataset import Dataset
@@ -25,7 +24,7 @@ from unimrg_trainer.engine.optimizer import build_optimizer
 from unimrg_trainer.engine.reporting import Reporter
 from unimrg_trainer.engine.rows import BatchShape
 from unimrg_trainer.engine.schedule import WarmupCosine
-from unimrg_trainer.engine.setup import set_up
+from unimrg_trainer.engine.setup import GROUP_TIMEOUT, set_up
 from unimrg_trainer.engine.step_plan import RowReader, StepPlanner
 from unimrg_trainer.engine.stopping import StopAgreement, StopFlag
 from unimrg_trainer.engine.strategy import DTYPES, DataParallel
@@ -41,7 +40,7 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
     setup = set_up(env, job)
     training = job.spec.training
     dataset = Dataset.open(setup.data, "train", setup.data_digest)
-    host_group = dist.new_group(backend="gloo")
+    host_group = dist.new_group(backend="gloo", timeout=GROUP_TIMEOUT)
     assert host_group is not None
     checkpointer = Checkpointer(
         setup.run,
@@ -69,6 +68,7 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
         import_state(module, optimizer, loaded[1])
         first_step = loaded[1].step
         logger.info("resumed from step %d of attempt %s", first_step, loaded[0].attempt)
+        loaded = None  # a copy of weights and moments, which need not be held any longer
 
     stop_step = training.resolved_stop_step()
     reporter = Reporter(setup, stop_step, first_step, list(frozen), sum(p.numel() for p in module.parameters()))
@@ -119,18 +119,6 @@ def newest(checkpointer: Checkpointer, job: UniMRGJob) -> tuple[Commit, Training
 
     Raises UserError for `Never` on a prefix that holds commits (64), and for `Required` on one that holds none (66).
     """
-    policy = job.spec.checkpoint.resume
     loaded = checkpointer.load_newest()
-    if policy == "Never" and loaded is not None:
-        raise UserError(
-            f"spec.checkpoint.resume is Never, and {job.spec.checkpoint.uri} holds commits of this training up to step "
-            f"{loaded[0].step}",
-            remedy="give another spec.checkpoint.uri, or set resume: IfPresent",
-        )
-    if policy == "Required" and loaded is None:
-        raise UserError(
-            f"spec.checkpoint.resume is Required, and {job.spec.checkpoint.uri} holds no commit",
-            remedy="give the prefix of a run that has commits, or set resume: IfPresent",
-            exit_code=ExitCode.INPUT_MISSING,
-        )
+    check_resume(job.spec.checkpoint.resume, job.spec.checkpoint.uri, loaded[0].step if loaded is not None else 0)
     return loaded

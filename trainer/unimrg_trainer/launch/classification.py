@@ -50,7 +50,8 @@ def classify(end: GroupEnd) -> StageResult:
     if end.interrupted_twice:
         return StageResult(ExitCode.INTERRUPTED_TWICE, "InterruptedTwice", "interrupted twice: all ranks were killed")
     if end.stall is not None:
-        last = end.stall.beat or "none"
+        beat = end.stall.beat
+        last = "{}, step {}".format(*beat) if isinstance(beat, tuple) else beat or "none"
         return StageResult(
             ExitCode.STALL,
             "Stalled",

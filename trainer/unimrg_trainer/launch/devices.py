@@ -15,7 +15,11 @@ def gpus() -> int:
     """GPUs of this machine that processes may use (`CUDA_VISIBLE_DEVICES`)."""
     found = len(list(DEVICES.glob("nvidia[0-9]*")))
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return found if visible is None else min(found, len([name for name in visible.split(",") if name.strip()]))
+    return (
+        found
+        if visible is None
+        else min(found, len([name for name in visible.split(",") if name.strip() not in ("", "-1")]))
+    )
 
 
 def fit_to_machine(job: UniMRGJob, processes: int | None) -> tuple[UniMRGJob, str | None]:

@@ -64,14 +64,17 @@ def describe(error: BaseException) -> StageResult:
         code, reason, message = error.exit_code, name, text
     elif isinstance(error, Interrupted | KeyboardInterrupt):
         code, reason, message = ExitCode.INTERRUPTED, "Interrupted", text or "interrupted"
-    elif isinstance(error, MemoryError) or name == "OutOfMemoryError" or "can't allocate memory" in text:
+    elif name == "OutOfMemoryError":  # of the GPU: more host memory would not help
+        code, reason = ExitCode.PROGRAM, "GpuOutOfMemory"
+        message = f"out of GPU memory; lower spec.training.batch.microBatchRows: {text}"
+    elif isinstance(error, MemoryError) or "can't allocate memory" in text:
         code, reason = ExitCode.KILLED, "OutOfMemory"
     elif any(part in text for part in _GPU_FAULT_TEXTS):
-        code, reason = ExitCode.GPU_FAULT, "GPUFault"
+        code, reason = ExitCode.GPU_FAULT, "GpuFault"
     elif distributed and any(part in text for part in _RENDEZVOUS_TEXTS):
         code, reason, message = ExitCode.UNAVAILABLE, "Rendezvous", f"the ranks did not meet: {text}"
     elif distributed or any(part in text for part in _COMMUNICATION_TEXTS):
-        code, reason = ExitCode.COMMUNICATION, "Communication"
+        code, reason = ExitCode.COMMUNICATION, "CommunicationFailed"
     else:
         code, reason = ExitCode.PROGRAM, name
     step, commit = getattr(error, "step", None), getattr(error, "commit", None)

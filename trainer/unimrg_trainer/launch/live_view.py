@@ -87,7 +87,7 @@ def _watch(console: Console, port: int, ended: threading.Event, stop: StopReques
                 if stage not in ("", report.stage):
                     console.print(text, markup=False, highlight=False)
                 live.update(Text(describe(report), no_wrap=True, overflow="ellipsis"), refresh=True)
-            elif report.stage != stage or time.monotonic() - written >= LINE_SECONDS:
+            elif last or report.stage != stage or time.monotonic() - written >= LINE_SECONDS:
                 console.print(describe(report), markup=False, highlight=False, soft_wrap=True)
             else:
                 continue

@@ -63,10 +63,10 @@ class StopRequest:
         For work of the launcher's own process that checks no flag and may be left anywhere. If a stop was requested
         before, the block does not begin, unless `even_if_requested`.
         """
-        if self.requested and not even_if_requested:
-            raise KeyboardInterrupt
-        self._raising = True
+        self._raising = True  # before the flag is read: a signal in between must not be lost
         try:
+            if self.requested and not even_if_requested:
+                raise KeyboardInterrupt
             yield
         finally:
             self._raising = False

@@ -20,7 +20,7 @@ from unimrg_api.job import UniMRGJob, resolve_uri
 from unimrg_api.stages import STAGES, Outcome, StageName
 from unimrg_api.termination import TerminationRecord
 from unimrg_trainer import job_stores
-from unimrg_trainer.checkpoint.identity import attempt_numbers
+from unimrg_trainer.checkpoint.identity import attempt_numbers, check_resume
 from unimrg_trainer.data.publication import find_publication, published
 from unimrg_trainer.engine.rows import BatchShape, cohorts_of_rank
 from unimrg_trainer.launch import inputs, outcomes, reports, worker_group
@@ -121,6 +121,7 @@ def _check(context: Context) -> StageResult:
             data = _check_data(context)
         with inputs.named("spec.checkpoint.uri"):
             inputs.check_identity(job, env, context.run, data)
+            check_resume(job.spec.checkpoint.resume, job.spec.checkpoint.uri, outcomes.newest_commit(context.run))
         with inputs.named("spec.model.init"):
             if job.spec.model.init is not None:
                 job_stores.find_weights(resolve_uri(job.spec.model.init, env.spec_base), job.spec.storage)

@@ -6,6 +6,7 @@ Each rank has a session of its own, so Ctrl-C on a terminal reaches the launcher
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -89,11 +90,12 @@ class WorkerGroup:
                 worker.process.send_signal(number)
 
     def kill(self) -> None:
-        """SIGKILL every rank that runs, with what it started, and wait until all are gone."""
+        """SIGKILL every rank that runs and what any rank has started, and wait until all are gone."""
         running = [worker for worker in self._workers if worker.running()]
-        for worker in running:
-            worker.killed = True
-            os.killpg(worker.process.pid, signal.SIGKILL)
+        for worker in self._workers:
+            worker.killed = worker in running
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(worker.process.pid, signal.SIGKILL)
         deadline = time.monotonic() + GONE_SECONDS
         for worker in running:
             try:
