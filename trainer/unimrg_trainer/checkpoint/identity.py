@@ -44,11 +44,12 @@ def claim_attempt(store: ObjectStore, start: str | None = None, wish: int = 1) -
     without talking to each other; None: a start of its own. The number is the next free one, at least `wish`.
     """
     start = start or uuid.uuid4().hex
-    known = find_attempt(store, start)
+    numbers = attempt_numbers(store)  # once: a second listing could hold the number of another pod of this start
+    known = _find(store, numbers, start)
     if known is not None:
         return known
     content = canonical_json({"start": start}).encode()  # the same for all its pods
-    number = max([wish - 1, *attempt_numbers(store)]) + 1
+    number = max([wish - 1, *numbers]) + 1
     while not put_once(store, _ATTEMPT_KEY.format(number), content):
         number += 1
     return number
@@ -56,8 +57,11 @@ def claim_attempt(store: ObjectStore, start: str | None = None, wish: int = 1) -
 
 def find_attempt(store: ObjectStore, start: str) -> int | None:
     """Return the number that a start has, None if it has none yet."""
-    numbers = sorted(attempt_numbers(store), reverse=True)
-    return next((number for number in numbers if _start_of(store, number) == start), None)
+    return _find(store, attempt_numbers(store), start)
+
+
+def _find(store: ObjectStore, numbers: list[int], start: str) -> int | None:
+    return next((number for number in sorted(numbers, reverse=True) if _start_of(store, number) == start), None)
 
 
 def attempt_numbers(store: ObjectStore) -> list[int]:
