@@ -38,7 +38,7 @@ def load(group: str, builtin: Builtins, name: str, *, field: str) -> Any:
     for point in entry_points(group=group, name=name):
         try:
             return point.load()
-        except (ImportError, AttributeError) as error:
+        except Exception as error:  # whatever the package does when it is imported
             raise UserError(
                 f"{field}: {name!r} is installed as {point.value}, which cannot be imported: {error}",
                 remedy="correct the entry point of that package, or install it again",

@@ -94,7 +94,7 @@ class WorkerGroup:
         running = [worker for worker in self._workers if worker.running()]
         for worker in self._workers:
             worker.killed = worker in running
-            with contextlib.suppress(ProcessLookupError):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(worker.process.pid, signal.SIGKILL)
         deadline = time.monotonic() + GONE_SECONDS
         for worker in running:

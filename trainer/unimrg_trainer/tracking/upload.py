@@ -140,6 +140,7 @@ class SpoolUpload:
         times = [record["ts"] for record in read_records(self.folder)]
         now = int(time.time() * 1000)
         run_id = self._remote.connect(self.state.run_id, min(times, default=now))
+        self._check()  # a request that hung may return after another uploader has closed the run
         if run_id != self.state.run_id:  # another run lacks everything
             self.state = UploadState(server=self.state.server, run_id=run_id)
             self.state.save(self.folder)

@@ -117,7 +117,7 @@ class HarmonFamily:
                 raise ValueError(f"Harmon {self.variant} generates {size}×{size} pixels, not {request.size}")
         with self._inference(module) as inference:
             tokens = inference.generate(requests, self.sampling, on_round)
-        return list(decode_tokens(self.codec, tokens, self.config.side))
+        return list(decode_tokens(self.codec.to(tokens.device), tokens, self.config.side))
 
     def _encode(self, pixels: Tensor, dtype: torch.dtype) -> Tensor:
         """uint8 [U, H, H, 3] → [U, S, C] in `dtype` (at least float32) on the same device."""
