@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from tests.support.local_jobs import tiny_job
 from unimrg_api.progress import Progress
 from unimrg_api.termination import TerminationRecord
-from unimrg_trainer.launch import live_view, stages
+from unimrg_trainer.launch import live_view, logs, stages
 from unimrg_trainer.launch.local import local_environment
 from unimrg_trainer.launch.logs import Echo, tail
 from unimrg_trainer.launch.main import main
@@ -57,16 +59,34 @@ def test_a_wrong_variable_stands_in_the_termination_record(pod: Path, monkeypatc
     assert "UNIMRG_PROCESSES" in TerminationRecord.parse((pod / "termination.json").read_bytes()).message
 
 
-def test_the_log_of_the_first_rank_is_repeated_as_it_grows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_log_of_the_first_rank_is_repeated_as_it_grows(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     log = tmp_path / "rank-0.log"
     log.write_text("an earlier stage\n")
-    echo = Echo(log)
-    echo()
-    with log.open("a") as file:
+    with Echo(log), log.open("a") as file:
         file.write("step 1\n")
-    echo()
-    echo()
-    assert capsys.readouterr().out == "step 1\n"
+    assert capfd.readouterr().out == "step 1\n"
+
+
+@pytest.mark.parametrize("gone", [True, False], ids=["a closed pipe", "a pipe that nobody reads"])
+def test_a_standard_output_that_takes_nothing_holds_up_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: bool
+) -> None:
+    asked, released = threading.Event(), threading.Event()
+
+    def write(_: int, content: bytes) -> int:
+        asked.set()
+        if gone:
+            raise BrokenPipeError
+        released.wait(60)
+        return len(content)
+
+    log = tmp_path / "rank-0.log"
+    monkeypatch.setattr(logs, "os", SimpleNamespace(write=write))
+    with Echo(log):
+        log.write_text("step 1\n")
+        assert asked.wait(10)
+    assert not released.is_set()  # the block ended although nothing was taken
+    released.set()
 
 
 def test_the_end_of_a_long_log_begins_with_a_whole_line(tmp_path: Path) -> None:

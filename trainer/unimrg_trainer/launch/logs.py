@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-import sys
+import logging
+import os
+import threading
 from pathlib import Path
 
 from unimrg_api.stages import StageName
 
+logger = logging.getLogger(__name__)
+
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 TAIL_BYTES = 1 << 20
 """How much of each log is kept beside the checkpoints (docs/method/cluster.md)."""
+POLL_SECONDS = 0.1
+ECHO_SECONDS = 1.0
+"""How long the end of a stage waits for the last lines to be repeated."""
 
 
 def log_folder(run_dir: Path, attempt: str, stage: StageName) -> Path:
@@ -39,20 +46,43 @@ def tail(path: Path, limit: int = TAIL_BYTES, since: int = 0) -> bytes:
 
 
 class Echo:
-    """Repeats a growing log on our own standard output, for `kubectl logs`."""
+    """Repeats a growing log on our own standard output, for `kubectl logs`, from a thread of its own.
+
+    A reader that is slow or gone must not hold up who supervises the ranks. Use as a context manager.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._position = path.stat().st_size if path.exists() else 0
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="log-echo", daemon=True)
 
-    def __call__(self) -> None:
-        """Write what has come since the last call."""
+    def __enter__(self) -> Echo:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join(ECHO_SECONDS)
+
+    def _run(self) -> None:
+        over = False
+        try:
+            while not over:
+                over = self._over.wait(POLL_SECONDS)  # once more after the end, for the last lines
+                self._copy()
+        except OSError as error:
+            logger.warning("the log is no longer repeated on standard output: %s", error)
+
+    def _copy(self) -> None:
+        """Write what has come since the last time."""
         if not self._path.exists():
             return
         with self._path.open("rb") as file:
             file.seek(self._position)
             content = file.read(TAIL_BYTES)
-        if content:
-            self._position += len(content)
-            sys.stdout.buffer.write(content)
-            sys.stdout.buffer.flush()
+        while content:
+            # past Python's buffer, whose lock a blocked thread would hold when the interpreter ends
+            written = os.write(1, content)
+            self._position += written
+            content = content[written:]

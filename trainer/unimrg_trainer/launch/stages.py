@@ -172,14 +172,13 @@ def _run_ranks(context: Context, stage: StageName) -> StageResult:
     hidden = {"CUDA_VISIBLE_DEVICES": ""} if context.job.spec.trainer.gpus_per_node == 0 else {}
     group = worker_group.start(context.rank_module, [stage], env, logs, overrides=hidden)
     first_node = env.node_rank == 0
-    with _uploading(context) if first_node else nullcontext():
+    with echo if context.echo else nullcontext(), _uploading(context) if first_node else nullcontext():
         end = worker_group.supervise(
             group,
             stop=stop,
             grace=env.grace,
             watchdog=Watchdog(env.stall_timeout, time.monotonic()) if first_node else None,
             heartbeat=lambda: reports.heartbeat(env.run_dir),
-            on_poll=echo if context.echo else lambda: None,
         )
     return classify(end)
 

@@ -255,18 +255,16 @@ def supervise(
     grace: int,
     watchdog: Watchdog | None = None,
     heartbeat: Callable[[], Hashable | None] = lambda: None,
-    on_poll: Callable[[], None] = lambda: None,
 ) -> GroupEnd:
     """Wait until all ranks have ended; stop or kill them on signals, a failed rank or a stall. None is left after.
 
-    `grace` is in seconds, from the request to the end. `on_poll` is called about ten times per second.
+    `grace` is in seconds, from the request to the end.
     """
     stop_deadline = peer_deadline = float("inf")
     stall: Stall | None = None
     overdue = False
     try:
         while group.running() and not stop.twice:
-            on_poll()
             now = time.monotonic()
             if stop.requested and stop_deadline == float("inf"):
                 logger.info("%s: the ranks stop at their next step and commit", stop.cause)
@@ -290,7 +288,6 @@ def supervise(
             time.sleep(POLL_SECONDS)
     finally:
         group.kill()
-        on_poll()
     return GroupEnd(
         ranks=group.ends(), stop_requested=stop.requested, interrupted_twice=stop.twice, overdue=overdue, stall=stall
     )
