@@ -12,6 +12,7 @@ from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.spec_training import RECIPES
 from unimrg_trainer.maps.registry import MAPS, find_map
+from unimrg_trainer.objectives import registry
 from unimrg_trainer.objectives.generation import UNCONDITIONAL
 from unimrg_trainer.objectives.registry import built_in, in_order, objective
 from unimrg_trainer.rng import generator
@@ -97,3 +98,8 @@ def test_the_wording_depends_on_the_rng_key_alone() -> None:
     first = prompts("Pixel", 20)
     assert first == prompts("Pixel", 20)
     assert len(set(first)) > 10
+
+
+def test_an_objective_has_the_name_that_the_job_gives_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "find_map", lambda name: find_map("depth"))
+    assert registry.objective("near-and-far").name == "near-and-far"

@@ -49,7 +49,7 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
 
     Raises UserError (exit code 66) if the job has no commit, Interrupted (85) if a stop was requested.
     """
-    benchmarks = [find_benchmark(*entry.selected()) for entry in job.spec.stages.evaluate.benchmarks]
+    benchmarks = {entry.key: find_benchmark(*entry.selected()) for entry in job.spec.stages.evaluate.benchmarks}
     setup = set_up(env, job)
     host_group = dist.new_group(backend="gloo", timeout=GROUP_TIMEOUT)
     assert host_group is not None
@@ -74,7 +74,10 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
     after = held_out_losses(setup, module, held_out, rows, work, progress, "held-out loss after")
     runner = Runner(TrainedModel(setup.family, module), work, progress)
     trained = {GenerateRequest if objective.map else AnswerRequest for objective in setup.objectives}
-    scores = {one.name: runner.measure(one, held_out, trained, job.spec.training.seed) for one in benchmarks}
+    scores = {
+        name: runner.measure(benchmark, held_out, trained, job.spec.training.seed)
+        for name, benchmark in benchmarks.items()
+    }
     grid = draw_samples(setup, held_out, runner)
     if setup.rank == 0:
         write_results(

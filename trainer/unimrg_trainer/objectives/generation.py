@@ -19,9 +19,10 @@ class Generation:
 
     source: Literal["questions", "images"] = "images"
 
-    def __init__(self, map: ImageMap) -> None:
+    def __init__(self, map: ImageMap, name: str | None = None) -> None:
+        """`name` is the objective's in a job, if that is not the map's own name for it."""
         self.map = map
-        self.name = map.objective
+        self.name = name or map.objective
 
     def task(self, sample: Sample, rng: np.random.Generator) -> Task:
         """Return a request for the map: UNCONDITIONAL by the map's share, else one of its wordings, uniformly."""

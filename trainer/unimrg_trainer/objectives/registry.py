@@ -22,7 +22,7 @@ def objective(name: str) -> Objective:
     Raises UserError listing the known maps.
     """
     known = built_in()
-    return known[name] if name in known else Generation(find_map(name))
+    return known[name] if name in known else Generation(find_map(name), name)
 
 
 def in_order(names: Iterable[str]) -> list[str]:
