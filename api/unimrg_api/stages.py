@@ -56,6 +56,8 @@ class Stage:
     """It has `trainer.nodes` pods, made by the training backend; any other stage is one pod of a batch Job."""
     reports_progress: bool = False
     """Its pod of node rank 0 serves progress that is worth polling."""
+    scores: bool = False
+    """It leaves a summary with scores, which its termination record carries."""
     decides: bool = True
     """Its failure is the job's failure. Otherwise it runs whatever the others came to, and changes nothing about it."""
     failure_reason: str | None = None
@@ -94,6 +96,7 @@ STAGES: dict[StageName, Stage] = {
             "evaluate",
             PodSize.GPU,
             phase="Evaluating",
+            scores=True,
             distributed=True,
             reports_progress=True,
             failure_reason="EvaluateFailed",

@@ -11,6 +11,7 @@ from typing import Any
 from unimrg_api.cluster import ATTEMPT_LABEL, JOB_LABEL, STAGE_LABEL, TRAINER_CONTAINER, node_rank
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
+from unimrg_api.stages import STAGES, StageName
 from unimrg_api.status import StageStatus
 from unimrg_cli.cluster_client import Cluster, ServerError
 from unimrg_cli.cluster_view import ClusterJob, end_text, headline, one_line, read_job
@@ -178,9 +179,9 @@ def _none(message: str, job: ClusterJob, *, soon: bool | None = None) -> UserErr
     return UserError(message, remedy=remedy, exit_code=ExitCode.UNAVAILABLE)
 
 
-def _kept(job: ClusterJob, stage: str) -> str:
+def _kept(job: ClusterJob, stage: StageName) -> str:
     """Return where launchers leave the end of the ranks' logs; empty for a stage that has no ranks."""
-    if stage not in ("train", "evaluate"):
+    if not STAGES[stage].distributed:
         return ""
     return f"what its ranks wrote last is kept under {job.checkpoint_uri.rstrip('/')}/logs/attempt-N/"
 

@@ -18,7 +18,7 @@ from unimrg_api.fields import resolve_uri
 from unimrg_api.job import NAME_PATTERN
 from unimrg_api.load import load_job
 from unimrg_api.progress import Progress
-from unimrg_api.stages import outcome_of
+from unimrg_api.stages import STAGES, outcome_of
 from unimrg_api.termination import TerminationRecord
 from unimrg_trainer.checkpoint.reader import CommitReport, inspect_commits
 from unimrg_trainer.local_folders import run_folder, training_in
@@ -30,7 +30,7 @@ State = Literal["NotStarted", "Running", "Stopped", "Completed", "Failed"]
 
 _STATES: dict[str, State] = {"Succeeded": "Completed", "Failed": "Failed", "Interrupted": "Stopped"}
 _JOB_SUFFIXES = (".yaml", ".yml", ".json")
-_OUTCOME = re.compile(r"outcomes/attempt-(\d+)-(\w+)\.json")
+_OUTCOME = re.compile(rf"outcomes/attempt-(\d+)-({'|'.join(STAGES)})\.json")
 _ATTEMPT = re.compile(r"attempts/(\d+)\.json")
 
 
@@ -215,5 +215,5 @@ def _outcomes(store: ObjectStore) -> list[Outcome]:
             continue
         record = TerminationRecord.parse(store.get(key)).model_dump(include={"reason", "exit_code", "message"})
         found.append(Outcome(attempt=int(match[1]), stage=match[2], **record))
-    order = {"train": 0, "evaluate": 1}
-    return sorted(found, key=lambda outcome: (outcome.attempt, order.get(outcome.stage, 2)))
+    order = list[str](STAGES)
+    return sorted(found, key=lambda outcome: (outcome.attempt, order.index(outcome.stage)))

@@ -11,10 +11,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.checkpoints import assert_same, checkpointer, small_state
+from tests.support.checkpoints import SingleProcess, assert_same, checkpointer, small_state
 from tests.support.dictionary_store import DictionaryStore
 from unimrg_trainer.checkpoint import writer
-from unimrg_trainer.checkpoint.agreement import SingleProcess
 from unimrg_trainer.checkpoint.discover import load_newest
 from unimrg_trainer.checkpoint.state import DTYPES, TrainingState
 from unimrg_trainer.checkpoint.writer import parts, shares

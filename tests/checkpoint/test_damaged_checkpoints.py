@@ -13,12 +13,11 @@ from typing import Any
 import pytest
 import torch
 
-from tests.support.checkpoints import checkpointer, loads, small_state
+from tests.support.checkpoints import SingleProcess, checkpointer, loads, small_state
 from tests.support.dictionary_store import DictionaryStore
 from tests.support.faulty_stores import WrappedStore, flip
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
-from unimrg_trainer.checkpoint.agreement import SingleProcess
 from unimrg_trainer.checkpoint.commit import Commit, marker_bytes
 from unimrg_trainer.checkpoint.discover import load_newest, newest_verified
 from unimrg_trainer.checkpoint.manifest import CheckpointError

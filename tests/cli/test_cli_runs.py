@@ -197,7 +197,7 @@ def test_damaged_objects_of_a_run_do_not_break_the_view(unimrg: Unimrg, run: Run
 def test_the_real_writers_commit_is_read(unimrg: Unimrg, run: Run) -> None:
     """This reader, which does without torch, agrees with the writer."""
     torch = pytest.importorskip("torch")
-    from unimrg_trainer.checkpoint.agreement import SingleProcess
+    from tests.support.checkpoints import SingleProcess
     from unimrg_trainer.checkpoint.checkpointer import Checkpointer
     from unimrg_trainer.checkpoint.state import TrainingState
     from unimrg_trainer.checkpoint.writer import Origin

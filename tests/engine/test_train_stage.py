@@ -10,13 +10,12 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from tests.support.checkpoints import assert_same
+from tests.support.checkpoints import SingleProcess, assert_same
 from tests.support.local_jobs import tiny_job
 from tests.support.one_step import TINY, freeze
 from tests.support.published_recipe import Recipe, assert_trained_alike, rate_by_hand, train_by_hand
 from unimrg_api.environment import PodEnvironment
 from unimrg_api.errors import Interrupted
-from unimrg_trainer.checkpoint.agreement import SingleProcess
 from unimrg_trainer.checkpoint.discover import load_newest
 from unimrg_trainer.checkpoint.state import TrainingState
 from unimrg_trainer.data.dataset import Dataset

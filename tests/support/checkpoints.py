@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
-from unimrg_trainer.checkpoint.agreement import Agreement, SingleProcess
+from unimrg_trainer.checkpoint.agreement import Agreement
 from unimrg_trainer.checkpoint.checkpointer import Checkpointer
 from unimrg_trainer.checkpoint.state import TrainingState
 from unimrg_trainer.checkpoint.writer import Origin
 from unimrg_trainer.storage import ObjectStore
 
 CONFIG_DIGEST = "c" * 64
+
+
+class SingleProcess:
+    """The agreement of one process with itself."""
+
+    rank = 0
+    world_size = 1
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value]
 
 
 def small_state(step: int) -> TrainingState:

@@ -16,6 +16,7 @@ from unimrg_api import cluster
 from unimrg_api.errors import UserError
 from unimrg_api.job import KIND
 from unimrg_api.redaction import clean
+from unimrg_api.stages import VALIDATION
 from unimrg_api.status import TEXT_LIMIT, JobStatus
 from unimrg_operator.app.events import Publisher
 from unimrg_operator.app.first_seen import FirstSeen
@@ -135,7 +136,7 @@ class Applier:
         except UserError as error:
             return _fault("RenderError", str(error))
         resource, name = self._backends.resource(action.stage), child_name(attempt)
-        if (action.stage, action.attempt) != ("check", 1) and self._is_alive_unseen(observation):
+        if (action.stage, action.attempt) != (VALIDATION, 1) and self._is_alive_unseen(observation):
             return STALE_SECONDS
         try:
             made = self._client.create(resource, job.namespace, manifest)

@@ -14,12 +14,6 @@ def dig(value: Any, *path: str) -> Any:
     return value
 
 
-def dict_of(value: Any, *path: str) -> Mapping[str, Any]:
-    """Return the mapping at a path, an empty one where there is none."""
-    item = dig(value, *path)
-    return item if isinstance(item, Mapping) else {}
-
-
 def dicts_of(value: Any, *path: str) -> list[Mapping[str, Any]]:
     """Return the mappings of the list at a path; none where there is no list."""
     items = dig(value, *path)

@@ -38,16 +38,6 @@ class Agreement(Protocol):
         ...
 
 
-class SingleProcess:
-    """The agreement of one process with itself."""
-
-    rank = 0
-    world_size = 1
-
-    def gather(self, value: Any) -> list[Any]:
-        return [value]
-
-
 class TorchAgreement:
     """Agreement over a gloo group of its own, so that it can run beside the training's collectives.
 

@@ -18,7 +18,7 @@ from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.job import UniMRGJob, path_of, resolve_uri
 from unimrg_api.load import process_spec
-from unimrg_api.stages import STAGES, Outcome, StageName, is_skipped, outcome_of, wanted_stages
+from unimrg_api.stages import STAGES, Outcome, StageName, is_skipped, outcome_of, result_of, wanted_stages
 from unimrg_api.termination import TerminationRecord
 from unimrg_trainer import job_stores
 from unimrg_trainer.evaluation.summary import render
@@ -175,7 +175,10 @@ class _Session:
                 ended[name] = "Skipped"
             else:
                 ended[name] = self._run_stage(name, stop)
-        return ExitCode.OK if self.failed is None else ExitCode(self.failed.record.exit_code)
+        if result_of(self.job, ended) == "Succeeded":
+            return ExitCode.OK
+        assert self.failed is not None, ended
+        return ExitCode(self.failed.record.exit_code)
 
     def report(self) -> None:
         """Print how it ended: results, or the cause and where to look."""

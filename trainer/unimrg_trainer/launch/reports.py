@@ -13,7 +13,7 @@ from unimrg_api.commits import step_folder
 from unimrg_api.environment import PodEnvironment
 from unimrg_api.progress import Progress
 from unimrg_api.record import SIZE_LIMIT
-from unimrg_api.stages import StageName
+from unimrg_api.stages import STAGES, StageName
 from unimrg_api.termination import TerminationRecord
 from unimrg_trainer.files import write_atomically
 from unimrg_trainer.launch.exit_records import StageResult
@@ -67,7 +67,7 @@ def termination_record(result: StageResult, run_dir: Path, scores: dict[str, flo
     """The result together with how far training has come; other stages count other things than its steps."""
     progress = read_progress(run_dir)
     commit = result.commit if result.commit is not None else progress.checkpoint_step
-    training = progress.stage == "train" and progress.total_steps > 0
+    training = STAGES[progress.stage].trains and progress.total_steps > 0
     reached = progress.step if training else commit
     return TerminationRecord(
         reason=result.reason,

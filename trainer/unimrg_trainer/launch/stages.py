@@ -246,7 +246,7 @@ def _keep(stage: StageName, result: StageResult, context: Context, kept: list[Te
     """Keep outcome, points and logs beside the checkpoints; the record that has the scores as well goes to `kept`."""
     env, run = context.env, context.run
     try:
-        found = outcomes.summary(run) if result.code is ExitCode.OK and stage == "evaluate" else None
+        found = outcomes.summary(run) if result.code is ExitCode.OK and STAGES[stage].scores else None
         if found is not None:
             kept.append(reports.termination_record(result, env.run_dir, found.headline()))
             reports.write_termination(env, kept[-1])

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from unimrg_api.plugins import load
-from unimrg_trainer.models.base import Family
+from unimrg_trainer.models.base import Family, FamilyFactory
 
 FAMILIES: dict[str, str] = {"harmon": "unimrg_trainer.models.harmon.family:HarmonFamily"}
 
@@ -16,5 +16,4 @@ def find_family(name: str, settings: Mapping[str, Any]) -> Family:
 
     Raises UserError listing the known names, or naming the setting that the family does not take.
     """
-    family: Family = load("unimrg.families", FAMILIES, name, field="spec.model")(settings)
-    return family
+    return cast(FamilyFactory, load("unimrg.families", FAMILIES, name, field="spec.model"))(settings)
