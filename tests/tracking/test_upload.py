@@ -272,6 +272,39 @@ def test_an_uploader_that_was_given_up_makes_no_second_run(monkeypatch: pytest.M
         run.connect(None, 0)
 
 
+def test_a_run_that_was_made_too_late_is_closed_and_never_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The request hung, and `finish` made a run and closed it; by its start and id the late one would be the oldest."""
+    runs: dict[str, Any] = {}
+    over: list[bool] = []
+
+    def make(name: str, status: str) -> Any:
+        info = SimpleNamespace(run_id=name, start_time=0, experiment_id="1", lifecycle_stage="active", status=status)
+        runs[name] = SimpleNamespace(info=info, data=SimpleNamespace(tags={}, params={}))
+        return runs[name]
+
+    def create(*_: Any, **__: Any) -> Any:
+        make("b", "FINISHED")
+        over.append(True)
+        return make("a", "RUNNING")
+
+    server: Any = SimpleNamespace(
+        get_experiment_by_name=lambda name: SimpleNamespace(experiment_id="1", lifecycle_stage="active"),
+        search_runs=lambda *_, **__: list(runs.values()),
+        create_run=create,
+        set_tag=lambda name, key, value: runs[name].data.tags.update({key: value}),
+        set_terminated=lambda name, status: setattr(runs[name].info, "status", status),
+        get_run=lambda name: runs[name],
+        get_experiment=lambda _: SimpleNamespace(name="e"),
+    )
+    late, next_one = MlflowRun(SETTINGS, may_continue=lambda: not over), MlflowRun(SETTINGS)
+    for run in (late, next_one):
+        monkeypatch.setattr(run, "_connection", server)
+    with pytest.raises(UnavailableError, match="stopped"):
+        late.connect(None, 0)
+    assert {name: run.info.status for name, run in runs.items()} == {"a": "KILLED", "b": "FINISHED"}
+    assert next_one.connect(None, 0) == "b"
+
+
 def train(folder: Path, server: ListServer, attempt: int, resume: int, last: int, loss: float = 1.0) -> Spool:
     """Record the steps after `resume` as an attempt whose clock and speed are its own, and upload them."""
     spool = Spool(folder / "spool", attempt, lambda: 1000.0 * attempt)

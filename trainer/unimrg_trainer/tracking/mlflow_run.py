@@ -24,6 +24,8 @@ METRICS_PER_BATCH = 1000
 PARAMS_OR_TAGS_PER_BATCH = 100
 PARAM_LENGTH = 6000
 TAG_LENGTH = 8000
+_DUPLICATE = "unimrg.duplicate_of"
+"""Tag of a run that was given up for another of the same job."""
 _SECRETS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 
 
@@ -194,21 +196,28 @@ class MlflowRun:
             created = self._client.create_run(
                 experiment, start_time=start_ms, tags=tags, run_name=self._settings.run_name
             )
+            if not self._may_continue():  # the request hung, and another uploader may have made the job's run since
+                self._discard(created, "superseded")
+                raise UnavailableError("stopped while the run was being made")
             # Another client may have made one at the same moment: all must agree on one.
             runs = self._search(experiment) or [created]
         oldest, *others = runs
         for other in others:
-            if "unimrg.duplicate_of" not in other.data.tags:
-                self._client.set_tag(other.info.run_id, "unimrg.duplicate_of", oldest.info.run_id)
-                self._client.set_terminated(other.info.run_id, "KILLED")
+            self._discard(other, oldest.info.run_id)
         return oldest
+
+    def _discard(self, run: Any, kept: str) -> None:
+        """Close a run that is not the job's; it is never found again."""
+        self._client.set_tag(run.info.run_id, _DUPLICATE, kept)
+        self._client.set_terminated(run.info.run_id, "KILLED")
 
     def _search(self, experiment: str) -> list[Any]:
         """Return the job's runs, the oldest first."""
         found = self._client.search_runs(
             [experiment], filter_string=f"tags.`unimrg.job_uid` = '{self._settings.job_uid}'", max_results=100
         )
-        return sorted(found, key=lambda run: (run.info.start_time, run.info.run_id))
+        own = [run for run in found if _DUPLICATE not in run.data.tags]
+        return sorted(own, key=lambda run: (run.info.start_time, run.info.run_id))
 
 
 def _make_client(settings: TrackingSettings) -> Any:
