@@ -9,10 +9,9 @@ import pytest
 from tests.models.harmon_rows import TOKENS, family, row, task
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
-from unimrg_trainer.models.harmon.codec import KL16_FILE
-from unimrg_trainer.models.harmon.family import HarmonFamily
+from unimrg_trainer.models.harmon.codec import KL16
+from unimrg_trainer.models.harmon.family import TOKENIZER, HarmonFamily
 from unimrg_trainer.models.harmon.rows import IGNORE, Geometry, ImageSegment, TargetSegment, TextSegment
-from unimrg_trainer.models.harmon.tokenizer import QWEN_FILE
 
 harmon = family()
 encode = harmon.tokenizer.encode
@@ -86,7 +85,7 @@ def test_a_long_answer_is_cut_and_a_question_without_room_is_refused() -> None:
 def test_files_that_a_size_needs_are_checked_before_anything_is_built(tmp_path: Path) -> None:
     HarmonFamily({"variant": "Tiny"}, tmp_path / "nowhere").check_assets()
     published = HarmonFamily({"variant": "1.5B"}, tmp_path)
-    for name in (KL16_FILE, QWEN_FILE):
+    for name in (KL16.file, TOKENIZER.file):
         with pytest.raises(UserError, match=rf"{name} is missing") as error:
             published.check_assets()
         assert error.value.exit_code is ExitCode.INPUT_MISSING

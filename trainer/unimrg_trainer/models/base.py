@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from unimrg_trainer.models.requests import AnswerRequest, GenerateRequest
+from unimrg_trainer.models.weights import Layout
 from unimrg_trainer.objectives.base import Objective, Task
 
 RngFor = Callable[[str, int, str], np.random.Generator]
@@ -83,6 +84,15 @@ class Family(Protocol):
 
         Called outside autocast. Floats become `dtype`, the type of the module's weights.
         """
+        ...
+
+    def preview(self, batch: Batch) -> list[tuple[np.ndarray | None, np.ndarray | None]]:
+        """Return (conditioning image, target) of each row of a prepared batch, uint8 [H, W, 3], each decoded from what
+        the loss sees; None where the row has none."""
+        ...
+
+    def layouts(self) -> Sequence[Layout]:
+        """Return the published files that this model's weights, and those of its frozen encoders, come in."""
         ...
 
     def answer(self, module: nn.Module, requests: Sequence[AnswerRequest], *, max_new_tokens: int) -> list[str]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from unimrg_trainer.maps.geometry import pad_square, squash
 from unimrg_trainer.models.base import RngFor
+from unimrg_trainer.models.common.unique_images import UniqueImages
 from unimrg_trainer.models.harmon.batch import HarmonBatch
 from unimrg_trainer.models.harmon.config import HarmonConfig
 from unimrg_trainer.models.harmon.diffusion import row_coefficients, training_schedule
@@ -24,18 +25,18 @@ def collate(config: HarmonConfig, rows: Sequence[HarmonRow], rng: RngFor) -> Har
     Of each target are drawn, with the key of its row and its map in the purpose: which tokens are masked (`order/…`),
     and for each of these its time steps (`time/…`) and noise (`noise/…`).
     """
-    pictures = _Pictures(config.image_size)
+    unique = UniqueImages(config.image_size)
     segments = [(index, segment) for index, row in enumerate(rows) for segment in row.segments]
-    images = [pictures.source(segment) for _, segment in segments if isinstance(segment, ImageSegment)]
+    images = [_scale(unique, segment) for _, segment in segments if isinstance(segment, ImageSegment)]
     targets = [(index, segment) for index, segment in segments if isinstance(segment, TargetSegment)]
-    learnt = [pictures.add(target.map.target(target.sample, config.image_size)) for _, target in targets]
+    learnt = [unique.add(target.map.target(target.sample, config.image_size)) for _, target in targets]
     draws = _draw(config, rows, targets, rng)
     layout = _lay_out_rows(config, rows, len(images), len(targets), draws.most_visible)
     grid, grid_masked = decoder_grid(config.mar.buffers, config.tokens, draws.visible, draws.visible_real)
     coefficients = row_coefficients(training_schedule(config.train_timesteps), draws.timesteps)
     real = draws.visible_real
     return HarmonBatch(
-        pixels=pictures.stacked(),
+        pixels=unique.stacked(),
         latents=None,
         texts=_index(layout.texts),
         sources=_index(layout.sources),
@@ -61,36 +62,9 @@ def collate(config: HarmonConfig, rows: Sequence[HarmonRow], rng: RngFor) -> Har
     )
 
 
-class _Pictures:
-    """The different images of a batch, by content: equal pixels are held, and later encoded, once."""
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._known: dict[bytes, int] = {}
-        self._scaled: dict[tuple[int, Geometry], int] = {}
-        self._all: list[np.ndarray] = []
-
-    def source(self, segment: ImageSegment) -> int:
-        """Index of a segment's image in its geometry; one array is scaled once."""
-        image = segment.sample.image
-        assert image is not None
-        key = (id(image), segment.geometry)  # the rows keep the array alive
-        if key not in self._scaled:
-            to_square = pad_square if segment.geometry is Geometry.PAD else squash
-            self._scaled[key] = self.add(to_square(image, self._size))
-        return self._scaled[key]
-
-    def add(self, pixels: np.ndarray) -> int:
-        """Index of the image that equals `pixels`, uint8 [H, H, 3]."""
-        index = self._known.setdefault(pixels.tobytes(), len(self._all))
-        if index == len(self._all):
-            self._all.append(pixels)
-        return index
-
-    def stacked(self) -> Tensor:
-        """All of them, uint8 [U, H, H, 3]."""
-        shape = (0, self._size, self._size, 3)
-        return torch.from_numpy(np.stack(self._all) if self._all else np.zeros(shape, dtype=np.uint8))
+def _scale(images: UniqueImages, segment: ImageSegment) -> int:
+    assert segment.sample.image is not None
+    return images.scale(segment.sample.image, pad_square if segment.geometry is Geometry.PAD else squash)
 
 
 @dataclass(frozen=True)

@@ -8,22 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-
-@dataclass(frozen=True)
-class LanguageConfig:
-    """The causal language model: Qwen2 with a tied head and grouped-query attention."""
-
-    width: int
-    layers: int
-    heads: int
-    key_value_heads: int
-    feed_forward: int
-    vocabulary: int = 151936
-    rope_theta: float = 1e6
-    norm_epsilon: float = 1e-6
-    max_positions: int = 32768
-    initial_deviation: float = 0.02
-    """Standard deviation of the first weights, where none are loaded."""
+from unimrg_trainer.models.common.qwen2 import Qwen2Config
 
 
 @dataclass(frozen=True)
@@ -51,7 +36,7 @@ class HarmonConfig:
     """One Harmon at one image size."""
 
     variant: str
-    language: LanguageConfig
+    language: Qwen2Config
     mar: MarConfig
     image_size: int
     codec: str
@@ -59,7 +44,7 @@ class HarmonConfig:
     codec_stride: int
     codec_channels: int
     tokenizer: str
-    """Name of the tokenizer: a file that ships with this room, or `qwen2.5`, which is looked for among the assets."""
+    """Name of the tokenizer: `tiny`, which ships with us, or `qwen2.5`, which is looked for among the assets."""
     mask_mean: float = 1.0
     mask_deviation: float = 0.25
     mask_minimum: float = 0.7
@@ -93,7 +78,7 @@ def tiny(dropout: float = 0.1) -> HarmonConfig:
     """The same classes with small numbers: trains on two CPU cores."""
     return HarmonConfig(
         variant="Tiny",
-        language=LanguageConfig(
+        language=Qwen2Config(
             width=96,
             layers=3,
             heads=4,
@@ -120,24 +105,24 @@ def tiny(dropout: float = 0.1) -> HarmonConfig:
         codec="dct",
         codec_stride=4,
         codec_channels=48,
-        tokenizer="tokenizer.json",
+        tokenizer="tiny",
         question_limit=128,
     )
 
 
 def half_billion(dropout: float = 0.1) -> HarmonConfig:
     """Harmon-0.5B at 512×512."""
-    language = LanguageConfig(width=896, layers=24, heads=14, key_value_heads=2, feed_forward=4864)
+    language = Qwen2Config(width=896, layers=24, heads=14, key_value_heads=2, feed_forward=4864)
     return _published("0.5B", language, MarConfig(768, 12, 12, 12, head_width=1024, head_blocks=6, dropout=dropout))
 
 
 def one_and_a_half_billion(dropout: float = 0.1) -> HarmonConfig:
     """Harmon-1.5B at 512×512."""
-    language = LanguageConfig(width=1536, layers=28, heads=12, key_value_heads=2, feed_forward=8960)
+    language = Qwen2Config(width=1536, layers=28, heads=12, key_value_heads=2, feed_forward=8960)
     return _published("1.5B", language, MarConfig(1280, 20, 20, 16, head_width=1536, head_blocks=12, dropout=dropout))
 
 
-def _published(variant: str, language: LanguageConfig, mar: MarConfig) -> HarmonConfig:
+def _published(variant: str, language: Qwen2Config, mar: MarConfig) -> HarmonConfig:
     """What the published sizes have in common."""
     return HarmonConfig(
         variant, language, mar, image_size=512, codec="kl16", codec_stride=16, codec_channels=16, tokenizer="qwen2.5"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -16,17 +15,22 @@ from torch import Tensor, nn
 
 from unimrg_api.job import HarmonSpec
 from unimrg_trainer.models.base import OnRound, RngFor, Row
+from unimrg_trainer.models.common.assets import Asset, assets_folder
+from unimrg_trainer.models.common.tokenizer import TINY_TOKENIZER, ChatTokenizer
 from unimrg_trainer.models.harmon.batch import HarmonBatch
-from unimrg_trainer.models.harmon.codec import Codec, codec_file, decode_tokens, encode_tokens, open_codec
+from unimrg_trainer.models.harmon.codec import KL16, Codec, decode_tokens, encode_tokens, open_codec
 from unimrg_trainer.models.harmon.collate import collate
 from unimrg_trainer.models.harmon.config import config_of
 from unimrg_trainer.models.harmon.inference import Inference, SamplingSettings
 from unimrg_trainer.models.harmon.module import Harmon
 from unimrg_trainer.models.harmon.rows import HarmonRow, plan_cohort
 from unimrg_trainer.models.harmon.template import Template
-from unimrg_trainer.models.harmon.tokenizer import TextTokenizer, open_tokenizer, tokenizer_file
 from unimrg_trainer.models.requests import AnswerRequest, GenerateRequest
 from unimrg_trainer.objectives.base import Objective, Task
+
+TOKENIZER = Asset(
+    "qwen2.5-tokenizer.json", "Qwen2.5's tokenizer", "put the tokenizer.json of Qwen2.5-Instruct there under this name"
+)
 
 NEVER_READ = ("mar.class_emb.",)
 """Parameters that published checkpoints hold and no computation reads."""
@@ -51,15 +55,16 @@ class HarmonFamily:
         self.sampling = SamplingSettings(
             spec.sampling.steps, spec.sampling.diffusion_steps, float(spec.sampling.guidance)
         )
-        self.assets = assets or Path(os.environ.get("UNIMRG_CACHE", "/cache")) / "harmon"
+        self.assets = assets or assets_folder(self.name)
 
     @cached_property
     def codec(self) -> Codec:
         return open_codec(self.config, self.assets)
 
     @cached_property
-    def tokenizer(self) -> TextTokenizer:
-        return open_tokenizer(self.config, self.assets)
+    def tokenizer(self) -> ChatTokenizer:
+        path = TINY_TOKENIZER if self.config.tokenizer == "tiny" else TOKENIZER.find(self.assets)
+        return ChatTokenizer(path, self.config.language.vocabulary, TOKENIZER.remedy)
 
     @cached_property
     def template(self) -> Template:
@@ -67,8 +72,8 @@ class HarmonFamily:
 
     def check_assets(self) -> None:
         """Raise UserError (INPUT_MISSING) where codec or tokenizer are missing; their content is not looked at."""
-        codec_file(self.config, self.assets)
-        tokenizer_file(self.config, self.assets)
+        for asset in (KL16, TOKENIZER) if self.config.codec == "kl16" else ():
+            asset.find(self.assets)
 
     def build(self) -> Harmon:
         """Build the trainable module, initialised from torch's global generator, in float32, train mode."""

@@ -17,11 +17,11 @@ from transformers import DynamicCache
 
 from unimrg_trainer.maps.geometry import pad_square, squash
 from unimrg_trainer.models.base import OnRound
+from unimrg_trainer.models.common.tokenizer import ChatTokenizer
 from unimrg_trainer.models.harmon.collate import decoder_grid
 from unimrg_trainer.models.harmon.diffusion import Schedule, ancestral_sample, respaced_schedule
 from unimrg_trainer.models.harmon.module import Harmon
 from unimrg_trainer.models.harmon.template import UNCONDITIONAL_PROMPT, Template
-from unimrg_trainer.models.harmon.tokenizer import TextTokenizer
 from unimrg_trainer.models.requests import AnswerRequest, GenerateRequest
 from unimrg_trainer.rng import generator
 
@@ -83,7 +83,7 @@ class Inference:
         self,
         model: Harmon,
         template: Template,
-        tokenizer: TextTokenizer,
+        tokenizer: ChatTokenizer,
         limit: Tensor | None,
         encode: Callable[[Tensor, torch.dtype], Tensor],
     ) -> None:

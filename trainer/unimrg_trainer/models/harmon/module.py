@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import DynamicCache
 
+from unimrg_trainer.models.common.qwen2 import build_language_model, run_language_model
 from unimrg_trainer.models.harmon.batch import HarmonBatch
 from unimrg_trainer.models.harmon.config import HarmonConfig
 from unimrg_trainer.models.harmon.diffusion import q_sample, row_loss
-from unimrg_trainer.models.harmon.language import build_language_model, run_language_model
 from unimrg_trainer.models.harmon.mar import MaskedAutoregressor
 
 

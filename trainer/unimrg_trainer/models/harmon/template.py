@@ -6,8 +6,8 @@ merge with the one before the image, and the third id would be "⏎⏎". There i
 
 from __future__ import annotations
 
+from unimrg_trainer.models.common.tokenizer import ChatTokenizer
 from unimrg_trainer.models.harmon.config import HarmonConfig
-from unimrg_trainer.models.harmon.tokenizer import TextTokenizer
 
 UNCONDITIONAL_PROMPT = "Generate an image."
 """What guidance compares with: a prompt that names nothing, without the input image."""
@@ -16,7 +16,7 @@ UNCONDITIONAL_PROMPT = "Generate an image."
 class Template:
     """Token ids of every part of a conversation."""
 
-    def __init__(self, config: HarmonConfig, tokenizer: TextTokenizer) -> None:
+    def __init__(self, config: HarmonConfig, tokenizer: ChatTokenizer) -> None:
         self._config = config
         self._tokenizer = tokenizer
 

@@ -1,8 +1,8 @@
-"""Makes the two small data files of Harmon Tiny from generated scenes: its tokenizer and its codec's constants.
+"""Makes the two small data files of the tiny models from generated scenes: their tokenizer and their codec's constants.
 
-    python tools/harmon_tiny_files.py
+    python tools/tiny_files.py
 
-Both are committed, in `models/harmon`; run it again only when scenes or prompts change,
+Both are committed, in `models/common`; run it again only when scenes or prompts change,
 because trained weights depend on them.
 """
 
@@ -20,10 +20,10 @@ from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers, 
 from tokenizers.models import BPE
 
 from unimrg_trainer.maps.registry import MAPS, find_map
-from unimrg_trainer.models.harmon.codec import to_pixels
+from unimrg_trainer.models.common.dct import MEASURED_FILE, BlockCosine, Measured
+from unimrg_trainer.models.common.pixels import to_pixels
+from unimrg_trainer.models.common.tokenizer import CHAT_SPECIALS, TINY_TOKENIZER
 from unimrg_trainer.models.harmon.config import config_of
-from unimrg_trainer.models.harmon.dct import MEASURED_FILE, BlockCosine, Measured
-from unimrg_trainer.models.harmon.tokenizer import SPECIALS
 from unimrg_trainer.sample import Sample
 from unimrg_trainer.scenes.scene import Scene, generate
 
@@ -51,12 +51,12 @@ def train_tokenizer(texts: Iterator[str], size: int) -> Tokenizer:
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=size - len(SPECIALS),
+        vocab_size=size - len(CHAT_SPECIALS),
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    tokenizer.add_special_tokens(list(SPECIALS))
+    tokenizer.add_special_tokens(list(CHAT_SPECIALS))
     return tokenizer
 
 
@@ -95,7 +95,7 @@ def main() -> None:
     torch.set_num_threads(1)
     config = config_of("Tiny")
     tokenizer = train_tokenizer(texts(SCENES_FOR_TEXT), config.language.vocabulary)
-    path = MEASURED_FILE.with_name(config.tokenizer)
+    path = TINY_TOKENIZER
     tokenizer.save(str(path))
     logger.info("%s: %d tokens", path.name, tokenizer.get_vocab_size())
     scenes = [generate(SEED, index, config.image_size) for index in range(SCENES_FOR_SCALES)]

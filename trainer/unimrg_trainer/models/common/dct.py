@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 MEASURED_FILE = Path(__file__).with_name("dct_measured.json")
-"""What was measured on scenes (by `tools/harmon_tiny_files.py`)."""
+"""What was measured on scenes (by `tools/tiny_files.py`)."""
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,33 @@
-"""Qwen2 as Harmon runs it: on embeddings, under given masks and positions."""
+"""Qwen2 as the families run it: on embeddings, under given masks and positions."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, Qwen2Config, Qwen2ForCausalLM
+from transformers import DynamicCache, Qwen2ForCausalLM
+from transformers import Qwen2Config as TransformersConfig
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 
-from unimrg_trainer.models.harmon.config import LanguageConfig
+
+@dataclass(frozen=True)
+class Qwen2Config:
+    """The numbers of a Qwen2 with grouped-query attention."""
+
+    width: int
+    layers: int
+    heads: int
+    key_value_heads: int
+    feed_forward: int
+    vocabulary: int = 151936
+    rope_theta: float = 1e6
+    norm_epsilon: float = 1e-6
+    max_positions: int = 32768
+    initial_deviation: float = 0.02
+    """Standard deviation of the first weights, where none are loaded."""
+    tied: bool = True
+    """Whether the head is the embedding."""
 
 
 class RmsNorm(nn.Module):
@@ -27,10 +47,10 @@ class RmsNorm(nn.Module):
         return self.weight * normed.to(x.dtype)
 
 
-def build_language_model(config: LanguageConfig) -> Qwen2ForCausalLM:
-    """Build Qwen2 with a tied head, initialised as transformers does."""
+def build_language_model(config: Qwen2Config) -> Qwen2ForCausalLM:
+    """Build Qwen2, initialised as transformers does."""
     model = Qwen2ForCausalLM(
-        Qwen2Config(
+        TransformersConfig(
             vocab_size=config.vocabulary,
             hidden_size=config.width,
             intermediate_size=config.feed_forward,
@@ -41,7 +61,7 @@ def build_language_model(config: LanguageConfig) -> Qwen2ForCausalLM:
             rms_norm_eps=config.norm_epsilon,
             initializer_range=config.initial_deviation,
             rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
-            tie_word_embeddings=True,
+            tie_word_embeddings=config.tied,
             attn_implementation="sdpa",
         )
     )

@@ -1,0 +1,22 @@
+"""Between images of 8 bits and the pixels that codecs take."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+AT_ONCE = 8
+"""Images per call of a codec: its activations at 512 × 512 pixels take about half a gigabyte for each."""
+
+
+def to_pixels(images: Tensor) -> Tensor:
+    """uint8 [B, H, W, 3] → float32 [B, 3, H, W] in [−1, 1], on the same device."""
+    return images.permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def to_images(pixels: Tensor) -> np.ndarray:
+    """float [B, 3, H, W] → uint8 [B, H, W, 3]."""
+    scaled = (pixels.float() * 127.5 + 128).clamp(0, 255)
+    images: np.ndarray = scaled.permute(0, 2, 3, 1).to(torch.uint8).cpu().numpy()
+    return images
