@@ -18,7 +18,7 @@ lint: ## format, lint, types and import contracts
 	lint-imports
 
 generate: ## write what is generated: the CRD and the reference pages
-	python tools/generate.py
+	python -m tools.generate
 
 bench: ## every benchmark in its quick form; each ends with one JSON line
 	@set -e; for script in $(wildcard benchmarks/*.py); do echo "$$script"; python $$script --quick; done

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[1]
-ROOMS = ("api", "operator", "trainer", "cli", "tests")
+ROOMS = ("api", "operator", "trainer", "cli", "tools", "tests")
 
 
 def anchors(page: Path) -> set[str]:

@@ -1,6 +1,6 @@
 """Writes the files that follow from the models: the page docs/reference/job.md and the custom resource.
 
-python tools/generate.py
+python -m tools.generate
 """
 
 from __future__ import annotations
@@ -8,18 +8,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from unimrg_api.crd import crd_yaml
+from tools.crd import crd_yaml, without_nulls
 from unimrg_api.digests import canonical_json
 from unimrg_api.fields import DECIMALS, RULES, URI_PATTERN
-from unimrg_api.introspection import Location, fields, format_location, is_required, schema_at
+from unimrg_api.introspection import Location, Schema, fields, format_location, is_required, schema_at
 from unimrg_api.job import API_VERSION, KIND, UniMRGJob
 from unimrg_api.locality import CLUSTER_RULES
-from unimrg_api.lowering import Schema, without_nulls
 from unimrg_api.spec_training import RECIPES
 
 _INTRODUCTION = f"""# The job, field by field
 
-<!-- Written by `python tools/generate.py` from the models; edit the docstrings there. -->
+<!-- Written by `python -m tools.generate` from the models; edit the docstrings there. -->
 
 A job is one YAML (or JSON) document of `apiVersion: {API_VERSION}` and `kind: {KIND}`.
 `unimrg validate FILE` checks it and names every problem with its line.
@@ -104,7 +103,7 @@ def _default(place: Location, schema: Schema) -> str:
     )
 
 
-FILES: dict[str, Callable[[], str]] = {"docs/reference/job.md": reference, "manifests/crd.yaml": crd_yaml}
+FILES: dict[str, Callable[[], str]] = {"docs/reference/job.md": reference, "api/unimrg_api/crd.yaml": crd_yaml}
 """Every generated file, relative to the repository's root, and what writes its text."""
 
 if __name__ == "__main__":

@@ -11,8 +11,7 @@ from unimrg_api.exit_codes import ExitCode
 class UserError(ValueError):
     """Something that the user can put right. It is shown without a traceback.
 
-    `message` says what is wrong in plain English, `remedy` what to do (may be empty), `exit_code` how the
-    process ends.
+    `message` says what is wrong in plain English, `remedy` what to do (may be empty), `exit_code` how the process ends.
     """
 
     default_exit_code = ExitCode.CONFIGURATION

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from unimrg_api.fields import DECIMALS, URI_PATTERN, Spec
-from unimrg_api.introspection import Location, fields, format_location, is_required, schema_at
+from unimrg_api.introspection import Location, Schema, fields, format_location, is_required, schema_at
 from unimrg_api.job import NAME_PATTERN, NAMESPACE_PATTERN
-from unimrg_api.lowering import Schema
 from unimrg_api.redaction import clean
 from unimrg_api.spec_platform import (
     ENDPOINT_PATTERN,

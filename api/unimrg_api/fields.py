@@ -208,18 +208,16 @@ Uri = Annotated[
     ),
     AfterValidator(_possible),
 ]
-"""`s3://bucket/prefix`, `file:///absolute/path`, or `file://path` relative to the folder of the job's
-file."""
+"""`s3://bucket/prefix`, `file:///absolute/path`, or `file://path` relative to the folder of the job's file."""
 ShortUri = Annotated[Uri, Field(max_length=512)]
 """A URI in a list of several entries: an API server counts the cost of its rules for each of them."""
 
 
 def resolve_uri(uri: str, base: Path) -> str:
-    """Return `uri` with an absolute path: `file://` URIs are taken relative to `base`, others stay as they
-    are.
+    """Return `uri` with an absolute path: `file://` URIs are taken relative to `base`, others stay as they are.
 
-    The path is made plain (`a/../b` is `b`) without asking the file system, and characters that a URI cannot
-    hold are percent-encoded; `path_of` is the way back.
+    The path is made plain (`a/../b` is `b`) without asking the file system, and characters that a URI cannot hold are
+    percent-encoded; `path_of` is the way back.
     """
     if not uri.startswith("file://"):
         return uri

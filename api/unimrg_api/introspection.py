@@ -7,9 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from unimrg_api.fields import DECIMALS, URI_PATTERN, Spec
-from unimrg_api.lowering import Schema, resolved
+from unimrg_api.fields import DECIMALS, RULES, URI_PATTERN, Spec
 from unimrg_api.unions import first_member
+
+Schema = dict[str, Any]
+"""A JSON schema, as pydantic gives it."""
 
 Location = tuple[str | int, ...]
 """Where something is in a job: field names as written there, and list indices."""
@@ -39,6 +41,29 @@ def value_at(value: Any, location: Location) -> Any:
         except (KeyError, IndexError, TypeError):
             return None
     return value
+
+
+def resolved(node: Schema, definitions: Mapping[str, Schema], path: str) -> Schema:
+    """Put what a node refers to in its place and take "or null" off; what the node itself says wins.
+
+    A constant becomes the only choice.
+    """
+    node = dict(node)
+    while "$ref" in node or "anyOf" in node:
+        if "$ref" in node:
+            inner = definitions[node.pop("$ref").removeprefix("#/$defs/")]
+        else:
+            options = [option for option in node.pop("anyOf") if option != {"type": "null"}]
+            if len(options) != 1:
+                raise TypeError(f"{path}: a custom resource has no union of {len(options)} types")
+            (inner,) = options
+        rules = [*inner.get(RULES, ()), *node.get(RULES, ())]  # those of both count
+        node = {**inner, **node, **({RULES: rules} if rules else {})}
+    if "const" in node:
+        node["enum"] = [node.pop("const")]
+    if "description" in node:
+        node["description"] = " ".join(node["description"].split())
+    return node
 
 
 @cache

@@ -143,8 +143,7 @@ class JobSpec(Spec):
     model: ModelSpec
     """The model that is trained."""
     method: Method = "UniMRG"
-    """SFT (understanding only), RecA (and reconstruction of the image), or UniMRG (and its depth and
-    segmentation)."""
+    """SFT (understanding only), RecA (and reconstruction of the image), or UniMRG (and its depth and segmentation)."""
     objectives: Annotated[list[ObjectiveSpec], Field(min_length=1, max_length=8)] | None = None
     """Objectives and their weights, each once. Absent: those of `method`, each with weight 1."""
     training: TrainingSpec = TrainingSpec()

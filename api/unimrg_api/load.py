@@ -176,8 +176,7 @@ def _touches(place: Location, wrong: set[Location]) -> bool:
 
 
 def _nulls(root: type[Spec], value: Any, location: Location) -> Iterator[Finding]:
-    """Find nulls at fields that may be absent: the models would take them for absence, an API server would
-    not."""
+    """Find nulls at fields that may be absent: the models would take them for absence, an API server would not."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, item in items:
         place = (*location, key)

@@ -1,5 +1,4 @@
-"""Makes text from anywhere fit to be shown: no control characters, nothing that looks like a key, not too
-long."""
+"""Makes text from anywhere fit to be shown: no control characters, nothing that looks like a key, not too long."""
 
 from __future__ import annotations
 

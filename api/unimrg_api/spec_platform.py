@@ -45,8 +45,7 @@ def _apart_from_pods_folders(volume: str) -> str:
 
 def mounted_in_cel(volume: str) -> str:
     """Return, in CEL, whether a volume's path is right by itself: rules about several say nothing about one that is
-    not.
-    """
+    not."""
     return f"({volume}.mountPath.matches(r'{MOUNT_PATTERN}') && {_apart_from_pods_folders(volume)})"
 
 
@@ -174,13 +173,11 @@ class StorageSpec(Spec):
     """The object store behind every `s3://` URI of the job."""
 
     endpoint: Annotated[str, Field(pattern=ENDPOINT_PATTERN, max_length=512)] | None = None
-    """Address of the service: scheme, host and port. Absent: AWS_ENDPOINT_URL of the environment, else AWS
-    itself."""
+    """Address of the service: scheme, host and port. Absent: AWS_ENDPOINT_URL of the environment, else AWS itself."""
     region: Annotated[str, Field(pattern=REGION_PATTERN, max_length=63)] | None = None
     """Region. Absent: that of the environment, else us-east-1."""
     addressing: Literal["Auto", "Path", "Virtual"] = "Auto"
-    """Where the bucket's name goes: into the path, or into the host name (Virtual). Auto: what botocore
-    chooses."""
+    """Where the bucket's name goes: into the path, or into the host name (Virtual). Auto: what botocore chooses."""
     checksums: Literal["WhenSupported", "WhenRequired"] = "WhenSupported"
     """Checksums that botocore adds to requests and verifies in replies. WhenSupported: as many as it can, unless
     AWS_REQUEST_CHECKSUM_CALCULATION or AWS_RESPONSE_CHECKSUM_VALIDATION of the environment says otherwise. Stores that

@@ -107,8 +107,7 @@ class BatchSpec(Spec):
     """Rows that share one mask rate and one mean: the micro-batch of the reference. Part of what is trained,
     while `microBatchRows` is not."""
     micro_batch_rows: Annotated[int, Field(ge=1, le=MAXIMUM_ROWS)] = 16
-    """Rows of each objective per forward pass and process. Less needs less memory and changes nothing
-    else."""
+    """Rows of each objective per forward pass and process. Less needs less memory and changes nothing else."""
 
     def _multiples(self) -> str:
         below = self.rows_per_objective - self.rows_per_objective % self.cohort_rows

@@ -17,11 +17,10 @@ from unimrg_api.yaml_source import Document
 
 
 def missing_inputs(document: Document, base: Path) -> list[Problem]:
-    """Return a problem (INPUT_MISSING) for each `file://` URI of a job's document at which what it names is not
-    there; relative ones count from `base`.
+    """Return a problem (INPUT_MISSING) for each `file://` URI of a job's document at which what it names is not there;
+    relative ones count from `base`.
 
-    Works on the document's values and not on a job, so that it can be asked about a job that has other problems
-    too.
+    Works on the document's values and not on a job, so that it can be asked about a job that has other problems too.
     """
     found = []
     for location in _places(document.value):

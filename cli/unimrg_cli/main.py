@@ -138,9 +138,9 @@ def status(
 @app.command()
 def crd() -> None:
     """Print the CustomResourceDefinition of jobs: unimrg crd | kubectl apply -f -"""
-    from unimrg_api.crd import crd_yaml
+    from importlib.resources import files
 
-    typer.echo(crd_yaml(), nl=False)
+    typer.echo((files("unimrg_api") / "crd.yaml").read_text(encoding="utf-8"), nl=False)
 
 
 @app.command()

@@ -8,9 +8,8 @@ from typing import Annotated, Any
 import pytest
 from pydantic import Field, create_model
 
-from unimrg_api.crd import crd
+from tools.crd import crd, structural_schema
 from unimrg_api.fields import PRESERVE
-from unimrg_api.lowering import structural_schema
 
 Schema = dict[str, Any]
 SCHEMA: Schema = crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]

@@ -12,4 +12,4 @@ from tools.generate import FILES
 @pytest.mark.parametrize("path", FILES)
 def test_no_generated_file_has_drifted(path: str) -> None:
     written = (Path(__file__).parents[2] / path).read_text()
-    assert written == FILES[path](), "run `python tools/generate.py`"
+    assert written == FILES[path](), "run `python -m tools.generate`"

@@ -1,6 +1,5 @@
 """Makes the fixtures of the command line's tests known, and keeps these tests away from the clusters of whoever runs
-them.
-"""
+them."""
 
 from pathlib import Path
 

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from tests.support.bad_jobs import BAD_JOBS, FOR_A_CLUSTER, GOOD_CLUSTER_JOB, GOOD_JOB, BadJob, on_cluster, places
 from tests.support.control_plane import ControlPlane
+from tools.crd import crd
 from unimrg_api.cluster import GROUP, PLURAL, VERSION
-from unimrg_api.crd import crd
 from unimrg_api.errors import JobError, Problem
 from unimrg_api.load import dump_job, parse_job
 from unimrg_api.locality import CLUSTER_RULES, cluster_problems

@@ -20,7 +20,7 @@ from ruamel.yaml import YAML
 from tests.support.control_plane import ControlPlane
 from tests.support.guarded import GuardedProcess
 from tests.support.ports import free_port
-from unimrg_api.crd import crd
+from tools.crd import crd
 from unimrg_api.environment import ports
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.progress import Progress

@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.control_plane import ControlPlane, KubectlError
 from tests.support.rendered_children import PRIORITY_CLASS, ROOT, attempt, backend, cpu_job, documents, pod_template
-from unimrg_api.crd import crd
+from tools.crd import crd
 from unimrg_operator.backends.base import Manifest
 from unimrg_operator.backends.children import first_attempts
 from unimrg_operator.backends.profile import SiteProfile

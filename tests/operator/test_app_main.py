@@ -20,7 +20,7 @@ import pytest
 from tests.operator.raw_objects import job_object
 from tests.operator.scripted_api import Answer, ScriptedApi, kubeconfig, list_of
 from tests.support.ports import free_port
-from unimrg_operator.app.health import HealthServer
+from unimrg_operator.app.health import health_server
 from unimrg_operator.app.main import main
 from unimrg_operator.app.metrics import Metrics
 
@@ -111,7 +111,7 @@ def test_a_worker_that_hangs_makes_it_unhealthy() -> None:
     ages = [3.0]
     loop: Any = SimpleNamespace(age=lambda: ages[-1])
     world: Any = None
-    server = HealthServer("127.0.0.1:0", loop, world, Metrics())
+    server = health_server("127.0.0.1:0", loop, world, Metrics())
     server.start()
     try:
         assert page(server.port, "/healthz")[0] == 200

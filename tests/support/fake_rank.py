@@ -1,5 +1,4 @@
-"""Stand-in for the engine in tests of the launcher: a real rank process whose work is one of a few short
-scripts.
+"""Stand-in for the engine in tests of the launcher: a real rank process whose work is one of a few short scripts.
 
 `python -m tests.support.fake_rank SCRIPT…` with one script per rank, the last one for all further ranks.
 """

@@ -40,9 +40,7 @@ def wanted_digest(job: UniMRGJob, env: PodEnvironment) -> str | None:
 
 
 def data_digest(job: UniMRGJob, env: PodEnvironment) -> str:
-    """The digest of the data set that the job trains on. Raises UserError (66) if it is not there, or not
-    yet.
-    """
+    """The digest of the data set that the job trains on. Raises UserError (66) if it is not there, or not yet."""
     return find_publication(data_store(job, env), wanted_digest(job, env)).digest
 
 

@@ -21,7 +21,7 @@ from unimrg_api.exit_codes import ExitCode
 from unimrg_operator.app.apply import Applier
 from unimrg_operator.app.controller import WORKERS, Controller
 from unimrg_operator.app.events import Publisher, Warnings
-from unimrg_operator.app.health import HealthServer
+from unimrg_operator.app.health import health_server
 from unimrg_operator.app.log import set_up_logging
 from unimrg_operator.app.metrics import Metrics
 from unimrg_operator.app.progress_poller import POLL_SECONDS, ProgressPoller
@@ -68,7 +68,7 @@ def run(options: argparse.Namespace, stop: threading.Event) -> None:
     poller = ProgressPoller(world.pods_of_children, queue.add, seconds=options.progress_seconds)
     applier = Applier(client, backends, Publisher(client), world.written, world.created)
     controller = Controller(world, backends, queue, applier, decide, poller, Warnings(client), metrics)
-    health = HealthServer(options.metrics_address, controller, world, metrics)
+    health = health_server(options.metrics_address, controller, world, metrics)
     logger.info("looking after %s at %s", ", ".join(namespaces), client.host)
     health.start()
     world.start()

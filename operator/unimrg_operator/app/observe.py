@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Collection, Mapping
 from typing import Any, Literal, get_args
@@ -29,8 +28,6 @@ PodPhase = Literal["Pending", "Running", "Succeeded", "Failed", "Unknown"]
 UID_VARIABLE = "UNIMRG_UID"
 """Environment variable of every pod that holds the uid of its UniMRGJob."""
 
-_MOST_DROPPED = 256
-"""A status with more than so many parts that cannot be read is not ours."""
 _SAYS_NOTHING = ("", "ContainerCreating", "PodInitializing")
 """Waiting reasons that every pod has for a while."""
 
@@ -131,35 +128,17 @@ def is_pod_of_namesake(item: Object, job_uid: str, owner_uids: Collection[str]) 
 
 
 def read_status(value: Any) -> JobStatus:
-    """Return the status that is stored, without the parts of it that cannot be read.
+    """Return the status that is stored, without the fields that cannot be read.
 
-    Only those go: the phase tells whether the job is over, and what restart counters says cannot be rebuilt.
+    What is left out follows from the children again: each has the number of its attempt and its restart counters.
     """
-    kept = copy.deepcopy(value) if isinstance(value, dict) else {}
-    for _ in range(_MOST_DROPPED):
-        try:
-            return JobStatus.model_validate(kept)
-        except ValidationError as error:
-            problem = error.errors()[0]  # one at a time: dropping an item of a list moves those behind it
-            _drop(kept, problem["loc"], problem.get("ctx", {}).get("max_length"))
-    return JobStatus()
-
-
-def _drop(value: Any, place: tuple[int | str, ...], most: int | None) -> None:
-    """Take out what is at a place, or what lacks it; of a list or mapping that is too long only the rest."""
-    path: list[tuple[Any, int | str]] = []
-    for part in place:
-        there = part in value if isinstance(value, dict) else isinstance(value, list) and part in range(len(value))
-        if not there:
-            break
-        path.append((value, part))
-        value = value[part]
-    if most is not None and len(path) == len(place) and isinstance(value, list | dict):
-        for key in list(range(len(value)) if isinstance(value, list) else value)[: most - 1 : -1]:
-            del value[key]
-    elif path:
-        holder, part = path[-1]
-        del holder[part]
+    kept = dict(value) if isinstance(value, dict) else {}
+    try:
+        return JobStatus.model_validate(kept)
+    except ValidationError as error:
+        for problem in error.errors():
+            kept.pop(str(problem["loc"][0]), None)
+        return JobStatus.model_validate(kept)
 
 
 def _parse(item: Object, name: str, namespace: str) -> tuple[UniMRGJob | None, str]:

@@ -30,8 +30,7 @@ def make_volumes(api: Api, pod: Object, folder: Path) -> dict[str, Path]:
 
 def container_folders(container: Object, volumes: Mapping[str, Path], root: Path) -> dict[str, Path]:
     """Return where the paths of a container really lie: volumes by mountPath, the termination log, and below `root`
-    (the container's own file system) the folders that programs use in every pod.
-    """
+    (the container's own file system) the folders that programs use in every pod."""
     folders = {path: root / path.removeprefix("/") for path in OWN_FOLDERS}
     for mount in container.get("volumeMounts", []):
         folder = volumes[mount["name"]] / mount.get("subPath", "")

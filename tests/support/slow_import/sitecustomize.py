@@ -1,6 +1,5 @@
 """On PYTHONPATH, this makes the import of the module SLOW_IMPORT slow, and says in the file SLOW_IMPORT_BEGAN that it
-has begun: a test can send signals during a program's start.
-"""
+has begun: a test can send signals during a program's start."""
 
 from __future__ import annotations
 

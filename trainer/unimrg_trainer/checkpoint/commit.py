@@ -2,10 +2,9 @@
 
     reserve → write → agree → publish
 
-What is written between the two is visible to nobody. The commit exists from the instant at which the marker
-does: a process killed before it leaves garbage, one killed after it leaves a whole checkpoint, and of two
-writers of the same step one loses by name. Only the marker needs a conditional write: nobody else writes
-below a reserved folder.
+What is written between the two is visible to nobody. The commit exists from the instant at which the marker does: a
+process killed before it leaves garbage, one killed after it leaves a whole checkpoint, and of two writers of the same
+step one loses by name. Only the marker needs a conditional write: nobody else writes below a reserved folder.
 """
 
 from __future__ import annotations

@@ -76,10 +76,9 @@ def load_newest(
 ) -> tuple[Commit, TrainingState] | None:
     """Read the newest commit that verifies to its last byte, the same on every rank; None without any.
 
-    Rank 0 chooses, every rank reads. A commit that rank 0 finds damaged is quarantined, and the next older
-    one is taken. With `config_digest`, a commit of another training is refused. Raises CheckpointError on
-    every rank: NOTHING_VERIFIES as in `newest_verified`, CONFIGURATION for another training or an unknown
-    schema.
+    Rank 0 chooses, every rank reads. A commit that rank 0 finds damaged is quarantined, and the next older one is
+    taken. With `config_digest`, a commit of another training is refused. Raises CheckpointError on every rank:
+    NOTHING_VERIFIES as in `newest_verified`, CONFIGURATION for another training or an unknown schema.
     """
     while True:
         commit = on_first_rank(agreement, "looking for a checkpoint", lambda: newest_verified(store))

@@ -20,9 +20,8 @@ _ATTEMPT_KEY = "attempts/{}.json"
 def claim_identity(store: ObjectStore, uid: str | None, digest: str) -> str:
     """Make the prefix this training's, or find that it is already; return the uid that it is known by.
 
-    `digest` says what makes it the same training. The uid given first counts for ever; None or "" draws
-    one. Raises UserError: CONFIGURATION if the prefix belongs to another training, DATA_CORRUPT if job.json
-    is unreadable.
+    `digest` says what makes it the same training. The uid given first counts for ever; None or "" draws one. Raises
+    UserError: CONFIGURATION if the prefix belongs to another training, DATA_CORRUPT if job.json is unreadable.
     """
     own = {"uid": uid or uuid.uuid4().hex, "digest": digest}
     if put_once(store, JOB, canonical_json(own).encode()):

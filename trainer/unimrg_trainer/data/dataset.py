@@ -62,15 +62,13 @@ class Dataset:
     def splits(store: ObjectStore, digest: str | None = None) -> list[str]:
         """Return the names of the splits of the data set `digest`, or of the only one in `store`.
 
-        Raises UserError as `open` does. Who may go without a split asks here, so that damage is not taken for
-        absence.
+        Raises UserError as `open` does. Who may go without a split asks here, so that damage is not taken for absence.
         """
         return list(find_publication(store, digest).manifests)
 
     @classmethod
     def open(cls, store: ObjectStore, split: str, digest: str | None = None) -> Dataset:
-        """Open a split (`train`, `heldOut`, `preview`) of the data set `digest`, or of the only one in
-        `store`.
+        """Open a split (`train`, `heldOut`, `preview`) of the data set `digest`, or of the only one in `store`.
 
         Raises UserError: INPUT_MISSING if there is no such data set or split, DATA_CORRUPT if it is damaged.
         """

@@ -1,7 +1,6 @@
 """Reads ahead in threads and hands the results over in order.
 
-Threads, because decoders release the interpreter's lock and worker processes would copy every sample once
-more.
+Threads, because decoders release the interpreter's lock and worker processes would copy every sample once more.
 """
 
 from __future__ import annotations
@@ -18,10 +17,9 @@ Item = TypeVar("Item")
 class Prefetcher(Generic[Item]):
     """An endless iterator over `fetch(first)`, `fetch(first + 1)`, …; at most `depth` of them are made ahead.
 
-    `fetch` is called from several threads and must allow that. If it raises, `next` raises the same
-    exception where that item would have come, and the prefetcher is closed. A closed one raises
-    RuntimeError instead of ending quietly. Close it, or use it as a context manager: pending items are
-    dropped, running ones are waited for.
+    `fetch` is called from several threads and must allow that. If it raises, `next` raises the same exception where
+    that item would have come, and the prefetcher is closed. A closed one raises RuntimeError instead of ending quietly.
+    Close it, or use it as a context manager: pending items are dropped, running ones are waited for.
     """
 
     def __init__(self, fetch: Callable[[int], Item], first: int, depth: int, *, threads: int = 2) -> None:

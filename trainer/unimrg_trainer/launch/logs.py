@@ -30,9 +30,7 @@ def rank_log(folder: Path, rank: int) -> Path:
 
 
 def tail(path: Path, limit: int = TAIL_BYTES, since: int = 0) -> bytes:
-    """The last `limit` bytes of a file after position `since`, from the start of a line; empty if there is no
-    file.
-    """
+    """The last `limit` bytes of a file after position `since`, from the start of a line; empty if there is no file."""
     try:
         with path.open("rb") as file:
             start = max(since, file.seek(0, 2) - limit)

@@ -6,39 +6,38 @@ It answers from files, holds no lock of the training and has no other path; noth
 from __future__ import annotations
 
 import logging
-import socket
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from prometheus_client import generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from unimrg_api.pages import Page, PageServer
 from unimrg_trainer.launch.reports import read_progress
 
 logger = logging.getLogger(__name__)
 
 PORT_FILE = "progress.port"
-_REQUEST_SECONDS = 5
-"""A slower client is dropped."""
 
 
 @contextmanager
 def serve_progress(run_dir: Path, host: str, port: int) -> Iterator[int | None]:
     """Serve the progress of `run_dir` at host:port for the length of the block; yields the port that is bound.
 
-    Two runs on a laptop may want the same port: then the system chooses one. It is written to
-    RUN_DIR/progress.port. Without a port at that address nothing is served (None): a job goes on that nobody
-    can watch.
+    Two runs on a laptop may want the same port: then the system chooses one. It is written to RUN_DIR/progress.port.
+    Without a port at that address nothing is served (None): a job goes on that nobody can watch.
     """
+    metrics = _ProgressCollector(run_dir)
+    pages: dict[str, Page] = {
+        "/progress": lambda: (200, "application/json", read_progress(run_dir).to_json().encode()),
+        "/metrics": lambda: (200, CONTENT_TYPE_LATEST, generate_latest(metrics)),
+    }
     for wanted in (port, 0):
         try:
-            server = _Server(run_dir, host, wanted)
+            server = PageServer(host, wanted, pages)
             break
         except OSError as error:
             logger.info("port %d of %s cannot be bound: %s", wanted, host, error)
@@ -46,51 +45,14 @@ def serve_progress(run_dir: Path, host: str, port: int) -> Iterator[int | None]:
         logger.warning("progress is not served")
         yield None
         return
-    bound: int = server.server_address[1]
-    thread = threading.Thread(target=server.serve_forever, args=(0.1,), name="progress", daemon=True)
-    thread.start()
+    server.start()
     run_dir.mkdir(parents=True, exist_ok=True)
-    (run_dir / PORT_FILE).write_text(str(bound))
+    (run_dir / PORT_FILE).write_text(str(server.port))
     try:
-        yield bound
+        yield server.port
     finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+        server.stop()
         (run_dir / PORT_FILE).unlink(missing_ok=True)
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def __init__(self, run_dir: Path, host: str, port: int) -> None:
-        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self.run_dir = run_dir
-        self.metrics = _ProgressCollector(run_dir)
-        super().__init__((host, port), _Handler)
-
-
-class _Handler(BaseHTTPRequestHandler):
-    timeout = _REQUEST_SECONDS
-    server: _Server
-
-    def do_GET(self) -> None:
-        if self.path == "/progress":
-            self._answer(read_progress(self.server.run_dir).to_json().encode(), "application/json")
-        elif self.path == "/metrics":
-            self._answer(generate_latest(self.server.metrics), CONTENT_TYPE_LATEST)
-        else:
-            self.send_error(HTTPStatus.NOT_FOUND)
-
-    def log_message(self, format: str, *args: object) -> None:
-        logger.debug("%s %s", self.address_string(), format % args)
-
-    def _answer(self, content: bytes, kind: str) -> None:
-        self.send_response(HTTPStatus.OK)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
 
 
 class _ProgressCollector:

@@ -22,9 +22,8 @@ logger = logging.getLogger(__name__)
 
 
 def read_progress(run_dir: Path) -> Progress:
-    """The latest progress, with the MLflow run that the uploader has found, or why it has not; defaults for what is
-    not there yet.
-    """
+    """The latest progress, with the MLflow run that the uploader has found, or why it has not; defaults for what is not
+    there yet."""
     progress = _progress(run_dir)
     tracked = mlflow_run(run_dir)
     return progress.model_copy(

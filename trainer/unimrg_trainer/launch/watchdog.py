@@ -17,9 +17,8 @@ class Stall:
 class Watchdog:
     """Counts the time since the heartbeat last *changed*.
 
-    A heartbeat is any value that changes when work advances (phase, step, time of the report). Only change
-    counts, never its value: a wall clock that jumps, or a report of an earlier attempt, cannot trigger or
-    delay it.
+    A heartbeat is any value that changes when work advances (phase, step, time of the report). Only change counts,
+    never its value: a wall clock that jumps, or a report of an earlier attempt, cannot trigger or delay it.
     """
 
     def __init__(self, timeout: float, now: float) -> None:

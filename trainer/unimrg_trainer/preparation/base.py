@@ -25,8 +25,7 @@ class SourceSample:
 
 class Source(Protocol):
     """Samples by split and number. `registry.py` lists the sources that are built in; a package adds one by an entry
-    point `unimrg.sources`, a callable as `SourceFactory`.
-    """
+    point `unimrg.sources`, a callable as `SourceFactory`."""
 
     splits: Mapping[str, int]
     """Split (`train`, `heldOut`, `preview`) → number of samples in it."""

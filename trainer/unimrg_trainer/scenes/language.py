@@ -1,8 +1,7 @@
 """Texts about a world: its caption and spatial questions with exact, balanced, one-word answers.
 
-An answer is about what can be *seen*: places are centres of visible parts, and nothing is asked whose
-margin is small. Within a kind the answer is drawn first and the question made to fit, so that no answer
-is more likely than another.
+An answer is about what can be *seen*: places are centres of visible parts, and nothing is asked whose margin is small.
+Within a kind the answer is drawn first and the question made to fit, so that no answer is more likely than another.
 """
 
 from __future__ import annotations

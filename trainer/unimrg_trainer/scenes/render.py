@@ -19,8 +19,7 @@ THEMES: tuple[tuple[tuple[int, int, int], ...], ...] = (
     ((74, 96, 140), (222, 178, 150), (120, 104, 100), (76, 66, 68)),  # dusk over earth
     ((24, 28, 52), (62, 70, 104), (72, 76, 84), (40, 42, 50)),  # night over asphalt
 )
-"""RGB of: top of the sky, sky at the horizon, ground at the horizon, nearest ground. Pale on purpose:
-things are not.
+"""RGB of: top of the sky, sky at the horizon, ground at the horizon, nearest ground. Pale on purpose: things are not.
 """
 
 GROUNDS = ("light", "light", "dark", "dark")

@@ -21,9 +21,8 @@ SCHEMA = 2
 class Scene:
     """A generated sample. All maps have the picture's side S.
 
-    `image` uint8 [S, S, 3] RGB; `depth` uint8 [S, S], 0–255 over the image, nearer is brighter; `instances`
-    int32 [S, S], 0 background, k + 1 for `world.things[k]`; `segmentation` uint8 [S, S], white contours on
-    black.
+    `image` uint8 [S, S, 3] RGB; `depth` uint8 [S, S], 0–255 over the image, nearer is brighter; `instances` int32 [S,
+    S], 0 background, k + 1 for `world.things[k]`; `segmentation` uint8 [S, S], white contours on black.
     """
 
     image: np.ndarray

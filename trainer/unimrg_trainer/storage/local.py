@@ -1,8 +1,7 @@
 """A store of objects in a local or mounted folder: one file per object, whole or not there.
 
-A writer fills a file of a reserved name beside the target, makes it durable, and gives it its name in one
-step. A writer that is killed leaves only such a file; no reader sees it, and a later listing removes it after
-a day.
+A writer fills a file of a reserved name beside the target, makes it durable, and gives it its name in one step. A
+writer that is killed leaves only such a file; no reader sees it, and a later listing removes it after a day.
 """
 
 from __future__ import annotations

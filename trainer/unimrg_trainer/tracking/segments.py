@@ -3,9 +3,8 @@
     spool/attempt-1/segment-000001-5f0c9a12.jsonl
     spool/attempt-1/files/5f0c9a12-000001/grid.png        (files that records of the kind `artifact` name)
 
-The eight hexadecimal digits belong to one writer, so that two writers of one attempt (training, then
-evaluation in another pod with an empty disk) never use the same name. NaN and infinities are written as Python's
-`json` writes them.
+The eight hexadecimal digits belong to one writer, so that two writers of one attempt (training, then evaluation in
+another pod with an empty disk) never use the same name. NaN and infinities are written as Python's `json` writes them.
 """
 
 from __future__ import annotations

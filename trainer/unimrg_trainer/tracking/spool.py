@@ -100,8 +100,7 @@ class Spool:
     def artifact(self, path: Path, folder: str = "") -> bool:
         """Record a small file (results, never a checkpoint); it is copied into the spool at once.
 
-        `folder` is where it appears in the run. Returns False, after a warning, if it cannot be read or is
-        too large.
+        `folder` is where it appears in the run. Returns False, after a warning, if it cannot be read or is too large.
         """
         with self._lock:
             self._artifacts += 1

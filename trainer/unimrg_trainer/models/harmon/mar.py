@@ -136,9 +136,8 @@ class MaskedAutoregressor(nn.Module):
     def encode(self, tokens: Tensor, places: Tensor | None = None, visible: Tensor | None = None) -> Tensor:
         """E(x, mask), given only the tokens that are not masked (docs/method/harmon.md).
 
-        tokens [B, N, C] in raster order; places int [B, N], their indices in the grid (None: all, N = S);
-        visible bool [B, N], False where a token only pads a shorter row (None: none does).
-        Returns [B, buffers + N, d].
+        tokens [B, N, C] in raster order; places int [B, N], their indices in the grid (None: all, N = S); visible bool
+        [B, N], False where a token only pads a shorter row (None: none does). Returns [B, buffers + N, d].
         """
         batch = tokens.shape[0]
         at_buffers, at_tokens = self._positions(self.encoder_pos_embed_learned)

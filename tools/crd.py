@@ -1,17 +1,23 @@
-"""The CustomResourceDefinition of a job: schema, rules and columns, all from the models."""
+"""The CustomResourceDefinition of a job: schema, rules and columns, all from the models.
+
+A model's JSON schema becomes the structural schema that Kubernetes takes; what has no counterpart there raises
+TypeError. That every list and text has an upper bound is tested on the schema of the job.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from io import StringIO
 from typing import Any
 
+from pydantic import BaseModel
 from ruamel.yaml import YAML
 
 from unimrg_api.cluster import GROUP, PLURAL, SHORT_NAME, SINGULAR, VERSION
-from unimrg_api.fields import RULES, FieldRule
+from unimrg_api.fields import LIST_KEYS, LIST_TYPE, PRESERVE, RULES, FieldRule
+from unimrg_api.introspection import Schema, resolved
 from unimrg_api.job import KIND, JobSpec, Metadata
 from unimrg_api.locality import CLUSTER_RULES
-from unimrg_api.lowering import structural_schema
 from unimrg_api.status import JobStatus
 
 _SPEC_STAYS = FieldRule(
@@ -37,7 +43,7 @@ _COLUMNS = (
 )
 """What `kubectl get` shows: name, type, place, and 1 for what only `-o wide` shows."""
 
-_HEADER = "# Written by `python tools/generate.py` from the models in api/unimrg_api; do not edit.\n"
+_HEADER = "# Written by `python -m tools.generate` from the models in api/unimrg_api; do not edit.\n"
 
 
 def crd() -> dict[str, Any]:
@@ -103,3 +109,53 @@ def _schema() -> dict[str, Any]:
         },
         RULES: [_SPEC_STAYS.to_json()],
     }
+
+
+_ALWAYS = ("type", "description", "default", RULES)
+_KEYWORDS = {
+    "string": (*_ALWAYS, "enum", "pattern", "minLength", "maxLength"),
+    "integer": (*_ALWAYS, "minimum", "maximum"),
+    "array": (*_ALWAYS, "items", "minItems", "maxItems", LIST_TYPE, LIST_KEYS),
+    "object": (*_ALWAYS, "properties", "required", "additionalProperties", "maxProperties", PRESERVE),
+}
+"""For each type: the keywords of its schema, in the order in which they are written."""
+
+
+def structural_schema(model: type[BaseModel], *, defaults: bool) -> Schema:
+    """Return the structural schema of a model.
+
+    `defaults` says whether it names the defaults: the API server fills in those of a spec; a status has one writer,
+    which writes them itself. Raises TypeError for what such a schema cannot say.
+    """
+    schema = model.model_json_schema(by_alias=True)
+    return _lower(schema, schema.pop("$defs", {}), defaults, model.__name__)
+
+
+def _lower(node: Schema, definitions: Mapping[str, Schema], defaults: bool, path: str) -> Schema:
+    node = resolved(node, definitions, path)
+    node.pop("title", None)
+    if isinstance(node.get("additionalProperties"), bool):
+        del node["additionalProperties"]  # strict field validation refuses unknown fields, unless they are preserved
+    if not defaults or node.get("default", ...) is None:
+        node.pop("default", None)
+    unknown = set(node) - set(_KEYWORDS.get(node.get("type", ""), ()))
+    if unknown or "type" not in node:
+        raise TypeError(f"{path} ({node.get('type')}): a custom resource has no {', '.join(sorted(unknown))}")
+    if "default" in node:
+        node["default"] = without_nulls(node["default"])
+    if node["type"] == "array":
+        node["items"] = _lower(node["items"], definitions, defaults, f"{path}[]")
+        node.setdefault(LIST_TYPE, "atomic")
+    if "properties" in node:
+        fields = node["properties"].items()
+        node["properties"] = {name: _lower(item, definitions, defaults, f"{path}.{name}") for name, item in fields}
+    if "additionalProperties" in node:
+        node["additionalProperties"] = _lower(node["additionalProperties"], definitions, defaults, f"{path}.*")
+    return {keyword: node[keyword] for keyword in _KEYWORDS[node["type"]] if keyword in node}
+
+
+def without_nulls(value: Any) -> Any:
+    """Leave out what a default does not set: absence is not null."""
+    if isinstance(value, dict):
+        return {key: without_nulls(item) for key, item in value.items() if item is not None}
+    return [without_nulls(item) for item in value] if isinstance(value, list) else value
