@@ -12,57 +12,19 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from unimrg_api.digests import sha256_of
-from unimrg_api.fields import FieldRule, Spec, Violation, path_of, resolve_uri
+from unimrg_api.fields import FieldRule, Spec, Violation
 from unimrg_api.spec_platform import (
     OBJECT_NAME_PATTERN,
     CheckpointSpec,
     DataSpec,
-    ImagesSpec,
     RunPolicySpec,
-    ScenesSpec,
-    SecretSpec,
-    SourceSpec,
     StorageSpec,
     TrackingSpec,
     TrainerSpec,
 )
-from unimrg_api.spec_stages import SpatialSpec, StagesSpec
-from unimrg_api.spec_training import (
-    RECIPES,
-    HarmonSamplingSpec,
-    HarmonSpec,
-    Method,
-    ModelSpec,
-    ObjectiveSpec,
-    OptimizerSpec,
-    Precision,
-    TrainingSpec,
-)
-from unimrg_api.unions import CustomSpec, each_once
-
-__all__ = [
-    "API_VERSION",
-    "KIND",
-    "NAME_PATTERN",
-    "CustomSpec",
-    "HarmonSamplingSpec",
-    "HarmonSpec",
-    "ImagesSpec",
-    "JobSpec",
-    "Metadata",
-    "Method",
-    "OptimizerSpec",
-    "Precision",
-    "RunPolicySpec",
-    "ScenesSpec",
-    "SecretSpec",
-    "SourceSpec",
-    "SpatialSpec",
-    "StorageSpec",
-    "UniMRGJob",
-    "path_of",
-    "resolve_uri",
-]
+from unimrg_api.spec_stages import StagesSpec
+from unimrg_api.spec_training import RECIPES, Method, ModelSpec, ObjectiveSpec, TrainingSpec
+from unimrg_api.unions import each_once
 
 API_VERSION = "training.unimrg.dev/v1alpha1"
 KIND = "UniMRGJob"

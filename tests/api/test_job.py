@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from tests.support.bad_jobs import GOOD_JOB, SMALLEST
-from unimrg_api.job import UniMRGJob, path_of, resolve_uri
+from unimrg_api.fields import path_of, resolve_uri
+from unimrg_api.job import UniMRGJob
 from unimrg_api.load import parse_job
 from unimrg_api.locality import cluster_notes
 from unimrg_api.yaml_source import read_yaml

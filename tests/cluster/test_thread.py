@@ -28,7 +28,7 @@ from tests.support.kubelet import ProcessKubelet
 from tests.support.mlflow_server import MlflowServer
 from tests.support.s3_server import S3Server
 from tests.support.thread_job import EVERY, EXPERIMENT, STEPS, condition, job, stage
-from unimrg_api.job import StorageSpec
+from unimrg_api.spec_platform import StorageSpec
 from unimrg_trainer.checkpoint.discover import read_state
 from unimrg_trainer.checkpoint.reader import list_commits, read_manifest
 from unimrg_trainer.storage import ObjectStore, open_store

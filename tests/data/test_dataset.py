@@ -13,7 +13,7 @@ import pytest
 from tests.support.dictionary_store import DictionaryStore
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
-from unimrg_api.job import SourceSpec
+from unimrg_api.spec_platform import SourceSpec
 from unimrg_trainer.data.dataset import Dataset
 from unimrg_trainer.data.publication import Publication, folder_of, publish
 from unimrg_trainer.preparation import prepare as prepare_module

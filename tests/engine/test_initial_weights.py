@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tests.support.one_step import TINY
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
-from unimrg_api.job import StorageSpec
+from unimrg_api.spec_platform import StorageSpec
 from unimrg_trainer.engine.initial_weights import PublishedWeights, build_initial, load_published
 from unimrg_trainer.models.registry import find_family
 

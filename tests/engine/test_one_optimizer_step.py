@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 from tests.support.one_step import TINY, WEIGHTS, freeze, planner_of, randomised
 from tests.support.published_recipe import Recipe, assert_trained_alike, rate_by_hand, train_by_hand
-from unimrg_api.job import OptimizerSpec
+from unimrg_api.spec_training import OptimizerSpec
 from unimrg_trainer.checkpoint.state import TrainingState
 from unimrg_trainer.engine.loop import LoopReport, LoopSettings, TrainingLoop
 from unimrg_trainer.engine.metrics import MetricsCollector

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.support.one_step import TINY, freeze
 from tests.support.published_recipe import DECAYED
-from unimrg_api.job import OptimizerSpec
+from unimrg_api.spec_training import OptimizerSpec
 from unimrg_trainer.engine.optimizer import build_optimizer, set_learning_rate
 from unimrg_trainer.models.registry import find_family
 from unimrg_trainer.objectives.registry import objective

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from unimrg_api.exit_codes import Budget, ExitCode, Rule, Sign, rule
-from unimrg_api.job import RunPolicySpec
+from unimrg_api.spec_platform import RunPolicySpec
 from unimrg_api.status import RestartCounters
 from unimrg_operator.core.budgets import backoff, charge
 

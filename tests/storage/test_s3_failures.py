@@ -19,7 +19,7 @@ from tests.support.s3_server import S3Server
 from tests.support.s3_stores import Place
 from tests.support.tcp_gate import TcpGate
 from unimrg_api.exit_codes import ExitCode
-from unimrg_api.job import StorageSpec
+from unimrg_api.spec_platform import StorageSpec
 from unimrg_trainer.storage import s3
 from unimrg_trainer.storage.base import AlreadyExists, NotFound, StorageError
 from unimrg_trainer.storage.s3 import S3Store

@@ -12,7 +12,7 @@ import pytest
 from tests.support.s3_answers import handled, without_header
 from tests.support.s3_server import S3Server
 from tests.support.s3_stores import Place
-from unimrg_api.job import StorageSpec
+from unimrg_api.spec_platform import StorageSpec
 from unimrg_trainer.storage import open_store, s3
 from unimrg_trainer.storage.base import AlreadyExists
 from unimrg_trainer.storage.s3 import S3Store

@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.s3_server import S3Server
 from tests.support.tcp_gate import TcpGate
-from unimrg_api.job import StorageSpec
+from unimrg_api.spec_platform import StorageSpec
 from unimrg_trainer.storage.s3 import PART_BYTES, S3Store, connect
 
 

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from unimrg_api.job import OptimizerSpec
+from unimrg_api.spec_training import OptimizerSpec
 from unimrg_trainer.checkpoint.state import TrainingState
 from unimrg_trainer.engine.loop import LoopReport, LoopSettings, TrainingLoop
 from unimrg_trainer.engine.metrics import MetricsCollector

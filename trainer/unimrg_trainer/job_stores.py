@@ -10,7 +10,9 @@ from urllib.parse import unquote
 from unimrg_api.environment import PodEnvironment
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
-from unimrg_api.job import StorageSpec, UniMRGJob, resolve_uri
+from unimrg_api.fields import resolve_uri
+from unimrg_api.job import UniMRGJob
+from unimrg_api.spec_platform import StorageSpec
 from unimrg_trainer.data.publication import find_publication
 from unimrg_trainer.preparation.prepare import digest_of
 from unimrg_trainer.preparation.registry import open_sources

@@ -12,7 +12,8 @@ import tempfile
 from pathlib import Path
 
 from unimrg_api.errors import UserError
-from unimrg_api.job import StorageSpec, path_of
+from unimrg_api.fields import path_of
+from unimrg_api.spec_platform import StorageSpec
 from unimrg_trainer.files import write_atomically
 from unimrg_trainer.storage.local import explained
 

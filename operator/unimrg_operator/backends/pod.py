@@ -14,8 +14,9 @@ from unimrg_api import cluster
 from unimrg_api.digests import canonical_json
 from unimrg_api.environment import PodEnvironment, ports
 from unimrg_api.errors import UserError
-from unimrg_api.job import API_VERSION, KIND, SecretSpec
+from unimrg_api.job import API_VERSION, KIND
 from unimrg_api.load import process_spec
+from unimrg_api.spec_platform import SecretSpec
 from unimrg_api.stages import STAGES, PodSize
 from unimrg_operator.backends import children
 from unimrg_operator.backends.base import Attempt, Manifest

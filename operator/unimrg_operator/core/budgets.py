@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from unimrg_api import texts
 from unimrg_api.exit_codes import Action, Budget, Rule
-from unimrg_api.job import RunPolicySpec
+from unimrg_api.spec_platform import RunPolicySpec
 from unimrg_api.status import RestartCounters
 
 EXCLUDED_NODES_LIMIT = 16

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from unimrg_api.job import RunPolicySpec
+from unimrg_api.spec_platform import RunPolicySpec
 from unimrg_api.stages import STAGES
 from unimrg_api.status import JobStatus, StageStatus
 from unimrg_api.texts import duration

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import threading
 from bisect import bisect_right
-from collections import OrderedDict
 from collections.abc import Collection
+from contextlib import suppress
 from itertools import accumulate
 from typing import Any
 
 import numpy as np
+from cachetools import LRUCache
 
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
@@ -56,7 +57,8 @@ class Dataset:
         self._question_starts = [0, *accumulate(shard.questions for shard in manifest.shards)]
         self._lock = threading.Lock()
         self._indices: dict[int, tuple[list[IndexEntry], list[int]]] = {}
-        self._cache = _Cache(cache_bytes)
+        self._decoded: LRUCache[tuple[str, str], tuple[Any, int]] = LRUCache(cache_bytes, lambda entry: entry[1])
+        """Member of a sample → its content and size in memory (bytes)."""
 
     @staticmethod
     def splits(store: ObjectStore, digest: str | None = None) -> list[str]:
@@ -145,43 +147,15 @@ class Dataset:
 
     def _contents(self, shard: Shard, entry: IndexEntry, members: Collection[str]) -> dict[str, Any]:
         """Return the decoded members of a sample, from the cache or from the store."""
-        found = {member: self._cache.get((entry.key, member)) for member in members}
-        missing = [member for member, content in found.items() if content is None]
-        if missing:
-            raw = read_members(self._store, self._prefix, self.split, shard, entry, missing)
-            for member in missing:
-                content, size = _decode(member, raw[member], f"{entry.key} in {shard.name}")
-                found[member] = content
-                self._cache.put((entry.key, member), content, size)
-        return found
-
-
-class _Cache:
-    """The most recently used contents, up to a number of bytes; safe between threads."""
-
-    def __init__(self, capacity: int) -> None:
-        self._capacity = capacity
-        self._held = 0
-        self._entries: OrderedDict[tuple[str, str], tuple[Any, int]] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, key: tuple[str, str]) -> Any:
         with self._lock:
-            entry = self._entries.get(key)
-            if entry is None:
-                return None
-            self._entries.move_to_end(key)
-            return entry[0]
-
-    def put(self, key: tuple[str, str], content: Any, size: int) -> None:
-        with self._lock:
-            if key in self._entries or size > self._capacity:
-                return
-            self._entries[key] = (content, size)
-            self._held += size
-            while self._held > self._capacity:
-                _, (_, dropped) = self._entries.popitem(last=False)
-                self._held -= dropped
+            known = {member: self._decoded.get((entry.key, member)) for member in members}
+        missing = [member for member, content in known.items() if content is None]
+        raw = read_members(self._store, self._prefix, self.split, shard, entry, missing) if missing else {}
+        for member in missing:
+            known[member] = decoded = _decode(member, raw[member], f"{entry.key} in {shard.name}")
+            with self._lock, suppress(ValueError):  # larger than the whole cache
+                self._decoded[entry.key, member] = decoded
+        return {member: content[0] for member, content in known.items() if content is not None}
 
 
 def _decode(member: str, content: bytes, where: str) -> tuple[Any, int]:

@@ -166,7 +166,7 @@ def read_index(store: ObjectStore, prefix: str, split: str, shard: Shard) -> lis
 def read_members(
     store: ObjectStore, prefix: str, split: str, shard: Shard, sample: IndexEntry, extensions: Sequence[str]
 ) -> dict[str, bytes]:
-    """Read members of one sample with one ranged read and check them; damage is read once more, then CorruptDataError."""
+    """Read members of one sample with one ranged read. Raises CorruptDataError for what is damaged twice in a row."""
     key = join(prefix, split, shard.name)
     where = f"{store.uri}/{key}"
     members = {extension: sample.members[extension] for extension in extensions}

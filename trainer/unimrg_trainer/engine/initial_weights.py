@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
-from unimrg_api.job import StorageSpec
+from unimrg_api.spec_platform import StorageSpec
 from unimrg_trainer.job_stores import find_weights
 from unimrg_trainer.models.base import Family
 from unimrg_trainer.rng import key_digest

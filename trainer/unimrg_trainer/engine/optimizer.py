@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from unimrg_api.job import OptimizerSpec
+from unimrg_api.spec_training import OptimizerSpec
 
 
 def build_optimizer(

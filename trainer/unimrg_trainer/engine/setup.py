@@ -13,7 +13,8 @@ import torch.distributed as dist
 from unimrg_api.environment import PodEnvironment
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
-from unimrg_api.job import UniMRGJob, resolve_uri
+from unimrg_api.fields import resolve_uri
+from unimrg_api.job import UniMRGJob
 from unimrg_trainer.engine.initial_weights import PublishedWeights
 from unimrg_trainer.job_stores import data_digest, data_store, run_store
 from unimrg_trainer.models.base import Family

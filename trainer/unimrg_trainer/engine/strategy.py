@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from unimrg_api.job import Precision
+from unimrg_api.spec_training import Precision
 from unimrg_trainer.models.base import Batch
 
 DTYPES = {"FP32": torch.float32, "BF16": torch.float32, "FP64": torch.float64}

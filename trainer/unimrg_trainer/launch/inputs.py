@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from unimrg_api import plugins
 from unimrg_api.environment import PodEnvironment
 from unimrg_api.errors import JobError, Problem, UserError
-from unimrg_api.job import UniMRGJob, resolve_uri
+from unimrg_api.fields import resolve_uri
+from unimrg_api.job import UniMRGJob
 from unimrg_api.load import parse_job
 from unimrg_trainer.checkpoint.identity import JOB, attempt_numbers, claim_attempt, claim_identity, find_attempt
 from unimrg_trainer.job_stores import data_digest, wanted_digest

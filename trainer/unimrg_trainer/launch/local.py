@@ -16,7 +16,8 @@ from rich.console import Console
 from unimrg_api.environment import PodEnvironment, ports
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
-from unimrg_api.job import UniMRGJob, path_of, resolve_uri
+from unimrg_api.fields import path_of, resolve_uri
+from unimrg_api.job import UniMRGJob
 from unimrg_api.load import process_spec
 from unimrg_api.stages import STAGES, Outcome, StageName, is_skipped, outcome_of, result_of, wanted_stages
 from unimrg_api.termination import TerminationRecord

@@ -16,7 +16,8 @@ from functools import partial
 from unimrg_api.environment import PodEnvironment
 from unimrg_api.errors import Interrupted, UserError
 from unimrg_api.exit_codes import ExitCode
-from unimrg_api.job import UniMRGJob, resolve_uri
+from unimrg_api.fields import resolve_uri
+from unimrg_api.job import UniMRGJob
 from unimrg_api.stages import STAGES, Outcome, StageName
 from unimrg_api.termination import TerminationRecord
 from unimrg_trainer import job_stores

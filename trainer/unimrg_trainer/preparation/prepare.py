@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from unimrg_api.digests import sha256_of
-from unimrg_api.job import SourceSpec
+from unimrg_api.spec_platform import SourceSpec
 from unimrg_trainer.data import shards
 from unimrg_trainer.data.publication import SPLITS, Publication, folder_of, publish, published
 from unimrg_trainer.data.shards import join

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from unimrg_api.errors import UserError
-from unimrg_api.job import SourceSpec
 from unimrg_api.plugins import load
+from unimrg_api.spec_platform import SourceSpec
 from unimrg_trainer.data.publication import SPLITS
 from unimrg_trainer.preparation.base import Source, SourceFactory
 

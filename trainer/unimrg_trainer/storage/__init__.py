@@ -6,7 +6,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from unimrg_api.errors import UserError
-from unimrg_api.job import StorageSpec
+from unimrg_api.spec_platform import StorageSpec
 from unimrg_trainer.storage.base import ObjectStore
 from unimrg_trainer.storage.local import LocalStore
 

@@ -29,8 +29,8 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, FlexibleChecksumError
 
 from unimrg_api.exit_codes import ExitCode
-from unimrg_api.job import StorageSpec
 from unimrg_api.redaction import clean
+from unimrg_api.spec_platform import StorageSpec
 from unimrg_api.texts import backoff
 from unimrg_trainer.storage.base import AlreadyExists, NotFound, StorageError, check_key, check_prefix
 from unimrg_trainer.storage.s3_errors import (

@@ -13,8 +13,7 @@ from typing import Any, TypeVar
 from unimrg_api.errors import JobError, Problem
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.fields import path_of, resolve_uri
-from unimrg_api.job import ImagesSpec
-from unimrg_api.spec_platform import IMAGE_SUFFIXES
+from unimrg_api.spec_platform import IMAGE_SUFFIXES, ImagesSpec
 from unimrg_trainer.data.decode import check_image
 from unimrg_trainer.data.shards import CorruptDataError, sha256
 from unimrg_trainer.preparation.base import SourceSample

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from unimrg_api.job import ScenesSpec
+from unimrg_api.spec_platform import ScenesSpec
 from unimrg_trainer import scenes
 from unimrg_trainer.preparation.base import SourceSample
 
