@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import threading
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +13,6 @@ from rich.console import Console
 from unimrg_api.progress import Progress
 from unimrg_trainer.files import write_atomically
 from unimrg_trainer.launch import live_view
-from unimrg_trainer.launch.progress_server import serve_progress
 
 HALFWAY = Progress(
     stage="train",
@@ -31,39 +29,29 @@ HALFWAY = Progress(
 @pytest.fixture
 def shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     """A function that returns what is written while reports come one after the other."""
-    fetches, fetch_once, fetched = 0, live_view.fetch, threading.Condition()
+    reads, read_once, was_read = 0, live_view.read_progress, threading.Condition()
 
-    def fetch(port: int) -> Progress | None:
-        nonlocal fetches
-        report = fetch_once(port)
-        with fetched:
-            fetches += 1
-            fetched.notify_all()
+    def read(run_dir: Path) -> Progress:
+        nonlocal reads
+        report = read_once(run_dir)
+        with was_read:
+            reads += 1
+            was_read.notify_all()
         return report
 
     def show(*reports: Progress, terminal: bool) -> str:
         output = io.StringIO()
         console = Console(file=output, force_terminal=terminal, width=160, color_system=None)
-        with serve_progress(tmp_path, "127.0.0.1", 0) as port, live_view.live_view(console, port):
+        with live_view.live_view(console, tmp_path):
             for report in reports:
                 write_atomically(tmp_path / "progress.json", report.to_json())
-                with fetched:  # one may be under way, the next has the report, one more: it has been shown
-                    enough = fetches + 3
-                    assert fetched.wait_for(lambda enough=enough: fetches >= enough, 10)
+                with was_read:  # one may be under way, the next has the report, one more: it has been shown
+                    enough = reads + 3
+                    assert was_read.wait_for(lambda enough=enough: reads >= enough, 10)
         return output.getvalue()
 
-    monkeypatch.setattr(live_view, "fetch", fetch)
+    monkeypatch.setattr(live_view, "read_progress", read)
     return show
-
-
-def test_a_proxy_is_not_asked_for_our_own_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
-    monkeypatch.setattr(urllib.request, "_opener", None)  # it keeps the proxies of its first use
-    (tmp_path / "progress.json").write_text(HALFWAY.to_json())
-    with serve_progress(tmp_path, "127.0.0.1", 0) as port:
-        report = live_view.fetch(port)
-    assert report is not None and report.step == 30
-    assert live_view.fetch(port) is None, "the server is gone"
 
 
 @pytest.fixture(autouse=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import urllib.request
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,7 +12,7 @@ import pytest
 from tests.support.local_jobs import tiny_job
 from unimrg_api.progress import Progress
 from unimrg_api.termination import TerminationRecord
-from unimrg_trainer.launch import live_view, logs, stages
+from unimrg_trainer.launch import logs, stages
 from unimrg_trainer.launch.local import local_environment
 from unimrg_trainer.launch.logs import Echo, tail
 from unimrg_trainer.launch.main import main
@@ -45,7 +46,9 @@ def test_a_pod_serves_its_progress_while_it_works(pod: Path, monkeypatch: pytest
     seen: list[Progress | None] = []
 
     def look(context: stages.Context) -> stages.StageResult:
-        seen.append(live_view.fetch(int((pod / "progress.port").read_text())))
+        port = int((pod / "progress.port").read_text())
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/progress") as reply:
+            seen.append(Progress.parse(reply.read()))
         return stages.StageResult(stages.ExitCode.OK, "Completed")
 
     monkeypatch.setitem(stages._STAGES, "check", look)

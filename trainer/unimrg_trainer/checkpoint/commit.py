@@ -51,17 +51,8 @@ class Commit:
         return self.manifest_key.removesuffix(MANIFEST)
 
 
-@dataclass(frozen=True)
-class Reservation:
-    """A folder that belongs to one writer, and the marker that it will try to write."""
-
-    marker: Marker
-    attempt: int
-    folder: str
-
-
-def reserve(store: ObjectStore, step: int, attempt: int) -> Reservation:
-    """Open a folder of our own for `step` and find the generation to commit; proves that we may write.
+def reserve(store: ObjectStore, step: int, attempt: int) -> tuple[Marker, str]:
+    """Return the marker to write for `step`, and a folder that belongs to this writer; proves that we may write.
 
     Raises CommitConflict if the step has a commit that nobody quarantined.
     """
@@ -73,7 +64,7 @@ def reserve(store: ObjectStore, step: int, attempt: int) -> Reservation:
     folder = attempt_folder(step, attempt, os.urandom(4).hex())
     # The age of this object decides when the folder is garbage.
     store.put(folder + RESERVATION, canonical_json({"attempt": attempt, "created": time.time()}).encode())
-    return Reservation(marker, attempt, folder)
+    return marker, folder
 
 
 def reserved_at(store: ObjectStore, folder: str) -> float | None:
@@ -85,22 +76,21 @@ def reserved_at(store: ObjectStore, folder: str) -> float | None:
     return float(created) if isinstance(created, int | float) else None
 
 
-def publish(store: ObjectStore, reservation: Reservation, manifest: Manifest) -> Commit:
+def publish(store: ObjectStore, marker: Marker, folder: str, manifest: Manifest) -> Commit:
     """Write the manifest, look once more whether all its objects are there, and write the marker.
 
     Raises CommitConflict if another writer was faster, CheckpointError if an object is not what was written.
     """
     content = manifest.to_bytes()
-    manifest_key = reservation.folder + MANIFEST
+    manifest_key = folder + MANIFEST
     digest = hashlib.sha256(content).hexdigest()
     store.put(manifest_key, content)
-    sizes = dict(store.list(reservation.folder))
-    expected = {reservation.folder + name: entry.size for name, entry in manifest.objects.items()}
+    sizes = dict(store.list(folder))
+    expected = {folder + name: entry.size for name, entry in manifest.objects.items()}
     for key, size in {**expected, manifest_key: len(content)}.items():
         if sizes.get(key) != size:
             raise CheckpointError(f"{key} was written with {size} bytes, and the store has {sizes.get(key)}")
-    marker = reservation.marker
-    commit = Commit(marker.step, marker.generation, reservation.attempt, manifest_key, digest)
+    commit = Commit(marker.step, marker.generation, manifest.attempt, manifest_key, digest)
     if not put_once(store, commit.key, marker_bytes(commit)):
         raise _conflict(store, commit.marker)
     return commit

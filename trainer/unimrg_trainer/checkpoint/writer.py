@@ -48,16 +48,16 @@ def write_checkpoint(store: ObjectStore, state: TrainingState, origin: Origin, a
     """
     what = f"the checkpoint of step {state.step}"
     _agree_on_contents(state, what, agreement)
-    reservation = on_first_rank(agreement, f"reserving {what}", lambda: reserve(store, state.step, origin.attempt))
+    marker, folder = on_first_rank(agreement, f"reserving {what}", lambda: reserve(store, state.step, origin.attempt))
     sizes = {name: tensor.nbytes for name, tensor in state.tensors.items()}
     names = shares(sizes, agreement.world_size)[agreement.rank]
     written = on_all_ranks(
-        agreement, f"writing {what}", lambda: write_share(store, reservation.folder, state, names, agreement.rank)
+        agreement, f"writing {what}", lambda: write_share(store, folder, state, names, agreement.rank)
     )
 
     def publishing() -> Commit:
         objects = [one for share in written for one in share]
-        return publish(store, reservation, _manifest(state, origin, agreement.world_size, objects))
+        return publish(store, marker, folder, _manifest(state, origin, agreement.world_size, objects))
 
     return on_first_rank(agreement, f"publishing {what}", publishing)
 

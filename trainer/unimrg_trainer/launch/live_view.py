@@ -1,59 +1,43 @@
-"""Shows the job's progress on a terminal, or line by line in a log, from the endpoint that the operator reads too."""
+"""Shows the job's progress on a terminal, or line by line in a log."""
 
 from __future__ import annotations
 
-import http.client
 import threading
 import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
 from unimrg_api.progress import Progress
-from unimrg_api.record import SIZE_LIMIT
 from unimrg_api.texts import duration
+from unimrg_trainer.launch.reports import read_progress
 from unimrg_trainer.launch.signals import StopRequest
 
 POLL_SECONDS = 0.5
 LINE_SECONDS = 5.0
 """How often a line is written where there is no terminal."""
-_REQUEST_SECONDS = 2.0
 STOPPING = "Stopping: the step under way is committed first. Ctrl-C again ends at once and loses it."
-_DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-"""Opens addresses of this machine, whatever proxy the environment names for others."""
 
 
 @contextmanager
-def live_view(console: Console, port: int | None, stop: StopRequest | None = None) -> Iterator[None]:
-    """Show the progress that is served at `port` for the length of the block, from a thread.
+def live_view(console: Console, run_dir: Path, stop: StopRequest | None = None) -> Iterator[None]:
+    """Show the progress of `run_dir` for the length of the block, from a thread.
 
     A terminal has one line per stage, which changes in place; a log has a line when something changed, at most every
     few seconds, and at once for a new stage. A request to stop is acknowledged at once.
     """
-    if port is None:
-        yield
-        return
     ended = threading.Event()
-    thread = threading.Thread(target=_watch, args=(console, port, ended, stop), name="live-view", daemon=True)
+    thread = threading.Thread(target=_watch, args=(console, run_dir, ended, stop), name="live-view", daemon=True)
     thread.start()
     try:
         yield
     finally:
         ended.set()
         thread.join()
-
-
-def fetch(port: int) -> Progress | None:
-    """Ask for the progress once; None if nothing usable comes back."""
-    try:
-        with _DIRECTLY.open(f"http://127.0.0.1:{port}/progress", timeout=_REQUEST_SECONDS) as answer:
-            return Progress.parse(answer.read(SIZE_LIMIT + 1))
-    except (OSError, http.client.HTTPException):
-        return None
 
 
 def describe(report: Progress) -> str:
@@ -70,7 +54,7 @@ def describe(report: Progress) -> str:
     return "  ".join(part for part in parts if part)
 
 
-def _watch(console: Console, port: int, ended: threading.Event, stop: StopRequest | None) -> None:
+def _watch(console: Console, run_dir: Path, ended: threading.Event, stop: StopRequest | None) -> None:
     stage = text = ""
     written = 0.0
     last = acknowledged = False
@@ -80,8 +64,8 @@ def _watch(console: Console, port: int, ended: threading.Event, stop: StopReques
             if stop is not None and stop.requested and not acknowledged and not last:
                 console.print(STOPPING, markup=False, highlight=False)
                 acknowledged = True
-            report = fetch(port)
-            if report is None or not report.updated or describe(report) == text:
+            report = read_progress(run_dir)
+            if not report.updated or describe(report) == text:
                 continue
             if console.is_terminal:
                 if stage not in ("", report.stage):

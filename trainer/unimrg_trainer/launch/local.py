@@ -94,7 +94,7 @@ def run_job(
         session = _Session(job, env, run, console, rank_module)
         with nullcontext(stop) if stop is not None else StopRequest().installed() as request:
             port = ports(str(env.run_dir), "local")[1]
-            with serve_progress(env.run_dir, env.pod_ip, port) as served, live_view(console, served, request):
+            with serve_progress(env.run_dir, env.pod_ip, port), live_view(console, env.run_dir, request):
                 code = session.run(request)
         session.report()
     return int(code)
