@@ -62,9 +62,9 @@ class RestartCounters(StatusPart):
     """Failures since a commit was last seen to advance; the back-off doubles with each."""
     commit_step: Annotated[int, Field(ge=0)] = 0
     """The newest commit known when an attempt last ended."""
-    stalls: Annotated[dict[str, int], Field(max_length=64)] = Field(default_factory=dict)
+    stalls: Annotated[dict[str, int], Field(max_length=64)] = Field(default={})
     """Stalls by node."""
-    excluded_nodes: Annotated[list[Name], Field(max_length=64)] = Field(default_factory=list)
+    excluded_nodes: Annotated[list[Name], Field(max_length=64)] = Field(default=[])
     """Nodes that later attempts stay away from."""
 
 
@@ -94,7 +94,7 @@ class StageStatus(StatusPart):
     child: Name | None = None
     """Name of the newest attempt's child."""
     child_uid: Annotated[str, Field(max_length=64)] | None = None
-    pod_uids: Annotated[list[Annotated[str, Field(max_length=64)]], Field(max_length=64)] = Field(default_factory=list)
+    pod_uids: Annotated[list[Annotated[str, Field(max_length=64)]], Field(max_length=64)] = Field(default=[])
     """Pods of the newest attempt, once all of them were observed; a change means that one was lost."""
     resume_time: Time | None = None
     """When the newest attempt's child was last resumed after a suspension; its pods are new ones since then."""
@@ -132,9 +132,7 @@ class ProgressStatus(StatusPart):
     """`1h20m`, for `kubectl get`."""
     loss: Number = ""
     """The loss that is trained, the weighted mean of the objectives', for `kubectl get`."""
-    losses: Annotated[list[NamedNumber], Field(max_length=16, json_schema_extra=listed_by("name"))] = Field(
-        default_factory=list
-    )
+    losses: Annotated[list[NamedNumber], Field(max_length=16, json_schema_extra=listed_by("name"))] = Field(default=[])
     samples_per_second: Number | None = None
     updated_time: Time | None = None
     """When the trainer wrote the report."""
@@ -161,18 +159,14 @@ class JobStatus(StatusPart):
     phase: JobPhase = "Pending"
     reason: Annotated[str, Field(max_length=64)] = ""
     """Reason of the condition that explains the phase, for `kubectl get -o wide`."""
-    conditions: Annotated[list[Condition], Field(max_length=8, json_schema_extra=listed_by("type"))] = Field(
-        default_factory=list
-    )
-    stages: Annotated[list[StageStatus], Field(max_length=8, json_schema_extra=listed_by("name"))] = Field(
-        default_factory=list
-    )
+    conditions: Annotated[list[Condition], Field(max_length=8, json_schema_extra=listed_by("type"))] = Field(default=[])
+    stages: Annotated[list[StageStatus], Field(max_length=8, json_schema_extra=listed_by("name"))] = Field(default=[])
     attempt: Annotated[int, Field(ge=0)] = 0
     """Number of the newest attempt to train, for `kubectl get`."""
     progress: ProgressStatus | None = None
     checkpoint: CheckpointStatus | None = None
     benchmarks: Annotated[list[NamedNumber], Field(max_length=32, json_schema_extra=listed_by("name"))] = Field(
-        default_factory=list
+        default=[]
     )
     mlflow: MlflowStatus | None = None
     start_time: Time | None = None

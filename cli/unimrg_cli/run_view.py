@@ -114,7 +114,9 @@ def _open(target: str) -> tuple[ObjectStore, LocalStore]:
         )
     store = open_store(uri, storage)
     local = LocalStore(run_folder(store.uri, storage))
-    if not path.is_file() and not _is_run(store, local):
+    begun_here = (local.root / "progress.json").exists()
+    begun = begun_here or store.size("job.json") is not None or any(store.list(key) for key in ("attempts/", "ckpt/"))
+    if not path.is_file() and not begun:
         raise UserError(
             f"there is no run under {store.uri}",
             remedy="start it with `unimrg run FILE`, or correct the URI",
@@ -157,11 +159,6 @@ def json_object(store: ObjectStore, key: str) -> dict[str, Any]:
     except (NotFound, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
-
-
-def _is_run(store: ObjectStore, local: LocalStore) -> bool:
-    begun_here = (local.root / "progress.json").exists()
-    return begun_here or store.size("job.json") is not None or any(store.list(name) for name in ("attempts/", "ckpt/"))
 
 
 def _state_at_rest(

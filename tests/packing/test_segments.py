@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from unimrg_trainer.packing.segments import (
     Attention,
     Segment,
-    is_chain,
     is_plain_causal,
     positions,
     row_length,
@@ -73,7 +72,8 @@ def test_plain_causal_is_exactly_the_lower_triangle_at_counted_positions(segment
     counted = bool((positions(segments) == np.arange(length)).all())
     assert is_plain_causal(segments) <= (triangle and counted)
     assert (triangle and counted and all(s.attention is Attention.CAUSAL for s in long)) == (
-        is_chain(segments) and all(s.attention is Attention.CAUSAL for s in long)
+        all(s.parent == index - 1 for index, s in enumerate(segments))
+        and all(s.attention is Attention.CAUSAL for s in long)
     )
     assert segment_starts(segments) == np.cumsum([0, *(s.length for s in segments)])[:-1].tolist()
 

@@ -197,7 +197,11 @@ class Controller:
         owners = self._world.pod_owners(key, items)
         children = [child for item in items if (child := observe_child(item, self._backends)) is not None]
         fault = self._presume(key[0], job, children)
-        pods = [self._with_deletion(observe_pod(pod, owners), now) for pod in self._world.pods(key, job.uid, owners)]
+        pods = [observe_pod(pod, owners) for pod in self._world.pods(key, job.uid, owners)]
+        pods = [
+            pod if pod.deleting_since is None else replace(pod, deleting_seen=self._deletions.of(pod.uid, now))
+            for pod in pods
+        ]
         namesakes = [observe_pod(pod) for pod in self._world.namesakes_pods(key, job.uid, owners)]
         predecessors = tuple(sorted(pod.name for pod in namesakes if is_alive(pod)))
         look_again: float | None = None
@@ -230,9 +234,6 @@ class Controller:
                 children.append(presumed_child(stage))
                 fault = backend_missing(kind)
         return fault
-
-    def _with_deletion(self, pod: Pod, now: float) -> Pod:
-        return pod if pod.deleting_since is None else replace(pod, deleting_seen=self._deletions.of(pod.uid, now))
 
     def _with_warnings(self, namespace: str, thing: ChildOrPod) -> ChildOrPod:
         return replace(thing, warnings=self._warnings.about(namespace, thing.uid))

@@ -54,8 +54,11 @@ def proceed(stages: Stages, shown: JobStatus, observation: Observation, job: Uni
         ending = [(pod, time_to_end(pod, now)) for pod in alive if pod.deleting_since is not None]
         stuck = tuple(DeletePod(pod.name, pod.uid) for pod, time in ending if not time)
         return Plan(stuck, soonest(*(time for _, time in ending)))
-    counters = stage.restart_counters if stage.attempt else _first_counters(stages)
-    return Plan((CreateChild(stage.name, stage.attempt + 1, _train_attempt(stages, stage), counters),))
+    number, training = stage.attempt + 1, stages[TRAINING]
+    # a stage's first attempt avoids the nodes that the training avoided
+    first = RestartCounters(excluded_nodes=training.restart_counters.excluded_nodes)
+    train_attempt = number if STAGES[stage.name].trains else max(1, training.attempt)
+    return Plan((CreateChild(stage.name, number, train_attempt, stage.restart_counters if stage.attempt else first),))
 
 
 def end_what_is_over(stages: Stages, shown: JobStatus, observation: Observation, now: float) -> Plan:
@@ -97,15 +100,6 @@ def _patience(stage: StageStatus, child: Child, now: float) -> float:
     if stage.end is None or stage.end.exit_code is None or stage.attempt != child.attempt:
         return 0.0
     return left(time_of(stage.end.time), PATIENCE_SECONDS, now)
-
-
-def _train_attempt(stages: Stages, stage: StageStatus) -> int:
-    return stage.attempt + 1 if STAGES[stage.name].trains else max(1, stages[TRAINING].attempt)
-
-
-def _first_counters(stages: Stages) -> RestartCounters:
-    """Return the counters of a stage's first attempt: it avoids the nodes that the training avoided."""
-    return RestartCounters(excluded_nodes=stages[TRAINING].restart_counters.excluded_nodes)
 
 
 def _delete(child: Child) -> DeleteChild:

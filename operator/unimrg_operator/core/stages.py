@@ -11,7 +11,7 @@ from unimrg_api.job import UniMRGJob
 from unimrg_api.stages import STAGES, JobPhase, Outcome, StageName, is_skipped, result_of
 from unimrg_api.status import AttemptEnd, JobStatus, StageState, StageStatus
 from unimrg_operator.core.attempts import Followed, ended, follow, is_over
-from unimrg_operator.core.lookup import children_of, still_there
+from unimrg_operator.core.lookup import still_there
 from unimrg_operator.core.observation import Observation
 from unimrg_operator.core.texts import left, soonest, time_of, time_text
 
@@ -56,12 +56,12 @@ def follow_all(status: JobStatus, observation: Observation, job: UniMRGJob, comm
 
     `status` is what was known of them, `commit_step` the newest commit.
     """
-    stages = Stages(())
+    stages, order, children = Stages(()), list(STAGES), observation.children
     for name, row in STAGES.items():
         stage, wait = follow(status.stage(name), observation, job, commit_step, now)
         if stage.state == "Pending" and is_skipped(name, job, stages.outcomes, commit_step):
             stage = StageStatus(name=name, state="Skipped")
-        elif stage.state == "Pending" and _has_later_children(name, observation):
+        elif stage.state == "Pending" and any(order.index(child.stage) > order.index(name) for child in children):
             # a later stage was begun, so this one succeeded, though nothing is left that shows it
             stage = StageStatus(name=name, state="Succeeded")
         elif row.time_limit_seconds is not None and result_so_far(stages, job) is not None:
@@ -98,11 +98,6 @@ def phase_of(stages: Stages, result: Result | None) -> JobPhase:
 def is_terminal(status: JobStatus) -> bool:
     """Whether a job has ended, for good."""
     return status.phase in ("Succeeded", "Failed")
-
-
-def _has_later_children(name: StageName, observation: Observation) -> bool:
-    order = list(STAGES)
-    return any(children_of(observation, later) for later in order[order.index(name) + 1 :])
 
 
 def _in_time(

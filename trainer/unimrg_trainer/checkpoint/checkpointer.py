@@ -43,7 +43,11 @@ class Checkpointer:
         commit = write_checkpoint(self._store, state, origin, self._agreement)
         if self._agreement.rank == 0:
             logger.info("committed step %d (%s): %s/%s", commit.step, reason, self._store.uri, commit.key)
-            self._clean_up()
+            try:
+                retain(self._store, keep_last=self._keep_last, attempt=self._origin.attempt)
+            except UserError as error:
+                # costs space, not work: the next commit tries again
+                logger.warning("old checkpoints could not be deleted: %s", error)
         return commit
 
     def load_newest(self) -> tuple[Commit, TrainingState] | None:
@@ -52,10 +56,3 @@ class Checkpointer:
         Raises CheckpointError on every rank (see `discover.load_newest`).
         """
         return load_newest(self._store, self._agreement, config_digest=self._origin.config_digest)
-
-    def _clean_up(self) -> None:
-        try:
-            retain(self._store, keep_last=self._keep_last, attempt=self._origin.attempt)
-        except UserError as error:
-            # costs space, not work: the next commit tries again
-            logger.warning("old checkpoints could not be deleted: %s", error)

@@ -60,7 +60,8 @@ def reserve(store: ObjectStore, step: int, attempt: int) -> tuple[Marker, str]:
     standing = seen.candidates()
     if standing:
         raise _conflict(store, standing[0])
-    marker = Marker(step, seen.next_generation(step))
+    used = [known.generation for known in seen.committed | seen.quarantined]
+    marker = Marker(step, max(used, default=-1) + 1)
     folder = attempt_folder(step, attempt, os.urandom(4).hex())
     # The age of this object decides when the folder is garbage.
     store.put(folder + RESERVATION, canonical_json({"attempt": attempt, "created": time.time()}).encode())
@@ -81,7 +82,7 @@ def publish(store: ObjectStore, marker: Marker, folder: str, manifest: Manifest)
 
     Raises CommitConflict if another writer was faster, CheckpointError if an object is not what was written.
     """
-    content = manifest.to_bytes()
+    content = canonical_json(manifest.model_dump(mode="json")).encode()
     manifest_key = folder + MANIFEST
     digest = hashlib.sha256(content).hexdigest()
     store.put(manifest_key, content)

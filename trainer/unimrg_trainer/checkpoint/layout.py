@@ -62,11 +62,6 @@ class Listing:
         """Commits that nobody found wrong yet, newest first."""
         return sorted(self.committed - self.quarantined, reverse=True)
 
-    def next_generation(self, step: int) -> int:
-        """The number that the next commit of `step` gets, whatever became of the earlier ones."""
-        used = [marker.generation for marker in self.committed | self.quarantined if marker.step == step]
-        return max(used, default=-1) + 1
-
 
 def attempt_folder(step: int, attempt: int, token: str) -> str:
     """The folder of one writer, with a trailing slash; `token` is 8 hexadecimal digits."""

@@ -11,7 +11,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from unimrg_api.digests import canonical_json
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_trainer.checkpoint.layout import OBJECT_NAME
@@ -71,10 +70,6 @@ class Manifest(_Strict):
     extra: dict[str, Any]
     objects: dict[str, ObjectEntry]
     tensors: dict[str, TensorEntry]
-
-    def to_bytes(self) -> bytes:
-        """The manifest as canonical JSON; its SHA-256 is what a commit marker holds."""
-        return canonical_json(self.model_dump(mode="json")).encode()
 
 
 def read_json(content: bytes, what: str) -> dict[str, Any]:

@@ -53,8 +53,12 @@ def retain(store: ObjectStore, *, keep_last: int, attempt: int, now: float | Non
     doubtful = {marker.step for marker in unreadable}
     for folder in seen.folders.values():
         known = folder.key in referenced or folder.step in doubtful
-        if not known and folder.attempt < attempt and _is_abandoned(store, folder, now):
-            deleted += _delete_folder(store, folder)
+        if not known and folder.attempt < attempt:
+            reserved = reserved_at(
+                store, folder.key
+            )  # one without a readable age, which no writer of ours leaves, stays
+            if reserved is not None and now - reserved > ABANDONED_SECONDS:
+                deleted += _delete_folder(store, folder)
     if deleted:
         logger.info("deleted %d checkpoint folders: %s", len(deleted), ", ".join(deleted))
     return deleted
@@ -92,9 +96,3 @@ def _delete_folder(store: ObjectStore, folder: Folder | None) -> Sequence[str]:
     for key in sorted(folder.sizes, key=lambda key: (key.endswith(RESERVATION), key)):
         store.delete(key)
     return [folder.key]
-
-
-def _is_abandoned(store: ObjectStore, folder: Folder, now: float) -> bool:
-    """Whether a folder is old; one without a readable age, which no writer of ours leaves, stays."""
-    reserved = reserved_at(store, folder.key)
-    return reserved is not None and now - reserved > ABANDONED_SECONDS

@@ -24,18 +24,13 @@ class BatchShape:
         return self.rows // self.cohort_rows
 
 
-def possible_world_sizes(shape: BatchShape) -> list[int]:
-    """World sizes that deal whole cohorts equally."""
-    return [size for size in range(1, shape.cohorts + 1) if shape.cohorts % size == 0]
-
-
 def cohorts_of_rank(shape: BatchShape, step: int, rank: int, world_size: int) -> list[range]:
     """Global rows of each cohort that `rank` computes in `step`.
 
     Raises UserError when `world_size` cannot deal whole cohorts equally, naming the nearest sizes that can.
     """
     if shape.cohorts % world_size:
-        possible = possible_world_sizes(shape)
+        possible = [size for size in range(1, shape.cohorts + 1) if shape.cohorts % size == 0]
         below = max(size for size in possible if size < world_size)
         above = [size for size in possible if size > world_size][:1]
         nearest = " or ".join(str(size) for size in [below, *above])

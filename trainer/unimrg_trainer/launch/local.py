@@ -172,7 +172,9 @@ class _Session:
         for name in others:
             decides = STAGES[name].decides
             skipped = self.already_complete or stop.twice or is_skipped(name, self.job, ended, self._commit())
-            if skipped if decides else not self._needs_closing():
+            # an attempt of this command is to be closed, or one that was killed before its `finish`
+            begun = self.claimed is not None or (self.already_complete and not outcomes.is_closed(self.run_prefix))
+            if skipped if decides else not begun:
                 ended[name] = "Skipped"
             else:
                 ended[name] = self._run_stage(name, stop)
@@ -232,10 +234,6 @@ class _Session:
             logger.info("not known before the data is prepared: %s", error)
             return False  # prepare fails with it too, and reports it
         return outcomes.is_complete(self.run_prefix, self.job)
-
-    def _needs_closing(self) -> bool:
-        """Whether an attempt of this command began, or one before it was killed before `finish` had closed its run."""
-        return self.claimed is not None or (self.already_complete and not outcomes.is_closed(self.run_prefix))
 
     def _print_results(self) -> None:
         summary = outcomes.summary(self.run_prefix)

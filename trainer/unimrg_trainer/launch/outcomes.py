@@ -62,8 +62,10 @@ def result(run: ObjectStore, job: UniMRGJob, attempt: str) -> Outcome:
         elif is_skipped(name, job, outcomes, newest_commit(run)):
             outcomes[name] = "Skipped"
         else:
-            code = _code(run, attempt, name)
-            outcomes[name] = "Interrupted" if code is None else outcome_of(code)
+            try:
+                outcomes[name] = outcome_of(TerminationRecord.parse(run.get(outcome_key(attempt, name))).exit_code)
+            except StorageError:
+                outcomes[name] = "Interrupted"
     return result_of(job, outcomes) or "Interrupted"
 
 
@@ -118,10 +120,3 @@ def _keep(run: ObjectStore, key: str, text: str) -> None:
 
 def _settings(job: UniMRGJob) -> str:
     return sha256_of([job.spec.model.family(), job.spec.stages.evaluate.model_dump(by_alias=True, mode="json")])
-
-
-def _code(run: ObjectStore, attempt: str, stage: str) -> int | None:
-    try:
-        return TerminationRecord.parse(run.get(outcome_key(attempt, stage))).exit_code
-    except StorageError:
-        return None

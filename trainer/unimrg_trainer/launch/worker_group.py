@@ -210,11 +210,6 @@ def cores() -> int:
     return count
 
 
-def stop_seconds(grace: int) -> int:
-    """How long ranks may take to stop, of a grace period of `grace` seconds."""
-    return max(1, grace - GRACE_MARGIN, grace // 2)
-
-
 def free_port(address: str, preferred: int) -> int:
     """The preferred port if it is free at `address`, else any other; for a single node, where no other must know it."""
     for port in (preferred, 0):
@@ -268,7 +263,7 @@ def supervise(
             now = time.monotonic()
             if stop.requested and stop_deadline == float("inf"):
                 logger.info("%s: the ranks stop at their next step and commit", stop.cause)
-                stop_deadline = now + stop_seconds(grace)
+                stop_deadline = now + max(1, grace - GRACE_MARGIN, grace // 2)
                 group.signal(signal.SIGTERM)
             if peer_deadline == float("inf") and group.has_failed():
                 logger.error("a rank has failed; the others are asked to stop and killed after %.0f s", PEER_SECONDS)

@@ -46,14 +46,11 @@ def segment_starts(segments: Sequence[Segment]) -> list[int]:
     return starts
 
 
-def is_chain(segments: Sequence[Segment]) -> bool:
-    """True if every segment continues the one before it: then positions simply count up."""
-    return all(segment.parent == index - 1 for index, segment in enumerate(segments))
-
-
 def is_plain_causal(segments: Sequence[Segment]) -> bool:
     """True if `visibility` is the lower triangle, which attention kernels know without a mask."""
-    return is_chain(segments) and all(segment.attention is Attention.CAUSAL for segment in segments)
+    return all(
+        segment.parent == index - 1 and segment.attention is Attention.CAUSAL for index, segment in enumerate(segments)
+    )
 
 
 def positions(segments: Sequence[Segment]) -> np.ndarray:
