@@ -70,6 +70,8 @@ class Cluster:
         self.published: list[Event] = []
         self._numbers = 0
         self._had_pods: set[str] = set()
+        self._suspended_pods: set[str] = set()
+        """Pods from before a suspension: no controller counts them once their child is resumed."""
 
     # ---- the operator
 
@@ -180,8 +182,7 @@ class Cluster:
 
     def _control(self, child: Child) -> None:
         assert self.job is not None
-        since = child.resumed or 0.0
-        pods = [pod for pod in self.pods_of(child.name) if pod.created >= since or is_alive(pod)]
+        pods = [pod for pod in self.pods_of(child.name) if pod.uid not in self._suspended_pods or is_alive(pod)]
         expected = STAGES[child.stage].pods(self.job)
         lost = child.stage != "train" and child.name in self._had_pods and not pods
         if lost or any(has_failed(pod) for pod in pods):
@@ -257,6 +258,7 @@ class Cluster:
     def suspend(self, child: Child) -> None:
         """Let a queue take a child's pods away."""
         self.children[child.name] = replace(child, state="Suspended")
+        self._suspended_pods |= {pod.uid for pod in self.pods_of(child.name)}
         for pod in self.pods_of(child.name):
             if is_alive(pod) and pod.deleting_since is None:
                 self.delete_pod(pod)
