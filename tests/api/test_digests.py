@@ -5,15 +5,8 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import strategies as st
 
 from unimrg_api.digests import canonical_json, sha256_of
-
-JSON_VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
-    max_leaves=12,
-)
 
 
 def test_the_canonical_text_is_sorted_without_spaces_and_unescaped() -> None:
@@ -29,9 +22,3 @@ def test_the_digest_is_the_one_that_was_written_down() -> None:
 def test_what_json_does_not_have_is_refused(value: object) -> None:
     with pytest.raises((ValueError, TypeError), match="JSON"):
         canonical_json(value)
-
-
-def _reversed(value: object) -> object:
-    if isinstance(value, dict):
-        return {key: _reversed(value[key]) for key in reversed(value)}
-    return [_reversed(item) for item in value] if isinstance(value, list) else value

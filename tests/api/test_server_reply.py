@@ -6,8 +6,6 @@ from typing import Any
 
 from unimrg_api.server_reply import problems_of
 
-PREFIX = 'UniMRGJob in version "v1alpha1" cannot be handled as a UniMRGJob: strict decoding error: '
-
 
 def refused(*causes: tuple[str, str]) -> dict[str, Any]:
     listed = [{"field": field, "message": message} for field, message in causes]
@@ -34,12 +32,6 @@ def test_what_the_server_did_not_check_is_no_problem() -> None:
         ("<nil>", "Invalid value: null: some validation rules were not checked because the object was invalid"),
     )
     assert [problem.path for problem in problems_of(status)] == ["kind"]
-
-
-def test_unknown_and_repeated_fields_are_all_named() -> None:
-    text = f'{PREFIX}unknown field "spec.objectives[0].wait", duplicate field "spec.checkpoint.uri"'
-    problems = problems_of({"reason": "BadRequest", "message": text})
-    assert [problem.path for problem in problems] == ["spec.objectives[0].wait", "spec.checkpoint.uri"]
 
 
 def test_any_other_reply_is_one_problem_without_a_path() -> None:

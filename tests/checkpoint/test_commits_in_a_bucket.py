@@ -12,10 +12,12 @@ from unimrg_trainer.checkpoint.reader import list_commits
 def test_commits_are_found_loaded_and_deleted(s3_place: Place) -> None:
     store = s3_place.store()
     keeper = checkpointer(store, keep_last=2)
+    store.put("spool/attempt-1/segment-1.jsonl", b"points")
     for step in (4, 8, 12):
         keeper.save(small_state(step), "periodic")
     assert [commit.step for commit in list_commits(store)] == [12, 8]
     assert store.list("ckpt/step-00000004/") == []
+    assert store.get("spool/attempt-1/segment-1.jsonl") == b"points"
     loads(store, 12)
 
 

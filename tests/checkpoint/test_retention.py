@@ -40,16 +40,6 @@ def test_the_newest_two_are_never_superfluous(present: set[int], keep_last: int)
     assert all(gone < kept for gone in deleted for kept in left)
 
 
-def test_saving_deletes_what_is_superfluous_and_nothing_of_it_stays(dictionary_store: DictionaryStore) -> None:
-    keeper = checkpointer(dictionary_store, keep_last=2)
-    dictionary_store.put("spool/attempt-1/segment-1.jsonl", b"points")
-    for step in (10, 20, 30):
-        keeper.save(small_state(step), "periodic")
-    assert steps(list_commits(dictionary_store)) == [30, 20]
-    assert dictionary_store.list("ckpt/step-00000010/") == []
-    assert dictionary_store.get("spool/attempt-1/segment-1.jsonl") == b"points"
-
-
 def test_a_quarantined_commit_keeps_no_good_one_out(dictionary_store: DictionaryStore) -> None:
     keeper = checkpointer(dictionary_store, keep_last=2)
     for step in (10, 20, 30):

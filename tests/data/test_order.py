@@ -26,12 +26,6 @@ def test_epochs_seeds_and_sources_have_different_orders() -> None:
     assert len(set(orders)) == len(orders)
 
 
-def test_the_order_does_not_depend_on_where_reading_starts() -> None:
-    whole = [position(3, "images", 7, row) for row in range(100)]
-    jumbled = {row: position(3, "images", 7, row) for row in (99, 0, 50, 13, 50, 98, 1)}
-    assert all(whole[row] == place for row, place in jumbled.items())
-
-
 def test_the_order_is_the_same_on_every_machine() -> None:
     assert [position(42, "images", 10, row) for row in range(10)] == [7, 6, 1, 3, 9, 2, 0, 8, 5, 4]
 

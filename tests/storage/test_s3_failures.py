@@ -217,18 +217,6 @@ def test_keys_that_are_refused_are_told_without_their_values(
         assert secret not in str(error) and secret not in repr(error.__cause__)
 
 
-def test_a_reader_reads_and_writes_nothing(
-    s3_place: Place, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    s3_place.store().put("a", b"1")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3_server.reader_access_key)
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3_server.reader_secret_key)
-    store = s3_place.store()
-    assert (store.get("a"), store.size("a"), store.list()) == (b"1", 1, [("a", 1)])
-    for call in (lambda: store.put("a", b"2"), lambda: store.delete("a")):
-        assert failure(call).exit_code is ExitCode.CREDENTIALS
-
-
 def test_a_missing_bucket_is_a_missing_input_and_named(s3_place: Place) -> None:
     store = S3Store("s3://nobody-made-this/run", s3_place.storage)
     for call in (lambda: store.get("a"), lambda: store.list(), lambda: store.size("a")):
