@@ -27,17 +27,11 @@ from unimrg_trainer.models.registry import find_family
 from unimrg_trainer.objectives.registry import objective
 from unimrg_trainer.preparation.prepare import prepare
 from unimrg_trainer.storage import LocalStore
+from unimrg_trainer.tracking.segments import read_curves
 
 OBJECTIVES = {"Understanding": 1.0, "Pixel": 0.5, "Depth": 2.0, "Segmentation": 1.0}
-OPTIMIZER = {
-    "learningRate": "1e-3",
-    "beta1": "0.8",
-    "beta2": "0.9",
-    "epsilon": "1e-6",
-    "weightDecay": "0.1",
-    "clipNorm": "0.5",
-}
-RECIPE = Recipe(beta1=0.8, beta2=0.9, epsilon=1e-6, decay=0.1, clip_norm=0.5)
+OTHER_NUMBERS = {"beta1": "0.8", "beta2": "0.9", "epsilon": "1e-6", "weightDecay": "0.1", "clipNorm": "500"}
+OTHER_RECIPE = Recipe(beta1=0.8, beta2=0.9, epsilon=1e-6, decay=0.1, clip_norm=500.0)
 SEED = 12
 
 
@@ -66,16 +60,27 @@ def newest(folder: Path, digest: str) -> TrainingState:
     return loaded[1]
 
 
+def recorded(curves: list[dict[str, dict[int, float]]], name: str) -> list[float]:
+    """A metric's values by step over all attempts."""
+    points = {step: value for curve in curves for step, value in curve[name].items()}
+    return [points[step] for step in sorted(points)]
+
+
 @pytest.mark.timeout(120)
+@pytest.mark.parametrize(
+    ("numbers", "recipe", "clipped"),
+    [({}, Recipe(), True), (OTHER_NUMBERS, OTHER_RECIPE, False)],
+    ids=["the published numbers", "other numbers, nothing clipped"],
+)
 def test_a_job_interrupted_and_resumed_follows_the_recipe_by_hand(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, numbers: dict[str, str], recipe: Recipe, clipped: bool
 ) -> None:
     """Three steps in two attempts: the first is asked to stop at once, which takes effect after its second step."""
     job, _ = tiny_job(
         tmp_path,
         model__harmon__dropout="0",
         objectives=[{"name": name, "weight": str(weight)} for name, weight in OBJECTIVES.items()],
-        training__optimizer=OPTIMIZER,
+        training__optimizer={"learningRate": "1e-3", **numbers},
         training__schedule={"warmupSteps": 2, "totalSteps": 6},
         training__stopStep=3,
         training__precision="FP64",
@@ -106,15 +111,14 @@ def test_a_job_interrupted_and_resumed_follows_the_recipe_by_hand(
         micro_rows=2,
         seed=SEED,
     )
-    expected = train_by_hand(
-        family,
-        module,
-        [planner.step(step, 0, 1) for step in range(3)],
-        [rate_by_hand(1e-3, 2, 6, step) for step in range(3)],
-        RECIPE,
-    )
-    assert min(expected.norms) > RECIPE.clip_norm
+    rates = [rate_by_hand(1e-3, 2, 6, step) for step in range(3)]
+    expected = train_by_hand(family, module, [planner.step(step, 0, 1) for step in range(3)], rates, recipe)
+    assert all((norm > recipe.clip_norm) == clipped for norm in expected.norms)
     assert_trained_alike(state.tensors, expected)
+    curves = [read_curves(tmp_path / f"pod-{attempt}" / "spool") for attempt in (1, 2)]
+    assert recorded(curves, "optim/lr") == pytest.approx(rates, rel=1e-12)
+    # the norm that is reported is the one before clipping
+    assert recorded(curves, "train/grad_norm") == pytest.approx(expected.norms, rel=1e-10)
 
     # an attempt that finds its work done changes nothing
     run_stage(tmp_path, job, 3, monkeypatch, asked_to_stop=False)
