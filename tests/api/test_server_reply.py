@@ -24,16 +24,6 @@ def test_every_cause_keeps_its_path_and_its_message_without_passwords() -> None:
     assert "hunter2" not in str(problems[1])
 
 
-def test_what_the_server_did_not_check_is_no_problem() -> None:
-    status = refused(
-        ("kind", 'Invalid value: "PyTorchJob": must be UniMRGJob'),
-        ("spec.trainer", 'Invalid value: "object": no such key: volumes evaluating rule: two volumes are mounted'),
-        ("", 'Invalid value: "": Checked value must be of type integer (default format) in spec.trainer.nodes'),
-        ("<nil>", "Invalid value: null: some validation rules were not checked because the object was invalid"),
-    )
-    assert [problem.path for problem in problems_of(status)] == ["kind"]
-
-
 def test_any_other_reply_is_one_problem_without_a_path() -> None:
     for status in (
         {"reason": "Forbidden", "message": 'unimrgjobs is forbidden: User "me" cannot create'},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,12 @@ from unimrg_trainer.storage import LocalStore, ObjectStore
 from unimrg_trainer.storage.base import StorageError
 
 
-def ended(error: CheckpointError) -> tuple[str, int]:
-    return error.message, int(error.exit_code)
+def ended(call: Callable[[], Any]) -> Any:
+    """What a call returns, or how it failed: (message, exit code)."""
+    try:
+        return call()
+    except CheckpointError as error:
+        return error.message, int(error.exit_code)
 
 
 def save_and_load(agreement: Agreement, root: str) -> Any:
@@ -63,10 +68,7 @@ def fail_on(agreement: Agreement, root: str, rank: int, place: str) -> Any:
     if agreement.rank == rank:
         store = WrappedStore(store, before=raising(lambda: StorageError("the disk is full"), place))
     keeper = checkpointer(store, agreement=agreement)
-    try:
-        return keeper.save(small_state(20), "periodic")
-    except CheckpointError as error:
-        return ended(error)
+    return ended(lambda: keeper.save(small_state(20), "periodic"))
 
 
 @pytest.mark.parametrize(("rank", "place"), [(1, "rank-1"), (0, "COMMITTED")])
@@ -88,10 +90,7 @@ def die_on(agreement: Agreement, root: str, rank: int, place: str) -> Any:
             os.kill(os.getpid(), signal.SIGKILL)
 
     keeper = checkpointer(WrappedStore(LocalStore(Path(root)), before=die), agreement=agreement)
-    try:
-        return keeper.save(small_state(20), "periodic")
-    except CheckpointError as error:
-        return ended(error)
+    return ended(lambda: keeper.save(small_state(20), "periodic"))
 
 
 @pytest.mark.parametrize(("rank", "place"), [(1, "rank-1"), (0, "rank-0"), (0, "COMMITTED")])
@@ -112,10 +111,7 @@ def read_through_lies(agreement: Agreement, root: str) -> Any:
     store: ObjectStore = LocalStore(Path(root))
     if agreement.rank == 1:
         store = LyingStore(store, r"rank-0\.safetensors")
-    try:
-        return checkpointer(store, agreement=agreement).load_newest()
-    except CheckpointError as error:
-        return ended(error)
+    return ended(lambda: checkpointer(store, agreement=agreement).load_newest())
 
 
 def test_a_fault_on_the_way_to_one_rank_condemns_no_checkpoint(tmp_path: Path) -> None:
@@ -141,10 +137,7 @@ def save_different_things(agreement: Agreement, root: str) -> Any:
     state = small_state(20)
     if agreement.rank == 1:
         state = TrainingState(20, {**state.tensors, "model/extra": state.tensors["model/scale"].clone()})
-    try:
-        return checkpointer(LocalStore(Path(root)), agreement=agreement).save(state, "periodic")
-    except CheckpointError as error:
-        return ended(error)
+    return ended(lambda: checkpointer(LocalStore(Path(root)), agreement=agreement).save(state, "periodic"))
 
 
 def test_ranks_that_hold_different_things_commit_nothing(tmp_path: Path) -> None:

@@ -32,59 +32,6 @@ SAMPLES = {
 }
 
 
-def write(store: ObjectStore, **limits: int) -> Manifest:
-    samples = list(SAMPLES.values())
-    return read_manifest(store, "data", "train", write_split(store, "data", "train", 5, samples.__getitem__, **limits))
-
-
-def samples_of(store: DictionaryStore, manifest: Manifest) -> list[IndexEntry]:
-    return [sample for shard in manifest.shards for sample in read_index(store, "data", "train", shard)]
-
-
-def test_tarfile_reads_what_was_written() -> None:
-    store = DictionaryStore()
-    manifest = write(store, samples_per_shard=2)
-    found: dict[str, dict[str, bytes]] = {}
-    for shard in manifest.shards:
-        content_of_tar = io.BytesIO(store.objects[f"data/train/{shard.name}"])
-        with tarfile.open(fileobj=content_of_tar, mode="r|") as tar:  # as a stream, as webdataset reads it
-            for info in tar:
-                key, _, extension = info.name.partition(".")
-                content = tar.extractfile(info)
-                assert content is not None
-                found.setdefault(key, {})[extension] = content.read()
-    assert found == SAMPLES
-
-
-def test_the_manifest_counts_and_names_every_shard_with_its_digests() -> None:
-    store = DictionaryStore()
-    manifest = write(store, samples_per_shard=2)
-    assert [shard.samples for shard in manifest.shards] == [2, 2, 1]
-    assert (manifest.samples, manifest.questions) == (5, 10)
-    for shard in manifest.shards:
-        tar = store.objects[f"data/train/{shard.name}"]
-        assert (shard.sha256, shard.length) == (sha256(tar), len(tar))
-        assert shard.index_sha256 == sha256(store.objects[f"data/train/{shard.name}.idx"])
-    assert store.writes[-1] == "data/train/manifest.json"
-
-
-def test_a_shard_is_closed_when_it_has_enough_bytes() -> None:
-    manifest = write(DictionaryStore(), bytes_per_shard=4000)
-    assert [shard.samples for shard in manifest.shards] == [2, 2, 1]
-
-
-def test_members_are_read_by_one_ranged_read() -> None:
-    store = CountingStore()
-    manifest = write(store)
-    shard = manifest.shards[0]
-    for sample in samples_of(store, manifest):
-        store.reads.clear()
-        contents = read_members(store, "data", "train", shard, sample, ["json", "png"])
-        assert contents == SAMPLES[sample.key]
-        assert len(store.reads) == 1
-        assert store.reads[0] < shard.length / 2
-
-
 class CountingStore(DictionaryStore):
     """Records the length of every read; corrupts the first `bad_reads` ranged ones."""
 
@@ -102,8 +49,62 @@ class CountingStore(DictionaryStore):
         return content
 
 
-def test_a_read_that_goes_wrong_once_is_repeated() -> None:
-    store = CountingStore()
+@pytest.fixture
+def store() -> CountingStore:
+    return CountingStore()
+
+
+def write(store: ObjectStore, **limits: int) -> Manifest:
+    samples = list(SAMPLES.values())
+    return read_manifest(store, "data", "train", write_split(store, "data", "train", 5, samples.__getitem__, **limits))
+
+
+def samples_of(store: DictionaryStore, manifest: Manifest) -> list[IndexEntry]:
+    return [sample for shard in manifest.shards for sample in read_index(store, "data", "train", shard)]
+
+
+def test_tarfile_reads_what_was_written(store: CountingStore) -> None:
+    manifest = write(store, samples_per_shard=2)
+    found: dict[str, dict[str, bytes]] = {}
+    for shard in manifest.shards:
+        content_of_tar = io.BytesIO(store.objects[f"data/train/{shard.name}"])
+        with tarfile.open(fileobj=content_of_tar, mode="r|") as tar:  # as a stream, as webdataset reads it
+            for info in tar:
+                key, _, extension = info.name.partition(".")
+                content = tar.extractfile(info)
+                assert content is not None
+                found.setdefault(key, {})[extension] = content.read()
+    assert found == SAMPLES
+
+
+def test_the_manifest_counts_and_names_every_shard_with_its_digests(store: CountingStore) -> None:
+    manifest = write(store, samples_per_shard=2)
+    assert [shard.samples for shard in manifest.shards] == [2, 2, 1]
+    assert (manifest.samples, manifest.questions) == (5, 10)
+    for shard in manifest.shards:
+        tar = store.objects[f"data/train/{shard.name}"]
+        assert (shard.sha256, shard.length) == (sha256(tar), len(tar))
+        assert shard.index_sha256 == sha256(store.objects[f"data/train/{shard.name}.idx"])
+    assert store.writes[-1] == "data/train/manifest.json"
+
+
+def test_a_shard_is_closed_when_it_has_enough_bytes(store: CountingStore) -> None:
+    manifest = write(store, bytes_per_shard=4000)
+    assert [shard.samples for shard in manifest.shards] == [2, 2, 1]
+
+
+def test_members_are_read_by_one_ranged_read(store: CountingStore) -> None:
+    manifest = write(store)
+    shard = manifest.shards[0]
+    for sample in samples_of(store, manifest):
+        store.reads.clear()
+        contents = read_members(store, "data", "train", shard, sample, ["json", "png"])
+        assert contents == SAMPLES[sample.key]
+        assert len(store.reads) == 1
+        assert store.reads[0] < shard.length / 2
+
+
+def test_a_read_that_goes_wrong_once_is_repeated(store: CountingStore) -> None:
     manifest = write(store)
     sample = samples_of(store, manifest)[3]
     store.bad_reads = 1
@@ -111,8 +112,7 @@ def test_a_read_that_goes_wrong_once_is_repeated() -> None:
     assert contents == SAMPLES[sample.key]
 
 
-def test_a_corrupt_byte_is_named_by_shard_key_and_offset() -> None:
-    store = DictionaryStore()
+def test_a_corrupt_byte_is_named_by_shard_key_and_offset(store: CountingStore) -> None:
     manifest = write(store)
     shard, sample = manifest.shards[0], samples_of(store, manifest)[3]
     place = sample.members["png"].offset + 7
@@ -130,8 +130,7 @@ def test_a_corrupt_byte_is_named_by_shard_key_and_offset() -> None:
             assert read_members(store, "data", "train", shard, other, ["png"])
 
 
-def test_a_truncated_shard_is_an_error_with_a_name() -> None:
-    store = DictionaryStore()
+def test_a_truncated_shard_is_an_error_with_a_name(store: CountingStore) -> None:
     manifest = write(store)
     key = f"data/train/{manifest.shards[0].name}"
     last = samples_of(store, manifest)[-1]
@@ -141,8 +140,7 @@ def test_a_truncated_shard_is_an_error_with_a_name() -> None:
             read_members(store, "data", "train", manifest.shards[0], last, ["json", "png"])
 
 
-def test_a_missing_shard_is_an_error_with_a_name() -> None:
-    store = DictionaryStore()
+def test_a_missing_shard_is_an_error_with_a_name(store: CountingStore) -> None:
     manifest = write(store)
     sample = samples_of(store, manifest)[0]
     del store.objects[f"data/train/{manifest.shards[0].name}"]
@@ -151,8 +149,7 @@ def test_a_missing_shard_is_an_error_with_a_name() -> None:
     assert caught.value.exit_code is ExitCode.INPUT_MISSING
 
 
-def test_a_changed_index_or_manifest_is_found_by_its_digest() -> None:
-    store = DictionaryStore()
+def test_a_changed_index_or_manifest_is_found_by_its_digest(store: CountingStore) -> None:
     manifest = write(store)
     shard = manifest.shards[0]
     index = f"data/train/{shard.name}.idx"

@@ -37,7 +37,7 @@ class ClippingSets:
         return self._strategy.clip(max_norm)
 
 
-def train_until_asked(rank: int, world_size: int, asked_rank: int, in_step: int, stop_step: int) -> Any:
+def train_until_asked(rank: int, world_size: int, asked_rank: int | None, in_step: int, stop_step: int) -> Any:
     """(how it ended, what was saved): a loop in which `asked_rank` is asked to stop during step `in_step`."""
     flag, saved = Flag(), []
 
@@ -60,18 +60,20 @@ def train_until_asked(rank: int, world_size: int, asked_rank: int, in_step: int,
     return end, saved
 
 
-def train_on(agreement: Agreement, asked_rank: int, in_step: int, stop_step: int) -> Any:
+def train_on(agreement: Agreement, asked_rank: int | None, in_step: int, stop_step: int) -> Any:
     return train_until_asked(agreement.rank, agreement.world_size, asked_rank, in_step, stop_step)
 
 
-@pytest.mark.parametrize("asked_rank", [0, 1])
-def test_both_ranks_commit_and_stop_one_step_after_one_was_asked(tmp_path: Path, asked_rank: int) -> None:
-    expected = (str(int(ExitCode.INTERRUPTED)), [(4, "interruption")])
-    assert run_ranks(2, tmp_path / "meeting", train_on, asked_rank, 3, 9) == [expected, expected]
+INTERRUPTED = (str(int(ExitCode.INTERRUPTED)), [(4, "interruption")])
 
 
-def test_two_ranks_of_which_none_was_asked_end_at_their_step(tmp_path: Path) -> None:
-    assert run_ranks(2, tmp_path / "meeting", train_on, -1, 0, 6) == [("6", [(6, "final")])] * 2
+@pytest.mark.parametrize(
+    ("asked_rank", "expected"), [(0, INTERRUPTED), (1, INTERRUPTED), (None, ("6", [(6, "final")]))]
+)
+def test_both_ranks_commit_and_stop_one_step_after_one_was_asked(
+    tmp_path: Path, asked_rank: int | None, expected: object
+) -> None:
+    assert run_ranks(2, tmp_path / "meeting", train_on, asked_rank, 3, 6) == [expected, expected]
 
 
 @pytest.mark.usefixtures("process_group")

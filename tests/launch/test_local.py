@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import pytest
 from rich.console import Console
 
 from tests.support.local_jobs import WITH_IMAGES, tiny_job
+from tests.support.waiting import wait_until
 from unimrg_api import load
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
@@ -37,9 +37,7 @@ def signal_when(ready: Callable[[], bool], number: signal.Signals) -> threading.
     """Send a signal to this process, as a terminal does, once `ready`."""
 
     def send() -> None:
-        deadline = time.monotonic() + 60
-        while not ready() and time.monotonic() < deadline:
-            time.sleep(0.02)
+        wait_until(ready)
         os.kill(os.getpid(), number)
 
     thread = threading.Thread(target=send)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
+from tests.support.waiting import wait_until
 from unimrg_api.errors import UserError
 from unimrg_trainer.launch.lock import run_lock
 
@@ -44,9 +44,8 @@ def test_a_program_that_the_run_starts_does_not_keep_the_lock(tmp_path: Path) ->
     with run_lock(tmp_path):
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], close_fds=False)
     try:
-        deadline = time.monotonic() + 5
-        while not can_lock(tmp_path):  # the kernel closes descriptors a moment after the program has replaced ours
-            assert time.monotonic() < deadline
+        # the kernel closes descriptors a moment after the program has replaced ours
+        wait_until(lambda: can_lock(tmp_path), seconds=5)
         assert child.poll() is None
     finally:
         child.kill()

@@ -111,16 +111,6 @@ def test_a_stage_does_not_begin_after_a_request_to_stop(tmp_path: Path) -> None:
     assert not (tmp_path / "data").exists()
 
 
-def test_a_pod_that_comes_back_has_the_number_of_its_attempt(tmp_path: Path) -> None:
-    env = dataclasses.replace(environment(tmp_path), uid="kubernetes", attempt="4")
-    run_stage("prepare", env)
-    for _ in range(2):
-        claimed = stages.inputs.claim(env, stages.inputs.job_of(env), run_of(tmp_path))
-        assert (claimed.uid, claimed.attempt) == ("kubernetes", "4")
-    for later, number in ((dataclasses.replace(env, attempt=""), "5"), (dataclasses.replace(env, uid="again"), "6")):
-        assert stages.inputs.claim(later, stages.inputs.job_of(env), run_of(tmp_path)).attempt == number
-
-
 def test_pods_of_several_nodes_do_not_count_attempts_themselves(tmp_path: Path) -> None:
     env = environment(tmp_path)
     run_stage("prepare", env)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.local_jobs import tiny_job
+from tests.support.waiting import wait_until
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.termination import TerminationRecord
 from unimrg_trainer.launch.local import local_environment
@@ -30,10 +31,7 @@ def code_after(
         env={**os.environ, **environment, "PYTHONPATH": paths, "SLOW_IMPORT": module, "SLOW_IMPORT_BEGAN": str(began)},
     )
     try:
-        deadline = time.monotonic() + 60
-        while not began.exists() and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert began.exists()
+        wait_until(began.exists)
         for number in signals:
             process.send_signal(number)
             time.sleep(0.1)

@@ -8,13 +8,13 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.alive import alive
+from tests.support.waiting import wait_until
 from unimrg_trainer.launch import worker_group
 
 REPOSITORY = Path(__file__).parents[2]
@@ -35,7 +35,7 @@ class Launched:
 
     def ranks(self, count: int) -> list[int]:
         """Process ids of the ranks, once `count` are at work."""
-        until(lambda: len(self._at_work()) >= count or self.process.poll() is not None)
+        wait_until(lambda: len(self._at_work()) >= count or self.process.poll() is not None)
         assert len(self._at_work()) >= count, self.launcher_log()
         return [int(path.read_text()) for path in self._at_work()]
 
@@ -71,18 +71,11 @@ def launch(tmp_path: Path) -> Iterator[Launch]:
             launched.process.wait()
 
 
-def until(condition: Callable[[], bool], limit: float = START_SECONDS) -> None:
-    deadline = time.monotonic() + limit
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.02)
-
-
 def test_no_rank_outlives_a_killed_launcher_by_five_seconds(launch: Launch) -> None:
     launched = launch("deaf")
     ranks = launched.ranks(2)
     launched.process.kill()
-    until(lambda: not any(alive(pid) for pid in ranks), limit=5)
+    wait_until(lambda: not any(alive(pid) for pid in ranks), seconds=5)
 
 
 def test_a_stop_lets_every_rank_finish_its_commit(launch: Launch) -> None:
@@ -99,7 +92,7 @@ def test_a_second_interrupt_kills_everything_at_once(launch: Launch) -> None:
     launched = launch("deaf")
     ranks = launched.ranks(2)
     launched.process.send_signal(signal.SIGINT)
-    until(lambda: "SIGINT" in launched.launcher_log())
+    wait_until(lambda: "SIGINT" in launched.launcher_log())
     launched.process.send_signal(signal.SIGINT)
     assert launched.code(limit=10) == 130
     assert not any(alive(pid) for pid in ranks)
@@ -143,7 +136,7 @@ def test_a_stall_leaves_the_stacks_of_all_ranks_in_their_logs(launch: Launch) ->
 
 def test_a_stop_while_ranks_still_start_reaches_them_all(launch: Launch) -> None:
     launched = launch("wait")
-    until(lambda: (launched.folder / "logs" / "rank-1.log").exists())
+    wait_until(lambda: (launched.folder / "logs" / "rank-1.log").exists())
     launched.process.send_signal(signal.SIGTERM)
     assert launched.code() == 85
     assert launched.result()["message"] == "stopped after step 7, committed at step 7"

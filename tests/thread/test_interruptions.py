@@ -11,14 +11,15 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
 from tests.support.local_jobs import tiny_job
+from tests.support.waiting import wait_until
 from unimrg_trainer.checkpoint.discover import read_state
 from unimrg_trainer.checkpoint.reader import list_commits, read_manifest
 from unimrg_trainer.storage import LocalStore
@@ -57,11 +58,12 @@ class Command:
 
     def wait_for_commit(self, step: int) -> None:
         """Wait until `step` or a later one is committed."""
-        end = time.monotonic() + PATIENCE
-        while not any(commit.step >= step for commit in list_commits(self.run)):
-            assert self.process.poll() is None, "the run ended before its first commit"
-            assert time.monotonic() < end, "no commit in time"
-            time.sleep(0.02)
+        self.wait_until(lambda: any(commit.step >= step for commit in list_commits(self.run)))
+
+    def wait_until(self, reached: Callable[[], bool]) -> None:
+        """Wait until the run comes to a point; fails if it ends before."""
+        wait_until(lambda: reached() or self.process.poll() is not None, PATIENCE)
+        assert reached(), "the run ended before"
 
 
 def start(job: Path, **environment: str) -> Command:
@@ -145,10 +147,7 @@ def test_killed_inside_a_commit_the_one_before_stands(tmp_path: Path, undisturbe
         TEST_PAUSE_KEY=f"step-{2 * EVERY:08d}/.*manifest",
         TEST_PAUSE_REACHED=str(reached),
     )
-    end = time.monotonic() + PATIENCE
-    while not reached.exists():
-        assert command.process.poll() is None and time.monotonic() < end
-        time.sleep(0.02)
+    command.wait_until(reached.exists)
     command.process.kill()
     assert command.wait() == -signal.SIGKILL
     assert [commit.step for commit in list_commits(command.run)] == [EVERY]

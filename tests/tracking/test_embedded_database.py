@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
+from tests.support.waiting import wait_until
 from unimrg_trainer.tracking.embedded import ensure_database
 
 
@@ -16,10 +16,8 @@ def test_a_data_base_is_there_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
     database = tmp_path / "run" / "mlflow.db"
     program = "import sys, pathlib, unimrg_trainer.tracking.embedded as e; e.ensure_database(pathlib.Path(sys.argv[1]))"
     process = subprocess.Popen([sys.executable, "-c", program, str(database)])
-    end = time.monotonic() + 120
-    while not any(path.stat().st_size > 8192 for path in tmp_path.glob("run/.partial-*.db")):  # a few tables, not all
-        assert process.poll() is None and time.monotonic() < end
-        time.sleep(0.005)
+    few_tables = 8192  # bytes
+    wait_until(lambda: any(path.stat().st_size > few_tables for path in tmp_path.glob("run/.partial-*.db")), 120)
     process.kill()
     process.wait()
     assert not database.exists()

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ import pytest
 from tests.support.dictionary_store import DictionaryStore
 from tests.support.mlflow_server import MlflowServer
 from tests.support.tcp_gate import TcpGate
+from tests.support.waiting import wait_until
 from unimrg_api.exit_codes import ExitCode
 from unimrg_trainer.tracking.finish import finish
 from unimrg_trainer.tracking.server_check import check_server
@@ -74,13 +74,6 @@ def upload_all(run_dir: Path, settings: TrackingSettings, timeout: float = 60) -
     assert report.remaining == 0
     assert report.run_id is not None
     return report.run_id
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)
 
 
 def history(uri: str, run_id: str, key: str) -> list[tuple[int, float, int]]:

@@ -106,18 +106,6 @@ def test_no_batch_is_larger_than_the_server_takes(tmp_path: Path) -> None:
     assert max(server.batches) <= 1000
 
 
-def test_acknowledged_lines_are_not_sent_again(tmp_path: Path) -> None:
-    spool = spool_with(tmp_path, steps=3)
-    server = ListServer()
-    SpoolUpload(tmp_path, SETTINGS, server).run()
-    server.batches.clear()
-    spool.step(4, {"train/loss": 4.0})
-
-    SpoolUpload(tmp_path, SETTINGS, server).run()
-
-    assert server.batches == [1]
-
-
 def test_a_line_that_is_still_being_written_is_left_for_the_next_pass(tmp_path: Path) -> None:
     spool = spool_with(tmp_path, steps=2)
     segment = tmp_path / "spool" / spool.close_segment()[0]
