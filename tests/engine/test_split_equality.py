@@ -2,37 +2,20 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from tests.models.harmon_rows import assert_equal_gradients
-from tests.support.one_step import TINY, WEIGHTS, planner_of, randomised
+from tests.support.one_step import TINY, WEIGHTS, gradients, planner_of, randomised
+from tests.support.processes import run_ranks
 from unimrg_trainer.models.registry import find_family
 
 
 def gradient(folder: Path, world_size: int, micro_rows: int) -> dict[str, torch.Tensor]:
-    name = f"world-{world_size}-micro-{micro_rows}"
-    out = folder / f"{name}.safetensors"
-    processes = [
-        subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "tests.support.one_step",
-                *(str(folder / name), str(rank), str(world_size), str(micro_rows), str(out)),
-            ],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-        for rank in range(world_size)
-    ]
-    assert [process.wait(240) for process in processes] == [0] * world_size
-    return load_file(out)
+    found, *_ = run_ranks(world_size, folder / "meeting", gradients, micro_rows)
+    return {name: torch.from_numpy(value) for name, value in found.items()}
 
 
 @pytest.fixture(scope="module")

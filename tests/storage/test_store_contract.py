@@ -149,7 +149,7 @@ def test_of_many_conditional_writers_exactly_one_wins(store: ObjectStore) -> Non
             return
         won.append(number)
 
-    for _ in range(5):
+    for _ in range(3):
         won.clear()
         threads = [threading.Thread(target=write, args=(number,)) for number in range(writers)]
         for thread in threads:
