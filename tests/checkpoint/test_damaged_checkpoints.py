@@ -85,6 +85,11 @@ def rewrite_manifest(change: Callable[[dict[str, Any]], None]) -> Damage:
     return damage
 
 
+def describe_scale(**fields: object) -> Damage:
+    """A manifest in which `fields` of one tensor are others."""
+    return rewrite_manifest(lambda manifest: manifest["tensors"]["model/scale"].update(fields))
+
+
 DAMAGES: dict[str, Damage] = {
     "one bit is flipped": flip_a_bit,
     "one byte is cut off": truncate,
@@ -103,18 +108,10 @@ DAMAGES: dict[str, Damage] = {
     "the manifest has one too many": rewrite_manifest(lambda manifest: manifest.update(more=1)),
     "the manifest is of another step": rewrite_manifest(lambda manifest: manifest.update(step=21)),
     "a tensor is missing": rewrite_manifest(lambda manifest: manifest["tensors"].pop("model/scale")),
-    "a tensor has another shape": rewrite_manifest(
-        lambda manifest: manifest["tensors"]["model/scale"].update(shape=[1])
-    ),
-    "a tensor has another type": rewrite_manifest(
-        lambda manifest: manifest["tensors"]["model/scale"].update(dtype="float64")
-    ),
-    "a tensor has an unknown type": rewrite_manifest(
-        lambda manifest: manifest["tensors"]["model/scale"].update(dtype="object")
-    ),
-    "a tensor lies nowhere": rewrite_manifest(
-        lambda manifest: manifest["tensors"]["model/scale"].update(object="rank-9.safetensors")
-    ),
+    "a tensor has another shape": describe_scale(shape=[1]),
+    "a tensor has another type": describe_scale(dtype="float64"),
+    "a tensor has an unknown type": describe_scale(dtype="object"),
+    "a tensor lies nowhere": describe_scale(object="rank-9.safetensors"),
     "an object lies elsewhere": rewrite_manifest(
         lambda manifest: manifest["objects"].update({"../secret": manifest["objects"]["rank-0.safetensors"]})
     ),
