@@ -3,7 +3,7 @@
 pytest_plugins = [
     "tests.support.control_plane",
     "tests.support.dictionary_store",
-    "tests.support.kubelet.handle",
+    "tests.support.kubelet.kubelet",
     "tests.support.mlflow_server",
     "tests.support.s3_server",
     "tests.support.tcp_gate",

@@ -1,4 +1,4 @@
-"""The control plane of the tests: it answers, refuses as a real one, and dies with the process that started it."""
+"""The control plane of the tests: it answers, refuses as a real one, and comes back after its death."""
 
 from __future__ import annotations
 
@@ -46,13 +46,3 @@ def test_an_api_server_that_was_killed_comes_back_with_what_it_knew(
     control_plane.restart("kube-apiserver")
     assert control_plane.processes["kube-apiserver"].pid != old
     assert control_plane.get("configmap", "kept", f"--namespace={namespace}")["metadata"]["name"] == "kept"
-
-
-_START = """
-import sys, time
-from pathlib import Path
-from tests.support.guarded import GuardedProcess
-child = GuardedProcess(["sh", "-c", "setsid sleep 600 & echo $!; sleep 600"], Path(sys.argv[1]))
-print(child.pid, flush=True)
-time.sleep(600)
-"""

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.certificates import loopback, write_server_certificate
+from tests.support.certificates import LOOPBACK, write_certificate
 from tests.support.s3_answers import answering, failure, handled, without_header
 from tests.support.s3_server import S3Server
 from tests.support.s3_stores import Place
@@ -259,7 +259,7 @@ def web_server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple
     server = ThreadingHTTPServer(("127.0.0.1", 0), NotS3)
     if request.param == "https":
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(*write_server_certificate(tmp_path, loopback(["127.0.0.1"])))
+        context.load_cert_chain(*write_certificate(tmp_path, LOOPBACK))
         server.socket = context.wrap_socket(server.socket, server_side=True)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield request.param, server.server_port

@@ -24,7 +24,7 @@ from typing import Any
 import pytest
 
 from tests.support import training_operator
-from tests.support.certificates import write_private_key
+from tests.support.certificates import write_certificate
 from tests.support.guarded import GuardedProcess
 from tests.support.ports import free_port
 
@@ -160,8 +160,7 @@ class ControlPlane:
             f"--initial-advertise-peer-urls={peer}",
             f"--initial-cluster=default={peer}",
         )
-        # Meanwhile, as it takes a moment.
-        write_private_key(self.folder / "service-account.key")
+        write_certificate(self.folder)
         self._wait("etcd", lambda: _status(f"http://127.0.0.1:{client}/health") == 200)
 
     def _start_api_server(self) -> None:
@@ -179,8 +178,8 @@ class ControlPlane:
             "--allow-privileged=true",
             "--endpoint-reconciler-type=none",
             "--service-account-issuer=https://kubernetes.default.svc",
-            "--service-account-key-file=service-account.key",
-            "--service-account-signing-key-file=service-account.key",
+            "--service-account-key-file=tls.key",
+            "--service-account-signing-key-file=tls.key",
         )
         self._write_kubeconfig(self.kubeconfig, "admin", _ADMIN_TOKEN, "default")
         self._wait("kube-apiserver", self._api_server_answers)
@@ -195,7 +194,7 @@ class ControlPlane:
             "--cert-dir=certificates",
             "--leader-elect=false",
             "--use-service-account-credentials=true",
-            "--service-account-private-key-file=service-account.key",
+            "--service-account-private-key-file=tls.key",
             "--root-ca-file=certificates/apiserver.crt",
             # A dead node is seen after 8 s instead of 50: tests wait for it.
             "--node-monitor-period=1s",

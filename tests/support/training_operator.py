@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import base64
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
+from cryptography import x509
 
-from tests.support.certificates import write_webhook_certificates
+from tests.support.certificates import write_certificate
 
 NAMESPACE = "kubeflow"
 SERVICE = "training-operator"
@@ -22,7 +25,7 @@ _CERTIFICATES = Path("/tmp/k8s-webhook-server/serving-certs")
 
 def objects(manifests: Path, webhook_port: int) -> list[dict[str, Any]]:
     """Return what to apply before it starts: from its release's manifests, with webhooks that lead to this machine."""
-    write_webhook_certificates(_CERTIFICATES, f"{SERVICE}.{NAMESPACE}.svc")
+    _write_certificates()
     files = ("ca.crt", "ca.key", "tls.crt", "tls.key")
     contents = {name: base64.b64encode((_CERTIFICATES / name).read_bytes()).decode() for name in files}
     result = []
@@ -39,6 +42,22 @@ def objects(manifests: Path, webhook_port: int) -> list[dict[str, Any]]:
     result.append({"apiVersion": "v1", "kind": "Service", "metadata": _named(SERVICE), "spec": service})
     result.append({"apiVersion": "v1", "kind": "Secret", "metadata": _named(_SECRET), "data": contents})
     return result
+
+
+def _write_certificates() -> None:
+    """Write the files unless they are there; safe if several control planes do so at once."""
+    if (_CERTIFICATES / "tls.crt").exists():
+        return
+    _CERTIFICATES.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(dir=_CERTIFICATES.parent))
+    # Training Operator makes others where the authority, here the certificate itself, is not called so.
+    names = map(x509.DNSName, ("training-operator-ca", f"{SERVICE}.{NAMESPACE}.svc"))
+    for path in write_certificate(work, *names):
+        shutil.copy(path, path.with_stem("ca"))
+    try:
+        work.rename(_CERTIFICATES)
+    except OSError:  # somebody else was faster
+        shutil.rmtree(work)
 
 
 def _read(folder: Path) -> Iterator[dict[str, Any]]:

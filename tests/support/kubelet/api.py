@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-import time
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,10 @@ class ApiError(Exception):
 
 
 class Api:
-    """Talks to the server of a kubeconfig (JSON, with a token)."""
+    """Talks to the server of a kubeconfig (JSON, with a token) until it is `stopped`."""
 
-    def __init__(self, kubeconfig: Path) -> None:
+    def __init__(self, kubeconfig: Path, stopped: threading.Event) -> None:
+        self._stopped = stopped
         config = json.loads(kubeconfig.read_text())
         cluster = config["clusters"][0]["cluster"]
         self._server = cluster["server"]
@@ -51,8 +52,8 @@ class Api:
     def persist(
         self, method: str, path: str, body: Object | None = None, kind: str = "application/json"
     ) -> Object | None:
-        """Make a request until it is answered; None if its object is gone, or another has its name."""
-        while True:
+        """Make a request until it is answered; None if its object is gone, or another has its name, or we stop."""
+        while not self._stopped.is_set():
             try:
                 return self.request(method, path, body, kind)
             except ApiError as error:
@@ -61,15 +62,16 @@ class Api:
                 _log.warning("%s %s: %s", method, path, error)
             except urllib3.exceptions.HTTPError as error:
                 _log.warning("%s %s: %s", method, path, error)
-            time.sleep(0.5)
+            self._stopped.wait(0.5)
+        return None
 
     def patch(self, path: str, body: Object) -> Object | None:
         """Apply a strategic merge patch until it is answered, as kubelets report."""
         return self.persist("PATCH", path, body, "application/strategic-merge-patch+json")
 
     def follow(self, path: str, put: Callable[[Object], None], listed: Callable[[list[Object]], None]) -> None:
-        """List and watch for ever: `listed` gets each full list, `put` each change {type, object} after it."""
-        while True:
+        """List and watch: `listed` gets each full list, `put` each change {type, object} after it."""
+        while not self._stopped.is_set():
             try:
                 answer = self.request("GET", path)
                 listed(answer["items"])
@@ -79,13 +81,12 @@ class Api:
                     put(change)
             except (ApiError, urllib3.exceptions.HTTPError) as error:
                 _log.warning("watch of %s: %s", path, error)
-            time.sleep(0.2)
+            self._stopped.wait(0.2)
 
     def _watch(self, path: str, version: str) -> Iterator[Object]:
-        joint = "&" if "?" in path else "?"
         answer = self._pool.request(
             "GET",
-            f"{self._server}{path}{joint}watch=1&resourceVersion={version}",
+            f"{self._server}{path}?watch=1&resourceVersion={version}",
             headers=self._headers,
             preload_content=False,
             # A watch is silent as long as nothing happens.

@@ -28,7 +28,6 @@ class Container:
         self._logs = logs
         self._ended = ended
         self._process: GuardedProcess | None = None
-        self._ending_reason = ""
 
     @property
     def log(self) -> Path:
@@ -52,9 +51,8 @@ class Container:
             self.state.process = self._process.pid
             threading.Thread(target=self._wait, args=(self._process,), daemon=True).start()
 
-    def signal(self, number: int, reason: str = "") -> None:
-        """Send a signal to the main process; with SIGKILL all descendants go, too. `reason` is reported as its end."""
-        self._ending_reason = reason
+    def signal(self, number: int) -> None:
+        """Send a signal to the main process; with SIGKILL all descendants go, too."""
         if self._process is not None:
             self._process.signal(number)
 
@@ -86,7 +84,7 @@ class Container:
         status = process.wait()
         assert status is not None
         code = 128 - status if status < 0 else status
-        self._report(code, self._ending_reason or ("Completed" if code == 0 else "Error"), self._message())
+        self._report(code, "Completed" if code == 0 else "Error", self._message())
 
     def _message(self) -> str:
         try:

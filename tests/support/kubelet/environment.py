@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from tests.support.kubelet.api import Api, ApiError, Object
-from tests.support.kubelet.volumes import NotYetError, in_folder
+from tests.support.kubelet.volumes import in_folder
 
 PATH_VARIABLES = {
     "UNIMRG_TERMINATION_LOG": "/dev/termination-log",
@@ -24,6 +24,14 @@ PATH_VARIABLES = {
 }
 """Paths that programs use in a pod when no variable is set: here they need one."""
 _SERVICE = re.compile(r"([a-z0-9](?:[-a-z0-9]*[a-z0-9])?)(?:\.([-a-z0-9]+)(?:\.svc(?:\.cluster\.local)?)?)?(:\d+)?")
+
+
+class NotYetError(Exception):
+    """A container cannot start yet: the waiting reason and message that a kubelet reports."""
+
+    def __init__(self, reason: str, message: str = "") -> None:
+        super().__init__(message)
+        self.reason, self.message = reason, message
 
 
 def container_environment(

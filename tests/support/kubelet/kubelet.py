@@ -6,43 +6,41 @@ import logging
 import os
 import random
 import shutil
+import signal
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
-from tests.support.certificates import loopback, write_server_certificate
+import pytest
+
+from tests.support.control_plane import ControlPlane
 from tests.support.kubelet.api import Api, Object
 from tests.support.kubelet.logs import LogServer
 from tests.support.kubelet.pods import Place, Pod
 from tests.support.kubelet.status import timestamp
 
+NODES = ("node-0", "node-1")
 LEASE_SECONDS = 1.0
 """How often leases are renewed; the control plane of the tests gives up a node after 8 s."""
 HOST = "127.0.0.1"
+_LEASES = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
 _log = logging.getLogger(__name__)
 
 
-class Node:
-    """One node object, and the server of its pods' logs."""
+class ProcessKubelet:
+    """Plays two nodes of 64 CPUs in threads of the test process; what it runs dies with that.
 
-    def __init__(self, name: str, server: LogServer) -> None:
-        self.name = name
-        self.server = server
-        self.alive = True
+    Logs of containers stay in `kubelet/logs/NAMESPACE/POD.NUMBER/` of the control plane's folder.
+    """
 
-
-class Kubelet:
-    """Its public methods are the commands of `handle.ProcessKubelet`; they come from one thread."""
-
-    def __init__(self, api: Api, folder: Path, pods_folder: Path) -> None:
-        self._api = api
-        self._folder = folder
-        self._pods_folder = pods_folder
-        self._certificate = write_server_certificate(folder, loopback([HOST]))
+    def __init__(self, control_plane: ControlPlane) -> None:
+        self.folder = control_plane.folder / "kubelet"
+        self._control_plane = control_plane
+        self._stopped = threading.Event()
         self._lock = threading.Lock()
-        self._nodes: dict[str, Node] = {}
         self._pods: dict[str, Pod] = {}
         self._numbers = iter(range(1, 1 << 30))
         # Kubelets of several sessions share the machine's loopback addresses.
@@ -51,89 +49,45 @@ class Kubelet:
         # A home that all pods share keeps what their programs would otherwise make anew each time.
         self._image = {
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-            "HOME": str(folder / "home"),
+            "HOME": str(self.folder / "home"),
             "GLOO_SOCKET_IFNAME": "lo",
+            **{name: os.environ[name] for name in ("LANG", "OMP_NUM_THREADS") if name in os.environ},
         }
-        (folder / "home").mkdir(exist_ok=True)
-        for name in ("LANG", "OMP_NUM_THREADS"):
-            if name in os.environ:
-                self._image[name] = os.environ[name]
 
     def start(self) -> None:
-        """Start renewing leases and following pods."""
-        threading.Thread(target=self._renew, name="leases", daemon=True).start()
+        """Register the nodes and run what is bound to them; returns when they are Ready."""
+        (self.folder / "home").mkdir(parents=True)
+        # Not below the test's folder: paths of sockets (108 characters at most) lie in there.
+        self._pods_folder = Path(tempfile.mkdtemp(prefix="kubelet-"))
+        self._api = Api(self._control_plane.kubeconfig, self._stopped)
+        certificates = self._control_plane.folder / "certificates"
+        self._log_server = LogServer(HOST, certificates / "apiserver.crt", certificates / "apiserver.key", self._find)
+        for name in NODES:
+            self._api.request("POST", "/api/v1/nodes", _node(name, self._log_server.port))
+            self._api.request("POST", _LEASES, _lease(name))
+        threading.Thread(target=self._renew_leases, name="leases", daemon=True).start()
         follow = ("/api/v1/pods", self._changed, self._listed)
         threading.Thread(target=self._api.follow, args=follow, name="pods", daemon=True).start()
+        self._control_plane.kubectl("wait", "--for=condition=Ready", "node", *NODES, "--timeout=30s")
 
     def stop(self) -> None:
-        """Kill everything, and take away the folders of pods."""
-        for pod in list(self._pods.values()):
+        """Kill everything that it runs, without a word to the API server, and take away the folders of pods."""
+        self._stopped.set()
+        self._log_server.close()
+        pods = list(self._pods.values())
+        for pod in pods:
             pod.abandon()
-        for pod in list(self._pods.values()):
+        for pod in pods:
             pod.join()
         shutil.rmtree(self._pods_folder, ignore_errors=True)
 
-    # --- commands -------------------------------------------------------------------------------------------
-
-    def environment(self, values: Mapping[str, str]) -> None:
-        """Add to the image's environment."""
-        self._image |= values
-
-    def add_node(self, name: str, cpu: int, memory: str, gpus: int, labels: Mapping[str, str]) -> None:
-        """Register a node and its lease."""
-        server = LogServer(HOST, self._certificate, lambda namespace, pod: self._find(namespace, pod, name))
-        capacity = {"cpu": str(cpu), "memory": memory, "pods": "110", "ephemeral-storage": "100Gi"}
-        if gpus:
-            capacity["nvidia.com/gpu"] = str(gpus)
-        now = timestamp(time.time())
-        reports = {"Ready": "True", "MemoryPressure": "False", "DiskPressure": "False", "PIDPressure": "False"}
-        conditions = [
-            {"type": kind, "status": value, "reason": "ProcessKubelet", "message": "plays a node"}
-            | {"lastHeartbeatTime": now, "lastTransitionTime": now}
-            for kind, value in reports.items()
-        ]
-        own_labels = {"kubernetes.io/hostname": name, "kubernetes.io/os": "linux", "kubernetes.io/arch": "amd64"}
-        node = {
-            "apiVersion": "v1",
-            "kind": "Node",
-            "metadata": {"name": name, "labels": {**own_labels, **labels}},
-            "status": {
-                "capacity": capacity,
-                "allocatable": capacity,
-                "conditions": conditions,
-                # Without a host name, which the API server would prefer and could not resolve.
-                "addresses": [{"type": "InternalIP", "address": HOST}],
-                "daemonEndpoints": {"kubeletEndpoint": {"Port": server.port}},
-                "nodeInfo": _node_info(),
-            },
-        }
-        # First, as a pod may be bound as soon as the node is there.
-        self._nodes[name] = Node(name, server)
-        self._api.request("POST", "/api/v1/nodes", node)
-        self._api.request("POST", "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases", _lease(name))
-
-    def kill_node(self, name: str) -> None:
-        """Stop everything of a node, silently."""
-        node = self._nodes[name]
-        node.alive = False
-        node.server.close()
-        with self._lock:
-            pods = [pod for pod in self._pods.values() if pod.pod["spec"]["nodeName"] == name]
-        for pod in pods:
-            pod.abandon()
-        for pod in pods:
-            pod.join()
-
-    def kill_container(self, pod: str, namespace: str, number: int, container: str | None, reason: str) -> None:
-        """Send a signal to a container's main process."""
-        found = self._running(namespace, pod)
-        running = [item for item in found.containers if item.state.running and container in (None, item.state.name)]
-        if not running:
-            raise LookupError(f"no container {container or ''} runs in pod {namespace}/{pod}")
-        running[0].signal(number, "" if reason == "Error" else reason)
+    def kill_container(self, pod: str, namespace: str) -> None:
+        """Send SIGKILL to the first container of a pod that runs and to all its descendants; it ends with 137."""
+        running = [item for item in self._running(namespace, pod).containers if item.state.running]
+        running[0].signal(signal.SIGKILL)
 
     def processes(self, pod: str, namespace: str) -> list[int]:
-        """Return the pids of a pod's processes."""
+        """Return the pids of all processes of a pod."""
         return [process for item in self._running(namespace, pod).containers for process in item.processes()]
 
     # --- pods -----------------------------------------------------------------------------------------------
@@ -153,20 +107,19 @@ class Kubelet:
 
     def _present(self, pod: Object) -> None:
         metadata = pod["metadata"]
-        node = self._nodes.get(pod["spec"].get("nodeName", ""))
-        if node is None or not node.alive:
+        if pod["spec"].get("nodeName") not in NODES:
             return
         known = self._pods.get(metadata["uid"])
         if known is None and pod["status"].get("phase") in ("Succeeded", "Failed"):
             return
         if known is None:
             number = next(self._numbers)
-            logs = self._folder / "logs" / metadata["namespace"] / f"{metadata['name']}.{number}"
+            logs = self.folder / "logs" / metadata["namespace"] / f"{metadata['name']}.{number}"
             address = f"{self._network}.{number // 250 % 250}.{number % 250 + 1}"
             folder = self._pods_folder / str(number)
             folder.mkdir()
             logs.mkdir(parents=True)
-            known = Pod(self._api, pod, Place(address, HOST, folder, logs, dict(self._image)))
+            known = Pod(self._api, pod, Place(address, HOST, folder, logs, self._image))
             with self._lock:
                 self._pods[metadata["uid"]] = known
             known.start()
@@ -184,31 +137,54 @@ class Kubelet:
             return pod
         raise LookupError(f"pod {namespace}/{name} does not run here")
 
-    def _find(self, namespace: str, name: str, node: str | None = None) -> Pod | None:
+    def _find(self, namespace: str, name: str) -> Pod | None:
         with self._lock:
             pods = list(self._pods.values())
-        for pod in pods:
-            metadata = pod.pod["metadata"]
-            if (metadata["namespace"], metadata["name"]) == (namespace, name) and node in (
-                None,
-                pod.pod["spec"]["nodeName"],
-            ):
-                return pod
-        return None
+        wanted = {"namespace": namespace, "name": name}
+        return next((pod for pod in pods if pod.pod["metadata"].items() >= wanted.items()), None)
 
     # --- leases ---------------------------------------------------------------------------------------------
 
-    def _renew(self) -> None:
-        while True:
-            for node in list(self._nodes.values()):
-                if node.alive:
-                    path = f"/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/{node.name}"
-                    try:
-                        body = {"spec": _lease(node.name)["spec"]}
-                        self._api.request("PATCH", path, body, "application/merge-patch+json")
-                    except Exception as error:
-                        _log.warning("lease of %s: %s", node.name, error)
-            time.sleep(LEASE_SECONDS)
+    def _renew_leases(self) -> None:
+        while not self._stopped.wait(LEASE_SECONDS):
+            for name in NODES:
+                try:
+                    body = {"spec": _lease(name)["spec"]}
+                    self._api.request("PATCH", f"{_LEASES}/{name}", body, "application/merge-patch+json")
+                except Exception as error:
+                    _log.warning("lease of %s: %s", name, error)
+
+
+def _node(name: str, log_port: int) -> Object:
+    capacity = {"cpu": "64", "memory": "256Gi", "pods": "110", "ephemeral-storage": "100Gi"}
+    now = timestamp(time.time())
+    times = {"lastHeartbeatTime": now, "lastTransitionTime": now}
+    reports = {"Ready": "True", "MemoryPressure": "False", "DiskPressure": "False", "PIDPressure": "False"}
+    unknown = ("machineID", "systemUUID", "bootID", "kernelVersion", "osImage", "kubeProxyVersion")
+    labels = {"kubernetes.io/hostname": name, "kubernetes.io/os": "linux", "kubernetes.io/arch": "amd64"}
+    return {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": name, "labels": labels},
+        "status": {
+            "capacity": capacity,
+            "allocatable": capacity,
+            "conditions": [
+                {"type": kind, "status": value, "reason": "ProcessKubelet", "message": "plays a node", **times}
+                for kind, value in reports.items()
+            ],
+            # Without a host name, which the API server would prefer and could not resolve.
+            "addresses": [{"type": "InternalIP", "address": HOST}],
+            "daemonEndpoints": {"kubeletEndpoint": {"Port": log_port}},
+            "nodeInfo": {
+                **dict.fromkeys(unknown, "unknown"),
+                "containerRuntimeVersion": "process://1",
+                "kubeletVersion": "v1.37.0",
+                "operatingSystem": "linux",
+                "architecture": "amd64",
+            },
+        },
+    }
 
 
 def _lease(node: str) -> Object:
@@ -217,12 +193,10 @@ def _lease(node: str) -> Object:
     return {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": node}, "spec": spec}
 
 
-def _node_info() -> Object:
-    unknown = ("machineID", "systemUUID", "bootID", "kernelVersion", "osImage", "kubeProxyVersion")
-    return {
-        **dict.fromkeys(unknown, "unknown"),
-        "containerRuntimeVersion": "process://1",
-        "kubeletVersion": "v1.37.0",
-        "operatingSystem": "linux",
-        "architecture": "amd64",
-    }
+@pytest.fixture(scope="session")
+def kubelet(control_plane: ControlPlane) -> Iterator[ProcessKubelet]:
+    """The nodes node-0 and node-1 (64 CPUs, no GPU), on which all tests of a session run pods."""
+    kubelet = ProcessKubelet(control_plane)
+    kubelet.start()
+    yield kubelet
+    kubelet.stop()

@@ -1,4 +1,4 @@
-"""Serves `kubectl logs` for one node: GET /containerLogs/NAMESPACE/POD/CONTAINER over HTTPS."""
+"""Serves `kubectl logs`: GET /containerLogs/NAMESPACE/POD/CONTAINER over HTTPS."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _POLL_SECONDS = 0.1
 
 
 class LogServer:
-    """Listens on a free port until it is closed. `find(namespace, pod)` returns a pod of this node."""
+    """Listens on a free port until it is closed. `find(namespace, pod)` returns a pod that runs."""
 
-    def __init__(self, host: str, certificate: tuple[Path, Path], find: Callable[[str, str], Pod | None]) -> None:
+    def __init__(self, host: str, certificate: Path, key: Path, find: Callable[[str, str], Pod | None]) -> None:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 _answer(self, find)
@@ -31,7 +31,7 @@ class LogServer:
         self._server = ThreadingHTTPServer((host, 0), Handler)
         self._server.daemon_threads = True
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(*certificate)
+        context.load_cert_chain(certificate, key)
         self._server.socket = context.wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)
         self.port = int(self._server.server_address[1])
         threading.Thread(target=self._server.serve_forever, daemon=True).start()

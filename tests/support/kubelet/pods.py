@@ -116,7 +116,7 @@ class Pod:
         while True:
             try:
                 if not self._volumes:
-                    self._volumes = make_volumes(self._api, self.pod, self.place.folder / "volumes")
+                    self._volumes = make_volumes(self.pod, self.place.folder / "volumes")
                 folders = container_folders(container.spec, self._volumes, root)
                 environment = container_environment(
                     self._api, self.pod, container.spec, self.place.image, folders, root

@@ -1,31 +1,23 @@
-"""The volumes of a pod as folders: emptyDir and PersistentVolumeClaim."""
+"""The volumes of a pod as folders, each an emptyDir."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
 
-from tests.support.kubelet.api import Api, ApiError, Object
-
-
-class NotYetError(Exception):
-    """A container cannot start yet: the waiting reason and message that a kubelet reports."""
-
-    def __init__(self, reason: str, message: str = "") -> None:
-        super().__init__(message)
-        self.reason, self.message = reason, message
-
+from tests.support.kubelet.api import Object
 
 TERMINATION_LOG = "/dev/termination-log"
 OWN_FOLDERS = ("/run/unimrg", "/cache")
 """Folders that UniMRG's programs make in the container's own file system where no volume is mounted."""
 
 
-def make_volumes(api: Api, pod: Object, folder: Path) -> dict[str, Path]:
-    """Fill the folders of a pod's volumes and return them by volume name; raises NotYetError."""
-    return {
-        volume["name"]: _make(api, pod, volume, folder / volume["name"]) for volume in pod["spec"].get("volumes", [])
-    }
+def make_volumes(pod: Object, folder: Path) -> dict[str, Path]:
+    """Make the folders of a pod's volumes and return them by volume name."""
+    folders = {volume["name"]: folder / volume["name"] for volume in pod["spec"].get("volumes", [])}
+    for path in folders.values():
+        path.mkdir(parents=True, exist_ok=True)
+    return folders
 
 
 def container_folders(container: Object, volumes: Mapping[str, Path], root: Path) -> dict[str, Path]:
@@ -33,10 +25,7 @@ def container_folders(container: Object, volumes: Mapping[str, Path], root: Path
     (the container's own file system) the folders that programs use in every pod."""
     folders = {path: root / path.removeprefix("/") for path in OWN_FOLDERS}
     for mount in container.get("volumeMounts", []):
-        folder = volumes[mount["name"]] / mount.get("subPath", "")
-        if not folder.exists():
-            folder.mkdir(parents=True)
-        folders[mount["mountPath"].rstrip("/")] = folder
+        folders[mount["mountPath"].rstrip("/")] = volumes[mount["name"]]
     log = container.get("terminationMessagePath", TERMINATION_LOG)
     if in_folder(log, folders) == log:
         folders[log] = root / "termination-log"
@@ -52,23 +41,3 @@ def in_folder(value: str, folders: Mapping[str, Path]) -> str:
         return value
     known = max(covering, key=len)
     return f"{scheme}{folders[known]}{path[len(known) :]}"
-
-
-def _make(api: Api, pod: Object, volume: Object, folder: Path) -> Path:
-    if claim := volume.get("persistentVolumeClaim"):
-        return _claimed(api, pod["metadata"]["namespace"], claim["claimName"])
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def _claimed(api: Api, namespace: str, name: str) -> Path:
-    try:
-        claim = api.request("GET", f"/api/v1/namespaces/{namespace}/persistentvolumeclaims/{name}")
-    except ApiError as error:
-        if error.status == 404:
-            raise NotYetError("ContainerCreating", f'persistentvolumeclaim "{name}" not found') from None
-        raise
-    if not (volume := claim["spec"].get("volumeName")):
-        raise NotYetError("ContainerCreating", f'persistentvolumeclaim "{name}" is not bound')
-    spec = api.request("GET", f"/api/v1/persistentvolumes/{volume}")["spec"]
-    return Path(spec["hostPath" if "hostPath" in spec else "local"]["path"])
