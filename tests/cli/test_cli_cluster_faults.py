@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.api_stand_in import JOBS, NOT_FOUND, TOKEN, Answer, StandIn, status, write_kubeconfig
+from tests.support.api_stand_in import JOBS, NOT_FOUND, TOKEN, Answer, StandIn, refusal, write_kubeconfig
 from tests.support.bad_jobs import GOOD_JOB
 from tests.support.cluster_jobs import cluster_job
 from tests.support.command_line import Ended, Unimrg
@@ -38,10 +38,10 @@ def job_file(tmp_path: Path) -> Path:
     ("answer", "code", "words"),
     [
         (NOT_FOUND, 69, ("the UniMRGJob CRD is not installed", "unimrg crd | kubectl apply -f -")),
-        (status(429, "TooManyRequests", "too many requests"), 69, ("429: too many requests", "try again")),
-        (status(500, "InternalError", "etcdserver: request timed out"), 69, ("500: etcdserver", "try again")),
+        (refusal(429, "TooManyRequests", "too many requests"), 69, ("429: too many requests", "try again")),
+        (refusal(500, "InternalError", "etcdserver: request timed out"), 69, ("500: etcdserver", "try again")),
         (Answer(502, QUOTES_A_TOKEN), 69, ("answers 502", "try again")),
-        (status(502, "InternalError", QUOTES_A_TOKEN), 69, ("502: bad gateway", "[redacted]")),
+        (refusal(502, "InternalError", QUOTES_A_TOKEN), 69, ("502: bad gateway", "[redacted]")),
         (Answer(200, "<html>welcome</html>"), 69, ("no JSON object", "is an API server's")),
         (Answer(200, "[1, 2]"), 69, ("no JSON object",)),
         (Answer(200, b"\xff\xfe"), 69, ("no JSON object",)),
@@ -145,9 +145,9 @@ def test_nothing_is_asked_without_the_credentials_of_a_plugin_that_failed(
 
 def test_a_webhooks_refusal_is_shown_with_its_reason(unimrg: Unimrg, api_stand_in: StandIn, job_file: Path) -> None:
     for answer, code, text in (
-        (status(400, "BadRequest", "admission webhook says no"), 64, f"{job_file}: admission webhook says no"),
-        (status(403, "Forbidden", "exceeded quota: jobs, used: count=5"), 77, "exceeded quota"),
-        (status(503, "ServiceUnavailable", "webhook is away"), 69, "webhook is away"),
+        (refusal(400, "BadRequest", "admission webhook says no"), 64, f"{job_file}: admission webhook says no"),
+        (refusal(403, "Forbidden", "exceeded quota: jobs, used: count=5"), 77, "exceeded quota"),
+        (refusal(503, "ServiceUnavailable", "webhook is away"), 69, "webhook is away"),
     ):
         api_stand_in.answer(f"POST {JOBS}", answer)
         unimrg("submit", job_file, "--kubeconfig", api_stand_in.kubeconfig).refused(code, text)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.api_stand_in import JOBS, PODS, TOKEN, Answer, StandIn, status
+from tests.support.api_stand_in import JOBS, PODS, TOKEN, Answer, StandIn, refusal
 from tests.support.cluster_jobs import RUNNING, SUCCEEDED, cluster_job, end, failed
 from tests.support.command_line import Ended, Unimrg
 from unimrg_cli import pod_logs
@@ -60,9 +60,9 @@ class Cluster:
         assert TOKEN not in ended.err
         return ended
 
-    def query(self, request: str) -> dict[str, list[str]]:
-        """Return the query of the only request of that kind."""
-        (found,) = [query for made, query, _ in self.stand_in.requests if made == request]
+    def query(self, path: str) -> dict[str, str]:
+        """Return the query of the only request for that path."""
+        (found,) = [request.query for request in self.stand_in.requests if request.path == path]
         return found
 
 
@@ -75,14 +75,13 @@ def cluster(unimrg: Unimrg, api_stand_in: StandIn, monkeypatch: pytest.MonkeyPat
 def test_node_0_of_the_newest_attempt_of_the_newest_stage_is_shown(cluster: Cluster) -> None:
     ended = cluster.logs()
     assert (ended.code, ended.out) == (0, "one of 0\ntwo of 0\n")
-    (selector,) = cluster.query(f"GET {PODS}")["labelSelector"]
-    assert set(selector.split(",")) == {
+    assert set(cluster.query(PODS)["labelSelector"].split(",")) == {
         "training.unimrg.dev/job=good",
         "training.unimrg.dev/stage=train",
         "training.unimrg.dev/attempt=2",
     }
-    query = cluster.query(f"GET {PODS}/good-train-2-worker-0/log")
-    assert query["container"] == ["pytorch"]
+    query = cluster.query(f"{PODS}/good-train-2-worker-0/log")
+    assert query["container"] == "pytorch"
     assert "tailLines" not in query
 
 
@@ -91,14 +90,14 @@ def test_another_stage_attempt_and_number_of_lines_can_be_chosen(cluster: Cluste
     cluster.log("good-check-1-x7", Answer(200, "checked"))
     ended = cluster.logs("--stage", "check", "--attempt", 1, "--tail", 5)
     assert (ended.code, ended.out) == (0, "checked\n")
-    assert "stage=check" in cluster.query(f"GET {PODS}")["labelSelector"][0]
-    assert cluster.query(f"GET {PODS}/good-check-1-x7/log")["tailLines"] == ["5"]
+    assert "stage=check" in cluster.query(PODS)["labelSelector"]
+    assert cluster.query(f"{PODS}/good-check-1-x7/log")["tailLines"] == "5"
 
 
 def test_of_a_job_that_failed_the_stage_that_failed_is_shown(cluster: Cluster) -> None:
     cluster.job(failed(66))
     cluster.logs()
-    assert "stage=train,training.unimrg.dev/attempt=1" in cluster.query(f"GET {PODS}")["labelSelector"][0]
+    assert "stage=train,training.unimrg.dev/attempt=1" in cluster.query(PODS)["labelSelector"]
 
 
 def stages(state: str, **more: Any) -> dict[str, Any]:
@@ -144,9 +143,9 @@ def test_a_node_that_is_no_rank_is_wrong_usage(node: str, cluster: Cluster) -> N
 @pytest.mark.parametrize(
     ("answer", "code", "words"),
     [
-        (status(404, "NotFound", 'pods "good-train-2-worker-0" not found'), 66, ("cannot be read", KEPT)),
-        (status(500, "InternalError", "dial tcp 10.0.0.7:10250: no route to host"), 69, ("10.0.0.7:10250", KEPT)),
-        (status(403, "Forbidden", 'cannot get resource "pods/log"'), 77, ("pods/log", "ask for this right")),
+        (refusal(404, "NotFound", 'pods "good-train-2-worker-0" not found'), 66, ("cannot be read", KEPT)),
+        (refusal(500, "InternalError", "dial tcp 10.0.0.7:10250: no route to host"), 69, ("10.0.0.7:10250", KEPT)),
+        (refusal(403, "Forbidden", 'cannot get resource "pods/log"'), 77, ("pods/log", "ask for this right")),
         (Answer(200, "one of 0\n", cut=True), 69, ("the API server at http://127.0.0.1",)),
     ],
 )
@@ -177,7 +176,7 @@ def test_following_waits_until_there_is_something_to_follow(cluster: Cluster) ->
         "attempt 2 of train has no pod yet (Running (Advancing): train, step 120 of 400, loss 1.2500, 1h20m left)",
         "the pod good-train-2-worker-0 has not started: ContainerCreating",
     ]
-    assert cluster.query(f"GET {PODS}/good-train-2-worker-0/log")["follow"] == ["True"]
+    assert cluster.query(f"{PODS}/good-train-2-worker-0/log")["follow"] == "True"
 
 
 def test_a_reader_that_closes_the_pipe_ends_the_command_silently(cluster: Cluster) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.api_stand_in import JOBS, NOT_FOUND, Answer, StandIn, status
+from tests.support.api_stand_in import JOBS, NOT_FOUND, Answer, StandIn, refusal
 from tests.support.bad_jobs import GOOD_JOB
 from tests.support.cluster_jobs import RUNNING, SUCCEEDED, cluster_job, condition, end, failed
 from tests.support.command_line import Ended, Unimrg, piped
@@ -152,10 +151,10 @@ def job(written: dict[str, Any] | None = None, uid: str = "u1") -> Answer:
 def test_a_job_is_sent_as_it_is_written_and_strictly(submitted: Any, api_stand_in: StandIn, tmp_path: Path) -> None:
     ended = submitted(options=())
     assert ended.code == 0, ended.err
-    ((request, query, body),) = api_stand_in.requests
-    assert request == f"POST {JOBS}"
-    assert query == {"fieldValidation": ["Strict"], "fieldManager": ["unimrg"]}
-    sent = json.loads(body)
+    (request,) = api_stand_in.requests
+    assert (request.method, request.path) == ("POST", JOBS)
+    assert request.query == {"fieldValidation": "Strict", "fieldManager": "unimrg"}
+    sent = request.body
     assert sent["metadata"] == {"name": "good", "namespace": "research"}
     assert sent["spec"] == read_yaml((tmp_path / "job.yaml").read_bytes()).value["spec"], "defaults are the server's"
     assert "created the UniMRGJob good in namespace research" in ended.out
@@ -169,9 +168,9 @@ def test_a_job_from_a_pipe_is_sent_and_its_refusal_has_lines(
 ) -> None:
     assert submitted(options=()).code == 0
     cause = {"reason": "FieldValueInvalid", "message": "Invalid value: 42: no", "field": "spec.training.seed"}
-    refusal = status(422, "Invalid", "UniMRGJob is invalid", causes=[cause])
+    refused = refusal(422, "Invalid", "UniMRGJob is invalid", causes=[cause])
     text = (tmp_path / "job.yaml").read_text()
-    api_stand_in.answer(f"POST {JOBS}", Answer(201, cluster_job()), refusal)
+    api_stand_in.answer(f"POST {JOBS}", Answer(201, cluster_job()), refused)
     with piped(text) as pipe:
         assert unimrg("submit", pipe, "--kubeconfig", api_stand_in.kubeconfig).code == 0
     with piped(text) as pipe:
@@ -181,7 +180,7 @@ def test_a_job_from_a_pipe_is_sent_and_its_refusal_has_lines(
         f"{pipe}:{text[: text.index('seed: 42')].count(chr(10)) + 1}:11: spec.training.seed: Invalid value: 42: no"
         in ended.err
     )
-    from_file, from_pipe, _ = (json.loads(body) for _, _, body in api_stand_in.requests)
+    from_file, from_pipe, _ = (request.body for request in api_stand_in.requests)
     assert from_pipe == from_file
 
 
@@ -206,7 +205,7 @@ def test_waiting_ends_with_the_code_of_the_stage_that_failed(code: int | None, e
 
 
 def test_an_api_server_that_is_briefly_unavailable_does_not_end_waiting(submitted: Any) -> None:
-    away = status(503, "ServiceUnavailable", "restarting")
+    away = refusal(503, "ServiceUnavailable", "restarting")
     ended = submitted(job(RUNNING), away, away, job(SUCCEEDED))
     assert ended.code == 0
     assert ended.err.count("503: restarting; asking again") == 1
@@ -215,11 +214,11 @@ def test_an_api_server_that_is_briefly_unavailable_does_not_end_waiting(submitte
 @pytest.mark.parametrize(
     ("answer", "code", "words"),
     [
-        (status(404, "NotFound", "not found", name="good"), 66, "there is no UniMRGJob good"),
+        (refusal(404, "NotFound", "not found", name="good"), 66, "there is no UniMRGJob good"),
         (job(RUNNING, uid="u2"), 66, "was deleted meanwhile"),
-        (status(403, "Forbidden", "no longer yours"), 77, "no longer yours"),
+        (refusal(403, "Forbidden", "no longer yours"), 77, "no longer yours"),
         (NOT_FOUND, 69, "CRD is not installed"),
-        (status(503, "ServiceUnavailable", "restarting"), 69, "503: restarting"),
+        (refusal(503, "ServiceUnavailable", "restarting"), 69, "503: restarting"),
     ],
 )
 def test_a_job_that_goes_away_ends_the_waiting(

@@ -14,7 +14,6 @@ from tests.support.bad_jobs import GOOD_CLUSTER_JOB
 from tests.support.cluster_jobs import RUNNING, failed
 from tests.support.command_line import Ended, Unimrg, unimrg
 from tests.support.control_plane import ControlPlane, KubectlError
-from tests.support.pods import Pods, shell
 from unimrg_cli import submit
 from unimrg_cli.cluster_view import ClusterJob, headline
 
@@ -22,6 +21,13 @@ __all__ = ["unimrg"]
 
 CRD = "unimrgjobs.training.unimrg.dev"
 SECONDS = "--timeout=30s"
+RESTRICTED = {
+    "allowPrivilegeEscalation": False,
+    "capabilities": {"drop": ["ALL"]},
+    "runAsNonRoot": True,
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
+"""A container's security context that Pod Security's level `restricted` takes."""
 
 
 @dataclass
@@ -52,16 +58,23 @@ class CommandLine:
         self.kubectl("patch", kind, name, "--subresource=status", "--type=merge", "-p", patch)
 
 
-def run_worker(pods: Pods, rank: int, script: str = "true", **spec: Any) -> None:
+def run_worker(line: CommandLine, rank: int, script: str = "true", **spec: Any) -> None:
     """Create the pod of a node of the job's second attempt to train, called `worker-RANK`."""
     labels = {
         "training.unimrg.dev/job": "good-on-a-cluster",
         "training.unimrg.dev/stage": "train",
         "training.unimrg.dev/attempt": "2",
     }
-    container = shell(script, name="pytorch")
-    container["env"] = [*container.get("env", []), {"name": "UNIMRG_NODE_RANK", "value": str(rank)}]
-    pods.run(f"worker-{rank}", container, labels=labels, **spec)
+    container = {
+        "name": "pytorch",
+        "image": "none",
+        "command": ["sh", "-c", script],
+        "env": [{"name": "UNIMRG_NODE_RANK", "value": str(rank)}],
+        "securityContext": RESTRICTED,
+    }
+    metadata = {"name": f"worker-{rank}", "labels": labels}
+    spec = {"restartPolicy": "Never", "containers": [container], **spec}
+    line.plane.apply({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}, namespace=line.namespace)
 
 
 @pytest.fixture
@@ -173,9 +186,8 @@ def test_waiting_ends_with_the_code_of_a_job_that_has_failed(
 def test_pods_that_have_not_started_say_what_they_wait_for(submitted: CommandLine) -> None:
     submitted.patch("unimrgjob", "good-on-a-cluster", RUNNING)
     submitted("logs", "good-on-a-cluster").refused(69, "attempt 2 of train has no pod yet")
-    pods = Pods(submitted.plane, submitted.namespace)
     for rank in (0, 1):
-        run_worker(pods, rank, nodeSelector={"no-such": "node"})
+        run_worker(submitted, rank, nodeSelector={"no-such": "node"})
     submitted.kubectl("wait", "--for=condition=PodScheduled=False", "pod/worker-0", SECONDS)
     submitted("logs", "good-on-a-cluster").refused(69, "the pod worker-0 has not started: Unschedulable: ")
     waiting = {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}
@@ -186,16 +198,17 @@ def test_pods_that_have_not_started_say_what_they_wait_for(submitted: CommandLin
     submitted("logs", "good-on-a-cluster", "--attempt", 1).refused(66, "the pods of attempt 1 of train are gone")
 
 
-def test_the_logs_of_an_attempt_are_read_from_its_nodes(submitted: CommandLine, pods: Pods) -> None:
+@pytest.mark.usefixtures("kubelet")
+def test_the_logs_of_an_attempt_are_read_from_its_nodes(submitted: CommandLine) -> None:
     submitted.patch("unimrgjob", "good-on-a-cluster", RUNNING)
     for rank in (0, 1):
-        run_worker(pods, rank, f"for i in 1 2 3; do echo $i of {rank}; sleep 0.5; done")
+        run_worker(submitted, rank, f"for i in 1 2 3; do echo $i of {rank}; sleep 0.5; done")
     ended = submitted("logs", "good-on-a-cluster", "--follow", "--node", "all")
     assert ended.code == 0, ended.err
     for rank in (0, 1):
         lines = [line for line in ended.out.splitlines() if line.startswith(f"[node {rank}] ")]
         assert lines == [f"[node {rank}] {count} of {rank}" for count in (1, 2, 3)]
-        pods.wait_for_phase(f"worker-{rank}", "Succeeded")
+        submitted.kubectl("wait", "--for=jsonpath={.status.phase}=Succeeded", f"pod/worker-{rank}", SECONDS)
     assert submitted("logs", "good-on-a-cluster", "--node", 1, "--tail", 2).out == "2 of 1\n3 of 1\n"
 
 

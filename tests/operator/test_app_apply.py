@@ -20,7 +20,8 @@ from tests.operator.raw_objects import (
     running,
     terminated,
 )
-from tests.operator.scripted_api import Answer, ScriptedApi, list_of, status_object
+from tests.operator.scripted_api import ScriptedApi, list_of
+from tests.support.api_stand_in import NOT_FOUND, Answer, refusal
 from unimrg_api import cluster
 from unimrg_api.status import JobStatus, RestartCounters
 from unimrg_operator.app.apply import Applier, Outcome, difference
@@ -89,17 +90,13 @@ def ok(body: Raw | None = None) -> Answer:
     return Answer(body=body or {})
 
 
-def error(code: int, reason: str, message: str = "", name: str = "") -> Answer:
-    return Answer(code, status_object(code, reason, message, name=name))
-
-
 def namesake(shell: Shell, **metadata: Any) -> list[Answer]:
     """The answers if the child that CREATE makes exists already; `metadata` changes it."""
     job = observe_job(job_object()).job
     assert job is not None
     manifest = shell.backend.render(Attempt(job, "lab", JOB_UID, "train", 2, 2, CREATE.restart_counters))
     manifest["metadata"] = {**manifest["metadata"], "uid": "c", "resourceVersion": "5", **metadata}
-    return [error(409, "AlreadyExists", name="tiny-train-2"), ok(manifest)]
+    return [refusal(409, "AlreadyExists", name="tiny-train-2"), ok(manifest)]
 
 
 def test_the_status_is_written_before_the_actions_and_the_events(shell: Shell) -> None:
@@ -132,14 +129,14 @@ def test_the_status_is_written_before_the_actions_and_the_events(shell: Shell) -
 
 @pytest.mark.parametrize(("code", "reason"), [(409, "Conflict"), (404, "NotFound")])
 def test_a_job_that_changed_or_is_gone_is_not_acted_on(shell: Shell, code: int, reason: str) -> None:
-    shell.api.others.append(error(code, reason, name="tiny"))
+    shell.api.others.append(refusal(code, reason, name="tiny"))
     outcome = shell.apply(CREATE, status=JobStatus(phase="Failed"), events=(Event("Normal", "Completed", ""),))
     assert outcome == Outcome(conflict=True)
     assert (len(shell.api.requests), shell.written) == (1, [])
 
 
 def test_a_status_that_cannot_be_written_stops_everything(shell: Shell) -> None:
-    shell.api.others.append(error(500, "InternalError"))
+    shell.api.others.append(refusal(500, "InternalError"))
     with pytest.raises(Unavailable):
         shell.apply(CREATE, status=JobStatus(phase="Failed"))
     assert len(shell.api.requests) == 1
@@ -222,7 +219,7 @@ def test_a_namesake_has_a_minute_to_go(shell: Shell, metadata: Raw, message: str
     reason, text = shell.fault()
     assert reason == "NameConflict"
     assert message in text
-    shell.api.others += [namesake(shell)[0], error(404, "NotFound", name="tiny-train-2")]
+    shell.api.others += [namesake(shell)[0], refusal(404, "NotFound", name="tiny-train-2")]
     assert shell.apply(CREATE).retry_after == 2.0  # it has just gone
 
 
@@ -248,11 +245,11 @@ def test_an_object_of_another_owner_is_a_conflict_and_not_touched(shell: Shell, 
 @pytest.mark.parametrize(
     ("answer", "reason", "message"),
     [
-        (Answer(404, b"404 page not found\n"), "BackendMissing", "PyTorchJob (kubeflow.org/v1)"),
-        (error(403, "Forbidden", "exceeded quota: pods"), "ChildRefused", "exceeded quota: pods"),
-        (error(422, "Invalid", "spec.x: Invalid value"), "ChildRefused", "spec.x: Invalid value"),
-        (error(500, "InternalError", "failed calling webhook"), "BackendUnavailable", "failed calling webhook"),
-        (error(503, "InternalError", "failed calling webhook"), "BackendUnavailable", "failed calling webhook"),
+        (NOT_FOUND, "BackendMissing", "PyTorchJob (kubeflow.org/v1)"),
+        (refusal(403, "Forbidden", "exceeded quota: pods"), "ChildRefused", "exceeded quota: pods"),
+        (refusal(422, "Invalid", "spec.x: Invalid value"), "ChildRefused", "spec.x: Invalid value"),
+        (refusal(500, "InternalError", "failed calling webhook"), "BackendUnavailable", "failed calling webhook"),
+        (refusal(503, "InternalError", "failed calling webhook"), "BackendUnavailable", "failed calling webhook"),
     ],
 )
 def test_a_refused_child_is_a_fault_that_ends_the_actions(
@@ -277,8 +274,8 @@ def test_a_job_that_cannot_be_rendered_is_a_fault(shell: Shell) -> None:
 @pytest.mark.parametrize(
     ("action", "answer", "expected"),
     [
-        (CREATE, error(429, "TooManyRequests"), TooManyRequests),
-        (DeleteChild("check", "a", "u1"), error(403, "Forbidden", name="a"), Forbidden),
+        (CREATE, refusal(429, "TooManyRequests"), TooManyRequests),
+        (DeleteChild("check", "a", "u1"), refusal(403, "Forbidden", name="a"), Forbidden),
     ],
 )
 def test_events_are_published_even_if_an_action_then_fails(
@@ -291,6 +288,9 @@ def test_events_are_published_even_if_an_action_then_fails(
 
 
 def test_what_is_gone_or_replaced_needs_no_deletion(shell: Shell) -> None:
-    shell.api.others += [error(404, "NotFound", name="a"), error(409, "Conflict", "the UID does not match", name="b")]
+    shell.api.others += [
+        refusal(404, "NotFound", name="a"),
+        refusal(409, "Conflict", "the UID does not match", name="b"),
+    ]
     assert shell.apply(DeleteChild("check", "a", "u1"), DeletePod("b", "u2")) == Outcome()
     assert shell.requests() == [("DELETE", "jobs/a"), ("DELETE", "pods/b")]

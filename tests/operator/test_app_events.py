@@ -6,7 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from tests.operator.raw_objects import JOB_UID, job_object
-from tests.operator.scripted_api import Answer, ScriptedApi, list_of, status_object
+from tests.operator.scripted_api import ScriptedApi, list_of
+from tests.support.api_stand_in import Answer, refusal
 from tests.support.virtual_clock import VirtualClock
 from unimrg_operator.app.events import Publisher, Warnings
 from unimrg_operator.app.observe import observe_job
@@ -58,7 +59,7 @@ def test_one_read_of_few_pages_serves_a_namespace_for_a_while(api: ScriptedApi, 
 
 
 def test_without_the_right_to_list_events_ten_minutes_pass(api: ScriptedApi, virtual_clock: VirtualClock) -> None:
-    api.lists.append(Answer(403, status_object(403, "Forbidden", "no")))
+    api.lists.append(refusal(403, "Forbidden", "no"))
     warnings = Warnings(api.client(), clock=virtual_clock)
     for seconds, expected in ((0.0, 1), (500.0, 1), (101.0, 2)):
         virtual_clock.advance(seconds)
@@ -67,7 +68,7 @@ def test_without_the_right_to_list_events_ten_minutes_pass(api: ScriptedApi, vir
 
 
 def test_an_event_is_about_the_job_and_holds_no_secret(api: ScriptedApi) -> None:
-    api.others += [Answer(body={}), Answer(403, status_object(403, "Forbidden"))]
+    api.others += [Answer(body={}), refusal(403, "Forbidden")]
     publisher = Publisher(api.client(), clock=lambda: 1_795_000_000.5)
     for note in ("key AKIAABCDEFGHIJKLMNOP " + "x" * 2000, "refused"):
         publisher.publish(observe_job(job_object()), Event("Warning", "AttemptEnded", note))

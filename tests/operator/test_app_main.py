@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 
 from tests.operator.raw_objects import job_object
-from tests.operator.scripted_api import Answer, ScriptedApi, kubeconfig, list_of
+from tests.operator.scripted_api import ScriptedApi, list_of
+from tests.support.api_stand_in import NOT_FOUND, write_kubeconfig
 from tests.support.ports import free_port
 from unimrg_operator.app.health import health_server
 from unimrg_operator.app.main import main
@@ -47,9 +48,10 @@ def until_page(port: int, path: str, status: int, text: str = "") -> str:
 
 def test_it_is_ready_once_every_kind_is_listed_and_says_which_is_not(api: ScriptedApi, tmp_path: Path) -> None:
     port, log = free_port(), tmp_path / "log"
-    api.lists.append(Answer(404, b"404 page not found"))  # to whatever kind is listed first, and then to all
+    api.lists.append(NOT_FOUND)  # to whatever kind is listed first, and then to all
+    write_kubeconfig(tmp_path / "kubeconfig", api.host)
     command = [sys.executable, "-m", "unimrg_operator.app.main", f"--metrics-address=127.0.0.1:{port}"]
-    arguments = ["--namespace=lab", f"--kubeconfig={kubeconfig(tmp_path, api.host)}"]
+    arguments = ["--namespace=lab", f"--kubeconfig={tmp_path}/kubeconfig"]
     with log.open("ab") as output, subprocess.Popen([*command, *arguments], stderr=output, stdout=output) as process:
         try:
             text = until_page(port, "/readyz", 503, "pytorchjobs.kubeflow.org in lab are not served")
@@ -92,7 +94,8 @@ def test_what_keeps_it_from_starting_is_one_clear_line(
     code: int,
     message: str,
 ) -> None:
-    monkeypatch.setenv("KUBECONFIG", str(kubeconfig(tmp_path, api.host)))
+    write_kubeconfig(tmp_path / "kubeconfig", api.host)
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
     monkeypatch.setattr("signal.signal", lambda *_: None)
     given = [text.replace("MISSING", str(tmp_path / "MISSING")) for text in arguments]
     assert main(["--namespace=lab", *given]) == code

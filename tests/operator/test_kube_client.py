@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from kubernetes.client import Configuration
 
-from tests.operator.scripted_api import CUT, Answer, ScriptedApi, status_object, thing
+from tests.operator.scripted_api import ScriptedApi, thing
+from tests.support.api_stand_in import CUT, NOT_FOUND, Answer, refusal, status_object
 from unimrg_operator.backends.base import Resource
 from unimrg_operator.kube.client import Client
 from unimrg_operator.kube.errors import (
@@ -49,7 +50,7 @@ JOBS = Resource("batch", "v1", "jobs", "Job")
 def test_each_answer_has_its_class_and_keeps_the_servers_message(
     api: ScriptedApi, status: int, reason: str, expected: type[ApiError]
 ) -> None:
-    api.others.append(Answer(status, status_object(status, reason, "because", name="a")))
+    api.others.append(refusal(status, reason, "because", name="a"))
     with pytest.raises(ApiError) as caught:
         api.client().get(JOBS, "lab", "a")
     assert type(caught.value) is expected
@@ -57,15 +58,15 @@ def test_each_answer_has_its_class_and_keeps_the_servers_message(
 
 
 @pytest.mark.parametrize(
-    ("body", "kind_missing"),
+    ("answer", "kind_missing"),
     [
-        (status_object(404, "NotFound", 'jobs "a" not found', name="a"), False),
-        (status_object(404, "NotFound", "the server could not find the requested resource"), True),
-        (b"404 page not found\n", True),
+        (refusal(404, "NotFound", 'jobs "a" not found', name="a"), False),
+        (refusal(404, "NotFound", "the server could not find the requested resource"), True),
+        (NOT_FOUND, True),
     ],
 )
-def test_a_missing_kind_is_not_a_missing_object(api: ScriptedApi, body: object, kind_missing: bool) -> None:
-    api.others.append(Answer(404, body))
+def test_a_missing_kind_is_not_a_missing_object(api: ScriptedApi, answer: Answer, kind_missing: bool) -> None:
+    api.others.append(answer)
     with pytest.raises(NotFound) as caught:
         api.client().get(JOBS, "lab", "a")
     assert caught.value.kind_missing is kind_missing

@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.operator.scripted_api import CUT, HOLD, Answer, ScriptedApi, event, list_of, status_object, thing
+from tests.operator.scripted_api import ScriptedApi, event, list_of, thing
+from tests.support.api_stand_in import CUT, HOLD, NOT_FOUND, Answer, refusal, status_object
 from unimrg_operator.backends.base import Resource
 from unimrg_operator.kube.cache import Change, name_of, version_of
 from unimrg_operator.kube.client import Object
@@ -77,12 +78,7 @@ def _without_ballast(item: Object) -> Object:
     return {key: value for key, value in item.items() if key != "ballast"}
 
 
-def error(code: int, reason: str = "InternalError", message: str = "") -> Answer:
-    return Answer(code, status_object(code, reason, message))
-
-
-GONE = error(410, "Expired")
-NOT_SERVED = Answer(404, b"404 page not found\n")
+GONE = refusal(410, "Expired")
 
 
 def test_the_pages_of_a_list_become_one_cache_and_the_watch_continues(api: ScriptedApi) -> None:
@@ -176,7 +172,7 @@ def test_a_busy_server_is_left_alone_as_long_as_it_asks_for(api: ScriptedApi) ->
 
 
 def test_the_back_off_doubles_while_lists_fail_and_the_reason_is_visible(api: ScriptedApi) -> None:
-    api.lists += [error(503, "ServiceUnavailable", "etcd is away")] * 7 + [list_of(1)]
+    api.lists += [refusal(503, "ServiceUnavailable", "etcd is away")] * 7 + [list_of(1)]
     with Followed(api) as followed:
         followed.until(lambda: len(followed.waits) == 3)
         assert not followed.reflector.usable
@@ -188,7 +184,7 @@ def test_the_back_off_doubles_while_lists_fail_and_the_reason_is_visible(api: Sc
 
 @pytest.mark.parametrize("optional", [False, True])
 def test_only_an_optional_kind_is_usable_while_it_is_not_served(api: ScriptedApi, optional: bool) -> None:
-    api.lists += [NOT_SERVED] * 3 + [list_of(1, thing("a", 1))]
+    api.lists += [NOT_FOUND] * 3 + [list_of(1, thing("a", 1))]
     followed, seen = Followed(api, optional=optional), []
     followed.on_sleep = lambda: seen.append((followed.reflector.usable, followed.reflector.reason))
     with followed:
@@ -202,7 +198,7 @@ def test_a_watch_that_cannot_be_opened_is_visible_until_one_can(
     api: ScriptedApi, caplog: pytest.LogCaptureFixture
 ) -> None:
     api.lists += [list_of(1), list_of(5, thing("a", 5))]
-    api.watches += [error(503, "ServiceUnavailable", "etcd is away")] * 3
+    api.watches += [refusal(503, "ServiceUnavailable", "etcd is away")] * 3
     reasons: list[str] = []
     followed = Followed(api)
     followed.on_sleep = lambda: reasons.append(followed.reflector.reason)
@@ -217,7 +213,7 @@ def test_a_watch_that_cannot_be_opened_is_visible_until_one_can(
 @pytest.mark.parametrize("code", [401, 403, 404])
 def test_a_watch_that_is_not_allowed_is_replaced_by_lists(api: ScriptedApi, code: int) -> None:
     api.lists += [list_of(1), list_of(5, thing("a", 5))]
-    api.watches += [error(code, "No")] * 50
+    api.watches += [refusal(code, "No")] * 50
     with Followed(api) as followed:
         followed.until(lambda: followed.versions() == {"a": "5"})
         assert "cannot be watched" in followed.reflector.reason

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import random
 import ssl
-import threading
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support.api_stand_in import Answer, serving
 from tests.support.certificates import LOOPBACK, write_certificate
 from tests.support.s3_answers import answering, failure, handled, without_header
 from tests.support.s3_server import S3Server
@@ -240,31 +239,15 @@ def test_an_endpoint_that_refuses_or_never_answers_is_an_outage(
     assert s3_gate.uri in error.message and "refused" in error.message
 
 
-class NotS3(BaseHTTPRequestHandler):
-    """Answers every read as a web page does."""
-
-    def do_GET(self) -> None:
-        self.send_response(200)
-        self.send_header("Content-Length", "4")
-        self.end_headers()
-        self.wfile.write(b"page")
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
-
 @pytest.fixture(params=["http", "https"])
 def web_server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, int]]:
     """(scheme, port) of a server on loopback that is no S3; over TLS its certificate is signed by itself."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), NotS3)
+    context = None
     if request.param == "https":
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(*write_certificate(tmp_path, LOOPBACK))
-        server.socket = context.wrap_socket(server.socket, server_side=True)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield request.param, server.server_port
-    server.shutdown()
-    server.server_close()
+    with serving(lambda _: Answer(body="page"), context) as port:
+        yield request.param, port
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
