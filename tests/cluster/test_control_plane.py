@@ -31,7 +31,7 @@ def test_without_the_programs_one_line_says_what_to_install(monkeypatch: pytest.
         find_assets()
     monkeypatch.setenv("KUBEBUILDER_ASSETS", str(tmp_path))
     (tmp_path / "etcd").touch()
-    with pytest.raises(pytest.skip.Exception, match="lacks kube-apiserver, kube-controller-manager, kubectl"):
+    with pytest.raises(pytest.skip.Exception, match="lacks kube-apiserver, kube-controller-manager, kube-scheduler"):
         find_assets()
     monkeypatch.setenv("UNIMRG_REQUIRE_CLUSTER", "1")
     with pytest.raises(pytest.fail.Exception, match="lacks kube-apiserver"):

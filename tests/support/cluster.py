@@ -10,8 +10,6 @@ import json
 import os
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,7 @@ from tests.support.control_plane import ControlPlane, KubectlError
 from tests.support.guarded import GuardedProcess
 from tests.support.kubelet import ProcessKubelet
 from tests.support.mlflow_server import MlflowServer
-from tests.support.ports import free_port
+from tests.support.ports import free_port, http_status
 from tests.support.s3_server import S3Server
 from unimrg_api.cluster import ATTEMPT_LABEL, GROUP, JOB_LABEL, PLURAL, STAGE_LABEL, node_rank
 
@@ -100,11 +98,7 @@ class Cluster:
         # KUBECONFIG is set so that a flag that is not heeded shows.
         environment = {**os.environ, "KUBECONFIG": "/nowhere"}
         self.operator = GuardedProcess([program, *flags], self.operator_log, environment=environment)
-        deadline = time.monotonic() + READY_SECONDS
-        while not _answers(f"http://{self.metrics_address}/readyz"):
-            if self.operator.status is not None or time.monotonic() > deadline:
-                pytest.fail(f"the operator does not start:\n{self.operator.last_lines()}", pytrace=False)
-            time.sleep(0.05)
+        self.operator.wait_until(lambda: http_status(f"http://{self.metrics_address}/readyz") == 200, READY_SECONDS)
 
     def kill_operator(self) -> None:
         """kill -9; nothing happens if it does not run."""
@@ -220,14 +214,6 @@ def _phase(job: Object) -> str:
 
 def _attempt(item: Object) -> int:
     return int(item["metadata"]["labels"][ATTEMPT_LABEL])
-
-
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=2.0) as answer:
-            return bool(answer.status == 200)
-    except (OSError, urllib.error.URLError):
-        return False
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """A real Kubernetes control plane on loopback, started from the programs in $KUBEBUILDER_ASSETS: no root, no network.
 
-Etcd, API server and controller manager, and as extras the scheduler and Training Operator with its webhook.
+Etcd, API server, controller manager, scheduler, and Training Operator with its webhook.
 No kubelet: `tests/support/kubelet` plays that one.
 """
 
@@ -12,11 +12,8 @@ import os
 import re
 import shutil
 import signal
-import ssl
 import subprocess
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,10 +23,9 @@ import pytest
 from tests.support import training_operator
 from tests.support.certificates import write_certificate
 from tests.support.guarded import GuardedProcess
-from tests.support.ports import free_port
+from tests.support.ports import free_port, http_status
 
-CORE = ("etcd", "kube-apiserver", "kube-controller-manager")
-EXTRAS = {"scheduler": "kube-scheduler", "training-operator": "training-operator"}
+PROGRAMS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "training-operator", "kubectl")
 READY_SECONDS = 90.0
 _ADMIN_TOKEN = "loopback-admin"
 
@@ -41,12 +37,9 @@ class KubectlError(Exception):
 class ControlPlane:
     """One control plane in a folder of its own; several run side by side. Logs are `FOLDER/logs/NAME.log`."""
 
-    def __init__(
-        self, folder: Path, assets: Path, extras: tuple[str, ...] = ("scheduler", "training-operator")
-    ) -> None:
+    def __init__(self, folder: Path, assets: Path) -> None:
         self.folder = folder
         self.assets = assets
-        self.extras = extras
         self.kubeconfig = folder / "kubeconfig"
         """Of user `admin` in group system:masters; the context is called `local`."""
         self.ports: dict[str, int] = {}
@@ -71,13 +64,11 @@ class ControlPlane:
             self._start_etcd()
             self._start_api_server()
             manager = self._start_controller_manager()
-            scheduler = self._start_scheduler() if "scheduler" in self.extras else None
-            if "training-operator" in self.extras:
-                self._start_training_operator()
+            scheduler = self._start_scheduler()
+            self._start_training_operator()
             self._wait("kube-controller-manager", manager)
             self._wait("kube-controller-manager", lambda: self._exists("serviceaccount/default"))
-            if scheduler:
-                self._wait("kube-scheduler", scheduler)
+            self._wait("kube-scheduler", scheduler)
         except BaseException:
             self.stop()
             raise
@@ -161,7 +152,7 @@ class ControlPlane:
             f"--initial-cluster=default={peer}",
         )
         write_certificate(self.folder)
-        self._wait("etcd", lambda: _status(f"http://127.0.0.1:{client}/health") == 200)
+        self._wait("etcd", lambda: http_status(f"http://127.0.0.1:{client}/health") == 200)
 
     def _start_api_server(self) -> None:
         (self.folder / "tokens.csv").write_text(f"{_ADMIN_TOKEN},admin,admin,system:masters\n")
@@ -203,7 +194,7 @@ class ControlPlane:
             "--kube-api-qps=500",
             "--kube-api-burst=1000",
         )
-        return lambda: _status(f"https://127.0.0.1:{port}/healthz") == 200
+        return lambda: http_status(f"https://127.0.0.1:{port}/healthz") == 200
 
     def _start_scheduler(self) -> Callable[[], bool]:
         port = self._port("kube-scheduler")
@@ -217,7 +208,7 @@ class ControlPlane:
             "--kube-api-qps=500",
             "--kube-api-burst=1000",
         )
-        return lambda: _status(f"https://127.0.0.1:{port}/healthz") == 200
+        return lambda: http_status(f"https://127.0.0.1:{port}/healthz") == 200
 
     def _start_training_operator(self) -> None:
         webhook, probe, metrics = free_port(), free_port(), self._port("training-operator")
@@ -236,7 +227,7 @@ class ControlPlane:
                 "MY_POD_NAME": "local",
             },
         )
-        self._wait("training-operator", lambda: _status(f"http://127.0.0.1:{probe}/readyz") == 200)
+        self._wait("training-operator", lambda: http_status(f"http://127.0.0.1:{probe}/readyz") == 200)
 
     # --- helpers --------------------------------------------------------------------------------------------
 
@@ -257,16 +248,10 @@ class ControlPlane:
         self.processes[program] = start()
 
     def _wait(self, program: str, ready: Callable[[], bool]) -> None:
-        process = self.processes[program]
-        deadline = time.monotonic() + READY_SECONDS
-        while time.monotonic() < deadline and process.status is None:
-            if ready():
-                return
-            time.sleep(0.05)
-        raise RuntimeError(f"{program} does not become ready; the end of its log:\n{process.last_lines()}")
+        self.processes[program].wait_until(ready, READY_SECONDS)
 
     def _api_server_answers(self) -> bool:
-        return _status(f"{self.server}/readyz", _ADMIN_TOKEN) == 200
+        return http_status(f"{self.server}/readyz", _ADMIN_TOKEN) == 200
 
     def _exists(self, what: str) -> bool:
         try:
@@ -289,27 +274,13 @@ class ControlPlane:
         path.write_text(json.dumps(config, indent=1))
 
 
-def _status(url: str, token: str = "") -> int:
-    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"} if token else {})
-    # The programs sign their own certificates as they start; we only ask whether they answer.
-    context = ssl._create_unverified_context()
-    try:
-        with urllib.request.urlopen(request, timeout=2.0, context=context) as answer:
-            return int(answer.status)
-    except urllib.error.HTTPError as error:
-        return error.code
-    except OSError:
-        return 0
-
-
-def find_assets(extras: tuple[str, ...] = tuple(EXTRAS)) -> Path:
+def find_assets() -> Path:
     """Return the folder of the programs; skips the test where there is none.
 
     With UNIMRG_REQUIRE_CLUSTER=1 the test fails instead.
     """
     folder = os.environ.get("KUBEBUILDER_ASSETS", "")
-    needed = (*CORE, "kubectl", *(EXTRAS[extra] for extra in extras))
-    missing = [name for name in needed if not (Path(folder) / name).is_file()]
+    missing = [name for name in PROGRAMS if not (Path(folder) / name).is_file()]
     if folder and not missing:
         return Path(folder).resolve()
     reason = f"KUBEBUILDER_ASSETS ({folder}) lacks {', '.join(missing)}" if folder else "KUBEBUILDER_ASSETS is not set"

@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 _GUARD = Path(__file__).with_name("guard.py")
@@ -75,6 +76,15 @@ class GuardedProcess:
             self.kill()
         assert self._status is not None
         return self._status
+
+    def wait_until(self, ready: Callable[[], bool], seconds: float) -> None:
+        """Return as soon as it is ready; raises RuntimeError with the end of its log, and kills it, if that fails."""
+        deadline = time.monotonic() + seconds
+        while not ready():
+            if self.status is not None or time.monotonic() > deadline:
+                self.kill()
+                raise RuntimeError(f"{self.log} is of a program that does not become ready:\n{self.last_lines()}")
+            time.sleep(0.05)
 
     def last_lines(self, characters: int = 3000) -> str:
         """Return the end of its log."""

@@ -1,21 +1,16 @@
-"""A real MLflow server on a free loopback port: SQLite, one worker, no jobs, ended by its process group."""
+"""A real MLflow server on a free loopback port: SQLite, one worker, no jobs; its workers end with it."""
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
-import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.ports import free_port
+from tests.support.guarded import GuardedProcess
+from tests.support.ports import free_port, http_status
 
 READY_SECONDS = 120.0
 
@@ -23,47 +18,28 @@ READY_SECONDS = 120.0
 class MlflowServer:
     """May be started, killed and started again on the same port and data base; its log is `server.log`."""
 
-    def __init__(self, folder: Path, port: int | None = None) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.port = port or free_port()
+        self.port = free_port()
         self.uri = f"http://127.0.0.1:{self.port}"
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: GuardedProcess | None = None
 
     def start(self) -> None:
-        """Start and wait until it answers."""
+        """Start and wait until it answers; raises RuntimeError with the end of the log."""
         self.folder.mkdir(parents=True, exist_ok=True)
         environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
         command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", "127.0.0.1"]
         command += ["--port", str(self.port), "--backend-store-uri", f"sqlite:///{self.folder}/mlflow.db"]
         command += ["--artifacts-destination", str(self.folder / "artifacts")]
-        with (self.folder / "server.log").open("ab") as log:
-            # A session of its own: the server starts workers, and all of them must end with it.
-            self._process = subprocess.Popen(
-                command, cwd=self.folder, env=environment, stdout=log, stderr=log, start_new_session=True
-            )
-        deadline = time.monotonic() + READY_SECONDS
-        while not self._answers():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                self.kill()
-                raise RuntimeError(
-                    f"the MLflow server does not start:\n{(self.folder / 'server.log').read_text()[-4000:]}"
-                )
-            time.sleep(0.1)
+        log = self.folder / "server.log"
+        self._process = GuardedProcess(command, log, folder=self.folder, environment=environment)
+        self._process.wait_until(lambda: http_status(f"{self.uri}/health") == 200, READY_SECONDS)
 
     def kill(self) -> None:
         """End it at once, as a lost machine would."""
         if self._process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
+            self._process.kill()
             self._process = None
-
-    def _answers(self) -> bool:
-        try:
-            with urllib.request.urlopen(f"{self.uri}/health", timeout=2) as answer:
-                return bool(answer.status == 200)
-        except (OSError, urllib.error.URLError):
-            return False
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,12 @@
-"""Free loopback ports for servers that tests start."""
+"""Free loopback ports for servers that tests start, and whether they answer."""
 
 from __future__ import annotations
 
 import random
 import socket
+import ssl
+import urllib.error
+import urllib.request
 
 FIRST_PORT = 10000
 LAST_PORT = 19999
@@ -28,3 +31,17 @@ def free_port() -> int:
                 continue
         _given.add(port)
         return port
+
+
+def http_status(url: str, token: str = "") -> int:
+    """Return the status of the answer to a GET; 0 if there is none."""
+    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"} if token else {})
+    # Programs sign their own certificates as they start; we only ask whether they answer.
+    context = ssl._create_unverified_context()
+    try:
+        with urllib.request.urlopen(request, timeout=2.0, context=context) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+    except OSError:
+        return 0

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -72,13 +72,7 @@ class S3Server:
         self._process = GuardedProcess(
             [weed, "-logtostderr", "server", *flags], self.folder / "server.log", folder=self.folder
         )
-        deadline = time.monotonic() + READY_SECONDS
-        while not self._writes():
-            if self._process.status is not None or time.monotonic() > deadline:
-                log = self._process.last_lines()
-                self.kill()
-                raise RuntimeError(f"SeaweedFS does not start; the end of its log:\n{log}")
-            time.sleep(0.1)
+        self._process.wait_until(self._writes, READY_SECONDS)
 
     def kill(self) -> None:
         """End it at once, as a lost machine would."""
@@ -131,13 +125,8 @@ class S3Server:
     def _writes(self) -> bool:
         client = self.client()
         try:
-            client.create_bucket(Bucket="ready")
-        except ClientError as error:
-            if error.response["Error"]["Code"] not in ("BucketAlreadyExists", "BucketAlreadyOwnedByYou"):
-                return False
-        except BotoCoreError:
-            return False
-        try:
+            with contextlib.suppress(client.exceptions.BucketAlreadyExists, client.exceptions.BucketAlreadyOwnedByYou):
+                client.create_bucket(Bucket="ready")
             client.put_object(Bucket="ready", Key="probe", Body=b"x")
         except (BotoCoreError, ClientError):
             return False
