@@ -282,9 +282,6 @@ class OperatorModel(RuleBasedStateMachine):
                 self.done.add(child.name)
         return self.done
 
-    def _lives(self, child: Child) -> bool:
-        return lives(self.cluster.observe(), child, self.cluster.job)
-
     def _children(self) -> list[Child]:
         return list(self.cluster.children.values())
 
