@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -13,6 +13,7 @@ Method = Literal["SFT", "RecA", "UniMRG"]
 ObjectiveName = Literal["Understanding", "Pixel", "Depth", "Segmentation"]
 Precision = Literal["FP32", "BF16", "FP64"]
 Variant = Literal["Tiny", "0.5B", "1.5B"]
+ShowOVariant = Literal["Tiny", "VQ-256", "VQ-512", "CLIP-256", "CLIP-512"]
 
 MAXIMUM_STEPS = 10_000_000
 MAXIMUM_ROWS = 65_536
@@ -49,15 +50,43 @@ class HarmonSpec(Spec):
     """How images are generated."""
 
 
+class ShowOSamplingSpec(Spec):
+    """How images are generated. No part of what is trained."""
+
+    steps: Annotated[int, Field(ge=1, le=1024)] = 50
+    """Rounds in which an image's codes are filled in."""
+    guidance: Rate = "5"
+    """Scale of classifier-free guidance, as a decimal string: scores are (1 + guidance) · with − guidance · without
+    the prompt. "0" is none."""
+    temperature: Rate = "1"
+    """Noise in the order in which codes are kept, as a decimal string."""
+
+
+class ShowOSpec(Spec):
+    """Show-o: one language model that predicts text and the masked codes of images."""
+
+    licence: ClassVar[str] = (
+        "Show-o's code is Apache-2.0 and Phi-1.5's weights are MIT; see the repository of the weights for their terms."
+    )
+
+    variant: ShowOVariant
+    """Size of generated images, and what images are understood through: their codes (`VQ`) or CLIP's vision tower.
+    `Tiny` has the published architecture with CLIP and small numbers, and trains on a laptop."""
+    sampling: ShowOSamplingSpec = ShowOSamplingSpec()
+    """How images are generated."""
+
+
 class ModelSpec(OneOf):
     """The model that is trained: first weights, and exactly one family with its settings."""
 
-    members = ("harmon", "custom")
+    members = ("harmon", "showo", "custom")
 
     init: Uri | None = None
     """First weights: a .safetensors file, or a folder of them. Absent: drawn from `training.seed`."""
     harmon: HarmonSpec | None = None
     """The family Harmon."""
+    showo: ShowOSpec | None = None
+    """The family Show-o."""
     custom: CustomSpec | None = None
     """A family of an installed package, from the entry-point group `unimrg.families`. Its setting `sampling`, if it
     has one, says how it generates and is no part of what is trained."""

@@ -14,7 +14,7 @@ PADDING_GREY = 127
 
 def pad_square(image: np.ndarray, size: int) -> np.ndarray:
     """Centre the image on a grey square and scale it (bicubic), for understanding: nothing is distorted."""
-    _check(image, size, channels_required=True)
+    check_image(image, size)
     height, width = image.shape[:2]
     side = max(height, width)
     square = np.full((side, side, 3), PADDING_GREY, dtype=np.uint8)
@@ -28,7 +28,7 @@ def squash(image: np.ndarray, size: int) -> np.ndarray:
 
     For the source and the target of generation.
     """
-    _check(image, size, channels_required=True)
+    check_image(image, size)
     return resize(stretch(image), size, Image.Resampling.BICUBIC)
 
 
@@ -52,6 +52,11 @@ def three_channels(plane: np.ndarray) -> np.ndarray:
 def check_map(image: np.ndarray, size: int) -> None:
     """Raise ValueError unless `image` is a map: uint8 [H, W] or [H, W, 3], not empty, and `size` is positive."""
     _check(image, size, channels_required=False)
+
+
+def check_image(image: np.ndarray, size: int) -> None:
+    """Raise ValueError unless `image` is uint8 [H, W, 3], not empty, and `size` is positive."""
+    _check(image, size, channels_required=True)
 
 
 def _check(image: np.ndarray, size: int, *, channels_required: bool) -> None:

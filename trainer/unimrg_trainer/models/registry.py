@@ -8,7 +8,10 @@ from typing import Any, cast
 from unimrg_api.plugins import load
 from unimrg_trainer.models.base import Family, FamilyFactory
 
-FAMILIES: dict[str, str] = {"harmon": "unimrg_trainer.models.harmon.family:HarmonFamily"}
+FAMILIES: dict[str, str] = {
+    "harmon": "unimrg_trainer.models.harmon.family:HarmonFamily",
+    "showo": "unimrg_trainer.models.showo.family:ShowOFamily",
+}
 
 
 def find_family(name: str, settings: Mapping[str, Any]) -> Family:

@@ -1,0 +1,67 @@
+"""The tensors of one micro-step of Show-o: everything that its forward reads, masks included.
+
+Losses are a function of the module's weights and of this batch. Which token goes where is known on the host and stands
+here as index tensors, so that nothing in the forward waits for the device.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class ShowOBatch:
+    """Sizes: U pictures of the generated size, N codes each; V sources, n places each; R rows of L places; I shown
+    sources; M predicted tokens.
+
+    Token ids stand in a table: [texts | codes of pictures | codes of sources | mask token]; codes of sources only where
+    no tower reads them. A place of a row is the flat index row·L + offset.
+    """
+
+    pictures: Tensor
+    """uint8 [U, H, H, 3]: every image whose codes are learnt, or read in a question."""
+    views: Tensor
+    """uint8 [V, S, S, 3]: every other image that a row reads."""
+    codes: Tensor | None
+    """int16 [U·N (+ V·n)]: codes of all pictures, and of the sources that no tower reads; None until prepared."""
+    features: Tensor | None
+    """float [V, n, F]: the tower's features of the sources; None until prepared, or without a tower."""
+
+    texts: Tensor
+    """int [T]: token ids of all texts."""
+    sources: Tensor
+    """int [R, L]: which of the table stands at each place."""
+    positions: Tensor
+    """int [R, L]: position ids."""
+    visibility: Tensor
+    """bool [R, 1, L, L], True where the query sees the key."""
+    shown: Tensor
+    """int [I]: which of `features` each shown source is."""
+    shown_places: Tensor
+    """int [I·n]: where they stand."""
+
+    predictors: Tensor
+    """int [M]: the place whose output predicts each learnt token, row by row."""
+    labels: Tensor
+    """int [M]: that token's index in the table."""
+    labels_per_row: tuple[int, ...]
+    """Learnt tokens of each row."""
+
+    conditions: tuple[tuple[Literal["pictures", "views"], int] | None, ...]
+    """The image that each row reads."""
+    targets: tuple[int | None, ...]
+    """The picture that each row learns to generate."""
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> ShowOBatch:
+        """Move to `device`; floats become `dtype`."""
+        moved: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Tensor):
+                target = dtype if value.is_floating_point() else value.dtype
+                moved[field.name] = value.to(device, target, non_blocking=True)
+        return replace(self, **moved)

@@ -1,0 +1,177 @@
+"""Show-o behind the interface that every model family offers (models/base.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import CLIPVisionModel
+
+from unimrg_api.spec_training import ShowOSpec
+from unimrg_trainer.models.base import OnRound, RngFor, Row
+from unimrg_trainer.models.common.assets import Asset, assets_folder
+from unimrg_trainer.models.common.tokenizer import TEXT_END, TINY_TOKENIZER, TextTokenizer
+from unimrg_trainer.models.requests import AnswerRequest, GenerateRequest
+from unimrg_trainer.models.showo.batch import ShowOBatch
+from unimrg_trainer.models.showo.codes import MAGVIT, ImageTokenizer, decode_images, encode_images, open_image_tokenizer
+from unimrg_trainer.models.showo.collate import collate
+from unimrg_trainer.models.showo.config import MagvitConfig, ShowOConfig, config_of
+from unimrg_trainer.models.showo.inference import Inference, SamplingSettings
+from unimrg_trainer.models.showo.module import ShowO
+from unimrg_trainer.models.showo.rows import ShowORow, plan_row
+from unimrg_trainer.models.showo.template import Template
+from unimrg_trainer.models.showo.vision import CLIP, features, open_tower
+from unimrg_trainer.models.showo.weights import layouts
+from unimrg_trainer.models.weights import Layout
+from unimrg_trainer.objectives.base import Objective, Task
+
+TOKENIZER = Asset("phi-1.5-tokenizer.json", "Phi-1.5's tokenizer", "put the tokenizer.json of Phi-1.5 there as this")
+
+
+class ShowOFamily:
+    """Show-o at one size. Tower and tokenizers are opened when first needed.
+
+    `settings` is the JSON of `spec.model.showo`; defaults are filled in. `assets` is the folder of files that do not
+    ship with us (the published tower and tokenizers); by default `showo/` in the cache. `config` replaces the numbers
+    of the variant.
+    """
+
+    name = "showo"
+
+    def __init__(
+        self, settings: Mapping[str, Any], assets: Path | None = None, config: ShowOConfig | None = None
+    ) -> None:
+        spec = ShowOSpec.model_validate(settings)
+        self.config = config or config_of(spec.variant)
+        self.variant: str = self.config.variant
+        self.sampling = SamplingSettings(
+            spec.sampling.steps, float(spec.sampling.guidance), float(spec.sampling.temperature)
+        )
+        self.assets = assets or assets_folder(self.name)
+
+    @cached_property
+    def image_tokenizer(self) -> ImageTokenizer:
+        return open_image_tokenizer(self.config.codes, self.assets)
+
+    @cached_property
+    def tower(self) -> CLIPVisionModel:
+        assert self.config.clip is not None
+        return open_tower(self.config.clip, self.assets)
+
+    @cached_property
+    def tokenizer(self) -> TextTokenizer:
+        path = TINY_TOKENIZER if self.config.tokenizer == "tiny" else TOKENIZER.find(self.assets)
+        return TextTokenizer(path, [TEXT_END], self.config.text_vocabulary, TOKENIZER.remedy)
+
+    @cached_property
+    def template(self) -> Template:
+        return Template(self.config, self.tokenizer)
+
+    def check_assets(self) -> None:
+        """Raise UserError (INPUT_MISSING) where a tower or a tokenizer is missing; their content is not looked at."""
+        if self.config.tokenizer != "tiny":
+            TOKENIZER.find(self.assets)
+        if isinstance(self.config.codes, MagvitConfig):
+            MAGVIT.find(self.assets)
+        if self.config.clip and self.config.clip.pretrained:
+            CLIP.find(self.assets)
+
+    def build(self) -> ShowO:
+        """Build the trainable module, initialised from torch's global generator, in float32, train mode."""
+        return ShowO(self.config).train()
+
+    def frozen(self, objectives: Collection[Objective]) -> frozenset[str]:
+        """Names of parameters that no objective reaches: none, text and images share all of them."""
+        return frozenset()
+
+    def decays(self, name: str, parameter: Tensor) -> bool:
+        """Weight decay for everything but biases; norms and embeddings too (docs/method/showo.md)."""
+        return not name.endswith(".bias")
+
+    def plan(self, objective: str, tasks: Sequence[tuple[int, Task]], rng: RngFor) -> list[Row]:
+        """See `rows.plan_row`: a cohort shares nothing, every row draws its own mask rate."""
+        return [plan_row(self.config, self.template, objective, number, task, rng) for number, task in tasks]
+
+    def collate(self, rows: Sequence[Row], rng: RngFor) -> ShowOBatch:
+        """See `collate.collate`."""
+        return collate(self.config, cast(Sequence[ShowORow], rows), rng)
+
+    def prepare(self, batch: ShowOBatch, device: torch.device, dtype: torch.dtype) -> ShowOBatch:
+        """Move the batch to `device` and encode its images there, each once; encoders compute in float32."""
+        moved = batch.to(device, dtype)
+        with _without_autocast(device):
+            tokenizer = self.image_tokenizer.to(device)
+            codes = encode_images(tokenizer, moved.pictures).flatten()
+            if self.config.clip:
+                return replace(moved, codes=codes, features=features(self.tower.to(device), moved.views).to(dtype))
+            return replace(moved, codes=torch.cat([codes, encode_images(tokenizer, moved.views).flatten()]))
+
+    def preview(self, batch: ShowOBatch) -> list[tuple[np.ndarray | None, np.ndarray | None]]:
+        """(input image, target) of each row of a prepared batch: decoded codes, or what the tower reads."""
+        assert batch.codes is not None
+        split = len(batch.pictures) * self.config.tokens
+        pictures = self._decode(batch.codes[:split], self.config.tokens)
+        if self.config.clip:
+            views = list(batch.views.cpu().numpy())
+        else:
+            views = self._decode(batch.codes[split:], self.config.source_tokens)
+        pools = {"pictures": pictures, "views": views}
+        shown = [None if found is None else pools[found[0]][found[1]] for found in batch.conditions]
+        learnt = [None if target is None else pictures[target] for target in batch.targets]
+        return list(zip(shown, learnt, strict=True))
+
+    def layouts(self) -> Sequence[Layout]:
+        """See `weights.layouts`."""
+        return layouts(self.config)
+
+    def answer(self, module: nn.Module, requests: Sequence[AnswerRequest], *, max_new_tokens: int) -> list[str]:
+        """Answer each request greedily; of an image the middle is read."""
+        with self._inference(module) as inference:
+            return inference.answer(requests, max_new_tokens=max_new_tokens)
+
+    def generate(
+        self, module: nn.Module, requests: Sequence[GenerateRequest], *, on_round: OnRound = lambda done, total: None
+    ) -> list[np.ndarray]:
+        """Generate an image of the model's size for each request, from its stretched image or from the prompt alone.
+
+        Raises ValueError for a request of another size.
+        """
+        size = self.config.image_size
+        for request in requests:
+            if request.size not in (None, size):
+                raise ValueError(f"Show-o {self.variant} generates {size}×{size} pixels, not {request.size}")
+        with self._inference(module) as inference:
+            codes = inference.generate(requests, self.sampling, on_round)
+        return self._decode(codes.flatten(), self.config.tokens)
+
+    def _decode(self, codes: Tensor, tokens: int) -> list[np.ndarray]:
+        """Flat codes of images of `tokens` codes each → the images, uint8 [H, W, 3]."""
+        if len(codes) == 0:
+            return []
+        with _without_autocast(codes.device):
+            return list(decode_images(self.image_tokenizer.to(codes.device), codes.view(-1, tokens)))
+
+    @contextmanager
+    def _inference(self, module: nn.Module) -> Iterator[Inference]:
+        """Inference with the module in evaluation mode; afterwards it is as it was."""
+        assert isinstance(module, ShowO)
+        training = module.training
+        module.eval()
+        try:
+            yield Inference(module, self.template, self.tokenizer, self.prepare)
+        finally:
+            module.train(training)
+
+
+@contextmanager
+def _without_autocast(device: torch.device) -> Iterator[None]:
+    kind = device.type
+    with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():
+        yield

@@ -1,0 +1,92 @@
+"""Show-o: one transformer that reads text causally and images in both directions, and predicts text and codes.
+
+One forward computes the losses of every row of a micro-step, whatever its objective (docs/method/showo.md): an answer's
+tokens are predicted one place ahead, masked codes at their own place, by one head over one vocabulary.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+from transformers import DynamicCache
+
+from unimrg_trainer.models.showo.batch import ShowOBatch
+from unimrg_trainer.models.showo.config import ShowOConfig
+from unimrg_trainer.models.showo.phi import build_language_model, run_language_model
+
+SCORED_AT_ONCE = 1024
+"""Tokens whose scores over the vocabulary are held at a time: 240 MB at the published size."""
+
+
+class ShowO(nn.Module):
+    """`showo.*` and, with CLIP, `mm_projector.*` of a published checkpoint; the frozen encoders are no part of it."""
+
+    def __init__(self, config: ShowOConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.language.width
+        self.showo = build_language_model(config.language, config.vocabulary)
+        if config.clip:
+            self.mm_projector = nn.Sequential(nn.Linear(config.clip.width, width), nn.GELU(), nn.Linear(width, width))
+
+    def forward(self, batch: ShowOBatch) -> Tensor:
+        """Sum of each row's loss terms [R]: cross-entropies of answers and of masked codes."""
+        table = self.table(batch)
+        states = functional.embedding(batch.predictors, self.states(batch).flatten(0, 1))
+        losses = self._cross_entropies(states, table[batch.labels])
+        return torch.stack([part.sum() for part in torch.split(losses, list(batch.labels_per_row))])
+
+    def table(self, batch: ShowOBatch) -> Tensor:
+        """Token ids that rows are made of, int [T + codes + 1]: see `ShowOBatch`."""
+        assert batch.codes is not None, "the batch was not prepared"
+        codes = batch.codes.long() + self.config.first_code
+        return torch.cat([batch.texts, codes, codes.new_tensor([self.config.mask])])
+
+    def states(self, batch: ShowOBatch, cache: DynamicCache | None = None) -> Tensor:
+        """Hidden states of all places [R, L, D]."""
+        embeddings = self.embed(self.table(batch)[batch.sources])
+        if len(batch.shown):
+            assert batch.features is not None, "the batch was not prepared"
+            projected = self.mm_projector(batch.features).to(embeddings.dtype)[batch.shown].flatten(0, 1)
+            flat = embeddings.flatten(0, 1).index_copy(0, batch.shown_places, projected)
+            embeddings = flat.view_as(embeddings)
+        return self.language(embeddings, batch.positions, batch.visibility, cache)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Token embeddings: int [...] → [..., D]."""
+        embedded: Tensor = self.showo.model.embed_tokens(ids)
+        return embedded
+
+    def language(
+        self, embeddings: Tensor, positions: Tensor, visibility: Tensor, cache: DynamicCache | None = None
+    ) -> Tensor:
+        """See `phi.run_language_model`."""
+        return run_language_model(self.showo, embeddings, positions, visibility, cache)
+
+    def scores(self, states: Tensor) -> Tensor:
+        """Scores of every token [..., vocabulary] from hidden states [..., D]."""
+        scores: Tensor = self.showo.lm_head(states)
+        return scores
+
+    def code_scores(self, states: Tensor) -> Tensor:
+        """Scores of every code [..., codebook] from hidden states [..., D]."""
+        head, config = self.showo.lm_head, self.config
+        codes = slice(config.first_code, config.mask)
+        return functional.linear(states, head.weight[codes], head.bias[codes])
+
+    def _cross_entropies(self, states: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy of each label [M]; scores are computed in parts, and again when going backward."""
+        parts = list(zip(torch.split(states, SCORED_AT_ONCE), torch.split(labels, SCORED_AT_ONCE), strict=True))
+        if len(parts) <= 1 or not torch.is_grad_enabled():
+            return torch.cat([self._cross_entropy(*part) for part in parts])
+        recomputed = [
+            checkpoint(self._cross_entropy, *part, use_reentrant=False, preserve_rng_state=False) for part in parts
+        ]
+        return torch.cat(recomputed)
+
+    def _cross_entropy(self, states: Tensor, labels: Tensor) -> Tensor:
+        scores = self.scores(states)
+        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+        return functional.cross_entropy(scores, labels, reduction="none")

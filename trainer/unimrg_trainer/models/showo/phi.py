@@ -1,0 +1,53 @@
+"""Phi as Show-o runs it: transformers' class, on embeddings, under given masks and positions."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from transformers import DynamicCache, PhiForCausalLM
+from transformers import PhiConfig as TransformersConfig
+
+from unimrg_trainer.models.showo.config import PhiConfig
+
+
+def build_language_model(config: PhiConfig, vocabulary: int) -> PhiForCausalLM:
+    """Build Phi, initialised as transformers does; embedding and head are two tensors, the head has a bias."""
+    return PhiForCausalLM(
+        TransformersConfig(
+            vocab_size=vocabulary,
+            hidden_size=config.width,
+            intermediate_size=config.feed_forward,
+            num_hidden_layers=config.layers,
+            num_attention_heads=config.heads,
+            max_position_embeddings=config.max_positions,
+            layer_norm_eps=config.norm_epsilon,
+            initializer_range=config.initial_deviation,
+            hidden_act="gelu_new",
+            rope_parameters={
+                "rope_type": "default",
+                "rope_theta": config.rope_theta,
+                "partial_rotary_factor": config.rotary_share,
+            },
+            bos_token_id=None,
+            eos_token_id=None,
+            tie_word_embeddings=False,
+            attn_implementation="sdpa",
+        )
+    )
+
+
+def run_language_model(
+    model: PhiForCausalLM, embeddings: Tensor, positions: Tensor, visibility: Tensor, cache: DynamicCache | None = None
+) -> Tensor:
+    """Final hidden states [B, L, D] of embeddings [B, L, D] at positions [B, L].
+
+    visibility bool [B, 1, L, cached + L], True where the query sees the key.
+    """
+    hidden: Tensor = model.model(
+        None,
+        visibility,
+        positions,
+        cache,  # by place: the keyword was renamed within transformers 5
+        inputs_embeds=embeddings,
+        use_cache=cache is not None,
+    )[0]
+    return hidden
