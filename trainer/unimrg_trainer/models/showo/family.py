@@ -23,9 +23,10 @@ from unimrg_trainer.models.showo.batch import ShowOBatch
 from unimrg_trainer.models.showo.codes import MAGVIT, ImageTokenizer, decode_images, encode_images, open_image_tokenizer
 from unimrg_trainer.models.showo.collate import collate
 from unimrg_trainer.models.showo.config import MagvitConfig, ShowOConfig, config_of
-from unimrg_trainer.models.showo.inference import Inference, SamplingSettings
+from unimrg_trainer.models.showo.inference import Inference
 from unimrg_trainer.models.showo.module import ShowO
 from unimrg_trainer.models.showo.rows import ShowORow, plan_row
+from unimrg_trainer.models.showo.sampling import SamplingSettings
 from unimrg_trainer.models.showo.template import Template
 from unimrg_trainer.models.showo.vision import CLIP, features, open_tower
 from unimrg_trainer.models.showo.weights import layouts
