@@ -46,7 +46,20 @@ EXCEPT = {
 }
 """Path → why names are allowed there."""
 
-NAMES = ("harmon", "mar", "kl16", "pixel", "depth", "segmentation", "spatial", "scenes", "pytorchjob")
+NAMES = (
+    "harmon",
+    "mar",
+    "kl16",
+    "showo",
+    "magvit",
+    "phi",
+    "pixel",
+    "depth",
+    "segmentation",
+    "spatial",
+    "scenes",
+    "pytorchjob",
+)
 
 ALLOWED = {
     f"{OPERATOR}/app/metrics.py": {"depth"},

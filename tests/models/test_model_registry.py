@@ -7,6 +7,12 @@ import pytest
 from unimrg_api.errors import UserError
 from unimrg_trainer.models.harmon.family import HarmonFamily
 from unimrg_trainer.models.registry import find_family
+from unimrg_trainer.models.showo.family import ShowOFamily
+
+SHOW_O = [
+    ("Tiny", 32, True),
+    *((f"{kind}-{size}", size, kind == "CLIP") for kind in ("VQ", "CLIP") for size in (256, 512)),
+]
 
 
 @pytest.mark.parametrize(("variant", "size"), [("Tiny", 32), ("0.5B", 512), ("1.5B", 512)])
@@ -15,6 +21,14 @@ def test_harmon_is_found_at_its_three_sizes(variant: str, size: int) -> None:
     assert isinstance(family, HarmonFamily)
     assert family.config.image_size == size
     assert family.config.mar.dropout == 0.1 and family.sampling.guidance == 3.0
+
+
+@pytest.mark.parametrize(("variant", "size", "clip"), SHOW_O)
+def test_show_o_is_found_at_its_five_sizes(variant: str, size: int, clip: bool) -> None:
+    family = find_family("showo", {"variant": variant, "sampling": {"steps": 7, "guidance": "1.5"}})
+    assert isinstance(family, ShowOFamily)
+    assert (family.variant, family.config.image_size, family.config.clip is not None) == (variant, size, clip)
+    assert (family.sampling.steps, family.sampling.guidance, family.sampling.temperature) == (7, 1.5, 1.0)
 
 
 def test_settings_of_the_job_reach_the_family() -> None:
@@ -26,5 +40,5 @@ def test_settings_of_the_job_reach_the_family() -> None:
 
 
 def test_an_unknown_family_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(UserError, match=r"spec\.model.*'showo' among harmon"):
-        find_family("showo", {})
+    with pytest.raises(UserError, match=r"spec\.model.*'bagel' among harmon"):
+        find_family("bagel", {})

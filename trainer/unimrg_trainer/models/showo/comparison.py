@@ -4,12 +4,12 @@
     load(module, torch.load("pytorch_model.bin", weights_only=True))  published names; `export` gives them back
     batch = batch_of(config, rows, codes, views)                      every input of a loss, masks included
     module(batch)                                                     one loss sum for each row
-    sample(module, prompts, codes, views, draws=…)                    codes
+    sample(module, prompts, views, draws=…, settings=…)               codes
     answers(module, prompts, codes, views, ends=…)                    greedy token ids
 
-Modules come from `build` in float32 and evaluation mode; `.double()` makes all of it float64. Shapes: N codes of an image
-in raster order, n places of an image that is read, F features of each. What is compared is docs/method/showo.md; the
-frozen encoders are `magvit.Magvit` and `vision.build_tower`, with `MagvitConfig` and `ClipConfig` for their numbers.
+Modules come from `build` in float32 and evaluation mode; `.double()` makes all of it float64. Shapes: N codes of an
+image in raster order, n places of an image that is read, F features of each. What is compared is docs/method/showo.md;
+the frozen encoders are `magvit.Magvit` and `vision.build_tower`, with `MagvitConfig` and `ClipConfig` for numbers.
 """
 
 from __future__ import annotations
@@ -113,10 +113,9 @@ def batch_of(config: ShowOConfig, rows: Sequence[Given], codes: Tensor, views: T
     sources. All of it lies on the device of `codes`. Positions, visibility and all else can be replaced:
     `dataclasses.replace(batch, visibility=…)`.
     """
-    batch = _assemble(
+    return _assemble(
         config, [_whole_row(config, row) for row in rows], [_resolve(config, row) for row in rows], codes, views
     )
-    return batch
 
 
 def sample(
