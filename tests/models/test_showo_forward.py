@@ -98,7 +98,7 @@ def reference(module: ShowO, row: ShowORow, codes: dict[str, Tensor], shown: Ten
     generates = bool(place["code"].any())
     if config.clip:
         sees |= place["input"]
-    elif not generates:
+    elif not generates and "eoi" in kinds:
         sees[:, : kinds.index("eoi") + 1] = True
     elif place["input"].any():
         first, last = kinds.index("soi"), kinds.index("eoi")
@@ -197,8 +197,8 @@ def test_what_is_frozen_is_what_no_gradient_reaches(config: ShowOConfig, objecti
 
 
 def test_random_weights_have_the_loss_of_guessing() -> None:
-    """CE ≈ ln of the vocabulary; with Phi's own first weights it is close."""
-    config = replace(TINY, language=replace(TINY.language, initial_deviation=0.02))
+    """CE ≈ ln of the vocabulary where the head's weights are small."""
+    config = replace(TINY, language=replace(TINY.language, initial_deviation=0.002))
     showo = family(config)
     torch.manual_seed(1)
     module = showo.build()
@@ -206,7 +206,7 @@ def test_random_weights_have_the_loss_of_guessing() -> None:
     with torch.no_grad():
         sums = module(batch_of(showo, rows, torch.float32))
     terms = torch.tensor([row.loss_terms for row in rows])
-    assert (sums.sum() / terms.sum()).item() == pytest.approx(np.log(config.vocabulary), abs=0.1)
+    assert (sums.sum() / terms.sum()).item() == pytest.approx(np.log(config.vocabulary), abs=0.03)
     assert np.log(config_of("CLIP-512").vocabulary) == pytest.approx(10.977, abs=5e-4)
 
 
