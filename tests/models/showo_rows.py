@@ -40,11 +40,11 @@ def rows_of(showo: ShowOFamily, objectives: Sequence[str], numbers: Sequence[int
     rows = []
     for name in objectives:
         tasks = [
-            (number, task(name, number, prompt="Where is it?" + " Say it." * (number % 3), **kind))  # type: ignore[arg-type]
+            (number, task(name, number, prompt="Where is it?" + " Say it." * (number % 3), **kind))
             for number in numbers
         ]
         rows += showo.plan(name, tasks, rng_for)
-    return rows  # type: ignore[return-value]
+    return rows
 
 
 def batch_of(showo: ShowOFamily, rows: Sequence[ShowORow], dtype: torch.dtype = torch.float64) -> ShowOBatch:

@@ -48,7 +48,7 @@ def naive_phi(module: ShowO, x: Tensor, sees: Tensor) -> Tensor:
         inner = layer.mlp.fc1(normed)
         inner = 0.5 * inner * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (inner + 0.044715 * inner**3)))
         x = x + mixed + layer.mlp.fc2(inner)
-    return phi.lm_head(phi.model.final_layernorm(x))  # type: ignore[no-any-return]
+    return phi.lm_head(phi.model.final_layernorm(x))
 
 
 def padded(config: ShowOConfig, row: ShowORow) -> ShowORow:
