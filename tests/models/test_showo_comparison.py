@@ -19,7 +19,8 @@ from unimrg_trainer.models.showo.comparison import Draws, GivenAnswer, GivenTarg
 from unimrg_trainer.models.showo.config import ShowOConfig
 from unimrg_trainer.models.showo.family import ShowOFamily
 from unimrg_trainer.models.showo.inference import draw
-from unimrg_trainer.models.showo.rows import ShowORow, TargetPart, TextPart
+from unimrg_trainer.models.showo.rows import ShowORow, TargetPart, TextPart, generation_prompt
+from unimrg_trainer.sample import Sample
 
 
 def given_images(config: ShowOConfig, batch: ShowOBatch) -> tuple[Tensor, Tensor]:
@@ -75,20 +76,12 @@ def test_samples_of_given_draws_are_the_familys(config: ShowOConfig, source: boo
     module = perturbed(showo)
     request = GenerateRequest("Make it.", seed=4, row=1, image=picture("x") if source else None)
     template = showo.template
-    rows = rows_of(showo, ["Depth"], [0])
-    batch = showo.prepare(collate(config, rows, rng_for), CPU, torch.float64)
+    with showo._inference(module) as inference:
+        expected = inference.generate([request], showo.sampling, lambda done, total: None)
+    parts = generation_prompt(config, template.prompt("Make it."), Sample("", picture("x")))
+    batch = showo.prepare(collate(config, [ShowORow("", 0, 0, parts)], rng_for), CPU, torch.float64)
     _, views = given_images(config, batch)
-    if source:
-        with showo._inference(module) as inference:
-            expected = inference.generate([request], showo.sampling, lambda done, total: None)
-        shown = replace(rows[0].parts[2], sample=replace(rows[0].parts[2].sample, image=request.image))
-        read = replace(rows[0], parts=(*rows[0].parts[:2], shown))
-        _, views = given_images(config, showo.prepare(collate(config, [read], rng_for), CPU, torch.float64))
-        prompt = GivenTarget(template.prompt("Make it."), source=0)
-    else:
-        with showo._inference(module) as inference:
-            expected = inference.generate([request], showo.sampling, lambda done, total: None)
-        prompt = GivenTarget(template.caption("Make it."))
+    prompt = GivenTarget(template.prompt("Make it."), 0) if source else GivenTarget(template.caption("Make it."))
     settings = SamplingSettings(guidance=1.5)
     draws = draw([request], 3, config.tokens)
     found = comparison.sample(module, [prompt], views, draws=draws, settings=settings, without=template.caption(""))
