@@ -14,7 +14,7 @@ from unimrg_api.fields import DECIMALS, RULES, URI_PATTERN
 from unimrg_api.introspection import Location, Schema, fields, format_location, is_required, schema_at
 from unimrg_api.job import API_VERSION, KIND, UniMRGJob
 from unimrg_api.locality import CLUSTER_RULES
-from unimrg_api.spec_training import RECIPES
+from unimrg_api.spec_training import RECIPES, OpenUniSpec
 
 _INTRODUCTION = f"""# The job, field by field
 
@@ -45,8 +45,10 @@ def reference() -> str:
         if inner.get("type") == "object":
             between += [(_path((*place, 0)) if inner is not schema else path, rule) for rule in inner.get(RULES, ())]
     lines += ["", "## Objectives of a method", "", "| Method | Objectives and weights |", "|---|---|"]
-    for method, recipe in RECIPES.items():
-        lines.append(f"| `{method}` | {', '.join(f'{name} {weight}' for name, weight in recipe.items())} |")
+    recipes = [(f"`{method}`", recipe) for method, recipe in RECIPES.items()]
+    recipes += [(f"`{method}` of OpenUni", recipe) for method, recipe in OpenUniSpec.recipes.items()]
+    for method, recipe in recipes:
+        lines.append(f"| {method} | {', '.join(f'{name} {weight}' for name, weight in recipe.items())} |")
     lines += ["", "## Rules between fields\n", "| Where | What is wrong, and what to write instead |", "|---|---|"]
     lines += _rule_rows(between)
     lines += ["", _ON_A_CLUSTER, "| Where | What is wrong, and what to write instead |", "|---|---|"]

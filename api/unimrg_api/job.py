@@ -23,7 +23,7 @@ from unimrg_api.spec_platform import (
     TrainerSpec,
 )
 from unimrg_api.spec_stages import StagesSpec
-from unimrg_api.spec_training import RECIPES, Method, ModelSpec, ObjectiveSpec, TrainingSpec
+from unimrg_api.spec_training import Method, ModelSpec, ObjectiveSpec, TrainingSpec
 from unimrg_api.unions import each_once
 
 API_VERSION = "training.unimrg.dev/v1alpha1"
@@ -128,7 +128,7 @@ class JobSpec(Spec):
     def resolved_objectives(self) -> dict[str, float]:
         """Return the weight of each objective, in the order of the job or of the method's recipe."""
         if self.objectives is None:
-            return {name: float(weight) for name, weight in RECIPES[self.method].items()}
+            return {name: float(weight) for name, weight in self.model.recipe(self.method).items()}
         return {objective.key: float(objective.weight) for objective in self.objectives}
 
     rules = (

@@ -20,11 +20,11 @@ MAXIMUM_ROWS = 65_536
 
 RECIPES: dict[Method, dict[ObjectiveName, str]] = {
     "SFT": {"Understanding": "1"},
-    # Harmon shares parameters between understanding and generation, so RecA keeps the understanding loss.
+    # Where understanding and generation share parameters, RecA keeps the understanding loss.
     "RecA": {"Understanding": "1", "Pixel": "1"},
     "UniMRG": {"Understanding": "1", "Pixel": "1", "Depth": "1", "Segmentation": "1"},
 }
-"""Objectives and weights of each method."""
+"""Objectives and weights of each method, where the family has no recipe of its own."""
 
 
 class HarmonSamplingSpec(Spec):
@@ -76,15 +76,44 @@ class ShowOSpec(Spec):
     """How images are generated."""
 
 
+class OpenUniSamplingSpec(Spec):
+    """How images are generated. No part of what is trained."""
+
+    steps: Annotated[int, Field(ge=1, le=999)] = 20
+    """Steps of the solver."""
+    guidance: Rate = "4.5"
+    """Scale of classifier-free guidance, as a decimal string. "1" is none."""
+
+
+class OpenUniSpec(Spec):
+    """OpenUni: InternVL3's language model, whose states at learned queries condition the diffusion transformer SANA."""
+
+    licence: ClassVar[str] = (
+        "OpenUni's published weights: NTU S-Lab License 1.0, non-commercial use only (docs/method/openuni.md)"
+    )
+    """What a user of the published weights must know, in one line."""
+
+    recipes: ClassVar[dict[Method, dict[ObjectiveName, str]]] = {"RecA": {"Pixel": "1"}}
+    """Its understanding shares no parameter with generation that RecA trains: the language model stays as it is."""
+
+    variant: Literal["Tiny", "B-512", "L-512"]
+    """Size; `L-512` is OpenUni-3.6B. `Tiny` has the published architecture with small numbers, and a vision tower
+    without training."""
+    sampling: OpenUniSamplingSpec = OpenUniSamplingSpec()
+    """How images are generated."""
+
+
 class ModelSpec(OneOf):
     """The model that is trained: first weights, and exactly one family with its settings."""
 
-    members = ("harmon", "showo", "custom")
+    members = ("harmon", "openuni", "showo", "custom")
 
     init: Uri | None = None
     """First weights: a .safetensors file, or a folder of them. Absent: drawn from `training.seed`."""
     harmon: HarmonSpec | None = None
     """The family Harmon."""
+    openuni: OpenUniSpec | None = None
+    """The family OpenUni."""
     showo: ShowOSpec | None = None
     """The family Show-o."""
     custom: CustomSpec | None = None
@@ -94,6 +123,11 @@ class ModelSpec(OneOf):
     def family(self) -> tuple[str, dict[str, Any]]:
         """Return the name of the family and its settings as JSON."""
         return self.selected()
+
+    def recipe(self, method: Method) -> dict[ObjectiveName, str]:
+        """Return the objectives and weights of a method for the chosen family."""
+        own: dict[Method, dict[ObjectiveName, str]] = getattr(getattr(self, self._given()[0]), "recipes", {})
+        return own.get(method, RECIPES[method])
 
     def training_settings(self) -> dict[str, Any]:
         """Return what of the family's settings makes two jobs the same training, decimal strings by value."""

@@ -38,6 +38,15 @@ def test_what_is_left_out_has_the_published_recipe() -> None:
 
 
 @pytest.mark.parametrize(
+    ("family", "objectives"), [("harmon", {"Understanding": 1, "Pixel": 1}), ("openuni", {"Pixel": 1})]
+)
+def test_reca_leaves_understanding_out_where_nothing_is_shared(family: str, objectives: dict[str, float]) -> None:
+    model = {family: {"variant": "Tiny"}}
+    job = parse_job({**SMALLEST, "spec": {**SMALLEST["spec"], "method": "RecA", "model": model}})
+    assert job.spec.resolved_objectives() == objectives
+
+
+@pytest.mark.parametrize(
     ("method", "weights"),
     [
         ("SFT", {"Understanding": "2"}),

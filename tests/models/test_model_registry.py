@@ -6,6 +6,7 @@ import pytest
 
 from unimrg_api.errors import UserError
 from unimrg_trainer.models.harmon.family import HarmonFamily
+from unimrg_trainer.models.openuni.family import OpenUniFamily
 from unimrg_trainer.models.registry import find_family
 from unimrg_trainer.models.showo.family import ShowOFamily
 
@@ -39,6 +40,14 @@ def test_settings_of_the_job_reach_the_family() -> None:
     assert (family.sampling.steps, family.sampling.diffusion_steps, family.sampling.guidance) == (5, 7, 1.5)
 
 
+@pytest.mark.parametrize(("variant", "size"), [("Tiny", 32), ("B-512", 512), ("L-512", 512)])
+def test_openuni_is_found_at_its_three_sizes(variant: str, size: int) -> None:
+    family = find_family("openuni", {"variant": variant, "sampling": {"steps": 7}})
+    assert isinstance(family, OpenUniFamily)
+    assert (family.config.variant, family.config.image_size) == (variant, size)
+    assert (family.sampling.steps, family.sampling.guidance) == (7, 4.5)
+
+
 def test_an_unknown_family_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(UserError, match=r"spec\.model.*'bagel' among harmon"):
-        find_family("bagel", {})
+    with pytest.raises(UserError, match=r"spec\.model.*'unknown' among harmon, openuni, showo"):
+        find_family("unknown", {})

@@ -10,6 +10,7 @@ from unimrg_trainer.models.base import Family, FamilyFactory
 
 FAMILIES: dict[str, str] = {
     "harmon": "unimrg_trainer.models.harmon.family:HarmonFamily",
+    "openuni": "unimrg_trainer.models.openuni.family:OpenUniFamily",
     "showo": "unimrg_trainer.models.showo.family:ShowOFamily",
 }
 

@@ -1,0 +1,250 @@
+"""One forward over rows of all kinds computes what separate forwards compute, and what the formulas say."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.nn import functional
+
+from tests.models.openuni_rows import (
+    ALL,
+    CPU,
+    assert_equal_gradients,
+    batch_of,
+    family,
+    gradients,
+    perturbed,
+    picture,
+    rng_for,
+    row,
+    rows_of,
+    task,
+)
+from unimrg_trainer.maps.geometry import squash
+from unimrg_trainer.maps.registry import find_map
+from unimrg_trainer.models.openuni.layout import lay_out_rows
+from unimrg_trainer.models.openuni.module import OpenUni
+from unimrg_trainer.models.openuni.rows import OpenUniRow, TextSegment
+from unimrg_trainer.objectives.base import Task
+from unimrg_trainer.objectives.registry import objective
+from unimrg_trainer.packing.segments import Segment
+from unimrg_trainer.rng import generator
+
+openuni = family()
+
+
+@pytest.fixture(scope="module")
+def module() -> OpenUni:
+    return perturbed(openuni)
+
+
+def pixels_of(image: torch.Tensor) -> torch.Tensor:
+    return image[None].permute(0, 3, 1, 2) / 127.5 - 1
+
+
+def test_openunis_packed_forward_equals_one_forward_per_row(module: OpenUni) -> None:
+    rows = rows_of(openuni, ALL, range(2))
+    weights = torch.linspace(0.3, 2.0, len(rows), dtype=torch.float64)
+    packed = module(batch_of(openuni, rows))
+    together = gradients(module, (packed * weights).sum())
+    apart = [module(batch_of(openuni, [one])) for one in rows]
+    torch.testing.assert_close(packed, torch.cat(apart), rtol=1e-10, atol=0)
+    assert_equal_gradients(together, gradients(module, (torch.cat(apart) * weights).sum()))
+    assert {name for name, _ in module.named_parameters()} == together.keys()
+
+
+def test_splitting_openunis_micro_batches_gives_the_same_gradient(module: OpenUni) -> None:
+    """Micro-steps of every objective, as the engine makes them: both rows at once, and one after the other."""
+    whole = gradients(module, module(batch_of(openuni, rows_of(openuni, ALL, [0, 1]))).sum())
+    parts = [gradients(module, module(batch_of(openuni, rows_of(openuni, ALL, [n]))).sum()) for n in (0, 1)]
+    assert_equal_gradients(whole, {name: parts[0][name] + parts[1][name] for name in whole})
+
+
+def test_an_openuni_tree_row_equals_its_branches_as_chains(module: OpenUni) -> None:
+    """Three generations from one image as one row that shares opening and image: losses and gradients."""
+    chains = [row(openuni, name, 6, task(name, 6)) for name in ALL[1:]]
+    segments: list[Segment] = list(chains[0].segments[:2])
+    for chain in chains:
+        shift = len(segments) - 2
+        segments += [replace(s, parent=s.parent + (shift if s.parent > 1 else 0)) for s in chain.segments[2:]]
+
+    def sums(rows: list[OpenUniRow]) -> torch.Tensor:
+        batch = openuni.collate(rows, lambda objective, number, purpose: generator(number, purpose))
+        losses: torch.Tensor = module(openuni.prepare(batch, CPU, torch.float64))
+        return losses
+
+    tree = [OpenUniRow("Tree", 6, 1, tuple(segments))]
+    torch.testing.assert_close(sums(tree)[0], sums(chains).sum(), rtol=1e-10, atol=0)
+    assert_equal_gradients(gradients(module, sums(tree).sum()), gradients(module, sums(chains).sum()))
+
+
+def test_the_flow_matching_loss_is_the_published_formula(module: OpenUni) -> None:
+    """Everything written out again from pixels on, for one target of a row with an image."""
+    asked = task("Depth", 3)
+    one = row(openuni, "Depth", 3, asked)
+    batch = batch_of(openuni, [one])
+    image = torch.from_numpy(squash(picture(3), 32)).float()
+    target = torch.from_numpy(find_map("depth").target(asked.sample, 32)).float()
+    h = openuni.tower(pixels_of(image)).double()
+    x = openuni.codec.encode(pixels_of(target)).double()
+    ids = [list(s.token_ids) for s in one.segments if isinstance(s, TextSegment)]
+    opening, prompt = (module.embed(torch.tensor([part])) for part in ids)
+    sequence = torch.cat([opening, h, prompt, module.meta_queries[None]], dim=1)
+    states = module.language_model(inputs_embeds=sequence, output_hidden_states=True).hidden_states[-1][:, -64:]
+    t = 1 + int(rng_for("Depth", 3, "time/depth").integers(1000))
+    noise = torch.from_numpy(rng_for("Depth", 3, "noise/depth").standard_normal(x.shape[1:], dtype="float32"))[None]
+    sigma = t / 1000
+    predicted = module.transformer(
+        (1 - sigma) * x + sigma * noise.double(),
+        encoder_hidden_states=module.projector(module.connector(states)),
+        timestep=torch.tensor([float(t)]),
+        return_dict=False,
+    )[0]
+    expected = functional.mse_loss(predicted, noise - x) * one.loss_terms
+    assert one.loss_terms == 48 * 8 * 8
+    torch.testing.assert_close(module(batch)[0], expected, rtol=1e-6, atol=0)
+
+
+def test_openunis_understanding_loss_is_the_cross_entropy_of_the_answer(module: OpenUni) -> None:
+    """Against Qwen2's own loss on the same embeddings."""
+    (one,) = rows_of(openuni, ["Understanding"], [0])
+    batch = batch_of(openuni, [one])
+    opening, _, text = one.segments
+    assert isinstance(opening, TextSegment) and isinstance(text, TextSegment)
+    h = openuni.tower(pixels_of(torch.from_numpy(squash(picture(0), 32)).float())).double()
+    before, after = (module.embed(torch.tensor([part.token_ids])) for part in (opening, text))
+    labels = torch.tensor([[-100] * (opening.length + 64) + list(text.labels)])
+    output = module.language_model(inputs_embeds=torch.cat([before, h, after], dim=1), labels=labels)
+    assert module(batch)[0].item() == pytest.approx(output.loss.item() * one.loss_terms, rel=1e-6)
+
+
+def test_an_untrained_zero_output_loses_one_plus_the_variance() -> None:
+    """With a velocity of 0 the mean loss is E‖ε − x‖² = E[ε²] + E[x²], whatever time was drawn."""
+    torch.manual_seed(0)
+    module = openuni.build().double()
+    with torch.no_grad():
+        for parameter in module.transformer.get_submodule("proj_out").parameters():
+            parameter.zero_()
+    rows = rows_of(openuni, ["Pixel"], range(12))
+    batch = batch_of(openuni, rows)
+    assert batch.latents is not None
+    mean = module(batch).sum().item() / sum(one.loss_terms for one in rows)
+    assert mean == pytest.approx(1 + batch.latents.square().mean().item(), rel=0.03)
+
+
+def test_swapping_two_targets_changes_openunis_loss(module: OpenUni) -> None:
+    batch = batch_of(openuni, rows_of(openuni, ["Depth", "Segmentation"], [0]))
+    with torch.no_grad():
+        right, swapped = module(batch), module(replace(batch, targets=batch.targets.flip(0)))
+    assert ((right - swapped).abs() > 1e-3 * right).all()
+
+
+def test_images_change_openunis_losses(module: OpenUni) -> None:
+    batch = batch_of(openuni, rows_of(openuni, ["Understanding", "Depth"], [0]))
+    assert batch.features is not None
+    with torch.no_grad():
+        right, other = module(batch), module(replace(batch, features=batch.features.flip(1)))
+    assert (right != other).all()
+
+
+def test_frozen_parts_run_once_for_each_image_and_geometry() -> None:
+    """Four objectives about two images, twice: tiles, sources and targets are each computed once."""
+    openuni = family()
+    seen: list[int] = []
+    openuni.tower.register_forward_hook(lambda _m, inputs, _o: seen.append(len(inputs[0])))
+    encoded: list[int] = []
+    encode = openuni.codec.encode
+    openuni.codec.encode = lambda pixels: (encoded.append(len(pixels)), encode(pixels))[1]  # type: ignore[method-assign,func-returns-value]
+    tasks = {number: {name: task(name, number) for name in ALL} for number in (0, 1)}
+    # the samples of one image share its array, as the data set gives them
+    rows = []
+    for number, by_name in tasks.items():
+        image = by_name["Pixel"].sample
+        rows += [
+            row(openuni, name, number, Task(image, asked.prompt, asked.answer, asked.map))
+            for name, asked in by_name.items()
+        ]
+    batch = batch_of(openuni, [*rows, *rows])
+    assert seen == [2, 2]  # two tiles, then two squares
+    assert encoded == [6]  # pixel, depth and segmentation of two images
+    assert len(batch.squares) == 6  # a source is also the target of its pixels
+
+
+@pytest.mark.parametrize(
+    ("objectives", "trained"),
+    [
+        (("Understanding",), ("lmm.",)),
+        (("Pixel",), ("meta_queries", "connector.", "projector.", "transformer.")),
+        (ALL, ("lmm.", "meta_queries", "connector.", "projector.", "transformer.")),
+    ],
+)
+def test_each_method_trains_its_own_parts_of_openuni(
+    objectives: tuple[str, ...], trained: tuple[str, ...], module: OpenUni
+) -> None:
+    frozen = openuni.frozen([objective(name) for name in objectives])
+    names = {name for name, _ in module.named_parameters()}
+    assert names - frozen == {name for name in names if name.startswith(trained)}
+    found = gradients(module, module(batch_of(openuni, rows_of(openuni, objectives, [0]))).sum())
+    assert names - frozen <= {name for name, gradient in found.items() if gradient.any()}
+
+
+def test_openunis_matrices_decay_and_vectors_do_not(module: OpenUni) -> None:
+    decayed = {name for name, parameter in module.named_parameters() if openuni.decays(name, parameter)}
+    assert {"meta_queries", "projector.weight", "transformer.scale_shift_table"} <= decayed
+    assert not {"projector.bias", "lmm.language_model.model.norm.weight", "transformer.caption_norm.weight"} & decayed
+
+
+def test_openuni_rows_without_an_image_have_losses_and_read_none(module: OpenUni) -> None:
+    rows = [row(openuni, name, 0, task(name, 0, image=False)) for name in ("Understanding", "Depth")]
+    batch = batch_of(openuni, rows)
+    assert batch.features is not None and len(batch.features) == 0
+    with torch.no_grad():
+        sums = module(batch)
+        among = module(batch_of(openuni, [*rows_of(openuni, ALL, [4]), *rows]))
+        text_alone = module(batch_of(openuni, rows[:1]))
+    torch.testing.assert_close(among[-2:], sums, rtol=1e-10, atol=0)
+    torch.testing.assert_close(text_alone, sums[:1], rtol=1e-10, atol=0)
+
+
+def test_openunis_draws_depend_on_the_row_and_on_nothing_else() -> None:
+    alone = batch_of(openuni, rows_of(openuni, ["Depth"], [5]))
+    among = batch_of(openuni, rows_of(openuni, ["Pixel", "Depth"], [5, 6]))
+    assert torch.equal(among.noise[2], alone.noise[0]) and among.timesteps[2] == alone.timesteps[0]
+    assert not torch.equal(among.noise[0], alone.noise[0])
+    many = openuni.collate(rows_of(openuni, ["Depth"], range(200)), rng_for)
+    assert many.timesteps.min() >= 1 and many.timesteps.max() <= 1000
+    assert many.timesteps.mean().item() == pytest.approx(500.5, abs=80)
+    torch.testing.assert_close(many.sigmas, many.timesteps.double() / 1000)
+
+
+def test_an_openuni_rows_loss_terms_are_those_that_its_batch_sums() -> None:
+    rows = rows_of(openuni, ALL, [0, 1])
+    layout = lay_out_rows(openuni.config, [one.segments for one in rows])
+    counted = list(layout.labels_per_row)
+    for index in layout.target_rows:
+        counted[index] += openuni.config.latent_terms
+    assert counted == [one.loss_terms for one in rows]
+
+
+def test_openunis_losses_stay_in_float32_under_autocast() -> None:
+    module = perturbed(openuni, torch.float32)
+    batch = batch_of(openuni, rows_of(openuni, ALL, [0]), torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        low = module(batch)
+    low.sum().backward()
+    assert low.dtype == torch.float32
+    torch.testing.assert_close(low, module(batch), rtol=0.05, atol=0)
+
+
+def test_a_preview_shows_what_an_openuni_row_reads_and_learns() -> None:
+    rows = [*rows_of(openuni, ["Understanding", "Pixel"], [2]), row(openuni, "Depth", 3, task("Depth", 3, image=False))]
+    answering, pixel, from_text = openuni.preview(batch_of(openuni, rows, torch.float32))
+    square = squash(picture(2), 32)
+    assert answering[0] is not None and (answering[0] == square).all() and answering[1] is None
+    assert pixel[0] is not None and pixel[1] is not None
+    assert abs(pixel[1].astype(int) - square).max() <= 1
+    assert from_text[0] is None and from_text[1] is not None
+    depth = find_map("depth").target(task("Depth", 3).sample, 32)
+    assert abs(from_text[1].astype(int) - depth).max() <= 1

@@ -1,0 +1,191 @@
+"""OpenUni behind the interface that every model family offers (models/base.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from unimrg_api.spec_training import OpenUniSpec
+from unimrg_trainer.models.base import OnRound, RngFor, Row
+from unimrg_trainer.models.common.assets import assets_folder
+from unimrg_trainer.models.common.pixels import AT_ONCE, to_images, to_pixels
+from unimrg_trainer.models.common.tokenizer import TINY_TOKENIZER, ChatTokenizer
+from unimrg_trainer.models.openuni.batch import OpenUniBatch
+from unimrg_trainer.models.openuni.codec import Codec, open_codec
+from unimrg_trainer.models.openuni.collate import collate
+from unimrg_trainer.models.openuni.config import VARIANTS
+from unimrg_trainer.models.openuni.inference import Inference, SamplingSettings
+from unimrg_trainer.models.openuni.module import OpenUni
+from unimrg_trainer.models.openuni.rows import OpenUniRow, lay_out
+from unimrg_trainer.models.openuni.template import IMAGE_END, IMAGE_START, Template
+from unimrg_trainer.models.openuni.vision import VisionTower, draw_weights
+from unimrg_trainer.models.openuni.weights import TOKENIZER, assets, layouts, vision_asset
+from unimrg_trainer.models.requests import AnswerRequest, GenerateRequest
+from unimrg_trainer.models.weights import Layout
+from unimrg_trainer.objectives.base import Objective, Task
+
+LANGUAGE_MODEL = "lmm."
+"""Beginning of the names of what understanding trains; all other parameters serve generation alone."""
+
+
+class OpenUniFamily:
+    """OpenUni at one size. The frozen parts and the tokenizer are opened when first needed.
+
+    `settings` is the JSON of `spec.model.openuni`; defaults are filled in. `assets` is the folder of files that do not
+    ship with us; by default `openuni/` in the cache.
+    """
+
+    name = "openuni"
+
+    def __init__(self, settings: Mapping[str, Any], assets: Path | None = None) -> None:
+        spec = OpenUniSpec.model_validate(settings)
+        self.variant: str = spec.variant
+        self.config = VARIANTS[spec.variant]()
+        self.sampling = SamplingSettings(spec.sampling.steps, float(spec.sampling.guidance))
+        self.assets = assets or assets_folder(self.name)
+
+    @cached_property
+    def codec(self) -> Codec:
+        return open_codec(self.config, self.assets)
+
+    @cached_property
+    def tower(self) -> VisionTower:
+        tower = VisionTower(self.config.vision, self.config.language.width)
+        if self.config.vision.seed is None:
+            vision_asset(self.variant).load(self.assets, tower)
+        else:
+            draw_weights(tower, self.config.vision.seed)
+        return tower
+
+    @cached_property
+    def tokenizer(self) -> ChatTokenizer:
+        limit = self.config.language.vocabulary
+        if self.config.tokenizer == "tiny":
+            return ChatTokenizer(TINY_TOKENIZER, limit, TOKENIZER.remedy)
+        return ChatTokenizer(TOKENIZER.find(self.assets), limit, TOKENIZER.remedy, (IMAGE_START, IMAGE_END))
+
+    @cached_property
+    def template(self) -> Template:
+        tokenizer = self.tokenizer
+        if self.config.tokenizer == "tiny":  # it has no such tokens: they are the ids behind its own
+            marks = tokenizer.size, tokenizer.size + 1
+        else:
+            marks = tokenizer.special(IMAGE_START), tokenizer.special(IMAGE_END)
+        return Template(self.config, tokenizer, marks)
+
+    def check_assets(self) -> None:
+        """Raise UserError (INPUT_MISSING) where a file is missing; their content is not looked at."""
+        for asset in assets(self.config):
+            asset.find(self.assets)
+
+    def build(self) -> OpenUni:
+        """Build the trainable module, initialised from torch's global generator, in float32, train mode."""
+        return OpenUni(self.config).train()
+
+    def frozen(self, objectives: Collection[Objective]) -> frozenset[str]:
+        """Names of parameters that none of `objectives` trains.
+
+        Where all generate, the language model is frozen, which their losses could reach: OpenUni's understanding shares
+        nothing else with generation, and is kept as it is unless it is trained too (docs/method/openuni.md).
+        """
+        answers = any(objective.map is None for objective in objectives)
+        generates = any(objective.map is not None for objective in objectives)
+        with torch.device("meta"):
+            names = [name for name, _ in OpenUni(self.config).named_parameters()]
+        return frozenset(name for name in names if not (answers if name.startswith(LANGUAGE_MODEL) else generates))
+
+    def decays(self, name: str, parameter: Tensor) -> bool:
+        """Weight decay for everything but vectors."""
+        return parameter.ndim > 1
+
+    def plan(self, objective: str, tasks: Sequence[tuple[int, Task]], rng: RngFor) -> list[Row]:
+        """See `rows.lay_out`: a cohort shares nothing, and nothing is drawn."""
+        return [lay_out(self.config, self.template, objective, number, task) for number, task in tasks]
+
+    def collate(self, rows: Sequence[Row], rng: RngFor) -> OpenUniBatch:
+        """See `collate.collate`."""
+        return collate(self.config, cast(Sequence[OpenUniRow], rows), rng)
+
+    def prepare(self, batch: OpenUniBatch, device: torch.device, dtype: torch.dtype) -> OpenUniBatch:
+        """Move the batch to `device`, and run vision tower and codec there, each once per image, in float32."""
+        moved = batch.to(device, dtype)
+        features = torch.cat([self._features(images, dtype) for images in (moved.tiles, moved.squares[moved.read])])
+        latents = self._in_parts(self.codec, self.codec.encode, moved.squares[moved.learnt], dtype)
+        if not len(latents):
+            latents = latents.new_zeros((0, *self.config.latent_shape))
+        return replace(moved, features=features, latents=latents)
+
+    def preview(self, batch: OpenUniBatch) -> list[tuple[np.ndarray | None, np.ndarray | None]]:
+        """Of each row: the image as the vision tower sees it, and its target, decoded from its latents."""
+        assert batch.latents is not None
+        conditions: list[np.ndarray | None] = [None] * len(batch.sources)
+        targets: list[np.ndarray | None] = [None] * len(batch.sources)
+        seen = [*batch.tiles, *batch.squares[batch.read]]
+        for row, image in zip(batch.image_rows, batch.images.tolist(), strict=True):
+            conditions[row] = to_images(self.tower.resize(to_pixels(seen[image][None])))[0]
+        for row, target in zip(batch.target_rows, batch.targets.tolist(), strict=True):
+            targets[row] = self._decode(batch.latents[target][None])[0]
+        return list(zip(conditions, targets, strict=True))
+
+    def layouts(self) -> Sequence[Layout]:
+        """See `weights.layouts`."""
+        return layouts(self.config)
+
+    def answer(self, module: nn.Module, requests: Sequence[AnswerRequest], *, max_new_tokens: int) -> list[str]:
+        """Answer each request greedily; an image is stretched to one square of the tower's size."""
+        with self._inference(module) as inference:
+            return inference.answer(requests, max_new_tokens=max_new_tokens)
+
+    def generate(
+        self, module: nn.Module, requests: Sequence[GenerateRequest], *, on_round: OnRound = lambda done, total: None
+    ) -> list[np.ndarray]:
+        """Generate an image of the model's size for each request, from its squashed image or from the prompt alone.
+
+        Raises ValueError for a request of another size.
+        """
+        size = self.config.image_size
+        for request in requests:
+            if request.size not in (None, size):
+                raise ValueError(f"OpenUni {self.variant} generates {size}×{size} pixels, not {request.size}")
+        with self._inference(module) as inference:
+            latents = inference.generate(requests, self.sampling, on_round)
+        return list(self._decode(latents))
+
+    def _features(self, images: Tensor, dtype: torch.dtype) -> Tensor:
+        """uint8 [B, S, S, 3] → h [B, K, D] in `dtype` (at least float32) on the same device."""
+        features = self._in_parts(self.tower, self.tower, images, dtype)
+        return features if len(images) else features.new_zeros(0, self.config.vision.tokens, self.config.language.width)
+
+    def _decode(self, latents: Tensor) -> np.ndarray:
+        """[B, C, h, w] → uint8 [B, H, H, 3]."""
+        codec = self.codec.to(latents.device)
+        return np.concatenate([to_images(codec.decode(part.float())) for part in torch.split(latents, AT_ONCE)])
+
+    @staticmethod
+    def _in_parts(frozen: nn.Module, run: Callable[[Tensor], Tensor], images: Tensor, dtype: torch.dtype) -> Tensor:
+        """Run a frozen encoder on uint8 [B, S, S, 3], in float32; an empty tensor where there is no image."""
+        frozen.to(images.device)
+        kind = images.device.type
+        with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():
+            parts = [run(to_pixels(part)) for part in torch.split(images, AT_ONCE) if len(part)]
+        floating = torch.promote_types(dtype, torch.float32)
+        return torch.cat(parts).to(floating) if parts else torch.zeros(0, device=images.device, dtype=floating)
+
+    @contextmanager
+    def _inference(self, module: nn.Module) -> Iterator[Inference]:
+        """Inference with the module in evaluation mode; afterwards it is as it was."""
+        assert isinstance(module, OpenUni)
+        training = module.training
+        module.eval()
+        try:
+            yield Inference(module, self.template, self.tokenizer, self._features)
+        finally:
+            module.train(training)
