@@ -31,15 +31,24 @@ class HarmonSamplingSpec(Spec):
     """How images are generated. No part of what is trained."""
 
     steps: Annotated[int, Field(ge=1, le=1024)] = 32
-    """Autoregressive steps in which an image's tokens are filled in."""
+    """Autoregressive steps in which an image's tokens are filled in, when it is generated from an image."""
+    text_steps: Annotated[int, Field(ge=1, le=1024)] = 64
+    """The same when it is generated from text alone."""
     diffusion_steps: Annotated[int, Field(ge=1, le=1000)] = 100
     """Denoising steps for each token."""
     guidance: Rate = "3.0"
     """Scale of classifier-free guidance, as a decimal string. "1" is none."""
+    guidance_schedule: Literal["Constant", "Linear"] = "Constant"
+    """`Linear`: from no guidance to that scale, with the share of tokens that are filled in."""
 
 
 class HarmonSpec(Spec):
     """Harmon: one language model, and a masked autoregressive encoder and decoder of continuous image tokens."""
+
+    licence: ClassVar[str] = (
+        "Harmon's published weights: NTU S-Lab License 1.0, non-commercial use only (docs/families.md)"
+    )
+    """What a user of the published weights must know, in one line."""
 
     variant: Variant
     """Size. `Tiny` has the published architecture with small numbers and trains on a laptop."""

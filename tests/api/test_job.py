@@ -139,7 +139,7 @@ def test_a_method_and_its_objectives_written_out_are_the_same_training() -> None
 )
 def test_a_family_is_chosen_with_its_settings(model: dict[str, Any], chosen: tuple[str, Any] | None) -> None:
     found = parse_job({**SMALLEST, "spec": {**SMALLEST["spec"], "model": model}}).spec.model
-    sampling = {"steps": 2, "diffusionSteps": 100, "guidance": "3.0"}
+    sampling = {"steps": 2, "textSteps": 64, "diffusionSteps": 100, "guidance": "3.0", "guidanceSchedule": "Constant"}
     assert found.family() == (chosen or ("harmon", {"variant": "Tiny", "dropout": "0.1", "sampling": sampling}))
     assert "sampling" not in found.training_settings()["settings"]
 

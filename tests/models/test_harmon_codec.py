@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.models.harmon_rows import ALL, CPU, family, perturbed, picture, rng_for, row, task
+from tests.models.harmon_rows import ALL, CPU, batch_of, family, perturbed, picture, rng_for, row, task
+from unimrg_trainer.maps.geometry import pad_square, squash
 from unimrg_trainer.maps.registry import find_map
 from unimrg_trainer.models.common.dct import BlockCosine, Measured, read_measured
 from unimrg_trainer.models.common.vqgan import Downsample
@@ -94,6 +95,23 @@ def test_a_micro_step_encodes_each_image_once_in_each_geometry() -> None:
     assert not prepared.latents.requires_grad
     perturbed(harmon)(prepared).sum().backward()
     assert len(codec.encoded) == 1
+
+
+def test_a_preview_shows_what_the_loss_sees_of_each_row() -> None:
+    """Padded for a question, squashed for a map, which is shown as it is learnt; None where a row has no image."""
+    harmon = family()
+    size = harmon.config.image_size
+    rows = [row(harmon, name, 0, task(name, 0)) for name in ALL]
+    rows += [row(harmon, name, 1, task(name, 1, image=False)) for name in ("Understanding", "Depth")]
+    shown = harmon.preview(batch_of(harmon, rows))
+    padded, squashed = pad_square(picture(0), size), squash(picture(0), size)
+    maps = [find_map(name).target(task("Depth", 0).sample, size) for name in ("pixel", "depth", "segmentation")]
+    other = find_map("depth").target(task("Depth", 1).sample, size)
+    expected = [(padded, None), *((squashed, one) for one in maps), (None, None), (None, other)]
+    for found, wanted in zip(shown, expected, strict=True):
+        for one, two in zip(found, wanted, strict=True):
+            np.testing.assert_array_equal(one, two)
+    assert harmon.preview(batch_of(harmon, rows[4:5])) == [(None, None)]
 
 
 def test_the_codec_moves_to_the_device_that_the_batch_goes_to() -> None:

@@ -120,7 +120,40 @@ def test_respacing_keeps_the_ends_and_the_levels() -> None:
     assert short.timesteps[:4].tolist() == [0, 10, 20, 30] and short.timesteps[-1] == 999
     assert len(set(short.timesteps.tolist())) == 100
     np.testing.assert_allclose(short.kept, schedule.kept[short.timesteps], rtol=1e-10)
-    assert respaced_schedule(T, 1).timesteps.tolist() == [999]
+
+
+def published_steps(count: int, train: int = T) -> list[int]:
+    """A running sum of the stride, rounded: how published samplers choose their steps (docs/method/harmon.md)."""
+    stride = 1.0 if count == 1 else (train - 1) / (count - 1)
+    place, steps = 0.0, []
+    while len(steps) < count:
+        steps.append(round(place))
+        place += stride
+    return steps
+
+
+def test_every_step_count_has_the_published_steps() -> None:
+    """The sum matters: of rounded products, and one step that starts at the end, 279 counts differ."""
+    published = {count: published_steps(count) for count in range(1, T + 1)}
+    assert all(respaced_schedule(T, count).timesteps.tolist() == steps for count, steps in published.items())
+    products = {n: [round(i * ((T - 1) / (n - 1))) for i in range(n)] if n > 1 else [T - 1] for n in published}
+    assert sum(products[count] != steps for count, steps in published.items()) == 279
+    assert published[1] == [0] and published[21] != products[21]
+
+
+def test_far_from_the_mean_the_first_step_takes_the_published_approximation() -> None:
+    """Six deviations out the bin's probability is another one than the exact normal's, by more than two nats."""
+    coefficients = torch.from_numpy(row_coefficients(schedule, np.array([0])))
+    x0, noise = torch.full((1, 1), 0.3, dtype=torch.float64), torch.zeros(1, 1, dtype=torch.float64)
+    kept, deviation = float(schedule.kept[0]), math.exp(0.5 * float(schedule.log_posterior[0]))  # v = −1
+    off = 6 * deviation * math.sqrt(kept) / math.sqrt(1 - kept)
+    prediction = torch.tensor([[off, -1.0]], dtype=torch.float64)
+    bits = row_loss(prediction, x0, noise, coefficients, torch.tensor([0])).item() - off**2
+    edges = torch.tensor([6 + 1 / 255 / deviation, 6 - 1 / 255 / deviation], dtype=torch.float64)
+    upper, lower = published_cdf(edges)
+    assert bits == pytest.approx(-math.log2(max((upper - lower).item(), 1e-12)), rel=1e-6)
+    exact_upper, exact_lower = Normal(0.0, 1.0).cdf(edges)
+    assert abs(bits * math.log(2) + math.log(exact_upper - exact_lower)) > 2
 
 
 @pytest.mark.parametrize("steps", [1, 2, 25])

@@ -11,11 +11,11 @@ from torch.nn import functional
 from tests.models.harmon_rows import CPU, family, perturbed, picture
 from unimrg_trainer.maps.geometry import pad_square, squash
 from unimrg_trainer.models.harmon.family import HarmonFamily
-from unimrg_trainer.models.harmon.inference import masked_after
 from unimrg_trainer.models.harmon.module import Harmon
+from unimrg_trainer.models.harmon.sampling import SamplingSettings, masked_after
 from unimrg_trainer.models.requests import AnswerRequest, GenerateRequest
 
-FEW = {"steps": 3, "diffusionSteps": 4, "guidance": "2.0"}
+FEW = {"steps": 3, "textSteps": 5, "diffusionSteps": 4, "guidance": "2.0"}
 
 
 def encoded(harmon: HarmonFamily, image: np.ndarray) -> torch.Tensor:
@@ -79,6 +79,28 @@ def test_tokens_are_masked_along_a_cosine_that_ends_at_none() -> None:
     assert all(later <= earlier for earlier, later in zip([10, *many], many, strict=False))
 
 
+def test_linear_guidance_rises_with_the_share_that_is_filled_in() -> None:
+    linear = SamplingSettings(guidance=3.0, guidance_schedule="Linear")
+    assert [linear.guidance_at(masked, 64) for masked in (64, 48, 32)] == [1.0, 1.5, 2.0]
+    assert linear.guidance_at(0, 64) == 1 + 2 * 63 / 64  # the last round counts one, as published
+    assert SamplingSettings(guidance=3.0).guidance_at(48, 64) == 3.0
+
+
+def test_without_an_image_the_published_wording_and_rounds_apply() -> None:
+    """The prompt is a description; with an image it stands as it is. Both take their own rounds in one call."""
+    harmon = family(**FEW)
+    encode = harmon.tokenizer.encode
+    assert harmon.template.caption("a cat") == harmon.template.prompt("Generate an image: a cat")
+    assert harmon.template.caption("a cat")[: len(encode("Generate"))] == encode("Generate")
+    assert harmon.template.caption("cat " * 300)[-3:] == harmon.template.caption("a cat")[-3:]
+    module, rounds = perturbed(harmon, torch.float32), []
+    both = [GenerateRequest("a cat", 1, 0), GenerateRequest("a cat", 1, 1, image=picture("x"))]
+    harmon.generate(module, both, on_round=lambda done, total: rounds.append((done, total)))
+    assert rounds == [(done, 8) for done in range(8)]
+    assert (SamplingSettings().steps, SamplingSettings().text_steps) == (32, 64)
+    assert HarmonFamily({"variant": "Tiny"}).sampling == SamplingSettings()
+
+
 def test_a_generated_image_does_not_depend_on_its_batch() -> None:
     """Prompts of different length, with an image and without, together and apart."""
     harmon = family(**FEW)
@@ -128,7 +150,7 @@ def test_the_first_round_is_what_training_would_compute() -> None:
 @pytest.mark.parametrize("guidance", ["1", "3.0"])
 @pytest.mark.parametrize("image", [picture("x"), None], ids=["from an image", "from text alone"])
 def test_an_image_comes_out_and_the_module_is_left_as_it_was(guidance: str, image: np.ndarray | None) -> None:
-    harmon = family(dropout=0.1, steps=2, diffusionSteps=3, guidance=guidance)
+    harmon = family(dropout=0.1, steps=2, textSteps=2, diffusionSteps=3, guidance=guidance)
     module = perturbed(harmon, torch.float32)
     size = harmon.config.image_size
     rounds: list[tuple[int, int]] = []

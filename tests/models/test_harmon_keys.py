@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from unimrg_trainer.models.harmon.codec import KL16
 from unimrg_trainer.models.harmon.config import config_of
+from unimrg_trainer.models.harmon.family import HarmonFamily
 from unimrg_trainer.models.harmon.kl16 import Kl16
 from unimrg_trainer.models.harmon.module import Harmon
 
@@ -80,6 +82,26 @@ def published_table(variant: str) -> dict[str, tuple[int, ...]]:
 
 def shapes(module: torch.nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+
+
+@pytest.mark.parametrize(("variant", "file"), [("0.5B", "harmon_0.5b.pth"), ("1.5B", "harmon_1.5b.pth")])
+def test_the_layouts_of_a_size_are_its_published_files(variant: str, file: str) -> None:
+    """Every tensor of the module comes from the published one of its name; what else may lie there is not used."""
+    model, codec = HarmonFamily({"variant": variant}).layouts()
+    assert model.published.startswith(file) and (model.container, model.asset) == (None, None)
+    assert (codec.name, codec.published, codec.container, codec.asset) == ("kl16", "kl16.ckpt", "model", KL16)
+    head, embedding = "llm.lm_head.weight", "llm.model.embed_tokens.weight"
+    assert model.copies == ((head, embedding),)
+    with torch.device("meta"):
+        modules = model.build(), codec.build()
+    for layout, module, table in zip((model, codec), modules, (published_table(variant), kl16_table()), strict=True):
+        assert {layout.ours(name) for name in table} - {None} == dict(module.named_parameters()).keys()
+        assert {layout.theirs(name) for name, _ in module.named_parameters()} == table.keys() - {head}
+    assert model.ours(head) is model.ours("vae.encoder.conv_in.weight") is codec.ours("loss.logvar") is None
+
+
+def test_the_tiny_size_has_no_codec_to_import() -> None:
+    assert [layout.name for layout in HarmonFamily({"variant": "Tiny"}).layouts()] == ["model"]
 
 
 def on_meta(variant: str) -> Harmon:

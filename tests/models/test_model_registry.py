@@ -6,6 +6,7 @@ import pytest
 
 from unimrg_api.errors import UserError
 from unimrg_trainer.models.harmon.family import HarmonFamily
+from unimrg_trainer.models.harmon.sampling import SamplingSettings
 from unimrg_trainer.models.openuni.family import OpenUniFamily
 from unimrg_trainer.models.registry import find_family
 from unimrg_trainer.models.showo.family import ShowOFamily
@@ -33,11 +34,12 @@ def test_show_o_is_found_at_its_five_sizes(variant: str, size: int, clip: bool) 
 
 
 def test_settings_of_the_job_reach_the_family() -> None:
-    settings = {"variant": "Tiny", "dropout": "0.25", "sampling": {"steps": 5, "diffusionSteps": 7, "guidance": "1.5"}}
+    sampling = {"steps": 5, "textSteps": 6, "diffusionSteps": 7, "guidance": "1.5", "guidanceSchedule": "Linear"}
+    settings = {"variant": "Tiny", "dropout": "0.25", "sampling": sampling}
     family = find_family("harmon", settings)
     assert isinstance(family, HarmonFamily)
     assert family.config.mar.dropout == 0.25
-    assert (family.sampling.steps, family.sampling.diffusion_steps, family.sampling.guidance) == (5, 7, 1.5)
+    assert family.sampling == SamplingSettings(5, 6, 7, 1.5, "Linear")
 
 
 @pytest.mark.parametrize(("variant", "size"), [("Tiny", 32), ("B-512", 512), ("L-512", 512)])

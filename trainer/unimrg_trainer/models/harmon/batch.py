@@ -71,6 +71,8 @@ class HarmonBatch:
     """Labelled tokens of each row."""
     terms_per_target: tuple[int, ...]
     """Masked tokens times uses of each target."""
+    image_rows: tuple[int, ...]
+    """The row that shows each image."""
     target_rows: tuple[int, ...]
     """The row that learns each target."""
 

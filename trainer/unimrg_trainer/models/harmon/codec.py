@@ -48,5 +48,7 @@ def encode_tokens(codec: Codec, images: Tensor) -> Tensor:
 
 def decode_tokens(codec: Codec, tokens: Tensor, side: int) -> np.ndarray:
     """[B, side², channels] on the codec's device → uint8 [B, H, H, 3]."""
+    if len(tokens) == 0:
+        return np.zeros((0, side * codec.stride, side * codec.stride, 3), dtype=np.uint8)
     latents = tokens.float().transpose(1, 2).reshape(len(tokens), -1, side, side)
     return np.concatenate([to_images(codec.decode(part)) for part in torch.split(latents, AT_ONCE)])

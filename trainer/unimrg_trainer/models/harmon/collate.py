@@ -16,7 +16,7 @@ from unimrg_trainer.models.harmon.batch import HarmonBatch
 from unimrg_trainer.models.harmon.config import HarmonConfig
 from unimrg_trainer.models.harmon.diffusion import row_coefficients, training_schedule
 from unimrg_trainer.models.harmon.rows import IGNORE, Geometry, HarmonRow, ImageSegment, TargetSegment, TextSegment
-from unimrg_trainer.packing.segments import is_plain_causal, positions, row_length, segment_starts, visibility
+from unimrg_trainer.packing.segments import Segment, is_plain_causal, positions, row_length, segment_starts, visibility
 
 
 def collate(config: HarmonConfig, rows: Sequence[HarmonRow], rng: RngFor) -> HarmonBatch:
@@ -26,17 +26,47 @@ def collate(config: HarmonConfig, rows: Sequence[HarmonRow], rng: RngFor) -> Har
     and for each of these its time steps (`time/…`) and noise (`noise/…`).
     """
     unique = UniqueImages(config.image_size)
-    segments = [(index, segment) for index, row in enumerate(rows) for segment in row.segments]
+    segments = [(row, segment) for row in rows for segment in row.segments]
     images = [_scale(unique, segment) for _, segment in segments if isinstance(segment, ImageSegment)]
-    targets = [(index, segment) for index, segment in segments if isinstance(segment, TargetSegment)]
+    targets = [(row, segment) for row, segment in segments if isinstance(segment, TargetSegment)]
     learnt = [unique.add(target.map.target(target.sample, config.image_size)) for _, target in targets]
-    draws = _draw(config, rows, targets, rng)
-    layout = _lay_out_rows(config, rows, len(images), len(targets), draws.most_visible)
-    grid, grid_masked = decoder_grid(config.mar.buffers, config.tokens, draws.visible, draws.visible_real)
-    coefficients = row_coefficients(training_schedule(config.train_timesteps), draws.timesteps)
-    real = draws.visible_real
+    draws = [_draw(config, row, target, rng) for row, target in targets]
+    return assemble(config, rows, draws, images, learnt, unique.stacked())
+
+
+@dataclass(frozen=True, eq=False)
+class TargetDraws:
+    """The random inputs of one target with M masked tokens."""
+
+    masked: np.ndarray
+    """int [M]: the masked tokens, in raster order."""
+    timesteps: np.ndarray
+    """int [M, P]: of each use of each masked token."""
+    noise: np.ndarray
+    """float [M, P, C]."""
+
+
+def assemble(
+    config: HarmonConfig,
+    rows: Sequence[HarmonRow],
+    draws: Sequence[TargetDraws],
+    images: Sequence[int],
+    learnt: Sequence[int],
+    pixels: Tensor,
+) -> HarmonBatch:
+    """Build the batch of rows with given random inputs.
+
+    In the order of their segments: `draws` and `learnt` of each target, `images` of each image; `images` and `learnt`
+    are indices into the different images `pixels`, uint8 [U, H, H, 3].
+    """
+    visible, real = _visible(config.tokens, draws)
+    layout = _lay_out_rows(config, rows, len(images), len(learnt), visible.shape[1])
+    grid, grid_masked = decoder_grid(config.mar.buffers, config.tokens, visible, real)
+    repeats = config.diffusion_repeats
+    timesteps = _concatenate([one.timesteps for one in draws], (0, repeats))
+    no_noise = np.zeros((0, repeats, config.codec_channels), dtype=np.float32)
     return HarmonBatch(
-        pixels=unique.stacked(),
+        pixels=pixels,
         latents=None,
         texts=_index(layout.texts),
         sources=_index(layout.sources),
@@ -44,22 +74,27 @@ def collate(config: HarmonConfig, rows: Sequence[HarmonRow], rng: RngFor) -> Har
         visibility=None if layout.visibility is None else torch.from_numpy(layout.visibility),
         images=_index(images),
         targets=_index(learnt),
-        visible=_index(draws.visible),
+        visible=_index(visible),
         visible_real=None if real.all() else torch.from_numpy(real),
         returns=_index(layout.returns),
         grid=_index(grid),
         grid_masked=torch.from_numpy(grid_masked),
-        masked=_index(draws.masked),
-        timesteps=_index(draws.timesteps),
-        noise=torch.from_numpy(draws.noise),
-        coefficients=torch.from_numpy(coefficients),
-        first_steps=_index(np.flatnonzero(draws.timesteps.reshape(-1) == 0)),
+        masked=_index(_concatenate([n * config.tokens + one.masked for n, one in enumerate(draws)], (0,))),
+        timesteps=_index(timesteps),
+        noise=torch.from_numpy(np.concatenate([no_noise, *(one.noise for one in draws)])),
+        coefficients=torch.from_numpy(row_coefficients(training_schedule(config.train_timesteps), timesteps)),
+        first_steps=_index(np.flatnonzero(timesteps.reshape(-1) == 0)),
         predictors=_index(layout.predictors),
         labels=_index(layout.labels),
         labels_per_row=tuple(layout.labels_per_row),
-        terms_per_target=tuple(config.diffusion_repeats * target.masked for _, target in targets),
-        target_rows=tuple(index for index, _ in targets),
+        terms_per_target=tuple(repeats * len(one.masked) for one in draws),
+        image_rows=_rows_with(ImageSegment, rows),
+        target_rows=_rows_with(TargetSegment, rows),
     )
+
+
+def _rows_with(kind: type[Segment], rows: Sequence[HarmonRow]) -> tuple[int, ...]:
+    return tuple(index for index, row in enumerate(rows) for segment in row.segments if isinstance(segment, kind))
 
 
 def _scale(images: UniqueImages, segment: ImageSegment) -> int:
@@ -67,48 +102,28 @@ def _scale(images: UniqueImages, segment: ImageSegment) -> int:
     return images.scale(segment.sample.image, pad_square if segment.geometry is Geometry.PAD else squash)
 
 
-@dataclass(frozen=True)
-class _Draws:
-    """Random inputs of all targets."""
-
-    visible: np.ndarray
-    visible_real: np.ndarray
-    masked: np.ndarray
-    timesteps: np.ndarray
-    noise: np.ndarray
-
-    @property
-    def most_visible(self) -> int:
-        return int(self.visible.shape[1])
+def _draw(config: HarmonConfig, row: HarmonRow, target: TargetSegment, rng: RngFor) -> TargetDraws:
+    order, time, noise = (
+        rng(row.objective, row.global_row, f"{purpose}/{target.map.name}") for purpose in ("order", "time", "noise")
+    )
+    shape = (target.masked, config.diffusion_repeats)
+    return TargetDraws(
+        masked=np.sort(order.permutation(config.tokens)[: target.masked]),
+        timesteps=time.integers(config.train_timesteps, size=shape),
+        noise=noise.standard_normal((*shape, config.codec_channels), dtype=np.float32),
+    )
 
 
-def _draw(
-    config: HarmonConfig, rows: Sequence[HarmonRow], targets: Sequence[tuple[int, TargetSegment]], rng: RngFor
-) -> _Draws:
-    tokens, repeats, channels = config.tokens, config.diffusion_repeats, config.codec_channels
-    most_visible = max((tokens - target.masked for _, target in targets), default=0)
-    visible = np.zeros((len(targets), most_visible), dtype=np.int64)
-    real = np.zeros((len(targets), most_visible), dtype=bool)
-    orders, times, noises = [], [], []
-    for index, (row_index, target) in enumerate(targets):
-        row = rows[row_index]
-        order_rng, time_rng, noise_rng = (
-            rng(row.objective, row.global_row, f"{purpose}/{target.map.name}") for purpose in ("order", "time", "noise")
-        )
-        order = order_rng.permutation(tokens)
-        shown = np.sort(order[target.masked :])
+def _visible(tokens: int, draws: Sequence[TargetDraws]) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens of each target that are not masked, int [G, V] padded with 0, and which of these are real, bool [G, V]."""
+    most = max((tokens - len(one.masked) for one in draws), default=0)
+    visible = np.zeros((len(draws), most), dtype=np.int64)
+    real = np.zeros((len(draws), most), dtype=bool)
+    for index, one in enumerate(draws):
+        shown = np.setdiff1d(np.arange(tokens), one.masked)
         visible[index, : len(shown)] = shown
         real[index, : len(shown)] = True
-        orders.append(np.sort(order[: target.masked]))
-        times.append(time_rng.integers(config.train_timesteps, size=(target.masked, repeats)))
-        noises.append(noise_rng.standard_normal((target.masked, repeats, channels), dtype=np.float32))
-    return _Draws(
-        visible=visible,
-        visible_real=real,
-        masked=_concatenate([index * tokens + order for index, order in enumerate(orders)], (0,)),
-        timesteps=_concatenate(times, (0, repeats)),
-        noise=np.concatenate([np.zeros((0, repeats, channels), dtype=np.float32), *noises]),
-    )
+    return visible, real
 
 
 @dataclass
@@ -208,5 +223,5 @@ def _concatenate(parts: list[np.ndarray], empty_shape: tuple[int, ...]) -> np.nd
     return np.concatenate([np.zeros(empty_shape, dtype=np.int64), *parts])
 
 
-def _index(values: np.ndarray | list[int]) -> Tensor:
+def _index(values: np.ndarray | Sequence[int]) -> Tensor:
     return torch.from_numpy(np.asarray(values, dtype=np.int64))

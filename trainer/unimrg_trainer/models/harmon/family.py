@@ -21,11 +21,14 @@ from unimrg_trainer.models.harmon.batch import HarmonBatch
 from unimrg_trainer.models.harmon.codec import KL16, Codec, decode_tokens, encode_tokens, open_codec
 from unimrg_trainer.models.harmon.collate import collate
 from unimrg_trainer.models.harmon.config import config_of
-from unimrg_trainer.models.harmon.inference import Inference, SamplingSettings
+from unimrg_trainer.models.harmon.inference import Inference
 from unimrg_trainer.models.harmon.module import Harmon
 from unimrg_trainer.models.harmon.rows import HarmonRow, plan_cohort
+from unimrg_trainer.models.harmon.sampling import SamplingSettings
 from unimrg_trainer.models.harmon.template import Template
+from unimrg_trainer.models.harmon.weights import layouts
 from unimrg_trainer.models.requests import AnswerRequest, GenerateRequest
+from unimrg_trainer.models.weights import Layout
 from unimrg_trainer.objectives.base import Objective, Task
 
 TOKENIZER = Asset(
@@ -52,8 +55,13 @@ class HarmonFamily:
         spec = HarmonSpec.model_validate(settings)
         self.variant: str = spec.variant
         self.config = config_of(spec.variant, float(spec.dropout))
+        sampling = spec.sampling
         self.sampling = SamplingSettings(
-            spec.sampling.steps, spec.sampling.diffusion_steps, float(spec.sampling.guidance)
+            steps=sampling.steps,
+            text_steps=sampling.text_steps,
+            diffusion_steps=sampling.diffusion_steps,
+            guidance=float(sampling.guidance),
+            guidance_schedule=sampling.guidance_schedule,
         )
         self.assets = assets or assets_folder(self.name)
 
@@ -104,6 +112,23 @@ class HarmonFamily:
         moved = batch.to(device, dtype)
         return replace(moved, latents=self._encode(moved.pixels, dtype))
 
+    def preview(self, batch: HarmonBatch) -> list[tuple[np.ndarray | None, np.ndarray | None]]:
+        """(first image, first target) of each row of a prepared batch, decoded from the tokens that the loss sees."""
+        assert batch.latents is not None, "the batch was not prepared"
+        pictures = decode_tokens(self.codec.to(batch.latents.device), batch.latents, self.config.side)
+
+        def of_rows(rows: Sequence[int], indices: Tensor) -> dict[int, np.ndarray]:
+            placed = list(zip(rows, indices.tolist(), strict=True))
+            return {row: pictures[index] for row, index in reversed(placed)}
+
+        images = of_rows(batch.image_rows, batch.images)
+        targets = of_rows(batch.target_rows, batch.targets)
+        return [(images.get(row), targets.get(row)) for row in range(len(batch.labels_per_row))]
+
+    def layouts(self) -> Sequence[Layout]:
+        """See `weights.layouts`."""
+        return layouts(self.config)
+
     def answer(self, module: nn.Module, requests: Sequence[AnswerRequest], *, max_new_tokens: int) -> list[str]:
         """Answer each request greedily; an image is padded to a square."""
         with self._inference(module) as inference:
@@ -112,7 +137,7 @@ class HarmonFamily:
     def generate(
         self, module: nn.Module, requests: Sequence[GenerateRequest], *, on_round: OnRound = lambda done, total: None
     ) -> list[np.ndarray]:
-        """Generate an image of the model's size for each request, from its squashed image or from the prompt alone.
+        """Generate an image of the model's size for each request, from its squashed image or from a description alone.
 
         Raises ValueError for a request of another size.
         """

@@ -32,6 +32,10 @@ class Template:
         """Ids between the image, or the opening, and the target."""
         return self._close(text)[: self._config.prompt_limit]
 
+    def caption(self, text: str) -> list[int]:
+        """Ids between the opening and the target, where an image is generated from its description alone; never cut."""
+        return self._close(f"Generate an image: {text}")
+
     def answer(self, text: str) -> list[int]:
         """Ids of an answer, all of which are learnt."""
         return [*self._tokenizer.encode(text), self._tokenizer.turn_end]

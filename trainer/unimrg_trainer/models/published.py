@@ -1,0 +1,167 @@
+"""Published weights in and out: published files → safetensors with our names, and back, byte for byte.
+
+Published files are read without ever unpickling code (docs/families.md says whose they are).
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from unimrg_api.errors import UserError
+from unimrg_api.exit_codes import ExitCode
+from unimrg_trainer.models.weights import Layout
+from unimrg_trainer.storage.local import explained
+
+SAFETENSORS = ".safetensors"
+PICKLED = (".pth", ".pt", ".ckpt", ".bin")
+SHOWN = 8
+"""Names of tensors that are listed in a message."""
+
+
+@dataclass(frozen=True)
+class ImportReport:
+    """What of a published file became the model's."""
+
+    matched: int
+    missing: tuple[str, ...]
+    """Names in the model that the file has not."""
+    unused: tuple[str, ...]
+    """Published names that the model does not use, as the layout says."""
+    bytes: int
+
+    def lines(self) -> list[str]:
+        """Return the report for people."""
+        found = [f"{self.matched} tensors matched, {self.bytes / 2**20:.1f} MiB"]
+        for what, names in (("missing in the file", self.missing), ("not used", self.unused)):
+            if names:
+                found.append(f"{len(names)} {what}: {_listed(names)}")
+        return found
+
+
+def import_weights(layout: Layout, source: Path, target: Path, *, partial: bool = False) -> ImportReport:
+    """Write what `source` holds of the layout's module to `target`, a safetensors file with the module's names.
+
+    `source` is a file (.safetensors, .pth, .pt, .ckpt, .bin) or a folder of such files. Raises UserError, and writes
+    nothing, where a tensor is unknown or has another shape, or one is missing (unless `partial`).
+    """
+    wanted = _shapes(layout)
+    found: dict[str, Tensor] = {}
+    unused, unknown, shapes = [], [], []
+    for published, tensor in read_published(source, layout.container).items():
+        name = layout.ours(published)
+        if name is None:
+            unused.append(published)
+        elif name not in wanted:
+            unknown.append(published)
+        elif tensor.shape != wanted[name]:
+            shapes.append(f"{published} is {list(tensor.shape)}, not {list(wanted[name])}")
+        else:
+            found[name] = tensor.contiguous()
+    missing = sorted(wanted.keys() - found.keys())
+    problems = [f"{len(unknown)} tensors are unknown: {_listed(unknown)}"] if unknown else []
+    problems += [f"{len(shapes)} tensors have another shape: {_listed(shapes)}"] if shapes else []
+    problems += [f"{len(missing)} tensors are missing: {_listed(missing)}"] if missing and not partial else []
+    if problems or not found:
+        raise UserError(
+            f"{source} is not {layout.published}: {'; '.join(problems) or 'it holds none of its tensors'}",
+            remedy="choose the family and size of these weights; a file that holds a part of them needs --partial",
+            exit_code=ExitCode.DATA_CORRUPT,
+        )
+    with explained("write", target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        written = target.with_name(f".partial-{target.name}")
+        save_file(found, written)
+        written.replace(target)
+    return ImportReport(len(found), tuple(missing), tuple(unused), sum(tensor.nbytes for tensor in found.values()))
+
+
+def export_weights(layout: Layout, source: Path | Mapping[str, Tensor], target: Path) -> int:
+    """Write weights with the module's names to `target` under their published names; return the number of tensors.
+
+    `source` is a safetensors file, or the tensors. The suffix of `target` decides its format: .safetensors or .pth.
+    Raises UserError where a tensor of the module is missing or has another shape.
+    """
+    tensors = load_file(source) if isinstance(source, Path) else dict(source)
+    wanted = _shapes(layout)
+    wrong = sorted(name for name in wanted if name not in tensors or tensors[name].shape != wanted[name])
+    if wrong:
+        raise UserError(
+            f"these weights are not those of this model: {len(wrong)} tensors are missing or have another shape: "
+            f"{_listed(wrong)}",
+            remedy="choose the family and size that they were trained with",
+            exit_code=ExitCode.DATA_CORRUPT,
+        )
+    published = {layout.theirs(name): tensors[name].contiguous() for name in wanted}
+    published |= {copy: published[original].clone() for copy, original in layout.copies}
+    with explained("write", target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.suffix == SAFETENSORS:
+            save_file(published, target)
+        else:
+            torch.save({layout.container: published} if layout.container else published, target)
+    return len(published)
+
+
+def read_published(source: Path, container: str | None = None) -> dict[str, Tensor]:
+    """Read the tensors of a published file, or of all files of a folder; no code in them is run.
+
+    `container` is the key under which a pickled file holds them. Raises UserError for what is missing or no such file.
+    """
+    files = [source]
+    if source.is_dir():
+        stored = sorted(path for path in source.iterdir() if path.suffix == SAFETENSORS)
+        files = stored or sorted(path for path in source.iterdir() if path.suffix in PICKLED)
+    if not files or not all(path.is_file() for path in files):
+        raise UserError(
+            f"{source} is no file of weights, and no folder that holds some",
+            remedy=f"give a file ({SAFETENSORS}, {', '.join(PICKLED)}), or a folder of them",
+            exit_code=ExitCode.INPUT_MISSING,
+        )
+    found: dict[str, Tensor] = {}
+    for path in files:
+        found |= _read_file(path, container)
+    return found
+
+
+def _read_file(path: Path, container: str | None) -> dict[str, Tensor]:
+    try:
+        if path.suffix == SAFETENSORS:
+            return load_file(path)
+        content: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, ValueError, EOFError) as error:
+        raise UserError(
+            f"{path} cannot be read as weights: {' '.join(str(error).split())[:300]}",
+            remedy="get the file again; a file that needs code to be read is never loaded",
+            exit_code=ExitCode.DATA_CORRUPT,
+        ) from error
+    for key in (container, "state_dict"):
+        content = content[key] if key and isinstance(content, dict) and key in content else content
+    if not isinstance(content, dict) or not all(isinstance(tensor, Tensor) for tensor in content.values()):
+        raise UserError(
+            f"{path} holds something else than tensors by name",
+            remedy="give the file of weights, not of a training",
+            exit_code=ExitCode.DATA_CORRUPT,
+        )
+    return {str(name): tensor for name, tensor in content.items()}
+
+
+def _shapes(layout: Layout) -> dict[str, torch.Size]:
+    """Names and shapes of the layout's module; of tensors that are tied, the first name only."""
+    with torch.device("meta"):
+        module = layout.build()
+    copies = {layout.ours(copy) or copy for copy, _ in layout.copies}
+    return {name: tensor.shape for name, tensor in module.state_dict().items() if name not in copies}
+
+
+def _listed(names: Mapping[str, Any] | list[str] | tuple[str, ...]) -> str:
+    listed = list(names)
+    return ", ".join(listed[:SHOWN]) + (f" and {len(listed) - SHOWN} more" if len(listed) > SHOWN else "")
