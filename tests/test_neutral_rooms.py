@@ -39,7 +39,7 @@ EXCEPT = {
     f"{TRAINER}/evaluation/benchmarks": "one file for each benchmark, and their registry",
     f"{TRAINER}/preparation/sources": "one file for each source",
     f"{TRAINER}/preparation/registry.py": "the registry of sources",
-    f"{API}/spec_training.py": "the job's union of families, and the names of objectives in the published methods",
+    f"{API}/spec_model.py": "the job's union of families, and the names of objectives in the published methods",
     f"{API}/spec_stages.py": "the job's union of benchmarks",
     f"{API}/spec_platform.py": "the job's union of sources",
     f"{API}/job.py": "exports the members of the unions, and the rules of the published methods",

@@ -14,7 +14,7 @@ from unimrg_api.fields import DECIMALS, RULES, URI_PATTERN
 from unimrg_api.introspection import Location, Schema, fields, format_location, is_required, schema_at
 from unimrg_api.job import API_VERSION, KIND, UniMRGJob
 from unimrg_api.locality import CLUSTER_RULES
-from unimrg_api.spec_training import RECIPES, OpenUniSpec
+from unimrg_api.spec_model import RECIPES, OpenUniSpec
 
 _INTRODUCTION = f"""# The job, field by field
 

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from unimrg_api.digests import sha256_of
 from unimrg_api.fields import FieldRule, Spec, Violation
+from unimrg_api.spec_model import Method, ModelSpec
 from unimrg_api.spec_platform import (
     OBJECT_NAME_PATTERN,
     CheckpointSpec,
@@ -23,7 +24,7 @@ from unimrg_api.spec_platform import (
     TrainerSpec,
 )
 from unimrg_api.spec_stages import StagesSpec
-from unimrg_api.spec_training import Method, ModelSpec, ObjectiveSpec, TrainingSpec
+from unimrg_api.spec_training import ObjectiveSpec, TrainingSpec
 from unimrg_api.unions import each_once
 
 API_VERSION = "training.unimrg.dev/v1alpha1"

@@ -62,8 +62,9 @@ def validate(file: JobFile) -> None:
 
     job, notes = check_job(file)
     typer.echo(f"{file}: {job.metadata.name} is a valid job")
-    for note in notes:
-        typer.echo(f"note: {note}")
+    for note in [*notes, job.spec.model.licence()]:
+        if note is not None:
+            typer.echo(f"note: {note}")
 
 
 @app.command()
@@ -244,6 +245,45 @@ def list_command(target: Target, output: OutputOption = "table") -> None:
     from unimrg_cli.tables import print_checkpoints
 
     print_checkpoints(store.uri, checkpoints)
+
+
+ModelName = Annotated[str, typer.Argument(help="Family and size as a job names them: FAMILY/VARIANT.")]
+FileOption = Annotated[str, typer.Option("--file", help="Which of the model's files; a wrong name lists them.")]
+
+
+@checkpoints_app.command("import")
+def import_command(
+    model: ModelName,
+    source: Annotated[Path, typer.Argument(help="Published file, or folder of files.")],
+    target: Annotated[
+        Path | None, typer.Argument(help="Safetensors file to write. (default: the cache, for a frozen encoder)")
+    ] = None,
+    file: FileOption = "model",
+    partial: Annotated[bool, typer.Option("--partial", help="Allow a file that holds a part of the weights.")] = False,
+) -> None:
+    """Turn published weights into what a job reads; reports what matched, is missing and is left over."""
+    from unimrg_cli.extras import require
+
+    require("trainer")
+    from unimrg_cli.weights import import_published
+
+    typer.echo("\n".join(import_published(model, source, target, file, partial=partial)))
+
+
+@checkpoints_app.command("export")
+def export_command(
+    model: ModelName,
+    source: Annotated[str, typer.Argument(help="Safetensors file, or a run: its job's file, its folder or URI.")],
+    target: Annotated[Path, typer.Argument(help="File to write: .pth, or .safetensors.")],
+    file: FileOption = "model",
+) -> None:
+    """Write weights in the published layout, byte for byte: a file's, or those of a run's newest checkpoint."""
+    from unimrg_cli.extras import require
+
+    require("trainer")
+    from unimrg_cli.weights import export_published
+
+    typer.echo("\n".join(export_published(model, source, target, file)))
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
-from unimrg_api.spec_training import RECIPES
+from unimrg_api.spec_model import RECIPES
 from unimrg_trainer.maps.registry import MAPS, find_map
 from unimrg_trainer.objectives import registry
 from unimrg_trainer.objectives.generation import UNCONDITIONAL

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from unimrg_api.errors import UserError
 from unimrg_trainer.maps.geometry import squash
 from unimrg_trainer.models.base import OnRound, RngFor, Row
 from unimrg_trainer.models.requests import AnswerRequest, GenerateRequest
+from unimrg_trainer.models.weights import Layout
 from unimrg_trainer.objectives.base import Objective, Task
 from unimrg_trainer.packing.segments import Attention, Segment, positions, row_length, segment_starts, visibility
 from unimrg_trainer.rng import generator
@@ -46,32 +48,22 @@ Batch = dict[str, Tensor]
 with their time, `velocity` [R, L, PATCH] is what the noisy ones learn."""
 
 
-class Block(nn.Module):
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.first, self.second = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
-
-    def forward(self, x: Tensor, sees: Tensor) -> Tensor:
-        query, key, value = self.qkv(self.first(x))[:, None].chunk(3, dim=-1)
-        x = x + self.out(functional.scaled_dot_product_attention(query, key, value, attn_mask=sees)[:, 0])
-        return x + self.mlp(self.second(x))
-
-
 class ToyModule(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.characters, self.places = nn.Embedding(VOCABULARY, width), nn.Embedding(PLACES, width)
         self.read, self.noisy = nn.Linear(PATCH + 1, width), nn.Linear(PATCH + 1, width)
-        self.first, self.second = Block(width), Block(width)
+        layer = partial(nn.TransformerEncoderLayer, width, 1, 2 * width, 0.0, functional.silu, batch_first=True)
+        self.layers = nn.ModuleList([layer(norm_first=True), layer(norm_first=True)])
         self.scores, self.velocity = nn.Linear(width, VOCABULARY), nn.Linear(width, PATCH)
 
     def states(self, batch: Batch) -> Tensor:
         kinds = batch["kinds"][..., None]
         x = torch.where(kinds == IMAGE, self.read(batch["inputs"]), self.noisy(batch["inputs"]))
         x = torch.where(kinds == TEXT, self.characters(batch["ids"]), x) + self.places(batch["positions"])
-        return self.second(self.first(x, batch["sees"]), batch["sees"])
+        for layer in self.layers:
+            x = layer(x, ~batch["sees"][:, 0])
+        return x
 
     def forward(self, batch: Batch) -> Tensor:
         x = self.states(batch)
@@ -120,6 +112,12 @@ class ToyFamily:
 
     def prepare(self, batch: Batch, device: torch.device, dtype: torch.dtype) -> Batch:
         return {name: t.to(device, dtype if t.is_floating_point() else t.dtype) for name, t in batch.items()}
+
+    def preview(self, batch: Batch) -> list[tuple[np.ndarray | None, np.ndarray | None]]:
+        return [(None, None)] * len(batch["kinds"])
+
+    def layouts(self) -> Sequence[Layout]:
+        return []
 
     def answer(self, module: nn.Module, requests: Sequence[AnswerRequest], *, max_new_tokens: int) -> list[str]:
         return [self._answer(module, request, max_new_tokens) for request in requests]

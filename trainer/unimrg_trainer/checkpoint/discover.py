@@ -22,11 +22,14 @@ from unimrg_trainer.checkpoint.agreement import Agreement, on_all_ranks, on_firs
 from unimrg_trainer.checkpoint.commit import Commit, read_marker
 from unimrg_trainer.checkpoint.layout import Marker, read_listing
 from unimrg_trainer.checkpoint.manifest import SCHEMA_VERSION, CheckpointError, Manifest, Unverified
-from unimrg_trainer.checkpoint.reader import get_verifiable, read_manifest, verify
+from unimrg_trainer.checkpoint.reader import get_verifiable, list_commits, read_manifest, verify
 from unimrg_trainer.checkpoint.state import DTYPES, TrainingState
 from unimrg_trainer.storage.base import AlreadyExists, ObjectStore
 
 logger = logging.getLogger(__name__)
+
+WEIGHTS = "model/"
+"""How the names of weights begin in a state."""
 
 
 def newest_verified(store: ObjectStore) -> Commit | None:
@@ -130,27 +133,55 @@ def _read(store: ObjectStore, commit: Commit, config_digest: str | None, into: l
     return None
 
 
+def read_weights(store: ObjectStore) -> tuple[Commit, dict[str, torch.Tensor]]:
+    """Read the weights of the newest commit that verifies, by the names of the module; moments are left out.
+
+    Changes nothing. Raises UserError (INPUT_MISSING) without one, DATA_CORRUPT where the weights differ from it.
+    """
+    for commit in list_commits(store):
+        try:
+            manifest = verify(store, commit)
+            weights: dict[str, torch.Tensor] = {}
+            for name in manifest.objects:
+                held = _read_object(store, commit, manifest, name)
+                weights |= {key.removeprefix(WEIGHTS): held[key] for key in held if key.startswith(WEIGHTS)}
+        except Unverified as finding:
+            logger.warning("the commit of step %d is damaged: %s", commit.step, finding)
+        else:
+            return commit, weights
+    raise UserError(
+        f"{store.uri} holds no checkpoint that verifies",
+        remedy="give the job's file, the folder or the URI of a run that has committed",
+        exit_code=ExitCode.INPUT_MISSING,
+    )
+
+
 def read_state(store: ObjectStore, commit: Commit, manifest: Manifest) -> TrainingState:
     """Read all tensors [shapes and types of the manifest], comparing the digest of every object.
 
     Raises Unverified if anything differs from the manifest, StorageError if the store cannot be read now.
     """
     tensors: dict[str, torch.Tensor] = {}
-    for name, entry in manifest.objects.items():
-        key = commit.folder + name
-        content = get_verifiable(store, key)
-        if hashlib.sha256(content).hexdigest() != entry.sha256:
-            raise Unverified(f"{key} is not what was written: its SHA-256 differs")
-        try:
-            held = from_safetensors(content)
-        except SafetensorError as error:
-            raise Unverified(f"{key} is not a safetensors object: {error}") from error
-        wanted = {tensor for tensor, place in manifest.tensors.items() if place.object == name}
-        if set(held) != wanted:
-            raise Unverified(f"{key} does not hold the tensors that its manifest names")
-        tensors |= held
-    for tensor, place in manifest.tensors.items():
-        found = tensors[tensor]
+    for name in manifest.objects:
+        tensors |= _read_object(store, commit, manifest, name)
+    return TrainingState(manifest.step, {name: tensors[name] for name in manifest.tensors}, manifest.extra)
+
+
+def _read_object(store: ObjectStore, commit: Commit, manifest: Manifest, name: str) -> dict[str, torch.Tensor]:
+    """Read the tensors of one object. Raises Unverified if anything differs from the manifest."""
+    key = commit.folder + name
+    content = get_verifiable(store, key)
+    if hashlib.sha256(content).hexdigest() != manifest.objects[name].sha256:
+        raise Unverified(f"{key} is not what was written: its SHA-256 differs")
+    try:
+        held: dict[str, torch.Tensor] = from_safetensors(content)
+    except SafetensorError as error:
+        raise Unverified(f"{key} is not a safetensors object: {error}") from error
+    wanted = {tensor: place for tensor, place in manifest.tensors.items() if place.object == name}
+    if held.keys() != wanted.keys():
+        raise Unverified(f"{key} does not hold the tensors that its manifest names")
+    for tensor, place in wanted.items():
+        found = held[tensor]
         if found.dtype != DTYPES[place.dtype] or list(found.shape) != place.shape:
             raise Unverified(f"{tensor} is {found.dtype} {list(found.shape)}, unlike its manifest")
-    return TrainingState(manifest.step, {name: tensors[name] for name in manifest.tensors}, manifest.extra)
+    return held

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from pathlib import Path
 
 from unimrg_api.progress import Progress
 from unimrg_trainer.engine.loop import LoopReport
@@ -88,6 +89,11 @@ class Reporter:
         if self._spool is not None and now - self._progress.updated >= HEARTBEAT_SECONDS:
             self._progress = self._progress.model_copy(update={"step": finished, "updated": now})
             self._write()
+
+    def keep(self, file: Path | None) -> None:
+        """Record a file of results."""
+        if self._spool is not None and file is not None:
+            self._spool.artifact(file, "results")
 
     def close_segments(self) -> list[str]:
         """Close the spool's segment and copy it beside the checkpoints; names for the manifest."""

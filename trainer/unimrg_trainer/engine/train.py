@@ -17,6 +17,7 @@ from unimrg_trainer.checkpoint.state import TrainingState
 from unimrg_trainer.checkpoint.writer import Origin
 from unimrg_trainer.data.dataset import Dataset
 from unimrg_trainer.engine.canonical_state import import_state
+from unimrg_trainer.engine.contact_sheet import write_contact_sheet
 from unimrg_trainer.engine.initial_weights import build_initial
 from unimrg_trainer.engine.loop import LoopSettings, TrainingLoop
 from unimrg_trainer.engine.metrics import MetricsCollector
@@ -81,6 +82,9 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
         micro_rows=training.batch.micro_batch_rows,
         seed=training.seed,
     )
+
+    if first_step == 0 and setup.rank == 0:
+        reporter.keep(write_contact_sheet(setup, planner.step(0, 0, setup.world_size).micro_steps[0]))
 
     def save(state: TrainingState, reason: str) -> None:
         started = time.monotonic()

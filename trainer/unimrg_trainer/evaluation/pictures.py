@@ -9,6 +9,7 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -104,6 +105,32 @@ def grid_png(rows: Sequence[GridRow], maps: Sequence[ImageMap], *, note: str = "
     for caption, tile in zip(captions, tiles[0], strict=True):
         tile.set_title(caption, fontsize=8)
     return _png(figure, note)
+
+
+Preview = tuple[np.ndarray | None, np.ndarray | None]
+"""What one training row reads and what it learns to generate: uint8 [H, W, 3] each; None where it has none."""
+
+
+def contact_sheet_png(objectives: Mapping[str, Sequence[Preview]], *, title: str = "") -> bytes:
+    """Draw for each objective two lines: the images that its first rows read, and their targets below."""
+    lines = [
+        (name, what, [pair[side] for pair in pairs])
+        for name, pairs in objectives.items()
+        for side, what in enumerate(("reads", "learns"))
+        if any(pair[side] is not None for pair in pairs)
+    ]
+    columns = max(len(images) for _, _, images in lines)
+    figure = Figure(figsize=(1.5 * columns + 0.8, 1.5 * len(lines) + 0.6), dpi=110, layout="constrained")
+    tiles = figure.subplots(len(lines), columns, squeeze=False)
+    for (name, what, images), line in zip(lines, tiles, strict=True):
+        for tile, image in zip_longest(line, images):
+            tile.set(xticks=[], yticks=[])
+            tile.set_frame_on(image is not None)
+            if image is not None:
+                tile.imshow(image)
+        line[0].set_ylabel(f"{name}\n{what}", fontsize=8)
+    figure.suptitle(title, fontsize=9)
+    return _png(figure, "")
 
 
 def _png(figure: Figure, note: str) -> bytes:

@@ -6,6 +6,7 @@ Published files are read without ever unpickling code (docs/families.md says who
 from __future__ import annotations
 
 import pickle
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,8 +136,10 @@ def read_published(source: Path, container: str | None = None) -> dict[str, Tens
 def _read_file(path: Path, container: str | None) -> dict[str, Tensor]:
     try:
         if path.suffix == SAFETENSORS:
-            return load_file(path)
-        content: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            stored: dict[str, Tensor] = load_file(path)
+            return stored
+        # files of before torch 1.6 are no archives and cannot be mapped into memory
+        content: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, ValueError, EOFError) as error:
         raise UserError(
             f"{path} cannot be read as weights: {' '.join(str(error).split())[:300]}",

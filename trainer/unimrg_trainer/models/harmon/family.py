@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from unimrg_api.spec_training import HarmonSpec
+from unimrg_api.spec_model import HarmonSpec
 from unimrg_trainer.models.base import OnRound, RngFor, Row
 from unimrg_trainer.models.common.assets import Asset, assets_folder
 from unimrg_trainer.models.common.tokenizer import TINY_TOKENIZER, ChatTokenizer

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from unimrg_api.spec_training import OpenUniSpec
+from unimrg_api.spec_model import OpenUniSpec
 from unimrg_trainer.models.base import OnRound, RngFor, Row
 from unimrg_trainer.models.common.assets import assets_folder
 from unimrg_trainer.models.common.pixels import AT_ONCE, to_images, to_pixels

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPVisionModel
 
-from unimrg_api.spec_training import ShowOSpec
+from unimrg_api.spec_model import ShowOSpec
 from unimrg_trainer.models.base import OnRound, RngFor, Row
 from unimrg_trainer.models.common.assets import Asset, assets_folder
 from unimrg_trainer.models.common.tokenizer import TEXT_END, TINY_TOKENIZER, TextTokenizer

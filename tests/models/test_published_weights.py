@@ -1,0 +1,125 @@
+"""Published files become the model's weights and go back byte for byte; what does not fit is named, nothing is run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from unimrg_api.errors import UserError
+from unimrg_api.exit_codes import ExitCode
+from unimrg_trainer.models.harmon.config import tiny
+from unimrg_trainer.models.harmon.weights import layouts
+from unimrg_trainer.models.published import export_weights, import_weights
+from unimrg_trainer.models.registry import find_family
+from unimrg_trainer.models.weights import Layout
+
+HEAD, EMBEDDING = "llm.lm_head.weight", "llm.model.embed_tokens.weight"
+(MODEL,) = layouts(tiny())
+
+
+def published(layout: Layout) -> dict[str, Tensor]:
+    """Random tensors under their published names, tied copies included."""
+    tensors = {layout.theirs(name): torch.randn_like(tensor) for name, tensor in layout.build().state_dict().items()}
+    return tensors | {copy: tensors[original].clone() for copy, original in layout.copies}
+
+
+def same_bytes(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(
+        one[name].dtype == other[name].dtype
+        and one[name].shape == other[name].shape
+        and one[name].contiguous().view(torch.uint8).equal(other[name].contiguous().view(torch.uint8))
+        for name in one
+    )
+
+
+@pytest.mark.parametrize("family", ["harmon", "openuni", "showo"])
+def test_every_file_of_a_family_goes_in_and_out_unchanged(family: str, tmp_path: Path) -> None:
+    for layout in find_family(family, {"variant": "Tiny"}).layouts():
+        tensors = published(layout)
+        source, imported, exported = (
+            tmp_path / f"{layout.name}-{name}" for name in ("in.pth", "x.safetensors", "out.pth")
+        )
+        torch.save({layout.container: tensors} if layout.container else tensors, source)
+        report = import_weights(layout, source, imported)
+        module = layout.build()
+        module.load_state_dict(load_file(imported), strict=not layout.copies)
+        assert report.missing == () and report.matched == len(load_file(imported))
+        assert export_weights(layout, imported, exported) == len(tensors)
+        found: Any = torch.load(exported, weights_only=True)
+        assert same_bytes(found[layout.container] if layout.container else found, tensors)
+
+
+def test_a_folder_of_files_is_one_model_and_keeps_its_types(tmp_path: Path) -> None:
+    tensors = {name: tensor.bfloat16() for name, tensor in published(MODEL).items()}
+    names = sorted(tensors)
+    folder = tmp_path / "Harmon"
+    folder.mkdir()
+    for number, part in enumerate((names[::2], names[1::2])):
+        save_file({name: tensors[name].clone() for name in part}, folder / f"model-0000{number}.safetensors")
+    (folder / "config.json").write_text("{}")
+    import_weights(MODEL, folder, tmp_path / "weights.safetensors")
+    imported = load_file(tmp_path / "weights.safetensors")
+    assert same_bytes(imported, {name: tensors[name] for name in imported}) and imported.keys() == tensors.keys() - {
+        HEAD
+    }
+
+
+def test_what_matched_is_missing_and_left_over_is_reported(tmp_path: Path) -> None:
+    tensors = published(MODEL)
+    del tensors["proj_in.0.bias"]
+    torch.save({**tensors, "vae.encoder.conv_in.weight": torch.zeros(2)}, tmp_path / "some.pth")
+    report = import_weights(MODEL, tmp_path / "some.pth", tmp_path / "w.safetensors", partial=True)
+    assert report.matched == len(tensors) - 1
+    assert report.missing == ("proj_in.0.bias",)
+    assert set(report.unused) == {"vae.encoder.conv_in.weight", HEAD}
+    assert "missing in the file: proj_in.0.bias" in "\n".join(report.lines())
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"proj_in.0.bias": None}, "missing: proj_in.0.bias"),
+        ({"surprise": torch.zeros(1)}, "unknown: surprise"),
+        ({"proj_in.0.bias": torch.zeros(3)}, r"proj_in.0.bias is \[3\], not \[96\]"),
+    ],
+)
+def test_a_file_that_does_not_fit_is_refused_and_writes_nothing(
+    change: dict[str, Tensor | None], named: str, tmp_path: Path
+) -> None:
+    tensors = {name: tensor for name, tensor in {**published(MODEL), **change}.items() if tensor is not None}
+    torch.save(tensors, tmp_path / "wrong.pth")
+    with pytest.raises(UserError, match=named) as error:
+        import_weights(MODEL, tmp_path / "wrong.pth", tmp_path / "w.safetensors")
+    assert error.value.exit_code is ExitCode.DATA_CORRUPT
+    assert not (tmp_path / "w.safetensors").exists()
+
+
+class _Harmful:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("content", ["code", "text", "other"])
+def test_no_file_runs_code_or_ends_in_a_traceback(content: str, tmp_path: Path) -> None:
+    file, touched = tmp_path / "bad.pth", tmp_path / "touched"
+    if content == "text":
+        file.write_text("not weights")
+    else:
+        torch.save({"weights": _Harmful(touched)} if content == "code" else {"epoch": 3}, file)
+    with pytest.raises(UserError, match=r"bad\.pth"):
+        import_weights(MODEL, file, tmp_path / "w.safetensors")
+    assert not touched.exists()
+
+
+def test_weights_of_another_size_are_not_exported(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="missing or have another shape"):
+        export_weights(MODEL, {EMBEDDING: torch.zeros(2, 2)}, tmp_path / "out.pth")
+    assert not (tmp_path / "out.pth").exists()
