@@ -92,6 +92,12 @@ _INIT = _uri_rules(
     "!has(self.model.init) || {}",
     "self.model.init",
 )
+_ASSETS = _uri_rules(
+    "model.assets",
+    lambda spec: [] if spec.model.assets is None else [spec.model.assets],
+    "!has(self.model.assets) || {}",
+    "self.model.assets",
+)
 _IMAGES = _uri_rules(
     "data.sources",
     lambda spec: [source.images.uri for source in spec.data.sources or () if source.images is not None],
@@ -117,7 +123,7 @@ def _even_split(spec: JobSpec) -> str:
 _BATCH, _TRAINER = "self.training.batch", "self.trainer"
 
 CLUSTER_RULES = (
-    *(files for files, _ in (_INIT, _IMAGES, _SHARDS, _CHECKPOINT)),
+    *(files for files, _ in (_INIT, _ASSETS, _IMAGES, _SHARDS, _CHECKPOINT)),
     *(written for _, written in (_CHECKPOINT, _PREPARED)),
     FieldRule(
         "tracking.mlflow.uri",

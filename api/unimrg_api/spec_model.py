@@ -131,6 +131,9 @@ class ModelSpec(OneOf):
 
     init: Uri | None = None
     """First weights: a .safetensors file, or a folder of them. Absent: drawn from `training.seed`."""
+    assets: Uri | None = None
+    """Folder of the files that published sizes need besides their weights: tokenizers, frozen encoders, as `unimrg ckpt
+    import` writes them. Absent: the family's folder in the cache."""
     harmon: HarmonSpec | None = None
     """The family Harmon."""
     openuni: OpenUniSpec | None = None
@@ -161,7 +164,7 @@ class ModelSpec(OneOf):
         kept = {key: value for key, value in settings.items() if key != "sampling"}
         return {"family": name, "settings": kept if self.built_in is None else self.built_in.training_settings()}
 
-    def licence(self) -> str | None:
-        """Return the licence of the published weights that belong to the chosen size; None where there are none."""
-        spec = self.built_in
-        return None if spec is None or spec.variant == "Tiny" else spec.licence
+    @property
+    def published(self) -> FamilySpec | None:
+        """The settings of a built-in family at a size that is published, and so needs files; None for any other."""
+        return None if self.built_in is None or self.built_in.variant == "Tiny" else self.built_in

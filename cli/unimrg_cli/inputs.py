@@ -46,6 +46,7 @@ def _places(value: Any) -> Iterator[Location]:
         for index in range(len(sources)):
             yield ("spec", "data", "sources", index, "images", "uri")
     yield ("spec", "model", "init")
+    yield ("spec", "model", "assets")
     shards = value_at(value, ("spec", "data", "shards"))
     if sources is None and isinstance(shards, list):
         for index in range(len(shards)):
@@ -54,8 +55,8 @@ def _places(value: Any) -> Iterator[Location]:
 
 def _look(field: str | int, path: Path) -> tuple[str, str] | None:
     """Return what is missing and the remedy, or None if all is there."""
-    if field == "init":
-        remedy = "correct the path, or leave the field out to draw the first weights"
+    if field in ("init", "assets"):
+        remedy = "correct the path, or leave the field out"
         return None if path.exists() else (f"{path} does not exist", remedy)
     remedy = "correct the path, or leave the source out" if field == "uri" else "correct the path, or give data.sources"
     if not path.is_dir():

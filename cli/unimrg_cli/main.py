@@ -62,9 +62,9 @@ def validate(file: JobFile) -> None:
 
     job, notes = check_job(file)
     typer.echo(f"{file}: {job.metadata.name} is a valid job")
-    for note in [*notes, job.spec.model.licence()]:
-        if note is not None:
-            typer.echo(f"note: {note}")
+    published = job.spec.model.published
+    for note in [*notes, *([published.licence] if published is not None else [])]:
+        typer.echo(f"note: {note}")
 
 
 @app.command()

@@ -69,5 +69,5 @@ def _layout(model: str, name: str) -> Layout:
 
 
 def _licence(model: str) -> list[str]:
-    licence = _spec(model).licence()
-    return [] if licence is None else [f"licence: {licence}"]
+    published = _spec(model).published
+    return [] if published is None else [f"licence: {published.licence}"]

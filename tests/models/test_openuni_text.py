@@ -81,14 +81,14 @@ def test_places_predict_the_label_behind_them() -> None:
 
 
 def test_files_that_an_openuni_needs_are_asked_for_by_name(tmp_path: Path) -> None:
-    OpenUniFamily({"variant": "Tiny"}, tmp_path / "nowhere").check_assets()
+    assert not OpenUniFamily({"variant": "Tiny"}).needed_files()
     for variant, tower in (("B-512", "internvl3-1b-vision"), ("L-512", "internvl3-2b-vision")):
         folder = tmp_path / variant
         folder.mkdir()
         published = OpenUniFamily({"variant": variant}, folder)
         for name in (f"{tower}.safetensors", "dc-ae.safetensors", "internvl3-tokenizer.json"):
             with pytest.raises(UserError, match=rf"{name} is missing") as error:
-                published.check_assets()
+                [asset.find(published.assets) for asset in published.needed_files()]
             assert error.value.exit_code is ExitCode.INPUT_MISSING and error.value.remedy
             (folder / name).touch()
-        published.check_assets()
+        [asset.find(published.assets) for asset in published.needed_files()]

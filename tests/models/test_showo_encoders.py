@@ -182,17 +182,17 @@ def test_a_preview_shows_what_the_loss_sees() -> None:
 
 
 def test_files_that_a_size_needs_are_checked_before_anything_is_built(tmp_path: Path) -> None:
-    ShowOFamily({"variant": "Tiny"}, tmp_path / "nowhere").check_assets()
+    assert not ShowOFamily({"variant": "Tiny"}).needed_files()
     for variant, files in (("VQ-512", [TOKENIZER, MAGVIT]), ("CLIP-256", [TOKENIZER, MAGVIT, CLIP])):
         folder = tmp_path / variant
         folder.mkdir()
         published = ShowOFamily({"variant": variant}, folder)
         for asset in files:
             with pytest.raises(UserError, match=rf"{asset.file} is missing") as error:
-                published.check_assets()
+                [asset.find(published.assets) for asset in published.needed_files()]
             assert error.value.exit_code is ExitCode.INPUT_MISSING and error.value.remedy == asset.remedy
             (folder / asset.file).touch()
-        published.check_assets()
+        [asset.find(published.assets) for asset in published.needed_files()]
 
 
 def test_weights_of_another_tokenizer_are_refused(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from torch.nn import functional
 from unimrg_api.errors import UserError
 from unimrg_trainer.maps.geometry import squash
 from unimrg_trainer.models.base import OnRound, RngFor, Row
+from unimrg_trainer.models.common.assets import Asset
 from unimrg_trainer.models.requests import AnswerRequest, GenerateRequest
 from unimrg_trainer.models.weights import Layout
 from unimrg_trainer.objectives.base import Objective, Task
@@ -81,7 +82,8 @@ class ToyFamily:
         self.width = int(settings.get("width", 32))
         self.steps = int(settings.get("sampling", {}).get("steps", 4))
 
-    def check_assets(self) -> None: ...
+    def needed_files(self) -> Sequence[Asset]:
+        return []
 
     def build(self) -> nn.Module:
         return ToyModule(self.width)

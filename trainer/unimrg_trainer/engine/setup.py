@@ -15,6 +15,7 @@ from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.fields import resolve_uri
 from unimrg_api.job import UniMRGJob
+from unimrg_trainer.engine.choices import provide_files
 from unimrg_trainer.engine.initial_weights import PublishedWeights
 from unimrg_trainer.job_stores import data_digest, data_store, run_store
 from unimrg_trainer.models.base import Family
@@ -74,7 +75,7 @@ def set_up(env: PodEnvironment, job: UniMRGJob) -> Setup:
     if threads:
         torch.set_num_threads(int(threads))  # bit-exact resume needs a fixed number
     family = find_family(*job.spec.model.family())
-    family.check_assets()  # before gigabytes are built
+    provide_files(job, env, family)  # before gigabytes are built
     # in the registry's order, not the job's: the order of rows is part of dropout's rng key, and not of the job
     wanted = {name: weight for name, weight in job.spec.resolved_objectives().items() if weight > 0}
     weights = {name: wanted[name] for name in in_order(wanted)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib
 import json
 import logging
 import uuid
@@ -58,26 +59,35 @@ def _start(env: PodEnvironment) -> str | None:
     return f"{env.uid}/{env.attempt}" if env.attempt else None
 
 
-def check_packages(job: UniMRGJob) -> None:
-    """See that installed packages have what the job chooses as custom; nothing of them is imported yet.
+def check_choices(job: UniMRGJob, env: PodEnvironment) -> None:
+    """See that installed packages have what the job chooses as custom, and take it; that the model's files are there.
 
-    Raises JobError with everything that is missing. (Custom sources are loaded with the data.)
+    Raises JobError with everything that is wrong. (Custom sources are loaded with the data.)
     """
     spec = job.spec
-    chosen = [("families", "spec.model", spec.model.custom and spec.model.custom.name)]
-    chosen += [("maps", f"spec.objectives[{i}]", item.custom) for i, item in enumerate(spec.objectives or ())]
+    custom = spec.model.custom.name if spec.model.custom is not None else None
+    chosen: list[tuple[str, str, str | None, tuple[str, ...]]] = [
+        ("families", "spec.model", custom, spec.model.members)
+    ]
+    chosen += [("maps", f"spec.objectives[{i}]", item.custom, ()) for i, item in enumerate(spec.objectives or ())]
     for index, entry in enumerate(spec.stages.evaluate.benchmarks):
-        path = f"spec.stages.evaluate.benchmarks[{index}]"
-        chosen.append(("benchmarks", path, entry.custom and entry.custom.name))
+        custom = entry.custom.name if entry.custom is not None else None
+        chosen.append(("benchmarks", f"spec.stages.evaluate.benchmarks[{index}]", custom, entry.members))
     missing = []
-    for kind, path, name in chosen:
+    for kind, path, name, built_in in chosen:
         known = plugins.names(f"unimrg.{kind}", {})
-        if name and name not in known:
+        if name in built_in:
+            message, remedy = f"{name!r} is built in", f"write {path}.{name}, or give the package's another name"
+            missing.append(Problem(path=f"{path}.custom", value=repr(name), message=message, remedy=remedy))
+        elif name and name not in known:
             message = f"no installed package has {name!r} as an entry point of the group unimrg.{kind}"
             remedy = f"install the package that has it where the job runs; installed are: {', '.join(known) or 'none'}"
             missing.append(Problem(path=f"{path}.custom", value=repr(name), message=message, remedy=remedy))
     if missing:
         raise JobError(missing)
+    if any(name for _, _, name, _ in chosen) or spec.model.published is not None:
+        # by name, and only where something may be missing: it imports torch, which takes seconds
+        importlib.import_module("unimrg_trainer.engine.choices").check_choices(job, env)
 
 
 def check_identity(job: UniMRGJob, env: PodEnvironment, run: ObjectStore, data: str) -> None:

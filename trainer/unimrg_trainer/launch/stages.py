@@ -114,8 +114,8 @@ def _check(context: Context) -> StageResult:
     training = job.spec.training
     shape = BatchShape(training.batch.rows_per_objective, training.batch.cohort_rows)
     cohorts_of_rank(shape, 0, 0, env.nodes * env.processes)
-    inputs.check_packages(job)
     with context.stop.raising():
+        inputs.check_choices(job, env)
         with inputs.named("spec.checkpoint.uri"):
             inputs.probe(context.run)
         with inputs.named("spec.data.shards[0]"):

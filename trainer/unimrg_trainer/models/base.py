@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from unimrg_trainer.models.common.assets import Asset
 from unimrg_trainer.models.requests import AnswerRequest, GenerateRequest
 from unimrg_trainer.models.weights import Layout
 from unimrg_trainer.objectives.base import Objective, Task
@@ -51,8 +52,8 @@ class Family(Protocol):
     variant: str
     """Name of the size, for reports."""
 
-    def check_assets(self) -> None:
-        """Raise UserError (INPUT_MISSING) for files that this model needs and that are not there; opens none."""
+    def needed_files(self) -> Sequence[Asset]:
+        """Return the files that this model needs besides its weights: tokenizers, frozen encoders."""
         ...
 
     def build(self) -> nn.Module:

@@ -78,10 +78,9 @@ class HarmonFamily:
     def template(self) -> Template:
         return Template(self.config, self.tokenizer)
 
-    def check_assets(self) -> None:
-        """Raise UserError (INPUT_MISSING) where codec or tokenizer are missing; their content is not looked at."""
-        for asset in (KL16, TOKENIZER) if self.config.codec == "kl16" else ():
-            asset.find(self.assets)
+    def needed_files(self) -> Sequence[Asset]:
+        """Codec and tokenizer of the published sizes."""
+        return [KL16, TOKENIZER] if self.config.codec == "kl16" else []
 
     def build(self) -> Harmon:
         """Build the trainable module, initialised from torch's global generator, in float32, train mode."""

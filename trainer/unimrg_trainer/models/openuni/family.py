@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from unimrg_api.spec_model import OpenUniSpec
 from unimrg_trainer.models.base import OnRound, RngFor, Row
-from unimrg_trainer.models.common.assets import assets_folder
+from unimrg_trainer.models.common.assets import Asset, assets_folder
 from unimrg_trainer.models.common.pixels import AT_ONCE, to_images, to_pixels
 from unimrg_trainer.models.common.tokenizer import TINY_TOKENIZER, ChatTokenizer
 from unimrg_trainer.models.openuni.batch import OpenUniBatch
@@ -81,10 +81,9 @@ class OpenUniFamily:
             marks = tokenizer.special(IMAGE_START), tokenizer.special(IMAGE_END)
         return Template(self.config, tokenizer, marks)
 
-    def check_assets(self) -> None:
-        """Raise UserError (INPUT_MISSING) where a file is missing; their content is not looked at."""
-        for asset in assets(self.config):
-            asset.find(self.assets)
+    def needed_files(self) -> Sequence[Asset]:
+        """See `weights.assets`."""
+        return assets(self.config)
 
     def build(self) -> OpenUni:
         """Build the trainable module, initialised from torch's global generator, in float32, train mode."""

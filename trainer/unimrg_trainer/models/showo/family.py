@@ -75,14 +75,13 @@ class ShowOFamily:
     def template(self) -> Template:
         return Template(self.config, self.tokenizer)
 
-    def check_assets(self) -> None:
-        """Raise UserError (INPUT_MISSING) where a tower or a tokenizer is missing; their content is not looked at."""
-        if self.config.tokenizer != "tiny":
-            TOKENIZER.find(self.assets)
-        if isinstance(self.config.codes, MagvitConfig):
-            MAGVIT.find(self.assets)
-        if self.config.clip and self.config.clip.pretrained:
-            CLIP.find(self.assets)
+    def needed_files(self) -> Sequence[Asset]:
+        """Tokenizers and tower that are published."""
+        return [
+            *([TOKENIZER] if self.config.tokenizer != "tiny" else []),
+            *([MAGVIT] if isinstance(self.config.codes, MagvitConfig) else []),
+            *([CLIP] if self.config.clip and self.config.clip.pretrained else []),
+        ]
 
     def build(self) -> ShowO:
         """Build the trainable module, initialised from torch's global generator, in float32, train mode."""

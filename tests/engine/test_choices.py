@@ -1,0 +1,53 @@
+"""What a job chooses is built before anything runs; files that a published size needs are found, or named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.local_jobs import tiny_job
+from unimrg_api.environment import PodEnvironment
+from unimrg_api.errors import JobError, UserError
+from unimrg_api.exit_codes import ExitCode
+from unimrg_trainer.engine.choices import check_choices, provide_files
+from unimrg_trainer.models.registry import find_family
+
+PUBLISHED = {"harmon": {"variant": "0.5B"}}
+FILES = ("kl16.safetensors", "qwen2.5-tokenizer.json")
+
+
+def chosen(model: dict[str, Any], tmp_path: Path) -> tuple[Any, PodEnvironment]:
+    return tiny_job(tmp_path, model=model)[0], PodEnvironment(cache=tmp_path / "cache", spec_base=tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNIMRG_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.mark.parametrize("assets", [None, "file://files"])
+def test_a_missing_file_is_named_with_its_remedy(assets: str | None, tmp_path: Path) -> None:
+    job, env = chosen({**PUBLISHED, **({"assets": assets} if assets else {})}, tmp_path)
+    with pytest.raises(JobError) as error:
+        check_choices(job, env)
+    (problem,) = error.value.problems
+    assert problem.path == "spec.model" and FILES[0] in problem.message and problem.remedy
+    assert ("cache/harmon" if assets is None else "/files/") in problem.message
+    assert error.value.exit_code is ExitCode.INPUT_MISSING
+
+
+def test_files_of_the_job_are_where_the_family_looks(tmp_path: Path) -> None:
+    job, env = chosen({**PUBLISHED, "assets": "file://files"}, tmp_path)
+    (tmp_path / "files").mkdir()
+    for name in FILES:
+        (tmp_path / "files" / name).write_text(name)
+    check_choices(job, env)
+    family = find_family(*job.spec.model.family())
+    for _ in range(2):  # another rank, or another attempt
+        provide_files(job, env, family)
+    assert [asset.find(tmp_path / "cache" / "harmon").read_text() for asset in family.needed_files()] == list(FILES)
+    (tmp_path / "files" / FILES[1]).unlink()
+    with pytest.raises(UserError, match=FILES[1]):
+        provide_files(job, env, family)
