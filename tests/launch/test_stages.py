@@ -63,6 +63,8 @@ def test_packages_that_are_not_installed_are_all_named_by_the_check(tmp_path: Pa
         "stages": {"evaluate": {"benchmarks": [{"custom": {"name": "absent-benchmark"}}]}},
     }
     env = environment(tmp_path, **changes)
+    named = environment(tmp_path, model={"custom": {"name": "harmon"}})
+    assert run_stage("check", named) is ExitCode.CONFIGURATION and "'harmon' is built in" in ended(named).message
     assert run_stage("check", env) is ExitCode.CONFIGURATION
     for path, name in {
         "spec.model.custom": "absent-family",
