@@ -160,7 +160,16 @@ def _longest_part(uri: str) -> int:
     return max(len(unquote_to_bytes(part) if uri.startswith("file://") else part) for part in parts)
 
 
+_NO_PATH = r"^file://(~|localhost/)"
+
 URI_RULES = (
+    FieldRule(
+        "",
+        "begins with ~ or a host, and is taken as it is written",
+        "write file:/// and the whole path, or a path relative to the job's file",
+        lambda uri: re.search(_NO_PATH, uri) is None,
+        f"!self.matches(r'{_NO_PATH}')",
+    ),
     FieldRule(
         "",
         "holds a NUL character (%00), which no path can hold",

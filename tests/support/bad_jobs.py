@@ -240,6 +240,7 @@ BAD_JOBS = [
     *bad(f"{MLFLOW}.uri", "experiment: tests", 'uri: "https://me:hunter2@mlflow"', "uri: file:///runs"),
     *bad("spec.image", "method: UniMRG", "image: a b"),
     *bad(URI, RUN, *(f"uri: {uri}" for uri in ("file://a%00b", '"file://a\\0b"', f"file://{'a' * 256}/b"))),
+    *bad(URI, RUN, "uri: file://~/run", "uri: file://localhost/run"),
     *bad("spec.data.shards[0]", "[file://data]", f"[s3://bucket/{'ü' * 128}]"),
     *bad(URI, RUN, *(f'uri: "s3://bucket/{key}"' for key in ("a//b", "/a", "./a", "a/../b", "a/..", "a\\\\b"))),
     *bad(URI, RUN, *(f'uri: "s3://bucket/{key}"' for key in ("a\\x7fb", "a b", "/".join(["ü" * 120] * 5)))),

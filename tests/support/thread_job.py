@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from tests.support.cluster import Cluster, Object
 
-STEPS = 60
-EVERY = 10
+STEPS = 30
+EVERY = 5
 EXPERIMENT = "cluster/thread"
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from unimrg_trainer.evaluation.summary import Summary
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(700)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(700)]
 ROOT = Path(__file__).parents[2]
 
 
