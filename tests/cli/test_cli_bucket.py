@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.support.command_line import Unimrg
 from tests.support.local_jobs import tiny_job
@@ -14,6 +15,7 @@ from tests.support.s3_stores import Place
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.progress import Progress
 from unimrg_api.termination import TerminationRecord
+from unimrg_trainer.checkpoint.discover import read_weights
 from unimrg_trainer.local_folders import run_folder, take_for
 
 
@@ -53,6 +55,32 @@ def test_a_job_in_a_bucket_runs_here_and_is_shown_from_anywhere(
     assert "progress" not in there
     assert [row["step"] for row in shown("ckpt", "ls", f"{s3_place.uri}/run")] == [4]
     assert unimrg("status", f"{s3_place.uri}/nothing").code == ExitCode.INPUT_MISSING
+    assert s3_place.store("run").size("results/contact_sheet.png")
+
+    # what was trained goes out in the published layout, and comes in again
+    published, weights, again = tmp_path / "out.pth", tmp_path / "w.safetensors", tmp_path / "again.pth"
+    exported = unimrg("ckpt", "export", "harmon/Tiny", f"{s3_place.uri}/run", published)
+    assert exported.code == 0 and "of step 4" in exported.out, exported.err
+    imported = unimrg("ckpt", "import", "harmon/Tiny", published, weights)
+    assert imported.code == 0 and "spec.model.init" in imported.out, imported.err
+    assert unimrg("ckpt", "export", "harmon/Tiny", weights, again).code == 0
+    _, trained = read_weights(s3_place.store("run"))
+    tensors, repeated = (torch.load(path, weights_only=True) for path in (published, again))
+    assert tensors.keys() == repeated.keys() == trained.keys() | {"llm.lm_head.weight"}
+    assert all(torch.equal(tensors[name], repeated[name]) for name in tensors)
+    assert all(torch.equal(tensors[name], tensor) for name, tensor in trained.items())
+
+
+def test_a_wrong_model_or_file_of_weights_is_answered_with_the_right_ones(unimrg: Unimrg, tmp_path: Path) -> None:
+    for arguments, expected in (
+        (["nothing/Tiny", tmp_path], "FAMILY/VARIANT"),
+        (["harmon/7B", tmp_path], "no size '7B'"),
+        (["harmon/0.5B", tmp_path, "--file", "vae"], "kl16 (kl16.ckpt)"),
+        (["harmon/Tiny", tmp_path, tmp_path / "x.safetensors"], "no folder that holds some"),
+        (["harmon/Tiny", tmp_path], "weights.safetensors"),
+    ):
+        ended = unimrg("ckpt", "import", *arguments)
+        assert ended.code in (ExitCode.CONFIGURATION, ExitCode.INPUT_MISSING) and expected in ended.err, ended.err
 
 
 def test_local_files_of_an_earlier_training_are_not_shown(s3_place: Place, tmp_path: Path, unimrg: Unimrg) -> None:
