@@ -62,7 +62,7 @@ def find_weights(uri: str, storage: StorageSpec | None = None) -> tuple[ObjectSt
     if not keys:
         raise UserError(
             f"spec.model.init: no safetensors file under {uri}",
-            remedy="give a .safetensors file or a folder that holds some; convert .pth files first",
+            remedy="give a .safetensors file or a folder of some; `unimrg ckpt import` writes one",
             exit_code=ExitCode.INPUT_MISSING,
         )
     return store, keys

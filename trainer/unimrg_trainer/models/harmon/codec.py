@@ -17,7 +17,7 @@ from unimrg_trainer.models.harmon.kl16 import Kl16
 KL16 = Asset(
     "kl16.safetensors",
     "the KL-16 autoencoder",
-    "convert the published kl16.ckpt (its tensors under the key `model`) to safetensors and put it there",
+    "write it there with `unimrg ckpt import harmon/0.5B kl16.ckpt --file kl16`",
 )
 
 Codec = BlockCosine | Kl16

@@ -14,7 +14,8 @@ from unimrg_trainer.models.openuni.config import DcAeConfig, OpenUniConfig
 DC_AE = Asset(
     "dc-ae.safetensors",
     "the autoencoder dc-ae-f32c32-sana-1.1",
-    "put diffusion_pytorch_model.safetensors of mit-han-lab/dc-ae-f32c32-sana-1.1-diffusers there under this name",
+    "fetch mit-han-lab/dc-ae-f32c32-sana-1.1-diffusers; "
+    "`unimrg ckpt import openuni/B-512 FOLDER --file dc-ae` writes it",
 )
 
 

@@ -42,7 +42,7 @@ def vision_asset(variant: str) -> Asset:
     return Asset(
         f"{name.lower()}-vision.safetensors",
         f"the vision tower of {name}",
-        f"put the tensors vision_model.* and mlp1.* of OpenGVLab/{name} there as one safetensors file of this name",
+        f"fetch OpenGVLab/{name} and write it with `unimrg ckpt import openuni/{variant} FOLDER --file vision`",
     )
 
 

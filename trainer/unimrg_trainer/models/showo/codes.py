@@ -17,7 +17,7 @@ from unimrg_trainer.models.showo.magvit import Magvit
 MAGVIT = Asset(
     "magvitv2.safetensors",
     "the MAGVIT-v2 image tokenizer",
-    "convert the published weights of showlab/magvitv2 to safetensors and put them there",
+    "fetch showlab/magvitv2 and write it with `unimrg ckpt import showo/CLIP-512 FOLDER --file magvitv2`",
 )
 
 ImageTokenizer = BlockColours | Magvit

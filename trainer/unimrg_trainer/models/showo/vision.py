@@ -18,8 +18,7 @@ from unimrg_trainer.models.showo.config import ClipConfig
 CLIP = Asset(
     "clip-vit-large-patch14-336.safetensors",
     "CLIP's vision tower",
-    "convert the published weights of openai/clip-vit-large-patch14-336 (their tensors `vision_model.*`, "
-    "without that prefix) to safetensors and put them there",
+    "fetch openai/clip-vit-large-patch14-336 and write it with `unimrg ckpt import showo/CLIP-512 FOLDER --file clip`",
 )
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
