@@ -1,46 +1,73 @@
-"""Micro-batch size and world size change nothing but rounding (docs/method/randomness.md): float64, dropout 0."""
+"""Packing, micro-batch size and world size change nothing but rounding (docs/method/randomness.md): float64."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
-from tests.models.harmon_rows import assert_equal_gradients
-from tests.support.one_step import TINY, WEIGHTS, gradients, planner_of, randomised
+from tests.models.harmon_rows import CPU, assert_equal_gradients
+from tests.models.harmon_rows import gradients as gradients_of
+from tests.support.one_step import FAMILIES, OBJECTIVES, WEIGHTS, gradients, planner_of, randomised, tiny_family
 from tests.support.processes import run_ranks
-from unimrg_trainer.models.registry import find_family
+from tests.support.scene_records import SceneRecords
+from unimrg_trainer.models.base import Family
+from unimrg_trainer.sample import Sample
 
 
-def gradient(folder: Path, world_size: int, micro_rows: int) -> dict[str, torch.Tensor]:
-    found, *_ = run_ranks(world_size, folder / "meeting", gradients, micro_rows)
+def gradient(family: Family, folder: Path, world_size: int, micro_rows: int) -> dict[str, Tensor]:
+    found, *_ = run_ranks(world_size, folder / "meeting", gradients, family.name, micro_rows)
     return {name: torch.from_numpy(value) for name, value in found.items()}
 
 
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request: pytest.FixtureRequest) -> Family:
+    return tiny_family(request.param)
+
+
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
-    """The step of one process with every row in one forward."""
-    return gradient(tmp_path_factory.mktemp("whole"), world_size=1, micro_rows=8)
+def module(family: Family) -> torch.nn.Module:
+    return randomised(family.build().double())
 
 
-def test_two_micro_batch_splits_give_the_same_step(whole: dict[str, torch.Tensor], tmp_path: Path) -> None:
-    assert_equal_gradients(whole, gradient(tmp_path, world_size=1, micro_rows=3))
+@pytest.fixture(scope="module")
+def whole(family: Family, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
+    """The step of one process with every row of every objective in one forward."""
+    return gradient(family, tmp_path_factory.mktemp("whole"), world_size=1, micro_rows=8)
 
 
-def test_one_and_two_processes_give_the_same_step(whole: dict[str, torch.Tensor], tmp_path: Path) -> None:
-    assert_equal_gradients(whole, gradient(tmp_path, world_size=2, micro_rows=4))
+def test_two_micro_batch_splits_give_the_same_step(family: Family, whole: dict[str, Tensor], tmp_path: Path) -> None:
+    assert_equal_gradients(whole, gradient(family, tmp_path, world_size=1, micro_rows=3))
 
 
-def test_the_step_is_the_weighted_mean_over_objectives_of_cohort_means(whole: dict[str, torch.Tensor]) -> None:
+def test_one_and_two_processes_give_the_same_step(family: Family, whole: dict[str, Tensor], tmp_path: Path) -> None:
+    assert_equal_gradients(whole, gradient(family, tmp_path, world_size=2, micro_rows=4))
+
+
+def test_the_packed_step_equals_one_forward_per_objective(
+    family: Family, module: torch.nn.Module, whole: dict[str, Tensor]
+) -> None:
+    """The published composition: each objective's own batch and loss, then the mean over the objectives."""
+    loss = torch.zeros((), dtype=torch.float64)
+    for name in OBJECTIVES:
+        (micro_step,) = planner_of(family, 8, [name]).step(4, 0, 1).micro_steps
+        sums = module(family.prepare(micro_step.batch, CPU, torch.float64))
+        loss = loss + (sums * micro_step.weights).sum() / len(OBJECTIVES)
+    assert_equal_gradients(whole, {**gradients_of(module, loss), "loss": loss.detach()})
+
+
+def test_the_step_is_the_weighted_mean_over_objectives_of_cohort_means(
+    family: Family, module: torch.nn.Module, whole: dict[str, Tensor]
+) -> None:
     """Each row alone through the model, weighed by hand: L = (1/|A|) Σ λ_k · mean of cohort means."""
-    family = find_family("harmon", TINY)
-    module = randomised(family.build().double())
     planner = planner_of(family, micro_rows=1)
     cohorts: dict[tuple[str, int], list[tuple[float, int]]] = {}
     with torch.no_grad():
         for micro_step in planner.step(4, 0, 1).micro_steps:
-            sums = module(family.prepare(micro_step.batch, torch.device("cpu"), torch.float64))
+            sums = module(family.prepare(micro_step.batch, CPU, torch.float64))
             for row, total in zip(micro_step.rows, sums.tolist(), strict=True):
                 cohorts.setdefault((row.objective, row.global_row // 4), []).append((total, row.loss_terms))
     assert len(cohorts) == 8
@@ -48,3 +75,21 @@ def test_the_step_is_the_weighted_mean_over_objectives_of_cohort_means(whole: di
     for (name, _), rows in cohorts.items():
         loss += WEIGHTS[name] / 4 / 2 * sum(total for total, _ in rows) / sum(count for _, count in rows)
     assert loss == pytest.approx(float(whole["loss"]), rel=1e-9)
+
+
+class MapsSwapped(SceneRecords):
+    """The same images, every two of which have exchanged their maps."""
+
+    def image_sample(self, index: int, maps: object = None) -> Sample:
+        return replace(super().image_sample(index), maps=super().image_sample(index ^ 1).maps)
+
+
+def test_swapping_two_targets_changes_the_loss(family: Family, module: torch.nn.Module) -> None:
+    def sums(records: SceneRecords) -> Tensor:
+        (micro_step,) = planner_of(family, 8, ["Depth", "Segmentation"], records).step(4, 0, 1).micro_steps
+        with torch.no_grad():
+            found: Tensor = module(family.prepare(micro_step.batch, CPU, torch.float64))
+        return found
+
+    right = sums(SceneRecords(6))
+    assert ((right - sums(MapsSwapped(6))).abs() > 1e-5 * right).all()

@@ -41,21 +41,6 @@ def test_positions_are_interpolated_bilinearly() -> None:
         torch.testing.assert_close(interpolation_matrix(grid, side).double() @ learned, expected, rtol=0, atol=1e-6)
 
 
-def test_a_packed_forward_equals_one_forward_per_objective() -> None:
-    harmon = family()
-    module = perturbed(harmon)
-    weights = {name: 0.3 + index for index, name in enumerate(ALL)}
-    rows = rows_of(harmon, ALL, range(3))
-    packed = module(batch_of(harmon, rows))
-    factor = torch.tensor([weights[one.objective] for one in rows], dtype=torch.float64)
-    together = gradients(module, (packed * factor).sum())
-    parts = {name: module(batch_of(harmon, rows_of(harmon, [name], range(3)))) for name in ALL}
-    torch.testing.assert_close(packed, torch.cat(list(parts.values())), rtol=1e-10, atol=0)
-    apart = gradients(module, sum((weights[name] * part.sum() for name, part in parts.items()), torch.tensor(0.0)))
-    assert_equal_gradients(together, apart)
-    assert {name for name, _ in module.named_parameters()} - together.keys() == {"mar.class_emb.weight"}
-
-
 def test_a_rows_loss_does_not_depend_on_its_company() -> None:
     harmon = family()
     module = perturbed(harmon)

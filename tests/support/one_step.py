@@ -1,7 +1,8 @@
-"""One optimiser step of the tiny model in float64, as a rank of a process group computes it."""
+"""One optimiser step of each family's tiny model in float64, as a rank of a process group computes it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,6 +18,8 @@ from unimrg_trainer.models.registry import find_family
 from unimrg_trainer.objectives.registry import objective
 
 TINY = {"variant": "Tiny", "dropout": "0"}
+"""Harmon's settings."""
+FAMILIES = ("harmon", "openuni", "showo")
 OBJECTIVES = ("Understanding", "Pixel", "Depth", "Segmentation")
 WEIGHTS = {"Understanding": 1.0, "Pixel": 0.5, "Depth": 2.0, "Segmentation": 1.0}
 
@@ -30,27 +33,34 @@ def randomised(module: torch.nn.Module) -> torch.nn.Module:
     return module
 
 
+def tiny_family(name: str) -> Family:
+    """The built-in family at its smallest size, without dropout."""
+    return find_family(name, TINY if name == "harmon" else {"variant": "Tiny"})
+
+
 def freeze(module: torch.nn.Module, frozen: frozenset[str]) -> None:
     for name, parameter in module.named_parameters():
         parameter.requires_grad_(name not in frozen)
 
 
-def planner_of(family: Family, micro_rows: int) -> StepPlanner:
-    """Steps over six scenes under all objectives."""
+def planner_of(
+    family: Family, micro_rows: int, names: Sequence[str] = OBJECTIVES, records: SceneRecords | None = None
+) -> StepPlanner:
+    """Steps over six scenes, or over `records`, under the named objectives."""
     return StepPlanner(
         family=family,
-        objectives=[objective(name) for name in OBJECTIVES],
+        objectives=[objective(name) for name in names],
         weights=WEIGHTS,
-        reader=RowReader(SceneRecords(6), seed=3),
+        reader=RowReader(records or SceneRecords(6), seed=3),
         shape=BatchShape(rows=8, cohort_rows=4),
         micro_rows=micro_rows,
         seed=3,
     )
 
 
-def gradients(agreement: Agreement, micro_rows: int) -> dict[str, Any]:
+def gradients(agreement: Agreement, family_name: str, micro_rows: int) -> dict[str, Any]:
     """The gradient of step 4 as NumPy arrays by name, and its `loss`; torch's tensors would live no longer than we."""
-    family = find_family("harmon", TINY)
+    family = tiny_family(family_name)
     module = randomised(family.build().double())
     planner = planner_of(family, micro_rows)
     freeze(module, family.frozen(planner.objectives))

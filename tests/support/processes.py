@@ -24,6 +24,9 @@ PRELOADED = [
     "unimrg_trainer.checkpoint.checkpointer",
     "unimrg_trainer.engine.train",
     "unimrg_trainer.engine.measuring",
+    "unimrg_trainer.models.harmon.family",
+    "unimrg_trainer.models.openuni.family",
+    "unimrg_trainer.models.showo.family",
 ]
 PATIENCE = 60.0
 """Seconds that a test waits for a process before it fails."""
