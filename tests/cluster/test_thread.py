@@ -159,8 +159,8 @@ def uids(pods: list[Object]) -> set[str]:
 # --- undisturbed ------------------------------------------------------------------------------------------------
 
 
-def test_an_applied_job_becomes_a_finished_run(finished: Finished) -> None:
-    status = finished.status
+def assert_completed(status: Object, run: ObjectStore) -> None:
+    """Every stage succeeded at once, and the last step is committed."""
     assert condition({"status": status}, "Complete")["status"] == "True"
     assert [item["name"] for item in status["stages"] if item["state"] == "Succeeded"] == [
         "check",
@@ -170,8 +170,24 @@ def test_an_applied_job_becomes_a_finished_run(finished: Finished) -> None:
         "finish",
     ]
     assert status["attempt"] == 1
-    assert parameters(finished.run)[0] == STEPS
+    assert parameters(run)[0] == STEPS
     assert status["checkpoint"]["step"] == STEPS
+
+
+def test_an_applied_job_becomes_a_finished_run(finished: Finished) -> None:
+    assert_completed(finished.status, finished.run)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["openuni", "showo"])
+def test_a_job_of_another_family_becomes_a_finished_run(cluster: Cluster, bucket: str, family: str) -> None:
+    cluster.start_operator()
+    cluster.apply(job(cluster, bucket, family, EVALUATION, family))
+    done = cluster.wait_for_phase(family, "Succeeded", seconds=400)
+    run = store(cluster, bucket, family)
+    assert_completed(done["status"], run)
+    assert run.get("results/contact_sheet.png").startswith(b"\x89PNG")
+    assert_one_finished_run(cluster, done["metadata"]["uid"])
 
 
 def test_progress_and_scores_stand_in_the_status(finished: Finished) -> None:

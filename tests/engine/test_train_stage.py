@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 
-from tests.support.checkpoints import SingleProcess, assert_same
+from tests.support.checkpoints import assert_same
 from tests.support.local_jobs import tiny_job
 from tests.support.one_step import TINY, freeze
 from tests.support.published_recipe import Recipe, assert_trained_alike, rate_by_hand, train_by_hand
-from unimrg_api.environment import PodEnvironment
+from tests.support.train_stage import newest, run_stage
 from unimrg_api.errors import Interrupted
-from unimrg_trainer.checkpoint.discover import load_newest
-from unimrg_trainer.checkpoint.state import TrainingState
 from unimrg_trainer.data.dataset import Dataset
-from unimrg_trainer.engine import train
 from unimrg_trainer.engine.initial_weights import build_initial
 from unimrg_trainer.engine.rows import BatchShape
 from unimrg_trainer.engine.step_plan import RowReader, StepPlanner
@@ -33,31 +27,6 @@ OBJECTIVES = {"Understanding": 1.0, "Pixel": 0.5, "Depth": 2.0, "Segmentation": 
 OTHER_NUMBERS = {"beta1": "0.8", "beta2": "0.9", "epsilon": "1e-6", "weightDecay": "0.1", "clipNorm": "500"}
 OTHER_RECIPE = Recipe(beta1=0.8, beta2=0.9, epsilon=1e-6, decay=0.1, clip_norm=500.0)
 SEED = 12
-
-
-def run_stage(folder: Path, job: Any, attempt: int, monkeypatch: pytest.MonkeyPatch, *, asked_to_stop: bool) -> None:
-    """Run the stage as the only rank of an attempt; a port of the system's choice."""
-    for name, value in {
-        "RANK": 0,
-        "WORLD_SIZE": 1,
-        "LOCAL_RANK": 0,
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": 0,
-    }.items():
-        monkeypatch.setenv(name, str(value))
-    run_dir = folder / f"pod-{attempt}"
-    run_dir.mkdir()
-    env = PodEnvironment(job="tiny", uid="job-uid", attempt=str(attempt), spec_base=folder, run_dir=run_dir)
-    try:
-        train.main(env, job, SimpleNamespace(requested=asked_to_stop))
-    finally:
-        dist.destroy_process_group()
-
-
-def newest(folder: Path, digest: str) -> TrainingState:
-    loaded = load_newest(LocalStore(folder / "run"), SingleProcess(), config_digest=digest)
-    assert loaded is not None
-    return loaded[1]
 
 
 def recorded(curves: list[dict[str, dict[int, float]]], name: str) -> list[float]:
@@ -93,9 +62,9 @@ def test_a_job_interrupted_and_resumed_follows_the_recipe_by_hand(
 
     with pytest.raises(Interrupted):
         run_stage(tmp_path, job, 1, monkeypatch, asked_to_stop=True)
-    assert newest(tmp_path, digest).step == 2
+    assert newest(tmp_path / "run", digest).step == 2
     run_stage(tmp_path, job, 2, monkeypatch, asked_to_stop=False)
-    state = newest(tmp_path, digest)
+    state = newest(tmp_path / "run", digest)
     assert state.step == 3
 
     family = find_family("harmon", TINY)
@@ -122,4 +91,4 @@ def test_a_job_interrupted_and_resumed_follows_the_recipe_by_hand(
 
     # an attempt that finds its work done changes nothing
     run_stage(tmp_path, job, 3, monkeypatch, asked_to_stop=False)
-    assert_same(newest(tmp_path, digest), state)
+    assert_same(newest(tmp_path / "run", digest), state)

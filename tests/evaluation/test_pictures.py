@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unimrg_trainer.evaluation.pictures import GridRow, curves_png, grid_png, running_mean
+from unimrg_trainer.evaluation.pictures import GridRow, contact_sheet_png, curves_png, grid_png, running_mean
 from unimrg_trainer.maps.registry import find_map
 
 MAPS = [find_map(name) for name in ("depth", "segmentation", "pixel")]
@@ -48,6 +48,18 @@ def test_a_grid_has_a_tile_for_every_image_in_the_order_of_its_columns() -> None
 def test_a_photograph_without_truth_gets_empty_tiles() -> None:
     png = grid_png([GridRow("preview 0", flat(COLOURS[0]), {"pixel": flat(COLOURS[1])})], MAPS)
     assert len(where(png, COLOURS[0])) > 1000 and len(where(png, COLOURS[1])) > 1000
+
+
+def test_a_contact_sheet_has_a_line_for_what_is_read_and_one_for_what_is_learnt() -> None:
+    """By line: two questions' images, which learn none; two images; their targets, the second from text alone."""
+    tiles = [flat(colour) for colour in COLOURS[:5]]
+    asked = [(tiles[0], None), (tiles[1], None)]
+    png = contact_sheet_png({"Understanding": asked, "Depth": [(tiles[2], tiles[3]), (None, tiles[4])]}, title="t")
+    found = [where(png, colour) for colour in COLOURS[:5]]
+    assert all(len(tile) > 1000 for tile in found)
+    (y0, x0), (y1, x1), (y2, x2), (y3, x3), (y4, x4) = [tile.mean(axis=0).round() for tile in found]
+    assert y0 == y1 < y2 < y3 == y4
+    assert x0 == x2 == x3 < x1 == x4
 
 
 def test_an_objective_keeps_its_colour_where_others_are_absent() -> None:

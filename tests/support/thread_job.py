@@ -7,16 +7,22 @@ from tests.support.cluster import Cluster, Object
 STEPS = 30
 EVERY = 5
 EXPERIMENT = "cluster/thread"
+MODELS = {
+    "harmon": {"variant": "Tiny", "sampling": {"steps": 2, "diffusionSteps": 2, "guidance": "1"}},
+    "openuni": {"variant": "Tiny", "sampling": {"steps": 2, "guidance": "1"}},
+    "showo": {"variant": "Tiny", "sampling": {"steps": 2, "guidance": "0"}},
+}
+"""Family → its settings: dropout as published, images generated in few steps."""
 
 
-def job(cluster: Cluster, bucket: str, name: str, evaluate: Object | None = None) -> Object:
-    """Two nodes with a process each, dropout on, on the data that the first of these jobs prepares."""
+def job(cluster: Cluster, bucket: str, name: str, evaluate: Object | None = None, family: str = "harmon") -> Object:
+    """Two nodes with a process each, on the data that the first of these jobs prepares."""
     return {
         "apiVersion": "training.unimrg.dev/v1alpha1",
         "kind": "UniMRGJob",
         "metadata": {"name": name},
         "spec": {
-            "model": {"harmon": {"variant": "Tiny", "sampling": {"steps": 2, "diffusionSteps": 2, "guidance": "1"}}},
+            "model": {family: MODELS[family]},
             "training": {
                 "batch": {"rowsPerObjective": 4, "cohortRows": 2, "microBatchRows": 2},
                 "optimizer": {"learningRate": "1e-3"},

@@ -1,0 +1,43 @@
+"""The real train stage in this process, and what it leaves behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch.distributed as dist
+
+from tests.support.checkpoints import SingleProcess
+from unimrg_api.environment import PodEnvironment
+from unimrg_trainer.checkpoint.discover import load_newest
+from unimrg_trainer.checkpoint.state import TrainingState
+from unimrg_trainer.engine import train
+from unimrg_trainer.storage import LocalStore
+
+
+def run_stage(folder: Path, job: Any, attempt: int, monkeypatch: pytest.MonkeyPatch, *, asked_to_stop: bool) -> None:
+    """Run the stage as the only rank of an attempt, in folder/pod-ATTEMPT; a port of the system's choice."""
+    for name, value in {
+        "RANK": 0,
+        "WORLD_SIZE": 1,
+        "LOCAL_RANK": 0,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": 0,
+    }.items():
+        monkeypatch.setenv(name, str(value))
+    run_dir = folder / f"pod-{attempt}"
+    run_dir.mkdir()
+    env = PodEnvironment(job="tiny", uid="job-uid", attempt=str(attempt), spec_base=folder, run_dir=run_dir)
+    try:
+        train.main(env, job, SimpleNamespace(requested=asked_to_stop))
+    finally:
+        dist.destroy_process_group()
+
+
+def newest(run: Path, digest: str) -> TrainingState:
+    """The state of the newest commit of the run whose configuration has this digest."""
+    loaded = load_newest(LocalStore(run), SingleProcess(), config_digest=digest)
+    assert loaded is not None
+    return loaded[1]
