@@ -86,7 +86,7 @@ RULES: dict[ExitCode, Rule] = {
     ExitCode.STALL: Rule("no progress within the stall timeout", Action.RESTART, Budget.INFRA, exclude_node_after=2),
     ExitCode.CREDENTIALS: Rule("credentials were denied", Action.FAIL, Budget.NONE),
     ExitCode.GPU_FAULT: Rule("a GPU is faulty", Action.RESTART_ELSEWHERE, Budget.INFRA),
-    ExitCode.NUMERIC_GUARD: Rule("the numeric guard is exhausted", Action.FAIL, Budget.NONE),
+    ExitCode.NUMERIC_GUARD: Rule("a loss or gradient is not finite", Action.FAIL, Budget.NONE),
     ExitCode.COMMUNICATION: Rule("communication between processes failed", Action.RESTART, Budget.INFRA),
     ExitCode.INTERRUPTED: Rule("interrupted; the last commit stands", Action.RESTART, Budget.FREE),
     ExitCode.NOTHING_VERIFIES: Rule("checkpoints exist and none verifies", Action.FAIL, Budget.NONE),

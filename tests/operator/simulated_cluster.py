@@ -20,7 +20,7 @@ from unimrg_api.termination import TerminationRecord
 from unimrg_operator.core.decide import decide
 from unimrg_operator.core.decision import Action, CreateChild, Decision, DeleteChild, DeletePod, Event
 from unimrg_operator.core.lookup import has_failed, has_succeeded, is_alive
-from unimrg_operator.core.observation import Child, Observation, ObservedJob, Pod, Report, Terminated
+from unimrg_operator.core.observation import Child, Observation, ObservedJob, Pod, ProgressReport, Terminated
 
 NOON = 1_800_000_000.0
 """When every simulation begins."""
@@ -54,15 +54,15 @@ class Cluster:
 
     def __init__(self, job: UniMRGJob | None = None) -> None:
         self.job: UniMRGJob | None = job or make_job()
-        self.problem = ""
+        self.parse_error = ""
         self.deleting = False
         self.now = NOON
         self.status = JobStatus()
         self.children: dict[str, Child] = {}
         self.pods: dict[str, Pod] = {}
-        self.report: Report | None = None
+        self.report: ProgressReport | None = None
         self.fault: tuple[str, str] | None = None
-        self.predecessors: tuple[str, ...] = ()
+        self.previous_job_pods: tuple[str, ...] = ()
         self.secret_missing = False
         self.dead_nodes: set[str] = set()
         self.created: list[str] = []
@@ -78,9 +78,9 @@ class Cluster:
     def observe(self, status: JobStatus | None = None) -> Observation:
         """Return what can be seen; `status` replaces the job's by an older one."""
         shown = self.status if status is None else status
-        job = ObservedJob("tiny", "default", "uid", 1, self.job, shown, self.problem, self.deleting)
+        job = ObservedJob("tiny", "default", "uid", 1, self.job, shown, self.parse_error, self.deleting)
         children, pods = tuple(self.children.values()), tuple(self.pods.values())
-        return Observation(job, children, pods, self.report, self.fault, self.predecessors)
+        return Observation(job, children, pods, self.report, self.fault, self.previous_job_pods)
 
     def decide(self, status: JobStatus | None = None) -> Decision:
         """Decide on what can be seen; nothing that was not shown is acted on, and deciding again changes nothing."""
@@ -122,7 +122,7 @@ class Cluster:
             name = child_name("tiny", action.stage, action.attempt)
             if name in self.children:
                 return
-            assert not self.predecessors, f"{name} was made while pods of an earlier job live"
+            assert not self.previous_job_pods, f"{name} was made while pods of an earlier job live"
             assert name not in self.created, f"{name} was made a second time"
             self.created.append(name)
             uid = self._uid("child")
@@ -253,7 +253,7 @@ class Cluster:
         progress = Progress(
             stage="train", step=step, total_steps=400, checkpoint_step=commit, updated=self.now, **fields
         )
-        self.report = Report(pod.uid, self.now, progress)
+        self.report = ProgressReport(pod.uid, self.now, progress)
 
     def suspend(self, child: Child) -> None:
         """Let a queue take a child's pods away."""

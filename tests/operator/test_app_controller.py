@@ -152,16 +152,16 @@ def test_the_operators_clock_says_since_when_a_pod_is_ending(virtual_clock: Virt
     first = virtual_clock.now
     for _ in range(2):
         shell.reconcile()
-        assert [pod.deleting_seen for pod in shell.seen[-1].pods] == [first, None]
+        assert [pod.deletion_observed for pod in shell.seen[-1].pods] == [first, None]
         virtual_clock.advance(100.0)
     seen = FirstSeen()
     assert [seen.of("a", moment) for moment in (1.0, 80_000.0, 160_000.0, 250_000.0)] == [1.0, 1.0, 1.0, 250_000.0]
 
 
-def test_live_pods_of_an_earlier_job_of_the_name_are_predecessors(shell: Shell) -> None:
+def test_live_pods_of_an_earlier_job_of_the_name_are_noticed(shell: Shell) -> None:
     shell.namesakes_pods = [pod_object(rank=1), pod_object(rank=0), pod_object(rank=2, status=terminated(0))]
     shell.reconcile()
-    assert shell.seen[-1].predecessors == ("tiny-train-1-worker-0", "tiny-train-1-worker-1")
+    assert shell.seen[-1].previous_job_pods == ("tiny-train-1-worker-0", "tiny-train-1-worker-1")
 
 
 def test_warnings_are_read_only_where_pods_are_late(virtual_clock: VirtualClock, shell: Shell) -> None:

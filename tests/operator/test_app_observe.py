@@ -44,7 +44,7 @@ def test_a_job_is_read_with_the_metadata_that_matters() -> None:
     assert (seen.name, seen.namespace, seen.uid, seen.generation) == ("tiny", "lab", JOB_UID, 3)
     assert seen.job is not None
     assert seen.job.metadata.namespace == "lab"
-    assert (seen.status.phase, seen.deleting, seen.problem) == ("Checking", False, "")
+    assert (seen.status.phase, seen.deleting, seen.parse_error) == ("Checking", False, "")
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_a_job_is_read_with_the_metadata_that_matters() -> None:
 def test_a_job_that_is_not_valid_in_a_cluster_is_a_problem(spec: Any, message: str) -> None:
     seen = observe_job(job_object(spec=spec))
     assert (seen.job, seen.uid) == (None, JOB_UID)
-    assert message in seen.problem
+    assert message in seen.parse_error
 
 
 @pytest.mark.parametrize("field", ["conditions", "stages", "checkpoint", "reason", "fieldOfAnotherVersion"])

@@ -75,7 +75,7 @@ def test_the_grace_of_a_stuck_pod_is_counted_by_the_operators_clock(cluster: Clu
     cluster.fail("train", 70)
     child = cluster.children["tiny-train-1"]
     cluster.now += 60
-    late = Pod("late", "late", child.name, 1, "Running", 0.0, deleting_since=NOON - 500, deleting_seen=cluster.now)
+    late = Pod("late", "late", child.name, 1, "Running", 0.0, deleting_since=NOON - 500, deletion_observed=cluster.now)
     cluster.pods["late"] = late
     assert cluster.reconcile().requeue_after == 90.0
     cluster.now -= 30
@@ -105,7 +105,7 @@ def test_an_exit_code_restarts_as_often_as_its_rule_allows(code: int) -> None:
 
 def test_an_earlier_job_of_the_same_name_has_to_end_first() -> None:
     cluster = Cluster()
-    cluster.predecessors = ("tiny-train-1-worker-0", "tiny-train-1-worker-1")
+    cluster.previous_job_pods = ("tiny-train-1-worker-0", "tiny-train-1-worker-1")
     assert cluster.settle().requeue_after == 10.0
     assert cluster.created == []
     assert (cluster.status.phase, cluster.status.reason) == ("Pending", "PreviousJobEnding")

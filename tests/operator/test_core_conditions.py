@@ -10,7 +10,7 @@ import pytest
 from tests.operator.simulated_cluster import NOON, Cluster, make_job
 from unimrg_api.status import ConditionType
 from unimrg_operator.core.decision import Event
-from unimrg_operator.core.texts import camel_case, count, line, time_of, time_text
+from unimrg_operator.core.texts import camel_case, count, format_time, one_line, parse_time
 
 
 @pytest.fixture
@@ -144,9 +144,9 @@ def test_the_last_restart_of_a_budget_degrades_a_job(code: int, policy: str) -> 
 def test_the_cause_of_a_failure_is_in_the_condition(cluster: Cluster) -> None:
     cluster.fail("train", 82, rank=1, message="loss is NaN")
     cluster.succeed("finish")
-    assert cluster.condition("Failed") == ("True", "NumericGuardExhausted")
+    assert cluster.condition("Failed") == ("True", "NonFiniteLoss")
     assert message(cluster, "Failed") == (
-        "train: pod tiny-train-1-worker-1 on node-1: exit code 82, the numeric guard is exhausted; loss is NaN"
+        "train: pod tiny-train-1-worker-1 on node-1: exit code 82, a loss or gradient is not finite; loss is NaN"
     )
     assert cluster.status.condition("Complete") is None
 
@@ -158,7 +158,7 @@ def test_a_condition_changes_its_time_with_its_status_only(cluster: Cluster) -> 
         cluster.reconcile()
         condition = cluster.status.condition("Progressing")
         assert condition is not None
-        assert (condition.last_transition_time, condition.observed_generation) == (time_text(NOON + 5), 1)
+        assert (condition.last_transition_time, condition.observed_generation) == (format_time(NOON + 5), 1)
         assert condition.message == f"train: step {step}/400"
 
 
@@ -171,7 +171,7 @@ def test_a_job_without_incidents_publishes_its_stages_and_its_end() -> None:
     cluster.succeed("train")
     cluster.succeed("finish")
     assert cluster.published_reasons() == ["StageStarted", "StageSucceeded"] * 3 + ["Completed"]
-    assert cluster.published[0] == Event("Normal", "StageStarted", "check attempt 1 is tiny-check-1")
+    assert cluster.published[0] == Event("Normal", "StageStarted", "check attempt 1 started as tiny-check-1")
 
 
 def test_a_restart_publishes_the_end_its_cost_and_the_excluded_node() -> None:
@@ -189,7 +189,7 @@ def test_a_restart_publishes_the_end_its_cost_and_the_excluded_node() -> None:
     ended, restarting, excluded, _ = (event.message for event in cluster.published)
     assert ended.startswith("train attempt 1 ended: GpuFault; pod tiny-train-1-worker-0 on node-0: exit code 80")
     assert ended.endswith("ECC error")
-    assert restarting == "train restarts after 10s; counted as Infra"
+    assert restarting == "train restarts in 10s, on the Infra budget"
     assert excluded == "later attempts of train are not scheduled on node-0"
 
 
@@ -197,17 +197,17 @@ def test_a_restart_publishes_the_end_its_cost_and_the_excluded_node() -> None:
 
 
 def test_a_time_survives_its_text_and_others_are_long_ago() -> None:
-    assert [time_of(time_text(seconds)) for seconds in (0, 1_795_000_000, 200_000_000_000)] == [
+    assert [parse_time(format_time(seconds)) for seconds in (0, 1_795_000_000, 200_000_000_000)] == [
         0, 1_795_000_000, 200_000_000_000,
     ]  # fmt: skip
-    assert [time_of(text) for text in (None, "", "2027-13-45T99:99:99Z", "yesterday")] == [0.0] * 4
-    assert (time_text(-5.0), time_text(math.inf)) == ("1970-01-01T00:00:00Z", "9999-12-31T00:00:00Z")
+    assert [parse_time(text) for text in (None, "", "2027-13-45T99:99:99Z", "yesterday")] == [0.0] * 4
+    assert (format_time(-5.0), format_time(math.inf)) == ("1970-01-01T00:00:00Z", "9999-12-31T00:00:00Z")
 
 
 def test_what_a_pod_says_becomes_one_clean_short_text() -> None:
     assert camel_case("PreemptionByScheduler", "Disrupted") == "PreemptionByScheduler"
     assert {camel_case(text, "X") for text in ("", "two words", "a-b", "7Up", "x" * 65, "Ä")} == {"X"}
-    assert line("pod a:\n  \x1b[31mfailed\x1b[0m", "", "it said: no") == "pod a: failed; it said: no"
-    assert len(line("x" * 5000)) == 1024
-    assert "AKIA" not in line("denied for AKIAABCDEFGHIJKLMNOP")
+    assert one_line("pod a:\n  \x1b[31mfailed\x1b[0m", "", "it said: no") == "pod a: failed; it said: no"
+    assert len(one_line("x" * 5000)) == 1024
+    assert "AKIA" not in one_line("denied for AKIAABCDEFGHIJKLMNOP")
     assert (count(-3), count(7.9), count(10**30)) == (0, 7, 10**12)

@@ -54,7 +54,7 @@ def test_the_container_that_failed_first_is_the_cause() -> None:
     found = cause(ended(0, 84, NOW - 2), ended(1, 70, NOW - 5))
     assert (found.reason, found.pod, found.node, found.exit_code) == ("ProgramFailed", "worker-1", "node-1", 70)
     early = ended(0, 84, NOW - 4)
-    assert look(early, pod(1)) == Classification(wait=6.0)  # an earlier failure may still be reported
+    assert look(early, pod(1)) == Classification(requeue_after=6.0)  # an earlier failure may still be reported
     assert cause(early, pod(1), now=NOW + 6).reason == "CommunicationFailed"
     assert cause(early, ended(1, 70, NOW - 5)).reason == "ProgramFailed"
 
@@ -132,8 +132,8 @@ def test_pods_and_children_that_vanished_are_lost() -> None:
 def test_a_deleted_pod_has_its_grace_by_the_operators_clock(
     since: float, seen: float | None, now: float, wait: float
 ) -> None:
-    leaving = pod(0, deleting_since=since, deleting_seen=seen, grace_seconds=300)
-    assert look(leaving, pod(1), now=now) == Classification(wait=wait)
+    leaving = pod(0, deleting_since=since, deletion_observed=seen, grace_seconds=300)
+    assert look(leaving, pod(1), now=now) == Classification(requeue_after=wait)
     assert cause(leaving, pod(1), now=now + wait).reason == "PodLost"
 
 
@@ -150,7 +150,7 @@ def test_a_failure_after_a_peer_was_asked_to_end_is_the_drains(code: int) -> Non
     leaving = pod(0, deleting_since=NOW - 20, disruption="EvictionByEvictionAPI")
     found = cause(leaving, ended(1, code, NOW - 17))
     assert (found.reason, found.rule.budget, found.exit_code, found.pod) == ("PodLost", Budget.FREE, code, "worker-1")
-    assert "pod worker-0 on node-0 was asked to end before; EvictionByEvictionAPI" in found.message
+    assert "pod worker-0 on node-0 was terminating before; EvictionByEvictionAPI" in found.message
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_only_a_peer_that_was_lost_before_excuses_a_failure() -> None:
     assert cause(followed, ended(1, 70, NOW - 5)).reason == "ProgramFailed"
     vanished = cause(ended(1, 84))
     assert (vanished.reason, vanished.rule.budget) == ("PodLost", Budget.FREE)
-    assert "a pod had vanished before" in vanished.message
+    assert "a pod was missing before" in vanished.message
     assert cause(ended(1, 70), child=FAILED).reason == "ProgramFailed"  # the controller removed the other
     for created, reason in ((NOW - 3, "PodLost"), (NOW - 1, "ProgramFailed")):
         replaced = replace(pod(0, created=created), uid="pod-9")

@@ -17,7 +17,7 @@ from tests.operator.simulated_cluster import Cluster, make_job
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.status import JobStatus
 from unimrg_operator.core.decision import Decision
-from unimrg_operator.core.lookup import has_succeeded, is_alive, lives
+from unimrg_operator.core.lookup import has_succeeded, is_alive, is_running
 from unimrg_operator.core.observation import Child, Pod
 from unimrg_operator.core.stages import is_terminal
 
@@ -38,7 +38,7 @@ class OperatorModel(RuleBasedStateMachine):
         if training:
             self.cluster.to_training()
         elif recreated:
-            self.cluster.predecessors = ("tiny-train-1-worker-0",)
+            self.cluster.previous_job_pods = ("tiny-train-1-worker-0",)
         self.versions = [self.cluster.status]
         self.read = 0
         self.pending: tuple[JobStatus, Decision] | None = None
@@ -196,7 +196,7 @@ class OperatorModel(RuleBasedStateMachine):
 
     @rule()
     def the_pods_of_an_earlier_job_end(self) -> None:
-        self.cluster.predecessors = ()
+        self.cluster.previous_job_pods = ()
 
     @rule(seconds=st.sampled_from([1, 5, 11, 30, 95, 700, 7200, -3, -3600]))
     def time_passes(self, seconds: int) -> None:
@@ -239,12 +239,12 @@ class OperatorModel(RuleBasedStateMachine):
         if not hasattr(self, "cluster"):
             return
         cluster = self.cluster
-        cluster.secret_missing, cluster.fault, cluster.predecessors = False, None, ()
+        cluster.secret_missing, cluster.fault, cluster.previous_job_pods = False, None, ()
         self._resume()
         cluster.until(lambda: is_terminal(cluster.status), self._work)
         self.the_end_is_the_end()
         cluster.until(
-            lambda: not any(lives(cluster.observe(), child, cluster.job) for child in self._children()), self._obey
+            lambda: not any(is_running(cluster.observe(), child, cluster.job) for child in self._children()), self._obey
         )
         assert cluster.decide().requeue_after is None
         self.the_end_is_the_end()

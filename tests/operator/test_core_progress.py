@@ -14,7 +14,7 @@ from unimrg_api.progress import Progress
 from unimrg_api.stages import StageName
 from unimrg_api.status import CheckpointStatus, JobStatus, MlflowStatus, ProgressStatus
 from unimrg_api.termination import TerminationRecord
-from unimrg_operator.core.observation import Report, Terminated
+from unimrg_operator.core.observation import ProgressReport, Terminated
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def report(cluster: Cluster, stage: StageName, step: int, total: int) -> None:
     """Let the pod of a stage report its steps."""
     pod = cluster.pod(f"tiny-{stage}-1")
     reported = Progress(stage=stage, step=step, total_steps=total, updated=NOON)
-    cluster.report = Report(pod.uid, cluster.now, reported)
+    cluster.report = ProgressReport(pod.uid, cluster.now, reported)
     cluster.reconcile()
 
 
@@ -196,7 +196,7 @@ def test_whatever_a_pod_reports_the_status_stays_valid(
     cluster = Cluster()
     cluster.to_training()
     pod = cluster.pod("tiny-train-1")
-    cluster.report = Report(pod.uid, cluster.now, reported)
+    cluster.report = ProgressReport(pod.uid, cluster.now, reported)
     cluster.pods[pod.uid] = replace(pod, waiting_message=text, warnings=(text,), node=text or None)
     _check_validity(cluster.decide().status)
     ended = Terminated(code, text, cluster.now, record)

@@ -87,7 +87,7 @@ def test_a_failed_training_is_evaluated_only_always_and_with_a_commit(
         cluster.succeed("evaluate")
     assert cluster.status.phase == "Finishing"
     cluster.succeed("finish")
-    assert (cluster.status.phase, cluster.status.reason) == ("Failed", "NumericGuardExhausted")
+    assert (cluster.status.phase, cluster.status.reason) == ("Failed", "NonFiniteLoss")
 
 
 def test_an_evaluation_that_fails_fails_the_job_after_finish() -> None:
@@ -139,13 +139,13 @@ def test_the_time_of_finish_begins_once_it_could_be_made() -> None:
     cluster.to_training()
     child = cluster.children["tiny-train-1"]
     cluster.children[child.name] = replace(child, state="Succeeded", deleting=True)  # with a pod that still ends
-    cluster.predecessors = ("tiny-train-1-worker-0",)
+    cluster.previous_job_pods = ("tiny-train-1-worker-0",)
     cluster.reconcile()
     for _ in range(2):
         cluster.now += 3600
         cluster.reconcile()
         assert (cluster.status.phase, cluster.condition("Running")[0]) == ("Finishing", "False")
-        cluster.predecessors = ()
+        cluster.previous_job_pods = ()
     cluster.end_pod(cluster.pod(child.name), 0)
     cluster.fault = ("BackendMissing", "no")
     begun = cluster.now
@@ -168,12 +168,12 @@ def test_nothing_is_made_for_a_job_that_does_not_parse(begun: bool) -> None:
     if begun:
         cluster.to_training()
     before = (cluster.status.stages, list(cluster.created))
-    cluster.job, cluster.problem = None, "spec.trainer.nodes: must be a number"
+    cluster.job, cluster.parse_error = None, "spec.trainer.nodes: must be a number"
     assert cluster.reconcile().requeue_after is None
     assert (cluster.status.stages, cluster.created) == before
     assert cluster.status.phase == ("Running" if begun else "Pending")
-    assert cluster.condition("Accepted") == ("False", "RenderError")
-    assert cluster.published_reasons()[-1:] == ["RenderError"]
+    assert cluster.condition("Accepted") == ("False", "InvalidSpec")
+    assert cluster.published_reasons()[-1:] == ["InvalidSpec"]
 
 
 def test_what_keeps_children_from_being_made_is_shown_until_it_is_gone() -> None:

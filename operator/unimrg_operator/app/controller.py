@@ -199,11 +199,11 @@ class Controller:
         fault = self._presume(key[0], job, children)
         pods = [observe_pod(pod, owners) for pod in self._world.pods(key, job.uid, owners)]
         pods = [
-            pod if pod.deleting_since is None else replace(pod, deleting_seen=self._deletions.of(pod.uid, now))
+            pod if pod.deleting_since is None else replace(pod, deletion_observed=self._deletions.of(pod.uid, now))
             for pod in pods
         ]
         namesakes = [observe_pod(pod) for pod in self._world.namesakes_pods(key, job.uid, owners)]
-        predecessors = tuple(sorted(pod.name for pod in namesakes if is_alive(pod)))
+        previous_job_pods = tuple(sorted(pod.name for pod in namesakes if is_alive(pod)))
         look_again: float | None = None
         for index, child in enumerate(children):
             if not _is_short_of_pods(job, child, pods):
@@ -217,7 +217,7 @@ class Controller:
                     for pod in pods
                 ]
         report = self._poller.report(key, _reporting_pods(children, pods))
-        return Observation(job, tuple(children), tuple(pods), report, fault, predecessors), look_again
+        return Observation(job, tuple(children), tuple(pods), report, fault, previous_job_pods), look_again
 
     def _presume(self, namespace: str, job: ObservedJob, children: list[Child]) -> Fault | None:
         """Hold on to a child that was going on where its kind is not served just now: it need not be gone.

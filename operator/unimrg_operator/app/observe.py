@@ -36,7 +36,7 @@ def observe_job(item: Object) -> ObservedJob:
     """Read a UniMRGJob object: its spec if it parses and fits a cluster, its status as far as it does."""
     metadata = dig(item, "metadata")
     name, namespace = text_of(metadata, "name"), text_of(metadata, "namespace")
-    job, problem = _parse(item, name, namespace)
+    job, parse_error = _parse(item, name, namespace)
     return ObservedJob(
         name=name,
         namespace=namespace,
@@ -44,7 +44,7 @@ def observe_job(item: Object) -> ObservedJob:
         generation=int_of(metadata, "generation"),
         job=job,
         status=read_status(item.get("status")),
-        problem=problem,
+        parse_error=parse_error,
         deleting=bool(dig(metadata, "deletionTimestamp")),
     )
 
@@ -153,7 +153,7 @@ def _parse(item: Object, name: str, namespace: str) -> tuple[UniMRGJob | None, s
         problems = cluster_problems(job)
     except JobError as error:
         problems = error.problems
-    return (None, "; ".join(str(problem) for problem in problems)) if problems else (job, "")
+    return (None, "; ".join(map(str, problems))) if problems else (job, "")
 
 
 def _read_counters(value: str) -> RestartCounters:

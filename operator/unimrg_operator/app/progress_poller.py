@@ -21,7 +21,7 @@ from unimrg_api.stages import STAGES
 from unimrg_operator.app.observe import stage_of
 from unimrg_operator.app.world import JobKey
 from unimrg_operator.backends.objects import dicts_of, dig, int_of, text_of
-from unimrg_operator.core.observation import Report
+from unimrg_operator.core.observation import ProgressReport
 from unimrg_operator.kube.client import Object
 
 logger = logging.getLogger(__name__)
@@ -59,11 +59,11 @@ class ProgressPoller:
         self._seconds = seconds
         self._clock = clock
         self._lock = threading.Lock()
-        self._reports: dict[JobKey, dict[str, Report]] = {}
+        self._reports: dict[JobKey, dict[str, ProgressReport]] = {}
         """The newest report of each pod of a job, by the pod's uid: no pod can replace another's."""
         self._stop = threading.Event()
 
-    def report(self, key: JobKey, pod_uids: Sequence[str]) -> Report | None:
+    def report(self, key: JobKey, pod_uids: Sequence[str]) -> ProgressReport | None:
         """Return the newest report of the first of these pods, which are all of a job, that has made one."""
         with self._lock:
             known = self._reports.get(key, {})
@@ -100,7 +100,7 @@ class ProgressPoller:
             return
         if progress is None:
             return
-        report = Report(target.pod_uid, self._clock(), progress)
+        report = ProgressReport(target.pod_uid, self._clock(), progress)
         with self._lock:
             known = self._reports.setdefault(target.job, {})
             before = known.get(target.pod_uid)

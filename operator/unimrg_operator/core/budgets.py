@@ -1,4 +1,4 @@
-"""What an end costs: the counters's arithmetic, by the rules of `exit_codes`, and the pause before the next attempt."""
+"""Restart budgets: which counter a failed attempt is charged to (rules of `exit_codes`), and the back-off after it."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from unimrg_api.spec_platform import RunPolicySpec
 from unimrg_api.status import RestartCounters
 
 EXCLUDED_NODES_LIMIT = 16
-"""Nodes that a job stays away from at most; the one excluded first comes back in first."""
+"""Limit of excluded nodes; the oldest is dropped first."""
 _STALLS_LIMIT = 64
-"""Nodes whose stalls are counted: all that the status has room for."""
+"""Limit of nodes whose stalls are counted: the status has room for no more."""
 
 
 @dataclass(frozen=True)
 class Charge:
-    """What an end changed in the counters, and what follows."""
+    """The counters after a failed attempt, and whether it is restarted."""
 
     counters: RestartCounters
     restart: bool
     budget: Budget
-    """What the restart was counted against; NONE if there is none."""
+    """The budget that the restart is charged to; NONE without a restart."""
     exhausted: Budget | None = None
-    """The budget that would have paid for a restart and is used up."""
+    """The budget that had no restart left; None if that is not why there is none."""
 
 
 def charge(counters: RestartCounters, rule: Rule, node: str | None, commit_step: int, policy: RunPolicySpec) -> Charge:
-    """Charge one end.
+    """Charge one failed attempt.
 
-    `commit_step` is the newest commit that is known, 0 in a stage that commits nothing. A free restart without a new
-    commit since the previous one counts as infrastructure's, so that nothing loops for ever.
+    `commit_step` is the step of the newest checkpoint that is known, 0 in a stage without checkpoints. A free restart
+    without a new checkpoint since the previous one is charged to the infrastructure budget: no endless restarts.
     """
     advanced = commit_step > counters.commit_step
-    seen = counters.model_copy(
+    updated = counters.model_copy(
         update={
             "commit_step": max(commit_step, counters.commit_step),
             "failures_in_a_row": 1 if advanced else counters.failures_in_a_row + 1,
@@ -42,27 +42,27 @@ def charge(counters: RestartCounters, rule: Rule, node: str | None, commit_step:
             "stalls": _stalls(counters, rule, node),
         }
     )
-    seen = seen.model_copy(update={"excluded_nodes": _excluded(seen, rule, node)})
-    if rule.action is Action.FAIL or (rule.fail_after is not None and seen.out_of_memory >= rule.fail_after):
-        return Charge(seen, restart=False, budget=Budget.NONE)
-    paid = counters.free_commit_step is None or seen.commit_step > counters.free_commit_step
-    budget = Budget.INFRA if rule.budget is Budget.FREE and not paid else rule.budget
+    updated = updated.model_copy(update={"excluded_nodes": _excluded(updated, rule, node)})
+    if rule.action is Action.FAIL or (rule.fail_after is not None and updated.out_of_memory >= rule.fail_after):
+        return Charge(updated, restart=False, budget=Budget.NONE)
+    made_progress = counters.free_commit_step is None or updated.commit_step > counters.free_commit_step
+    budget = Budget.INFRA if rule.budget is Budget.FREE and not made_progress else rule.budget
     if budget is Budget.USER:
-        used, most, field = seen.user_restarts, policy.max_restarts, "user_restarts"
+        used, limit, field = updated.user_restarts, policy.max_restarts, "user_restarts"
     elif budget is Budget.INFRA:
-        used, most, field = seen.infra_restarts, policy.max_infra_restarts, "infra_restarts"
+        used, limit, field = updated.infra_restarts, policy.max_infra_restarts, "infra_restarts"
     else:
-        used, most, field = seen.free_restarts, None, "free_restarts"
-    if most is not None and used >= most:
-        return Charge(seen, restart=False, budget=Budget.NONE, exhausted=budget)
+        used, limit, field = updated.free_restarts, None, "free_restarts"
+    if limit is not None and used >= limit:
+        return Charge(updated, restart=False, budget=Budget.NONE, exhausted=budget)
     changes = {field: used + 1}
     if budget is Budget.FREE:
-        changes["free_commit_step"] = seen.commit_step
-    return Charge(seen.model_copy(update=changes), restart=True, budget=budget)
+        changes["free_commit_step"] = updated.commit_step
+    return Charge(updated.model_copy(update=changes), restart=True, budget=budget)
 
 
 def backoff(counters: RestartCounters, policy: RunPolicySpec) -> float:
-    """Return the seconds between the end that was charged last and the next attempt."""
+    """Return the seconds between the last failed attempt and the next."""
     return texts.backoff(policy.backoff_seconds, policy.max_backoff_seconds, counters.failures_in_a_row)
 
 

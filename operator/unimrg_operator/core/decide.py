@@ -1,124 +1,125 @@
-"""The operator's one decision: from everything that is known about a job to its status and what is done next.
+"""The reconcile function: from one observation of a job to its new status and the next actions.
 
-It is a pure function, level-triggered: it asks what is, never what happened, and the same observation gives the same
-decision. The shell writes the status, then carries out the actions.
+It is a pure, level-triggered function of the observed state: equal observations give equal decisions. The controller
+(`app/`) writes the status, then executes the actions.
 """
 
 from __future__ import annotations
 
+from functools import partial
+
 from unimrg_api.stages import TRAINING
-from unimrg_api.status import Condition, ConditionType, JobStatus
+from unimrg_api.status import JobStatus
 from unimrg_operator.core import conditions
-from unimrg_operator.core.actions import Plan, end_what_is_over, proceed, tidy_up
-from unimrg_operator.core.conditions import Finding, StatusInputs
+from unimrg_operator.core.actions import Plan, delete_finished_children, delete_old_children, plan_next_attempt
+from unimrg_operator.core.conditions import ConditionValue, StatusInputs
 from unimrg_operator.core.decision import CreateChild, Decision
-from unimrg_operator.core.events import events, refusals
+from unimrg_operator.core.events import acceptance_events, events
 from unimrg_operator.core.observation import Observation
 from unimrg_operator.core.progress import progress_of, read_reports
-from unimrg_operator.core.stages import Stages, follow_all, is_terminal, phase_of, result_so_far
-from unimrg_operator.core.texts import soonest, time_text
+from unimrg_operator.core.stages import Stages, is_terminal, phase_of, result_so_far, update_stages
+from unimrg_operator.core.texts import earliest, format_time
 
-FAULT_SECONDS = 60
-"""How often it is tried whether what keeps children from being made is gone."""
-PREDECESSOR_SECONDS = 10
-"""How often it is looked whether the pods of an earlier job of the same name have ended."""
+FAULT_RETRY_SECONDS = 60
+"""Interval at which a job that cannot create children is checked again."""
+PREVIOUS_JOB_RETRY_SECONDS = 10
+"""Interval at which pods of an earlier job of the same name are looked for again."""
 
 
 def decide(observation: Observation, now: float) -> Decision:
-    """Return what is to be done about a job; `now` is Unix time in seconds.
+    """Return the new status and the actions of a job; `now` is Unix time in seconds.
 
-    Given back its own status, with nothing else changed, it returns an equal one.
+    Idempotent: with the returned status as the observed one and nothing else changed, it returns an equal status.
     """
     old = observation.job.status
     if observation.job.deleting:
-        return Decision(old)  # garbage collection ends the children, with their grace period
+        return Decision(old)  # garbage collection deletes the children, with their grace period
     if is_terminal(old):
-        plan = end_what_is_over(Stages(tuple(old.stages)), old, observation, now)
-        return Decision(old, plan.actions, requeue_after=plan.wait)
+        plan = delete_finished_children(Stages(tuple(old.stages)), old, observation, now)
+        return Decision(old, plan.actions, requeue_after=plan.requeue_after)
     job = observation.job.job
     if job is None:
-        return _unreadable(observation, now)
+        return _invalid_job(observation, now)
     reported = read_reports(old, observation, job)
-    stages = follow_all(old, observation, job, reported.commit_step, now)
+    stages = update_stages(old, observation, job, reported.commit_step, now)
     progress = progress_of(old.progress, stages.current, observation, job)
     inputs = StatusInputs(observation, job, stages, reported, progress, old, now)
-    status, wait = _status(inputs)
-    plan = end_what_is_over(stages, old, observation, now)
-    plan += tidy_up(old, observation)
-    plan += _next(inputs)
-    return Decision(
-        status, plan.actions, events(old, status, job.spec.run_policy), soonest(stages.wait, plan.wait, wait)
-    )
+    status, requeue_after = _status(inputs)
+    plan = delete_finished_children(stages, old, observation, now)
+    plan += delete_old_children(old, observation)
+    plan += _next_attempt(inputs)
+    requeue_after = earliest(stages.requeue_after, plan.requeue_after, requeue_after)
+    return Decision(status, plan.actions, events(old, status, job.spec.run_policy), requeue_after)
 
 
-def _next(inputs: StatusInputs) -> Plan:
-    plan = proceed(inputs.stages, inputs.old, inputs.observation, inputs.job, inputs.now)
-    again = FAULT_SECONDS if inputs.observation.fault is not None else None
-    if inputs.observation.predecessors:
-        again = PREDECESSOR_SECONDS
-    if again is None:
+def _next_attempt(inputs: StatusInputs) -> Plan:
+    plan = plan_next_attempt(inputs.stages, inputs.old, inputs.observation, inputs.job, inputs.now)
+    retry_after = FAULT_RETRY_SECONDS if inputs.observation.fault is not None else None
+    if inputs.observation.previous_job_pods:
+        retry_after = PREVIOUS_JOB_RETRY_SECONDS
+    if retry_after is None:
         return plan
-    possible = tuple(action for action in plan.actions if not isinstance(action, CreateChild))
-    return Plan(possible, soonest(plan.wait, again))
+    without_creations = tuple(action for action in plan.actions if not isinstance(action, CreateChild))
+    return Plan(without_creations, earliest(plan.requeue_after, retry_after))
 
 
 def _status(inputs: StatusInputs) -> tuple[JobStatus, float | None]:
-    """Return the whole status, and the seconds after which a condition may change by time alone."""
+    """Return the whole status, and the seconds until a condition can change without any event."""
     stages, reported, old, now = inputs.stages, inputs.reported, inputs.old, inputs.now
     generation = inputs.observation.job.generation
     result = result_so_far(stages, inputs.job)
     phase = phase_of(stages, result)
 
-    def dated(name: ConditionType, finding: Finding) -> Condition:
-        return conditions.dated(name, finding, old, generation, now)
+    to_condition = partial(conditions.to_condition, old=old, generation=generation, now=now)
 
-    accepted, run = dated("Accepted", conditions.accepted(inputs)), dated("Running", conditions.running(inputs))
-    advancing = conditions.progressing(inputs, run)
+    accepted = to_condition("Accepted", conditions.accepted(inputs))
+    run = to_condition("Running", conditions.running(inputs))
+    progressing = conditions.progressing(inputs, run)
     found = [
         accepted,
         run,
-        dated("Progressing", advancing),
-        dated("Checkpointed", conditions.checkpointed(inputs)),
-        dated("Degraded", conditions.degraded(inputs)),
+        to_condition("Progressing", progressing),
+        to_condition("Checkpointed", conditions.checkpointed(inputs)),
+        to_condition("Degraded", conditions.degraded(inputs)),
     ]
-    explains = accepted if accepted.status == "False" or phase == "Pending" else run
+    main_condition = accepted if accepted.status == "False" or phase == "Pending" else run
     if stages.current is None and result is not None:
-        end = Finding("True", result.reason, result.message)
-        explains = dated("Complete" if result.succeeded else "Failed", end)
-        found.append(explains)
+        end = ConditionValue("True", result.reason, result.message)
+        main_condition = to_condition("Complete" if result.succeeded else "Failed", end)
+        found.append(main_condition)
     status = JobStatus(
         observed_generation=generation,
         phase=phase,
-        reason=explains.reason,
+        reason=main_condition.reason,
         conditions=found,
-        stages=list(stages.known),
+        stages=list(stages.all),
         attempt=stages[TRAINING].attempt,
         progress=inputs.progress,
         checkpoint=reported.checkpoint,
         benchmarks=reported.benchmarks,
         mlflow=reported.mlflow,
-        start_time=old.start_time or _began(inputs.observation, now),
-        completion_time=time_text(now) if stages.current is None else None,
+        start_time=old.start_time or _start_time(inputs.observation, now),
+        completion_time=format_time(now) if stages.current is None else None,
     )
-    return status, advancing.wait
+    return status, progressing.requeue_after
 
 
-def _began(observation: Observation, now: float) -> str:
-    return time_text(min((child.created for child in observation.children), default=now))
+def _start_time(observation: Observation, now: float) -> str:
+    return format_time(min((child.created for child in observation.children), default=now))
 
 
-def _unreadable(observation: Observation, now: float) -> Decision:
-    """Return the decision about a job that does not parse: it says so, and nothing is made or ended."""
+def _invalid_job(observation: Observation, now: float) -> Decision:
+    """Return the decision for a job whose spec does not parse: Accepted=False; nothing is created or deleted."""
     old, generation = observation.job.status, observation.job.generation
-    finding = Finding("False", "RenderError", observation.job.problem)
-    refusal = conditions.dated("Accepted", finding, old, generation, now)
+    value = ConditionValue("False", "InvalidSpec", observation.job.parse_error)
+    not_accepted = conditions.to_condition("Accepted", value, old, generation, now)
     others = [condition for condition in old.conditions if condition.type != "Accepted"]
     status = old.model_copy(
         update={
             "observed_generation": generation,
-            "reason": refusal.reason,
-            "conditions": [refusal, *others],
-            "start_time": old.start_time or _began(observation, now),
+            "reason": not_accepted.reason,
+            "conditions": [not_accepted, *others],
+            "start_time": old.start_time or _start_time(observation, now),
         }
     )
-    return Decision(status, events=refusals(old, status))
+    return Decision(status, events=acceptance_events(old, status))

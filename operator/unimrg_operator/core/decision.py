@@ -1,4 +1,4 @@
-"""What is to be done about a job: values that the shell carries out in this order, none of them twice."""
+"""The output of `decide`: the status to write, then the actions to execute in this order; each is idempotent."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from unimrg_api.status import JobStatus, RestartCounters
 
 @dataclass(frozen=True)
 class CreateChild:
-    """Create the child that is `attempt` of a stage; one that exists and is ours is the same as success."""
+    """Create the child for `attempt` of a stage; an existing one that the job owns counts as created."""
 
     stage: StageName
     attempt: int
     train_attempt: int
-    """Attempt of the training that it belongs to: UNIMRG_ATTEMPT of its pods. 1 before there is one."""
+    """Attempt of the training that it belongs to: UNIMRG_ATTEMPT of its pods. 1 before the first one."""
     restart_counters: RestartCounters
-    """Goes onto the child as an annotation."""
+    """Stored on the child as an annotation."""
 
 
 @dataclass(frozen=True)
 class DeleteChild:
-    """Delete a child, and through garbage collection its pods, with their grace period."""
+    """Delete a child; garbage collection deletes its pods, with their grace period."""
 
     stage: StageName
     name: str
@@ -32,7 +32,7 @@ class DeleteChild:
 
 @dataclass(frozen=True)
 class DeletePod:
-    """Delete a pod at once (grace period 0): its node is lost or does not end it."""
+    """Delete a pod by force (grace period 0): its node is lost or does not terminate it."""
 
     name: str
     uid: str
@@ -43,7 +43,7 @@ Action = CreateChild | DeleteChild | DeletePod
 
 @dataclass(frozen=True)
 class Event:
-    """An event about the job, for `kubectl describe`. It goes out when the status that goes with it was written."""
+    """An event about the job, for `kubectl describe`; published after the status of its decision was written."""
 
     type: Literal["Normal", "Warning"]
     reason: str
@@ -58,4 +58,4 @@ class Decision:
     actions: tuple[Action, ...] = ()
     events: tuple[Event, ...] = ()
     requeue_after: float | None = None
-    """Seconds after which to look again even if nothing changes; None: only when something changes."""
+    """Seconds after which to reconcile again without any event; None: only when something changes."""

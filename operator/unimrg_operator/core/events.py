@@ -1,4 +1,4 @@
-"""Events about a job, found by comparing its status before and after: each is published once, when it happens."""
+"""Events about a job: the differences of its old and new status, so each is published once."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from unimrg_api.status import JobStatus, StageStatus
 from unimrg_api.texts import duration
 from unimrg_operator.core.budgets import backoff
 from unimrg_operator.core.decision import Event
-from unimrg_operator.core.texts import line
+from unimrg_operator.core.texts import one_line
 
 
 def events(old: JobStatus, new: JobStatus, policy: RunPolicySpec) -> tuple[Event, ...]:
-    """Return what to publish about the step from one status to the next."""
+    """Return the events of the change between two statuses."""
     found: list[Event] = []
     for stage in new.stages:
         found += _of_stage(old.stage(stage.name), stage, policy)
-    found += refusals(old, new)
+    found += acceptance_events(old, new)
     complete, failed = new.condition("Complete"), new.condition("Failed")
     if complete is not None and old.condition("Complete") is None:
         found.append(Event("Normal", "Completed", complete.message))
     if failed is not None and old.condition("Failed") is None:
-        found.append(Event("Warning", "Failed", line(failed.reason, failed.message)))
+        found.append(Event("Warning", "Failed", one_line(failed.reason, failed.message)))
     return tuple(found)
 
 
-def refusals(old: JobStatus, new: JobStatus) -> tuple[Event, ...]:
-    """Return what to publish about a job that is not accepted, or not any more."""
+def acceptance_events(old: JobStatus, new: JobStatus) -> tuple[Event, ...]:
+    """Return an event if Accepted became False or changed its reason."""
     accepted, before = new.condition("Accepted"), old.condition("Accepted")
     if accepted is None or accepted.status != "False":
         return ()
@@ -38,7 +38,7 @@ def refusals(old: JobStatus, new: JobStatus) -> tuple[Event, ...]:
 def _of_stage(old: StageStatus, new: StageStatus, policy: RunPolicySpec) -> list[Event]:
     found: list[Event] = []
     if new.attempt > old.attempt:
-        found.append(Event("Normal", "StageStarted", f"{new.name} attempt {new.attempt} is {new.child}"))
+        found.append(Event("Normal", "StageStarted", f"{new.name} attempt {new.attempt} started as {new.child}"))
     end = new.end
     if end is None or (new.attempt, end) == (old.attempt, old.end):
         return found
@@ -46,14 +46,14 @@ def _of_stage(old: StageStatus, new: StageStatus, policy: RunPolicySpec) -> list
         found.append(Event("Normal", "StageSucceeded", f"{new.name} attempt {new.attempt} succeeded"))
         return found
     what = f"{new.name} attempt {new.attempt} ended: {end.reason}"
-    found.append(Event("Warning", "AttemptEnded", line(what, end.message)))
+    found.append(Event("Warning", "AttemptEnded", one_line(what, end.message)))
     if end.action == "Restart":
         pause = duration(backoff(new.restart_counters, policy))
-        found.append(Event("Normal", "Restarting", f"{new.name} restarts after {pause}; counted as {end.budget}"))
+        found.append(Event("Normal", "Restarting", f"{new.name} restarts in {pause}, on the {end.budget} budget"))
     for node in new.restart_counters.excluded_nodes:
         if node not in old.restart_counters.excluded_nodes:
             found.append(Event("Warning", "NodeExcluded", f"later attempts of {new.name} are not scheduled on {node}"))
-    row = STAGES[new.name]
-    if not row.decides and row.failure_reason is not None and new.state == "Failed":
-        found.append(Event("Warning", row.failure_reason, line(end.message)))
+    definition = STAGES[new.name]
+    if not definition.decides and definition.failure_reason is not None and new.state == "Failed":
+        found.append(Event("Warning", definition.failure_reason, one_line(end.message)))
     return found

@@ -1,8 +1,8 @@
-"""Whether an attempt has ended, which pod ended first, and what that means. An event's text is never evidence.
+"""Classifies an attempt from the states of its pods: running, succeeded, or failed with a cause.
 
-The order of evidence: the container that failed first (the others mostly die of it), then what the cluster says
-about pods that it took away, then a pod that is missing without a trace. A child that was deleted ends the attempt
-whatever its pods report. But a program that fails after the cluster has taken one of its peers away is not the cause.
+In this order: the container that failed first (the others' failures are mostly consequences), disrupted or deleted
+pods, missing pods. A deleted child ends the attempt whatever its pods report. A program that fails after one of its
+peers was disrupted is not the cause. Texts of Kubernetes events are not used.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from unimrg_api.exit_codes import DISRUPTED, Action, Budget, ExitCode, Rule, Sig
 from unimrg_api.job import UniMRGJob
 from unimrg_api.stages import PodSize, Stage
 from unimrg_api.status import StageStatus
-from unimrg_operator.core.lookup import has_failed, has_succeeded, is_alive, is_on_lost_node, time_to_end
+from unimrg_operator.core.lookup import has_failed, has_succeeded, is_alive, is_on_lost_node, seconds_until_killed
 from unimrg_operator.core.observation import Child, Pod, Terminated
-from unimrg_operator.core.texts import camel_case, left, line
+from unimrg_operator.core.texts import camel_case, one_line, remaining
 
-SETTLE_SECONDS = 10
-"""How long the first failure that is observed waits for others: the pod that failed first may be observed last."""
+FAILURE_WINDOW_SECONDS = 10
+"""How long others are waited for after the first failure: the pod that failed first may be observed last."""
 
 REASONS: dict[int, str] = {
     ExitCode.CONFIGURATION: "ConfigInvalid",
@@ -29,34 +29,34 @@ REASONS: dict[int, str] = {
     ExitCode.STALL: "Stalled",
     ExitCode.CREDENTIALS: "CredentialsDenied",
     ExitCode.GPU_FAULT: "GpuFault",
-    ExitCode.NUMERIC_GUARD: "NumericGuardExhausted",
+    ExitCode.NUMERIC_GUARD: "NonFiniteLoss",
     ExitCode.COMMUNICATION: "CommunicationFailed",
     ExitCode.INTERRUPTED: "Interrupted",
     ExitCode.INTERRUPTED_TWICE: "Interrupted",
-    ExitCode.NOTHING_VERIFIES: "NoCheckpointVerifies",
+    ExitCode.NOTHING_VERIFIES: "NoValidCheckpoint",
     ExitCode.KILLED: "Killed",
     ExitCode.TERMINATED: "Terminated",
 }
 """Reason for each exit code; a code that is not here is a program's failure."""
 
 PROFILE_FIELDS = {PodSize.SMALL: "resources.smallPod", PodSize.CPU: "resources.cpuPod", PodSize.GPU: "resources.gpuPod"}
-"""Where the site profile sets the resources of a pod."""
+"""Field of the site profile with the resources of a pod."""
 
 CHILD_LOST = Rule("the attempt's object was deleted", Action.RESTART, Budget.INFRA)
 
-_CONSEQUENCES: set[int] = {
+_SECONDARY_EXIT_CODES: set[int] = {
     ExitCode.COMMUNICATION,
     ExitCode.INTERRUPTED,
     ExitCode.INTERRUPTED_TWICE,
     ExitCode.KILLED,
     ExitCode.TERMINATED,
 }
-"""What pods end with because another one did: times come in whole seconds, so this tells apart what they cannot."""
+"""Exit codes that mostly follow another pod's failure: they decide between failures in the same second."""
 
 
 @dataclass(frozen=True)
 class Cause:
-    """Why an attempt ended, and the rule that goes for it."""
+    """Why an attempt failed, and the restart rule that applies."""
 
     reason: str
     message: str
@@ -68,25 +68,25 @@ class Cause:
 
 @dataclass(frozen=True)
 class Classification:
-    """How an attempt stands: it goes on (neither `done` nor `cause`), has done its work, or failed."""
+    """Whether an attempt has succeeded (`done`), has failed (`cause`), or has not ended (neither)."""
 
     done: bool = False
     cause: Cause | None = None
-    wait: float | None = None
-    """Seconds after which more is known even if nothing changes."""
+    requeue_after: float | None = None
+    """Seconds until the classification can change without any event."""
 
 
 def classify(
-    stage: StageStatus, child: Child | None, pods: list[Pod], row: Stage, job: UniMRGJob, now: float
+    stage: StageStatus, child: Child | None, pods: list[Pod], definition: Stage, job: UniMRGJob, now: float
 ) -> Classification:
-    """Classify the newest attempt of the stage `row`; its child is missing if `child` is None.
+    """Classify the newest attempt of a stage; `child` is None if it was deleted.
 
-    A suspended child waits, whatever becomes of its pods; and what ended before it was resumed is no evidence.
+    A suspended child has not ended, whatever its pods do; pods that ended before the last resume are ignored.
     """
     if child is None:
-        message = line(f"{stage.child or 'the child'} was deleted, and not by the operator")
+        message = one_line(f"{stage.child or 'the child'} was deleted, not by the operator")
         return Classification(cause=Cause("ChildLost", message, CHILD_LOST))
-    if child.state == "Succeeded" or sum(map(has_succeeded, pods)) >= row.pods(job):
+    if child.state == "Succeeded" or sum(map(has_succeeded, pods)) >= definition.pods(job):
         return Classification(done=True)
     if child.state == "Suspended":
         return Classification()
@@ -95,79 +95,78 @@ def classify(
     alive = [pod for pod in pods if is_alive(pod)]
     failed = [pod for pod in pods if has_failed(pod)]
     if failed:
-        if alive and (wait := _settling(failed, stage, child, pods, now)):
-            return Classification(wait=wait)
-        return Classification(cause=_first_failure(failed, stage, child, pods, row, job))
-    asked = [(pod, time_to_end(pod, now)) for pod in alive if pod.deleting_since is not None]
-    ending = [time for _, time in asked if time]
+        if alive and (wait := _failure_window_left(failed, stage, child, pods, now)):
+            return Classification(requeue_after=wait)
+        return Classification(cause=_first_failure(failed, stage, child, pods, definition, job))
+    terminating = [(pod, seconds_until_killed(pod, now)) for pod in alive if pod.deleting_since is not None]
+    ending = [time for _, time in terminating if time]
     if ending:
-        return Classification(wait=max(ending))  # its launcher commits, and then says how it ended
-    lost = [pod for pod, time in asked if not time] or [pod for pod in alive if is_on_lost_node(pod)]
+        return Classification(requeue_after=max(ending))  # its launcher may still save a checkpoint and its record
+    lost = [pod for pod, time in terminating if not time] or [pod for pod in alive if is_on_lost_node(pod)]
     if lost:
-        return Classification(
-            cause=_lost_pod(lost[0].name, lost[0].node, "it outlived its grace period, or its node is lost")
-        )
+        return Classification(cause=_lost_pod(lost[0].name, lost[0].node, "its node is lost or did not end it"))
     if set(stage.pod_uids) - {pod.uid for pod in pods}:
-        return Classification(cause=_lost_pod(None, None, "a pod vanished or was replaced"))
+        return Classification(cause=_lost_pod(None, None, "it was deleted or replaced"))
     if child.state == "Failed" and not alive:
-        return Classification(cause=_lost_pod(None, None, "no pod is left to say why"))
+        return Classification(cause=_lost_pod(None, None, "the child failed and has no pod left"))
     return Classification()
 
 
 def _ended_before(pod: Pod, moment: float) -> bool:
-    """Whether a pod failed that ended, or was asked to end, before a moment."""
+    """Whether a pod failed, and ended or was terminating before a moment."""
     if not has_failed(pod):
         return False
-    asked = pod.deleting_since is not None and pod.deleting_since < moment
-    return asked or (pod.terminated is not None and pod.terminated.finished < moment)
+    terminating = pod.deleting_since is not None and pod.deleting_since < moment
+    return terminating or (pod.terminated is not None and pod.terminated.finished < moment)
 
 
-def _settling(failed: list[Pod], stage: StageStatus, child: Child, pods: list[Pod], now: float) -> float:
-    """Return the seconds to wait for failures that were earlier and are not known yet.
+def _failure_window_left(failed: list[Pod], stage: StageStatus, child: Child, pods: list[Pod], now: float) -> float:
+    """Return the seconds to wait for earlier failures that are not observed yet.
 
-    Not where a pod is being deleted that tells the cause: it takes its evidence with it.
+    0 if the first failed pod is terminating: its exit code would disappear with it.
     """
     first = _first_container(failed)
     if first is None or first[0].deleting_since is not None:
         return 0.0
     pod, end = first
-    return 0.0 if _taken_before(pod, end.finished, stage, child, pods) else left(end.finished, SETTLE_SECONDS, now)
+    disrupted = _earlier_disruption(pod, end.finished, stage, child, pods)
+    return 0.0 if disrupted else remaining(end.finished, FAILURE_WINDOW_SECONDS, now)
 
 
 def _first_container(failed: list[Pod]) -> tuple[Pod, Terminated] | None:
-    """Return the failing container that ended first; of those in the same second, one that may be the cause."""
+    """Return the failed container that ended first; within a second, one that may be the cause comes first."""
     ended = [(pod, pod.terminated) for pod in failed if pod.terminated is not None and pod.terminated.exit_code != 0]
 
     def order(item: tuple[Pod, Terminated]) -> tuple[int, bool, int]:
         pod, end = item
-        return int(end.finished), end.exit_code in _CONSEQUENCES and not _out_of_memory(end), pod.node_rank
+        return int(end.finished), end.exit_code in _SECONDARY_EXIT_CODES and not _is_out_of_memory(end), pod.node_rank
 
     return min(ended, key=order, default=None)
 
 
-def _taken_before(first: Pod, finished: float, stage: StageStatus, child: Child, pods: list[Pod]) -> str:
-    """Return which peer of the pod that failed first had been taken away before; empty if none had.
+def _earlier_disruption(first: Pod, finished: float, stage: StageStatus, child: Child, pods: list[Pod]) -> str:
+    """Return which peer was deleted before the first pod failed; empty if none was.
 
-    Not in the same second: a peer that is ended because of the failure looks so, too. For that reason a missing peer
-    tells only as long as no controller has recorded the failure, or if it was replaced before.
+    Deletions in the same second are ignored: controllers delete peers because of a failure. For that reason a missing
+    peer counts only as long as no controller has recorded the failure, or if it was replaced before.
     """
     for pod in pods:
         if pod.uid != first.uid and pod.deleting_since is not None and pod.deleting_since < finished:
-            return line(f"pod {pod.name} on {pod.node or 'no node'} was asked to end before", pod.disruption)
+            return one_line(f"pod {pod.name} on {pod.node or 'no node'} was terminating before", pod.disruption)
     missing = set(stage.pod_uids) - {pod.uid for pod in pods}
     replaced = any(pod.uid not in stage.pod_uids and pod.created < finished for pod in pods)
-    return "a pod had vanished before" if missing and (child.state == "Active" or replaced) else ""
+    return "a pod was missing before" if missing and (child.state == "Active" or replaced) else ""
 
 
 def _first_failure(
-    failed: list[Pod], stage: StageStatus, child: Child, pods: list[Pod], row: Stage, job: UniMRGJob
+    failed: list[Pod], stage: StageStatus, child: Child, pods: list[Pod], definition: Stage, job: UniMRGJob
 ) -> Cause:
     first = _first_container(failed)
     if first is None:
         pod = next((pod for pod in failed if pod.disruption), failed[0])
         return _lost_pod(pod.name, pod.node, "it left no exit code", pod.disruption)
     pod, end = first
-    if _out_of_memory(end):
+    if _is_out_of_memory(end):
         sign = Sign.OUT_OF_MEMORY
     elif pod.disruption or pod.deleting_since is not None:
         sign = Sign.DISRUPTED
@@ -180,39 +179,39 @@ def _first_failure(
         reason = camel_case(pod.disruption, "Disrupted")
     else:
         reason = REASONS.get(end.exit_code, "ProgramFailed")
-    excused = found.action is Action.RESTART and found.budget is not Budget.FREE and sign is not Sign.OUT_OF_MEMORY
-    taken = _taken_before(pod, end.finished, stage, child, pods) if excused else ""
-    said = end.record.message
-    if end.record.rank is not None and not said.startswith("rank "):
-        said = f"rank {end.record.rank}: {said}"
-    limit = _memory_limit(pod, row, job) if sign is Sign.OUT_OF_MEMORY else ""
+    secondary = found.action is Action.RESTART and found.budget is not Budget.FREE and sign is not Sign.OUT_OF_MEMORY
+    disruption_before = _earlier_disruption(pod, end.finished, stage, child, pods) if secondary else ""
+    record_message = end.record.message
+    if end.record.rank is not None and not record_message.startswith("rank "):
+        record_message = f"rank {end.record.rank}: {record_message}"
+    limit = _memory_limit(pod, definition, job) if sign is Sign.OUT_OF_MEMORY else ""
     where = f"pod {pod.name} on {pod.node or 'no node'}"
-    message = line(f"{where}: exit code {end.exit_code}, {found.meaning}{limit}", taken, said)
-    if taken:
+    message = one_line(f"{where}: exit code {end.exit_code}, {found.meaning}{limit}", disruption_before, record_message)
+    if disruption_before:
         reason, found = "PodLost", DISRUPTED
-    return Cause(reason, message, found, end.exit_code, _name(pod.name), _name(pod.node))
+    return Cause(reason, message, found, end.exit_code, _limited(pod.name), _limited(pod.node))
 
 
-def _memory_limit(pod: Pod, row: Stage, job: UniMRGJob) -> str:
-    """Return the limit that a pod exceeded, where it is set, and what to change."""
-    size = row.pod_size(job)
-    smaller = ", or lower spec.training.batch.microBatchRows" if row.distributed else ""
+def _memory_limit(pod: Pod, definition: Stage, job: UniMRGJob) -> str:
+    """Return the memory limit that a pod exceeded, and which field to change."""
+    size = definition.pod_size(job)
+    smaller = ", or lower spec.training.batch.microBatchRows" if definition.distributed else ""
     limit = f" beyond its limit of {pod.memory_limit}" if pod.memory_limit else ""
     return f"{limit}: raise {PROFILE_FIELDS[size]}.memory in the site profile{smaller}"
 
 
-def _out_of_memory(end: Terminated) -> bool:
-    """Whether memory ran out, as the kernel reports it or, where only a rank was killed, the launcher."""
-    said = end.reason == "OOMKilled" or end.record.reason == "OutOfMemory"
-    return end.exit_code == ExitCode.KILLED and said
+def _is_out_of_memory(end: Terminated) -> bool:
+    """Whether host memory ran out, as reported by the kernel or, where only a rank was killed, by the launcher."""
+    reported = end.reason == "OOMKilled" or end.record.reason == "OutOfMemory"
+    return end.exit_code == ExitCode.KILLED and reported
 
 
 def _lost_pod(pod: str | None, node: str | None, why: str, disruption: str = "") -> Cause:
     found = rule(ExitCode.KILLED, Sign.DISRUPTED)
     where = f"pod {pod} on {node or 'no node'}" if pod else "a pod is lost"
-    message = line(f"{where}: {why}", disruption)
-    return Cause(camel_case(disruption, "PodLost"), message, found, None, _name(pod), _name(node))
+    message = one_line(f"{where}: {why}", disruption)
+    return Cause(camel_case(disruption, "PodLost"), message, found, None, _limited(pod), _limited(node))
 
 
-def _name(text: str | None) -> str | None:
+def _limited(text: str | None) -> str | None:
     return text[:253] if text else None

@@ -1,4 +1,4 @@
-"""What is known about a job and its children at one moment: everything that `decide` may look at."""
+"""The input of `decide`: a job, its children and their pods at one moment."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from unimrg_api.termination import TerminationRecord
 
 @dataclass(frozen=True)
 class ObservedJob:
-    """The UniMRGJob object. `job` is None where it does not parse; then `problem` says why."""
+    """The UniMRGJob object. `job` is None where it does not parse; then `parse_error` says why."""
 
     name: str
     namespace: str
@@ -22,17 +22,17 @@ class ObservedJob:
     generation: int
     job: UniMRGJob | None
     status: JobStatus
-    problem: str = ""
+    parse_error: str = ""
     deleting: bool = False
 
 
 ChildState = Literal["Active", "Suspended", "Succeeded", "Failed"]
-"""Active: it has pods or makes them. Suspended: it has none until somebody, e.g. a queue, resumes it."""
+"""Active: it has pods or creates them. Suspended: it has none until it is resumed, e.g. by Kueue."""
 
 
 @dataclass(frozen=True)
 class Child:
-    """An object that runs one attempt of a stage, of whatever kind; it belongs to the job by owner uid."""
+    """The Kubernetes object that runs one attempt of a stage (a Job, a PyTorchJob, …); the job owns it by uid."""
 
     name: str
     uid: str
@@ -44,7 +44,7 @@ class Child:
     restart_counters: RestartCounters = field(default_factory=RestartCounters)
     deleting: bool = False
     warnings: tuple[str, ...] = ()
-    """What recent Warning events about the child say (quota, Pod Security). Shown, never decided on."""
+    """Messages of recent Warning events about the child (quota, Pod Security). For people; no decision uses them."""
     resumed: float | None = None
     """When it was last resumed after a suspension; None: never."""
 
@@ -67,16 +67,16 @@ class Pod:
     name: str
     uid: str
     child: str
-    """Name of the child that it belongs to, whatever objects stand between them."""
+    """Name of the child that owns it, directly or through other objects."""
     node_rank: int
     phase: Literal["Pending", "Running", "Succeeded", "Failed", "Unknown"]
     created: float
     node: str | None = None
     ip: str | None = None
     deleting_since: float | None = None
-    """When it was asked to end (deletionTimestamp less its grace period); None if it was not."""
-    deleting_seen: float | None = None
-    """When this process first saw that it was, by its own clock; None if it does not know, as after a restart."""
+    """When its deletion was requested (deletionTimestamp minus grace period); None if it was not."""
+    deletion_observed: float | None = None
+    """When this operator process first observed that, by its own clock; None if it does not know."""
     grace_seconds: int = 30
     memory_limit: str = ""
     """Memory limit of the trainer's container, e.g. `4Gi`; empty if it has none."""
@@ -90,7 +90,7 @@ class Pod:
 
 
 @dataclass(frozen=True)
-class Report:
+class ProgressReport:
     """Progress that was pulled from the pod of node 0."""
 
     pod_uid: str
@@ -105,9 +105,9 @@ class Observation:
     job: ObservedJob
     children: tuple[Child, ...] = ()
     pods: tuple[Pod, ...] = ()
-    report: Report | None = None
+    report: ProgressReport | None = None
     """The newest report; None if no pod answered since the operator started."""
     fault: tuple[str, str] | None = None
-    """Why children cannot be made, as (reason, message): BackendMissing, NameConflict, ImageMissing. From the shell."""
-    predecessors: tuple[str, ...] = ()
-    """Names of live pods of an earlier job of the same name: they may still commit to the same prefix."""
+    """Why children cannot be created, as (reason, message): BackendMissing, NameConflict, ImageMissing; see `app/`."""
+    previous_job_pods: tuple[str, ...] = ()
+    """Names of live pods of an earlier job of the same name: they may still write checkpoints to the same prefix."""

@@ -1,6 +1,6 @@
-"""What pods report of their work, as parts of the status: progress, the newest commit, the run in MLflow, scores.
+"""Status fields that come from pods: progress, newest checkpoint, MLflow run, benchmark scores.
 
-A pod can only lie about itself, and may report anything: what does not fit is cut or left out.
+Reports are untrusted: values that do not fit are cut or ignored.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from unimrg_api.status import CheckpointStatus, JobStatus, MlflowStatus, NamedNu
 from unimrg_api.termination import TerminationRecord
 from unimrg_api.texts import duration
 from unimrg_operator.core.lookup import children_of, pods_of
-from unimrg_operator.core.observation import Observation, Report
-from unimrg_operator.core.texts import count, number, time_text
+from unimrg_operator.core.observation import Observation, ProgressReport
+from unimrg_operator.core.texts import count, format_time, number
 
 _LOSSES_LIMIT, _BENCHMARKS_LIMIT, _NAME_LIMIT = 16, 32, 64
 _CLOCK_SKEW_SECONDS = 60
 
 
 @dataclass(frozen=True)
-class Reported:
-    """The parts of a status that come from pods, but the progress."""
+class PodReports:
+    """The status fields that come from pods, except progress."""
 
     checkpoint: CheckpointStatus | None
     benchmarks: list[NamedNumber]
@@ -33,12 +33,12 @@ class Reported:
 
     @property
     def commit_step(self) -> int:
-        """The newest commit; 0 if there is none."""
+        """Step of the newest checkpoint; 0 if there is none."""
         return self.checkpoint.step if self.checkpoint is not None else 0
 
 
-def read_reports(status: JobStatus, observation: Observation, job: UniMRGJob) -> Reported:
-    """Return what is known of the job's work, given what was known and what pods report now."""
+def read_reports(status: JobStatus, observation: Observation, job: UniMRGJob) -> PodReports:
+    """Return the observed status's fields, updated from what pods report now."""
     records = _records(observation)
     steps = [step_in(record.checkpoint or "") or 0 for record in records]
     runs = [(record.mlflow_run_id, record.mlflow_url) for record in records]
@@ -46,7 +46,7 @@ def read_reports(status: JobStatus, observation: Observation, job: UniMRGJob) ->
     if report is not None and any(pod.uid == report.pod_uid for pod in observation.pods):
         steps.append(report.progress.checkpoint_step or 0)
         runs.append((report.progress.mlflow_run_id, report.progress.mlflow_url))
-    return Reported(
+    return PodReports(
         checkpoint=_checkpoint(status.checkpoint, steps, job),
         benchmarks=_benchmarks(records) or status.benchmarks,
         mlflow=_mlflow(status.mlflow, runs),
@@ -65,7 +65,7 @@ def _records(observation: Observation) -> list[TerminationRecord]:
 
 
 def _checkpoint(old: CheckpointStatus | None, steps: list[int], job: UniMRGJob) -> CheckpointStatus | None:
-    """Return the newest commit; a step that the job never comes to is none, whoever said so."""
+    """Return the newest checkpoint; steps beyond the job's stop step are ignored."""
     last = job.spec.training.resolved_stop_step()
     known = old if old is not None and old.step <= last else None
     step = max((step for step in steps if 0 < step <= last), default=0)
@@ -75,7 +75,7 @@ def _checkpoint(old: CheckpointStatus | None, steps: list[int], job: UniMRGJob) 
 
 
 def _mlflow(old: MlflowStatus | None, runs: list[tuple[str | None, str | None]]) -> MlflowStatus | None:
-    """Return the run that was named last; a name that is too long is none."""
+    """Return the run that was reported last; names over the limit are ignored."""
     known = old or MlflowStatus()
     for run_id, url in runs:
         fields = {"run_id": (run_id, 64), "url": (url, 2048)}
@@ -95,8 +95,8 @@ def progress_of(
 ) -> ProgressStatus | None:
     """Return the current stage's own progress; once no stage that reports is left, the training's.
 
-    It comes from the report of a running pod, else from the training's newest termination record, else it is what
-    was known. Another stage's steps are never shown; its losses stay, for only training has any.
+    It comes from the report of a running pod, else from the training's newest termination record, else from the old
+    status. Another stage's steps are never shown; its losses are kept, because only training has any.
     """
     reports = current is not None and STAGES[current.name].reports_progress
     name = current.name if current is not None and reports else TRAINING
@@ -123,22 +123,22 @@ def _from_records(old: ProgressStatus | None, name: StageName, observation: Obse
     if not records:
         return None
     step, total, finished = max(records, key=lambda record: record[0])
-    return _shown(old, name, step, total or 0, finished)
+    return _progress(old, name, step, total or 0, finished)
 
 
 def _from_report(
-    old: ProgressStatus | None, stage: StageName, report: Report, weights: Mapping[str, float]
+    old: ProgressStatus | None, stage: StageName, report: ProgressReport, weights: Mapping[str, float]
 ) -> ProgressStatus:
     progress = report.progress
     credible = 0 < progress.updated <= report.received + _CLOCK_SKEW_SECONDS
     updated = progress.updated if credible else report.received
-    shown = _shown(old, stage, progress.step, progress.total_steps, updated)
+    shown = _progress(old, stage, progress.step, progress.total_steps, updated)
     values = {clean(name, _NAME_LIMIT): number(value) for name, value in progress.losses.items()}
     losses = [NamedNumber(name=name, value=value) for name, value in list(values.items())[:_LOSSES_LIMIT]]
     if losses:
         shown = shown.model_copy(update={"losses": losses, "loss": number(_total(progress.losses, weights))})
-    if old is not None and _what_counts(old) == _what_counts(shown):
-        return old  # nothing new was done, so when it was done stays, too
+    if old is not None and _advance_key(old) == _advance_key(shown):
+        return old  # no new step: keep updated_time, so that a stall shows
     update: dict[str, object] = {}
     if progress.eta_seconds is not None:
         eta = count(progress.eta_seconds)
@@ -149,17 +149,17 @@ def _from_report(
 
 
 def _total(losses: Mapping[str, float], weights: Mapping[str, float]) -> float:
-    """Return the loss that is trained: the weighted losses over the number of objectives; docs/method/randomness.md."""
+    """Return the training loss: the weighted losses over the number of objectives; docs/method/randomness.md."""
     factors = {name.lower(): weight for name, weight in weights.items() if weight}
     return sum(factors.get(name.lower(), 1.0) * value for name, value in losses.items()) / len(losses)
 
 
-def _what_counts(progress: ProgressStatus) -> tuple[object, ...]:
+def _advance_key(progress: ProgressStatus) -> tuple[object, ...]:
     return progress.stage, progress.step, progress.total_steps, progress.loss, progress.losses
 
 
-def _shown(old: ProgressStatus | None, stage: StageName, step: int, total: int, updated: float) -> ProgressStatus:
-    """Return progress with the losses that were reported last: other stages than the training have none."""
+def _progress(old: ProgressStatus | None, stage: StageName, step: int, total: int, updated: float) -> ProgressStatus:
+    """Return a stage's progress with the losses that were reported last: only training has losses."""
     step, total = count(step), count(total)
     return ProgressStatus(
         stage=stage,
@@ -169,5 +169,5 @@ def _shown(old: ProgressStatus | None, stage: StageName, step: int, total: int, 
         percent=min(100, 100 * step // total),
         loss=old.loss if old is not None else "",
         losses=old.losses if old is not None else [],
-        updated_time=time_text(updated),
+        updated_time=format_time(updated),
     )
