@@ -10,7 +10,7 @@ from tests.support.checkpoints import assert_same, checkpointer, small_state
 from tests.support.local_jobs import tiny_job
 from unimrg_api.errors import UserError
 from unimrg_trainer.checkpoint.state import TrainingState
-from unimrg_trainer.engine.train import newest
+from unimrg_trainer.engine.train import load_checkpoint
 from unimrg_trainer.storage import LocalStore
 
 
@@ -28,7 +28,7 @@ def commit(store: LocalStore, step: int) -> TrainingState:
 def found(store: LocalStore, folder: Path, policy: str) -> TrainingState | None:
     """The state that another attempt goes on from."""
     job, _ = tiny_job(folder, checkpoint__resume=policy)
-    loaded = newest(checkpointer(store, attempt=2), job)
+    loaded = load_checkpoint(checkpointer(store, attempt=2), job)
     return None if loaded is None else loaded[1]
 
 

@@ -57,7 +57,7 @@ CASES: list[tuple[str, GroupEnd, ExitCode, int | None]] = [
     ("a failure while stopping", stopped(ended(0, 85, 1), ended(1, 69, 2)), ExitCode.UNAVAILABLE, 1),
     ("a rank that stopped left another", stopped(ended(0, 85, 2), ended(1, 84, 1)), ExitCode.INTERRUPTED, 0),
     ("communication faults while stopping", stopped(ended(0, 84, 1), ended(1, 84, 2)), ExitCode.COMMUNICATION, 0),
-    ("grace used up", stopped(killed(0), killed(1), overdue=True), ExitCode.INTERRUPTED, 0),
+    ("grace used up", stopped(killed(0), killed(1), grace_exceeded=True), ExitCode.INTERRUPTED, 0),
     ("stalled", group(killed(0), stall=Stall(900, ("train", 3))), ExitCode.STALL, None),
     ("interrupted twice", stopped(killed(0), interrupted_twice=True), ExitCode.INTERRUPTED_TWICE, None),
 ]

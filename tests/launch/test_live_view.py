@@ -61,7 +61,7 @@ def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_log_gets_a_line_with_steps_losses_speed_and_time_left(shown: Callable[..., str]) -> None:
     text = shown(HALFWAY, terminal=False)
-    assert text == "train  30/60  1m15s left  pixel 0.500  12.0 rows/s  committed 20\n"
+    assert text == "train  30/60  1m15s left  pixel 0.500  12.0 rows/s  checkpoint 20\n"
 
 
 def test_a_log_is_not_flooded_but_a_new_stage_is_written_at_once(shown: Callable[..., str]) -> None:

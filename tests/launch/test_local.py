@@ -62,7 +62,7 @@ def test_a_job_runs_from_check_to_finish_and_again_has_nothing_to_do(tmp_path: P
 
     again, text = run(tmp_path)
     assert again == 0
-    assert "complete before: step 12" in text and "Harmon Tiny" in text
+    assert "the checkpoint of step 12 already exists" in text and "Harmon Tiny" in text
     assert closed == ["FINISHED"]
     assert [path.name for path in (tmp_path / "run" / "attempts").iterdir()] == ["1.json"]
 
@@ -73,7 +73,7 @@ def test_a_complete_run_that_was_not_closed_is_closed_without_its_data(tmp_path:
     (tmp_path / "run" / "outcomes" / "attempt-1-train.json").unlink()
     shutil.rmtree(tmp_path / "data")
     code, text = run(tmp_path, stages__evaluate__mode="Never")
-    assert code == 0 and "complete before: step 12" in text
+    assert code == 0 and "the checkpoint of step 12 already exists" in text
     assert closed == ["FINISHED", "FINISHED"]
     assert run(tmp_path, stages__evaluate__mode="Never")[0] == 0
     assert closed == ["FINISHED", "FINISHED"]
@@ -84,7 +84,7 @@ def test_a_run_whose_last_commit_is_damaged_is_not_complete(tmp_path: Path, clos
     assert run(tmp_path, stages__evaluate__mode="Never")[0] == 0
     next((tmp_path / "run" / "ckpt" / "step-00000012").rglob("rank-0.safetensors")).unlink()
     code, text = run(tmp_path, stages__evaluate__mode="Never")
-    assert code == 0 and "complete before" not in text
+    assert code == 0 and "already exists" not in text
     assert (tmp_path / "run" / "outcomes" / "attempt-2-train.json").exists()
 
 
@@ -97,7 +97,7 @@ def test_an_interrupted_training_is_closed_as_killed_and_resumed(
     code, text = run(tmp_path, 2, stages__evaluate__mode="Never")
     thread.join()
     assert code == ExitCode.INTERRUPTED
-    assert "Interrupted during train: step 5 is committed" in text
+    assert "Interrupted during train: the last checkpoint is of step 5" in text
     assert closed == ["KILLED"]
 
     monkeypatch.setenv("FAKE_TRAIN", "complete")
@@ -163,7 +163,7 @@ def test_a_check_that_fails_begins_no_attempt(tmp_path: Path, closed: list[str])
 
 
 def test_a_second_run_of_the_same_prefix_is_refused(tmp_path: Path) -> None:
-    with run_lock(tmp_path / "run" / "local"), pytest.raises(UserError, match="another `unimrg run` is at work"):
+    with run_lock(tmp_path / "run" / "local"), pytest.raises(UserError, match="another `unimrg run` is using"):
         run(tmp_path)
 
 

@@ -34,7 +34,7 @@ def test_every_kind_of_store_passes_and_nothing_is_left(s3_place: Place, tmp_pat
 def test_a_service_without_conditional_writes_or_ranges_is_refused(s3_place: Place) -> None:
     with without_header(s3_place, "PutObject", "If-None-Match"):
         message = refused(s3_place.store())
-    assert "this service has no conditional writes, which commits rest on" in message
+    assert "this service has no conditional writes, which checkpoints require" in message
     assert f"{s3_place.uri}/run" in message
     with without_header(s3_place, "GetObject", "Range"):
         assert "range" in refused(s3_place.store())

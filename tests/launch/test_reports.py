@@ -14,7 +14,7 @@ from unimrg_api.progress import Progress
 from unimrg_api.termination import TerminationRecord
 from unimrg_trainer.launch.exit_records import StageResult
 from unimrg_trainer.launch.progress_server import PORT_FILE, serve_progress
-from unimrg_trainer.launch.reports import announce, heartbeat, read_progress, termination_record, write_termination
+from unimrg_trainer.launch.reports import heartbeat, read_progress, report_stage, termination_record, write_termination
 
 
 def get(port: int, path: str) -> bytes:
@@ -80,7 +80,7 @@ def test_a_new_stage_keeps_the_last_commit_and_is_a_sign_of_life(tmp_path: Path)
     assert heartbeat(tmp_path) is None
     report(tmp_path, checkpoint_step=2)
     before = heartbeat(tmp_path)
-    announce(tmp_path, "evaluate")
+    report_stage(tmp_path, "evaluate")
     progress = read_progress(tmp_path)
     assert (progress.stage, progress.step, progress.checkpoint_step) == ("evaluate", 0, 2)
     assert heartbeat(tmp_path) not in (None, before)

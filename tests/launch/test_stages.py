@@ -93,14 +93,14 @@ def test_ranks_of_a_job_for_cpus_see_no_gpu(
 
 def test_an_interrupted_preparation_publishes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     env, stop = environment(tmp_path), StopRequest()
-    announce = stages.reports.announce
+    report_stage = stages.reports.report_stage
 
     def interrupt(*arguments: Any, **named: Any) -> None:
-        announce(*arguments, **named)
+        report_stage(*arguments, **named)
         if named.get("step"):
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(stages.reports, "announce", interrupt)
+    monkeypatch.setattr(stages.reports, "report_stage", interrupt)
     monkeypatch.setattr(stages, "REPORT_SECONDS", 0.0)
     assert stages.execute("prepare", env, stop).code is ExitCode.INTERRUPTED
     assert not list((tmp_path / "data").rglob("PUBLISHED"))
@@ -142,7 +142,7 @@ def test_a_run_is_closed_as_what_its_stages_were(
     run = run_of(tmp_path)
     for stage, code in (("train", train), ("evaluate", evaluate)):
         if isinstance(code, int):
-            outcomes.note(run, "1", stage, TerminationRecord(exit_code=code))
+            outcomes.record_outcome(run, "1", stage, TerminationRecord(exit_code=code))
     assert outcomes.result(run, job, "1") == outcome
 
 
@@ -151,12 +151,12 @@ def test_finish_takes_the_newest_attempt_of_the_training_under_the_prefix(
 ) -> None:
     env = environment(tmp_path)
     assert run_stage("finish", env) is ExitCode.OK
-    assert "no training has begun" in ended(env).message and closed == []
+    assert "no training under" in ended(env).message and closed == []
     run_stage("prepare", env)
     for _ in range(2):
         env = environment(tmp_path)
-        claimed = stages.inputs.claim(env, stages.inputs.job_of(env), run_of(tmp_path))
-    outcomes.note(run_of(tmp_path), "1", "train", TerminationRecord(exit_code=70))
+        claimed = stages.inputs.claim_run(env, stages.inputs.job_of(env), run_of(tmp_path))
+    outcomes.record_outcome(run_of(tmp_path), "1", "train", TerminationRecord(exit_code=70))
     end = stages.execute("finish", environment(tmp_path), StopRequest())
     assert end.env is not None
     assert (end.env.uid, end.env.attempt) == (claimed.uid, "2")
@@ -169,7 +169,7 @@ def test_finish_passes_on_why_tracking_is_incomplete(tmp_path: Path, monkeypatch
     monkeypatch.setattr(stages, "finish", lambda *_, **__: report)
     env = environment(tmp_path)
     run_stage("prepare", env)
-    stages.inputs.claim(env, stages.inputs.job_of(env), run_of(tmp_path))
+    stages.inputs.claim_run(env, stages.inputs.job_of(env), run_of(tmp_path))
     assert run_stage("finish", environment(tmp_path)) is ExitCode.CONFIGURATION
     assert problem in ended(env).message and "12 records" in ended(env).message
 
@@ -180,4 +180,4 @@ def test_the_check_warns_of_a_tracking_server_and_succeeds(
     monkeypatch.setattr(stages.inputs, "check_server", lambda settings: f"{settings.uri} refuses this job")
     env = environment(tmp_path, tracking={"mlflow": {"uri": "http://127.0.0.1:9"}})
     assert run_stage("check", env) is ExitCode.OK
-    assert "http://127.0.0.1:9 refuses this job. The job runs all the same" in caplog.text
+    assert "http://127.0.0.1:9 refuses this job. The job continues" in caplog.text

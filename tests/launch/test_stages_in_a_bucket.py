@@ -213,7 +213,7 @@ def test_a_store_that_hangs_at_the_end_delays_no_termination_record(
             time.sleep(60)
 
     monkeypatch.setattr(stages, "classify", classifying)
-    monkeypatch.setattr(stages, "KEEP_SECONDS", (1.0, 1.0))
+    monkeypatch.setattr(stages, "SAVE_SECONDS", (1.0, 1.0))
     started = time.monotonic()
     with handled(pods.place, "before-call.s3", hang):
         record = pods.stage("train", attempt="1")

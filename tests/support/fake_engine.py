@@ -57,7 +57,7 @@ def work(env: PodEnvironment, stop: StopRequest) -> None:
     else:
         store.put(f"results/{FILE_NAME}", summary(env, job, step).to_json().encode())
     if script == "wait":
-        raise Interrupted(f"stopped after step {step}, committed at step {step}")
+        raise Interrupted(f"stopped after step {step}, checkpoint at step {step}")
 
 
 def commit(store: ObjectStore, step: int) -> None:

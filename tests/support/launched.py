@@ -39,7 +39,7 @@ def launch(run_dir: Path, processes: int, grace: int, stall: int, scripts: list[
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, filename=Path(sys.argv[1]) / "launcher.log")
-    worker_group.PEER_SECONDS = 3.0
+    worker_group.FAILURE_GRACE_SECONDS = 3.0
     folder = Path(sys.argv[1])
     result = launch(folder, int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), sys.argv[5:])
     (folder / "result.json").write_text(json.dumps(asdict(result)))

@@ -1,1 +1,1 @@
-"""The one training loop: time, steps, checkpoints and metrics, for any model family."""
+"""Training and evaluation on one rank, for any model family."""

@@ -1,7 +1,7 @@
-"""A training state in the form that belongs to no strategy: full-precision tensors by parameter name.
+"""A training state in a strategy-independent form: full-precision tensors by parameter name.
 
 `model/<name>` the weights, `exp_avg/<name>` and `exp_avg_sq/<name>` AdamW's moments (docs/method/checkpoints.md). All
-randomness is keyed and the data's cursor is the step, so weights, moments and the step are the whole state.
+randomness and the data position follow from the step, so weights, moments and the step are the whole state.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def export_state(module: nn.Module, optimizer: torch.optim.AdamW, step: int) -> TrainingState:
-    """Copy weights and moments to the host. Frozen parameters are kept too: a checkpoint is a whole model."""
+    """Copy weights and moments to the host, frozen parameters included: a checkpoint is a whole model."""
     tensors = {}
     for name, parameter in module.named_parameters():
         tensors[f"model/{name}"] = parameter.detach().to("cpu", copy=True)
@@ -31,14 +31,14 @@ def export_state(module: nn.Module, optimizer: torch.optim.AdamW, step: int) -> 
 def import_weights(module: nn.Module, state: TrainingState) -> None:
     """Overwrite every parameter of `module` with the state's weights.
 
-    Raises UserError if they are those of another model: of another version of this software, or of a changed family.
+    Raises UserError if they do not fit the model, e.g. after a change of the software or of the family.
     """
-    refuse_other_model(module, state)
+    check_same_model(module, state)
     for name, parameter in module.named_parameters():
         parameter.copy_(state.tensors[f"model/{name}"])
 
 
-def refuse_other_model(module: nn.Module, state: TrainingState) -> None:
+def check_same_model(module: nn.Module, state: TrainingState) -> None:
     """Raise UserError if names or shapes of the state's weights are not the module's."""
     wanted = {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
     found = {
@@ -50,8 +50,8 @@ def refuse_other_model(module: nn.Module, state: TrainingState) -> None:
     if different:
         name = different[0]
         raise UserError(
-            f"the checkpoint of step {state.step} is of another model: {len(different)} tensors differ, e.g. {name} is "
-            f"{found.get(name, 'absent')} there and {wanted.get(name, 'absent')} here",
+            f"the checkpoint of step {state.step} does not fit the model: {len(different)} tensors differ, e.g. {name} "
+            f"is {found.get(name, 'absent')} there and {wanted.get(name, 'absent')} here",
             remedy="resume with the version of unimrg that wrote it, or give another spec.checkpoint.uri",
         )
 

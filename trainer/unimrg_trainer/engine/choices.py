@@ -1,7 +1,7 @@
-"""What a job chooses by name is built once before anything runs, and the files that its model needs are looked for.
+"""Checks before anything runs that what a job chooses by name can be built, and that its model's files exist.
 
-Published sizes need files besides their weights: tokenizers, frozen encoders. They lie in the family's folder of the
-cache, or where `spec.model.assets` says, from where each node fetches them once.
+Published sizes need files besides their weights: tokenizers, frozen encoders. They are in the family's folder of the
+cache, or at `spec.model.assets`, from where each node fetches them once.
 """
 
 from __future__ import annotations
@@ -43,18 +43,18 @@ def check_choices(job: UniMRGJob, env: PodEnvironment) -> None:
 
 
 def provide_files(job: UniMRGJob, env: PodEnvironment, family: Family) -> None:
-    """Have the files that the family needs on this node. Raises UserError (INPUT_MISSING) for one that is missing."""
+    """Fetch the files that the family needs to this node. Raises UserError (INPUT_MISSING) for a missing one."""
     folder = assets_folder(family.name)
     for asset in family.needed_files():
         if job.spec.model.assets is None:
             asset.find(folder)
         else:
-            _place(_fetch(job, env, asset), folder / asset.file)
+            _link(_fetch(job, env, asset), folder / asset.file)
 
 
 def _choices(job: UniMRGJob, env: PodEnvironment) -> Iterator[tuple[str, Callable[[], Any]]]:
     spec = job.spec
-    yield "spec.model", lambda: _look_for_files(job, env, find_family(*spec.model.family()))
+    yield "spec.model", lambda: _check_files(job, env, find_family(*spec.model.family()))
     for index, entry in enumerate(spec.objectives or ()):
         yield f"spec.objectives[{index}]", partial(objective, entry.key)
     for index, benchmark in enumerate(spec.stages.evaluate.benchmarks):
@@ -62,7 +62,7 @@ def _choices(job: UniMRGJob, env: PodEnvironment) -> Iterator[tuple[str, Callabl
         yield path, partial(find_benchmark, *benchmark.selected())
 
 
-def _look_for_files(job: UniMRGJob, env: PodEnvironment, family: Family) -> None:
+def _check_files(job: UniMRGJob, env: PodEnvironment, family: Family) -> None:
     """Raise UserError for the first file that is missing; nothing is fetched."""
     for asset in family.needed_files():
         if job.spec.model.assets is None:
@@ -83,8 +83,8 @@ def _fetch(job: UniMRGJob, env: PodEnvironment, asset: Asset) -> Path:
     return local_file(store, asset.file, env.cache)
 
 
-def _place(path: Path, link: Path) -> None:
-    """Let the family find the file; several ranks of a node may do so at once."""
+def _link(path: Path, link: Path) -> None:
+    """Link the file into the family's folder; several ranks of a node may do so at once."""
     link.parent.mkdir(parents=True, exist_ok=True)
     if link.resolve() != path.resolve():
         new = link.with_name(f".{link.name}-{os.getpid()}")

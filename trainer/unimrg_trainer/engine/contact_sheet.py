@@ -1,7 +1,6 @@
-"""A contact sheet before the first step: the images that the model reads and learns, as its losses see them.
+"""A contact sheet before the first step: the input and target images of the first rows, as the model gets them.
 
-A map that was prepared wrongly, a codec that does not fit, a geometry that cuts: people see these at once, and losses
-do not show them for hours.
+A wrongly prepared map, a wrong codec or a cropped image is visible there at once, but in the losses only after hours.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from unimrg_trainer.engine.setup import Setup
 from unimrg_trainer.engine.step_plan import MicroStep
-from unimrg_trainer.engine.strategy import DTYPES
+from unimrg_trainer.engine.strategy import PARAMETER_DTYPES
 from unimrg_trainer.evaluation.pictures import Preview, contact_sheet_png
 
 logger = logging.getLogger(__name__)
@@ -22,11 +21,11 @@ ROWS_SHOWN = 4
 
 
 def write_contact_sheet(setup: Setup, micro_step: MicroStep) -> Path | None:
-    """Draw the first rows of a micro-step into results/, here and beside the checkpoints; None if there is no image.
+    """Draw the first rows of a micro-step into results/, here and in the run's store; None if there is no image.
 
-    Frozen encoders run for it, the model does not.
+    It runs the frozen encoders, but not the model.
     """
-    batch = setup.family.prepare(micro_step.batch, setup.device, DTYPES[setup.job.spec.training.precision])
+    batch = setup.family.prepare(micro_step.batch, setup.device, PARAMETER_DTYPES[setup.job.spec.training.precision])
     shown: dict[str, list[Preview]] = {}
     for row, preview in zip(micro_step.rows, setup.family.preview(batch), strict=True):
         rows = shown.setdefault(row.objective, [])
@@ -39,6 +38,6 @@ def write_contact_sheet(setup: Setup, micro_step: MicroStep) -> Path | None:
     path = setup.env.run_dir / "results" / FILE_NAME
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
-    setup.run.put(f"results/{FILE_NAME}", content)
-    logger.info("%s/results/%s shows what the first step reads and learns", setup.run.uri, FILE_NAME)
+    setup.run_store.put(f"results/{FILE_NAME}", content)
+    logger.info("%s/results/%s shows what the first step reads and learns", setup.run_store.uri, FILE_NAME)
     return path

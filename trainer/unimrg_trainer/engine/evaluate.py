@@ -1,4 +1,4 @@
-"""The evaluate stage on one rank: measures the newest commit against the first weights, and draws the pictures."""
+"""The evaluate stage on one rank: compares the newest checkpoint with the initial weights, and draws the pictures."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from unimrg_api.environment import PodEnvironment
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.job import UniMRGJob
-from unimrg_api.progress import Progress as ProgressRecord
+from unimrg_api.progress import Progress
 from unimrg_trainer.checkpoint.agreement import TorchAgreement
 from unimrg_trainer.checkpoint.discover import load_newest
 from unimrg_trainer.data.dataset import Dataset
 from unimrg_trainer.engine.canonical_state import import_weights
 from unimrg_trainer.engine.initial_weights import build_initial
-from unimrg_trainer.engine.measuring import Progress, SharedWork, TrainedModel, held_out_losses
+from unimrg_trainer.engine.measuring import SharedWork, StoppableProgress, TrainedModel, held_out_losses
 from unimrg_trainer.engine.reporting import open_spool
 from unimrg_trainer.engine.setup import GROUP_TIMEOUT, Setup, set_up
 from unimrg_trainer.engine.stopping import StopFlag
-from unimrg_trainer.engine.strategy import DTYPES
+from unimrg_trainer.engine.strategy import PARAMETER_DTYPES
 from unimrg_trainer.evaluation.benchmarks.base import BenchmarkResult, Item
 from unimrg_trainer.evaluation.benchmarks.registry import find_benchmark
 from unimrg_trainer.evaluation.held_out import HeldOutLoss, compare
@@ -39,35 +39,35 @@ from unimrg_trainer.tracking.segments import read_attempts, read_curves
 
 logger = logging.getLogger(__name__)
 
-VERSIONED = ("unimrg", "torch", "transformers", "numpy")
+RECORDED_PACKAGES = ("unimrg", "torch", "transformers", "numpy")
 PREVIEW_IMAGES = 4
-"""Rows of the grid for images of the split `preview`, which have no truth beside them."""
+"""Rows of the grid for images of the split `preview`, which have no ground truth."""
 
 
 def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
-    """Evaluate as spec.stages.evaluate says; write results/ beside the checkpoints and the scores to the spool.
+    """Evaluate as spec.stages.evaluate says; write results/ to the run's store and the scores to the spool.
 
-    Raises UserError (exit code 66) if the job has no commit, Interrupted (85) if a stop was requested.
+    Raises UserError (exit code 66) if the job has no checkpoint, Interrupted (85) if a stop was requested.
     """
     benchmarks = {entry.key: find_benchmark(*entry.selected()) for entry in job.spec.stages.evaluate.benchmarks}
     setup = set_up(env, job)
     host_group = dist.new_group(backend="gloo", timeout=GROUP_TIMEOUT)
     assert host_group is not None
     digest = job.training_digest(setup.data_digest)
-    loaded = load_newest(setup.run, TorchAgreement(host_group), config_digest=digest)
+    loaded = load_newest(setup.run_store, TorchAgreement(host_group), config_digest=digest)
     if loaded is None:
         raise UserError(
-            f"there is no commit to evaluate at {job.spec.checkpoint.uri}",
+            f"there is no checkpoint to evaluate at {job.spec.checkpoint.uri}",
             remedy="train first",
             exit_code=ExitCode.INPUT_MISSING,
         )
     commit, state = loaded
-    progress = Progress(stop, lambda what, done, total: _show(setup, state.step, what, done, total))
-    work = SharedWork(setup.rank, setup.world_size, progress.end_if_stopped)
-    held_out = Dataset.open(setup.data, "heldOut", setup.data_digest)
-    dtype = DTYPES[job.spec.training.precision]
+    progress = StoppableProgress(stop, lambda what, done, total: _report_progress(setup, state.step, what, done, total))
+    work = SharedWork(setup.rank, setup.world_size, progress.raise_if_stopped)
+    held_out = Dataset.open(setup.data_store, "heldOut", setup.data_digest)
+    dtype = PARAMETER_DTYPES[job.spec.training.precision]
 
-    module = build_initial(setup.family, job.spec.training.seed, setup.published, dtype).to(setup.device)
+    module = build_initial(setup.family, job.spec.training.seed, setup.initial_weights, dtype).to(setup.device)
     rows = held_out_rows(setup, held_out)
     before = held_out_losses(setup, module, held_out, rows, work, progress, "held-out loss before")
     import_weights(module, state)
@@ -92,12 +92,12 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
 
 
 def held_out_rows(setup: Setup, held_out: Dataset) -> int:
-    """How many rows are measured: as many as wanted, at most as many as there are, for a copy tells nothing new."""
+    """Number of rows to evaluate: as many as the job wants, at most as many as there are."""
     wanted = setup.job.spec.stages.evaluate.held_out_rows
     sizes = {"questions": len(held_out.questions), "images": len(held_out.images)}
     available = min(sizes[objective.source] for objective in setup.objectives)
     if available < wanted and setup.rank == 0:
-        logger.warning("stages.evaluate.heldOutRows is %d, the data has %d: these are measured", wanted, available)
+        logger.warning("stages.evaluate.heldOutRows is %d, the data has %d: evaluating those", wanted, available)
     return min(wanted, available)
 
 
@@ -121,8 +121,8 @@ def draw_samples(setup: Setup, held_out: Dataset, runner: Runner) -> list[GridRo
     if count == 0 or not maps:
         return []
     samples = [(f"held-out {index}", held_out.image_sample(index)) for index in range(count)]
-    if "preview" in Dataset.splits(setup.data, setup.data_digest):
-        previews = Dataset.open(setup.data, "preview", setup.data_digest)
+    if "preview" in Dataset.splits(setup.data_store, setup.data_digest):
+        previews = Dataset.open(setup.data_store, "preview", setup.data_digest)
         chosen = previews.images[:PREVIEW_IMAGES]
         samples += [(f"preview {index}", previews.image_sample(index)) for index in chosen]
     seed = setup.job.spec.training.seed
@@ -135,9 +135,9 @@ def draw_samples(setup: Setup, held_out: Dataset, runner: Runner) -> list[GridRo
     grid = []
     for row, (label, sample) in enumerate(samples):
         assert sample.image is not None, label
-        made = {map.name: images[index * len(samples) + row] for index, map in enumerate(maps)}
-        truth = {map.name: map.target(sample, len(made[map.name])) for map in maps if map.name in sample.maps}
-        grid.append(GridRow(label, squash(sample.image, max(map(len, made.values()))), made, truth))
+        generated = {map.name: images[index * len(samples) + row] for index, map in enumerate(maps)}
+        truth = {map.name: map.target(sample, len(generated[map.name])) for map in maps if map.name in sample.maps}
+        grid.append(GridRow(label, squash(sample.image, max(map(len, generated.values()))), generated, truth))
     return grid
 
 
@@ -165,7 +165,7 @@ def write_results(
     if any(name.startswith("train/loss") for name in curves):
         resumes = [attempt["resume_step"] for attempt in attempts if attempt["resume_step"]]
         rows = f"{job.spec.training.batch.rows_per_objective} rows of each objective per step, {note}"
-        order = in_order({*built_in(), *setup.weights})
+        order = in_order({*built_in(), *setup.objective_weights})
         curves_file = curves_png(curves, objectives=order, title=job.metadata.name, note=rows, resumes=resumes)
         pictures["curves"] = ("curves.png", curves_file)
     summary = Summary(
@@ -181,7 +181,7 @@ def write_results(
         checkpoint=commit_key,
         data_digest=setup.data_digest,
         seeds=seeds_of(job),
-        versions={name: importlib.metadata.version(name) for name in VERSIONED},
+        versions={name: importlib.metadata.version(name) for name in RECORDED_PACKAGES},
         held_out=losses,
         benchmarks=benchmarks,
         files={what: f"results/{name}" for what, (name, _) in pictures.items()},
@@ -189,27 +189,27 @@ def write_results(
     contents = dict(pictures.values())
     contents["summary.json"] = summary.to_json().encode()
     for name, content in contents.items():
-        setup.run.put(f"results/{name}", content)
+        setup.run_store.put(f"results/{name}", content)
         (folder / name).write_bytes(content)
         spool.artifact(folder / name, "results")
     spool.step(step, summary.metrics())
     spool.end("evaluated")
     spool.close_segment()
-    logger.info("results of step %d are in %s/results", step, setup.run.uri)
+    logger.info("results of step %d are in %s/results", step, setup.run_store.uri)
 
 
 def seeds_of(job: UniMRGJob) -> dict[str, int]:
-    """What a seed is for → seed: the training, and each source of data that has one."""
+    """Seeds by purpose: the training, and each data source that has one."""
     sources = [source.selected() for source in job.spec.data.sources or ()]
     return {"training": job.spec.training.seed} | {
         name: settings["seed"] for name, settings in sources if isinstance(settings.get("seed"), int)
     }
 
 
-def _show(setup: Setup, step: int, what: str, done: int, total: int) -> None:
+def _report_progress(setup: Setup, step: int, what: str, done: int, total: int) -> None:
     if setup.rank != 0:
         return
-    record = ProgressRecord(
+    record = Progress(
         stage="evaluate", step=done, total_steps=total, message=what, checkpoint_step=step, updated=time.time()
     )
     write_atomically(setup.env.run_dir / "progress.json", record.to_json())

@@ -1,4 +1,4 @@
-"""Where the first weights come from: drawn from the seed, or read from published safetensors files."""
+"""Initial weights: random from the seed, or read from published safetensors files."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PublishedWeights:
-    """Where published weights lie: an absolute URI, how its store is reached, and where a node keeps copies."""
+    """Location of published weights: an absolute URI, how its store is reached, and the folder for local copies."""
 
     uri: str
     storage: StorageSpec
@@ -45,7 +45,7 @@ def build_initial(family: Family, seed: int, published: PublishedWeights | None,
 def load_published(module: nn.Module, published: PublishedWeights) -> None:
     """Overwrite the module's weights with those of the published safetensors file(s): one, or a folder of them.
 
-    Names are the module's own; every tensor must be there with its shape, further copies of tied ones excepted.
+    Names are the module's own; every tensor must exist with its shape, but duplicates of tied ones may be missing.
     Raises UserError naming what is missing or has another shape.
     """
     uri = published.uri
@@ -79,4 +79,4 @@ def load_published(module: nn.Module, published: PublishedWeights) -> None:
         )
     unused = sorted(set(found) - set(dict(module.named_parameters(remove_duplicate=False))))
     if unused:
-        logger.warning("spec.model.init holds %d tensors that the model has not, e.g. %s", len(unused), unused[0])
+        logger.warning("%d tensors in spec.model.init are ignored: not in the model, e.g. %s", len(unused), unused[0])

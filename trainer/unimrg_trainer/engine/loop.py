@@ -3,8 +3,7 @@
     resume → dry run → [ plan and collate (ahead, on the host) → per micro-step: prepare, forward, backward
              → clip → step → every few steps: metrics → when due or on a stop request: checkpoint ] → final checkpoint
 
-It knows time, steps, checkpoints and metrics. What a row is and how it is computed is the family's; how a step is
-spread over processes is the strategy's.
+The loop handles steps, checkpoints and metrics; the family computes rows; the strategy spreads a step over processes.
 """
 
 from __future__ import annotations
@@ -33,12 +32,12 @@ from unimrg_trainer.rng import key_digest
 logger = logging.getLogger(__name__)
 
 REPORT_EVERY = 5
-"""Steps between two reports; each costs one wait for the device."""
+"""Steps between two reports; each synchronizes with the device once."""
 
 
 @dataclass(frozen=True)
 class LoopSettings:
-    """When the loop ends, saves, and how it clips. Steps are optimiser steps."""
+    """When the loop ends and saves, and how it clips. Steps are optimiser steps; `prefetch` are planned ahead."""
 
     stop_step: int
     save_every: int
@@ -71,11 +70,11 @@ class TrainingLoop:
     """Moves a collated batch to the device and runs the family's frozen encoders there."""
     stop: StopAgreement
     save: Callable[[TrainingState, str], None]
-    """(state, reason) → committed; a collective call."""
+    """Saves a checkpoint of (state, reason); called on every rank."""
     report: Callable[[LoopReport], None]
     """Called on every rank every few steps."""
     settings: LoopSettings
-    heartbeat: Callable[[int], None] = lambda finished: None
+    heartbeat: Callable[[int], None] = lambda finished_steps: None
     """Called with the number of finished steps after each, for the watchdog."""
 
     def __post_init__(self) -> None:
@@ -86,11 +85,11 @@ class TrainingLoop:
     def run(self, first_step: int) -> int:
         """Train; return the number of finished optimiser steps.
 
-        Raises Interrupted (exit code 85) after the checkpoint when a stop was requested.
+        Raises Interrupted (exit code 85) after saving a checkpoint if a stop was requested.
         """
-        finished, committed = first_step, first_step
-        if finished >= self.settings.stop_step:
-            return finished
+        finished_steps, saved_step = first_step, first_step
+        if finished_steps >= self.settings.stop_step:
+            return finished_steps
         with Prefetcher(self.plan_step, first_step, self.settings.prefetch) as steps:
             first = next(steps)
             self._dry_run(first)
@@ -99,28 +98,28 @@ class TrainingLoop:
             step = first
             while True:
                 self._train(step)
-                finished = step.number + 1
-                self.heartbeat(finished)
+                finished_steps = step.number + 1
+                self.heartbeat(finished_steps)
                 stopping = self.stop.vote()
-                done = finished == self.settings.stop_step
-                saving = done or stopping or finished % self.settings.save_every == 0
-                if saving or finished % REPORT_EVERY == 0:
+                at_end = finished_steps == self.settings.stop_step
+                saving = at_end or stopping or finished_steps % self.settings.save_every == 0
+                if saving or finished_steps % REPORT_EVERY == 0:
                     self._report()
                 if saving:
-                    reason = "final" if done else "interruption" if stopping else "periodic"
-                    self.save(export_state(self.module, self.optimizer, finished), reason)
-                    committed = finished
+                    reason = "final" if at_end else "interruption" if stopping else "periodic"
+                    self.save(export_state(self.module, self.optimizer, finished_steps), reason)
+                    saved_step = finished_steps
                     self._report_started = time.monotonic()
-                if done:
+                if at_end:
                     self.stop.finish()
                     break
                 if stopping:
                     self.stop.finish()
-                    raise Interrupted(f"stopped after step {finished}, committed at step {committed}")
+                    raise Interrupted(f"stopped after step {finished_steps}, checkpoint at step {saved_step}")
                 waited = time.monotonic()
                 step = next(steps)
                 self._data_wait += time.monotonic() - waited
-        return finished
+        return finished_steps
 
     def _train(self, step: Step) -> None:
         rate = self.schedule.rate(step.number)
@@ -142,11 +141,11 @@ class TrainingLoop:
             self.collector.add_micro_step(micro_step, sums)
 
     def _dry_run(self, step: Step) -> None:
-        """Compute a step and throw it away.
+        """Compute a step and discard it.
 
-        It shows early whether activations and gradients fit in memory. And the reducer of DistributedDataParallel
-        rearranges its buckets after the first backward, which changes the order of summation over three or more ranks:
-        after the dry run a resumed process has the same buckets as one that never stopped.
+        It shows early whether activations and gradients fit in memory. And DistributedDataParallel rearranges its
+        buckets after the first backward, which changes the order of summation over three or more ranks: after the dry
+        run a resumed process has the same buckets as one that never stopped.
         """
         self._forward_backward(step)
         self.optimizer.zero_grad(set_to_none=True)

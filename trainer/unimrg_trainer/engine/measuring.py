@@ -1,6 +1,6 @@
-"""Forward-only work of the evaluate stage, spread over the ranks: held-out losses, and the model behind benchmarks.
+"""Forward passes of the evaluate stage, spread over the ranks: held-out losses, and model calls for benchmarks.
 
-Rows and their rng keys do not depend on the rank, so the numbers do not depend on how many ranks share the work.
+Rows and their rng keys do not depend on the rank, so the results do not depend on the number of ranks.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from unimrg_trainer.engine.rows import BatchShape
 from unimrg_trainer.engine.setup import Setup
 from unimrg_trainer.engine.step_plan import RowReader, StepPlanner
 from unimrg_trainer.engine.stopping import StopFlag
-from unimrg_trainer.engine.strategy import DTYPES
+from unimrg_trainer.engine.strategy import PARAMETER_DTYPES
 from unimrg_trainer.models.base import Family, OnRound
 from unimrg_trainer.models.requests import AnswerRequest, GenerateRequest
 
@@ -31,29 +31,29 @@ HELD_OUT_STEP = -1
 
 
 @dataclass(frozen=True)
-class Progress:
-    """Called between batches: shows how far the work is, or ends it by Interrupted (85) if a stop was requested."""
+class StoppableProgress:
+    """Called between batches: reports the progress, or raises Interrupted (85) if a stop was requested."""
 
     stop: StopFlag
     show: Callable[[str, int, int], None]
     """(what, done, total)"""
 
     def __call__(self, what: str, done: int, total: int) -> None:
-        self.end_if_stopped()
+        self.raise_if_stopped()
         self.show(what, done, total)
 
-    def end_if_stopped(self) -> None:
+    def raise_if_stopped(self) -> None:
         if self.stop.requested:
-            raise Interrupted("interrupted during evaluation; the last commit stands")
+            raise Interrupted("interrupted during evaluation; the last checkpoint is kept")
 
 
 @dataclass(frozen=True)
 class SharedWork:
-    """The ranks of the process group, as `evaluation/runner.py` sees them."""
+    """Splits items over the ranks of the process group and gathers the results, for `evaluation/runner.py`."""
 
     rank: int
     world_size: int
-    end_if_stopped: Callable[[], None] = lambda: None
+    raise_if_stopped: Callable[[], None] = lambda: None
     """Raises Interrupted if a stop was requested."""
 
     def share(self, items: Sequence[T]) -> Sequence[T]:
@@ -63,13 +63,13 @@ class SharedWork:
     def gather(self, mine: Sequence[T]) -> list[T]:
         """Undo `share`: return all ranks' results in the items' order, on every rank; a collective call.
 
-        A rank that waits here for one that was stopped has been stopped itself, and ends in the same way.
+        If a peer stopped, this rank was asked to stop too: it raises Interrupted, not the communication error.
         """
         parts: list[Sequence[T]] = [[] for _ in range(self.world_size)]
         try:
             dist.all_gather_object(parts, list(mine))
         except RuntimeError:
-            self.end_if_stopped()
+            self.raise_if_stopped()
             raise
         longest = max(len(part) for part in parts)
         return [part[index] for index in range(longest) for part in parts if index < len(part)]
@@ -77,7 +77,7 @@ class SharedWork:
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A family's module, as `evaluation/runner.py` sees it."""
+    """A family's module with the calls that `evaluation/runner.py` needs."""
 
     family: Family
     module: nn.Module
@@ -95,18 +95,18 @@ class TrainedModel:
 
 @torch.no_grad()
 def held_out_losses(
-    setup: Setup, module: nn.Module, data: Dataset, rows: int, work: SharedWork, progress: Progress, label: str
+    setup: Setup, module: nn.Module, data: Dataset, rows: int, work: SharedWork, progress: StoppableProgress, label: str
 ) -> dict[str, np.ndarray]:
     """Mean loss of each held-out row [rows] of every objective, at fixed noise, dropout off, in training's precision.
 
-    `rows` must not exceed the data: a row that is measured twice is no second observation.
+    `rows` must not exceed the data: repeated rows would bias the statistics.
     """
     training = setup.job.spec.training
     cohort_rows = training.batch.cohort_rows
     planner = StepPlanner(
         family=setup.family,
         objectives=setup.objectives,
-        weights=setup.weights,
+        weights=setup.objective_weights,
         reader=RowReader(data, seed=None),
         shape=BatchShape(cohort_rows, cohort_rows),
         micro_rows=cohort_rows,
@@ -118,14 +118,14 @@ def held_out_losses(
     for index, cohort in enumerate(cohorts):
         progress(label, index, len(cohorts))
         for micro_step in planner.plan([cohort], HELD_OUT_STEP).micro_steps:
-            batch = setup.family.prepare(micro_step.batch, setup.device, DTYPES[training.precision])
+            batch = setup.family.prepare(micro_step.batch, setup.device, PARAMETER_DTYPES[training.precision])
             with torch.autocast(setup.device.type, torch.bfloat16, enabled=training.precision == "BF16"):
                 losses_of_rows = module(batch)
             sums = losses_of_rows.double().cpu().tolist()
             results.append(
                 [(row.objective, total / row.loss_terms) for row, total in zip(micro_step.rows, sums, strict=True)]
             )
-    losses: dict[str, list[float]] = {name: [] for name in setup.weights}
+    losses: dict[str, list[float]] = {name: [] for name in setup.objective_weights}
     for cohort_losses in work.gather(results):
         for name, loss in cohort_losses:
             losses[name].append(loss)

@@ -1,4 +1,4 @@
-"""Metrics of the hot path: kept on the device, reduced over ranks and read by the host once per report."""
+"""Training metrics: kept on the device, reduced over ranks and read by the host once per report."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from unimrg_trainer.engine.step_plan import MicroStep
 
 
 class NumericError(UserError):
-    """A loss or the gradient is not finite: steps since the last report are lost, the checkpoint is untouched."""
+    """A loss or the gradient is not finite: steps since the last report are lost, the last checkpoint is unaffected."""
 
 
 @dataclass(frozen=True)
 class StepMetrics:
-    """What one optimiser step measured. Losses are means over cohorts, unweighted, over the whole world."""
+    """Metrics of one optimiser step. Losses are means over the cohorts of all ranks, unweighted."""
 
     step: int
     losses: Mapping[str, float]
@@ -58,7 +58,7 @@ class MetricsCollector:
         self._current = None
 
     def discard(self) -> None:
-        """Forget the current step."""
+        """Drop the values of the current step."""
         self._current = None
 
     def flush(self) -> list[StepMetrics]:
@@ -77,7 +77,7 @@ class MetricsCollector:
                 found = dict(zip(self.names, row, strict=True))
                 raise NumericError(
                     f"the loss or gradient of step {step} is not finite (losses {found}, "
-                    f"gradient norm {norm}); the last commit is untouched",
+                    f"gradient norm {norm}); the last checkpoint is unaffected",
                     remedy="lower spec.training.optimizer.learningRate, or train in FP32, and run again",
                     exit_code=ExitCode.NUMERIC_GUARD,
                 )

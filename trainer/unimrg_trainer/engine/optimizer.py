@@ -1,4 +1,4 @@
-"""AdamW over two groups of parameters: those that the published recipe decays and those that it does not."""
+"""AdamW with two parameter groups: with and without weight decay, as in the published recipe."""
 
 from __future__ import annotations
 

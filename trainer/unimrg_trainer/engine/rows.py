@@ -1,8 +1,8 @@
-"""Which global rows a rank computes in a step: equally many whole cohorts of every objective.
+"""Which global rows a rank computes in a step: the same number of whole cohorts of every objective.
 
-A global row is a number that never depends on the world: step `s` holds the rows s·B … (s+1)·B − 1 of each
-objective, B rows per step over the whole world. Rows are dealt in whole cohorts, because what the reference draws or
-averages per micro-batch (e.g. a mask rate, the mean of a loss) belongs to the cohort (docs/method/randomness.md).
+A global row is a number that is independent of the world size: step `s` has the rows s·B … (s+1)·B − 1 of each
+objective, B rows per step over all ranks. A cohort is `cohort_rows` consecutive rows that share what the reference
+draws or averages per micro-batch (e.g. a mask rate); it is never split between ranks (docs/method/randomness.md).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from unimrg_api.errors import UserError
 
 @dataclass(frozen=True)
 class BatchShape:
-    """Rows of one objective in one optimiser step, over the whole world."""
+    """Rows of one objective in one optimiser step, over all ranks."""
 
     rows: int
     cohort_rows: int
@@ -27,7 +27,7 @@ class BatchShape:
 def cohorts_of_rank(shape: BatchShape, step: int, rank: int, world_size: int) -> list[range]:
     """Global rows of each cohort that `rank` computes in `step`.
 
-    Raises UserError when `world_size` cannot deal whole cohorts equally, naming the nearest sizes that can.
+    Raises UserError if the cohorts are not divisible by `world_size`, naming the nearest sizes that divide them.
     """
     if shape.cohorts % world_size:
         possible = [size for size in range(1, shape.cohorts + 1) if shape.cohorts % size == 0]
@@ -35,7 +35,7 @@ def cohorts_of_rank(shape: BatchShape, step: int, rank: int, world_size: int) ->
         above = [size for size in possible if size > world_size][:1]
         nearest = " or ".join(str(size) for size in [below, *above])
         raise UserError(
-            f"{world_size} processes cannot share {shape.cohorts} cohorts per step equally "
+            f"{shape.cohorts} cohorts per step are not divisible by {world_size} processes "
             f"(spec.training.batch: rowsPerObjective {shape.rows}, cohortRows {shape.cohort_rows})",
             remedy=f"use {nearest} processes, or make rowsPerObjective a multiple of {world_size * shape.cohort_rows}",
         )

@@ -1,4 +1,4 @@
-"""What training and evaluation build alike from the job: family, objectives, stores, data, process group."""
+"""Set-up shared by training and evaluation: process group, family, objectives, stores, data."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from unimrg_trainer.storage.base import ObjectStore
 logger = logging.getLogger(__name__)
 
 GROUP_TIMEOUT = datetime.timedelta(minutes=10)
-"""How long a collective may wait for a peer before the rank gives up."""
+"""Time-out of a collective."""
 
 
 @dataclass(frozen=True)
 class Setup:
-    """The job as the engine sees it, on one rank."""
+    """Everything that a rank opens or derives from the job."""
 
     env: PodEnvironment
     job: UniMRGJob
@@ -40,19 +40,19 @@ class Setup:
     world_size: int
     device: torch.device
     family: Family
-    weights: dict[str, float]
+    objective_weights: dict[str, float]
     objectives: list[Objective]
-    run: ObjectStore
-    data: ObjectStore
+    run_store: ObjectStore
+    data_store: ObjectStore
     data_digest: str
-    published: PublishedWeights | None
-    """The weights that training starts from; None: drawn from the seed."""
+    initial_weights: PublishedWeights | None
+    """The published weights that training starts from; None: random weights from the seed."""
 
 
 def join_group(gpus_per_node: int) -> tuple[int, int, torch.device]:
     """Join the process group; return (rank, world size, device). A job without GPUs stays on the CPU.
 
-    Raises UserError (80) where a job for GPUs finds none: it is never trained on the CPU unasked.
+    Raises UserError (80) if a job for GPUs finds none: it never falls back to the CPU.
     """
     cuda = gpus_per_node > 0
     if cuda and not torch.cuda.is_available():
@@ -75,8 +75,8 @@ def set_up(env: PodEnvironment, job: UniMRGJob) -> Setup:
     if threads:
         torch.set_num_threads(int(threads))  # bit-exact resume needs a fixed number
     family = find_family(*job.spec.model.family())
-    provide_files(job, env, family)  # before gigabytes are built
-    # in the registry's order, not the job's: the order of rows is part of dropout's rng key, and not of the job
+    provide_files(job, env, family)  # before the model is built
+    # in the registry's order: row order is part of dropout's rng key, and the job's order must not change it
     wanted = {name: weight for name, weight in job.spec.resolved_objectives().items() if weight > 0}
     weights = {name: wanted[name] for name in in_order(wanted)}
     return Setup(
@@ -86,16 +86,16 @@ def set_up(env: PodEnvironment, job: UniMRGJob) -> Setup:
         world_size=world_size,
         device=device,
         family=family,
-        weights=weights,
+        objective_weights=weights,
         objectives=[objective(name) for name in weights],
-        run=run_store(job, env),
-        data=data_store(job, env),
+        run_store=run_store(job, env),
+        data_store=data_store(job, env),
         data_digest=data_digest(job, env),
-        published=published_weights(env, job),
+        initial_weights=published_weights(env, job),
     )
 
 
 def published_weights(env: PodEnvironment, job: UniMRGJob) -> PublishedWeights | None:
-    """Where the job's first weights lie; None if they are drawn from the seed."""
+    """Location of the job's initial weights; None if they are random."""
     init = job.spec.model.init
     return PublishedWeights(resolve_uri(init, env.spec_base), job.spec.storage, env.cache) if init else None

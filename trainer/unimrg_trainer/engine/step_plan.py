@@ -1,4 +1,4 @@
-"""From global rows to the micro-steps of one optimiser step: read samples, make tasks, plan rows, weigh, collate.
+"""From global rows to the micro-steps of one optimiser step: read samples, make tasks, plan rows, weight, collate.
 
 Everything here is a function of (job, data, step, rank, world size) and runs on the host, ahead of the device.
 """
@@ -30,7 +30,7 @@ class MicroStep:
     rows: tuple[Row, ...]
     batch: Batch
     weights: Tensor
-    """float64 [rows]; Σ over all rows of the whole world of weight · sum is the step's loss."""
+    """float64 [rows]; Σ weight · sum over the rows of all ranks is the step's loss."""
 
     def rows_digest(self) -> int:
         """A number made of the rows' identities alone: dropout's rng key."""
@@ -45,8 +45,8 @@ class Step:
     micro_steps: tuple[MicroStep, ...]
 
 
-class Samples(Protocol):
-    """What is read of a data set (`data/dataset.py`)."""
+class SampleSource(Protocol):
+    """The part of a data set (`data/dataset.py`) that the planner uses."""
 
     @property
     def images(self) -> Sized: ...
@@ -61,9 +61,9 @@ class Samples(Protocol):
 
 @dataclass(frozen=True)
 class RowReader:
-    """Reads the sample of a global row: in the epochs' order of `seed`, or in the stored order (None: evaluation)."""
+    """Reads the sample of a global row, in shuffled order by `seed`, or in stored order (None: evaluation)."""
 
-    dataset: Samples
+    dataset: SampleSource
     seed: int | None
 
     def __call__(self, objective: Objective, global_row: int) -> Sample:
@@ -80,7 +80,8 @@ class RowReader:
 class StepPlanner:
     """Builds steps for one rank.
 
-    `weights` holds λ of every active objective; an objective with λ = 0 is not computed.
+    `weights` holds λ of every active objective; an objective with λ = 0 is not computed. A micro-step has at most
+    `micro_rows` rows of each objective.
     """
 
     family: Family
@@ -116,9 +117,9 @@ class StepPlanner:
         ]
         rows = self.family.plan(objective.name, tasks, partial(self._rng, step))
         # L = (1/|A|) Σ_k λ_k · mean over k's cohorts of the cohort's mean (docs/method/randomness.md)
-        terms = sum(row.loss_terms for row in rows)
-        share = self.weights[objective.name] / len(self.objectives) / self.shape.cohorts / terms
-        return [(row, share) for row in rows]
+        loss_terms = sum(row.loss_terms for row in rows)
+        row_weight = self.weights[objective.name] / len(self.objectives) / self.shape.cohorts / loss_terms
+        return [(row, row_weight) for row in rows]
 
     def _micro_step(self, weighted: Sequence[tuple[Row, float]], step: int) -> MicroStep:
         rows = tuple(row for row, _ in weighted)

@@ -16,7 +16,7 @@ class StopFlag(Protocol):
 
 
 class StopAgreement:
-    """Combines the ranks' flags with an all-reduce on the host group that nobody waits for: one step late."""
+    """Combines the ranks' flags with an asynchronous all-reduce on the host group; its result is read a step later."""
 
     def __init__(self, flag: StopFlag, group: dist.ProcessGroup) -> None:
         self._flag = flag
@@ -24,7 +24,7 @@ class StopAgreement:
         self._pending: tuple[dist.Work, torch.Tensor] | None = None
 
     def vote(self) -> bool:
-        """Start an all-reduce of the flags; True if any rank's was set at the previous call. A collective call."""
+        """Start an all-reduce of the flags; return whether any rank's was set at the last call. A collective call."""
         previous = self.finish()
         flag = torch.tensor([int(self._flag.requested)])
         work = dist.all_reduce(flag, dist.ReduceOp.MAX, group=self._group, async_op=True)
@@ -33,7 +33,7 @@ class StopAgreement:
         return previous
 
     def finish(self) -> bool:
-        """Wait for the all-reduce under way, if any, and return its result."""
+        """Wait for the pending all-reduce, if any, and return its result."""
         if self._pending is None:
             return False
         work, flag = self._pending

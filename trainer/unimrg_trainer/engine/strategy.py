@@ -1,7 +1,7 @@
 """How a step is spread over processes: what the loop needs from a strategy, and plain data parallelism.
 
-Every strategy gets exactly one forward and one backward per micro-step, holding all objectives: the only pattern that
-is right under each of them.
+Every strategy gets exactly one forward and one backward per micro-step, with the rows of all objectives, so that data
+parallel and sharded strategies both work.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from torch.nn.parallel import DistributedDataParallel
 from unimrg_api.spec_training import Precision
 from unimrg_trainer.models.base import Batch
 
-DTYPES = {"FP32": torch.float32, "BF16": torch.float32, "FP64": torch.float64}
-"""Type of the weights that the optimiser sees; BF16 computes in bfloat16 over float32 weights."""
+PARAMETER_DTYPES = {"FP32": torch.float32, "BF16": torch.float32, "FP64": torch.float64}
+"""Parameter dtype by precision (master weights); BF16 computes in bfloat16 over float32 weights."""
 
 
 class StepModule(nn.Module):
-    """The only thing that a strategy wraps: one forward over all rows of a micro-step."""
+    """The module that a strategy wraps: one forward over all rows of a micro-step."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class Strategy(Protocol):
     world_size: int
 
     def forward_backward(self, batch: Batch, weights: Tensor, *, last: bool) -> Tensor:
-        """Forward and backward of one prepared micro-step; gradients are complete after the `last`. Row sums [rows]."""
+        """Run one prepared micro-step; gradients are complete after the `last`. Return each row's loss sum [rows]."""
         ...
 
     def clip(self, max_norm: float) -> Tensor:
@@ -68,7 +68,7 @@ class DataParallel:
         with nullcontext() if last else self.wrapped.no_sync():
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "BF16"):
                 loss, sums = self.wrapped(batch, weights)
-            # weights are absolute for the whole world, and the reducer averages over it
+            # the weights already normalize over all ranks: undo the averaging of DistributedDataParallel
             (loss * self.world_size).backward()
         return cast(Tensor, sums)
 

@@ -1,4 +1,4 @@
-"""The train stage on one rank: builds everything the job asks for and runs the loop."""
+"""The train stage on one rank: builds everything that the job needs and runs the loop."""
 
 from __future__ import annotations
 
@@ -28,31 +28,31 @@ from unimrg_trainer.engine.schedule import WarmupCosine
 from unimrg_trainer.engine.setup import GROUP_TIMEOUT, set_up
 from unimrg_trainer.engine.step_plan import RowReader, StepPlanner
 from unimrg_trainer.engine.stopping import StopAgreement, StopFlag
-from unimrg_trainer.engine.strategy import DTYPES, DataParallel
+from unimrg_trainer.engine.strategy import PARAMETER_DTYPES, DataParallel
 
 logger = logging.getLogger(__name__)
 
 
 def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
-    """Train to the job's stop step, from the newest commit if there is one.
+    """Train to the job's stop step, from the newest checkpoint if there is one.
 
     Raises UserError (its exit code) for a user's mistake, Interrupted (85) after a stop request.
     """
     setup = set_up(env, job)
     training = job.spec.training
-    dataset = Dataset.open(setup.data, "train", setup.data_digest)
+    dataset = Dataset.open(setup.data_store, "train", setup.data_digest)
     host_group = dist.new_group(backend="gloo", timeout=GROUP_TIMEOUT)
     assert host_group is not None
     checkpointer = Checkpointer(
-        setup.run,
+        setup.run_store,
         Origin(env.uid, int(env.attempt), "ddp", job.training_digest(dataset.digest), dataset.digest),
         keep_last=job.spec.checkpoint.keep_last,
         agreement=TorchAgreement(host_group),
     )
-    loaded = newest(checkpointer, job)
-    # rank 0's weights are everyone's: the strategy broadcasts them, so the store is read once
-    published = setup.published if loaded is None and setup.rank == 0 else None
-    dtype = DTYPES[training.precision]
+    loaded = load_checkpoint(checkpointer, job)
+    # the strategy broadcasts rank 0's weights, so only rank 0 reads them
+    published = setup.initial_weights if loaded is None and setup.rank == 0 else None
+    dtype = PARAMETER_DTYPES[training.precision]
     module = build_initial(setup.family, training.seed, published, dtype)
     frozen = setup.family.frozen(setup.objectives)
     for name, parameter in module.named_parameters():
@@ -60,7 +60,7 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
     module.to(setup.device)
     if setup.rank == 0:
         for name in sorted(frozen):
-            logger.info("frozen, no objective of this job reaches it: %s", name)
+            logger.info("frozen, because no objective of this job uses it: %s", name)
 
     strategy = DataParallel(module, training.precision, setup.device)
     optimizer = build_optimizer(module, training.optimizer, setup.family.decays)
@@ -76,7 +76,7 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
     planner = StepPlanner(
         family=setup.family,
         objectives=setup.objectives,
-        weights=setup.weights,
+        weights=setup.objective_weights,
         reader=RowReader(dataset, training.seed),
         shape=BatchShape(training.batch.rows_per_objective, training.batch.cohort_rows),
         micro_rows=training.batch.micro_batch_rows,
@@ -84,13 +84,13 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
     )
 
     if first_step == 0 and setup.rank == 0:
-        reporter.keep(write_contact_sheet(setup, planner.step(0, 0, setup.world_size).micro_steps[0]))
+        reporter.record_artifact(write_contact_sheet(setup, planner.step(0, 0, setup.world_size).micro_steps[0]))
 
     def save(state: TrainingState, reason: str) -> None:
         started = time.monotonic()
         segments = reporter.close_segments()
         commit = checkpointer.save(state, reason, mlflow_run_id=reporter.run_id(), spool_segments=segments)
-        reporter.committed(commit.step, time.monotonic() - started)
+        reporter.checkpoint_saved(commit.step, time.monotonic() - started)
 
     loop = TrainingLoop(
         module=module,
@@ -99,7 +99,7 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
         schedule=WarmupCosine(
             float(training.optimizer.learning_rate), training.schedule.warmup_steps, training.schedule.total_steps
         ),
-        collector=MetricsCollector(setup.weights),
+        collector=MetricsCollector(setup.objective_weights),
         plan_step=lambda step: planner.step(step, setup.rank, setup.world_size),
         prepare=lambda batch: setup.family.prepare(batch, setup.device, dtype),
         stop=StopAgreement(stop, host_group),
@@ -118,10 +118,10 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
     dist.barrier(host_group)
 
 
-def newest(checkpointer: Checkpointer, job: UniMRGJob) -> tuple[Commit, TrainingState] | None:
-    """Load the newest commit that verifies, as spec.checkpoint.resume allows.
+def load_checkpoint(checkpointer: Checkpointer, job: UniMRGJob) -> tuple[Commit, TrainingState] | None:
+    """Load the newest checkpoint that verifies, as spec.checkpoint.resume allows.
 
-    Raises UserError for `Never` on a prefix that holds commits (64), and for `Required` on one that holds none (66).
+    Raises UserError for `Never` on a prefix with checkpoints (64), and for `Required` on one without (66).
     """
     loaded = checkpointer.load_newest()
     check_resume(job.spec.checkpoint.resume, job.spec.checkpoint.uri, loaded[0].step if loaded is not None else 0)

@@ -1,1 +1,1 @@
-"""The in-pod contract: environment, signals, processes, watchdog, exit codes and the termination record."""
+"""Runs the stages of a job and supervises their ranks: signals, watchdog, exit codes, termination record."""

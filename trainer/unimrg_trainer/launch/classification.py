@@ -1,7 +1,7 @@
-"""From how the ranks of a stage ended to one result: a pure function over what the launcher has seen.
+"""Derives the result of a stage from the ends of its ranks: a pure function of what the launcher has observed.
 
 The first failure is the cause, the others follow from it: when a rank dies its peers fail in their collectives and are
-ended by the launcher. So communication faults and interruptions count only where nothing else failed.
+killed by the launcher. So communication faults and interruptions count only where nothing else failed.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from unimrg_api.exit_codes import ExitCode
 from unimrg_trainer.launch.exit_records import StageResult
 from unimrg_trainer.launch.watchdog import Stall
 
-_CONSEQUENCES = (ExitCode.COMMUNICATION, ExitCode.INTERRUPTED)
+_SECONDARY_EXIT_CODES = (ExitCode.COMMUNICATION, ExitCode.INTERRUPTED)
 
 
 @dataclass(frozen=True)
 class RankEnd:
-    """How one rank of this node ended, as the launcher saw it."""
+    """The end of one rank of this node, as the launcher observed it."""
 
     rank: int
     record: StageResult | None = None
-    """What the rank wrote about its end; None if it was killed or crashed."""
+    """The result that the rank wrote; None if it was killed or crashed."""
     status: int | None = None
     """Its exit status (negative: signal); None for a process that does not end."""
     ended_at: float | None = None
-    """When it was seen ended, Unix time in seconds."""
+    """When its end was observed, Unix time in seconds."""
     killed_by_launcher: bool = False
     last_line: str = ""
     """The last line of its log, where there is no record."""
@@ -35,13 +35,13 @@ class RankEnd:
 
 @dataclass(frozen=True)
 class GroupEnd:
-    """How the ranks of this node ended."""
+    """The ends of the ranks of this node, and what the launcher did."""
 
     ranks: tuple[RankEnd, ...] = ()
     stop_requested: bool = False
     interrupted_twice: bool = False
-    overdue: bool = False
-    """The grace period was used up and the launcher killed the ranks."""
+    grace_exceeded: bool = False
+    """The ranks did not stop within the grace period, and the launcher killed them."""
     stall: Stall | None = None
 
 
@@ -50,27 +50,27 @@ def classify(end: GroupEnd) -> StageResult:
     if end.interrupted_twice:
         return StageResult(ExitCode.INTERRUPTED_TWICE, "InterruptedTwice", "interrupted twice: all ranks were killed")
     if end.stall is not None:
-        beat = end.stall.beat
-        last = "{}, step {}".format(*beat) if isinstance(beat, tuple) else beat or "none"
+        heartbeat = end.stall.heartbeat
+        last = "{}, step {}".format(*heartbeat) if isinstance(heartbeat, tuple) else heartbeat or "none"
         return StageResult(
             ExitCode.STALL,
             "Stalled",
-            f"nothing advanced for {end.stall.seconds:.0f} s (runPolicy.stallTimeoutSeconds); last progress: {last}; "
+            f"no progress for {end.stall.seconds:.0f} s (runPolicy.stallTimeoutSeconds); last progress: {last}; "
             "the stacks of all ranks are in their logs",
         )
     failures = [failure for rank in end.ranks if (failure := _failure(rank, end)) is not None]
-    causes = [failure for failure in failures if failure.code not in _CONSEQUENCES]
+    causes = [failure for failure in failures if failure.code not in _SECONDARY_EXIT_CODES]
     if causes:
-        return _first(causes)
+        return _earliest(causes)
     faults = [failure for failure in failures if failure.code == ExitCode.COMMUNICATION]
     interrupted = [failure for failure in failures if failure.code == ExitCode.INTERRUPTED]
-    if faults and not (interrupted and end.stop_requested):  # otherwise a rank that stopped has left the others
-        return _first(faults)
+    if faults and not (interrupted and end.stop_requested):  # else: a stopped rank left its peers
+        return _earliest(faults)
     if not interrupted:
         return StageResult(ExitCode.OK, "Completed")
-    first = _first(interrupted)
-    if end.overdue and any(rank.record is None for rank in end.ranks):
-        message = "the grace period was not enough to reach a step boundary; the last commit stands"
+    first = _earliest(interrupted)
+    if end.grace_exceeded and any(rank.record is None for rank in end.ranks):
+        message = "the ranks did not finish a step within the grace period; the last checkpoint is kept"
         return replace(first, message=message)
     return first
 
@@ -80,7 +80,7 @@ def _failure(rank: RankEnd, end: GroupEnd) -> StageResult | None:
     if rank.record is not None:
         return None if rank.record.code == ExitCode.OK else rank.record
     status = rank.status
-    code, reason, message = ExitCode.PROGRAM, "NoRecord", f"ended with status {status}: {rank.last_line or 'no log'}"
+    code, reason, message = ExitCode.PROGRAM, "NoExitRecord", f"exit status {status}: {rank.last_line or 'no log'}"
     if end.stop_requested and (rank.killed_by_launcher or status == -signal.SIGTERM):
         code, reason, message = ExitCode.INTERRUPTED, "Interrupted", "killed while stopping"
     elif rank.killed_by_launcher:
@@ -99,6 +99,6 @@ def _failure(rank: RankEnd, end: GroupEnd) -> StageResult | None:
     return StageResult(code, reason, message, rank.rank, at=at)
 
 
-def _first(failures: Iterable[StageResult]) -> StageResult:
+def _earliest(failures: Iterable[StageResult]) -> StageResult:
     """The earliest failure, of equal times the lowest rank's."""
     return min(failures, key=lambda failure: (failure.at, failure.rank))

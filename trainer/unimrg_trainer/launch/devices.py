@@ -1,4 +1,4 @@
-"""What a job that asks for GPUs gets on this machine. Looks at device files only: torch takes seconds to import."""
+"""Adapts a job's GPU request to this machine. Looks at device files only: torch takes seconds to import."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def gpus() -> int:
 
 
 def fit_to_machine(job: UniMRGJob, processes: int | None) -> tuple[UniMRGJob, str | None]:
-    """Return the job as it can run here, and a sentence about it if that is on CPUs instead of GPUs.
+    """Return the job as it can run here, and a notice if that is on CPUs instead of GPUs.
 
-    Raises UserError if there are GPUs, but fewer than processes (default: one).
+    Raises UserError if the machine has GPUs, but fewer than `processes` (default: one).
     """
     trainer, wanted, present = job.spec.trainer, processes or 1, gpus()
     if trainer.gpus_per_node == 0 or present >= wanted:
@@ -35,6 +35,6 @@ def fit_to_machine(job: UniMRGJob, processes: int | None) -> tuple[UniMRGJob, st
             f"{wanted} processes need a GPU each, and this machine has {present}",
             remedy=f"use --processes {present}, or spec.trainer.gpusPerNode: 0 to train on CPUs",
         )
-    line = f"spec.trainer.gpusPerNode is {trainer.gpus_per_node}, and this machine has no GPU: training on the CPU"
+    notice = f"spec.trainer.gpusPerNode is {trainer.gpus_per_node}, and this machine has no GPU: training on the CPU"
     on_cpus = trainer.model_copy(update={"gpus_per_node": 0, "processes_per_node": wanted})
-    return job.model_copy(update={"spec": job.spec.model_copy(update={"trainer": on_cpus})}), line
+    return job.model_copy(update={"spec": job.spec.model_copy(update={"trainer": on_cpus})}), notice

@@ -1,4 +1,4 @@
-"""How ranks ended: one JSON file per rank under RUN_DIR/exit, because an exit status has no room for a reason."""
+"""Results of ranks: one JSON file per rank under RUN_DIR/exit, because an exit status has no room for a reason."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _GPU_FAULT_TEXTS = (
 
 @dataclass(frozen=True)
 class StageResult:
-    """How a rank, and so a stage, ended: exit code, reason in one CamelCase word, message in one sentence."""
+    """Result of a rank or a stage: exit code, reason in one CamelCase word, message in one sentence."""
 
     code: ExitCode
     reason: str
@@ -46,17 +46,18 @@ class StageResult:
     rank: int | None = None
     """The rank at fault; None for the launcher's own result."""
     step: int | None = None
+    """The last finished step, if known."""
     commit: int | None = None
-    """The last step that was finished, and committed, where known."""
+    """Step of the last checkpoint, if known."""
     at: float = field(default_factory=time.time, compare=False)
     """When it happened, Unix time in seconds; orders the failures of ranks."""
 
 
 def describe(error: BaseException) -> StageResult:
-    """Turn what ended a rank or a stage into its result.
+    """Turn the exception that ended a rank or a stage into its result.
 
-    Errors that name their exit code keep it; memory, rendezvous, communication and GPU faults are distinguished because
-    the operator treats them differently (docs/method/cluster.md); everything else is an error of the program.
+    Errors with an exit code keep it; memory, rendezvous, communication and GPU faults are distinguished because the
+    operator treats them differently (docs/method/cluster.md); everything else is an error of the program.
     """
     name, text = type(error).__name__, " ".join(str(error).split())[:MESSAGE_LIMIT]
     distributed, message = name in _COMMUNICATION_ERRORS, f"{name}: {text}" if text else name
@@ -72,7 +73,7 @@ def describe(error: BaseException) -> StageResult:
     elif any(part in text for part in _GPU_FAULT_TEXTS):
         code, reason = ExitCode.GPU_FAULT, "GpuFault"
     elif distributed and any(part in text for part in _RENDEZVOUS_TEXTS):
-        code, reason, message = ExitCode.UNAVAILABLE, "Rendezvous", f"the ranks did not meet: {text}"
+        code, reason, message = ExitCode.UNAVAILABLE, "RendezvousFailed", f"rendezvous failed: {text}"
     elif distributed or any(part in text for part in _COMMUNICATION_TEXTS):
         code, reason = ExitCode.COMMUNICATION, "CommunicationFailed"
     else:
@@ -87,7 +88,7 @@ def clear(run_dir: Path) -> None:
 
 
 def write_exit(run_dir: Path, rank: int, record: StageResult) -> None:
-    """Write how `rank` ended. A full disk must not hide the end itself: failures are logged."""
+    """Write the result of `rank`. Failures are only logged: a full disk must not hide the exit status."""
     try:
         write_atomically(run_dir / "exit" / f"rank-{rank}.json", json.dumps(asdict(record)))
     except OSError as error:
@@ -103,5 +104,5 @@ def read_exits(run_dir: Path) -> dict[int, StageResult]:
             rank = int(path.stem.removeprefix("rank-"))
             found[rank] = StageResult(**{**content, "code": ExitCode(content["code"]), "rank": rank})
         except (OSError, ValueError, TypeError, KeyError) as error:
-            logger.warning("%s is no exit record: %s", path, error)
+            logger.warning("%s cannot be read as an exit record: %s", path, error)
     return found

@@ -1,4 +1,4 @@
-"""What the stages need of the job's surroundings: stores, data set, identity and tracking server."""
+"""Opens and checks what a stage needs: stores, data set, run identity and tracking server."""
 
 from __future__ import annotations
 
@@ -34,33 +34,33 @@ def job_of(env: PodEnvironment) -> UniMRGJob:
     return parse_job(content)
 
 
-def claim(env: PodEnvironment, job: UniMRGJob, run: ObjectStore) -> PodEnvironment:
-    """Make the run's prefix this job's, or see that it is, and number this start of the training.
+def claim_run(env: PodEnvironment, job: UniMRGJob, run: ObjectStore) -> PodEnvironment:
+    """Claim the run's prefix for this job, and assign the number of this attempt.
 
-    Needs the data set, whose digest is part of what makes two jobs the same training. Under a prefix the numbers go on
-    where an earlier job's object or `unimrg run` left off, so nothing of theirs is overwritten; a pod that comes back
-    with the same UNIMRG_UID and UNIMRG_ATTEMPT has the same number again. Raises UserError for a prefix that belongs to
-    another training.
+    Needs the data set: its digest is part of the training's identity. Attempt numbers continue after those of earlier
+    jobs and `unimrg run` under the same prefix, so nothing of theirs is overwritten; a pod that comes back with the
+    same UNIMRG_UID and UNIMRG_ATTEMPT gets the same number again. Raises UserError for a prefix that belongs to another
+    training.
     """
     uid = claim_identity(run, env.uid, job.training_digest(data_digest(job, env)))
     if not env.attempt and env.nodes > 1:
         raise UserError(
-            "UNIMRG_ATTEMPT is not set, and pods of several nodes cannot each count for themselves",
+            "UNIMRG_ATTEMPT is not set; the pods of a job with several nodes cannot number attempts themselves",
             remedy="set it to the same number in all pods of the job",
         )
-    number = claim_attempt(run, _start(env), int(env.attempt or 1))
+    number = claim_attempt(run, _start_key(env), int(env.attempt or 1))
     if env.attempt and number != int(env.attempt):
         logger.info("attempt %s of this job is attempt %d of the training under %s", env.attempt, number, run.uri)
     return dataclasses.replace(env, uid=uid, attempt=str(number))
 
 
-def _start(env: PodEnvironment) -> str | None:
-    """What all pods of one start of the training share; None if whoever started this one did not count."""
+def _start_key(env: PodEnvironment) -> str | None:
+    """A key that all pods of one attempt share; None if UNIMRG_ATTEMPT is not set."""
     return f"{env.uid}/{env.attempt}" if env.attempt else None
 
 
 def check_choices(job: UniMRGJob, env: PodEnvironment) -> None:
-    """See that installed packages have what the job chooses as custom, and take it; that the model's files are there.
+    """Check that installed packages have and accept the job's custom choices, and that the model's files exist.
 
     Raises JobError with everything that is wrong. (Custom sources are loaded with the data.)
     """
@@ -91,24 +91,24 @@ def check_choices(job: UniMRGJob, env: PodEnvironment) -> None:
 
 
 def check_identity(job: UniMRGJob, env: PodEnvironment, run: ObjectStore, data: str) -> None:
-    """See that the prefix is not another training's; it is not claimed yet."""
+    """Raise UserError if the prefix belongs to another training; claims nothing."""
     if run.size(JOB) is not None:
         claim_identity(run, env.uid, job.training_digest(data))
 
 
-def identified(env: PodEnvironment, job: UniMRGJob, run: ObjectStore) -> PodEnvironment | None:
-    """Complete uid and attempt from what is under the prefix, for a stage that follows a training; None without one.
+def find_run(env: PodEnvironment, job: UniMRGJob, run: ObjectStore) -> PodEnvironment | None:
+    """Fill in uid and attempt from the run's prefix, for a stage that follows a training; None without a training.
 
-    The attempt is that of this start, else the newest. Raises UserError for the prefix of another training, whose run
-    is not ours to close.
+    The attempt is this one, else the newest. Raises UserError for the prefix of another training, whose MLflow run must
+    not be closed.
     """
     try:
         data = wanted_digest(job, env) or data_digest(job, env)
     except UserError as error:
-        logger.warning("the data set is not known any more, the training is assumed to be this job's: %s", error)
+        logger.warning("the data set is not known any more; assuming that the training is this job's: %s", error)
     else:
         check_identity(job, env, run, data)
-    start, uid = _start(env), env.uid
+    start, uid = _start_key(env), env.uid
     attempt = (find_attempt(run, start) if start else None) or max(attempt_numbers(run), default=None)
     if attempt is None:
         return None
@@ -120,8 +120,8 @@ def identified(env: PodEnvironment, job: UniMRGJob, run: ObjectStore) -> PodEnvi
 
 
 @contextlib.contextmanager
-def named(field: str) -> Iterator[None]:
-    """Have errors of the block begin with the field of the job that they are about."""
+def error_field(field: str) -> Iterator[None]:
+    """Prefix user errors of the block with a field of the job."""
     try:
         yield
     except JobError:
@@ -134,9 +134,9 @@ def named(field: str) -> Iterator[None]:
 
 
 def probe(store: ObjectStore) -> None:
-    """List, write, read and delete, so that missing rights show before anything is computed, and what the store lacks.
+    """Check permissions (list, write, read, delete) and required features (conditional writes, ranges) of a store.
 
-    Listing comes first: some services make a bucket that is missing when something is written to it.
+    Listing comes first: some services create a missing bucket when something is written to it.
     """
     key, content = f"probe/{uuid.uuid4().hex}", b"unimrg"
     store.list("probe/")
@@ -144,7 +144,7 @@ def probe(store: ObjectStore) -> None:
     try:
         if put_once(store, key, b"another"):
             raise UserError(
-                f"{store.uri}: this service has no conditional writes, which commits rest on",
+                f"{store.uri}: this service has no conditional writes, which checkpoints require",
                 remedy="use one that supports If-None-Match",
             )
         if store.get(key) != content or store.get(key, 2, 3) != content[2:5]:
@@ -160,7 +160,7 @@ def tracker_uri(job: UniMRGJob, env: PodEnvironment) -> str:
 
 
 def tracking_settings(job: UniMRGJob, env: PodEnvironment) -> TrackingSettings:
-    """Which run of which server this attempt belongs to; uid and attempt have been claimed."""
+    """The MLflow server and run of this attempt; `env` has the claimed uid and attempt."""
     mlflow = job.spec.tracking.mlflow
     return TrackingSettings(
         uri=tracker_uri(job, env),
@@ -172,11 +172,11 @@ def tracking_settings(job: UniMRGJob, env: PodEnvironment) -> TrackingSettings:
 
 
 def warn_of_tracking_server(job: UniMRGJob, env: PodEnvironment) -> None:
-    """Log why the MLflow server will not take what the job sends; the job runs all the same."""
+    """Warn if the MLflow server will not accept the job's records; the job continues."""
     uri = job.spec.tracking.mlflow.uri or ""
     if uri.startswith(("http://", "https://")):
         # The identity of the job may not be claimed yet, and no run is made here.
         numbered = dataclasses.replace(env, uid=env.uid or "check", attempt=env.attempt or "0")
         problem = check_server(tracking_settings(job, numbered))
         if problem is not None:
-            logger.warning("%s. The job runs all the same: its records are kept and uploaded later", problem)
+            logger.warning("%s. The job continues: its records stay in the spool and are uploaded later", problem)

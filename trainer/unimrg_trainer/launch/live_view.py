@@ -19,16 +19,16 @@ from unimrg_trainer.launch.signals import StopRequest
 
 POLL_SECONDS = 0.5
 LINE_SECONDS = 5.0
-"""How often a line is written where there is no terminal."""
-STOPPING = "Stopping: the step under way is committed first. Ctrl-C again ends at once and loses it."
+"""Interval between lines without a terminal."""
+STOPPING = "Stopping: a checkpoint is saved first. Press Ctrl-C again to exit immediately without saving."
 
 
 @contextmanager
 def live_view(console: Console, run_dir: Path, stop: StopRequest | None = None) -> Iterator[None]:
     """Show the progress of `run_dir` for the length of the block, from a thread.
 
-    A terminal has one line per stage, which changes in place; a log has a line when something changed, at most every
-    few seconds, and at once for a new stage. A request to stop is acknowledged at once.
+    A terminal has one line per stage, updated in place; a log has a line when something changed, at most every few
+    seconds, and at once for a new stage. A stop request is acknowledged at once.
     """
     ended = threading.Event()
     thread = threading.Thread(target=_watch, args=(console, run_dir, ended, stop), name="live-view", daemon=True)
@@ -40,15 +40,15 @@ def live_view(console: Console, run_dir: Path, stop: StopRequest | None = None) 
         thread.join()
 
 
-def describe(report: Progress) -> str:
-    """Stage, steps, time left, losses, speed and last commit of a report in one line, as far as it has them."""
+def progress_line(report: Progress) -> str:
+    """Stage, steps, remaining time, losses, speed and last checkpoint in one line, as far as the report has them."""
     parts: list[str] = [
         report.stage,
         f"{report.step}/{report.total_steps}" if report.total_steps else "",
         f"{duration(report.eta_seconds)} left" if report.eta_seconds else "",
         *(f"{name} {value:.3f}" for name, value in report.losses.items()),
         f"{report.samples_per_second:.1f} rows/s" if report.samples_per_second else "",
-        f"committed {report.checkpoint_step}" if report.checkpoint_step else "",
+        f"checkpoint {report.checkpoint_step}" if report.checkpoint_step else "",
         report.message,
     ]
     return "  ".join(part for part in parts if part)
@@ -60,19 +60,19 @@ def _watch(console: Console, run_dir: Path, ended: threading.Event, stop: StopRe
     last = acknowledged = False
     with Live(console=console, auto_refresh=False) as live:
         while not last:
-            last = ended.wait(POLL_SECONDS)  # once more after the end, for the last step
+            last = ended.wait(POLL_SECONDS)  # once more after the end, to show the last step
             if stop is not None and stop.requested and not acknowledged and not last:
                 console.print(STOPPING, markup=False, highlight=False)
                 acknowledged = True
             report = read_progress(run_dir)
-            if not report.updated or describe(report) == text:
+            if not report.updated or progress_line(report) == text:
                 continue
             if console.is_terminal:
                 if stage not in ("", report.stage):
                     console.print(text, markup=False, highlight=False)
-                live.update(Text(describe(report), no_wrap=True, overflow="ellipsis"), refresh=True)
+                live.update(Text(progress_line(report), no_wrap=True, overflow="ellipsis"), refresh=True)
             elif last or report.stage != stage or time.monotonic() - written >= LINE_SECONDS:
-                console.print(describe(report), markup=False, highlight=False, soft_wrap=True)
+                console.print(progress_line(report), markup=False, highlight=False, soft_wrap=True)
             else:
                 continue
-            stage, text, written = report.stage, describe(report), time.monotonic()
+            stage, text, written = report.stage, progress_line(report), time.monotonic()

@@ -39,9 +39,9 @@ from unimrg_trainer.tracking.settings import sqlite_path
 logger = logging.getLogger(__name__)
 
 LOG_LINES = 15
-"""Lines of the failed rank's log that are shown."""
+"""Lines of the failed rank's log that are printed."""
 
-_USERS = (
+_USER_ERRORS = (
     ExitCode.CONFIGURATION,
     ExitCode.DATA_CORRUPT,
     ExitCode.INPUT_MISSING,
@@ -49,14 +49,14 @@ _USERS = (
     ExitCode.NUMERIC_GUARD,
     ExitCode.NOTHING_VERIFIES,
 )
-"""Ends whose message is enough; a log adds nothing."""
+"""Exit codes whose message is enough: no log is printed."""
 
-_ON_A_CLUSTER = {
+_CLUSTER_ONLY_FIELDS = {
     "metadata.namespace": "there are none on this machine",
     "spec.image": "the installed unimrg runs",
     "spec.trainer.nodes": "this machine is one node",
-    "spec.trainer.volumes": "file:// means folders of this machine",
-    "spec.trainer.serviceAccountName": "this process's own rights count",
+    "spec.trainer.volumes": "file:// URIs are folders of this machine",
+    "spec.trainer.serviceAccountName": "the current user's permissions apply",
     "spec.storage.credentials": "the keys of this environment are used",
     "spec.tracking.mlflow.credentials": "the keys of this environment are used",
     **dict.fromkeys(
@@ -80,7 +80,7 @@ def run_job(
 
     `job_file` is the file that the job came from: relative paths count from its folder. `processes` train
     (default: spec.trainer.processesPerNode for a job on CPUs, else 1). `stop` is a request whose handlers are installed
-    already. Raises UserError where nothing was begun: another `unimrg run` of this machine works on the same run, or it
+    already. Raises UserError before anything starts if another `unimrg run` of this machine uses the same run, or if it
     has too few GPUs.
     """
     console = console or Console()
@@ -88,7 +88,7 @@ def run_job(
     env = local_environment(job, job_file, processes)
     provide_home()
     run = job_stores.run_store(job, env)
-    with run_lock(env.run_dir, shown(run.uri)), _logging(env.run_dir):
+    with run_lock(env.run_dir, display_uri(run.uri)), _logging(env.run_dir):
         for line in [*ignored_fields(job, processes), *([fallback] if fallback else [])]:
             console.print(line, markup=False, highlight=False, style="dim")
         session = _Session(job, env, run, console, rank_module)
@@ -101,7 +101,7 @@ def run_job(
 
 
 def local_environment(job: UniMRGJob, job_file: Path, processes: int | None) -> PodEnvironment:
-    """The environment that a pod of this job would get, with this machine's paths, as a start of its own."""
+    """The environment that a pod of this job would get, with this machine's paths, a new uid and attempt 1."""
     base = job_file.resolve().parent
     run_dir = run_folder(resolve_uri(job.spec.checkpoint.uri, base), job.spec.storage)
     trainer = job.spec.trainer
@@ -124,7 +124,7 @@ def local_environment(job: UniMRGJob, job_file: Path, processes: int | None) -> 
 def ignored_fields(job: UniMRGJob, processes: int | None) -> list[str]:
     """The fields of the job that only a cluster uses and that are not left at their defaults, one sentence each."""
     lines = []
-    for path, reason in _ON_A_CLUSTER.items():
+    for path, reason in _CLUSTER_ONLY_FIELDS.items():
         value: Any = job.model_dump(by_alias=True, exclude_defaults=True)
         for name in path.split("."):
             value = value.get(name) if isinstance(value, dict) else None
@@ -135,8 +135,8 @@ def ignored_fields(job: UniMRGJob, processes: int | None) -> list[str]:
     return lines
 
 
-def shown(uri: str) -> str:
-    """A store's URI as people write it: a folder by its path."""
+def display_uri(uri: str) -> str:
+    """A store's URI for messages: a local folder by its path."""
     return str(path_of(uri)) if uri.startswith("file://") else uri
 
 
@@ -158,23 +158,23 @@ class _Session:
     run_prefix: ObjectStore
     console: Console
     rank_module: str
-    claimed: PodEnvironment | None = None
-    """The environment with the number of the attempt, once there is one."""
+    attempt_env: PodEnvironment | None = None
+    """The environment with uid and number of the attempt, once there is one."""
     already_complete: bool = False
     failed: _Failure | None = None
-    """The first stage that did not complete, of those that decide."""
+    """The first stage that did not complete, of those that decide the result."""
 
     def run(self, stop: StopRequest) -> ExitCode:
-        """Run what is left to do; the first failure ends it, but a training that began is always finished."""
+        """Run the remaining stages up to the first failure; `finish` always runs once training has started."""
         first, *others = wanted_stages(self.job)
         ended = {first: self._run_stage(first, stop)}
         self.already_complete = self.failed is None and self._was_complete()
         for name in others:
             decides = STAGES[name].decides
-            skipped = self.already_complete or stop.twice or is_skipped(name, self.job, ended, self._commit())
-            # an attempt of this command is to be closed, or one that was killed before its `finish`
-            begun = self.claimed is not None or (self.already_complete and not outcomes.is_closed(self.run_prefix))
-            if skipped if decides else not begun:
+            skipped = self.already_complete or stop.twice or is_skipped(name, self.job, ended, self._checkpoint_step())
+            # the tracked run of this command is open, or that of a command that was killed before its `finish`
+            opened = self.attempt_env is not None or (self.already_complete and not outcomes.is_closed(self.run_prefix))
+            if skipped if decides else not opened:
                 ended[name] = "Skipped"
             else:
                 ended[name] = self._run_stage(name, stop)
@@ -188,14 +188,14 @@ class _Session:
         console = self.console
         if self.failed is None:
             if self.already_complete:
-                console.print(f"This run was complete before: step {self._commit()} is committed.")
+                console.print(f"Nothing to do: the checkpoint of step {self._checkpoint_step()} already exists.")
             self._print_results()
             return
         stage, record = self.failed.stage, self.failed.record
         if outcome_of(record.exit_code) == "Interrupted":
-            step = self._commit()
-            stands = f"step {step} is committed" if step else "nothing is committed yet"
-            self._print(f"Interrupted during {stage}: {stands}. Run the same command again to resume.")
+            step = self._checkpoint_step()
+            checkpoint = f"the last checkpoint is of step {step}" if step else "there is no checkpoint yet"
+            self._print(f"Interrupted during {stage}: {checkpoint}. Run the same command again to resume.")
             return
         console.print(f"[bold red]{stage} failed[/] ({record.exit_code}, {record.reason})")
         self._print(record.message)
@@ -205,7 +205,7 @@ class _Session:
 
     def _run_stage(self, stage: StageName, stop: StopRequest) -> Outcome:
         end = execute(stage, self.env, stop, rank_module=self.rank_module)
-        self.claimed = end.env or self.claimed
+        self.attempt_env = end.env or self.attempt_env
         if end.code is not ExitCode.OK and not STAGES[stage].decides:
             self._print(f"Tracking is incomplete: {end.record.message}")
         elif end.code is not ExitCode.OK and self.failed is None:
@@ -214,19 +214,19 @@ class _Session:
 
     def _log_lines(self, stage: StageName, record: TerminationRecord) -> list[str]:
         """The end of the failed rank's log."""
-        if not STAGES[stage].distributed or self.claimed is None or record.exit_code in _USERS:
+        if not STAGES[stage].distributed or self.attempt_env is None or record.exit_code in _USER_ERRORS:
             return []
         lines = tail(rank_log(self._logs(stage), record.rank or 0)).decode(errors="replace").splitlines()
         return lines[-LOG_LINES:]
 
     def _logs(self, stage: StageName) -> Path:
-        return log_folder(self.env.run_dir, self.claimed.attempt if self.claimed is not None else "", stage)
+        return log_folder(self.env.run_dir, self.attempt_env.attempt if self.attempt_env is not None else "", stage)
 
-    def _commit(self) -> int:
-        return outcomes.newest_commit(self.run_prefix)
+    def _checkpoint_step(self) -> int:
+        return outcomes.checkpoint_step(self.run_prefix)
 
     def _was_complete(self) -> bool:
-        """Nothing is left to compute, so data that was deleted since need not be prepared again."""
+        """Whether nothing is left to compute: then data that was deleted since need not be prepared again."""
         try:
             digest = job_stores.wanted_digest(self.job, self.env) or job_stores.data_digest(self.job, self.env)
             inputs.check_identity(self.job, self.env, self.run_prefix, digest)
@@ -239,15 +239,15 @@ class _Session:
         summary = outcomes.summary(self.run_prefix)
         if summary is not None:
             self.console.print(render(summary))
-        self._print(f"Run: {shown(self.run_prefix.uri)}")
+        self._print(f"Run: {display_uri(self.run_prefix.uri)}")
         tracker, url = inputs.tracker_uri(self.job, self.env), mlflow_run(self.env.run_dir).get("url")
         if sqlite_path(tracker) is not None:
-            self._print(f"Curves in a browser: mlflow ui --backend-store-uri {shlex.quote(tracker)}")
+            self._print(f"View in MLflow: mlflow ui --backend-store-uri {shlex.quote(tracker)}")
         elif url:
             self._print(f"MLflow: {url}")
 
     def _print(self, text: str, style: str | None = None) -> None:
-        """Print text as it is: no markup in it, no line broken where a path would be torn."""
+        """Print text as it is: no markup, no wrapping that would break a path."""
         self.console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 

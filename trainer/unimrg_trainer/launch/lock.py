@@ -1,4 +1,4 @@
-"""One local run per RUN folder: a lock that the kernel drops with its holder, so that it can never be stale."""
+"""One local run per RUN folder: an flock, which the kernel releases when the process ends, so it is never stale."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from unimrg_trainer.storage.local import explained
 
 @contextmanager
 def run_lock(folder: Path, run: str | None = None) -> Iterator[None]:
-    """Hold `folder`/lock, or raise UserError that names the process which does, or why it cannot be written.
+    """Hold `folder`/lock; raises UserError if another process holds it, or if it cannot be written.
 
-    `run` is what the lock is for, as it is shown; None: what the folder lies in. Programs that we start do not inherit
-    the descriptor: a rank that were left over would keep the lock.
+    `run` is the run's name in messages; None: the parent folder. Child processes do not inherit the descriptor, so an
+    orphaned rank does not hold the lock.
     """
     path = folder / "lock"
     with explained("write", path):
@@ -31,7 +31,7 @@ def run_lock(folder: Path, run: str | None = None) -> Iterator[None]:
         except BlockingIOError:
             holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip()
             raise UserError(
-                f"another `unimrg run` is at work in {run or folder.parent}: {holder or 'it has just started'}",
+                f"another `unimrg run` is using {run or folder.parent}: {holder or 'it has just started'}",
                 remedy="wait for it, stop it, or choose another spec.checkpoint.uri",
                 exit_code=ExitCode.UNAVAILABLE,
             ) from None

@@ -1,4 +1,4 @@
-"""Where the logs of ranks are, how they are repeated while they grow, and the part that outlives the pod."""
+"""Logs of ranks: their paths, copying them to standard output while they grow, and reading their last part."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ logger = logging.getLogger(__name__)
 
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 TAIL_BYTES = 1 << 20
-"""How much of each log is kept beside the checkpoints (docs/method/cluster.md)."""
+"""How much of each log is saved to the run's store (docs/method/cluster.md)."""
 POLL_SECONDS = 0.1
 ECHO_SECONDS = 1.0
-"""How long the end of a stage waits for the last lines to be repeated."""
+"""Time that the end of a stage waits for the last lines to be copied."""
 
 
 def log_folder(run_dir: Path, attempt: str, stage: StageName) -> Path:
-    """The logs of one stage of an attempt, in the run directory and beside the checkpoints alike."""
+    """The logs of one stage of an attempt, in the run directory."""
     return run_dir / "logs" / f"attempt-{attempt}" / stage
 
 
@@ -44,9 +44,9 @@ def tail(path: Path, limit: int = TAIL_BYTES, since: int = 0) -> bytes:
 
 
 class Echo:
-    """Repeats a growing log on our own standard output, for `kubectl logs`, from a thread of its own.
+    """Copies a growing log to standard output, for `kubectl logs`, in its own thread.
 
-    A reader that is slow or gone must not hold up who supervises the ranks. Use as a context manager.
+    A slow or closed reader must not block the supervision of the ranks. Use as a context manager.
     """
 
     def __init__(self, path: Path) -> None:
@@ -67,13 +67,13 @@ class Echo:
         over = False
         try:
             while not over:
-                over = self._over.wait(POLL_SECONDS)  # once more after the end, for the last lines
+                over = self._over.wait(POLL_SECONDS)  # once more after the end, to copy the last lines
                 self._copy()
         except OSError as error:
-            logger.warning("the log is no longer repeated on standard output: %s", error)
+            logger.warning("the log is no longer copied to standard output: %s", error)
 
     def _copy(self) -> None:
-        """Write what has come since the last time."""
+        """Write what was added to the log since the last call."""
         if not self._path.exists():
             return
         with self._path.open("rb") as file:

@@ -11,7 +11,7 @@ from unimrg_trainer.launch.signals import StopRequest
 def main(arguments: Sequence[str] | None = None, *, rank_module: str | None = None) -> None:
     """Run the stage and end the process with its exit code. `rank_module` is what each rank runs.
 
-    Signal handlers come first: a request during the imports is there when the stage begins.
+    Signal handlers come first, so that a signal during the slow imports is not lost.
     """
     with StopRequest().installed() as stop:
         from unimrg_trainer.launch.pod import run_pod  # takes seconds

@@ -1,4 +1,4 @@
-"""How stages ended, kept beside the checkpoints: `finish` may run in another pod and after a SIGKILL."""
+"""Outcomes of stages, stored under the run's prefix, because `finish` may run in another pod and after a SIGKILL."""
 
 from __future__ import annotations
 
@@ -26,40 +26,40 @@ def outcome_key(attempt: str, stage: str) -> str:
     return f"outcomes/attempt-{attempt}-{stage}.json"
 
 
-def note(run: ObjectStore, attempt: str, stage: str, record: TerminationRecord) -> None:
-    """Keep how a stage ended."""
-    _keep(run, outcome_key(attempt, stage), record.to_json())
+def record_outcome(run: ObjectStore, attempt: str, stage: str, record: TerminationRecord) -> None:
+    """Store the outcome of a stage."""
+    _store(run, outcome_key(attempt, stage), record.to_json())
 
 
-def newest_commit(run: ObjectStore) -> int:
-    """Step of the newest commit whose manifest and sizes are right, 0 if there is none. Nothing is set aside."""
+def checkpoint_step(run: ObjectStore) -> int:
+    """Step of the newest checkpoint whose manifest and sizes verify, 0 if there is none. Quarantines nothing."""
     for commit in list_commits(run):
         try:
             verify(run, commit)
         except Unverified as finding:
-            logger.warning("the commit of step %d is damaged: %s", commit.step, finding)
+            logger.warning("the checkpoint of step %d is damaged: %s", commit.step, finding)
         else:
             return commit.step
     return 0
 
 
 def is_complete(run: ObjectStore, job: UniMRGJob) -> bool:
-    """The stop step is committed and, where wanted, evaluated: nothing is left to compute."""
-    step = newest_commit(run)
+    """Whether nothing is left to compute: the checkpoint of the stop step exists and, where wanted, is evaluated."""
+    step = checkpoint_step(run)
     if job.spec.checkpoint.resume == "Never" or step < job.spec.training.resolved_stop_step():
         return False
     return job.spec.stages.evaluate.mode == "Never" or is_evaluated(run, job, step)
 
 
 def result(run: ObjectStore, job: UniMRGJob, attempt: str) -> Outcome:
-    """What an attempt came to. A stage that left no outcome was killed, so it counts as interrupted."""
+    """The result of an attempt. A stage without an outcome was killed and counts as interrupted."""
     if is_complete(run, job):
         return "Succeeded"
     outcomes: dict[StageName, Outcome] = {}
     for name in wanted_stages(job):
         if not STAGES[name].distributed:
-            outcomes[name] = "Succeeded"  # attempts are numbered after these
-        elif is_skipped(name, job, outcomes, newest_commit(run)):
+            outcomes[name] = "Succeeded"  # an attempt gets its number only after these
+        elif is_skipped(name, job, outcomes, checkpoint_step(run)):
             outcomes[name] = "Skipped"
         else:
             try:
@@ -69,38 +69,38 @@ def result(run: ObjectStore, job: UniMRGJob, attempt: str) -> Outcome:
     return result_of(job, outcomes) or "Interrupted"
 
 
-def note_result(run: ObjectStore, attempt: str, outcome: Outcome, *, tracked: bool) -> None:
-    """Keep what an attempt came to, and whether its tracked run has been closed with it."""
-    _keep(run, _FINISHED, canonical_json({"attempt": attempt, "result": outcome, "tracked": tracked}))
+def record_result(run: ObjectStore, attempt: str, outcome: Outcome, *, tracked: bool) -> None:
+    """Store the result of an attempt, and whether its MLflow run has been closed with it."""
+    _store(run, _FINISHED, canonical_json({"attempt": attempt, "result": outcome, "tracked": tracked}))
 
 
 def is_closed(run: ObjectStore) -> bool:
-    """Whether the tracked run of the newest attempt has been closed; true without an attempt."""
+    """Whether the MLflow run of the newest attempt has been closed; true without an attempt."""
     try:
-        noted = json.loads(run.get(_FINISHED))
-        closed = noted["attempt"] if noted["tracked"] else None
+        stored = json.loads(run.get(_FINISHED))
+        closed = stored["attempt"] if stored["tracked"] else None
     except (StorageError, ValueError, KeyError, TypeError):
         closed = None
     newest = max(attempt_numbers(run), default=None)
     return newest is None or closed == str(newest)
 
 
-def note_evaluation(run: ObjectStore, job: UniMRGJob, found: Summary) -> None:
-    """Keep which weights were evaluated and how, so that a run that lacks an evaluation is not taken for complete."""
-    _keep(run, _EVALUATED, canonical_json({"step": found.steps, "settings": _settings(job)}))
+def record_evaluation(run: ObjectStore, job: UniMRGJob, found: Summary) -> None:
+    """Store which weights were evaluated and how: a run that lacks its evaluation is not complete."""
+    _store(run, _EVALUATED, canonical_json({"step": found.steps, "settings": _settings(job)}))
 
 
 def is_evaluated(run: ObjectStore, job: UniMRGJob, step: int) -> bool:
-    """The weights of `step` were evaluated as this job wants it, and the results are there."""
+    """Whether the weights of `step` were evaluated with this job's settings, and the results exist."""
     try:
-        noted = json.loads(run.get(_EVALUATED))
+        stored = json.loads(run.get(_EVALUATED))
     except (StorageError, ValueError):
         return False
-    return noted == {"step": step, "settings": _settings(job)} and summary(run) is not None
+    return stored == {"step": step, "settings": _settings(job)} and summary(run) is not None
 
 
 def summary(run: ObjectStore) -> Summary | None:
-    """What the evaluation found; None if it has not run or left nothing that can be read."""
+    """Results of the evaluation; None if it has not run or they cannot be read."""
     try:
         return Summary.from_json(run.get(f"results/{FILE_NAME}"))
     except NotFound:
@@ -110,12 +110,12 @@ def summary(run: ObjectStore) -> Summary | None:
         return None
 
 
-def _keep(run: ObjectStore, key: str, text: str) -> None:
-    """If the store refuses it is only logged; `finish` then takes the stage for killed, the run for not complete."""
+def _store(run: ObjectStore, key: str, text: str) -> None:
+    """Errors of the store are only logged; a missing outcome later counts as interrupted."""
     try:
         run.put(key, text.encode())
     except StorageError as error:
-        logger.warning("%s/%s was not kept: %s", run.uri, key, error)
+        logger.warning("%s/%s was not stored: %s", run.uri, key, error)
 
 
 def _settings(job: UniMRGJob) -> str:

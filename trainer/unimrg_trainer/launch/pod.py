@@ -38,9 +38,9 @@ def run_pod(arguments: Sequence[str] | None, stop: StopRequest, rank_module: str
         env = PodEnvironment.from_environ(os.environ)
     except UserError as error:
         logger.error("%s", error)
-        place = os.environ.get("UNIMRG_TERMINATION_LOG")
-        fallback = PodEnvironment(termination_log=Path(place)) if place else PodEnvironment()
-        record = TerminationRecord(reason="Environment", exit_code=int(error.exit_code), message=str(error))
+        path = os.environ.get("UNIMRG_TERMINATION_LOG")
+        fallback = PodEnvironment(termination_log=Path(path)) if path else PodEnvironment()
+        record = TerminationRecord(reason="InvalidEnvironment", exit_code=int(error.exit_code), message=str(error))
         write_termination(fallback, record)
         return int(error.exit_code)
     server = serve_progress(env.run_dir, env.pod_ip, ports(env.uid, env.attempt)[1])

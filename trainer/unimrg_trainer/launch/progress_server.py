@@ -1,6 +1,6 @@
 """Serves the job's progress: GET /progress for the operator and `unimrg run`, GET /metrics for Prometheus.
 
-It answers from files, holds no lock of the training and has no other path; nothing can be changed through it.
+It is read-only, serves only these two paths, and answers from files without any lock of the training.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def serve_progress(run_dir: Path, host: str, port: int) -> Iterator[int | None]:
     """Serve the progress of `run_dir` at host:port for the length of the block; yields the port that is bound.
 
     Two runs on a laptop may want the same port: then the system chooses one. It is written to RUN_DIR/progress.port.
-    Without a port at that address nothing is served (None): a job goes on that nobody can watch.
+    If no port can be bound at that address, yields None: the job runs without a progress endpoint.
     """
     metrics = _ProgressCollector(run_dir)
     pages: dict[str, Page] = {
@@ -56,7 +56,7 @@ def serve_progress(run_dir: Path, host: str, port: int) -> Iterator[int | None]:
 
 
 class _ProgressCollector:
-    """The progress file as gauges, read when they are scraped. No label names the job: its pod's labels do."""
+    """The progress file as gauges, read when they are scraped. Prometheus adds the pod's labels, which name the job."""
 
     def __init__(self, run_dir: Path) -> None:
         self._run_dir = run_dir
@@ -68,7 +68,7 @@ class _ProgressCollector:
             ("step", "Optimiser steps finished.", progress.step),
             ("total_steps", "Step at which the stage ends.", progress.total_steps),
             ("samples_per_second", "Rows of all objectives per second.", progress.samples_per_second),
-            ("checkpoint_step", "Step of the last commit.", progress.checkpoint_step),
+            ("checkpoint_step", "Step of the last checkpoint.", progress.checkpoint_step),
             ("progress_age_seconds", "Time since rank 0 advanced.", age),
         ):
             if value is not None:

@@ -1,7 +1,6 @@
-"""One rank: ends with its launcher, handles signals, runs the engine of a stage and records how it ended.
+"""One rank: ends with its launcher, handles signals, runs the engine of a stage and records the result.
 
-`python -m unimrg_trainer.launch.rank train|evaluate`. The order matters: first what makes the process controllable,
-only then the imports that take seconds.
+`python -m unimrg_trainer.launch.rank train|evaluate`. The order matters: signal handling first, slow imports after.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 STACKS_SIGNAL = signal.SIGUSR1
 """Has a rank write the Python stacks of all its threads into its log."""
-HELD_SIGNALS = (signal.SIGTERM, signal.SIGINT, STACKS_SIGNAL)
+BLOCKED_SIGNALS = (signal.SIGTERM, signal.SIGINT, STACKS_SIGNAL)
 """Blocked by the launcher before it starts a rank; the kernel delivers them once the rank can handle them."""
 PARENT_VARIABLE = "UNIMRG_LAUNCHER_PID"
 """Environment variable with the launcher's pid."""
@@ -38,14 +37,14 @@ _ENGINES = {"train": "unimrg_trainer.engine.train", "evaluate": "unimrg_trainer.
 
 _PR_SET_PDEATHSIG = 1
 
-Work = Callable[[PodEnvironment, StopRequest], None]
+Engine = Callable[[PodEnvironment, StopRequest], None]
 
 
-def run(work: Work) -> None:
-    """Run `work` as this rank and end the process; never returns.
+def run(engine: Engine) -> None:
+    """Run `engine` as this rank and exit; never returns.
 
-    The process ends without the interpreter's clean-up, because a thread that waits in a broken process group would
-    hold it for ever.
+    The process exits without the interpreter's clean-up, because a thread that waits in a broken process group would
+    block it for ever.
     """
     end_with_parent(int(os.environ[PARENT_VARIABLE]))
     env = PodEnvironment.from_environ(os.environ)
@@ -55,39 +54,39 @@ def run(work: Work) -> None:
     faulthandler.register(STACKS_SIGNAL, all_threads=True, chain=False)
     stop = StopRequest(on_second=lambda: os._exit(int(ExitCode.INTERRUPTED_TWICE)))
     stop.install()
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_SIGNALS)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, BLOCKED_SIGNALS)
 
     record = exit_records.StageResult(ExitCode.OK, "Completed")
     try:
-        work(env, stop)
+        engine(env, stop)
     except BaseException as error:
         record = exit_records.describe(error)
         if record.code == ExitCode.INTERRUPTED:
             logger.info("rank %d stopped: %s", rank, record.message)
         else:
-            trace = None if isinstance(error, UserError) else error  # a user's mistake is no bug
+            trace = None if isinstance(error, UserError) else error  # no traceback for a user's mistake
             logger.error("rank %d failed (%d): %s", rank, record.code, record.message, exc_info=trace)
     exit_records.write_exit(env.run_dir, rank, record)
-    _leave(record.code)
+    _exit_now(record.code)
 
 
 def main(arguments: list[str]) -> None:
     """Run the engine of the stage that the first argument names."""
     stage = arguments[0]
 
-    def work(env: PodEnvironment, stop: StopRequest) -> None:
+    def engine(env: PodEnvironment, stop: StopRequest) -> None:
         from unimrg_api.load import parse_job  # here, so that its errors are recorded like any other
 
         job = parse_job(json.loads(env.spec))
         importlib.import_module(_ENGINES[stage]).main(env, job, stop)
 
-    run(work)
+    run(engine)
 
 
 def end_with_parent(parent: int) -> None:
     """Have this process killed (SIGKILL) when its parent ends; `parent` is the pid that started it.
 
-    Ranks have sessions of their own, and one that survived its launcher could commit a checkpoint beside the next
+    Ranks have sessions of their own, and one that survived its launcher could write a checkpoint during the next
     attempt. The kernel counts the *thread* that started a process as its parent, so ranks are started from the main
     thread. If the parent has died already, the process ends at once.
     """
@@ -98,8 +97,8 @@ def end_with_parent(parent: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _leave(status: int) -> None:
-    for child in multiprocessing.active_children():  # daemons are ended by the clean-up that is skipped here
+def _exit_now(status: int) -> None:
+    for child in multiprocessing.active_children():  # os._exit skips the clean-up that ends daemons
         child.terminate()
     logging.shutdown()
     sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""What this pod reports: its progress, with the MLflow run in it, and its termination record."""
+"""Reports of this pod: its progress, with the MLflow run in it, and its termination record."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ logger = logging.getLogger(__name__)
 
 
 def read_progress(run_dir: Path) -> Progress:
-    """The latest progress, with the MLflow run that the uploader has found, or why it has not; defaults for what is not
-    there yet."""
+    """The latest progress, with the MLflow run, or why the uploader has none; fields that are not known yet have their
+    defaults."""
     progress = _progress(run_dir)
     tracked = mlflow_run(run_dir)
     return progress.model_copy(
@@ -36,7 +36,7 @@ def read_progress(run_dir: Path) -> Progress:
 
 
 def mlflow_run(run_dir: Path) -> dict[str, str]:
-    """`run_id`, `url` and `problem` as far as the file has them that the uploader writes."""
+    """`run_id`, `url` and `problem` from the file that the uploader writes, as far as it has them."""
     try:
         content = json.loads((run_dir / "mlflow.json").read_bytes()[:SIZE_LIMIT])
         return {name: value for name, value in content.items() if isinstance(value, str)}
@@ -45,13 +45,13 @@ def mlflow_run(run_dir: Path) -> dict[str, str]:
 
 
 def heartbeat(run_dir: Path) -> Hashable | None:
-    """What changes when rank 0 advances; None before its first report."""
+    """A value that changes with rank 0's progress; None before its first report."""
     progress = _progress(run_dir)
     return (progress.stage, progress.step, progress.updated) if progress.updated else None
 
 
-def announce(run_dir: Path, stage: StageName, step: int = 0, total_steps: int = 0) -> None:
-    """Report where a stage is, from the launcher; steps and losses of an earlier one go, the last commit stays."""
+def report_stage(run_dir: Path, stage: StageName, step: int = 0, total_steps: int = 0) -> None:
+    """Write the launcher's progress in a stage; resets steps and losses, keeps the last checkpoint."""
     text = Progress(
         stage=stage,
         step=step,
@@ -63,18 +63,18 @@ def announce(run_dir: Path, stage: StageName, step: int = 0, total_steps: int = 
 
 
 def termination_record(result: StageResult, run_dir: Path, scores: dict[str, float] | None = None) -> TerminationRecord:
-    """The result together with how far training has come; other stages count other things than its steps."""
+    """The result with the progress of training; steps of other stages are not steps of training."""
     progress = read_progress(run_dir)
-    commit = result.commit if result.commit is not None else progress.checkpoint_step
+    checkpoint_step = result.commit if result.commit is not None else progress.checkpoint_step
     training = STAGES[progress.stage].trains and progress.total_steps > 0
-    reached = progress.step if training else commit
+    reached = progress.step if training else checkpoint_step
     return TerminationRecord(
         reason=result.reason,
         exit_code=int(result.code),
         rank=result.rank,
         step=result.step if result.step is not None else reached,
         total_steps=progress.total_steps if training else None,
-        checkpoint=step_folder(commit).rstrip("/") if commit else None,
+        checkpoint=step_folder(checkpoint_step).rstrip("/") if checkpoint_step else None,
         mlflow_run_id=progress.mlflow_run_id,
         mlflow_url=progress.mlflow_url,
         scores=scores or {},
@@ -83,7 +83,7 @@ def termination_record(result: StageResult, run_dir: Path, scores: dict[str, flo
 
 
 def write_termination(env: PodEnvironment, record: TerminationRecord) -> None:
-    """Write the record over the old content, in place: in a pod the file is a mount and cannot be replaced."""
+    """Overwrite the record in place: in a pod the file is a mount and cannot be replaced."""
     try:
         descriptor = os.open(env.termination_log, os.O_WRONLY | os.O_CREAT, 0o644)
     except OSError as error:

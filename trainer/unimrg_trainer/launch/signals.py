@@ -1,4 +1,4 @@
-"""Requests to stop: SIGTERM, SIGINT and a closed terminal set a flag that the work checks where it can stop."""
+"""Stop requests: SIGTERM, SIGINT and SIGHUP set a flag, which the program checks where it can stop."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class StopRequest:
-    """A flag that signals set. The first signal asks; a SIGINT after it demands the end at once (`twice`).
+    """A flag that signals set. The first signal requests a stop; a later SIGINT an immediate exit (`twice`).
 
-    `on_second` is called from the handler of the second; a rank ends there, the launcher kills its ranks.
+    `on_second` is called from the handler of that SIGINT; a rank exits there, the launcher kills its ranks.
     """
 
     def __init__(self, on_second: Callable[[], None] | None = None) -> None:
@@ -28,14 +28,14 @@ class StopRequest:
         self._raising = False
 
     def request(self, cause: str) -> None:
-        """Ask to stop, from anywhere; `cause` is a few words for the log."""
+        """Request a stop, from any thread; `cause` is a few words for the log."""
         self.requested = True
         self.cause = self.cause or cause
 
     def install(self) -> None:
-        """Take over SIGTERM, SIGINT and SIGHUP for the rest of the process; main thread only.
+        """Handle SIGTERM, SIGINT and SIGHUP for the rest of the process; main thread only.
 
-        A hang-up that is ignored (nohup) stays ignored.
+        SIGHUP stays ignored under nohup.
         """
         for number in _SIGNALS:
             if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
@@ -60,7 +60,7 @@ class StopRequest:
     def raising(self, *, even_if_requested: bool = False) -> Iterator[None]:
         """Within this block a signal raises KeyboardInterrupt in the main thread.
 
-        For work of the launcher's own process that checks no flag and may be left anywhere. If a stop was requested
+        For code in the launcher that does not poll the flag and can be interrupted anywhere. If a stop was requested
         before, the block does not begin, unless `even_if_requested`.
         """
         self._raising = True  # before the flag is read: a signal in between must not be lost

@@ -1,6 +1,6 @@
-"""The stages of a job, one function each: what a pod runs, and what `unimrg run` runs one after the other.
+"""The implementation of each stage, one function each, shared by pods and `unimrg run`.
 
-A stage ends with an exit code and a termination record, whatever happens in it.
+Every stage ends with an exit code and a termination record, also after an unexpected exception.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from unimrg_trainer.launch.watchdog import Watchdog
 from unimrg_trainer.local_folders import take_for
 from unimrg_trainer.preparation.prepare import prepare
 from unimrg_trainer.storage.base import ObjectStore, StorageError
-from unimrg_trainer.tracking.finish import finish, keep_spool
+from unimrg_trainer.tracking.finish import finish, save_spool
 from unimrg_trainer.tracking.settings import TerminalStatus
 from unimrg_trainer.tracking.uploader import Uploader
 
@@ -41,12 +41,12 @@ logger = logging.getLogger(__name__)
 
 RANK_MODULE = "unimrg_trainer.launch.rank"
 UPLOAD_SECONDS = (10.0, 3.0)
-"""How long the end of a stage waits for uploads to MLflow, and after a request to stop; `finish` uploads the rest."""
+"""Limit for uploads to MLflow at the end of a stage: (normally, after a stop request). `finish` uploads the rest."""
 FINISH_SECONDS = (60.0, 15.0)
-"""How long `finish` waits, and after a request to stop."""
-KEEP_SECONDS = (60.0, 8.0)
-"""How long the end of a stage waits until outcome, points and logs are beside the checkpoints, and after a request to
-stop. Together with UPLOAD_SECONDS the latter is less than worker_group.GRACE_MARGIN, which the grace period keeps."""
+"""Limit for uploads in `finish`: (normally, after a stop request)."""
+SAVE_SECONDS = (60.0, 8.0)
+"""Limit for saving outcome, metrics and logs to the run's store: (normally, after a stop request). After a stop request
+this and UPLOAD_SECONDS fit into worker_group.GRACE_MARGIN_SECONDS."""
 REPORT_SECONDS = 0.5
 _TERMINAL: dict[Outcome, TerminalStatus] = {"Succeeded": "FINISHED", "Failed": "FAILED"}
 
@@ -69,7 +69,7 @@ class StageEnd:
 
     record: TerminationRecord
     env: PodEnvironment | None = None
-    """The environment with the training's uid and the number of the attempt; None if there was none yet."""
+    """The environment with the training's uid and the number of the attempt; None if there is no attempt yet."""
 
     @property
     def code(self) -> ExitCode:
@@ -84,46 +84,46 @@ def execute(
     The caller has installed `stop`. `echo` repeats the first rank's log on standard output; `rank_module` is what each
     rank runs.
     """
-    context = claimed = None
+    context = attempt_env = None
     try:
-        reports.announce(env.run_dir, stage)
+        reports.report_stage(env.run_dir, stage)
         job = inputs.job_of(env)
         run = job_stores.run_store(job, env)
         if STAGES[stage].distributed:
-            claimed = inputs.claim(env, job, run)
+            attempt_env = inputs.claim_run(env, job, run)
         elif not STAGES[stage].decides:
-            claimed = inputs.identified(env, job, run)
-        if claimed is not None and take_for(env.run_dir, claimed.uid):
-            reports.announce(env.run_dir, stage)
-        context = Context(claimed or env, job, run, stop, echo, rank_module)
+            attempt_env = inputs.find_run(env, job, run)
+        if attempt_env is not None and take_for(env.run_dir, attempt_env.uid):
+            reports.report_stage(env.run_dir, stage)
+        context = Context(attempt_env or env, job, run, stop, echo, rank_module)
         result = _STAGES[stage](context)
     except KeyboardInterrupt:
-        result = StageResult(ExitCode.INTERRUPTED, "Interrupted", f"interrupted during {stage}; the last commit stands")
+        result = StageResult(ExitCode.INTERRUPTED, "Interrupted", f"interrupted during {stage}; checkpoints are kept")
         if stop.twice:
             result = StageResult(ExitCode.INTERRUPTED_TWICE, "InterruptedTwice", f"interrupted twice during {stage}")
     except Exception as error:
         result = describe(error)
         expected = isinstance(error, UserError | Interrupted)  # anything else is a bug, logged with its traceback
         logger.error("%s ended (%d): %s", stage, result.code, result.message, exc_info=None if expected else error)
-    return StageEnd(_conclude(stage, env, result, context), claimed)
+    return StageEnd(_conclude(stage, env, result, context), attempt_env)
 
 
 def _check(context: Context) -> StageResult:
-    """Seconds on one CPU: everything that can be known to fail later fails here."""
+    """Fast checks on one CPU: batch split, packages, stores, data set, identity, resume policy, weights, tracking."""
     env, job = context.env, context.job
     training = job.spec.training
     shape = BatchShape(training.batch.rows_per_objective, training.batch.cohort_rows)
     cohorts_of_rank(shape, 0, 0, env.nodes * env.processes)
     with context.stop.raising():
         inputs.check_choices(job, env)
-        with inputs.named("spec.checkpoint.uri"):
+        with inputs.error_field("spec.checkpoint.uri"):
             inputs.probe(context.run)
-        with inputs.named("spec.data.shards[0]"):
+        with inputs.error_field("spec.data.shards[0]"):
             data = _check_data(context)
-        with inputs.named("spec.checkpoint.uri"):
+        with inputs.error_field("spec.checkpoint.uri"):
             inputs.check_identity(job, env, context.run, data)
-            check_resume(job.spec.checkpoint.resume, job.spec.checkpoint.uri, outcomes.newest_commit(context.run))
-        with inputs.named("spec.model.init"):
+            check_resume(job.spec.checkpoint.resume, job.spec.checkpoint.uri, outcomes.checkpoint_step(context.run))
+        with inputs.error_field("spec.model.init"):
             if job.spec.model.init is not None:
                 job_stores.find_weights(resolve_uri(job.spec.model.init, env.spec_base), job.spec.storage)
         inputs.warn_of_tracking_server(job, env)
@@ -142,17 +142,17 @@ def _check_data(context: Context) -> str:
 
 
 def _prepare(context: Context) -> StageResult:
-    """Turn the job's source into shards, unless they are there or exist by themselves."""
+    """Turn the job's sources into shards, unless the job names existing shards or they are published already."""
     sources = context.job.spec.data.sources
     if sources is None:
-        return StageResult(ExitCode.OK, "Completed", "the shards exist; there is nothing to prepare")
+        return StageResult(ExitCode.OK, "Completed", "the job names existing shards; there is nothing to prepare")
     reported = 0.0
 
     def report(done: int, total: int) -> None:
         nonlocal reported
         if time.monotonic() - reported >= REPORT_SECONDS or done == total:
             reported = time.monotonic()
-            reports.announce(context.env.run_dir, "prepare", step=done, total_steps=total)
+            reports.report_stage(context.env.run_dir, "prepare", step=done, total_steps=total)
 
     store = job_stores.data_store(context.job, context.env)
     with context.stop.raising():
@@ -163,15 +163,15 @@ def _prepare(context: Context) -> StageResult:
 
 
 def _run_ranks(context: Context, stage: StageName) -> StageResult:
-    """Run a stage on all ranks of this node, with the watchdog and the uploads to MLflow beside them."""
+    """Run a stage on all ranks of this node; on the first node with the watchdog and uploads to MLflow."""
     env, stop = context.env, context.stop
     worker_group.wait_for_master(env, stop)
     if stop.requested:
         raise Interrupted(f"stopped before {stage} began")
     logs = log_folder(env.run_dir, env.attempt, stage)
     echo = Echo(rank_log(logs, env.node_rank * env.processes))
-    hidden = {"CUDA_VISIBLE_DEVICES": ""} if context.job.spec.trainer.gpus_per_node == 0 else {}
-    group = worker_group.start(context.rank_module, [stage], env, logs, overrides=hidden)
+    gpu_override = {"CUDA_VISIBLE_DEVICES": ""} if context.job.spec.trainer.gpus_per_node == 0 else {}
+    group = worker_group.start(context.rank_module, [stage], env, logs, overrides=gpu_override)
     first_node = env.node_rank == 0
     with echo if context.echo else nullcontext(), _uploading(context) if first_node else nullcontext():
         end = worker_group.supervise(
@@ -185,22 +185,22 @@ def _run_ranks(context: Context, stage: StageName) -> StageResult:
 
 
 def _finish(context: Context) -> StageResult:
-    """Upload what the tracking spool still holds and close the run as what it was; never the cause of a failure."""
+    """Upload the rest of the tracking spool and set the MLflow run's final status; a failure here fails no job."""
     env, run, stop = context.env, context.run, context.stop
     if not attempt_numbers(run):
-        return StageResult(ExitCode.OK, "Completed", f"no training has begun under {run.uri}; nothing is to be closed")
+        return StageResult(ExitCode.OK, "Completed", f"no training under {run.uri}: no MLflow run to close")
     outcome = outcomes.result(run, context.job, env.attempt)
     status = _TERMINAL.get(outcome, "KILLED")
-    outcomes.note_result(run, env.attempt, outcome, tracked=False)
+    outcomes.record_result(run, env.attempt, outcome, tracked=False)
     limit = FINISH_SECONDS[stop.requested]
     with stop.raising(even_if_requested=True):
         report = finish(env.run_dir, run, inputs.tracking_settings(context.job, env), status, timeout=limit)
     if report.remaining or not report.status_set:
-        kept = f"{report.remaining} records did not reach MLflow within {limit:.0f} s; the spool keeps them"
-        message = f"{report.problem}. {kept}" if report.problem else kept
+        left = f"{report.remaining} records did not reach MLflow within {limit:.0f} s; they stay in the spool"
+        message = f"{report.problem}. {left}" if report.problem else left
         return StageResult(report.exit_code or ExitCode.UNAVAILABLE, "TrackingIncomplete", message)
-    outcomes.note_result(run, env.attempt, outcome, tracked=True)
-    return StageResult(ExitCode.OK, "Completed", status)
+    outcomes.record_result(run, env.attempt, outcome, tracked=True)
+    return StageResult(ExitCode.OK, "Completed", f"the MLflow run was closed as {status}")
 
 
 _STAGES: dict[StageName, Callable[[Context], StageResult]] = {
@@ -224,41 +224,41 @@ def _uploading(context: Context) -> Iterator[None]:
 
 
 def _conclude(stage: StageName, env: PodEnvironment, result: StageResult, context: Context | None) -> TerminationRecord:
-    """Write the termination record, and then what is kept beside the checkpoints.
+    """Write the termination record, then save outcome, metrics and logs to the run's store.
 
-    In this order, for a store that hangs may use up what is left of the grace period.
+    The record comes first: a store that hangs could use up the rest of the grace period.
     """
     record = reports.termination_record(result, env.run_dir)
     reports.write_termination(env, record)
     if context is None or not STAGES[stage].distributed:
         return record
-    kept = [record]
-    keeping = threading.Thread(target=_keep, args=(stage, result, context, kept), name="keep", daemon=True)
-    keeping.start()
+    records = [record]
+    saving = threading.Thread(target=_save_results, args=(stage, result, context, records), name="save", daemon=True)
+    saving.start()
     started = time.monotonic()
-    while keeping.is_alive() and time.monotonic() - started < KEEP_SECONDS[context.stop.requested]:
-        keeping.join(0.1)
-    if keeping.is_alive():
-        logger.warning("%s does not take outcome, points and logs of %s in time", context.run.uri, stage)
-    return kept[-1]
+    while saving.is_alive() and time.monotonic() - started < SAVE_SECONDS[context.stop.requested]:
+        saving.join(0.1)
+    if saving.is_alive():
+        logger.warning("saving outcome, metrics and logs to %s timed out after %s", context.run.uri, stage)
+    return records[-1]
 
 
-def _keep(stage: StageName, result: StageResult, context: Context, kept: list[TerminationRecord]) -> None:
-    """Keep outcome, points and logs beside the checkpoints; the record that has the scores as well goes to `kept`."""
+def _save_results(stage: StageName, result: StageResult, context: Context, records: list[TerminationRecord]) -> None:
+    """Save outcome, metrics and logs to the run's store; appends a record with the benchmark scores to `records`."""
     env, run = context.env, context.run
     try:
         found = outcomes.summary(run) if result.code is ExitCode.OK and STAGES[stage].scores else None
         if found is not None:
-            kept.append(reports.termination_record(result, env.run_dir, found.headline()))
-            reports.write_termination(env, kept[-1])
+            records.append(reports.termination_record(result, env.run_dir, found.headline()))
+            reports.write_termination(env, records[-1])
             if env.node_rank == 0:
-                outcomes.note_evaluation(run, context.job, found)
+                outcomes.record_evaluation(run, context.job, found)
         if env.node_rank == 0:
-            outcomes.note(run, env.attempt, stage, kept[-1])
-            keep_spool(env.run_dir, run)
+            outcomes.record_outcome(run, env.attempt, stage, records[-1])
+            save_spool(env.run_dir, run)
         for path in sorted(log_folder(env.run_dir, env.attempt, stage).glob("*.log")):
             run.put(f"logs/attempt-{env.attempt}/{stage}/{path.name}", tail(path))
     except StorageError as error:
-        logger.warning("not all of outcome, points and logs of %s was kept: %s", stage, error)
+        logger.warning("outcome, metrics and logs of %s are not all saved: %s", stage, error)
     except Exception:
-        logger.exception("not all of outcome, points and logs of %s was kept", stage)
+        logger.exception("outcome, metrics and logs of %s are not all saved", stage)

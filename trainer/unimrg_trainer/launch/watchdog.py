@@ -1,4 +1,4 @@
-"""The rule that distinguishes a stalled worker group from a slow one: pure, over heartbeats and the caller's clock."""
+"""Detects stalls: tells a stalled worker group from a slow one by heartbeats and the caller's clock alone."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Stall:
-    """Nothing advanced for `seconds`; `beat` is the last heartbeat, None if there was none."""
+    """There was no progress for `seconds`; `heartbeat` is the last one, None if there was none."""
 
     seconds: float
-    beat: Hashable | None
+    heartbeat: Hashable | None
 
 
 class Watchdog:
@@ -22,15 +22,15 @@ class Watchdog:
     """
 
     def __init__(self, timeout: float, now: float) -> None:
-        """`timeout` and all times are seconds of one monotonic clock; starting up counts like a step."""
+        """`timeout` and all times are seconds of one monotonic clock; start-up counts towards the timeout."""
         self._timeout = timeout
         self._changed_at = now
-        self._beat: Hashable | None = None
+        self._heartbeat: Hashable | None = None
 
-    def observe(self, beat: Hashable | None, now: float) -> Stall | None:
+    def observe(self, heartbeat: Hashable | None, now: float) -> Stall | None:
         """Take the heartbeat seen at `now`; return a Stall once it has not changed for the time-out."""
-        if beat is not None and beat != self._beat:
-            self._beat, self._changed_at = beat, now
+        if heartbeat is not None and heartbeat != self._heartbeat:
+            self._heartbeat, self._changed_at = heartbeat, now
             return None
         silent = now - self._changed_at
-        return Stall(silent, self._beat) if silent >= self._timeout else None
+        return Stall(silent, self._heartbeat) if silent >= self._timeout else None

@@ -1,7 +1,7 @@
-"""The ranks of this node as child processes of the launcher: starts them, forwards requests to stop, ends them.
+"""The ranks of this node as child processes of the launcher: starts them, forwards stop requests, kills them.
 
-Rank, world size and rendezvous are known from the pod's environment, so no agent stands between launcher and ranks.
-Each rank has a session of its own, so Ctrl-C on a terminal reaches the launcher alone, which decides what follows.
+Rank, world size and rendezvous are known from the pod's environment, so no torchrun agent is needed. Each rank has its
+own session, so Ctrl-C on a terminal reaches only the launcher, which decides what follows.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from unimrg_api.exit_codes import ExitCode
 from unimrg_trainer.launch import exit_records
 from unimrg_trainer.launch.classification import GroupEnd, RankEnd
 from unimrg_trainer.launch.logs import rank_log, tail
-from unimrg_trainer.launch.rank import HELD_SIGNALS, PARENT_VARIABLE, STACKS_SIGNAL
+from unimrg_trainer.launch.rank import BLOCKED_SIGNALS, PARENT_VARIABLE, STACKS_SIGNAL
 from unimrg_trainer.launch.signals import StopRequest
 from unimrg_trainer.launch.watchdog import Stall, Watchdog
 
@@ -32,15 +32,15 @@ logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.1
 STACKS_SECONDS = 2.0
-"""How long ranks get to write their stacks."""
-GONE_SECONDS = 5.0
-"""How long a killed process may take to disappear; one in uninterruptible sleep never does, and is left behind."""
-PEER_SECONDS = 30.0
-"""How long the other ranks of the node may take to end once one has failed."""
-GRACE_MARGIN = 15
-"""Seconds of the grace period that are kept for what follows the ranks: logs, tracking, the termination record."""
+"""Time for ranks to write their stacks."""
+REAP_SECONDS = 5.0
+"""Time to wait for a killed process; one in uninterruptible sleep never ends, and is left orphaned."""
+FAILURE_GRACE_SECONDS = 30.0
+"""Time for the other ranks of the node to stop once one has failed."""
+GRACE_MARGIN_SECONDS = 15
+"""Part of the grace period that is reserved for what follows the ranks: logs, tracking, the termination record."""
 MASTER_SECONDS = 600
-"""How long the name of the master may take to resolve: its pod may be scheduled later than ours."""
+"""Limit until the master's name resolves: its pod may be scheduled later than ours."""
 
 
 @dataclass
@@ -51,13 +51,13 @@ class _Worker:
     process: subprocess.Popen[bytes]
     log: Path
     log_start: int
-    """Where this process's part of the log begins."""
+    """Byte position at which this process's part of the log begins."""
     ended_at: float | None = None
-    """When it was seen ended, Unix time in seconds."""
+    """When its end was observed, Unix time in seconds."""
     killed: bool = False
     """The launcher killed it."""
 
-    def running(self) -> bool:
+    def is_running(self) -> bool:
         if self.ended_at is None and self.process.poll() is not None:
             self.ended_at = time.time()
         return self.ended_at is None
@@ -74,40 +74,40 @@ class WorkerGroup:
         self._workers = workers
         self._run_dir = run_dir
 
-    def running(self) -> bool:
-        """Whether any rank still runs."""
-        return [worker for worker in self._workers if worker.running()] != []
+    def is_running(self) -> bool:
+        """Whether any rank is running."""
+        return [worker for worker in self._workers if worker.is_running()] != []
 
     def has_failed(self) -> bool:
-        """Whether a rank has ended in another way than completed or interrupted."""
-        good = (int(ExitCode.OK), int(ExitCode.INTERRUPTED))
-        return any(not worker.running() and worker.process.returncode not in good for worker in self._workers)
+        """Whether a rank has ended, neither completed nor interrupted."""
+        expected = (int(ExitCode.OK), int(ExitCode.INTERRUPTED))
+        return any(not worker.is_running() and worker.process.returncode not in expected for worker in self._workers)
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal to every rank that runs; one that still starts gets it when it can handle it."""
+        """Send a signal to every running rank; one that is starting gets it once its handlers are installed."""
         for worker in self._workers:
-            if worker.running():
+            if worker.is_running():
                 worker.process.send_signal(number)
 
     def kill(self) -> None:
-        """SIGKILL every rank that runs and what any rank has started, and wait until all are gone."""
-        running = [worker for worker in self._workers if worker.running()]
+        """SIGKILL every running rank and all processes that ranks have started, and wait for the ranks."""
+        running = [worker for worker in self._workers if worker.is_running()]
         for worker in self._workers:
             worker.killed = worker in running
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(worker.process.pid, signal.SIGKILL)
-        deadline = time.monotonic() + GONE_SECONDS
+        deadline = time.monotonic() + REAP_SECONDS
         for worker in running:
             try:
                 worker.process.wait(max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
                 logger.error(
-                    "rank %d (process %d) did not end after SIGKILL; left behind", worker.rank, worker.process.pid
+                    "rank %d (process %d) did not end after SIGKILL; left orphaned", worker.rank, worker.process.pid
                 )
-            worker.running()
+            worker.is_running()
 
     def ends(self) -> tuple[RankEnd, ...]:
-        """How the ranks ended."""
+        """The end of each rank."""
         records = exit_records.read_exits(self._run_dir)
         return tuple(
             RankEnd(
@@ -132,12 +132,12 @@ def start(
 ) -> WorkerGroup:
     """Start `env.processes` ranks of `python -m module arguments…` on this node; call it from the main thread.
 
-    Each rank's log is appended to a file in `logs`. `overrides` are environment variables on top of ours. The ranks
-    meet at the address and port of global rank 0.
+    Each rank's log is appended to a file in `logs`. `overrides` are environment variables on top of ours. Rendezvous is
+    at the address and port of global rank 0.
     """
     exit_records.clear(env.run_dir)
     address, port = env.master_address, ports(env.uid, env.attempt)[0]
-    if env.nodes == 1:  # nobody else has to find it, and no name has to resolve
+    if env.nodes == 1:  # loopback suffices, and no name has to resolve
         address = "127.0.0.1"
         port = free_port(address, port)
     environment = {
@@ -156,8 +156,8 @@ def start(
     logs.mkdir(parents=True, exist_ok=True)
     workers: list[_Worker] = []
     group = WorkerGroup(workers, env.run_dir)
-    # A rank inherits the blocked signals and takes them once it has installed its handlers.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, HELD_SIGNALS)
+    # A rank inherits the blocked signal mask and unblocks the signals once its handlers are installed.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED_SIGNALS)
     try:
         for local_rank in range(env.processes):
             rank = env.node_rank * env.processes + local_rank
@@ -182,16 +182,16 @@ def start(
 
 
 def group_environment(env: PodEnvironment) -> dict[str, str]:
-    """The variables that all ranks of the node get.
+    """The environment variables of all ranks of the node.
 
-    The number of threads is fixed because it enters the order of summation: bit-exact resume needs it equal. Ranks of a
-    single node talk over the loopback: a host name that does not resolve cannot hinder them, and nobody outside can
-    reach them. Either may be set otherwise in our own environment.
+    The number of threads is fixed because it changes the order of summation: bit-exact resume needs it equal. Ranks of
+    a single node use the loopback, which needs no name resolution and is not reachable from outside. Our own
+    environment may override both.
     """
-    alone = {"GLOO_SOCKET_IFNAME": "lo"} if env.nodes == 1 else {}
+    loopback = {"GLOO_SOCKET_IFNAME": "lo"} if env.nodes == 1 else {}
     return {
         "OMP_NUM_THREADS": str(max(1, cores() // env.processes)),
-        **alone,
+        **loopback,
         **os.environ,
         **env.to_environ(),
         "PYTHONUNBUFFERED": "1",
@@ -211,7 +211,7 @@ def cores() -> int:
 
 
 def free_port(address: str, preferred: int) -> int:
-    """The preferred port if it is free at `address`, else any other; for a single node, where no other must know it."""
+    """The preferred port if it is free at `address`, else any other; for a single node, as no other node needs it."""
     for port in (preferred, 0):
         try:
             with socket.create_server((address, port)) as server:
@@ -251,38 +251,36 @@ def supervise(
     watchdog: Watchdog | None = None,
     heartbeat: Callable[[], Hashable | None] = lambda: None,
 ) -> GroupEnd:
-    """Wait until all ranks have ended; stop or kill them on signals, a failed rank or a stall. None is left after.
+    """Wait until all ranks have ended; stop or kill them on signals, a failed rank or a stall.
 
-    `grace` is in seconds, from the request to the end.
+    No rank is running when it returns. `grace` is in seconds, from the stop request to the end.
     """
-    stop_deadline = peer_deadline = float("inf")
+    stop_deadline = failure_deadline = float("inf")
     stall: Stall | None = None
-    overdue = False
+    grace_exceeded = False
     try:
-        while group.running() and not stop.twice:
+        while group.is_running() and not stop.twice:
             now = time.monotonic()
             if stop.requested and stop_deadline == float("inf"):
-                logger.info("%s: the ranks stop at their next step and commit", stop.cause)
-                stop_deadline = now + max(1, grace - GRACE_MARGIN, grace // 2)
+                logger.info("%s: the ranks stop after their next step and save a checkpoint", stop.cause)
+                stop_deadline = now + max(1, grace - GRACE_MARGIN_SECONDS, grace // 2)
                 group.signal(signal.SIGTERM)
-            if peer_deadline == float("inf") and group.has_failed():
-                logger.error("a rank has failed; the others are asked to stop and killed after %.0f s", PEER_SECONDS)
-                peer_deadline = now + PEER_SECONDS
+            if failure_deadline == float("inf") and group.has_failed():
+                logger.error("a rank failed; the others are asked to stop, and killed in %.0f s", FAILURE_GRACE_SECONDS)
+                failure_deadline = now + FAILURE_GRACE_SECONDS
                 group.signal(signal.SIGTERM)
-            if now > min(stop_deadline, peer_deadline):
-                overdue = stop_deadline <= peer_deadline
+            if now > min(stop_deadline, failure_deadline):
+                grace_exceeded = stop_deadline <= failure_deadline
                 logger.error("not all ranks stopped in time; killing them")
                 break
-            if stop_deadline == peer_deadline == float("inf") and watchdog is not None:
+            if stop_deadline == failure_deadline == float("inf") and watchdog is not None:
                 stall = watchdog.observe(heartbeat(), now)
                 if stall is not None:
-                    logger.error("nothing advanced for %.0f s; writing stacks, then killing the ranks", stall.seconds)
+                    logger.error("no progress for %.0f s; dumping stacks, then killing the ranks", stall.seconds)
                     group.signal(STACKS_SIGNAL)
                     time.sleep(STACKS_SECONDS)
                     break
             time.sleep(POLL_SECONDS)
     finally:
         group.kill()
-    return GroupEnd(
-        ranks=group.ends(), stop_requested=stop.requested, interrupted_twice=stop.twice, overdue=overdue, stall=stall
-    )
+    return GroupEnd(group.ends(), stop.requested, stop.twice, grace_exceeded, stall)

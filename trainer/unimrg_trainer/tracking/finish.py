@@ -37,7 +37,7 @@ def finish(
     return uploader.stop(max(0.0, deadline - time.monotonic()))
 
 
-def keep_spool(run_dir: Path, store: ObjectStore) -> None:
+def save_spool(run_dir: Path, store: ObjectStore) -> None:
     """Copy what the spool holds to `RUN/spool` in `store`, where `finish` finds it in another pod.
 
     The writers must have ended. No failure of the store is raised.
@@ -54,4 +54,4 @@ def _exchange(store: ObjectStore, run_dir: Path) -> None:
         restore_segments(store, run_dir / "spool")
     except Exception as error:
         _logger.warning("the tracking spool in %s was not fetched: %s", store.uri, clean(str(error), 500))
-    keep_spool(run_dir, store)
+    save_spool(run_dir, store)

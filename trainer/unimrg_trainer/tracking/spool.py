@@ -1,7 +1,7 @@
 """The writer's side of tracking: rank 0 appends what happened to files and never waits for a server.
 
 One system call writes one line, so a SIGKILL loses nothing that was written before it. Segments are closed at
-every commit; closed ones never change and are copied beside the checkpoints, so a lost machine loses no
+every commit; closed ones never change and are copied to the run's store, so a lost machine loses no
 committed point. A full disk costs points, never the training.
 """
 
