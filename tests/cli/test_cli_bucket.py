@@ -16,7 +16,7 @@ from unimrg_api.exit_codes import ExitCode
 from unimrg_api.progress import Progress
 from unimrg_api.termination import TerminationRecord
 from unimrg_trainer.checkpoint.discover import read_weights
-from unimrg_trainer.local_folders import run_folder, take_for
+from unimrg_trainer.local_folders import claim_folder, run_folder
 
 
 def test_a_job_in_a_bucket_runs_here_and_is_shown_from_anywhere(
@@ -90,7 +90,7 @@ def test_local_files_of_an_earlier_training_are_not_shown(s3_place: Place, tmp_p
         storage=s3_place.storage.model_dump(by_alias=True, exclude_none=True),
     )
     folder = run_folder(f"{s3_place.uri}/run", s3_place.storage)
-    take_for(folder, "the first")
+    claim_folder(folder, "the first")
     (folder / "progress.json").write_text(Progress(stage="train", step=7, mlflow_url="http://first").to_json())
     (folder / "termination.json").write_text(TerminationRecord(exit_code=70, message="of the first").to_json())
     s3_place.store("run").put("job.json", b'{"uid": "the first", "digest": "d"}')

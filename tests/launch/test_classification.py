@@ -11,7 +11,7 @@ import pytest
 from unimrg_api.errors import Interrupted, JobError, Problem, UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_trainer.launch.classification import GroupEnd, RankEnd, classify
-from unimrg_trainer.launch.exit_records import StageResult, describe, read_exits, write_exit
+from unimrg_trainer.launch.exit_records import StageResult, read_exits, result_from_error, write_exit
 from unimrg_trainer.launch.watchdog import Stall
 
 
@@ -114,11 +114,11 @@ class DistNetworkError(RuntimeError):
     ],
 )
 def test_an_exception_becomes_the_exit_code_of_its_kind(error: BaseException, code: ExitCode) -> None:
-    assert describe(error).code == code
+    assert result_from_error(error).code == code
 
 
 def test_all_problems_of_a_job_are_in_the_record() -> None:
     problems = [Problem("spec.a", "", "first wrong"), Problem("spec.b", "", "second wrong")]
-    message = describe(JobError(problems)).message
+    message = result_from_error(JobError(problems)).message
     assert "spec.a: first wrong" in message
     assert "spec.b: second wrong" in message

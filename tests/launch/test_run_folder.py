@@ -19,7 +19,7 @@ from unimrg_trainer.launch import stages
 from unimrg_trainer.launch.local import local_environment
 from unimrg_trainer.launch.reports import read_progress
 from unimrg_trainer.launch.signals import StopRequest
-from unimrg_trainer.local_folders import cache_folder, run_folder, state_folder, take_for, training_in
+from unimrg_trainer.local_folders import cache_folder, claim_folder, run_folder, state_folder, training_in
 from unimrg_trainer.storage.base import StorageError
 
 RUN = "s3://bucket/run"
@@ -57,12 +57,12 @@ def test_what_another_training_left_is_set_aside_each_time(tmp_path: Path) -> No
     for name in (*lasting, *own):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("first")
-    assert not take_for(folder, "a"), "a folder of nobody is not another's"
-    assert not take_for(folder, "a")
+    assert not claim_folder(folder, "a"), "a folder of nobody is not another's"
+    assert not claim_folder(folder, "a")
     assert all((folder / name).exists() for name in (*lasting, *own))
     for uid in ("b", "c"):
         (folder / "mlflow.json").write_text(uid)
-        assert take_for(folder, uid)
+        assert claim_folder(folder, uid)
         assert training_in(folder) == uid
         assert [name for name in (*lasting, *own) if (folder / name).exists()] == list(lasting)
     assert sorted(path.read_text() for path in folder.glob("earlier/*/mlflow.json")) == ["b", "c"]
@@ -100,7 +100,7 @@ def test_libraries_get_a_home_and_a_user_where_the_system_knows_none(tmp_path: P
 def test_a_folder_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     (tmp_path / "uid").mkdir()
     with pytest.raises(StorageError):
-        take_for(tmp_path, "a")
+        claim_folder(tmp_path, "a")
 
 
 def test_points_of_a_training_do_not_go_to_the_next_under_its_prefix(

@@ -98,10 +98,10 @@ def training_in(folder: Path) -> str | None:
         return None
 
 
-def take_for(folder: Path, uid: str) -> bool:
-    """Make a run's folder this training's; return whether it was another's, e.g. because the prefix was emptied.
+def claim_folder(folder: Path, uid: str) -> bool:
+    """Claim a run's folder for a training; return whether it was another's, e.g. because the prefix was emptied.
 
-    What the other one left is moved to a folder in `earlier`, so that its curves and logs do not mix with this one's.
+    Files of the other training are moved to a folder in `earlier`, so that its curves and logs do not mix with this one's.
     Raises StorageError.
     """
     held = training_in(folder)

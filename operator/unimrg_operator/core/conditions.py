@@ -200,5 +200,5 @@ def _configuration_fault(pod: Pod) -> str:
 
 
 def _waiting_message(pod: Pod) -> str:
-    said = f": {pod.waiting_message}" if pod.waiting_message else ""
-    return f"pod {pod.name} waits: {pod.waiting_reason}{said}"
+    detail = f": {pod.waiting_message}" if pod.waiting_message else ""
+    return f"pod {pod.name} waits: {pod.waiting_reason}{detail}"

@@ -15,7 +15,7 @@ def events(old: JobStatus, new: JobStatus, policy: RunPolicySpec) -> tuple[Event
     """Return the events of the change between two statuses."""
     found: list[Event] = []
     for stage in new.stages:
-        found += _of_stage(old.stage(stage.name), stage, policy)
+        found += _stage_events(old.stage(stage.name), stage, policy)
     found += acceptance_events(old, new)
     complete, failed = new.condition("Complete"), new.condition("Failed")
     if complete is not None and old.condition("Complete") is None:
@@ -35,7 +35,7 @@ def acceptance_events(old: JobStatus, new: JobStatus) -> tuple[Event, ...]:
     return (Event("Warning", accepted.reason, accepted.message),)
 
 
-def _of_stage(old: StageStatus, new: StageStatus, policy: RunPolicySpec) -> list[Event]:
+def _stage_events(old: StageStatus, new: StageStatus, policy: RunPolicySpec) -> list[Event]:
     found: list[Event] = []
     if new.attempt > old.attempt:
         found.append(Event("Normal", "StageStarted", f"{new.name} attempt {new.attempt} started as {new.child}"))

@@ -53,7 +53,7 @@ class StageResult:
     """When it happened, Unix time in seconds; orders the failures of ranks."""
 
 
-def describe(error: BaseException) -> StageResult:
+def result_from_error(error: BaseException) -> StageResult:
     """Turn the exception that ended a rank or a stage into its result.
 
     Errors with an exit code keep it; memory, rendezvous, communication and GPU faults are distinguished because the

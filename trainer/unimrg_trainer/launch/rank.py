@@ -60,7 +60,7 @@ def run(engine: Engine) -> None:
     try:
         engine(env, stop)
     except BaseException as error:
-        record = exit_records.describe(error)
+        record = exit_records.result_from_error(error)
         if record.code == ExitCode.INTERRUPTED:
             logger.info("rank %d stopped: %s", rank, record.message)
         else:

@@ -26,11 +26,11 @@ from unimrg_trainer.data.publication import find_publication, published
 from unimrg_trainer.engine.rows import BatchShape, cohorts_of_rank
 from unimrg_trainer.launch import inputs, outcomes, reports, worker_group
 from unimrg_trainer.launch.classification import classify
-from unimrg_trainer.launch.exit_records import StageResult, describe
+from unimrg_trainer.launch.exit_records import StageResult, result_from_error
 from unimrg_trainer.launch.logs import Echo, log_folder, rank_log, tail
 from unimrg_trainer.launch.signals import StopRequest
 from unimrg_trainer.launch.watchdog import Watchdog
-from unimrg_trainer.local_folders import take_for
+from unimrg_trainer.local_folders import claim_folder
 from unimrg_trainer.preparation.prepare import prepare
 from unimrg_trainer.storage.base import ObjectStore, StorageError
 from unimrg_trainer.tracking.finish import finish, save_spool
@@ -93,7 +93,7 @@ def execute(
             attempt_env = inputs.claim_run(env, job, run)
         elif not STAGES[stage].decides:
             attempt_env = inputs.find_run(env, job, run)
-        if attempt_env is not None and take_for(env.run_dir, attempt_env.uid):
+        if attempt_env is not None and claim_folder(env.run_dir, attempt_env.uid):
             reports.report_stage(env.run_dir, stage)
         context = Context(attempt_env or env, job, run, stop, echo, rank_module)
         result = _STAGES[stage](context)
@@ -102,7 +102,7 @@ def execute(
         if stop.twice:
             result = StageResult(ExitCode.INTERRUPTED_TWICE, "InterruptedTwice", f"interrupted twice during {stage}")
     except Exception as error:
-        result = describe(error)
+        result = result_from_error(error)
         expected = isinstance(error, UserError | Interrupted)  # anything else is a bug, logged with its traceback
         logger.error("%s ended (%d): %s", stage, result.code, result.message, exc_info=None if expected else error)
     return StageEnd(_conclude(stage, env, result, context), attempt_env)
