@@ -101,7 +101,7 @@ def training_in(folder: Path) -> str | None:
 def claim_folder(folder: Path, uid: str) -> bool:
     """Claim a run's folder for a training; return whether it was another's, e.g. because the prefix was emptied.
 
-    Files of the other training are moved to a folder in `earlier`, so that its curves and logs do not mix with this one's.
+    Files of the other training are moved to a folder in `earlier`: its curves and logs do not mix with this one's.
     Raises StorageError.
     """
     held = training_in(folder)
