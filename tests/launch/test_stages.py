@@ -14,7 +14,7 @@ from unimrg_api.errors import Interrupted
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.stages import StageName
 from unimrg_api.termination import TerminationRecord
-from unimrg_trainer.launch import outcomes, stages
+from unimrg_trainer.launch import logs, outcomes, stages, worker_group
 from unimrg_trainer.launch.local import local_environment
 from unimrg_trainer.launch.signals import StopRequest
 from unimrg_trainer.storage import open_store
@@ -72,6 +72,11 @@ def test_packages_that_are_not_installed_are_all_named_by_the_check(tmp_path: Pa
         "spec.stages.evaluate.benchmarks[0].custom": "absent-benchmark",
     }.items():
         assert path in ended(env).message and repr(name) in ended(env).message
+
+
+def test_what_follows_the_ranks_fits_into_the_end_of_the_grace_period() -> None:
+    after_a_stop = stages.UPLOAD_SECONDS[1] + stages.SAVE_SECONDS[1] + logs.ECHO_SECONDS
+    assert worker_group.REAP_SECONDS + after_a_stop <= worker_group.GRACE_MARGIN_SECONDS
 
 
 @pytest.mark.parametrize(("gpus", "hidden"), [(0, {"CUDA_VISIBLE_DEVICES": ""}), (1, {})])

@@ -160,6 +160,13 @@ def test_what_no_missing_peer_causes_keeps_its_reason(code: int, reason: str) ->
     assert cause(pod(0, deleting_since=NOW - 20), ended(1, code, NOW - 17)).reason == reason
 
 
+def test_a_pod_deleted_for_a_suspension_excuses_no_later_failure() -> None:
+    resumed = replace(CHILD, resumed=NOW - 30)
+    suspended = ended(0, 0, NOW - 40, deleting_since=NOW - 50)
+    assert cause(suspended, ended(1, 70, NOW - 17), child=resumed).reason == "ProgramFailed"
+    assert cause(suspended, ended(1, 70, NOW - 17)).reason == "PodLost"
+
+
 def test_only_a_peer_that_was_lost_before_excuses_a_failure() -> None:
     for asked in (NOW - 17, NOW - 16):
         assert cause(pod(0, deleting_since=asked), ended(1, 70, NOW - 17)).reason == "ProgramFailed"

@@ -151,7 +151,8 @@ def _earlier_disruption(first: Pod, finished: float, stage: StageStatus, child: 
     peer counts only as long as no controller has recorded the failure, or if it was replaced before.
     """
     for pod in pods:
-        if pod.uid != first.uid and pod.deleting_since is not None and pod.deleting_since < finished:
+        # a pod that was deleted for a suspension, before the child was resumed, is no cause
+        if pod.uid != first.uid and (child.resumed or 0.0) <= (pod.deleting_since or finished) < finished:
             return one_line(f"pod {pod.name} on {pod.node or 'no node'} was terminating before", pod.disruption)
     missing = set(stage.pod_uids) - {pod.uid for pod in pods}
     replaced = any(pod.uid not in stage.pod_uids and pod.created < finished for pod in pods)

@@ -44,7 +44,7 @@ UPLOAD_SECONDS = (10.0, 3.0)
 """Limit for uploads to MLflow at the end of a stage: (normally, after a stop request). `finish` uploads the rest."""
 FINISH_SECONDS = (60.0, 15.0)
 """Limit for uploads in `finish`: (normally, after a stop request)."""
-SAVE_SECONDS = (60.0, 8.0)
+SAVE_SECONDS = (60.0, 6.0)
 """Limit for saving outcome, metrics and logs to the run's store: (normally, after a stop request). After a stop request
 this and UPLOAD_SECONDS fit into worker_group.GRACE_MARGIN_SECONDS."""
 REPORT_SECONDS = 0.5
