@@ -37,8 +37,8 @@ def cohorts_of_rank(shape: BatchShape, step: int, rank: int, world_size: int) ->
         raise UserError(
             f"{shape.cohorts} cohorts per step are not divisible by {world_size} processes "
             f"(spec.training.batch: rowsPerObjective {shape.rows}, cohortRows {shape.cohort_rows})",
-            remedy=f"use {nearest} processes (`unimrg run --processes`; on a cluster spec.trainer), or make rowsPerObjective a "
-            f"multiple of {world_size * shape.cohort_rows}",
+            remedy=f"use {nearest} processes (`unimrg run --processes`; on a cluster spec.trainer), "
+            f"or make rowsPerObjective a multiple of {world_size * shape.cohort_rows}",
         )
     per_rank = shape.cohorts // world_size
     first = step * shape.rows + rank * per_rank * shape.cohort_rows
