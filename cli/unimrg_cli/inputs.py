@@ -57,7 +57,8 @@ def _look(field: str | int, path: Path) -> tuple[str, str] | None:
     """Return what is missing and the remedy, or None if all is there."""
     if field in ("init", "assets"):
         remedy = "correct the path, or leave the field out"
-        return None if path.exists() else (f"{path} does not exist", remedy)
+        found = path.is_dir() or (field == "init" and path.exists())
+        return None if found else (f"{path} {'is not a folder' if path.exists() else 'does not exist'}", remedy)
     remedy = "correct the path, or leave the source out" if field == "uri" else "correct the path, or give data.sources"
     if not path.is_dir():
         return f"the folder {path} {'is not a folder' if path.exists() else 'does not exist'}", remedy

@@ -22,7 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-checkpoints_app = typer.Typer(help="Look at the checkpoints of a run.", no_args_is_help=True)
+checkpoints_app = typer.Typer(help="Checkpoints of a run, and published weights in and out.", no_args_is_help=True)
 app.add_typer(checkpoints_app, name="ckpt")
 
 

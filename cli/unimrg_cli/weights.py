@@ -22,14 +22,17 @@ def import_published(model: str, source: Path, target: Path | None, name: str, *
     Raises UserError where the file does not fit, or where a model's weights have no target.
     """
     layout = _layout(model, name)
+    if partial and layout.asset is not None:
+        raise UserError(f"{layout.name} is needed as a whole", remedy="leave out --partial, and give the whole file")
     os.environ.setdefault("UNIMRG_CACHE", str(cache_folder()))
     if target is None and layout.asset is not None:
         target = assets_folder(model.partition("/")[0]) / layout.asset.file
     if target is None or target.suffix != SAFETENSORS:
-        raise UserError("the imported weights need a file to be written to", remedy=f"name one: weights{SAFETENSORS}")
+        given = "no file to write to is given" if target is None else f"{target} is not the name of a safetensors file"
+        raise UserError(given, remedy=f"name a file to write, as the last argument: weights{SAFETENSORS}")
     lines = import_weights(layout, source, target, partial=partial).lines()
     used = "found there by every job on this machine" if layout.asset else "name it in spec.model.init"
-    return [*lines, f"written to {target}; {used}", *_licence(model)]
+    return [*lines, f"written to {target}; {used}", *(_licence(model) if layout.asset is None else [])]
 
 
 def export_published(model: str, source: str, target: Path, name: str) -> list[str]:

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import save_file
 
 from tests.support.local_jobs import tiny_job
 from unimrg_api.environment import PodEnvironment
 from unimrg_api.errors import JobError, UserError
 from unimrg_api.exit_codes import ExitCode
-from unimrg_trainer.engine.choices import check_choices, provide_files
+from unimrg_trainer.engine.choices import check_choices, open_family, provide_files
 from unimrg_trainer.models.registry import find_family
 
 PUBLISHED = {"harmon": {"variant": "0.5B"}}
@@ -25,6 +26,7 @@ def chosen(model: dict[str, Any], tmp_path: Path) -> tuple[Any, PodEnvironment]:
 @pytest.fixture(autouse=True)
 def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UNIMRG_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("UNIMRG_ASSETS", "")  # so that what is set is taken back
 
 
 @pytest.mark.parametrize("assets", [None, "file://files"])
@@ -34,7 +36,7 @@ def test_a_missing_file_is_named_with_its_remedy(assets: str | None, tmp_path: P
         check_choices(job, env)
     (problem,) = error.value.problems
     assert problem.path == "spec.model" and FILES[0] in problem.message and problem.remedy
-    assert ("cache/harmon" if assets is None else "/files/") in problem.message
+    assert ("cache/harmon" if assets is None else "/files") in problem.message
     assert error.value.exit_code is ExitCode.INPUT_MISSING
 
 
@@ -44,10 +46,23 @@ def test_files_of_the_job_are_where_the_family_looks(tmp_path: Path) -> None:
     for name in FILES:
         (tmp_path / "files" / name).write_text(name)
     check_choices(job, env)
-    family = find_family(*job.spec.model.family())
+    family: Any = open_family(job, env)
     for _ in range(2):  # another rank, or another attempt
         provide_files(job, env, family)
-    assert [asset.find(tmp_path / "cache" / "harmon").read_text() for asset in family.needed_files()] == list(FILES)
+    assert [asset.find(family.assets).read_text() for asset in family.needed_files()] == list(FILES)
+    assert not (tmp_path / "cache" / "harmon").exists(), "what was imported there stays"
     (tmp_path / "files" / FILES[1]).unlink()
     with pytest.raises(UserError, match=FILES[1]):
         provide_files(job, env, family)
+
+
+@pytest.mark.parametrize(("fits", "named"), [(True, ""), (False, "does not fit the model")])
+def test_first_weights_of_another_model_are_refused_by_their_header(fits: bool, named: str, tmp_path: Path) -> None:
+    family = find_family("harmon" if fits else "openuni", {"variant": "Tiny"})
+    save_file({name: t.detach().clone() for name, t in family.build().named_parameters()}, tmp_path / "w.safetensors")
+    job, env = chosen({"harmon": {"variant": "Tiny"}, "init": "file://w.safetensors"}, tmp_path)
+    if fits:
+        check_choices(job, env)
+    else:
+        with pytest.raises(JobError, match=named):
+            check_choices(job, env)

@@ -85,6 +85,7 @@ def test_what_matched_is_missing_and_left_over_is_reported(tmp_path: Path) -> No
     [
         ({"proj_in.0.bias": None}, "missing: proj_in.0.bias"),
         ({"surprise": torch.zeros(1)}, "unknown: surprise"),
+        ({"proj_in.0.bias": torch.zeros(96, dtype=torch.int8)}, "no dense tensor like torch.float32, but torch.int8"),
         ({"proj_in.0.bias": torch.zeros(3)}, r"proj_in.0.bias is \[3\], not \[96\]"),
     ],
 )
@@ -119,7 +120,48 @@ def test_no_file_runs_code_or_ends_in_a_traceback(content: str, tmp_path: Path) 
     assert not touched.exists()
 
 
+def test_files_that_hold_the_same_tensor_twice_are_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "twins"
+    folder.mkdir()
+    for name, tensors in (("a", published(MODEL)), ("a.fp16", {"proj_in.0.bias": torch.zeros(96).half()})):
+        save_file({key: tensor.clone() for key, tensor in tensors.items()}, folder / f"{name}.safetensors")
+    with pytest.raises(UserError, match=r"a\.fp16\.safetensors .* both hold 1 tensors, e.g. proj_in.0.bias"):
+        import_weights(MODEL, folder, tmp_path / "w.safetensors")
+
+
+def test_tied_tensors_of_one_storage_are_written_apart(tmp_path: Path) -> None:
+    tensors = published(MODEL)
+    tensors["proj_in.2.bias"] = tensors["proj_in.0.bias"]
+    torch.save(tensors, tmp_path / "tied.pth")
+    import_weights(MODEL, tmp_path / "tied.pth", tmp_path / "w.safetensors")
+    assert load_file(tmp_path / "w.safetensors")["proj_in.2.bias"].equal(tensors["proj_in.0.bias"])
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
+    weights, target = tmp_path / "w.safetensors", tmp_path / "folder.pth"
+    torch.save(published(MODEL), tmp_path / "in.pth")
+    import_weights(MODEL, tmp_path / "in.pth", weights)
+    assert weights.stat().st_mode & 0o044, "others of the machine may read it, as the umask says"
+    target.mkdir()
+    with pytest.raises(UserError, match="cannot write"):
+        export_weights(MODEL, weights, target)
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(UserError, match="cannot be read as weights"):
+        export_weights(MODEL, weights, tmp_path / "out.pth")
+    assert {path.name for path in tmp_path.iterdir()} == {"in.pth", "w.safetensors", "folder.pth"}
+
+
+@pytest.mark.parametrize("surplus", [{}, {"surprise": torch.zeros(1)}])
+def test_weights_of_another_model_are_not_exported(surplus: dict[str, Tensor], tmp_path: Path) -> None:
+    weights = {name: tensor for name, tensor in MODEL.build().state_dict().items() if name != HEAD}
+    if surplus:
+        with pytest.raises(UserError, match="surprise"):
+            export_weights(MODEL, weights | surplus, tmp_path / "out.pth")
+    else:
+        assert export_weights(MODEL, weights, tmp_path / "out.pth") == len(weights) + 1
+
+
 def test_weights_of_another_size_are_not_exported(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="missing or have another shape"):
+    with pytest.raises(UserError, match="missing, unknown or have another"):
         export_weights(MODEL, {EMBEDDING: torch.zeros(2, 2)}, tmp_path / "out.pth")
     assert not (tmp_path / "out.pth").exists()

@@ -6,10 +6,11 @@ cache, or at `spec.model.assets`, from where each node fetches them once.
 
 from __future__ import annotations
 
+import hashlib
 import os
+import uuid
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from unimrg_api.environment import PodEnvironment
@@ -17,9 +18,10 @@ from unimrg_api.errors import JobError, Problem, UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.fields import resolve_uri
 from unimrg_api.job import UniMRGJob
+from unimrg_trainer.engine.initial_weights import check_headers
 from unimrg_trainer.evaluation.benchmarks.registry import find_benchmark
 from unimrg_trainer.models.base import Family
-from unimrg_trainer.models.common.assets import Asset, assets_folder
+from unimrg_trainer.models.common.assets import ASSETS_VARIABLE, assets_folder
 from unimrg_trainer.models.registry import find_family
 from unimrg_trainer.objectives.registry import objective
 from unimrg_trainer.storage import open_store
@@ -42,19 +44,56 @@ def check_choices(job: UniMRGJob, env: PodEnvironment) -> None:
         raise JobError(problems)
 
 
+def open_family(job: UniMRGJob, env: PodEnvironment) -> Family:
+    """Return the job's family, which looks for its files where the job says: each `spec.model.assets` has a folder."""
+    os.environ.pop(ASSETS_VARIABLE, None)
+    if job.spec.model.assets is not None:
+        digest = hashlib.sha256(resolve_uri(job.spec.model.assets, env.spec_base).encode()).hexdigest()
+        os.environ[ASSETS_VARIABLE] = str(env.cache / "assets" / digest[:16])
+    return find_family(*job.spec.model.family())
+
+
 def provide_files(job: UniMRGJob, env: PodEnvironment, family: Family) -> None:
-    """Fetch the files that the family needs to this node. Raises UserError (INPUT_MISSING) for a missing one."""
-    folder = assets_folder(family.name)
+    """Fetch the files that the family needs to this node. Raises UserError (INPUT_MISSING) for missing ones."""
+    check_files(job, env, family)
+    if job.spec.model.assets is None:
+        return
+    for asset in family.needed_files():
+        path, link = local_file(_store(job, env), asset.file, env.cache), assets_folder(family.name) / asset.file
+        if link.resolve() != path.resolve():
+            link.parent.mkdir(parents=True, exist_ok=True)
+            new = link.with_name(f".{uuid.uuid4().hex}")
+            new.symlink_to(path)
+            new.replace(link)  # several ranks of a node may do so at once
+
+
+def check_files(job: UniMRGJob, env: PodEnvironment, family: Family) -> None:
+    """Raise UserError (INPUT_MISSING) that names every file that the family needs and that is missing or empty."""
+    missing, where = [], str(assets_folder(family.name))
     for asset in family.needed_files():
         if job.spec.model.assets is None:
-            asset.find(folder)
+            path = assets_folder(family.name) / asset.file
+            size = path.stat().st_size if path.is_file() else 0
         else:
-            _link(_fetch(job, env, asset), folder / asset.file)
+            store = _store(job, env)
+            size, where = store.size(asset.file) or 0, store.uri
+        if not size:
+            missing.append(asset)
+    if missing:
+        names = ", ".join(f"{asset.file} ({asset.what})" for asset in missing)
+        raise UserError(
+            f"this model needs files that are missing or empty in {where}: {names}",
+            remedy="; ".join(asset.remedy for asset in missing),
+            exit_code=ExitCode.INPUT_MISSING,
+        )
 
 
 def _choices(job: UniMRGJob, env: PodEnvironment) -> Iterator[tuple[str, Callable[[], Any]]]:
     spec = job.spec
-    yield "spec.model", lambda: _check_files(job, env, find_family(*spec.model.family()))
+    yield "spec.model", lambda: check_files(job, env, open_family(job, env))
+    if spec.model.init is not None:
+        uri = resolve_uri(spec.model.init, env.spec_base)
+        yield "spec.model.init", lambda: check_headers(open_family(job, env), uri, spec.storage)
     for index, entry in enumerate(spec.objectives or ()):
         yield f"spec.objectives[{index}]", partial(objective, entry.key)
     for index, benchmark in enumerate(spec.stages.evaluate.benchmarks):
@@ -62,39 +101,6 @@ def _choices(job: UniMRGJob, env: PodEnvironment) -> Iterator[tuple[str, Callabl
         yield path, partial(find_benchmark, *benchmark.selected())
 
 
-def _check_files(job: UniMRGJob, env: PodEnvironment, family: Family) -> None:
-    """Raise UserError for the first file that is missing; nothing is fetched."""
-    for asset in family.needed_files():
-        if job.spec.model.assets is None:
-            asset.find(assets_folder(family.name))
-        elif (store := _store(job, env)).size(asset.file) is None:
-            raise _missing(asset, store.uri)
-
-
 def _store(job: UniMRGJob, env: PodEnvironment) -> Any:
     assert job.spec.model.assets is not None
     return open_store(resolve_uri(job.spec.model.assets, env.spec_base), job.spec.storage)
-
-
-def _fetch(job: UniMRGJob, env: PodEnvironment, asset: Asset) -> Path:
-    store = _store(job, env)
-    if store.size(asset.file) is None:
-        raise _missing(asset, store.uri)
-    return local_file(store, asset.file, env.cache)
-
-
-def _link(path: Path, link: Path) -> None:
-    """Link the file into the family's folder; several ranks of a node may do so at once."""
-    link.parent.mkdir(parents=True, exist_ok=True)
-    if link.resolve() != path.resolve():
-        new = link.with_name(f".{link.name}-{os.getpid()}")
-        new.symlink_to(path)
-        new.replace(link)
-
-
-def _missing(asset: Asset, uri: str) -> UserError:
-    return UserError(
-        f"this model needs {asset.what}, and {uri}/{asset.file} is missing",
-        remedy=asset.remedy,
-        exit_code=ExitCode.INPUT_MISSING,
-    )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +23,12 @@ from unimrg_trainer.storage.copies import local_file
 from unimrg_trainer.storage.local import explained
 
 logger = logging.getLogger(__name__)
+
+HEADER_BYTES = 100 << 20
+"""Longest header of a safetensors file, as its readers allow."""
+
+_Kind = tuple[list[int], str, bool]
+"""Shape, type, and whether that is a floating-point one."""
 
 
 @dataclass(frozen=True)
@@ -55,28 +63,62 @@ def load_published(module: nn.Module, published: PublishedWeights) -> None:
         path = local_file(store, key, published.cache)
         try:
             with explained("read", path):
-                found |= load_file(path)
+                content = load_file(path)
+                if twice := content.keys() & found.keys():
+                    logger.info("%s replaces %d tensors of the files before it", key, len(twice))
+                found |= content
         except SafetensorError as error:
             raise UserError(
                 f"spec.model.init: {key} is not a safetensors file: {error}",
                 remedy="export the weights as safetensors",
                 exit_code=ExitCode.DATA_CORRUPT,
             ) from error
+    kinds = {
+        name: (list(tensor.shape), str(tensor.dtype), tensor.is_floating_point()) for name, tensor in found.items()
+    }
+    _check_fit(module, kinds, uri)
+    for name, parameter in module.named_parameters():
+        parameter.copy_(found[name])
+    unused = sorted(set(found) - set(dict(module.named_parameters(remove_duplicate=False))))
+    if unused:
+        logger.warning("%d tensors in spec.model.init are ignored: not in the model, e.g. %s", len(unused), unused[0])
+
+
+def check_headers(family: Family, uri: str, storage: StorageSpec) -> None:
+    """See that published weights fit the family's module, from their files' headers alone.
+
+    Raises UserError as `load_published` does.
+    """
+    store, keys = find_weights(uri, storage)
+    kinds: dict[str, _Kind] = {}
+    for key in keys:
+        length = int.from_bytes(store.get(key, 0, 8), "little")
+        try:
+            header = json.loads(store.get(key, 8, length) if length <= HEADER_BYTES else b"")
+            entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
+            kinds |= {name: (e["shape"], e["dtype"], "F" in e["dtype"]) for name, e in entries.items()}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"spec.model.init: {key} is not a safetensors file",
+                remedy="export the weights as safetensors",
+                exit_code=ExitCode.DATA_CORRUPT,
+            ) from error
+    with torch.device("meta"):
+        _check_fit(family.build(), kinds, uri)
+
+
+def _check_fit(module: nn.Module, found: Mapping[str, _Kind], uri: str) -> None:
+    """Raise UserError unless every parameter of the module is there with its shape, in floating point."""
     problems = []
     for name, parameter in module.named_parameters():
-        tensor = found.get(name)
-        if tensor is None:
+        shape, dtype, floating = found.get(name, (None, "", False))
+        if shape is None:
             problems.append(f"{name} is missing")
-        elif tensor.shape != parameter.shape:
-            problems.append(f"{name} is {list(tensor.shape)}, not {list(parameter.shape)}")
-        else:
-            parameter.copy_(tensor)
+        elif shape != list(parameter.shape) or not floating:
+            problems.append(f"{name} is {dtype} {shape}, not float {list(parameter.shape)}")
     if problems:
         raise UserError(
             f"spec.model.init: {Path(uri).name} does not fit the model: {'; '.join(problems[:5])}"
             + (f" and {len(problems) - 5} more" if len(problems) > 5 else ""),
             remedy="choose the family and size of these weights in spec.model",
         )
-    unused = sorted(set(found) - set(dict(module.named_parameters(remove_duplicate=False))))
-    if unused:
-        logger.warning("%d tensors in spec.model.init are ignored: not in the model, e.g. %s", len(unused), unused[0])

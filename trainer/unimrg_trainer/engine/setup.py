@@ -15,11 +15,10 @@ from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.fields import resolve_uri
 from unimrg_api.job import UniMRGJob
-from unimrg_trainer.engine.choices import provide_files
+from unimrg_trainer.engine.choices import open_family, provide_files
 from unimrg_trainer.engine.initial_weights import PublishedWeights
 from unimrg_trainer.job_stores import data_digest, data_store, run_store
 from unimrg_trainer.models.base import Family
-from unimrg_trainer.models.registry import find_family
 from unimrg_trainer.objectives.base import Objective
 from unimrg_trainer.objectives.registry import in_order, objective
 from unimrg_trainer.storage.base import ObjectStore
@@ -74,7 +73,7 @@ def set_up(env: PodEnvironment, job: UniMRGJob) -> Setup:
     threads = os.environ.get("OMP_NUM_THREADS")
     if threads:
         torch.set_num_threads(int(threads))  # bit-exact resume needs a fixed number
-    family = find_family(*job.spec.model.family())
+    family = open_family(job, env)
     provide_files(job, env, family)  # before the model is built
     # in the registry's order: row order is part of dropout's rng key, and the job's order must not change it
     wanted = {name: weight for name, weight in job.spec.resolved_objectives().items() if weight > 0}

@@ -85,7 +85,7 @@ def check_choices(job: UniMRGJob, env: PodEnvironment) -> None:
             missing.append(Problem(path=f"{path}.custom", value=repr(name), message=message, remedy=remedy))
     if missing:
         raise JobError(missing)
-    if any(name for _, _, name, _ in chosen) or spec.model.published is not None:
+    if any(name for _, _, name, _ in chosen) or spec.model.published is not None or spec.model.init is not None:
         # by name, and only where something may be missing: it imports torch, which takes seconds
         importlib.import_module("unimrg_trainer.engine.choices").check_choices(job, env)
 

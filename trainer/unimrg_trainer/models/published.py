@@ -5,9 +5,9 @@ Published files are read without ever unpickling code (docs/families.md says who
 
 from __future__ import annotations
 
-import pickle
+import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,34 +54,36 @@ def import_weights(layout: Layout, source: Path, target: Path, *, partial: bool 
     `source` is a file (.safetensors, .pth, .pt, .ckpt, .bin) or a folder of such files. Raises UserError, and writes
     nothing, where a tensor is unknown or has another shape, or one is missing (unless `partial`).
     """
-    wanted = _shapes(layout)
+    wanted = _tensors(layout)
     found: dict[str, Tensor] = {}
-    unused, unknown, shapes = [], [], []
+    unused, unknown, wrong = [], [], []
     for published, tensor in read_published(source, layout.container).items():
         name = layout.ours(published)
         if name is None:
             unused.append(published)
         elif name not in wanted:
             unknown.append(published)
-        elif tensor.shape != wanted[name]:
-            shapes.append(f"{published} is {list(tensor.shape)}, not {list(wanted[name])}")
+        elif (problem := _problem(tensor, wanted[name])) is not None:
+            wrong.append(f"{published} is {problem}")
         else:
-            found[name] = tensor.contiguous()
+            found[name] = tensor
     missing = sorted(wanted.keys() - found.keys())
     problems = [f"{len(unknown)} tensors are unknown: {_listed(unknown)}"] if unknown else []
-    problems += [f"{len(shapes)} tensors have another shape: {_listed(shapes)}"] if shapes else []
-    problems += [f"{len(missing)} tensors are missing: {_listed(missing)}"] if missing and not partial else []
+    problems += [f"{len(wrong)} tensors are not as they should be: {_listed(wrong)}"] if wrong else []
+    absent = [name for name in missing if not wrong]  # else one that is wrong would be listed twice
+    problems += [f"{len(absent)} tensors are missing: {_listed(absent)}"] if absent and not partial else []
     if problems or not found:
         raise UserError(
             f"{source} is not {layout.published}: {'; '.join(problems) or 'it holds none of its tensors'}",
-            remedy="choose the family and size of these weights; a file that holds a part of them needs --partial",
+            remedy="choose the family and size of these weights"
+            + (
+                ""
+                if partial or problems != problems[-1:] or not missing
+                else "; a file with a part of them needs --partial"
+            ),
             exit_code=ExitCode.DATA_CORRUPT,
         )
-    with explained("write", target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        written = target.with_name(f".partial-{target.name}")
-        save_file(found, written)
-        written.replace(target)
+    _write(target, lambda path: save_file(_separate(found), path))
     return ImportReport(len(found), tuple(missing), tuple(unused), sum(tensor.nbytes for tensor in found.values()))
 
 
@@ -91,24 +93,24 @@ def export_weights(layout: Layout, source: Path | Mapping[str, Tensor], target: 
     `source` is a safetensors file, or the tensors. The suffix of `target` decides its format: .safetensors or .pth.
     Raises UserError where a tensor of the module is missing or has another shape.
     """
-    tensors = load_file(source) if isinstance(source, Path) else dict(source)
-    wanted = _shapes(layout)
-    wrong = sorted(name for name in wanted if name not in tensors or tensors[name].shape != wanted[name])
+    tensors = _read_file(source, None) if isinstance(source, Path) else dict(source)
+    wanted = _tensors(layout)
+    copies = {layout.ours(copy) or copy for copy, _ in layout.copies}
+    wrong = [name for name in wanted if name not in tensors or _problem(tensors[name], wanted[name]) is not None]
+    wrong += [name for name in tensors if name not in wanted and name not in copies]
     if wrong:
         raise UserError(
-            f"these weights are not those of this model: {len(wrong)} tensors are missing or have another shape: "
-            f"{_listed(wrong)}",
+            f"these weights are not those of this model: {len(wrong)} tensors are missing, unknown or have another "
+            f"shape: {_listed(sorted(wrong))}",
             remedy="choose the family and size that they were trained with",
             exit_code=ExitCode.DATA_CORRUPT,
         )
-    published = {layout.theirs(name): tensors[name].contiguous() for name in wanted}
-    published |= {copy: published[original].clone() for copy, original in layout.copies}
-    with explained("write", target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if target.suffix == SAFETENSORS:
-            save_file(published, target)
-        else:
-            torch.save({layout.container: published} if layout.container else published, target)
+    published = {layout.theirs(name): tensors[name] for name in wanted}
+    published = _separate({**published, **{copy: published[original] for copy, original in layout.copies}})
+    content = {layout.container: published} if layout.container else published
+    _write(
+        target, lambda path: save_file(published, path) if target.suffix == SAFETENSORS else torch.save(content, path)
+    )
     return len(published)
 
 
@@ -128,8 +130,18 @@ def read_published(source: Path, container: str | None = None) -> dict[str, Tens
             exit_code=ExitCode.INPUT_MISSING,
         )
     found: dict[str, Tensor] = {}
+    places: dict[str, Path] = {}
     for path in files:
-        found |= _read_file(path, container)
+        content = _read_file(path, container)
+        if twice := content.keys() & found.keys():
+            name = min(twice)
+            raise UserError(
+                f"{places[name].name} and {path.name} in {source} both hold {len(twice)} tensors, e.g. {name}",
+                remedy="keep the files of one type, e.g. delete the *.fp16.* ones, or give a single file",
+                exit_code=ExitCode.DATA_CORRUPT,
+            )
+        found |= content
+        places |= dict.fromkeys(content, path)
     return found
 
 
@@ -140,7 +152,7 @@ def _read_file(path: Path, container: str | None) -> dict[str, Tensor]:
             return stored
         # files of before torch 1.6 are no archives and cannot be mapped into memory
         content: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, ValueError, EOFError) as error:
+    except Exception as error:  # whatever a damaged file makes the readers stumble over
         raise UserError(
             f"{path} cannot be read as weights: {' '.join(str(error).split())[:300]}",
             remedy="get the file again; a file that needs code to be read is never loaded",
@@ -157,12 +169,49 @@ def _read_file(path: Path, container: str | None) -> dict[str, Tensor]:
     return {str(name): tensor for name, tensor in content.items()}
 
 
-def _shapes(layout: Layout) -> dict[str, torch.Size]:
-    """Names and shapes of the layout's module; of tensors that are tied, the first name only."""
+def _problem(tensor: Tensor, wanted: Tensor) -> str | None:
+    """Return what keeps a published tensor from being the model's; None if nothing does."""
+    dense = tensor.layout is torch.strided and not tensor.is_quantized and tensor.device.type == "cpu"
+    if not dense or tensor.is_floating_point() != wanted.is_floating_point():
+        return f"no dense tensor like {wanted.dtype}, but {tensor.dtype}, {tensor.layout}"
+    return None if tensor.shape == wanted.shape else f"{list(tensor.shape)}, not {list(wanted.shape)}"
+
+
+def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return contiguous tensors, none of which shares memory with another."""
+    seen: set[int] = set()
+    separate = {}
+    for name, tensor in tensors.items():
+        place = tensor.untyped_storage().data_ptr()
+        separate[name] = tensor.clone() if place in seen else tensor.contiguous()
+        seen.add(place)
+    return separate
+
+
+def _write(target: Path, write: Callable[[Path], None]) -> None:
+    """Write a file as a whole or not at all. Raises StorageError."""
+    written = target.with_name(f".partial-{os.getpid()}-{target.name}")
+    with explained("write", target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            written.touch()
+            mode = written.stat().st_mode  # as the umask says; safetensors makes a file for its owner alone
+            try:
+                write(written)
+            except (RuntimeError, SafetensorError) as error:
+                raise OSError(f"{error}") from error
+            written.chmod(mode)
+            written.replace(target)
+        finally:
+            written.unlink(missing_ok=True)
+
+
+def _tensors(layout: Layout) -> dict[str, Tensor]:
+    """Tensors of the layout's module on the meta device by name; of tied ones, the first name only."""
     with torch.device("meta"):
         module = layout.build()
     copies = {layout.ours(copy) or copy for copy, _ in layout.copies}
-    return {name: tensor.shape for name, tensor in module.state_dict().items() if name not in copies}
+    return {name: tensor for name, tensor in module.state_dict().items() if name not in copies}
 
 
 def _listed(names: Mapping[str, Any] | list[str] | tuple[str, ...]) -> str:

@@ -13,6 +13,9 @@ from torch import nn
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
 
+ASSETS_VARIABLE = "UNIMRG_ASSETS"
+"""Environment variable with the folder of this job's assets, where it names some."""
+
 
 @dataclass(frozen=True)
 class Asset:
@@ -45,9 +48,11 @@ class Asset:
         wanted = module.state_dict()
         try:
             found = load_file(path)
-        except SafetensorError as error:
+        except (SafetensorError, OSError) as error:
             raise UserError(
-                f"{path} is not a safetensors file: {error}", remedy=self.remedy, exit_code=ExitCode.DATA_CORRUPT
+                f"{path} cannot be read as a safetensors file: {error}",
+                remedy=self.remedy,
+                exit_code=ExitCode.DATA_CORRUPT,
             ) from error
         wrong = sorted(set(found) ^ set(wanted)) or [k for k in wanted if found[k].shape != wanted[k].shape]
         if wrong:
@@ -61,5 +66,6 @@ class Asset:
 
 
 def assets_folder(family: str) -> Path:
-    """Return where the files of a family are looked for: its folder in the cache."""
-    return Path(os.environ.get("UNIMRG_CACHE", "/cache")) / family
+    """Return where the files of a family are looked for: the folder of the job's assets, else its own in the cache."""
+    chosen = os.environ.get(ASSETS_VARIABLE)
+    return Path(chosen) if chosen else Path(os.environ.get("UNIMRG_CACHE", "/cache")) / family

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -16,6 +16,9 @@ TEXT_END = "<|endoftext|>"
 CHAT_SPECIALS = (TEXT_END, TURN_START, TURN_END)
 """In the order of their ids, behind the vocabulary proper, as in Qwen2.5."""
 
+QWEN_IDS = {TEXT_END: 151643, TURN_START: 151644, TURN_END: 151645}
+"""Numbers of these in Qwen2.5's tokenizer, and in those that are made from it."""
+
 TINY_TOKENIZER = Path(__file__).with_name("tiny_tokenizer.json")
 """768 tokens, trained on the texts of generated scenes; its special tokens are CHAT_SPECIALS."""
 
@@ -23,8 +26,11 @@ TINY_TOKENIZER = Path(__file__).with_name("tiny_tokenizer.json")
 class TextTokenizer:
     """Byte-level BPE. Special tokens are written by id only: text that spells one stays text."""
 
-    def __init__(self, path: Path, specials: Sequence[str], limit: int, remedy: str) -> None:
-        """Open the file; it must know every special token, and at most `limit` tokens have an embedding.
+    def __init__(
+        self, path: Path, specials: Sequence[str], limit: int, remedy: str, ids: Mapping[str, int] = {}
+    ) -> None:
+        """Open the file; it must know every special token, those of `ids` under these numbers, and have at most `limit`
+        tokens, for no further one has an embedding.
 
         Raises UserError (DATA_CORRUPT) with `remedy` where it does not fit.
         """
@@ -36,13 +42,18 @@ class TextTokenizer:
             ) from error
         self._tokenizer.encode_special_tokens = True
         known = self._tokenizer.get_vocab(with_added_tokens=True)
-        missing = [name for name in specials if name not in known]
-        if missing or self.size > limit:
-            problem = f"it has no {missing[0]}" if missing else f"it has {self.size} tokens, the model {limit}"
+        missing = [name for name in (*specials, *ids) if name not in known]
+        others = [name for name, number in ids.items() if known.get(name) != number]
+        if missing or others or self.size > limit:
+            problem = f"it has {self.size} tokens, the model {limit}"
+            if missing:
+                problem = f"it has no {missing[0]}"
+            elif others:
+                problem = f"{others[0]} is {known[others[0]]} in it, not {ids[others[0]]}"
             raise UserError(
                 f"{path} is not the tokenizer of this model: {problem}", remedy=remedy, exit_code=ExitCode.DATA_CORRUPT
             )
-        self._specials: dict[str, int] = {name: known[name] for name in specials}
+        self._specials: dict[str, int] = {name: known[name] for name in (*specials, *ids)}
 
     @property
     def size(self) -> int:
@@ -65,7 +76,7 @@ class TextTokenizer:
 class ChatTokenizer(TextTokenizer):
     """A tokenizer of the Qwen2 family, with the special tokens of its conversation format."""
 
-    def __init__(self, path: Path, limit: int, remedy: str, further: Sequence[str] = ()) -> None:
-        """`further`: special tokens that the model needs besides those of the conversation format."""
-        super().__init__(path, (*CHAT_SPECIALS, *further), limit, remedy)
+    def __init__(self, path: Path, limit: int, remedy: str, ids: Mapping[str, int] = {}) -> None:
+        """`ids`: numbers of special tokens, further ones included, by which a published tokenizer is recognised."""
+        super().__init__(path, CHAT_SPECIALS, limit, remedy, ids)
         self.text_end, self.turn_start, self.turn_end = (self.special(name) for name in CHAT_SPECIALS)

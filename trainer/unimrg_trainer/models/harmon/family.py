@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from unimrg_api.spec_model import HarmonSpec
 from unimrg_trainer.models.base import OnRound, RngFor, Row
 from unimrg_trainer.models.common.assets import Asset, assets_folder
-from unimrg_trainer.models.common.tokenizer import TINY_TOKENIZER, ChatTokenizer
+from unimrg_trainer.models.common.frozen import full_precision
+from unimrg_trainer.models.common.tokenizer import QWEN_IDS, TINY_TOKENIZER, ChatTokenizer
 from unimrg_trainer.models.harmon.batch import HarmonBatch
 from unimrg_trainer.models.harmon.codec import KL16, Codec, decode_tokens, encode_tokens, open_codec
 from unimrg_trainer.models.harmon.collate import collate
@@ -72,7 +73,8 @@ class HarmonFamily:
     @cached_property
     def tokenizer(self) -> ChatTokenizer:
         path = TINY_TOKENIZER if self.config.tokenizer == "tiny" else TOKENIZER.find(self.assets)
-        return ChatTokenizer(path, self.config.language.vocabulary, TOKENIZER.remedy)
+        ids = QWEN_IDS if path != TINY_TOKENIZER else {}
+        return ChatTokenizer(path, self.config.language.vocabulary, TOKENIZER.remedy, ids)
 
     @cached_property
     def template(self) -> Template:
@@ -151,8 +153,7 @@ class HarmonFamily:
     def _encode(self, pixels: Tensor, dtype: torch.dtype) -> Tensor:
         """uint8 [U, H, H, 3] → [U, S, C] in `dtype` (at least float32) on the same device."""
         self.codec.to(pixels.device)
-        kind = pixels.device.type
-        with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():
+        with full_precision(pixels.device):
             return encode_tokens(self.codec, pixels).to(torch.promote_types(dtype, torch.float32))
 
     @contextmanager

@@ -73,6 +73,9 @@ def losses(
     config = module.config
     nothing = Pictures(UniqueImages(config.vision.size), UniqueImages(config.image_size))
     batch = assemble(lay_out_rows(config, rows), nothing, timesteps=timesteps, sigmas=sigmas, noise=noise)
+    shown = sum(isinstance(segment, ImageSegment) for row in rows for segment in row)
+    if len(features) != shown:
+        raise ValueError(f"{len(features)} features are given for {shown} images in the rows")
     batch = replace(batch, images=torch.arange(len(features)), targets=torch.arange(len(latents)))
     batch = batch.to(features.device, module.meta_queries.dtype)
     per_row: Tensor = module(replace(batch, features=features, latents=latents))
@@ -81,7 +84,9 @@ def losses(
 
 def prompt(module: OpenUni, before: list[int], after: list[int], features: Tensor | None = None) -> Tensor:
     """Embeddings [P, D] of a prompt; features [K, D] stand between both texts, if there are any."""
-    first, last = (module.embed(torch.tensor(ids, dtype=torch.int64)) for ids in (before, after))
+    first, last = (
+        module.embed(torch.tensor(ids, dtype=torch.int64, device=module.meta_queries.device)) for ids in (before, after)
+    )
     return torch.cat([first, last] if features is None else [first, features, last])
 
 

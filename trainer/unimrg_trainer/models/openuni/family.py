@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from unimrg_api.spec_model import OpenUniSpec
 from unimrg_trainer.models.base import OnRound, RngFor, Row
 from unimrg_trainer.models.common.assets import Asset, assets_folder
+from unimrg_trainer.models.common.frozen import full_precision
 from unimrg_trainer.models.common.pixels import AT_ONCE, to_images, to_pixels
 from unimrg_trainer.models.common.tokenizer import TINY_TOKENIZER, ChatTokenizer
 from unimrg_trainer.models.openuni.batch import OpenUniBatch
@@ -25,7 +26,7 @@ from unimrg_trainer.models.openuni.config import VARIANTS
 from unimrg_trainer.models.openuni.inference import Inference, SamplingSettings
 from unimrg_trainer.models.openuni.module import OpenUni
 from unimrg_trainer.models.openuni.rows import OpenUniRow, lay_out
-from unimrg_trainer.models.openuni.template import IMAGE_END, IMAGE_START, Template
+from unimrg_trainer.models.openuni.template import IMAGE_END, IMAGE_START, SPECIAL_IDS, Template
 from unimrg_trainer.models.openuni.vision import VisionTower, draw_weights
 from unimrg_trainer.models.openuni.weights import TOKENIZER, assets, layouts, vision_asset
 from unimrg_trainer.models.requests import AnswerRequest, GenerateRequest
@@ -70,7 +71,7 @@ class OpenUniFamily:
         limit = self.config.language.vocabulary
         if self.config.tokenizer == "tiny":
             return ChatTokenizer(TINY_TOKENIZER, limit, TOKENIZER.remedy)
-        return ChatTokenizer(TOKENIZER.find(self.assets), limit, TOKENIZER.remedy, (IMAGE_START, IMAGE_END))
+        return ChatTokenizer(TOKENIZER.find(self.assets), limit, TOKENIZER.remedy, SPECIAL_IDS)
 
     @cached_property
     def template(self) -> Template:
@@ -166,14 +167,14 @@ class OpenUniFamily:
     def _decode(self, latents: Tensor) -> np.ndarray:
         """[B, C, h, w] → uint8 [B, H, H, 3]."""
         codec = self.codec.to(latents.device)
-        return np.concatenate([to_images(codec.decode(part.float())) for part in torch.split(latents, AT_ONCE)])
+        with full_precision(latents.device):
+            return np.concatenate([to_images(codec.decode(part.float())) for part in torch.split(latents, AT_ONCE)])
 
     @staticmethod
     def _in_parts(frozen: nn.Module, run: Callable[[Tensor], Tensor], images: Tensor, dtype: torch.dtype) -> Tensor:
         """Run a frozen encoder on uint8 [B, S, S, 3], in float32; an empty tensor where there is no image."""
         frozen.to(images.device)
-        kind = images.device.type
-        with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():
+        with full_precision(images.device):
             parts = [run(to_pixels(part)) for part in torch.split(images, AT_ONCE) if len(part)]
         floating = torch.promote_types(dtype, torch.float32)
         return torch.cat(parts).to(floating) if parts else torch.zeros(0, device=images.device, dtype=floating)

@@ -7,10 +7,12 @@ generating:  <|im_start|>user⏎<img> [image] </img>⏎prompt<|im_end|>⏎<|im_s
 
 from __future__ import annotations
 
-from unimrg_trainer.models.common.tokenizer import ChatTokenizer
+from unimrg_trainer.models.common.tokenizer import QWEN_IDS, ChatTokenizer
 from unimrg_trainer.models.openuni.config import OpenUniConfig
 
 IMAGE_START, IMAGE_END = "<img>", "</img>"
+SPECIAL_IDS = {**QWEN_IDS, IMAGE_START: 151665, IMAGE_END: 151666}
+"""Numbers of the special tokens in InternVL3's tokenizer."""
 FROM_TEXT = "Generate an image: "
 UNCONDITIONAL = "Generate an image."
 """What guidance compares with: a prompt that names nothing, without an image."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,7 @@ from transformers import CLIPVisionModel
 from unimrg_api.spec_model import ShowOSpec
 from unimrg_trainer.models.base import OnRound, RngFor, Row
 from unimrg_trainer.models.common.assets import Asset, assets_folder
+from unimrg_trainer.models.common.frozen import full_precision
 from unimrg_trainer.models.common.tokenizer import TEXT_END, TINY_TOKENIZER, TextTokenizer
 from unimrg_trainer.models.requests import AnswerRequest, GenerateRequest
 from unimrg_trainer.models.showo.batch import ShowOBatch
@@ -69,7 +70,8 @@ class ShowOFamily:
     @cached_property
     def tokenizer(self) -> TextTokenizer:
         path = TINY_TOKENIZER if self.config.tokenizer == "tiny" else TOKENIZER.find(self.assets)
-        return TextTokenizer(path, [TEXT_END], self.config.text_vocabulary, TOKENIZER.remedy)
+        ids = {TEXT_END: self.config.text_end} if path != TINY_TOKENIZER else {}
+        return TextTokenizer(path, [TEXT_END], self.config.text_vocabulary, TOKENIZER.remedy, ids)
 
     @cached_property
     def template(self) -> Template:
@@ -106,7 +108,7 @@ class ShowOFamily:
     def prepare(self, batch: ShowOBatch, device: torch.device, dtype: torch.dtype) -> ShowOBatch:
         """Move the batch to `device` and encode its images there, each once; encoders compute in float32."""
         moved = batch.to(device, dtype)
-        with _without_autocast(device):
+        with full_precision(device):
             tokenizer = self.image_tokenizer.to(device)
             codes = encode_images(tokenizer, moved.pictures).flatten()
             if self.config.clip:
@@ -155,7 +157,7 @@ class ShowOFamily:
         """Flat codes of images of `tokens` codes each → the images, uint8 [H, W, 3]."""
         if len(codes) == 0:
             return []
-        with _without_autocast(codes.device):
+        with full_precision(codes.device):
             return list(decode_images(self.image_tokenizer.to(codes.device), codes.view(-1, tokens)))
 
     @contextmanager
@@ -168,10 +170,3 @@ class ShowOFamily:
             yield Inference(module, self.template, self.tokenizer, self.prepare)
         finally:
             module.train(training)
-
-
-@contextmanager
-def _without_autocast(device: torch.device) -> Iterator[None]:
-    kind = device.type
-    with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():
-        yield

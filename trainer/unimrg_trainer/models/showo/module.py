@@ -42,13 +42,12 @@ class ShowO(nn.Module):
         """Token ids that rows are made of, int [T + codes + 1]: see `ShowOBatch`."""
         assert batch.codes is not None, "the batch was not prepared"
         codes = batch.codes.long() + self.config.first_code
-        return torch.cat([batch.texts, codes, codes.new_tensor([self.config.mask])])
+        return torch.cat([batch.texts, codes, codes.new_full((1,), self.config.mask)])
 
     def states(self, batch: ShowOBatch, cache: DynamicCache | None = None) -> Tensor:
         """Hidden states of all places [R, L, D]."""
         embeddings = self.embed(self.table(batch)[batch.sources])
-        if len(batch.shown):
-            assert batch.features is not None, "the batch was not prepared"
+        if self.config.clip and batch.features is not None:  # without an image too, so that no parameter is unused
             projected = self.mm_projector(batch.features).to(embeddings.dtype)[batch.shown].flatten(0, 1)
             flat = embeddings.flatten(0, 1).index_copy(0, batch.shown_places, projected)
             embeddings = flat.view_as(embeddings)
