@@ -15,12 +15,22 @@ from tests.support.dictionary_store import DictionaryStore
 from tests.support.faulty_stores import WrappedStore, raising
 from unimrg_api.exit_codes import ExitCode
 from unimrg_trainer.checkpoint.commit import Commit
-from unimrg_trainer.checkpoint.discover import newest_verified, quarantine
+from unimrg_trainer.checkpoint.discover import newest_verified, quarantine, read_weights
 from unimrg_trainer.checkpoint.manifest import CheckpointError
 from unimrg_trainer.checkpoint.reader import list_commits
 from unimrg_trainer.checkpoint.state import TrainingState
 from unimrg_trainer.storage import LocalStore
 from unimrg_trainer.storage.base import StorageError
+
+
+def test_the_weights_that_are_read_are_the_newest_commits(dictionary_store: DictionaryStore) -> None:
+    keeper = checkpointer(dictionary_store)
+    for step in (10, 20):
+        keeper.save(small_state(step), "periodic")
+    commit, weights = read_weights(dictionary_store)
+    assert commit.step == 20
+    assert weights.keys() == {"head.weight", "head.bias", "scale"}
+    assert all(tensor.equal(small_state(20).tensors[f"model/{name}"]) for name, tensor in weights.items())
 
 
 def test_a_run_that_never_committed_has_nothing_to_load(dictionary_store: DictionaryStore) -> None:
