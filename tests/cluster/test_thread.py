@@ -178,7 +178,7 @@ def test_an_applied_job_becomes_a_finished_run(finished: Finished) -> None:
     assert_completed(finished.status, finished.run)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("family", ["openuni", "showo"])
 def test_a_job_of_another_family_becomes_a_finished_run(cluster: Cluster, bucket: str, family: str) -> None:
     cluster.start_operator()
