@@ -93,3 +93,17 @@ def test_swapping_two_targets_changes_the_loss(family: Family, module: torch.nn.
 
     right = sums(SceneRecords(6))
     assert ((right - sums(MapsSwapped(6))).abs() > 1e-5 * right).all()
+
+
+def test_frozen_encoders_compute_in_float32_under_autocast_too(family: Family) -> None:
+    (micro_step,) = planner_of(family, 8, OBJECTIVES).step(4, 0, 1).micro_steps
+    outside = family.prepare(micro_step.batch, CPU, torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = family.prepare(micro_step.batch, CPU, torch.float32)
+    compared = 0
+    for name, value in vars(outside).items():
+        if isinstance(value, Tensor) and value.is_floating_point():
+            compared += 1
+            assert value.dtype == torch.float32 or name == "coefficients", name
+            assert value.equal(getattr(inside, name)), name
+    assert compared

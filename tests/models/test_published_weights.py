@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from torch import Tensor
 
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
-from unimrg_trainer.models.harmon.config import tiny
+from unimrg_trainer.models.harmon.config import config_of, tiny
+from unimrg_trainer.models.harmon.kl16 import Kl16, Kl16Config
 from unimrg_trainer.models.harmon.weights import layouts
 from unimrg_trainer.models.published import export_weights, import_weights
 from unimrg_trainer.models.registry import find_family
@@ -52,6 +54,18 @@ def test_every_file_of_a_family_goes_in_and_out_unchanged(family: str, tmp_path:
         assert export_weights(layout, imported, exported) == len(tensors)
         found: Any = torch.load(exported, weights_only=True)
         assert same_bytes(found[layout.container] if layout.container else found, tensors)
+
+
+def test_a_file_with_a_container_goes_in_and_out_unchanged(tmp_path: Path) -> None:
+    """As kl16.ckpt: tensors under a key, beside what its own training needed and Harmon does not."""
+    published_kl16 = layouts(config_of("0.5B"))[1]
+    small = Kl16Config(width=8, multipliers=(1, 2, 2), latent_channels=4, norm_groups=4)
+    layout = replace(published_kl16, build=lambda: Kl16(small))
+    tensors, source, exported = published(layout), tmp_path / "kl16.ckpt", tmp_path / "again.ckpt"
+    torch.save({"model": {**tensors, "loss.logvar": torch.zeros(1)}, "epoch": 3}, source)
+    assert import_weights(layout, source, tmp_path / "kl16.safetensors").unused == ("loss.logvar",)
+    export_weights(layout, tmp_path / "kl16.safetensors", exported)
+    assert same_bytes(torch.load(exported, weights_only=True)["model"], tensors)
 
 
 def test_a_folder_of_files_is_one_model_and_keeps_its_types(tmp_path: Path) -> None:

@@ -135,6 +135,8 @@ class ShowOFamily:
 
     def answer(self, module: nn.Module, requests: Sequence[AnswerRequest], *, max_new_tokens: int) -> list[str]:
         """Answer each request greedily; of an image the middle is read."""
+        if not requests:
+            return []
         with self._inference(module) as inference:
             return inference.answer(requests, max_new_tokens=max_new_tokens)
 
@@ -145,6 +147,8 @@ class ShowOFamily:
 
         Raises ValueError for a request of another size.
         """
+        if not requests:
+            return []
         size = self.config.image_size
         for request in requests:
             if request.size not in (None, size):

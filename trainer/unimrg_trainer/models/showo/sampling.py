@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import DynamicCache
@@ -12,6 +14,7 @@ from transformers import DynamicCache
 from unimrg_trainer.maps.pixel import PIXEL
 from unimrg_trainer.models.base import OnRound
 from unimrg_trainer.models.showo.batch import ShowOBatch
+from unimrg_trainer.models.showo.config import ShowOConfig
 from unimrg_trainer.models.showo.maskgit import UNKNOWN, Draws, sample_codes
 from unimrg_trainer.models.showo.module import ShowO
 from unimrg_trainer.models.showo.rows import generated, visibility
@@ -106,14 +109,18 @@ def greedy_answers(prompts: Prompts, ends: Collection[int], max_new_tokens: int)
     return answers
 
 
+@lru_cache(maxsize=4)
+def _image_visibility(config: ShowOConfig) -> np.ndarray:
+    """Which place of an image attends to which: among themselves the same, wherever the image stands."""
+    return visibility(generated(config, Sample(""), PIXEL, 0, with_source=False))
+
+
 def _code_scores(prompts: Prompts, starts: Tensor, codes: Tensor) -> Tensor:
     """Scores [B, N, codebook] of all codes of partly known images."""
     model, config = prompts.model, prompts.model.config
     ids = torch.where(codes == UNKNOWN, config.mask, codes + config.first_code)
     start, end = (torch.full_like(ids[:, :1], config.special(name)) for name in ("soi", "eoi"))
-    # among themselves they see each other in the same way, wherever the image stands
-    parts = generated(config, Sample(""), PIXEL, 0, with_source=False)
-    sees = torch.from_numpy(visibility(parts)).to(ids.device)
+    sees = torch.from_numpy(_image_visibility(config)).to(ids.device)
     positions = starts + torch.arange(config.tokens + 2, device=ids.device)
     states = prompts.read(torch.cat([start, ids, end], dim=1), positions, sees, keep=False)
     return model.code_scores(states[:, 1:-1])
