@@ -6,15 +6,15 @@ host and stands here as index tensors, so that nothing in the forward waits for 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass
 
-import torch
 from torch import Tensor
+
+from unimrg_trainer.models.common.batches import TensorBatch
 
 
 @dataclass(frozen=True, eq=False)
-class HarmonBatch:
+class HarmonBatch(TensorBatch):
     """Sizes: U different images; R rows of L places; I image segments; G targets; S tokens and b buffers of an image;
     V visible tokens of the target with fewest masked ones; M masked tokens of all targets together, each used P times;
     C channels.
@@ -75,14 +75,3 @@ class HarmonBatch:
     """The row that shows each image."""
     target_rows: tuple[int, ...]
     """The row that learns each target."""
-
-    def to(self, device: torch.device, dtype: torch.dtype) -> HarmonBatch:
-        """Move to `device`. Floats become `dtype`, but never less than float32: noising and losses need it."""
-        floating = torch.promote_types(dtype, torch.float32)
-        moved: dict[str, Any] = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, Tensor):
-                target = floating if value.is_floating_point() else value.dtype
-                moved[field.name] = value.to(device, target, non_blocking=True)
-        return replace(self, **moved)

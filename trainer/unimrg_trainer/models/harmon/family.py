@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from unimrg_api.spec_model import HarmonSpec
 from unimrg_trainer.models.base import OnRound, RngFor, Row
 from unimrg_trainer.models.common.assets import Asset, assets_folder
+from unimrg_trainer.models.common.batches import evaluation_mode
 from unimrg_trainer.models.common.frozen import full_precision
 from unimrg_trainer.models.common.tokenizer import QWEN_IDS, TINY_TOKENIZER, ChatTokenizer
 from unimrg_trainer.models.harmon.batch import HarmonBatch
@@ -160,9 +161,5 @@ class HarmonFamily:
     def _inference(self, module: nn.Module) -> Iterator[Inference]:
         """Inference with the module in evaluation mode; afterwards it is as it was."""
         assert isinstance(module, Harmon)
-        training = module.training
-        module.eval()
-        try:
+        with evaluation_mode(module):
             yield Inference(module, self.template, self.tokenizer, self.codec.limit, self._encode)
-        finally:
-            module.train(training)

@@ -6,15 +6,15 @@ here as index tensors, so that nothing in the forward waits for the device.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass
 
-import torch
 from torch import Tensor
+
+from unimrg_trainer.models.common.batches import TensorBatch
 
 
 @dataclass(frozen=True, eq=False)
-class OpenUniBatch:
+class OpenUniBatch(TensorBatch):
     """Sizes: R rows of L places; I image segments of K tokens; G targets; Q queries; S text tokens; N labels; D the
     language model's width; C, h, w of the latents; V the tower's side and H that of generated images, in pixels.
 
@@ -67,14 +67,3 @@ class OpenUniBatch:
     """The row of each image segment."""
     target_rows: tuple[int, ...]
     """The row that learns each target."""
-
-    def to(self, device: torch.device, dtype: torch.dtype) -> OpenUniBatch:
-        """Move to `device`. Floats become `dtype`, but never less than float32: noising and losses need it."""
-        floating = torch.promote_types(dtype, torch.float32)
-        moved: dict[str, Any] = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, Tensor):
-                target = floating if value.is_floating_point() else value.dtype
-                moved[field.name] = value.to(device, target, non_blocking=True)
-        return replace(self, **moved)

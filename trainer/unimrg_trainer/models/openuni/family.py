@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from unimrg_api.spec_model import OpenUniSpec
 from unimrg_trainer.models.base import OnRound, RngFor, Row
 from unimrg_trainer.models.common.assets import Asset, assets_folder
+from unimrg_trainer.models.common.batches import evaluation_mode
 from unimrg_trainer.models.common.frozen import full_precision
 from unimrg_trainer.models.common.pixels import AT_ONCE, to_images, to_pixels
 from unimrg_trainer.models.common.tokenizer import TINY_TOKENIZER, ChatTokenizer
@@ -183,9 +184,5 @@ class OpenUniFamily:
     def _inference(self, module: nn.Module) -> Iterator[Inference]:
         """Inference with the module in evaluation mode; afterwards it is as it was."""
         assert isinstance(module, OpenUni)
-        training = module.training
-        module.eval()
-        try:
+        with evaluation_mode(module):
             yield Inference(module, self.template, self.tokenizer, self._features)
-        finally:
-            module.train(training)

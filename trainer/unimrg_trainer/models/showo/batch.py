@@ -6,15 +6,16 @@ here as index tensors, so that nothing in the forward waits for the device.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
-import torch
 from torch import Tensor
+
+from unimrg_trainer.models.common.batches import TensorBatch
 
 
 @dataclass(frozen=True, eq=False)
-class ShowOBatch:
+class ShowOBatch(TensorBatch):
     """Sizes: U pictures of the generated size, N codes each; V sources, n places each; R rows of L places; I shown
     sources; M predicted tokens.
 
@@ -55,13 +56,3 @@ class ShowOBatch:
     """The image that each row reads."""
     targets: tuple[int | None, ...]
     """The picture that each row learns to generate."""
-
-    def to(self, device: torch.device, dtype: torch.dtype) -> ShowOBatch:
-        """Move to `device`; floats become `dtype`."""
-        moved: dict[str, Any] = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, Tensor):
-                target = dtype if value.is_floating_point() else value.dtype
-                moved[field.name] = value.to(device, target, non_blocking=True)
-        return replace(self, **moved)

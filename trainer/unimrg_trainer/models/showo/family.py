@@ -17,6 +17,7 @@ from transformers import CLIPVisionModel
 from unimrg_api.spec_model import ShowOSpec
 from unimrg_trainer.models.base import OnRound, RngFor, Row
 from unimrg_trainer.models.common.assets import Asset, assets_folder
+from unimrg_trainer.models.common.batches import evaluation_mode
 from unimrg_trainer.models.common.frozen import full_precision
 from unimrg_trainer.models.common.tokenizer import TEXT_END, TINY_TOKENIZER, TextTokenizer
 from unimrg_trainer.models.requests import AnswerRequest, GenerateRequest
@@ -168,9 +169,5 @@ class ShowOFamily:
     def _inference(self, module: nn.Module) -> Iterator[Inference]:
         """Inference with the module in evaluation mode; afterwards it is as it was."""
         assert isinstance(module, ShowO)
-        training = module.training
-        module.eval()
-        try:
+        with evaluation_mode(module):
             yield Inference(module, self.template, self.tokenizer, self.prepare)
-        finally:
-            module.train(training)
