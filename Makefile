@@ -6,10 +6,10 @@ help: ## list the commands
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 test: ## the default suite; cluster tests run where KUBEBUILDER_ASSETS is set (docs/development.md)
-	pytest -n 2
+	pytest
 
 slow: ## training runs of minutes, compared with the README's figures
-	pytest -n 2 -m slow
+	pytest -m slow
 
 lint: ## format, lint, types and import contracts
 	ruff format --check .
