@@ -151,24 +151,19 @@ def write_tokenizer(path: Path) -> None:
 def export_and_compare(run: Run) -> None:
     """Export every import, and the commit if there is one; raise unless all bytes are equal."""
     import torch
-    from safetensors import safe_open
-    from safetensors.torch import save_file
 
+    from unimrg_trainer.checkpoint.discover import read_weights
     from unimrg_trainer.models.published import export_weights
+    from unimrg_trainer.storage import open_store
 
-    exported, weights = run.folder / "exported.pth", run.folder / "weights.safetensors"
+    exported = run.folder / "exported.pth"
     for layout in run.layouts():
         export_weights(layout, run.imported(layout), exported)
         equal(read(exported, layout), read(run.published(layout), layout))
         if layout.asset is not None or run.case.steps == 0:
             continue
-        committed: dict[str, Any] = {}
-        for file in sorted(run.folder.glob("run/ckpt/step-*/attempt-*/rank-*.safetensors")):
-            with safe_open(file, "pt") as tensors:
-                names = [name for name in tensors.keys() if name.startswith("model/")]  # noqa: SIM118
-                committed |= {name.removeprefix("model/"): tensors.get_tensor(name) for name in names}
-        save_file(committed, weights)
-        export_weights(layout, weights, exported)
+        _, committed = read_weights(open_store(f"file://{run.folder}/run"))
+        export_weights(layout, committed, exported)
         expected = {layout.theirs(name): tensor for name, tensor in committed.items()}
         expected |= {copy: expected[original] for copy, original in layout.copies}
         equal(read(exported, layout), expected)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from unimrg_api.errors import UserError
@@ -24,9 +23,8 @@ def import_published(model: str, source: Path, target: Path | None, name: str, *
     layout = _layout(model, name)
     if partial and layout.asset is not None:
         raise UserError(f"{layout.name} is needed as a whole", remedy="leave out --partial, and give the whole file")
-    os.environ.setdefault("UNIMRG_CACHE", str(cache_folder()))
     if target is None and layout.asset is not None:
-        target = assets_folder(model.partition("/")[0]) / layout.asset.file
+        target = assets_folder(cache_folder(), model.partition("/")[0]) / layout.asset.file
     if target is None or target.suffix != SAFETENSORS:
         given = "no file to write to is given" if target is None else f"{target} is not the name of a safetensors file"
         raise UserError(given, remedy=f"name a file to write, as the last argument: weights{SAFETENSORS}")

@@ -12,6 +12,7 @@ from tests.support.local_jobs import tiny_job
 from unimrg_api.environment import PodEnvironment
 from unimrg_api.errors import JobError, UserError
 from unimrg_api.exit_codes import ExitCode
+from unimrg_trainer.engine import choices
 from unimrg_trainer.engine.choices import check_choices, open_family, provide_files
 from unimrg_trainer.models.registry import find_family
 
@@ -21,12 +22,6 @@ FILES = ("kl16.safetensors", "qwen2.5-tokenizer.json")
 
 def chosen(model: dict[str, Any], tmp_path: Path) -> tuple[Any, PodEnvironment]:
     return tiny_job(tmp_path, model=model)[0], PodEnvironment(cache=tmp_path / "cache", spec_base=tmp_path)
-
-
-@pytest.fixture(autouse=True)
-def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("UNIMRG_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("UNIMRG_ASSETS", "")  # so that what is set is taken back
 
 
 @pytest.mark.parametrize("assets", [None, "file://files"])
@@ -66,3 +61,18 @@ def test_first_weights_of_another_model_are_refused_by_their_header(fits: bool, 
     else:
         with pytest.raises(JobError, match=named):
             check_choices(job, env)
+
+
+@pytest.mark.parametrize(
+    ("model", "reported"), [({"custom": {"name": "toy"}}, True), ({"harmon": {"variant": "Tiny"}}, False)]
+)
+def test_only_an_installed_package_is_reported_as_failing(
+    model: dict[str, Any], reported: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(choices, "find_family", fail)
+    with pytest.raises(JobError if reported else RuntimeError, match="a defect") as error:
+        check_choices(*chosen(model, tmp_path))
+    assert ("the installed package fails" in str(error.value)) == reported

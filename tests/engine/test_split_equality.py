@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.models.harmon_rows import CPU, assert_equal_gradients
-from tests.models.harmon_rows import gradients as gradients_of
+from tests.models.rows import CPU, assert_equal_gradients
+from tests.models.rows import gradients as gradients_of
 from tests.support.one_step import FAMILIES, OBJECTIVES, WEIGHTS, gradients, planner_of, randomised, tiny_family
 from tests.support.processes import run_ranks
 from tests.support.scene_records import SceneRecords

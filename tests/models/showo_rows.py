@@ -1,4 +1,4 @@
-"""Rows, batches and modules of the small Show-o, with CLIP and with codes, that several tests share."""
+"""Rows and batches of the small Show-o, with CLIP and with codes, that several tests share."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from typing import Any
 
 import torch
 
-from tests.models.harmon_rows import ALL, CPU, rng_for, task
+from tests.models.rows import CPU, rng_for, task
 from unimrg_trainer.models.showo.batch import ShowOBatch
 from unimrg_trainer.models.showo.config import ShowOConfig, config_of
 from unimrg_trainer.models.showo.family import ShowOFamily
-from unimrg_trainer.models.showo.module import ShowO
 from unimrg_trainer.models.showo.rows import ShowORow
 
 TINY = config_of("Tiny")
@@ -23,16 +22,6 @@ BOTH = [TINY, CODES]
 
 def family(config: ShowOConfig = TINY, **sampling: Any) -> ShowOFamily:
     return ShowOFamily({"variant": "Tiny", "sampling": sampling}, config=config)
-
-
-def perturbed(showo: ShowOFamily, dtype: torch.dtype = torch.float64, seed: int = 3) -> ShowO:
-    """A module none of whose weights has a special value (no zeros, no ones)."""
-    torch.manual_seed(seed)
-    module = showo.build().to(dtype)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.add_(torch.randn_like(parameter), alpha=0.08)
-    return module
 
 
 def rows_of(showo: ShowOFamily, objectives: Sequence[str], numbers: Sequence[int], **kind: bool) -> list[ShowORow]:
@@ -49,6 +38,3 @@ def rows_of(showo: ShowOFamily, objectives: Sequence[str], numbers: Sequence[int
 
 def batch_of(showo: ShowOFamily, rows: Sequence[ShowORow], dtype: torch.dtype = torch.float64) -> ShowOBatch:
     return showo.prepare(showo.collate(rows, rng_for), CPU, dtype)
-
-
-__all__ = ["ALL", "BOTH", "CODES", "CPU", "TINY", "batch_of", "family", "perturbed", "rng_for", "rows_of", "task"]

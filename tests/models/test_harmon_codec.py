@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.models.harmon_rows import ALL, CPU, batch_of, family, perturbed, picture, rng_for, row, task
+from tests.models.harmon_rows import batch_of, family, row
+from tests.models.rows import ALL, CPU, perturbed, picture, rng_for, task
 from unimrg_trainer.maps.geometry import pad_square, squash
 from unimrg_trainer.maps.registry import find_map
 from unimrg_trainer.models.common.dct import BlockCosine, Measured, read_measured

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -12,8 +13,10 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
-from tests.models.harmon_rows import batch_of, family, perturbed, rows_of
+from tests.models.harmon_rows import batch_of, family, rows_of
+from tests.models.rows import perturbed
 from tests.models.test_harmon_diffusion import published_steps, squared_cosine, textbook_loss
+from unimrg_trainer.models.common.text import TextSegment
 from unimrg_trainer.models.harmon.comparison import (
     GivenRow,
     GivenTarget,
@@ -28,7 +31,7 @@ from unimrg_trainer.models.harmon.comparison import (
 )
 from unimrg_trainer.models.harmon.config import HarmonConfig, config_of
 from unimrg_trainer.models.harmon.module import Harmon
-from unimrg_trainer.models.harmon.rows import ImageSegment, TargetSegment, TextSegment
+from unimrg_trainer.models.harmon.rows import ImageSegment, TargetSegment
 
 random = torch.Generator().manual_seed(8)
 B, P = 3, 2
@@ -136,7 +139,8 @@ def test_image_losses_are_those_of_a_padded_reference() -> None:
             expected.append(total)
         found = loss_sums(module, LATENTS, rows)
         torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=1e-6, atol=0)
-        swapped = [rows[0], replace(rows[1], target=replace(rows[1].target, image=0)), rows[2]]  # type: ignore[type-var]
+        assert rows[1].target is not None
+        swapped = [rows[0], replace(rows[1], target=replace(rows[1].target, image=0)), rows[2]]
         assert (loss_sums(module, LATENTS, swapped) != found).tolist() == [False, True, False]
 
 
@@ -203,19 +207,25 @@ def reference_sample(
 
 
 @pytest.mark.parametrize("schedule", ["Constant", "Linear"])
-def test_sampled_tokens_are_those_of_a_reference_without_cache(schedule: str) -> None:
+def test_sampled_tokens_are_those_of_a_reference_without_cache(schedule: Literal["Constant", "Linear"]) -> None:
     """Prompts of three lengths, with an image and without, together in one call."""
     module = model()
-    settings = SamplingSettings(diffusion_steps=3, guidance=2.5, guidance_schedule=schedule)  # type: ignore[arg-type]
+    settings = SamplingSettings(diffusion_steps=3, guidance=2.5, guidance_schedule=schedule)
     orders = torch.stack([torch.randperm(64, generator=random) for _ in range(B)])
     noise, nothing = normal(4, B, 64, 5), Prompt((766, 5), (8,))
-    given = {"orders": orders, "noise": noise, "rounds": 4, "settings": settings, "unconditional": nothing}
-    found = sample(module, PROMPTS, LATENTS, **given)  # type: ignore[arg-type]
+    given: dict[str, Any] = {
+        "orders": orders,
+        "noise": noise,
+        "rounds": 4,
+        "settings": settings,
+        "unconditional": nothing,
+    }
+    found = sample(module, PROMPTS, LATENTS, **given)
     with torch.no_grad():
         expected = reference_sample(module, orders, noise, 4, settings, nothing)
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
     one = {**given, "orders": orders[1:2], "noise": noise[:, 1:2]}
-    torch.testing.assert_close(sample(module, PROMPTS[1:2], LATENTS, **one), found[1:2], rtol=1e-9, atol=1e-9)  # type: ignore[arg-type]
+    torch.testing.assert_close(sample(module, PROMPTS[1:2], LATENTS, **one), found[1:2], rtol=1e-9, atol=1e-9)
 
 
 def test_greedy_answers_are_those_without_a_cache() -> None:

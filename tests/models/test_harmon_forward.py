@@ -9,25 +9,13 @@ import pytest
 import torch
 from torch.nn import functional
 
-from tests.models.harmon_rows import (
-    ALL,
-    CPU,
-    MASKED,
-    TOKENS,
-    assert_equal_gradients,
-    batch_of,
-    family,
-    gradients,
-    perturbed,
-    rng_for,
-    row,
-    rows_of,
-    task,
-)
+from tests.models.harmon_rows import MASKED, TOKENS, batch_of, family, row, rows_of
+from tests.models.rows import ALL, CPU, assert_equal_gradients, gradients, perturbed, rng_for, task
+from unimrg_trainer.models.common.text import TextSegment
 from unimrg_trainer.models.harmon.collate import collate
 from unimrg_trainer.models.harmon.family import HarmonFamily
 from unimrg_trainer.models.harmon.mar import interpolation_matrix
-from unimrg_trainer.models.harmon.rows import HarmonRow, ImageSegment, TextSegment, draw_masked
+from unimrg_trainer.models.harmon.rows import HarmonRow, ImageSegment, draw_masked
 from unimrg_trainer.objectives.registry import objective
 from unimrg_trainer.packing.segments import Segment, is_plain_causal
 from unimrg_trainer.rng import generator

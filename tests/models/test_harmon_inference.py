@@ -8,7 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from tests.models.harmon_rows import CPU, family, perturbed, picture
+from tests.models.harmon_rows import family
+from tests.models.rows import CPU, perturbed, picture
 from unimrg_trainer.maps.geometry import pad_square, squash
 from unimrg_trainer.models.harmon.family import HarmonFamily
 from unimrg_trainer.models.harmon.module import Harmon

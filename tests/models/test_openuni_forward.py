@@ -8,25 +8,14 @@ import pytest
 import torch
 from torch.nn import functional
 
-from tests.models.openuni_rows import (
-    ALL,
-    CPU,
-    assert_equal_gradients,
-    batch_of,
-    family,
-    gradients,
-    perturbed,
-    picture,
-    rng_for,
-    row,
-    rows_of,
-    task,
-)
+from tests.models.openuni_rows import batch_of, family, row, rows_of
+from tests.models.rows import ALL, CPU, assert_equal_gradients, gradients, perturbed, picture, rng_for, task
 from unimrg_trainer.maps.geometry import squash
 from unimrg_trainer.maps.registry import find_map
+from unimrg_trainer.models.common.text import TextSegment
 from unimrg_trainer.models.openuni.layout import lay_out_rows
 from unimrg_trainer.models.openuni.module import OpenUni
-from unimrg_trainer.models.openuni.rows import OpenUniRow, TextSegment
+from unimrg_trainer.models.openuni.rows import OpenUniRow
 from unimrg_trainer.objectives.base import Task
 from unimrg_trainer.objectives.registry import objective
 from unimrg_trainer.packing.segments import Segment
@@ -135,14 +124,19 @@ def test_images_change_openunis_losses(module: OpenUni) -> None:
     assert (right != other).all()
 
 
-def test_frozen_parts_run_once_for_each_image_and_geometry() -> None:
+def test_frozen_parts_run_once_for_each_image_and_geometry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Four objectives about two images, twice: tiles, sources and targets are each computed once."""
     openuni = family()
     seen: list[int] = []
     openuni.tower.register_forward_hook(lambda _m, inputs, _o: seen.append(len(inputs[0])))
     encoded: list[int] = []
     encode = openuni.codec.encode
-    openuni.codec.encode = lambda pixels: (encoded.append(len(pixels)), encode(pixels))[1]  # type: ignore[method-assign,func-returns-value]
+
+    def counted(pixels: torch.Tensor) -> torch.Tensor:
+        encoded.append(len(pixels))
+        return encode(pixels)
+
+    monkeypatch.setattr(openuni.codec, "encode", counted)
     tasks = {number: {name: task(name, number) for name in ALL} for number in (0, 1)}
     # the samples of one image share its array, as the data set gives them
     rows = []

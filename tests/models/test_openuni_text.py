@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.models.openuni_rows import family, row, rows_of, task
+from tests.models.openuni_rows import family, row, rows_of
+from tests.models.rows import task
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
+from unimrg_trainer.models.common.text import IGNORE, TextSegment
 from unimrg_trainer.models.openuni.family import OpenUniFamily
 from unimrg_trainer.models.openuni.layout import lay_out_rows
-from unimrg_trainer.models.openuni.rows import IGNORE, ImageSegment, QuerySegment, TextSegment
+from unimrg_trainer.models.openuni.rows import ImageSegment, QuerySegment
 
 openuni = family()
 encode = openuni.tokenizer.encode
@@ -85,7 +87,8 @@ def test_files_that_an_openuni_needs_are_asked_for_by_name(tmp_path: Path) -> No
     for variant, tower in (("B-512", "internvl3-1b-vision"), ("L-512", "internvl3-2b-vision")):
         folder = tmp_path / variant
         folder.mkdir()
-        published = OpenUniFamily({"variant": variant}, folder)
+        published = OpenUniFamily({"variant": variant})
+        published.assets = folder
         for name in (f"{tower}.safetensors", "dc-ae.safetensors", "internvl3-tokenizer.json"):
             with pytest.raises(UserError, match=rf"{name} is missing") as error:
                 [asset.find(published.assets) for asset in published.needed_files()]

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.models.harmon_rows import CPU, picture
-from tests.models.showo_rows import ALL, BOTH, CODES, TINY, batch_of, family, perturbed, rng_for, rows_of
+from tests.models.rows import ALL, CPU, perturbed, picture, rng_for
+from tests.models.showo_rows import BOTH, CODES, TINY, batch_of, family, rows_of
 from unimrg_trainer.models.requests import AnswerRequest, GenerateRequest
 from unimrg_trainer.models.showo import comparison
 from unimrg_trainer.models.showo.batch import ShowOBatch

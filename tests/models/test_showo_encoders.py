@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional
 
-from tests.models.harmon_rows import picture, sample
-from tests.models.showo_rows import ALL, CODES, CPU, TINY, batch_of, family, perturbed, rng_for, rows_of
+from tests.models.rows import ALL, CPU, perturbed, picture, rng_for, sample
+from tests.models.showo_rows import CODES, TINY, batch_of, family, rows_of
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_trainer.maps.geometry import squash
@@ -186,7 +186,8 @@ def test_files_that_a_size_needs_are_checked_before_anything_is_built(tmp_path: 
     for variant, files in (("VQ-512", [TOKENIZER, MAGVIT]), ("CLIP-256", [TOKENIZER, MAGVIT, CLIP])):
         folder = tmp_path / variant
         folder.mkdir()
-        published = ShowOFamily({"variant": variant}, folder)
+        published = ShowOFamily({"variant": variant})
+        published.assets = folder
         for asset in files:
             with pytest.raises(UserError, match=rf"{asset.file} is missing") as error:
                 [asset.find(published.assets) for asset in published.needed_files()]

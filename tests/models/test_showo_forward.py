@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tests.models.harmon_rows import assert_equal_gradients, gradients
-from tests.models.showo_rows import ALL, BOTH, CODES, CPU, TINY, batch_of, family, perturbed, rng_for, rows_of
+from tests.models.rows import ALL, CPU, assert_equal_gradients, gradients, perturbed, rng_for
+from tests.models.showo_rows import BOTH, CODES, TINY, batch_of, family, rows_of
 from unimrg_trainer.models.showo import module as module_file
 from unimrg_trainer.models.showo.config import ShowOConfig, config_of
 from unimrg_trainer.models.showo.module import ShowO

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tests.models.harmon_rows import picture
-from tests.models.showo_rows import BOTH, CODES, TINY, family, perturbed
+from tests.models.rows import perturbed, picture
+from tests.models.showo_rows import BOTH, CODES, TINY, family
 from unimrg_trainer.maps.pixel import PIXEL
 from unimrg_trainer.models.requests import AnswerRequest, GenerateRequest
 from unimrg_trainer.models.showo.collate import collate

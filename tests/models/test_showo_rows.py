@@ -7,12 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.models.showo_rows import CODES, TINY, family, rng_for, rows_of, task
+from tests.models.rows import rng_for, task
+from tests.models.showo_rows import CODES, TINY, family, rows_of
 from unimrg_api.errors import UserError
 from unimrg_trainer.maps.pixel import PIXEL
+from unimrg_trainer.models.common.text import IGNORE
 from unimrg_trainer.models.showo.config import ShowOConfig, config_of
 from unimrg_trainer.models.showo.rows import (
-    IGNORE,
     ImagePart,
     ShowORow,
     TargetPart,

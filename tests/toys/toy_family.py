@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -74,7 +75,7 @@ class ToyModule(nn.Module):
 
 
 class ToyFamily:
-    name, variant = "toy", "small"
+    name, variant, assets = "toy", "small", Path()
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         for name in settings.keys() - {"width", "sampling"}:

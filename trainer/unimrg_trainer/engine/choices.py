@@ -7,10 +7,10 @@ cache, or at `spec.model.assets`, from where each node fetches them once.
 from __future__ import annotations
 
 import hashlib
-import os
+import logging
 import uuid
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 from unimrg_api.environment import PodEnvironment
@@ -21,23 +21,27 @@ from unimrg_api.job import UniMRGJob
 from unimrg_trainer.engine.initial_weights import check_headers
 from unimrg_trainer.evaluation.benchmarks.registry import find_benchmark
 from unimrg_trainer.models.base import Family
-from unimrg_trainer.models.common.assets import ASSETS_VARIABLE, assets_folder
+from unimrg_trainer.models.common.assets import assets_folder
 from unimrg_trainer.models.registry import find_family
 from unimrg_trainer.objectives.registry import objective
 from unimrg_trainer.storage import open_store
 from unimrg_trainer.storage.copies import local_file
 
+logger = logging.getLogger(__name__)
+
 
 def check_choices(job: UniMRGJob, env: PodEnvironment) -> None:
     """Build family, maps and benchmarks without weights. Raises JobError with everything that is wrong or missing."""
-    os.environ.setdefault("UNIMRG_CACHE", str(env.cache))  # as it is set for ranks
     problems: list[Problem] = []
-    for path, build in _choices(job, env):
+    for path, is_custom, build in _choices(job, env):
         try:
             build()
         except UserError as error:
             problems.append(Problem(path, "", error.message, error.remedy, exit_code=error.exit_code))
-        except Exception as error:  # of an installed package, whatever it does
+        except Exception as error:
+            if not is_custom:
+                raise  # a defect of ours; that of an installed package is the user's to mend
+            logger.warning("%s: the installed package fails", path, exc_info=error)
             message = f"the installed package fails: {type(error).__name__}: {error}"
             problems.append(Problem(path, "", message, "correct the package or its settings"))
     if problems:
@@ -46,11 +50,12 @@ def check_choices(job: UniMRGJob, env: PodEnvironment) -> None:
 
 def open_family(job: UniMRGJob, env: PodEnvironment) -> Family:
     """Return the job's family, which looks for its files where the job says: each `spec.model.assets` has a folder."""
-    os.environ.pop(ASSETS_VARIABLE, None)
+    family = find_family(*job.spec.model.family())
+    family.assets = assets_folder(env.cache, family.name)
     if job.spec.model.assets is not None:
         digest = hashlib.sha256(resolve_uri(job.spec.model.assets, env.spec_base).encode()).hexdigest()
-        os.environ[ASSETS_VARIABLE] = str(env.cache / "assets" / digest[:16])
-    return find_family(*job.spec.model.family())
+        family.assets = env.cache / "assets" / digest[:16]
+    return family
 
 
 def provide_files(job: UniMRGJob, env: PodEnvironment, family: Family) -> None:
@@ -59,7 +64,7 @@ def provide_files(job: UniMRGJob, env: PodEnvironment, family: Family) -> None:
     if job.spec.model.assets is None:
         return
     for asset in family.needed_files():
-        path, link = local_file(_store(job, env), asset.file, env.cache), assets_folder(family.name) / asset.file
+        path, link = local_file(_store(job, env), asset.file, env.cache), family.assets / asset.file
         if link.resolve() != path.resolve():
             link.parent.mkdir(parents=True, exist_ok=True)
             new = link.with_name(f".{uuid.uuid4().hex}")
@@ -69,10 +74,10 @@ def provide_files(job: UniMRGJob, env: PodEnvironment, family: Family) -> None:
 
 def check_files(job: UniMRGJob, env: PodEnvironment, family: Family) -> None:
     """Raise UserError (INPUT_MISSING) that names every file that the family needs and that is missing or empty."""
-    missing, where = [], str(assets_folder(family.name))
+    missing, where = [], str(family.assets)
     for asset in family.needed_files():
         if job.spec.model.assets is None:
-            path = assets_folder(family.name) / asset.file
+            path = family.assets / asset.file
             size = path.stat().st_size if path.is_file() else 0
         else:
             store = _store(job, env)
@@ -88,17 +93,20 @@ def check_files(job: UniMRGJob, env: PodEnvironment, family: Family) -> None:
         )
 
 
-def _choices(job: UniMRGJob, env: PodEnvironment) -> Iterator[tuple[str, Callable[[], Any]]]:
+def _choices(job: UniMRGJob, env: PodEnvironment) -> Iterator[tuple[str, bool, Callable[[], Any]]]:
+    """(place in the job, whether an installed package is chosen, what raises if it cannot be had)."""
     spec = job.spec
-    yield "spec.model", lambda: check_files(job, env, open_family(job, env))
+    family = cache(lambda: open_family(job, env))
+    custom = spec.model.custom is not None
+    yield "spec.model", custom, lambda: check_files(job, env, family())
     if spec.model.init is not None:
         uri = resolve_uri(spec.model.init, env.spec_base)
-        yield "spec.model.init", lambda: check_headers(open_family(job, env), uri, spec.storage)
+        yield "spec.model.init", custom, lambda: check_headers(family(), uri, spec.storage)
     for index, entry in enumerate(spec.objectives or ()):
-        yield f"spec.objectives[{index}]", partial(objective, entry.key)
+        yield f"spec.objectives[{index}]", entry.custom is not None, partial(objective, entry.key)
     for index, benchmark in enumerate(spec.stages.evaluate.benchmarks):
         path = f"spec.stages.evaluate.benchmarks[{index}]"
-        yield path, partial(find_benchmark, *benchmark.selected())
+        yield path, benchmark.custom is not None, partial(find_benchmark, *benchmark.selected())
 
 
 def _store(job: UniMRGJob, env: PodEnvironment) -> Any:

@@ -6,10 +6,13 @@ A wrongly prepared map, a wrong codec or a cropped image is visible there at onc
 from __future__ import annotations
 
 import logging
+import math
+from dataclasses import replace
 from pathlib import Path
 
+from unimrg_trainer.engine.rows import cohorts_of_rank
 from unimrg_trainer.engine.setup import Setup
-from unimrg_trainer.engine.step_plan import MicroStep
+from unimrg_trainer.engine.step_plan import StepPlanner
 from unimrg_trainer.engine.strategy import PARAMETER_DTYPES
 from unimrg_trainer.evaluation.pictures import Preview, contact_sheet_png
 
@@ -20,11 +23,14 @@ ROWS_SHOWN = 4
 """Rows of each objective."""
 
 
-def write_contact_sheet(setup: Setup, micro_step: MicroStep) -> Path | None:
-    """Draw the first rows of a micro-step into results/, here and in the run's store; None if there is no image.
+def write_contact_sheet(setup: Setup, planner: StepPlanner) -> Path | None:
+    """Draw the first rows of step 0 into results/, here and in the run's store; None if there is no image.
 
-    It runs the frozen encoders, but not the model.
+    It reads as few cohorts as hold these rows and runs the frozen encoders, but not the model.
     """
+    few = replace(planner, micro_rows=min(planner.micro_rows, ROWS_SHOWN))  # how a step is split changes no row
+    cohorts = cohorts_of_rank(planner.shape, 0, 0, setup.world_size)
+    micro_step = few.plan(cohorts[: math.ceil(few.micro_rows / planner.shape.cohort_rows)], 0).micro_steps[0]
     batch = setup.family.prepare(micro_step.batch, setup.device, PARAMETER_DTYPES[setup.job.spec.training.precision])
     shown: dict[str, list[Preview]] = {}
     for row, preview in zip(micro_step.rows, setup.family.preview(batch), strict=True):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import time
 
@@ -18,7 +17,6 @@ from unimrg_trainer.checkpoint.state import TrainingState
 from unimrg_trainer.checkpoint.writer import Origin
 from unimrg_trainer.data.dataset import Dataset
 from unimrg_trainer.engine.canonical_state import import_state
-from unimrg_trainer.engine.contact_sheet import ROWS_SHOWN, write_contact_sheet
 from unimrg_trainer.engine.initial_weights import build_initial
 from unimrg_trainer.engine.loop import LoopSettings, TrainingLoop
 from unimrg_trainer.engine.metrics import MetricsCollector
@@ -85,9 +83,10 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
     )
 
     if first_step == 0 and setup.rank == 0:
-        # as few rows as are shown: how a step is split changes no row
-        few = dataclasses.replace(planner, micro_rows=min(planner.micro_rows, ROWS_SHOWN))
-        reporter.record_artifact(write_contact_sheet(setup, few.step(0, 0, setup.world_size).micro_steps[0]))
+        # on one rank only: it imports matplotlib, which takes a second
+        from unimrg_trainer.engine.contact_sheet import write_contact_sheet
+
+        reporter.record_artifact(write_contact_sheet(setup, planner))
 
     def save(state: TrainingState, reason: str) -> None:
         started = time.monotonic()

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -51,6 +52,8 @@ class Family(Protocol):
     name: str
     variant: str
     """Name of the size, for reports."""
+    assets: Path
+    """Folder of the needed files; `engine/choices.py` sets it to where the job says."""
 
     def needed_files(self) -> Sequence[Asset]:
         """Return the files that this model needs besides its weights: tokenizers, frozen encoders."""

@@ -152,7 +152,9 @@ def _read_file(path: Path, container: str | None) -> dict[str, Tensor]:
             return stored
         # files of before torch 1.6 are no archives and cannot be mapped into memory
         content: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except Exception as error:  # whatever a damaged file makes the readers stumble over
+    except MemoryError:
+        raise  # says nothing about the file
+    except Exception as error:  # a damaged file makes the readers raise errors of many types
         raise UserError(
             f"{path} cannot be read as weights: {' '.join(str(error).split())[:300]}",
             remedy="get the file again; a file that needs code to be read is never loaded",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,3 +28,10 @@ class GenerateRequest:
     """uint8 [H, W, 3] of any shape; None: from the prompt alone."""
     size: int | None = None
     """Side in pixels; None: the family's own."""
+
+
+def require_size(requests: Sequence[GenerateRequest], size: int, model: str) -> None:
+    """Raise ValueError for a request of another side than the only one that `model` generates."""
+    for request in requests:
+        if request.size not in (None, size):
+            raise ValueError(f"{model} generates {size}×{size} pixels, not {request.size}")

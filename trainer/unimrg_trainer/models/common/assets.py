@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +11,6 @@ from torch import nn
 
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
-
-ASSETS_VARIABLE = "UNIMRG_ASSETS"
-"""Environment variable with the folder of this job's assets, where it names some."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +61,6 @@ class Asset:
         module.load_state_dict(found)
 
 
-def assets_folder(family: str) -> Path:
-    """Return where the files of a family are looked for: the folder of the job's assets, else its own in the cache."""
-    chosen = os.environ.get(ASSETS_VARIABLE)
-    return Path(chosen) if chosen else Path(os.environ.get("UNIMRG_CACHE", "/cache")) / family
+def assets_folder(cache: Path, family: str) -> Path:
+    """Return the folder of a family's files, where a job does not name another place."""
+    return cache / family

@@ -1,4 +1,4 @@
-"""Convolutional blocks of VQGAN-like autoencoders, with the names of their published checkpoints.
+"""Encoder and decoder of VQGAN-like autoencoders, with the names of their published checkpoints.
 
 Several families' frozen image codecs are built from them (Esser et al. 2021; Rombach et al. 2022).
 """
@@ -6,6 +6,7 @@ Several families' frozen image codecs are built from them (Esser et al. 2021; Ro
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -116,3 +117,64 @@ class Middle(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.block_2(self.attn_1(self.block_1(x)))
         return out
+
+
+class Encoder(nn.Module):
+    """Pixels → `outputs` channels; each level but the last halves the side."""
+
+    def __init__(
+        self,
+        width: int,
+        multipliers: Sequence[int],
+        blocks: Sequence[int],
+        outputs: int,
+        groups: int,
+        *,
+        attention: bool = False,
+    ) -> None:
+        """A level has `width` times its multiplier channels; `attention` is that behind the last level's blocks."""
+        super().__init__()
+        last = len(multipliers) - 1
+        self.conv_in = nn.Conv2d(3, width, 3, padding=1)
+        self.down = nn.ModuleList()
+        channels = width
+        for index, (multiplier, count) in enumerate(zip(multipliers, blocks, strict=True)):
+            change = "downsample" if index < last else ""
+            attends = attention and index == last
+            self.down.append(Level(channels, width * multiplier, count, groups, attention=attends, change=change))
+            channels = width * multiplier
+        self.mid = Middle(channels, groups)
+        self.norm_out = group_norm(channels, groups)
+        self.conv_out = nn.Conv2d(channels, outputs, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv_in(x)
+        for level in self.down:
+            x = level(x)
+        out: Tensor = self.conv_out(functional.silu(self.norm_out(self.mid(x))))
+        return out
+
+
+class Decoder(nn.Module):
+    """`inputs` channels → pixels. Levels are numbered as in the encoder and run from the last to the first."""
+
+    def __init__(self, width: int, multipliers: Sequence[int], blocks: Sequence[int], inputs: int, groups: int) -> None:
+        super().__init__()
+        channels = width * multipliers[-1]
+        self.conv_in = nn.Conv2d(inputs, channels, 3, padding=1)
+        self.mid = Middle(channels, groups)
+        levels: list[Level] = []
+        for index, (multiplier, count) in reversed(list(enumerate(zip(multipliers, blocks, strict=True)))):
+            change = "upsample" if index > 0 else ""
+            levels.append(Level(channels, width * multiplier, count, groups, change=change))
+            channels = width * multiplier
+        self.up = nn.ModuleList(reversed(levels))
+        self.norm_out = group_norm(channels, groups)
+        self.conv_out = nn.Conv2d(channels, 3, 3, padding=1)
+
+    def forward(self, z: Tensor) -> Tensor:
+        x = self.mid(self.conv_in(z))
+        for level in reversed(self.up):
+            x = level(x)
+        pixels: Tensor = self.conv_out(functional.silu(self.norm_out(x)))
+        return pixels

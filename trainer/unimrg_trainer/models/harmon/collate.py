@@ -11,11 +11,12 @@ from torch import Tensor
 
 from unimrg_trainer.maps.geometry import pad_square, squash
 from unimrg_trainer.models.base import RngFor
+from unimrg_trainer.models.common.text import IGNORE, TextSegment
 from unimrg_trainer.models.common.unique_images import UniqueImages
 from unimrg_trainer.models.harmon.batch import HarmonBatch
 from unimrg_trainer.models.harmon.config import HarmonConfig
 from unimrg_trainer.models.harmon.diffusion import row_coefficients, training_schedule
-from unimrg_trainer.models.harmon.rows import IGNORE, Geometry, HarmonRow, ImageSegment, TargetSegment, TextSegment
+from unimrg_trainer.models.harmon.rows import Geometry, HarmonRow, ImageSegment, TargetSegment
 from unimrg_trainer.packing.segments import Segment, is_plain_causal, positions, row_length, segment_starts, visibility
 
 

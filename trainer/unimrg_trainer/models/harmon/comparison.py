@@ -21,10 +21,11 @@ import torch
 from torch import Tensor
 
 from unimrg_trainer.maps.registry import find_map
+from unimrg_trainer.models.common.text import IGNORE, TextSegment
 from unimrg_trainer.models.harmon.collate import TargetDraws, assemble
 from unimrg_trainer.models.harmon.config import HarmonConfig
 from unimrg_trainer.models.harmon.module import Harmon
-from unimrg_trainer.models.harmon.rows import IGNORE, Geometry, HarmonRow, ImageSegment, TargetSegment, TextSegment
+from unimrg_trainer.models.harmon.rows import Geometry, HarmonRow, ImageSegment, TargetSegment
 from unimrg_trainer.models.harmon.sampling import (
     CachedPrompts,
     Prompt,

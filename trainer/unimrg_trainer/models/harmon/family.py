@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from unimrg_api.spec_model import HarmonSpec
 from unimrg_trainer.models.base import OnRound, RngFor, Row
-from unimrg_trainer.models.common.assets import Asset, assets_folder
+from unimrg_trainer.models.common.assets import Asset
 from unimrg_trainer.models.common.batches import evaluation_mode
 from unimrg_trainer.models.common.frozen import full_precision
 from unimrg_trainer.models.common.tokenizer import QWEN_IDS, TINY_TOKENIZER, ChatTokenizer
@@ -29,7 +29,7 @@ from unimrg_trainer.models.harmon.rows import HarmonRow, plan_cohort
 from unimrg_trainer.models.harmon.sampling import SamplingSettings
 from unimrg_trainer.models.harmon.template import Template
 from unimrg_trainer.models.harmon.weights import layouts
-from unimrg_trainer.models.requests import AnswerRequest, GenerateRequest
+from unimrg_trainer.models.requests import AnswerRequest, GenerateRequest, require_size
 from unimrg_trainer.models.weights import Layout
 from unimrg_trainer.objectives.base import Objective, Task
 
@@ -47,13 +47,13 @@ GENERATION_ONLY = ("mar.decoder_", "mar.mask_token", "mar.diffusion_pos_embed_le
 class HarmonFamily:
     """Harmon at one size. Codec and tokenizer are opened when first needed.
 
-    `settings` is the JSON of `spec.model.harmon`; defaults are filled in. `assets` is the folder of files that do not
-    ship with us (the published codec and tokenizer); by default `harmon/` in the cache.
+    `settings` is the JSON of `spec.model.harmon`; defaults are filled in. The published codec and tokenizer,
+    which do not ship with us, are files in `assets` (models/base.py).
     """
 
     name = "harmon"
 
-    def __init__(self, settings: Mapping[str, Any], assets: Path | None = None) -> None:
+    def __init__(self, settings: Mapping[str, Any]) -> None:
         spec = HarmonSpec.model_validate(settings)
         self.variant: str = spec.variant
         self.config = config_of(spec.variant, float(spec.dropout))
@@ -65,7 +65,7 @@ class HarmonFamily:
             guidance=float(sampling.guidance),
             guidance_schedule=sampling.guidance_schedule,
         )
-        self.assets = assets or assets_folder(self.name)
+        self.assets = Path()
 
     @cached_property
     def codec(self) -> Codec:
@@ -143,10 +143,7 @@ class HarmonFamily:
 
         Raises ValueError for a request of another size.
         """
-        size = self.config.image_size
-        for request in requests:
-            if request.size not in (None, size):
-                raise ValueError(f"Harmon {self.variant} generates {size}×{size} pixels, not {request.size}")
+        require_size(requests, self.config.image_size, f"Harmon {self.variant}")
         with self._inference(module) as inference:
             tokens = inference.generate(requests, self.sampling, on_round)
         return list(decode_tokens(self.codec.to(tokens.device), tokens, self.config.side))

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from unimrg_trainer.models.common.vqgan import Level, Middle, group_norm
+from unimrg_trainer.models.common.vqgan import Decoder, Encoder
 
 
 @dataclass(frozen=True)
@@ -33,62 +32,6 @@ class Kl16Config:
         return int(2 ** (len(self.multipliers) - 1))
 
 
-class Encoder(nn.Module):
-    """Pixels → moments (mean and log variance) of the latent."""
-
-    def __init__(self, config: Kl16Config) -> None:
-        super().__init__()
-        groups, last = config.norm_groups, len(config.multipliers) - 1
-        self.conv_in = nn.Conv2d(3, config.width, 3, padding=1)
-        self.down = nn.ModuleList()
-        channels = config.width
-        for index, multiplier in enumerate(config.multipliers):
-            outputs = config.width * multiplier
-            change = "downsample" if index < last else ""
-            self.down.append(
-                Level(channels, outputs, config.encoder_blocks, groups, attention=index == last, change=change)
-            )
-            channels = outputs
-        self.mid = Middle(channels, groups)
-        self.norm_out = group_norm(channels, groups)
-        self.conv_out = nn.Conv2d(channels, 2 * config.latent_channels, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.conv_in(x)
-        for level in self.down:
-            x = level(x)
-        x = self.mid(x)
-        moments: Tensor = self.conv_out(functional.silu(self.norm_out(x)))
-        return moments
-
-
-class Decoder(nn.Module):
-    """Latent → pixels. Levels are numbered as in the encoder and run from the last to the first."""
-
-    def __init__(self, config: Kl16Config) -> None:
-        super().__init__()
-        groups = config.norm_groups
-        channels = config.width * config.multipliers[-1]
-        self.conv_in = nn.Conv2d(config.latent_channels, channels, 3, padding=1)
-        self.mid = Middle(channels, groups)
-        levels: list[Level] = []
-        for index in reversed(range(len(config.multipliers))):
-            outputs = config.width * config.multipliers[index]
-            change = "upsample" if index > 0 else ""
-            levels.append(Level(channels, outputs, config.decoder_blocks, groups, change=change))
-            channels = outputs
-        self.up = nn.ModuleList(reversed(levels))
-        self.norm_out = group_norm(channels, groups)
-        self.conv_out = nn.Conv2d(channels, 3, 3, padding=1)
-
-    def forward(self, z: Tensor) -> Tensor:
-        x = self.mid(self.conv_in(z))
-        for level in reversed(self.up):
-            x = level(x)
-        pixels: Tensor = self.conv_out(functional.silu(self.norm_out(x)))
-        return pixels
-
-
 class Kl16(nn.Module):
     """The codec: `encode` gives the posterior's mean, scaled; nothing is drawn."""
 
@@ -98,8 +41,18 @@ class Kl16(nn.Module):
         self.config = config
         self.stride = config.stride
         self.channels = config.latent_channels
-        self.encoder = Encoder(config)
-        self.decoder = Decoder(config)
+        levels, groups = len(config.multipliers), config.norm_groups
+        self.encoder = Encoder(
+            config.width,
+            config.multipliers,
+            [config.encoder_blocks] * levels,
+            2 * self.channels,
+            groups,
+            attention=True,
+        )
+        self.decoder = Decoder(
+            config.width, config.multipliers, [config.decoder_blocks] * levels, self.channels, groups
+        )
         self.quant_conv = nn.Conv2d(2 * self.channels, 2 * self.channels, 1)
         self.post_quant_conv = nn.Conv2d(self.channels, self.channels, 1)
         self.eval().requires_grad_(False)

@@ -14,18 +14,14 @@ from enum import StrEnum
 
 import numpy as np
 
-from unimrg_api.errors import UserError
-from unimrg_api.exit_codes import ExitCode
 from unimrg_trainer.maps.base import ImageMap
 from unimrg_trainer.models.base import RngFor, Row
+from unimrg_trainer.models.common.text import cut_answer, text_segment
 from unimrg_trainer.models.harmon.config import HarmonConfig
 from unimrg_trainer.models.harmon.template import Template
 from unimrg_trainer.objectives.base import Task
 from unimrg_trainer.packing.segments import Segment
 from unimrg_trainer.sample import Sample
-
-IGNORE = -100
-"""Label of a token that no loss is computed for."""
 
 
 class Geometry(StrEnum):
@@ -35,14 +31,6 @@ class Geometry(StrEnum):
     """Centred on a grey square: for questions."""
     SQUASH = "squash"
     """Stretched: for the source of a generation."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TextSegment(Segment):
-    """Tokens of text; `labels` holds the token's own id where it is to be predicted, else IGNORE."""
-
-    token_ids: tuple[int, ...]
-    labels: tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -95,7 +83,7 @@ def lay_out(
     A loss term is a labelled token of an answer, or one of the `diffusion_repeats` uses of a masked token of a target.
     A text beyond the limit is cut at its end; UserError (65) for a question that leaves no room for its answer.
     """
-    segments: list[Segment] = [_text(template.opening())]
+    segments: list[Segment] = [text_segment(template.opening())]
     with_image = task.sample.image is not None
     if with_image:
         geometry = Geometry.PAD if task.map is None else Geometry.SQUASH
@@ -104,27 +92,14 @@ def lay_out(
     if task.map is None:
         assert task.answer is not None
         question, answer = template.question(task.prompt, with_image=with_image), template.answer(task.answer)
-        ids = (question + answer)[: config.question_limit]
-        loss_terms = len(ids) - len(question)
-        if loss_terms <= 0:
-            raise UserError(
-                f"sample {task.sample.key!r}: a question of {len(question)} tokens leaves no room for its answer "
-                f"within {config.question_limit}: {task.prompt[:60]!r}",
-                remedy="shorten or drop the sample",
-                exit_code=ExitCode.DATA_CORRUPT,
-            )
-        labels = ([IGNORE] * len(question) + answer)[: len(ids)]
-        segments.append(_text(ids, parent, labels))
+        answer = cut_answer(task, question, answer, config.question_limit)
+        segments.append(text_segment(question, parent, answer))
+        loss_terms = len(answer)
     else:
-        segments.append(_text(template.prompt(task.prompt), parent))
+        segments.append(text_segment(template.prompt(task.prompt), parent))
         length = config.tokens - masked + config.mar.buffers
         segments.append(
             TargetSegment(length=length, parent=parent + 1, sample=task.sample, map=task.map, masked=masked)
         )
         loss_terms = config.diffusion_repeats * masked
     return HarmonRow(objective, global_row, loss_terms, tuple(segments))
-
-
-def _text(ids: list[int], parent: int = -1, labels: list[int] | None = None) -> TextSegment:
-    labels = [IGNORE] * len(ids) if labels is None else labels
-    return TextSegment(length=len(ids), parent=parent, token_ids=tuple(ids), labels=tuple(labels))

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
+from unimrg_trainer.models.common.decoding import greedy
 from unimrg_trainer.models.harmon.collate import decoder_grid
 from unimrg_trainer.models.harmon.diffusion import Schedule, ancestral_sample, respaced_schedule
 from unimrg_trainer.models.harmon.module import Harmon
@@ -183,18 +184,10 @@ def greedy_answers(
 ) -> list[list[int]]:
     """Most likely token ids behind each prompt, up to the first of `ends` (left out) or `max_new_tokens`."""
     last = prompts.states.take_along_dim((prompts.lengths - 1)[:, None, None], dim=1)
-    answers: list[list[int]] = [[] for _ in range(len(last))]
-    running = set(range(len(last)))
-    for step in range(max_new_tokens):
-        chosen = model.logits(last[:, 0]).argmax(-1)
-        for row, token in enumerate(chosen.tolist()):
-            if row in running:
-                if token in ends:
-                    running.discard(row)
-                else:
-                    answers[row].append(token)
-        if not running or step == max_new_tokens - 1:
-            break
+
+    def advance(tokens: Tensor, step: int) -> Tensor:
         positions = (prompts.lengths + step)[:, None]
-        last = model.language(model.embed(chosen[:, None]), positions, prompts.visibility(step, 1), prompts.cache)
-    return answers
+        states = model.language(model.embed(tokens), positions, prompts.visibility(step, 1), prompts.cache)
+        return model.logits(states[:, 0])
+
+    return greedy(model.logits(last[:, 0]), advance, ends, max_new_tokens)

@@ -50,7 +50,7 @@ class OpenUniBatch(TensorBatch):
     returns: Tensor
     """int [G, Q]: the place of each query of a target."""
     timesteps: Tensor
-    """float [G]: t as the transformer is told, 1 … 1000."""
+    """float [G]: t as the transformer takes it, 1 … 1000."""
     sigmas: Tensor
     """float [G]: σ, the share of noise."""
     noise: Tensor

@@ -20,13 +20,14 @@ import torch
 from torch import Tensor
 
 from unimrg_trainer.maps.pixel import PIXEL
+from unimrg_trainer.models.common.text import text_segment
 from unimrg_trainer.models.common.unique_images import UniqueImages
 from unimrg_trainer.models.openuni.collate import Pictures, assemble
 from unimrg_trainer.models.openuni.config import OpenUniConfig
-from unimrg_trainer.models.openuni.inference import SamplingSettings, greedy, query_conditions, sample_latents
+from unimrg_trainer.models.openuni.inference import SamplingSettings, greedy_answers, query_conditions, sample_latents
 from unimrg_trainer.models.openuni.layout import lay_out_rows
 from unimrg_trainer.models.openuni.module import OpenUni
-from unimrg_trainer.models.openuni.rows import IGNORE, ImageSegment, QuerySegment, text_segment
+from unimrg_trainer.models.openuni.rows import ImageSegment, QuerySegment
 from unimrg_trainer.packing.segments import Segment
 from unimrg_trainer.sample import Sample
 
@@ -44,8 +45,7 @@ def build(config: OpenUniConfig, dtype: torch.dtype = torch.float64) -> OpenUni:
 def answering(config: OpenUniConfig, before: list[int], after: list[int], answer: list[int]) -> tuple[Segment, ...]:
     """Return a row whose loss is the cross-entropy of `answer`, summed over its ids."""
     image = _image(config, before)
-    labels = [IGNORE] * len(after) + answer
-    return (*image, text_segment(after + answer, len(image) - 1, labels))
+    return (*image, text_segment(after, len(image) - 1, answer))
 
 
 def generating(config: OpenUniConfig, before: list[int], after: list[int]) -> tuple[Segment, ...]:
@@ -104,7 +104,7 @@ def sample(
 @torch.no_grad()
 def answer(module: OpenUni, prompts: Sequence[Tensor], ends: Sequence[int], max_new_tokens: int) -> list[list[int]]:
     """Ids of the greedy answer to each prompt [P_i, D], up to the first of `ends`."""
-    return greedy(module, prompts, ends, max_new_tokens)
+    return greedy_answers(module, prompts, ends, max_new_tokens)
 
 
 def _image(config: OpenUniConfig, before: list[int]) -> tuple[Segment, ...]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from unimrg_api.spec_model import OpenUniSpec
 from unimrg_trainer.models.base import OnRound, RngFor, Row
-from unimrg_trainer.models.common.assets import Asset, assets_folder
+from unimrg_trainer.models.common.assets import Asset
 from unimrg_trainer.models.common.batches import evaluation_mode
 from unimrg_trainer.models.common.frozen import full_precision
 from unimrg_trainer.models.common.pixels import AT_ONCE, to_images, to_pixels
@@ -30,7 +30,7 @@ from unimrg_trainer.models.openuni.rows import OpenUniRow, lay_out
 from unimrg_trainer.models.openuni.template import IMAGE_END, IMAGE_START, SPECIAL_IDS, Template
 from unimrg_trainer.models.openuni.vision import VisionTower, draw_weights
 from unimrg_trainer.models.openuni.weights import TOKENIZER, assets, layouts, vision_asset
-from unimrg_trainer.models.requests import AnswerRequest, GenerateRequest
+from unimrg_trainer.models.requests import AnswerRequest, GenerateRequest, require_size
 from unimrg_trainer.models.weights import Layout
 from unimrg_trainer.objectives.base import Objective, Task
 
@@ -41,18 +41,18 @@ LANGUAGE_MODEL = "lmm."
 class OpenUniFamily:
     """OpenUni at one size. The frozen parts and the tokenizer are opened when first needed.
 
-    `settings` is the JSON of `spec.model.openuni`; defaults are filled in. `assets` is the folder of files that do not
-    ship with us; by default `openuni/` in the cache.
+    `settings` is the JSON of `spec.model.openuni`; defaults are filled in. Files that do not ship with us are in
+    `assets` (models/base.py).
     """
 
     name = "openuni"
 
-    def __init__(self, settings: Mapping[str, Any], assets: Path | None = None) -> None:
+    def __init__(self, settings: Mapping[str, Any]) -> None:
         spec = OpenUniSpec.model_validate(settings)
         self.variant: str = spec.variant
         self.config = VARIANTS[spec.variant]()
         self.sampling = SamplingSettings(spec.sampling.steps, float(spec.sampling.guidance))
-        self.assets = assets or assets_folder(self.name)
+        self.assets = Path()
 
     @cached_property
     def codec(self) -> Codec:
@@ -152,10 +152,7 @@ class OpenUniFamily:
 
         Raises ValueError for a request of another size.
         """
-        size = self.config.image_size
-        for request in requests:
-            if request.size not in (None, size):
-                raise ValueError(f"OpenUni {self.variant} generates {size}×{size} pixels, not {request.size}")
+        require_size(requests, self.config.image_size, f"OpenUni {self.variant}")
         with self._inference(module) as inference:
             latents = inference.generate(requests, self.sampling, on_round)
         return list(self._decode(latents))

@@ -16,6 +16,7 @@ from transformers import DynamicCache
 
 from unimrg_trainer.maps.geometry import squash
 from unimrg_trainer.models.base import OnRound
+from unimrg_trainer.models.common.decoding import greedy
 from unimrg_trainer.models.common.tokenizer import ChatTokenizer
 from unimrg_trainer.models.openuni.flow import flow_sigmas, sample
 from unimrg_trainer.models.openuni.module import OpenUni
@@ -66,7 +67,9 @@ def sample_latents(
     return sample(predict, noise, sigmas, config.train_timesteps, on_round)
 
 
-def greedy(model: OpenUni, prompts: Sequence[Tensor], ends: Sequence[int], max_new_tokens: int) -> list[list[int]]:
+def greedy_answers(
+    model: OpenUni, prompts: Sequence[Tensor], ends: Sequence[int], max_new_tokens: int
+) -> list[list[int]]:
     """Token ids of the greedy answer to each prompt, embeddings [P_i, D], up to the first of `ends`.
 
     Keys and values of the past are cached; padding behind a prompt takes no position.
@@ -78,21 +81,13 @@ def greedy(model: OpenUni, prompts: Sequence[Tensor], ends: Sequence[int], max_n
     cache = DynamicCache()
     states = model.language(padded, places.expand(len(prompts), -1), cache=cache)
     last = states.take_along_dim((lengths - 1)[:, None, None], dim=1)
-    answers: list[list[int]] = [[] for _ in prompts]
-    running = set(range(len(prompts)))
-    for step in range(max_new_tokens):
-        chosen = model.logits(last[:, 0]).argmax(-1)
-        for row, token in enumerate(chosen.tolist()):
-            if row in running:
-                if token in ends:
-                    running.discard(row)
-                else:
-                    answers[row].append(token)
-        if not running or step == max_new_tokens - 1:
-            break
+
+    def advance(tokens: Tensor, step: int) -> Tensor:
         sees = torch.cat([real, real.new_ones(len(real), step + 1)], dim=1)[:, None, None]
-        last = model.language(model.embed(chosen[:, None]), (lengths + step)[:, None], sees, cache)
-    return answers
+        states = model.language(model.embed(tokens), (lengths + step)[:, None], sees, cache)
+        return model.logits(states[:, 0])
+
+    return greedy(model.logits(last[:, 0]), advance, ends, max_new_tokens)
 
 
 class Inference:
@@ -135,7 +130,7 @@ class Inference:
         images = [None if r.image is None else squash(r.image, size) for r in requests]
         texts = [self._template.question(r.prompt, with_image=r.image is not None) for r in requests]
         ends = (tokenizer.turn_end, tokenizer.text_end)
-        answers = greedy(self._model, self._prompts(images, texts), ends, max_new_tokens)
+        answers = greedy_answers(self._model, self._prompts(images, texts), ends, max_new_tokens)
         return [tokenizer.decode(answer) for answer in answers]
 
     def _prompts(self, images: Sequence[np.ndarray | None], texts: Sequence[list[int]]) -> list[Tensor]:

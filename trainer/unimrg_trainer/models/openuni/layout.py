@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from unimrg_trainer.models.common.text import IGNORE, TextSegment
 from unimrg_trainer.models.openuni.config import OpenUniConfig
-from unimrg_trainer.models.openuni.rows import IGNORE, ImageSegment, QuerySegment, TextSegment
+from unimrg_trainer.models.openuni.rows import ImageSegment, QuerySegment
 from unimrg_trainer.packing.segments import Segment, is_plain_causal, positions, row_length, segment_starts, visibility
 
 

@@ -13,20 +13,11 @@ from torch import Tensor
 
 from unimrg_trainer.maps.geometry import resize, squash
 from unimrg_trainer.models.base import RngFor
+from unimrg_trainer.models.common.text import IGNORE
 from unimrg_trainer.models.common.unique_images import UniqueImages
 from unimrg_trainer.models.showo.batch import ShowOBatch
 from unimrg_trainer.models.showo.config import ShowOConfig
-from unimrg_trainer.models.showo.rows import (
-    IGNORE,
-    ImagePart,
-    Part,
-    ShowORow,
-    TargetPart,
-    TextPart,
-    Use,
-    positions,
-    visibility,
-)
+from unimrg_trainer.models.showo.rows import ImagePart, Part, ShowORow, TargetPart, TextPart, Use, positions, visibility
 from unimrg_trainer.models.showo.vision import centre_crop
 from unimrg_trainer.packing.segments import row_length, segment_starts
 

@@ -16,11 +16,11 @@ from transformers import CLIPVisionModel
 
 from unimrg_api.spec_model import ShowOSpec
 from unimrg_trainer.models.base import OnRound, RngFor, Row
-from unimrg_trainer.models.common.assets import Asset, assets_folder
+from unimrg_trainer.models.common.assets import Asset
 from unimrg_trainer.models.common.batches import evaluation_mode
 from unimrg_trainer.models.common.frozen import full_precision
 from unimrg_trainer.models.common.tokenizer import TEXT_END, TINY_TOKENIZER, TextTokenizer
-from unimrg_trainer.models.requests import AnswerRequest, GenerateRequest
+from unimrg_trainer.models.requests import AnswerRequest, GenerateRequest, require_size
 from unimrg_trainer.models.showo.batch import ShowOBatch
 from unimrg_trainer.models.showo.codes import MAGVIT, ImageTokenizer, decode_images, encode_images, open_image_tokenizer
 from unimrg_trainer.models.showo.collate import collate
@@ -41,23 +41,20 @@ TOKENIZER = Asset("phi-1.5-tokenizer.json", "Phi-1.5's tokenizer", "put the toke
 class ShowOFamily:
     """Show-o at one size. Tower and tokenizers are opened when first needed.
 
-    `settings` is the JSON of `spec.model.showo`; defaults are filled in. `assets` is the folder of files that do not
-    ship with us (the published tower and tokenizers); by default `showo/` in the cache. `config` replaces the numbers
-    of the variant.
+    `settings` is the JSON of `spec.model.showo`; defaults are filled in. The published tower and tokenizers,
+    which do not ship with us, are files in `assets` (models/base.py). `config` replaces the numbers of the variant.
     """
 
     name = "showo"
 
-    def __init__(
-        self, settings: Mapping[str, Any], assets: Path | None = None, config: ShowOConfig | None = None
-    ) -> None:
+    def __init__(self, settings: Mapping[str, Any], config: ShowOConfig | None = None) -> None:
         spec = ShowOSpec.model_validate(settings)
         self.config = config or config_of(spec.variant)
         self.variant: str = self.config.variant
         self.sampling = SamplingSettings(
             spec.sampling.steps, float(spec.sampling.guidance), float(spec.sampling.temperature)
         )
-        self.assets = assets or assets_folder(self.name)
+        self.assets = Path()
 
     @cached_property
     def image_tokenizer(self) -> ImageTokenizer:
@@ -150,10 +147,7 @@ class ShowOFamily:
         """
         if not requests:
             return []
-        size = self.config.image_size
-        for request in requests:
-            if request.size not in (None, size):
-                raise ValueError(f"Show-o {self.variant} generates {size}×{size} pixels, not {request.size}")
+        require_size(requests, self.config.image_size, f"Show-o {self.variant}")
         with self._inference(module) as inference:
             codes = inference.generate(requests, self.sampling, on_round)
         return self._decode(codes.flatten(), self.config.tokens)

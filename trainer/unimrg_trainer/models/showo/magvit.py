@@ -10,66 +10,35 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unimrg_trainer.models.common.vqgan import Level, Middle, group_norm
+from unimrg_trainer.models.common.vqgan import Decoder, Encoder
 from unimrg_trainer.models.showo.config import MagvitConfig
 
 
-class Encoder(nn.Module):
+class MagvitEncoder(Encoder):
     """Pixels → one channel for each bit of the code."""
 
     def __init__(self, config: MagvitConfig) -> None:
-        super().__init__()
-        groups, last = config.norm_groups, len(config.encoder_multipliers) - 1
-        self.conv_in = nn.Conv2d(3, config.width, 3, padding=1)
-        self.down = nn.ModuleList()
-        channels = config.width
-        for index, (multiplier, blocks) in enumerate(
-            zip(config.encoder_multipliers, config.encoder_blocks, strict=True)
-        ):
-            outputs = config.width * multiplier
-            change = "downsample" if index < last else ""
-            self.down.append(Level(channels, outputs, blocks, groups, change=change))
-            channels = outputs
-        self.mid = Middle(channels, groups)
-        self.norm_out = group_norm(channels, groups)
-        self.conv_out = nn.Conv2d(channels, config.bits, 3, padding=1)
+        super().__init__(
+            config.width, config.encoder_multipliers, config.encoder_blocks, config.bits, config.norm_groups
+        )
         self.quant_conv = nn.Conv2d(config.bits, config.bits, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.conv_in(x)
-        for level in self.down:
-            x = level(x)
-        x = self.conv_out(functional.silu(self.norm_out(self.mid(x))))
-        out: Tensor = self.quant_conv(x)
+        out: Tensor = self.quant_conv(super().forward(x))
         return out
 
 
-class Decoder(nn.Module):
-    """One channel of ±1 for each bit → pixels. Levels run from the last to the first."""
+class MagvitDecoder(Decoder):
+    """One channel of ±1 for each bit → pixels."""
 
     def __init__(self, config: MagvitConfig) -> None:
-        super().__init__()
-        groups = config.norm_groups
-        channels = config.width * config.decoder_multipliers[-1]
-        self.conv_in = nn.Conv2d(config.bits, channels, 3, padding=1)
-        self.mid = Middle(channels, groups)
-        levels: list[Level] = []
-        for index in reversed(range(len(config.decoder_multipliers))):
-            outputs = config.width * config.decoder_multipliers[index]
-            change = "upsample" if index > 0 else ""
-            levels.append(Level(channels, outputs, config.decoder_blocks[index], groups, change=change))
-            channels = outputs
-        self.up = nn.ModuleList(reversed(levels))
-        self.norm_out = group_norm(channels, groups)
-        self.conv_out = nn.Conv2d(channels, 3, 3, padding=1)
+        super().__init__(
+            config.width, config.decoder_multipliers, config.decoder_blocks, config.bits, config.norm_groups
+        )
         self.post_quant_conv = nn.Conv2d(config.bits, config.bits, 1)
 
     def forward(self, z: Tensor) -> Tensor:
-        x = self.mid(self.conv_in(self.post_quant_conv(z)))
-        for level in reversed(self.up):
-            x = level(x)
-        pixels: Tensor = self.conv_out(functional.silu(self.norm_out(x)))
-        return pixels
+        return super().forward(self.post_quant_conv(z))
 
 
 class SignQuantizer(nn.Module):
@@ -95,8 +64,8 @@ class Magvit(nn.Module):
         super().__init__()
         config = config or MagvitConfig()
         self.stride, self.bits = config.stride, config.bits
-        self.encoder = Encoder(config)
-        self.decoder = Decoder(config)
+        self.encoder = MagvitEncoder(config)
+        self.decoder = MagvitDecoder(config)
         self.quantize = SignQuantizer(config.bits)
         self.eval().requires_grad_(False)
 

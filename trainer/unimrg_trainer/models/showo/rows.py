@@ -17,18 +17,14 @@ from enum import StrEnum
 
 import numpy as np
 
-from unimrg_api.errors import UserError
-from unimrg_api.exit_codes import ExitCode
 from unimrg_trainer.maps.base import ImageMap
 from unimrg_trainer.models.base import RngFor, Row
+from unimrg_trainer.models.common.text import IGNORE, cut_answer
 from unimrg_trainer.models.showo.config import ShowOConfig
 from unimrg_trainer.models.showo.template import Template
 from unimrg_trainer.objectives.base import Task
 from unimrg_trainer.packing.segments import Segment, row_length, segment_starts
 from unimrg_trainer.sample import Sample
-
-IGNORE = -100
-"""Label of a token that no loss is computed for."""
 
 
 class Use(StrEnum):
@@ -126,15 +122,8 @@ def plan_row(
         parts = [*before, *generated(config, task.sample, task.map, masked, with_source=image is not None)]
         return ShowORow(objective, global_row, masked, tuple(parts))
     assert task.answer is not None
-    question, answer = template.question(task.prompt), template.answer(task.answer)
-    answer = answer[: max(0, config.question_limit - len(question))]
-    if not answer:
-        raise UserError(
-            f"sample {task.sample.key!r}: a question of {len(question)} tokens leaves no room for its answer "
-            f"within {config.question_limit}: {task.prompt[:60]!r}",
-            remedy="shorten or drop the sample",
-            exit_code=ExitCode.DATA_CORRUPT,
-        )
+    question = template.question(task.prompt)
+    answer = cut_answer(task, question, template.answer(task.answer), config.question_limit)
     return ShowORow(objective, global_row, len(answer), answering(config, template.system, question, answer, image))
 
 

@@ -13,6 +13,7 @@ from transformers import DynamicCache
 
 from unimrg_trainer.maps.pixel import PIXEL
 from unimrg_trainer.models.base import OnRound
+from unimrg_trainer.models.common.decoding import greedy
 from unimrg_trainer.models.showo.batch import ShowOBatch
 from unimrg_trainer.models.showo.config import ShowOConfig
 from unimrg_trainer.models.showo.maskgit import UNKNOWN, Draws, sample_codes
@@ -91,22 +92,13 @@ def generate_codes(
 
 def greedy_answers(prompts: Prompts, ends: Collection[int], max_new_tokens: int) -> list[list[int]]:
     """The likeliest token ids behind each beginning, up to the first of `ends`, which is left out."""
-    last = prompts.last
-    answers: list[list[int]] = [[] for _ in last]
-    running = set(range(len(answers)))
-    for step in range(max_new_tokens):
-        chosen = prompts.model.scores(last[:, 0]).argmax(-1)
-        for row, token in enumerate(chosen.tolist()):
-            if row in running:
-                if token in ends:
-                    running.discard(row)
-                else:
-                    answers[row].append(token)
-        if not running or step == max_new_tokens - 1:
-            break
-        seen = torch.ones(1, step + 1, dtype=torch.bool, device=last.device)
-        last = prompts.read(chosen[:, None], prompts.next + step, seen, keep=True)
-    return answers
+    scores = prompts.model.scores
+
+    def advance(tokens: Tensor, step: int) -> Tensor:
+        seen = torch.ones(1, step + 1, dtype=torch.bool, device=tokens.device)
+        return scores(prompts.read(tokens, prompts.next + step, seen, keep=True)[:, 0])
+
+    return greedy(scores(prompts.last[:, 0]), advance, ends, max_new_tokens)
 
 
 @lru_cache(maxsize=4)
