@@ -54,7 +54,7 @@ kind: UniMRGJob
 metadata:
   name: good-on-a-cluster
 spec:
-  model: {harmon: {variant: 0.5B}, init: file:///mnt/models/harmon}
+  model: {harmon: {variant: 0.5B}, init: file:///mnt/models/harmon, assets: file:///mnt/models/assets}
   training:
     batch: {rowsPerObjective: 64, cohortRows: 4, microBatchRows: 4}
   trainer:
@@ -298,6 +298,7 @@ BAD_JOBS += [
 FOR_A_CLUSTER = [
     *_on_cluster(INIT, WEIGHTS, "/home/me/harmon", "/mnt/models2", "/mnt/models/../x", "/mnt/models/a%2F%2E.%2fx"),
     *_on_cluster(INIT, f"file://{WEIGHTS}", "file://harmon"),
+    *_on_cluster("spec.model.assets", "/mnt/models/assets", "/home/me/assets", "/mnt/models2", "/mnt/models/../x"),
     *_on_cluster(SOURCES, "/mnt/models/ph", "/home/ph"),
     *_on_cluster(SHARDS, "/mnt/scratch/shards", "/data", "/mnt/models/shards"),
     *_on_cluster(URI, "s3://runs/good", "file://run", "file:///mnt/models"),
