@@ -1,4 +1,4 @@
-"""How the rows of a micro-step are laid out for the language model, and how attention between their tokens is computed."""
+"""How the rows of a micro-step are laid out for the language model, and how attention between them is computed."""
 
 from __future__ import annotations
 
@@ -15,6 +15,11 @@ class Composition(StrEnum):
     their own: no attention is computed that a mask would throw away."""
     FLEX = "PackedFlex"
     """One packed sequence, under FlexAttention with a block mask. On a CPU it has no backward."""
+
+    @classmethod
+    def chosen(cls, name: str, *, cuda: bool) -> Composition:
+        """Return the composition that a job names; `Packed` is FLEX on GPUs, GROUPED elsewhere."""
+        return cls(name) if name != "Packed" else cls.FLEX if cuda else cls.GROUPED
 
     @property
     def packed(self) -> bool:

@@ -64,7 +64,7 @@ class GroupedAttention(TensorBatch):
                 enable_gqa=groups,
             )
             outputs.append(mixed.transpose(1, 2).flatten(2).flatten(0, 1))
-        return functional.embedding(self.returns, torch.cat(outputs)).unflatten(-1, (heads, -1))[None]
+        return functional.embedding(self.returns, torch.cat(outputs)).view(1, query.shape[2], heads, -1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +85,7 @@ class FlexAttention(TensorBatch):
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
         """query [1, H, T, D], key and value [1, h, T, D] → [1, T, H, D]."""
         compute = _compiled_flex_attention() if query.is_cuda else flex_attention
-        mixed: Any = compute(
+        mixed: Tensor = compute(
             query, key, value, block_mask=self._block_mask(), scale=scaling, enable_gqa=query.shape[1] != key.shape[1]
         )
         return mixed.transpose(1, 2)
@@ -185,8 +185,8 @@ def _flex(packed: PackedRows) -> FlexAttention:
     empty = starts == ends
     touched = _covered(starts // FLEX_BLOCK, np.where(empty, 0, -(-ends // FLEX_BLOCK)), count)
     whole = _covered(-(-starts // FLEX_BLOCK), ends // FLEX_BLOCK, count)
-    some = touched.reshape(count, FLEX_BLOCK, count).any(axis=1)
-    every = whole.reshape(count, FLEX_BLOCK, count).all(axis=1)
+    some: np.ndarray = touched.reshape(count, FLEX_BLOCK, count).any(axis=1)
+    every: np.ndarray = whole.reshape(count, FLEX_BLOCK, count).all(axis=1)
     partial_counts, partial_blocks = _block_lists(some & ~every)
     full_counts, full_blocks = _block_lists(every)
     return FlexAttention(torch.from_numpy(intervals), partial_counts, partial_blocks, full_counts, full_blocks)
@@ -213,7 +213,7 @@ def _block_lists(seen: np.ndarray) -> tuple[Tensor, Tensor]:
 
 def _gather(places: Tensor, flat: Tensor, heads: int) -> Tensor:
     """Tokens at `places` int [N, n] of [T, heads · D] → [N, heads, n, D]."""
-    return functional.embedding(places, flat).unflatten(-1, (heads, -1)).transpose(1, 2)
+    return functional.embedding(places, flat).view(*places.shape, heads, -1).transpose(1, 2)
 
 
 @cache

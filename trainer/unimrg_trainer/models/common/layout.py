@@ -56,8 +56,8 @@ def _mask(rows: Sequence[RowTokens], length: int) -> Attention:
 class SequenceBuilder:
     """Fills in, row by row, what stands at each place and which tokens are predicted where.
 
-    A source is an index in a table of embeddings that the family puts together: zeros for places without a token, its own
-    images and targets, and from `first_text` on the texts.
+    A source is an index in a table of embeddings that the family puts together: zeros for places without a token, its
+    own images and targets, and from `first_text` on the texts.
     """
 
     def __init__(self, layout: RowLayout, first_text: int) -> None:
@@ -73,7 +73,7 @@ class SequenceBuilder:
 
     def is_shared(self, row: int, tokens: slice) -> bool:
         """Whether an earlier row has placed these tokens already."""
-        return tokens.start < self.layout.shared[row]
+        return bool(tokens.start < self.layout.shared[row])
 
     def places(self, row: int, tokens: slice) -> np.ndarray:
         """The places of some tokens of a row."""
