@@ -54,10 +54,10 @@ class Budget(Enum):
     """Not counted; but without a new commit since the previous free restart it counts as INFRA."""
 
 
-class Sign(Enum):
+class KillReason(Enum):
     """What the cluster says about a pod's end beyond its exit code."""
 
-    NOTHING = "Nothing"
+    UNKNOWN = "Unknown"
     OUT_OF_MEMORY = "OOMKilled"
     DISRUPTED = "Disrupted"
     """DisruptionTarget, Evicted, NodeLost, or the pod is missing."""
@@ -100,14 +100,14 @@ OUT_OF_MEMORY = Rule("out of host memory", Action.RESTART, Budget.USER, fail_aft
 DISRUPTED = Rule("the cluster took the pod away", Action.RESTART, Budget.FREE)
 
 
-def rule(code: int, sign: Sign = Sign.NOTHING) -> Rule:
+def rule(code: int, kill_reason: KillReason = KillReason.UNKNOWN) -> Rule:
     """Return what follows from an end with `code`; an unknown code is treated like a program failure.
 
-    `sign` matters only for a process ended by a signal (137, 143): a code that the process chose itself is trusted.
+    `kill_reason` matters only for a process that a signal ended (137, 143): a code that it chose itself is trusted.
     """
-    if code == ExitCode.KILLED and sign is Sign.OUT_OF_MEMORY:
+    if code == ExitCode.KILLED and kill_reason is KillReason.OUT_OF_MEMORY:
         return OUT_OF_MEMORY
-    if code in (ExitCode.KILLED, ExitCode.TERMINATED) and sign is Sign.DISRUPTED:
+    if code in (ExitCode.KILLED, ExitCode.TERMINATED) and kill_reason is KillReason.DISRUPTED:
         return DISRUPTED
     try:
         return RULES[ExitCode(code)]

@@ -128,10 +128,10 @@ def wanted_stages(job: UniMRGJob) -> tuple[StageName, ...]:
     return tuple(name for name in STAGES if name not in left_out)
 
 
-def is_skipped(name: StageName, job: UniMRGJob, before: Mapping[StageName, Outcome], commit_step: int) -> bool:
+def is_skipped(name: StageName, job: UniMRGJob, before: Mapping[StageName, Outcome], checkpoint_step: int) -> bool:
     """Return whether a stage that was not begun never will be.
 
-    `before` says how the stages before it ended, as far as they have; `commit_step` is the newest commit, 0 for none.
+    `before` says how the stages before it ended, as far as they have. `checkpoint_step` is the newest, 0 for none.
     """
     if name not in wanted_stages(job):
         return True
@@ -141,7 +141,7 @@ def is_skipped(name: StageName, job: UniMRGJob, before: Mapping[StageName, Outco
         return train == "Skipped"  # nothing was tracked
     if name == "evaluate":
         if train in ("Failed", "Interrupted"):
-            return job.spec.stages.evaluate.mode != "Always" or commit_step == 0
+            return job.spec.stages.evaluate.mode != "Always" or checkpoint_step == 0
         return train == "Skipped"
     return stopped
 

@@ -54,14 +54,14 @@ class RestartCounters(StatusPart):
     """Restarts counted against `runPolicy.maxInfraRestarts`."""
     free_restarts: Annotated[int, Field(ge=0)] = 0
     """Restarts that counted against nothing."""
-    free_commit_step: Annotated[int, Field(ge=0)] | None = None
-    """The newest commit known at the last of them: the next is free only at a newer one. None: none yet."""
+    free_checkpoint_step: Annotated[int, Field(ge=0)] | None = None
+    """The newest checkpoint known at the last of them: the next is free only at a newer one. None: none yet."""
     out_of_memory: Annotated[int, Field(ge=0)] = 0
     """Ends by the kernel for want of host memory."""
-    failures_in_a_row: Annotated[int, Field(ge=0)] = 0
-    """Failures since a commit was last seen to advance; the back-off doubles with each."""
-    commit_step: Annotated[int, Field(ge=0)] = 0
-    """The newest commit known when an attempt last ended."""
+    consecutive_failures: Annotated[int, Field(ge=0)] = 0
+    """Failures since a new checkpoint was last seen; the back-off doubles with each."""
+    checkpoint_step: Annotated[int, Field(ge=0)] = 0
+    """The newest checkpoint known when an attempt last ended."""
     stalls: Annotated[dict[str, int], Field(max_length=64)] = Field(default={})
     """Stalls by node."""
     excluded_nodes: Annotated[list[Name], Field(max_length=64)] = Field(default=[])
@@ -105,9 +105,9 @@ class StageStatus(StatusPart):
     completion_time: Time | None = None
     restart_counters: RestartCounters = RestartCounters()
     """What the attempts up to the newest end have used up."""
-    end: AttemptEnd | None = None
+    attempt_end: AttemptEnd | None = None
     """How the newest attempt ended; None while it has not."""
-    last_end: AttemptEnd | None = None
+    last_attempt_end: AttemptEnd | None = None
     """How the attempt before it ended."""
 
 
@@ -139,7 +139,7 @@ class ProgressStatus(StatusPart):
 
 
 class CheckpointStatus(StatusPart):
-    """The newest commit that was reported."""
+    """The newest checkpoint that was reported."""
 
     uri: Annotated[str, Field(max_length=2048)]
     step: Annotated[int, Field(ge=0)]

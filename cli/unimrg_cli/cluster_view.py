@@ -102,9 +102,9 @@ def notable(status: JobStatus) -> list[Condition]:
 
 def stage_end(stage: StageStatus) -> str:
     """Return how a stage's newest attempt ended, or while it has not, the one before."""
-    if stage.end is not None:
-        return end_text(stage.end)
-    return "" if stage.last_end is None else f"before: {end_text(stage.last_end)}"
+    if stage.attempt_end is not None:
+        return end_text(stage.attempt_end)
+    return "" if stage.last_attempt_end is None else f"before: {end_text(stage.last_attempt_end)}"
 
 
 def end_text(end: AttemptEnd) -> str:

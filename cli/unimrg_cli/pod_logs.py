@@ -135,9 +135,9 @@ def _pods(cluster: Cluster, job: ClusterJob, stage: StageStatus, wanted: Selecti
         raise _none(f"{what} has no pod of node {wanted.node}, only of {ranks}", job, soon=soon)
     if attempt > stage.attempt:
         raise _none(f"there is no {what}: the newest is {stage.attempt}", job)
-    if newest and stage.end is None and not _has_ended(job):
+    if newest and stage.attempt_end is None and not _has_ended(job):
         raise _none(f"{what} has no pod yet", job)
-    end = f"; it ended: {end_text(stage.end)}" if newest and stage.end is not None else ""
+    end = f"; it ended: {end_text(stage.attempt_end)}" if newest and stage.attempt_end is not None else ""
     message = f"the pods of {what} are gone, and their logs with them{end}"
     raise UserError(message, remedy=_kept(job, stage.name), exit_code=ExitCode.INPUT_MISSING)
 

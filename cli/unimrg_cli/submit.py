@@ -98,7 +98,11 @@ def exit_code(status: JobStatus | None) -> int | None:
         return int(ExitCode.OK)
     if status is None or not _holds(status, "Failed"):
         return None
-    codes = [stage.end.exit_code for stage in status.stages if stage.state == "Failed" and stage.end is not None]
+    codes = [
+        stage.attempt_end.exit_code
+        for stage in status.stages
+        if stage.state == "Failed" and stage.attempt_end is not None
+    ]
     code = codes[0] if codes else None
     return code if code in set(ExitCode) - {ExitCode.OK} else int(ExitCode.PROGRAM)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from unimrg_api.exit_codes import RULES, Action, Budget, ExitCode, Sign, rule
+from unimrg_api.exit_codes import RULES, Action, Budget, ExitCode, KillReason, rule
 
 FAIL, RESTART, ELSEWHERE = Action.FAIL, Action.RESTART, Action.RESTART_ELSEWHERE
 NONE, USER, INFRA, FREE = Budget.NONE, Budget.USER, Budget.INFRA, Budget.FREE
@@ -41,10 +41,10 @@ def test_an_unknown_code_is_like_a_program_failure(code: int) -> None:
 
 
 def test_what_the_cluster_says_counts_for_a_process_ended_by_a_signal_only() -> None:
-    memory = rule(137, Sign.OUT_OF_MEMORY)
+    memory = rule(137, KillReason.OUT_OF_MEMORY)
     assert (memory.action, memory.budget, memory.fail_after, rule(137).fail_after) == (RESTART, USER, 2, None)
     for code in (137, 143):
-        assert (rule(code, Sign.DISRUPTED).action, rule(code, Sign.DISRUPTED).budget) == (RESTART, FREE)
-    assert rule(64, Sign.DISRUPTED) == rule(64)
-    assert rule(0, Sign.DISRUPTED).action is Action.DONE
+        assert (rule(code, KillReason.DISRUPTED).action, rule(code, KillReason.DISRUPTED).budget) == (RESTART, FREE)
+    assert rule(64, KillReason.DISRUPTED) == rule(64)
+    assert rule(0, KillReason.DISRUPTED).action is Action.DONE
     assert rule(75).exclude_node_after == 2, "a second stall on one node"

@@ -104,7 +104,7 @@ def stages(state: str, **more: Any) -> dict[str, Any]:
     return {**RUNNING, "stages": [{"name": "train", "state": state, "attempt": 2, **more}]}
 
 
-ENDED = stages("Restarting", end=end("Stall", 75, "Restart", "no step for 900 s"))
+ENDED = stages("Restarting", attemptEnd=end("Stall", 75, "Restart", "no step for 900 s"))
 KEPT = "s3://runs/good/logs/attempt-N/"
 
 

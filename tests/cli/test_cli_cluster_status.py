@@ -59,10 +59,10 @@ def test_a_complete_job_shows_scores_and_no_time_that_is_left(shown: Any) -> Non
 
 def test_a_failed_job_shows_the_cause_with_its_code_and_place(shown: Any) -> None:
     written = failed(66)
-    written["stages"][0]["end"] |= {"node": "node-3", "message": "no shard\n\x1b[31munder s3://x"}
+    written["stages"][0]["attemptEnd"] |= {"node": "node-3", "message": "no shard\n\x1b[31munder s3://x"}
     out = shown(written).out
-    assert "Failed  DataMissing: the data is gone" in out
-    assert "DataMissing (66) on node-3: no shard under s3://x" in out
+    assert "Failed  InputMissing: the data is gone" in out
+    assert "InputMissing (66) on node-3: no shard under s3://x" in out
     assert "\x1b" not in out
 
 
@@ -185,7 +185,7 @@ def test_a_job_from_a_pipe_is_sent_and_its_refusal_has_lines(
 
 
 def test_waiting_ends_with_the_job_and_shows_each_change_once(submitted: Any) -> None:
-    again = {"name": "train", "state": "Restarting", "attempt": 1, "end": end("Stall", 75, "Restart")}
+    again = {"name": "train", "state": "Restarting", "attempt": 1, "attemptEnd": end("Stall", 75, "Restart")}
     restarting = job({"phase": "Restarting", "reason": "Stall", "stages": [again]})
     ended = submitted(job(), job(), job(RUNNING), job(RUNNING), restarting, job(SUCCEEDED))
     assert ended.code == 0, ended.err

@@ -43,7 +43,7 @@ def created_by_the_operator(namespace: str) -> list[dict[str, Any]]:
     """Return what the operator creates for the example once a cluster has it, without owners."""
     metadata = {"name": "quickstart-s3", "namespace": namespace, "uid": "u1", "generation": 1}
     item = {**dump_job(load_job(EXAMPLE)), "metadata": metadata}
-    job = observe_job(item).job
+    job = observe_job(item).parsed
     assert job is not None
     backend = SiteBackends(load_profile(PROFILE))
     children = []

@@ -179,8 +179,8 @@ def test_waiting_ends_with_the_code_of_a_job_that_has_failed(
 
     monkeypatch.setattr(submit, "headline", look_and_fail_it)
     ended = command_line("submit", command_line.file(GOOD_CLUSTER_JOB), "--wait")
-    ended.refused(66, "Failed (DataMissing): the data is gone")
-    assert "DataMissing (66): the data is gone" in ended.out
+    ended.refused(66, "Failed (InputMissing): the data is gone")
+    assert "InputMissing (66): the data is gone" in ended.out
 
 
 def test_pods_that_have_not_started_say_what_they_wait_for(submitted: CommandLine) -> None:

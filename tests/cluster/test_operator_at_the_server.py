@@ -217,7 +217,7 @@ def test_a_job_succeeds_though_the_operator_is_killed_at_every_step(operator: Op
     reasons = {
         event["reason"] for event in operator.list("events.events.k8s.io") if event["regarding"]["name"] == "tiny"
     }
-    assert {"StageStarted", "AttemptEnded", "Completed"} <= reasons
+    assert {"StageStarted", "AttemptFailed", "Completed"} <= reasons
 
 
 def test_an_object_of_another_owner_blocks_the_job_until_it_is_gone(operator: Operator) -> None:

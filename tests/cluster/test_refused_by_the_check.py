@@ -29,7 +29,7 @@ def test_a_missing_secret_is_named_and_once_it_is_there_the_job_goes_on(cluster:
 
 @pytest.mark.parametrize(
     ("place", "reason"),
-    [("http://127.0.0.1:9", "Unavailable"), ("s3://no-such-bucket/run", "DataMissing")],
+    [("http://127.0.0.1:9", "Unavailable"), ("s3://no-such-bucket/run", "InputMissing")],
     ids=["a store that does not answer", "a bucket that does not exist"],
 )
 def test_a_store_that_cannot_be_used_is_named_before_anything_trains(

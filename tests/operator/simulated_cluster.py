@@ -61,7 +61,7 @@ class Cluster:
         self.children: dict[str, Child] = {}
         self.pods: dict[str, Pod] = {}
         self.report: ProgressReport | None = None
-        self.fault: tuple[str, str] | None = None
+        self.creation_error: tuple[str, str] | None = None
         self.previous_job_pods: tuple[str, ...] = ()
         self.secret_missing = False
         self.dead_nodes: set[str] = set()
@@ -80,7 +80,7 @@ class Cluster:
         shown = self.status if status is None else status
         job = ObservedJob("tiny", "default", "uid", 1, self.job, shown, self.parse_error, self.deleting)
         children, pods = tuple(self.children.values()), tuple(self.pods.values())
-        return Observation(job, children, pods, self.report, self.fault, self.previous_job_pods)
+        return Observation(job, children, pods, self.report, self.creation_error, self.previous_job_pods)
 
     def decide(self, status: JobStatus | None = None) -> Decision:
         """Decide on what can be seen; nothing that was not shown is acted on, and deciding again changes nothing."""
@@ -98,7 +98,7 @@ class Cluster:
         """An attempt is only ended, or followed by another, once the status says how it ended."""
         if isinstance(action, DeletePod) or shown.phase in ("Succeeded", "Failed"):
             return
-        end = shown.stage(action.stage).end
+        end = shown.stage(action.stage).attempt_end
         if isinstance(action, CreateChild):
             known = end is not None and (shown.stage(action.stage).attempt, end.action) == (
                 action.attempt - 1,
@@ -221,7 +221,7 @@ class Cluster:
             reason, message = "CreateContainerConfigError", 'secret "keys" not found'
             self.pods[pod.uid] = replace(pod, waiting_reason=reason, waiting_message=message)
         else:
-            self.pods[pod.uid] = replace(pod, phase="Running", waiting_reason="", waiting_message="", ip="10.0.0.1")
+            self.pods[pod.uid] = replace(pod, phase="Running", waiting_reason="", waiting_message="")
 
     # ---- what happens to pods
 
@@ -267,7 +267,7 @@ class Cluster:
         """Let a queue resume it."""
         self.now += 1
         self._had_pods.discard(child.name)
-        self.children[child.name] = replace(child, state="Active", resumed=self.now)
+        self.children[child.name] = replace(child, state="Active", resumed_at=self.now)
 
     # ---- shortcuts
 

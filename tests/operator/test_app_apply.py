@@ -67,9 +67,9 @@ class Shell:
         item = item or job_object(status=stored(STATUS))
         return self.applier.apply(item, Observation(observe_job(item)), Decision(status, actions, events))
 
-    def fault(self, **arguments: Any) -> tuple[str, str]:
+    def creation_error(self, **arguments: Any) -> tuple[str, str]:
         """Return why CREATE did not succeed."""
-        found = self.apply(CREATE, **arguments).fault
+        found = self.apply(CREATE, **arguments).creation_error
         assert found is not None
         return found
 
@@ -92,7 +92,7 @@ def ok(body: Raw | None = None) -> Answer:
 
 def namesake(shell: Shell, **metadata: Any) -> list[Answer]:
     """The answers if the child that CREATE makes exists already; `metadata` changes it."""
-    job = observe_job(job_object()).job
+    job = observe_job(job_object()).parsed
     assert job is not None
     manifest = shell.backend.render(Attempt(job, "lab", JOB_UID, "train", 2, 2, CREATE.restart_counters))
     manifest["metadata"] = {**manifest["metadata"], "uid": "c", "resourceVersion": "5", **metadata}
@@ -107,7 +107,7 @@ def test_the_status_is_written_before_the_actions_and_the_events(shell: Shell) -
         DeletePod("tiny-train-1-worker-0", "u2"),
         CREATE,
         status=JobStatus(phase="Restarting"),
-        events=(Event("Warning", "AttemptEnded", "train attempt 1 ended"),),
+        events=(Event("Warning", "AttemptFailed", "train attempt 1 ended"),),
     )
     assert shell.requests() == [
         ("PATCH", "unimrgjobs/tiny/status"),
@@ -172,7 +172,7 @@ def test_a_child_that_is_there_already_is_as_good_as_created(shell: Shell) -> No
     assert shell.requests() == [("POST", "pytorchjobs"), ("GET", "pytorchjobs/tiny-train-2")]
     assert [created[2]["metadata"]["name"] for created in shell.created] == ["tiny-train-2"]
     (request,) = shell.api.asked("POST")
-    job = observe_job(job_object()).job
+    job = observe_job(job_object()).parsed
     assert job is not None
     assert request.body["metadata"]["annotations"][cluster.SPEC_DIGEST_ANNOTATION] == spec_digest(job)
 
@@ -216,7 +216,7 @@ def test_a_namesake_has_a_minute_to_go(shell: Shell, metadata: Raw, message: str
     for shell.now in (0.0, 60.0):
         assert shell.apply(CREATE) == Outcome(retry_after=2.0)
     shell.now = 61.0
-    reason, text = shell.fault()
+    reason, text = shell.creation_error()
     assert reason == "NameConflict"
     assert message in text
     shell.api.others += [namesake(shell)[0], refusal(404, "NotFound", name="tiny-train-2")]
@@ -236,7 +236,7 @@ def test_a_namesake_has_a_minute_to_go(shell: Shell, metadata: Raw, message: str
 )
 def test_an_object_of_another_owner_is_a_conflict_and_not_touched(shell: Shell, metadata: Raw) -> None:
     shell.api.others += namesake(shell, **metadata)
-    reason, text = shell.fault()
+    reason, text = shell.creation_error()
     assert reason == "NameConflict"
     assert "tiny-train-2" in text
     assert [method for method, _ in shell.requests()] == ["POST", "GET"]
@@ -257,15 +257,15 @@ def test_a_refused_child_is_a_fault_that_ends_the_actions(
 ) -> None:
     shell.api.others += [answer, ok()]
     outcome = shell.apply(CREATE, DeletePod("p", "u"), events=(Event("Normal", "A", "b"),))
-    assert outcome.fault is not None
-    assert outcome.fault[0] == reason
-    assert message in outcome.fault[1]
+    assert outcome.creation_error is not None
+    assert outcome.creation_error[0] == reason
+    assert message in outcome.creation_error[1]
     assert shell.requests() == [("POST", "pytorchjobs"), ("POST", "events")]
 
 
 def test_a_job_that_cannot_be_rendered_is_a_fault(shell: Shell) -> None:
     spec = {key: value for key, value in SPEC.items() if key != "image"}
-    reason, message = shell.fault(item=job_object(spec=spec, status=stored(STATUS)))
+    reason, message = shell.creation_error(item=job_object(spec=spec, status=stored(STATUS)))
     assert reason == "RenderError"
     assert "image" in message
     assert shell.requests() == []

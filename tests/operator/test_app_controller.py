@@ -1,4 +1,4 @@
-"""The loop around decisions: faults and their retries, errors that stay with one job, metrics and log lines."""
+"""The loop around decisions: failed creations, their retries, errors that stay with one job, metrics and log lines."""
 
 from __future__ import annotations
 
@@ -110,41 +110,43 @@ def test_a_job_is_looked_at_again_as_soon_as_anything_asks_for_it(shell: Shell) 
         assert shell.reconcile() == seconds
 
 
-def test_a_fault_is_shown_at_once_and_retried_every_30_seconds(virtual_clock: VirtualClock, shell: Shell) -> None:
-    shell.decide = lambda seen, _: Decision(JobStatus(), () if seen.fault else (CREATE,), requeue_after=60.0)
-    shell.applier.apply.return_value = Outcome(fault=("BackendMissing", "no such kind"))
+def test_a_failed_creation_is_shown_at_once_and_retried_every_30_seconds(
+    virtual_clock: VirtualClock, shell: Shell
+) -> None:
+    shell.decide = lambda seen, _: Decision(JobStatus(), () if seen.creation_error else (CREATE,), requeue_after=30.0)
+    shell.applier.apply.return_value = Outcome(creation_error=("BackendMissing", "no such kind"))
     assert shell.reconcile() == 0.0
     shell.applier.apply.return_value = Outcome(wrote_status=True)
     assert shell.reconcile() == 30.0
-    assert shell.seen[-1].fault == ("BackendMissing", "no such kind")
+    assert shell.seen[-1].creation_error == ("BackendMissing", "no such kind")
     shell.applier.create.assert_not_called()
-    for fault in (("BackendMissing", "still none"), None):
+    for error in (("BackendMissing", "still none"), None):
         virtual_clock.advance(31.0)
-        shell.applier.create.return_value = fault
+        shell.applier.create.return_value = error
         shell.reconcile()
-        assert shell.seen[-1].fault == fault
-        assert shell.applied().actions == (() if fault else (CREATE,))
+        assert shell.seen[-1].creation_error == error
+        assert shell.applied().actions == (() if error else (CREATE,))
     assert [call.args[1] for call in shell.applier.create.call_args_list] == [CREATE, CREATE]
 
 
 def test_a_child_whose_kind_is_not_served_just_now_is_not_lost(shell: Shell) -> None:
     stage = {"name": "train", "state": "Running", "attempt": 2, "child": "tiny-train-2", "childUid": CHILD_UID}
-    over = [{"name": name, "state": "Succeeded", "attempt": 1, "end": DONE} for name in ("check", "prepare")]
+    over = [{"name": name, "state": "Succeeded", "attempt": 1, "attemptEnd": DONE} for name in ("check", "prepare")]
     shell.item = job_object(status={"phase": "Running", "stages": [*over, stage], "attempt": 2})
     shell.decide = decide
     shell.reconcile()
-    end = shell.applied().status.stage("train").end
+    end = shell.applied().status.stage("train").attempt_end
     assert end is not None
     assert end.reason == "ChildLost"
     shell.unserved = Resource("kubeflow.org", "v1", "pytorchjobs", "PyTorchJob")
     assert shell.reconcile() == 30.0
-    assert shell.seen[-1].fault is not None
-    assert shell.seen[-1].fault[0] == "BackendMissing"
+    assert shell.seen[-1].creation_error is not None
+    assert shell.seen[-1].creation_error[0] == "BackendMissing"
     decision = shell.applied()
-    assert (decision.status.stage("train").end, decision.actions) == (None, ())
+    assert (decision.status.stage("train").attempt_end, decision.actions) == (None, ())
     shell.unserved, shell.children = None, [child_object(attempt=2)]
     shell.reconcile()
-    assert (shell.seen[-1].fault, len(shell.seen[-1].children)) == (None, 1)
+    assert (shell.seen[-1].creation_error, len(shell.seen[-1].children)) == (None, 1)
 
 
 def test_the_operators_clock_says_since_when_a_pod_is_ending(virtual_clock: VirtualClock, shell: Shell) -> None:
@@ -152,7 +154,7 @@ def test_the_operators_clock_says_since_when_a_pod_is_ending(virtual_clock: Virt
     first = virtual_clock.now
     for _ in range(2):
         shell.reconcile()
-        assert [pod.deletion_observed for pod in shell.seen[-1].pods] == [first, None]
+        assert [pod.deletion_observed_at for pod in shell.seen[-1].pods] == [first, None]
         virtual_clock.advance(100.0)
     seen = FirstSeen()
     assert [seen.of("a", moment) for moment in (1.0, 80_000.0, 160_000.0, 250_000.0)] == [1.0, 1.0, 1.0, 250_000.0]
@@ -195,7 +197,7 @@ def restarting(budget: str) -> JobStatus:
     end = AttemptEnd.model_validate(
         {"time": "2026-11-24T10:00:00Z", "reason": "Stall", "action": "Restart", "budget": budget}
     )
-    return JobStatus(phase="Restarting", reason="Stall", stages=[StageStatus(name="train", attempt=2, end=end)])
+    return JobStatus(phase="Restarting", reason="Stall", stages=[StageStatus(name="train", attempt=2, attempt_end=end)])
 
 
 def test_restarts_are_counted_once_and_only_when_they_are_written(shell: Shell) -> None:

@@ -71,7 +71,7 @@ def test_an_event_is_about_the_job_and_holds_no_secret(api: ScriptedApi) -> None
     api.others += [Answer(body={}), refusal(403, "Forbidden")]
     publisher = Publisher(api.client(), clock=lambda: 1_795_000_000.5)
     for note in ("key AKIAABCDEFGHIJKLMNOP " + "x" * 2000, "refused"):
-        publisher.publish(observe_job(job_object()), Event("Warning", "AttemptEnded", note))
+        publisher.publish(observe_job(job_object()), Event("Warning", "AttemptFailed", note))
     first, _ = api.asked("POST")
     assert first.path == "/apis/events.k8s.io/v1/namespaces/lab/events"
     assert first.body["regarding"] == {
@@ -81,7 +81,7 @@ def test_an_event_is_about_the_job_and_holds_no_secret(api: ScriptedApi) -> None
         "name": "tiny",
         "uid": JOB_UID,
     }
-    assert (first.body["type"], first.body["reason"]) == ("Warning", "AttemptEnded")
+    assert (first.body["type"], first.body["reason"]) == ("Warning", "AttemptFailed")
     assert len(first.body["note"]) <= 1024
     assert "AKIA" not in first.body["note"]
     assert first.body["eventTime"] == "2026-11-18T11:06:40.500000Z"

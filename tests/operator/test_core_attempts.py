@@ -51,7 +51,7 @@ def test_the_pause_is_counted_from_the_end_and_doubles(cluster: Cluster) -> None
     assert cluster.reconcile().requeue_after == 6.0
     cluster.wait()
     assert cluster.status.phase == "Running"
-    assert cluster.status.stage("train").last_end is not None
+    assert cluster.status.stage("train").last_attempt_end is not None
     cluster.fail("train", 70)
     assert cluster.reconcile().requeue_after == 20.0
 
@@ -75,7 +75,9 @@ def test_the_grace_of_a_stuck_pod_is_counted_by_the_operators_clock(cluster: Clu
     cluster.fail("train", 70)
     child = cluster.children["tiny-train-1"]
     cluster.now += 60
-    late = Pod("late", "late", child.name, 1, "Running", 0.0, deleting_since=NOON - 500, deletion_observed=cluster.now)
+    late = Pod(
+        "late", "late", child.name, 1, "Running", 0.0, deleting_since=NOON - 500, deletion_observed_at=cluster.now
+    )
     cluster.pods["late"] = late
     assert cluster.reconcile().requeue_after == 90.0
     cluster.now -= 30
@@ -138,11 +140,11 @@ def test_a_wiped_status_is_rebuilt_from_children_and_pods(cluster: Cluster) -> N
     cluster.fail("train", 80, rank=1)
     cluster.wait()
     rebuilt = cluster.decide(JobStatus())
-    forgotten = {"last_end": None}  # only the status has it
+    forgotten = {"last_attempt_end": None}  # only the status has it
     assert rebuilt.status.stage("train") == cluster.status.stage("train").model_copy(update=forgotten)
     assert (rebuilt.actions, rebuilt.status.phase) == ((), "Running")
     cluster.fail("train", 77)
-    assert cluster.decide(JobStatus()).status.stage("train").end == cluster.status.stage("train").end
+    assert cluster.decide(JobStatus()).status.stage("train").attempt_end == cluster.status.stage("train").attempt_end
     del cluster.children["tiny-check-1"]
     assert cluster.decide(JobStatus()).status.stage("check").state == "Succeeded"
 

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import pytest
 
-from unimrg_api.exit_codes import Budget, ExitCode, Rule, Sign, rule
+from unimrg_api.exit_codes import Budget, ExitCode, KillReason, Rule, rule
 from unimrg_api.spec_platform import RunPolicySpec
 from unimrg_api.status import RestartCounters
 from unimrg_operator.core.budgets import backoff, charge
 
 POLICY = RunPolicySpec(max_restarts=2, max_infra_restarts=3, backoff_seconds=10, max_backoff_seconds=60)
 PROGRAM, STORE, INTERRUPTED = rule(ExitCode.PROGRAM), rule(ExitCode.UNAVAILABLE), rule(ExitCode.INTERRUPTED)
-EVICTED, TERMINATED = rule(ExitCode.KILLED, Sign.DISRUPTED), rule(ExitCode.TERMINATED, Sign.NOTHING)
+EVICTED, TERMINATED = rule(ExitCode.KILLED, KillReason.DISRUPTED), rule(ExitCode.TERMINATED, KillReason.UNKNOWN)
 
 
 def used(counters: RestartCounters) -> tuple[int, int, int]:
@@ -44,7 +44,7 @@ def test_a_restart_is_counted_by_its_rule_and_the_commit(ends: list[tuple[Rule, 
 
 
 def test_an_end_for_lack_of_memory_is_tried_again_once() -> None:
-    end = rule(ExitCode.KILLED, Sign.OUT_OF_MEMORY)
+    end = rule(ExitCode.KILLED, KillReason.OUT_OF_MEMORY)
     first = charge(RestartCounters(), end, None, 7, POLICY)
     second = charge(first.counters, end, None, 9, POLICY)
     assert (first.restart, second.restart, second.exhausted) == (True, False, None)
@@ -78,6 +78,6 @@ def test_the_pause_doubles_with_each_failure_until_a_commit_advances() -> None:
         counters = charge(counters, INTERRUPTED, None, commit, POLICY).counters
         pauses.append(backoff(counters, POLICY))
     assert pauses == [10, 20, 40, 60, 10, 20]
-    assert backoff(RestartCounters(failures_in_a_row=10**6), POLICY) == 60.0
+    assert backoff(RestartCounters(consecutive_failures=10**6), POLICY) == 60.0
     none = RunPolicySpec(backoff_seconds=0, max_backoff_seconds=0)
-    assert backoff(RestartCounters(failures_in_a_row=1000), none) == 0.0
+    assert backoff(RestartCounters(consecutive_failures=1000), none) == 0.0

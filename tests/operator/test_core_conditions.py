@@ -10,7 +10,7 @@ import pytest
 from tests.operator.simulated_cluster import NOON, Cluster, make_job
 from unimrg_api.status import ConditionType
 from unimrg_operator.core.decision import Event
-from unimrg_operator.core.texts import camel_case, count, format_time, one_line, parse_time
+from unimrg_operator.core.texts import clamp_count, format_time, one_line, parse_time, valid_reason
 
 
 @pytest.fixture
@@ -181,15 +181,15 @@ def test_a_restart_publishes_the_end_its_cost_and_the_excluded_node() -> None:
     cluster.fail("train", 80, message="ECC error")
     cluster.wait()
     assert [(event.type, event.reason) for event in cluster.published] == [
-        ("Warning", "AttemptEnded"),
+        ("Warning", "AttemptFailed"),
         ("Normal", "Restarting"),
         ("Warning", "NodeExcluded"),
         ("Normal", "StageStarted"),
     ]
     ended, restarting, excluded, _ = (event.message for event in cluster.published)
-    assert ended.startswith("train attempt 1 ended: GpuFault; pod tiny-train-1-worker-0 on node-0: exit code 80")
+    assert ended.startswith("train attempt 1 failed: GpuFault; pod tiny-train-1-worker-0 on node-0: exit code 80")
     assert ended.endswith("ECC error")
-    assert restarting == "train restarts in 10s, on the Infra budget"
+    assert restarting == "train restarts in 10s, charged to the Infra restart budget"
     assert excluded == "later attempts of train are not scheduled on node-0"
 
 
@@ -205,9 +205,9 @@ def test_a_time_survives_its_text_and_others_are_long_ago() -> None:
 
 
 def test_what_a_pod_says_becomes_one_clean_short_text() -> None:
-    assert camel_case("PreemptionByScheduler", "Disrupted") == "PreemptionByScheduler"
-    assert {camel_case(text, "X") for text in ("", "two words", "a-b", "7Up", "x" * 65, "Ä")} == {"X"}
+    assert valid_reason("PreemptionByScheduler", "Disrupted") == "PreemptionByScheduler"
+    assert {valid_reason(text, "X") for text in ("", "two words", "a-b", "7Up", "x" * 65, "Ä")} == {"X"}
     assert one_line("pod a:\n  \x1b[31mfailed\x1b[0m", "", "it said: no") == "pod a: failed; it said: no"
     assert len(one_line("x" * 5000)) == 1024
     assert "AKIA" not in one_line("denied for AKIAABCDEFGHIJKLMNOP")
-    assert (count(-3), count(7.9), count(10**30)) == (0, 7, 10**12)
+    assert (clamp_count(-3), clamp_count(7.9), clamp_count(10**30)) == (0, 7, 10**12)

@@ -17,9 +17,9 @@ from tests.operator.simulated_cluster import Cluster, make_job
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.status import JobStatus
 from unimrg_operator.core.decision import Decision
-from unimrg_operator.core.lookup import has_succeeded, is_alive, is_running
+from unimrg_operator.core.lookup import has_succeeded, is_alive, would_keep_running
 from unimrg_operator.core.observation import Child, Pod
-from unimrg_operator.core.stages import is_terminal
+from unimrg_operator.core.stages import is_job_terminal
 
 CODES = sorted({int(code) for code in ExitCode} - {0} | {1, 139})
 MAX_RESTARTS, MAX_INFRA_RESTARTS = 2, 3
@@ -191,8 +191,8 @@ class OperatorModel(RuleBasedStateMachine):
         self.cluster.secret_missing = missing
 
     @rule(fault=st.sampled_from([None, ("BackendMissing", "there is no Training Operator")]))
-    def a_fault_goes_or_comes(self, fault: tuple[str, str] | None) -> None:
-        self.cluster.fault = fault
+    def a_creation_error_goes_or_comes(self, fault: tuple[str, str] | None) -> None:
+        self.cluster.creation_error = fault
 
     @rule()
     def the_pods_of_an_earlier_job_end(self) -> None:
@@ -216,7 +216,7 @@ class OperatorModel(RuleBasedStateMachine):
     def a_suspended_child_waits_and_costs_nothing(self) -> None:
         for child in self._children():
             if child.state == "Suspended" and child.uid in self.suspended:
-                end = self.cluster.status.stage(child.stage).end
+                end = self.cluster.status.stage(child.stage).attempt_end
                 assert end is None or end.action == "Done", end
 
     @invariant()
@@ -231,7 +231,7 @@ class OperatorModel(RuleBasedStateMachine):
     def the_end_is_the_end(self) -> None:
         if self.ended is not None:
             assert self.cluster.status == self.ended
-        elif is_terminal(self.cluster.status):
+        elif is_job_terminal(self.cluster.status):
             self.ended = self.cluster.status
 
     def teardown(self) -> None:
@@ -239,12 +239,13 @@ class OperatorModel(RuleBasedStateMachine):
         if not hasattr(self, "cluster"):
             return
         cluster = self.cluster
-        cluster.secret_missing, cluster.fault, cluster.previous_job_pods = False, None, ()
+        cluster.secret_missing, cluster.creation_error, cluster.previous_job_pods = False, None, ()
         self._resume()
-        cluster.until(lambda: is_terminal(cluster.status), self._work)
+        cluster.until(lambda: is_job_terminal(cluster.status), self._work)
         self.the_end_is_the_end()
         cluster.until(
-            lambda: not any(is_running(cluster.observe(), child, cluster.job) for child in self._children()), self._obey
+            lambda: not any(would_keep_running(cluster.observe(), child, cluster.job) for child in self._children()),
+            self._obey,
         )
         assert cluster.decide().requeue_after is None
         self.the_end_is_the_end()
@@ -265,7 +266,11 @@ class OperatorModel(RuleBasedStateMachine):
     def _can_be_suspended(self, child: Child) -> bool:
         stage = self.cluster.status.stage(child.stage)
         pods = self.cluster.pods_of(child.name)
-        known = stage.child_uid == child.uid and stage.end is None and {pod.uid for pod in pods} >= set(stage.pod_uids)
+        known = (
+            stage.child_uid == child.uid
+            and stage.attempt_end is None
+            and {pod.uid for pod in pods} >= set(stage.pod_uids)
+        )
         return known and child.state == "Active" and all(is_alive(pod) and not pod.deleting_since for pod in pods)
 
     def _resume(self) -> None:

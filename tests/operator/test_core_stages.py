@@ -24,7 +24,7 @@ def stages_made(cluster: Cluster) -> list[str]:
 
 
 def end_of(cluster: Cluster, stage: StageName) -> str:
-    end = cluster.status.stage(stage).end
+    end = cluster.status.stage(stage).attempt_end
     assert end is not None
     return end.reason
 
@@ -116,7 +116,7 @@ def test_finish_is_tried_three_times_and_its_failure_only_degrades() -> None:
     assert (cluster.status.phase, cluster.status.reason) == ("Succeeded", "Succeeded")
     assert cluster.condition("Degraded") == ("True", "TrackingIncomplete")
     assert cluster.created[-1] == "tiny-finish-3"
-    assert cluster.published_reasons()[-3:] == ["AttemptEnded", "TrackingIncomplete", "Completed"]
+    assert cluster.published_reasons()[-3:] == ["AttemptFailed", "TrackingIncomplete", "Completed"]
 
 
 @pytest.mark.parametrize("made", [True, False])
@@ -124,7 +124,7 @@ def test_finish_delays_the_end_by_ten_minutes_at_most(made: bool) -> None:
     cluster = Cluster()
     cluster.to_training()
     cluster.succeed("train")
-    cluster.fault = None if made else ("BackendMissing", "no")
+    cluster.creation_error = None if made else ("BackendMissing", "no")
     begun = cluster.now
     cluster.succeed("evaluate")
     cluster.until(lambda: cluster.status.phase == "Succeeded", lambda: None)
@@ -147,7 +147,7 @@ def test_the_time_of_finish_begins_once_it_could_be_made() -> None:
         assert (cluster.status.phase, cluster.condition("Running")[0]) == ("Finishing", "False")
         cluster.previous_job_pods = ()
     cluster.end_pod(cluster.pod(child.name), 0)
-    cluster.fault = ("BackendMissing", "no")
+    cluster.creation_error = ("BackendMissing", "no")
     begun = cluster.now
     cluster.until(lambda: cluster.status.phase == "Succeeded", lambda: None)
     assert (end_of(cluster, "finish"), cluster.now) == ("DeadlineExceeded", begun + 600)
@@ -178,20 +178,20 @@ def test_nothing_is_made_for_a_job_that_does_not_parse(begun: bool) -> None:
 
 def test_what_keeps_children_from_being_made_is_shown_until_it_is_gone() -> None:
     cluster = Cluster()
-    cluster.fault = ("BackendMissing", "there is no Training Operator")
-    assert cluster.settle().requeue_after == 60.0
+    cluster.creation_error = ("BackendMissing", "there is no Training Operator")
+    assert cluster.settle().requeue_after == 30.0
     assert cluster.created == []
     assert cluster.condition("Accepted") == ("False", "BackendMissing")
     assert (cluster.status.phase, cluster.status.reason) == ("Pending", "BackendMissing")
-    cluster.fault = ("two words", "a\x1b[31m\n" + "x" * 5000)
+    cluster.creation_error = ("two words", "a\x1b[31m\n" + "x" * 5000)
     cluster.settle()
     assert cluster.condition("Accepted") == ("False", "Unknown")
-    cluster.fault = None
+    cluster.creation_error = None
     cluster.settle()
     assert cluster.condition("Accepted") == ("Unknown", "Checking")
-    cluster.fault = ("BackendMissing", "there is no Training Operator")
+    cluster.creation_error = ("BackendMissing", "there is no Training Operator")
     cluster.fail("check", 69)
-    assert cluster.reconcile().requeue_after == 10.0  # the pause is over before the fault is tried again
+    assert cluster.reconcile().requeue_after == 10.0  # the pause is over before the creation is tried again
 
 
 @pytest.mark.parametrize("stage", ["train", "finish"])

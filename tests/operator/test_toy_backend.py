@@ -185,4 +185,4 @@ def test_a_failed_pod_behind_a_job_restarts_the_attempt(cluster: ToyCluster) -> 
     cluster.end("train", 70)
     cluster.set_status("PodSet", "tiny-train-1", **{"is": "Broken"})
     cluster.until("Restarting")
-    assert "tiny-train-1-" in str(cluster.status["stages"][2]["end"]["pod"])
+    assert "tiny-train-1-" in str(cluster.status["stages"][2]["attemptEnd"]["pod"])

@@ -37,7 +37,7 @@ RUNNING: dict[str, Any] = {
         condition("Degraded", "True", "NodeExcluded", "node-7 is left out"),
     ],
     "stages": [
-        {"name": "check", "state": "Succeeded", "attempt": 1, "end": end("Completed", 0, "Done")},
+        {"name": "check", "state": "Succeeded", "attempt": 1, "attemptEnd": end("Completed", 0, "Done")},
         {
             "name": "train",
             "state": "Running",
@@ -77,8 +77,8 @@ SUCCEEDED: dict[str, Any] = {
 def failed(code: int | None, message: str = "the data is gone") -> dict[str, Any]:
     """Return the status of a job whose training failed, and whose stage `finish` came after that."""
     stages = [
-        {"name": "train", "state": "Failed", "attempt": 1, "end": end("DataMissing", code, "Fail", message)},
-        {"name": "finish", "state": "Succeeded", "attempt": 1, "end": end("Completed", 0, "Done")},
+        {"name": "train", "state": "Failed", "attempt": 1, "attemptEnd": end("InputMissing", code, "Fail", message)},
+        {"name": "finish", "state": "Succeeded", "attempt": 1, "attemptEnd": end("Completed", 0, "Done")},
     ]
-    conditions = [condition("Accepted", "True", "Valid"), condition("Failed", "True", "DataMissing", message)]
-    return {"phase": "Failed", "reason": "DataMissing", "conditions": conditions, "stages": stages, "attempt": 1}
+    conditions = [condition("Accepted", "True", "Valid"), condition("Failed", "True", "InputMissing", message)]
+    return {"phase": "Failed", "reason": "InputMissing", "conditions": conditions, "stages": stages, "attempt": 1}

@@ -97,7 +97,7 @@ def documents() -> dict[str, list[Manifest]]:
     """Return the manifests of each backend's golden file by its name."""
     if str(TOYS) not in sys.path:
         sys.path.append(str(TOYS))
-    again = RestartCounters(infra_restarts=1, commit_step=500, excluded_nodes=["node-7", "node-3"])
+    again = RestartCounters(infra_restarts=1, checkpoint_step=500, excluded_nodes=["node-7", "node-3"])
     train = attempt(gpu_job(), number=2, train_attempt=2, restart_counters=again)
     with_jobs = [attempt(gpu_job(), "check"), train, attempt(gpu_job(), "evaluate")]
     return {

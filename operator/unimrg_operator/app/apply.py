@@ -26,6 +26,7 @@ from unimrg_operator.backends.base import Attempt, Manifest, Resource
 from unimrg_operator.backends.children import child_name
 from unimrg_operator.backends.objects import dicts_of, dig, owner_of, text_of
 from unimrg_operator.backends.registry import SiteBackends
+from unimrg_operator.core.decide import CREATION_RETRY_SECONDS
 from unimrg_operator.core.decision import CreateChild, Decision, DeleteChild, DeletePod
 from unimrg_operator.core.lookup import is_alive
 from unimrg_operator.core.observation import Observation, ObservedJob
@@ -36,15 +37,13 @@ NAMESAKE_SECONDS = 2.0
 """How long to wait for an object of a child's name that is on its way out."""
 PATIENCE_SECONDS = 60.0
 """After so long an object that is on its way out is reported: something holds it."""
-FAULT_SECONDS = 30.0
-"""How soon to try again to make a child that could not be made."""
 STALE_SECONDS = 2.0
 """How long to wait for the cache to show a pod that lives."""
 
-Fault = tuple[str, str]
+CreationError = tuple[str, str]
 """Why a child cannot be made, as (reason, message)."""
-Hindrance = Fault | float | None
-"""What keeps a child from being made: a fault, or somebody to wait for, for so many seconds."""
+Hindrance = CreationError | float | None
+"""What keeps a child from being made: an error, or somebody to wait for, for so many seconds."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class Outcome:
     conflict: bool = False
     """The job has changed meanwhile or is gone: nothing was done."""
     wrote_status: bool = False
-    fault: Fault | None = None
+    creation_error: CreationError | None = None
     retry_after: float | None = None
     """Seconds after which an action is to be tried again that has to wait for somebody else."""
 
@@ -102,7 +101,7 @@ class Applier:
                 self._publisher.publish(job, event)
         if isinstance(hindrance, float):
             return Outcome(wrote_status=bool(patch), retry_after=hindrance)
-        return Outcome(wrote_status=bool(patch), fault=hindrance)
+        return Outcome(wrote_status=bool(patch), creation_error=hindrance)
 
     def _act(self, observation: Observation, decision: Decision) -> Hindrance:
         """Carry out the actions up to the first that cannot be."""
@@ -121,9 +120,9 @@ class Applier:
     def create(self, observation: Observation, action: CreateChild) -> Hindrance:
         """Create a child; one that is ours and exists is as good."""
         job = observation.job
-        assert job.job is not None, "a child was decided for a job that does not parse"
+        assert job.parsed is not None, "a child was decided for a job that does not parse"
         attempt = Attempt(
-            job=job.job,
+            job=job.parsed,
             namespace=job.namespace,
             uid=job.uid,
             stage=action.stage,
@@ -134,7 +133,7 @@ class Applier:
         try:
             manifest = self._backends.render(attempt)
         except UserError as error:
-            return _fault("RenderError", str(error))
+            return _creation_error("RenderError", str(error))
         resource, name = self._backends.resource(action.stage), child_name(attempt)
         if (action.stage, action.attempt) != (VALIDATION, 1) and self._is_alive_unseen(observation):
             return STALE_SECONDS
@@ -147,13 +146,13 @@ class Applier:
                 raise
             return backend_missing(resource)
         except (Forbidden, Refused) as error:
-            return _fault("ChildRefused", f"the API server refuses {name}: {error.message}")
+            return _creation_error("ChildRefused", f"the API server refuses {name}: {error.message}")
         except Unavailable as error:
             if not error.status:
                 raise  # no answer came: the API server is away, or has done it
             # As a rule a webhook that does not answer: that of the operator which looks after this kind.
             message = f"the API server cannot make {name} now: {error.message}"
-            return _fault("BackendUnavailable", message)
+            return _creation_error("BackendUnavailable", message)
         self._created(resource, job.namespace, made)
         return None
 
@@ -182,19 +181,19 @@ class Applier:
             if _digest_of(present) == _digest_of(manifest):
                 self._created(resource, job.namespace, present)
                 return None
-            return _fault("NameConflict", f"{resource.kind} {name} was made from another spec of this job")
+            return _creation_error("NameConflict", f"{resource.kind} {name} was made from another spec of this job")
         if text_of(owner, "kind") == KIND and text_of(owner, "name") == text_of(owner_of(manifest), "name"):
             # The garbage collector is on its way.
             return self._wait_for(present, f"{resource.kind} {name} of an earlier job of this name is still there")
         message = f"{resource.kind} {name} exists and does not belong to this job; delete it or rename the job"
-        return _fault("NameConflict", message)
+        return _creation_error("NameConflict", message)
 
     def _wait_for(self, namesake: Object, message: str) -> Hindrance:
         """Give an object that should go some time before it is reported."""
         now = self._clock()
         if now - self._going.of(text_of(dig(namesake, "metadata"), "uid"), now) <= PATIENCE_SECONDS:
             return NAMESAKE_SECONDS
-        return _fault("NameConflict", message)
+        return _creation_error("NameConflict", message)
 
     def _delete(
         self, resource: Resource, namespace: str, name: str, uid: str, grace_seconds: int | None = None
@@ -222,14 +221,14 @@ def difference(before: Any, after: Object) -> Object:
     return patch
 
 
-def backend_missing(resource: Resource) -> Fault:
-    """Return the fault of a cluster that does not know a kind of child."""
+def backend_missing(resource: Resource) -> CreationError:
+    """Return the error of a cluster that does not know a kind of child."""
     kind = f"{resource.kind} ({resource.group}/{resource.version})"
-    message = f"the CRD of {kind} is not installed; retrying every {FAULT_SECONDS:.0f} s"
-    return _fault("BackendMissing", message)
+    message = f"the CRD of {kind} is not installed; retrying every {CREATION_RETRY_SECONDS} s"
+    return _creation_error("BackendMissing", message)
 
 
-def _fault(reason: str, message: str) -> Fault:
+def _creation_error(reason: str, message: str) -> CreationError:
     return reason, clean(message, TEXT_LIMIT)
 
 

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from unimrg_api.stages import STAGES
 from unimrg_api.status import JobStatus
-from unimrg_operator.app.apply import FAULT_SECONDS, Applier, Fault, backend_missing
+from unimrg_operator.app.apply import Applier, CreationError, backend_missing
 from unimrg_operator.app.events import Warnings
 from unimrg_operator.app.first_seen import FirstSeen
 from unimrg_operator.app.log import log_decision
@@ -20,6 +20,7 @@ from unimrg_operator.app.observe import observe_child, observe_job, observe_pod,
 from unimrg_operator.app.progress_poller import ProgressPoller
 from unimrg_operator.app.world import JobKey, World
 from unimrg_operator.backends.registry import SiteBackends
+from unimrg_operator.core.decide import CREATION_RETRY_SECONDS
 from unimrg_operator.core.decision import CreateChild, Decision
 from unimrg_operator.core.lookup import is_alive
 from unimrg_operator.core.observation import Child, Observation, ObservedJob, Pod
@@ -46,11 +47,11 @@ Decide = Callable[[Observation, float], Decision]
 
 
 @dataclass(frozen=True)
-class _Fault:
+class _FailedCreation:
     """Why a child of the job with that uid could not be made, and when that was last tried."""
 
     uid: str
-    fault: Fault
+    creation_error: CreationError
     time: float
 
 
@@ -79,7 +80,7 @@ class Controller:
         self._warnings = warnings
         self._metrics = metrics
         self._clock = clock
-        self._faults: dict[JobKey, _Fault] = {}
+        self._failed_creations: dict[JobKey, _FailedCreation] = {}
         self._deletions = FirstSeen()
         self._beats: dict[str, float] = {}
         self._threads: list[threading.Thread] = []
@@ -145,7 +146,7 @@ class Controller:
             return UNUSABLE_SECONDS
         item = self._world.job(key)
         if item is None:
-            self._faults.pop(key, None)
+            self._failed_creations.pop(key, None)
             self._poller.forget(key)
             return None
         now = self._clock()
@@ -160,11 +161,9 @@ class Controller:
         if outcome.wrote_status:
             self._count_restarts(job.status, decision.status)
         waits = [decision.requeue_after, outcome.retry_after, look_again]
-        if outcome.fault is not None:
-            self._faults[key] = _Fault(job.uid, outcome.fault, now)
+        if outcome.creation_error is not None:
+            self._failed_creations[key] = _FailedCreation(job.uid, outcome.creation_error, now)
             waits.append(0.0)  # the status has yet to say so
-        elif observation.fault is not None:
-            waits.append(FAULT_SECONDS)
         return min((wait for wait in waits if wait is not None), default=None)
 
     def _retry(self, key: JobKey, observation: Observation, now: float) -> Observation:
@@ -173,22 +172,22 @@ class Controller:
         What is wanted follows from the status that is stored, so it need not be written before; otherwise every try
         would write that all is well and then that it is not.
         """
-        held = self._faults.get(key)
+        held = self._failed_creations.get(key)
         if held is None:
             return observation
-        if held.uid != observation.job.uid or observation.job.job is None:
-            del self._faults[key]
+        if held.uid != observation.job.uid or observation.job.parsed is None:
+            del self._failed_creations[key]
             return observation
-        if now - held.time >= FAULT_SECONDS:
+        if now - held.time >= CREATION_RETRY_SECONDS:
             wanted = self._decide(observation, now).actions
             creations = [action for action in wanted if isinstance(action, CreateChild)]
             hindrances = [self._applier.create(observation, creation) for creation in creations]
-            fault = next((found for found in hindrances if isinstance(found, tuple)), None)
-            if fault is None:
-                del self._faults[key]
+            creation_error = next((found for found in hindrances if isinstance(found, tuple)), None)
+            if creation_error is None:
+                del self._failed_creations[key]
                 return observation
-            held = self._faults[key] = _Fault(held.uid, fault, now)
-        return replace(observation, fault=held.fault)
+            held = self._failed_creations[key] = _FailedCreation(held.uid, creation_error, now)
+        return replace(observation, creation_error=held.creation_error)
 
     def _observe(self, key: JobKey, item: Object, now: float) -> tuple[Observation, float | None]:
         """Return what is known of a job, and in how many seconds warnings may be worth another look."""
@@ -196,10 +195,10 @@ class Controller:
         items = self._world.children(key, job.uid)
         owners = self._world.pod_owners(key, items)
         children = [child for item in items if (child := observe_child(item, self._backends)) is not None]
-        fault = self._presume(key[0], job, children)
+        creation_error = self._presume(key[0], job, children)
         pods = [observe_pod(pod, owners) for pod in self._world.pods(key, job.uid, owners)]
         pods = [
-            pod if pod.deleting_since is None else replace(pod, deletion_observed=self._deletions.of(pod.uid, now))
+            pod if pod.deleting_since is None else replace(pod, deletion_observed_at=self._deletions.of(pod.uid, now))
             for pod in pods
         ]
         namesakes = [observe_pod(pod) for pod in self._world.namesakes_pods(key, job.uid, owners)]
@@ -217,31 +216,32 @@ class Controller:
                     for pod in pods
                 ]
         report = self._poller.report(key, _reporting_pods(children, pods))
-        return Observation(job, tuple(children), tuple(pods), report, fault, previous_job_pods), look_again
+        return Observation(job, tuple(children), tuple(pods), report, creation_error, previous_job_pods), look_again
 
-    def _presume(self, namespace: str, job: ObservedJob, children: list[Child]) -> Fault | None:
+    def _presume(self, namespace: str, job: ObservedJob, children: list[Child]) -> CreationError | None:
         """Hold on to a child that was going on where its kind is not served just now: it need not be gone.
 
-        Returns the fault that this is.
+        Returns why no child can be created meanwhile.
         """
-        fault = None
+        creation_error = None
         for stage in job.status.stages:
             seen = any((child.stage, child.attempt) == (stage.name, stage.attempt) for child in children)
-            if stage.child is None or stage.child_uid is None or stage.end is not None or seen:
+            if stage.child is None or stage.child_uid is None or stage.attempt_end is not None or seen:
                 continue
             kind = self._world.unserved(namespace, stage.name)
             if kind is not None:
                 children.append(presumed_child(stage))
-                fault = backend_missing(kind)
-        return fault
+                creation_error = backend_missing(kind)
+        return creation_error
 
     def _with_warnings(self, namespace: str, thing: ChildOrPod) -> ChildOrPod:
         return replace(thing, warnings=self._warnings.about(namespace, thing.uid))
 
     def _count_restarts(self, before: JobStatus, after: JobStatus) -> None:
         for stage in after.stages:
-            if stage.end is not None and stage.end.action == "Restart" and stage.end != before.stage(stage.name).end:
-                self._metrics.restarts.labels(stage.end.budget).inc()
+            end = stage.attempt_end
+            if end is not None and end.action == "Restart" and end != before.stage(stage.name).attempt_end:
+                self._metrics.restarts.labels(end.budget).inc()
 
 
 def _reporting_pods(children: Sequence[Child], pods: Sequence[Pod]) -> list[str]:
@@ -253,7 +253,7 @@ def _reporting_pods(children: Sequence[Child], pods: Sequence[Pod]) -> list[str]
 
 def _is_short_of_pods(job: ObservedJob, child: Child, pods: Sequence[Pod]) -> bool:
     """Whether a child that goes on lacks pods, or has some that do not run yet."""
-    if job.job is None or child.state != "Active" or child.deleting:
+    if job.parsed is None or child.state != "Active" or child.deleting:
         return False
     own = [pod for pod in pods if pod.child == child.name]
-    return len(own) < STAGES[child.stage].pods(job.job) or any(pod.phase == "Pending" for pod in own)
+    return len(own) < STAGES[child.stage].pods(job.parsed) or any(pod.phase == "Pending" for pod in own)

@@ -68,4 +68,4 @@ def _shown(action: Action) -> str:
 
 
 def _essence(stage: StageStatus) -> tuple[Any, ...]:
-    return stage.state, stage.attempt, stage.end
+    return stage.state, stage.attempt, stage.attempt_end

@@ -45,7 +45,7 @@ class ObservedState:
     """What a child's object says of itself."""
 
     state: ChildState
-    resumed: float | None = None
+    resumed_at: float | None = None
     """Unix time of its last resumption after a suspension; None: never."""
 
 

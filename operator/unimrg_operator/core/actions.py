@@ -1,4 +1,4 @@
-"""Plans actions: create the next attempt, delete children of finished attempts, delete old failed children.
+"""Plans actions: create the next attempt, delete children that still run although their attempt ended, or are old.
 
 An attempt is deleted or replaced only after its end is in the observed status. At most one attempt of the whole job
 runs: the next is created when no pod of any other is left.
@@ -11,16 +11,16 @@ from dataclasses import dataclass
 from unimrg_api.job import UniMRGJob
 from unimrg_api.stages import STAGES, TRAINING
 from unimrg_api.status import JobStatus, RestartCounters, StageStatus
-from unimrg_operator.core.attempts import has_ended
+from unimrg_operator.core.attempts import is_stage_terminal
 from unimrg_operator.core.budgets import backoff
 from unimrg_operator.core.decision import Action, CreateChild, DeleteChild, DeletePod
-from unimrg_operator.core.lookup import can_create_pods, children_of, is_alive, is_running, seconds_until_killed
+from unimrg_operator.core.lookup import can_create_pods, children_of, is_alive, seconds_until_stuck, would_keep_running
 from unimrg_operator.core.observation import Child, Observation
 from unimrg_operator.core.stages import Stages
-from unimrg_operator.core.texts import earliest, parse_time, remaining
+from unimrg_operator.core.texts import parse_time, remaining, shortest_wait
 
-GRACE_TO_EXIT_SECONDS = 15
-"""Time for a controller to record that its child failed: a child that has failed by itself is kept for its logs."""
+CONTROLLER_GRACE_SECONDS = 15
+"""Time for a controller to mark its child Failed. Such a child is not deleted here, so that its logs are kept."""
 KEPT_FAILED_CHILDREN = 2
 """Failed children of each stage that are kept for their logs."""
 
@@ -33,35 +33,40 @@ class Plan:
     requeue_after: float | None = None
 
     def __add__(self, other: Plan) -> Plan:
-        return Plan(self.actions + other.actions, earliest(self.requeue_after, other.requeue_after))
+        return Plan(self.actions + other.actions, shortest_wait(self.requeue_after, other.requeue_after))
 
 
-def plan_next_attempt(stages: Stages, status: JobStatus, observation: Observation, job: UniMRGJob, now: float) -> Plan:
+def plan_next_attempt(
+    stages: Stages, observed_status: JobStatus, observation: Observation, job: UniMRGJob, now: float
+) -> Plan:
     """Return the creation of the next attempt if it is due, else what has to happen before it."""
     stage = stages.current
-    if stage is None or (stage.attempt > 0 and stage.end is None):
+    if stage is None or (stage.attempt > 0 and stage.attempt_end is None):
         return Plan()
-    if stage.end is not None:
-        if not _is_recorded(stage, status):
+    if stage.attempt_end is not None:
+        if not _is_recorded(stage, observed_status):
             return Plan()
-        wait = remaining(parse_time(stage.end.time), backoff(stage.restart_counters, job.spec.run_policy), now)
+        wait = remaining(parse_time(stage.attempt_end.time), backoff(stage.restart_counters, job.spec.run_policy), now)
         if wait:
             return Plan(requeue_after=wait)
     if any(can_create_pods(observation, child, job) for child in observation.children):
         return Plan()
     alive = [pod for pod in observation.pods if is_alive(pod)]
     if alive:
-        ending = [(pod, seconds_until_killed(pod, now)) for pod in alive if pod.deleting_since is not None]
-        stuck = tuple(DeletePod(pod.name, pod.uid) for pod, time in ending if not time)
-        return Plan(stuck, earliest(*(time for _, time in ending)))
+        terminating = [(pod, seconds_until_stuck(pod, now)) for pod in alive if pod.deleting_since is not None]
+        stuck = tuple(DeletePod(pod.name, pod.uid) for pod, seconds_left in terminating if not seconds_left)
+        return Plan(stuck, shortest_wait(*(seconds_left for _, seconds_left in terminating)))
     number, training = stage.attempt + 1, stages[TRAINING]
-    # a stage's first attempt avoids the nodes that the training avoided
-    first = RestartCounters(excluded_nodes=training.restart_counters.excluded_nodes)
+    # the first attempt of a later stage also avoids nodes that training excluded
+    initial_counters = RestartCounters(excluded_nodes=training.restart_counters.excluded_nodes)
     train_attempt = number if STAGES[stage.name].trains else max(1, training.attempt)
-    return Plan((CreateChild(stage.name, number, train_attempt, stage.restart_counters if stage.attempt else first),))
+    counters = stage.restart_counters if stage.attempt else initial_counters
+    return Plan((CreateChild(stage.name, number, train_attempt, counters),))
 
 
-def delete_finished_children(stages: Stages, status: JobStatus, observation: Observation, now: float) -> Plan:
+def plan_deletion_of_running_children(
+    stages: Stages, observed_status: JobStatus, observation: Observation, now: float
+) -> Plan:
     """Return the deletion of children that still run although their attempt has ended.
 
     A child whose pods have all succeeded is kept, however long its controller takes to record that.
@@ -69,37 +74,37 @@ def delete_finished_children(stages: Stages, status: JobStatus, observation: Obs
     plan = Plan()
     for child in observation.children:
         stage = stages[child.stage]
-        if child.deleting or not is_running(observation, child, observation.job.job):
+        if child.deleting or not would_keep_running(observation, child, observation.job.parsed):
             continue
         if child.attempt < stage.attempt:
             plan += Plan((_delete(child),))
-        elif (has_ended(stage) or stage.state == "Restarting") and _is_recorded(stage, status):
-            wait = _grace_to_exit(stage, child, now)
+        elif (is_stage_terminal(stage) or stage.state == "Restarting") and _is_recorded(stage, observed_status):
+            wait = _controller_grace_left(stage, child, now)
             plan += Plan(requeue_after=wait) if wait else Plan((_delete(child),))
     return plan
 
 
-def delete_old_children(status: JobStatus, observation: Observation) -> Plan:
+def plan_deletion_of_old_children(observed_status: JobStatus, observation: Observation) -> Plan:
     """Return the deletion of all but the newest failed children of each stage."""
     old: list[Child] = []
     for name in STAGES:
         failed = [child for child in children_of(observation, name) if child.state == "Failed" and not child.deleting]
-        newest = status.stage(name).attempt
+        newest = observed_status.stage(name).attempt
         old += [child for child in failed[KEPT_FAILED_CHILDREN:] if child.attempt < newest]
     return Plan(tuple(_delete(child) for child in old))
 
 
-def _is_recorded(stage: StageStatus, status: JobStatus) -> bool:
+def _is_recorded(stage: StageStatus, observed_status: JobStatus) -> bool:
     """Whether the observed status has the stage's current attempt, state and end."""
-    seen = status.stage(stage.name)
-    return (seen.attempt, seen.state, seen.end) == (stage.attempt, stage.state, stage.end)
+    seen = observed_status.stage(stage.name)
+    return (seen.attempt, seen.state, seen.attempt_end) == (stage.attempt, stage.state, stage.attempt_end)
 
 
-def _grace_to_exit(stage: StageStatus, child: Child, now: float) -> float:
-    """Return the seconds that a child still has to fail by itself; 0 if none of its pods terminated."""
-    if stage.end is None or stage.end.exit_code is None or stage.attempt != child.attempt:
+def _controller_grace_left(stage: StageStatus, child: Child, now: float) -> float:
+    """Return the seconds left for the child's controller to mark it Failed; 0 without an exit code of this attempt."""
+    if stage.attempt_end is None or stage.attempt_end.exit_code is None or stage.attempt != child.attempt:
         return 0.0
-    return remaining(parse_time(stage.end.time), GRACE_TO_EXIT_SECONDS, now)
+    return remaining(parse_time(stage.attempt_end.time), CONTROLLER_GRACE_SECONDS, now)
 
 
 def _delete(child: Child) -> DeleteChild:

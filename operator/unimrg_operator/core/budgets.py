@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from unimrg_api import texts
-from unimrg_api.exit_codes import Action, Budget, Rule
+from unimrg_api.exit_codes import OUT_OF_MEMORY, Action, Budget, Rule
 from unimrg_api.spec_platform import RunPolicySpec
 from unimrg_api.status import RestartCounters
 
@@ -27,43 +27,50 @@ class Charge:
     """The budget that had no restart left; None if that is not why there is none."""
 
 
-def charge(counters: RestartCounters, rule: Rule, node: str | None, commit_step: int, policy: RunPolicySpec) -> Charge:
+def charge(
+    counters: RestartCounters, rule: Rule, node: str | None, checkpoint_step: int, policy: RunPolicySpec
+) -> Charge:
     """Charge one failed attempt.
 
-    `commit_step` is the step of the newest checkpoint that is known, 0 in a stage without checkpoints. A free restart
-    without a new checkpoint since the previous one is charged to the infrastructure budget: no endless restarts.
+    `checkpoint_step` is the step of the newest checkpoint that is known, 0 in a stage without checkpoints. A free
+    restart without a new checkpoint since the previous one is charged to the infra budget: no endless restarts.
     """
-    advanced = commit_step > counters.commit_step
+    advanced_since_last_failure = checkpoint_step > counters.checkpoint_step
     updated = counters.model_copy(
         update={
-            "commit_step": max(commit_step, counters.commit_step),
-            "failures_in_a_row": 1 if advanced else counters.failures_in_a_row + 1,
-            "out_of_memory": counters.out_of_memory + (rule.fail_after is not None),
+            "checkpoint_step": max(checkpoint_step, counters.checkpoint_step),
+            "consecutive_failures": 1 if advanced_since_last_failure else counters.consecutive_failures + 1,
+            "out_of_memory": counters.out_of_memory + (rule == OUT_OF_MEMORY),
             "stalls": _stalls(counters, rule, node),
         }
     )
     updated = updated.model_copy(update={"excluded_nodes": _excluded(updated, rule, node)})
     if rule.action is Action.FAIL or (rule.fail_after is not None and updated.out_of_memory >= rule.fail_after):
         return Charge(updated, restart=False, budget=Budget.NONE)
-    made_progress = counters.free_commit_step is None or updated.commit_step > counters.free_commit_step
-    budget = Budget.INFRA if rule.budget is Budget.FREE and not made_progress else rule.budget
-    if budget is Budget.USER:
-        used, limit, field = updated.user_restarts, policy.max_restarts, "user_restarts"
-    elif budget is Budget.INFRA:
-        used, limit, field = updated.infra_restarts, policy.max_infra_restarts, "infra_restarts"
-    else:
-        used, limit, field = updated.free_restarts, None, "free_restarts"
-    if limit is not None and used >= limit:
-        return Charge(updated, restart=False, budget=Budget.NONE, exhausted=budget)
-    changes = {field: used + 1}
+    free_step = counters.free_checkpoint_step
+    advanced_since_free_restart = free_step is None or updated.checkpoint_step > free_step
+    budget = Budget.INFRA if rule.budget is Budget.FREE and not advanced_since_free_restart else rule.budget
     if budget is Budget.FREE:
-        changes["free_commit_step"] = updated.commit_step
+        changes = {"free_restarts": updated.free_restarts + 1, "free_checkpoint_step": updated.checkpoint_step}
+    else:
+        used, limit, _ = limits(updated, policy)[budget]
+        if used >= limit:
+            return Charge(updated, restart=False, budget=Budget.NONE, exhausted=budget)
+        changes = {"user_restarts" if budget is Budget.USER else "infra_restarts": used + 1}
     return Charge(updated.model_copy(update=changes), restart=True, budget=budget)
+
+
+def limits(counters: RestartCounters, policy: RunPolicySpec) -> dict[Budget, tuple[int, int, str]]:
+    """Return the restarts used, their limit, and what they follow, of each budget that is limited."""
+    return {
+        Budget.USER: (counters.user_restarts, policy.max_restarts, "program failures"),
+        Budget.INFRA: (counters.infra_restarts, policy.max_infra_restarts, "infrastructure failures"),
+    }
 
 
 def backoff(counters: RestartCounters, policy: RunPolicySpec) -> float:
     """Return the seconds between the last failed attempt and the next."""
-    return texts.backoff(policy.backoff_seconds, policy.max_backoff_seconds, counters.failures_in_a_row)
+    return texts.backoff(policy.backoff_seconds, policy.max_backoff_seconds, counters.consecutive_failures)
 
 
 def _stalls(counters: RestartCounters, rule: Rule, node: str | None) -> dict[str, int]:

@@ -8,13 +8,13 @@ from typing import Literal
 from unimrg_api.job import UniMRGJob
 from unimrg_api.stages import STAGES, VALIDATION
 from unimrg_api.status import Condition, ConditionType, JobStatus, ProgressStatus, StageStatus
-from unimrg_operator.core.attempts import has_ended
-from unimrg_operator.core.budgets import backoff
+from unimrg_operator.core.attempts import is_stage_terminal
+from unimrg_operator.core.budgets import backoff, limits
 from unimrg_operator.core.lookup import children_of, has_succeeded, is_alive, pods_of, unfinished_children
 from unimrg_operator.core.observation import Observation, Pod
-from unimrg_operator.core.progress import PodReports
+from unimrg_operator.core.progress import ReportedStatus
 from unimrg_operator.core.stages import Stages
-from unimrg_operator.core.texts import camel_case, earliest, format_time, one_line, parse_time, remaining
+from unimrg_operator.core.texts import format_time, one_line, parse_time, remaining, shortest_wait, valid_reason
 
 NO_REPORT_SECONDS = 60
 """Without a report for this long, Progressing becomes Unknown."""
@@ -40,20 +40,22 @@ class StatusInputs:
     observation: Observation
     job: UniMRGJob
     stages: Stages
-    reported: PodReports
+    reported: ReportedStatus
     progress: ProgressStatus | None
-    old: JobStatus
+    observed_status: JobStatus
     now: float
 
 
-def to_condition(name: ConditionType, value: ConditionValue, old: JobStatus, generation: int, now: float) -> Condition:
+def to_condition(
+    condition_type: ConditionType, value: ConditionValue, observed_status: JobStatus, generation: int, now: float
+) -> Condition:
     """Return a value as a condition, with the time at which its status last changed."""
-    before = old.condition(name)
+    before = observed_status.condition(condition_type)
     same = before is not None and before.status == value.status
     return Condition(
-        type=name,
+        type=condition_type,
         status=value.status,
-        reason=camel_case(value.reason, "Unknown"),
+        reason=valid_reason(value.reason, "Unknown"),
         message=one_line(value.message),
         last_transition_time=before.last_transition_time if before is not None and same else format_time(now),
         observed_generation=generation,
@@ -61,21 +63,21 @@ def to_condition(name: ConditionType, value: ConditionValue, old: JobStatus, gen
 
 
 def accepted(inputs: StatusInputs) -> ConditionValue:
-    """Whether the check stage has accepted the job."""
+    """Whether the check stage succeeded and the job's children can be created."""
     check = inputs.stages[VALIDATION]
-    if inputs.observation.fault is not None:
-        reason, message = inputs.observation.fault
+    if inputs.observation.creation_error is not None:
+        reason, message = inputs.observation.creation_error
         return ConditionValue("False", reason, message)
     if check.state in ("Succeeded", "Skipped"):
         return ConditionValue("True", "Valid", "the check succeeded")
-    if check.end is not None:
-        return ConditionValue("False", check.end.reason, check.end.message)
+    if check.attempt_end is not None:
+        return ConditionValue("False", check.attempt_end.reason, check.attempt_end.message)
     for pod in _pods(inputs, check):
         if pod.waiting_reason == "CreateContainerConfigError":
-            return ConditionValue("False", _configuration_fault(pod), _waiting_message(pod))
+            return ConditionValue("False", _container_config_reason(pod), _waiting_message(pod))
     if inputs.observation.previous_job_pods and check.attempt == 0:
         return ConditionValue("Unknown", "PreviousJobEnding", _previous_job_message(inputs))
-    before = inputs.old.condition("Accepted")
+    before = inputs.observed_status.condition("Accepted")
     if check.attempt > 1 and before is not None and before.status == "False":
         return ConditionValue("False", before.reason, before.message)  # until a retry has succeeded
     return ConditionValue("Unknown", "Checking", "the check has not ended yet")
@@ -86,16 +88,16 @@ def running(inputs: StatusInputs) -> ConditionValue:
     stage = inputs.stages.current
     if stage is None:
         return ConditionValue("False", "Finished", "all stages have ended")
-    if inputs.observation.previous_job_pods and (stage.attempt == 0 or stage.end is not None):
+    if inputs.observation.previous_job_pods and (stage.attempt == 0 or stage.attempt_end is not None):
         return ConditionValue("False", "PreviousJobEnding", _previous_job_message(inputs))
     if stage.attempt == 0 and (blocking := unfinished_children(inputs.observation, inputs.job)):
         return ConditionValue("False", "PreviousStageEnding", f"{stage.name} waits for {', '.join(blocking)} to end")
-    if stage.end is not None:
-        not_before = parse_time(stage.end.time) + backoff(stage.restart_counters, inputs.job.spec.run_policy)
+    if stage.attempt_end is not None:
+        not_before = parse_time(stage.attempt_end.time) + backoff(stage.restart_counters, inputs.job.spec.run_policy)
         message = f"{stage.name} attempt {stage.attempt + 1} starts after {format_time(not_before)}"
         if alive := [pod.name for pod in inputs.observation.pods if is_alive(pod)]:
             message += f", once these pods have ended: {', '.join(alive)}"
-        return ConditionValue("False", "Restarting", one_line(message, stage.end.message))
+        return ConditionValue("False", "Restarting", one_line(message, stage.attempt_end.message))
     if stage.state == "Suspended":
         message = f"{stage.name} attempt {stage.attempt} is suspended; resume {stage.child} to continue"
         return ConditionValue("False", "Suspended", message)
@@ -116,31 +118,32 @@ def running(inputs: StatusInputs) -> ConditionValue:
     return ConditionValue("False", _waiting_reason(waiting), one_line(what, *reasons))
 
 
-def progressing(inputs: StatusInputs, run: Condition) -> ConditionValue:
-    """Whether the current stage makes progress; `run` is the condition Running."""
+def progressing(inputs: StatusInputs, running_condition: Condition) -> ConditionValue:
+    """Whether the current stage makes progress."""
     stage = inputs.stages.current
     if stage is None:
         return ConditionValue("False", "Finished")
-    if run.status != "True":
+    if running_condition.status != "True":
         return ConditionValue("Unknown", "NotRunning", "no pod is running that could report progress")
-    since = parse_time(run.last_transition_time)
+    since = parse_time(running_condition.last_transition_time)
     report = inputs.observation.report
-    mine = report is not None and any(pod.uid == report.pod_uid for pod in _pods(inputs, stage))
-    reported_at = max(since, report.received) if report is not None and mine else since
+    from_current_stage = report is not None and any(pod.uid == report.pod_uid for pod in _pods(inputs, stage))
+    reported_at = max(since, report.received) if report is not None and from_current_stage else since
     wait = remaining(reported_at, NO_REPORT_SECONDS, inputs.now)
     if not wait:
         return ConditionValue("Unknown", "NoReport", f"{stage.name}: no report for {NO_REPORT_SECONDS} seconds")
     progress = inputs.progress
-    if report is None or not mine:
+    if report is None or not from_current_stage:
         return ConditionValue("Unknown", "Starting", f"{stage.name}: no report yet", wait)
     if progress is None or progress.stage != stage.name or not report.progress.total_steps:
-        return ConditionValue("Unknown", "Starting", one_line(f"{stage.name}: no step", report.progress.message), wait)
+        message = one_line(f"{stage.name}: no step yet", report.progress.message)
+        return ConditionValue("Unknown", "Starting", message, wait)
     timeout = inputs.job.spec.run_policy.stall_timeout_seconds
     until_stalled = remaining(max(since, parse_time(progress.updated_time)), timeout, inputs.now)
     if not until_stalled:
         return ConditionValue("False", "Stalled", f"{stage.name}: no new step for {timeout} seconds", wait)
     message = one_line(f"{stage.name}: step {progress.steps}", report.progress.message)
-    return ConditionValue("True", "Advancing", message, earliest(wait, until_stalled))
+    return ConditionValue("True", "Advancing", message, shortest_wait(wait, until_stalled))
 
 
 def checkpointed(inputs: StatusInputs) -> ConditionValue:
@@ -153,22 +156,20 @@ def checkpointed(inputs: StatusInputs) -> ConditionValue:
 
 def degraded(inputs: StatusInputs) -> ConditionValue:
     """Whether the job has a problem that does not fail it."""
-    policy, stages = inputs.job.spec.run_policy, inputs.stages
+    stages = inputs.stages
     found: list[tuple[str, str]] = []
     for stage in stages.all:
         definition = STAGES[stage.name]
-        if not definition.decides and stage.state == "Failed" and stage.end is not None:
-            found.append((definition.failure_reason or stage.end.reason, f"{stage.name}: {stage.end.message}"))
+        if not definition.decides and stage.state == "Failed" and stage.attempt_end is not None:
+            found.append(
+                (definition.failure_reason or stage.attempt_end.reason, f"{stage.name}: {stage.attempt_end.message}")
+            )
     nodes = list(dict.fromkeys(node for stage in stages.all for node in stage.restart_counters.excluded_nodes))
     if nodes:
         found.append(("NodeExcluded", f"new attempts are not scheduled on {', '.join(nodes)}"))
     current = stages.current
     if current is not None:
-        counters = current.restart_counters
-        for used, limit, kind in (
-            (counters.user_restarts, policy.max_restarts, "program failures"),
-            (counters.infra_restarts, policy.max_infra_restarts, "infrastructure failures"),
-        ):
+        for used, limit, kind in limits(current.restart_counters, inputs.job.spec.run_policy).values():
             if used and used >= limit:
                 found.append(("RestartBudgetExhausted", f"{current.name}: all {limit} restarts after {kind} are used"))
     if not found:
@@ -178,7 +179,7 @@ def degraded(inputs: StatusInputs) -> ConditionValue:
 
 def _pods(inputs: StatusInputs, stage: StageStatus) -> list[Pod]:
     """Return the pods of a stage's newest attempt; none once the stage has ended."""
-    return pods_of(inputs.observation, stage.child) if stage.child and not has_ended(stage) else []
+    return pods_of(inputs.observation, stage.child) if stage.child and not is_stage_terminal(stage) else []
 
 
 def _previous_job_message(inputs: StatusInputs) -> str:
@@ -189,13 +190,13 @@ def _waiting_reason(waiting: list[Pod]) -> str:
     reasons = [pod.waiting_reason for pod in waiting]
     for pod in waiting:
         if pod.waiting_reason == "CreateContainerConfigError":
-            return _configuration_fault(pod)
+            return _container_config_reason(pod)
     if any("Image" in reason for reason in reasons):
         return "ImagePull"
     return "Unschedulable" if "Unschedulable" in reasons else "PodsPending"
 
 
-def _configuration_fault(pod: Pod) -> str:
+def _container_config_reason(pod: Pod) -> str:
     return "SecretMissing" if "secret" in pod.waiting_message.lower() else "ContainerConfigInvalid"
 
 

@@ -11,16 +11,21 @@ from functools import partial
 from unimrg_api.stages import TRAINING
 from unimrg_api.status import JobStatus
 from unimrg_operator.core import conditions
-from unimrg_operator.core.actions import Plan, delete_finished_children, delete_old_children, plan_next_attempt
+from unimrg_operator.core.actions import (
+    Plan,
+    plan_deletion_of_old_children,
+    plan_deletion_of_running_children,
+    plan_next_attempt,
+)
 from unimrg_operator.core.conditions import ConditionValue, StatusInputs
 from unimrg_operator.core.decision import CreateChild, Decision
 from unimrg_operator.core.events import acceptance_events, events
 from unimrg_operator.core.observation import Observation
-from unimrg_operator.core.progress import progress_of, read_reports
-from unimrg_operator.core.stages import Stages, is_terminal, phase_of, result_so_far, update_stages
-from unimrg_operator.core.texts import earliest, format_time
+from unimrg_operator.core.progress import merge_progress, merge_reports
+from unimrg_operator.core.stages import Stages, decided_result, is_job_terminal, phase_of, update_stages
+from unimrg_operator.core.texts import format_time, shortest_wait
 
-FAULT_RETRY_SECONDS = 60
+CREATION_RETRY_SECONDS = 30
 """Interval at which a job that cannot create children is checked again."""
 PREVIOUS_JOB_RETRY_SECONDS = 10
 """Interval at which pods of an earlier job of the same name are looked for again."""
@@ -31,46 +36,47 @@ def decide(observation: Observation, now: float) -> Decision:
 
     Idempotent: with the returned status as the observed one and nothing else changed, it returns an equal status.
     """
-    old = observation.job.status
+    observed_status = observation.job.status
     if observation.job.deleting:
-        return Decision(old)  # garbage collection deletes the children, with their grace period
-    if is_terminal(old):
-        plan = delete_finished_children(Stages(tuple(old.stages)), old, observation, now)
-        return Decision(old, plan.actions, requeue_after=plan.requeue_after)
-    job = observation.job.job
+        return Decision(observed_status)  # garbage collection deletes the children, with their grace period
+    if is_job_terminal(observed_status):
+        stages = Stages(tuple(observed_status.stages))
+        plan = plan_deletion_of_running_children(stages, observed_status, observation, now)
+        return Decision(observed_status, plan.actions, requeue_after=plan.requeue_after)
+    job = observation.job.parsed
     if job is None:
         return _invalid_job(observation, now)
-    reported = read_reports(old, observation, job)
-    stages = update_stages(old, observation, job, reported.commit_step, now)
-    progress = progress_of(old.progress, stages.current, observation, job)
-    inputs = StatusInputs(observation, job, stages, reported, progress, old, now)
+    reported = merge_reports(observed_status, observation, job)
+    stages = update_stages(observed_status, observation, job, reported.checkpoint_step, now)
+    progress = merge_progress(observed_status.progress, stages.current, observation, job)
+    inputs = StatusInputs(observation, job, stages, reported, progress, observed_status, now)
     status, requeue_after = _status(inputs)
-    plan = delete_finished_children(stages, old, observation, now)
-    plan += delete_old_children(old, observation)
+    plan = plan_deletion_of_running_children(stages, observed_status, observation, now)
+    plan += plan_deletion_of_old_children(observed_status, observation)
     plan += _next_attempt(inputs)
-    requeue_after = earliest(stages.requeue_after, plan.requeue_after, requeue_after)
-    return Decision(status, plan.actions, events(old, status, job.spec.run_policy), requeue_after)
+    requeue_after = shortest_wait(stages.requeue_after, plan.requeue_after, requeue_after)
+    return Decision(status, plan.actions, events(observed_status, status, job.spec.run_policy), requeue_after)
 
 
 def _next_attempt(inputs: StatusInputs) -> Plan:
-    plan = plan_next_attempt(inputs.stages, inputs.old, inputs.observation, inputs.job, inputs.now)
-    retry_after = FAULT_RETRY_SECONDS if inputs.observation.fault is not None else None
+    plan = plan_next_attempt(inputs.stages, inputs.observed_status, inputs.observation, inputs.job, inputs.now)
+    retry_after = CREATION_RETRY_SECONDS if inputs.observation.creation_error is not None else None
     if inputs.observation.previous_job_pods:
         retry_after = PREVIOUS_JOB_RETRY_SECONDS
     if retry_after is None:
         return plan
     without_creations = tuple(action for action in plan.actions if not isinstance(action, CreateChild))
-    return Plan(without_creations, earliest(plan.requeue_after, retry_after))
+    return Plan(without_creations, shortest_wait(plan.requeue_after, retry_after))
 
 
 def _status(inputs: StatusInputs) -> tuple[JobStatus, float | None]:
     """Return the whole status, and the seconds until a condition can change without any event."""
-    stages, reported, old, now = inputs.stages, inputs.reported, inputs.old, inputs.now
+    stages, reported, observed_status, now = inputs.stages, inputs.reported, inputs.observed_status, inputs.now
     generation = inputs.observation.job.generation
-    result = result_so_far(stages, inputs.job)
+    result = decided_result(stages, inputs.job)
     phase = phase_of(stages, result)
 
-    to_condition = partial(conditions.to_condition, old=old, generation=generation, now=now)
+    to_condition = partial(conditions.to_condition, observed_status=observed_status, generation=generation, now=now)
 
     accepted = to_condition("Accepted", conditions.accepted(inputs))
     run = to_condition("Running", conditions.running(inputs))
@@ -98,7 +104,7 @@ def _status(inputs: StatusInputs) -> tuple[JobStatus, float | None]:
         checkpoint=reported.checkpoint,
         benchmarks=reported.benchmarks,
         mlflow=reported.mlflow,
-        start_time=old.start_time or _start_time(inputs.observation, now),
+        start_time=observed_status.start_time or _start_time(inputs.observation, now),
         completion_time=format_time(now) if stages.current is None else None,
     )
     return status, progressing.requeue_after
@@ -110,16 +116,16 @@ def _start_time(observation: Observation, now: float) -> str:
 
 def _invalid_job(observation: Observation, now: float) -> Decision:
     """Return the decision for a job whose spec does not parse: Accepted=False; nothing is created or deleted."""
-    old, generation = observation.job.status, observation.job.generation
+    observed_status, generation = observation.job.status, observation.job.generation
     value = ConditionValue("False", "InvalidSpec", observation.job.parse_error)
-    not_accepted = conditions.to_condition("Accepted", value, old, generation, now)
-    others = [condition for condition in old.conditions if condition.type != "Accepted"]
-    status = old.model_copy(
+    not_accepted = conditions.to_condition("Accepted", value, observed_status, generation, now)
+    others = [condition for condition in observed_status.conditions if condition.type != "Accepted"]
+    status = observed_status.model_copy(
         update={
             "observed_generation": generation,
             "reason": not_accepted.reason,
             "conditions": [not_accepted, *others],
-            "start_time": old.start_time or _start_time(observation, now),
+            "start_time": observed_status.start_time or _start_time(observation, now),
         }
     )
-    return Decision(status, events=acceptance_events(old, status))
+    return Decision(status, events=acceptance_events(observed_status, status))

@@ -39,17 +39,18 @@ def _stage_events(old: StageStatus, new: StageStatus, policy: RunPolicySpec) -> 
     found: list[Event] = []
     if new.attempt > old.attempt:
         found.append(Event("Normal", "StageStarted", f"{new.name} attempt {new.attempt} started as {new.child}"))
-    end = new.end
-    if end is None or (new.attempt, end) == (old.attempt, old.end):
+    end = new.attempt_end
+    if end is None or (new.attempt, end) == (old.attempt, old.attempt_end):
         return found
     if end.action == "Done":
         found.append(Event("Normal", "StageSucceeded", f"{new.name} attempt {new.attempt} succeeded"))
         return found
-    what = f"{new.name} attempt {new.attempt} ended: {end.reason}"
-    found.append(Event("Warning", "AttemptEnded", one_line(what, end.message)))
+    what = f"{new.name} attempt {new.attempt} failed: {end.reason}"
+    found.append(Event("Warning", "AttemptFailed", one_line(what, end.message)))
     if end.action == "Restart":
-        pause = duration(backoff(new.restart_counters, policy))
-        found.append(Event("Normal", "Restarting", f"{new.name} restarts in {pause}, on the {end.budget} budget"))
+        delay = duration(backoff(new.restart_counters, policy))
+        message = f"{new.name} restarts in {delay}, charged to the {end.budget} restart budget"
+        found.append(Event("Normal", "Restarting", message))
     for node in new.restart_counters.excluded_nodes:
         if node not in old.restart_counters.excluded_nodes:
             found.append(Event("Warning", "NodeExcluded", f"later attempts of {new.name} are not scheduled on {node}"))

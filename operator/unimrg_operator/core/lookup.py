@@ -29,7 +29,9 @@ def is_alive(pod: Pod) -> bool:
 
 def has_succeeded(pod: Pod) -> bool:
     """Whether a pod terminated with success."""
-    if pod.terminated is None or pod.phase == "Failed":
+    if pod.phase == "Failed":
+        return False
+    if pod.terminated is None:
         return pod.phase == "Succeeded"
     return pod.terminated.exit_code == 0
 
@@ -44,8 +46,8 @@ def is_on_lost_node(pod: Pod) -> bool:
     return pod.phase == "Unknown" or pod.disruption == "NodeLost"
 
 
-def seconds_until_killed(pod: Pod, now: float) -> float:
-    """Return the seconds until a terminating pod is killed by force; 0 if they are over, or its node is lost.
+def seconds_until_stuck(pod: Pod, now: float) -> float:
+    """Return the seconds until a terminating pod counts as stuck; 0 if it does, or if its node is lost.
 
     The API server's clock may be behind ours, so the wait does not begin before we observed the deletion. Clock skew
     only lengthens it: a pod that is killed too early could still write a checkpoint.
@@ -53,7 +55,7 @@ def seconds_until_killed(pod: Pod, now: float) -> float:
     assert pod.deleting_since is not None
     if is_on_lost_node(pod):
         return 0.0
-    since = max(pod.deleting_since, pod.deletion_observed or 0.0)
+    since = max(pod.deleting_since, pod.deletion_observed_at or 0.0)
     return max(0.0, since + pod.grace_seconds + STUCK_SECONDS - now)
 
 
@@ -69,8 +71,8 @@ def can_create_pods(observation: Observation, child: Child, job: UniMRGJob | Non
     return child.state in ("Active", "Suspended") and not all_pods_succeeded(observation, child, job)
 
 
-def is_running(observation: Observation, child: Child, job: UniMRGJob | None) -> bool:
-    """Whether a child can create pods, or has running pods that are not terminating."""
+def would_keep_running(observation: Observation, child: Child, job: UniMRGJob | None) -> bool:
+    """Whether a child continues unless deleted: it can create pods, or has live pods that are not terminating."""
     pods = pods_of(observation, child.name)
     running = any(is_alive(pod) and pod.deleting_since is None for pod in pods)
     return running or can_create_pods(observation, child, job)

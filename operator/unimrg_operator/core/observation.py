@@ -14,13 +14,13 @@ from unimrg_api.termination import TerminationRecord
 
 @dataclass(frozen=True)
 class ObservedJob:
-    """The UniMRGJob object. `job` is None where it does not parse; then `parse_error` says why."""
+    """The UniMRGJob object. `parsed` is None where it does not parse; then `parse_error` says why."""
 
     name: str
     namespace: str
     uid: str
     generation: int
-    job: UniMRGJob | None
+    parsed: UniMRGJob | None
     status: JobStatus
     parse_error: str = ""
     deleting: bool = False
@@ -44,8 +44,8 @@ class Child:
     restart_counters: RestartCounters = field(default_factory=RestartCounters)
     deleting: bool = False
     warnings: tuple[str, ...] = ()
-    """Messages of recent Warning events about the child (quota, Pod Security). For people; no decision uses them."""
-    resumed: float | None = None
+    """Messages of recent Warning events about the child. Shown in conditions; no decision depends on them."""
+    resumed_at: float | None = None
     """When it was last resumed after a suspension; None: never."""
 
 
@@ -72,11 +72,10 @@ class Pod:
     phase: Literal["Pending", "Running", "Succeeded", "Failed", "Unknown"]
     created: float
     node: str | None = None
-    ip: str | None = None
     deleting_since: float | None = None
     """When its deletion was requested (deletionTimestamp minus grace period); None if it was not."""
-    deletion_observed: float | None = None
-    """When this operator process first observed that, by its own clock; None if it does not know."""
+    deletion_observed_at: float | None = None
+    """When this operator process first observed that, by its own clock; None if it has not observed it."""
     grace_seconds: int = 30
     memory_limit: str = ""
     """Memory limit of the trainer's container, e.g. `4Gi`; empty if it has none."""
@@ -107,7 +106,7 @@ class Observation:
     pods: tuple[Pod, ...] = ()
     report: ProgressReport | None = None
     """The newest report; None if no pod answered since the operator started."""
-    fault: tuple[str, str] | None = None
+    creation_error: tuple[str, str] | None = None
     """Why children cannot be created, as (reason, message): BackendMissing, NameConflict, ImageMissing; see `app/`."""
     previous_job_pods: tuple[str, ...] = ()
     """Names of live pods of an earlier job of the same name: they may still write checkpoints to the same prefix."""

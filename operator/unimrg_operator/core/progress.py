@@ -17,14 +17,14 @@ from unimrg_api.termination import TerminationRecord
 from unimrg_api.texts import duration
 from unimrg_operator.core.lookup import children_of, pods_of
 from unimrg_operator.core.observation import Observation, ProgressReport
-from unimrg_operator.core.texts import count, format_time, number
+from unimrg_operator.core.texts import clamp_count, format_number, format_time
 
 _LOSSES_LIMIT, _BENCHMARKS_LIMIT, _NAME_LIMIT = 16, 32, 64
 _CLOCK_SKEW_SECONDS = 60
 
 
 @dataclass(frozen=True)
-class PodReports:
+class ReportedStatus:
     """The status fields that come from pods, except progress."""
 
     checkpoint: CheckpointStatus | None
@@ -32,12 +32,12 @@ class PodReports:
     mlflow: MlflowStatus | None
 
     @property
-    def commit_step(self) -> int:
+    def checkpoint_step(self) -> int:
         """Step of the newest checkpoint; 0 if there is none."""
         return self.checkpoint.step if self.checkpoint is not None else 0
 
 
-def read_reports(status: JobStatus, observation: Observation, job: UniMRGJob) -> PodReports:
+def merge_reports(observed_status: JobStatus, observation: Observation, job: UniMRGJob) -> ReportedStatus:
     """Return the observed status's fields, updated from what pods report now."""
     records = _records(observation)
     steps = [step_in(record.checkpoint or "") or 0 for record in records]
@@ -46,10 +46,10 @@ def read_reports(status: JobStatus, observation: Observation, job: UniMRGJob) ->
     if report is not None and any(pod.uid == report.pod_uid for pod in observation.pods):
         steps.append(report.progress.checkpoint_step or 0)
         runs.append((report.progress.mlflow_run_id, report.progress.mlflow_url))
-    return PodReports(
-        checkpoint=_checkpoint(status.checkpoint, steps, job),
-        benchmarks=_benchmarks(records) or status.benchmarks,
-        mlflow=_mlflow(status.mlflow, runs),
+    return ReportedStatus(
+        checkpoint=_checkpoint(observed_status.checkpoint, steps, job),
+        benchmarks=_benchmarks(records) or observed_status.benchmarks,
+        mlflow=_mlflow(observed_status.mlflow, runs),
     )
 
 
@@ -90,13 +90,13 @@ def _benchmarks(records: list[TerminationRecord]) -> list[NamedNumber]:
     return [NamedNumber(name=name, value=value) for name, value in sorted(values.items())[:_BENCHMARKS_LIMIT]]
 
 
-def progress_of(
+def merge_progress(
     old: ProgressStatus | None, current: StageStatus | None, observation: Observation, job: UniMRGJob
 ) -> ProgressStatus | None:
     """Return the current stage's own progress; once no stage that reports is left, the training's.
 
     It comes from the report of a running pod, else from the training's newest termination record, else from the old
-    status. Another stage's steps are never shown; its losses are kept, because only training has any.
+    status. Another stage's steps are never merged; its losses are kept, because only training has any.
     """
     reports = current is not None and STAGES[current.name].reports_progress
     name = current.name if current is not None and reports else TRAINING
@@ -132,20 +132,20 @@ def _from_report(
     progress = report.progress
     credible = 0 < progress.updated <= report.received + _CLOCK_SKEW_SECONDS
     updated = progress.updated if credible else report.received
-    shown = _progress(old, stage, progress.step, progress.total_steps, updated)
-    values = {clean(name, _NAME_LIMIT): number(value) for name, value in progress.losses.items()}
+    new = _progress(old, stage, progress.step, progress.total_steps, updated)
+    values = {clean(name, _NAME_LIMIT): format_number(value) for name, value in progress.losses.items()}
     losses = [NamedNumber(name=name, value=value) for name, value in list(values.items())[:_LOSSES_LIMIT]]
     if losses:
-        shown = shown.model_copy(update={"losses": losses, "loss": number(_total(progress.losses, weights))})
-    if old is not None and _advance_key(old) == _advance_key(shown):
+        new = new.model_copy(update={"losses": losses, "loss": format_number(_total(progress.losses, weights))})
+    if old is not None and _advance_key(old) == _advance_key(new):
         return old  # no new step: keep updated_time, so that a stall shows
     update: dict[str, object] = {}
     if progress.eta_seconds is not None:
-        eta = count(progress.eta_seconds)
+        eta = clamp_count(progress.eta_seconds)
         update |= {"eta_seconds": eta, "eta": duration(eta)}
     if progress.samples_per_second is not None:
-        update["samples_per_second"] = number(progress.samples_per_second)
-    return shown.model_copy(update=update)
+        update["samples_per_second"] = format_number(progress.samples_per_second)
+    return new.model_copy(update=update)
 
 
 def _total(losses: Mapping[str, float], weights: Mapping[str, float]) -> float:
@@ -160,7 +160,7 @@ def _advance_key(progress: ProgressStatus) -> tuple[object, ...]:
 
 def _progress(old: ProgressStatus | None, stage: StageName, step: int, total: int, updated: float) -> ProgressStatus:
     """Return a stage's progress with the losses that were reported last: only training has losses."""
-    step, total = count(step), count(total)
+    step, total = clamp_count(step), clamp_count(total)
     return ProgressStatus(
         stage=stage,
         step=step,

@@ -6,17 +6,17 @@ Stage definitions and the rule for the result are in `unimrg_api.stages`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 from unimrg_api.job import UniMRGJob
 from unimrg_api.stages import STAGES, JobPhase, Outcome, StageName, is_skipped, result_of
 from unimrg_api.status import AttemptEnd, JobStatus, StageState, StageStatus
-from unimrg_operator.core.attempts import Update, has_ended, update_stage, with_end
+from unimrg_operator.core.attempts import StageUpdate, is_stage_terminal, update_stage, with_attempt_end
 from unimrg_operator.core.lookup import unfinished_children
 from unimrg_operator.core.observation import Observation
-from unimrg_operator.core.texts import earliest, format_time, parse_time, remaining
+from unimrg_operator.core.texts import format_time, parse_time, remaining, shortest_wait
 
 _PHASES: dict[StageState, JobPhase] = {"Running": "Running", "Restarting": "Restarting", "Suspended": "Suspended"}
-_OUTCOMES: dict[str, Outcome] = {"Succeeded": "Succeeded", "Failed": "Failed", "Skipped": "Skipped"}
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,12 @@ class Stages:
     @property
     def current(self) -> StageStatus | None:
         """The first stage that has not ended; None after the last."""
-        return next((stage for stage in self.all if not has_ended(stage)), None)
+        return next((stage for stage in self.all if not is_stage_terminal(stage)), None)
 
     @property
     def outcomes(self) -> dict[StageName, Outcome]:
         """Outcomes of the stages that have ended."""
-        return {stage.name: _OUTCOMES[stage.state] for stage in self.all if has_ended(stage)}
+        return {stage.name: cast(Outcome, stage.state) for stage in self.all if is_stage_terminal(stage)}
 
 
 @dataclass(frozen=True)
@@ -51,35 +51,34 @@ class Result:
     succeeded: bool
 
 
-def update_stages(status: JobStatus, observation: Observation, job: UniMRGJob, commit_step: int, now: float) -> Stages:
-    """Return every stage, updated from the observation.
-
-    `status` is the observed status, `commit_step` the step of the newest checkpoint.
-    """
+def update_stages(
+    observed_status: JobStatus, observation: Observation, job: UniMRGJob, checkpoint_step: int, now: float
+) -> Stages:
+    """Return every stage, updated from the observation; `checkpoint_step` is that of the newest checkpoint."""
     stages, order, children = Stages(()), list(STAGES), observation.children
     for name, definition in STAGES.items():
-        stage, wait = update_stage(status.stage(name), observation, job, commit_step, now)
-        if stage.state == "Pending" and is_skipped(name, job, stages.outcomes, commit_step):
+        stage, wait = update_stage(observed_status.stage(name), observation, job, checkpoint_step, now)
+        if stage.state == "Pending" and is_skipped(name, job, stages.outcomes, checkpoint_step):
             stage = StageStatus(name=name, state="Skipped")
         elif stage.state == "Pending" and any(order.index(child.stage) > order.index(name) for child in children):
             # its status was lost; a later stage has children, so this one succeeded
             stage = StageStatus(name=name, state="Succeeded")
-        elif definition.time_limit_seconds is not None and result_so_far(stages, job) is not None:
-            since = stage.start_time or status.stage(name).start_time
+        elif definition.time_limit_seconds is not None and decided_result(stages, job) is not None:
+            since = stage.start_time or observed_status.stage(name).start_time
             stage, wait = _apply_time_limit(stage, wait, definition.time_limit_seconds, since, observation, job, now)
-        stages = Stages((*stages.all, stage), earliest(stages.requeue_after, wait))
+        stages = Stages((*stages.all, stage), shortest_wait(stages.requeue_after, wait))
     return stages
 
 
-def result_so_far(stages: Stages, job: UniMRGJob) -> Result | None:
-    """Return the result of the job; None as long as that is open."""
+def decided_result(stages: Stages, job: UniMRGJob) -> Result | None:
+    """Return the result of the job; None while it is undecided."""
     outcome = result_of(job, stages.outcomes)
     if outcome is None:
         return None
     if outcome == "Succeeded":
         return Result("Succeeded", "every stage succeeded", succeeded=True)
     failed = next(stage for stage in stages.all if stage.state == "Failed" and STAGES[stage.name].decides)
-    reason, message = (failed.end.reason, failed.end.message) if failed.end else ("Unknown", "")
+    reason, message = (failed.attempt_end.reason, failed.attempt_end.message) if failed.attempt_end else ("Unknown", "")
     return Result(STAGES[failed.name].failure_reason or reason, f"{failed.name}: {message}", succeeded=False)
 
 
@@ -89,13 +88,13 @@ def phase_of(stages: Stages, result: Result | None) -> JobPhase:
     if stage is None:
         assert result is not None, "all stages have ended, and there is no result"
         return "Succeeded" if result.succeeded else "Failed"
-    if all(stage.attempt == 0 for stage in stages.all):
+    if all(one.attempt == 0 for one in stages.all):
         return "Pending"
     fixed_phase = None if stage.state == "Suspended" else STAGES[stage.name].phase
     return fixed_phase or _PHASES.get(stage.state, "Starting")
 
 
-def is_terminal(status: JobStatus) -> bool:
+def is_job_terminal(status: JobStatus) -> bool:
     """Whether a job is Succeeded or Failed."""
     return status.phase in ("Succeeded", "Failed")
 
@@ -104,24 +103,24 @@ def _apply_time_limit(
     stage: StageStatus,
     wait: float | None,
     limit: int,
-    begun: str | None,
+    available_since: str | None,
     observation: Observation,
     job: UniMRGJob,
     now: float,
-) -> Update:
+) -> StageUpdate:
     """Fail a stage with DeadlineExceeded once its time limit is over; time in suspension does not count.
 
-    `begun` is when its child could first be created; None while children of earlier stages prevent that.
+    `available_since` is when its first child could have been created; None while earlier children block it.
     """
     if stage.state == "Suspended":
         return stage.model_copy(update={"start_time": None}), wait
     blocked = stage.attempt == 0 and (unfinished_children(observation, job) or observation.previous_job_pods)
-    if has_ended(stage) or (begun is None and blocked):
+    if is_stage_terminal(stage) or (available_since is None and blocked):
         return stage, wait
-    stage = stage.model_copy(update={"start_time": begun or format_time(now)})
+    stage = stage.model_copy(update={"start_time": available_since or format_time(now)})
     time_left = remaining(parse_time(stage.start_time), limit, now)
     if time_left:
-        return stage, earliest(time_left, wait)
+        return stage, shortest_wait(time_left, wait)
     message = f"did not finish within {limit // 60} minutes"
     end = AttemptEnd(time=format_time(now), reason="DeadlineExceeded", message=message, action="Fail")
-    return with_end(stage, end), None
+    return with_attempt_end(stage, end), None

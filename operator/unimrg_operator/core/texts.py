@@ -36,22 +36,22 @@ def remaining(since: float, seconds: float, now: float) -> float:
     return max(0.0, seconds - abs(now - since))
 
 
-def earliest(*waits: float | None) -> float | None:
+def shortest_wait(*waits: float | None) -> float | None:
     """Return the shortest wait that is neither None nor 0; None if there is none."""
     return min((wait for wait in waits if wait), default=None)
 
 
-def count(value: float) -> int:
+def clamp_count(value: float) -> int:
     """Return a reported number as an integer between 0 and COUNT_LIMIT."""
     return int(min(max(value, 0), COUNT_LIMIT))
 
 
-def number(value: float) -> str:
+def format_number(value: float) -> str:
     """Return a number for people, five significant digits: `1.2345`."""
     return f"{value:.5g}"
 
 
-def camel_case(text: str, default: str) -> str:
+def valid_reason(text: str, default: str) -> str:
     """Return `text` if it is in CamelCase, as reasons must be, else `default`."""
     return text if _CAMEL_CASE.fullmatch(text) else default
 

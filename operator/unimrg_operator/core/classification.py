@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from unimrg_api.exit_codes import DISRUPTED, Action, Budget, ExitCode, Rule, Sign, rule
+from unimrg_api.exit_codes import DISRUPTED, Action, Budget, ExitCode, KillReason, Rule, rule
 from unimrg_api.job import UniMRGJob
 from unimrg_api.stages import PodSize, Stage
 from unimrg_api.status import StageStatus
-from unimrg_operator.core.lookup import has_failed, has_succeeded, is_alive, is_on_lost_node, seconds_until_killed
+from unimrg_operator.core.lookup import has_failed, has_succeeded, is_alive, is_on_lost_node, seconds_until_stuck
 from unimrg_operator.core.observation import Child, Pod, Terminated
-from unimrg_operator.core.texts import camel_case, one_line, remaining
+from unimrg_operator.core.texts import one_line, remaining, valid_reason
 
 FAILURE_WINDOW_SECONDS = 10
 """How long others are waited for after the first failure: the pod that failed first may be observed last."""
@@ -23,7 +23,7 @@ FAILURE_WINDOW_SECONDS = 10
 REASONS: dict[int, str] = {
     ExitCode.CONFIGURATION: "ConfigInvalid",
     ExitCode.DATA_CORRUPT: "DataCorrupt",
-    ExitCode.INPUT_MISSING: "DataMissing",
+    ExitCode.INPUT_MISSING: "InputMissing",
     ExitCode.UNAVAILABLE: "Unavailable",
     ExitCode.PROGRAM: "ProgramFailed",
     ExitCode.STALL: "Stalled",
@@ -68,9 +68,9 @@ class Cause:
 
 @dataclass(frozen=True)
 class Classification:
-    """Whether an attempt has succeeded (`done`), has failed (`cause`), or has not ended (neither)."""
+    """Whether an attempt has succeeded (`succeeded`), has failed (`cause`), or has not ended (neither)."""
 
-    done: bool = False
+    succeeded: bool = False
     cause: Cause | None = None
     requeue_after: float | None = None
     """Seconds until the classification can change without any event."""
@@ -87,32 +87,33 @@ def classify(
         message = one_line(f"{stage.child or 'the child'} was deleted, not by the operator")
         return Classification(cause=Cause("ChildLost", message, CHILD_LOST))
     if child.state == "Succeeded" or sum(map(has_succeeded, pods)) >= definition.pods(job):
-        return Classification(done=True)
+        return Classification(succeeded=True)
     if child.state == "Suspended":
         return Classification()
-    if child.resumed is not None:
-        pods = [pod for pod in pods if not _ended_before(pod, child.resumed)]
+    if child.resumed_at is not None:
+        pods = [pod for pod in pods if not _failed_before(pod, child.resumed_at)]
     alive = [pod for pod in pods if is_alive(pod)]
     failed = [pod for pod in pods if has_failed(pod)]
     if failed:
         if alive and (wait := _failure_window_left(failed, stage, child, pods, now)):
             return Classification(requeue_after=wait)
-        return Classification(cause=_first_failure(failed, stage, child, pods, definition, job))
-    terminating = [(pod, seconds_until_killed(pod, now)) for pod in alive if pod.deleting_since is not None]
-    ending = [time for _, time in terminating if time]
-    if ending:
-        return Classification(requeue_after=max(ending))  # its launcher may still save a checkpoint and its record
-    lost = [pod for pod, time in terminating if not time] or [pod for pod in alive if is_on_lost_node(pod)]
+        return Classification(cause=_cause_of_first_failure(failed, stage, child, pods, definition, job))
+    terminating = [(pod, seconds_until_stuck(pod, now)) for pod in alive if pod.deleting_since is not None]
+    waits = [seconds_left for _, seconds_left in terminating if seconds_left]
+    if waits:  # until then the launcher may still write a checkpoint and the termination record
+        return Classification(requeue_after=max(waits))
+    lost = [pod for pod, _ in terminating] or [pod for pod in alive if is_on_lost_node(pod)]
     if lost:
-        return Classification(cause=_lost_pod(lost[0].name, lost[0].node, "its node is lost or did not end it"))
+        why = "its node is lost, or did not terminate it within the grace period"
+        return Classification(cause=_pod_lost_cause(lost[0].name, lost[0].node, why))
     if set(stage.pod_uids) - {pod.uid for pod in pods}:
-        return Classification(cause=_lost_pod(None, None, "it was deleted or replaced"))
+        return Classification(cause=_pod_lost_cause(None, None, "it was deleted or replaced"))
     if child.state == "Failed" and not alive:
-        return Classification(cause=_lost_pod(None, None, "the child failed and has no pod left"))
+        return Classification(cause=_pod_lost_cause(None, None, "the child failed and has no pod left"))
     return Classification()
 
 
-def _ended_before(pod: Pod, moment: float) -> bool:
+def _failed_before(pod: Pod, moment: float) -> bool:
     """Whether a pod failed, and ended or was terminating before a moment."""
     if not has_failed(pod):
         return False
@@ -125,7 +126,7 @@ def _failure_window_left(failed: list[Pod], stage: StageStatus, child: Child, po
 
     0 if the first failed pod is terminating: its exit code would disappear with it.
     """
-    first = _first_container(failed)
+    first = _first_failed_container(failed)
     if first is None or first[0].deleting_since is not None:
         return 0.0
     pod, end = first
@@ -133,7 +134,7 @@ def _failure_window_left(failed: list[Pod], stage: StageStatus, child: Child, po
     return 0.0 if disrupted else remaining(end.finished, FAILURE_WINDOW_SECONDS, now)
 
 
-def _first_container(failed: list[Pod]) -> tuple[Pod, Terminated] | None:
+def _first_failed_container(failed: list[Pod]) -> tuple[Pod, Terminated] | None:
     """Return the failed container that ended first; within a second, one that may be the cause comes first."""
     ended = [(pod, pod.terminated) for pod in failed if pod.terminated is not None and pod.terminated.exit_code != 0]
 
@@ -152,48 +153,49 @@ def _earlier_disruption(first: Pod, finished: float, stage: StageStatus, child: 
     """
     for pod in pods:
         # a pod that was deleted for a suspension, before the child was resumed, is no cause
-        if pod.uid != first.uid and (child.resumed or 0.0) <= (pod.deleting_since or finished) < finished:
+        if pod.uid == first.uid or pod.deleting_since is None:
+            continue
+        if (child.resumed_at or 0.0) <= pod.deleting_since < finished:
             return one_line(f"pod {pod.name} on {pod.node or 'no node'} was terminating before", pod.disruption)
     missing = set(stage.pod_uids) - {pod.uid for pod in pods}
     replaced = any(pod.uid not in stage.pod_uids and pod.created < finished for pod in pods)
     return "a pod was missing before" if missing and (child.state == "Active" or replaced) else ""
 
 
-def _first_failure(
+def _cause_of_first_failure(
     failed: list[Pod], stage: StageStatus, child: Child, pods: list[Pod], definition: Stage, job: UniMRGJob
 ) -> Cause:
-    first = _first_container(failed)
+    first = _first_failed_container(failed)
     if first is None:
         pod = next((pod for pod in failed if pod.disruption), failed[0])
-        return _lost_pod(pod.name, pod.node, "it left no exit code", pod.disruption)
+        return _pod_lost_cause(pod.name, pod.node, "it failed without a container exit code", pod.disruption)
     pod, end = first
     if _is_out_of_memory(end):
-        sign = Sign.OUT_OF_MEMORY
+        kill_reason = KillReason.OUT_OF_MEMORY
     elif pod.disruption or pod.deleting_since is not None:
-        sign = Sign.DISRUPTED
+        kill_reason = KillReason.DISRUPTED
     else:
-        sign = Sign.NOTHING
-    found = rule(end.exit_code, sign)
-    if end.exit_code == ExitCode.KILLED and sign is Sign.OUT_OF_MEMORY:
+        kill_reason = KillReason.UNKNOWN
+    restart_rule = rule(end.exit_code, kill_reason)
+    if end.exit_code == ExitCode.KILLED and kill_reason is KillReason.OUT_OF_MEMORY:
         reason = "OutOfMemory"
-    elif end.exit_code in (ExitCode.KILLED, ExitCode.TERMINATED) and sign is Sign.DISRUPTED:
-        reason = camel_case(pod.disruption, "Disrupted")
+    elif end.exit_code in (ExitCode.KILLED, ExitCode.TERMINATED) and kill_reason is KillReason.DISRUPTED:
+        reason = valid_reason(pod.disruption, "Disrupted")
     else:
         reason = REASONS.get(end.exit_code, "ProgramFailed")
-    secondary = found.action is Action.RESTART and found.budget is not Budget.FREE and sign is not Sign.OUT_OF_MEMORY
-    disruption_before = _earlier_disruption(pod, end.finished, stage, child, pods) if secondary else ""
-    record_message = end.record.message
-    if end.record.rank is not None and not record_message.startswith("rank "):
-        record_message = f"rank {end.record.rank}: {record_message}"
-    limit = _memory_limit(pod, definition, job) if sign is Sign.OUT_OF_MEMORY else ""
+    restarts = restart_rule.action is Action.RESTART and restart_rule.budget is not Budget.FREE
+    may_follow_disruption = restarts and kill_reason is not KillReason.OUT_OF_MEMORY
+    disruption_before = _earlier_disruption(pod, end.finished, stage, child, pods) if may_follow_disruption else ""
+    memory_hint = _memory_hint(pod, definition, job) if kill_reason is KillReason.OUT_OF_MEMORY else ""
     where = f"pod {pod.name} on {pod.node or 'no node'}"
-    message = one_line(f"{where}: exit code {end.exit_code}, {found.meaning}{limit}", disruption_before, record_message)
+    meaning = f"{where}: exit code {end.exit_code}, {restart_rule.meaning}{memory_hint}"
+    message = one_line(meaning, disruption_before, end.record.message)
     if disruption_before:
-        reason, found = "PodLost", DISRUPTED
-    return Cause(reason, message, found, end.exit_code, _limited(pod.name), _limited(pod.node))
+        reason, restart_rule = "PodLost", DISRUPTED
+    return Cause(reason, message, restart_rule, end.exit_code, _truncate_name(pod.name), _truncate_name(pod.node))
 
 
-def _memory_limit(pod: Pod, definition: Stage, job: UniMRGJob) -> str:
+def _memory_hint(pod: Pod, definition: Stage, job: UniMRGJob) -> str:
     """Return the memory limit that a pod exceeded, and which field to change."""
     size = definition.pod_size(job)
     smaller = ", or lower spec.training.batch.microBatchRows" if definition.distributed else ""
@@ -207,12 +209,13 @@ def _is_out_of_memory(end: Terminated) -> bool:
     return end.exit_code == ExitCode.KILLED and reported
 
 
-def _lost_pod(pod: str | None, node: str | None, why: str, disruption: str = "") -> Cause:
-    found = rule(ExitCode.KILLED, Sign.DISRUPTED)
+def _pod_lost_cause(pod: str | None, node: str | None, why: str, disruption: str = "") -> Cause:
     where = f"pod {pod} on {node or 'no node'}" if pod else "a pod is lost"
     message = one_line(f"{where}: {why}", disruption)
-    return Cause(camel_case(disruption, "PodLost"), message, found, None, _limited(pod), _limited(node))
+    return Cause(
+        valid_reason(disruption, "PodLost"), message, DISRUPTED, None, _truncate_name(pod), _truncate_name(node)
+    )
 
 
-def _limited(text: str | None) -> str | None:
+def _truncate_name(text: str | None) -> str | None:
     return text[:253] if text else None

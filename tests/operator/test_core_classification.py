@@ -12,7 +12,7 @@ from unimrg_api.exit_codes import Budget, ExitCode
 from unimrg_api.stages import STAGES
 from unimrg_api.status import StageStatus
 from unimrg_api.termination import TerminationRecord
-from unimrg_operator.core.evidence import REASONS, Cause, Classification, classify
+from unimrg_operator.core.classification import REASONS, Cause, Classification, classify
 from unimrg_operator.core.observation import Child, Pod, Terminated
 
 NOW = 1000.0
@@ -45,9 +45,9 @@ def cause(*pods: Pod, **fields: Any) -> Cause:
 
 def test_an_attempt_goes_on_until_all_pods_or_its_child_succeeded() -> None:
     assert look(pod(0), pod(1)) == Classification()
-    assert not look(ended(0, 0), pod(1)).done
-    assert look(ended(0, 0), ended(1, 0)).done
-    assert look(child=replace(CHILD, state="Succeeded")).done
+    assert not look(ended(0, 0), pod(1)).succeeded
+    assert look(ended(0, 0), ended(1, 0)).succeeded
+    assert look(child=replace(CHILD, state="Succeeded")).succeeded
 
 
 def test_the_container_that_failed_first_is_the_cause() -> None:
@@ -132,14 +132,13 @@ def test_pods_and_children_that_vanished_are_lost() -> None:
 def test_a_deleted_pod_has_its_grace_by_the_operators_clock(
     since: float, seen: float | None, now: float, wait: float
 ) -> None:
-    leaving = pod(0, deleting_since=since, deletion_observed=seen, grace_seconds=300)
+    leaving = pod(0, deleting_since=since, deletion_observed_at=seen, grace_seconds=300)
     assert look(leaving, pod(1), now=now) == Classification(requeue_after=wait)
     assert cause(leaving, pod(1), now=now + wait).reason == "PodLost"
 
 
-@pytest.mark.parametrize("message", ["RuntimeError:\nboom\x07", "rank 9: RuntimeError: boom"])
-def test_the_message_names_pod_node_rank_code_and_what_the_pod_reported(message: str) -> None:
-    record = TerminationRecord(exit_code=70, rank=9, message=message)
+def test_the_message_names_pod_node_code_and_what_the_pod_reported() -> None:
+    record = TerminationRecord(exit_code=70, rank=9, message="rank 9: RuntimeError:\nboom\x07")
     assert cause(ended(0, 70, record=record), ended(1, 84)).message == (
         "pod worker-0 on node-0: exit code 70, the program failed; rank 9: RuntimeError: boom"
     )
@@ -161,7 +160,7 @@ def test_what_no_missing_peer_causes_keeps_its_reason(code: int, reason: str) ->
 
 
 def test_a_pod_deleted_for_a_suspension_excuses_no_later_failure() -> None:
-    resumed = replace(CHILD, resumed=NOW - 30)
+    resumed = replace(CHILD, resumed_at=NOW - 30)
     suspended = ended(0, 0, NOW - 40, deleting_since=NOW - 50)
     assert cause(suspended, ended(1, 70, NOW - 17), child=resumed).reason == "ProgramFailed"
     assert cause(suspended, ended(1, 70, NOW - 17)).reason == "PodLost"
