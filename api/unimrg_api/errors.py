@@ -89,10 +89,10 @@ class JobError(UserError):
 
 
 class Interrupted(Exception):  # noqa: N818 - an end that was asked for, not an error
-    """The process was asked to stop (SIGTERM or SIGINT) and did so in order; the last commit stands."""
+    """The process was asked to stop (SIGTERM or SIGINT) and did so in order; the last checkpoint is kept."""
 
     exit_code = ExitCode.INTERRUPTED
 
-    def __init__(self, message: str = "interrupted; the last commit stands") -> None:
+    def __init__(self, message: str = "interrupted; the last checkpoint is kept") -> None:
         super().__init__(message)
         self.message = message

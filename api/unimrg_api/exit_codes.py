@@ -88,9 +88,9 @@ RULES: dict[ExitCode, Rule] = {
     ExitCode.GPU_FAULT: Rule("a GPU is faulty", Action.RESTART_ELSEWHERE, Budget.INFRA),
     ExitCode.NUMERIC_GUARD: Rule("a loss or gradient is not finite", Action.FAIL, Budget.NONE),
     ExitCode.COMMUNICATION: Rule("communication between processes failed", Action.RESTART, Budget.INFRA),
-    ExitCode.INTERRUPTED: Rule("interrupted; the last commit stands", Action.RESTART, Budget.FREE),
+    ExitCode.INTERRUPTED: Rule("interrupted; the last checkpoint is kept", Action.RESTART, Budget.FREE),
     ExitCode.NOTHING_VERIFIES: Rule("checkpoints exist and none verifies", Action.FAIL, Budget.NONE),
-    ExitCode.INTERRUPTED_TWICE: Rule("interrupted twice; the last commit stands", Action.RESTART, Budget.FREE),
+    ExitCode.INTERRUPTED_TWICE: Rule("interrupted twice; the last checkpoint is kept", Action.RESTART, Budget.FREE),
     ExitCode.KILLED: Rule("killed (SIGKILL)", Action.RESTART, Budget.USER),
     ExitCode.TERMINATED: Rule("terminated (SIGTERM) before it could commit", Action.RESTART, Budget.USER),
 }

@@ -79,7 +79,7 @@ def run(
 
     with StopRequest().installed() as stop:
         try:
-            with stop.raising():
+            with stop.interruptible():
                 from unimrg_cli.check import check_job, stands_at
                 from unimrg_cli.extras import require
 

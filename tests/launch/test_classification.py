@@ -10,33 +10,33 @@ import pytest
 
 from unimrg_api.errors import Interrupted, JobError, Problem, UserError
 from unimrg_api.exit_codes import ExitCode
-from unimrg_trainer.launch.classification import GroupEnd, RankEnd, classify
-from unimrg_trainer.launch.exit_records import StageResult, read_exits, result_from_error, write_exit
+from unimrg_trainer.launch.classification import RankExit, WorkerGroupExit, classify
+from unimrg_trainer.launch.exit_records import ExitResult, read_exits, result_from_error, write_exit
 from unimrg_trainer.launch.watchdog import Stall
 
 
-def ended(rank: int, code: int, at: float) -> RankEnd:
-    return RankEnd(rank, StageResult(ExitCode(code), "Reason", rank=rank, at=at), code, at)
+def ended(rank: int, code: int, at: float) -> RankExit:
+    return RankExit(rank, ExitResult(ExitCode(code), "Reason", rank=rank, occurred_at=at), code, at)
 
 
-def died(rank: int, status: int, at: float = 1.0) -> RankEnd:
-    return RankEnd(rank, None, status, at)
+def died(rank: int, status: int, at: float = 1.0) -> RankExit:
+    return RankExit(rank, None, status, at)
 
 
-def killed(rank: int, at: float = 9.0) -> RankEnd:
+def killed(rank: int, at: float = 9.0) -> RankExit:
     """By the launcher."""
-    return RankEnd(rank, None, -signal.SIGKILL, at, killed_by_launcher=True)
+    return RankExit(rank, None, -signal.SIGKILL, at, killed_by_launcher=True)
 
 
-def group(*ranks: RankEnd, **more: object) -> GroupEnd:
-    return GroupEnd(ranks=ranks, **more)  # type: ignore[arg-type]
+def group(*ranks: RankExit, **more: object) -> WorkerGroupExit:
+    return WorkerGroupExit(ranks=ranks, **more)  # type: ignore[arg-type]
 
 
-def stopped(*ranks: RankEnd, **more: object) -> GroupEnd:
+def stopped(*ranks: RankExit, **more: object) -> WorkerGroupExit:
     return group(*ranks, stop_requested=True, **more)
 
 
-CASES: list[tuple[str, GroupEnd, ExitCode, int | None]] = [
+CASES: list[tuple[str, WorkerGroupExit, ExitCode, int | None]] = [
     ("all completed", group(ended(0, 0, 1), ended(1, 0, 2)), ExitCode.OK, None),
     ("the earliest failure is the cause", group(ended(0, 70, 9), ended(1, 65, 8)), ExitCode.DATA_CORRUPT, 1),
     ("equal times: the lowest rank", group(ended(0, 66, 9), ended(1, 65, 9)), ExitCode.INPUT_MISSING, 0),
@@ -64,22 +64,22 @@ CASES: list[tuple[str, GroupEnd, ExitCode, int | None]] = [
 
 
 @pytest.mark.parametrize(("end", "code", "rank"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
-def test_the_cause_of_an_end(end: GroupEnd, code: ExitCode, rank: int | None) -> None:
+def test_the_cause_of_an_end(end: WorkerGroupExit, code: ExitCode, rank: int | None) -> None:
     result = classify(end)
     assert (result.code, result.rank) == (code, rank), result
     assert result.reason and (result.message or result.reason in {"Completed", "Reason"})
 
 
-def test_the_result_has_the_message_and_steps_that_a_rank_wrote(tmp_path: Path) -> None:
-    written = StageResult(ExitCode.DATA_CORRUPT, "DataCorrupt", "shard 3", step=12, commit=10)
+def test_the_result_has_the_message_that_a_rank_wrote(tmp_path: Path) -> None:
+    written = ExitResult(ExitCode.DATA_CORRUPT, "DataCorrupt", "shard 3")
     write_exit(tmp_path, 0, written)
     (tmp_path / "exit" / "rank-1.json").write_text("{")
-    assert classify(group(RankEnd(0, read_exits(tmp_path)[0]))) == replace(written, rank=0)
+    assert classify(group(RankExit(0, read_exits(tmp_path)[0]))) == replace(written, rank=0)
     assert read_exits(tmp_path).keys() == {0}
 
 
 def test_a_rank_without_a_record_is_quoted_from_its_log() -> None:
-    end = RankEnd(0, None, 1, 1.0, last_line="ImportError: no torch")
+    end = RankExit(0, None, 1, 1.0, last_line="ImportError: no torch")
     assert "ImportError: no torch" in classify(group(end)).message
 
 

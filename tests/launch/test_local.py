@@ -19,9 +19,11 @@ from tests.support.waiting import wait_until
 from unimrg_api import load
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
+from unimrg_api.stages import StageName
 from unimrg_api.termination import TerminationRecord
 from unimrg_trainer.launch import local
 from unimrg_trainer.launch.lock import run_lock
+from unimrg_trainer.launch.signals import StopRequest
 
 
 def run(folder: Path, processes: int | None = None, **changes: Any) -> tuple[int, str]:
@@ -105,6 +107,22 @@ def test_an_interrupted_training_is_closed_as_killed_and_resumed(
     assert code == 0
     assert closed == ["KILLED", "FINISHED"]
     assert sorted(path.name for path in (tmp_path / "run" / "attempts").iterdir()) == ["1.json", "2.json"]
+
+
+def test_a_second_stop_request_between_two_stages_makes_no_run_complete(
+    tmp_path: Path, closed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    execute = local.execute
+
+    def stopped_twice_after_training(stage: StageName, env: Any, stop: StopRequest, **more: Any) -> Any:
+        end = execute(stage, env, stop, **more)
+        stop.requested = stop.twice = stage == "train" or stop.twice
+        return end
+
+    monkeypatch.setattr(local, "execute", stopped_twice_after_training)
+    code, text = run(tmp_path)
+    assert (code, closed) == (ExitCode.INTERRUPTED, ["KILLED"])
+    assert "Interrupted during evaluate: the last checkpoint is of step 12" in text
 
 
 def test_a_failed_training_shows_the_cause_the_log_and_where_it_is(

@@ -45,11 +45,11 @@ def test_a_pod_ends_with_its_stages_code_and_a_termination_record(pod: Path) -> 
 def test_a_pod_serves_its_progress_while_it_works(pod: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Progress | None] = []
 
-    def look(context: stages.Context) -> stages.StageResult:
+    def look(context: stages.StageContext) -> stages.ExitResult:
         port = int((pod / "progress.port").read_text())
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/progress") as reply:
             seen.append(Progress.parse(reply.read()))
-        return stages.StageResult(stages.ExitCode.OK, "Completed")
+        return stages.ExitResult(stages.ExitCode.OK, "Completed")
 
     monkeypatch.setitem(stages._STAGES, "check", look)
     assert exit_code("check") == 0

@@ -12,7 +12,7 @@ from unimrg_api.environment import PodEnvironment
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.progress import Progress
 from unimrg_api.termination import TerminationRecord
-from unimrg_trainer.launch.exit_records import StageResult
+from unimrg_trainer.launch.exit_records import ExitResult
 from unimrg_trainer.launch.progress_server import PORT_FILE, serve_progress
 from unimrg_trainer.launch.reports import heartbeat, read_progress, report_stage, termination_record, write_termination
 
@@ -71,7 +71,7 @@ def test_a_termination_record_is_written_over_the_old_one_in_place(tmp_path: Pat
 def test_the_record_says_how_far_the_work_came(tmp_path: Path) -> None:
     report(tmp_path, checkpoint_step=2)
     (tmp_path / "mlflow.json").write_text('{"run_id": "abc"}')
-    record = termination_record(StageResult(ExitCode.PROGRAM, "ValueError", "a bug", rank=1), tmp_path)
+    record = termination_record(ExitResult(ExitCode.PROGRAM, "ValueError", "a bug", rank=1), tmp_path)
     assert (record.exit_code, record.step, record.total_steps, record.mlflow_run_id) == (70, 3, 9, "abc")
     assert (record.rank, record.message, record.checkpoint) == (1, "rank 1: a bug", "ckpt/step-00000002")
 

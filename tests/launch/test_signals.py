@@ -40,8 +40,8 @@ def test_only_an_interrupt_after_a_request_insists() -> None:
 
 def test_work_that_looks_at_no_flag_is_interrupted() -> None:
     with StopRequest().installed() as stop:
-        with pytest.raises(KeyboardInterrupt), stop.raising():
+        with pytest.raises(KeyboardInterrupt), stop.interruptible():
             send(signal.SIGTERM)
             signal.pause()
-        with pytest.raises(KeyboardInterrupt), stop.raising():
+        with pytest.raises(KeyboardInterrupt), stop.interruptible():
             pytest.fail("work began although a stop was asked for")

@@ -75,7 +75,7 @@ def test_packages_that_are_not_installed_are_all_named_by_the_check(tmp_path: Pa
 
 
 def test_what_follows_the_ranks_fits_into_the_end_of_the_grace_period() -> None:
-    after_a_stop = stages.UPLOAD_SECONDS[1] + stages.SAVE_SECONDS[1] + logs.ECHO_SECONDS
+    after_a_stop = stages.UPLOAD_SECONDS_AFTER_STOP + stages.SAVE_SECONDS_AFTER_STOP + logs.ECHO_SECONDS
     assert worker_group.REAP_SECONDS + after_a_stop <= worker_group.GRACE_MARGIN_SECONDS
 
 
@@ -147,8 +147,8 @@ def test_a_run_is_closed_as_what_its_stages_were(
     run = run_of(tmp_path)
     for stage, code in (("train", train), ("evaluate", evaluate)):
         if isinstance(code, int):
-            outcomes.record_outcome(run, "1", stage, TerminationRecord(exit_code=code))
-    assert outcomes.result(run, job, "1") == outcome
+            outcomes.store_termination_record(run, "1", stage, TerminationRecord(exit_code=code))
+    assert outcomes.run_outcome(run, job, "1") == outcome
 
 
 def test_finish_takes_the_newest_attempt_of_the_training_under_the_prefix(
@@ -161,7 +161,7 @@ def test_finish_takes_the_newest_attempt_of_the_training_under_the_prefix(
     for _ in range(2):
         env = environment(tmp_path)
         claimed = stages.inputs.claim_run(env, stages.inputs.job_of(env), run_of(tmp_path))
-    outcomes.record_outcome(run_of(tmp_path), "1", "train", TerminationRecord(exit_code=70))
+    outcomes.store_termination_record(run_of(tmp_path), "1", "train", TerminationRecord(exit_code=70))
     end = stages.execute("finish", environment(tmp_path), StopRequest())
     assert end.env is not None
     assert (end.env.uid, end.env.attempt) == (claimed.uid, "2")

@@ -26,8 +26,8 @@ from unimrg_api.load import process_spec
 from unimrg_api.termination import TerminationRecord
 from unimrg_cli.run_view import describe_run
 from unimrg_trainer.launch import stages
-from unimrg_trainer.launch.classification import GroupEnd
-from unimrg_trainer.launch.exit_records import StageResult
+from unimrg_trainer.launch.classification import WorkerGroupExit
+from unimrg_trainer.launch.exit_records import ExitResult
 from unimrg_trainer.launch.signals import StopRequest
 from unimrg_trainer.storage import ObjectStore
 
@@ -186,7 +186,7 @@ def test_points_that_no_pod_shipped_are_shipped_by_finish(pods: Pods, monkeypatc
     """The tracking server was down while training ran; its pod's disk is gone."""
     pods.stage("prepare")
     tracking = {"mlflow": {"uri": f"http://127.0.0.1:{free_port()}"}}
-    monkeypatch.setattr(stages, "UPLOAD_SECONDS", (0.1, 0.1))
+    monkeypatch.setattr(stages, "UPLOAD_SECONDS", 0.1)
     pods.changes = {"tracking": tracking}
     assert pods.stage("train", attempt="1").exit_code == 0
     shutil.rmtree(pods.folder / f"pod-{pods.started}")
@@ -203,7 +203,7 @@ def test_a_store_that_hangs_at_the_end_delays_no_termination_record(
     written: list[bytes] = []
     classify = stages.classify
 
-    def classifying(end: GroupEnd) -> StageResult:
+    def classifying(end: WorkerGroupExit) -> ExitResult:
         silent.set()
         return classify(end)
 
@@ -213,7 +213,7 @@ def test_a_store_that_hangs_at_the_end_delays_no_termination_record(
             time.sleep(60)
 
     monkeypatch.setattr(stages, "classify", classifying)
-    monkeypatch.setattr(stages, "SAVE_SECONDS", (1.0, 1.0))
+    monkeypatch.setattr(stages, "SAVE_SECONDS", 1.0)
     started = time.monotonic()
     with handled(pods.place, "before-call.s3", hang):
         record = pods.stage("train", attempt="1")

@@ -15,6 +15,7 @@ import pytest
 
 from tests.support.alive import alive
 from tests.support.waiting import wait_until
+from unimrg_api.environment import PodEnvironment
 from unimrg_trainer.launch import worker_group
 
 REPOSITORY = Path(__file__).parents[2]
@@ -147,6 +148,13 @@ def test_ranks_share_the_cores_and_a_rank_that_completes_ends_with_0(launch: Lau
     assert launched.code() == 0
     expected = os.environ.get("OMP_NUM_THREADS") or str(worker_group.cores())
     assert (launched.folder / "threads-0").read_text() == expected
+
+
+def test_a_number_of_threads_that_is_set_counts_unless_it_is_empty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_group, "cores", lambda: 6)
+    for set_to, expected in (("5", "5"), ("", "3")):
+        monkeypatch.setenv("OMP_NUM_THREADS", set_to)
+        assert worker_group.group_environment(PodEnvironment(processes=2))["OMP_NUM_THREADS"] == expected
 
 
 def test_a_port_in_use_is_replaced_on_a_single_node() -> None:

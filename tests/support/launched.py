@@ -16,13 +16,13 @@ from pathlib import Path
 from unimrg_api.environment import PodEnvironment
 from unimrg_trainer.launch import worker_group
 from unimrg_trainer.launch.classification import classify
-from unimrg_trainer.launch.exit_records import StageResult
+from unimrg_trainer.launch.exit_records import ExitResult
 from unimrg_trainer.launch.reports import heartbeat
 from unimrg_trainer.launch.signals import StopRequest
 from unimrg_trainer.launch.watchdog import Watchdog
 
 
-def launch(run_dir: Path, processes: int, grace: int, stall: int, scripts: list[str]) -> StageResult:
+def launch(run_dir: Path, processes: int, grace: int, stall: int, scripts: list[str]) -> ExitResult:
     """Run the ranks to their end."""
     env = PodEnvironment(uid=str(run_dir), attempt="1", run_dir=run_dir, processes=processes, grace=grace)
     with StopRequest().installed() as stop:

@@ -12,7 +12,7 @@ from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_trainer.storage.base import NotFound, ObjectStore, StorageError, put_once
 
-JOB = "job.json"
+JOB_KEY = "job.json"
 _ATTEMPT = re.compile(r"attempts/(\d{1,9})\.json")
 _ATTEMPT_KEY = "attempts/{}.json"
 
@@ -24,7 +24,7 @@ def claim_identity(store: ObjectStore, uid: str | None, digest: str) -> str:
     UserError: CONFIGURATION if the prefix belongs to another training, DATA_CORRUPT if job.json is unreadable.
     """
     own = {"uid": uid or uuid.uuid4().hex, "digest": digest}
-    if put_once(store, JOB, canonical_json(own).encode()):
+    if put_once(store, JOB_KEY, canonical_json(own).encode()):
         return own["uid"]
     held = _read_job(store)
     if held["digest"] != digest:
@@ -78,10 +78,10 @@ def _start_of(store: ObjectStore, number: int) -> str | None:
 
 def _read_job(store: ObjectStore) -> dict[str, str]:
     try:
-        value: Any = json.loads(store.get(JOB))
+        value: Any = json.loads(store.get(JOB_KEY))
         held = {"uid": value["uid"], "digest": value["digest"]}
     except NotFound as error:
-        raise StorageError(f"{store.uri}/{JOB} was deleted while it was being read") from error
+        raise StorageError(f"{store.uri}/{JOB_KEY} was deleted while it was being read") from error
     except (ValueError, KeyError, TypeError) as error:
         raise _unreadable(store) from error
     if not all(isinstance(one, str) and one for one in held.values()):
@@ -91,7 +91,7 @@ def _read_job(store: ObjectStore) -> dict[str, str]:
 
 def _unreadable(store: ObjectStore) -> UserError:
     return UserError(
-        f"{store.uri}/{JOB} does not say which training the prefix belongs to",
+        f"{store.uri}/{JOB_KEY} does not say which training the prefix belongs to",
         remedy="restore the object, or choose another spec.checkpoint.uri",
         exit_code=ExitCode.DATA_CORRUPT,
     )

@@ -11,18 +11,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from unimrg_api.exit_codes import ExitCode
-from unimrg_trainer.launch.exit_records import StageResult
+from unimrg_trainer.launch.exit_records import ExitResult
 from unimrg_trainer.launch.watchdog import Stall
 
 _SECONDARY_EXIT_CODES = (ExitCode.COMMUNICATION, ExitCode.INTERRUPTED)
 
 
 @dataclass(frozen=True)
-class RankEnd:
+class RankExit:
     """The end of one rank of this node, as the launcher observed it."""
 
     rank: int
-    record: StageResult | None = None
+    result: ExitResult | None = None
     """The result that the rank wrote; None if it was killed or crashed."""
     status: int | None = None
     """Its exit status (negative: signal); None for a process that does not end."""
@@ -30,14 +30,14 @@ class RankEnd:
     """When its end was observed, Unix time in seconds."""
     killed_by_launcher: bool = False
     last_line: str = ""
-    """The last line of its log, where there is no record."""
+    """The last line of its log, where there is no result."""
 
 
 @dataclass(frozen=True)
-class GroupEnd:
+class WorkerGroupExit:
     """The ends of the ranks of this node, and what the launcher did."""
 
-    ranks: tuple[RankEnd, ...] = ()
+    ranks: tuple[RankExit, ...] = ()
     stop_requested: bool = False
     interrupted_twice: bool = False
     grace_exceeded: bool = False
@@ -45,14 +45,14 @@ class GroupEnd:
     stall: Stall | None = None
 
 
-def classify(end: GroupEnd) -> StageResult:
+def classify(end: WorkerGroupExit) -> ExitResult:
     """Return the result of a stage from how its ranks ended."""
     if end.interrupted_twice:
-        return StageResult(ExitCode.INTERRUPTED_TWICE, "InterruptedTwice", "interrupted twice: all ranks were killed")
+        return ExitResult(ExitCode.INTERRUPTED_TWICE, "InterruptedTwice", "interrupted twice: all ranks were killed")
     if end.stall is not None:
         heartbeat = end.stall.heartbeat
         last = "{}, step {}".format(*heartbeat) if isinstance(heartbeat, tuple) else heartbeat or "none"
-        return StageResult(
+        return ExitResult(
             ExitCode.STALL,
             "Stalled",
             f"no progress for {end.stall.seconds:.0f} s (runPolicy.stallTimeoutSeconds); last progress: {last}; "
@@ -64,21 +64,22 @@ def classify(end: GroupEnd) -> StageResult:
         return _earliest(causes)
     faults = [failure for failure in failures if failure.code == ExitCode.COMMUNICATION]
     interrupted = [failure for failure in failures if failure.code == ExitCode.INTERRUPTED]
-    if faults and not (interrupted and end.stop_requested):  # else: a stopped rank left its peers
+    # after a stop request, a communication error follows from a rank that stopped before its peers
+    if faults and not (interrupted and end.stop_requested):
         return _earliest(faults)
     if not interrupted:
-        return StageResult(ExitCode.OK, "Completed")
+        return ExitResult(ExitCode.OK, "Completed")
     first = _earliest(interrupted)
-    if end.grace_exceeded and any(rank.record is None for rank in end.ranks):
+    if end.grace_exceeded and any(rank.result is None for rank in end.ranks):
         message = "the ranks did not finish a step within the grace period; the last checkpoint is kept"
         return replace(first, message=message)
     return first
 
 
-def _failure(rank: RankEnd, end: GroupEnd) -> StageResult | None:
-    """The rank's own failure; None if it completed, or was killed because of another's."""
-    if rank.record is not None:
-        return None if rank.record.code == ExitCode.OK else rank.record
+def _failure(rank: RankExit, end: WorkerGroupExit) -> ExitResult | None:
+    """The rank's own failure; None if it completed, or was killed because another rank failed."""
+    if rank.result is not None:
+        return None if rank.result.code == ExitCode.OK else rank.result
     status = rank.status
     code, reason, message = ExitCode.PROGRAM, "NoExitRecord", f"exit status {status}: {rank.last_line or 'no log'}"
     if end.stop_requested and (rank.killed_by_launcher or status == -signal.SIGTERM):
@@ -95,10 +96,10 @@ def _failure(rank: RankEnd, end: GroupEnd) -> StageResult | None:
         reason, message = "Crashed", f"killed by {name}{hint}; stacks are in its log"
     elif status in set(ExitCode) - {ExitCode.OK}:
         code = ExitCode(status)
-    at = rank.ended_at if rank.ended_at is not None else float("inf")
-    return StageResult(code, reason, message, rank.rank, at=at)
+    occurred_at = rank.ended_at if rank.ended_at is not None else float("inf")
+    return ExitResult(code, reason, message, rank.rank, occurred_at=occurred_at)
 
 
-def _earliest(failures: Iterable[StageResult]) -> StageResult:
+def _earliest(failures: Iterable[ExitResult]) -> ExitResult:
     """The earliest failure, of equal times the lowest rank's."""
-    return min(failures, key=lambda failure: (failure.at, failure.rank))
+    return min(failures, key=lambda failure: (failure.occurred_at, failure.rank))

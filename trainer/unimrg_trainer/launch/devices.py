@@ -11,15 +11,13 @@ from unimrg_api.job import UniMRGJob
 DEVICES = Path("/dev")
 
 
-def gpus() -> int:
+def visible_gpu_count() -> int:
     """GPUs of this machine that processes may use (`CUDA_VISIBLE_DEVICES`)."""
     found = len(list(DEVICES.glob("nvidia[0-9]*")))
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return (
-        found
-        if visible is None
-        else min(found, len([name for name in visible.split(",") if name.strip() not in ("", "-1")]))
-    )
+    if visible is None:
+        return found
+    return min(found, sum(name.strip() not in ("", "-1") for name in visible.split(",")))
 
 
 def fit_to_machine(job: UniMRGJob, processes: int | None) -> tuple[UniMRGJob, str | None]:
@@ -27,7 +25,7 @@ def fit_to_machine(job: UniMRGJob, processes: int | None) -> tuple[UniMRGJob, st
 
     Raises UserError if the machine has GPUs, but fewer than `processes` (default: one).
     """
-    trainer, wanted, present = job.spec.trainer, processes or 1, gpus()
+    trainer, wanted, present = job.spec.trainer, processes or 1, visible_gpu_count()
     if trainer.gpus_per_node == 0 or present >= wanted:
         return job, None
     if present:

@@ -37,7 +37,7 @@ _GPU_FAULT_TEXTS = (
 
 
 @dataclass(frozen=True)
-class StageResult:
+class ExitResult:
     """Result of a rank or a stage: exit code, reason in one CamelCase word, message in one sentence."""
 
     code: ExitCode
@@ -45,22 +45,18 @@ class StageResult:
     message: str = ""
     rank: int | None = None
     """The rank at fault; None for the launcher's own result."""
-    step: int | None = None
-    """The last finished step, if known."""
-    commit: int | None = None
-    """Step of the last checkpoint, if known."""
-    at: float = field(default_factory=time.time, compare=False)
+    occurred_at: float = field(default_factory=time.time, compare=False)
     """When it happened, Unix time in seconds; orders the failures of ranks."""
 
 
-def result_from_error(error: BaseException) -> StageResult:
+def result_from_error(error: BaseException) -> ExitResult:
     """Turn the exception that ended a rank or a stage into its result.
 
     Errors with an exit code keep it; memory, rendezvous, communication and GPU faults are distinguished because the
     operator treats them differently (docs/method/cluster.md); everything else is an error of the program.
     """
     name, text = type(error).__name__, " ".join(str(error).split())[:MESSAGE_LIMIT]
-    distributed, message = name in _COMMUNICATION_ERRORS, f"{name}: {text}" if text else name
+    is_distributed_error, message = name in _COMMUNICATION_ERRORS, f"{name}: {text}" if text else name
     if isinstance(error, UserError):
         code, reason, message = error.exit_code, name, text
     elif isinstance(error, Interrupted | KeyboardInterrupt):
@@ -72,14 +68,13 @@ def result_from_error(error: BaseException) -> StageResult:
         code, reason = ExitCode.KILLED, "OutOfMemory"
     elif any(part in text for part in _GPU_FAULT_TEXTS):
         code, reason = ExitCode.GPU_FAULT, "GpuFault"
-    elif distributed and any(part in text for part in _RENDEZVOUS_TEXTS):
+    elif is_distributed_error and any(part in text for part in _RENDEZVOUS_TEXTS):
         code, reason, message = ExitCode.UNAVAILABLE, "RendezvousFailed", f"rendezvous failed: {text}"
-    elif distributed or any(part in text for part in _COMMUNICATION_TEXTS):
+    elif is_distributed_error or any(part in text for part in _COMMUNICATION_TEXTS):
         code, reason = ExitCode.COMMUNICATION, "CommunicationFailed"
     else:
         code, reason = ExitCode.PROGRAM, name
-    step, commit = getattr(error, "step", None), getattr(error, "commit", None)
-    return StageResult(code, reason, message, step=step, commit=commit)
+    return ExitResult(code, reason, message)
 
 
 def clear(run_dir: Path) -> None:
@@ -87,22 +82,22 @@ def clear(run_dir: Path) -> None:
     shutil.rmtree(run_dir / "exit", ignore_errors=True)
 
 
-def write_exit(run_dir: Path, rank: int, record: StageResult) -> None:
+def write_exit(run_dir: Path, rank: int, result: ExitResult) -> None:
     """Write the result of `rank`. Failures are only logged: a full disk must not hide the exit status."""
     try:
-        write_atomically(run_dir / "exit" / f"rank-{rank}.json", json.dumps(asdict(record)))
+        write_atomically(run_dir / "exit" / f"rank-{rank}.json", json.dumps(asdict(result)))
     except OSError as error:
         logger.error("the exit record of rank %d could not be written: %s", rank, error)
 
 
-def read_exits(run_dir: Path) -> dict[int, StageResult]:
-    """Exit records by rank; one that cannot be read counts as missing."""
+def read_exits(run_dir: Path) -> dict[int, ExitResult]:
+    """Results by rank; an exit record that cannot be read counts as missing."""
     found = {}
     for path in (run_dir / "exit").glob("rank-*.json"):
         try:
             content = json.loads(path.read_text())
             rank = int(path.stem.removeprefix("rank-"))
-            found[rank] = StageResult(**{**content, "code": ExitCode(content["code"]), "rank": rank})
+            found[rank] = ExitResult(**{**content, "code": ExitCode(content["code"]), "rank": rank})
         except (OSError, ValueError, TypeError, KeyError) as error:
             logger.warning("%s cannot be read as an exit record: %s", path, error)
     return found

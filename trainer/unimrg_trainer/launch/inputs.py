@@ -16,7 +16,7 @@ from unimrg_api.errors import JobError, Problem, UserError
 from unimrg_api.fields import resolve_uri
 from unimrg_api.job import UniMRGJob
 from unimrg_api.load import parse_job
-from unimrg_trainer.checkpoint.identity import JOB, attempt_numbers, claim_attempt, claim_identity, find_attempt
+from unimrg_trainer.checkpoint.identity import JOB_KEY, attempt_numbers, claim_attempt, claim_identity, find_attempt
 from unimrg_trainer.job_stores import data_digest, wanted_digest
 from unimrg_trainer.storage.base import ObjectStore, StorageError, put_once
 from unimrg_trainer.tracking.server_check import check_server
@@ -34,23 +34,23 @@ def job_of(env: PodEnvironment) -> UniMRGJob:
     return parse_job(content)
 
 
-def claim_run(env: PodEnvironment, job: UniMRGJob, run: ObjectStore) -> PodEnvironment:
+def claim_run(env: PodEnvironment, job: UniMRGJob, run_store: ObjectStore) -> PodEnvironment:
     """Claim the run's prefix for this job, and assign the number of this attempt.
 
     Needs the data set: its digest is part of the training's identity. Attempt numbers continue after those of earlier
-    jobs and `unimrg run` under the same prefix, so nothing of theirs is overwritten; a pod that comes back with the
-    same UNIMRG_UID and UNIMRG_ATTEMPT gets the same number again. Raises UserError for a prefix that belongs to another
+    jobs and `unimrg run` under the same prefix, so nothing of theirs is overwritten; a pod restarted with the same
+    UNIMRG_UID and UNIMRG_ATTEMPT gets the same number again. Raises UserError for a prefix that belongs to another
     training.
     """
-    uid = claim_identity(run, env.uid, job.training_digest(data_digest(job, env)))
+    uid = claim_identity(run_store, env.uid, job.training_digest(data_digest(job, env)))
     if not env.attempt and env.nodes > 1:
         raise UserError(
             "UNIMRG_ATTEMPT is not set; the pods of a job with several nodes cannot number attempts themselves",
             remedy="set it to the same number in all pods of the job",
         )
-    number = claim_attempt(run, _start_key(env), int(env.attempt or 1))
+    number = claim_attempt(run_store, _start_key(env), int(env.attempt or 1))
     if env.attempt and number != int(env.attempt):
-        logger.info("attempt %s of this job is attempt %d of the training under %s", env.attempt, number, run.uri)
+        logger.info("attempt %s of this job is attempt %d of the training under %s", env.attempt, number, run_store.uri)
     return dataclasses.replace(env, uid=uid, attempt=str(number))
 
 
@@ -59,8 +59,8 @@ def _start_key(env: PodEnvironment) -> str | None:
     return f"{env.uid}/{env.attempt}" if env.attempt else None
 
 
-def check_choices(job: UniMRGJob, env: PodEnvironment) -> None:
-    """Check that installed packages have and accept the job's custom choices, and that the model's files exist.
+def check_custom_names(job: UniMRGJob, env: PodEnvironment) -> None:
+    """Check that installed packages have the job's custom names, then builds them (`engine/choices.py`).
 
     Raises JobError with everything that is wrong. (Custom sources are loaded with the data.)
     """
@@ -90,37 +90,37 @@ def check_choices(job: UniMRGJob, env: PodEnvironment) -> None:
         importlib.import_module("unimrg_trainer.engine.choices").check_choices(job, env)
 
 
-def check_identity(job: UniMRGJob, env: PodEnvironment, run: ObjectStore, data: str) -> None:
+def check_identity(job: UniMRGJob, env: PodEnvironment, run_store: ObjectStore, data: str) -> None:
     """Raise UserError if the prefix belongs to another training; claims nothing."""
-    if run.size(JOB) is not None:
-        claim_identity(run, env.uid, job.training_digest(data))
+    if run_store.size(JOB_KEY) is not None:
+        claim_identity(run_store, env.uid, job.training_digest(data))
 
 
-def find_run(env: PodEnvironment, job: UniMRGJob, run: ObjectStore) -> PodEnvironment | None:
+def find_run(env: PodEnvironment, job: UniMRGJob, run_store: ObjectStore) -> PodEnvironment | None:
     """Fill in uid and attempt from the run's prefix, for a stage that follows a training; None without a training.
 
-    The attempt is this one, else the newest. Raises UserError for the prefix of another training, whose MLflow run must
-    not be closed.
+    Uses the attempt number claimed for this pod, otherwise the newest. Raises UserError for the prefix of another
+    training, whose MLflow run must not be closed.
     """
     try:
         data = wanted_digest(job, env) or data_digest(job, env)
     except UserError as error:
-        logger.warning("the data set is not known any more; assuming that the training is this job's: %s", error)
+        logger.warning("the data set no longer exists; assuming that this prefix belongs to this job: %s", error)
     else:
-        check_identity(job, env, run, data)
+        check_identity(job, env, run_store, data)
     start, uid = _start_key(env), env.uid
-    attempt = (find_attempt(run, start) if start else None) or max(attempt_numbers(run), default=None)
+    attempt = (find_attempt(run_store, start) if start else None) or max(attempt_numbers(run_store), default=None)
     if attempt is None:
         return None
     try:
-        uid = str(json.loads(run.get(JOB))["uid"])
+        uid = str(json.loads(run_store.get(JOB_KEY))["uid"])
     except (StorageError, ValueError, KeyError, TypeError) as error:
-        logger.warning("%s/%s does not name the training: %s", run.uri, JOB, error)
+        logger.warning("%s/%s does not name the training: %s", run_store.uri, JOB_KEY, error)
     return dataclasses.replace(env, uid=uid, attempt=str(attempt))
 
 
 @contextlib.contextmanager
-def error_field(field: str) -> Iterator[None]:
+def prefix_user_errors(field: str) -> Iterator[None]:
     """Prefix user errors of the block with a field of the job."""
     try:
         yield
@@ -153,7 +153,7 @@ def probe(store: ObjectStore) -> None:
         store.delete(key)
 
 
-def tracker_uri(job: UniMRGJob, env: PodEnvironment) -> str:
+def mlflow_tracking_uri(job: UniMRGJob, env: PodEnvironment) -> str:
     """The tracking server. A relative SQLite path counts from the job's folder, like every other path in it."""
     checkpoints = resolve_uri(job.spec.checkpoint.uri, env.spec_base)
     return tracking_uri(job.spec.tracking.mlflow.uri, env.spec_base, checkpoints, env.run_dir)
@@ -163,7 +163,7 @@ def tracking_settings(job: UniMRGJob, env: PodEnvironment) -> TrackingSettings:
     """The MLflow server and run of this attempt; `env` has the claimed uid and attempt."""
     mlflow = job.spec.tracking.mlflow
     return TrackingSettings(
-        uri=tracker_uri(job, env),
+        uri=mlflow_tracking_uri(job, env),
         experiment=mlflow.experiment,
         run_name=mlflow.run_name or job.metadata.name,
         job_uid=env.uid,
@@ -171,7 +171,7 @@ def tracking_settings(job: UniMRGJob, env: PodEnvironment) -> TrackingSettings:
     )
 
 
-def warn_of_tracking_server(job: UniMRGJob, env: PodEnvironment) -> None:
+def warn_if_tracking_fails(job: UniMRGJob, env: PodEnvironment) -> None:
     """Warn if the MLflow server will not accept the job's records; the job continues."""
     uri = job.spec.tracking.mlflow.uri or ""
     if uri.startswith(("http://", "https://")):

@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 LOG_LINES = 15
 """Lines of the failed rank's log that are printed."""
 
-_USER_ERRORS = (
+_EXIT_CODES_WITHOUT_LOG = (
     ExitCode.CONFIGURATION,
     ExitCode.DATA_CORRUPT,
     ExitCode.INPUT_MISSING,
@@ -78,20 +78,20 @@ def run_job(
 ) -> int:
     """Run a job here, from the main thread, and return the exit code; a run that was stopped is resumed.
 
-    `job_file` is the file that the job came from: relative paths count from its folder. `processes` train
-    (default: spec.trainer.processesPerNode for a job on CPUs, else 1). `stop` is a request whose handlers are installed
-    already. Raises UserError before anything starts if another `unimrg run` of this machine uses the same run, or if it
-    has too few GPUs.
+    `job_file` is the file that the job came from: relative paths count from its folder. `processes` is the number of
+    training processes (default: spec.trainer.processesPerNode for a job on CPUs, else 1). `stop` is a request whose
+    handlers are installed already. Raises UserError before anything starts if another `unimrg run` of this machine uses
+    the same run, or if it has too few GPUs.
     """
     console = console or Console()
     job, fallback = fit_to_machine(job, processes)
     env = local_environment(job, job_file, processes)
     provide_home()
-    run = job_stores.run_store(job, env)
-    with run_lock(env.run_dir, display_uri(run.uri)), _logging(env.run_dir):
+    run_store = job_stores.run_store(job, env)
+    with run_lock(env.run_dir, display_uri(run_store.uri)), _logging(env.run_dir):
         for line in [*ignored_fields(job, processes), *([fallback] if fallback else [])]:
             console.print(line, markup=False, highlight=False, style="dim")
-        session = _Session(job, env, run, console, rank_module)
+        session = _Session(job, env, run_store, console, rank_module)
         with nullcontext(stop) if stop is not None else StopRequest().installed() as request:
             port = ports(str(env.run_dir), "local")[1]
             with serve_progress(env.run_dir, env.pod_ip, port), live_view(console, env.run_dir, request):
@@ -155,7 +155,7 @@ class _Session:
 
     job: UniMRGJob
     env: PodEnvironment
-    run_prefix: ObjectStore
+    run_store: ObjectStore
     console: Console
     rank_module: str
     attempt_env: PodEnvironment | None = None
@@ -168,16 +168,16 @@ class _Session:
         """Run the remaining stages up to the first failure; `finish` always runs once training has started."""
         first, *others = wanted_stages(self.job)
         ended = {first: self._run_stage(first, stop)}
-        self.already_complete = self.failed is None and self._was_complete()
+        self.already_complete = self.failed is None and self._is_already_complete()
         for name in others:
-            decides = STAGES[name].decides
-            skipped = self.already_complete or stop.twice or is_skipped(name, self.job, ended, self._checkpoint_step())
-            # the tracked run of this command is open, or that of a command that was killed before its `finish`
-            opened = self.attempt_env is not None or (self.already_complete and not outcomes.is_closed(self.run_prefix))
-            if skipped if decides else not opened:
-                ended[name] = "Skipped"
-            else:
-                ended[name] = self._run_stage(name, stop)
+            skip = self.already_complete or is_skipped(name, self.job, ended, self._checkpoint_step())
+            # a second stop request between two stages fails the next, so that the run is not taken for complete
+            skip = skip or (stop.twice and self.failed is not None)
+            if not STAGES[name].decides:
+                # this command's MLflow run has to be closed, or one left open by a killed command
+                left_open = self.already_complete and not outcomes.is_mlflow_run_closed(self.run_store)
+                skip = self.attempt_env is None and not left_open
+            ended[name] = "Skipped" if skip else self._run_stage(name, stop)
         if result_of(self.job, ended) == "Succeeded":
             return ExitCode.OK
         assert self.failed is not None, ended
@@ -214,7 +214,7 @@ class _Session:
 
     def _log_lines(self, stage: StageName, record: TerminationRecord) -> list[str]:
         """The end of the failed rank's log."""
-        if not STAGES[stage].distributed or self.attempt_env is None or record.exit_code in _USER_ERRORS:
+        if not STAGES[stage].distributed or self.attempt_env is None or record.exit_code in _EXIT_CODES_WITHOUT_LOG:
             return []
         lines = tail(rank_log(self._logs(stage), record.rank or 0)).decode(errors="replace").splitlines()
         return lines[-LOG_LINES:]
@@ -223,24 +223,24 @@ class _Session:
         return log_folder(self.env.run_dir, self.attempt_env.attempt if self.attempt_env is not None else "", stage)
 
     def _checkpoint_step(self) -> int:
-        return outcomes.checkpoint_step(self.run_prefix)
+        return outcomes.checkpoint_step(self.run_store)
 
-    def _was_complete(self) -> bool:
+    def _is_already_complete(self) -> bool:
         """Whether nothing is left to compute: then data that was deleted since need not be prepared again."""
         try:
             digest = job_stores.wanted_digest(self.job, self.env) or job_stores.data_digest(self.job, self.env)
-            inputs.check_identity(self.job, self.env, self.run_prefix, digest)
+            inputs.check_identity(self.job, self.env, self.run_store, digest)
         except UserError as error:
-            logger.info("not known before the data is prepared: %s", error)
+            logger.info("completeness cannot be decided before the data is prepared: %s", error)
             return False  # prepare fails with it too, and reports it
-        return outcomes.is_complete(self.run_prefix, self.job)
+        return outcomes.is_complete(self.run_store, self.job)
 
     def _print_results(self) -> None:
-        summary = outcomes.summary(self.run_prefix)
+        summary = outcomes.summary(self.run_store)
         if summary is not None:
             self.console.print(render(summary))
-        self._print(f"Run: {display_uri(self.run_prefix.uri)}")
-        tracker, url = inputs.tracker_uri(self.job, self.env), mlflow_run(self.env.run_dir).get("url")
+        self._print(f"Run: {display_uri(self.run_store.uri)}")
+        tracker, url = inputs.mlflow_tracking_uri(self.job, self.env), mlflow_run(self.env.run_dir).get("url")
         if sqlite_path(tracker) is not None:
             self._print(f"View in MLflow: mlflow ui --backend-store-uri {shlex.quote(tracker)}")
         elif url:
@@ -258,15 +258,15 @@ def _logging(run_dir: Path) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(path)
     handler.setFormatter(logging.Formatter(FORMAT))
-    ours = logging.getLogger("unimrg_trainer")
-    level, propagate = ours.level, ours.propagate
-    ours.addHandler(handler)
-    ours.setLevel(logging.INFO)
-    ours.propagate = False
+    trainer_logger = logging.getLogger("unimrg_trainer")
+    level, propagate = trainer_logger.level, trainer_logger.propagate
+    trainer_logger.addHandler(handler)
+    trainer_logger.setLevel(logging.INFO)
+    trainer_logger.propagate = False
     try:
         yield
     finally:
-        ours.removeHandler(handler)
-        ours.setLevel(level)
-        ours.propagate = propagate
+        trainer_logger.removeHandler(handler)
+        trainer_logger.setLevel(level)
+        trainer_logger.propagate = propagate
         handler.close()

@@ -52,7 +52,7 @@ class Echo:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._position = path.stat().st_size if path.exists() else 0
-        self._over = threading.Event()
+        self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="log-echo", daemon=True)
 
     def __enter__(self) -> Echo:
@@ -60,14 +60,14 @@ class Echo:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._over.set()
+        self._stopped.set()
         self._thread.join(ECHO_SECONDS)
 
     def _run(self) -> None:
-        over = False
+        stopped = False
         try:
-            while not over:
-                over = self._over.wait(POLL_SECONDS)  # once more after the end, to copy the last lines
+            while not stopped:
+                stopped = self._stopped.wait(POLL_SECONDS)  # once more after the end, to copy the last lines
                 self._copy()
         except OSError as error:
             logger.warning("the log is no longer copied to standard output: %s", error)

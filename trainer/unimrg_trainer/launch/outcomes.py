@@ -26,16 +26,16 @@ def outcome_key(attempt: str, stage: str) -> str:
     return f"outcomes/attempt-{attempt}-{stage}.json"
 
 
-def record_outcome(run: ObjectStore, attempt: str, stage: str, record: TerminationRecord) -> None:
-    """Store the outcome of a stage."""
-    _store(run, outcome_key(attempt, stage), record.to_json())
+def store_termination_record(run_store: ObjectStore, attempt: str, stage: str, record: TerminationRecord) -> None:
+    """Store how a stage ended."""
+    _store(run_store, outcome_key(attempt, stage), record.to_json())
 
 
-def checkpoint_step(run: ObjectStore) -> int:
-    """Step of the newest checkpoint whose manifest and sizes verify, 0 if there is none. Quarantines nothing."""
-    for commit in list_commits(run):
+def checkpoint_step(run_store: ObjectStore) -> int:
+    """Step of the newest checkpoint whose manifest and sizes verify, 0 if there is none. Damaged ones are logged."""
+    for commit in list_commits(run_store):
         try:
-            verify(run, commit)
+            verify(run_store, commit)
         except Unverified as finding:
             logger.warning("the checkpoint of step %d is damaged: %s", commit.step, finding)
         else:
@@ -43,79 +43,80 @@ def checkpoint_step(run: ObjectStore) -> int:
     return 0
 
 
-def is_complete(run: ObjectStore, job: UniMRGJob) -> bool:
+def is_complete(run_store: ObjectStore, job: UniMRGJob) -> bool:
     """Whether nothing is left to compute: the checkpoint of the stop step exists and, where wanted, is evaluated."""
-    step = checkpoint_step(run)
+    step = checkpoint_step(run_store)
     if job.spec.checkpoint.resume == "Never" or step < job.spec.training.resolved_stop_step():
         return False
-    return job.spec.stages.evaluate.mode == "Never" or is_evaluated(run, job, step)
+    return job.spec.stages.evaluate.mode == "Never" or is_evaluated(run_store, job, step)
 
 
-def result(run: ObjectStore, job: UniMRGJob, attempt: str) -> Outcome:
-    """The result of an attempt. A stage without an outcome was killed and counts as interrupted."""
-    if is_complete(run, job):
+def run_outcome(run_store: ObjectStore, job: UniMRGJob, attempt: str) -> Outcome:
+    """The outcome of an attempt. A stage without an outcome was killed and counts as interrupted."""
+    if is_complete(run_store, job):
         return "Succeeded"
     outcomes: dict[StageName, Outcome] = {}
     for name in wanted_stages(job):
         if not STAGES[name].distributed:
             outcomes[name] = "Succeeded"  # an attempt gets its number only after these
-        elif is_skipped(name, job, outcomes, checkpoint_step(run)):
+        elif is_skipped(name, job, outcomes, checkpoint_step(run_store)):
             outcomes[name] = "Skipped"
         else:
             try:
-                outcomes[name] = outcome_of(TerminationRecord.parse(run.get(outcome_key(attempt, name))).exit_code)
+                record = TerminationRecord.parse(run_store.get(outcome_key(attempt, name)))
+                outcomes[name] = outcome_of(record.exit_code)
             except StorageError:
                 outcomes[name] = "Interrupted"
     return result_of(job, outcomes) or "Interrupted"
 
 
-def record_result(run: ObjectStore, attempt: str, outcome: Outcome, *, tracked: bool) -> None:
-    """Store the result of an attempt, and whether its MLflow run has been closed with it."""
-    _store(run, _FINISHED, canonical_json({"attempt": attempt, "result": outcome, "tracked": tracked}))
+def store_run_outcome(run_store: ObjectStore, attempt: str, outcome: Outcome, *, tracked: bool) -> None:
+    """Store the outcome of an attempt, and whether its MLflow run has been closed with it."""
+    _store(run_store, _FINISHED, canonical_json({"attempt": attempt, "result": outcome, "tracked": tracked}))
 
 
-def is_closed(run: ObjectStore) -> bool:
+def is_mlflow_run_closed(run_store: ObjectStore) -> bool:
     """Whether the MLflow run of the newest attempt has been closed; true without an attempt."""
     try:
-        stored = json.loads(run.get(_FINISHED))
+        stored = json.loads(run_store.get(_FINISHED))
         closed = stored["attempt"] if stored["tracked"] else None
     except (StorageError, ValueError, KeyError, TypeError):
         closed = None
-    newest = max(attempt_numbers(run), default=None)
+    newest = max(attempt_numbers(run_store), default=None)
     return newest is None or closed == str(newest)
 
 
-def record_evaluation(run: ObjectStore, job: UniMRGJob, found: Summary) -> None:
+def record_evaluation(run_store: ObjectStore, job: UniMRGJob, found: Summary) -> None:
     """Store which weights were evaluated and how: a run that lacks its evaluation is not complete."""
-    _store(run, _EVALUATED, canonical_json({"step": found.steps, "settings": _settings(job)}))
+    _store(run_store, _EVALUATED, canonical_json({"step": found.steps, "settings": _settings(job)}))
 
 
-def is_evaluated(run: ObjectStore, job: UniMRGJob, step: int) -> bool:
+def is_evaluated(run_store: ObjectStore, job: UniMRGJob, step: int) -> bool:
     """Whether the weights of `step` were evaluated with this job's settings, and the results exist."""
     try:
-        stored = json.loads(run.get(_EVALUATED))
+        stored = json.loads(run_store.get(_EVALUATED))
     except (StorageError, ValueError):
         return False
-    return stored == {"step": step, "settings": _settings(job)} and summary(run) is not None
+    return stored == {"step": step, "settings": _settings(job)} and summary(run_store) is not None
 
 
-def summary(run: ObjectStore) -> Summary | None:
+def summary(run_store: ObjectStore) -> Summary | None:
     """Results of the evaluation; None if it has not run or they cannot be read."""
     try:
-        return Summary.from_json(run.get(f"results/{FILE_NAME}"))
+        return Summary.from_json(run_store.get(f"results/{FILE_NAME}"))
     except NotFound:
         return None
     except (StorageError, ValueError) as error:
-        logger.warning("the summary of %s cannot be read: %s", run.uri, error)
+        logger.warning("the summary of %s cannot be read: %s", run_store.uri, error)
         return None
 
 
-def _store(run: ObjectStore, key: str, text: str) -> None:
+def _store(run_store: ObjectStore, key: str, text: str) -> None:
     """Errors of the store are only logged; a missing outcome later counts as interrupted."""
     try:
-        run.put(key, text.encode())
+        run_store.put(key, text.encode())
     except StorageError as error:
-        logger.warning("%s/%s was not stored: %s", run.uri, key, error)
+        logger.warning("%s/%s was not stored: %s", run_store.uri, key, error)
 
 
 def _settings(job: UniMRGJob) -> str:

@@ -1,4 +1,4 @@
-"""Serves the job's progress: GET /progress for the operator and `unimrg run`, GET /metrics for Prometheus.
+"""Serves the job's progress: GET /progress for the operator, GET /metrics for Prometheus.
 
 It is read-only, serves only these two paths, and answers from files without any lock of the training.
 """
@@ -27,7 +27,7 @@ PORT_FILE = "progress.port"
 def serve_progress(run_dir: Path, host: str, port: int) -> Iterator[int | None]:
     """Serve the progress of `run_dir` at host:port for the length of the block; yields the port that is bound.
 
-    Two runs on a laptop may want the same port: then the system chooses one. It is written to RUN_DIR/progress.port.
+    Two runs on a laptop may want the same port: then the system chooses one; RUN_DIR/progress.port tells people.
     If no port can be bound at that address, yields None: the job runs without a progress endpoint.
     """
     metrics = _ProgressCollector(run_dir)

@@ -1,4 +1,4 @@
-"""One rank: ends with its launcher, handles signals, runs the engine of a stage and records the result.
+"""One rank process: it is killed when its launcher ends, handles signals, runs a stage's engine, writes its result.
 
 `python -m unimrg_trainer.launch.rank train|evaluate`. The order matters: signal handling first, slow imports after.
 """
@@ -26,14 +26,14 @@ from unimrg_trainer.launch.signals import StopRequest
 logger = logging.getLogger(__name__)
 
 STACKS_SIGNAL = signal.SIGUSR1
-"""Has a rank write the Python stacks of all its threads into its log."""
+"""On this signal a rank writes the Python stacks of all threads to its log."""
 BLOCKED_SIGNALS = (signal.SIGTERM, signal.SIGINT, STACKS_SIGNAL)
 """Blocked by the launcher before it starts a rank; the kernel delivers them once the rank can handle them."""
 PARENT_VARIABLE = "UNIMRG_LAUNCHER_PID"
 """Environment variable with the launcher's pid."""
 
 _ENGINES = {"train": "unimrg_trainer.engine.train", "evaluate": "unimrg_trainer.engine.evaluate"}
-"""By name: the launcher imports no engine and no model, which would take seconds."""
+"""Engine module of each stage, imported by name so that the launcher does not import torch."""
 
 _PR_SET_PDEATHSIG = 1
 
@@ -46,7 +46,7 @@ def run(engine: Engine) -> None:
     The process exits without the interpreter's clean-up, because a thread that waits in a broken process group would
     block it for ever.
     """
-    end_with_parent(int(os.environ[PARENT_VARIABLE]))
+    set_parent_death_signal(int(os.environ[PARENT_VARIABLE]))
     env = PodEnvironment.from_environ(os.environ)
     rank = int(os.environ["RANK"])
     logging.basicConfig(level=logging.INFO, format=FORMAT, stream=sys.stderr)
@@ -56,18 +56,18 @@ def run(engine: Engine) -> None:
     stop.install()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, BLOCKED_SIGNALS)
 
-    record = exit_records.StageResult(ExitCode.OK, "Completed")
+    result = exit_records.ExitResult(ExitCode.OK, "Completed")
     try:
         engine(env, stop)
     except BaseException as error:
-        record = exit_records.result_from_error(error)
-        if record.code == ExitCode.INTERRUPTED:
-            logger.info("rank %d stopped: %s", rank, record.message)
+        result = exit_records.result_from_error(error)
+        if result.code == ExitCode.INTERRUPTED:
+            logger.info("rank %d stopped: %s", rank, result.message)
         else:
             trace = None if isinstance(error, UserError) else error  # no traceback for a user's mistake
-            logger.error("rank %d failed (%d): %s", rank, record.code, record.message, exc_info=trace)
-    exit_records.write_exit(env.run_dir, rank, record)
-    _exit_now(record.code)
+            logger.error("rank %d failed (%d): %s", rank, result.code, result.message, exc_info=trace)
+    exit_records.write_exit(env.run_dir, rank, result)
+    _exit_now(result.code)
 
 
 def main(arguments: list[str]) -> None:
@@ -83,7 +83,7 @@ def main(arguments: list[str]) -> None:
     run(engine)
 
 
-def end_with_parent(parent: int) -> None:
+def set_parent_death_signal(parent: int) -> None:
     """Have this process killed (SIGKILL) when its parent ends; `parent` is the pid that started it.
 
     Ranks have sessions of their own, and one that survived its launcher could write a checkpoint during the next

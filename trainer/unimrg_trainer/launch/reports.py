@@ -16,14 +16,16 @@ from unimrg_api.record import SIZE_LIMIT
 from unimrg_api.stages import STAGES, StageName
 from unimrg_api.termination import TerminationRecord
 from unimrg_trainer.files import write_atomically
-from unimrg_trainer.launch.exit_records import StageResult
+from unimrg_trainer.launch.exit_records import ExitResult
 
 logger = logging.getLogger(__name__)
 
 
 def read_progress(run_dir: Path) -> Progress:
-    """The latest progress, with the MLflow run, or why the uploader has none; fields that are not known yet have their
-    defaults."""
+    """Return progress.json, with run id and URL from mlflow.json, or the uploader's problem as its message.
+
+    Missing fields have their defaults.
+    """
     progress = _progress(run_dir)
     tracked = mlflow_run(run_dir)
     return progress.model_copy(
@@ -62,19 +64,18 @@ def report_stage(run_dir: Path, stage: StageName, step: int = 0, total_steps: in
     write_atomically(run_dir / "progress.json", text)
 
 
-def termination_record(result: StageResult, run_dir: Path, scores: dict[str, float] | None = None) -> TerminationRecord:
+def termination_record(result: ExitResult, run_dir: Path, scores: dict[str, float] | None = None) -> TerminationRecord:
     """The result with the progress of training; steps of other stages are not steps of training."""
     progress = read_progress(run_dir)
-    checkpoint_step = result.commit if result.commit is not None else progress.checkpoint_step
     training = STAGES[progress.stage].trains and progress.total_steps > 0
-    reached = progress.step if training else checkpoint_step
+    finished_step = progress.step if training else progress.checkpoint_step
     return TerminationRecord(
         reason=result.reason,
         exit_code=int(result.code),
         rank=result.rank,
-        step=result.step if result.step is not None else reached,
+        step=finished_step,
         total_steps=progress.total_steps if training else None,
-        checkpoint=step_folder(checkpoint_step).rstrip("/") if checkpoint_step else None,
+        checkpoint=step_folder(progress.checkpoint_step).rstrip("/") if progress.checkpoint_step else None,
         mlflow_run_id=progress.mlflow_run_id,
         mlflow_url=progress.mlflow_url,
         scores=scores or {},

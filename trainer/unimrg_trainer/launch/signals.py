@@ -57,11 +57,11 @@ class StopRequest:
                     signal.signal(number, handler)
 
     @contextmanager
-    def raising(self, *, even_if_requested: bool = False) -> Iterator[None]:
+    def interruptible(self, *, even_if_requested: bool = False) -> Iterator[None]:
         """Within this block a signal raises KeyboardInterrupt in the main thread.
 
         For code in the launcher that does not poll the flag and can be interrupted anywhere. If a stop was requested
-        before, the block does not begin, unless `even_if_requested`.
+        before, KeyboardInterrupt is raised at once, unless `even_if_requested`.
         """
         self._raising = True  # before the flag is read: a signal in between must not be lost
         try:

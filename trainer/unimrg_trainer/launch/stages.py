@@ -16,7 +16,6 @@ from functools import partial
 from unimrg_api.environment import PodEnvironment
 from unimrg_api.errors import Interrupted, UserError
 from unimrg_api.exit_codes import ExitCode
-from unimrg_api.fields import resolve_uri
 from unimrg_api.job import UniMRGJob
 from unimrg_api.stages import STAGES, Outcome, StageName
 from unimrg_api.termination import TerminationRecord
@@ -26,7 +25,7 @@ from unimrg_trainer.data.publication import find_publication, published
 from unimrg_trainer.engine.rows import BatchShape, cohorts_of_rank
 from unimrg_trainer.launch import inputs, outcomes, reports, worker_group
 from unimrg_trainer.launch.classification import classify
-from unimrg_trainer.launch.exit_records import StageResult, result_from_error
+from unimrg_trainer.launch.exit_records import ExitResult, result_from_error
 from unimrg_trainer.launch.logs import Echo, log_folder, rank_log, tail
 from unimrg_trainer.launch.signals import StopRequest
 from unimrg_trainer.launch.watchdog import Watchdog
@@ -40,31 +39,32 @@ from unimrg_trainer.tracking.uploader import Uploader
 logger = logging.getLogger(__name__)
 
 RANK_MODULE = "unimrg_trainer.launch.rank"
-UPLOAD_SECONDS = (10.0, 3.0)
-"""Limit for uploads to MLflow at the end of a stage: (normally, after a stop request). `finish` uploads the rest."""
-FINISH_SECONDS = (60.0, 15.0)
-"""Limit for uploads in `finish`: (normally, after a stop request)."""
-SAVE_SECONDS = (60.0, 6.0)
-"""Limit for saving outcome, metrics and logs to the run's store: (normally, after a stop request). After a stop request
-this and UPLOAD_SECONDS fit into worker_group.GRACE_MARGIN_SECONDS."""
+UPLOAD_SECONDS, UPLOAD_SECONDS_AFTER_STOP = 10.0, 3.0
+"""Limit for uploads to MLflow at the end of a stage, normally and after a stop request. `finish` uploads the rest."""
+FINISH_SECONDS, FINISH_SECONDS_AFTER_STOP = 60.0, 15.0
+"""Limit for uploads in `finish`."""
+SAVE_SECONDS, SAVE_SECONDS_AFTER_STOP = 60.0, 6.0
+"""Limit for saving outcome, metrics and logs to the run's store. After a stop request this and the limit for uploads
+fit into worker_group.GRACE_MARGIN_SECONDS."""
 REPORT_SECONDS = 0.5
-_TERMINAL: dict[Outcome, TerminalStatus] = {"Succeeded": "FINISHED", "Failed": "FAILED"}
+"""Minimum interval between progress reports of `prepare`."""
+_MLFLOW_STATUS: dict[Outcome, TerminalStatus] = {"Succeeded": "FINISHED", "Failed": "FAILED"}
 
 
 @dataclass(frozen=True)
-class Context:
-    """What a stage works with."""
+class StageContext:
+    """Inputs of a stage function."""
 
     env: PodEnvironment
     job: UniMRGJob
-    run: ObjectStore
+    run_store: ObjectStore
     stop: StopRequest
     echo: bool
     rank_module: str
 
 
 @dataclass(frozen=True)
-class StageEnd:
+class StageExecution:
     """How a stage ended."""
 
     record: TerminationRecord
@@ -78,7 +78,7 @@ class StageEnd:
 
 def execute(
     stage: StageName, env: PodEnvironment, stop: StopRequest, *, echo: bool = False, rank_module: str = RANK_MODULE
-) -> StageEnd:
+) -> StageExecution:
     """Run one stage from the main thread, write its termination record and return it.
 
     The caller has installed `stop`. `echo` repeats the first rank's log on standard output; `rank_module` is what each
@@ -88,50 +88,51 @@ def execute(
     try:
         reports.report_stage(env.run_dir, stage)
         job = inputs.job_of(env)
-        run = job_stores.run_store(job, env)
+        run_store = job_stores.run_store(job, env)
         if STAGES[stage].distributed:
-            attempt_env = inputs.claim_run(env, job, run)
+            attempt_env = inputs.claim_run(env, job, run_store)
         elif not STAGES[stage].decides:
-            attempt_env = inputs.find_run(env, job, run)
+            attempt_env = inputs.find_run(env, job, run_store)
         if attempt_env is not None and claim_folder(env.run_dir, attempt_env.uid):
             reports.report_stage(env.run_dir, stage)
-        context = Context(attempt_env or env, job, run, stop, echo, rank_module)
+        context = StageContext(attempt_env or env, job, run_store, stop, echo, rank_module)
         result = _STAGES[stage](context)
     except KeyboardInterrupt:
-        result = StageResult(ExitCode.INTERRUPTED, "Interrupted", f"interrupted during {stage}; checkpoints are kept")
+        result = ExitResult(ExitCode.INTERRUPTED, "Interrupted", f"interrupted during {stage}; checkpoints are kept")
         if stop.twice:
-            result = StageResult(ExitCode.INTERRUPTED_TWICE, "InterruptedTwice", f"interrupted twice during {stage}")
+            result = ExitResult(ExitCode.INTERRUPTED_TWICE, "InterruptedTwice", f"interrupted twice during {stage}")
     except Exception as error:
         result = result_from_error(error)
         expected = isinstance(error, UserError | Interrupted)  # anything else is a bug, logged with its traceback
         logger.error("%s ended (%d): %s", stage, result.code, result.message, exc_info=None if expected else error)
-    return StageEnd(_conclude(stage, env, result, context), attempt_env)
+    return StageExecution(_conclude(stage, env, result, context), attempt_env)
 
 
-def _check(context: Context) -> StageResult:
+def _check(context: StageContext) -> ExitResult:
     """Fast checks on one CPU: batch split, packages, stores, data set, identity, resume policy, weights, tracking."""
     env, job = context.env, context.job
     training = job.spec.training
     shape = BatchShape(training.batch.rows_per_objective, training.batch.cohort_rows)
     cohorts_of_rank(shape, 0, 0, env.nodes * env.processes)
-    with context.stop.raising():
-        inputs.check_choices(job, env)
-        with inputs.error_field("spec.checkpoint.uri"):
-            inputs.probe(context.run)
-        with inputs.error_field("spec.data.shards[0]"):
+    with context.stop.interruptible():
+        inputs.check_custom_names(job, env)
+        with inputs.prefix_user_errors("spec.checkpoint.uri"):
+            inputs.probe(context.run_store)
+        with inputs.prefix_user_errors("spec.data.shards[0]"):
             data = _check_data(context)
-        with inputs.error_field("spec.checkpoint.uri"):
-            inputs.check_identity(job, env, context.run, data)
-            check_resume(job.spec.checkpoint.resume, job.spec.checkpoint.uri, outcomes.checkpoint_step(context.run))
-        with inputs.error_field("spec.model.init"):
-            if job.spec.model.init is not None:
-                job_stores.find_weights(resolve_uri(job.spec.model.init, env.spec_base), job.spec.storage)
-        inputs.warn_of_tracking_server(job, env)
-    return StageResult(ExitCode.OK, "Completed")
+        with inputs.prefix_user_errors("spec.checkpoint.uri"):
+            inputs.check_identity(job, env, context.run_store, data)
+            step = outcomes.checkpoint_step(context.run_store)
+            check_resume(job.spec.checkpoint.resume, job.spec.checkpoint.uri, step)
+        inputs.warn_if_tracking_fails(job, env)
+    return ExitResult(ExitCode.OK, "Completed")
 
 
-def _check_data(context: Context) -> str:
-    """Return the digest of the data set, which is there or can be prepared from its source."""
+def _check_data(context: StageContext) -> str:
+    """Return the data set's digest.
+
+    Raises UserError unless it is published, or its sources are readable and its store is writable.
+    """
     job, env = context.job, context.env
     wanted = job_stores.wanted_digest(job, env)
     store = job_stores.data_store(job, env)
@@ -141,11 +142,11 @@ def _check_data(context: Context) -> str:
     return find_publication(store, wanted).digest
 
 
-def _prepare(context: Context) -> StageResult:
+def _prepare(context: StageContext) -> ExitResult:
     """Turn the job's sources into shards, unless the job names existing shards or they are published already."""
     sources = context.job.spec.data.sources
     if sources is None:
-        return StageResult(ExitCode.OK, "Completed", "the job names existing shards; there is nothing to prepare")
+        return ExitResult(ExitCode.OK, "Completed", "the job names existing shards; there is nothing to prepare")
     reported = 0.0
 
     def report(done: int, total: int) -> None:
@@ -155,14 +156,14 @@ def _prepare(context: Context) -> StageResult:
             reports.report_stage(context.env.run_dir, "prepare", step=done, total_steps=total)
 
     store = job_stores.data_store(context.job, context.env)
-    with context.stop.raising():
+    with context.stop.interruptible():
         prepared = prepare(sources, context.env.spec_base, store, report)
-        inputs.check_identity(context.job, context.env, context.run, prepared.digest)
+        inputs.check_identity(context.job, context.env, context.run_store, prepared.digest)
     where = f"{store.uri}/{prepared.prefix}"
-    return StageResult(ExitCode.OK, "Completed", f"found in {where}" if prepared.reused else f"written to {where}")
+    return ExitResult(ExitCode.OK, "Completed", f"found in {where}" if prepared.reused else f"written to {where}")
 
 
-def _run_ranks(context: Context, stage: StageName) -> StageResult:
+def _run_ranks(context: StageContext, stage: StageName) -> ExitResult:
     """Run a stage on all ranks of this node; on the first node with the watchdog and uploads to MLflow."""
     env, stop = context.env, context.stop
     worker_group.wait_for_master(env, stop)
@@ -184,26 +185,26 @@ def _run_ranks(context: Context, stage: StageName) -> StageResult:
     return classify(end)
 
 
-def _finish(context: Context) -> StageResult:
+def _finish(context: StageContext) -> ExitResult:
     """Upload the rest of the tracking spool and set the MLflow run's final status; a failure here fails no job."""
-    env, run, stop = context.env, context.run, context.stop
-    if not attempt_numbers(run):
-        return StageResult(ExitCode.OK, "Completed", f"no training under {run.uri}: no MLflow run to close")
-    outcome = outcomes.result(run, context.job, env.attempt)
-    status = _TERMINAL.get(outcome, "KILLED")
-    outcomes.record_result(run, env.attempt, outcome, tracked=False)
-    limit = FINISH_SECONDS[stop.requested]
-    with stop.raising(even_if_requested=True):
-        report = finish(env.run_dir, run, inputs.tracking_settings(context.job, env), status, timeout=limit)
+    env, run_store, stop = context.env, context.run_store, context.stop
+    if not attempt_numbers(run_store):
+        return ExitResult(ExitCode.OK, "Completed", f"no training under {run_store.uri}: no MLflow run to close")
+    outcome = outcomes.run_outcome(run_store, context.job, env.attempt)
+    status = _MLFLOW_STATUS.get(outcome, "KILLED")
+    outcomes.store_run_outcome(run_store, env.attempt, outcome, tracked=False)
+    limit = FINISH_SECONDS_AFTER_STOP if stop.requested else FINISH_SECONDS
+    with stop.interruptible(even_if_requested=True):
+        report = finish(env.run_dir, run_store, inputs.tracking_settings(context.job, env), status, timeout=limit)
     if report.remaining or not report.status_set:
         left = f"{report.remaining} records did not reach MLflow within {limit:.0f} s; they stay in the spool"
         message = f"{report.problem}. {left}" if report.problem else left
-        return StageResult(report.exit_code or ExitCode.UNAVAILABLE, "TrackingIncomplete", message)
-    outcomes.record_result(run, env.attempt, outcome, tracked=True)
-    return StageResult(ExitCode.OK, "Completed", f"the MLflow run was closed as {status}")
+        return ExitResult(report.exit_code or ExitCode.UNAVAILABLE, "TrackingIncomplete", message)
+    outcomes.store_run_outcome(run_store, env.attempt, outcome, tracked=True)
+    return ExitResult(ExitCode.OK, "Completed", f"the MLflow run was closed as {status}")
 
 
-_STAGES: dict[StageName, Callable[[Context], StageResult]] = {
+_STAGES: dict[StageName, Callable[[StageContext], ExitResult]] = {
     "check": _check,
     "prepare": _prepare,
     "train": partial(_run_ranks, stage="train"),
@@ -213,17 +214,20 @@ _STAGES: dict[StageName, Callable[[Context], StageResult]] = {
 
 
 @contextmanager
-def _uploading(context: Context) -> Iterator[None]:
+def _uploading(context: StageContext) -> Iterator[None]:
     """Upload the spool while the ranks write it."""
     uploader = Uploader(context.env.run_dir, inputs.tracking_settings(context.job, context.env))
     uploader.start()
     try:
         yield
     finally:
-        uploader.stop(0.0 if context.stop.twice else UPLOAD_SECONDS[context.stop.requested])
+        limit = UPLOAD_SECONDS_AFTER_STOP if context.stop.requested else UPLOAD_SECONDS
+        uploader.stop(0.0 if context.stop.twice else limit)
 
 
-def _conclude(stage: StageName, env: PodEnvironment, result: StageResult, context: Context | None) -> TerminationRecord:
+def _conclude(
+    stage: StageName, env: PodEnvironment, result: ExitResult, context: StageContext | None
+) -> TerminationRecord:
     """Write the termination record, then save outcome, metrics and logs to the run's store.
 
     The record comes first: a store that hangs could use up the rest of the grace period.
@@ -232,32 +236,36 @@ def _conclude(stage: StageName, env: PodEnvironment, result: StageResult, contex
     reports.write_termination(env, record)
     if context is None or not STAGES[stage].distributed:
         return record
-    records = [record]
+    records = [record]  # the last one counts; the thread may append one with scores
     saving = threading.Thread(target=_save_results, args=(stage, result, context, records), name="save", daemon=True)
     saving.start()
     started = time.monotonic()
-    while saving.is_alive() and time.monotonic() - started < SAVE_SECONDS[context.stop.requested]:
+    while saving.is_alive():
+        limit = SAVE_SECONDS_AFTER_STOP if context.stop.requested else SAVE_SECONDS  # a stop may be requested meanwhile
+        if time.monotonic() - started >= limit:
+            logger.warning("saving outcome, metrics and logs to %s timed out after %s", context.run_store.uri, stage)
+            break
         saving.join(0.1)
-    if saving.is_alive():
-        logger.warning("saving outcome, metrics and logs to %s timed out after %s", context.run.uri, stage)
     return records[-1]
 
 
-def _save_results(stage: StageName, result: StageResult, context: Context, records: list[TerminationRecord]) -> None:
+def _save_results(
+    stage: StageName, result: ExitResult, context: StageContext, records: list[TerminationRecord]
+) -> None:
     """Save outcome, metrics and logs to the run's store; appends a record with the benchmark scores to `records`."""
-    env, run = context.env, context.run
+    env, run_store = context.env, context.run_store
     try:
-        found = outcomes.summary(run) if result.code is ExitCode.OK and STAGES[stage].scores else None
+        found = outcomes.summary(run_store) if result.code is ExitCode.OK and STAGES[stage].scores else None
         if found is not None:
             records.append(reports.termination_record(result, env.run_dir, found.headline()))
             reports.write_termination(env, records[-1])
             if env.node_rank == 0:
-                outcomes.record_evaluation(run, context.job, found)
+                outcomes.record_evaluation(run_store, context.job, found)
         if env.node_rank == 0:
-            outcomes.record_outcome(run, env.attempt, stage, records[-1])
-            save_spool(env.run_dir, run)
+            outcomes.store_termination_record(run_store, env.attempt, stage, records[-1])
+            save_spool(env.run_dir, run_store)
         for path in sorted(log_folder(env.run_dir, env.attempt, stage).glob("*.log")):
-            run.put(f"logs/attempt-{env.attempt}/{stage}/{path.name}", tail(path))
+            run_store.put(f"logs/attempt-{env.attempt}/{stage}/{path.name}", tail(path))
     except StorageError as error:
         logger.warning("outcome, metrics and logs of %s are not all saved: %s", stage, error)
     except Exception:

@@ -17,7 +17,7 @@ class Stall:
 class Watchdog:
     """Counts the time since the heartbeat last *changed*.
 
-    A heartbeat is any value that changes when work advances (phase, step, time of the report). Only change counts,
+    A heartbeat is any value that changes when work advances (stage, step, time of the report). Only change counts,
     never its value: a wall clock that jumps, or a report of an earlier attempt, cannot trigger or delay it.
     """
 

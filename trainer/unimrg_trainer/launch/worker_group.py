@@ -22,7 +22,7 @@ from unimrg_api.environment import PodEnvironment, ports
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_trainer.launch import exit_records
-from unimrg_trainer.launch.classification import GroupEnd, RankEnd
+from unimrg_trainer.launch.classification import RankExit, WorkerGroupExit
 from unimrg_trainer.launch.logs import rank_log, tail
 from unimrg_trainer.launch.rank import BLOCKED_SIGNALS, PARENT_VARIABLE, STACKS_SIGNAL
 from unimrg_trainer.launch.signals import StopRequest
@@ -76,6 +76,7 @@ class WorkerGroup:
 
     def is_running(self) -> bool:
         """Whether any rank is running."""
+        # no any(): every worker must be polled, since polling sets ended_at
         return [worker for worker in self._workers if worker.is_running()] != []
 
     def has_failed(self) -> bool:
@@ -106,11 +107,11 @@ class WorkerGroup:
                 )
             worker.is_running()
 
-    def ends(self) -> tuple[RankEnd, ...]:
+    def ends(self) -> tuple[RankExit, ...]:
         """The end of each rank."""
         records = exit_records.read_exits(self._run_dir)
         return tuple(
-            RankEnd(
+            RankExit(
                 worker.rank,
                 records.get(worker.rank),
                 worker.process.returncode,
@@ -132,7 +133,8 @@ def start(
 ) -> WorkerGroup:
     """Start `env.processes` ranks of `python -m module arguments…` on this node; call it from the main thread.
 
-    Each rank's log is appended to a file in `logs`. `overrides` are environment variables on top of ours. Rendezvous is
+    Each rank's log is appended to a file in `logs`. `overrides` are environment variables that override the
+    launcher's. Rendezvous is
     at the address and port of global rank 0.
     """
     exit_records.clear(env.run_dir)
@@ -185,14 +187,15 @@ def group_environment(env: PodEnvironment) -> dict[str, str]:
     """The environment variables of all ranks of the node.
 
     The number of threads is fixed because it changes the order of summation: bit-exact resume needs it equal. Ranks of
-    a single node use the loopback, which needs no name resolution and is not reachable from outside. Our own
-    environment may override both.
+    a single node use the loopback, which needs no name resolution and is not reachable from outside. Variables that
+    are already set, and not empty, in the launcher's environment take precedence.
     """
-    loopback = {"GLOO_SOCKET_IFNAME": "lo"} if env.nodes == 1 else {}
+    defaults = {"OMP_NUM_THREADS": str(max(1, cores() // env.processes))}
+    if env.nodes == 1:
+        defaults["GLOO_SOCKET_IFNAME"] = "lo"
     return {
-        "OMP_NUM_THREADS": str(max(1, cores() // env.processes)),
-        **loopback,
         **os.environ,
+        **{name: os.environ.get(name) or value for name, value in defaults.items()},
         **env.to_environ(),
         "PYTHONUNBUFFERED": "1",
     }
@@ -250,7 +253,7 @@ def supervise(
     grace: int,
     watchdog: Watchdog | None = None,
     heartbeat: Callable[[], Hashable | None] = lambda: None,
-) -> GroupEnd:
+) -> WorkerGroupExit:
     """Wait until all ranks have ended; stop or kill them on signals, a failed rank or a stall.
 
     No rank is running when it returns. `grace` is in seconds, from the stop request to the end.
@@ -283,4 +286,4 @@ def supervise(
             time.sleep(POLL_SECONDS)
     finally:
         group.kill()
-    return GroupEnd(group.ends(), stop.requested, stop.twice, grace_exceeded, stall)
+    return WorkerGroupExit(group.ends(), stop.requested, stop.twice, grace_exceeded, stall)
