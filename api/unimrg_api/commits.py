@@ -1,11 +1,11 @@
-"""Where a step's commits lie below a run's prefix: the trainer writes them there, the operator names the place."""
+"""Keys below a run's prefix that the trainer writes, and the operator or the command line knows too."""
 
 from __future__ import annotations
 
-import re
-
 ROOT = "ckpt/"
-_STEP_FOLDER = re.compile(rf"{ROOT}step-(\d{{1,12}})(?!\d)")
+FINISHED_KEY = "outcomes/finished.json"
+"""The outcome of the newest attempt, and whether its MLflow run was closed."""
+SUMMARY_KEY = "results/summary.json"
 
 
 def step_folder(step: int) -> str:
@@ -13,7 +13,6 @@ def step_folder(step: int) -> str:
     return f"{ROOT}step-{step:08d}/"
 
 
-def step_in(text: str) -> int | None:
-    """Return the step whose folder a text names, as a termination record does; None if it names none."""
-    match = _STEP_FOLDER.search(text)
-    return int(match[1]) if match else None
+def outcome_key(attempt: str, stage: str) -> str:
+    """Return the key of a stage's termination record."""
+    return f"outcomes/attempt-{attempt}-{stage}.json"

@@ -22,10 +22,10 @@ class ExitCode(IntEnum):
     STALL = 75
     CREDENTIALS = 77
     GPU_FAULT = 80
-    NUMERIC_GUARD = 82
+    NON_FINITE_LOSS = 82
     COMMUNICATION = 84
     INTERRUPTED = 85
-    NOTHING_VERIFIES = 87
+    NO_VALID_CHECKPOINT = 87
     INTERRUPTED_TWICE = 130
     KILLED = 137
     TERMINATED = 143
@@ -67,6 +67,8 @@ class KillReason(Enum):
 class Rule:
     """What one end means and what follows."""
 
+    reason: str
+    """One CamelCase word, for the status and the termination record."""
     meaning: str
     action: Action
     budget: Budget
@@ -77,27 +79,35 @@ class Rule:
 
 
 RULES: dict[ExitCode, Rule] = {
-    ExitCode.OK: Rule("done", Action.DONE, Budget.NONE),
-    ExitCode.CONFIGURATION: Rule("the job's configuration is invalid", Action.FAIL, Budget.NONE),
-    ExitCode.DATA_CORRUPT: Rule("data is corrupt", Action.FAIL, Budget.NONE),
-    ExitCode.INPUT_MISSING: Rule("an input does not exist", Action.FAIL, Budget.NONE),
-    ExitCode.UNAVAILABLE: Rule("a store or the rendezvous is unavailable", Action.RESTART, Budget.INFRA),
-    ExitCode.PROGRAM: Rule("the program failed", Action.RESTART, Budget.USER),
-    ExitCode.STALL: Rule("no progress within the stall timeout", Action.RESTART, Budget.INFRA, exclude_node_after=2),
-    ExitCode.CREDENTIALS: Rule("credentials were denied", Action.FAIL, Budget.NONE),
-    ExitCode.GPU_FAULT: Rule("a GPU is faulty", Action.RESTART_ELSEWHERE, Budget.INFRA),
-    ExitCode.NUMERIC_GUARD: Rule("a loss or gradient is not finite", Action.FAIL, Budget.NONE),
-    ExitCode.COMMUNICATION: Rule("communication between processes failed", Action.RESTART, Budget.INFRA),
-    ExitCode.INTERRUPTED: Rule("interrupted; the last checkpoint is kept", Action.RESTART, Budget.FREE),
-    ExitCode.NOTHING_VERIFIES: Rule("checkpoints exist and none verifies", Action.FAIL, Budget.NONE),
-    ExitCode.INTERRUPTED_TWICE: Rule("interrupted twice; the last checkpoint is kept", Action.RESTART, Budget.FREE),
-    ExitCode.KILLED: Rule("killed (SIGKILL)", Action.RESTART, Budget.USER),
-    ExitCode.TERMINATED: Rule("terminated (SIGTERM) before it could commit", Action.RESTART, Budget.USER),
+    ExitCode.OK: Rule("Completed", "done", Action.DONE, Budget.NONE),
+    ExitCode.CONFIGURATION: Rule("ConfigInvalid", "the job's configuration is invalid", Action.FAIL, Budget.NONE),
+    ExitCode.DATA_CORRUPT: Rule("DataCorrupt", "data is corrupt", Action.FAIL, Budget.NONE),
+    ExitCode.INPUT_MISSING: Rule("InputMissing", "an input does not exist", Action.FAIL, Budget.NONE),
+    ExitCode.UNAVAILABLE: Rule("Unavailable", "a store or the rendezvous is unavailable", Action.RESTART, Budget.INFRA),
+    ExitCode.PROGRAM: Rule("ProgramFailed", "the program failed", Action.RESTART, Budget.USER),
+    ExitCode.STALL: Rule(
+        "Stalled", "no progress within the stall timeout", Action.RESTART, Budget.INFRA, exclude_node_after=2
+    ),
+    ExitCode.CREDENTIALS: Rule("CredentialsDenied", "credentials were denied", Action.FAIL, Budget.NONE),
+    ExitCode.GPU_FAULT: Rule("GpuFault", "a GPU is faulty", Action.RESTART_ELSEWHERE, Budget.INFRA),
+    ExitCode.NON_FINITE_LOSS: Rule("NonFiniteLoss", "a loss or gradient is not finite", Action.FAIL, Budget.NONE),
+    ExitCode.COMMUNICATION: Rule(
+        "CommunicationFailed", "communication between processes failed", Action.RESTART, Budget.INFRA
+    ),
+    ExitCode.INTERRUPTED: Rule("Interrupted", "interrupted; the last checkpoint is kept", Action.RESTART, Budget.FREE),
+    ExitCode.NO_VALID_CHECKPOINT: Rule(
+        "NoValidCheckpoint", "checkpoints exist and none verifies", Action.FAIL, Budget.NONE
+    ),
+    ExitCode.INTERRUPTED_TWICE: Rule(
+        "InterruptedTwice", "interrupted twice; the last checkpoint is kept", Action.RESTART, Budget.FREE
+    ),
+    ExitCode.KILLED: Rule("Killed", "killed (SIGKILL)", Action.RESTART, Budget.USER),
+    ExitCode.TERMINATED: Rule("Terminated", "terminated (SIGTERM) before it could commit", Action.RESTART, Budget.USER),
 }
 """Every known code, for an end about which the cluster says nothing more."""
 
-OUT_OF_MEMORY = Rule("out of host memory", Action.RESTART, Budget.USER, fail_after=2)
-DISRUPTED = Rule("the cluster took the pod away", Action.RESTART, Budget.FREE)
+OUT_OF_MEMORY = Rule("OutOfMemory", "out of host memory", Action.RESTART, Budget.USER, fail_after=2)
+DISRUPTED = Rule("Disrupted", "the cluster took the pod away", Action.RESTART, Budget.FREE)
 
 
 def rule(code: int, kill_reason: KillReason = KillReason.UNKNOWN) -> Rule:
@@ -112,4 +122,4 @@ def rule(code: int, kill_reason: KillReason = KillReason.UNKNOWN) -> Rule:
     try:
         return RULES[ExitCode(code)]
     except ValueError:
-        return Rule(f"unknown exit code {code}", Action.RESTART, Budget.USER)
+        return Rule("ProgramFailed", f"unknown exit code {code}", Action.RESTART, Budget.USER)

@@ -21,6 +21,8 @@ class Progress(Record):
     """The step at which the stage ends; 0: not known."""
     eta_seconds: float | None = None
     """Seconds that the rest of the stage will take at the present rate."""
+    loss: float | None = None
+    """The training loss of the last step: the weighted mean over the objectives."""
     losses: dict[str, float] = Field(default_factory=dict)
     """Loss of the last step, by objective."""
     samples_per_second: float | None = None

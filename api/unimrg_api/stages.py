@@ -58,7 +58,7 @@ class Stage:
     """Its pod of node rank 0 serves progress that is worth polling."""
     scores: bool = False
     """It leaves a summary with scores, which its termination record carries."""
-    decides: bool = True
+    fails_job: bool = True
     """Its failure is the job's failure. Otherwise it runs whatever the others came to, and changes nothing about it."""
     failure_reason: str | None = None
     """Reason that the job's conditions give for its failure; None: that of the attempt which failed."""
@@ -105,7 +105,7 @@ STAGES: dict[StageName, Stage] = {
             "finish",
             PodSize.SMALL,
             phase="Finishing",
-            decides=False,
+            fails_job=False,
             failure_reason="TrackingIncomplete",
             max_attempts=3,
             time_limit_seconds=600,
@@ -147,12 +147,12 @@ def is_skipped(name: StageName, job: UniMRGJob, before: Mapping[StageName, Outco
 
 
 def result_of(job: UniMRGJob, outcomes: Mapping[StageName, Outcome]) -> Outcome | None:
-    """Return what a run came to, from how its stages ended; None as long as that is open.
+    """Return the outcome of a job from its stages' outcomes; None while it is undecided.
 
-    The first deciding stage that did not succeed decides. `finish` never does.
+    It is that of the first stage which did not succeed; a failure of `finish` fails no job.
     """
     for name in wanted_stages(job):
-        if not STAGES[name].decides:
+        if not STAGES[name].fails_job:
             continue
         outcome = outcomes.get(name)
         if outcome is None:

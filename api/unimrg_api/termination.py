@@ -24,8 +24,8 @@ class TerminationRecord(Record):
     """The last step that was finished."""
     total_steps: int | None = None
     """The step at which training stops."""
-    checkpoint: str | None = None
-    """The last commit: its marker's key, or its folder, below the run's prefix."""
+    checkpoint_step: int | None = None
+    """Step of the last checkpoint."""
     mlflow_run_id: str | None = None
     """Run in MLflow."""
     mlflow_url: str | None = None

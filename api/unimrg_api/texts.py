@@ -14,9 +14,9 @@ def duration(seconds: float) -> str:
     return f"{whole}s"
 
 
-def backoff(first: float, most: float, failures: int, chance: float = 1.0) -> float:
-    """Return the seconds to wait after `failures` in a row (at least 1): `first`, doubled each time, `most` at most.
+def backoff(initial: float, maximum: float, failures: int, jitter: float = 1.0) -> float:
+    """Return the seconds to wait after `failures` in a row (at least 1): `initial`, doubled each time, up to `maximum`.
 
-    A random `chance` from 0 to 1 shortens it by up to a half, so that many waiting programs do not return at once.
+    A random `jitter` from 0 to 1 shortens it by up to a half, so that many waiting programs do not return at once.
     """
-    return min(first * 2.0 ** min(max(failures - 1, 0), 32), most) * (0.5 + 0.5 * chance)
+    return min(initial * 2.0 ** min(max(failures - 1, 0), 32), maximum) * (0.5 + 0.5 * jitter)

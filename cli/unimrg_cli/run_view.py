@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
 
+from unimrg_api.commits import FINISHED_KEY, SUMMARY_KEY, outcome_key
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.fields import resolve_uri
@@ -21,7 +22,7 @@ from unimrg_api.progress import Progress
 from unimrg_api.stages import STAGES, outcome_of
 from unimrg_api.termination import TerminationRecord
 from unimrg_trainer.checkpoint.reader import CommitReport, inspect_commits
-from unimrg_trainer.local_folders import run_folder, training_in
+from unimrg_trainer.local_folders import MLFLOW_FILE, PROGRESS_FILE, TERMINATION_FILE, run_folder, training_in
 from unimrg_trainer.storage import LocalStore, ObjectStore, open_store
 from unimrg_trainer.storage.base import NotFound
 
@@ -30,7 +31,7 @@ State = Literal["NotStarted", "Running", "Stopped", "Completed", "Failed"]
 
 _STATES: dict[str, State] = {"Succeeded": "Completed", "Failed": "Failed", "Interrupted": "Stopped"}
 _JOB_SUFFIXES = (".yaml", ".yml", ".json")
-_OUTCOME = re.compile(rf"outcomes/attempt-(\d+)-({'|'.join(STAGES)})\.json")
+_OUTCOME = re.compile(outcome_key(r"(\d+)", f"({'|'.join(STAGES)})"))
 _ATTEMPT = re.compile(r"attempts/(\d+)\.json")
 
 
@@ -114,7 +115,7 @@ def _open(target: str) -> tuple[ObjectStore, LocalStore]:
         )
     store = open_store(uri, storage)
     local = LocalStore(run_folder(store.uri, storage))
-    begun_here = (local.root / "progress.json").exists()
+    begun_here = (local.root / PROGRESS_FILE).exists()
     begun = begun_here or store.size("job.json") is not None or any(store.list(key) for key in ("attempts/", "ckpt/"))
     if not path.is_file() and not begun:
         raise UserError(
@@ -130,12 +131,12 @@ def describe_run(target: str) -> RunDescription:
     store, local = _open(target)
     uid = json_object(store, "job.json").get("uid")
     ours = training_in(local.root) in (None, uid)  # otherwise the local files belong to an earlier run
-    progress = _read(local, "progress.json", Progress.parse) if ours else None
+    progress = _read(local, PROGRESS_FILE, Progress.parse) if ours else None
     attempts = [int(match[1]) for key, _ in store.list("attempts/") if (match := _ATTEMPT.fullmatch(key))]
     checkpoints = inspect_commits(store)
     outcomes = _outcomes(store)
-    last_end = _read(local, "termination.json", TerminationRecord.parse) if ours else None
-    mlflow = json_object(local, "mlflow.json") if ours else {}
+    last_end = _read(local, TERMINATION_FILE, TerminationRecord.parse) if ours else None
+    mlflow = json_object(local, MLFLOW_FILE) if ours else {}
     url = (progress.mlflow_url if progress is not None else None) or mlflow.get("url")
     at_rest = _state_at_rest(store, outcomes, max(attempts, default=None), progress, last_end)
     return RunDescription(
@@ -147,7 +148,7 @@ def describe_run(target: str) -> RunDescription:
         checkpoint=checkpoints[0] if checkpoints else None,
         outcomes=outcomes,
         last_end=last_end,
-        results=json_object(store, "results/summary.json") or None,
+        results=json_object(store, SUMMARY_KEY) or None,
         mlflow_url=url if isinstance(url, str) else None,
     )
 
@@ -173,7 +174,7 @@ def _state_at_rest(
         if last_end is None or last_end.exit_code == ExitCode.OK:
             return "NotStarted" if progress is None else "Stopped"
         return _STATES[outcome_of(last_end.exit_code)]
-    finished = json_object(store, "outcomes/finished.json")
+    finished = json_object(store, FINISHED_KEY)
     if finished.get("attempt") == str(attempt) and str(finished.get("result")) in _STATES:
         return _STATES[str(finished["result"])]
     ends = {outcome_of(outcome.exit_code) for outcome in outcomes if outcome.attempt == attempt}

@@ -25,7 +25,7 @@ TERMINATIONS = st.builds(
     exit_code=WHOLE,
     rank=st.none() | WHOLE,
     step=st.none() | WHOLE,
-    checkpoint=st.none() | LONG_TEXT,
+    checkpoint_step=st.none() | st.integers(),
     mlflow_run_id=st.none() | LONG_TEXT,
     mlflow_url=st.none() | LONG_TEXT,
     scores=NUMBERS,
@@ -44,7 +44,7 @@ REPORTS = st.builds(
 
 
 @given(TERMINATIONS | REPORTS)
-@example(TerminationRecord(message='"' * 9000, reason="\U0001f600" * 600, checkpoint="\\" * 600))
+@example(TerminationRecord(message='"' * 9000, reason="\U0001f600" * 600, mlflow_url="\\" * 600))
 @example(TerminationRecord(scores={f"{'é' * 60}{n}": 1 / 3 for n in range(90)}, message="x" * 4096))
 def test_a_record_never_exceeds_the_limit_and_can_be_read_back(record: TerminationRecord | Progress) -> None:
     text = record.to_json()
@@ -105,7 +105,7 @@ SECRETS = [
 
 @pytest.mark.parametrize(("secret", "text"), SECRETS, ids=lambda value: value[:24])
 def test_what_looks_like_a_key_is_in_no_field_of_a_record(secret: str, text: str) -> None:
-    written = TerminationRecord(message=text, reason=text, checkpoint=text, scores={text: 1.0}).to_json()
+    written = TerminationRecord(message=text, reason=text, mlflow_url=text, scores={text: 1.0}).to_json()
     once = TerminationRecord.parse(text.encode()).message
     assert secret not in written + once and REDACTED in written
     assert clean(once) == once

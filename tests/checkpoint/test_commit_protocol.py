@@ -176,7 +176,6 @@ def test_a_quarantined_step_can_be_committed_again(dictionary_store: DictionaryS
         (TrainingState(1, {"model/a": torch.zeros(1, device="meta")}), "host memory"),
         (TrainingState(1, {"model/a": torch.zeros(1, dtype=torch.complex64)}), "complex64"),
         (TrainingState(-1, {}), "step"),
-        (TrainingState(1, {}, {"loss": float("nan")}), "JSON"),
     ],
 )
 def test_a_state_that_no_checkpoint_can_hold_is_our_own_mistake(

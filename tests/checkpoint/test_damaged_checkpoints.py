@@ -146,7 +146,7 @@ def test_if_nothing_verifies_the_job_ends_instead_of_starting_anew(
     for _ in range(2):  # a restart must not take what was quarantined for an empty prefix
         with pytest.raises(CheckpointError, match="none verifies") as caught:
             checkpointer(dictionary_store).load_newest()
-        assert caught.value.exit_code is ExitCode.NOTHING_VERIFIES
+        assert caught.value.exit_code is ExitCode.NO_VALID_CHECKPOINT
         assert "step 20" in caught.value.message
         assert "spec.checkpoint.uri" in caught.value.remedy
 
@@ -251,7 +251,7 @@ def test_a_planted_pickle_is_refused_unread(
         )
     with pytest.raises(CheckpointError) as caught:
         checkpointer(dictionary_store).load_newest()
-    assert caught.value.exit_code is ExitCode.NOTHING_VERIFIES
+    assert caught.value.exit_code is ExitCode.NO_VALID_CHECKPOINT
     assert not canary.exists()
     if kind == "pickle":
         pickle.loads(planted)

@@ -49,7 +49,7 @@ class Run:
             **{"created": "2026-01-02T03:04:05+00:00", "reason": "schedule"},
             **{"config_digest": "c", "data_digest": "d", "mlflow_run_id": None, "spool_segments": []},
             "objects": {"rank-0.safetensors": {"size": size, "sha256": "0" * 64}},
-            **{"tensors": {}, "extra": {}},
+            "tensors": {},
         }
         self.put(f"{folder}manifest.json", manifest)
         digest = hashlib.sha256((self.root / folder / "manifest.json").read_bytes()).hexdigest()
@@ -167,10 +167,10 @@ def test_the_state_of_a_run_at_rest(
 
 def test_a_run_that_failed_before_its_first_attempt_says_why(unimrg: Unimrg, run: Run) -> None:
     run.progress(stage="check")
-    record = TerminationRecord(reason="UserError", exit_code=66, message="no data")
+    record = TerminationRecord(reason="InputMissing", exit_code=66, message="no data")
     run.put("local/termination.json", record.to_json())
     assert state(unimrg, run.root) == "Failed"
-    assert "UserError (66): no data" in unimrg("status", run.root).out
+    assert "InputMissing (66): no data" in unimrg("status", run.root).out
 
 
 def test_a_run_is_running_while_the_process_in_its_lock_is_alive(unimrg: Unimrg, run: Run) -> None:

@@ -59,8 +59,9 @@ def test_first_weights_of_another_model_are_refused_by_their_header(fits: bool, 
     if fits:
         check_choices(job, env)
     else:
-        with pytest.raises(JobError, match=named):
+        with pytest.raises(JobError, match=named) as error:
             check_choices(job, env)
+        assert str(error.value).count("spec.model.init: ") == 1
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import torch
 from tests.support.checkpoints import assert_same, checkpointer
 from tests.support.toy_training import TOY_WEIGHTS, Toy, micro_step, toy_loop, toy_step
 from unimrg_trainer.checkpoint.state import TrainingState
-from unimrg_trainer.engine.metrics import MetricsCollector, NumericError
+from unimrg_trainer.engine.metrics import MetricsCollector, NonFiniteLossError
 from unimrg_trainer.engine.step_plan import Step
 from unimrg_trainer.storage import LocalStore
 
@@ -37,7 +37,7 @@ def test_a_loss_that_is_not_finite_ends_training_and_spares_the_commit(tmp_path:
         checkpointer(store).save(state, reason)
         saved.append(state)
 
-    with pytest.raises(NumericError, match="step 3") as caught:
+    with pytest.raises(NonFiniteLossError, match="step 3") as caught:
         toy_loop(Toy(), stop_step=8, save_every=2, save=save, plan_step=poisoned).run(0)
     assert int(caught.value.exit_code) == 82
     assert caught.value.remedy
@@ -63,5 +63,5 @@ def test_one_bad_loss_or_gradient_norm_is_enough_and_its_step_is_named(sums: lis
     for step, (values, length) in enumerate([([1.0, 1.0], 1.0), (sums, norm), ([1.0, 1.0], 1.0)], start=41):
         collector.add_micro_step(micro_step([("Pixel", 0, 0.5), ("Depth", 0, 0.5)]), torch.tensor(values))
         collector.end_step(step, torch.tensor(length))
-    with pytest.raises(NumericError, match="step 42"):
+    with pytest.raises(NonFiniteLossError, match="step 42"):
         collector.flush()

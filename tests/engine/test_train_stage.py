@@ -17,6 +17,7 @@ from unimrg_trainer.data.dataset import Dataset
 from unimrg_trainer.engine.initial_weights import build_initial
 from unimrg_trainer.engine.rows import BatchShape
 from unimrg_trainer.engine.step_plan import RowReader, StepPlanner
+from unimrg_trainer.launch.reports import read_progress
 from unimrg_trainer.models.registry import find_family
 from unimrg_trainer.objectives.registry import objective
 from unimrg_trainer.preparation.prepare import prepare
@@ -88,6 +89,9 @@ def test_a_job_interrupted_and_resumed_follows_the_recipe_by_hand(
     assert recorded(curves, "optim/lr") == pytest.approx(rates, rel=1e-12)
     # the norm that is reported is the one before clipping
     assert recorded(curves, "train/grad_norm") == pytest.approx(expected.norms, rel=1e-10)
+    shown = read_progress(tmp_path / "pod-2")
+    weighted = [weight * shown.losses[name.lower()] for name, weight in OBJECTIVES.items()]
+    assert (shown.step, shown.checkpoint_step, shown.loss) == (3, 3, pytest.approx(sum(weighted) / len(weighted)))
 
     # an attempt that finds its work done changes nothing
     run_stage(tmp_path, job, 3, monkeypatch, asked_to_stop=False)

@@ -65,4 +65,4 @@ def test_a_loss_that_is_not_finite_is_named_with_the_guards_exit_code(when: str)
     losses[when]["Depth"][1] = float("nan")
     with pytest.raises(UserError, match=f"{when} training.*Depth, row 1") as caught:
         compare(losses["before"], losses["after"], seed=0)
-    assert caught.value.exit_code is ExitCode.NUMERIC_GUARD
+    assert caught.value.exit_code is ExitCode.NON_FINITE_LOSS

@@ -73,7 +73,7 @@ def test_the_record_says_how_far_the_work_came(tmp_path: Path) -> None:
     (tmp_path / "mlflow.json").write_text('{"run_id": "abc"}')
     record = termination_record(ExitResult(ExitCode.PROGRAM, "ValueError", "a bug", rank=1), tmp_path)
     assert (record.exit_code, record.step, record.total_steps, record.mlflow_run_id) == (70, 3, 9, "abc")
-    assert (record.rank, record.message, record.checkpoint) == (1, "rank 1: a bug", "ckpt/step-00000002")
+    assert (record.rank, record.message, record.checkpoint_step) == (1, "rank 1: a bug", 2)
 
 
 def test_a_new_stage_keeps_the_last_commit_and_is_a_sign_of_life(tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def test_a_stop_lets_every_rank_finish_its_commit(launch: Launch) -> None:
     assert launched.code() == 85
     assert (launched.folder / "committed").read_text() == "7"
     assert not any(alive(pid) for pid in ranks)
-    assert launched.result()["message"] == "stopped after step 7, checkpoint at step 7"
+    assert launched.result()["message"] == "stopped after step 7; a checkpoint was saved"
 
 
 def test_a_second_interrupt_kills_everything_at_once(launch: Launch) -> None:
@@ -140,7 +140,7 @@ def test_a_stop_while_ranks_still_start_reaches_them_all(launch: Launch) -> None
     wait_until(lambda: (launched.folder / "logs" / "rank-1.log").exists())
     launched.process.send_signal(signal.SIGTERM)
     assert launched.code() == 85
-    assert launched.result()["message"] == "stopped after step 7, checkpoint at step 7"
+    assert launched.result()["message"] == "stopped after step 7; a checkpoint was saved"
 
 
 def test_ranks_share_the_cores_and_a_rank_that_completes_ends_with_0(launch: Launch) -> None:

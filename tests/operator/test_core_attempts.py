@@ -120,7 +120,7 @@ def test_a_stage_that_does_not_train_has_no_commits() -> None:
     cluster = Cluster()
     cluster.settle()
     for step, infra in ((12, 0), (13, 1)):
-        cluster.fail("check", 85, checkpoint=f"ckpt/step-{step:08d}")
+        cluster.fail("check", 85, checkpoint_step=step)
         assert cluster.restart_counters("check").infra_restarts == infra
         cluster.wait()
 

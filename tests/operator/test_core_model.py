@@ -117,7 +117,7 @@ class OperatorModel(RuleBasedStateMachine):
     @rule()
     def every_pod_succeeds(self) -> None:
         for pod in self.running():
-            self.cluster.end_pod(pod, 0, checkpoint="ckpt/step-00000400", step=400, total_steps=400)
+            self.cluster.end_pod(pod, 0, checkpoint_step=400, step=400, total_steps=400)
 
     # ---- what is not
 
@@ -132,8 +132,7 @@ class OperatorModel(RuleBasedStateMachine):
     @rule(data=st.data(), code=st.sampled_from([0, 85, 143, 137]))
     def a_pod_ends_as_asked(self, data: st.DataObject, code: int) -> None:
         pod = data.draw(st.sampled_from(self.leaving()))
-        commit = f"ckpt/step-{self.step:08d}" if code == 85 and self.step else None
-        self.cluster.end_pod(pod, code, checkpoint=commit)
+        self.cluster.end_pod(pod, code, checkpoint_step=self.step if code == 85 and self.step else None)
 
     @precondition(lambda self: self.alive())
     @rule(data=st.data())

@@ -81,7 +81,7 @@ def test_a_failed_training_is_evaluated_only_always_and_with_a_commit(
 ) -> None:
     cluster = Cluster(make_job(mode=mode))
     cluster.to_training()
-    cluster.fail("train", 82, checkpoint=None if commit is None else f"ckpt/step-{commit:08d}")
+    cluster.fail("train", 82, checkpoint_step=commit)
     assert (cluster.current == "evaluate") is evaluated
     if evaluated:
         cluster.succeed("evaluate")

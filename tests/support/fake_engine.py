@@ -12,13 +12,14 @@ import os
 import sys
 import time
 
+from unimrg_api.commits import SUMMARY_KEY
 from unimrg_api.environment import PodEnvironment
 from unimrg_api.errors import Interrupted, UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.job import UniMRGJob
 from unimrg_api.load import parse_job
 from unimrg_api.progress import Progress
-from unimrg_trainer.evaluation.summary import FILE_NAME, Summary
+from unimrg_trainer.evaluation.summary import Summary
 from unimrg_trainer.job_stores import run_store
 from unimrg_trainer.launch.rank import run
 from unimrg_trainer.launch.signals import StopRequest
@@ -55,9 +56,9 @@ def work(env: PodEnvironment, stop: StopRequest) -> None:
         commit(store, step)
         spool.close_segment()
     else:
-        store.put(f"results/{FILE_NAME}", summary(env, job, step).to_json().encode())
+        store.put(SUMMARY_KEY, summary(env, job, step).to_json().encode())
     if script == "wait":
-        raise Interrupted(f"stopped after step {step}, checkpoint at step {step}")
+        raise Interrupted(f"stopped after step {step}; a checkpoint was saved")
 
 
 def commit(store: ObjectStore, step: int) -> None:
@@ -67,7 +68,7 @@ def commit(store: ObjectStore, step: int) -> None:
     entry = {"size": len(share), "sha256": hashlib.sha256(share).hexdigest()}
     texts = dict.fromkeys(("uid", "strategy", "reason", "created", "config_digest", "data_digest"), "fake")
     numbers = {"schema_version": 1, "step": step, "attempt": 1, "world_size": 1}
-    empty = {"mlflow_run_id": None, "spool_segments": [], "extra": {}, "tensors": {}}
+    empty = {"mlflow_run_id": None, "spool_segments": [], "tensors": {}}
     manifest = json.dumps({**texts, **numbers, **empty, "objects": {"rank-0.safetensors": entry}}).encode()
     marker = {"schema_version": 1, "manifest": f"{folder}manifest.json", "sha256": hashlib.sha256(manifest).hexdigest()}
     store.put(f"{folder}rank-0.safetensors", share)

@@ -25,7 +25,7 @@ def wait(env: PodEnvironment, stop: StopRequest) -> None:
     give_up = time.monotonic() + LIMIT_SECONDS
     while not stop.requested and time.monotonic() < give_up:
         time.sleep(0.02)
-    raise Interrupted("stopped after step 7, checkpoint at step 7")
+    raise Interrupted("stopped after step 7; a checkpoint was saved")
 
 
 def slow_commit(env: PodEnvironment, stop: StopRequest) -> None:

@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import getpass
 import hashlib
+import json
 import os
 import tempfile
 from pathlib import Path
 
 from unimrg_api.errors import UserError
 from unimrg_api.fields import path_of
+from unimrg_api.progress import Progress
+from unimrg_api.record import SIZE_LIMIT
 from unimrg_api.spec_platform import StorageSpec
 from unimrg_trainer.files import write_atomically
 from unimrg_trainer.storage.local import explained
 
-_OF_ONE_TRAINING = ("spool", "exit", "results", "progress.json", "mlflow.json", "termination.json")
+PROGRESS_FILE, MLFLOW_FILE, TERMINATION_FILE = "progress.json", "mlflow.json", "termination.json"
+_OF_ONE_TRAINING = ("spool", "exit", "results", PROGRESS_FILE, MLFLOW_FILE, TERMINATION_FILE)
 
 
 def cache_folder() -> Path:
@@ -88,6 +92,20 @@ def run_folder(run_uri: str, storage: StorageSpec | None = None) -> Path:
     named = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
     endpoint = ((storage.endpoint if storage is not None else None) or named).rstrip("/")
     return state_folder() / "runs" / hashlib.sha256(f"{endpoint} {uri}".encode()).hexdigest()[:16]
+
+
+def write_progress(run_dir: Path, progress: Progress) -> None:
+    """Replace the progress file of a run's folder."""
+    write_atomically(run_dir / PROGRESS_FILE, progress.to_json())
+
+
+def mlflow_run(run_dir: Path) -> dict[str, str]:
+    """`run_id`, `url` and `problem` from the file that the uploader writes, as far as it has them."""
+    try:
+        content = json.loads((run_dir / MLFLOW_FILE).read_bytes()[:SIZE_LIMIT])
+        return {name: value for name, value in content.items() if isinstance(value, str)}
+    except (OSError, ValueError, AttributeError):
+        return {}
 
 
 def training_in(folder: Path) -> str | None:

@@ -20,29 +20,10 @@ from unimrg_operator.core.texts import one_line, remaining, valid_reason
 FAILURE_WINDOW_SECONDS = 10
 """How long others are waited for after the first failure: the pod that failed first may be observed last."""
 
-REASONS: dict[int, str] = {
-    ExitCode.CONFIGURATION: "ConfigInvalid",
-    ExitCode.DATA_CORRUPT: "DataCorrupt",
-    ExitCode.INPUT_MISSING: "InputMissing",
-    ExitCode.UNAVAILABLE: "Unavailable",
-    ExitCode.PROGRAM: "ProgramFailed",
-    ExitCode.STALL: "Stalled",
-    ExitCode.CREDENTIALS: "CredentialsDenied",
-    ExitCode.GPU_FAULT: "GpuFault",
-    ExitCode.NUMERIC_GUARD: "NonFiniteLoss",
-    ExitCode.COMMUNICATION: "CommunicationFailed",
-    ExitCode.INTERRUPTED: "Interrupted",
-    ExitCode.INTERRUPTED_TWICE: "Interrupted",
-    ExitCode.NOTHING_VERIFIES: "NoValidCheckpoint",
-    ExitCode.KILLED: "Killed",
-    ExitCode.TERMINATED: "Terminated",
-}
-"""Reason for each exit code; a code that is not here is a program's failure."""
-
 PROFILE_FIELDS = {PodSize.SMALL: "resources.smallPod", PodSize.CPU: "resources.cpuPod", PodSize.GPU: "resources.gpuPod"}
 """Field of the site profile with the resources of a pod."""
 
-CHILD_LOST = Rule("the attempt's object was deleted", Action.RESTART, Budget.INFRA)
+CHILD_LOST = Rule("ChildLost", "the attempt's object was deleted", Action.RESTART, Budget.INFRA)
 
 _SECONDARY_EXIT_CODES: set[int] = {
     ExitCode.COMMUNICATION,
@@ -85,7 +66,7 @@ def classify(
     """
     if child is None:
         message = one_line(f"{stage.child or 'the child'} was deleted, not by the operator")
-        return Classification(cause=Cause("ChildLost", message, CHILD_LOST))
+        return Classification(cause=Cause(CHILD_LOST.reason, message, CHILD_LOST))
     if child.state == "Succeeded" or sum(map(has_succeeded, pods)) >= definition.pods(job):
         return Classification(succeeded=True)
     if child.state == "Suspended":
@@ -177,12 +158,7 @@ def _cause_of_first_failure(
     else:
         kill_reason = KillReason.UNKNOWN
     restart_rule = rule(end.exit_code, kill_reason)
-    if end.exit_code == ExitCode.KILLED and kill_reason is KillReason.OUT_OF_MEMORY:
-        reason = "OutOfMemory"
-    elif end.exit_code in (ExitCode.KILLED, ExitCode.TERMINATED) and kill_reason is KillReason.DISRUPTED:
-        reason = valid_reason(pod.disruption, "Disrupted")
-    else:
-        reason = REASONS.get(end.exit_code, "ProgramFailed")
+    reason = valid_reason(pod.disruption if restart_rule is DISRUPTED else "", restart_rule.reason)
     restarts = restart_rule.action is Action.RESTART and restart_rule.budget is not Budget.FREE
     may_follow_disruption = restarts and kill_reason is not KillReason.OUT_OF_MEMORY
     disruption_before = _earlier_disruption(pod, end.finished, stage, child, pods) if may_follow_disruption else ""
@@ -212,9 +188,8 @@ def _is_out_of_memory(end: Terminated) -> bool:
 def _pod_lost_cause(pod: str | None, node: str | None, why: str, disruption: str = "") -> Cause:
     where = f"pod {pod} on {node or 'no node'}" if pod else "a pod is lost"
     message = one_line(f"{where}: {why}", disruption)
-    return Cause(
-        valid_reason(disruption, "PodLost"), message, DISRUPTED, None, _truncate_name(pod), _truncate_name(node)
-    )
+    reason = valid_reason(disruption, "PodLost")
+    return Cause(reason, message, DISRUPTED, None, _truncate_name(pod), _truncate_name(node))
 
 
 def _truncate_name(text: str | None) -> str | None:

@@ -160,7 +160,7 @@ def degraded(inputs: StatusInputs) -> ConditionValue:
     found: list[tuple[str, str]] = []
     for stage in stages.all:
         definition = STAGES[stage.name]
-        if not definition.decides and stage.state == "Failed" and stage.attempt_end is not None:
+        if not definition.fails_job and stage.state == "Failed" and stage.attempt_end is not None:
             found.append(
                 (definition.failure_reason or stage.attempt_end.reason, f"{stage.name}: {stage.attempt_end.message}")
             )

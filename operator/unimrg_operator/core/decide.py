@@ -48,7 +48,7 @@ def decide(observation: Observation, now: float) -> Decision:
         return _invalid_job(observation, now)
     reported = merge_reports(observed_status, observation, job)
     stages = update_stages(observed_status, observation, job, reported.checkpoint_step, now)
-    progress = merge_progress(observed_status.progress, stages.current, observation, job)
+    progress = merge_progress(observed_status.progress, stages.current, observation)
     inputs = StatusInputs(observation, job, stages, reported, progress, observed_status, now)
     status, requeue_after = _status(inputs)
     plan = plan_deletion_of_running_children(stages, observed_status, observation, now)

@@ -55,6 +55,6 @@ def _stage_events(old: StageStatus, new: StageStatus, policy: RunPolicySpec) -> 
         if node not in old.restart_counters.excluded_nodes:
             found.append(Event("Warning", "NodeExcluded", f"later attempts of {new.name} are not scheduled on {node}"))
     definition = STAGES[new.name]
-    if not definition.decides and definition.failure_reason is not None and new.state == "Failed":
+    if not definition.fails_job and definition.failure_reason is not None and new.state == "Failed":
         found.append(Event("Warning", definition.failure_reason, one_line(end.message)))
     return found

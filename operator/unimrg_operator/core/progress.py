@@ -5,10 +5,9 @@ Reports are untrusted: values that do not fit are cut or ignored.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-from unimrg_api.commits import step_folder, step_in
+from unimrg_api.commits import step_folder
 from unimrg_api.job import UniMRGJob
 from unimrg_api.redaction import clean
 from unimrg_api.stages import STAGES, TRAINING, StageName
@@ -40,7 +39,7 @@ class ReportedStatus:
 def merge_reports(observed_status: JobStatus, observation: Observation, job: UniMRGJob) -> ReportedStatus:
     """Return the observed status's fields, updated from what pods report now."""
     records = _records(observation)
-    steps = [step_in(record.checkpoint or "") or 0 for record in records]
+    steps = [record.checkpoint_step or 0 for record in records]
     runs = [(record.mlflow_run_id, record.mlflow_url) for record in records]
     report = observation.report
     if report is not None and any(pod.uid == report.pod_uid for pod in observation.pods):
@@ -91,12 +90,12 @@ def _benchmarks(records: list[TerminationRecord]) -> list[NamedNumber]:
 
 
 def merge_progress(
-    old: ProgressStatus | None, current: StageStatus | None, observation: Observation, job: UniMRGJob
+    old: ProgressStatus | None, current: StageStatus | None, observation: Observation
 ) -> ProgressStatus | None:
     """Return the current stage's own progress; once no stage that reports is left, the training's.
 
     It comes from the report of a running pod, else from the training's newest termination record, else from the old
-    status. Another stage's steps are never merged; its losses are kept, because only training has any.
+    status. Another stage's steps are never shown; its losses are kept, because only training has any.
     """
     reports = current is not None and STAGES[current.name].reports_progress
     name = current.name if current is not None and reports else TRAINING
@@ -104,7 +103,7 @@ def merge_progress(
     pods = {pod.uid: pod for child in children_of(observation, name) for pod in pods_of(observation, child.name)}
     pod = pods.get(report.pod_uid) if report is not None else None
     if report is not None and pod is not None and pod.terminated is None and report.progress.total_steps > 0:
-        return _from_report(old, name, report, job.spec.resolved_objectives())
+        return _from_report(old, name, report)
     if STAGES[name].trains and (recorded := _from_records(old, name, observation)) is not None:
         return recorded
     if old is None or old.stage == name:
@@ -126,9 +125,7 @@ def _from_records(old: ProgressStatus | None, name: StageName, observation: Obse
     return _progress(old, name, step, total or 0, finished)
 
 
-def _from_report(
-    old: ProgressStatus | None, stage: StageName, report: ProgressReport, weights: Mapping[str, float]
-) -> ProgressStatus:
+def _from_report(old: ProgressStatus | None, stage: StageName, report: ProgressReport) -> ProgressStatus:
     progress = report.progress
     credible = 0 < progress.updated <= report.received + _CLOCK_SKEW_SECONDS
     updated = progress.updated if credible else report.received
@@ -136,7 +133,8 @@ def _from_report(
     values = {clean(name, _NAME_LIMIT): format_number(value) for name, value in progress.losses.items()}
     losses = [NamedNumber(name=name, value=value) for name, value in list(values.items())[:_LOSSES_LIMIT]]
     if losses:
-        new = new.model_copy(update={"losses": losses, "loss": format_number(_total(progress.losses, weights))})
+        loss = "" if progress.loss is None else format_number(progress.loss)
+        new = new.model_copy(update={"losses": losses, "loss": loss})
     if old is not None and _advance_key(old) == _advance_key(new):
         return old  # no new step: keep updated_time, so that a stall shows
     update: dict[str, object] = {}
@@ -146,12 +144,6 @@ def _from_report(
     if progress.samples_per_second is not None:
         update["samples_per_second"] = format_number(progress.samples_per_second)
     return new.model_copy(update=update)
-
-
-def _total(losses: Mapping[str, float], weights: Mapping[str, float]) -> float:
-    """Return the training loss: the weighted losses over the number of objectives; docs/method/randomness.md."""
-    factors = {name.lower(): weight for name, weight in weights.items() if weight}
-    return sum(factors.get(name.lower(), 1.0) * value for name, value in losses.items()) / len(losses)
 
 
 def _advance_key(progress: ProgressStatus) -> tuple[object, ...]:

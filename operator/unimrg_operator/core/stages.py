@@ -77,7 +77,7 @@ def decided_result(stages: Stages, job: UniMRGJob) -> Result | None:
         return None
     if outcome == "Succeeded":
         return Result("Succeeded", "every stage succeeded", succeeded=True)
-    failed = next(stage for stage in stages.all if stage.state == "Failed" and STAGES[stage.name].decides)
+    failed = next(stage for stage in stages.all if stage.state == "Failed" and STAGES[stage.name].fails_job)
     reason, message = (failed.attempt_end.reason, failed.attempt_end.message) if failed.attempt_end else ("Unknown", "")
     return Result(STAGES[failed.name].failure_reason or reason, f"{failed.name}: {message}", succeeded=False)
 

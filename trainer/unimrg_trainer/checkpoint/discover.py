@@ -35,7 +35,7 @@ WEIGHTS = "model/"
 def newest_verified(store: ObjectStore) -> Commit | None:
     """Return the newest commit whose manifest and object sizes verify; None if the run never committed.
 
-    Commits that do not verify are quarantined on the way. Raises CheckpointError (NOTHING_VERIFIES) if
+    Commits that do not verify are quarantined on the way. Raises CheckpointError (NO_VALID_CHECKPOINT) if
     there are commits and none verifies: starting anew would throw away work without anybody deciding so.
     """
     seen = read_listing(store.list(ROOT))
@@ -55,7 +55,7 @@ def newest_verified(store: ObjectStore) -> Commit | None:
         f"there are commits below {store.uri}/{ROOT}, and none verifies: {'; '.join(findings)}",
         remedy="restore the objects and delete the QUARANTINED objects, or start over under another"
         " spec.checkpoint.uri",
-        exit_code=ExitCode.NOTHING_VERIFIES,
+        exit_code=ExitCode.NO_VALID_CHECKPOINT,
     )
 
 
@@ -81,7 +81,7 @@ def load_newest(
 
     Rank 0 chooses, every rank reads. A commit that rank 0 finds damaged is quarantined, and the next older one is
     taken. With `config_digest`, a commit of another training is refused. Raises CheckpointError on every rank:
-    NOTHING_VERIFIES as in `newest_verified`, CONFIGURATION for another training or an unknown schema.
+    NO_VALID_CHECKPOINT as in `newest_verified`, CONFIGURATION for another training or an unknown schema.
     """
     while True:
         commit = on_first_rank(agreement, "looking for a checkpoint", lambda: newest_verified(store))
@@ -164,7 +164,7 @@ def read_state(store: ObjectStore, commit: Commit, manifest: Manifest) -> Traini
     tensors: dict[str, torch.Tensor] = {}
     for name in manifest.objects:
         tensors |= _read_object(store, commit, manifest, name)
-    return TrainingState(manifest.step, {name: tensors[name] for name in manifest.tensors}, manifest.extra)
+    return TrainingState(manifest.step, {name: tensors[name] for name in manifest.tensors})
 
 
 def _read_object(store: ObjectStore, commit: Commit, manifest: Manifest, name: str) -> dict[str, torch.Tensor]:

@@ -67,7 +67,6 @@ class Manifest(_Strict):
     data_digest: str
     mlflow_run_id: str | None
     spool_segments: list[str]
-    extra: dict[str, Any]
     objects: dict[str, ObjectEntry]
     tensors: dict[str, TensorEntry]
 

@@ -1,4 +1,4 @@
-"""What a checkpoint holds: full-precision tensors by canonical name, the step, and a few JSON values.
+"""What a checkpoint holds: full-precision tensors by canonical name, and the step.
 
 Names are `model/<name>` for weights, `exp_avg/<name>` and `exp_avg_sq/<name>` for AdamW's moments, whatever
 strategy trained them, so that each can go on from another's checkpoint.
@@ -6,8 +6,8 @@ strategy trained them, so that each can go on from another's checkpoint.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, get_args
+from dataclasses import dataclass
+from typing import get_args
 
 import torch
 
@@ -26,12 +26,11 @@ class TrainingState:
     """A snapshot in host memory; the caller does not change it while it is being saved.
 
     `step` counts finished optimiser steps. `tensors` are dense, of any shape, none sharing memory with
-    another. `extra` holds JSON values (numbers are finite) that are the same on every rank.
+    another.
     """
 
     step: int
     tensors: dict[str, torch.Tensor]
-    extra: dict[str, Any] = field(default_factory=dict)
 
     def problem(self) -> str | None:
         """Return what keeps this state from being saved, None if nothing does."""

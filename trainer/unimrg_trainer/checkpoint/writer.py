@@ -112,14 +112,13 @@ def _agree_on_contents(state: TrainingState, what: str, agreement: Agreement) ->
         if problem is not None:
             raise CheckpointError(problem, exit_code=ExitCode.PROGRAM)
         tensors = {name: [str(t.dtype), list(t.shape)] for name, t in state.tensors.items()}
-        return sha256_of({"step": state.step, "tensors": tensors, "extra": state.extra})
+        return sha256_of({"step": state.step, "tensors": tensors})
 
     outlines = on_all_ranks(agreement, what, outline)
     others = [rank for rank, one in enumerate(outlines) if one != outlines[0]]
     if others:
         raise CheckpointError(
-            f"{what} failed: rank 0 and ranks {', '.join(map(str, others))} hold different steps, tensors or"
-            " extra values",
+            f"{what} failed: rank 0 and ranks {', '.join(map(str, others))} hold different steps or tensors",
             exit_code=ExitCode.PROGRAM,
         )
 
@@ -131,7 +130,6 @@ def _manifest(state: TrainingState, origin: Origin, world_size: int, objects: Se
         step=state.step,
         world_size=world_size,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        extra=state.extra,
         objects={name: entry for name, entry, _ in objects},
         tensors={
             name: TensorEntry(object=place, dtype=DTYPE_NAMES[tensor.dtype], shape=list(tensor.shape))

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from unimrg_api.errors import UserError
-from unimrg_trainer.checkpoint.state import TrainingState
+from unimrg_trainer.checkpoint.state import GROUPS, TrainingState
 
-MOMENTS = ("exp_avg", "exp_avg_sq")
+MOMENTS = GROUPS[1:]
 
 
 def export_state(module: nn.Module, optimizer: torch.optim.AdamW, step: int) -> TrainingState:
@@ -24,7 +24,7 @@ def export_state(module: nn.Module, optimizer: torch.optim.AdamW, step: int) -> 
         for moment in MOMENTS:
             if moment in state:
                 tensors[f"{moment}/{name}"] = state[moment].detach().to("cpu", copy=True)
-    return TrainingState(step=step, tensors=tensors, extra={"optimizer_step": step})
+    return TrainingState(step=step, tensors=tensors)
 
 
 @torch.no_grad()
@@ -60,11 +60,10 @@ def check_same_model(module: nn.Module, state: TrainingState) -> None:
 def import_state(module: nn.Module, optimizer: torch.optim.AdamW, state: TrainingState) -> None:
     """Overwrite weights, moments and AdamW's step count."""
     import_weights(module, state)
-    step = float(state.extra["optimizer_step"])
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
             continue
         optimizer.state[parameter] = {
-            "step": torch.tensor(step, dtype=torch.float32),
+            "step": torch.tensor(state.step, dtype=torch.float32),
             **{moment: state.tensors[f"{moment}/{name}"].to(parameter, copy=True) for moment in MOMENTS},
         }

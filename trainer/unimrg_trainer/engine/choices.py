@@ -37,7 +37,8 @@ def check_choices(job: UniMRGJob, env: PodEnvironment) -> None:
         try:
             build()
         except UserError as error:
-            problems.append(Problem(path, "", error.message, error.remedy, exit_code=error.exit_code))
+            message = error.message.removeprefix(f"{path}: ")
+            problems.append(Problem(path, "", message, error.remedy, exit_code=error.exit_code))
         except Exception as error:
             if not is_custom:
                 raise  # a defect of ours; that of an installed package is the user's to mend

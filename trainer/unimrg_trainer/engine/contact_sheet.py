@@ -13,7 +13,6 @@ from pathlib import Path
 from unimrg_trainer.engine.rows import cohorts_of_rank
 from unimrg_trainer.engine.setup import Setup
 from unimrg_trainer.engine.step_plan import StepPlanner
-from unimrg_trainer.engine.strategy import PARAMETER_DTYPES
 from unimrg_trainer.evaluation.pictures import Preview, contact_sheet_png
 
 logger = logging.getLogger(__name__)
@@ -31,7 +30,7 @@ def write_contact_sheet(setup: Setup, planner: StepPlanner) -> Path | None:
     few = replace(planner, micro_rows=min(planner.micro_rows, ROWS_SHOWN))  # how a step is split changes no row
     cohorts = cohorts_of_rank(planner.shape, 0, 0, setup.world_size)
     micro_step = few.plan(cohorts[: math.ceil(few.micro_rows / planner.shape.cohort_rows)], 0).micro_steps[0]
-    batch = setup.family.prepare(micro_step.batch, setup.device, PARAMETER_DTYPES[setup.job.spec.training.precision])
+    batch = setup.family.prepare(micro_step.batch, setup.device, setup.parameter_dtype)
     shown: dict[str, list[Preview]] = {}
     for row, preview in zip(micro_step.rows, setup.family.preview(batch), strict=True):
         rows = shown.setdefault(row.objective, [])

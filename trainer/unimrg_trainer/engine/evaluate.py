@@ -10,6 +10,7 @@ import time
 import numpy as np
 import torch.distributed as dist
 
+from unimrg_api.commits import SUMMARY_KEY
 from unimrg_api.environment import PodEnvironment
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
@@ -22,16 +23,15 @@ from unimrg_trainer.engine.canonical_state import import_weights
 from unimrg_trainer.engine.initial_weights import build_initial
 from unimrg_trainer.engine.measuring import SharedWork, StoppableProgress, TrainedModel, held_out_losses
 from unimrg_trainer.engine.reporting import open_spool
-from unimrg_trainer.engine.setup import GROUP_TIMEOUT, Setup, set_up
+from unimrg_trainer.engine.setup import Setup, set_up
 from unimrg_trainer.engine.stopping import StopFlag
-from unimrg_trainer.engine.strategy import PARAMETER_DTYPES
 from unimrg_trainer.evaluation.benchmarks.base import BenchmarkResult, Item
 from unimrg_trainer.evaluation.benchmarks.registry import find_benchmark
 from unimrg_trainer.evaluation.held_out import HeldOutLoss, compare
 from unimrg_trainer.evaluation.pictures import GridRow, curves_png, grid_png
 from unimrg_trainer.evaluation.runner import Runner
 from unimrg_trainer.evaluation.summary import Summary
-from unimrg_trainer.files import write_atomically
+from unimrg_trainer.local_folders import write_progress
 from unimrg_trainer.maps.geometry import squash
 from unimrg_trainer.models.requests import AnswerRequest, GenerateRequest
 from unimrg_trainer.objectives.registry import built_in, in_order
@@ -51,10 +51,8 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
     """
     benchmarks = {entry.key: find_benchmark(*entry.selected()) for entry in job.spec.stages.evaluate.benchmarks}
     setup = set_up(env, job)
-    host_group = dist.new_group(backend="gloo", timeout=GROUP_TIMEOUT)
-    assert host_group is not None
     digest = job.training_digest(setup.data_digest)
-    loaded = load_newest(setup.run_store, TorchAgreement(host_group), config_digest=digest)
+    loaded = load_newest(setup.run_store, TorchAgreement(setup.gloo_group), config_digest=digest)
     if loaded is None:
         raise UserError(
             f"there is no checkpoint to evaluate at {job.spec.checkpoint.uri}",
@@ -65,9 +63,9 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
     progress = StoppableProgress(stop, lambda what, done, total: _report_progress(setup, state.step, what, done, total))
     work = SharedWork(setup.rank, setup.world_size, progress.raise_if_stopped)
     held_out = setup.open_data("heldOut")
-    dtype = PARAMETER_DTYPES[job.spec.training.precision]
 
-    module = build_initial(setup.family, job.spec.training.seed, setup.initial_weights, dtype).to(setup.device)
+    module = build_initial(setup.family, job.spec.training.seed, setup.initial_weights, setup.parameter_dtype)
+    module.to(setup.device)
     rows = held_out_rows(setup, held_out)
     before = held_out_losses(setup, module, held_out, rows, work, progress, "held-out loss before")
     import_weights(module, state)
@@ -88,7 +86,7 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
             benchmarks={name: result for name, result in scores.items() if result is not None},
             grid=grid,
         )
-    dist.barrier(host_group)
+    dist.barrier(setup.gloo_group)
 
 
 def held_out_rows(setup: Setup, held_out: Dataset) -> int:
@@ -187,7 +185,7 @@ def write_results(
         files={what: f"results/{name}" for what, (name, _) in pictures.items()},
     )
     contents = dict(pictures.values())
-    contents["summary.json"] = summary.to_json().encode()
+    contents[SUMMARY_KEY.removeprefix("results/")] = summary.to_json().encode()
     for name, content in contents.items():
         setup.run_store.put(f"results/{name}", content)
         (folder / name).write_bytes(content)
@@ -212,5 +210,5 @@ def _report_progress(setup: Setup, step: int, what: str, done: int, total: int) 
     record = Progress(
         stage="evaluate", step=done, total_steps=total, message=what, checkpoint_step=step, updated=time.time()
     )
-    write_atomically(setup.env.run_dir / "progress.json", record.to_json())
+    write_progress(setup.env.run_dir, record)
     logger.info("%s: %d/%d", what, done, total)

@@ -33,17 +33,18 @@ logger = logging.getLogger(__name__)
 
 REPORT_EVERY = 5
 """Steps between two reports; each synchronizes with the device once."""
+PREFETCH_STEPS = 2
+"""Steps that are planned ahead."""
 
 
 @dataclass(frozen=True)
 class LoopSettings:
-    """When the loop ends and saves, and how it clips. Steps are optimiser steps; `prefetch` are planned ahead."""
+    """When the loop ends and saves, and how it clips. Steps are optimiser steps."""
 
     stop_step: int
     save_every: int
     clip_norm: float
     seed: int
-    prefetch: int = 2
 
 
 @dataclass(frozen=True)
@@ -87,15 +88,14 @@ class TrainingLoop:
 
         Raises Interrupted (exit code 85) after saving a checkpoint if a stop was requested.
         """
-        finished_steps, saved_step = first_step, first_step
+        finished_steps = first_step
         if finished_steps >= self.settings.stop_step:
             return finished_steps
-        with Prefetcher(self.plan_step, first_step, self.settings.prefetch) as steps:
-            first = next(steps)
-            self._dry_run(first)
+        with Prefetcher(self.plan_step, first_step, PREFETCH_STEPS) as steps:
+            step = next(steps)
+            self._dry_run(step)
             self.heartbeat(first_step)
             self._report_started = time.monotonic()
-            step = first
             while True:
                 self._train(step)
                 finished_steps = step.number + 1
@@ -108,14 +108,13 @@ class TrainingLoop:
                 if saving:
                     reason = "final" if at_end else "interruption" if stopping else "periodic"
                     self.save(export_state(self.module, self.optimizer, finished_steps), reason)
-                    saved_step = finished_steps
                     self._report_started = time.monotonic()
                 if at_end:
                     self.stop.finish()
                     break
                 if stopping:
                     self.stop.finish()
-                    raise Interrupted(f"stopped after step {finished_steps}, checkpoint at step {saved_step}")
+                    raise Interrupted(f"stopped after step {finished_steps}; a checkpoint was saved")
                 waited = time.monotonic()
                 step = next(steps)
                 self._data_wait += time.monotonic() - waited

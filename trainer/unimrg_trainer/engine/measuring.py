@@ -20,7 +20,6 @@ from unimrg_trainer.engine.rows import BatchShape
 from unimrg_trainer.engine.setup import Setup
 from unimrg_trainer.engine.step_plan import RowReader, StepPlanner
 from unimrg_trainer.engine.stopping import StopFlag
-from unimrg_trainer.engine.strategy import PARAMETER_DTYPES
 from unimrg_trainer.models.base import Family, OnRound
 from unimrg_trainer.models.requests import AnswerRequest, GenerateRequest
 
@@ -119,7 +118,7 @@ def held_out_losses(
     for index, cohort in enumerate(cohorts):
         progress(label, index, len(cohorts))
         for micro_step in planner.plan([cohort], HELD_OUT_STEP).micro_steps:
-            batch = setup.family.prepare(micro_step.batch, setup.device, PARAMETER_DTYPES[training.precision])
+            batch = setup.family.prepare(micro_step.batch, setup.device, setup.parameter_dtype)
             with torch.autocast(setup.device.type, torch.bfloat16, enabled=training.precision == "BF16"):
                 losses_of_rows = module(batch)
             sums = losses_of_rows.double().cpu().tolist()

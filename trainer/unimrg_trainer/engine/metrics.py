@@ -15,8 +15,8 @@ from unimrg_api.exit_codes import ExitCode
 from unimrg_trainer.engine.step_plan import MicroStep
 
 
-class NumericError(UserError):
-    """A loss or the gradient is not finite: steps since the last report are lost, the last checkpoint is unaffected."""
+class NonFiniteLossError(UserError):
+    """A loss or the gradient norm is not finite: what follows the last report and the last checkpoint is lost."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class StepMetrics:
 
 
 class MetricsCollector:
-    """Collects per-step device values; `flush` is the one place of the loop that waits for the device."""
+    """Collects per-step values on the device; `flush` reads them back, which waits for the device."""
 
     def __init__(self, weights: Mapping[str, float]) -> None:
         """`weights` holds λ of each active objective."""
@@ -44,10 +44,10 @@ class MetricsCollector:
     def add_micro_step(self, micro_step: MicroStep, sums: Tensor) -> None:
         """Add the loss sums [rows] of one micro-step to the current step."""
         index = torch.tensor([self.names.index(row.objective) for row in micro_step.rows])
-        weighted = sums.double() * micro_step.weights.to(sums.device)
+        weighted = sums.double() * micro_step.weights.to(sums.device, non_blocking=True)
         if self._current is None:
             self._current = torch.zeros(len(self.names), dtype=torch.float64, device=sums.device)
-        self._current.index_add_(0, index.to(sums.device), weighted)
+        self._current.index_add_(0, index.to(sums.device, non_blocking=True), weighted)
 
     def end_step(self, step: int, grad_norm: Tensor) -> None:
         """Close the current step; `step` counts finished optimiser steps."""
@@ -64,7 +64,7 @@ class MetricsCollector:
     def flush(self) -> list[StepMetrics]:
         """Reduce and read everything collected since the last flush; a collective call.
 
-        Raises NumericError (exit code 82) at the first step whose loss or gradient norm is not finite.
+        Raises NonFiniteLossError (exit code 82) at the first step whose loss or gradient norm is not finite.
         """
         if not self._steps:
             return []
@@ -75,11 +75,11 @@ class MetricsCollector:
         for step, row, norm in zip(self._steps, table.tolist(), norms, strict=True):
             if not (math.isfinite(sum(row)) and math.isfinite(norm)):
                 found = dict(zip(self.names, row, strict=True))
-                raise NumericError(
+                raise NonFiniteLossError(
                     f"the loss or gradient of step {step} is not finite (losses {found}, "
                     f"gradient norm {norm}); the last checkpoint is unaffected",
                     remedy="lower spec.training.optimizer.learningRate, or train in FP32, and run again",
-                    exit_code=ExitCode.NUMERIC_GUARD,
+                    exit_code=ExitCode.NON_FINITE_LOSS,
                 )
             losses = {
                 name: value * len(self.names) / self.weights[name] for name, value in zip(self.names, row, strict=True)

@@ -5,7 +5,6 @@ Only rank 0 writes. The launcher uploads the spool to MLflow and serves the prog
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from pathlib import Path
@@ -13,7 +12,7 @@ from pathlib import Path
 from unimrg_api.progress import Progress
 from unimrg_trainer.engine.loop import LoopReport
 from unimrg_trainer.engine.setup import Setup
-from unimrg_trainer.files import write_atomically
+from unimrg_trainer.local_folders import write_progress
 from unimrg_trainer.tracking.spool import Spool, copy_segments, restore_segments
 
 logger = logging.getLogger(__name__)
@@ -27,21 +26,16 @@ class Reporter:
     def __init__(self, setup: Setup, stop_step: int, resume_step: int, frozen: list[str], parameters: int) -> None:
         self._setup = setup
         self._stop_step = stop_step
-        self._checkpoint_step = resume_step
         self._rows = setup.job.spec.training.batch.rows_per_objective * len(setup.objectives)
         self._progress = Progress(
-            stage="train",
-            step=resume_step,
-            total_steps=stop_step,
-            checkpoint_step=resume_step or None,
-            updated=time.time(),
+            stage="train", step=resume_step, total_steps=stop_step, checkpoint_step=resume_step or None
         )
         self._spool: Spool | None = None
         if setup.rank == 0:
             self._spool = open_spool(setup)
             self._spool.params(tracked_parameters(setup, parameters, frozen))
             self._spool.begin(resume_step)
-            self._write()
+            self._update()
 
     def report(self, measured: LoopReport) -> None:
         """Record the metrics of a few steps."""
@@ -62,33 +56,28 @@ class Reporter:
                 },
             )
         last = measured.metrics[-1]
-        self._progress = Progress(
-            stage="train",
+        losses = {name.lower(): value for name, value in last.losses.items()}
+        self._update(
             step=last.step,
-            total_steps=self._stop_step,
             eta_seconds=(self._stop_step - last.step) * measured.step_seconds,
-            losses={name.lower(): value for name, value in last.losses.items()},
+            loss=last.loss,
+            losses=losses,
             samples_per_second=self._rows / measured.step_seconds,
-            checkpoint_step=self._checkpoint_step,
-            updated=time.time(),
         )
-        self._write()
         logger.info(
             "step %d/%d  loss %.4f  %s  |g| %.3f  %.2f s/step",
             last.step,
             self._stop_step,
             last.loss,
-            "  ".join(f"{name.lower()} {value:.4f}" for name, value in last.losses.items()),
+            "  ".join(f"{name} {value:.4f}" for name, value in losses.items()),
             last.grad_norm,
             measured.step_seconds,
         )
 
     def heartbeat(self, finished: int) -> None:
         """Update the step in progress.json at most once a second, without synchronizing the device."""
-        now = time.time()
-        if self._spool is not None and now - self._progress.updated >= HEARTBEAT_SECONDS:
-            self._progress = self._progress.model_copy(update={"step": finished, "updated": now})
-            self._write()
+        if self._spool is not None and time.time() - self._progress.updated >= HEARTBEAT_SECONDS:
+            self._update(step=finished)
 
     def record_artifact(self, file: Path | None) -> None:
         """Record a file of results."""
@@ -105,20 +94,11 @@ class Reporter:
 
     def checkpoint_saved(self, step: int, seconds: float) -> None:
         """Record that a checkpoint was saved."""
-        self._checkpoint_step = step
         if self._spool is None:
             return
         self._spool.step(step, {"ckpt/save_s": seconds})
-        self._progress = self._progress.model_copy(update={"checkpoint_step": step, "updated": time.time()})
-        self._write()
+        self._update(checkpoint_step=step)
         logger.info("saved the checkpoint of step %d in %.2f s", step, seconds)
-
-    def run_id(self) -> str | None:
-        """Id of the MLflow run, once the launcher has found or created it."""
-        try:
-            return str(json.loads((self._setup.env.run_dir / "mlflow.json").read_text())["run_id"])
-        except (OSError, ValueError, KeyError):
-            return None
 
     def close(self) -> None:
         """Record the end of training."""
@@ -126,8 +106,9 @@ class Reporter:
             self._spool.end("trained to the stop step")
             self.close_segments()
 
-    def _write(self) -> None:
-        write_atomically(self._setup.env.run_dir / "progress.json", self._progress.to_json())
+    def _update(self, **changes: object) -> None:
+        self._progress = self._progress.model_copy(update={**changes, "updated": time.time()})
+        write_progress(self._setup.env.run_dir, self._progress)
 
 
 def open_spool(setup: Setup) -> Spool:

@@ -18,6 +18,7 @@ from unimrg_api.job import UniMRGJob
 from unimrg_trainer.data.dataset import Dataset
 from unimrg_trainer.engine.choices import open_family, provide_files
 from unimrg_trainer.engine.initial_weights import PublishedWeights
+from unimrg_trainer.engine.strategy import PARAMETER_DTYPES
 from unimrg_trainer.job_stores import data_digest, data_store, run_store
 from unimrg_trainer.models.base import Family
 from unimrg_trainer.objectives.base import Objective
@@ -39,6 +40,8 @@ class Setup:
     job: UniMRGJob
     rank: int
     world_size: int
+    gloo_group: dist.ProcessGroup
+    """For what the ranks agree on from the host: stop requests, checkpoints."""
     device: torch.device
     family: Family
     objective_weights: dict[str, float]
@@ -48,6 +51,11 @@ class Setup:
     data_digest: str
     initial_weights: PublishedWeights | None
     """The published weights that training starts from; None: random weights from the seed."""
+
+    @property
+    def parameter_dtype(self) -> torch.dtype:
+        """Type of weights and moments."""
+        return PARAMETER_DTYPES[self.job.spec.training.precision]
 
     @property
     def composition(self) -> Composition:
@@ -86,6 +94,8 @@ def join_group(gpus_per_node: int) -> tuple[int, int, torch.device]:
 def set_up(env: PodEnvironment, job: UniMRGJob) -> Setup:
     """Join the group and open everything that the job names."""
     rank, world_size, device = join_group(job.spec.trainer.gpus_per_node)
+    gloo_group = dist.new_group(backend="gloo", timeout=GROUP_TIMEOUT)
+    assert gloo_group is not None
     threads = os.environ.get("OMP_NUM_THREADS")
     if threads:
         torch.set_num_threads(int(threads))  # bit-exact resume needs a fixed number
@@ -99,6 +109,7 @@ def set_up(env: PodEnvironment, job: UniMRGJob) -> Setup:
         job=job,
         rank=rank,
         world_size=world_size,
+        gloo_group=gloo_group,
         device=device,
         family=family,
         objective_weights=weights,

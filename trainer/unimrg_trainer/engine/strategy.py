@@ -37,9 +37,6 @@ class StepModule(nn.Module):
 class Strategy(Protocol):
     """What the loop needs to know about distribution."""
 
-    name: str
-    world_size: int
-
     def forward_backward(self, batch: Batch, weights: Tensor, *, last: bool) -> Tensor:
         """Run one prepared micro-step; gradients are complete after the `last`. Return each row's loss sum [rows]."""
         ...
@@ -64,7 +61,7 @@ class DataParallel:
         )
 
     def forward_backward(self, batch: Batch, weights: Tensor, *, last: bool) -> Tensor:
-        weights = weights.to(self.device)
+        weights = weights.to(self.device, non_blocking=True)
         with nullcontext() if last else self.wrapped.no_sync():
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "BF16"):
                 loss, sums = self.wrapped(batch, weights)

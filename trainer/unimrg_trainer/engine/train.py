@@ -15,7 +15,6 @@ from unimrg_trainer.checkpoint.commit import Commit
 from unimrg_trainer.checkpoint.identity import check_resume
 from unimrg_trainer.checkpoint.state import TrainingState
 from unimrg_trainer.checkpoint.writer import Origin
-from unimrg_trainer.data.dataset import Dataset
 from unimrg_trainer.engine.canonical_state import import_state
 from unimrg_trainer.engine.initial_weights import build_initial
 from unimrg_trainer.engine.loop import LoopSettings, TrainingLoop
@@ -24,10 +23,11 @@ from unimrg_trainer.engine.optimizer import build_optimizer
 from unimrg_trainer.engine.reporting import Reporter
 from unimrg_trainer.engine.rows import BatchShape
 from unimrg_trainer.engine.schedule import WarmupCosine
-from unimrg_trainer.engine.setup import GROUP_TIMEOUT, set_up
+from unimrg_trainer.engine.setup import set_up
 from unimrg_trainer.engine.step_plan import RowReader, StepPlanner
 from unimrg_trainer.engine.stopping import StopAgreement, StopFlag
-from unimrg_trainer.engine.strategy import PARAMETER_DTYPES, DataParallel
+from unimrg_trainer.engine.strategy import DataParallel
+from unimrg_trainer.local_folders import mlflow_run
 
 logger = logging.getLogger(__name__)
 
@@ -40,19 +40,16 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
     setup = set_up(env, job)
     training = job.spec.training
     dataset = setup.open_data("train")
-    host_group = dist.new_group(backend="gloo", timeout=GROUP_TIMEOUT)
-    assert host_group is not None
     checkpointer = Checkpointer(
         setup.run_store,
-        Origin(env.uid, int(env.attempt), "ddp", job.training_digest(dataset.digest), dataset.digest),
+        Origin(env.uid, int(env.attempt), DataParallel.name, job.training_digest(dataset.digest), dataset.digest),
         keep_last=job.spec.checkpoint.keep_last,
-        agreement=TorchAgreement(host_group),
+        agreement=TorchAgreement(setup.gloo_group),
     )
     loaded = load_checkpoint(checkpointer, job)
     # the strategy broadcasts rank 0's weights, so only rank 0 reads them
     published = setup.initial_weights if loaded is None and setup.rank == 0 else None
-    dtype = PARAMETER_DTYPES[training.precision]
-    module = build_initial(setup.family, training.seed, published, dtype)
+    module = build_initial(setup.family, training.seed, published, setup.parameter_dtype)
     frozen = setup.family.frozen(setup.objectives)
     for name, parameter in module.named_parameters():
         parameter.requires_grad_(name not in frozen)
@@ -92,7 +89,8 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
     def save(state: TrainingState, reason: str) -> None:
         started = time.monotonic()
         segments = reporter.close_segments()
-        commit = checkpointer.save(state, reason, mlflow_run_id=reporter.run_id(), spool_segments=segments)
+        run_id = mlflow_run(env.run_dir).get("run_id")  # once the launcher has found or created it
+        commit = checkpointer.save(state, reason, mlflow_run_id=run_id, spool_segments=segments)
         reporter.checkpoint_saved(commit.step, time.monotonic() - started)
 
     loop = TrainingLoop(
@@ -104,8 +102,8 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
         ),
         collector=MetricsCollector(setup.objective_weights),
         plan_step=lambda step: planner.step(step, setup.rank, setup.world_size),
-        prepare=lambda batch: setup.family.prepare(batch, setup.device, dtype),
-        stop=StopAgreement(stop, host_group),
+        prepare=lambda batch: setup.family.prepare(batch, setup.device, setup.parameter_dtype),
+        stop=StopAgreement(stop, setup.gloo_group),
         save=save,
         report=reporter.report,
         heartbeat=reporter.heartbeat,
@@ -118,7 +116,7 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
     )
     loop.run(first_step)
     reporter.close()
-    dist.barrier(host_group)
+    dist.barrier(setup.gloo_group)
 
 
 def load_checkpoint(checkpointer: Checkpointer, job: UniMRGJob) -> tuple[Commit, TrainingState] | None:

@@ -67,7 +67,7 @@ def _compare(
             raise UserError(
                 f"the held-out loss {when} training is not finite: {objective}, row {row}",
                 remedy="lower spec.training.optimizer.learningRate, or train in FP32",
-                exit_code=ExitCode.NUMERIC_GUARD,
+                exit_code=ExitCode.NON_FINITE_LOSS,
             )
     n, differences = len(earlier), later - earlier
     sums, _ = cluster_sums(differences, clusters)

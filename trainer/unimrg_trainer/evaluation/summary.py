@@ -18,8 +18,6 @@ from unimrg_trainer.evaluation.held_out import HeldOutLoss
 from unimrg_trainer.evaluation.intervals import interval_text
 from unimrg_trainer.evaluation.result import BenchmarkResult, Table
 
-FILE_NAME = "summary.json"
-
 
 class Summary(BaseModel):
     """Results of a run as written to `RUN/results/summary.json`."""

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from unimrg_api.errors import Interrupted, UserError
-from unimrg_api.exit_codes import ExitCode
+from unimrg_api.exit_codes import RULES, ExitCode
 from unimrg_trainer.files import write_atomically
 
 logger = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ def result_from_error(error: BaseException) -> ExitResult:
     name, text = type(error).__name__, " ".join(str(error).split())[:MESSAGE_LIMIT]
     is_distributed_error, message = name in _COMMUNICATION_ERRORS, f"{name}: {text}" if text else name
     if isinstance(error, UserError):
-        code, reason, message = error.exit_code, name, text
+        code, reason, message = error.exit_code, RULES[error.exit_code].reason, text
     elif isinstance(error, Interrupted | KeyboardInterrupt):
         code, reason, message = ExitCode.INTERRUPTED, "Interrupted", text or "interrupted"
     elif name == "OutOfMemoryError":  # of the GPU: more host memory would not help

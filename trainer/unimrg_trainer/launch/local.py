@@ -29,10 +29,9 @@ from unimrg_trainer.launch.live_view import live_view
 from unimrg_trainer.launch.lock import run_lock
 from unimrg_trainer.launch.logs import FORMAT, log_folder, rank_log, tail
 from unimrg_trainer.launch.progress_server import serve_progress
-from unimrg_trainer.launch.reports import mlflow_run
 from unimrg_trainer.launch.signals import StopRequest
 from unimrg_trainer.launch.stages import RANK_MODULE, execute
-from unimrg_trainer.local_folders import cache_folder, provide_home, run_folder
+from unimrg_trainer.local_folders import TERMINATION_FILE, cache_folder, mlflow_run, provide_home, run_folder
 from unimrg_trainer.storage.base import ObjectStore
 from unimrg_trainer.tracking.settings import sqlite_path
 
@@ -46,8 +45,8 @@ _EXIT_CODES_WITHOUT_LOG = (
     ExitCode.DATA_CORRUPT,
     ExitCode.INPUT_MISSING,
     ExitCode.CREDENTIALS,
-    ExitCode.NUMERIC_GUARD,
-    ExitCode.NOTHING_VERIFIES,
+    ExitCode.NON_FINITE_LOSS,
+    ExitCode.NO_VALID_CHECKPOINT,
 )
 """Exit codes whose message is enough: no log is printed."""
 
@@ -114,7 +113,7 @@ def local_environment(job: UniMRGJob, job_file: Path, processes: int | None) -> 
         spec_base=base,
         run_dir=run_dir,
         cache=cache_folder(),
-        termination_log=run_dir / "termination.json",
+        termination_log=run_dir / TERMINATION_FILE,
         processes=processes if processes is not None else default,
         stall_timeout=job.spec.run_policy.stall_timeout_seconds,
         grace=job.spec.checkpoint.grace_seconds,
@@ -173,7 +172,7 @@ class _Session:
             skip = self.already_complete or is_skipped(name, self.job, ended, self._checkpoint_step())
             # a second stop request between two stages fails the next, so that the run is not taken for complete
             skip = skip or (stop.twice and self.failed is not None)
-            if not STAGES[name].decides:
+            if not STAGES[name].fails_job:
                 # this command's MLflow run has to be closed, or one left open by a killed command
                 left_open = self.already_complete and not outcomes.is_mlflow_run_closed(self.run_store)
                 skip = self.attempt_env is None and not left_open
@@ -206,7 +205,7 @@ class _Session:
     def _run_stage(self, stage: StageName, stop: StopRequest) -> Outcome:
         end = execute(stage, self.env, stop, rank_module=self.rank_module)
         self.attempt_env = end.env or self.attempt_env
-        if end.code is not ExitCode.OK and not STAGES[stage].decides:
+        if end.code is not ExitCode.OK and not STAGES[stage].fails_job:
             self._print(f"Tracking is incomplete: {end.record.message}")
         elif end.code is not ExitCode.OK and self.failed is None:
             self.failed = _Failure(stage, end.record, self._log_lines(stage, end.record))

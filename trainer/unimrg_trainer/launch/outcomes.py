@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 
+from unimrg_api.commits import FINISHED_KEY, SUMMARY_KEY, outcome_key
 from unimrg_api.digests import canonical_json, sha256_of
 from unimrg_api.job import UniMRGJob
 from unimrg_api.stages import STAGES, Outcome, StageName, is_skipped, outcome_of, result_of, wanted_stages
@@ -12,18 +13,12 @@ from unimrg_api.termination import TerminationRecord
 from unimrg_trainer.checkpoint.identity import attempt_numbers
 from unimrg_trainer.checkpoint.manifest import Unverified
 from unimrg_trainer.checkpoint.reader import list_commits, verify
-from unimrg_trainer.evaluation.summary import FILE_NAME, Summary
+from unimrg_trainer.evaluation.summary import Summary
 from unimrg_trainer.storage.base import NotFound, ObjectStore, StorageError
 
 logger = logging.getLogger(__name__)
 
 _EVALUATED = "outcomes/evaluated.json"
-_FINISHED = "outcomes/finished.json"
-
-
-def outcome_key(attempt: str, stage: str) -> str:
-    """Key of a stage's outcome below the run's prefix."""
-    return f"outcomes/attempt-{attempt}-{stage}.json"
 
 
 def store_termination_record(run_store: ObjectStore, attempt: str, stage: str, record: TerminationRecord) -> None:
@@ -72,13 +67,13 @@ def run_outcome(run_store: ObjectStore, job: UniMRGJob, attempt: str) -> Outcome
 
 def store_run_outcome(run_store: ObjectStore, attempt: str, outcome: Outcome, *, tracked: bool) -> None:
     """Store the outcome of an attempt, and whether its MLflow run has been closed with it."""
-    _store(run_store, _FINISHED, canonical_json({"attempt": attempt, "result": outcome, "tracked": tracked}))
+    _store(run_store, FINISHED_KEY, canonical_json({"attempt": attempt, "result": outcome, "tracked": tracked}))
 
 
 def is_mlflow_run_closed(run_store: ObjectStore) -> bool:
     """Whether the MLflow run of the newest attempt has been closed; true without an attempt."""
     try:
-        stored = json.loads(run_store.get(_FINISHED))
+        stored = json.loads(run_store.get(FINISHED_KEY))
         closed = stored["attempt"] if stored["tracked"] else None
     except (StorageError, ValueError, KeyError, TypeError):
         closed = None
@@ -103,7 +98,7 @@ def is_evaluated(run_store: ObjectStore, job: UniMRGJob, step: int) -> bool:
 def summary(run_store: ObjectStore) -> Summary | None:
     """Results of the evaluation; None if it has not run or they cannot be read."""
     try:
-        return Summary.from_json(run_store.get(f"results/{FILE_NAME}"))
+        return Summary.from_json(run_store.get(SUMMARY_KEY))
     except NotFound:
         return None
     except (StorageError, ValueError) as error:

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import time
 from collections.abc import Hashable
 from pathlib import Path
 
-from unimrg_api.commits import step_folder
 from unimrg_api.environment import PodEnvironment
 from unimrg_api.progress import Progress
-from unimrg_api.record import SIZE_LIMIT
 from unimrg_api.stages import STAGES, StageName
 from unimrg_api.termination import TerminationRecord
-from unimrg_trainer.files import write_atomically
 from unimrg_trainer.launch.exit_records import ExitResult
+from unimrg_trainer.local_folders import PROGRESS_FILE, mlflow_run, write_progress
 
 logger = logging.getLogger(__name__)
 
@@ -37,15 +34,6 @@ def read_progress(run_dir: Path) -> Progress:
     )
 
 
-def mlflow_run(run_dir: Path) -> dict[str, str]:
-    """`run_id`, `url` and `problem` from the file that the uploader writes, as far as it has them."""
-    try:
-        content = json.loads((run_dir / "mlflow.json").read_bytes()[:SIZE_LIMIT])
-        return {name: value for name, value in content.items() if isinstance(value, str)}
-    except (OSError, ValueError, AttributeError):
-        return {}
-
-
 def heartbeat(run_dir: Path) -> Hashable | None:
     """A value that changes with rank 0's progress; None before its first report."""
     progress = _progress(run_dir)
@@ -54,14 +42,9 @@ def heartbeat(run_dir: Path) -> Hashable | None:
 
 def report_stage(run_dir: Path, stage: StageName, step: int = 0, total_steps: int = 0) -> None:
     """Write the launcher's progress in a stage; resets steps and losses, keeps the last checkpoint."""
-    text = Progress(
-        stage=stage,
-        step=step,
-        total_steps=total_steps,
-        checkpoint_step=_progress(run_dir).checkpoint_step,
-        updated=time.time(),
-    ).to_json()
-    write_atomically(run_dir / "progress.json", text)
+    last = _progress(run_dir).checkpoint_step
+    progress = Progress(stage=stage, step=step, total_steps=total_steps, checkpoint_step=last, updated=time.time())
+    write_progress(run_dir, progress)
 
 
 def termination_record(result: ExitResult, run_dir: Path, scores: dict[str, float] | None = None) -> TerminationRecord:
@@ -75,7 +58,7 @@ def termination_record(result: ExitResult, run_dir: Path, scores: dict[str, floa
         rank=result.rank,
         step=finished_step,
         total_steps=progress.total_steps if training else None,
-        checkpoint=step_folder(progress.checkpoint_step).rstrip("/") if progress.checkpoint_step else None,
+        checkpoint_step=progress.checkpoint_step,
         mlflow_run_id=progress.mlflow_run_id,
         mlflow_url=progress.mlflow_url,
         scores=scores or {},
@@ -101,7 +84,7 @@ def write_termination(env: PodEnvironment, record: TerminationRecord) -> None:
 
 def _progress(run_dir: Path) -> Progress:
     try:
-        content = (run_dir / "progress.json").read_bytes()
+        content = (run_dir / PROGRESS_FILE).read_bytes()
     except OSError:
         return Progress()
     return Progress.parse(content) or Progress()

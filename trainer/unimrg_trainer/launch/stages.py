@@ -91,7 +91,7 @@ def execute(
         run_store = job_stores.run_store(job, env)
         if STAGES[stage].distributed:
             attempt_env = inputs.claim_run(env, job, run_store)
-        elif not STAGES[stage].decides:
+        elif not STAGES[stage].fails_job:
             attempt_env = inputs.find_run(env, job, run_store)
         if attempt_env is not None and claim_folder(env.run_dir, attempt_env.uid):
             reports.report_stage(env.run_dir, stage)

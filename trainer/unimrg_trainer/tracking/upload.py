@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 from unimrg_api.redaction import clean
 from unimrg_trainer.files import write_atomically
+from unimrg_trainer.local_folders import MLFLOW_FILE
 from unimrg_trainer.tracking.errors import RefusedError, RunGoneError, UnavailableError
 from unimrg_trainer.tracking.mlflow_run import METRICS_PER_BATCH, PARAMS_OR_TAGS_PER_BATCH, MlflowRun, Point
 from unimrg_trainer.tracking.segments import Line, Record, list_segments, new_values, read_lines, read_records
@@ -99,7 +100,7 @@ class SpoolUpload:
         self.sent = 0
         """Lines of the spool that were acknowledged through this object."""
         self.status_set = False
-        self._mlflow_json = run_dir / "mlflow.json"
+        self._mlflow_json = run_dir / MLFLOW_FILE
         self._settings = settings
         self._remote = remote
         self._final_status = final_status

@@ -17,6 +17,7 @@ from unimrg_api.exit_codes import ExitCode
 from unimrg_api.redaction import clean
 from unimrg_api.texts import backoff
 from unimrg_trainer.files import write_atomically
+from unimrg_trainer.local_folders import MLFLOW_FILE
 from unimrg_trainer.tracking.errors import ActionRequiredError, UnavailableError
 from unimrg_trainer.tracking.mlflow_run import MlflowRun
 from unimrg_trainer.tracking.settings import TerminalStatus, TrackingSettings
@@ -63,7 +64,7 @@ class Uploader:
         first_wait: float = 1.0,
         poll_seconds: float = POLL_SECONDS,
     ) -> None:
-        self._mlflow_json = run_dir / "mlflow.json"
+        self._mlflow_json = run_dir / MLFLOW_FILE
         self._settings = settings
         self._first_wait = first_wait
         self._poll_seconds = poll_seconds
