@@ -181,8 +181,8 @@ class UniMRGJob(Spec):
         """Return the digest of what makes two jobs the same training on the data with `data_digest`.
 
         It covers model, data, objectives, batch, cohorts, optimiser, schedule, precision and seed, by value
-        ("1e-5" and "0.00001" are the same); not the micro-batch, the composition, the stop step, or anything about where it
-        runs. A prefix holds one digest only, see `checkpoint.uri`.
+        ("1e-5" and "0.00001" are the same); not the micro-batch, the composition, the stop step, or anything about
+        where it runs. A prefix holds one digest only, see `checkpoint.uri`.
         """
         spec, training = self.spec, self.spec.training
         objectives = {name: weight for name, weight in spec.resolved_objectives().items() if weight}

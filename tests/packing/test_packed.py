@@ -73,7 +73,6 @@ def test_a_shared_prefix_stands_once_and_chunks_cover_all_places_once(rows: list
     assert len(packed.positions) == -(-used // SEQUENCE_MULTIPLE) * SEQUENCE_MULTIPLE
     covered = sorted(place for chunk in packed.chunks for place in range(chunk.start, chunk.start + chunk.length))
     assert covered == list(range(used)) == sorted({int(place) for places in packed.places for place in places})
-    assert sum(packed.shared) == saved
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
@@ -97,7 +96,7 @@ def test_both_ways_equal_masked_attention(heads: tuple[int, int], rows: list[Row
 
 
 def test_block_masks_hold_whole_blocks_and_partial_ones_apart() -> None:
-    """Three blocks of prefix, then two branches of one block each: a branch sees the prefix in whole, itself in part."""
+    """Three blocks of prefix, then two branches of a block each: it sees the prefix in whole and itself in part."""
     rows = [RowTokens(np.arange(512), None, 384, "image"), RowTokens(np.arange(512), None, 384, "image")]
     attention = packed_attention(pack_rows(rows), Composition.FLEX)
     assert attention.full_counts.tolist() == [[[0, 1, 2, 3, 3]]]

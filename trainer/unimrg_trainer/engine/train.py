@@ -15,7 +15,6 @@ from unimrg_trainer.checkpoint.commit import Commit
 from unimrg_trainer.checkpoint.identity import check_resume
 from unimrg_trainer.checkpoint.state import TrainingState
 from unimrg_trainer.checkpoint.writer import Origin
-from unimrg_trainer.data.dataset import Dataset
 from unimrg_trainer.engine.canonical_state import import_state
 from unimrg_trainer.engine.initial_weights import build_initial
 from unimrg_trainer.engine.loop import LoopSettings, TrainingLoop

@@ -36,7 +36,8 @@ class RowTokens:
 
     def sees(self, queries: slice) -> np.ndarray | None:
         """Visibility among the tokens of `queries`, None if that is causal."""
-        return None if self.visibility is None else self.visibility[queries, queries]
+        own = None if self.visibility is None else self.visibility[queries, queries]
+        return None if own is None or np.array_equal(own, np.tri(len(own), dtype=bool)) else own
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,8 +58,6 @@ class PackedRows:
 
     places: tuple[np.ndarray, ...]
     """Of each row, int [L]: the place of each token. Rows that share a prefix have its places in common."""
-    shared: tuple[int, ...]
-    """Of each row: how many of its first tokens an earlier row has placed already."""
     positions: np.ndarray
     """int [T]: position ids; 0 at the padding behind the last row."""
     chunks: tuple[Chunk, ...]
@@ -74,7 +73,7 @@ def pack_rows(rows: Sequence[RowTokens]) -> PackedRows:
     for row in rows:
         if row.prefix_key is not None:
             uses[row.prefix_key] = uses.get(row.prefix_key, 0) + 1
-    places, shared, chunks = [], [], []
+    places, chunks = [], []
     positions: list[np.ndarray] = []
     prefixes: dict[Hashable, Chunk] = {}
     end = 0
@@ -82,7 +81,6 @@ def pack_rows(rows: Sequence[RowTokens]) -> PackedRows:
         if uses.get(row.prefix_key, 0) < 2:
             chunks.append(Chunk(end, row.length, visibility=row.visibility))
             places.append(np.arange(end, end + row.length))
-            shared.append(0)
             positions.append(row.positions)
             end += row.length
             continue
@@ -92,13 +90,11 @@ def pack_rows(rows: Sequence[RowTokens]) -> PackedRows:
             found = Chunk(end, row.prefix, visibility=row.sees(slice(0, row.prefix)))
             prefixes[row.prefix_key] = found
             chunks.append(found)
-            shared.append(0)
             positions.append(row.positions)
             end += row.prefix
         else:
             if found.length != row.prefix:
                 raise ValueError("rows with equal prefix keys have prefixes of different length")
-            shared.append(row.prefix)
             positions.append(row.positions[row.prefix :])
         rest = row.length - row.prefix
         own = row.sees(slice(row.prefix, row.length))
@@ -108,7 +104,6 @@ def pack_rows(rows: Sequence[RowTokens]) -> PackedRows:
     padding = -end % SEQUENCE_MULTIPLE
     return PackedRows(
         places=tuple(places),
-        shared=tuple(shared),
         positions=np.concatenate([*positions, np.zeros(padding, dtype=np.int64)]),
         chunks=tuple(chunks),
     )

@@ -1,8 +1,8 @@
 """Attention between the tokens of packed rows, for the language models of transformers.
 
 `packed_attention` turns the chunks of `packing/packed.py` into tensors on the host. A language model that was built
-with `IMPLEMENTATION` takes them as the argument `rows` of its forward; without it, it computes plain attention under the
-mask that it is given.
+with `IMPLEMENTATION` takes them as the argument `rows` of its forward; without that argument it computes plain
+attention under the mask that it is given.
 """
 
 from __future__ import annotations
@@ -113,8 +113,8 @@ class FlexAttention(TensorBatch):
 PackedAttention = GroupedAttention | FlexAttention
 
 Attention = Tensor | PackedAttention | None
-"""What a language model is given about visibility: a mask, bool [B or 1, 1, L, cached + L], True where the query sees the
-key; packed rows; or None for plain causal attention."""
+"""What a language model is given about visibility: a mask, bool [B or 1, 1, L, cached + L], True where the query sees
+the key; packed rows; or None for plain causal attention."""
 
 
 def packed_attention(packed: PackedRows, composition: Composition) -> PackedAttention:
@@ -185,8 +185,8 @@ def _flex(packed: PackedRows) -> FlexAttention:
     empty = starts == ends
     touched = _covered(starts // FLEX_BLOCK, np.where(empty, 0, -(-ends // FLEX_BLOCK)), count)
     whole = _covered(-(-starts // FLEX_BLOCK), ends // FLEX_BLOCK, count)
-    some: np.ndarray = touched.reshape(count, FLEX_BLOCK, count).any(axis=1)
-    every: np.ndarray = whole.reshape(count, FLEX_BLOCK, count).all(axis=1)
+    some = np.logical_or.reduce(touched.reshape(count, FLEX_BLOCK, count), axis=1)
+    every = np.logical_and.reduce(whole.reshape(count, FLEX_BLOCK, count), axis=1)
     partial_counts, partial_blocks = _block_lists(some & ~every)
     full_counts, full_blocks = _block_lists(every)
     return FlexAttention(torch.from_numpy(intervals), partial_counts, partial_blocks, full_counts, full_blocks)
