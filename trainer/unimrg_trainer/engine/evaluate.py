@@ -73,9 +73,10 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
     import_weights(module, state)
     after = held_out_losses(setup, module, held_out, rows, work, progress, "held-out loss after")
     runner = Runner(TrainedModel(setup.family, module), work, progress)
+    maps = [objective.map for objective in setup.objectives if objective.map is not None]
     trained = {GenerateRequest if objective.map else AnswerRequest for objective in setup.objectives}
     scores = {
-        name: runner.measure(benchmark, held_out, trained, job.spec.training.seed)
+        name: runner.measure(benchmark, held_out, trained, job.spec.training.seed, maps)
         for name, benchmark in benchmarks.items()
     }
     grid = draw_samples(setup, held_out, runner)
