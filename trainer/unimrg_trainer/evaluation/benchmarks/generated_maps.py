@@ -3,7 +3,7 @@
 Every map that the job trains is generated for the same images, at the family's own size, and compared with the target
 that training would have used. Two baselines show whether the model looks at its image. The *mean map* is what a
 constant output could earn: the mean of the true maps, for contours at the threshold that suits these very truths best.
-*Another's* is what the model generated for another image, scored against this image's truth
+*Another* is what the model generated for another image, scored against this image's truth
 (docs/method/evaluation.md).
 """
 
@@ -88,8 +88,8 @@ class GeneratedMaps:
                 metrics |= {f"{name}/{metric}": value for metric, value in _metrics(measure, one).items()}
                 rows.append(_cells(f"{name}: {measure.label}", measure, one))
             headline += [f"{name}/{measure.name}" for measure in list(scores)[:1]]
-        title = "generated maps; the verdict is against the mean map and another image's output"
-        columns = ["map", "n", "model [95 %]", "mean map", "another's", "verdict"]
+        title = "generated maps; the verdict: against the mean map and another image's output"
+        columns = ["map", "n", "model [95 %]", "mean map", "another", "verdict"]
         return BenchmarkResult(metrics, tuple(headline), Table(title, columns, rows))
 
 
@@ -204,7 +204,7 @@ DISTANCE = Kind(
             lambda image, pair: mean_error(grey(image), grey(pair.target), objects(pair)),
             higher_is_better=False,
         ),
-        Measure("rho", "rank correlation", _on_grey(rank_correlation), higher_is_better=True),
+        Measure("rho", "rank correlation", _on_grey(rank_correlation), higher_is_better=True, form=".2f"),
     ),
     mean_image,
 )
