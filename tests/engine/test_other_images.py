@@ -9,19 +9,20 @@ import pytest
 
 from tests.support.scene_records import SceneRecords
 from unimrg_trainer.engine.other_images import with_other_images
+from unimrg_trainer.engine.step_plan import RowReader
 from unimrg_trainer.objectives.registry import objective
 
 
 def shown(data: Any, names: list[str], rows: int) -> dict[str, dict[str, int]]:
     """For each objective: key of the image that a row is about → number of the image that it is shown."""
     images = [data.image_sample(number).image for number in data.images]
-    objectives = with_other_images([objective(name) for name in names], data, rows, seed=3)
+    reader = RowReader(data, seed=None)
+    objectives = with_other_images([objective(name) for name in names], reader, rows, seed=3)
     assert objectives is not None
     result: dict[str, dict[str, int]] = {}
     for one in objectives:
-        read = data.question_sample if one.source == "questions" else data.image_sample
         for row in range(rows):
-            sample = read(row)
+            sample = reader(one, row)
             image = one.task(sample, np.random.default_rng(0)).sample.image
             (number,) = [index for index, candidate in enumerate(images) if candidate is image]
             assert result.setdefault(one.name, {}).setdefault(sample.key, number) == number
@@ -48,4 +49,4 @@ def test_questions_about_one_image_share_the_other_one() -> None:
 @pytest.mark.parametrize(("count", "rows"), [(1, 1), (4, 1)])
 def test_rows_that_show_a_single_image_have_no_other(count: int, rows: int) -> None:
     data: Any = SceneRecords(count)
-    assert with_other_images([objective("Pixel")], data, rows, seed=0) is None
+    assert with_other_images([objective("Pixel")], RowReader(data, seed=None), rows, seed=0) is None

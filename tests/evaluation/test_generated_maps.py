@@ -72,8 +72,8 @@ def test_it_asks_for_every_map_of_the_first_images_with_the_wording_of_inference
 
 def test_a_map_that_an_image_has_no_truth_of_is_not_asked_for() -> None:
     class WithoutSomeMaps(SceneRecords):
-        def image_sample(self, index: int, maps: object = None, image: bool = True) -> Sample:
-            sample = super().image_sample(index, maps, image)
+        def image_sample(self, index: int, maps: object = None) -> Sample:
+            sample = super().image_sample(index, maps)
             return sample if index == 1 else replace(sample, maps={})
 
     asked, _ = benchmark("pixel", "depth")

@@ -20,13 +20,13 @@ class SceneRecords:
             (index, turn) for index, scene in enumerate(self.scenes) for turn in range(len(scene.questions))
         ]
 
-    def image_sample(self, index: int, maps: object = None, image: bool = True) -> Sample:
+    def image_sample(self, index: int, maps: object = None) -> Sample:
         scene = self.scenes[index]
         return Sample(
             f"{index:06d}", scene.image, {"depth": scene.depth, "segmentation": scene.segmentation}, scene.caption
         )
 
-    def question_sample(self, index: int, maps: object = None, image: bool = True) -> Sample:
+    def question_sample(self, index: int, maps: object = None) -> Sample:
         scene, turn = self.questions[index]
         question = self.scenes[scene].questions[turn]
         return replace(

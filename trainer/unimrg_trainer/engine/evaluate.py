@@ -26,6 +26,7 @@ from unimrg_trainer.engine.measuring import SharedWork, StoppableProgress, Train
 from unimrg_trainer.engine.other_images import with_other_images
 from unimrg_trainer.engine.reporting import open_spool
 from unimrg_trainer.engine.setup import GROUP_TIMEOUT, Setup, set_up
+from unimrg_trainer.engine.step_plan import RowReader
 from unimrg_trainer.engine.stopping import StopFlag
 from unimrg_trainer.engine.strategy import PARAMETER_DTYPES
 from unimrg_trainer.evaluation.benchmarks.base import BenchmarkResult, Item
@@ -115,7 +116,7 @@ def other_image_losses(
     """Losses of the held-out rows when each is shown another image than its own; None if there is no other."""
     training = setup.job.spec.training
     measured = len(cohorts_of(rows, training.batch.cohort_rows)) * training.batch.cohort_rows
-    objectives = with_other_images(setup.objectives, held_out, measured, training.seed)
+    objectives = with_other_images(setup.objectives, RowReader(held_out, seed=None), measured, training.seed)
     if objectives is None:
         return None
     other = replace(setup, objectives=objectives)
