@@ -134,6 +134,13 @@ class JobSpec(Spec):
 
     rules = (
         _EACH_ONCE,
+        FieldRule(
+            "training.composition",
+            "PackedFlex cannot train on CPUs",
+            "use Packed, or ask for GPUs in trainer.gpusPerNode",
+            lambda spec: spec.training.composition != "PackedFlex" or spec.trainer.gpus_per_node > 0,
+            "self.training.composition != 'PackedFlex' || self.trainer.gpusPerNode > 0",
+        ),
         _method_rule(
             "SFT",
             "learns Understanding and nothing else",
@@ -174,7 +181,7 @@ class UniMRGJob(Spec):
         """Return the digest of what makes two jobs the same training on the data with `data_digest`.
 
         It covers model, data, objectives, batch, cohorts, optimiser, schedule, precision and seed, by value
-        ("1e-5" and "0.00001" are the same); not the micro-batch, the stop step, or anything about where it
+        ("1e-5" and "0.00001" are the same); not the micro-batch, the composition, the stop step, or anything about where it
         runs. A prefix holds one digest only, see `checkpoint.uri`.
         """
         spec, training = self.spec, self.spec.training
@@ -183,7 +190,7 @@ class UniMRGJob(Spec):
             "model": {**spec.model.training_settings(), "init": spec.model.init},
             "data": data_digest,
             "objectives": objectives,
-            "batch": {"rowsPerObjective": training.batch.rows_per_objective, "cohortRows": training.batch.cohort_rows},
+            "batch": training.batch.model_dump(by_alias=True, exclude={"micro_batch_rows"}),
             "optimizer": {name: float(value) for name, value in training.optimizer.model_dump(by_alias=True).items()},
             "schedule": training.schedule.model_dump(by_alias=True),
             "precision": training.precision,

@@ -11,6 +11,8 @@ from unimrg_api.spec_model import ObjectiveName
 from unimrg_api.unions import CustomName, OneOf
 
 Precision = Literal["FP32", "BF16", "FP64"]
+Composition = Literal["Packed", "PackedGrouped", "PackedFlex", "Official"]
+ImageSharing = Literal["Generation", "All"]
 
 MAXIMUM_STEPS = 10_000_000
 MAXIMUM_ROWS = 65_536
@@ -49,6 +51,10 @@ class BatchSpec(Spec):
     while `microBatchRows` is not."""
     micro_batch_rows: Annotated[int, Field(ge=1, le=MAXIMUM_ROWS)] = 16
     """Rows of each objective per forward pass and process. Less needs less memory and changes nothing else."""
+    image_sharing: ImageSharing = "Generation"
+    """Which rows of a step are about the same images. `Generation`: those of all maps, as published; questions come in
+    an order of their own. `All`: each question is about an image that the step generates too, so that packed rows read
+    it once; images that are not square are padded to a square. It needs a question about every image."""
 
     def _multiples(self) -> str:
         below = self.rows_per_objective - self.rows_per_objective % self.cohort_rows
@@ -117,6 +123,10 @@ class TrainingSpec(Spec):
     the schedule, as the paper does, which reports step 1000 of 2500."""
     precision: Precision = "BF16"
     """Number format of the computation; weights and optimiser state are at least FP32."""
+    composition: Composition = "Packed"
+    """How the rows of a forward are laid out; up to rounding and dropout it changes nothing else. `Packed`: in one
+    sequence, rows of one image share its tokens; `PackedGrouped` on CPUs, `PackedFlex` on GPUs, which are two ways to
+    compute attention. `Official`: every row a sequence of its own, as published."""
     seed: Annotated[int, Field(ge=0, le=4_294_967_295)] = 42
     """Root of all randomness: initial weights, order, masks, noise, dropout."""
 

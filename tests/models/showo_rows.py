@@ -13,6 +13,7 @@ from unimrg_trainer.models.showo.batch import ShowOBatch
 from unimrg_trainer.models.showo.config import ShowOConfig, config_of
 from unimrg_trainer.models.showo.family import ShowOFamily
 from unimrg_trainer.models.showo.rows import ShowORow
+from unimrg_trainer.packing.composition import Composition
 
 TINY = config_of("Tiny")
 CODES = replace(TINY, variant="TinyVQ", clip=None, source_size=16, source_detail=8, system_prompt=False, row_limit=60)
@@ -36,5 +37,10 @@ def rows_of(showo: ShowOFamily, objectives: Sequence[str], numbers: Sequence[int
     return rows
 
 
-def batch_of(showo: ShowOFamily, rows: Sequence[ShowORow], dtype: torch.dtype = torch.float64) -> ShowOBatch:
-    return showo.prepare(showo.collate(rows, rng_for), CPU, dtype)
+def batch_of(
+    showo: ShowOFamily,
+    rows: Sequence[ShowORow],
+    dtype: torch.dtype = torch.float64,
+    composition: Composition = Composition.OFFICIAL,
+) -> ShowOBatch:
+    return showo.prepare(showo.collate(rows, rng_for, composition), CPU, dtype)

@@ -8,18 +8,17 @@ import pytest
 import torch
 from torch.nn import functional
 
-from tests.models.openuni_rows import batch_of, family, row, rows_of
-from tests.models.rows import ALL, CPU, assert_equal_gradients, gradients, perturbed, picture, rng_for, task
+from tests.models.openuni_rows import batch_of, family, mixed_rows, row, rows_of
+from tests.models.rows import ALL, assert_equal_gradients, gradients, perturbed, picture, rng_for, task
 from unimrg_trainer.maps.geometry import squash
 from unimrg_trainer.maps.registry import find_map
 from unimrg_trainer.models.common.text import TextSegment
-from unimrg_trainer.models.openuni.layout import lay_out_rows
 from unimrg_trainer.models.openuni.module import OpenUni
-from unimrg_trainer.models.openuni.rows import OpenUniRow
 from unimrg_trainer.objectives.base import Task
 from unimrg_trainer.objectives.registry import objective
-from unimrg_trainer.packing.segments import Segment
-from unimrg_trainer.rng import generator
+from unimrg_trainer.packing.composition import Composition
+from unimrg_trainer.packing.packed import SEQUENCE_MULTIPLE
+from unimrg_trainer.packing.segments import row_length
 
 openuni = family()
 
@@ -33,33 +32,45 @@ def pixels_of(image: torch.Tensor) -> torch.Tensor:
     return image[None].permute(0, 3, 1, 2) / 127.5 - 1
 
 
-def test_openunis_packed_forward_equals_one_forward_per_row(module: OpenUni) -> None:
+def test_one_forward_of_openuni_equals_one_forward_per_row(module: OpenUni) -> None:
     rows = rows_of(openuni, ALL, range(2))
     weights = torch.linspace(0.3, 2.0, len(rows), dtype=torch.float64)
-    packed = module(batch_of(openuni, rows))
-    together = gradients(module, (packed * weights).sum())
+    sums = module(batch_of(openuni, rows))
+    together = gradients(module, (sums * weights).sum())
     apart = [module(batch_of(openuni, [one])) for one in rows]
-    torch.testing.assert_close(packed, torch.cat(apart), rtol=1e-10, atol=0)
+    torch.testing.assert_close(sums, torch.cat(apart), rtol=1e-10, atol=0)
     assert_equal_gradients(together, gradients(module, (torch.cat(apart) * weights).sum()))
     assert {name for name, _ in module.named_parameters()} == together.keys()
 
 
-def test_an_openuni_tree_row_equals_its_branches_as_chains(module: OpenUni) -> None:
-    """Three generations from one image as one row that shares opening and image: losses and gradients."""
-    chains = [row(openuni, name, 6, task(name, 6)) for name in ALL[1:]]
-    segments: list[Segment] = list(chains[0].segments[:2])
-    for chain in chains:
-        shift = len(segments) - 2
-        segments += [replace(s, parent=s.parent + (shift if s.parent > 1 else 0)) for s in chain.segments[2:]]
+@pytest.mark.parametrize("seed", range(3))
+def test_openunis_packed_rows_equal_rows_of_their_own(module: OpenUni, seed: int) -> None:
+    """Losses and gradients; FlexAttention has no backward on a CPU."""
+    rows = mixed_rows(openuni, seed)
+    weights = torch.linspace(0.3, 2.0, len(rows), dtype=torch.float64)
+    official = module(batch_of(openuni, rows))
+    expected = gradients(module, (official * weights).sum())
+    grouped = module(batch_of(openuni, rows, composition=Composition.GROUPED))
+    torch.testing.assert_close(grouped, official, rtol=1e-10, atol=0)
+    assert_equal_gradients(expected, gradients(module, (grouped * weights).sum()))
+    with torch.no_grad():
+        flex = module(batch_of(openuni, rows, composition=Composition.FLEX))
+    torch.testing.assert_close(flex, official, rtol=1e-10, atol=0)
 
-    def sums(rows: list[OpenUniRow]) -> torch.Tensor:
-        batch = openuni.collate(rows, lambda objective, number, purpose: generator(number, purpose))
-        losses: torch.Tensor = module(openuni.prepare(batch, CPU, torch.float64))
-        return losses
 
-    tree = [OpenUniRow("Tree", 6, 1, tuple(segments))]
-    torch.testing.assert_close(sums(tree)[0], sums(chains).sum(), rtol=1e-10, atol=0)
-    assert_equal_gradients(gradients(module, sums(tree).sum()), gradients(module, sums(chains).sum()))
+@pytest.mark.parametrize("composition", [Composition.GROUPED, Composition.FLEX])
+def test_opening_and_image_stand_once_among_openunis_packed_rows(composition: Composition) -> None:
+    """Of each image, one for the questions and one for the generations: these see it in another size."""
+    rows = mixed_rows(openuni, 0)
+    official, batch = (batch_of(openuni, rows, composition=one) for one in (Composition.OFFICIAL, composition))
+    shared = row_length(rows_of(openuni, ["Depth"], [0])[0].segments[:2])
+    # about images: three questions, of which two are about the same one, and three generations about each of two
+    tokens = sum(row_length(one.segments) for one in rows) - (1 + 2 * 2) * shared
+    assert int((batch.sources > 0).sum()) == tokens
+    assert batch.sources.shape == batch.positions.shape == (1, tokens + -tokens % SEQUENCE_MULTIPLE)
+    assert batch.features is not None and len(batch.features) == 4
+    positions, expected = (one.positions.flatten()[one.returns] for one in (batch, official))
+    assert torch.equal(positions, expected)
 
 
 def test_the_flow_matching_loss_is_the_published_formula(module: OpenUni) -> None:
@@ -201,9 +212,9 @@ def test_openunis_draws_depend_on_the_row_and_on_nothing_else() -> None:
 
 def test_an_openuni_rows_loss_terms_are_those_that_its_batch_sums() -> None:
     rows = rows_of(openuni, ALL, [0, 1])
-    layout = lay_out_rows(openuni.config, [one.segments for one in rows])
-    counted = list(layout.labels_per_row)
-    for index in layout.target_rows:
+    batch = openuni.collate(rows, rng_for)
+    counted = list(batch.labels_per_row)
+    for index in batch.target_rows:
         counted[index] += openuni.config.latent_terms
     assert counted == [one.loss_terms for one in rows]
 

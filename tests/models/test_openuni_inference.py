@@ -149,7 +149,7 @@ def test_losses_with_every_input_passed_in_are_those_of_training(module: OpenUni
     found = comparison.losses(
         module,
         compared,
-        features=batch.features[batch.images],
+        features=batch.features[list(batch.image_of_row)],
         latents=batch.latents[batch.targets],
         noise=batch.noise,
         timesteps=batch.timesteps,

@@ -7,12 +7,11 @@ from pathlib import Path
 import pytest
 
 from tests.models.openuni_rows import family, row, rows_of
-from tests.models.rows import task
+from tests.models.rows import rng_for, task
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_trainer.models.common.text import IGNORE, TextSegment
 from unimrg_trainer.models.openuni.family import OpenUniFamily
-from unimrg_trainer.models.openuni.layout import lay_out_rows
 from unimrg_trainer.models.openuni.rows import ImageSegment, QuerySegment
 
 openuni = family()
@@ -29,12 +28,11 @@ def test_a_row_that_generates_from_an_image_has_openunis_layout() -> None:
     assert image.length == openuni.config.vision.tokens == 64 and not image.for_question
     assert list(prompt.token_ids) == [IMG_END, *encode("\nGenerate the depth map of this image."), *TAIL, IMG]
     assert isinstance(queries, QuerySegment) and queries.length == 64
-    assert [s.parent for s in (opening, image, prompt, queries)] == [-1, 0, 1, 2]
 
 
 def test_a_row_that_generates_from_text_says_so() -> None:
     text, queries = row(openuni, "Depth", 0, task("Depth", 0, image=False)).segments
-    assert isinstance(text, TextSegment) and isinstance(queries, QuerySegment) and queries.parent == 0
+    assert isinstance(text, TextSegment) and isinstance(queries, QuerySegment)
     said = "user\nGenerate an image: Generate the depth map of this image."
     assert list(text.token_ids) == [START, *encode(said), *TAIL, IMG]
 
@@ -69,8 +67,8 @@ def test_texts_beyond_openunis_limits_are_cut_or_refused() -> None:
 def test_places_predict_the_label_behind_them() -> None:
     """Against a plain walk over the rows: every label's place is one before its own."""
     rows = rows_of(openuni, ["Understanding", "Pixel"], [0, 1])
-    layout = lay_out_rows(openuni.config, [one.segments for one in rows])
-    length = layout.sources.shape[1]
+    batch = openuni.collate(rows, rng_for)
+    length = batch.sources.shape[1]
     expected = []
     for index, one in enumerate(rows):
         place = index * length
@@ -79,7 +77,7 @@ def test_places_predict_the_label_behind_them() -> None:
                 if isinstance(segment, TextSegment) and segment.labels[offset] != IGNORE:
                     expected.append((place - 1, segment.labels[offset]))
                 place += 1
-    assert list(zip(layout.predictors, layout.labels, strict=True)) == expected and expected
+    assert list(zip(batch.predictors.tolist(), batch.labels.tolist(), strict=True)) == expected and expected
 
 
 def test_files_that_an_openuni_needs_are_asked_for_by_name(tmp_path: Path) -> None:

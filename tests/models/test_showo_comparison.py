@@ -14,7 +14,6 @@ from tests.models.showo_rows import BOTH, CODES, TINY, batch_of, family, rows_of
 from unimrg_trainer.models.requests import AnswerRequest, GenerateRequest
 from unimrg_trainer.models.showo import comparison
 from unimrg_trainer.models.showo.batch import ShowOBatch
-from unimrg_trainer.models.showo.collate import collate
 from unimrg_trainer.models.showo.comparison import Draws, GivenAnswer, GivenTarget, SamplingSettings
 from unimrg_trainer.models.showo.config import ShowOConfig
 from unimrg_trainer.models.showo.family import ShowOFamily
@@ -62,10 +61,7 @@ def test_losses_of_given_codes_and_masks_are_the_familys(config: ShowOConfig) ->
     with torch.no_grad():
         expected = module(batch)
         torch.testing.assert_close(module(from_outside), expected, rtol=1e-12, atol=0)
-        blind = replace(
-            from_outside,
-            visibility=torch.eye(from_outside.sources.shape[1], dtype=torch.bool).expand_as(from_outside.visibility),
-        )
+        blind = replace(from_outside, attention=torch.eye(from_outside.sources.shape[1], dtype=torch.bool)[None, None])
         assert ((module(blind) - expected).abs() > 1e-3).all()
 
 
@@ -79,7 +75,7 @@ def test_samples_of_given_draws_are_the_familys(config: ShowOConfig, source: boo
     with showo._inference(module) as inference:
         expected = inference.generate([request], showo.sampling, lambda done, total: None)
     parts = generation_prompt(config, template.prompt("Make it."), Sample("", picture("x")))
-    batch = showo.prepare(collate(config, [ShowORow("", 0, 0, parts)], rng_for), CPU, torch.float64)
+    batch = showo.prepare(showo.collate([ShowORow("", 0, 0, parts)], rng_for), CPU, torch.float64)
     _, views = given_images(config, batch)
     prompt = GivenTarget(template.prompt("Make it."), 0) if source else GivenTarget(template.caption("Make it."))
     settings = SamplingSettings(guidance=1.5)

@@ -141,15 +141,15 @@ def test_losses_are_those_of_the_published_rows_with_their_pads(config: ShowOCon
 
 
 @pytest.mark.parametrize("config", BOTH, ids=["CLIP", "codes"])
-def test_a_packed_forward_equals_one_forward_per_row(config: ShowOConfig) -> None:
+def test_one_forward_equals_one_forward_per_row(config: ShowOConfig) -> None:
     showo = family(config)
     module = perturbed(showo)
     weights = torch.tensor([0.3 + index for index in range(8)], dtype=torch.float64)
     rows = rows_of(showo, ALL, [0, 1])
-    packed = module(batch_of(showo, rows))
-    together = gradients(module, (packed * weights).sum())
+    sums = module(batch_of(showo, rows))
+    together = gradients(module, (sums * weights).sum())
     alone = [module(batch_of(showo, [row]))[0] for row in rows]
-    torch.testing.assert_close(packed, torch.stack(alone), rtol=1e-10, atol=0)
+    torch.testing.assert_close(sums, torch.stack(alone), rtol=1e-10, atol=0)
     apart = gradients(module, (torch.stack(alone) * weights).sum())
     assert_equal_gradients(together, apart)
     assert together.keys() == dict(module.named_parameters()).keys()

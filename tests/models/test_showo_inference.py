@@ -15,7 +15,6 @@ from tests.models.rows import perturbed, picture
 from tests.models.showo_rows import BOTH, CODES, TINY, family
 from unimrg_trainer.maps.pixel import PIXEL
 from unimrg_trainer.models.requests import AnswerRequest, GenerateRequest
-from unimrg_trainer.models.showo.collate import collate
 from unimrg_trainer.models.showo.config import ShowOConfig
 from unimrg_trainer.models.showo.family import ShowOFamily
 from unimrg_trainer.models.showo.inference import draw
@@ -124,7 +123,7 @@ def whole_scores(showo: ShowOFamily, module: ShowO, parts: tuple, codes: list[in
     config = showo.config
     target = generated(config, Sample("", picture("unread")), PIXEL, config.tokens, with_source=source)
     row = ShowORow("", 0, config.tokens, (*parts, *target))
-    batch = showo.prepare(collate(config, [row], lambda *_: generator("any")), CPU, torch.float64)
+    batch = showo.prepare(showo.collate([row], lambda *_: generator("any")), CPU, torch.float64)
     table = module.table(batch)
     ids = torch.tensor([code + config.first_code if code >= 0 else config.mask for code in codes])
     module_table = torch.cat([table, ids])
@@ -188,7 +187,7 @@ def greedy_without_cache(showo: ShowOFamily, module: ShowO, request: AnswerReque
         while len(answer) < new:
             asked = [*template.asked(request.prompt), *answer]
             row = ShowORow("", 0, 0, answering(config, template.system, asked, (), image))
-            batch = showo.prepare(collate(config, [row], lambda *_: generator("any")), CPU, torch.float64)
+            batch = showo.prepare(showo.collate([row], lambda *_: generator("any")), CPU, torch.float64)
             token = int(module.scores(module.states(batch)[0, -1]).argmax())
             if token == template.text_end:
                 break

@@ -1,4 +1,4 @@
-"""Trees of segments as pure data: positions, visibility, what is plain causal, and the digest of rows."""
+"""Rows of segments as pure data: which token attends to which, and the digest of rows."""
 
 from __future__ import annotations
 
@@ -6,76 +6,38 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unimrg_trainer.packing.segments import (
-    Attention,
-    Segment,
-    is_plain_causal,
-    positions,
-    row_length,
-    rows_digest,
-    segment_starts,
-    visibility,
+from unimrg_trainer.packing.segments import Attention, Segment, row_length, row_tokens, rows_digest, segment_slices
+
+SEGMENTS = st.lists(
+    st.builds(Segment, length=st.integers(1, 5), attention=st.sampled_from(Attention)), min_size=1, max_size=6
 )
 
 
-@st.composite
-def trees(draw: st.DrawFn) -> list[Segment]:
-    count = draw(st.integers(1, 6))
-    return [
-        Segment(
-            length=draw(st.integers(1, 5)),
-            parent=draw(st.integers(-1, index - 1)) if index else -1,
-            attention=draw(st.sampled_from(Attention)),
-        )
-        for index in range(count)
-    ]
-
-
-def naive_visibility(segments: list[Segment]) -> np.ndarray:
-    """Written from the definition, token by token: in an ancestor, or in the same segment (CAUSAL: not later)."""
+@given(SEGMENTS)
+def test_visibility_is_the_definition_token_by_token(segments: list[Segment]) -> None:
+    """Written from the definition: all of earlier segments; of the own one no later token where it is CAUSAL."""
     owner = [index for index, segment in enumerate(segments) for _ in range(segment.length)]
 
-    def ancestors(index: int) -> set[int]:
-        parent = segments[index].parent
-        return set() if parent < 0 else {parent} | ancestors(parent)
-
     def sees(query: int, key: int) -> bool:
-        if owner[query] != owner[key]:
-            return owner[key] in ancestors(owner[query])
-        return key <= query or segments[owner[query]].attention is Attention.FULL
+        full = segments[owner[query]].attention is Attention.FULL
+        return owner[key] < owner[query] or (owner[key] == owner[query] and (key <= query or full))
 
-    return np.array([[sees(query, key) for key in range(len(owner))] for query in range(len(owner))])
-
-
-@given(trees())
-def test_visibility_is_the_definition_token_by_token(segments: list[Segment]) -> None:
-    assert (visibility(segments) == naive_visibility(segments)).all()
+    tokens = row_tokens(segments)
+    expected = np.array([[sees(query, key) for key in range(len(owner))] for query in range(len(owner))])
+    found = np.tri(len(owner), dtype=bool) if tokens.visibility is None else tokens.visibility
+    assert (found == expected).all()
+    assert tokens.positions.tolist() == list(range(len(owner)))
 
 
-@given(trees())
-def test_a_position_counts_the_tokens_of_ancestors_and_those_before_it(segments: list[Segment]) -> None:
-    expected: list[int] = []
-    for segment in segments:
-        before, ancestor = 0, segment.parent
-        while ancestor >= 0:
-            before, ancestor = before + segments[ancestor].length, segments[ancestor].parent
-        expected += range(before, before + segment.length)
-    assert positions(segments).tolist() == expected
+@given(SEGMENTS)
+def test_the_slices_of_segments_cover_the_row_in_order(segments: list[Segment]) -> None:
+    covered = [token for part in segment_slices(segments) for token in range(part.start, part.stop)]
+    assert covered == list(range(row_length(segments)))
 
 
-@given(trees())
-def test_plain_causal_is_exactly_the_lower_triangle_at_counted_positions(segments: list[Segment]) -> None:
-    length = row_length(segments)
-    triangle = bool((visibility(segments) == np.tril(np.ones((length, length), bool))).all())
-    # one token has nothing to see but itself, under either kind of attention
-    long = [s for s in segments if s.length > 1]
-    counted = bool((positions(segments) == np.arange(length)).all())
-    assert is_plain_causal(segments) <= (triangle and counted)
-    assert (triangle and counted and all(s.attention is Attention.CAUSAL for s in long)) == (
-        all(s.parent == index - 1 for index, s in enumerate(segments))
-        and all(s.attention is Attention.CAUSAL for s in long)
-    )
-    assert segment_starts(segments) == np.cumsum([0, *(s.length for s in segments)])[:-1].tolist()
+def test_a_prefix_is_counted_in_tokens() -> None:
+    row = row_tokens([Segment(length=3), Segment(length=4), Segment(length=2)], 2, "image")
+    assert (row.length, row.prefix, row.prefix_key, row.visibility) == (9, 7, "image", None)
 
 
 def test_the_digest_of_rows_depends_on_their_names_numbers_and_order() -> None:

@@ -23,11 +23,12 @@ spec:
     - {name: Understanding, weight: "1"}
     - {name: Depth, weight: "0.5"}
   training:
-    batch: {rowsPerObjective: 16, cohortRows: 8, microBatchRows: 4}
+    batch: {rowsPerObjective: 16, cohortRows: 8, microBatchRows: 4, imageSharing: All}
     optimizer: {learningRate: "1e-3", weightDecay: "0.02"}
     schedule: {warmupSteps: 5, totalSteps: 50}
     stopStep: 40
     precision: FP32
+    composition: Official
     seed: 42
   trainer: {nodes: 1, gpusPerNode: 0, processesPerNode: 2}
   data:
@@ -254,6 +255,8 @@ BAD_JOBS = [
     *bad(f"{BATCH}.rowsPerObjective", "cohortRows: 8", "cohortRows: 5"),
     *bad(f"{TRAINING}.schedule.warmupSteps", "warmupSteps: 5", "warmupSteps: 51"),
     *bad(f"{TRAINING}.stopStep", "stopStep: 40", "stopStep: 51"),
+    *bad(f"{TRAINING}.composition", "composition: Official", "composition: PackedFlex", "composition: packed"),
+    *bad(f"{BATCH}.imageSharing", "imageSharing: All", "imageSharing: all"),
     *bad(OBJECTIVES, DEPTH, '{name: Understanding, weight: "1"}', '{name: Depth, weight: "0.0"}'),
     *bad(OBJECTIVES, DEPTH, DEPTH + '\n    - {custom: a, weight: "1"}\n    - {custom: a, weight: "2"}'),
     *bad(OBJECTIVES, f"    - {DEPTH}\n", ""),

@@ -26,6 +26,10 @@ class SceneRecords:
             f"{index:06d}", scene.image, {"depth": scene.depth, "segmentation": scene.segmentation}, scene.caption
         )
 
+    def questions_about(self, image: int) -> range:
+        first = next(number for number, (scene, _) in enumerate(self.questions) if scene == image)
+        return range(first, first + len(self.scenes[image].questions))
+
     def question_sample(self, index: int, maps: object = None) -> Sample:
         scene, turn = self.questions[index]
         question = self.scenes[scene].questions[turn]

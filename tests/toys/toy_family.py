@@ -24,7 +24,8 @@ from unimrg_trainer.models.common.assets import Asset
 from unimrg_trainer.models.requests import AnswerRequest, GenerateRequest
 from unimrg_trainer.models.weights import Layout
 from unimrg_trainer.objectives.base import Objective, Task
-from unimrg_trainer.packing.segments import Attention, Segment, positions, row_length, segment_starts, visibility
+from unimrg_trainer.packing.composition import Composition
+from unimrg_trainer.packing.segments import Attention, Segment, row_length, row_tokens, segment_slices
 from unimrg_trainer.rng import generator
 
 SOURCE, TARGET, SIDE, PATCH = 16, 12, 4, 48
@@ -101,15 +102,15 @@ class ToyFamily:
     def _row(self, objective: str, number: int, task: Task) -> ToyRow:
         *parts, asked = _prompt(task.sample.image, task.prompt)
         if task.map is not None:
-            target = _patches(NOISY, task.map.target(task.sample, TARGET), len(parts))
+            target = _patches(NOISY, task.map.target(task.sample, TARGET))
             return ToyRow(objective, number, target.length, (*parts, asked, target))
         answer = [*_characters(task.answer or ""), END]
         ids = (*asked.ids, *answer[:-1])
         labels = (*[-100] * (len(asked.ids) - 1), *answer)
-        text = Part(kind=TEXT, length=len(ids), parent=asked.parent, ids=ids, labels=labels)
+        text = Part(kind=TEXT, length=len(ids), ids=ids, labels=labels)
         return ToyRow(objective, number, len(answer), (*parts, text))
 
-    def collate(self, rows: Sequence[Row], rng: RngFor) -> Batch:
+    def collate(self, rows: Sequence[Row], rng: RngFor, composition: Composition) -> Batch:
         draws = [rng(row.objective, row.global_row, "flow") for row in rows]
         return _batch([(row, float(draw.random()), draw) for row, draw in zip(rows, draws, strict=True)])
 
@@ -129,7 +130,7 @@ class ToyFamily:
         *parts, asked = _prompt(request.image, request.prompt)
         ids = list(asked.ids)
         while len(ids) < len(asked.ids) + most:
-            text = Part(kind=TEXT, length=len(ids), parent=asked.parent, ids=tuple(ids))
+            text = Part(kind=TEXT, length=len(ids), ids=tuple(ids))
             chosen = int(module.scores(self._states(module, [*parts, text])[:, -1]).argmax())
             if chosen == END:
                 break
@@ -146,7 +147,7 @@ class ToyFamily:
         x = generator("toy", request.seed, request.row).standard_normal((9, PATCH), dtype=np.float32)
         parts = _prompt(request.image, request.prompt)
         for step in range(self.steps):
-            noisy = Part(kind=NOISY, length=9, parent=len(parts) - 1, attention=Attention.FULL, patches=x)
+            noisy = Part(kind=NOISY, length=9, attention=Attention.FULL, patches=x)
             states = self._states(module, [*parts, noisy], time=step / self.steps)
             x = x + module.velocity(states[0, -9:]).detach().float().cpu().numpy() / self.steps
         pixels = x.reshape(3, 3, SIDE, SIDE, 3).transpose(0, 2, 1, 3, 4).reshape(TARGET, TARGET, 3)
@@ -164,15 +165,15 @@ def _characters(text: str) -> list[int]:
 
 
 def _prompt(image: np.ndarray | None, text: str) -> list[Part]:
-    parts = [] if image is None else [_patches(IMAGE, squash(image, SOURCE), -1)]
+    parts = [] if image is None else [_patches(IMAGE, squash(image, SOURCE))]
     ids = (*_characters(text), END)
-    return [*parts, Part(kind=TEXT, length=len(ids), parent=len(parts) - 1, ids=ids)]
+    return [*parts, Part(kind=TEXT, length=len(ids), ids=ids)]
 
 
-def _patches(kind: int, image: np.ndarray, parent: int) -> Part:
+def _patches(kind: int, image: np.ndarray) -> Part:
     n = len(image) // SIDE
     patches = image.reshape(n, SIDE, n, SIDE, 3).transpose(0, 2, 1, 3, 4).reshape(n * n, PATCH).astype(np.float32)
-    return Part(kind=kind, length=n * n, parent=parent, attention=Attention.FULL, patches=patches / 127.5 - 1)
+    return Part(kind=kind, length=n * n, attention=Attention.FULL, patches=patches / 127.5 - 1)
 
 
 def _batch(rows: Sequence[tuple[Any, float, np.random.Generator | None]]) -> Batch:
@@ -183,11 +184,11 @@ def _batch(rows: Sequence[tuple[Any, float, np.random.Generator | None]]) -> Bat
     batch["inputs"], batch["velocity"] = torch.zeros(*shape, PATCH + 1), torch.zeros(*shape, PATCH)
     batch["sees"] = torch.eye(shape[1], dtype=torch.bool).repeat(shape[0], 1, 1, 1)
     for r, (row, time, rng) in enumerate(rows):
-        length = row_length(row.parts)
-        batch["positions"][r, :length] = torch.from_numpy(positions(row.parts))
-        batch["sees"][r, 0, :length, :length] = torch.from_numpy(visibility(row.parts))
-        for part, start in zip(row.parts, segment_starts(row.parts), strict=True):
-            here = slice(start, start + part.length)
+        tokens = row_tokens(row.parts)
+        sees = np.tri(tokens.length, dtype=bool) if tokens.visibility is None else tokens.visibility
+        batch["positions"][r, : tokens.length] = torch.from_numpy(tokens.positions)
+        batch["sees"][r, 0, : tokens.length, : tokens.length] = torch.from_numpy(sees)
+        for part, here in zip(row.parts, segment_slices(row.parts), strict=True):
             batch["kinds"][r, here] = part.kind
             if part.patches is None:
                 batch["ids"][r, here] = torch.tensor(part.ids)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
+from unimrg_trainer.maps.geometry import PADDING_GREY, centre_on_square
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +29,11 @@ class Sample:
     """Question and answer of a question sample, both None for an image sample."""
     attributes: Mapping[str, Any] = field(default_factory=dict)
     """What the source says beyond that (JSON values), e.g. the kind of question; read by benchmarks only."""
+
+    def squared(self) -> Sample:
+        """Return the sample padded to a square: the image with grey, its maps with 0 (far away, no contour)."""
+        image = None if self.image is None else centre_on_square(self.image, PADDING_GREY)
+        return replace(self, image=image, maps={name: centre_on_square(map, 0) for name, map in self.maps.items()})
 
     def require(self, reader: str, *, image: bool = True, maps: Collection[str] = (), answer: bool = False) -> None:
         """Raise UserError (65) unless the sample has what `reader`, an objective, learns from."""

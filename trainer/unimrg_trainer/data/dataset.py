@@ -39,12 +39,13 @@ class Dataset:
     """Samples of one split. Objects are safe to share between threads.
 
     `images` and `questions` are the sample numbers of the two orders (`len` counts them); `digest` is that
-    of the whole data set, equal for all its splits.
+    of the whole data set, equal for all its splits. With `square` all samples are padded to squares.
     """
 
     def __init__(
-        self, store: ObjectStore, prefix: str, manifest: Manifest, digest: str, cache_bytes: int = CACHE_BYTES
+        self, store: ObjectStore, prefix: str, manifest: Manifest, digest: str, *, square: bool = False
     ) -> None:
+        self._square = square
         self.split = manifest.split
         self.digest = digest
         self.images = range(manifest.samples)
@@ -57,7 +58,7 @@ class Dataset:
         self._question_starts = [0, *accumulate(shard.questions for shard in manifest.shards)]
         self._lock = threading.Lock()
         self._indices: dict[int, tuple[list[IndexEntry], list[int]]] = {}
-        self._decoded: LRUCache[tuple[str, str], tuple[Any, int]] = LRUCache(cache_bytes, lambda entry: entry[1])
+        self._decoded: LRUCache[tuple[str, str], tuple[Any, int]] = LRUCache(CACHE_BYTES, lambda entry: entry[1])
         """Member of a sample → its content and size in memory (bytes)."""
 
     @staticmethod
@@ -69,7 +70,7 @@ class Dataset:
         return list(find_publication(store, digest).manifests)
 
     @classmethod
-    def open(cls, store: ObjectStore, split: str, digest: str | None = None) -> Dataset:
+    def open(cls, store: ObjectStore, split: str, digest: str | None = None, *, square: bool = False) -> Dataset:
         """Open a split (`train`, `heldOut`, `preview`) of the data set `digest`, or of the only one in `store`.
 
         Raises UserError: INPUT_MISSING if there is no such data set or split, DATA_CORRUPT if it is damaged.
@@ -89,7 +90,7 @@ class Dataset:
                 f"the manifest of split {split!r} is missing at {join(store.uri, publication.prefix)}",
                 remedy="delete this data set and prepare it again",
             ) from error
-        return cls(store, publication.prefix, manifest, publication.digest)
+        return cls(store, publication.prefix, manifest, publication.digest, square=square)
 
     def image_sample(self, number: int, /, maps: Collection[str] | None = None, image: bool = True) -> Sample:
         """Return image sample `number` (0 … len(images) − 1): an image with its maps, without a question.
@@ -108,6 +109,14 @@ class Dataset:
         sample = bisect_right(starts, within) - 1
         return self._read(shard, sample, within - starts[sample], maps, image)
 
+    def questions_about(self, image: int, /) -> range:
+        """Return the numbers of the question samples about image sample `image`."""
+        shard = self._shard_of(image, self._sample_starts)
+        samples, starts = self._index(shard)
+        within = image - self._sample_starts[shard]
+        first = self._question_starts[shard] + starts[within]
+        return range(first, first + samples[within].questions)
+
     def _shard_of(self, number: int, starts: list[int]) -> int:
         if not 0 <= number < starts[-1]:
             raise IndexError(f"sample {number} of {starts[-1]} in split {self.split!r}")
@@ -125,8 +134,8 @@ class Dataset:
                 self._indices[shard] = known
         return known
 
-    def _read(self, shard: int, sample: int, question: int | None, maps: Collection[str] | None, image: bool) -> Sample:
-        entry = self._index(shard)[0][sample]
+    def _read(self, shard: int, within: int, question: int | None, maps: Collection[str] | None, image: bool) -> Sample:
+        entry = self._index(shard)[0][within]
         wanted = {TEXT_MEMBER}
         pictures = next((name for name in IMAGE_MEMBERS if name in entry.members), None) if image else None
         stored = {member.removesuffix(".png"): member for member in entry.members if member.endswith(".png")}
@@ -135,7 +144,7 @@ class Dataset:
         contents = self._contents(self._shards[shard], entry, wanted)
         texts = contents[TEXT_MEMBER]
         asked = {} if question is None else texts["questions"][question]
-        return Sample(
+        sample = Sample(
             key=entry.key,
             image=None if pictures is None else contents[pictures],
             maps={name: contents[member] for name, member in chosen.items()},
@@ -144,6 +153,7 @@ class Dataset:
             answer=asked.get("answer"),
             attributes={name: value for name, value in asked.items() if name not in ("question", "answer")},
         )
+        return sample.squared() if self._square else sample
 
     def _contents(self, shard: Shard, entry: IndexEntry, members: Collection[str]) -> dict[str, Any]:
         """Return the decoded members of a sample, from the cache or from the store."""

@@ -69,7 +69,7 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
     commit, state = loaded
     progress = StoppableProgress(stop, lambda what, done, total: _report_progress(setup, state.step, what, done, total))
     work = SharedWork(setup.rank, setup.world_size, progress.raise_if_stopped)
-    held_out = Dataset.open(setup.data_store, "heldOut", setup.data_digest)
+    held_out = setup.open_data("heldOut")
     dtype = PARAMETER_DTYPES[job.spec.training.precision]
 
     module = build_initial(setup.family, job.spec.training.seed, setup.initial_weights, dtype).to(setup.device)
@@ -144,7 +144,7 @@ def draw_samples(setup: Setup, held_out: Dataset, runner: Runner) -> list[GridRo
         return []
     samples = [(f"held-out {index}", held_out.image_sample(index)) for index in range(count)]
     if "preview" in Dataset.splits(setup.data_store, setup.data_digest):
-        previews = Dataset.open(setup.data_store, "preview", setup.data_digest)
+        previews = setup.open_data("preview")
         chosen = previews.images[:PREVIEW_IMAGES]
         samples += [(f"preview {index}", previews.image_sample(index)) for index in chosen]
     seed = setup.job.spec.training.seed

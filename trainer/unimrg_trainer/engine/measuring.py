@@ -112,10 +112,11 @@ def held_out_losses(
         family=setup.family,
         objectives=setup.objectives,
         weights=setup.objective_weights,
-        reader=RowReader(data, seed=None),
+        reader=RowReader(data, seed=None, same_images=setup.same_images),
         shape=BatchShape(cohort_rows, cohort_rows),
         micro_rows=cohort_rows,
         seed=training.seed,
+        composition=setup.composition,
     )
     cohorts = work.share(cohorts_of(rows, cohort_rows))
     module.eval()

@@ -15,12 +15,14 @@ from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.fields import resolve_uri
 from unimrg_api.job import UniMRGJob
+from unimrg_trainer.data.dataset import Dataset
 from unimrg_trainer.engine.choices import open_family, provide_files
 from unimrg_trainer.engine.initial_weights import PublishedWeights
 from unimrg_trainer.job_stores import data_digest, data_store, run_store
 from unimrg_trainer.models.base import Family
 from unimrg_trainer.objectives.base import Objective
 from unimrg_trainer.objectives.registry import in_order, objective
+from unimrg_trainer.packing.composition import Composition
 from unimrg_trainer.storage.base import ObjectStore
 
 logger = logging.getLogger(__name__)
@@ -46,6 +48,20 @@ class Setup:
     data_digest: str
     initial_weights: PublishedWeights | None
     """The published weights that training starts from; None: random weights from the seed."""
+
+    @property
+    def composition(self) -> Composition:
+        """How rows are laid out on this device."""
+        return Composition.chosen(self.job.spec.training.composition, cuda=self.device.type == "cuda")
+
+    @property
+    def same_images(self) -> bool:
+        """Whether questions are about the images that a step generates."""
+        return self.job.spec.training.batch.image_sharing == "All"
+
+    def open_data(self, split: str) -> Dataset:
+        """Open a split of the job's data."""
+        return Dataset.open(self.data_store, split, self.data_digest, square=self.same_images)
 
 
 def join_group(gpus_per_node: int) -> tuple[int, int, torch.device]:

@@ -14,10 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unimrg_api.errors import UserError
+from unimrg_api.exit_codes import ExitCode
 from unimrg_trainer.data.order import position
 from unimrg_trainer.engine.rows import BatchShape, cohorts_of_rank
 from unimrg_trainer.models.base import Batch, Family, Row
 from unimrg_trainer.objectives.base import Objective
+from unimrg_trainer.packing.composition import Composition
 from unimrg_trainer.packing.segments import rows_digest
 from unimrg_trainer.rng import generator
 from unimrg_trainer.sample import Sample
@@ -58,22 +61,41 @@ class SampleSource(Protocol):
 
     def question_sample(self, number: int, /, maps: Collection[str] | None = None) -> Sample: ...
 
+    def questions_about(self, image: int, /) -> range: ...
+
 
 @dataclass(frozen=True)
 class RowReader:
-    """Reads the sample of a global row, in shuffled order by `seed`, or in stored order (None: evaluation)."""
+    """Reads the sample of a global row, in shuffled order by `seed`, or in stored order (None: evaluation).
+
+    With `same_images` a question is about the image that other objectives have at the same global row.
+    """
 
     dataset: SampleSource
     seed: int | None
+    same_images: bool = False
 
     def __call__(self, objective: Objective, global_row: int) -> Sample:
         """The sample with the maps that the objective learns from."""
-        questions = objective.source == "questions"
-        size = len(self.dataset.questions if questions else self.dataset.images)
-        seed = self.seed
-        number = global_row % size if seed is None else position(seed, objective.source, size, global_row)
-        read = self.dataset.question_sample if questions else self.dataset.image_sample
-        return read(number, maps=() if objective.map is None else (objective.map.name,))
+        maps = () if objective.map is None else (objective.map.name,)
+        if objective.source == "images":
+            return self.dataset.image_sample(self._number("images", len(self.dataset.images), global_row), maps=maps)
+        if not self.same_images:
+            number = self._number("questions", len(self.dataset.questions), global_row)
+            return self.dataset.question_sample(number, maps=maps)
+        image = self._number("images", len(self.dataset.images), global_row)
+        questions = self.dataset.questions_about(image)
+        if not questions:
+            raise UserError(
+                f"image sample {image} has no question, and spec.training.batch.imageSharing is All",
+                remedy="use imageSharing: Generation, or data with a question about every image",
+                exit_code=ExitCode.DATA_CORRUPT,
+            )
+        drawn = int(generator("question", self.seed or 0, global_row).integers(len(questions)))
+        return self.dataset.question_sample(questions[drawn], maps=maps)
+
+    def _number(self, source: str, size: int, global_row: int) -> int:
+        return global_row % size if self.seed is None else position(self.seed, source, size, global_row)
 
 
 @dataclass(frozen=True)
@@ -91,6 +113,7 @@ class StepPlanner:
     shape: BatchShape
     micro_rows: int
     seed: int
+    composition: Composition = Composition.OFFICIAL
 
     def step(self, number: int, rank: int, world_size: int) -> Step:
         """Plan and collate optimiser step `number` (0-based) for `rank`."""
@@ -123,7 +146,7 @@ class StepPlanner:
 
     def _micro_step(self, weighted: Sequence[tuple[Row, float]], step: int) -> MicroStep:
         rows = tuple(row for row, _ in weighted)
-        batch = self.family.collate(rows, partial(self._rng, step))
+        batch = self.family.collate(rows, partial(self._rng, step), self.composition)
         return MicroStep(rows, batch, torch.tensor([weight for _, weight in weighted], dtype=torch.float64))
 
     def _rng(self, step: int, objective: str, row: int, purpose: str) -> np.random.Generator:

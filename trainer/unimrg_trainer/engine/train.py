@@ -39,7 +39,7 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
     """
     setup = set_up(env, job)
     training = job.spec.training
-    dataset = Dataset.open(setup.data_store, "train", setup.data_digest)
+    dataset = setup.open_data("train")
     host_group = dist.new_group(backend="gloo", timeout=GROUP_TIMEOUT)
     assert host_group is not None
     checkpointer = Checkpointer(
@@ -76,10 +76,11 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
         family=setup.family,
         objectives=setup.objectives,
         weights=setup.objective_weights,
-        reader=RowReader(dataset, training.seed),
+        reader=RowReader(dataset, training.seed, setup.same_images),
         shape=BatchShape(training.batch.rows_per_objective, training.batch.cohort_rows),
         micro_rows=training.batch.micro_batch_rows,
         seed=training.seed,
+        composition=setup.composition,
     )
 
     if first_step == 0 and setup.rank == 0:

@@ -15,12 +15,19 @@ PADDING_GREY = 127
 def pad_square(image: np.ndarray, size: int) -> np.ndarray:
     """Centre the image on a grey square and scale it (bicubic), for understanding: nothing is distorted."""
     check_image(image, size)
+    return resize(centre_on_square(image, PADDING_GREY), size, Image.Resampling.BICUBIC)
+
+
+def centre_on_square(image: np.ndarray, value: int) -> np.ndarray:
+    """Centre the image, or a map, on a square of `value`; one that is a square stays as it is."""
     height, width = image.shape[:2]
+    if height == width:
+        return image
     side = max(height, width)
-    square = np.full((side, side, 3), PADDING_GREY, dtype=np.uint8)
+    square = np.full((side, side, *image.shape[2:]), value, dtype=image.dtype)
     top, left = (side - height) // 2, (side - width) // 2
     square[top : top + height, left : left + width] = image
-    return resize(square, size, Image.Resampling.BICUBIC)
+    return square
 
 
 def squash(image: np.ndarray, size: int) -> np.ndarray:

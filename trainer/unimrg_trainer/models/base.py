@@ -23,6 +23,7 @@ from unimrg_trainer.models.common.assets import Asset
 from unimrg_trainer.models.requests import AnswerRequest, GenerateRequest
 from unimrg_trainer.models.weights import Layout
 from unimrg_trainer.objectives.base import Objective, Task
+from unimrg_trainer.packing.composition import Composition
 
 RngFor = Callable[[str, int, str], np.random.Generator]
 """(objective, global row, purpose) → a generator of this optimiser step. What belongs to a cohort is drawn with the
@@ -79,8 +80,11 @@ class Family(Protocol):
         """Return one row for each (global row, task) of one cohort, in order; draws what the cohort shares."""
         ...
 
-    def collate(self, rows: Sequence[Row], rng: RngFor) -> Batch:
-        """Build a micro-step's batch on the host; called ahead of time, from several threads."""
+    def collate(self, rows: Sequence[Row], rng: RngFor, composition: Composition) -> Batch:
+        """Build a micro-step's batch on the host; called ahead of time, from several threads.
+
+        The composition changes how fast its losses are computed, not what they are; a family may know one alone.
+        """
         ...
 
     def prepare(self, batch: Batch, device: torch.device, dtype: torch.dtype) -> Batch:

@@ -1,19 +1,20 @@
-"""A row of tokens as a tree of segments: the position of every token, and which token attends to which.
+"""A row of tokens as a chain of segments: which token attends to which.
 
-A token attends to every token of all ancestor segments, and to its own segment: up to itself where the segment is
-CAUSAL, all of it where it is FULL. It attends to nothing else. Positions continue after the parent's last token, so
-sibling segments start at the same position. What a token stands for is the family's business.
+A token attends to every token of the segments before its own, and within its own segment up to itself where the segment
+is CAUSAL, to all of it where it is FULL. What a token stands for is the family's business.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
+
+from unimrg_trainer.packing.packed import RowTokens
 
 
 class Attention(StrEnum):
@@ -28,8 +29,6 @@ class Segment:
     """A run of `length` tokens. Families subclass it and add what the tokens stand for."""
 
     length: int
-    parent: int = -1
-    """Index, within the row, of the segment that this one continues; −1 at the start of the row."""
     attention: Attention = Attention.CAUSAL
 
 
@@ -38,42 +37,29 @@ def row_length(segments: Sequence[Segment]) -> int:
     return sum(segment.length for segment in segments)
 
 
-def segment_starts(segments: Sequence[Segment]) -> list[int]:
-    """Offset of each segment's first token within the row."""
-    starts = [0]
-    for segment in segments[:-1]:
-        starts.append(starts[-1] + segment.length)
-    return starts
+def segment_slices(segments: Sequence[Segment]) -> list[slice]:
+    """The tokens of each segment within the row."""
+    ends = np.cumsum([segment.length for segment in segments]).tolist()
+    return [slice(end - segment.length, end) for end, segment in zip(ends, segments, strict=True)]
 
 
-def is_plain_causal(segments: Sequence[Segment]) -> bool:
-    """True if `visibility` is the lower triangle, which attention kernels know without a mask."""
-    return all(
-        segment.parent == index - 1 and segment.attention is Attention.CAUSAL for index, segment in enumerate(segments)
-    )
+def row_tokens(segments: Sequence[Segment], prefix: int = 0, prefix_key: Hashable = None) -> RowTokens:
+    """Describe the row to `pack_rows`; its first `prefix` segments may be shared by rows of an equal key."""
+    positions = np.arange(row_length(segments))
+    return RowTokens(positions, visibility(segments), row_length(segments[:prefix]), prefix_key)
 
 
-def positions(segments: Sequence[Segment]) -> np.ndarray:
-    """Position of each token, int [length]."""
-    ends: list[int] = []
-    for segment in segments:
-        ends.append((ends[segment.parent] if segment.parent >= 0 else 0) + segment.length)
-    return np.concatenate([np.arange(end - segment.length, end) for end, segment in zip(ends, segments, strict=True)])
+def visibility(segments: Sequence[Segment]) -> np.ndarray | None:
+    """Which token attends to which: bool [length, length], True where the query (first axis) sees the key.
 
-
-def visibility(segments: Sequence[Segment]) -> np.ndarray:
-    """Which token attends to which: bool [length, length], True where the query (first axis) sees the key."""
-    starts, length = segment_starts(segments), row_length(segments)
-    sees = np.zeros((length, length), dtype=bool)
-    for segment, start in zip(segments, starts, strict=True):
-        tokens = slice(start, start + segment.length)
-        sees[tokens, tokens] = True
-        if segment.attention is Attention.CAUSAL:
-            sees[tokens, tokens] = np.tril(sees[tokens, tokens])
-        ancestor = segment.parent
-        while ancestor >= 0:
-            sees[tokens, starts[ancestor] : starts[ancestor] + segments[ancestor].length] = True
-            ancestor = segments[ancestor].parent
+    None where that is the lower triangle, which attention kernels know without a mask.
+    """
+    if all(segment.attention is Attention.CAUSAL for segment in segments):
+        return None
+    sees = np.tri(row_length(segments), dtype=bool)
+    for segment, tokens in zip(segments, segment_slices(segments), strict=True):
+        if segment.attention is Attention.FULL:
+            sees[tokens, tokens] = True
     return sees
 
 

@@ -13,18 +13,21 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True, eq=False)
 class TensorBatch:
-    """Base of the batches: tensors, and plain values that stay on the host."""
+    """Base of the batches: tensors, alone or in tuples, batches, and plain values that stay on the host."""
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Self:
         """Move to `device`. Floats become `dtype`, but never less than float32: noising and losses need it."""
         floating = torch.promote_types(dtype, torch.float32)
-        moved: dict[str, Any] = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
+
+        def move(value: Any) -> Any:
             if isinstance(value, Tensor):
                 target = floating if value.is_floating_point() else value.dtype
-                moved[field.name] = value.to(device, target, non_blocking=True)
-        return replace(self, **moved)
+                return value.to(device, target, non_blocking=True)
+            if isinstance(value, TensorBatch):
+                return value.to(device, dtype)
+            return tuple(move(part) for part in value) if isinstance(value, tuple) else value
+
+        return replace(self, **{field.name: move(getattr(self, field.name)) for field in fields(self)})
 
 
 @contextmanager

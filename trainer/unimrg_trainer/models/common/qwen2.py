@@ -10,6 +10,8 @@ from transformers import DynamicCache, Qwen2ForCausalLM
 from transformers import Qwen2Config as TransformersConfig
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 
+from unimrg_trainer.models.common.attention import IMPLEMENTATION, Attention
+
 
 @dataclass(frozen=True)
 class Qwen2Config:
@@ -62,7 +64,7 @@ def build_language_model(config: Qwen2Config) -> Qwen2ForCausalLM:
             initializer_range=config.initial_deviation,
             rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
             tie_word_embeddings=config.tied,
-            attn_implementation="sdpa",
+            attn_implementation=IMPLEMENTATION,
         )
     )
     for parent in list(model.modules()):
@@ -76,14 +78,14 @@ def run_language_model(
     model: Qwen2ForCausalLM,
     embeddings: Tensor,
     positions: Tensor,
-    visibility: Tensor | None = None,
+    attention: Attention = None,
     cache: DynamicCache | None = None,
 ) -> Tensor:
     """Final hidden states [B, L, D] of embeddings [B, L, D] at positions [B, L].
 
-    visibility bool [B or 1, 1, L, cached + L], True where the query sees the key; None is plain causal attention
-    without anything cached, or one token that sees everything.
+    Attention None is plain causal attention without anything cached, or one token that sees everything.
     """
+    visibility, rows = (attention, None) if attention is None or isinstance(attention, Tensor) else (None, attention)
     hidden: Tensor = model.model(
         None,
         # as a mapping it is taken as it is: no mask is derived from positions, which would read them back to the host
@@ -92,5 +94,6 @@ def run_language_model(
         cache,  # by place: the keyword was renamed within transformers 5
         inputs_embeds=embeddings,
         use_cache=cache is not None,
+        rows=rows,
     )[0]
     return hidden

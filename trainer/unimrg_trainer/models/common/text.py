@@ -22,11 +22,9 @@ class TextSegment(Segment):
     labels: tuple[int, ...]
 
 
-def text_segment(ids: Sequence[int], parent: int = -1, answer: Sequence[int] = ()) -> TextSegment:
+def text_segment(ids: Sequence[int], answer: Sequence[int] = ()) -> TextSegment:
     """Return a segment of `ids`, which are not learnt, and of an `answer` behind them, which is."""
-    return TextSegment(
-        length=len(ids) + len(answer), parent=parent, token_ids=(*ids, *answer), labels=(*[IGNORE] * len(ids), *answer)
-    )
+    return TextSegment(length=len(ids) + len(answer), token_ids=(*ids, *answer), labels=(*[IGNORE] * len(ids), *answer))
 
 
 def cut_answer(task: Task, question: Sequence[int], answer: Sequence[int], limit: int) -> list[int]:

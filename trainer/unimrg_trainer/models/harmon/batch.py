@@ -10,16 +10,17 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from unimrg_trainer.models.common.attention import Attention
 from unimrg_trainer.models.common.batches import TensorBatch
 
 
 @dataclass(frozen=True, eq=False)
 class HarmonBatch(TensorBatch):
-    """Sizes: U different images; R rows of L places; I image segments; G targets; S tokens and b buffers of an image;
-    V visible tokens of the target with fewest masked ones; M masked tokens of all targets together, each used P times;
-    C channels.
+    """Sizes: U different images; R rows in B sequences of L places; I images that are read; G targets; S tokens and b
+    buffers of an image; V visible tokens of the target with fewest masked ones; M masked tokens of all targets
+    together, each used P times; C channels.
 
-    Places of a row are flat indices row·L + offset, places of a target's grid are target·S + token.
+    Places are flat indices sequence·L + offset, places of a target's grid are target·S + token.
     """
 
     pixels: Tensor
@@ -30,15 +31,14 @@ class HarmonBatch(TensorBatch):
     texts: Tensor
     """int [T]: token ids of all text segments."""
     sources: Tensor
-    """int [R, L]: what stands at each place: a row of [texts | images | targets | zeros], the images as
+    """int [B, L]: what stands at each place: a row of [zeros | images | targets | texts], the images as
     [I, b + S] and the targets as [G, b + V] flattened."""
     positions: Tensor
-    """int [R, L]: position ids."""
-    visibility: Tensor | None
-    """bool [R, 1, L, L], True where the query sees the key; None where every row is plain causal."""
+    """int [B, L]: position ids."""
+    attention: Attention
 
     images: Tensor
-    """int [I]: which of `latents` each image segment shows."""
+    """int [I]: which of `latents` each image is."""
     targets: Tensor
     """int [G]: which of `latents` each target is (x_0)."""
     visible: Tensor
@@ -71,7 +71,7 @@ class HarmonBatch(TensorBatch):
     """Labelled tokens of each row."""
     terms_per_target: tuple[int, ...]
     """Masked tokens times uses of each target."""
-    image_rows: tuple[int, ...]
-    """The row that shows each image."""
+    image_of_row: tuple[int | None, ...]
+    """Which of `latents` each row reads."""
     target_rows: tuple[int, ...]
     """The row that learns each target."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,16 +11,19 @@ from torch import Tensor
 
 from unimrg_trainer.maps.geometry import pad_square, squash
 from unimrg_trainer.models.base import RngFor
-from unimrg_trainer.models.common.text import IGNORE, TextSegment
+from unimrg_trainer.models.common.layout import SequenceBuilder, lay_out
+from unimrg_trainer.models.common.text import TextSegment
 from unimrg_trainer.models.common.unique_images import UniqueImages
 from unimrg_trainer.models.harmon.batch import HarmonBatch
 from unimrg_trainer.models.harmon.config import HarmonConfig
 from unimrg_trainer.models.harmon.diffusion import row_coefficients, training_schedule
 from unimrg_trainer.models.harmon.rows import Geometry, HarmonRow, ImageSegment, TargetSegment
-from unimrg_trainer.packing.segments import Segment, is_plain_causal, positions, row_length, segment_starts, visibility
+from unimrg_trainer.packing.composition import Composition
+from unimrg_trainer.packing.packed import RowTokens
+from unimrg_trainer.packing.segments import row_tokens, segment_slices
 
 
-def collate(config: HarmonConfig, rows: Sequence[HarmonRow], rng: RngFor) -> HarmonBatch:
+def collate(config: HarmonConfig, rows: Sequence[HarmonRow], rng: RngFor, composition: Composition) -> HarmonBatch:
     """Build the batch of some rows; floats in float32, coefficients in float64.
 
     Of each target are drawn, with the key of its row and its map in the purpose: which tokens are masked (`order/…`),
@@ -32,7 +35,7 @@ def collate(config: HarmonConfig, rows: Sequence[HarmonRow], rng: RngFor) -> Har
     targets = [(row, segment) for row, segment in segments if isinstance(segment, TargetSegment)]
     learnt = [unique.add(target.map.target(target.sample, config.image_size)) for _, target in targets]
     draws = [_draw(config, row, target, rng) for row, target in targets]
-    return assemble(config, rows, draws, images, learnt, unique.stacked())
+    return assemble(config, rows, draws, images, learnt, unique.stacked(), composition)
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +57,7 @@ def assemble(
     images: Sequence[int],
     learnt: Sequence[int],
     pixels: Tensor,
+    composition: Composition = Composition.OFFICIAL,
 ) -> HarmonBatch:
     """Build the batch of rows with given random inputs.
 
@@ -61,7 +65,7 @@ def assemble(
     are indices into the different images `pixels`, uint8 [U, H, H, 3].
     """
     visible, real = _visible(config.tokens, draws)
-    layout = _lay_out_rows(config, rows, len(images), len(learnt), visible.shape[1])
+    places = _Places(config, rows, images, visible.shape[1], composition)
     grid, grid_masked = decoder_grid(config.mar.buffers, config.tokens, visible, real)
     repeats = config.diffusion_repeats
     timesteps = _concatenate([one.timesteps for one in draws], (0, repeats))
@@ -69,15 +73,15 @@ def assemble(
     return HarmonBatch(
         pixels=pixels,
         latents=None,
-        texts=_index(layout.texts),
-        sources=_index(layout.sources),
-        positions=_index(layout.positions),
-        visibility=None if layout.visibility is None else torch.from_numpy(layout.visibility),
-        images=_index(images),
+        texts=_index(places.builder.texts),
+        sources=_index(places.builder.sources.reshape(places.layout.positions.shape)),
+        positions=_index(places.layout.positions),
+        attention=places.layout.attention,
+        images=_index(places.read),
         targets=_index(learnt),
         visible=_index(visible),
         visible_real=None if real.all() else torch.from_numpy(real),
-        returns=_index(layout.returns),
+        returns=_index(places.returns),
         grid=_index(grid),
         grid_masked=torch.from_numpy(grid_masked),
         masked=_index(_concatenate([n * config.tokens + one.masked for n, one in enumerate(draws)], (0,))),
@@ -85,17 +89,13 @@ def assemble(
         noise=torch.from_numpy(np.concatenate([no_noise, *(one.noise for one in draws)])),
         coefficients=torch.from_numpy(row_coefficients(training_schedule(config.train_timesteps), timesteps)),
         first_steps=_index(np.flatnonzero(timesteps.reshape(-1) == 0)),
-        predictors=_index(layout.predictors),
-        labels=_index(layout.labels),
-        labels_per_row=tuple(layout.labels_per_row),
+        predictors=_index(places.builder.predictors),
+        labels=_index(places.builder.labels),
+        labels_per_row=tuple(places.builder.labels_per_row),
         terms_per_target=tuple(repeats * len(one.masked) for one in draws),
-        image_rows=_rows_with(ImageSegment, rows),
-        target_rows=_rows_with(TargetSegment, rows),
+        image_of_row=tuple(places.image_of_row),
+        target_rows=tuple(places.target_rows),
     )
-
-
-def _rows_with(kind: type[Segment], rows: Sequence[HarmonRow]) -> tuple[int, ...]:
-    return tuple(index for index, row in enumerate(rows) for segment in row.segments if isinstance(segment, kind))
 
 
 def _scale(images: UniqueImages, segment: ImageSegment) -> int:
@@ -127,76 +127,58 @@ def _visible(tokens: int, draws: Sequence[TargetDraws]) -> tuple[np.ndarray, np.
     return visible, real
 
 
-@dataclass
-class _Layout:
-    """Places of all rows in the language model."""
+class _Places:
+    """Where the rows' texts, images and targets stand in the language model's input."""
 
-    sources: np.ndarray
-    positions: np.ndarray
-    visibility: np.ndarray | None
-    returns: np.ndarray
-    texts: list[int] = field(default_factory=list)
-    predictors: list[int] = field(default_factory=list)
-    labels: list[int] = field(default_factory=list)
-    labels_per_row: list[int] = field(default_factory=list)
-
-
-def _lay_out_rows(
-    config: HarmonConfig, rows: Sequence[HarmonRow], images: int, targets: int, most_visible: int
-) -> _Layout:
-    buffers, slots = config.mar.buffers, config.image_slots
-    count, length = len(rows), max(row_length(row.segments) for row in rows)
-    texts = sum(segment.length for row in rows for segment in row.segments if isinstance(segment, TextSegment))
-    next_image, next_target = texts, texts + images * slots
-    zeros = next_target + targets * (buffers + most_visible)
-    plain = all(is_plain_causal(row.segments) for row in rows)
-    layout = _Layout(
-        sources=np.full((count, length), zeros, dtype=np.int64),
-        positions=np.zeros((count, length), dtype=np.int64),
-        # a place beyond its row's end sees itself, so that no softmax is empty
-        visibility=None if plain else np.tile(np.eye(length, dtype=bool), (count, 1, 1, 1)),
-        returns=np.zeros((targets, buffers + most_visible), dtype=np.int64),
-    )
-    target = 0
-    for index, row in enumerate(rows):
-        here = row_length(row.segments)
-        layout.positions[index, :here] = positions(row.segments)
-        if layout.visibility is not None:
-            layout.visibility[index, 0, :here, :here] = visibility(row.segments)
-        labelled = len(layout.labels)
-        starts = segment_starts(row.segments)
-        for segment, start in zip(row.segments, starts, strict=True):
-            place = index * length + start
-            rotated = _buffers_last(buffers, segment.length)
-            if isinstance(segment, TextSegment):
-                source = len(layout.texts) + np.arange(segment.length)
-                layout.texts.extend(segment.token_ids)
-                _label(layout, segment, place, index * length + _end_of_parent(row, segment, starts))
-            elif isinstance(segment, ImageSegment):
-                source = next_image + rotated
-                next_image += slots
-            else:
-                source = next_target + rotated
-                next_target += buffers + most_visible
-                layout.returns[target, rotated] = place + np.arange(segment.length)
-                target += 1
-            layout.sources[index, start : start + segment.length] = source
-        layout.labels_per_row.append(len(layout.labels) - labelled)
-    return layout
+    def __init__(
+        self,
+        config: HarmonConfig,
+        rows: Sequence[HarmonRow],
+        images: Sequence[int],
+        most_visible: int,
+        composition: Composition,
+    ) -> None:
+        buffers, slots = config.mar.buffers, config.image_slots
+        indices = iter(images)
+        self.image_of_row = [
+            next(indices) if any(isinstance(segment, ImageSegment) for segment in row.segments) else None
+            for row in rows
+        ]
+        tokens = [_row_tokens(row, image) for row, image in zip(rows, self.image_of_row, strict=True)]
+        self.layout = lay_out(tokens, composition)
+        shown = [image for image in self.image_of_row if image is not None]
+        # packed, an image is encoded once; as published, every row encodes its own
+        self.read = sorted(set(shown)) if composition.packed else shown
+        self.target_rows = [
+            index for index, row in enumerate(rows) if any(isinstance(one, TargetSegment) for one in row.segments)
+        ]
+        first_target = 1 + len(self.read) * slots
+        self.builder = SequenceBuilder(self.layout, first_target + len(self.target_rows) * (buffers + most_visible))
+        self.returns = np.zeros((len(self.target_rows), buffers + most_visible), dtype=np.int64)
+        target = shows = 0
+        for index, row in enumerate(rows):
+            for segment, at in zip(row.segments, segment_slices(row.segments), strict=True):
+                rotated = _buffers_last(buffers, segment.length)
+                if isinstance(segment, TargetSegment):
+                    self.builder.put(index, at, first_target + target * (buffers + most_visible) + rotated)
+                    self.returns[target, rotated] = self.builder.places(index, at)
+                    target += 1
+                elif isinstance(segment, ImageSegment):
+                    image = self.image_of_row[index]
+                    assert image is not None
+                    which = self.read.index(image) if composition.packed else shows
+                    shows += 1
+                    self.builder.put(index, at, 1 + which * slots + rotated)
+                elif not self.builder.is_shared(index, at):
+                    assert isinstance(segment, TextSegment)
+                    self.builder.put_text(index, at, segment)
 
 
-def _label(layout: _Layout, segment: TextSegment, first: int, before: int) -> None:
-    """Add the labels of a text segment, and the place that predicts each: that of the token before it."""
-    predictors = [before, *range(first, first + segment.length - 1)]
-    for predictor, label in zip(predictors, segment.labels, strict=True):
-        if label != IGNORE:
-            layout.predictors.append(predictor)
-            layout.labels.append(label)
-
-
-def _end_of_parent(row: HarmonRow, segment: TextSegment, starts: list[int]) -> int:
-    """Offset of the token that a segment's first token follows (−1 at the start of the row, where none is learnt)."""
-    return starts[segment.parent] + row.segments[segment.parent].length - 1 if segment.parent >= 0 else -1
+def _row_tokens(row: HarmonRow, image: int | None) -> RowTokens:
+    """Rows of one image begin with the same opening and the image."""
+    opening = row.segments[0]
+    assert isinstance(opening, TextSegment)
+    return row_tokens(row.segments, 2, (opening.token_ids, image)) if image is not None else row_tokens(row.segments)
 
 
 def _buffers_last(buffers: int, length: int) -> np.ndarray:

@@ -136,22 +136,18 @@ def _draws(target: GivenTarget) -> TargetDraws:
 
 
 def _row(config: HarmonConfig, row: GivenRow) -> HarmonRow:
-    def text(ids: Sequence[int], parent: int, labels: Sequence[int] = ()) -> TextSegment:
+    def text(ids: Sequence[int], labels: Sequence[int] = ()) -> TextSegment:
         learnt = tuple(labels) or (IGNORE,) * len(ids)
-        return TextSegment(length=len(ids), parent=parent, token_ids=tuple(ids), labels=learnt)
+        return TextSegment(length=len(ids), token_ids=tuple(ids), labels=learnt)
 
-    segments: list[Segment] = [text(row.prompt.before, -1)]
+    segments: list[Segment] = [text(row.prompt.before)]
     if row.prompt.image is not None:
-        slots = config.image_slots
-        segments.append(ImageSegment(length=slots, parent=0, sample=_GIVEN, geometry=Geometry.SQUASH))
-    segments.append(text(row.prompt.after, len(segments) - 1, row.labels))
+        segments.append(ImageSegment(length=config.image_slots, sample=_GIVEN, geometry=Geometry.SQUASH))
+    segments.append(text(row.prompt.after, row.labels))
     if row.target is not None:
         masked = int(row.target.masked.sum())
         length = config.tokens - masked + config.mar.buffers
-        parent = len(segments) - 1
-        segments.append(
-            TargetSegment(length=length, parent=parent, sample=_GIVEN, map=find_map("pixel"), masked=masked)
-        )
+        segments.append(TargetSegment(length=length, sample=_GIVEN, map=find_map("pixel"), masked=masked))
     return HarmonRow("given", 0, 0, tuple(segments))
 
 

@@ -32,6 +32,7 @@ from unimrg_trainer.models.harmon.weights import layouts
 from unimrg_trainer.models.requests import AnswerRequest, GenerateRequest, require_size
 from unimrg_trainer.models.weights import Layout
 from unimrg_trainer.objectives.base import Objective, Task
+from unimrg_trainer.packing.composition import Composition
 
 TOKENIZER = Asset(
     "qwen2.5-tokenizer.json", "Qwen2.5's tokenizer", "put the tokenizer.json of Qwen2.5-Instruct there under this name"
@@ -105,9 +106,9 @@ class HarmonFamily:
         """See `rows.plan_cohort`: the cohort shares one mask rate."""
         return list(plan_cohort(self.config, self.template, objective, tasks, rng))
 
-    def collate(self, rows: Sequence[Row], rng: RngFor) -> HarmonBatch:
+    def collate(self, rows: Sequence[Row], rng: RngFor, composition: Composition = Composition.OFFICIAL) -> HarmonBatch:
         """See `collate.collate`."""
-        return collate(self.config, cast(Sequence[HarmonRow], rows), rng)
+        return collate(self.config, cast(Sequence[HarmonRow], rows), rng, composition)
 
     def prepare(self, batch: HarmonBatch, device: torch.device, dtype: torch.dtype) -> HarmonBatch:
         """Move the batch to `device` and encode its images there, each once; the codec computes in float32."""
@@ -115,17 +116,14 @@ class HarmonFamily:
         return replace(moved, latents=self._encode(moved.pixels, dtype))
 
     def preview(self, batch: HarmonBatch) -> list[tuple[np.ndarray | None, np.ndarray | None]]:
-        """(first image, first target) of each row of a prepared batch, decoded from the tokens that the loss sees."""
+        """(image, target) of each row of a prepared batch, decoded from the tokens that the loss sees."""
         assert batch.latents is not None, "the batch was not prepared"
         pictures = decode_tokens(self.codec.to(batch.latents.device), batch.latents, self.config.side)
-
-        def of_rows(rows: Sequence[int], indices: Tensor) -> dict[int, np.ndarray]:
-            placed = list(zip(rows, indices.tolist(), strict=True))
-            return {row: pictures[index] for row, index in reversed(placed)}
-
-        images = of_rows(batch.image_rows, batch.images)
-        targets = of_rows(batch.target_rows, batch.targets)
-        return [(images.get(row), targets.get(row)) for row in range(len(batch.labels_per_row))]
+        targets = dict(zip(batch.target_rows, batch.targets.tolist(), strict=True))
+        return [
+            (None if image is None else pictures[image], pictures[targets[row]] if row in targets else None)
+            for row, image in enumerate(batch.image_of_row)
+        ]
 
     def layouts(self) -> Sequence[Layout]:
         """See `weights.layouts`."""

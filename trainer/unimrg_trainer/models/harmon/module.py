@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import DynamicCache
 
+from unimrg_trainer.models.common.attention import Attention
 from unimrg_trainer.models.common.qwen2 import build_language_model, run_language_model
 from unimrg_trainer.models.harmon.batch import HarmonBatch
 from unimrg_trainer.models.harmon.config import HarmonConfig
@@ -71,10 +72,10 @@ class Harmon(nn.Module):
         return embedded
 
     def language(
-        self, embeddings: Tensor, positions: Tensor, visibility: Tensor | None = None, cache: DynamicCache | None = None
+        self, embeddings: Tensor, positions: Tensor, attention: Attention = None, cache: DynamicCache | None = None
     ) -> Tensor:
-        """See `language.run_language_model`."""
-        return run_language_model(self.llm, embeddings, positions, visibility, cache)
+        """See `qwen2.run_language_model`."""
+        return run_language_model(self.llm, embeddings, positions, attention, cache)
 
     def logits(self, states: Tensor) -> Tensor:
         """Scores of every token [..., vocabulary] from hidden states [..., D]."""
@@ -89,14 +90,15 @@ class Harmon(nn.Module):
         return self.mar.decode(encoded + self.proj_out(states), grid, grid_masked)
 
     def _run_rows(self, batch: HarmonBatch, images: Tensor, encoded: Tensor) -> Tensor:
-        """Hidden states of all places [R·L, D], given the images' tokens [I, S, C] and the encoded targets."""
+        """Hidden states of all places [B·L, D], given the images' tokens [I, S, C] and the encoded targets."""
         features: Tensor = ScaleGradient.apply(  # type: ignore[no-untyped-call]
             self.features(images), self.config.feature_gradient_scale
         )
-        known = [self.embed(batch.texts), features.flatten(0, 1), self.proj_in(encoded).flatten(0, 1)]
-        table = torch.cat([*known, torch.zeros_like(known[0][:1])])
+        texts = self.embed(batch.texts)
+        zeros = texts.new_zeros(1, texts.shape[-1])
+        table = torch.cat([zeros, features.flatten(0, 1), self.proj_in(encoded).flatten(0, 1), texts])
         embeddings = functional.embedding(batch.sources, table)
-        return self.language(embeddings, batch.positions, batch.visibility).flatten(0, 1)
+        return self.language(embeddings, batch.positions, batch.attention).flatten(0, 1)
 
     def _answer_sums(self, batch: HarmonBatch, states: Tensor) -> list[Tensor]:
         """Cross-entropy of each row's answer; the head sees only places that predict a label."""

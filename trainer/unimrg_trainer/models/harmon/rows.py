@@ -78,7 +78,7 @@ def plan_cohort(
 def lay_out(
     config: HarmonConfig, template: Template, objective: str, global_row: int, task: Task, masked: int
 ) -> HarmonRow:
-    """Return the row of a task, a chain of segments.
+    """Return the row of a task.
 
     A loss term is a labelled token of an answer, or one of the `diffusion_repeats` uses of a masked token of a target.
     A text beyond the limit is cut at its end; UserError (65) for a question that leaves no room for its answer.
@@ -87,19 +87,16 @@ def lay_out(
     with_image = task.sample.image is not None
     if with_image:
         geometry = Geometry.PAD if task.map is None else Geometry.SQUASH
-        segments.append(ImageSegment(length=config.image_slots, parent=0, sample=task.sample, geometry=geometry))
-    parent = len(segments) - 1
+        segments.append(ImageSegment(length=config.image_slots, sample=task.sample, geometry=geometry))
     if task.map is None:
         assert task.answer is not None
         question, answer = template.question(task.prompt, with_image=with_image), template.answer(task.answer)
         answer = cut_answer(task, question, answer, config.question_limit)
-        segments.append(text_segment(question, parent, answer))
+        segments.append(text_segment(question, answer))
         loss_terms = len(answer)
     else:
-        segments.append(text_segment(template.prompt(task.prompt), parent))
+        segments.append(text_segment(template.prompt(task.prompt)))
         length = config.tokens - masked + config.mar.buffers
-        segments.append(
-            TargetSegment(length=length, parent=parent + 1, sample=task.sample, map=task.map, masked=masked)
-        )
+        segments.append(TargetSegment(length=length, sample=task.sample, map=task.map, masked=masked))
         loss_terms = config.diffusion_repeats * masked
     return HarmonRow(objective, global_row, loss_terms, tuple(segments))

@@ -10,23 +10,24 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from unimrg_trainer.models.common.attention import Attention
 from unimrg_trainer.models.common.batches import TensorBatch
 
 
 @dataclass(frozen=True, eq=False)
 class OpenUniBatch(TensorBatch):
-    """Sizes: R rows of L places; I image segments of K tokens; G targets; Q queries; S text tokens; N labels; D the
-    language model's width; C, h, w of the latents; V the tower's side and H that of generated images, in pixels.
+    """Sizes: R rows in B sequences of L places; K tokens of an image; G targets; Q queries; S text tokens; N labels; D
+    the language model's width; C, h, w of the latents; V the tower's side and H that of generated images, in pixels.
 
-    Places of a row are flat indices row·L + offset.
+    Places are flat indices sequence·L + offset.
     """
 
     tiles: Tensor
     """uint8 [T, V, V, 3]: the different images that questions are asked about."""
     squares: Tensor
-    """uint8 [U, H, H, 3]: the different images that generation reads or makes."""
-    read: Tensor
-    """int [A]: the squares that the vision tower reads."""
+    """uint8 [U, H, H, 3]: the different images that generation reads, then those that it makes alone."""
+    read: int
+    """A: how many squares, from the first on, the vision tower reads."""
     learnt: Tensor
     """int [E]: the squares that the codec encodes."""
     features: Tensor | None
@@ -37,14 +38,12 @@ class OpenUniBatch(TensorBatch):
     texts: Tensor
     """int [S]: token ids of all text segments."""
     sources: Tensor
-    """int [R, L]: what stands at each place: a row of [texts | images | queries | zeros], images [I, K] flattened."""
+    """int [B, L]: what stands at each place: a row of [zeros | images | queries | texts], the images being `features`
+    flattened."""
     positions: Tensor
-    """int [R, L]: position ids."""
-    visibility: Tensor | None
-    """bool [R, 1, L, L], True where the query sees the key; None where every row is plain causal."""
+    """int [B, L]: position ids."""
+    attention: Attention
 
-    images: Tensor
-    """int [I]: which of `features` each image segment shows."""
     targets: Tensor
     """int [G]: which of `latents` each target is (x)."""
     returns: Tensor
@@ -63,7 +62,7 @@ class OpenUniBatch(TensorBatch):
 
     labels_per_row: tuple[int, ...]
     """Labelled tokens of each row."""
-    image_rows: tuple[int, ...]
-    """The row of each image segment."""
+    image_of_row: tuple[int | None, ...]
+    """Which of `features` each row reads."""
     target_rows: tuple[int, ...]
     """The row that learns each target."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,107 +11,134 @@ from torch import Tensor
 
 from unimrg_trainer.maps.geometry import squash
 from unimrg_trainer.models.base import RngFor
+from unimrg_trainer.models.common.layout import SequenceBuilder, lay_out
+from unimrg_trainer.models.common.text import TextSegment
 from unimrg_trainer.models.common.unique_images import UniqueImages
 from unimrg_trainer.models.openuni.batch import OpenUniBatch
 from unimrg_trainer.models.openuni.config import OpenUniConfig
-from unimrg_trainer.models.openuni.layout import Layout, lay_out_rows
 from unimrg_trainer.models.openuni.rows import ImageSegment, OpenUniRow, QuerySegment
+from unimrg_trainer.packing.composition import Composition
+from unimrg_trainer.packing.packed import RowTokens
+from unimrg_trainer.packing.segments import Segment, row_tokens, segment_slices
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class Pictures:
-    """The different images of a micro-step, and what is done with them."""
+    """The different images of a micro-step, and who uses them; see the fields of the same names in `OpenUniBatch`."""
 
-    tiles: UniqueImages
-    squares: UniqueImages
-    read: list[int] = field(default_factory=list)
-    learnt: list[int] = field(default_factory=list)
-    shown: list[tuple[bool, int]] = field(default_factory=list)
-    """Of each image segment: whether it is a tile, and its index among tiles or `read`."""
-    targets: list[int] = field(default_factory=list)
-    """Of each target: its index in `learnt`."""
-
-    def show(self, segment: ImageSegment) -> None:
-        """Add the image of a segment, stretched to a square."""
-        image = segment.sample.image
-        assert image is not None
-        if segment.for_question:
-            self.shown.append((True, self.tiles.scale(image, squash)))
-        else:
-            self.shown.append((False, _index_of(self.read, self.squares.scale(image, squash))))
-
-    def learn(self, segment: QuerySegment) -> None:
-        """Add the target of a segment."""
-        square = self.squares.add(segment.map.target(segment.sample, self.squares.size))
-        self.targets.append(_index_of(self.learnt, square))
-
-    def images(self) -> list[int]:
-        """Of each image segment, its index in the features: those of tiles come first."""
-        tiles = len(self.tiles.stacked())
-        return [index if tile else tiles + index for tile, index in self.shown]
+    tiles: Tensor
+    squares: Tensor
+    read: int
+    learnt: Sequence[int]
+    image_of_row: Sequence[int | None]
+    targets: Sequence[int]
 
 
-def collate(config: OpenUniConfig, rows: Sequence[OpenUniRow], rng: RngFor) -> OpenUniBatch:
+def collate(config: OpenUniConfig, rows: Sequence[OpenUniRow], rng: RngFor, composition: Composition) -> OpenUniBatch:
     """Build the batch of some rows; floats in float32, σ in float64.
 
     Of each target are drawn, with the key of its row and its map in the purpose: its time (`time/…`), uniform in
     1 … train_timesteps, and its noise (`noise/…`).
     """
-    layout = lay_out_rows(config, [row.segments for row in rows])
-    pictures = Pictures(UniqueImages(config.vision.size), UniqueImages(config.image_size))
+    queries = [(row, segment) for row in rows for segment in row.segments if isinstance(segment, QuerySegment)]
     times, noises = [], []
-    for row in rows:
-        for segment in row.segments:
-            if isinstance(segment, ImageSegment):
-                pictures.show(segment)
-            elif isinstance(segment, QuerySegment):
-                pictures.learn(segment)
-                time_rng, noise_rng = (
-                    rng(row.objective, row.global_row, f"{purpose}/{segment.map.name}") for purpose in ("time", "noise")
-                )
-                times.append(1 + int(time_rng.integers(config.train_timesteps)))
-                noises.append(noise_rng.standard_normal(config.latent_shape, dtype=np.float32))
-    sigmas = torch.tensor(times, dtype=torch.float64) / config.train_timesteps
-    noise = np.stack(noises) if noises else np.zeros((0, *config.latent_shape), dtype=np.float32)
-    timesteps = torch.tensor(times, dtype=torch.float32)
-    return assemble(layout, pictures, timesteps=timesteps, sigmas=sigmas, noise=torch.from_numpy(noise))
-
-
-def assemble(layout: Layout, pictures: Pictures, *, timesteps: Tensor, sigmas: Tensor, noise: Tensor) -> OpenUniBatch:
-    """Put places, images and random inputs together."""
-    returns = np.stack(layout.returns) if layout.returns else np.zeros((0, 1), dtype=np.int64)
-    return OpenUniBatch(
-        tiles=pictures.tiles.stacked(),
-        squares=pictures.squares.stacked(),
-        read=index_tensor(pictures.read),
-        learnt=index_tensor(pictures.learnt),
-        features=None,
-        latents=None,
-        texts=index_tensor(layout.texts),
-        sources=index_tensor(layout.sources),
-        positions=index_tensor(layout.positions),
-        visibility=None if layout.visibility is None else torch.from_numpy(layout.visibility),
-        images=index_tensor(pictures.images()),
-        targets=index_tensor(pictures.targets),
-        returns=index_tensor(returns),
-        timesteps=timesteps,
-        sigmas=sigmas,
-        noise=noise,
-        predictors=index_tensor(layout.predictors),
-        labels=index_tensor(layout.labels),
-        labels_per_row=tuple(layout.labels_per_row),
-        image_rows=tuple(layout.image_rows),
-        target_rows=tuple(layout.target_rows),
+    for row, segment in queries:
+        time_rng, noise_rng = (
+            rng(row.objective, row.global_row, f"{purpose}/{segment.map.name}") for purpose in ("time", "noise")
+        )
+        times.append(1 + int(time_rng.integers(config.train_timesteps)))
+        noises.append(noise_rng.standard_normal(config.latent_shape, dtype=np.float32))
+    return assemble(
+        config,
+        [row.segments for row in rows],
+        _pictures(config, rows, [segment for _, segment in queries]),
+        timesteps=torch.tensor(times, dtype=torch.float32),
+        sigmas=torch.tensor(times, dtype=torch.float64) / config.train_timesteps,
+        noise=torch.from_numpy(np.stack(noises) if noises else np.zeros((0, *config.latent_shape), dtype=np.float32)),
+        composition=composition,
     )
 
 
-def index_tensor(values: np.ndarray | list[int]) -> Tensor:
-    """Integers as int64."""
+def assemble(
+    config: OpenUniConfig,
+    rows: Sequence[Sequence[Segment]],
+    pictures: Pictures,
+    *,
+    timesteps: Tensor,
+    sigmas: Tensor,
+    noise: Tensor,
+    composition: Composition = Composition.OFFICIAL,
+) -> OpenUniBatch:
+    """Lay out rows of segments, and put places, images and random inputs together."""
+    tokens = [_row_tokens(row, image) for row, image in zip(rows, pictures.image_of_row, strict=True)]
+    layout = lay_out(tokens, composition)
+    first_query = 1 + (len(pictures.tiles) + pictures.read) * config.vision.tokens
+    builder = SequenceBuilder(layout, first_query + config.queries)
+    returns, target_rows = [], []
+    for index, (row, image) in enumerate(zip(rows, pictures.image_of_row, strict=True)):
+        for segment, at in zip(row, segment_slices(row), strict=True):
+            if isinstance(segment, QuerySegment):
+                builder.put(index, at, first_query + np.arange(segment.length))
+                returns.append(builder.places(index, at))
+                target_rows.append(index)
+            elif isinstance(segment, ImageSegment):
+                assert image is not None
+                builder.put(index, at, 1 + image * segment.length + np.arange(segment.length))
+            elif not builder.is_shared(index, at):
+                assert isinstance(segment, TextSegment)
+                builder.put_text(index, at, segment)
+    return OpenUniBatch(
+        tiles=pictures.tiles,
+        squares=pictures.squares,
+        read=pictures.read,
+        learnt=_index(pictures.learnt),
+        features=None,
+        latents=None,
+        texts=_index(builder.texts),
+        sources=_index(builder.sources.reshape(layout.positions.shape)),
+        positions=_index(layout.positions),
+        attention=layout.attention,
+        targets=_index(pictures.targets),
+        returns=_index(np.stack(returns) if returns else np.zeros((0, config.queries))),
+        timesteps=timesteps,
+        sigmas=sigmas,
+        noise=noise,
+        predictors=_index(builder.predictors),
+        labels=_index(builder.labels),
+        labels_per_row=tuple(builder.labels_per_row),
+        image_of_row=tuple(pictures.image_of_row),
+        target_rows=tuple(target_rows),
+    )
+
+
+def _pictures(config: OpenUniConfig, rows: Sequence[OpenUniRow], queries: Sequence[QuerySegment]) -> Pictures:
+    """Scale what the rows read and make what they learn, each once; all are stretched to squares."""
+    tiles, squares = UniqueImages(config.vision.size), UniqueImages(config.image_size)
+    tile_of_row, square_of_row = {}, {}
+    for index, row in enumerate(rows):
+        for segment in row.segments:
+            if isinstance(segment, ImageSegment):
+                image = segment.sample.image
+                assert image is not None
+                if segment.for_question:
+                    tile_of_row[index] = tiles.scale(image, squash)
+                else:
+                    square_of_row[index] = squares.scale(image, squash)
+    read = len(set(square_of_row.values()))
+    made = [squares.add(segment.map.target(segment.sample, config.image_size)) for segment in queries]
+    learnt, targets = np.unique(np.asarray(made, dtype=np.int64), return_inverse=True)
+    stacked = tiles.stacked()
+    feature_of_row = tile_of_row | {row: len(stacked) + square for row, square in square_of_row.items()}
+    image_of_row = [feature_of_row.get(index) for index in range(len(rows))]
+    return Pictures(stacked, squares.stacked(), read, learnt.tolist(), image_of_row, targets.tolist())
+
+
+def _row_tokens(row: Sequence[Segment], image: int | None) -> RowTokens:
+    """Rows of one image begin with the same opening and the image."""
+    opening = row[0]
+    assert isinstance(opening, TextSegment)
+    return row_tokens(row, 2, (opening.token_ids, image)) if image is not None else row_tokens(row)
+
+
+def _index(values: np.ndarray | Sequence[int]) -> Tensor:
     return torch.from_numpy(np.asarray(values, dtype=np.int64))
-
-
-def _index_of(squares: list[int], square: int) -> int:
-    """Index of `square` in a list of different ones, to which it is added where it is missing."""
-    if square not in squares:
-        squares.append(square)
-    return squares.index(square)

@@ -21,11 +21,9 @@ from torch import Tensor
 
 from unimrg_trainer.maps.pixel import PIXEL
 from unimrg_trainer.models.common.text import text_segment
-from unimrg_trainer.models.common.unique_images import UniqueImages
 from unimrg_trainer.models.openuni.collate import Pictures, assemble
 from unimrg_trainer.models.openuni.config import OpenUniConfig
 from unimrg_trainer.models.openuni.inference import SamplingSettings, greedy_answers, query_conditions, sample_latents
-from unimrg_trainer.models.openuni.layout import lay_out_rows
 from unimrg_trainer.models.openuni.module import OpenUni
 from unimrg_trainer.models.openuni.rows import ImageSegment, QuerySegment
 from unimrg_trainer.packing.segments import Segment
@@ -45,14 +43,13 @@ def build(config: OpenUniConfig, dtype: torch.dtype = torch.float64) -> OpenUni:
 def answering(config: OpenUniConfig, before: list[int], after: list[int], answer: list[int]) -> tuple[Segment, ...]:
     """Return a row whose loss is the cross-entropy of `answer`, summed over its ids."""
     image = _image(config, before)
-    return (*image, text_segment(after, len(image) - 1, answer))
+    return (*image, text_segment(after, answer))
 
 
 def generating(config: OpenUniConfig, before: list[int], after: list[int]) -> tuple[Segment, ...]:
     """Return a row whose loss is the squared error of the velocity, summed over the latents."""
-    image = _image(config, before)
-    text = text_segment(after, len(image) - 1)
-    return (*image, text, QuerySegment(length=config.queries, parent=len(image), sample=_NOBODY, map=PIXEL))
+    queries = QuerySegment(length=config.queries, sample=_NOBODY, map=PIXEL)
+    return (*_image(config, before), text_segment(after), queries)
 
 
 def losses(
@@ -70,13 +67,13 @@ def losses(
     features [I, K, D] are h of the rows' images, in order. Of the generating rows, in order: latents and noise
     [G, C, h, w], timesteps [G] in 1 … 1000 and sigmas [G]; in training σ = t / 1000.
     """
-    config = module.config
-    nothing = Pictures(UniqueImages(config.vision.size), UniqueImages(config.image_size))
-    batch = assemble(lay_out_rows(config, rows), nothing, timesteps=timesteps, sigmas=sigmas, noise=noise)
-    shown = sum(isinstance(segment, ImageSegment) for row in rows for segment in row)
-    if len(features) != shown:
-        raise ValueError(f"{len(features)} features are given for {shown} images in the rows")
-    batch = replace(batch, images=torch.arange(len(features)), targets=torch.arange(len(latents)))
+    showing = [index for index, row in enumerate(rows) if any(isinstance(segment, ImageSegment) for segment in row)]
+    if len(features) != len(showing):
+        raise ValueError(f"{len(features)} features are given for {len(showing)} images in the rows")
+    image_of_row = [showing.index(index) if index in showing else None for index in range(len(rows))]
+    targets, no_pixels = range(len(latents)), torch.zeros(0, dtype=torch.uint8)
+    pictures = Pictures(no_pixels, no_pixels, len(features), targets, image_of_row, targets)
+    batch = assemble(module.config, rows, pictures, timesteps=timesteps, sigmas=sigmas, noise=noise)
     batch = batch.to(features.device, module.meta_queries.dtype)
     per_row: Tensor = module(replace(batch, features=features, latents=latents))
     return per_row
@@ -110,5 +107,5 @@ def answer(module: OpenUni, prompts: Sequence[Tensor], ends: Sequence[int], max_
 def _image(config: OpenUniConfig, before: list[int]) -> tuple[Segment, ...]:
     if not before:
         return ()
-    image = ImageSegment(length=config.vision.tokens, parent=0, sample=_NOBODY, for_question=False)
+    image = ImageSegment(length=config.vision.tokens, sample=_NOBODY, for_question=False)
     return (text_segment(before), image)

@@ -33,6 +33,7 @@ from unimrg_trainer.models.openuni.weights import TOKENIZER, assets, layouts, vi
 from unimrg_trainer.models.requests import AnswerRequest, GenerateRequest, require_size
 from unimrg_trainer.models.weights import Layout
 from unimrg_trainer.objectives.base import Objective, Task
+from unimrg_trainer.packing.composition import Composition
 
 LANGUAGE_MODEL = "lmm."
 """Beginning of the names of what understanding trains; all other parameters serve generation alone."""
@@ -111,14 +112,16 @@ class OpenUniFamily:
         """See `rows.lay_out`: a cohort shares nothing, and nothing is drawn."""
         return [lay_out(self.config, self.template, objective, number, task) for number, task in tasks]
 
-    def collate(self, rows: Sequence[Row], rng: RngFor) -> OpenUniBatch:
+    def collate(
+        self, rows: Sequence[Row], rng: RngFor, composition: Composition = Composition.OFFICIAL
+    ) -> OpenUniBatch:
         """See `collate.collate`."""
-        return collate(self.config, cast(Sequence[OpenUniRow], rows), rng)
+        return collate(self.config, cast(Sequence[OpenUniRow], rows), rng, composition)
 
     def prepare(self, batch: OpenUniBatch, device: torch.device, dtype: torch.dtype) -> OpenUniBatch:
         """Move the batch to `device`, and run vision tower and codec there, each once per image, in float32."""
         moved = batch.to(device, dtype)
-        features = torch.cat([self._features(images, dtype) for images in (moved.tiles, moved.squares[moved.read])])
+        features = torch.cat([self._features(images, dtype) for images in (moved.tiles, moved.squares[: moved.read])])
         latents = self._in_parts(self.codec, self.codec.encode, moved.squares[moved.learnt], dtype)
         if not len(latents):
             latents = latents.new_zeros((0, *self.config.latent_shape))
@@ -126,15 +129,15 @@ class OpenUniFamily:
 
     def preview(self, batch: OpenUniBatch) -> list[tuple[np.ndarray | None, np.ndarray | None]]:
         """Of each row: the image as the vision tower sees it, and its target, decoded from its latents."""
-        assert batch.latents is not None
-        conditions: list[np.ndarray | None] = [None] * len(batch.sources)
-        targets: list[np.ndarray | None] = [None] * len(batch.sources)
-        seen = [*batch.tiles, *batch.squares[batch.read]]
-        for row, image in zip(batch.image_rows, batch.images.tolist(), strict=True):
-            conditions[row] = to_images(self.tower.resize(to_pixels(seen[image][None])))[0]
-        for row, target in zip(batch.target_rows, batch.targets.tolist(), strict=True):
-            targets[row] = self._decode(batch.latents[target][None])[0]
-        return list(zip(conditions, targets, strict=True))
+        assert batch.latents is not None, "the batch was not prepared"
+        read = [*batch.tiles, *batch.squares[: batch.read]]
+        seen = [to_images(self.tower.resize(to_pixels(image[None])))[0] for image in read]
+        decoded = [self._decode(latents[None])[0] for latents in batch.latents]
+        targets = dict(zip(batch.target_rows, batch.targets.tolist(), strict=True))
+        return [
+            (None if image is None else seen[image], decoded[targets[row]] if row in targets else None)
+            for row, image in enumerate(batch.image_of_row)
+        ]
 
     def layouts(self) -> Sequence[Layout]:
         """See `weights.layouts`."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import DynamicCache, Qwen2ForCausalLM
 
+from unimrg_trainer.models.common.attention import Attention
 from unimrg_trainer.models.common.qwen2 import build_language_model, run_language_model
 from unimrg_trainer.models.openuni.batch import OpenUniBatch
 from unimrg_trainer.models.openuni.config import OpenUniConfig
@@ -40,7 +41,7 @@ class OpenUni(nn.Module):
     def forward(self, batch: OpenUniBatch) -> Tensor:
         """Sum of each row's loss terms [R]: cross-entropies of answers, squared errors of targets' velocities."""
         assert batch.features is not None and batch.latents is not None, "the batch was not prepared"
-        states = self._run_rows(batch, batch.features[batch.images])
+        states = self._run_rows(batch, batch.features)
         per_row = self._answer_sums(batch, states)
         if batch.target_rows:
             conditions = self.conditions(functional.embedding(batch.returns, states))
@@ -55,10 +56,10 @@ class OpenUni(nn.Module):
         return embedded
 
     def language(
-        self, embeddings: Tensor, positions: Tensor, visibility: Tensor | None = None, cache: DynamicCache | None = None
+        self, embeddings: Tensor, positions: Tensor, attention: Attention = None, cache: DynamicCache | None = None
     ) -> Tensor:
         """See `qwen2.run_language_model`."""
-        return run_language_model(self.language_model, embeddings, positions, visibility, cache)
+        return run_language_model(self.language_model, embeddings, positions, attention, cache)
 
     def logits(self, states: Tensor) -> Tensor:
         """Scores of every token [..., vocabulary] from hidden states [..., D]."""
@@ -74,12 +75,13 @@ class OpenUni(nn.Module):
         """See `sana.velocity`."""
         return velocity(self.transformer, latents, timesteps, conditions)
 
-    def _run_rows(self, batch: OpenUniBatch, images: Tensor) -> Tensor:
-        """Hidden states of all places [R·L, D], given h of every image segment [I, K, D]."""
-        known = [self.embed(batch.texts), images.flatten(0, 1), self.meta_queries]
-        table = torch.cat([*known, torch.zeros_like(known[0][:1])])
+    def _run_rows(self, batch: OpenUniBatch, features: Tensor) -> Tensor:
+        """Hidden states of all places [B·L, D]."""
+        texts = self.embed(batch.texts)
+        zeros = texts.new_zeros(1, texts.shape[-1])
+        table = torch.cat([zeros, features.flatten(0, 1), self.meta_queries, texts])
         embeddings = functional.embedding(batch.sources, table)
-        return self.language(embeddings, batch.positions, batch.visibility).flatten(0, 1)
+        return self.language(embeddings, batch.positions, batch.attention).flatten(0, 1)
 
     def _answer_sums(self, batch: OpenUniBatch, states: Tensor) -> list[Tensor]:
         """Cross-entropy of each row's answer; the head sees only places that predict a label."""

@@ -42,7 +42,7 @@ class OpenUniRow(Row):
 
 
 def lay_out(config: OpenUniConfig, template: Template, objective: str, global_row: int, task: Task) -> OpenUniRow:
-    """Return the row of a task, a chain of segments.
+    """Return the row of a task.
 
     A loss term is a labelled token of an answer, or one number of a target's latents. A question with its answer is cut
     at the limit; UserError (65) for a question that leaves no room for its answer.
@@ -51,18 +51,15 @@ def lay_out(config: OpenUniConfig, template: Template, objective: str, global_ro
     with_image = task.sample.image is not None
     if with_image:
         segments.append(text_segment(template.opening()))
-        segments.append(
-            ImageSegment(length=config.vision.tokens, parent=0, sample=task.sample, for_question=task.map is None)
-        )
-    parent = len(segments) - 1
+        segments.append(ImageSegment(length=config.vision.tokens, sample=task.sample, for_question=task.map is None))
     if task.map is None:
         assert task.answer is not None
         question, answer = template.question(task.prompt, with_image=with_image), template.answer(task.answer)
         answer = cut_answer(task, question, answer, config.question_limit)
-        segments.append(text_segment(question, parent, answer))
+        segments.append(text_segment(question, answer))
         loss_terms = len(answer)
     else:
-        segments.append(text_segment(template.prompt(task.prompt, with_image=with_image), parent))
-        segments.append(QuerySegment(length=config.queries, parent=parent + 1, sample=task.sample, map=task.map))
+        segments.append(text_segment(template.prompt(task.prompt, with_image=with_image)))
+        segments.append(QuerySegment(length=config.queries, sample=task.sample, map=task.map))
         loss_terms = config.latent_terms
     return OpenUniRow(objective, global_row, loss_terms, tuple(segments))

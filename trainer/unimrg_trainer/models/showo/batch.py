@@ -1,4 +1,4 @@
-"""The tensors of one micro-step of Show-o: everything that its forward reads, masks included.
+"""The tensors of one micro-step of Show-o: everything that its forward reads, attention included.
 
 Losses are a function of the module's weights and of this batch. Which token goes where is known on the host and stands
 here as index tensors, so that nothing in the forward waits for the device.
@@ -11,16 +11,17 @@ from typing import Literal
 
 from torch import Tensor
 
+from unimrg_trainer.models.common.attention import Attention
 from unimrg_trainer.models.common.batches import TensorBatch
 
 
 @dataclass(frozen=True, eq=False)
 class ShowOBatch(TensorBatch):
-    """Sizes: U pictures of the generated size, N codes each; V sources, n places each; R rows of L places; I shown
-    sources; M predicted tokens.
+    """Sizes: U pictures of the generated size, N codes each; V sources, n places each; R rows in B sequences of L
+    places; I shown sources; M predicted tokens.
 
-    Token ids stand in a table: [texts | codes of pictures | codes of sources | mask token]; codes of sources only where
-    no tower reads them. A place of a row is the flat index row·L + offset.
+    Token ids stand in a table: [mask token | codes of pictures | codes of sources | texts]; codes of sources only where
+    no tower reads them. Places are flat indices sequence·L + offset.
     """
 
     pictures: Tensor
@@ -35,13 +36,12 @@ class ShowOBatch(TensorBatch):
     texts: Tensor
     """int [T]: token ids of all texts."""
     sources: Tensor
-    """int [R, L]: which of the table stands at each place."""
+    """int [B, L]: which of the table stands at each place."""
     positions: Tensor
-    """int [R, L]: position ids."""
-    visibility: Tensor
-    """bool [R, 1, L, L], True where the query sees the key."""
+    """int [B, L]: position ids."""
+    attention: Attention
     shown: Tensor
-    """int [I]: which of `features` each shown source is."""
+    """int [I]: which of `features` each shown source is; rows that share its places show it once."""
     shown_places: Tensor
     """int [I·n]: where they stand."""
 

@@ -13,29 +13,34 @@ from torch import Tensor
 
 from unimrg_trainer.maps.geometry import resize, squash
 from unimrg_trainer.models.base import RngFor
+from unimrg_trainer.models.common.layout import SequenceBuilder, lay_out
 from unimrg_trainer.models.common.text import IGNORE
 from unimrg_trainer.models.common.unique_images import UniqueImages
 from unimrg_trainer.models.showo.batch import ShowOBatch
 from unimrg_trainer.models.showo.config import ShowOConfig
-from unimrg_trainer.models.showo.rows import ImagePart, Part, ShowORow, TargetPart, TextPart, Use, positions, visibility
+from unimrg_trainer.models.showo.rows import ImagePart, ShowORow, TargetPart, TextPart, Use, row_tokens
 from unimrg_trainer.models.showo.vision import centre_crop
-from unimrg_trainer.packing.segments import row_length, segment_starts
+from unimrg_trainer.packing.composition import Composition
+from unimrg_trainer.packing.segments import segment_slices
 
 Pool = Literal["pictures", "views"]
 Geometry = Callable[[np.ndarray, int], np.ndarray]
 
+MASK = 0
+"""Index of the mask token in the batch's table; the pictures' codes follow."""
+
 
 @dataclass(frozen=True)
 class Resolved:
-    """What a row's images and targets are: which of the batch's images, and which codes are masked."""
+    """What a row's image and target are: which of the batch's images, and which codes are masked."""
 
-    images: tuple[tuple[Pool, int], ...]
-    """Of each ImagePart, in order."""
-    targets: tuple[tuple[int, np.ndarray], ...]
-    """Of each TargetPart: its picture, and the masked codes, int, ascending."""
+    image: tuple[Pool, int] | None
+    """Of its ImagePart."""
+    target: tuple[int, np.ndarray] | None
+    """Of its TargetPart: its picture, and the masked codes, int, ascending."""
 
 
-def collate(config: ShowOConfig, rows: Sequence[ShowORow], rng: RngFor) -> ShowOBatch:
+def collate(config: ShowOConfig, rows: Sequence[ShowORow], rng: RngFor, composition: Composition) -> ShowOBatch:
     """Build the batch of some rows; which codes of a target are masked is drawn with the key of its row (`order`)."""
     pictures, views = UniqueImages(config.image_size), UniqueImages(config.source_size)
     reduce = source_geometry(config)
@@ -51,14 +56,17 @@ def collate(config: ShowOConfig, rows: Sequence[ShowORow], rng: RngFor) -> ShowO
         target = pictures.add(part.map.target(part.sample, config.image_size))
         return target, np.sort(order[: part.masked])
 
-    resolved = [
-        Resolved(
-            tuple(show(part) for part in row.parts if isinstance(part, ImagePart)),
-            tuple(learn(row, part) for part in row.parts if isinstance(part, TargetPart)),
-        )
-        for row in rows
-    ]
-    return assemble(config, rows, resolved, pictures.stacked(), views.stacked())
+    def resolve(row: ShowORow) -> Resolved:
+        image = target = None
+        for part in row.parts:
+            if isinstance(part, ImagePart):
+                image = show(part)
+            elif isinstance(part, TargetPart):
+                target = learn(row, part)
+        return Resolved(image, target)
+
+    resolved = [resolve(row) for row in rows]
+    return assemble(config, rows, resolved, pictures.stacked(), views.stacked(), composition)
 
 
 def source_geometry(config: ShowOConfig) -> Geometry:
@@ -70,101 +78,101 @@ def source_geometry(config: ShowOConfig) -> Geometry:
 
 
 def assemble(
-    config: ShowOConfig, rows: Sequence[ShowORow], resolved: Sequence[Resolved], pictures: Tensor, views: Tensor
+    config: ShowOConfig,
+    rows: Sequence[ShowORow],
+    resolved: Sequence[Resolved],
+    pictures: Tensor,
+    views: Tensor,
+    composition: Composition = Composition.OFFICIAL,
 ) -> ShowOBatch:
     """Lay out rows whose images and masks are known; of `pictures` and `views` only the numbers are read here."""
-    length = max(row_length(row.parts) for row in rows)
-    texts = sum(part.length for row in rows for part in row.parts if isinstance(part, TextPart))
-    layout = _Layout(config, len(rows), length, texts, len(pictures), 0 if config.clip else len(views))
-    for index, (row, known) in enumerate(zip(rows, resolved, strict=True)):
-        layout.add(index, row.parts, known)
+    places = _Places(config, rows, resolved, len(pictures), len(views), composition)
     return ShowOBatch(
         pictures=pictures,
         views=views,
         codes=None,
         features=None,
-        texts=_index(layout.texts),
-        sources=_index(layout.sources),
-        positions=_index(layout.positions),
-        visibility=torch.from_numpy(layout.visibility),
-        shown=_index(layout.shown),
-        shown_places=_index(layout.shown_places),
-        predictors=_index(layout.predictors),
-        labels=_index(layout.labels),
-        labels_per_row=tuple(layout.labels_per_row),
-        conditions=tuple(known.images[0] if known.images else None for known in resolved),
-        targets=tuple(known.targets[0][0] if known.targets else None for known in resolved),
+        texts=_index(places.builder.texts),
+        sources=_index(places.builder.sources.reshape(places.layout.positions.shape)),
+        positions=_index(places.layout.positions),
+        attention=places.layout.attention,
+        shown=_index(places.shown),
+        shown_places=_index(places.shown_places),
+        predictors=_index(places.builder.predictors),
+        labels=_index(places.builder.labels),
+        labels_per_row=tuple(places.builder.labels_per_row),
+        conditions=tuple(known.image for known in resolved),
+        targets=tuple(known.target[0] if known.target else None for known in resolved),
     )
 
 
-class _Layout:
-    """Places of all rows in the language model, filled in row by row."""
+class _Places:
+    """Where the rows' texts, images and targets stand in the language model's input."""
 
     def __init__(
-        self, config: ShowOConfig, rows: int, length: int, texts: int, pictures: int, coded_views: int
+        self,
+        config: ShowOConfig,
+        rows: Sequence[ShowORow],
+        resolved: Sequence[Resolved],
+        pictures: int,
+        views: int,
+        composition: Composition,
     ) -> None:
-        self._config, self._length = config, length
-        self._codes = texts
-        """Index in the table of the first picture's codes."""
-        self._view_codes = texts + pictures * config.tokens
-        self._mask = self._view_codes + coded_views * config.source_tokens
-        self.sources = np.zeros((rows, length), dtype=np.int64)
-        self.positions = np.zeros((rows, length), dtype=np.int64)
-        # a place beyond its row's end sees itself, so that no softmax is empty
-        self.visibility = np.tile(np.eye(length, dtype=bool), (rows, 1, 1, 1))
-        self.texts: list[int] = []
+        self._config = config
+        self._first_view = MASK + 1 + pictures * config.tokens
+        self._first_text = self._first_view + (0 if config.clip else views * config.source_tokens)
+        tokens = [row_tokens(row.parts, known.image) for row, known in zip(rows, resolved, strict=True)]
+        self.layout = lay_out(tokens, composition)
+        self.builder = SequenceBuilder(self.layout, self._first_text)
         self.shown: list[int] = []
         self.shown_places: list[int] = []
-        self.predictors: list[int] = []
-        self.labels: list[int] = []
-        self.labels_per_row: list[int] = []
+        for index, (row, known) in enumerate(zip(rows, resolved, strict=True)):
+            for part, at in zip(row.parts, segment_slices(row.parts), strict=True):
+                if self.builder.is_shared(index, at):
+                    continue
+                if isinstance(part, TextPart):
+                    self._put_text(index, at, part)
+                elif isinstance(part, ImagePart):
+                    assert known.image is not None
+                    self._put_image(index, at, *known.image)
+                else:
+                    assert known.target is not None
+                    self._put_target(index, at, *known.target)
 
-    def add(self, row: int, parts: Sequence[Part], known: Resolved) -> None:
-        here, labelled = row_length(parts), len(self.labels)
-        self.positions[row, :here] = positions(parts)
-        self.visibility[row, 0, :here, :here] = visibility(parts)
-        images, targets = iter(known.images), iter(known.targets)
-        for part, start in zip(parts, segment_starts(parts), strict=True):
-            first = row * self._length + start
-            if isinstance(part, TextPart):
-                source = self._text(part, first)
-            elif isinstance(part, ImagePart):
-                source = self._image(part, first, *next(images))
-            else:
-                source = self._target(first, *next(targets))
-            self.sources[row, start : start + part.length] = source
-        self.labels_per_row.append(len(self.labels) - labelled)
-
-    def _text(self, part: TextPart, first: int) -> np.ndarray:
-        """An answer's token is predicted at the place before its own."""
-        source = len(self.texts) + np.arange(part.length)
-        self.texts.extend(part.token_ids)
+    def _put_text(self, row: int, tokens: slice, part: TextPart) -> None:
+        """An answer's token is predicted at the token before it."""
+        sources = self._first_text + len(self.builder.texts) + np.arange(part.length)
+        self.builder.put(row, tokens, sources)
+        self.builder.texts.extend(part.token_ids)
         learnt = np.flatnonzero(np.array(part.labels) != IGNORE)
-        self.predictors.extend(first + learnt - 1)
-        self.labels.extend(source[learnt])
-        return source
+        self._learn(row, tokens.start + learnt - 1, sources[learnt])
 
-    def _image(self, part: ImagePart, first: int, pool: Pool, which: int) -> np.ndarray:
+    def _put_image(self, row: int, tokens: slice, pool: Pool, which: int) -> None:
         if pool == "pictures":
-            return self._picture(which)
-        if self._config.clip is None:
-            return self._view_codes + which * part.length + np.arange(part.length)
-        self.shown.append(which)
-        self.shown_places.extend(range(first, first + part.length))
-        return np.zeros(part.length, dtype=np.int64)  # overwritten by features
+            self.builder.put(row, tokens, self._picture(which))
+        elif self._config.clip is None:
+            length = self._config.source_tokens
+            self.builder.put(row, tokens, self._first_view + which * length + np.arange(length))
+        else:  # no token stands there: features do
+            self.shown.append(which)
+            self.shown_places.extend(self.builder.places(row, tokens))
 
-    def _target(self, first: int, picture: int, masked: np.ndarray) -> np.ndarray:
+    def _put_target(self, row: int, tokens: slice, picture: int, masked: np.ndarray) -> None:
         """A masked code is predicted at its own place."""
-        source = self._picture(picture)
-        self.predictors.extend(first + masked)
-        self.labels.extend(source[masked])
-        source = source.copy()
-        source[masked] = self._mask
-        return source
+        sources = self._picture(picture)
+        self._learn(row, tokens.start + masked, sources[masked])
+        sources[masked] = MASK
+        self.builder.put(row, tokens, sources)
+
+    def _learn(self, row: int, tokens: np.ndarray, labels: np.ndarray) -> None:
+        """Have some tokens of a row predict what stands in the table at `labels`: codes are not known yet."""
+        self.builder.predictors.extend(self.layout.places[row][tokens])
+        self.builder.labels.extend(labels)
+        self.builder.labels_per_row[row] += len(labels)
 
     def _picture(self, which: int) -> np.ndarray:
         tokens = self._config.tokens
-        return self._codes + which * tokens + np.arange(tokens)
+        return MASK + 1 + which * tokens + np.arange(tokens)
 
 
 def _index(values: np.ndarray | list[int]) -> Tensor:

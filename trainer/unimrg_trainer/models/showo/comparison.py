@@ -2,7 +2,7 @@
 
     module = build(replace(config_of("Tiny"), image_size=64))         any numbers, not only named sizes
     load(module, torch.load("pytorch_model.bin", weights_only=True))  published names; `export` gives them back
-    batch = batch_of(config, rows, codes, views)                      every input of a loss, masks included
+    batch = batch_of(config, rows, codes, views)                      every input of a loss, attention included
     module(batch)                                                     one loss sum for each row
     sample(module, prompts, views, draws=…, settings=…)               codes
     answers(module, prompts, codes, views, ends=…)                    greedy token ids
@@ -110,8 +110,8 @@ def batch_of(config: ShowOConfig, rows: Sequence[Given], codes: Tensor, views: T
     tokens, or of masked codes, they are the published loss of that row.
 
     codes int [U, N] of generated images; views float [V, n, F] the tower's features, or int [V, n] the codes of
-    sources. All of it lies on the device of `codes`. Positions, visibility and all else can be replaced:
-    `dataclasses.replace(batch, visibility=…)`.
+    sources. All of it lies on the device of `codes`. Positions, attention and all else can be replaced:
+    `dataclasses.replace(batch, attention=…)`.
     """
     return _assemble(
         config, [_whole_row(config, row) for row in rows], [_resolve(config, row) for row in rows], codes, views
@@ -159,7 +159,7 @@ def _read(module: ShowO, given: Sequence[Given], codes: Tensor, views: Tensor) -
     if not given:
         return None
     rows = [_beginning(module.config, one) for one in given]
-    resolved = [replace(_resolve(module.config, one), targets=()) for one in given]
+    resolved = [replace(_resolve(module.config, one), target=None) for one in given]
     batch = _assemble(module.config, rows, resolved, codes, views)
     return Prompts(module, batch, [row_length(row.parts) for row in rows])
 
@@ -192,9 +192,9 @@ def _resolve(config: ShowOConfig, row: Given) -> Resolved:
     if isinstance(row, GivenAnswer):
         if config.clip is None:
             pool = "pictures"
-        return Resolved(() if row.image is None else ((pool, row.image),), ())
+        return Resolved(None if row.image is None else (pool, row.image), None)
     masked = np.zeros(0, dtype=np.int64) if row.masked is None else row.masked.nonzero()[:, 0].cpu().numpy()
-    return Resolved(() if row.source is None else ((pool, row.source),), ((row.target, masked),))
+    return Resolved(None if row.source is None else (pool, row.source), (row.target, masked))
 
 
 def _assemble(

@@ -34,6 +34,7 @@ from unimrg_trainer.models.showo.vision import CLIP, features, open_tower
 from unimrg_trainer.models.showo.weights import layouts
 from unimrg_trainer.models.weights import Layout
 from unimrg_trainer.objectives.base import Objective, Task
+from unimrg_trainer.packing.composition import Composition
 
 TOKENIZER = Asset("phi-1.5-tokenizer.json", "Phi-1.5's tokenizer", "put the tokenizer.json of Phi-1.5 there as this")
 
@@ -99,9 +100,9 @@ class ShowOFamily:
         """See `rows.plan_row`: a cohort shares nothing, every row draws its own mask rate."""
         return [plan_row(self.config, self.template, objective, number, task, rng) for number, task in tasks]
 
-    def collate(self, rows: Sequence[Row], rng: RngFor) -> ShowOBatch:
+    def collate(self, rows: Sequence[Row], rng: RngFor, composition: Composition = Composition.OFFICIAL) -> ShowOBatch:
         """See `collate.collate`."""
-        return collate(self.config, cast(Sequence[ShowORow], rows), rng)
+        return collate(self.config, cast(Sequence[ShowORow], rows), rng, composition)
 
     def prepare(self, batch: ShowOBatch, device: torch.device, dtype: torch.dtype) -> ShowOBatch:
         """Move the batch to `device` and encode its images there, each once; encoders compute in float32."""

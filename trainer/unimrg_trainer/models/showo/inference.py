@@ -21,6 +21,7 @@ from unimrg_trainer.models.showo.module import ShowO
 from unimrg_trainer.models.showo.rows import Part, ShowORow, answering, block_start, generation_prompt
 from unimrg_trainer.models.showo.sampling import Prompts, SamplingSettings, generate_codes, greedy_answers
 from unimrg_trainer.models.showo.template import Template
+from unimrg_trainer.packing.composition import Composition
 from unimrg_trainer.packing.segments import row_length
 from unimrg_trainer.rng import generator
 from unimrg_trainer.sample import Sample
@@ -77,8 +78,10 @@ class Inference:
 
     def _read(self, beginnings: Sequence[tuple[Part, ...]]) -> Prompts:
         rows = [ShowORow("", 0, 0, parts) for parts in beginnings]
-        batch = self._prepare(collate(self._model.config, rows, _no_draws), self._device, self._dtype)
-        return Prompts(self._model, batch, [row_length(parts) for parts in beginnings])
+        batch = collate(self._model.config, rows, _no_draws, Composition.OFFICIAL)
+        return Prompts(
+            self._model, self._prepare(batch, self._device, self._dtype), [row_length(parts) for parts in beginnings]
+        )
 
     def _starts(self, with_source: Sequence[bool]) -> Tensor:
         starts = [block_start(self._model.config, with_source=one) for one in with_source]

@@ -12,6 +12,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache
 
+from unimrg_trainer.models.common.attention import Attention
 from unimrg_trainer.models.showo.batch import ShowOBatch
 from unimrg_trainer.models.showo.config import ShowOConfig
 from unimrg_trainer.models.showo.phi import build_language_model, run_language_model
@@ -39,19 +40,19 @@ class ShowO(nn.Module):
         return torch.stack([part.sum() for part in torch.split(losses, list(batch.labels_per_row))])
 
     def table(self, batch: ShowOBatch) -> Tensor:
-        """Token ids that rows are made of, int [T + codes + 1]: see `ShowOBatch`."""
+        """Token ids that rows are made of, int [1 + codes + T]: see `ShowOBatch`."""
         assert batch.codes is not None, "the batch was not prepared"
         codes = batch.codes.long() + self.config.first_code
-        return torch.cat([batch.texts, codes, codes.new_full((1,), self.config.mask)])
+        return torch.cat([codes.new_full((1,), self.config.mask), codes, batch.texts])
 
     def states(self, batch: ShowOBatch, cache: DynamicCache | None = None) -> Tensor:
-        """Hidden states of all places [R, L, D]."""
+        """Hidden states of all places [B, L, D]."""
         embeddings = self.embed(self.table(batch)[batch.sources])
         if self.config.clip and batch.features is not None:  # without an image too, so that no parameter is unused
             projected = self.mm_projector(batch.features).to(embeddings.dtype)[batch.shown].flatten(0, 1)
             flat = embeddings.flatten(0, 1).index_copy(0, batch.shown_places, projected)
             embeddings = flat.view_as(embeddings)
-        return self.language(embeddings, batch.positions, batch.visibility, cache)
+        return self.language(embeddings, batch.positions, batch.attention, cache)
 
     def embed(self, ids: Tensor) -> Tensor:
         """Token embeddings: int [...] → [..., D]."""
@@ -59,10 +60,10 @@ class ShowO(nn.Module):
         return embedded
 
     def language(
-        self, embeddings: Tensor, positions: Tensor, visibility: Tensor, cache: DynamicCache | None = None
+        self, embeddings: Tensor, positions: Tensor, attention: Attention = None, cache: DynamicCache | None = None
     ) -> Tensor:
         """See `phi.run_language_model`."""
-        return run_language_model(self.showo, embeddings, positions, visibility, cache)
+        return run_language_model(self.showo, embeddings, positions, attention, cache)
 
     def scores(self, states: Tensor) -> Tensor:
         """Scores of every token [..., vocabulary] from hidden states [..., D]."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from transformers import DynamicCache, PhiForCausalLM
 from transformers import PhiConfig as TransformersConfig
 
+from unimrg_trainer.models.common.attention import IMPLEMENTATION, Attention
 from unimrg_trainer.models.showo.config import PhiConfig
 
 
@@ -30,24 +32,39 @@ def build_language_model(config: PhiConfig, vocabulary: int) -> PhiForCausalLM:
             bos_token_id=None,
             eos_token_id=None,
             tie_word_embeddings=False,
-            attn_implementation="sdpa",
+            attn_implementation=IMPLEMENTATION,
         )
     )
 
 
 def run_language_model(
-    model: PhiForCausalLM, embeddings: Tensor, positions: Tensor, visibility: Tensor, cache: DynamicCache | None = None
+    model: PhiForCausalLM,
+    embeddings: Tensor,
+    positions: Tensor,
+    attention: Attention = None,
+    cache: DynamicCache | None = None,
 ) -> Tensor:
     """Final hidden states [B, L, D] of embeddings [B, L, D] at positions [B, L].
 
-    visibility bool [B, 1, L, cached + L], True where the query sees the key.
+    Attention None is plain causal attention without anything cached.
     """
+    rows = None if attention is None or isinstance(attention, Tensor) else attention
     hidden: Tensor = model.model(
         None,
-        visibility,
+        _mask(attention, embeddings),
         positions,
         cache,  # by place: the keyword was renamed within transformers 5
         inputs_embeds=embeddings,
         use_cache=cache is not None,
+        rows=rows,
     )[0]
     return hidden
+
+
+def _mask(attention: Attention, embeddings: Tensor) -> Tensor:
+    """A mask of four dimensions, which is taken as it is: from none, transformers would take a position that does not
+    follow the one before it for the start of another sequence. Packed rows ignore theirs."""
+    if isinstance(attention, Tensor):
+        return attention
+    length = embeddings.shape[1] if attention is None else 1
+    return torch.ones(1, 1, length, length, dtype=torch.bool, device=embeddings.device).tril()

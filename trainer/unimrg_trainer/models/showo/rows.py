@@ -6,12 +6,13 @@
     without an image:  t2i sot prompt eot soi [codes] eoi
 
 A position is a token's index in the published row, where texts are padded to a fixed length: the image to generate has
-a fixed place. The pads, which nothing attends to, are left out (docs/method/showo.md).
+a fixed place. The pads, which nothing attends to, are left out (docs/method/showo.md). All up to the eoi of an input
+image may be shared with other rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -23,7 +24,8 @@ from unimrg_trainer.models.common.text import IGNORE, cut_answer
 from unimrg_trainer.models.showo.config import ShowOConfig
 from unimrg_trainer.models.showo.template import Template
 from unimrg_trainer.objectives.base import Task
-from unimrg_trainer.packing.segments import Segment, row_length, segment_starts
+from unimrg_trainer.packing.packed import RowTokens
+from unimrg_trainer.packing.segments import Segment, row_length, segment_slices
 from unimrg_trainer.sample import Sample
 
 
@@ -96,10 +98,30 @@ def visibility(parts: Sequence[Part]) -> np.ndarray:
     sees = np.tri(length, dtype=bool)
     blocks = np.repeat([part.block for part in parts], [part.length for part in parts])
     sees |= (blocks[:, None] == blocks) & (blocks >= 0)
-    for part, start in zip(parts, segment_starts(parts), strict=True):
+    for part, tokens in zip(parts, segment_slices(parts), strict=True):
         if part.seen_by_all:
-            sees[:, start : start + part.length] = True
+            sees[:, tokens] = True
     return sees
+
+
+def row_tokens(parts: Sequence[Part], image: Hashable) -> RowTokens:
+    """Describe the row to `pack_rows`; `image` says what its ImagePart shows, if it has one.
+
+    Rows share all up to the `eoi` of an input image where these tokens are truly equal: in what they stand for, in
+    their positions and in what they see. So answers about an image share with one another, and so do generations;
+    but generations from codes only if their prompts have equally many tokens, on which the source's position depends.
+    """
+    causal = not any(part.seen_by_all or part.block >= 0 for part in parts)
+    sees = None if causal else visibility(parts)
+    shown = next((index for index, part in enumerate(parts) if isinstance(part, ImagePart)), None)
+    if shown is None:
+        return RowTokens(positions(parts), sees)
+    prefix = parts[: shown + 2]
+    key = tuple(
+        (part.first, part.length, part.block, part.seen_by_all, part.token_ids if isinstance(part, TextPart) else image)
+        for part in prefix
+    )
+    return RowTokens(positions(parts), sees, row_length(prefix), key)
 
 
 def draw_masked(config: ShowOConfig, rng: np.random.Generator) -> int:

@@ -1,0 +1,93 @@
+"""Where the tokens of rows stand in the language model's input: one sequence for each row, or one for all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from unimrg_trainer.models.common.attention import Attention, packed_attention
+from unimrg_trainer.models.common.text import IGNORE, TextSegment
+from unimrg_trainer.packing.composition import Composition
+from unimrg_trainer.packing.packed import RowTokens, pack_rows
+
+
+@dataclass(frozen=True, eq=False)
+class RowLayout:
+    """The places of B sequences of L tokens, counted through: sequence · L + offset."""
+
+    places: tuple[np.ndarray, ...]
+    """Of each row, int: the place of each token."""
+    shared: tuple[int, ...]
+    """Of each row: how many of its first tokens an earlier row has placed already."""
+    positions: np.ndarray
+    """int [B, L]: position ids."""
+    attention: Attention
+
+
+def lay_out(rows: Sequence[RowTokens], composition: Composition) -> RowLayout:
+    """Give every token a place."""
+    if composition.packed:
+        packed = pack_rows(rows)
+        attention = packed_attention(packed, composition)
+        return RowLayout(packed.places, packed.shared, packed.positions[None], attention)
+    length = max(row.length for row in rows)
+    positions = np.zeros((len(rows), length), dtype=np.int64)
+    for index, row in enumerate(rows):
+        positions[index, : row.length] = row.positions
+    places = tuple(index * length + np.arange(row.length) for index, row in enumerate(rows))
+    return RowLayout(places, (0,) * len(rows), positions, _mask(rows, length))
+
+
+def _mask(rows: Sequence[RowTokens], length: int) -> Attention:
+    """bool [R, 1, L, L], None where every row is causal. A place beyond its row's end sees itself: no softmax is
+    empty."""
+    if all(row.visibility is None for row in rows):
+        return None
+    mask = torch.eye(length, dtype=torch.bool).repeat(len(rows), 1, 1, 1)
+    for index, row in enumerate(rows):
+        own = np.tri(row.length, dtype=bool) if row.visibility is None else row.visibility
+        mask[index, 0, : row.length, : row.length] = torch.from_numpy(own)
+    return mask
+
+
+class SequenceBuilder:
+    """Fills in, row by row, what stands at each place and which tokens are predicted where.
+
+    A source is an index in a table of embeddings that the family puts together: zeros for places without a token, its
+    own images and targets, and from `first_text` on the texts.
+    """
+
+    def __init__(self, layout: RowLayout, first_text: int) -> None:
+        self.layout = layout
+        self._first_text = first_text
+        self.sources = np.zeros(layout.positions.size, dtype=np.int64)
+        """int [B · L]: the source of each place."""
+        self.texts: list[int] = []
+        self.predictors: list[int] = []
+        """The place whose output predicts each learnt token, row by row."""
+        self.labels: list[int] = []
+        self.labels_per_row = [0] * len(layout.places)
+
+    def is_shared(self, row: int, tokens: slice) -> bool:
+        """Whether an earlier row has placed these tokens already."""
+        return bool(tokens.start < self.layout.shared[row])
+
+    def places(self, row: int, tokens: slice) -> np.ndarray:
+        """The places of some tokens of a row."""
+        return self.layout.places[row][tokens]
+
+    def put(self, row: int, tokens: slice, sources: np.ndarray) -> None:
+        """Say what stands at some tokens of a row."""
+        self.sources[self.places(row, tokens)] = sources
+
+    def put_text(self, row: int, tokens: slice, text: TextSegment) -> None:
+        """Add a text; each of its learnt tokens is predicted at the token before it."""
+        self.put(row, tokens, self._first_text + len(self.texts) + np.arange(text.length))
+        self.texts.extend(text.token_ids)
+        learnt = [offset for offset, label in enumerate(text.labels) if label != IGNORE]
+        self.predictors.extend(self.layout.places[row][tokens.start + offset - 1] for offset in learnt)
+        self.labels.extend(text.labels[offset] for offset in learnt)
+        self.labels_per_row[row] += len(learnt)
