@@ -22,13 +22,17 @@ HELD_OUT = 3
 def test_maps_that_are_trained_are_scored_and_every_loss_is_measured_with_another_image(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Segmentation is in the data and not trained, so it is neither asked for nor measured."""
+    """Segmentation is in the data and not trained, so it is neither asked for nor measured.
+
+    Questions are about the images that are generated, one of each, so that each is a unit of its own.
+    """
     job, _ = tiny_job(
         tmp_path,
         model__harmon__sampling={"steps": 2, "diffusionSteps": 2, "guidance": "1"},
         objectives=[{"name": name, "weight": "1"} for name in ("Understanding", "Pixel", "Depth")],
         training__optimizer={"learningRate": "1e-2"},
         training__stopStep=4,
+        training__batch__imageSharing="All",
         data__sources=[{"scenes": {"train": 4, "heldOut": HELD_OUT, "imageSize": 32, "seed": 1}}],
         stages={"evaluate": {"benchmarks": [{"generatedMaps": {"images": 8}}], "heldOutRows": 3, "sampleImages": 0}},
     )
@@ -44,6 +48,7 @@ def test_maps_that_are_trained_are_scored_and_every_loss_is_measured_with_anothe
         assert (use.interval is None) == (use.units == 1)
         if name != "Understanding":
             assert use.difference != 0, name
+    assert summary.image_use["Understanding"].units == HELD_OUT
     scores = summary.benchmarks["generatedMaps"]
     assert {row[0].split(":")[0] for row in scores.table.rows} == {"pixel", "depth"}
     assert scores.metrics["pixel/psnr_n"] == scores.metrics["depth/absrel_n"] == HELD_OUT

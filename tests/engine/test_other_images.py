@@ -13,10 +13,10 @@ from unimrg_trainer.engine.step_plan import RowReader
 from unimrg_trainer.objectives.registry import objective
 
 
-def shown(data: Any, names: list[str], rows: int) -> dict[str, dict[str, int]]:
+def shown(data: Any, names: list[str], rows: int, *, same_images: bool = False) -> dict[str, dict[str, int]]:
     """For each objective: key of the image that a row is about → number of the image that it is shown."""
     images = [data.image_sample(number).image for number in data.images]
-    reader = RowReader(data, seed=None)
+    reader = RowReader(data, seed=None, same_images=same_images)
     objectives = with_other_images([objective(name) for name in names], reader, rows, seed=3)
     assert objectives is not None
     result: dict[str, dict[str, int]] = {}
@@ -44,6 +44,12 @@ def test_questions_about_one_image_share_the_other_one() -> None:
     assert all(int(key) != number for key, number in pairs.items())
     both = shown(data, ["Understanding", "Pixel"], rows=6)
     assert {key: both["Pixel"][key] for key in both["Understanding"]} == both["Understanding"]
+
+
+def test_questions_about_generated_images_have_the_other_images_of_these() -> None:
+    of_objectives = shown(SceneRecords(6), ["Understanding", "Pixel"], rows=6, same_images=True)
+    assert of_objectives["Understanding"] == of_objectives["Pixel"]
+    assert len(of_objectives["Pixel"]) == 6
 
 
 @pytest.mark.parametrize(("count", "rows"), [(1, 1), (4, 1)])

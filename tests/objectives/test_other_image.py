@@ -16,6 +16,7 @@ from unimrg_trainer.models.base import Family
 from unimrg_trainer.objectives.base import Objective
 from unimrg_trainer.objectives.other_image import OtherImage
 from unimrg_trainer.objectives.registry import objective
+from unimrg_trainer.packing.composition import Composition
 
 DATA = SceneRecords(6)
 
@@ -47,8 +48,10 @@ def test_wording_answer_and_target_stay_and_the_image_is_another(name: str) -> N
         assert task.map.wordings() == expected.map.wordings()
 
 
-def micro_step(family: Family, objectives: Sequence[Objective] | None) -> MicroStep:
+def micro_step(family: Family, objectives: Sequence[Objective] | None, composition: Composition) -> MicroStep:
+    """The first micro-step, in which all rows of an image can share what they read of it."""
     planner = planner_of(family, 8, records=DATA)
+    planner = replace(planner, composition=composition, reader=replace(planner.reader, same_images=True))
     if objectives is not None:
         planner = replace(planner, objectives=objectives)
     (step,) = planner.step(0, 0, 1).micro_steps
@@ -56,12 +59,13 @@ def micro_step(family: Family, objectives: Sequence[Objective] | None) -> MicroS
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_every_family_learns_the_same_target_from_another_image(name: str) -> None:
+@pytest.mark.parametrize("composition", [Composition.OFFICIAL, Composition.GROUPED])
+def test_every_family_learns_the_same_target_from_another_image(name: str, composition: Composition) -> None:
     family = tiny_family(name)
     module = randomised(family.build().double()).eval()
 
     def measured(objectives: Sequence[Objective] | None) -> tuple[list[tuple[np.ndarray | None, ...]], np.ndarray]:
-        batch = family.prepare(micro_step(family, objectives).batch, torch.device("cpu"), torch.float64)
+        batch = family.prepare(micro_step(family, objectives, composition).batch, torch.device("cpu"), torch.float64)
         with torch.no_grad():
             return [*family.preview(batch)], module(batch).numpy()
 

@@ -104,7 +104,8 @@ def held_out_rows(setup: Setup, held_out: Dataset) -> int:
     """Number of rows to evaluate: as many as the job wants, at most as many as there are."""
     wanted = setup.job.spec.stages.evaluate.held_out_rows
     sizes = {"questions": len(held_out.questions), "images": len(held_out.images)}
-    available = min(sizes[objective.source] for objective in setup.objectives)
+    sources = {"images" if setup.same_images else objective.source for objective in setup.objectives}
+    available = min(sizes[source] for source in sources)
     if available < wanted and setup.rank == 0:
         logger.warning("stages.evaluate.heldOutRows is %d, the data has %d: evaluating those", wanted, available)
     return min(wanted, available)
@@ -116,7 +117,8 @@ def other_image_losses(
     """Losses of the held-out rows when each is shown another image than its own; None if there is no other."""
     training = setup.job.spec.training
     measured = len(cohorts_of(rows, training.batch.cohort_rows)) * training.batch.cohort_rows
-    objectives = with_other_images(setup.objectives, RowReader(held_out, seed=None), measured, training.seed)
+    reader = RowReader(held_out, seed=None, same_images=setup.same_images)
+    objectives = with_other_images(setup.objectives, reader, measured, training.seed)
     if objectives is None:
         return None
     other = replace(setup, objectives=objectives)
@@ -125,10 +127,11 @@ def other_image_losses(
 
 def clusters_of(setup: Setup, held_out: Dataset, rows: int) -> dict[str, list[str]]:
     """Label rows that are not independent: questions about one image, and images of a cohort (one mask rate)."""
+    reader = RowReader(held_out, seed=None, same_images=setup.same_images)
     cohort_rows = setup.job.spec.training.batch.cohort_rows
     cohorts = [f"cohort {row // cohort_rows}" for row in range(rows)]
     return {
-        objective.name: [held_out.question_sample(row, maps=(), image=False).key for row in range(rows)]
+        objective.name: [reader(objective, row).key for row in range(rows)]
         if objective.source == "questions"
         else cohorts
         for objective in setup.objectives
