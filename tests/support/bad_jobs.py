@@ -218,6 +218,8 @@ BAD_JOBS = [
     *bad(f"{OBJECTIVES}[1]", "{name: Depth,", "{name: Depth, custom: a,", "{"),
     *bad(f"{BENCHMARKS}[0].mmBench", SPATIAL, "[mmBench: {}]"),
     *bad(f"{BENCHMARKS}[0]", SPATIAL, "[{}]", "[{spatial: {}, custom: {name: toy}}]"),
+    *bad(f"{BENCHMARKS}[0].generatedMaps.images", SPATIAL, *(f"[generatedMaps: {{images: {n}}}]" for n in (0, 1025))),
+    *bad(f"{BENCHMARKS}[0].generatedMaps.maps", SPATIAL, "[generatedMaps: {maps: [depth]}]"),
     *bad(f"{SOURCES}[0]", SCENES, "      - {}"),
     # whole numbers
     *bad(f"{BATCH}.rowsPerObjective", "rowsPerObjective: 16", "rowsPerObjective: -16"),
@@ -261,6 +263,7 @@ BAD_JOBS = [
     *bad(OBJECTIVES, "method: UniMRG", "method: SFT", "method: RecA"),
     *bad(OBJECTIVES, f'"1"}}\n    - {DEPTH}', '"0"}\n    - {name: Depth, weight: "0"}'),
     *bad(BENCHMARKS, SPATIAL, "[spatial: {}, spatial: {questions: 8}]", "[spatial: {}, custom: {name: spatial}]"),
+    *bad(BENCHMARKS, SPATIAL, "[generatedMaps: {}, spatial: {}, generatedMaps: {images: 8}]"),
     *bad(SOURCES, SCENES, f"{SCENES}\n{SCENES}", "      - images: {uri: file:///a}"),
 ]
 
