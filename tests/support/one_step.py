@@ -49,7 +49,7 @@ def planner_of(
     micro_rows: int,
     names: Sequence[str] = OBJECTIVES,
     records: SceneRecords | None = None,
-    composition: Composition = Composition.OFFICIAL,
+    composition: Composition = Composition.GROUPED,
 ) -> StepPlanner:
     """Steps over six scenes, or over `records`, under the named objectives."""
     return StepPlanner(
