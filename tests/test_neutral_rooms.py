@@ -61,6 +61,7 @@ NAMES = (
     "depth",
     "segmentation",
     "spatial",
+    "generatedmaps",
     "scenes",
     "pytorchjob",
 )

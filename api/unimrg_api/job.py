@@ -24,7 +24,7 @@ from unimrg_api.spec_platform import (
     TrainerSpec,
 )
 from unimrg_api.spec_stages import StagesSpec
-from unimrg_api.spec_training import ObjectiveSpec, TrainingSpec
+from unimrg_api.spec_training import ObjectiveSpec, Recompute, TrainingSpec
 from unimrg_api.unions import each_once
 
 API_VERSION = "training.unimrg.dev/v1alpha1"
@@ -132,6 +132,10 @@ class JobSpec(Spec):
             return {name: float(weight) for name, weight in self.model.recipe(self.method).items()}
         return {objective.key: float(objective.weight) for objective in self.objectives}
 
+    def resolved_recompute(self) -> Recompute:
+        """Return which activations are computed again in the backward."""
+        return self.training.recompute or ("Nothing" if self.model.published is None else "Blocks")
+
     rules = (
         _EACH_ONCE,
         FieldRule(
@@ -181,8 +185,8 @@ class UniMRGJob(Spec):
         """Return the digest of what makes two jobs the same training on the data with `data_digest`.
 
         It covers model, data, objectives, batch, cohorts, optimiser, schedule, precision and seed, by value
-        ("1e-5" and "0.00001" are the same); not the micro-batch, the composition, the stop step, or anything about where it
-        runs. A prefix holds one digest only, see `checkpoint.uri`.
+        ("1e-5" and "0.00001" are the same); not the micro-batch, the composition, the stop step, or anything about
+        where it runs. A prefix holds one digest only, see `checkpoint.uri`.
         """
         spec, training = self.spec, self.spec.training
         objectives = {name: weight for name, weight in spec.resolved_objectives().items() if weight}

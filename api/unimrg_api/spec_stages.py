@@ -17,13 +17,22 @@ class SpatialSpec(Spec):
     """Held-out questions to ask."""
 
 
+class GeneratedMapsSpec(Spec):
+    """Every map that the job trains, generated for held-out images and compared with the true one."""
+
+    images: Annotated[int, Field(ge=1, le=1024)] = 64
+    """Held-out images to generate maps of."""
+
+
 class BenchmarkSpec(OneOf):
     """One benchmark with its settings."""
 
-    members = ("spatial", "custom")
+    members = ("spatial", "generatedMaps", "custom")
 
     spatial: SpatialSpec | None = None
     """Questions about places, distances and order in held-out images."""
+    generated_maps: GeneratedMapsSpec | None = None
+    """Every map that the job trains, generated for held-out images and compared with the true one."""
     custom: CustomSpec | None = None
     """A benchmark of an installed package, from the entry-point group `unimrg.benchmarks`."""
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, Field
+from pydantic.alias_generators import to_snake
 
 from unimrg_api.fields import PRESERVE, RULES, FieldRule, Spec, Violation, refuse
 
@@ -31,7 +32,10 @@ class OneOf(Spec):
         cls.rules = (rule, *cls.rules)
 
     def _given(self) -> list[str]:
-        return [member for member in self.members if getattr(self, member) is not None]
+        return [member for member in self.members if self._settings(member) is not None]
+
+    def _settings(self, member: str) -> Any:
+        return getattr(self, to_snake(member))
 
     def selected(self) -> tuple[str, dict[str, Any]]:
         """Return the name of what is chosen and its settings as JSON, every default written out.
@@ -39,7 +43,7 @@ class OneOf(Spec):
         For `custom` these are the name and the settings in it.
         """
         (member,) = self._given()
-        settings = getattr(self, member).model_dump(mode="json", by_alias=True, exclude_none=True)
+        settings = self._settings(member).model_dump(mode="json", by_alias=True, exclude_none=True)
         return (settings["name"], settings["settings"]) if member == "custom" else (member, settings)
 
     @property

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from unimrg_trainer.evaluation import intervals
 from unimrg_trainer.evaluation.intervals import bootstrap_ratio_interval, mcnemar, paired_mean_interval, wilson
 
 
@@ -67,3 +68,10 @@ def test_rows_that_share_noise_are_only_covered_with_their_clusters() -> None:
 )
 def test_mcnemar_sums_the_binomial_tail(wins: int, losses: int, expected: float) -> None:
     assert mcnemar(wins, losses) == mcnemar(losses, wins) == pytest.approx(expected)
+
+
+def test_a_bootstrap_interval_is_the_same_however_many_units_are_drawn_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    values, ones = np.random.default_rng(4).normal(size=7), np.ones(7)
+    expected = bootstrap_ratio_interval(values, ones, seed=3, resamples=50)
+    monkeypatch.setattr(intervals, "DRAWS_AT_ONCE", 20)
+    assert bootstrap_ratio_interval(values, ones, seed=3, resamples=50) == expected

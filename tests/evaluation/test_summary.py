@@ -9,10 +9,14 @@ import re
 import pytest
 from rich.console import Console
 
+from tests.support.scene_records import SceneRecords
 from unimrg_trainer.evaluation.benchmarks.base import BenchmarkResult, Item, Table
+from unimrg_trainer.evaluation.benchmarks.generated_maps import GeneratedMaps
 from unimrg_trainer.evaluation.benchmarks.spatial import Spatial
 from unimrg_trainer.evaluation.held_out import compare
+from unimrg_trainer.evaluation.image_use import compare_images
 from unimrg_trainer.evaluation.summary import Summary, render
+from unimrg_trainer.maps.registry import MAPS, find_map
 from unimrg_trainer.models.requests import AnswerRequest
 
 TOY = BenchmarkResult(
@@ -39,6 +43,7 @@ def summary(**changes: object) -> Summary:
             {"Understanding": [1.0, 1.2, 0.7], "Depth": [0.8, 1.2, 0.9]},
             seed=0,
         ),
+        "image_use": compare_images({"Depth": [0.8, 1.2, 0.9]}, {"Depth": [1.8, 2.4, 1.8]}, seed=0),
         "benchmarks": {"toy": TOY},
         "files": {"curves": "results/curves.png", "grid": "results/grid.png"},
     }
@@ -91,6 +96,9 @@ def test_metrics_carry_the_agreed_names_and_units() -> None:
     assert (metrics["eval/toy/acc"], metrics["eval/toy/side/n"]) == (66.7, 12.0)
     assert metrics["eval/heldout/understanding/before"] == pytest.approx(2.0)
     assert metrics["eval/heldout/understanding/after"] == pytest.approx(2.9 / 3)
+    assert metrics["eval/heldout/depth/other_image"] == pytest.approx(2.0)
+    assert metrics["eval/heldout/depth/other_image_difference"] == pytest.approx(3.1 / 3)
+    assert metrics["eval/heldout/depth/other_image_relative_change"] == pytest.approx(3.1 / 2.9)
     assert metrics["eval/heldout/understanding/relative_change"] == pytest.approx(2.9 / 6 - 1)
     assert all(re.fullmatch(r"[A-Za-z0-9_\-. :/]{1,250}", name) for name in metrics)
     assert all(isinstance(value, float) for value in metrics.values())
@@ -100,12 +108,24 @@ def test_every_table_is_printed_without_colour() -> None:
     text = printed(summary())
     for words in ("120 steps in 12m34s", "processes: 2", "Understanding", "-51.7 %", "66.7 [60.0, 73.0]"):
         assert words in text
-    depth = next(line for line in text.splitlines() if "Depth" in line)
+    depth, with_other_image = (line for line in text.splitlines() if "Depth" in line)
     assert depth.rstrip().endswith("unclear")
+    assert "+106.9 %" in with_other_image and with_other_image.rstrip().endswith("higher")
     understanding = next(line for line in text.splitlines() if "Understanding" in line)
     assert understanding.rstrip().endswith("lower")
     assert "results/grid.png" in text
     assert "\x1b" not in text
+
+
+def generated_maps() -> BenchmarkResult:
+    """Scores of outputs that are the true maps turned upside down."""
+    data, maps = SceneRecords(8, size=32), {name: find_map(name) for name in MAPS}
+    benchmark = GeneratedMaps({"images": 8}).of_maps(list(maps.values()))
+    items = benchmark.items(data)
+    listed = [items[index] for index in range(len(items))]
+    return benchmark.score(
+        [(item, maps[item.attributes["map"]].target(item.truth, 32)[::-1]) for item in listed], seed=0
+    )
 
 
 def test_the_tables_fit_eighty_columns() -> None:
@@ -115,7 +135,9 @@ def test_the_tables_fit_eighty_columns() -> None:
     ]
     perfect = Spatial({"questions": 3000}).score(answers, seed=0)
     rows = compare({"Understanding": [12.25, 12.5]}, {"Understanding": [0.25, 0.75]}, seed=0)
-    lines = printed(summary(benchmarks={"spatial": perfect}, held_out=rows), width=80).splitlines()
+    use = compare_images({"Understanding": [0.25, 0.75]}, {"Understanding": [12.25, 12.5]}, seed=0)
+    results = {"spatial": perfect, "generatedMaps": generated_maps()}
+    lines = printed(summary(benchmarks=results, held_out=rows, image_use=use), width=80).splitlines()
     assert max(map(len, lines)) <= 80
     assert not any("…" in line for line in lines)
     assert any("100.0 [99.9, 100.0]" in line for line in lines)

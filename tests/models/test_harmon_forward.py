@@ -10,14 +10,12 @@ import torch
 from torch.nn import functional
 
 from tests.models.harmon_rows import MASKED, TOKENS, batch_of, family, row, rows_of
-from tests.models.rows import ALL, CPU, assert_equal_gradients, gradients, perturbed, rng_for, task
+from tests.models.rows import ALL, gradients, perturbed, rng_for, task
 from unimrg_trainer.models.common.text import TextSegment
-from unimrg_trainer.models.harmon.collate import collate
 from unimrg_trainer.models.harmon.family import HarmonFamily
 from unimrg_trainer.models.harmon.mar import interpolation_matrix
-from unimrg_trainer.models.harmon.rows import HarmonRow, ImageSegment, draw_masked
+from unimrg_trainer.models.harmon.rows import ImageSegment, draw_masked
 from unimrg_trainer.objectives.registry import objective
-from unimrg_trainer.packing.segments import Segment, is_plain_causal
 from unimrg_trainer.rng import generator
 
 
@@ -40,43 +38,13 @@ def test_a_rows_loss_does_not_depend_on_its_company() -> None:
     torch.testing.assert_close(among[index], alone[0], rtol=1e-10, atol=0)
 
 
-def test_a_tree_row_equals_its_branches_as_chains() -> None:
-    """Four branches of one image as one row that shares opening and image, and as four rows: losses and gradients."""
-    harmon = family()
-    module = perturbed(harmon)
-    names = ("Pixel", "Depth", "Segmentation")
-    chains = [row(harmon, name, 6, task(name, 6)) for name in names]
-    answering = row(harmon, "Understanding", 6, task("Understanding", 6))
-    opening, image = chains[0].segments[:2]
-    # the question is asked about the same, squashed image
-    chains.append(replace(answering, segments=(answering.segments[0], image, *answering.segments[2:])))
-    segments: list[Segment] = [opening, image]
-    for chain in chains:
-        shift = len(segments) - 2
-        segments += [
-            replace(segment, parent=segment.parent + (shift if segment.parent > 1 else 0))
-            for segment in chain.segments[2:]
-        ]
-    tree = HarmonRow("Tree", 6, 1, tuple(segments))
-    assert not is_plain_causal(tree.segments) and all(is_plain_causal(chain.segments) for chain in chains)
-
-    def sums(rows: list[HarmonRow]) -> torch.Tensor:
-        batch = collate(harmon.config, rows, lambda objective, number, purpose: generator(number, purpose))
-        assert (batch.visibility is None) == (rows is chains)
-        losses: torch.Tensor = module(harmon.prepare(batch, CPU, torch.float64))
-        return losses
-
-    torch.testing.assert_close(sums([tree])[0], sums(chains).sum(), rtol=1e-10, atol=0)
-    assert_equal_gradients(gradients(module, sums([tree]).sum()), gradients(module, sums(chains).sum()))
-
-
 def test_a_mask_that_says_causal_equals_no_mask() -> None:
     harmon = family()
     module = perturbed(harmon)
     batch = batch_of(harmon, rows_of(harmon, ALL, [0, 1]))
     rows, length = batch.sources.shape
     sees = torch.ones(length, length, dtype=torch.bool).tril().expand(rows, 1, -1, -1)
-    torch.testing.assert_close(module(replace(batch, visibility=sees)), module(batch), rtol=1e-10, atol=0)
+    torch.testing.assert_close(module(replace(batch, attention=sees)), module(batch), rtol=1e-10, atol=0)
 
 
 def test_the_features_gradient_is_a_tenth() -> None:

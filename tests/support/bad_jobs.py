@@ -29,6 +29,7 @@ spec:
     stopStep: 40
     precision: FP32
     composition: Official
+    recompute: Nothing
     seed: 42
   trainer: {nodes: 1, gpusPerNode: 0, processesPerNode: 2}
   data:
@@ -218,6 +219,8 @@ BAD_JOBS = [
     *bad(f"{OBJECTIVES}[1]", "{name: Depth,", "{name: Depth, custom: a,", "{"),
     *bad(f"{BENCHMARKS}[0].mmBench", SPATIAL, "[mmBench: {}]"),
     *bad(f"{BENCHMARKS}[0]", SPATIAL, "[{}]", "[{spatial: {}, custom: {name: toy}}]"),
+    *bad(f"{BENCHMARKS}[0].generatedMaps.images", SPATIAL, *(f"[generatedMaps: {{images: {n}}}]" for n in (0, 1025))),
+    *bad(f"{BENCHMARKS}[0].generatedMaps.maps", SPATIAL, "[generatedMaps: {maps: [depth]}]"),
     *bad(f"{SOURCES}[0]", SCENES, "      - {}"),
     # whole numbers
     *bad(f"{BATCH}.rowsPerObjective", "rowsPerObjective: 16", "rowsPerObjective: -16"),
@@ -254,6 +257,7 @@ BAD_JOBS = [
     *bad(f"{TRAINING}.schedule.warmupSteps", "warmupSteps: 5", "warmupSteps: 51"),
     *bad(f"{TRAINING}.stopStep", "stopStep: 40", "stopStep: 51"),
     *bad(f"{TRAINING}.composition", "composition: Official", "composition: PackedFlex", "composition: packed"),
+    *bad(f"{TRAINING}.recompute", "recompute: Nothing", "recompute: Off", "recompute: true"),
     *bad(f"{BATCH}.imageSharing", "imageSharing: All", "imageSharing: all"),
     *bad(OBJECTIVES, DEPTH, '{name: Understanding, weight: "1"}', '{name: Depth, weight: "0.0"}'),
     *bad(OBJECTIVES, DEPTH, DEPTH + '\n    - {custom: a, weight: "1"}\n    - {custom: a, weight: "2"}'),
@@ -261,6 +265,7 @@ BAD_JOBS = [
     *bad(OBJECTIVES, "method: UniMRG", "method: SFT", "method: RecA"),
     *bad(OBJECTIVES, f'"1"}}\n    - {DEPTH}', '"0"}\n    - {name: Depth, weight: "0"}'),
     *bad(BENCHMARKS, SPATIAL, "[spatial: {}, spatial: {questions: 8}]", "[spatial: {}, custom: {name: spatial}]"),
+    *bad(BENCHMARKS, SPATIAL, "[generatedMaps: {}, spatial: {}, generatedMaps: {images: 8}]"),
     *bad(SOURCES, SCENES, f"{SCENES}\n{SCENES}", "      - images: {uri: file:///a}"),
 ]
 

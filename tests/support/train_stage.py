@@ -1,7 +1,8 @@
-"""The real train stage in this process, and what it leaves behind."""
+"""The real stages on ranks, in this process, and what they leave behind."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,8 +18,19 @@ from unimrg_trainer.engine import train
 from unimrg_trainer.storage import LocalStore
 
 
-def run_stage(folder: Path, job: Any, attempt: int, monkeypatch: pytest.MonkeyPatch, *, asked_to_stop: bool) -> None:
-    """Run the stage as the only rank of an attempt, in folder/pod-ATTEMPT; a port of the system's choice."""
+def run_stage(
+    folder: Path,
+    job: Any,
+    attempt: int,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    asked_to_stop: bool = False,
+    stage: Callable[[PodEnvironment, Any, Any], None] = train.main,
+) -> None:
+    """Run the stage, training unless said, as the only rank of an attempt, in folder/pod-ATTEMPT.
+
+    The port is of the system's choice.
+    """
     for name, value in {
         "RANK": 0,
         "WORLD_SIZE": 1,
@@ -31,7 +43,7 @@ def run_stage(folder: Path, job: Any, attempt: int, monkeypatch: pytest.MonkeyPa
     run_dir.mkdir()
     env = PodEnvironment(job="tiny", uid="job-uid", attempt=str(attempt), spec_base=folder, run_dir=run_dir)
     try:
-        train.main(env, job, SimpleNamespace(requested=asked_to_stop))
+        stage(env, job, SimpleNamespace(requested=asked_to_stop))
     finally:
         dist.destroy_process_group()
 

@@ -6,9 +6,11 @@ import datetime
 import importlib.metadata
 import logging
 import time
+from dataclasses import replace
 
 import numpy as np
 import torch.distributed as dist
+from torch import nn
 
 from unimrg_api.commits import SUMMARY_KEY
 from unimrg_api.environment import PodEnvironment
@@ -21,13 +23,16 @@ from unimrg_trainer.checkpoint.discover import load_newest
 from unimrg_trainer.data.dataset import Dataset
 from unimrg_trainer.engine.canonical_state import import_weights
 from unimrg_trainer.engine.initial_weights import build_initial
-from unimrg_trainer.engine.measuring import SharedWork, StoppableProgress, TrainedModel, held_out_losses
+from unimrg_trainer.engine.measuring import SharedWork, StoppableProgress, TrainedModel, cohorts_of, held_out_losses
+from unimrg_trainer.engine.other_images import with_other_images
 from unimrg_trainer.engine.reporting import open_spool
 from unimrg_trainer.engine.setup import Setup, set_up
+from unimrg_trainer.engine.step_plan import RowReader
 from unimrg_trainer.engine.stopping import StopFlag
 from unimrg_trainer.evaluation.benchmarks.base import BenchmarkResult, Item
 from unimrg_trainer.evaluation.benchmarks.registry import find_benchmark
 from unimrg_trainer.evaluation.held_out import HeldOutLoss, compare
+from unimrg_trainer.evaluation.image_use import ImageUse, compare_images
 from unimrg_trainer.evaluation.pictures import GridRow, curves_png, grid_png
 from unimrg_trainer.evaluation.runner import Runner
 from unimrg_trainer.evaluation.summary import Summary
@@ -70,19 +75,23 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
     before = held_out_losses(setup, module, held_out, rows, work, progress, "held-out loss before")
     import_weights(module, state)
     after = held_out_losses(setup, module, held_out, rows, work, progress, "held-out loss after")
+    other = other_image_losses(setup, module, held_out, rows, work, progress)
     runner = Runner(TrainedModel(setup.family, module), work, progress)
+    maps = [objective.map for objective in setup.objectives if objective.map is not None]
     trained = {GenerateRequest if objective.map else AnswerRequest for objective in setup.objectives}
     scores = {
-        name: runner.measure(benchmark, held_out, trained, job.spec.training.seed)
+        name: runner.measure(benchmark, held_out, trained, job.spec.training.seed, maps)
         for name, benchmark in benchmarks.items()
     }
     grid = draw_samples(setup, held_out, runner)
     if setup.rank == 0:
+        seed, clusters = job.spec.training.seed, clusters_of(setup, held_out, rows)
         write_results(
             setup,
             commit_key=commit.key,
             step=state.step,
-            losses=compare(before, after, seed=job.spec.training.seed, clusters=clusters_of(setup, held_out, rows)),
+            losses=compare(before, after, seed=seed, clusters=clusters),
+            image_use={} if other is None else compare_images(after, other, seed=seed, clusters=clusters),
             benchmarks={name: result for name, result in scores.items() if result is not None},
             grid=grid,
         )
@@ -93,18 +102,34 @@ def held_out_rows(setup: Setup, held_out: Dataset) -> int:
     """Number of rows to evaluate: as many as the job wants, at most as many as there are."""
     wanted = setup.job.spec.stages.evaluate.held_out_rows
     sizes = {"questions": len(held_out.questions), "images": len(held_out.images)}
-    available = min(sizes[objective.source] for objective in setup.objectives)
+    sources = {"images" if setup.same_images else objective.source for objective in setup.objectives}
+    available = min(sizes[source] for source in sources)
     if available < wanted and setup.rank == 0:
         logger.warning("stages.evaluate.heldOutRows is %d, the data has %d: evaluating those", wanted, available)
     return min(wanted, available)
 
 
+def other_image_losses(
+    setup: Setup, module: nn.Module, held_out: Dataset, rows: int, work: SharedWork, progress: StoppableProgress
+) -> dict[str, np.ndarray] | None:
+    """Losses of the held-out rows when each is shown another image than its own; None if there is no other."""
+    training = setup.job.spec.training
+    measured = len(cohorts_of(rows, training.batch.cohort_rows)) * training.batch.cohort_rows
+    reader = RowReader(held_out, seed=None, same_images=setup.same_images)
+    objectives = with_other_images(setup.objectives, reader, measured, training.seed)
+    if objectives is None:
+        return None
+    other = replace(setup, objectives=objectives)
+    return held_out_losses(other, module, held_out, rows, work, progress, "held-out loss with other images")
+
+
 def clusters_of(setup: Setup, held_out: Dataset, rows: int) -> dict[str, list[str]]:
     """Label rows that are not independent: questions about one image, and images of a cohort (one mask rate)."""
+    reader = RowReader(held_out, seed=None, same_images=setup.same_images)
     cohort_rows = setup.job.spec.training.batch.cohort_rows
     cohorts = [f"cohort {row // cohort_rows}" for row in range(rows)]
     return {
-        objective.name: [held_out.question_sample(row, maps=(), image=False).key for row in range(rows)]
+        objective.name: [reader(objective, row).key for row in range(rows)]
         if objective.source == "questions"
         else cohorts
         for objective in setup.objectives
@@ -145,6 +170,7 @@ def write_results(
     commit_key: str,
     step: int,
     losses: dict[str, HeldOutLoss],
+    image_use: dict[str, ImageUse],
     benchmarks: dict[str, BenchmarkResult],
     grid: list[GridRow],
 ) -> None:
@@ -181,6 +207,7 @@ def write_results(
         seeds=seeds_of(job),
         versions={name: importlib.metadata.version(name) for name in RECORDED_PACKAGES},
         held_out=losses,
+        image_use=image_use,
         benchmarks=benchmarks,
         files={what: f"results/{name}" for what, (name, _) in pictures.items()},
     )

@@ -92,6 +92,11 @@ class TrainedModel:
         return self.family.generate(self.module, requests, on_round=on_round)
 
 
+def cohorts_of(rows: int, cohort_rows: int) -> list[range]:
+    """The whole cohorts in which the rows 0 … rows − 1 are measured; the last may go beyond them."""
+    return [range(first, first + cohort_rows) for first in range(0, rows, cohort_rows)]
+
+
 @torch.no_grad()
 def held_out_losses(
     setup: Setup, module: nn.Module, data: Dataset, rows: int, work: SharedWork, progress: StoppableProgress, label: str
@@ -112,7 +117,7 @@ def held_out_losses(
         seed=training.seed,
         composition=setup.composition,
     )
-    cohorts = work.share([range(first, first + cohort_rows) for first in range(0, rows, cohort_rows)])
+    cohorts = work.share(cohorts_of(rows, cohort_rows))
     module.eval()
     results: list[list[tuple[str, float]]] = []
     for index, cohort in enumerate(cohorts):

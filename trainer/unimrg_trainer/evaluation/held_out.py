@@ -45,27 +45,33 @@ def compare(
     *,
     seed: int,
     clusters: Mapping[str, Sequence[Hashable]] | None = None,
+    when: tuple[str, str] = ("before training", "after training"),
 ) -> dict[str, HeldOutLoss]:
     """Compare per-row losses [rows] of each objective; row i is the same row and noise in both.
 
-    `clusters` labels rows that are not independent (rows of a cohort share a mask rate, questions an image).
-    Raises UserError (exit code 82) if a loss is not finite.
+    `clusters` labels rows that are not independent (rows of a cohort share a mask rate, questions an image). `when` is
+    how messages call the two. Raises UserError (exit code 82) if a loss is not finite.
     """
     return {
-        objective: _compare(objective, losses, after[objective], (clusters or {}).get(objective), seed)
+        objective: _compare(objective, losses, after[objective], (clusters or {}).get(objective), seed, when)
         for objective, losses in before.items()
     }
 
 
 def _compare(
-    objective: str, before: ArrayLike, after: ArrayLike, clusters: Sequence[Hashable] | None, seed: int
+    objective: str,
+    before: ArrayLike,
+    after: ArrayLike,
+    clusters: Sequence[Hashable] | None,
+    seed: int,
+    when: tuple[str, str],
 ) -> HeldOutLoss:
     earlier, later = np.asarray(before, dtype=np.float64), np.asarray(after, dtype=np.float64)
-    for when, values in (("before", earlier), ("after", later)):
+    for how, values in zip(when, (earlier, later), strict=True):
         if not np.isfinite(values).all():
             row = int(np.argmin(np.isfinite(values)))
             raise UserError(
-                f"the held-out loss {when} training is not finite: {objective}, row {row}",
+                f"the held-out loss {how} is not finite: {objective}, row {row}",
                 remedy="lower spec.training.optimizer.learningRate, or train in FP32",
                 exit_code=ExitCode.NON_FINITE_LOSS,
             )

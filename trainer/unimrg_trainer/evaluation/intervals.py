@@ -19,6 +19,8 @@ from scipy.special import bdtr, stdtrit
 TAIL = 0.975
 """Quantile of the upper end."""
 RESAMPLES = 10_000
+DRAWS_AT_ONCE = 100_000
+"""Units that are drawn in one call, about: bounds the memory and changes no result."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,9 @@ def bootstrap_ratio_interval(
         return None
     pairs = np.stack([numerators, denominators], axis=1)[np.lexsort((denominators, numerators))]
     random = np.random.Generator(np.random.Philox(seed))
-    sums = np.array([pairs[random.integers(units, size=units)].sum(axis=0) for _ in range(resamples)])
+    most = max(1, DRAWS_AT_ONCE // units)
+    parts = [min(most, resamples - first) for first in range(0, resamples, most)]
+    sums = np.concatenate([pairs[random.integers(units, size=(part, units))].sum(axis=1) for part in parts])
     low, high = np.quantile(sums[:, 0] / sums[:, 1], [1 - TAIL, TAIL])
     return Interval(float(low), float(high))
 

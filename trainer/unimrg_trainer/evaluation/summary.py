@@ -15,6 +15,7 @@ from rich.text import Text
 
 from unimrg_api.texts import duration
 from unimrg_trainer.evaluation.held_out import HeldOutLoss
+from unimrg_trainer.evaluation.image_use import ImageUse
 from unimrg_trainer.evaluation.intervals import interval_text
 from unimrg_trainer.evaluation.result import BenchmarkResult, Table
 
@@ -49,6 +50,8 @@ class Summary(BaseModel):
     """Package → version."""
     held_out: dict[str, HeldOutLoss] = Field(default_factory=dict)
     """Objective → losses before and after."""
+    image_use: dict[str, ImageUse] = Field(default_factory=dict)
+    """Objective → losses after training with the rows' own images and with others; empty where there is one image."""
     benchmarks: dict[str, BenchmarkResult] = Field(default_factory=dict)
     """Benchmark → its scores and its table."""
     files: dict[str, str] = Field(default_factory=dict)
@@ -76,6 +79,16 @@ class Summary(BaseModel):
             if loss.relative_change is not None:
                 values["relative_change"] = loss.relative_change
             flat |= {f"eval/heldout/{objective.lower()}/{name}": float(value) for name, value in values.items()}
+        for objective, use in self.image_use.items():
+            values = {"other_image": use.other, "other_image_difference": use.difference}
+            if use.interval:
+                values |= {
+                    "other_image_difference_low": use.interval.low,
+                    "other_image_difference_high": use.interval.high,
+                }
+            if use.relative_change is not None:
+                values["other_image_relative_change"] = use.relative_change
+            flat |= {f"eval/heldout/{objective.lower()}/{name}": float(value) for name, value in values.items()}
         for benchmark, result in self.benchmarks.items():
             flat |= {f"eval/{benchmark}/{name}": value for name, value in result.metrics.items()}
         return flat
@@ -97,6 +110,8 @@ def render(summary: Summary) -> Group:
     ]
     if summary.held_out:
         parts += _titled(_loss_table(summary.held_out))
+    if summary.image_use:
+        parts += _titled(_image_table(summary.image_use))
     for result in summary.benchmarks.values():
         parts += _titled(result.table)
     parts.append(Text())
@@ -105,14 +120,21 @@ def render(summary: Summary) -> Group:
 
 
 def _loss_table(losses: dict[str, HeldOutLoss]) -> Table:
-    rows = []
-    for objective, loss in losses.items():
-        change = "unknown" if loss.relative_change is None else f"{100 * loss.relative_change:+.1f} %"
-        verdict = ("lower" if loss.difference < 0 else "higher") if loss.excludes_zero else "unclear"
-        means = [f"{loss.before:.4f}", f"{loss.after:.4f}"]
-        rows.append([objective, str(loss.n), *means, change, interval_text(loss.interval, "+.4f"), verdict])
+    rows = [[name, str(loss.n), *_pair_cells(loss, loss.before, loss.after)] for name, loss in losses.items()]
     title = "held-out loss: the same rows and noise before and after training"
     return Table(title, ["objective", "n", "before", "after", "change", "difference, 95 %", "verdict"], rows)
+
+
+def _image_table(uses: dict[str, ImageUse]) -> Table:
+    rows = [[name, str(use.n), *_pair_cells(use, use.own, use.other)] for name, use in uses.items()]
+    title = "held-out loss after training: each row with its own image and with another"
+    return Table(title, ["objective", "n", "own", "another", "change", "difference, 95 %", "verdict"], rows)
+
+
+def _pair_cells(pair: HeldOutLoss | ImageUse, first: float, second: float) -> list[str]:
+    change = "unknown" if pair.relative_change is None else f"{100 * pair.relative_change:+.1f} %"
+    verdict = ("lower" if pair.difference < 0 else "higher") if pair.excludes_zero else "unclear"
+    return [f"{first:.4f}", f"{second:.4f}", change, interval_text(pair.interval, "+.4f"), verdict]
 
 
 def _titled(table: Table) -> list[RichTable | Text]:

@@ -11,8 +11,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-SEQUENCE_MULTIPLE = 128
-"""A packed sequence is padded to a multiple of this many tokens, so that few lengths occur."""
+BLOCK = 128
+"""The length of a packed sequence is a multiple of this many tokens."""
+
+
+def padded_length(tokens: int) -> int:
+    """Round up to a multiple of BLOCK, and of a 32nd of the largest power of two within: kernels that are compiled for
+    one length then meet few, and at most 3 % of a long sequence is padding."""
+    multiple = max(BLOCK, 2 ** (tokens.bit_length() - 6) if tokens.bit_length() > 6 else 1)
+    return -(-tokens // multiple) * multiple
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +43,8 @@ class RowTokens:
 
     def sees(self, queries: slice) -> np.ndarray | None:
         """Visibility among the tokens of `queries`, None if that is causal."""
-        return None if self.visibility is None else self.visibility[queries, queries]
+        own = None if self.visibility is None else self.visibility[queries, queries]
+        return None if own is None or np.array_equal(own, np.tri(len(own), dtype=bool)) else own
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,8 +65,6 @@ class PackedRows:
 
     places: tuple[np.ndarray, ...]
     """Of each row, int [L]: the place of each token. Rows that share a prefix have its places in common."""
-    shared: tuple[int, ...]
-    """Of each row: how many of its first tokens an earlier row has placed already."""
     positions: np.ndarray
     """int [T]: position ids; 0 at the padding behind the last row."""
     chunks: tuple[Chunk, ...]
@@ -74,7 +80,7 @@ def pack_rows(rows: Sequence[RowTokens]) -> PackedRows:
     for row in rows:
         if row.prefix_key is not None:
             uses[row.prefix_key] = uses.get(row.prefix_key, 0) + 1
-    places, shared, chunks = [], [], []
+    places, chunks = [], []
     positions: list[np.ndarray] = []
     prefixes: dict[Hashable, Chunk] = {}
     end = 0
@@ -82,7 +88,6 @@ def pack_rows(rows: Sequence[RowTokens]) -> PackedRows:
         if uses.get(row.prefix_key, 0) < 2:
             chunks.append(Chunk(end, row.length, visibility=row.visibility))
             places.append(np.arange(end, end + row.length))
-            shared.append(0)
             positions.append(row.positions)
             end += row.length
             continue
@@ -92,23 +97,20 @@ def pack_rows(rows: Sequence[RowTokens]) -> PackedRows:
             found = Chunk(end, row.prefix, visibility=row.sees(slice(0, row.prefix)))
             prefixes[row.prefix_key] = found
             chunks.append(found)
-            shared.append(0)
             positions.append(row.positions)
             end += row.prefix
         else:
             if found.length != row.prefix:
                 raise ValueError("rows with equal prefix keys have prefixes of different length")
-            shared.append(row.prefix)
             positions.append(row.positions[row.prefix :])
         rest = row.length - row.prefix
         own = row.sees(slice(row.prefix, row.length))
         chunks.append(Chunk(end, rest, prefix_start=found.start, prefix_length=row.prefix, visibility=own))
         places.append(np.concatenate([found.start + np.arange(row.prefix), end + np.arange(rest)]))
         end += rest
-    padding = -end % SEQUENCE_MULTIPLE
+    padding = padded_length(end) - end
     return PackedRows(
         places=tuple(places),
-        shared=tuple(shared),
         positions=np.concatenate([*positions, np.zeros(padding, dtype=np.int64)]),
         chunks=tuple(chunks),
     )

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from unimrg_trainer.evaluation.result import BenchmarkResult, Table
+from unimrg_trainer.maps.base import ImageMap
 from unimrg_trainer.models.requests import AnswerRequest, GenerateRequest
 from unimrg_trainer.sample import Sample
 
-__all__ = ["Benchmark", "BenchmarkResult", "HeldOut", "Item", "Items", "LazyItems", "Result", "Table"]
+__all__ = ["AsksForMaps", "Benchmark", "BenchmarkResult", "HeldOut", "Item", "Items", "LazyItems", "Result", "Table"]
 
 Result = str | np.ndarray
 """The answer to an AnswerRequest, or the image for a GenerateRequest: uint8 [H, W, 3], of the family's own size."""
@@ -83,6 +84,15 @@ class Benchmark(Protocol):
 
     def score(self, results: Iterable[tuple[Item, Result]], seed: int) -> BenchmarkResult:
         """Score all items, in their order; `seed` is for resampling. Called on one rank."""
+        ...
+
+
+@runtime_checkable
+class AsksForMaps(Protocol):
+    """What a benchmark has besides if its items depend on the maps that the job trains."""
+
+    def of_maps(self, maps: Sequence[ImageMap]) -> Benchmark:
+        """Return the benchmark that asks for these maps, all that the job trains; none: it has no items."""
         ...
 
 

@@ -8,7 +8,10 @@ from typing import Any, cast
 from unimrg_api.plugins import load
 from unimrg_trainer.evaluation.benchmarks.base import Benchmark, BenchmarkFactory
 
-BENCHMARKS = {"spatial": "unimrg_trainer.evaluation.benchmarks.spatial:Spatial"}
+BENCHMARKS = {
+    "spatial": "unimrg_trainer.evaluation.benchmarks.spatial:Spatial",
+    "generatedMaps": "unimrg_trainer.evaluation.benchmarks.generated_maps:GeneratedMaps",
+}
 """Name → factory."""
 
 

@@ -20,8 +20,6 @@ class RowLayout:
 
     places: tuple[np.ndarray, ...]
     """Of each row, int: the place of each token."""
-    shared: tuple[int, ...]
-    """Of each row: how many of its first tokens an earlier row has placed already."""
     positions: np.ndarray
     """int [B, L]: position ids."""
     attention: Attention
@@ -32,13 +30,13 @@ def lay_out(rows: Sequence[RowTokens], composition: Composition) -> RowLayout:
     if composition.packed:
         packed = pack_rows(rows)
         attention = packed_attention(packed, composition)
-        return RowLayout(packed.places, packed.shared, packed.positions[None], attention)
+        return RowLayout(packed.places, packed.positions[None], attention)
     length = max(row.length for row in rows)
     positions = np.zeros((len(rows), length), dtype=np.int64)
     for index, row in enumerate(rows):
         positions[index, : row.length] = row.positions
     places = tuple(index * length + np.arange(row.length) for index, row in enumerate(rows))
-    return RowLayout(places, (0,) * len(rows), positions, _mask(rows, length))
+    return RowLayout(places, positions, _mask(rows, length))
 
 
 def _mask(rows: Sequence[RowTokens], length: int) -> Attention:
@@ -57,7 +55,7 @@ class SequenceBuilder:
     """Fills in, row by row, what stands at each place and which tokens are predicted where.
 
     A source is an index in a table of embeddings that the family puts together: zeros for places without a token, its
-    own images and targets, and from `first_text` on the texts.
+    own images and targets, and from `first_text` on the texts. Rows that share places say the same of them.
     """
 
     def __init__(self, layout: RowLayout, first_text: int) -> None:
@@ -71,23 +69,29 @@ class SequenceBuilder:
         self.labels: list[int] = []
         self.labels_per_row = [0] * len(layout.places)
 
-    def is_shared(self, row: int, tokens: slice) -> bool:
-        """Whether an earlier row has placed these tokens already."""
-        return bool(tokens.start < self.layout.shared[row])
-
     def places(self, row: int, tokens: slice) -> np.ndarray:
-        """The places of some tokens of a row."""
+        """Return the places of some tokens of a row."""
         return self.layout.places[row][tokens]
 
     def put(self, row: int, tokens: slice, sources: np.ndarray) -> None:
         """Say what stands at some tokens of a row."""
         self.sources[self.places(row, tokens)] = sources
 
+    def put_tokens(self, row: int, tokens: slice, ids: Sequence[int]) -> np.ndarray:
+        """Add token ids, and return their sources."""
+        sources = self._first_text + len(self.texts) + np.arange(len(ids))
+        self.put(row, tokens, sources)
+        self.texts.extend(ids)
+        return sources
+
     def put_text(self, row: int, tokens: slice, text: TextSegment) -> None:
         """Add a text; each of its learnt tokens is predicted at the token before it."""
-        self.put(row, tokens, self._first_text + len(self.texts) + np.arange(text.length))
-        self.texts.extend(text.token_ids)
-        learnt = [offset for offset, label in enumerate(text.labels) if label != IGNORE]
-        self.predictors.extend(self.layout.places[row][tokens.start + offset - 1] for offset in learnt)
-        self.labels.extend(text.labels[offset] for offset in learnt)
-        self.labels_per_row[row] += len(learnt)
+        self.put_tokens(row, tokens, text.token_ids)
+        learnt = np.flatnonzero(np.array(text.labels) != IGNORE)
+        self.learn(row, tokens.start + learnt - 1, np.array(text.labels)[learnt])
+
+    def learn(self, row: int, tokens: np.ndarray, labels: np.ndarray) -> None:
+        """Have some tokens of a row predict these labels."""
+        self.predictors.extend(self.layout.places[row][tokens])
+        self.labels.extend(labels)
+        self.labels_per_row[row] += len(labels)

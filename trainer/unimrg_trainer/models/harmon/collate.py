@@ -169,7 +169,7 @@ class _Places:
                     which = self.read.index(image) if composition.packed else shows
                     shows += 1
                     self.builder.put(index, at, 1 + which * slots + rotated)
-                elif not self.builder.is_shared(index, at):
+                else:
                     assert isinstance(segment, TextSegment)
                     self.builder.put_text(index, at, segment)
 

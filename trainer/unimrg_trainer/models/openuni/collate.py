@@ -84,7 +84,7 @@ def assemble(
             elif isinstance(segment, ImageSegment):
                 assert image is not None
                 builder.put(index, at, 1 + image * segment.length + np.arange(segment.length))
-            elif not builder.is_shared(index, at):
+            else:
                 assert isinstance(segment, TextSegment)
                 builder.put_text(index, at, segment)
     return OpenUniBatch(

@@ -120,16 +120,15 @@ class _Places:
     ) -> None:
         self._config = config
         self._first_view = MASK + 1 + pictures * config.tokens
-        self._first_text = self._first_view + (0 if config.clip else views * config.source_tokens)
+        first_text = self._first_view + (0 if config.clip else views * config.source_tokens)
         tokens = [row_tokens(row.parts, known.image) for row, known in zip(rows, resolved, strict=True)]
         self.layout = lay_out(tokens, composition)
-        self.builder = SequenceBuilder(self.layout, self._first_text)
+        self.builder = SequenceBuilder(self.layout, first_text)
         self.shown: list[int] = []
         self.shown_places: list[int] = []
+        self._shown_from: set[int] = set()
         for index, (row, known) in enumerate(zip(rows, resolved, strict=True)):
             for part, at in zip(row.parts, segment_slices(row.parts), strict=True):
-                if self.builder.is_shared(index, at):
-                    continue
                 if isinstance(part, TextPart):
                     self._put_text(index, at, part)
                 elif isinstance(part, ImagePart):
@@ -141,11 +140,9 @@ class _Places:
 
     def _put_text(self, row: int, tokens: slice, part: TextPart) -> None:
         """An answer's token is predicted at the token before it."""
-        sources = self._first_text + len(self.builder.texts) + np.arange(part.length)
-        self.builder.put(row, tokens, sources)
-        self.builder.texts.extend(part.token_ids)
+        sources = self.builder.put_tokens(row, tokens, part.token_ids)
         learnt = np.flatnonzero(np.array(part.labels) != IGNORE)
-        self._learn(row, tokens.start + learnt - 1, sources[learnt])
+        self.builder.learn(row, tokens.start + learnt - 1, sources[learnt])
 
     def _put_image(self, row: int, tokens: slice, pool: Pool, which: int) -> None:
         if pool == "pictures":
@@ -153,22 +150,18 @@ class _Places:
         elif self._config.clip is None:
             length = self._config.source_tokens
             self.builder.put(row, tokens, self._first_view + which * length + np.arange(length))
-        else:  # no token stands there: features do
+        elif (places := self.builder.places(row, tokens))[0] not in self._shown_from:
+            # no token stands there: features do, which rows that share the image add once
+            self._shown_from.add(places[0])
             self.shown.append(which)
-            self.shown_places.extend(self.builder.places(row, tokens))
+            self.shown_places.extend(places)
 
     def _put_target(self, row: int, tokens: slice, picture: int, masked: np.ndarray) -> None:
         """A masked code is predicted at its own place."""
         sources = self._picture(picture)
-        self._learn(row, tokens.start + masked, sources[masked])
+        self.builder.learn(row, tokens.start + masked, sources[masked])
         sources[masked] = MASK
         self.builder.put(row, tokens, sources)
-
-    def _learn(self, row: int, tokens: np.ndarray, labels: np.ndarray) -> None:
-        """Have some tokens of a row predict what stands in the table at `labels`: codes are not known yet."""
-        self.builder.predictors.extend(self.layout.places[row][tokens])
-        self.builder.labels.extend(labels)
-        self.builder.labels_per_row[row] += len(labels)
 
     def _picture(self, which: int) -> np.ndarray:
         tokens = self._config.tokens

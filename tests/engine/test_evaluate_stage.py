@@ -1,0 +1,59 @@
+"""The whole evaluate stage after a short training: what it compares, scores, writes and records."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.support.local_jobs import tiny_job
+from tests.support.train_stage import run_stage
+from unimrg_trainer.engine import evaluate
+from unimrg_trainer.evaluation.summary import Summary
+from unimrg_trainer.preparation.prepare import prepare
+from unimrg_trainer.storage import LocalStore
+from unimrg_trainer.tracking.segments import read_curves
+
+HELD_OUT = 3
+
+
+@pytest.mark.timeout(120)
+def test_maps_that_are_trained_are_scored_and_every_loss_is_measured_with_another_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Segmentation is in the data and not trained, so it is neither asked for nor measured.
+
+    Questions are about the images that are generated, one of each, so that each is a unit of its own.
+    """
+    job, _ = tiny_job(
+        tmp_path,
+        model__harmon__sampling={"steps": 2, "diffusionSteps": 2, "guidance": "1"},
+        objectives=[{"name": name, "weight": "1"} for name in ("Understanding", "Pixel", "Depth")],
+        training__optimizer={"learningRate": "1e-2"},
+        training__stopStep=4,
+        training__batch__imageSharing="All",
+        data__sources=[{"scenes": {"train": 4, "heldOut": HELD_OUT, "imageSize": 32, "seed": 1}}],
+        stages={"evaluate": {"benchmarks": [{"generatedMaps": {"images": 8}}], "heldOutRows": 3, "sampleImages": 0}},
+    )
+    assert job.spec.data.sources is not None
+    prepare(job.spec.data.sources, tmp_path, LocalStore(tmp_path / "data"), lambda *_: None)
+    run_stage(tmp_path, job, 1, monkeypatch)
+    run_stage(tmp_path, job, 2, monkeypatch, stage=evaluate.main)
+
+    summary = Summary.from_json((tmp_path / "run" / "results" / "summary.json").read_text())
+    assert list(summary.image_use) == list(summary.held_out) == ["Understanding", "Pixel", "Depth"]
+    for name, use in summary.image_use.items():
+        assert use.own == pytest.approx(summary.held_out[name].after) and use.n == 3
+        assert (use.interval is None) == (use.units == 1)
+        if name != "Understanding":
+            assert use.difference != 0, name
+    assert summary.image_use["Understanding"].units == HELD_OUT
+    scores = summary.benchmarks["generatedMaps"]
+    assert {row[0].split(":")[0] for row in scores.table.rows} == {"pixel", "depth"}
+    assert scores.metrics["pixel/psnr_n"] == scores.metrics["depth/absrel_n"] == HELD_OUT
+    curves = read_curves(tmp_path / "pod-2" / "spool")
+    assert curves["eval/generatedMaps/depth/absrel"] == {4: scores.metrics["depth/absrel"]}
+    assert curves["eval/heldout/depth/other_image"] == {4: summary.image_use["Depth"].other}
+    written = json.loads((tmp_path / "pod-2" / "results" / "summary.json").read_text())
+    assert set(written["image_use"]) == set(summary.image_use)
