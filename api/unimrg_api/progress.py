@@ -25,7 +25,7 @@ class Progress(Record):
     """The training loss of the last step: the weighted mean over the objectives."""
     losses: dict[str, float] = Field(default_factory=dict)
     """Loss of the last step, by objective."""
-    samples_per_second: float | None = None
+    rows_per_second: float | None = None
     """Rows of all objectives per second, whole world."""
     checkpoint_step: int | None = None
     """Step of the last commit."""

@@ -133,7 +133,7 @@ class ProgressStatus(StatusPart):
     loss: Number = ""
     """The loss that is trained, the weighted mean of the objectives', for `kubectl get`."""
     losses: Annotated[list[NamedNumber], Field(max_length=16, json_schema_extra=listed_by("name"))] = Field(default=[])
-    samples_per_second: Number | None = None
+    rows_per_second: Number | None = None
     updated_time: Time | None = None
     """When the trainer wrote the report."""
 

@@ -95,7 +95,7 @@ def _run_rows(run: RunDescription, now: float) -> Rows:
     rows = [("run", run.uri), ("state", run.state), ("attempts", str(run.attempts or ""))]
     if (progress := run.progress) is not None:
         running = run.state == "Running"  # otherwise the newest commit says how far it is
-        eta, rate = progress.eta_seconds, progress.samples_per_second
+        eta, rate = progress.eta_seconds, progress.rows_per_second
         rows += [
             ("progress", steps_text(progress) if running else ""),
             ("losses", "  ".join(f"{name} {loss:.4f}" for name, loss in progress.losses.items())),
@@ -154,4 +154,4 @@ def _progress_rows(progress: ProgressStatus, now: float, *, active: bool) -> Row
         return rows
     updated = progress.updated_time
     reported = "" if updated is None else f"{duration(now - datetime.fromisoformat(updated).timestamp())} ago"
-    return [*rows, ("left", progress.eta), ("rows/s", progress.samples_per_second or ""), ("reported", reported)]
+    return [*rows, ("left", progress.eta), ("rows/s", progress.rows_per_second or ""), ("reported", reported)]

@@ -100,7 +100,7 @@ def test_a_checkpoint_of_schema_1_written_by_hand_is_read(dictionary_store: Dict
             "strategy": "ddp",
             "reason": "periodic",
             "created": "2026-11-24T12:00:00+00:00",
-            "config_digest": "c",
+            "training_digest": "c",
             "data_digest": "d",
             "mlflow_run_id": None,
             "spool_segments": [],

@@ -69,7 +69,7 @@ def test_the_manifest_says_where_the_checkpoint_comes_from(dictionary_store: Dic
         "world_size": 1,
     }
     assert (manifest["reason"], manifest["strategy"]) == ("final", "ddp")
-    assert (manifest["config_digest"], manifest["data_digest"]) == (CONFIG_DIGEST, "d" * 64)
+    assert (manifest["training_digest"], manifest["data_digest"]) == (CONFIG_DIGEST, "d" * 64)
     assert (manifest["mlflow_run_id"], manifest["spool_segments"]) == ("run", ["attempt-2/segment-1.jsonl"])
     assert manifest["tensors"]["model/head.weight"] == {
         "object": "rank-0.safetensors",
@@ -189,7 +189,7 @@ def test_a_state_that_no_checkpoint_can_hold_is_our_own_mistake(
 
 def test_a_checkpoint_of_another_training_is_not_loaded(dictionary_store: DictionaryStore) -> None:
     checkpointer(dictionary_store).save(small_state(10), "periodic")
-    other = checkpointer(dictionary_store, config_digest="e" * 64)
+    other = checkpointer(dictionary_store, training_digest="e" * 64)
     with pytest.raises(CheckpointError, match="another training") as caught:
         other.load_newest()
     assert caught.value.exit_code is ExitCode.CONFIGURATION

@@ -47,7 +47,7 @@ class Run:
             "schema_version": 1,
             **{"step": step, "attempt": attempt, "uid": "f00", "world_size": 1, "strategy": "ddp"},
             **{"created": "2026-01-02T03:04:05+00:00", "reason": "schedule"},
-            **{"config_digest": "c", "data_digest": "d", "mlflow_run_id": None, "spool_segments": []},
+            **{"training_digest": "c", "data_digest": "d", "mlflow_run_id": None, "spool_segments": []},
             "objects": {"rank-0.safetensors": {"size": size, "sha256": "0" * 64}},
             "tensors": {},
         }
@@ -205,7 +205,7 @@ def test_the_real_writers_commit_is_read(unimrg: Unimrg, run: Run) -> None:
 
     checkpointer = Checkpointer(
         LocalStore(run.root),
-        Origin("f00", 3, "ddp", config_digest="0" * 64, data_digest="0" * 64),
+        Origin("f00", 3, "ddp", training_digest="0" * 64, data_digest="0" * 64),
         keep_last=3,
         agreement=SingleProcess(),
     )

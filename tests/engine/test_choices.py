@@ -13,7 +13,7 @@ from unimrg_api.environment import PodEnvironment
 from unimrg_api.errors import JobError, UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_trainer.engine import choices
-from unimrg_trainer.engine.choices import check_choices, open_family, provide_files
+from unimrg_trainer.engine.choices import check_components, open_family, provide_files
 from unimrg_trainer.models.registry import find_family
 
 PUBLISHED = {"harmon": {"variant": "0.5B"}}
@@ -28,7 +28,7 @@ def chosen(model: dict[str, Any], tmp_path: Path) -> tuple[Any, PodEnvironment]:
 def test_a_missing_file_is_named_with_its_remedy(assets: str | None, tmp_path: Path) -> None:
     job, env = chosen({**PUBLISHED, **({"assets": assets} if assets else {})}, tmp_path)
     with pytest.raises(JobError) as error:
-        check_choices(job, env)
+        check_components(job, env)
     (problem,) = error.value.problems
     assert problem.path == "spec.model" and FILES[0] in problem.message and problem.remedy
     assert ("cache/harmon" if assets is None else "/files") in problem.message
@@ -40,7 +40,7 @@ def test_files_of_the_job_are_where_the_family_looks(tmp_path: Path) -> None:
     (tmp_path / "files").mkdir()
     for name in FILES:
         (tmp_path / "files" / name).write_text(name)
-    check_choices(job, env)
+    check_components(job, env)
     family: Any = open_family(job, env)
     for _ in range(2):  # another rank, or another attempt
         provide_files(job, env, family)
@@ -57,10 +57,10 @@ def test_first_weights_of_another_model_are_refused_by_their_header(fits: bool, 
     save_file({name: t.detach().clone() for name, t in family.build().named_parameters()}, tmp_path / "w.safetensors")
     job, env = chosen({"harmon": {"variant": "Tiny"}, "init": "file://w.safetensors"}, tmp_path)
     if fits:
-        check_choices(job, env)
+        check_components(job, env)
     else:
         with pytest.raises(JobError, match=named) as error:
-            check_choices(job, env)
+            check_components(job, env)
         assert str(error.value).count("spec.model.init: ") == 1
 
 
@@ -75,5 +75,5 @@ def test_only_an_installed_package_is_reported_as_failing(
 
     monkeypatch.setattr(choices, "find_family", fail)
     with pytest.raises(JobError if reported else RuntimeError, match="a defect") as error:
-        check_choices(*chosen(model, tmp_path))
+        check_components(*chosen(model, tmp_path))
     assert ("the installed package fails" in str(error.value)) == reported

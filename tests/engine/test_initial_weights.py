@@ -14,7 +14,7 @@ from tests.support.one_step import TINY
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.spec_platform import StorageSpec
-from unimrg_trainer.engine.initial_weights import PublishedWeights, build_initial, load_published
+from unimrg_trainer.engine.initial_weights import WeightsSource, build_initial, load_published
 from unimrg_trainer.models.registry import find_family
 
 
@@ -40,8 +40,8 @@ def assert_holds(module: nn.Module, expected: dict[str, Tensor]) -> None:
         assert torch.equal(found[name].detach(), tensor.to(found[name].dtype)), name
 
 
-def at(uri: str) -> PublishedWeights:
-    return PublishedWeights(uri, StorageSpec(), Path("/nothing/is/copied"))
+def at(uri: str) -> WeightsSource:
+    return WeightsSource(uri, StorageSpec(), Path("/nothing/is/copied"))
 
 
 def refusal(module: nn.Module, uri: str) -> UserError:

@@ -31,21 +31,21 @@ def row_sum(name: str, row: int) -> float:
     return random.Random(f"{name} {row}").uniform(0.5, 9.0)
 
 
-def measured(rank: int, world_size: int, micro_rows: int) -> tuple[list[StepMetrics], dict[tuple[str, int], int]]:
+def measured(rank: int, world_size: int, micro_batch_rows: int) -> tuple[list[StepMetrics], dict[tuple[str, int], int]]:
     """Two steps through a real plan: (what `flush` returns, loss terms of each row of this rank)."""
     planner = StepPlanner(
         family=find_family("harmon", TINY),
         objectives=[objective(name) for name in WEIGHTS],
-        weights=WEIGHTS,
+        objective_weights=WEIGHTS,
         reader=RowReader(SceneRecords(3), seed=3),
         shape=BatchShape(rows=COHORTS * COHORT_ROWS, cohort_rows=COHORT_ROWS),
-        micro_rows=micro_rows,
+        micro_batch_rows=micro_batch_rows,
         seed=3,
     )
     collector = MetricsCollector(WEIGHTS)
     terms: dict[tuple[str, int], int] = {}
     for number in STEPS:
-        for one in planner.step(number, rank, world_size).micro_steps:
+        for one in planner.plan_step(number, rank, world_size).micro_steps:
             terms |= {(row.objective, row.global_row): row.loss_terms for row in one.rows}
             sums = [row_sum(row.objective, row.global_row) for row in one.rows]
             collector.add_micro_step(one, torch.tensor(sums, dtype=torch.float64))
@@ -53,8 +53,8 @@ def measured(rank: int, world_size: int, micro_rows: int) -> tuple[list[StepMetr
     return collector.flush(), terms
 
 
-def measured_on(agreement: Agreement, micro_rows: int) -> Any:
-    return measured(agreement.rank, agreement.world_size, micro_rows)
+def measured_on(agreement: Agreement, micro_batch_rows: int) -> Any:
+    return measured(agreement.rank, agreement.world_size, micro_batch_rows)
 
 
 def by_hand(number: int, terms: dict[tuple[str, int], int]) -> dict[str, float]:
@@ -79,9 +79,9 @@ def assert_right(metrics: list[StepMetrics], terms: dict[tuple[str, int], int]) 
         assert point.grad_norm == number / 8
 
 
-@pytest.mark.parametrize("micro_rows", [2, 3])
-def test_two_ranks_report_means_of_cohort_means_without_weights(tmp_path: Path, micro_rows: int) -> None:
-    (first, some), (second, others) = run_ranks(2, tmp_path / "meeting", measured_on, micro_rows)
+@pytest.mark.parametrize("micro_batch_rows", [2, 3])
+def test_two_ranks_report_means_of_cohort_means_without_weights(tmp_path: Path, micro_batch_rows: int) -> None:
+    (first, some), (second, others) = run_ranks(2, tmp_path / "meeting", measured_on, micro_batch_rows)
     assert first == second
     assert not some.keys() & others.keys()
     terms = some | others

@@ -29,9 +29,9 @@ def test_a_loss_that_is_not_finite_ends_training_and_spares_the_commit(tmp_path:
         if number != 2:
             return step
         first, *others = step.micro_steps
-        weights = first.weights.clone()
+        weights = first.row_weights.clone()
         weights[0] = poison
-        return Step(number, (replace(first, weights=weights), *others))
+        return Step(number, (replace(first, row_weights=weights), *others))
 
     def save(state: TrainingState, reason: str) -> None:
         checkpointer(store).save(state, reason)

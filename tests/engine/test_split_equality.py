@@ -19,8 +19,8 @@ from unimrg_trainer.packing.composition import Composition
 from unimrg_trainer.sample import Sample
 
 
-def gradient(family: Family, folder: Path, world_size: int, micro_rows: int) -> dict[str, Tensor]:
-    found, *_ = run_ranks(world_size, folder / "meeting", gradients, family.name, micro_rows)
+def gradient(family: Family, folder: Path, world_size: int, micro_batch_rows: int) -> dict[str, Tensor]:
+    found, *_ = run_ranks(world_size, folder / "meeting", gradients, family.name, micro_batch_rows)
     return {name: torch.from_numpy(value) for name, value in found.items()}
 
 
@@ -37,15 +37,15 @@ def module(family: Family) -> torch.nn.Module:
 @pytest.fixture(scope="module")
 def whole(family: Family, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
     """The step of one process with every row of every objective in one forward."""
-    return gradient(family, tmp_path_factory.mktemp("whole"), world_size=1, micro_rows=8)
+    return gradient(family, tmp_path_factory.mktemp("whole"), world_size=1, micro_batch_rows=8)
 
 
 def test_two_micro_batch_splits_give_the_same_step(family: Family, whole: dict[str, Tensor], tmp_path: Path) -> None:
-    assert_equal_gradients(whole, gradient(family, tmp_path, world_size=1, micro_rows=3))
+    assert_equal_gradients(whole, gradient(family, tmp_path, world_size=1, micro_batch_rows=3))
 
 
 def test_one_and_two_processes_give_the_same_step(family: Family, whole: dict[str, Tensor], tmp_path: Path) -> None:
-    assert_equal_gradients(whole, gradient(family, tmp_path, world_size=2, micro_rows=4))
+    assert_equal_gradients(whole, gradient(family, tmp_path, world_size=2, micro_batch_rows=4))
 
 
 def test_one_packed_forward_equals_an_official_one_for_each_objective(
@@ -55,9 +55,9 @@ def test_one_packed_forward_equals_an_official_one_for_each_objective(
     loss = torch.zeros((), dtype=torch.float64)
     for name in OBJECTIVES:
         planner = planner_of(family, 8, [name], composition=Composition.OFFICIAL)
-        (micro_step,) = planner.step(4, 0, 1).micro_steps
+        (micro_step,) = planner.plan_step(4, 0, 1).micro_steps
         sums = module(family.prepare(micro_step.batch, CPU, torch.float64))
-        loss = loss + (sums * micro_step.weights).sum() / len(OBJECTIVES)
+        loss = loss + (sums * micro_step.row_weights).sum() / len(OBJECTIVES)
     assert_equal_gradients(whole, {**gradients_of(module, loss), "loss": loss.detach()})
 
 
@@ -65,10 +65,10 @@ def test_the_step_is_the_weighted_mean_over_objectives_of_cohort_means(
     family: Family, module: torch.nn.Module, whole: dict[str, Tensor]
 ) -> None:
     """Each row alone through the model, weighed by hand: L = (1/|A|) Σ λ_k · mean of cohort means."""
-    planner = planner_of(family, micro_rows=1, composition=Composition.OFFICIAL)
+    planner = planner_of(family, micro_batch_rows=1, composition=Composition.OFFICIAL)
     cohorts: dict[tuple[str, int], list[tuple[float, int]]] = {}
     with torch.no_grad():
-        for micro_step in planner.step(4, 0, 1).micro_steps:
+        for micro_step in planner.plan_step(4, 0, 1).micro_steps:
             sums = module(family.prepare(micro_step.batch, CPU, torch.float64))
             for row, total in zip(micro_step.rows, sums.tolist(), strict=True):
                 cohorts.setdefault((row.objective, row.global_row // 4), []).append((total, row.loss_terms))
@@ -88,7 +88,7 @@ class MapsSwapped(SceneRecords):
 
 def test_swapping_two_targets_changes_the_loss(family: Family, module: torch.nn.Module) -> None:
     def sums(records: SceneRecords) -> Tensor:
-        (micro_step,) = planner_of(family, 8, ["Depth", "Segmentation"], records).step(4, 0, 1).micro_steps
+        (micro_step,) = planner_of(family, 8, ["Depth", "Segmentation"], records).plan_step(4, 0, 1).micro_steps
         with torch.no_grad():
             found: Tensor = module(family.prepare(micro_step.batch, CPU, torch.float64))
         return found
@@ -98,7 +98,7 @@ def test_swapping_two_targets_changes_the_loss(family: Family, module: torch.nn.
 
 
 def test_frozen_encoders_compute_in_float32_under_autocast_too(family: Family) -> None:
-    (micro_step,) = planner_of(family, 8, OBJECTIVES).step(4, 0, 1).micro_steps
+    (micro_step,) = planner_of(family, 8, OBJECTIVES).plan_step(4, 0, 1).micro_steps
     outside = family.prepare(micro_step.batch, CPU, torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
         inside = family.prepare(micro_step.batch, CPU, torch.float32)

@@ -75,14 +75,14 @@ def test_a_job_interrupted_and_resumed_follows_the_recipe_by_hand(
     planner = StepPlanner(
         family=family,
         objectives=objectives,
-        weights=OBJECTIVES,
+        objective_weights=OBJECTIVES,
         reader=RowReader(dataset, SEED),
         shape=BatchShape(rows=4, cohort_rows=2),
-        micro_rows=2,
+        micro_batch_rows=2,
         seed=SEED,
     )
     rates = [rate_by_hand(1e-3, 2, 6, step) for step in range(3)]
-    expected = train_by_hand(family, module, [planner.step(step, 0, 1) for step in range(3)], rates, recipe)
+    expected = train_by_hand(family, module, [planner.plan_step(step, 0, 1) for step in range(3)], rates, recipe)
     assert all((norm > recipe.clip_norm) == clipped for norm in expected.norms)
     assert_trained_alike(state.tensors, expected)
     curves = [read_curves(tmp_path / f"pod-{attempt}" / "spool") for attempt in (1, 2)]

@@ -14,7 +14,7 @@ from torch import nn
 from tests.support.s3_stores import Place
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
-from unimrg_trainer.engine.initial_weights import PublishedWeights, load_published
+from unimrg_trainer.engine.initial_weights import WeightsSource, load_published
 from unimrg_trainer.storage import copies
 from unimrg_trainer.storage.base import NotFound, StorageError
 from unimrg_trainer.storage.copies import local_file
@@ -26,7 +26,7 @@ def weights(value: float) -> bytes:
 
 def loaded(place: Place, name: str, cache: Path) -> nn.Linear:
     module = nn.Linear(3, 2)
-    load_published(module, PublishedWeights(f"{place.uri}/{name}", place.storage, cache))
+    load_published(module, WeightsSource(f"{place.uri}/{name}", place.storage, cache))
     return module
 
 
@@ -99,7 +99,5 @@ def test_a_copy_gets_its_name_once_its_content_is_on_the_disk(
 def test_a_missing_bucket_is_named_and_not_taken_for_missing_weights(s3_place: Place, tmp_path: Path) -> None:
     for name in ("model", "a.safetensors"):
         with pytest.raises(StorageError, match="no such bucket") as caught:
-            load_published(
-                nn.Linear(3, 2), PublishedWeights(f"s3://nobody-made-this/{name}", s3_place.storage, tmp_path)
-            )
+            load_published(nn.Linear(3, 2), WeightsSource(f"s3://nobody-made-this/{name}", s3_place.storage, tmp_path))
         assert caught.value.exit_code is ExitCode.INPUT_MISSING

@@ -20,7 +20,7 @@ HALFWAY = Progress(
     total_steps=60,
     eta_seconds=75,
     losses={"pixel": 0.5},
-    samples_per_second=12.0,
+    rows_per_second=12.0,
     checkpoint_step=20,
     updated=1.0,
 )

@@ -48,7 +48,7 @@ def test_a_progress_report_that_says_too_much_is_not_passed_on(tmp_path: Path) -
 
 
 def test_metrics_are_in_the_text_format_of_prometheus(tmp_path: Path) -> None:
-    report(tmp_path, losses={"pixel": 0.5}, samples_per_second=12.0, checkpoint_step=2)
+    report(tmp_path, losses={"pixel": 0.5}, rows_per_second=12.0, checkpoint_step=2)
     with serve_progress(tmp_path, "127.0.0.1", 0) as port:
         lines = get(port, "/metrics").decode().splitlines()
     assert "unimrg_step 3.0" in lines

@@ -26,29 +26,29 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> Family:
     return find_family("toy", {"width": 16})
 
 
-def step_of(toy: Family, micro_rows: int) -> Step:
+def step_of(toy: Family, micro_batch_rows: int) -> Step:
     names = in_order(["brightness", "Understanding"])
     assert names == ["Understanding", "brightness"]
     planner = StepPlanner(
         family=toy,
         objectives=[objective(name) for name in names],
-        weights={"Understanding": 1.0, "brightness": 0.5},
+        objective_weights={"Understanding": 1.0, "brightness": 0.5},
         reader=RowReader(SceneRecords(4), seed=3),
         shape=BatchShape(rows=4, cohort_rows=2),
-        micro_rows=micro_rows,
+        micro_batch_rows=micro_batch_rows,
         seed=3,
     )
-    return planner.step(2, 0, 1)
+    return planner.plan_step(2, 0, 1)
 
 
 def test_its_loss_and_gradient_do_not_depend_on_the_micro_batch(toy: Family) -> None:
     module = toy.build().double()
     gradients = []
-    for micro_rows in (1, 4):
+    for micro_batch_rows in (1, 4):
         module.zero_grad()
-        for one in step_of(toy, micro_rows).micro_steps:
+        for one in step_of(toy, micro_batch_rows).micro_steps:
             sums = module(toy.prepare(one.batch, CPU, torch.float64))
-            (sums * one.weights).sum().backward()
+            (sums * one.row_weights).sum().backward()
         gradients.append({name: p.grad for name, p in module.named_parameters() if p.grad is not None})
     assert gradients[0].keys() == dict(module.named_parameters()).keys()
     for name, gradient in gradients[0].items():
@@ -64,7 +64,7 @@ def test_it_learns_answers_and_a_map(toy: Family) -> None:
     step = step_of(toy, 4)
     for _ in range(30):
         (one,) = step.micro_steps
-        loss = (module(toy.prepare(one.batch, CPU, torch.float32)) * one.weights.float()).sum()
+        loss = (module(toy.prepare(one.batch, CPU, torch.float32)) * one.row_weights.float()).sum()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

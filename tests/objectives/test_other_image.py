@@ -54,7 +54,7 @@ def micro_step(family: Family, objectives: Sequence[Objective] | None, compositi
     planner = replace(planner, composition=composition, reader=replace(planner.reader, same_images=True))
     if objectives is not None:
         planner = replace(planner, objectives=objectives)
-    (step,) = planner.step(0, 0, 1).micro_steps
+    (step,) = planner.plan_step(0, 0, 1).micro_steps
     return step
 
 

@@ -40,7 +40,7 @@ def test_a_report_becomes_progress(cluster: Cluster) -> None:
     losses = {"Understanding": 1.0, "Pixel": 0.23456}
     cluster.report_step(
         cluster.pod("tiny-train-1"), 120, commit=100, loss=0.61728, losses=losses, eta_seconds=4830.5,
-        samples_per_second=51.2, mlflow_run_id="abc", mlflow_url="https://mlflow.example/abc",
+        rows_per_second=51.2, mlflow_run_id="abc", mlflow_url="https://mlflow.example/abc",
     )  # fmt: skip
     cluster.reconcile()
     assert progress(cluster).model_dump(exclude={"losses"}) == {
@@ -52,7 +52,7 @@ def test_a_report_becomes_progress(cluster: Cluster) -> None:
         "eta_seconds": 4830,
         "eta": "1h20m",
         "loss": "0.61728",
-        "samples_per_second": "51.2",
+        "rows_per_second": "51.2",
         "updated_time": "2027-01-15T08:00:00Z",
     }
     assert [(loss.name, loss.value) for loss in progress(cluster).losses] == [
@@ -150,7 +150,7 @@ names = st.text(max_size=20) | st.sampled_from(["x" * 100 + "a", "x" * 100 + "b"
         eta_seconds=st.none() | numbers,
         loss=st.none() | numbers,
         losses=st.dictionaries(names, numbers, max_size=3),
-        samples_per_second=st.none() | numbers,
+        rows_per_second=st.none() | numbers,
         checkpoint_step=st.none() | integers,
         mlflow_run_id=st.none() | names,
         mlflow_url=st.none() | names,

@@ -43,11 +43,11 @@ def checkpointer(
     attempt: int = 1,
     keep_last: int = 100,
     agreement: Agreement | None = None,
-    config_digest: str = CONFIG_DIGEST,
+    training_digest: str = CONFIG_DIGEST,
 ) -> Checkpointer:
     return Checkpointer(
         store,
-        Origin("job-uid", attempt, "ddp", config_digest, "d" * 64),
+        Origin("job-uid", attempt, "ddp", training_digest, "d" * 64),
         keep_last=keep_last,
         agreement=agreement or SingleProcess(),
     )

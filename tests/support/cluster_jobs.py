@@ -57,7 +57,7 @@ RUNNING: dict[str, Any] = {
         "eta": "1h20m",
         "loss": "1.2500",
         "losses": [{"name": "Depth", "value": "0.2500"}, {"name": "Pixel", "value": "1.0000"}],
-        "samplesPerSecond": "64.0",
+        "rowsPerSecond": "64.0",
         "updatedTime": MOMENT,
     },
     "checkpoint": {"uri": "s3://runs/good/ckpt/step-00000100/", "step": 100},

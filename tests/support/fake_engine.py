@@ -66,7 +66,7 @@ def commit(store: ObjectStore, step: int) -> None:
     folder = f"ckpt/step-{step:08d}/attempt-1-0123abcd/"
     share = b"no tensors"
     entry = {"size": len(share), "sha256": hashlib.sha256(share).hexdigest()}
-    texts = dict.fromkeys(("uid", "strategy", "reason", "created", "config_digest", "data_digest"), "fake")
+    texts = dict.fromkeys(("uid", "strategy", "reason", "created", "training_digest", "data_digest"), "fake")
     numbers = {"schema_version": 1, "step": step, "attempt": 1, "world_size": 1}
     empty = {"mlflow_run_id": None, "spool_segments": [], "tensors": {}}
     manifest = json.dumps({**texts, **numbers, **empty, "objects": {"rank-0.safetensors": entry}}).encode()

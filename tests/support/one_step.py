@@ -46,7 +46,7 @@ def freeze(module: torch.nn.Module, frozen: frozenset[str]) -> None:
 
 def planner_of(
     family: Family,
-    micro_rows: int,
+    micro_batch_rows: int,
     names: Sequence[str] = OBJECTIVES,
     records: SceneRecords | None = None,
     composition: Composition = Composition.GROUPED,
@@ -55,28 +55,30 @@ def planner_of(
     return StepPlanner(
         family=family,
         objectives=[objective(name) for name in names],
-        weights=WEIGHTS,
+        objective_weights=WEIGHTS,
         reader=RowReader(records or SceneRecords(6), seed=3),
         shape=BatchShape(rows=8, cohort_rows=4),
-        micro_rows=micro_rows,
+        micro_batch_rows=micro_batch_rows,
         seed=3,
         composition=composition,
     )
 
 
-def gradients(agreement: Agreement, family_name: str, micro_rows: int) -> dict[str, Any]:
+def gradients(agreement: Agreement, family_name: str, micro_batch_rows: int) -> dict[str, Any]:
     """The gradient of step 4 as NumPy arrays by name, and its `loss`; torch's tensors would live no longer than we."""
     family = tiny_family(family_name)
     module = randomised(family.build().double())
-    planner = planner_of(family, micro_rows)
+    planner = planner_of(family, micro_batch_rows)
     freeze(module, family.frozen(planner.objectives))
     strategy = DataParallel(module, "FP64", torch.device("cpu"))
-    step = planner.step(4, agreement.rank, agreement.world_size)
+    step = planner.plan_step(4, agreement.rank, agreement.world_size)
     loss = torch.zeros((), dtype=torch.float64)
     for index, micro_step in enumerate(step.micro_steps):
         batch = family.prepare(micro_step.batch, torch.device("cpu"), torch.float64)
-        sums = strategy.forward_backward(batch, micro_step.weights, last=index == len(step.micro_steps) - 1)
-        loss += (sums * micro_step.weights).sum()
+        sums = strategy.forward_backward(
+            batch, micro_step.row_weights, sync_gradients=index == len(step.micro_steps) - 1
+        )
+        loss += (sums * micro_step.row_weights).sum()
     dist.all_reduce(loss)
     found = {name: p.grad.numpy() for name, p in module.named_parameters() if p.grad is not None}
     return {**found, "loss": loss.numpy()}

@@ -80,7 +80,7 @@ def train_by_hand(
         module.zero_grad(set_to_none=True)
         for micro_step in step.micro_steps:
             batch = family.prepare(micro_step.batch, torch.device("cpu"), torch.float64)
-            (module(batch) * micro_step.weights).sum().backward()
+            (module(batch) * micro_step.row_weights).sum().backward()
         with torch.no_grad():
             gradients = {name: parameter.grad for name, parameter in trained.items()}
             norm = math.sqrt(sum(float((g * g).sum()) for g in gradients.values() if g is not None))

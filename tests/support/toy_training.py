@@ -17,7 +17,7 @@ from unimrg_trainer.engine.metrics import MetricsCollector
 from unimrg_trainer.engine.optimizer import build_optimizer
 from unimrg_trainer.engine.schedule import WarmupCosine
 from unimrg_trainer.engine.step_plan import MicroStep, Step
-from unimrg_trainer.engine.stopping import StopAgreement, StopFlag
+from unimrg_trainer.engine.stopping import CollectiveStopFlag, StopFlag
 from unimrg_trainer.engine.strategy import DataParallel, Strategy
 from unimrg_trainer.models.base import Row
 
@@ -92,7 +92,7 @@ def toy_loop(
         collector=MetricsCollector(weights),
         plan_step=plan_step,
         prepare=lambda batch: batch,
-        stop=StopAgreement(flag or SimpleNamespace(requested=False), dist.group.WORLD),
+        stop=CollectiveStopFlag(flag or SimpleNamespace(requested=False), dist.group.WORLD),
         save=save,
         report=report,
         settings=LoopSettings(stop_step=stop_step, save_every=save_every, clip_norm=1.0, seed=9),

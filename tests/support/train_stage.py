@@ -50,6 +50,6 @@ def run_stage(
 
 def newest(run: Path, digest: str) -> TrainingState:
     """The state of the newest commit of the run whose configuration has this digest."""
-    loaded = load_newest(LocalStore(run), SingleProcess(), config_digest=digest)
+    loaded = load_newest(LocalStore(run), SingleProcess(), training_digest=digest)
     assert loaded is not None
     return loaded[1]

@@ -141,8 +141,8 @@ def _from_report(old: ProgressStatus | None, stage: StageName, report: ProgressR
     if progress.eta_seconds is not None:
         eta = clamp_count(progress.eta_seconds)
         update |= {"eta_seconds": eta, "eta": duration(eta)}
-    if progress.samples_per_second is not None:
-        update["samples_per_second"] = format_number(progress.samples_per_second)
+    if progress.rows_per_second is not None:
+        update["rows_per_second"] = format_number(progress.rows_per_second)
     return new.model_copy(update=update)
 
 

@@ -55,4 +55,4 @@ class Checkpointer:
 
         Raises CheckpointError on every rank (see `discover.load_newest`).
         """
-        return load_newest(self._store, self._agreement, config_digest=self._origin.config_digest)
+        return load_newest(self._store, self._agreement, training_digest=self._origin.training_digest)

@@ -75,30 +75,30 @@ def quarantine(store: ObjectStore, marker: Marker, finding: str) -> None:
 
 
 def load_newest(
-    store: ObjectStore, agreement: Agreement, *, config_digest: str | None = None
+    store: ObjectStore, agreement: Agreement, *, training_digest: str | None = None
 ) -> tuple[Commit, TrainingState] | None:
     """Read the newest commit that verifies to its last byte, the same on every rank; None without any.
 
     Rank 0 chooses, every rank reads. A commit that rank 0 finds damaged is quarantined, and the next older one is
-    taken. With `config_digest`, a commit of another training is refused. Raises CheckpointError on every rank:
+    taken. With `training_digest`, a commit of another training is refused. Raises CheckpointError on every rank:
     NO_VALID_CHECKPOINT as in `newest_verified`, CONFIGURATION for another training or an unknown schema.
     """
     while True:
         commit = on_first_rank(agreement, "looking for a checkpoint", lambda: newest_verified(store))
         if commit is None:
             return None
-        state = _read_on_all_ranks(store, agreement, commit, config_digest)
+        state = _read_on_all_ranks(store, agreement, commit, training_digest)
         if state is not None:
             return commit, state
 
 
 def _read_on_all_ranks(
-    store: ObjectStore, agreement: Agreement, commit: Commit, config_digest: str | None
+    store: ObjectStore, agreement: Agreement, commit: Commit, training_digest: str | None
 ) -> TrainingState | None:
     """Read a commit on every rank; quarantine it and return None if rank 0 finds it damaged."""
     what = f"reading the checkpoint of step {commit.step}"
     loaded: list[TrainingState] = []
-    answers = on_all_ranks(agreement, what, lambda: _read(store, commit, config_digest, loaded))
+    answers = on_all_ranks(agreement, what, lambda: _read(store, commit, training_digest, loaded))
     found = [(rank, finding) for rank, finding in enumerate(answers) if finding is not None]
     if not found:
         return loaded[0]
@@ -114,17 +114,17 @@ def _read_on_all_ranks(
     return None
 
 
-def _read(store: ObjectStore, commit: Commit, config_digest: str | None, into: list[TrainingState]) -> str | None:
+def _read(store: ObjectStore, commit: Commit, training_digest: str | None, into: list[TrainingState]) -> str | None:
     """Put the state into `into` and return what is wrong with the commit, if anything is.
 
     What a rank returns is sent to all others, and a state is large.
     """
     try:
         manifest = read_manifest(store, commit)
-        if config_digest is not None and manifest.config_digest != config_digest:
+        if training_digest is not None and manifest.training_digest != training_digest:
             raise UserError(
                 f"{store.uri}/{commit.key} belongs to another training: its configuration has digest"
-                f" {manifest.config_digest}, the job's has {config_digest}",
+                f" {manifest.training_digest}, the job's has {training_digest}",
                 remedy="give this job a spec.checkpoint.uri of its own",
             )
         into.append(read_state(store, commit, manifest))

@@ -63,7 +63,7 @@ class Manifest(_Strict):
     strategy: str
     reason: str
     created: str
-    config_digest: str
+    training_digest: str
     data_digest: str
     mlflow_run_id: str | None
     spool_segments: list[str]

@@ -29,7 +29,7 @@ class Origin:
     uid: str
     attempt: int
     strategy: str
-    config_digest: str
+    training_digest: str
     data_digest: str
     reason: str = ""
     mlflow_run_id: str | None = None

@@ -30,10 +30,10 @@ from unimrg_trainer.storage.copies import local_file
 logger = logging.getLogger(__name__)
 
 
-def check_choices(job: UniMRGJob, env: PodEnvironment) -> None:
+def check_components(job: UniMRGJob, env: PodEnvironment) -> None:
     """Build family, maps and benchmarks without weights. Raises JobError with everything that is wrong or missing."""
     problems: list[Problem] = []
-    for path, is_custom, build in _choices(job, env):
+    for path, is_custom, build in _components(job, env):
         try:
             build()
         except UserError as error:
@@ -41,7 +41,7 @@ def check_choices(job: UniMRGJob, env: PodEnvironment) -> None:
             problems.append(Problem(path, "", message, error.remedy, exit_code=error.exit_code))
         except Exception as error:
             if not is_custom:
-                raise  # a defect of ours; that of an installed package is the user's to mend
+                raise  # an exception in built-in code is a bug; one in an installed package is reported to the user
             logger.warning("%s: the installed package fails", path, exc_info=error)
             message = f"the installed package fails: {type(error).__name__}: {error}"
             problems.append(Problem(path, "", message, "correct the package or its settings"))
@@ -50,7 +50,7 @@ def check_choices(job: UniMRGJob, env: PodEnvironment) -> None:
 
 
 def open_family(job: UniMRGJob, env: PodEnvironment) -> Family:
-    """Return the job's family, which looks for its files where the job says: each `spec.model.assets` has a folder."""
+    """Return the job's family with `assets` set: its folder of the cache, or one for each `spec.model.assets` URI."""
     family = find_family(*job.spec.model.family())
     family.assets = assets_folder(env.cache, family.name)
     if job.spec.model.assets is not None:
@@ -68,9 +68,9 @@ def provide_files(job: UniMRGJob, env: PodEnvironment, family: Family) -> None:
         path, link = local_file(_store(job, env), asset.file, env.cache), family.assets / asset.file
         if link.resolve() != path.resolve():
             link.parent.mkdir(parents=True, exist_ok=True)
-            new = link.with_name(f".{uuid.uuid4().hex}")
-            new.symlink_to(path)
-            new.replace(link)  # several ranks of a node may do so at once
+            temporary_link = link.with_name(f".{uuid.uuid4().hex}")
+            temporary_link.symlink_to(path)
+            temporary_link.replace(link)  # several ranks of a node may do so at once
 
 
 def check_files(job: UniMRGJob, env: PodEnvironment, family: Family) -> None:
@@ -94,8 +94,8 @@ def check_files(job: UniMRGJob, env: PodEnvironment, family: Family) -> None:
         )
 
 
-def _choices(job: UniMRGJob, env: PodEnvironment) -> Iterator[tuple[str, bool, Callable[[], Any]]]:
-    """(place in the job, whether an installed package is chosen, what raises if it cannot be had)."""
+def _components(job: UniMRGJob, env: PodEnvironment) -> Iterator[tuple[str, bool, Callable[[], Any]]]:
+    """Yield (field, whether it is a custom package, a call that raises if it cannot be built)."""
     spec = job.spec
     family = cache(lambda: open_family(job, env))
     custom = spec.model.custom is not None

@@ -27,9 +27,11 @@ def write_contact_sheet(setup: Setup, planner: StepPlanner) -> Path | None:
 
     It reads as few cohorts as hold these rows and runs the frozen encoders, but not the model.
     """
-    few = replace(planner, micro_rows=min(planner.micro_rows, ROWS_SHOWN))  # how a step is split changes no row
+    rows_shown = min(planner.micro_batch_rows, ROWS_SHOWN)
+    preview_planner = replace(planner, micro_batch_rows=rows_shown)  # how a step is split changes no row
     cohorts = cohorts_of_rank(planner.shape, 0, 0, setup.world_size)
-    micro_step = few.plan(cohorts[: math.ceil(few.micro_rows / planner.shape.cohort_rows)], 0).micro_steps[0]
+    count = math.ceil(rows_shown / planner.shape.cohort_rows)
+    micro_step = preview_planner.plan_cohorts(cohorts[:count], 0).micro_steps[0]
     batch = setup.family.prepare(micro_step.batch, setup.device, setup.parameter_dtype)
     shown: dict[str, list[Preview]] = {}
     for row, preview in zip(micro_step.rows, setup.family.preview(batch), strict=True):
@@ -39,10 +41,10 @@ def write_contact_sheet(setup: Setup, planner: StepPlanner) -> Path | None:
     shown = {objective: rows for objective, rows in shown.items() if rows}
     if not shown:
         return None
-    content = contact_sheet_png(shown, title=f"{setup.job.metadata.name}: what the first step reads and learns")
+    content = contact_sheet_png(shown, title=f"{setup.job.metadata.name}: inputs and targets of the first step")
     path = setup.env.run_dir / "results" / FILE_NAME
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
     setup.run_store.put(f"results/{FILE_NAME}", content)
-    logger.info("%s/results/%s shows what the first step reads and learns", setup.run_store.uri, FILE_NAME)
+    logger.info("%s/results/%s shows inputs and targets of the first step", setup.run_store.uri, FILE_NAME)
     return path

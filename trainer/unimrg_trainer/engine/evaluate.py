@@ -7,6 +7,7 @@ import importlib.metadata
 import logging
 import time
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch.distributed as dist
@@ -57,7 +58,7 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
     benchmarks = {entry.key: find_benchmark(*entry.selected()) for entry in job.spec.stages.evaluate.benchmarks}
     setup = set_up(env, job)
     digest = job.training_digest(setup.data_digest)
-    loaded = load_newest(setup.run_store, TorchAgreement(setup.gloo_group), config_digest=digest)
+    loaded = load_newest(setup.run_store, TorchAgreement(setup.gloo_group), training_digest=digest)
     if loaded is None:
         raise UserError(
             f"there is no checkpoint to evaluate at {job.spec.checkpoint.uri}",
@@ -65,7 +66,7 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
             exit_code=ExitCode.INPUT_MISSING,
         )
     commit, state = loaded
-    progress = StoppableProgress(stop, lambda what, done, total: _report_progress(setup, state.step, what, done, total))
+    progress = StoppableProgress(stop, partial(_report_progress, setup, state.step))
     work = SharedWork(setup.rank, setup.world_size, progress.raise_if_stopped)
     held_out = setup.open_data("heldOut")
 
@@ -105,7 +106,7 @@ def held_out_rows(setup: Setup, held_out: Dataset) -> int:
     sources = {"images" if setup.same_images else objective.source for objective in setup.objectives}
     available = min(sizes[source] for source in sources)
     if available < wanted and setup.rank == 0:
-        logger.warning("stages.evaluate.heldOutRows is %d, the data has %d: evaluating those", wanted, available)
+        logger.warning("stages.evaluate.heldOutRows is %d: evaluating the %d rows that the data has", wanted, available)
     return min(wanted, available)
 
 
@@ -231,11 +232,16 @@ def seeds_of(job: UniMRGJob) -> dict[str, int]:
     }
 
 
-def _report_progress(setup: Setup, step: int, what: str, done: int, total: int) -> None:
+def _report_progress(setup: Setup, checkpoint_step: int, label: str, done: int, total: int) -> None:
     if setup.rank != 0:
         return
     record = Progress(
-        stage="evaluate", step=done, total_steps=total, message=what, checkpoint_step=step, updated=time.time()
+        stage="evaluate",
+        step=done,
+        total_steps=total,
+        message=label,
+        checkpoint_step=checkpoint_step,
+        updated=time.time(),
     )
     write_progress(setup.env.run_dir, record)
-    logger.info("%s: %d/%d", what, done, total)
+    logger.info("%s: %d/%d", label, done, total)

@@ -25,14 +25,14 @@ from unimrg_trainer.storage.local import explained
 logger = logging.getLogger(__name__)
 
 HEADER_BYTES = 100 << 20
-"""Longest header of a safetensors file, as its readers allow."""
+"""Maximum header size that the safetensors library accepts."""
 
-_Kind = tuple[list[int], str, bool]
+_TensorInfo = tuple[list[int], str, bool]
 """Shape, type, and whether that is a floating-point one."""
 
 
 @dataclass(frozen=True)
-class PublishedWeights:
+class WeightsSource:
     """Location of published weights: an absolute URI, how its store is reached, and the folder for local copies."""
 
     uri: str
@@ -40,7 +40,7 @@ class PublishedWeights:
     cache: Path
 
 
-def build_initial(family: Family, seed: int, published: PublishedWeights | None, dtype: torch.dtype) -> nn.Module:
+def build_initial(family: Family, seed: int, published: WeightsSource | None, dtype: torch.dtype) -> nn.Module:
     """Build the family's module with the weights that training starts from."""
     torch.manual_seed(key_digest(seed, "initial-weights") % 2**63)
     module = family.build().to(dtype)
@@ -50,7 +50,7 @@ def build_initial(family: Family, seed: int, published: PublishedWeights | None,
 
 
 @torch.no_grad()
-def load_published(module: nn.Module, published: PublishedWeights) -> None:
+def load_published(module: nn.Module, published: WeightsSource) -> None:
     """Overwrite the module's weights with those of the published safetensors file(s): one, or a folder of them.
 
     Names are the module's own; every tensor must exist with its shape, but duplicates of tied ones may be missing.
@@ -73,10 +73,10 @@ def load_published(module: nn.Module, published: PublishedWeights) -> None:
                 remedy="export the weights as safetensors",
                 exit_code=ExitCode.DATA_CORRUPT,
             ) from error
-    kinds = {
+    infos = {
         name: (list(tensor.shape), str(tensor.dtype), tensor.is_floating_point()) for name, tensor in found.items()
     }
-    _check_fit(module, kinds, uri)
+    _check_fit(module, infos, uri)
     for name, parameter in module.named_parameters():
         parameter.copy_(found[name])
     unused = sorted(set(found) - set(dict(module.named_parameters(remove_duplicate=False))))
@@ -85,18 +85,18 @@ def load_published(module: nn.Module, published: PublishedWeights) -> None:
 
 
 def check_headers(family: Family, uri: str, storage: StorageSpec) -> None:
-    """See that published weights fit the family's module, from their files' headers alone.
+    """Check from the file headers alone that the weights fit the family's module.
 
     Raises UserError as `load_published` does.
     """
     store, keys = find_weights(uri, storage)
-    kinds: dict[str, _Kind] = {}
+    infos: dict[str, _TensorInfo] = {}
     for key in keys:
         length = int.from_bytes(store.get(key, 0, 8), "little")
         try:
             header = json.loads(store.get(key, 8, length) if length <= HEADER_BYTES else b"")
-            entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
-            kinds |= {name: (e["shape"], e["dtype"], "F" in e["dtype"]) for name, e in entries.items()}
+            header.pop("__metadata__", None)
+            infos |= {name: (entry["shape"], entry["dtype"], "F" in entry["dtype"]) for name, entry in header.items()}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
                 f"spec.model.init: {key} is not a safetensors file",
@@ -104,10 +104,10 @@ def check_headers(family: Family, uri: str, storage: StorageSpec) -> None:
                 exit_code=ExitCode.DATA_CORRUPT,
             ) from error
     with torch.device("meta"):
-        _check_fit(family.build(), kinds, uri)
+        _check_fit(family.build(), infos, uri)
 
 
-def _check_fit(module: nn.Module, found: Mapping[str, _Kind], uri: str) -> None:
+def _check_fit(module: nn.Module, found: Mapping[str, _TensorInfo], uri: str) -> None:
     """Raise UserError unless every parameter of the module is there with its shape, in floating point."""
     problems = []
     for name, parameter in module.named_parameters():

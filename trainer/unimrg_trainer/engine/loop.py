@@ -24,7 +24,7 @@ from unimrg_trainer.engine.metrics import MetricsCollector, StepMetrics
 from unimrg_trainer.engine.optimizer import set_learning_rate
 from unimrg_trainer.engine.schedule import WarmupCosine
 from unimrg_trainer.engine.step_plan import Step
-from unimrg_trainer.engine.stopping import StopAgreement
+from unimrg_trainer.engine.stopping import CollectiveStopFlag
 from unimrg_trainer.engine.strategy import Strategy
 from unimrg_trainer.models.base import Batch
 from unimrg_trainer.rng import key_digest
@@ -59,7 +59,7 @@ class LoopReport:
 
 @dataclass
 class TrainingLoop:
-    """Runs optimiser steps from `first_step` to `settings.stop_step`."""
+    """Runs optimiser steps; a micro-step of one is a forward and backward of gradient accumulation."""
 
     module: nn.Module
     optimizer: torch.optim.AdamW
@@ -69,7 +69,7 @@ class TrainingLoop:
     plan_step: Callable[[int], Step]
     prepare: Callable[[Batch], Batch]
     """Moves a collated batch to the device and runs the family's frozen encoders there."""
-    stop: StopAgreement
+    stop: CollectiveStopFlag
     save: Callable[[TrainingState, str], None]
     """Saves a checkpoint of (state, reason); called on every rank."""
     report: Callable[[LoopReport], None]
@@ -100,7 +100,7 @@ class TrainingLoop:
                 self._train(step)
                 finished_steps = step.number + 1
                 self.heartbeat(finished_steps)
-                stopping = self.stop.vote()
+                stopping = self.stop.poll()
                 at_end = finished_steps == self.settings.stop_step
                 saving = at_end or stopping or finished_steps % self.settings.save_every == 0
                 if saving or finished_steps % REPORT_EVERY == 0:
@@ -110,10 +110,10 @@ class TrainingLoop:
                     self.save(export_state(self.module, self.optimizer, finished_steps), reason)
                     self._report_started = time.monotonic()
                 if at_end:
-                    self.stop.finish()
+                    self.stop.wait_pending()
                     break
                 if stopping:
-                    self.stop.finish()
+                    self.stop.wait_pending()
                     raise Interrupted(f"stopped after step {finished_steps}; a checkpoint was saved")
                 waited = time.monotonic()
                 step = next(steps)
@@ -135,8 +135,8 @@ class TrainingLoop:
             batch = self.prepare(micro_step.batch)
             # dropout is torch's own stream, keyed by the rows of this forward (docs/method/randomness.md)
             torch.manual_seed(key_digest(self.settings.seed, step.number, "dropout", micro_step.rows_digest()) % 2**63)
-            last = index == len(step.micro_steps) - 1
-            sums = self.strategy.forward_backward(batch, micro_step.weights, last=last)
+            sync_gradients = index == len(step.micro_steps) - 1
+            sums = self.strategy.forward_backward(batch, micro_step.row_weights, sync_gradients=sync_gradients)
             self.collector.add_micro_step(micro_step, sums)
 
     def _dry_run(self, step: Step) -> None:

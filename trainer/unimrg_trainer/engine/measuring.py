@@ -110,10 +110,10 @@ def held_out_losses(
     planner = StepPlanner(
         family=setup.family,
         objectives=setup.objectives,
-        weights=setup.objective_weights,
+        objective_weights=setup.objective_weights,
         reader=RowReader(data, seed=None, same_images=setup.same_images),
         shape=BatchShape(cohort_rows, cohort_rows),
-        micro_rows=cohort_rows,
+        micro_batch_rows=cohort_rows,
         seed=training.seed,
         composition=setup.composition,
     )
@@ -122,11 +122,11 @@ def held_out_losses(
     results: list[list[tuple[str, float]]] = []
     for index, cohort in enumerate(cohorts):
         progress(label, index, len(cohorts))
-        for micro_step in planner.plan([cohort], HELD_OUT_STEP).micro_steps:
+        for micro_step in planner.plan_cohorts([cohort], HELD_OUT_STEP).micro_steps:
             batch = setup.family.prepare(micro_step.batch, setup.device, setup.parameter_dtype)
             with torch.autocast(setup.device.type, torch.bfloat16, enabled=training.precision == "BF16"):
-                losses_of_rows = module(batch)
-            sums = losses_of_rows.double().cpu().tolist()
+                loss_sums = module(batch)
+            sums = loss_sums.double().cpu().tolist()
             results.append(
                 [(row.objective, total / row.loss_terms) for row, total in zip(micro_step.rows, sums, strict=True)]
             )

@@ -32,10 +32,10 @@ class StepMetrics:
 class MetricsCollector:
     """Collects per-step values on the device; `flush` reads them back, which waits for the device."""
 
-    def __init__(self, weights: Mapping[str, float]) -> None:
-        """`weights` holds λ of each active objective."""
-        self.names = list(weights)
-        self.weights = weights
+    def __init__(self, objective_weights: Mapping[str, float]) -> None:
+        """`objective_weights` holds λ of each active objective."""
+        self.names = list(objective_weights)
+        self.objective_weights = objective_weights
         self._steps: list[int] = []
         self._sums: list[Tensor] = []
         self._norms: list[Tensor] = []
@@ -44,7 +44,7 @@ class MetricsCollector:
     def add_micro_step(self, micro_step: MicroStep, sums: Tensor) -> None:
         """Add the loss sums [rows] of one micro-step to the current step."""
         index = torch.tensor([self.names.index(row.objective) for row in micro_step.rows])
-        weighted = sums.double() * micro_step.weights.to(sums.device, non_blocking=True)
+        weighted = sums.double() * micro_step.row_weights.to(sums.device, non_blocking=True)
         if self._current is None:
             self._current = torch.zeros(len(self.names), dtype=torch.float64, device=sums.device)
         self._current.index_add_(0, index.to(sums.device, non_blocking=True), weighted)
@@ -81,9 +81,8 @@ class MetricsCollector:
                     remedy="lower spec.training.optimizer.learningRate, or train in FP32, and run again",
                     exit_code=ExitCode.NON_FINITE_LOSS,
                 )
-            losses = {
-                name: value * len(self.names) / self.weights[name] for name, value in zip(self.names, row, strict=True)
-            }
+            weights = zip(self.objective_weights.items(), row, strict=True)
+            losses = {name: value * len(self.names) / weight for (name, weight), value in weights}
             result.append(StepMetrics(step, losses, sum(row), norm))
         self._steps, self._sums, self._norms = [], [], []
         return result

@@ -23,17 +23,17 @@ HEARTBEAT_SECONDS = 1.0
 class Reporter:
     """Turns reports of the loop into spool records and progress; writes nothing on other ranks than 0."""
 
-    def __init__(self, setup: Setup, stop_step: int, resume_step: int, frozen: list[str], parameters: int) -> None:
+    def __init__(self, setup: Setup, stop_step: int, resume_step: int, frozen_count: int, parameter_count: int) -> None:
         self._setup = setup
         self._stop_step = stop_step
-        self._rows = setup.job.spec.training.batch.rows_per_objective * len(setup.objectives)
+        self._rows_per_step = setup.job.spec.training.batch.rows_per_objective * len(setup.objectives)
         self._progress = Progress(
             stage="train", step=resume_step, total_steps=stop_step, checkpoint_step=resume_step or None
         )
         self._spool: Spool | None = None
         if setup.rank == 0:
             self._spool = open_spool(setup)
-            self._spool.params(tracked_parameters(setup, parameters, frozen))
+            self._spool.params(tracked_parameters(setup, parameter_count, frozen_count))
             self._spool.begin(resume_step)
             self._update()
 
@@ -49,9 +49,9 @@ class Reporter:
                     **{f"train/loss/{name.lower()}": value for name, value in point.losses.items()},
                     "train/grad_norm": point.grad_norm,
                     "optim/lr": rate,
-                    "data/rows_seen": float(point.step * self._rows),
+                    "data/rows_seen": float(point.step * self._rows_per_step),
                     "perf/step_s": measured.step_seconds,
-                    "perf/rows_per_s": self._rows / measured.step_seconds,
+                    "perf/rows_per_s": self._rows_per_step / measured.step_seconds,
                     "perf/data_wait_s": measured.data_wait_seconds,
                 },
             )
@@ -62,7 +62,7 @@ class Reporter:
             eta_seconds=(self._stop_step - last.step) * measured.step_seconds,
             loss=last.loss,
             losses=losses,
-            samples_per_second=self._rows / measured.step_seconds,
+            rows_per_second=self._rows_per_step / measured.step_seconds,
         )
         logger.info(
             "step %d/%d  loss %.4f  %s  |g| %.3f  %.2f s/step",
@@ -92,7 +92,7 @@ class Reporter:
         copy_segments(self._spool.folder, names, self._setup.run_store)
         return names
 
-    def checkpoint_saved(self, step: int, seconds: float) -> None:
+    def record_checkpoint(self, step: int, seconds: float) -> None:
         """Record that a checkpoint was saved."""
         if self._spool is None:
             return
@@ -118,7 +118,7 @@ def open_spool(setup: Setup) -> Spool:
     return Spool(folder, int(setup.env.attempt))
 
 
-def tracked_parameters(setup: Setup, parameters: int, frozen: list[str]) -> dict[str, str]:
+def tracked_parameters(setup: Setup, parameter_count: int, frozen_count: int) -> dict[str, str]:
     """Flat, write-once parameters of the MLflow run."""
     training = setup.job.spec.training.model_dump(by_alias=True, mode="json")
     flat: dict[str, str] = {}
@@ -134,6 +134,6 @@ def tracked_parameters(setup: Setup, parameters: int, frozen: list[str]) -> dict
     flatten("model", setup.job.spec.model.model_dump(by_alias=True, mode="json", exclude_none=True))
     flat["method"] = setup.job.spec.method
     flat |= {f"weight.{name.lower()}": str(weight) for name, weight in setup.objective_weights.items()}
-    flat["parameters"] = str(parameters)
-    flat["frozen"] = str(len(frozen))
+    flat["parameters"] = str(parameter_count)
+    flat["frozen"] = str(frozen_count)
     return flat

@@ -1,8 +1,9 @@
 """Which global rows a rank computes in a step: the same number of whole cohorts of every objective.
 
 A global row is a number that is independent of the world size: step `s` has the rows s·B … (s+1)·B − 1 of each
-objective, B rows per step over all ranks. A cohort is `cohort_rows` consecutive rows that share what the reference
-draws or averages per micro-batch (e.g. a mask rate); it is never split between ranks (docs/method/randomness.md).
+objective, B rows per step over all ranks. A cohort is `cohort_rows` consecutive rows that share what the published
+training code draws or averages per micro-batch (e.g. a mask rate); it is never split between ranks
+(docs/method/randomness.md).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Learning rate of an optimiser step: linear warm-up, then half a cosine down to zero.
 
-The rate is evaluated at the middle of the step (step + 0.5). The reference has four scheduler steps per optimiser step
-and evaluates at the last of them (step + 0.75; docs/method/recipe.md).
+The rate is evaluated at the middle of the step (step + 0.5). The published training code has four scheduler
+steps per optimiser step and evaluates at the last of them (step + 0.75; docs/method/recipe.md).
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from unimrg_api.fields import resolve_uri
 from unimrg_api.job import UniMRGJob
 from unimrg_trainer.data.dataset import Dataset
 from unimrg_trainer.engine.choices import open_family, provide_files
-from unimrg_trainer.engine.initial_weights import PublishedWeights
+from unimrg_trainer.engine.initial_weights import WeightsSource
 from unimrg_trainer.engine.strategy import PARAMETER_DTYPES
 from unimrg_trainer.job_stores import data_digest, data_store, run_store
 from unimrg_trainer.models.base import Family
@@ -49,7 +49,7 @@ class Setup:
     run_store: ObjectStore
     data_store: ObjectStore
     data_digest: str
-    initial_weights: PublishedWeights | None
+    initial_weights: WeightsSource | None
     """The published weights that training starts from; None: random weights from the seed."""
 
     @property
@@ -81,7 +81,7 @@ def join_group(gpus_per_node: int) -> tuple[int, int, torch.device]:
     if cuda and not torch.cuda.is_available():
         raise UserError(
             f"spec.trainer.gpusPerNode is {gpus_per_node}, and torch finds no usable GPU in this process",
-            remedy="look at the node's driver and device plugin, or set spec.trainer.gpusPerNode: 0",
+            remedy="check the NVIDIA driver and the device plugin of the node, or set spec.trainer.gpusPerNode: 0",
             exit_code=ExitCode.GPU_FAULT,
         )
     if cuda:
@@ -117,11 +117,11 @@ def set_up(env: PodEnvironment, job: UniMRGJob) -> Setup:
         run_store=run_store(job, env),
         data_store=data_store(job, env),
         data_digest=data_digest(job, env),
-        initial_weights=published_weights(env, job),
+        initial_weights=initial_weights_source(env, job),
     )
 
 
-def published_weights(env: PodEnvironment, job: UniMRGJob) -> PublishedWeights | None:
+def initial_weights_source(env: PodEnvironment, job: UniMRGJob) -> WeightsSource | None:
     """Location of the job's initial weights; None if they are random."""
     init = job.spec.model.init
-    return PublishedWeights(resolve_uri(init, env.spec_base), job.spec.storage, env.cache) if init else None
+    return WeightsSource(resolve_uri(init, env.spec_base), job.spec.storage, env.cache) if init else None

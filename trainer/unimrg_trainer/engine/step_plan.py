@@ -33,11 +33,11 @@ class MicroStep:
 
     rows: tuple[Row, ...]
     batch: Batch
-    weights: Tensor
+    row_weights: Tensor
     """float64 [rows]; Σ weight · sum over the rows of all ranks is the step's loss."""
 
     def rows_digest(self) -> int:
-        """A number made of the rows' identities alone: dropout's rng key."""
+        """Digest of the (objective, global row) pairs: part of dropout's rng key."""
         return rows_digest((row.objective, row.global_row) for row in self.rows)
 
 
@@ -54,7 +54,7 @@ def pinned(step: Step, device: torch.device) -> Step:
     if device.type != "cuda":
         return step
     micro_steps = (
-        replace(one, batch=pin_memory(one.batch), weights=one.weights.pin_memory())  # type: ignore[no-untyped-call]
+        replace(one, batch=pin_memory(one.batch), row_weights=one.row_weights.pin_memory())  # type: ignore[no-untyped-call]
         for one in step.micro_steps
     )
     return Step(step.number, tuple(micro_steps))
@@ -69,9 +69,9 @@ class SampleSource(Protocol):
     @property
     def questions(self) -> Sized: ...
 
-    def image_sample(self, number: int, /, maps: Collection[str] | None = None) -> Sample: ...
+    def image_sample(self, sample_index: int, /, maps: Collection[str] | None = None) -> Sample: ...
 
-    def question_sample(self, number: int, /, maps: Collection[str] | None = None) -> Sample: ...
+    def question_sample(self, sample_index: int, /, maps: Collection[str] | None = None) -> Sample: ...
 
     def questions_about(self, image: int, /) -> range: ...
 
@@ -91,11 +91,11 @@ class RowReader:
         """The sample with the maps that the objective learns from."""
         maps = () if objective.map is None else (objective.map.name,)
         if objective.source == "images":
-            return self.dataset.image_sample(self._number("images", len(self.dataset.images), global_row), maps=maps)
+            return self.dataset.image_sample(self._index("images", len(self.dataset.images), global_row), maps=maps)
         if not self.same_images:
-            number = self._number("questions", len(self.dataset.questions), global_row)
-            return self.dataset.question_sample(number, maps=maps)
-        image = self._number("images", len(self.dataset.images), global_row)
+            sample_index = self._index("questions", len(self.dataset.questions), global_row)
+            return self.dataset.question_sample(sample_index, maps=maps)
+        image = self._index("images", len(self.dataset.images), global_row)
         questions = self.dataset.questions_about(image)
         if not questions:
             raise UserError(
@@ -106,7 +106,7 @@ class RowReader:
         drawn = int(generator("question", self.seed or 0, global_row).integers(len(questions)))
         return self.dataset.question_sample(questions[drawn], maps=maps)
 
-    def _number(self, source: str, size: int, global_row: int) -> int:
+    def _index(self, source: str, size: int, global_row: int) -> int:
         return global_row % size if self.seed is None else position(self.seed, source, size, global_row)
 
 
@@ -114,35 +114,35 @@ class RowReader:
 class StepPlanner:
     """Builds steps for one rank.
 
-    `weights` holds λ of every active objective; an objective with λ = 0 is not computed. A micro-step has at most
-    `micro_rows` rows of each objective.
+    `objective_weights` holds λ of every active objective; an objective with λ = 0 is not computed. A micro-step has at
+    most `micro_batch_rows` rows of each objective.
     """
 
     family: Family
     objectives: Sequence[Objective]
-    weights: Mapping[str, float]
+    objective_weights: Mapping[str, float]
     reader: RowReader
     shape: BatchShape
-    micro_rows: int
+    micro_batch_rows: int
     seed: int
     composition: Composition = Composition.OFFICIAL
 
-    def step(self, number: int, rank: int, world_size: int) -> Step:
-        """Plan and collate optimiser step `number` (0-based) for `rank`."""
-        return self.plan(cohorts_of_rank(self.shape, number, rank, world_size), number)
+    def plan_step(self, step: int, rank: int, world_size: int) -> Step:
+        """Plan and collate optimiser step `step` (0-based) for `rank`."""
+        return self.plan_cohorts(cohorts_of_rank(self.shape, step, rank, world_size), step)
 
-    def plan(self, cohorts: Sequence[range], number: int) -> Step:
-        """Plan and collate the given cohorts of every objective under the rng keys of step `number`."""
+    def plan_cohorts(self, cohorts: Sequence[range], step: int) -> Step:
+        """Plan and collate the given cohorts of every objective under the rng keys of step `step`."""
         per_objective = [
-            [row for cohort in cohorts for row in self._cohort(objective, cohort, number)]
+            [row for cohort in cohorts for row in self._cohort(objective, cohort, step)]
             for objective in self.objectives
         ]
         assert len({len(rows) for rows in per_objective}) == 1, "every objective has as many rows"
         micro_steps = []
-        for first in range(0, len(per_objective[0]), self.micro_rows):
-            part = slice(first, first + self.micro_rows)
-            micro_steps.append(self._micro_step([row for rows in per_objective for row in rows[part]], number))
-        return Step(number, tuple(micro_steps))
+        for first in range(0, len(per_objective[0]), self.micro_batch_rows):
+            part = slice(first, first + self.micro_batch_rows)
+            micro_steps.append(self._micro_step([row for rows in per_objective for row in rows[part]], step))
+        return Step(step, tuple(micro_steps))
 
     def _cohort(self, objective: Objective, cohort: range, step: int) -> list[tuple[Row, float]]:
         """Rows of one cohort with their weights."""
@@ -153,7 +153,7 @@ class StepPlanner:
         rows = self.family.plan(objective.name, tasks, partial(self._rng, step))
         # L = (1/|A|) Σ_k λ_k · mean over k's cohorts of the cohort's mean (docs/method/randomness.md)
         loss_terms = sum(row.loss_terms for row in rows)
-        row_weight = self.weights[objective.name] / len(self.objectives) / self.shape.cohorts / loss_terms
+        row_weight = self.objective_weights[objective.name] / len(self.objectives) / self.shape.cohorts / loss_terms
         return [(row, row_weight) for row in rows]
 
     def _micro_step(self, weighted: Sequence[tuple[Row, float]], step: int) -> MicroStep:

@@ -15,24 +15,24 @@ class StopFlag(Protocol):
     def requested(self) -> bool: ...
 
 
-class StopAgreement:
-    """Combines the ranks' flags with an asynchronous all-reduce on the host group; its result is read a step later."""
+class CollectiveStopFlag:
+    """Combines the ranks' flags with an asynchronous all-reduce on a gloo process group, read a step later."""
 
     def __init__(self, flag: StopFlag, group: dist.ProcessGroup) -> None:
         self._flag = flag
         self._group = group
         self._pending: tuple[dist.Work, torch.Tensor] | None = None
 
-    def vote(self) -> bool:
+    def poll(self) -> bool:
         """Start an all-reduce of the flags; return whether any rank's was set at the last call. A collective call."""
-        previous = self.finish()
+        previous = self.wait_pending()
         flag = torch.tensor([int(self._flag.requested)])
         work = dist.all_reduce(flag, dist.ReduceOp.MAX, group=self._group, async_op=True)
         assert work is not None
         self._pending = (work, flag)
         return previous
 
-    def finish(self) -> bool:
+    def wait_pending(self) -> bool:
         """Wait for the pending all-reduce, if any, and return its result."""
         if self._pending is None:
             return False

@@ -28,17 +28,20 @@ class StepModule(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, batch: Batch, weights: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, batch: Batch, row_weights: Tensor) -> tuple[Tensor, Tensor]:
         """Return (this rank's weighted loss, the loss sum of each row [rows])."""
         sums = self.model(batch)
-        return (sums * weights.to(sums.dtype)).sum(), sums.detach()
+        return (sums * row_weights.to(sums.dtype)).sum(), sums.detach()
 
 
 class Strategy(Protocol):
-    """What the loop needs to know about distribution."""
+    """How gradients are computed and reduced over ranks."""
 
-    def forward_backward(self, batch: Batch, weights: Tensor, *, last: bool) -> Tensor:
-        """Run one prepared micro-step; gradients are complete after the `last`. Return each row's loss sum [rows]."""
+    def forward_backward(self, batch: Batch, row_weights: Tensor, *, sync_gradients: bool) -> Tensor:
+        """Run one prepared micro-step; return each row's loss sum [rows].
+
+        `sync_gradients` is True for the last micro-step: only then are gradients reduced over ranks.
+        """
         ...
 
     def clip(self, max_norm: float) -> Tensor:
@@ -60,11 +63,11 @@ class DataParallel:
             StepModule(model), device_ids=[device] if device.type == "cuda" else None, gradient_as_bucket_view=True
         )
 
-    def forward_backward(self, batch: Batch, weights: Tensor, *, last: bool) -> Tensor:
-        weights = weights.to(self.device, non_blocking=True)
-        with nullcontext() if last else self.wrapped.no_sync():
+    def forward_backward(self, batch: Batch, row_weights: Tensor, *, sync_gradients: bool) -> Tensor:
+        row_weights = row_weights.to(self.device, non_blocking=True)
+        with nullcontext() if sync_gradients else self.wrapped.no_sync():
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "BF16"):
-                loss, sums = self.wrapped(batch, weights)
+                loss, sums = self.wrapped(batch, row_weights)
             # the weights already normalize over all ranks: undo the averaging of DistributedDataParallel
             (loss * self.world_size).backward()
         return cast(Tensor, sums)

@@ -26,7 +26,7 @@ from unimrg_trainer.engine.rows import BatchShape
 from unimrg_trainer.engine.schedule import WarmupCosine
 from unimrg_trainer.engine.setup import set_up
 from unimrg_trainer.engine.step_plan import RowReader, StepPlanner, pinned
-from unimrg_trainer.engine.stopping import StopAgreement, StopFlag
+from unimrg_trainer.engine.stopping import CollectiveStopFlag, StopFlag
 from unimrg_trainer.engine.strategy import DataParallel
 from unimrg_trainer.local_folders import mlflow_run
 
@@ -47,9 +47,9 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
         keep_last=job.spec.checkpoint.keep_last,
         agreement=TorchAgreement(setup.gloo_group),
     )
-    loaded = load_checkpoint(checkpointer, job)
+    commit, state = load_checkpoint(checkpointer, job) or (None, None)
     # the strategy broadcasts rank 0's weights, so only rank 0 reads them
-    published = setup.initial_weights if loaded is None and setup.rank == 0 else None
+    published = setup.initial_weights if state is None and setup.rank == 0 else None
     module = build_initial(setup.family, training.seed, published, setup.parameter_dtype)
     frozen = setup.family.frozen(setup.objectives)
     for name, parameter in module.named_parameters():
@@ -63,21 +63,21 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
     strategy = DataParallel(module, training.precision, setup.device)
     optimizer = build_optimizer(module, training.optimizer, setup.family.decays)
     first_step = 0
-    if loaded is not None:
-        import_state(module, optimizer, loaded[1])
-        first_step = loaded[1].step
-        logger.info("resumed from step %d of attempt %s", first_step, loaded[0].attempt)
-        loaded = None  # a copy of weights and moments, which need not be held any longer
+    if commit is not None and state is not None:
+        import_state(module, optimizer, state)
+        first_step = state.step
+        logger.info("resumed from step %d of attempt %s", first_step, commit.attempt)
+    del state  # frees the host copy of weights and moments
 
     stop_step = training.resolved_stop_step()
-    reporter = Reporter(setup, stop_step, first_step, list(frozen), sum(p.numel() for p in module.parameters()))
+    reporter = Reporter(setup, stop_step, first_step, len(frozen), sum(p.numel() for p in module.parameters()))
     planner = StepPlanner(
         family=setup.family,
         objectives=setup.objectives,
-        weights=setup.objective_weights,
+        objective_weights=setup.objective_weights,
         reader=RowReader(dataset, training.seed, setup.same_images),
         shape=BatchShape(training.batch.rows_per_objective, training.batch.cohort_rows),
-        micro_rows=training.batch.micro_batch_rows,
+        micro_batch_rows=training.batch.micro_batch_rows,
         seed=training.seed,
         composition=setup.composition,
     )
@@ -93,7 +93,7 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
         segments = reporter.close_segments()
         run_id = mlflow_run(env.run_dir).get("run_id")  # once the launcher has found or created it
         commit = checkpointer.save(state, reason, mlflow_run_id=run_id, spool_segments=segments)
-        reporter.checkpoint_saved(commit.step, time.monotonic() - started)
+        reporter.record_checkpoint(commit.step, time.monotonic() - started)
 
     loop = TrainingLoop(
         module=module,
@@ -103,9 +103,9 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
             float(training.optimizer.learning_rate), training.schedule.warmup_steps, training.schedule.total_steps
         ),
         collector=MetricsCollector(setup.objective_weights),
-        plan_step=lambda step: pinned(planner.step(step, setup.rank, setup.world_size), setup.device),
+        plan_step=lambda step: pinned(planner.plan_step(step, setup.rank, setup.world_size), setup.device),
         prepare=lambda batch: setup.family.prepare(batch, setup.device, setup.parameter_dtype),
-        stop=StopAgreement(stop, setup.gloo_group),
+        stop=CollectiveStopFlag(stop, setup.gloo_group),
         save=save,
         report=reporter.report,
         heartbeat=reporter.heartbeat,

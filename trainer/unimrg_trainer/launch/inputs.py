@@ -87,7 +87,7 @@ def check_custom_names(job: UniMRGJob, env: PodEnvironment) -> None:
         raise JobError(missing)
     if any(name for _, _, name, _ in chosen) or spec.model.published is not None or spec.model.init is not None:
         # by name, and only where something may be missing: it imports torch, which takes seconds
-        importlib.import_module("unimrg_trainer.engine.choices").check_choices(job, env)
+        importlib.import_module("unimrg_trainer.engine.choices").check_components(job, env)
 
 
 def check_identity(job: UniMRGJob, env: PodEnvironment, run_store: ObjectStore, data: str) -> None:

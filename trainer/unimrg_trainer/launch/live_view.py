@@ -47,7 +47,7 @@ def progress_line(report: Progress) -> str:
         f"{report.step}/{report.total_steps}" if report.total_steps else "",
         f"{duration(report.eta_seconds)} left" if report.eta_seconds else "",
         *(f"{name} {value:.3f}" for name, value in report.losses.items()),
-        f"{report.samples_per_second:.1f} rows/s" if report.samples_per_second else "",
+        f"{report.rows_per_second:.1f} rows/s" if report.rows_per_second else "",
         f"checkpoint {report.checkpoint_step}" if report.checkpoint_step else "",
         report.message,
     ]

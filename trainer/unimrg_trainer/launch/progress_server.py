@@ -67,7 +67,7 @@ class _ProgressCollector:
         for name, text, value in (
             ("step", "Optimiser steps finished.", progress.step),
             ("total_steps", "Step at which the stage ends.", progress.total_steps),
-            ("samples_per_second", "Rows of all objectives per second.", progress.samples_per_second),
+            ("rows_per_second", "Rows of all objectives per second.", progress.rows_per_second),
             ("checkpoint_step", "Step of the last checkpoint.", progress.checkpoint_step),
             ("progress_age_seconds", "Time since rank 0 advanced.", age),
         ):
