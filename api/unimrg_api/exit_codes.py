@@ -71,7 +71,7 @@ class Rule:
     """One CamelCase word, for the status and the termination record."""
     meaning: str
     action: Action
-    budget: Budget
+    budget: Budget = Budget.NONE
     fail_after: int | None = None
     """The attempt's job fails at the n-th such end, whatever is left of the budget."""
     exclude_node_after: int | None = None
@@ -79,25 +79,23 @@ class Rule:
 
 
 RULES: dict[ExitCode, Rule] = {
-    ExitCode.OK: Rule("Completed", "done", Action.DONE, Budget.NONE),
-    ExitCode.CONFIGURATION: Rule("ConfigInvalid", "the job's configuration is invalid", Action.FAIL, Budget.NONE),
-    ExitCode.DATA_CORRUPT: Rule("DataCorrupt", "data is corrupt", Action.FAIL, Budget.NONE),
-    ExitCode.INPUT_MISSING: Rule("InputMissing", "an input does not exist", Action.FAIL, Budget.NONE),
+    ExitCode.OK: Rule("Completed", "done", Action.DONE),
+    ExitCode.CONFIGURATION: Rule("ConfigInvalid", "the job's configuration is invalid", Action.FAIL),
+    ExitCode.DATA_CORRUPT: Rule("DataCorrupt", "data is corrupt", Action.FAIL),
+    ExitCode.INPUT_MISSING: Rule("InputMissing", "an input does not exist", Action.FAIL),
     ExitCode.UNAVAILABLE: Rule("Unavailable", "a store or the rendezvous is unavailable", Action.RESTART, Budget.INFRA),
     ExitCode.PROGRAM: Rule("ProgramFailed", "the program failed", Action.RESTART, Budget.USER),
     ExitCode.STALL: Rule(
         "Stalled", "no progress within the stall timeout", Action.RESTART, Budget.INFRA, exclude_node_after=2
     ),
-    ExitCode.CREDENTIALS: Rule("CredentialsDenied", "credentials were denied", Action.FAIL, Budget.NONE),
+    ExitCode.CREDENTIALS: Rule("CredentialsDenied", "credentials were denied", Action.FAIL),
     ExitCode.GPU_FAULT: Rule("GpuFault", "a GPU is faulty", Action.RESTART_ELSEWHERE, Budget.INFRA),
-    ExitCode.NON_FINITE_LOSS: Rule("NonFiniteLoss", "a loss or gradient is not finite", Action.FAIL, Budget.NONE),
+    ExitCode.NON_FINITE_LOSS: Rule("NonFiniteLoss", "a loss or gradient is not finite", Action.FAIL),
     ExitCode.COMMUNICATION: Rule(
         "CommunicationFailed", "communication between processes failed", Action.RESTART, Budget.INFRA
     ),
     ExitCode.INTERRUPTED: Rule("Interrupted", "interrupted; the last checkpoint is kept", Action.RESTART, Budget.FREE),
-    ExitCode.NO_VALID_CHECKPOINT: Rule(
-        "NoValidCheckpoint", "checkpoints exist and none verifies", Action.FAIL, Budget.NONE
-    ),
+    ExitCode.NO_VALID_CHECKPOINT: Rule("NoValidCheckpoint", "checkpoints exist and none verifies", Action.FAIL),
     ExitCode.INTERRUPTED_TWICE: Rule(
         "InterruptedTwice", "interrupted twice; the last checkpoint is kept", Action.RESTART, Budget.FREE
     ),

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import tempfile
+import time
 from pathlib import Path
 
 from unimrg_api.errors import UserError
@@ -94,9 +95,11 @@ def run_folder(run_uri: str, storage: StorageSpec | None = None) -> Path:
     return state_folder() / "runs" / hashlib.sha256(f"{endpoint} {uri}".encode()).hexdigest()[:16]
 
 
-def write_progress(run_dir: Path, progress: Progress) -> None:
-    """Replace the progress file of a run's folder."""
-    write_atomically(run_dir / PROGRESS_FILE, progress.to_json())
+def write_progress(run_dir: Path, progress: Progress) -> Progress:
+    """Replace the progress file of a run's folder; return what was written: the progress with the present time."""
+    written = progress.model_copy(update={"updated": time.time()})
+    write_atomically(run_dir / PROGRESS_FILE, written.to_json())
+    return written
 
 
 def mlflow_run(run_dir: Path) -> dict[str, str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import importlib.metadata
 import logging
-import time
 from dataclasses import replace
 from functools import partial
 
@@ -235,13 +234,6 @@ def seeds_of(job: UniMRGJob) -> dict[str, int]:
 def _report_progress(setup: Setup, checkpoint_step: int, label: str, done: int, total: int) -> None:
     if setup.rank != 0:
         return
-    record = Progress(
-        stage="evaluate",
-        step=done,
-        total_steps=total,
-        message=label,
-        checkpoint_step=checkpoint_step,
-        updated=time.time(),
-    )
-    write_progress(setup.env.run_dir, record)
+    progress = Progress(stage="evaluate", step=done, total_steps=total, message=label, checkpoint_step=checkpoint_step)
+    write_progress(setup.env.run_dir, progress)
     logger.info("%s: %d/%d", label, done, total)

@@ -107,8 +107,7 @@ class Reporter:
             self.close_segments()
 
     def _update(self, **changes: object) -> None:
-        self._progress = self._progress.model_copy(update={**changes, "updated": time.time()})
-        write_progress(self._setup.env.run_dir, self._progress)
+        self._progress = write_progress(self._setup.env.run_dir, self._progress.model_copy(update=changes))
 
 
 def open_spool(setup: Setup) -> Spool:

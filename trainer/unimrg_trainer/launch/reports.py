@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from collections.abc import Hashable
 from pathlib import Path
 
@@ -43,8 +42,7 @@ def heartbeat(run_dir: Path) -> Hashable | None:
 def report_stage(run_dir: Path, stage: StageName, step: int = 0, total_steps: int = 0) -> None:
     """Write the launcher's progress in a stage; resets steps and losses, keeps the last checkpoint."""
     last = _progress(run_dir).checkpoint_step
-    progress = Progress(stage=stage, step=step, total_steps=total_steps, checkpoint_step=last, updated=time.time())
-    write_progress(run_dir, progress)
+    write_progress(run_dir, Progress(stage=stage, step=step, total_steps=total_steps, checkpoint_step=last))
 
 
 def termination_record(result: ExitResult, run_dir: Path, scores: dict[str, float] | None = None) -> TerminationRecord:
