@@ -119,7 +119,7 @@ def test_the_codec_moves_to_the_device_that_the_batch_goes_to() -> None:
     """The meta device stands for a GPU: a codec or an image left behind would raise."""
     harmon = family()
     batch = harmon.collate([row(harmon, name, 0, task(name, 0)) for name in ALL], rng_for)
-    assert batch.pixels.device == harmon.codec.basis.device == CPU
+    assert batch.pictures.pixels.device == harmon.codec.basis.device == CPU
     prepared = harmon.prepare(batch, torch.device("meta"), torch.float32)
     tensors = [value for value in vars(prepared).values() if isinstance(value, torch.Tensor)]
     assert prepared.latents is not None and {tensor.device.type for tensor in tensors} == {"meta"}

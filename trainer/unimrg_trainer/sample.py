@@ -23,6 +23,8 @@ class Sample:
     """uint8 [H, W, 3], RGB; None where it was not asked for, or for text alone."""
     maps: Mapping[str, np.ndarray] = field(default_factory=dict)
     """Map name (`maps/`) → uint8 [H, W] or [H, W, 3], as stored; only those that were asked for and exist."""
+    encodings: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Name → what a model's frozen encoder made of image or map; only where that was asked for instead of pixels."""
     caption: str | None = None
     question: str | None = None
     answer: str | None = None
@@ -36,10 +38,14 @@ class Sample:
         return replace(self, image=image, maps={name: centre_on_square(map, 0) for name, map in self.maps.items()})
 
     def require(self, reader: str, *, image: bool = True, maps: Collection[str] = (), answer: bool = False) -> None:
-        """Raise UserError (65) unless the sample has what `reader`, an objective, learns from."""
+        """Raise UserError (65) unless the sample has what `reader`, an objective, learns from.
+
+        Where it was read with encodings, these were made of the pictures, and stand for them.
+        """
+        pictures = not self.encodings
         missing = [
-            *(["image"] if image and self.image is None else []),
-            *sorted(f"map {name!r}" for name in maps if name not in self.maps),
+            *(["image"] if pictures and image and self.image is None else []),
+            *sorted(f"map {name!r}" for name in maps if pictures and name not in self.maps),
             *(["question with an answer"] if answer and (self.question is None or self.answer is None) else []),
         ]
         if missing:
