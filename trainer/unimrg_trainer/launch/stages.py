@@ -156,7 +156,8 @@ def _prepare(context: Context) -> StageResult:
 
     store = job_stores.data_store(context.job, context.env)
     with context.stop.raising():
-        prepared = prepare(sources, context.env.spec_base, store, report)
+        encoder = job_stores.image_encoder(context.job, context.env)
+        prepared = prepare(sources, context.env.spec_base, store, report, encoder)
         inputs.check_identity(context.job, context.env, context.run, prepared.digest)
     where = f"{store.uri}/{prepared.prefix}"
     return StageResult(ExitCode.OK, "Completed", f"found in {where}" if prepared.reused else f"written to {where}")
