@@ -35,6 +35,7 @@ spec:
     sources:
       - scenes: {train: 100, heldOut: 10, imageSize: 48, seed: 7}
     shards: [file://data]
+    imageEncoding: Prepared
   checkpoint:
     uri: file://run
     everySteps: 10
@@ -264,6 +265,8 @@ BAD_JOBS = [
     *bad(OBJECTIVES, f'"1"}}\n    - {DEPTH}', '"0"}\n    - {name: Depth, weight: "0"}'),
     *bad(BENCHMARKS, SPATIAL, "[spatial: {}, spatial: {questions: 8}]", "[spatial: {}, custom: {name: spatial}]"),
     *bad(BENCHMARKS, SPATIAL, "[generatedMaps: {}, spatial: {}, generatedMaps: {images: 8}]"),
+    *bad("spec.data.imageEncoding", "imageEncoding: Prepared", "imageEncoding: prepared"),
+    *bad("spec.data.imageEncoding", f"    sources:\n{SCENES}\n", ""),
     *bad(SOURCES, SCENES, f"{SCENES}\n{SCENES}", "      - images: {uri: file:///a}"),
 ]
 

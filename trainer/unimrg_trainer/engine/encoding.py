@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from unimrg_api.environment import PodEnvironment
 from unimrg_api.errors import JobError, Problem
@@ -85,8 +84,8 @@ class FamilyEncoder:
         ]
 
     def _run(self, images: UniqueImages) -> np.ndarray:
-        collected = images.collected().to(torch.device("cuda" if self._gpus else "cpu"), torch.float32)
-        encoded: np.ndarray = collected.encoded(self._family.encode).cpu().numpy()
+        pixels = images.collected().pixels.to("cuda" if self._gpus else "cpu")
+        encoded: np.ndarray = self._family.encode(pixels).cpu().numpy()
         return encoded
 
 
