@@ -1,5 +1,10 @@
 """Makes the fixtures of tests/support known to all tests."""
 
+import os
+
+# The tensors of tests are small, and many tests have several processes: more threads would only wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 pytest_plugins = [
     "tests.support.control_plane",
     "tests.support.dictionary_store",

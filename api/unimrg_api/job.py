@@ -24,7 +24,7 @@ from unimrg_api.spec_platform import (
     TrainerSpec,
 )
 from unimrg_api.spec_stages import StagesSpec
-from unimrg_api.spec_training import ObjectiveSpec, TrainingSpec
+from unimrg_api.spec_training import ObjectiveSpec, Recompute, TrainingSpec
 from unimrg_api.unions import each_once
 
 API_VERSION = "training.unimrg.dev/v1alpha1"
@@ -131,6 +131,10 @@ class JobSpec(Spec):
         if self.objectives is None:
             return {name: float(weight) for name, weight in self.model.recipe(self.method).items()}
         return {objective.key: float(objective.weight) for objective in self.objectives}
+
+    def resolved_recompute(self) -> Recompute:
+        """Return which activations are computed again in the backward."""
+        return self.training.recompute or ("Nothing" if self.model.published is None else "Blocks")
 
     rules = (
         _EACH_ONCE,

@@ -13,6 +13,7 @@ from unimrg_api.unions import CustomName, OneOf
 Precision = Literal["FP32", "BF16", "FP64"]
 Composition = Literal["Packed", "PackedGrouped", "PackedFlex", "Official"]
 ImageSharing = Literal["Generation", "All"]
+Recompute = Literal["Nothing", "FeedForward", "Blocks"]
 
 MAXIMUM_STEPS = 10_000_000
 MAXIMUM_ROWS = 65_536
@@ -127,6 +128,10 @@ class TrainingSpec(Spec):
     """How the rows of a forward are laid out; up to rounding and dropout it changes nothing else. `Packed`: in one
     sequence, rows of one image share its tokens; `PackedGrouped` on CPUs, `PackedFlex` on GPUs, which are two ways to
     compute attention. `Official`: every row a sequence of its own, as published."""
+    recompute: Recompute | None = None
+    """Activations that are computed again in the backward instead of being held: those of the feed-forward networks,
+    or all of every block. It changes nothing else. Absent: `Blocks` for published sizes, as published, `Nothing` for
+    others."""
     seed: Annotated[int, Field(ge=0, le=4_294_967_295)] = 42
     """Root of all randomness: initial weights, order, masks, noise, dropout."""
 

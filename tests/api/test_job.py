@@ -80,7 +80,7 @@ def test_file_uris_are_relative_to_the_folder_of_the_job(uri: str, resolved: str
 
 def test_the_digest_of_a_training_is_the_one_that_was_written_down() -> None:
     """A change here makes every existing run refuse to go on: it needs a new version of the format."""
-    assert changed().training_digest("data") == "e3f0ea1daad14a07fea84b6876075edcdfd4fd411affc360bc084795f4675fb5"
+    assert changed().training_digest("data") == "ee5cae34a53810447cb2a5aa099a5e02a1390ad673ef030ac26186ac03391ed7"
 
 
 TRAINED = [
@@ -89,6 +89,7 @@ TRAINED = [
     ("model.init", "file://weights"),
     ("training.batch.rowsPerObjective", 32),
     ("training.batch.cohortRows", 16),
+    ("training.batch.imageSharing", "Generation"),
     ("training.optimizer.learningRate", "1e-4"),
     ("training.optimizer.beta2", "0.99"),
     ("training.schedule.warmupSteps", 6),
@@ -100,6 +101,8 @@ TRAINED = [
 NOT_TRAINED = [
     ("training.batch.microBatchRows", 16),
     ("training.stopStep", 10),
+    ("training.composition", "Packed"),
+    ("training.recompute", "Blocks"),
     ("trainer.nodes", 4),
     ("data.shards", ["s3://elsewhere/data"]),
     ("checkpoint.uri", "s3://elsewhere/run"),
@@ -119,6 +122,15 @@ def test_the_digest_covers_what_is_trained_and_not_where(path: str, new: object)
     same = (path, new) in NOT_TRAINED
     assert (changed((path, new)).training_digest("d") == changed().training_digest("d")) is same
     assert changed().training_digest("a") != changed().training_digest("b")
+
+
+def test_published_sizes_recompute_all_blocks_unless_they_are_asked_not_to() -> None:
+    assert changed().spec.resolved_recompute() == "Nothing"
+    published = ("model.harmon.variant", "0.5B")
+    assert changed(published, ("training.recompute", "FeedForward")).spec.resolved_recompute() == "FeedForward"
+    smallest = parse_job(SMALLEST)
+    assert smallest.spec.training.recompute is None
+    assert smallest.spec.resolved_recompute() == "Blocks"
 
 
 def test_a_method_and_its_objectives_written_out_are_the_same_training() -> None:

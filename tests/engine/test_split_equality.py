@@ -15,6 +15,7 @@ from tests.support.one_step import FAMILIES, OBJECTIVES, WEIGHTS, gradients, pla
 from tests.support.processes import run_ranks
 from tests.support.scene_records import SceneRecords
 from unimrg_trainer.models.base import Family
+from unimrg_trainer.packing.composition import Composition
 from unimrg_trainer.sample import Sample
 
 
@@ -47,13 +48,14 @@ def test_one_and_two_processes_give_the_same_step(family: Family, whole: dict[st
     assert_equal_gradients(whole, gradient(family, tmp_path, world_size=2, micro_rows=4))
 
 
-def test_the_packed_step_equals_one_forward_per_objective(
+def test_one_packed_forward_equals_an_official_one_for_each_objective(
     family: Family, module: torch.nn.Module, whole: dict[str, Tensor]
 ) -> None:
-    """The published composition: each objective's own batch and loss, then the mean over the objectives."""
+    """The published computation: each objective's own batch and loss, then the mean over the objectives."""
     loss = torch.zeros((), dtype=torch.float64)
     for name in OBJECTIVES:
-        (micro_step,) = planner_of(family, 8, [name]).step(4, 0, 1).micro_steps
+        planner = planner_of(family, 8, [name], composition=Composition.OFFICIAL)
+        (micro_step,) = planner.step(4, 0, 1).micro_steps
         sums = module(family.prepare(micro_step.batch, CPU, torch.float64))
         loss = loss + (sums * micro_step.weights).sum() / len(OBJECTIVES)
     assert_equal_gradients(whole, {**gradients_of(module, loss), "loss": loss.detach()})
@@ -63,7 +65,7 @@ def test_the_step_is_the_weighted_mean_over_objectives_of_cohort_means(
     family: Family, module: torch.nn.Module, whole: dict[str, Tensor]
 ) -> None:
     """Each row alone through the model, weighed by hand: L = (1/|A|) Σ λ_k · mean of cohort means."""
-    planner = planner_of(family, micro_rows=1)
+    planner = planner_of(family, micro_rows=1, composition=Composition.OFFICIAL)
     cohorts: dict[tuple[str, int], list[tuple[float, int]]] = {}
     with torch.no_grad():
         for micro_step in planner.step(4, 0, 1).micro_steps:

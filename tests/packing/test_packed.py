@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from unimrg_trainer.models.common.attention import packed_attention
 from unimrg_trainer.packing.composition import Composition
-from unimrg_trainer.packing.packed import SEQUENCE_MULTIPLE, PackedRows, RowTokens, pack_rows, visible_intervals
+from unimrg_trainer.packing.packed import BLOCK, PackedRows, RowTokens, pack_rows, padded_length, visible_intervals
 
 
 @st.composite
@@ -70,7 +70,7 @@ def test_a_shared_prefix_stands_once_and_chunks_cover_all_places_once(rows: list
         row.prefix for index, row in enumerate(rows) if row.prefix_key is not None and row.prefix_key in keys[:index]
     )
     used = sum(row.length for row in rows) - saved
-    assert len(packed.positions) == -(-used // SEQUENCE_MULTIPLE) * SEQUENCE_MULTIPLE
+    assert len(packed.positions) == padded_length(used)
     covered = sorted(place for chunk in packed.chunks for place in range(chunk.start, chunk.start + chunk.length))
     assert covered == list(range(used)) == sorted({int(place) for places in packed.places for place in places})
 
@@ -117,6 +117,14 @@ def test_a_prefix_that_later_tokens_do_not_see_is_refused() -> None:
         pack_rows([RowTokens(np.arange(4), None, 2, "image"), RowTokens(np.arange(4), None, 3, "image")])
     with pytest.raises(ValueError, match="a token follows"):
         pack_rows([RowTokens(np.arange(2), None, 2, "image")] * 2)
+
+
+@given(st.integers(1, 10**6))
+def test_few_lengths_occur_and_little_is_padding(tokens: int) -> None:
+    length = padded_length(tokens)
+    assert length >= tokens and length % BLOCK == 0
+    assert length - tokens < max(BLOCK, tokens / 32 + 1)
+    assert len({padded_length(50_000 + more) for more in range(1024)}) <= 2
 
 
 def test_packed_names_the_way_that_is_fastest_on_the_device() -> None:

@@ -29,6 +29,7 @@ spec:
     stopStep: 40
     precision: FP32
     composition: Official
+    recompute: Nothing
     seed: 42
   trainer: {nodes: 1, gpusPerNode: 0, processesPerNode: 2}
   data:
@@ -258,6 +259,7 @@ BAD_JOBS = [
     *bad(f"{TRAINING}.schedule.warmupSteps", "warmupSteps: 5", "warmupSteps: 51"),
     *bad(f"{TRAINING}.stopStep", "stopStep: 40", "stopStep: 51"),
     *bad(f"{TRAINING}.composition", "composition: Official", "composition: PackedFlex", "composition: packed"),
+    *bad(f"{TRAINING}.recompute", "recompute: Nothing", "recompute: Off", "recompute: true"),
     *bad(f"{BATCH}.imageSharing", "imageSharing: All", "imageSharing: all"),
     *bad(OBJECTIVES, DEPTH, '{name: Understanding, weight: "1"}', '{name: Depth, weight: "0.0"}'),
     *bad(OBJECTIVES, DEPTH, DEPTH + '\n    - {custom: a, weight: "1"}\n    - {custom: a, weight: "2"}'),

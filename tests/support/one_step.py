@@ -16,6 +16,7 @@ from unimrg_trainer.engine.strategy import DataParallel
 from unimrg_trainer.models.base import Family
 from unimrg_trainer.models.registry import find_family
 from unimrg_trainer.objectives.registry import objective
+from unimrg_trainer.packing.composition import Composition
 
 TINY = {"variant": "Tiny", "dropout": "0"}
 """Harmon's settings."""
@@ -44,7 +45,11 @@ def freeze(module: torch.nn.Module, frozen: frozenset[str]) -> None:
 
 
 def planner_of(
-    family: Family, micro_rows: int, names: Sequence[str] = OBJECTIVES, records: SceneRecords | None = None
+    family: Family,
+    micro_rows: int,
+    names: Sequence[str] = OBJECTIVES,
+    records: SceneRecords | None = None,
+    composition: Composition = Composition.GROUPED,
 ) -> StepPlanner:
     """Steps over six scenes, or over `records`, under the named objectives."""
     return StepPlanner(
@@ -55,6 +60,7 @@ def planner_of(
         shape=BatchShape(rows=8, cohort_rows=4),
         micro_rows=micro_rows,
         seed=3,
+        composition=composition,
     )
 
 

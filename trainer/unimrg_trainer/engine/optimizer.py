@@ -26,6 +26,7 @@ def build_optimizer(
         lr=0.0,  # set before every step from the schedule
         betas=(float(settings.beta1), float(settings.beta2)),
         eps=float(settings.epsilon),
+        fused=True,  # one kernel for all parameters, on CPUs too
     )
 
 

@@ -6,13 +6,14 @@ Everything here is a function of (job, data, step, rank, world size) and runs on
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data._utils.pin_memory import pin_memory
 
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
@@ -48,6 +49,17 @@ class Step:
 
     number: int
     micro_steps: tuple[MicroStep, ...]
+
+
+def pinned(step: Step, device: torch.device) -> Step:
+    """Return the step in page-locked memory where `device` is a GPU; batches without `pin_memory` stay as they are."""
+    if device.type != "cuda":
+        return step
+    micro_steps = (
+        replace(one, batch=pin_memory(one.batch), weights=one.weights.pin_memory())  # type: ignore[no-untyped-call]
+        for one in step.micro_steps
+    )
+    return Step(step.number, tuple(micro_steps))
 
 
 class SampleSource(Protocol):

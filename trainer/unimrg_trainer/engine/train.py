@@ -20,11 +20,12 @@ from unimrg_trainer.engine.initial_weights import build_initial
 from unimrg_trainer.engine.loop import LoopSettings, TrainingLoop
 from unimrg_trainer.engine.metrics import MetricsCollector
 from unimrg_trainer.engine.optimizer import build_optimizer
+from unimrg_trainer.engine.recompute import recompute_activations
 from unimrg_trainer.engine.reporting import Reporter
 from unimrg_trainer.engine.rows import BatchShape
 from unimrg_trainer.engine.schedule import WarmupCosine
 from unimrg_trainer.engine.setup import GROUP_TIMEOUT, set_up
-from unimrg_trainer.engine.step_plan import RowReader, StepPlanner
+from unimrg_trainer.engine.step_plan import RowReader, StepPlanner, pinned
 from unimrg_trainer.engine.stopping import StopAgreement, StopFlag
 from unimrg_trainer.engine.strategy import PARAMETER_DTYPES, DataParallel
 
@@ -60,6 +61,7 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
         for name in sorted(frozen):
             logger.info("frozen, because no objective of this job uses it: %s", name)
 
+    recompute_activations(module, job.spec.resolved_recompute())
     strategy = DataParallel(module, training.precision, setup.device)
     optimizer = build_optimizer(module, training.optimizer, setup.family.decays)
     first_step = 0
@@ -107,7 +109,7 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
             float(training.optimizer.learning_rate), training.schedule.warmup_steps, training.schedule.total_steps
         ),
         collector=MetricsCollector(setup.objective_weights),
-        plan_step=lambda step: planner.step(step, setup.rank, setup.world_size),
+        plan_step=lambda step: pinned(planner.step(step, setup.rank, setup.world_size), setup.device),
         prepare=lambda batch: setup.family.prepare(batch, setup.device, dtype),
         stop=StopAgreement(stop, host_group),
         save=save,

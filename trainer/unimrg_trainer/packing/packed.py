@@ -11,8 +11,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-SEQUENCE_MULTIPLE = 128
-"""A packed sequence is padded to a multiple of this many tokens, so that few lengths occur."""
+BLOCK = 128
+"""The length of a packed sequence is a multiple of this many tokens."""
+
+
+def padded_length(tokens: int) -> int:
+    """Round up to a multiple of BLOCK, and of a 32nd of the largest power of two within: kernels that are compiled for
+    one length then meet few, and at most 3 % of a long sequence is padding."""
+    multiple = max(BLOCK, 2 ** (tokens.bit_length() - 6) if tokens.bit_length() > 6 else 1)
+    return -(-tokens // multiple) * multiple
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +108,7 @@ def pack_rows(rows: Sequence[RowTokens]) -> PackedRows:
         chunks.append(Chunk(end, rest, prefix_start=found.start, prefix_length=row.prefix, visibility=own))
         places.append(np.concatenate([found.start + np.arange(row.prefix), end + np.arange(rest)]))
         end += rest
-    padding = -end % SEQUENCE_MULTIPLE
+    padding = padded_length(end) - end
     return PackedRows(
         places=tuple(places),
         positions=np.concatenate([*positions, np.zeros(padding, dtype=np.int64)]),

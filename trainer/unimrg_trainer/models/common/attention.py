@@ -23,16 +23,13 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from unimrg_trainer.models.common.batches import TensorBatch
 from unimrg_trainer.packing.composition import Composition
-from unimrg_trainer.packing.packed import Chunk, PackedRows, visible_intervals
+from unimrg_trainer.packing.packed import BLOCK, Chunk, PackedRows, visible_intervals
 
 IMPLEMENTATION = "packed_rows"
 """Name of this attention in a configuration of transformers."""
 
 LEAST_FILLED = 0.75
 """Chunks attend together only if the shortest has at least this share of the longest's tokens."""
-
-FLEX_BLOCK = 128
-"""Tokens along one side of a block of FlexAttention's mask."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +66,7 @@ class GroupedAttention(TensorBatch):
 
 @dataclass(frozen=True, eq=False)
 class FlexAttention(TensorBatch):
-    """A block mask of FlexAttention over T places in blocks of FLEX_BLOCK; the mask is exact within a block."""
+    """A block mask of FlexAttention over T places in blocks of BLOCK; the mask is exact within a block."""
 
     intervals: Tensor
     """int [T, K, 2]: see `visible_intervals`."""
@@ -105,7 +102,7 @@ class FlexAttention(TensorBatch):
             self.partial_blocks,
             self.full_counts,
             self.full_blocks,
-            BLOCK_SIZE=FLEX_BLOCK,
+            BLOCK_SIZE=BLOCK,
             mask_mod=sees,
         )
 
@@ -179,14 +176,14 @@ def _group_mask(group: Sequence[Chunk], length: int) -> Tensor | None:
 
 def _flex(packed: PackedRows) -> FlexAttention:
     intervals = visible_intervals(packed)
-    count = len(intervals) // FLEX_BLOCK
+    count = len(intervals) // BLOCK
     # a token touches the key blocks from floor(start / B) up to ceil(end / B), and sees those within in whole
     starts, ends = intervals[..., 0], intervals[..., 1]
     empty = starts == ends
-    touched = _covered(starts // FLEX_BLOCK, np.where(empty, 0, -(-ends // FLEX_BLOCK)), count)
-    whole = _covered(-(-starts // FLEX_BLOCK), ends // FLEX_BLOCK, count)
-    some = np.logical_or.reduce(touched.reshape(count, FLEX_BLOCK, count), axis=1)
-    every = np.logical_and.reduce(whole.reshape(count, FLEX_BLOCK, count), axis=1)
+    touched = _covered(starts // BLOCK, np.where(empty, 0, -(-ends // BLOCK)), count)
+    whole = _covered(-(-starts // BLOCK), ends // BLOCK, count)
+    some = np.logical_or.reduce(touched.reshape(count, BLOCK, count), axis=1)
+    every = np.logical_and.reduce(whole.reshape(count, BLOCK, count), axis=1)
     partial_counts, partial_blocks = _block_lists(some & ~every)
     full_counts, full_blocks = _block_lists(every)
     return FlexAttention(torch.from_numpy(intervals), partial_counts, partial_blocks, full_counts, full_blocks)

@@ -22,12 +22,24 @@ class TensorBatch:
         def move(value: Any) -> Any:
             if isinstance(value, Tensor):
                 target = floating if value.is_floating_point() else value.dtype
-                return value.to(device, target, non_blocking=True)
+                return value.to(device, non_blocking=True).to(
+                    target
+                )  # a copy here is not pinned
             if isinstance(value, TensorBatch):
                 return value.to(device, dtype)
             return tuple(move(part) for part in value) if isinstance(value, tuple) else value
 
         return replace(self, **{field.name: move(getattr(self, field.name)) for field in fields(self)})
+
+    def pin_memory(self) -> Self:
+        """Copy to page-locked memory, from which a GPU is filled without waiting."""
+
+        def pin(value: Any) -> Any:
+            if isinstance(value, Tensor | TensorBatch):
+                return value.pin_memory()
+            return tuple(pin(part) for part in value) if isinstance(value, tuple) else value
+
+        return replace(self, **{field.name: pin(getattr(self, field.name)) for field in fields(self)})
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from torch.nn import functional
 from transformers import DynamicCache
 
 from unimrg_trainer.models.common.attention import Attention
+from unimrg_trainer.models.common.cross_entropy import cross_entropies
 from unimrg_trainer.models.common.qwen2 import build_language_model, run_language_model
 from unimrg_trainer.models.harmon.batch import HarmonBatch
 from unimrg_trainer.models.harmon.config import HarmonConfig
@@ -102,9 +103,7 @@ class Harmon(nn.Module):
 
     def _answer_sums(self, batch: HarmonBatch, states: Tensor) -> list[Tensor]:
         """Cross-entropy of each row's answer; the head sees only places that predict a label."""
-        scores = self.logits(functional.embedding(batch.predictors, states))
-        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
-        losses = functional.cross_entropy(scores, batch.labels, reduction="none")
+        losses = cross_entropies(self.logits, functional.embedding(batch.predictors, states), batch.labels)
         return [part.sum() for part in torch.split(losses, list(batch.labels_per_row))]
 
     def _target_sums(self, batch: HarmonBatch, targets: Tensor, encoded: Tensor, states: Tensor) -> list[Tensor]:

@@ -9,16 +9,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache
 
 from unimrg_trainer.models.common.attention import Attention
+from unimrg_trainer.models.common.cross_entropy import cross_entropies
 from unimrg_trainer.models.showo.batch import ShowOBatch
 from unimrg_trainer.models.showo.config import ShowOConfig
 from unimrg_trainer.models.showo.phi import build_language_model, run_language_model
-
-SCORED_AT_ONCE = 1024
-"""Tokens whose scores over the vocabulary are held at a time: 240 MB at the published size."""
 
 
 class ShowO(nn.Module):
@@ -36,7 +33,7 @@ class ShowO(nn.Module):
         """Sum of each row's loss terms [R]: cross-entropies of answers and of masked codes."""
         table = self.table(batch)
         states = functional.embedding(batch.predictors, self.states(batch).flatten(0, 1))
-        losses = self._cross_entropies(states, table[batch.labels])
+        losses = cross_entropies(self.scores, states, table[batch.labels])
         return torch.stack([part.sum() for part in torch.split(losses, list(batch.labels_per_row))])
 
     def table(self, batch: ShowOBatch) -> Tensor:
@@ -75,18 +72,3 @@ class ShowO(nn.Module):
         head, config = self.showo.lm_head, self.config
         codes = slice(config.first_code, config.mask)
         return functional.linear(states, head.weight[codes], head.bias[codes])
-
-    def _cross_entropies(self, states: Tensor, labels: Tensor) -> Tensor:
-        """Cross-entropy of each label [M]; scores are computed in parts, and again when going backward."""
-        parts = list(zip(torch.split(states, SCORED_AT_ONCE), torch.split(labels, SCORED_AT_ONCE), strict=True))
-        if len(parts) <= 1 or not torch.is_grad_enabled():
-            return torch.cat([self._cross_entropy(*part) for part in parts])
-        recomputed = [
-            checkpoint(self._cross_entropy, *part, use_reentrant=False, preserve_rng_state=False) for part in parts
-        ]
-        return torch.cat(recomputed)
-
-    def _cross_entropy(self, states: Tensor, labels: Tensor) -> Tensor:
-        scores = self.scores(states)
-        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
-        return functional.cross_entropy(scores, labels, reduction="none")

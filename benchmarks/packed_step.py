@@ -1,0 +1,389 @@
+"""How much faster a step is with packed rows, beside what its arithmetic allows, for each family.
+
+python benchmarks/packed_step.py [--quick] [--family harmon|openuni|showo] [--repeats N]
+
+One configuration per family has the published token counts and, within 10 %, the published shares of cost of its parts
+(docs/method/packing.md), with widths that a laptop computes in seconds; `--quick` takes the size Tiny, whose shares
+are others. All layouts of a family compute the same rows of the same samples, one after the other, several times over;
+a ratio is the median of the ratios within one round. The limit of a row is the ratio of the floating-point operations
+that the two sides need, each counted with its attention only where a token sees another (`Work`). Ends with one line of
+JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from unimrg_trainer.engine.recompute import recompute_activations
+from unimrg_trainer.maps.registry import find_map
+from unimrg_trainer.models.common.attention import GroupedAttention
+from unimrg_trainer.models.registry import find_family
+from unimrg_trainer.objectives.base import Task
+from unimrg_trainer.packing.composition import Composition
+from unimrg_trainer.rng import generator
+from unimrg_trainer.sample import Sample
+
+CPU = torch.device("cpu")
+MAPS = ("pixel", "depth", "segmentation")
+SAMPLES = 2
+TARGET = 0.9
+"""Share of the limit that a step reaches at least."""
+TOKEN_TARGET = 0.95
+"""The same for the language model alone."""
+TOLERANCE = 0.1
+"""How far a part's share of the cost may be from the published one."""
+QUESTION = "Which of the things in the picture is nearest to the viewer, and what is to the left of it? "
+ANSWER = "The nearest is the large red ball, and to the left of it a small blue cube stands on the ground. "
+
+
+@dataclass(frozen=True)
+class Case:
+    """One family at one size."""
+
+    name: str
+    config: Callable[[Any], Any]
+    """Changes the configuration of the size Tiny."""
+    language: str
+    """Name of the language model within the module."""
+    shares: Mapping[tuple[str, ...], float]
+    """Beginnings of the names of a part's modules → its share of the forward, as published."""
+
+
+def harmon(config):
+    language = replace(config.language, width=384, layers=2, heads=6, key_value_heads=2, feed_forward=1200)
+    mar = replace(config.mar, width=192, heads=6, encoder_blocks=2, decoder_blocks=2, buffers=64, grid=16)
+    mar = replace(mar, head_width=192, head_blocks=3, dropout=0.0)
+    return replace(config, language=language, mar=mar, image_size=128, question_limit=1472)
+
+
+def openuni(config):
+    language = replace(config.language, width=384, layers=2, heads=6, key_value_heads=2, feed_forward=1792)
+    vision = replace(config.vision, size=64, patch=2)
+    connector = replace(config.connector, layers=1, heads=6, feed_forward=128)
+    sana = replace(config.sana, layers=5, heads=8, head_width=32, cross_heads=8, cross_head_width=32)
+    return replace(config, language=language, vision=vision, connector=connector, sana=sana, image_size=64, queries=256)
+
+
+def showo(config):
+    language = replace(config.language, width=384, layers=2, heads=6, feed_forward=1536)
+    clip = replace(config.clip, image_size=96, patch=4)
+    return replace(config, language=language, clip=clip, image_size=128, source_size=96, prompt_limit=125)
+
+
+CASES = {
+    # Harmon-1.5B at 512², TFLOP of a forward of one image's rows: language model 10.80 + 4.68, encoder 4 · 0.977 +
+    # 3 · 0.161, decoder 3 · 0.977, head 3 · 1.073 (masked tokens alone)
+    "harmon": Case(
+        "harmon",
+        harmon,
+        "llm",
+        {("llm",): 15.48, ("mar.encoder_blocks",): 4.39, ("mar.decoder_blocks",): 2.93, ("mar.diffloss",): 3.22},
+    ),
+    # OpenUni-L-512: language model 3 · 1.448 + 2.3, connector and projector 3 · 0.116, SANA 3 · 0.816
+    "openuni": Case(
+        "openuni",
+        openuni,
+        "lmm.language_model",
+        {("lmm.language_model",): 6.64, ("connector", "projector"): 0.35, ("transformer",): 2.45},
+    ),
+    # Show-o CLIP-512: body 3 · (5.18 − 0.415) + 4.76, head on masked and labelled tokens 3 · 0.156 + 0.04
+    "showo": Case("showo", showo, "showo", {("showo.model",): 19.0, ("showo.lm_head",): 0.51}),
+}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One way to compute the step."""
+
+    composition: Composition
+    recompute: str = "Nothing"
+    prepared: bool = False
+    """Latents are given: no time of the frozen encoders counts."""
+    same_images: bool = False
+    """Questions are about the images that are generated."""
+
+
+OFFICIAL, PACKED = Composition.OFFICIAL, Composition.GROUPED
+ROWS = {
+    "packed, every block recomputed on both sides": (Layout(OFFICIAL, "Blocks"), Layout(PACKED, "Blocks")),
+    "packed, nothing recomputed on both sides": (Layout(OFFICIAL), Layout(PACKED)),
+    "packed, latents given on both sides": (Layout(OFFICIAL, prepared=True), Layout(PACKED, prepared=True)),
+    "packed, questions about the same images": (Layout(OFFICIAL), Layout(PACKED, same_images=True)),
+    "as published (recomputed, online) against ours (not, latents given)": (
+        Layout(OFFICIAL, "Blocks"),
+        Layout(PACKED, prepared=True),
+    ),
+}
+
+
+class Bench:
+    """A family with its module, and the samples that all layouts compute."""
+
+    def __init__(self, case: Case, quick: bool) -> None:
+        self.case = case
+        self.family: Any = find_family(case.name, {"variant": "Tiny"})
+        if not quick:
+            self.family.config = case.config(self.family.config)
+        elif case.name == "harmon":
+            self.family.config = replace(self.family.config, mar=replace(self.family.config.mar, dropout=0.0))
+        torch.manual_seed(0)
+        self.module: nn.Module = self.family.build()
+        with torch.no_grad():
+            for parameter in self.module.parameters():
+                parameter.add_(torch.randn_like(parameter), alpha=0.02)
+        self.side = self.family.config.image_size
+        self._modules = {"Nothing": self.module}
+
+    def module_of(self, recompute: str) -> nn.Module:
+        """The module under a policy of recomputation; all share one set of weights."""
+        if recompute not in self._modules:
+            module = self.family.build()
+            module.load_state_dict(self.module.state_dict())
+            recompute_activations(module, recompute)  # type: ignore[arg-type]
+            self._modules[recompute] = module
+        return self._modules[recompute]
+
+    def sample(self, key: str, images: int) -> Sample:
+        def drawn(name: str, *shape: int) -> np.ndarray:
+            return generator("packed-step", key, name, images).integers(256, size=shape, dtype=np.uint8)
+
+        maps = {name: drawn(name, self.side, self.side) for name in ("depth", "segmentation")}
+        return Sample(key, drawn("image", self.side, self.side, 3), maps)
+
+    def rows(self, same_images: bool) -> list[Any]:
+        """Rows of all objectives; the questions differ in length, and are about images of their own or the same."""
+        rows: list[Any] = []
+        for name in MAPS:
+            chosen = find_map(name)
+            tasks = [
+                (n, Task(self.sample(f"generated-{n}", 0), chosen.canonical_prompt, map=chosen)) for n in range(SAMPLES)
+            ]
+            rows += self.family.plan(chosen.objective, tasks, self.rng)
+        asked = [self.sample(f"{'generated' if same_images else 'asked'}-{n}", 0) for n in range(SAMPLES)]
+        questions = [
+            (n, Task(sample, QUESTION * (1 + n % 2), answer=ANSWER * (1 + n % 2))) for n, sample in enumerate(asked)
+        ]
+        return rows + self.family.plan("Understanding", questions, self.rng)
+
+    @staticmethod
+    def rng(objective: str, row: int, purpose: str) -> np.random.Generator:
+        return generator("packed-step", objective, row, purpose)
+
+    def collated(self, layout: Layout) -> Any:
+        return self.family.collate(self.rows(layout.same_images), self.rng, layout.composition)
+
+    def prepared(self, batch: Any) -> Any:
+        return self.family.prepare(batch, CPU, torch.float32)
+
+    def seconds(self, layout: Layout, batch: Any) -> float:
+        """Time of one forward and backward, with the frozen encoders unless their outputs are given."""
+        module = self.module_of(layout.recompute)
+        module.zero_grad()
+        ready = self.prepared(batch)
+        started = time.perf_counter()
+        if not layout.prepared:
+            ready = self.prepared(batch)
+        module(ready).sum().backward()
+        return time.perf_counter() - started
+
+
+class Work:
+    """Floating-point operations of a step: counted by torch, with attention only where a token sees another."""
+
+    def __init__(self, bench: Bench, layout: Layout, batch: Any) -> None:
+        module = bench.module_of("Nothing")
+        ready = bench.prepared(batch)
+        with FlopCounterMode(display=False) as encoders:
+            bench.prepared(batch)
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            module(ready)
+        self.parts = {name.split(".", 1)[-1]: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
+        forward = counter.get_total_flops() - self._unseen(bench, ready)
+        # a backward costs twice its forward; recomputing costs the forward again
+        passes = 4 if layout.recompute == "Blocks" else 3
+        self.total = passes * forward + (0 if layout.prepared else encoders.get_total_flops())
+
+    @staticmethod
+    def _unseen(bench: Bench, batch: Any) -> float:
+        """Operations that were counted for pairs of tokens of the language model that do not see each other, and for
+        tokens that only fill a row or the sequence."""
+        language = bench.family.config.language
+        length = batch.sources.shape[-1]
+        if isinstance(batch.attention, GroupedAttention):
+            computed = sum(
+                q.numel() * k.shape[1] for q, k in zip(batch.attention.queries, batch.attention.keys, strict=True)
+            )
+            tokens = len(set(torch.cat([q.flatten() for q in batch.attention.queries]).tolist()))
+        else:
+            computed = batch.sources.shape[0] * length**2
+            tokens = batch.sources.numel()  # padding of rows is the published computation's own
+        pairs = visible_pairs(bench, batch)
+        heads_width = language.width
+        attention = 4 * heads_width * language.layers * (computed - pairs)
+        layers = [p for n, p in bench.module.named_parameters() if bench.case.language in n and ".layers." in n]
+        linear = 2 * sum(p.numel() for p in layers if p.ndim == 2)
+        return attention + linear * (batch.sources.numel() - tokens)
+
+
+def visible_pairs(bench: Bench, batch: Any) -> int:
+    """Pairs (query, key) that see each other in the official rows, each row alone; shared queries count once."""
+    attention = batch.attention
+    if isinstance(attention, GroupedAttention):
+        pairs = 0
+        for queries, keys, mask in zip(attention.queries, attention.keys, attention.masks, strict=True):
+            n, m = queries.shape[1], keys.shape[1]
+            shown = torch.ones(n, m, dtype=torch.bool).tril(m - n).expand(len(queries), n, m) if mask is None else mask
+            shown = shown.reshape(-1, n, m).expand(len(queries), n, m)
+            first = queries[:, :1]
+            real = torch.cat([torch.ones(len(queries), 1, dtype=torch.bool), queries[:, 1:] != first], dim=1)
+            keys_real = torch.cat([torch.ones(len(queries), m - n, dtype=torch.bool), real], dim=1)
+            pairs += int((shown & real[:, :, None] & keys_real[:, None, :]).sum())
+        return pairs
+    rows, length = batch.sources.shape
+    if attention is None:
+        return rows * length * (length + 1) // 2
+    return int(attention.sum())
+
+
+def language_seconds(bench: Bench, batch: Any) -> float:
+    """Time of forward and backward of the language model alone on the batch's layout."""
+    width = bench.family.config.language.width
+    embeddings = torch.randn(*batch.sources.shape, width, requires_grad=True)
+    started = time.perf_counter()
+    states: Tensor = bench.module.language(embeddings, batch.positions, batch.attention)  # type: ignore[operator]
+    states.sum().backward()
+    return time.perf_counter() - started
+
+
+def language_work(bench: Bench, batch: Any) -> float:
+    language = bench.family.config.language
+    layers = [p for n, p in bench.module.named_parameters() if bench.case.language in n and ".layers." in n]
+    linear = 2 * sum(p.numel() for p in layers if p.ndim == 2)
+    if isinstance(batch.attention, GroupedAttention):
+        tokens = len(set(torch.cat([q.flatten() for q in batch.attention.queries]).tolist()))
+    else:
+        tokens = batch.sources.numel()
+    return linear * tokens + 4 * language.width * language.layers * visible_pairs(bench, batch)
+
+
+def share_report(bench: Bench, work: Work) -> dict[str, dict[str, float]]:
+    """Each part's share of the official forward, beside the published one."""
+    found = {
+        starts: sum(count for name, count in work.parts.items() if _is_top(name, starts, work.parts))
+        for starts in bench.case.shares
+    }
+    total, published = sum(found.values()), sum(bench.case.shares.values())
+    return {
+        starts[0]: {"measured": round(found[starts] / total, 3), "published": round(share / published, 3)}
+        for starts, share in bench.case.shares.items()
+    }
+
+
+def _is_top(name: str, starts: Sequence[str], parts: Mapping[str, int]) -> bool:
+    """Whether a module belongs to a part and none of the modules around it does."""
+    if not name.startswith(tuple(starts)):
+        return False
+    around = name.rpartition(".")[0]
+    while around:
+        if around in parts and around.startswith(tuple(starts)):
+            return False
+        around = around.rpartition(".")[0]
+    return True
+
+
+def measure(case: Case, quick: bool, repeats: int) -> dict[str, Any]:
+    bench = Bench(case, quick)
+    layouts = list(dict.fromkeys(layout for pair in ROWS.values() for layout in pair))
+    batches = {layout: bench.collated(layout) for layout in layouts}
+    work = {layout: Work(bench, layout, batch) for layout, batch in batches.items()}
+    shares = share_report(bench, work[Layout(OFFICIAL)])
+    print(f"{case.name}: {shares}", flush=True)
+    times: dict[Layout, list[float]] = {layout: [] for layout in layouts}
+    language: dict[Composition, list[float]] = {OFFICIAL: [], PACKED: []}
+    for index in range(repeats + 1):  # the first round warms up
+        for layout in layouts:
+            seconds = bench.seconds(layout, batches[layout])
+            if index:
+                times[layout].append(seconds)
+        for composition, found in language.items():
+            seconds = language_seconds(bench, bench.prepared(batches[Layout(composition)]))
+            if index:
+                found.append(seconds)
+        print(f"{case.name}: round {index} of {repeats}", flush=True)
+    rows = {}
+    for label, (slow, fast) in ROWS.items():
+        ratios = [one / other for one, other in zip(times[slow], times[fast], strict=True)]
+        rows[label] = _row(ratios, times[slow], times[fast], work[slow].total / work[fast].total)
+    ratios = [one / other for one, other in zip(language[OFFICIAL], language[PACKED], strict=True)]
+    limit = language_work(bench, batches[Layout(OFFICIAL)]) / language_work(bench, batches[Layout(PACKED)])
+    rows["language model alone"] = _row(ratios, language[OFFICIAL], language[PACKED], limit)
+    for label, row in rows.items():
+        print(f"  {label:70} {row['ratio']:5.2f}x of {row['limit']:5.2f}x: {100 * row['of_limit']:.0f} %", flush=True)
+    return {"shares": shares, "rows": rows}
+
+
+def _row(ratios: Sequence[float], slow: Sequence[float], fast: Sequence[float], limit: float) -> dict[str, float]:
+    ratio = statistics.median(ratios)
+    return {
+        "official_s": round(statistics.median(slow), 3),
+        "packed_s": round(statistics.median(fast), 3),
+        "ratio": round(ratio, 3),
+        "lowest": round(min(ratios), 3),
+        "highest": round(max(ratios), 3),
+        "limit": round(limit, 3),
+        "of_limit": round(ratio / limit, 3),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--family", choices=CASES)
+    parser.add_argument("--repeats", type=int, default=5)
+    options = parser.parse_args()
+    names = [options.family] if options.family else list(CASES)
+    figures = {name: measure(CASES[name], options.quick, options.repeats) for name in names}
+    reached = [
+        row["of_limit"] >= (TOKEN_TARGET if label == "language model alone" else TARGET)
+        for found in figures.values()
+        for label, row in found["rows"].items()
+    ]
+    near = [
+        abs(share["measured"] - share["published"]) <= TOLERANCE * max(share["published"], 0.1)
+        for found in figures.values()
+        for share in found["shares"].values()
+    ]
+    first = next(iter(figures.values()))["rows"]["packed, every block recomputed on both sides"]
+    print(
+        json.dumps(
+            {
+                "name": "packed_step",
+                "figures": figures,
+                "ratio": first["ratio"],
+                "target": f"{TARGET:.0%} of each row's limit, {TOKEN_TARGET:.0%} for the language model alone",
+                "holds": all(reached) and (options.quick or all(near)),
+                "machine": f"{os.cpu_count()} x {platform.machine()}, torch {torch.__version__}",
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
