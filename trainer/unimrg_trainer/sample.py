@@ -23,14 +23,14 @@ class Sample:
     """uint8 [H, W, 3], RGB; None where it was not asked for, or for text alone."""
     maps: Mapping[str, np.ndarray] = field(default_factory=dict)
     """Map name (`maps/`) → uint8 [H, W] or [H, W, 3], as stored; only those that were asked for and exist."""
-    encodings: Mapping[str, np.ndarray] = field(default_factory=dict)
-    """Name → what a model's frozen encoder made of image or map; only where that was asked for instead of pixels."""
     caption: str | None = None
     question: str | None = None
     answer: str | None = None
     """Question and answer of a question sample, both None for an image sample."""
     attributes: Mapping[str, Any] = field(default_factory=dict)
     """What the source says beyond that (JSON values), e.g. the kind of question; read by benchmarks only."""
+    encodings: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Name → what a model's frozen encoder made of image or map; only where that was asked for instead of pixels."""
 
     def squared(self) -> Sample:
         """Return the sample padded to a square: the image with grey, its maps with 0 (far away, no contour)."""
