@@ -23,7 +23,12 @@ from unimrg_trainer.engine.encoding import FamilyEncoder
 from unimrg_trainer.engine.step_plan import MicroStep, RowReader, StepPlanner
 from unimrg_trainer.models.common.encodings import Encoder
 from unimrg_trainer.models.common.unique_images import UniqueImages
+from unimrg_trainer.models.harmon.kl16 import Kl16, Kl16Config
+from unimrg_trainer.models.openuni.codec import DcAe
+from unimrg_trainer.models.openuni.config import DcAeConfig
 from unimrg_trainer.models.registry import find_family
+from unimrg_trainer.models.showo.config import MagvitConfig
+from unimrg_trainer.models.showo.magvit import Magvit
 from unimrg_trainer.objectives.registry import objective
 from unimrg_trainer.packing.composition import Composition
 from unimrg_trainer.preparation.prepare import digest_of
@@ -139,6 +144,21 @@ def test_a_picture_that_came_encoded_is_not_encoded_again() -> None:
 
     assert images.collected().encoded(encode).tolist() == [[7, 8], [5, 6], [1, 2]]
     np.testing.assert_array_equal(asked, [whole[None]])
+
+
+@pytest.mark.parametrize("name", ["harmon", "openuni", "showo"])
+def test_what_a_trained_codec_makes_of_an_image_does_not_depend_on_the_others(name: str) -> None:
+    """With networks of the published kinds, drawn at random; several images at once differ in their last bits."""
+    torch.manual_seed(1)
+    family: Any = tiny_family(name)
+    if name == "harmon":
+        family.codec = Kl16(Kl16Config(width=32))
+    elif name == "openuni":
+        family.codec = DcAe(DcAeConfig(widths=(32, 32, 64, 64, 64, 64)))
+    else:
+        family.image_tokenizer = Magvit(MagvitConfig(width=32))
+    images = torch.from_numpy(np.stack([picture(key, 64, 64, 3) for key in range(5)]))
+    assert torch.equal(family.encode(images), torch.cat([family.encode(images[n : n + 1]) for n in range(5)]))
 
 
 @pytest.mark.parametrize("array", [np.zeros((64, 47), np.float16), np.zeros((64, 48), np.float32)])

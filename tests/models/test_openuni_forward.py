@@ -159,7 +159,7 @@ def test_frozen_parts_run_once_for_each_image_and_geometry(monkeypatch: pytest.M
         ]
     batch = batch_of(openuni, [*rows, *rows])
     assert seen == [2, 2]  # two tiles, then two squares
-    assert encoded == [6]  # pixel, depth and segmentation of two images
+    assert encoded == [1] * 6  # pixel, depth and segmentation of two images
     assert (len(batch.squares), len(batch.pictures)) == (2, 6)
 
 

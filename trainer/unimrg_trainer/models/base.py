@@ -91,8 +91,12 @@ class Family(Protocol):
         ...
 
     def encode(self, images: Tensor) -> Tensor:
-        """Run the frozen encoder on squares of one encoder of `reading`: uint8 [B, S, S, 3] → [B, *shape] in its type,
-        on the device of `images`. `prepare` calls it too, so what was encoded before is what it would be now."""
+        """Run the frozen encoder on squares for one encoder of `reading`: uint8 [B, S, S, 3], B ≥ 1 → [B, *shape] in
+        its type, on the device of `images`.
+
+        `prepare` calls it too, and an image's result does not depend on the others: what was encoded before is what it
+        would be now.
+        """
         ...
 
     def plan(self, objective: str, tasks: Sequence[tuple[int, Task]], rng: RngFor) -> list[Row]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -20,7 +20,7 @@ from unimrg_trainer.models.common.assets import Asset
 from unimrg_trainer.models.common.batches import evaluation_mode
 from unimrg_trainer.models.common.encodings import Reading
 from unimrg_trainer.models.common.frozen import full_precision
-from unimrg_trainer.models.common.pixels import AT_ONCE, to_images, to_pixels
+from unimrg_trainer.models.common.pixels import AT_ONCE, encode_each, to_images, to_pixels
 from unimrg_trainer.models.common.tokenizer import TINY_TOKENIZER, ChatTokenizer
 from unimrg_trainer.models.openuni.batch import OpenUniBatch
 from unimrg_trainer.models.openuni.codec import DC_AE, Codec, open_codec
@@ -121,7 +121,9 @@ class OpenUniFamily:
 
     def encode(self, images: Tensor) -> Tensor:
         """uint8 [B, H, H, 3] → latents float16 [B, C, h, w] on the same device; the codec computes in float32."""
-        return self._in_parts(self.codec, self.codec.encode, images).half()
+        codec = self.codec.to(images.device)
+        with full_precision(images.device):
+            return encode_each(codec.encode, images).half()
 
     def plan(self, objective: str, tasks: Sequence[tuple[int, Task]], rng: RngFor) -> list[Row]:
         """See `rows.lay_out`: a cohort shares nothing, and nothing is drawn."""
@@ -174,21 +176,16 @@ class OpenUniFamily:
         return list(self._decode(latents))
 
     def _features(self, images: Tensor) -> Tensor:
-        """uint8 [B, S, S, 3] → h float32 [B, K, D] on the same device."""
-        return self._in_parts(self.tower, self.tower, images)
+        """uint8 [B, S, S, 3], B ≥ 1 → h float32 [B, K, D] on the same device."""
+        tower = self.tower.to(images.device)
+        with full_precision(images.device):
+            return torch.cat([tower(to_pixels(part)) for part in torch.split(images, AT_ONCE)])
 
     def _decode(self, latents: Tensor) -> np.ndarray:
         """[B, C, h, w] → uint8 [B, H, H, 3]."""
         codec = self.codec.to(latents.device)
         with full_precision(latents.device):
             return np.concatenate([to_images(codec.decode(part.float())) for part in torch.split(latents, AT_ONCE)])
-
-    @staticmethod
-    def _in_parts(frozen: nn.Module, run: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-        """Run a frozen encoder on uint8 [B, S, S, 3], at least one, in float32."""
-        frozen.to(images.device)
-        with full_precision(images.device):
-            return torch.cat([run(to_pixels(part)) for part in torch.split(images, AT_ONCE)])
 
     @contextmanager
     def _inference(self, module: nn.Module) -> Iterator[Inference]:
