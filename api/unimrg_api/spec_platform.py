@@ -133,9 +133,20 @@ class DataSpec(Spec):
     """What the prepare stage turns into shards under `shards`, each source once. Absent: the shards exist."""
     shards: Annotated[list[Uri], Field(min_length=1, max_length=1)]
     """The prefix that holds the shards. A list, for a later version may mix several."""
+    image_encoding: Literal["Online", "Prepared"] = "Online"
+    """When the model's image codec (its autoencoder or image tokenizer, which is not trained) encodes the images and
+    maps to train on. Online: in every step that reads them. Prepared: once, when the data is prepared; the results lie
+    in the shards, and training reads these instead of pixels. Losses are the same."""
 
     rules = (
         each_once("sources", SourceSpec, "!has(self.sources) || {}"),
+        FieldRule(
+            "imageEncoding",
+            "only data that the job prepares itself can be encoded then",
+            "set data.sources, or use imageEncoding: Online",
+            lambda data: data.image_encoding != "Prepared" or data.sources is not None,
+            "self.imageEncoding != 'Prepared' || has(self.sources)",
+        ),
         FieldRule(
             "sources",
             "images are for sample grids, and no source is trained on",

@@ -58,6 +58,8 @@ class Stage:
     """Its pod of node rank 0 serves progress that is worth polling."""
     scores: bool = False
     """It leaves a summary with scores, which its termination record carries."""
+    encodes: bool = False
+    """It runs the model's image codec where the job says `data.imageEncoding: Prepared`, and then gets its GPUs."""
     fails_job: bool = True
     """Its failure is the job's failure. Otherwise it runs whatever the others came to, and changes nothing about it."""
     failure_reason: str | None = None
@@ -79,7 +81,9 @@ class Stage:
 
     def pod_size(self, job: UniMRGJob) -> PodSize:
         """Return which resources its pods get."""
-        return PodSize.CPU if self.size is PodSize.GPU and not job.spec.trainer.gpus_per_node else self.size
+        encodes = self.encodes and job.spec.data.image_encoding == "Prepared"
+        size = PodSize.GPU if encodes else self.size
+        return PodSize.CPU if size is PodSize.GPU and not job.spec.trainer.gpus_per_node else size
 
     def grace(self, job: UniMRGJob) -> int:
         """Return the seconds between SIGTERM and SIGKILL."""
@@ -90,7 +94,7 @@ STAGES: dict[StageName, Stage] = {
     stage.name: stage
     for stage in (
         Stage("check", PodSize.SMALL, phase="Checking", validates=True, grace_seconds=30),
-        Stage("prepare", PodSize.CPU, phase="Preparing", reports_progress=True),
+        Stage("prepare", PodSize.CPU, phase="Preparing", reports_progress=True, encodes=True),
         Stage("train", PodSize.GPU, trains=True, distributed=True, every_node=True, reports_progress=True),
         Stage(
             "evaluate",

@@ -91,11 +91,11 @@ def test_a_micro_step_encodes_each_image_once_in_each_geometry() -> None:
     batch = harmon.collate(rows, rng_for)
     assert codec.encoded == []  # the host only collects pixels
     prepared = harmon.prepare(batch, CPU, torch.float64)
-    assert codec.encoded == [(8, "cpu", torch.float32)]
+    assert codec.encoded == [(1, "cpu", torch.float32)] * 8
     assert prepared.latents is not None and prepared.latents.dtype == torch.float64
     assert not prepared.latents.requires_grad
     perturbed(harmon)(prepared).sum().backward()
-    assert len(codec.encoded) == 1
+    assert len(codec.encoded) == 8
 
 
 def test_a_preview_shows_what_the_loss_sees_of_each_row() -> None:
@@ -119,7 +119,7 @@ def test_the_codec_moves_to_the_device_that_the_batch_goes_to() -> None:
     """The meta device stands for a GPU: a codec or an image left behind would raise."""
     harmon = family()
     batch = harmon.collate([row(harmon, name, 0, task(name, 0)) for name in ALL], rng_for)
-    assert batch.pixels.device == harmon.codec.basis.device == CPU
+    assert batch.pictures.pixels.device == harmon.codec.basis.device == CPU
     prepared = harmon.prepare(batch, torch.device("meta"), torch.float32)
     tensors = [value for value in vars(prepared).values() if isinstance(value, torch.Tensor)]
     assert prepared.latents is not None and {tensor.device.type for tensor in tensors} == {"meta"}

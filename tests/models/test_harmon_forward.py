@@ -113,7 +113,7 @@ def test_rows_without_an_image_have_losses_and_read_none() -> None:
     sums = module(batch_of(harmon, [answering, generating]))
     assert sums.isfinite().all() and (sums > 0).all()
     text_alone = batch_of(harmon, [answering])
-    assert len(text_alone.pixels) == 0
+    assert len(text_alone.pictures) == 0
     torch.testing.assert_close(module(text_alone), sums[:1], rtol=1e-10, atol=0)
     among = module(batch_of(harmon, [*rows_of(harmon, ALL, [4]), answering, generating]))
     torch.testing.assert_close(among[-2:], sums, rtol=1e-10, atol=0)

@@ -21,7 +21,7 @@ FEW = {"steps": 3, "textSteps": 5, "diffusionSteps": 4, "guidance": "2.0"}
 
 def encoded(harmon: HarmonFamily, image: np.ndarray) -> torch.Tensor:
     """Tokens [1, S, C] of a square image."""
-    return harmon._encode(torch.tensor(image)[None].to(CPU), torch.float64)
+    return harmon.encode(torch.tensor(image)[None].to(CPU)).double()
 
 
 def greedy_without_cache(harmon: HarmonFamily, module: Harmon, request: AnswerRequest, new: int) -> str:

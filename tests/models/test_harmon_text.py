@@ -12,8 +12,9 @@ from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_trainer.models.common.text import IGNORE, TextSegment
 from unimrg_trainer.models.harmon.codec import KL16
+from unimrg_trainer.models.harmon.encodings import Geometry
 from unimrg_trainer.models.harmon.family import TOKENIZER, HarmonFamily
-from unimrg_trainer.models.harmon.rows import Geometry, ImageSegment, TargetSegment
+from unimrg_trainer.models.harmon.rows import ImageSegment, TargetSegment
 
 harmon = family()
 encode = harmon.tokenizer.encode

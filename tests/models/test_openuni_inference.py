@@ -33,7 +33,7 @@ def module() -> OpenUni:
 
 
 def features(image: np.ndarray) -> torch.Tensor:
-    return openuni._features(torch.from_numpy(squash(image, 32).copy())[None], torch.float64)
+    return openuni._features(torch.from_numpy(squash(image, 32).copy())[None]).double()
 
 
 def greedy_without_cache(module: OpenUni, request: AnswerRequest, new: int) -> str:

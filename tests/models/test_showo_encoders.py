@@ -23,8 +23,8 @@ from unimrg_trainer.models.showo import codes as codes_file
 from unimrg_trainer.models.showo import family as family_file
 from unimrg_trainer.models.showo.blocks import BlockColours
 from unimrg_trainer.models.showo.codes import MAGVIT, decode_images, encode_images
-from unimrg_trainer.models.showo.collate import source_geometry
 from unimrg_trainer.models.showo.config import BlocksConfig, MagvitConfig
+from unimrg_trainer.models.showo.encodings import source_geometry
 from unimrg_trainer.models.showo.family import TOKENIZER, ShowOFamily
 from unimrg_trainer.models.showo.magvit import Magvit
 from unimrg_trainer.models.showo.vision import CLIP, DEVIATION, MEAN, centre_crop, features, open_tower

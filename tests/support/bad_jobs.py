@@ -36,6 +36,7 @@ spec:
     sources:
       - scenes: {train: 100, heldOut: 10, imageSize: 48, seed: 7}
     shards: [file://data]
+    imageEncoding: Online
   checkpoint:
     uri: file://run
     everySteps: 10
@@ -156,6 +157,7 @@ CUSTOM = "spec.model.custom"
 TRAINING, BATCH, OPTIMIZER = "spec.training", "spec.training.batch", "spec.training.optimizer"
 OBJECTIVES, DEPTH = "spec.objectives", '{name: Depth, weight: "0.5"}'
 SOURCES, SCENES = "spec.data.sources", "      - scenes: {train: 100, heldOut: 10, imageSize: 48, seed: 7}"
+ENCODING = "    shards: [file://data]\n    imageEncoding: "
 BENCHMARKS, SPATIAL = "spec.stages.evaluate.benchmarks", "[spatial: {questions: 8}]"
 URI, RUN = "spec.checkpoint.uri", "uri: file://run"
 MLFLOW, LABELS = "spec.tracking.mlflow", "metadata.labels"
@@ -266,6 +268,8 @@ BAD_JOBS = [
     *bad(OBJECTIVES, f'"1"}}\n    - {DEPTH}', '"0"}\n    - {name: Depth, weight: "0"}'),
     *bad(BENCHMARKS, SPATIAL, "[spatial: {}, spatial: {questions: 8}]", "[spatial: {}, custom: {name: spatial}]"),
     *bad(BENCHMARKS, SPATIAL, "[generatedMaps: {}, spatial: {}, generatedMaps: {images: 8}]"),
+    *bad("spec.data.imageEncoding", "imageEncoding: Online", "imageEncoding: online"),
+    *bad("spec.data.imageEncoding", f"    sources:\n{SCENES}\n{ENCODING}Online", f"{ENCODING}Prepared"),
     *bad(SOURCES, SCENES, f"{SCENES}\n{SCENES}", "      - images: {uri: file:///a}"),
 ]
 

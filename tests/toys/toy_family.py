@@ -18,9 +18,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from unimrg_api.errors import UserError
+from unimrg_trainer.maps.base import ImageMap
 from unimrg_trainer.maps.geometry import squash
 from unimrg_trainer.models.base import OnRound, RngFor, Row
 from unimrg_trainer.models.common.assets import Asset
+from unimrg_trainer.models.common.encodings import Reading
 from unimrg_trainer.models.requests import AnswerRequest, GenerateRequest
 from unimrg_trainer.models.weights import Layout
 from unimrg_trainer.objectives.base import Objective, Task
@@ -86,6 +88,15 @@ class ToyFamily:
 
     def needed_files(self) -> Sequence[Asset]:
         return []
+
+    def encoder_file(self) -> Asset | None:
+        return None
+
+    def reading(self, map: ImageMap | None) -> Reading:
+        return Reading()
+
+    def encode(self, images: Tensor) -> Tensor:
+        raise NotImplementedError("nothing is encoded: patches are the pixels themselves")
 
     def build(self) -> nn.Module:
         return ToyModule(self.width)

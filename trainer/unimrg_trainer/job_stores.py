@@ -5,6 +5,7 @@ The launcher and the engine both ask this page, so that they cannot mean differe
 
 from __future__ import annotations
 
+import importlib
 from urllib.parse import unquote
 
 from unimrg_api.environment import PodEnvironment
@@ -14,6 +15,7 @@ from unimrg_api.fields import resolve_uri
 from unimrg_api.job import UniMRGJob
 from unimrg_api.spec_platform import StorageSpec
 from unimrg_trainer.data.publication import find_publication
+from unimrg_trainer.preparation.base import Encoder
 from unimrg_trainer.preparation.prepare import digest_of
 from unimrg_trainer.preparation.registry import open_sources
 from unimrg_trainer.storage import open_store
@@ -38,7 +40,19 @@ def wanted_digest(job: UniMRGJob, env: PodEnvironment) -> str | None:
     sources = job.spec.data.sources
     if sources is None:
         return None
-    return digest_of(open_sources(sources, env.spec_base))
+    return digest_of(open_sources(sources, env.spec_base), image_encoder(job, env))
+
+
+def image_encoder(job: UniMRGJob, env: PodEnvironment) -> Encoder | None:
+    """What encodes the data when it is prepared; None where training does that.
+
+    Raises UserError (66) where its weights are missing.
+    """
+    if job.spec.data.image_encoding == "Online":
+        return None
+    # by name, and only here: it imports torch, which takes seconds
+    found: Encoder = importlib.import_module("unimrg_trainer.engine.encoding").open_encoder(job, env)
+    return found
 
 
 def data_digest(job: UniMRGJob, env: PodEnvironment) -> str:

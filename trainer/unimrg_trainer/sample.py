@@ -29,6 +29,8 @@ class Sample:
     """Question and answer of a question sample, both None for an image sample."""
     attributes: Mapping[str, Any] = field(default_factory=dict)
     """What the source says beyond that (JSON values), e.g. the kind of question; read by benchmarks only."""
+    encodings: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Name → what a model's frozen encoder made of image or map; only where that was asked for instead of pixels."""
 
     def squared(self) -> Sample:
         """Return the sample padded to a square: the image with grey, its maps with 0 (far away, no contour)."""
@@ -36,10 +38,14 @@ class Sample:
         return replace(self, image=image, maps={name: centre_on_square(map, 0) for name, map in self.maps.items()})
 
     def require(self, reader: str, *, image: bool = True, maps: Collection[str] = (), answer: bool = False) -> None:
-        """Raise UserError (65) unless the sample has what `reader`, an objective, learns from."""
+        """Raise UserError (65) unless the sample has what `reader`, an objective, learns from.
+
+        Where it was read with encodings, these were made of the pictures, and stand for them.
+        """
+        pictures = not self.encodings
         missing = [
-            *(["image"] if image and self.image is None else []),
-            *sorted(f"map {name!r}" for name in maps if name not in self.maps),
+            *(["image"] if pictures and image and self.image is None else []),
+            *sorted(f"map {name!r}" for name in maps if pictures and name not in self.maps),
             *(["question with an answer"] if answer and (self.question is None or self.answer is None) else []),
         ]
         if missing:

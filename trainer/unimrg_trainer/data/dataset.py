@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from bisect import bisect_right
 from collections.abc import Collection
@@ -10,12 +9,11 @@ from contextlib import suppress
 from itertools import accumulate
 from typing import Any
 
-import numpy as np
 from cachetools import LRUCache
 
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
-from unimrg_trainer.data.decode import decode_image, decode_map
+from unimrg_trainer.data.members import decode_member, encoding_member
 from unimrg_trainer.data.publication import find_publication
 from unimrg_trainer.data.shards import (
     IMAGE_MEMBERS,
@@ -92,22 +90,27 @@ class Dataset:
             ) from error
         return cls(store, publication.prefix, manifest, publication.digest, square=square)
 
-    def image_sample(self, number: int, /, maps: Collection[str] | None = None, image: bool = True) -> Sample:
+    def image_sample(
+        self, number: int, /, maps: Collection[str] | None = None, image: bool = True, encodings: Collection[str] = ()
+    ) -> Sample:
         """Return image sample `number` (0 … len(images) − 1): an image with its maps, without a question.
 
         `maps` names those that are wanted (None: all that are stored; one that is absent is left out); without `image`
-        the pixels are neither read nor decoded. Raises CorruptDataError.
+        the pixels are neither read nor decoded. `encodings` names what is read encoded, each of which must be there.
+        Raises CorruptDataError.
         """
         shard = self._shard_of(number, self._sample_starts)
-        return self._read(shard, number - self._sample_starts[shard], None, maps, image)
+        return self._read(shard, number - self._sample_starts[shard], None, maps, image, encodings)
 
-    def question_sample(self, number: int, /, maps: Collection[str] | None = None, image: bool = True) -> Sample:
+    def question_sample(
+        self, number: int, /, maps: Collection[str] | None = None, image: bool = True, encodings: Collection[str] = ()
+    ) -> Sample:
         """Return question sample `number` (0 … len(questions) − 1): as an image sample, with one question."""
         shard = self._shard_of(number, self._question_starts)
         starts = self._index(shard)[1]
         within = number - self._question_starts[shard]
         sample = bisect_right(starts, within) - 1
-        return self._read(shard, sample, within - starts[sample], maps, image)
+        return self._read(shard, sample, within - starts[sample], maps, image, encodings)
 
     def questions_about(self, image: int, /) -> range:
         """Return the numbers of the question samples about image sample `image`."""
@@ -134,13 +137,27 @@ class Dataset:
                 self._indices[shard] = known
         return known
 
-    def _read(self, shard: int, within: int, question: int | None, maps: Collection[str] | None, image: bool) -> Sample:
+    def _read(
+        self,
+        shard: int,
+        within: int,
+        question: int | None,
+        maps: Collection[str] | None,
+        image: bool,
+        encodings: Collection[str],
+    ) -> Sample:
         entry = self._index(shard)[0][within]
         wanted = {TEXT_MEMBER}
         pictures = next((name for name in IMAGE_MEMBERS if name in entry.members), None) if image else None
         stored = {member.removesuffix(".png"): member for member in entry.members if member.endswith(".png")}
         chosen = {name: member for name, member in stored.items() if maps is None or name in maps}
-        wanted |= {*chosen.values(), *([pictures] if pictures is not None else [])}
+        encoded = {name: encoding_member(name, square=self._square) for name in encodings}
+        for member in encoded.values():
+            if member not in entry.members:
+                raise CorruptDataError(
+                    f"sample {entry.key} in {self._shards[shard].name} has no {member}", remedy="prepare the data again"
+                )
+        wanted |= {*chosen.values(), *encoded.values(), *([pictures] if pictures is not None else [])}
         contents = self._contents(self._shards[shard], entry, wanted)
         texts = contents[TEXT_MEMBER]
         asked = {} if question is None else texts["questions"][question]
@@ -148,6 +165,7 @@ class Dataset:
             key=entry.key,
             image=None if pictures is None else contents[pictures],
             maps={name: contents[member] for name, member in chosen.items()},
+            encodings={name: contents[member] for name, member in encoded.items()},
             caption=texts.get("caption"),
             question=asked.get("question"),
             answer=asked.get("answer"),
@@ -162,21 +180,7 @@ class Dataset:
         missing = [member for member, content in known.items() if content is None]
         raw = read_members(self._store, self._prefix, self.split, shard, entry, missing) if missing else {}
         for member in missing:
-            known[member] = decoded = _decode(member, raw[member], f"{entry.key} in {shard.name}")
+            known[member] = decoded = decode_member(member, raw[member], f"{entry.key} in {shard.name}")
             with self._lock, suppress(ValueError):  # larger than the whole cache
                 self._decoded[entry.key, member] = decoded
         return {member: content[0] for member, content in known.items() if content is not None}
-
-
-def _decode(member: str, content: bytes, where: str) -> tuple[Any, int]:
-    """Return what a member holds and its size in memory (bytes)."""
-    try:
-        if member == TEXT_MEMBER:
-            return json.loads(content), 4 * len(content)
-        pixels: np.ndarray = decode_image(content) if member in IMAGE_MEMBERS else decode_map(content)
-    except ValueError as error:
-        raise CorruptDataError(
-            f"{member} of sample {where} cannot be decoded: {error}", remedy="prepare the data again"
-        ) from error
-    pixels.flags.writeable = False  # shared by everyone who reads this sample
-    return pixels, pixels.nbytes

@@ -1,7 +1,7 @@
 """The format of prepared data: WebDataset tars, an index beside each, and one manifest per split.
 
     <split>/manifest.json            samples, questions, shards with sha256 of tar and index
-    <split>/<split>-000000.tar       plain tar: <key>.json, <key>.png or .jpg, <key>.<map>.png
+    <split>/<split>-000000.tar       plain tar: <key>.json, <key>.<encoding>.npy, <key>.png or .jpg, <key>.<map>.png
     <split>/<split>-000000.tar.idx   JSON: for every sample and member its offset, length and crc32
 
 The tars can be read by `tarfile`, webdataset and the like. We read members by offset from the index, one ranged read
@@ -30,7 +30,7 @@ FORMAT = 3
 
 TEXT_MEMBER = "json"
 IMAGE_MEMBERS = ("png", "jpg")
-"""Members of a sample by their extension; every other one is `<map>.png`."""
+"""Members of a sample by their extension; every other one is `<map>.png`, or an encoding (`data/members.py`)."""
 
 _BLOCK = tarfile.BLOCKSIZE
 _RESTORE = "delete this data set and prepare it again, or restore the file from a copy"
@@ -59,7 +59,7 @@ class Member(_Record):
 
 
 class IndexEntry(_Record):
-    """One sample in an index: its members by extension (`json`, `png` or `jpg`, and `<map>.png` for each map)."""
+    """One sample in an index: its members by extension (`json`, `png` or `jpg`, and those of maps and encodings)."""
 
     key: str
     questions: int

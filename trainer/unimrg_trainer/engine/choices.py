@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
 from typing import Any
 
@@ -21,7 +21,7 @@ from unimrg_api.job import UniMRGJob
 from unimrg_trainer.engine.initial_weights import check_headers
 from unimrg_trainer.evaluation.benchmarks.registry import find_benchmark
 from unimrg_trainer.models.base import Family
-from unimrg_trainer.models.common.assets import assets_folder
+from unimrg_trainer.models.common.assets import Asset, assets_folder
 from unimrg_trainer.models.registry import find_family
 from unimrg_trainer.objectives.registry import objective
 from unimrg_trainer.storage import open_store
@@ -59,12 +59,12 @@ def open_family(job: UniMRGJob, env: PodEnvironment) -> Family:
     return family
 
 
-def provide_files(job: UniMRGJob, env: PodEnvironment, family: Family) -> None:
-    """Fetch the files that the family needs to this node. Raises UserError (INPUT_MISSING) for missing ones."""
-    check_files(job, env, family)
+def provide_files(job: UniMRGJob, env: PodEnvironment, family: Family, files: Sequence[Asset] | None = None) -> None:
+    """Fetch `files`, or all that the family needs, to this node. Raises UserError (INPUT_MISSING) for missing ones."""
+    check_files(job, env, family, files)
     if job.spec.model.assets is None:
         return
-    for asset in family.needed_files():
+    for asset in family.needed_files() if files is None else files:
         path, link = local_file(_store(job, env), asset.file, env.cache), family.assets / asset.file
         if link.resolve() != path.resolve():
             link.parent.mkdir(parents=True, exist_ok=True)
@@ -73,10 +73,11 @@ def provide_files(job: UniMRGJob, env: PodEnvironment, family: Family) -> None:
             temporary_link.replace(link)  # several ranks of a node may do so at once
 
 
-def check_files(job: UniMRGJob, env: PodEnvironment, family: Family) -> None:
-    """Raise UserError (INPUT_MISSING) that names every file that the family needs and that is missing or empty."""
+def check_files(job: UniMRGJob, env: PodEnvironment, family: Family, files: Sequence[Asset] | None = None) -> None:
+    """Raise UserError (INPUT_MISSING) that names every one of `files`, or of all that the family needs, that is missing
+    or empty."""
     missing, where = [], str(family.assets)
-    for asset in family.needed_files():
+    for asset in family.needed_files() if files is None else files:
         if job.spec.model.assets is None:
             path = family.assets / asset.file
             size = path.stat().st_size if path.is_file() else 0

@@ -78,17 +78,22 @@ def join_group(gpus_per_node: int) -> tuple[int, int, torch.device]:
     Raises UserError (80) if a job for GPUs finds none: it never falls back to the CPU.
     """
     cuda = gpus_per_node > 0
-    if cuda and not torch.cuda.is_available():
+    if cuda:
+        require_gpu(gpus_per_node)
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=GROUP_TIMEOUT)
+    device = torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
+    return dist.get_rank(), dist.get_world_size(), device
+
+
+def require_gpu(gpus_per_node: int) -> None:
+    """Raise UserError (80) unless torch can use a GPU, of so many that the job asks for."""
+    if not torch.cuda.is_available():
         raise UserError(
             f"spec.trainer.gpusPerNode is {gpus_per_node}, and torch finds no usable GPU in this process",
             remedy="check the NVIDIA driver and the device plugin of the node, or set spec.trainer.gpusPerNode: 0",
             exit_code=ExitCode.GPU_FAULT,
         )
-    if cuda:
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=GROUP_TIMEOUT)
-    device = torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
-    return dist.get_rank(), dist.get_world_size(), device
 
 
 def set_up(env: PodEnvironment, job: UniMRGJob) -> Setup:

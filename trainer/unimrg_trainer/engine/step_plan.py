@@ -5,10 +5,10 @@ Everything here is a function of (job, data, step, rank, world size) and runs on
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence, Sized
+from collections.abc import Callable, Collection, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -19,7 +19,9 @@ from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_trainer.data.order import position
 from unimrg_trainer.engine.rows import BatchShape, cohorts_of_rank
+from unimrg_trainer.maps.base import ImageMap
 from unimrg_trainer.models.base import Batch, Family, Row
+from unimrg_trainer.models.common.encodings import Reading
 from unimrg_trainer.objectives.base import Objective
 from unimrg_trainer.packing.composition import Composition
 from unimrg_trainer.packing.segments import rows_digest
@@ -69,9 +71,23 @@ class SampleSource(Protocol):
     @property
     def questions(self) -> Sized: ...
 
-    def image_sample(self, sample_index: int, /, maps: Collection[str] | None = None) -> Sample: ...
+    def image_sample(
+        self,
+        sample_index: int,
+        /,
+        maps: Collection[str] | None = None,
+        image: bool = True,
+        encodings: Collection[str] = (),
+    ) -> Sample: ...
 
-    def question_sample(self, sample_index: int, /, maps: Collection[str] | None = None) -> Sample: ...
+    def question_sample(
+        self,
+        sample_index: int,
+        /,
+        maps: Collection[str] | None = None,
+        image: bool = True,
+        encodings: Collection[str] = (),
+    ) -> Sample: ...
 
     def questions_about(self, image: int, /) -> range: ...
 
@@ -80,21 +96,24 @@ class SampleSource(Protocol):
 class RowReader:
     """Reads the sample of a global row, in shuffled order by `seed`, or in stored order (None: evaluation).
 
-    With `same_images` a question is about the image that other objectives have at the same global row.
+    With `same_images` a question is about the image that other objectives have at the same global row. With `reading`,
+    the family's, what rows read encoded is read so, and the image only where they need its pixels too.
     """
 
     dataset: SampleSource
     seed: int | None
     same_images: bool = False
+    reading: Callable[[ImageMap | None], Reading] | None = None
 
     def __call__(self, objective: Objective, global_row: int) -> Sample:
-        """The sample with the maps that the objective learns from."""
-        maps = () if objective.map is None else (objective.map.name,)
+        """The sample with what the objective learns from."""
+        wanted = self._wanted(objective.map)
         if objective.source == "images":
-            return self.dataset.image_sample(self._index("images", len(self.dataset.images), global_row), maps=maps)
+            sample_index = self._index("images", len(self.dataset.images), global_row)
+            return self.dataset.image_sample(sample_index, **wanted)
         if not self.same_images:
             sample_index = self._index("questions", len(self.dataset.questions), global_row)
-            return self.dataset.question_sample(sample_index, maps=maps)
+            return self.dataset.question_sample(sample_index, **wanted)
         image = self._index("images", len(self.dataset.images), global_row)
         questions = self.dataset.questions_about(image)
         if not questions:
@@ -104,7 +123,14 @@ class RowReader:
                 exit_code=ExitCode.DATA_CORRUPT,
             )
         drawn = int(generator("question", self.seed or 0, global_row).integers(len(questions)))
-        return self.dataset.question_sample(questions[drawn], maps=maps)
+        return self.dataset.question_sample(questions[drawn], **wanted)
+
+    def _wanted(self, map: ImageMap | None) -> dict[str, Any]:
+        """What a data set is asked for, of a sample to learn `map` from, or an answer."""
+        if self.reading is None:
+            return {"maps": () if map is None else (map.name,)}
+        reading = self.reading(map)
+        return {"maps": (), "image": reading.image, "encodings": {encoding.name for encoding in reading.encodings}}
 
     def _index(self, source: str, size: int, global_row: int) -> int:
         return global_row % size if self.seed is None else position(self.seed, source, size, global_row)

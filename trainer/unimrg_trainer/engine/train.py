@@ -75,7 +75,12 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
         family=setup.family,
         objectives=setup.objectives,
         objective_weights=setup.objective_weights,
-        reader=RowReader(dataset, training.seed, setup.same_images),
+        reader=RowReader(
+            dataset,
+            training.seed,
+            setup.same_images,
+            setup.family.reading if job.spec.data.image_encoding == "Prepared" else None,
+        ),
         shape=BatchShape(training.batch.rows_per_objective, training.batch.cohort_rows),
         micro_batch_rows=training.batch.micro_batch_rows,
         seed=training.seed,

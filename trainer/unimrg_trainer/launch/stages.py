@@ -157,7 +157,8 @@ def _prepare(context: StageContext) -> ExitResult:
 
     store = job_stores.data_store(context.job, context.env)
     with context.stop.interruptible():
-        prepared = prepare(sources, context.env.spec_base, store, report)
+        encoder = job_stores.image_encoder(context.job, context.env)
+        prepared = prepare(sources, context.env.spec_base, store, report, encoder)
         inputs.check_identity(context.job, context.env, context.run_store, prepared.digest)
     where = f"{store.uri}/{prepared.prefix}"
     return ExitResult(ExitCode.OK, "Completed", f"found in {where}" if prepared.reused else f"written to {where}")

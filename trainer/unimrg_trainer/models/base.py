@@ -19,7 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from unimrg_trainer.maps.base import ImageMap
 from unimrg_trainer.models.common.assets import Asset
+from unimrg_trainer.models.common.encodings import Reading
 from unimrg_trainer.models.requests import AnswerRequest, GenerateRequest
 from unimrg_trainer.models.weights import Layout
 from unimrg_trainer.objectives.base import Objective, Task
@@ -74,6 +76,27 @@ class Family(Protocol):
 
     def decays(self, name: str, parameter: Tensor) -> bool:
         """Whether weight decay applies to this parameter."""
+        ...
+
+    def encoder_file(self) -> Asset | None:
+        """Return the weights of the frozen encoder that `encode` runs; None: it has none besides this code."""
+        ...
+
+    def reading(self, map: ImageMap | None) -> Reading:
+        """Return what rows read of a sample's pictures: those that learn `map`, or (None) those that answer.
+
+        Rows take from `sample.encodings` what is there, and otherwise make it from image and maps. A family that
+        nothing can be encoded for ahead of training returns `Reading()`.
+        """
+        ...
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Run the frozen encoder on squares for one encoder of `reading`: uint8 [B, S, S, 3], B ≥ 1 → [B, *shape] in
+        its type, on the device of `images`.
+
+        `prepare` calls it too, and an image's result does not depend on the others: what was encoded before is what it
+        would be now.
+        """
         ...
 
     def plan(self, objective: str, tasks: Sequence[tuple[int, Task]], rng: RngFor) -> list[Row]:

@@ -9,6 +9,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from unimrg_trainer.sample import Sample
+
 
 @dataclass(frozen=True, eq=False)
 class SourceSample:
@@ -40,6 +42,21 @@ class Source(Protocol):
 
     def sample(self, split: str, number: int) -> SourceSample:
         """Return sample `number` (0 … splits[split] − 1), a function of identity, split and number alone."""
+        ...
+
+
+class Encoder(Protocol):
+    """A model's frozen image encoder, which the prepare stage runs over what is trained on."""
+
+    def identity(self) -> Any:
+        """Return, as JSON, all that its results depend on besides the sample."""
+        ...
+
+    def encode(self, samples: Sequence[Sample]) -> Sequence[Mapping[str, np.ndarray]]:
+        """Return, for each sample with its image and maps, member of the shards (`data/members.py`) → array.
+
+        Raises UserError for a sample that lacks what is to be encoded.
+        """
         ...
 
 

@@ -10,19 +10,24 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from unimrg_api.digests import sha256_of
 from unimrg_api.spec_platform import SourceSpec
 from unimrg_trainer.data import shards
 from unimrg_trainer.data.publication import SPLITS, Publication, folder_of, publish, published
 from unimrg_trainer.data.shards import join
-from unimrg_trainer.preparation.base import Source
+from unimrg_trainer.preparation.base import Encoder, Source
+from unimrg_trainer.preparation.encode import EncodedMembers
 from unimrg_trainer.preparation.registry import open_sources
-from unimrg_trainer.preparation.write import members_of, write_split
+from unimrg_trainer.preparation.write import Members, members_of, write_split
 from unimrg_trainer.storage.base import ObjectStore
 
 Progress = Callable[[int, int], None]
 """(samples written, samples in all)"""
+
+ENCODED_SPLIT = "train"
+"""The other splits are read once or twice, from pixels."""
 
 
 @dataclass(frozen=True)
@@ -34,21 +39,26 @@ class Prepared:
     reused: bool
 
 
-def digest_of(sources: Mapping[str, Source]) -> str:
+def digest_of(sources: Mapping[str, Source], encoder: Encoder | None = None) -> str:
     """Return the digest of everything that the content depends on; where it lies is not part of it."""
-    identities = [[name, source.identity()] for name, source in sources.items()]
-    return sha256_of({"format": shards.FORMAT, "sources": identities})
+    content: dict[str, Any] = {
+        "format": shards.FORMAT,
+        "sources": [[name, source.identity()] for name, source in sources.items()],
+    }
+    return sha256_of(content if encoder is None else {**content, "encoder": encoder.identity()})
 
 
-def prepare(specs: Sequence[SourceSpec], base: Path, store: ObjectStore, progress: Progress) -> Prepared:
+def prepare(
+    specs: Sequence[SourceSpec], base: Path, store: ObjectStore, progress: Progress, encoder: Encoder | None = None
+) -> Prepared:
     """Write the data set of the job's sources into `store`, unless it is there.
 
-    `base` is the folder that relative URIs are resolved against. Raises JobError for inputs that are missing or
-    unreadable (before anything is written), UserError for stores. If it is interrupted, nothing is published, and the
-    next call writes what is missing.
+    `base` is the folder that relative URIs are resolved against. `encoder` encodes what is trained on.
+    Raises JobError for inputs that are missing or unreadable (before anything is written), UserError for stores. If it
+    is interrupted, nothing is published, and the next call writes what is missing.
     """
     sources = open_sources(specs, base)
-    digest = digest_of(sources)
+    digest = digest_of(sources, encoder)
     found = published(store, digest)
     if found is not None:
         _verify(store, found)
@@ -63,7 +73,9 @@ def prepare(specs: Sequence[SourceSpec], base: Path, store: ObjectStore, progres
     for split in SPLITS:
         count = sum(source.splits.get(split, 0) for source in sources.values())
         if count:
-            members = partial(_members, list(sources.values()), split)
+            members: Callable[[int], Members] = partial(_members, list(sources.values()), split)
+            if encoder is not None and split == ENCODED_SPLIT:
+                members = EncodedMembers(members, count, encoder)
             report = partial(_report, progress, done, total)
             manifests[split] = write_split(store, prefix, split, count, members, report)
             done += count

@@ -22,7 +22,7 @@ class TensorBatch:
         def move(value: Any) -> Any:
             if isinstance(value, Tensor):
                 target = floating if value.is_floating_point() else value.dtype
-                return value.to(device, target, non_blocking=True)
+                return value.to(device, non_blocking=True).to(target)  # a copy here is not pinned
             if isinstance(value, TensorBatch):
                 return value.to(device, dtype)
             return tuple(move(part) for part in value) if isinstance(value, tuple) else value

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
 
 AT_ONCE = 8
-"""Images per call of a codec: its activations at 512 × 512 pixels take about half a gigabyte for each."""
+"""Images per call of a decoder or a tower: activations at 512 × 512 pixels take about half a gigabyte for each."""
+
+
+def encode_each(encode: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """Encode uint8 [B, H, W, 3], at least one, with `encode`: pixels [1, 3, H, W] → [1, …]. Returns [B, …].
+
+    Each image alone: of several together the last bits depend on how many they are, and what was stored would not be
+    what a step computes.
+    """
+    return torch.cat([encode(to_pixels(image)) for image in torch.split(images, 1)])
 
 
 def to_pixels(images: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from unimrg_trainer.models.common.attention import Attention
 from unimrg_trainer.models.common.batches import TensorBatch
+from unimrg_trainer.models.common.unique_images import Images
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,8 +24,8 @@ class HarmonBatch(TensorBatch):
     Places are flat indices sequence·L + offset, places of a target's grid are target·S + token.
     """
 
-    pixels: Tensor
-    """uint8 [U, H, H, 3]: every image that a row reads or learns, once in each geometry."""
+    pictures: Images
+    """Every image that a row reads or learns, once in each geometry; H pixels wide, or encoded."""
     latents: Tensor | None
     """float [U, S, C]: their codec tokens, None until `HarmonFamily.prepare` has computed them."""
 

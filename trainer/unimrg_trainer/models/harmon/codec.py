@@ -10,7 +10,7 @@ from torch import Tensor
 
 from unimrg_trainer.models.common.assets import Asset
 from unimrg_trainer.models.common.dct import BlockCosine, read_measured
-from unimrg_trainer.models.common.pixels import AT_ONCE, to_images, to_pixels
+from unimrg_trainer.models.common.pixels import AT_ONCE, encode_each, to_images
 from unimrg_trainer.models.harmon.config import HarmonConfig
 from unimrg_trainer.models.harmon.kl16 import Kl16
 
@@ -39,11 +39,8 @@ def open_codec(config: HarmonConfig, assets: Path) -> Codec:
 
 
 def encode_tokens(codec: Codec, images: Tensor) -> Tensor:
-    """uint8 [B, H, H, 3] → float32 [B, tokens, channels] in raster order; images lie on the codec's device."""
-    if len(images) == 0:
-        return torch.zeros(0, (images.shape[1] // codec.stride) ** 2, codec.channels, device=images.device)
-    parts = [codec.encode(to_pixels(part)) for part in torch.split(images, AT_ONCE)]
-    return torch.cat(parts).flatten(2).transpose(1, 2).contiguous()
+    """uint8 [B, H, H, 3], B ≥ 1 → float32 [B, tokens, channels] in raster order; images lie on the codec's device."""
+    return encode_each(codec.encode, images).flatten(2).transpose(1, 2).contiguous()
 
 
 def decode_tokens(codec: Codec, tokens: Tensor, side: int) -> np.ndarray:

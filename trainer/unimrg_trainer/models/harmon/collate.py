@@ -9,15 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unimrg_trainer.maps.geometry import pad_square, squash
 from unimrg_trainer.models.base import RngFor
 from unimrg_trainer.models.common.layout import SequenceBuilder, lay_out
 from unimrg_trainer.models.common.text import TextSegment
-from unimrg_trainer.models.common.unique_images import UniqueImages
+from unimrg_trainer.models.common.unique_images import Images, UniqueImages
 from unimrg_trainer.models.harmon.batch import HarmonBatch
 from unimrg_trainer.models.harmon.config import HarmonConfig
 from unimrg_trainer.models.harmon.diffusion import row_coefficients, training_schedule
-from unimrg_trainer.models.harmon.rows import Geometry, HarmonRow, ImageSegment, TargetSegment
+from unimrg_trainer.models.harmon.encodings import codec_encoder, image_encoding
+from unimrg_trainer.models.harmon.rows import HarmonRow, ImageSegment, TargetSegment
 from unimrg_trainer.packing.composition import Composition
 from unimrg_trainer.packing.packed import RowTokens
 from unimrg_trainer.packing.segments import row_tokens, segment_slices
@@ -29,13 +29,18 @@ def collate(config: HarmonConfig, rows: Sequence[HarmonRow], rng: RngFor, compos
     Of each target are drawn, with the key of its row and its map in the purpose: which tokens are masked (`order/…`),
     and for each of these its time steps (`time/…`) and noise (`noise/…`).
     """
-    unique = UniqueImages(config.image_size)
+    encoder = codec_encoder(config)
+    unique = UniqueImages(encoder)
     segments = [(row, segment) for row in rows for segment in row.segments]
-    images = [_scale(unique, segment) for _, segment in segments if isinstance(segment, ImageSegment)]
+    images = [
+        unique.read(segment.sample, image_encoding(config, segment.geometry))
+        for _, segment in segments
+        if isinstance(segment, ImageSegment)
+    ]
     targets = [(row, segment) for row, segment in segments if isinstance(segment, TargetSegment)]
-    learnt = [unique.add(target.map.target(target.sample, config.image_size)) for _, target in targets]
+    learnt = [unique.add(target.sample, encoder.of_map(target.map)) for _, target in targets]
     draws = [_draw(config, row, target, rng) for row, target in targets]
-    return assemble(config, rows, draws, images, learnt, unique.stacked(), composition)
+    return assemble(config, rows, draws, images, learnt, unique.collected(), composition)
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,13 +61,13 @@ def assemble(
     draws: Sequence[TargetDraws],
     images: Sequence[int],
     learnt: Sequence[int],
-    pixels: Tensor,
+    pictures: Images,
     composition: Composition = Composition.OFFICIAL,
 ) -> HarmonBatch:
     """Build the batch of rows with given random inputs.
 
     In the order of their segments: `draws` and `learnt` of each target, `images` of each image; `images` and `learnt`
-    are indices into the different images `pixels`, uint8 [U, H, H, 3].
+    are indices into the different images `pictures`.
     """
     visible, real = _visible(config.tokens, draws)
     places = _Places(config, rows, images, visible.shape[1], composition)
@@ -71,7 +76,7 @@ def assemble(
     timesteps = _concatenate([one.timesteps for one in draws], (0, repeats))
     no_noise = np.zeros((0, repeats, config.codec_channels), dtype=np.float32)
     return HarmonBatch(
-        pixels=pixels,
+        pictures=pictures,
         latents=None,
         texts=_index(places.builder.texts),
         sources=_index(places.builder.sources.reshape(places.layout.positions.shape)),
@@ -96,11 +101,6 @@ def assemble(
         image_of_row=tuple(places.image_of_row),
         target_rows=tuple(places.target_rows),
     )
-
-
-def _scale(images: UniqueImages, segment: ImageSegment) -> int:
-    assert segment.sample.image is not None
-    return images.scale(segment.sample.image, pad_square if segment.geometry is Geometry.PAD else squash)
 
 
 def _draw(config: HarmonConfig, row: HarmonRow, target: TargetSegment, rng: RngFor) -> TargetDraws:

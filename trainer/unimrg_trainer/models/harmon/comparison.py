@@ -22,10 +22,12 @@ from torch import Tensor
 
 from unimrg_trainer.maps.registry import find_map
 from unimrg_trainer.models.common.text import IGNORE, TextSegment
+from unimrg_trainer.models.common.unique_images import unknown_images
 from unimrg_trainer.models.harmon.collate import TargetDraws, assemble
 from unimrg_trainer.models.harmon.config import HarmonConfig
+from unimrg_trainer.models.harmon.encodings import Geometry, codec_encoder
 from unimrg_trainer.models.harmon.module import Harmon
-from unimrg_trainer.models.harmon.rows import Geometry, HarmonRow, ImageSegment, TargetSegment
+from unimrg_trainer.models.harmon.rows import HarmonRow, ImageSegment, TargetSegment
 from unimrg_trainer.models.harmon.sampling import (
     CachedPrompts,
     Prompt,
@@ -120,10 +122,8 @@ def loss_sums(module: Harmon, latents: Tensor, rows: Sequence[GivenRow]) -> Tens
     targets = [row.target for row in rows if row.target is not None]
     images = [row.prompt.image for row in rows if row.prompt.image is not None]
     draws = [_draws(target) for target in targets]
-    no_pixels = torch.zeros(0, dtype=torch.uint8)
-    batch = assemble(
-        config, [_row(config, row) for row in rows], draws, images, [target.image for target in targets], no_pixels
-    )
+    learnt, pictures = [target.image for target in targets], unknown_images(codec_encoder(config), len(latents))
+    batch = assemble(config, [_row(config, row) for row in rows], draws, images, learnt, pictures)
     moved = batch.to(latents.device, latents.dtype)
     sums: Tensor = module(replace(moved, latents=latents))
     return sums

@@ -14,15 +14,18 @@ import torch
 from torch import Tensor, nn
 
 from unimrg_api.spec_model import HarmonSpec
+from unimrg_trainer.maps.base import ImageMap
 from unimrg_trainer.models.base import OnRound, RngFor, Row
 from unimrg_trainer.models.common.assets import Asset
 from unimrg_trainer.models.common.batches import evaluation_mode
+from unimrg_trainer.models.common.encodings import Reading
 from unimrg_trainer.models.common.frozen import full_precision
 from unimrg_trainer.models.common.tokenizer import QWEN_IDS, TINY_TOKENIZER, ChatTokenizer
 from unimrg_trainer.models.harmon.batch import HarmonBatch
 from unimrg_trainer.models.harmon.codec import KL16, Codec, decode_tokens, encode_tokens, open_codec
 from unimrg_trainer.models.harmon.collate import collate
 from unimrg_trainer.models.harmon.config import config_of
+from unimrg_trainer.models.harmon.encodings import Geometry, codec_encoder, image_encoding
 from unimrg_trainer.models.harmon.inference import Inference
 from unimrg_trainer.models.harmon.module import Harmon
 from unimrg_trainer.models.harmon.rows import HarmonRow, plan_cohort
@@ -102,6 +105,23 @@ class HarmonFamily:
         """Weight decay for everything but vectors, biases and the diffusion head (docs/method/recipe.md)."""
         return parameter.ndim > 1 and not name.endswith(".bias") and "diffloss" not in name
 
+    def encoder_file(self) -> Asset | None:
+        """The codec's, of the published sizes."""
+        return KL16 if self.config.codec == "kl16" else None
+
+    def reading(self, map: ImageMap | None) -> Reading:
+        """All that a row sees of pictures are tokens of the codec."""
+        if map is None:
+            return Reading([image_encoding(self.config, Geometry.PAD)], image=False)
+        learnt = codec_encoder(self.config).of_map(map)
+        return Reading([image_encoding(self.config, Geometry.SQUASH), learnt], image=False)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """uint8 [B, H, H, 3] → tokens float16 [B, S, C] on the same device; the codec computes in float32."""
+        self.codec.to(images.device)
+        with full_precision(images.device):
+            return encode_tokens(self.codec, images).half()
+
     def plan(self, objective: str, tasks: Sequence[tuple[int, Task]], rng: RngFor) -> list[Row]:
         """See `rows.plan_cohort`: the cohort shares one mask rate."""
         return list(plan_cohort(self.config, self.template, objective, tasks, rng))
@@ -111,9 +131,9 @@ class HarmonFamily:
         return collate(self.config, cast(Sequence[HarmonRow], rows), rng, composition)
 
     def prepare(self, batch: HarmonBatch, device: torch.device, dtype: torch.dtype) -> HarmonBatch:
-        """Move the batch to `device` and encode its images there, each once; the codec computes in float32."""
+        """Move the batch to `device` and encode there what did not come encoded, each image once."""
         moved = batch.to(device, dtype)
-        return replace(moved, latents=self._encode(moved.pixels, dtype))
+        return replace(moved, latents=moved.pictures.encoded(self.encode))
 
     def preview(self, batch: HarmonBatch) -> list[tuple[np.ndarray | None, np.ndarray | None]]:
         """(image, target) of each row of a prepared batch, decoded from the tokens that the loss sees."""
@@ -146,15 +166,9 @@ class HarmonFamily:
             tokens = inference.generate(requests, self.sampling, on_round)
         return list(decode_tokens(self.codec.to(tokens.device), tokens, self.config.side))
 
-    def _encode(self, pixels: Tensor, dtype: torch.dtype) -> Tensor:
-        """uint8 [U, H, H, 3] → [U, S, C] in `dtype` (at least float32) on the same device."""
-        self.codec.to(pixels.device)
-        with full_precision(pixels.device):
-            return encode_tokens(self.codec, pixels).to(torch.promote_types(dtype, torch.float32))
-
     @contextmanager
     def _inference(self, module: nn.Module) -> Iterator[Inference]:
         """Inference with the module in evaluation mode; afterwards it is as it was."""
         assert isinstance(module, Harmon)
         with evaluation_mode(module):
-            yield Inference(module, self.template, self.tokenizer, self.codec.limit, self._encode)
+            yield Inference(module, self.template, self.tokenizer, self.codec.limit, self.encode)

@@ -38,7 +38,7 @@ class Inference:
         template: Template,
         tokenizer: ChatTokenizer,
         limit: Tensor | None,
-        encode: Callable[[Tensor, torch.dtype], Tensor],
+        encode: Callable[[Tensor], Tensor],
     ) -> None:
         """`limit` [C] is the codec's, if it has one; `encode` turns uint8 [B, H, H, 3] into tokens [B, S, C]."""
         self._model = model
@@ -106,7 +106,7 @@ class Inference:
         """Embeddings of each prompt [P_i, D]: the opening, the square image if there is one, the text's ids."""
         squares = [image for image in images if image is not None]
         if squares:
-            latents = self._encode(torch.from_numpy(np.stack(squares)).to(self._device), self._dtype)
+            latents = self._encode(torch.from_numpy(np.stack(squares)).to(self._device)).to(self._dtype)
         else:
             latents = torch.zeros(0, device=self._device)
         indices = iter(range(len(squares)))

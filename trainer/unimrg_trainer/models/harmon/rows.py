@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
 import numpy as np
 
@@ -18,19 +17,11 @@ from unimrg_trainer.maps.base import ImageMap
 from unimrg_trainer.models.base import RngFor, Row
 from unimrg_trainer.models.common.text import cut_answer, text_segment
 from unimrg_trainer.models.harmon.config import HarmonConfig
+from unimrg_trainer.models.harmon.encodings import Geometry, image_encoding
 from unimrg_trainer.models.harmon.template import Template
 from unimrg_trainer.objectives.base import Task
 from unimrg_trainer.packing.segments import Segment
 from unimrg_trainer.sample import Sample
-
-
-class Geometry(StrEnum):
-    """How an image becomes a square (docs/method/recipe.md)."""
-
-    PAD = "pad"
-    """Centred on a grey square: for questions."""
-    SQUASH = "squash"
-    """Stretched: for the source of a generation."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -84,9 +75,9 @@ def lay_out(
     A text beyond the limit is cut at its end; UserError (65) for a question that leaves no room for its answer.
     """
     segments: list[Segment] = [text_segment(template.opening())]
-    with_image = task.sample.image is not None
+    geometry = Geometry.PAD if task.map is None else Geometry.SQUASH
+    with_image = image_encoding(config, geometry).present(task.sample)
     if with_image:
-        geometry = Geometry.PAD if task.map is None else Geometry.SQUASH
         segments.append(ImageSegment(length=config.image_slots, sample=task.sample, geometry=geometry))
     if task.map is None:
         assert task.answer is not None

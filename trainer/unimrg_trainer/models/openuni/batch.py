@@ -12,6 +12,7 @@ from torch import Tensor
 
 from unimrg_trainer.models.common.attention import Attention
 from unimrg_trainer.models.common.batches import TensorBatch
+from unimrg_trainer.models.common.unique_images import Images
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,18 +23,16 @@ class OpenUniBatch(TensorBatch):
     Places are flat indices sequence·L + offset.
     """
 
-    tiles: Tensor
-    """uint8 [T, V, V, 3]: the different images that questions are asked about."""
-    squares: Tensor
-    """uint8 [U, H, H, 3]: the different images that generation reads, then those that it makes alone."""
-    read: int
-    """A: how many squares, from the first on, the vision tower reads."""
-    learnt: Tensor
-    """int [E]: the squares that the codec encodes."""
+    tiles: Images
+    """T images, V pixels wide: the different ones that questions are asked about."""
+    squares: Images
+    """A images, H pixels wide: the different ones that generation reads."""
+    pictures: Images
+    """E images: the different ones that are learnt, H pixels wide, or encoded."""
     features: Tensor | None
-    """float [T + A, K, D]: h of every tile and of every square that is read, None until `OpenUniFamily.prepare`."""
+    """float [T + A, K, D]: h of every tile and of every square, None until `OpenUniFamily.prepare`."""
     latents: Tensor | None
-    """float [E, C, h, w]: of every square that is learnt, None until `OpenUniFamily.prepare`."""
+    """float [E, C, h, w]: of every picture, None until `OpenUniFamily.prepare`."""
 
     texts: Tensor
     """int [S]: token ids of all text segments."""

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unimrg_trainer.maps.geometry import squash
 from unimrg_trainer.models.base import RngFor
 from unimrg_trainer.models.common.layout import SequenceBuilder, lay_out
 from unimrg_trainer.models.common.text import TextSegment
-from unimrg_trainer.models.common.unique_images import UniqueImages
+from unimrg_trainer.models.common.unique_images import Images, UniqueImages
 from unimrg_trainer.models.openuni.batch import OpenUniBatch
 from unimrg_trainer.models.openuni.config import OpenUniConfig
+from unimrg_trainer.models.openuni.encodings import codec_encoder, image_encoding
 from unimrg_trainer.models.openuni.rows import ImageSegment, OpenUniRow, QuerySegment
 from unimrg_trainer.packing.composition import Composition
 from unimrg_trainer.packing.packed import RowTokens
@@ -23,13 +23,12 @@ from unimrg_trainer.packing.segments import Segment, row_tokens, segment_slices
 
 
 @dataclass(frozen=True, eq=False)
-class Pictures:
+class BatchImages:
     """The different images of a micro-step, and who uses them; see the fields of the same names in `OpenUniBatch`."""
 
-    tiles: Tensor
-    squares: Tensor
-    read: int
-    learnt: Sequence[int]
+    tiles: Images
+    squares: Images
+    pictures: Images
     image_of_row: Sequence[int | None]
     targets: Sequence[int]
 
@@ -51,7 +50,7 @@ def collate(config: OpenUniConfig, rows: Sequence[OpenUniRow], rng: RngFor, comp
     return assemble(
         config,
         [row.segments for row in rows],
-        _pictures(config, rows, [segment for _, segment in queries]),
+        _collect(config, rows, [segment for _, segment in queries]),
         timesteps=torch.tensor(times, dtype=torch.float32),
         sigmas=torch.tensor(times, dtype=torch.float64) / config.train_timesteps,
         noise=torch.from_numpy(np.stack(noises) if noises else np.zeros((0, *config.latent_shape), dtype=np.float32)),
@@ -62,7 +61,7 @@ def collate(config: OpenUniConfig, rows: Sequence[OpenUniRow], rng: RngFor, comp
 def assemble(
     config: OpenUniConfig,
     rows: Sequence[Sequence[Segment]],
-    pictures: Pictures,
+    images: BatchImages,
     *,
     timesteps: Tensor,
     sigmas: Tensor,
@@ -70,12 +69,12 @@ def assemble(
     composition: Composition = Composition.OFFICIAL,
 ) -> OpenUniBatch:
     """Lay out rows of segments, and put places, images and random inputs together."""
-    tokens = [_row_tokens(row, image) for row, image in zip(rows, pictures.image_of_row, strict=True)]
+    tokens = [_row_tokens(row, image) for row, image in zip(rows, images.image_of_row, strict=True)]
     layout = lay_out(tokens, composition)
-    first_query = 1 + (len(pictures.tiles) + pictures.read) * config.vision.tokens
+    first_query = 1 + (len(images.tiles) + len(images.squares)) * config.vision.tokens
     builder = SequenceBuilder(layout, first_query + config.queries)
     returns, target_rows = [], []
-    for index, (row, image) in enumerate(zip(rows, pictures.image_of_row, strict=True)):
+    for index, (row, image) in enumerate(zip(rows, images.image_of_row, strict=True)):
         for segment, at in zip(row, segment_slices(row), strict=True):
             if isinstance(segment, QuerySegment):
                 builder.put(index, at, first_query + np.arange(segment.length))
@@ -88,17 +87,16 @@ def assemble(
                 assert isinstance(segment, TextSegment)
                 builder.put_text(index, at, segment)
     return OpenUniBatch(
-        tiles=pictures.tiles,
-        squares=pictures.squares,
-        read=pictures.read,
-        learnt=_index(pictures.learnt),
+        tiles=images.tiles,
+        squares=images.squares,
+        pictures=images.pictures,
         features=None,
         latents=None,
         texts=_index(builder.texts),
         sources=_index(builder.sources.reshape(layout.positions.shape)),
         positions=_index(layout.positions),
         attention=layout.attention,
-        targets=_index(pictures.targets),
+        targets=_index(images.targets),
         returns=_index(np.stack(returns) if returns else np.zeros((0, config.queries))),
         timesteps=timesteps,
         sigmas=sigmas,
@@ -106,31 +104,29 @@ def assemble(
         predictors=_index(builder.predictors),
         labels=_index(builder.labels),
         labels_per_row=tuple(builder.labels_per_row),
-        image_of_row=tuple(pictures.image_of_row),
+        image_of_row=tuple(images.image_of_row),
         target_rows=tuple(target_rows),
     )
 
 
-def _pictures(config: OpenUniConfig, rows: Sequence[OpenUniRow], queries: Sequence[QuerySegment]) -> Pictures:
+def _collect(config: OpenUniConfig, rows: Sequence[OpenUniRow], queries: Sequence[QuerySegment]) -> BatchImages:
     """Scale what the rows read and make what they learn, each once; all are stretched to squares."""
-    tiles, squares = UniqueImages(config.vision.size), UniqueImages(config.image_size)
+    question, source = (image_encoding(config, for_question=asked) for asked in (True, False))
+    tiles, squares = UniqueImages(question.encoder), UniqueImages(source.encoder)
     tile_of_row, square_of_row = {}, {}
     for index, row in enumerate(rows):
         for segment in row.segments:
-            if isinstance(segment, ImageSegment):
-                image = segment.sample.image
-                assert image is not None
-                if segment.for_question:
-                    tile_of_row[index] = tiles.scale(image, squash)
-                else:
-                    square_of_row[index] = squares.scale(image, squash)
-    read = len(set(square_of_row.values()))
-    made = [squares.add(segment.map.target(segment.sample, config.image_size)) for segment in queries]
-    learnt, targets = np.unique(np.asarray(made, dtype=np.int64), return_inverse=True)
-    stacked = tiles.stacked()
-    feature_of_row = tile_of_row | {row: len(stacked) + square for row, square in square_of_row.items()}
+            if isinstance(segment, ImageSegment) and segment.for_question:
+                tile_of_row[index] = tiles.read(segment.sample, question)
+            elif isinstance(segment, ImageSegment):
+                square_of_row[index] = squares.read(segment.sample, source)
+    codec = codec_encoder(config)
+    pictures = UniqueImages(codec)
+    targets = [pictures.add(segment.sample, codec.of_map(segment.map)) for segment in queries]
+    read = tiles.collected()
+    feature_of_row = tile_of_row | {row: len(read) + square for row, square in square_of_row.items()}
     image_of_row = [feature_of_row.get(index) for index in range(len(rows))]
-    return Pictures(stacked, squares.stacked(), read, learnt.tolist(), image_of_row, targets.tolist())
+    return BatchImages(read, squares.collected(), pictures.collected(), image_of_row, targets)
 
 
 def _row_tokens(row: Sequence[Segment], image: int | None) -> RowTokens:

@@ -21,8 +21,10 @@ from torch import Tensor
 
 from unimrg_trainer.maps.pixel import PIXEL
 from unimrg_trainer.models.common.text import text_segment
-from unimrg_trainer.models.openuni.collate import Pictures, assemble
+from unimrg_trainer.models.common.unique_images import unknown_images
+from unimrg_trainer.models.openuni.collate import BatchImages, assemble
 from unimrg_trainer.models.openuni.config import OpenUniConfig
+from unimrg_trainer.models.openuni.encodings import codec_encoder
 from unimrg_trainer.models.openuni.inference import SamplingSettings, greedy_answers, query_conditions, sample_latents
 from unimrg_trainer.models.openuni.module import OpenUni
 from unimrg_trainer.models.openuni.rows import ImageSegment, QuerySegment
@@ -71,9 +73,9 @@ def losses(
     if len(features) != len(showing):
         raise ValueError(f"{len(features)} features are given for {len(showing)} images in the rows")
     image_of_row = [showing.index(index) if index in showing else None for index in range(len(rows))]
-    targets, no_pixels = range(len(latents)), torch.zeros(0, dtype=torch.uint8)
-    pictures = Pictures(no_pixels, no_pixels, len(features), targets, image_of_row, targets)
-    batch = assemble(module.config, rows, pictures, timesteps=timesteps, sigmas=sigmas, noise=noise)
+    tiles, squares, learnt = (unknown_images(codec_encoder(module.config), count) for count in (0, len(features), 0))
+    images = BatchImages(tiles, squares, learnt, image_of_row, range(len(latents)))
+    batch = assemble(module.config, rows, images, timesteps=timesteps, sigmas=sigmas, noise=noise)
     batch = batch.to(features.device, module.meta_queries.dtype)
     per_row: Tensor = module(replace(batch, features=features, latents=latents))
     return per_row

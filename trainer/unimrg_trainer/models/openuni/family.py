@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -14,16 +14,19 @@ import torch
 from torch import Tensor, nn
 
 from unimrg_api.spec_model import OpenUniSpec
+from unimrg_trainer.maps.base import ImageMap
 from unimrg_trainer.models.base import OnRound, RngFor, Row
 from unimrg_trainer.models.common.assets import Asset
 from unimrg_trainer.models.common.batches import evaluation_mode
+from unimrg_trainer.models.common.encodings import Reading
 from unimrg_trainer.models.common.frozen import full_precision
-from unimrg_trainer.models.common.pixels import AT_ONCE, to_images, to_pixels
+from unimrg_trainer.models.common.pixels import AT_ONCE, encode_each, to_images, to_pixels
 from unimrg_trainer.models.common.tokenizer import TINY_TOKENIZER, ChatTokenizer
 from unimrg_trainer.models.openuni.batch import OpenUniBatch
-from unimrg_trainer.models.openuni.codec import Codec, open_codec
+from unimrg_trainer.models.openuni.codec import DC_AE, Codec, open_codec
 from unimrg_trainer.models.openuni.collate import collate
-from unimrg_trainer.models.openuni.config import VARIANTS
+from unimrg_trainer.models.openuni.config import VARIANTS, DcAeConfig
+from unimrg_trainer.models.openuni.encodings import codec_encoder
 from unimrg_trainer.models.openuni.inference import Inference, SamplingSettings
 from unimrg_trainer.models.openuni.module import OpenUni
 from unimrg_trainer.models.openuni.rows import OpenUniRow, lay_out
@@ -108,6 +111,20 @@ class OpenUniFamily:
         """Weight decay for everything but vectors."""
         return parameter.ndim > 1
 
+    def encoder_file(self) -> Asset | None:
+        """The codec's, of the published sizes."""
+        return DC_AE if isinstance(self.config.codec, DcAeConfig) else None
+
+    def reading(self, map: ImageMap | None) -> Reading:
+        """The vision tower reads pixels; of a map a row sees latents of the codec alone."""
+        return Reading([] if map is None else [codec_encoder(self.config).of_map(map)])
+
+    def encode(self, images: Tensor) -> Tensor:
+        """uint8 [B, H, H, 3] → latents float16 [B, C, h, w] on the same device; the codec computes in float32."""
+        codec = self.codec.to(images.device)
+        with full_precision(images.device):
+            return encode_each(codec.encode, images).half()
+
     def plan(self, objective: str, tasks: Sequence[tuple[int, Task]], rng: RngFor) -> list[Row]:
         """See `rows.lay_out`: a cohort shares nothing, and nothing is drawn."""
         return [lay_out(self.config, self.template, objective, number, task) for number, task in tasks]
@@ -119,18 +136,16 @@ class OpenUniFamily:
         return collate(self.config, cast(Sequence[OpenUniRow], rows), rng, composition)
 
     def prepare(self, batch: OpenUniBatch, device: torch.device, dtype: torch.dtype) -> OpenUniBatch:
-        """Move the batch to `device`, and run vision tower and codec there, each once per image, in float32."""
+        """Move the batch to `device`, and run vision tower and codec there, each once per image, in float32; the codec
+        on what did not come encoded."""
         moved = batch.to(device, dtype)
-        features = torch.cat([self._features(images, dtype) for images in (moved.tiles, moved.squares[: moved.read])])
-        latents = self._in_parts(self.codec, self.codec.encode, moved.squares[moved.learnt], dtype)
-        if not len(latents):
-            latents = latents.new_zeros((0, *self.config.latent_shape))
-        return replace(moved, features=features, latents=latents)
+        features = torch.cat([images.encoded(self._features) for images in (moved.tiles, moved.squares)])
+        return replace(moved, features=features, latents=moved.pictures.encoded(self.encode))
 
     def preview(self, batch: OpenUniBatch) -> list[tuple[np.ndarray | None, np.ndarray | None]]:
         """Of each row: the image as the vision tower sees it, and its target, decoded from its latents."""
         assert batch.latents is not None, "the batch was not prepared"
-        read = [*batch.tiles, *batch.squares[: batch.read]]
+        read = [*batch.tiles.pixels, *batch.squares.pixels]
         seen = [to_images(self.tower.resize(to_pixels(image[None])))[0] for image in read]
         decoded = [self._decode(latents[None])[0] for latents in batch.latents]
         targets = dict(zip(batch.target_rows, batch.targets.tolist(), strict=True))
@@ -160,25 +175,17 @@ class OpenUniFamily:
             latents = inference.generate(requests, self.sampling, on_round)
         return list(self._decode(latents))
 
-    def _features(self, images: Tensor, dtype: torch.dtype) -> Tensor:
-        """uint8 [B, S, S, 3] → h [B, K, D] in `dtype` (at least float32) on the same device."""
-        features = self._in_parts(self.tower, self.tower, images, dtype)
-        return features if len(images) else features.new_zeros(0, self.config.vision.tokens, self.config.language.width)
+    def _features(self, images: Tensor) -> Tensor:
+        """uint8 [B, S, S, 3], B ≥ 1 → h float32 [B, K, D] on the same device."""
+        tower = self.tower.to(images.device)
+        with full_precision(images.device):
+            return torch.cat([tower(to_pixels(part)) for part in torch.split(images, AT_ONCE)])
 
     def _decode(self, latents: Tensor) -> np.ndarray:
         """[B, C, h, w] → uint8 [B, H, H, 3]."""
         codec = self.codec.to(latents.device)
         with full_precision(latents.device):
             return np.concatenate([to_images(codec.decode(part.float())) for part in torch.split(latents, AT_ONCE)])
-
-    @staticmethod
-    def _in_parts(frozen: nn.Module, run: Callable[[Tensor], Tensor], images: Tensor, dtype: torch.dtype) -> Tensor:
-        """Run a frozen encoder on uint8 [B, S, S, 3], in float32; an empty tensor where there is no image."""
-        frozen.to(images.device)
-        with full_precision(images.device):
-            parts = [run(to_pixels(part)) for part in torch.split(images, AT_ONCE) if len(part)]
-        floating = torch.promote_types(dtype, torch.float32)
-        return torch.cat(parts).to(floating) if parts else torch.zeros(0, device=images.device, dtype=floating)
 
     @contextmanager
     def _inference(self, module: nn.Module) -> Iterator[Inference]:

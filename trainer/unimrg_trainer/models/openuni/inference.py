@@ -94,11 +94,7 @@ class Inference:
     """Generates and answers with one model in evaluation mode."""
 
     def __init__(
-        self,
-        model: OpenUni,
-        template: Template,
-        tokenizer: ChatTokenizer,
-        features: Callable[[Tensor, torch.dtype], Tensor],
+        self, model: OpenUni, template: Template, tokenizer: ChatTokenizer, features: Callable[[Tensor], Tensor]
     ) -> None:
         """`features` turns uint8 [B, S, S, 3] into h [B, K, D]."""
         self._model = model
@@ -138,7 +134,7 @@ class Inference:
         squares = [image for image in images if image is not None]
         features: list[Tensor] = []
         if squares:
-            features = list(self._features(torch.from_numpy(np.stack(squares)).to(self._device), self._dtype))
+            features = list(self._features(torch.from_numpy(np.stack(squares)).to(self._device)).to(self._dtype))
         remaining = iter(features)
         opening = self._embed(self._template.opening())
         return [

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from unimrg_trainer.models.common.attention import Attention
 from unimrg_trainer.models.common.batches import TensorBatch
+from unimrg_trainer.models.common.unique_images import Images
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,10 +25,10 @@ class ShowOBatch(TensorBatch):
     no tower reads them. Places are flat indices sequence·L + offset.
     """
 
-    pictures: Tensor
-    """uint8 [U, H, H, 3]: every image whose codes are learnt, or read in a question."""
-    views: Tensor
-    """uint8 [V, S, S, 3]: every other image that a row reads."""
+    pictures: Images
+    """U images, H pixels wide, or encoded: every one whose codes are learnt, or read in a question."""
+    views: Images
+    """V images, S pixels wide, or encoded where codes are read: every other one that a row reads."""
     codes: Tensor | None
     """int16 [U·N (+ V·n)]: codes of all pictures, and of the sources that no tower reads; None until prepared."""
     features: Tensor | None

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from unimrg_trainer.models.common.assets import Asset
-from unimrg_trainer.models.common.pixels import AT_ONCE, to_images, to_pixels
+from unimrg_trainer.models.common.pixels import AT_ONCE, encode_each, to_images
 from unimrg_trainer.models.showo.blocks import BlockColours
 from unimrg_trainer.models.showo.config import BlocksConfig, MagvitConfig
 from unimrg_trainer.models.showo.magvit import Magvit
@@ -37,11 +37,8 @@ def open_image_tokenizer(config: MagvitConfig | BlocksConfig, assets: Path) -> I
 
 
 def encode_images(tokenizer: ImageTokenizer, images: Tensor) -> Tensor:
-    """uint8 [B, H, H, 3] on the tokenizer's device → codes int16 [B, (H/stride)²] in raster order."""
-    side = images.shape[1] // tokenizer.stride
-    codes = [torch.zeros(0, side**2, dtype=torch.int16, device=images.device)]
-    codes += [tokenizer.encode(to_pixels(part)).short() for part in torch.split(images, AT_ONCE) if len(part)]
-    return torch.cat(codes)
+    """uint8 [B, H, H, 3], B ≥ 1, on the tokenizer's device → codes int16 [B, (H/stride)²] in raster order."""
+    return encode_each(tokenizer.encode, images).short()
 
 
 def decode_images(tokenizer: ImageTokenizer, codes: Tensor) -> np.ndarray:

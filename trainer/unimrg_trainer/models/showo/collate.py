@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from unimrg_trainer.maps.geometry import resize, squash
 from unimrg_trainer.models.base import RngFor
 from unimrg_trainer.models.common.layout import SequenceBuilder, lay_out
 from unimrg_trainer.models.common.text import IGNORE
-from unimrg_trainer.models.common.unique_images import UniqueImages
+from unimrg_trainer.models.common.unique_images import Images, UniqueImages
 from unimrg_trainer.models.showo.batch import ShowOBatch
 from unimrg_trainer.models.showo.config import ShowOConfig
-from unimrg_trainer.models.showo.rows import ImagePart, ShowORow, TargetPart, TextPart, Use, row_tokens
-from unimrg_trainer.models.showo.vision import centre_crop
+from unimrg_trainer.models.showo.encodings import Use, image_encoding, picture_encoder, view_encoder
+from unimrg_trainer.models.showo.rows import ImagePart, ShowORow, TargetPart, TextPart, row_tokens
 from unimrg_trainer.packing.composition import Composition
 from unimrg_trainer.packing.segments import segment_slices
 
 Pool = Literal["pictures", "views"]
-Geometry = Callable[[np.ndarray, int], np.ndarray]
 
 MASK = 0
 """Index of the mask token in the batch's table; the pictures' codes follow."""
@@ -42,18 +39,18 @@ class Resolved:
 
 def collate(config: ShowOConfig, rows: Sequence[ShowORow], rng: RngFor, composition: Composition) -> ShowOBatch:
     """Build the batch of some rows; which codes of a target are masked is drawn with the key of its row (`order`)."""
-    pictures, views = UniqueImages(config.image_size), UniqueImages(config.source_size)
-    reduce = source_geometry(config)
+    encoder = picture_encoder(config)
+    pictures, views = UniqueImages(encoder), UniqueImages(view_encoder(config))
 
     def show(part: ImagePart) -> tuple[Pool, int]:
-        assert part.sample.image is not None
+        encoding = image_encoding(config, part.use)
         if config.clip is None and part.use is Use.QUESTION:
-            return "pictures", pictures.scale(part.sample.image, centre_crop)
-        return "views", views.scale(part.sample.image, centre_crop if part.use is Use.QUESTION else reduce)
+            return "pictures", pictures.read(part.sample, encoding)
+        return "views", views.read(part.sample, encoding)
 
     def learn(row: ShowORow, part: TargetPart) -> tuple[int, np.ndarray]:
         order = rng(row.objective, row.global_row, "order").permutation(config.tokens)
-        target = pictures.add(part.map.target(part.sample, config.image_size))
+        target = pictures.add(part.sample, encoder.of_map(part.map))
         return target, np.sort(order[: part.masked])
 
     def resolve(row: ShowORow) -> Resolved:
@@ -66,23 +63,15 @@ def collate(config: ShowOConfig, rows: Sequence[ShowORow], rng: RngFor, composit
         return Resolved(image, target)
 
     resolved = [resolve(row) for row in rows]
-    return assemble(config, rows, resolved, pictures.stacked(), views.stacked(), composition)
-
-
-def source_geometry(config: ShowOConfig) -> Geometry:
-    """How an image becomes the square that generations read: stretched, and first reduced where configured."""
-    detail = config.source_detail
-    if detail is None:
-        return squash
-    return lambda image, size: resize(squash(image, detail), size, Image.Resampling.BICUBIC)
+    return assemble(config, rows, resolved, pictures.collected(), views.collected(), composition)
 
 
 def assemble(
     config: ShowOConfig,
     rows: Sequence[ShowORow],
     resolved: Sequence[Resolved],
-    pictures: Tensor,
-    views: Tensor,
+    pictures: Images,
+    views: Images,
     composition: Composition = Composition.OFFICIAL,
 ) -> ShowOBatch:
     """Lay out rows whose images and masks are known; of `pictures` and `views` only the numbers are read here."""

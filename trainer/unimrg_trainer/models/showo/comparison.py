@@ -22,9 +22,11 @@ import torch
 from torch import Tensor
 
 from unimrg_trainer.maps.pixel import PIXEL
+from unimrg_trainer.models.common.unique_images import unknown_images
 from unimrg_trainer.models.showo.batch import ShowOBatch
 from unimrg_trainer.models.showo.collate import Pool, Resolved, assemble
 from unimrg_trainer.models.showo.config import ShowOConfig
+from unimrg_trainer.models.showo.encodings import picture_encoder
 from unimrg_trainer.models.showo.maskgit import Draws
 from unimrg_trainer.models.showo.module import ShowO
 from unimrg_trainer.models.showo.rows import ShowORow, answering, block_start, generated, generation_prompt
@@ -201,7 +203,8 @@ def _assemble(
     config: ShowOConfig, rows: Sequence[ShowORow], resolved: Sequence[Resolved], codes: Tensor, views: Tensor
 ) -> ShowOBatch:
     """The batch of rows whose images are given as codes and features."""
-    batch = assemble(config, rows, resolved, codes, views)
+    pictures, viewed = (unknown_images(picture_encoder(config), len(given)) for given in (codes, views))
+    batch = assemble(config, rows, resolved, pictures, viewed)
     moved = batch.to(codes.device, views.dtype if config.clip else torch.float32)
     flat = codes.flatten().short()
     if config.clip:

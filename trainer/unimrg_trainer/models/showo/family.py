@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from transformers import CLIPVisionModel
 
 from unimrg_api.spec_model import ShowOSpec
+from unimrg_trainer.maps.base import ImageMap
 from unimrg_trainer.models.base import OnRound, RngFor, Row
 from unimrg_trainer.models.common.assets import Asset
 from unimrg_trainer.models.common.batches import evaluation_mode
+from unimrg_trainer.models.common.encodings import Reading
 from unimrg_trainer.models.common.frozen import full_precision
 from unimrg_trainer.models.common.tokenizer import TEXT_END, TINY_TOKENIZER, TextTokenizer
 from unimrg_trainer.models.requests import AnswerRequest, GenerateRequest, require_size
@@ -25,6 +27,7 @@ from unimrg_trainer.models.showo.batch import ShowOBatch
 from unimrg_trainer.models.showo.codes import MAGVIT, ImageTokenizer, decode_images, encode_images, open_image_tokenizer
 from unimrg_trainer.models.showo.collate import collate
 from unimrg_trainer.models.showo.config import MagvitConfig, ShowOConfig, config_of
+from unimrg_trainer.models.showo.encodings import Use, image_encoding, picture_encoder
 from unimrg_trainer.models.showo.inference import Inference
 from unimrg_trainer.models.showo.module import ShowO
 from unimrg_trainer.models.showo.rows import ShowORow, plan_row
@@ -96,6 +99,21 @@ class ShowOFamily:
         """Weight decay for everything but biases; norms and embeddings too (docs/method/showo.md)."""
         return not name.endswith(".bias")
 
+    def encoder_file(self) -> Asset | None:
+        """The image tokenizer's, of the published sizes."""
+        return MAGVIT if isinstance(self.config.codes, MagvitConfig) else None
+
+    def reading(self, map: ImageMap | None) -> Reading:
+        """A row sees codes of what it learns; of what it reads too, unless the tower reads pixels."""
+        shown = [] if self.config.clip else [image_encoding(self.config, Use.SOURCE if map else Use.QUESTION)]
+        learnt = [picture_encoder(self.config).of_map(map)] if map else []
+        return Reading([*shown, *learnt], image=self.config.clip is not None)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """uint8 [B, S, S, 3] → codes int16 [B, (S/stride)²] on the same device; the tokenizer computes in float32."""
+        with full_precision(images.device):
+            return encode_images(self.image_tokenizer.to(images.device), images)
+
     def plan(self, objective: str, tasks: Sequence[tuple[int, Task]], rng: RngFor) -> list[Row]:
         """See `rows.plan_row`: a cohort shares nothing, every row draws its own mask rate."""
         return [plan_row(self.config, self.template, objective, number, task, rng) for number, task in tasks]
@@ -105,14 +123,12 @@ class ShowOFamily:
         return collate(self.config, cast(Sequence[ShowORow], rows), rng, composition)
 
     def prepare(self, batch: ShowOBatch, device: torch.device, dtype: torch.dtype) -> ShowOBatch:
-        """Move the batch to `device` and encode its images there, each once; encoders compute in float32."""
+        """Move the batch to `device` and encode there what did not come encoded, each image once, in float32."""
         moved = batch.to(device, dtype)
-        with full_precision(device):
-            tokenizer = self.image_tokenizer.to(device)
-            codes = encode_images(tokenizer, moved.pictures).flatten()
-            if self.config.clip:
-                return replace(moved, codes=codes, features=features(self.tower.to(device), moved.views).to(dtype))
-            return replace(moved, codes=torch.cat([codes, encode_images(tokenizer, moved.views).flatten()]))
+        codes = moved.pictures.encoded(self.encode).flatten()
+        if self.config.clip:
+            return replace(moved, codes=codes, features=moved.views.encoded(self._features).to(dtype))
+        return replace(moved, codes=torch.cat([codes, moved.views.encoded(self.encode).flatten()]))
 
     def preview(self, batch: ShowOBatch) -> list[tuple[np.ndarray | None, np.ndarray | None]]:
         """(input image, target) of each row of a prepared batch: decoded codes, or what the tower reads."""
@@ -120,7 +136,7 @@ class ShowOFamily:
         split = len(batch.pictures) * self.config.tokens
         pictures = self._decode(batch.codes[:split], self.config.tokens)
         if self.config.clip:
-            views = list(batch.views.cpu().numpy())
+            views = list(batch.views.pixels.cpu().numpy())
         else:
             views = self._decode(batch.codes[split:], self.config.source_tokens)
         pools = {"pictures": pictures, "views": views}
@@ -152,6 +168,11 @@ class ShowOFamily:
         with self._inference(module) as inference:
             codes = inference.generate(requests, self.sampling, on_round)
         return self._decode(codes.flatten(), self.config.tokens)
+
+    def _features(self, images: Tensor) -> Tensor:
+        """uint8 [B, S, S, 3] → the tower's features float32 [B, n, F] on the same device."""
+        with full_precision(images.device):
+            return features(self.tower.to(images.device), images)
 
     def _decode(self, codes: Tensor, tokens: int) -> list[np.ndarray]:
         """Flat codes of images of `tokens` codes each → the images, uint8 [H, W, 3]."""

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
 import numpy as np
 
@@ -22,20 +21,12 @@ from unimrg_trainer.maps.base import ImageMap
 from unimrg_trainer.models.base import RngFor, Row
 from unimrg_trainer.models.common.text import IGNORE, cut_answer
 from unimrg_trainer.models.showo.config import ShowOConfig
+from unimrg_trainer.models.showo.encodings import Use, image_encoding
 from unimrg_trainer.models.showo.template import Template
 from unimrg_trainer.objectives.base import Task
 from unimrg_trainer.packing.packed import RowTokens
 from unimrg_trainer.packing.segments import Segment, row_length, segment_slices
 from unimrg_trainer.sample import Sample
-
-
-class Use(StrEnum):
-    """What an input image is read for, which decides its square and its size."""
-
-    QUESTION = "question"
-    """The middle of the image: of the tower's size, or of the generated images' size where codes are read."""
-    SOURCE = "source"
-    """The stretched image, of the size that generations read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +127,8 @@ def plan_row(
 
     A text beyond the limit is cut at its end; UserError (65) for a question that leaves no room for its answer.
     """
-    image = task.sample if task.sample.image is not None else None
+    encoding = image_encoding(config, Use.QUESTION if task.map is None else Use.SOURCE)
+    image = task.sample if encoding.present(task.sample) else None
     if task.map is not None:
         masked = draw_masked(config, rng(objective, global_row, "mask-rate"))
         prompt = template.prompt(task.prompt) if image else template.caption(task.prompt)

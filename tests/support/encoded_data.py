@@ -1,0 +1,67 @@
+"""A data set of pictures that are no squares, with and without what a family's encoder makes of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tests.models.rows import SIDE, picture
+from tests.support.dictionary_store import DictionaryStore
+from tests.support.one_step import OBJECTIVES
+from unimrg_trainer.data.dataset import Dataset
+from unimrg_trainer.data.publication import Publication, publish
+from unimrg_trainer.data.shards import Manifest, ShardIndex
+from unimrg_trainer.engine.encoding import FamilyEncoder
+from unimrg_trainer.models.base import Family
+from unimrg_trainer.objectives.registry import objective
+from unimrg_trainer.preparation.base import SourceSample
+from unimrg_trainer.preparation.encode import EncodedMembers
+from unimrg_trainer.preparation.write import Members, members_of, write_split
+
+COUNT = 5
+PREFIX, DIGEST = "d" * 16, "d" * 64
+
+
+def members(number: int) -> Members:
+    """The files of a sample with two questions."""
+    maps = {name: picture((number, name), *SIDE) for name in ("depth", "segmentation")}
+    questions = [{"question": f"Where is number {n}?", "answer": "left " * (1 + n)} for n in (number, number + 1)]
+    return members_of(SourceSample(picture(number), maps, "A picture.", questions))
+
+
+@dataclass
+class EncodedData:
+    """One split, `train`; `square`: its samples are read, and were encoded, padded to squares."""
+
+    store: DictionaryStore
+    square: bool
+
+    @classmethod
+    def write(cls, encoder: FamilyEncoder, *, square: bool = False) -> EncodedData:
+        store = DictionaryStore()
+        manifest = write_split(store, PREFIX, "train", COUNT, EncodedMembers(members, COUNT, encoder))
+        publish(store, Publication(digest=DIGEST, prefix=PREFIX, manifests={"train": manifest}))
+        return cls(store, square)
+
+    @classmethod
+    def of(cls, family: Family, *, square: bool = False) -> EncodedData:
+        return cls.write(FamilyEncoder(family, [objective(name) for name in OBJECTIVES], square=square), square=square)
+
+    def open(self) -> Dataset:
+        return Dataset.open(self.store, "train", square=self.square)
+
+    def index(self) -> ShardIndex:
+        (shard,) = Manifest.model_validate_json(self.store.objects[f"{PREFIX}/train/manifest.json"]).shards
+        return ShardIndex.model_validate_json(self.store.objects[f"{PREFIX}/train/{shard.name}.idx"])
+
+    def without(self, *endings: str) -> EncodedData:
+        """Return the data with every file destroyed whose name ends so: who reads one fails."""
+        store = DictionaryStore()
+        store.objects = dict(self.store.objects)
+        (key,) = (key for key in store.objects if key.endswith(".tar"))
+        tar = bytearray(store.objects[key])
+        for sample in self.index().samples:
+            for member, place in sample.members.items():
+                if member.endswith(endings):
+                    tar[place.offset : place.end] = bytes(place.length)
+        store.objects[key] = bytes(tar)
+        return EncodedData(store, self.square)

@@ -1,0 +1,45 @@
+"""The files of one sample: what they are called, and what each of them holds."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+import numpy as np
+
+from unimrg_trainer.data.decode import decode_image, decode_map
+from unimrg_trainer.data.shards import IMAGE_MEMBERS, TEXT_MEMBER, CorruptDataError
+
+_ARRAY = ".npy"
+
+
+def encoding_member(name: str, *, square: bool) -> str:
+    """Return the member with an encoding; `square`: of pictures that were padded to squares (`Sample.squared`)."""
+    return f"{name}.squared{_ARRAY}" if square else name + _ARRAY
+
+
+def encode_array(array: np.ndarray) -> bytes:
+    """Return the content of an encoding's member: NumPy's own format."""
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def decode_member(member: str, content: bytes, where: str) -> tuple[Any, int]:
+    """Return what a member holds and its size in memory (bytes). Raises CorruptDataError that names sample and shard,
+    `where`."""
+    try:
+        if member == TEXT_MEMBER:
+            return json.loads(content), 4 * len(content)
+        array: np.ndarray
+        if member.endswith(_ARRAY):
+            array = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
+        else:
+            array = decode_image(content) if member in IMAGE_MEMBERS else decode_map(content)
+    except ValueError as error:
+        raise CorruptDataError(
+            f"{member} of sample {where} cannot be decoded: {error}", remedy="prepare the data again"
+        ) from error
+    array.flags.writeable = False  # shared by everyone who reads this sample
+    return array, array.nbytes
