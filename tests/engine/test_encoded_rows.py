@@ -66,11 +66,11 @@ def name(request: pytest.FixtureRequest) -> str:
 def planner(family: Any, data: EncodedData, *, encoded: bool, composition: Composition) -> StepPlanner:
     """Steps whose questions are about the same images where these are squares."""
     reader = RowReader(data.open(), 3, data.square, family.reading if encoded else None)
-    return replace(planner_of(family, micro_rows=4), reader=reader, composition=composition)
+    return replace(planner_of(family, micro_batch_rows=4), reader=reader, composition=composition)
 
 
 def micro_step(family: Any, data: EncodedData, *, encoded: bool, composition: Composition) -> MicroStep:
-    step = planner(family, data, encoded=encoded, composition=composition).step(0, 0, 1)
+    step = planner(family, data, encoded=encoded, composition=composition).plan_step(0, 0, 1)
     return step.micro_steps[0]
 
 
@@ -86,7 +86,7 @@ def test_losses_and_gradients_are_the_same_to_the_bit(
     for encoded in (False, True):
         step = micro_step(family, data, encoded=encoded, composition=composition)
         sums = module(family.prepare(step.batch, CPU, dtype))
-        found.append((sums, gradients(module, (sums * step.weights).sum()), step.batch.sources))
+        found.append((sums, gradients(module, (sums * step.row_weights).sum()), step.batch.sources))
     (online, its_gradients, its_places), (stored, other_gradients, other_places) = found
     assert torch.equal(online, stored)
     assert its_gradients.keys() == other_gradients.keys()
@@ -118,7 +118,7 @@ def test_a_batch_may_hold_stored_pictures_and_others(name: str) -> None:
     family = FAMILIES[name]()
     data, module = EncodedData.of(family), perturbed(family)
     one, other = (planner(family, data, encoded=encoded, composition=Composition.GROUPED) for encoded in (False, True))
-    rows = [step.step(0, 0, 1).micro_steps[0].rows for step in (one, other)]
+    rows = [step.plan_step(0, 0, 1).micro_steps[0].rows for step in (one, other)]
     mixed = [pair[number % 2] for number, pair in enumerate(zip(*rows, strict=True))]
 
     def rng(key: str, row: int, purpose: str) -> np.random.Generator:

@@ -17,7 +17,7 @@ from unimrg_trainer.models.openuni.module import OpenUni
 from unimrg_trainer.objectives.base import Task
 from unimrg_trainer.objectives.registry import objective
 from unimrg_trainer.packing.composition import Composition
-from unimrg_trainer.packing.packed import SEQUENCE_MULTIPLE
+from unimrg_trainer.packing.packed import padded_length
 from unimrg_trainer.packing.segments import row_length
 
 openuni = family()
@@ -67,7 +67,7 @@ def test_opening_and_image_stand_once_among_openunis_packed_rows(composition: Co
     # about images: three questions, of which two are about the same one, and three generations about each of two
     tokens = sum(row_length(one.segments) for one in rows) - (1 + 2 * 2) * shared
     assert int((batch.sources > 0).sum()) == tokens
-    assert batch.sources.shape == batch.positions.shape == (1, tokens + -tokens % SEQUENCE_MULTIPLE)
+    assert batch.sources.shape == batch.positions.shape == (1, padded_length(tokens))
     assert batch.features is not None and len(batch.features) == 4
     positions, expected = (one.positions.flatten()[one.returns] for one in (batch, official))
     assert torch.equal(positions, expected)

@@ -58,7 +58,7 @@ def test_packed_rows_have_the_losses_and_gradients_of_official_ones(config: Show
 
 @pytest.mark.parametrize("config", BOTH, ids=["CLIP", "codes"])
 def test_a_packed_sequence_holds_what_is_shared_once(config: ShowOConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packed, "SEQUENCE_MULTIPLE", 1)
+    monkeypatch.setattr(packed, "padded_length", lambda tokens: tokens)
     showo = family(config)
     rows = mixed_rows(showo)
     answer = 1 + len(showo.template.system) + 1 + 64 + 1
