@@ -40,7 +40,7 @@ from unimrg_trainer.packing.composition import Composition
 from unimrg_trainer.rng import generator
 from unimrg_trainer.sample import Sample
 
-CPU = torch.device("cpu")
+CPU, META = torch.device("cpu"), torch.device("meta")
 MAPS = ("pixel", "depth", "segmentation")
 SAMPLES = 2
 TARGET = 0.9
@@ -115,7 +115,7 @@ class Layout:
     composition: Composition
     recompute: str = "Nothing"
     prepared: bool = False
-    """Latents are given: no time of the frozen encoders counts."""
+    """What the codec makes of pictures was prepared, and comes with the samples."""
     same_images: bool = False
     """Questions are about the images that are generated."""
 
@@ -138,11 +138,12 @@ class Bench:
 
     def __init__(self, case: Case, quick: bool) -> None:
         self.case = case
-        self.family: Any = find_family(case.name, {"variant": "Tiny"})
+        settings = {"variant": "Tiny", **({"dropout": "0"} if case.name == "harmon" else {})}
+        self.family: Any = find_family(case.name, settings)
+        self.counted: Any = find_family(case.name, settings)
+        """The same on the device `meta`, where torch counts attention's operations too."""
         if not quick:
-            self.family.config = case.config(self.family.config)
-        elif case.name == "harmon":
-            self.family.config = replace(self.family.config, mar=replace(self.family.config.mar, dropout=0.0))
+            self.family.config = self.counted.config = case.config(self.family.config)
         torch.manual_seed(0)
         self.module: nn.Module = self.family.build()
         with torch.no_grad():
@@ -160,23 +161,32 @@ class Bench:
             self._modules[recompute] = module
         return self._modules[recompute]
 
-    def sample(self, key: str, images: int) -> Sample:
+    def sample(self, key: str, prepared: bool) -> Sample:
         def drawn(name: str, *shape: int) -> np.ndarray:
-            return generator("packed-step", key, name, images).integers(256, size=shape, dtype=np.uint8)
+            return generator("packed-step", key, name).integers(256, size=shape, dtype=np.uint8)
 
         maps = {name: drawn(name, self.side, self.side) for name in ("depth", "segmentation")}
-        return Sample(key, drawn("image", self.side, self.side, 3), maps)
+        sample = Sample(key, drawn("image", self.side, self.side, 3), maps)
+        if not prepared:
+            return sample
+        read = [each for map in (None, *map(find_map, MAPS)) for each in self.family.reading(map).encodings]
+        arrays = {
+            each.name: self.family.encode(torch.from_numpy(each.draw(sample).copy())[None])[0].numpy() for each in read
+        }
+        return replace(sample, encodings=arrays)
 
-    def rows(self, same_images: bool) -> list[Any]:
+    def rows(self, layout: Layout) -> list[Any]:
         """Rows of all objectives; the questions differ in length, and are about images of their own or the same."""
         rows: list[Any] = []
         for name in MAPS:
             chosen = find_map(name)
             tasks = [
-                (n, Task(self.sample(f"generated-{n}", 0), chosen.canonical_prompt, map=chosen)) for n in range(SAMPLES)
+                (n, Task(self.sample(f"generated-{n}", layout.prepared), chosen.canonical_prompt, map=chosen))
+                for n in range(SAMPLES)
             ]
             rows += self.family.plan(chosen.objective, tasks, self.rng)
-        asked = [self.sample(f"{'generated' if same_images else 'asked'}-{n}", 0) for n in range(SAMPLES)]
+        about = "generated" if layout.same_images else "asked"
+        asked = [self.sample(f"{about}-{n}", layout.prepared) for n in range(SAMPLES)]
         questions = [
             (n, Task(sample, QUESTION * (1 + n % 2), answer=ANSWER * (1 + n % 2))) for n, sample in enumerate(asked)
         ]
@@ -187,20 +197,17 @@ class Bench:
         return generator("packed-step", objective, row, purpose)
 
     def collated(self, layout: Layout) -> Any:
-        return self.family.collate(self.rows(layout.same_images), self.rng, layout.composition)
+        return self.family.collate(self.rows(layout), self.rng, layout.composition)
 
     def prepared(self, batch: Any) -> Any:
         return self.family.prepare(batch, CPU, torch.float32)
 
     def seconds(self, layout: Layout, batch: Any) -> float:
-        """Time of one forward and backward, with the frozen encoders unless their outputs are given."""
+        """Time of the frozen encoders, one forward and its backward."""
         module = self.module_of(layout.recompute)
         module.zero_grad()
-        ready = self.prepared(batch)
         started = time.perf_counter()
-        if not layout.prepared:
-            ready = self.prepared(batch)
-        module(ready).sum().backward()
+        module(self.prepared(batch)).sum().backward()
         return time.perf_counter() - started
 
 
@@ -208,17 +215,15 @@ class Work:
     """Floating-point operations of a step: counted by torch, with attention only where a token sees another."""
 
     def __init__(self, bench: Bench, layout: Layout, batch: Any) -> None:
-        module = bench.module_of("Nothing")
-        ready = bench.prepared(batch)
         with FlopCounterMode(display=False) as encoders:
-            bench.prepared(batch)
+            ready = bench.counted.prepare(batch, META, torch.float32)
         with FlopCounterMode(display=False) as counter, torch.no_grad():
-            module(ready)
+            bench.counted.build().to(META)(ready)
         self.parts = {name.split(".", 1)[-1]: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
-        forward = counter.get_total_flops() - self._unseen(bench, ready)
+        forward = counter.get_total_flops() - self._unseen(bench, batch)
         # a backward costs twice its forward; recomputing costs the forward again
         passes = 4 if layout.recompute == "Blocks" else 3
-        self.total = passes * forward + (0 if layout.prepared else encoders.get_total_flops())
+        self.total = passes * forward + encoders.get_total_flops()
 
     @staticmethod
     def _unseen(bench: Bench, batch: Any) -> float:
