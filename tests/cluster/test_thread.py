@@ -245,63 +245,42 @@ def test_no_secret_stands_in_specs_status_logs_or_events(finished: Finished) -> 
 # --- disturbed --------------------------------------------------------------------------------------------------
 
 
-def test_a_killed_worker_is_replaced_and_the_run_ends_in_the_same_bits(
-    cluster: Cluster, bucket: str, finished: Finished
-) -> None:
-    name = "killed"
-    run = train_until(cluster, bucket, name, 2 * EVERY)
-    first = cluster.pods(name, "train", 1)
-    assert len(first) == 2
-    names = [pod["metadata"]["name"] for pod in first]
+def test_a_run_disturbed_in_three_ways_ends_in_the_same_bits(cluster: Cluster, bucket: str, finished: Finished) -> None:
+    """The operator is killed, a worker is deleted as by a drain, a worker is killed: one job, one after the other."""
+    name = "disturbed"
+    run = train_until(cluster, bucket, name, EVERY)
+    pods, children = uids(cluster.pods(name, "train")), uids(cluster.children(name, "train"))
+
+    cluster.kill_operator()
+    cluster.start_operator()
+    wait_for_commit(cluster, run, name, 3 * EVERY)
+    assert uids(cluster.pods(name, "train")) == pods, "a new operator left no pod alone"
+    assert uids(cluster.children(name, "train")) == children and len(children) == 1
+
+    drained = cluster.pods(name, "train", 1)[1]["metadata"]["name"]
+    cluster.kubectl("delete", "pod", drained, "--wait=false")
+    found = cluster.wait_for(name, lambda found: trains(found, 2), RESTART_SECONDS, "(attempt 2 running)")
+    assert stage(found, "train")["restartCounters"]["userRestarts"] == 0, "a drain was charged to the program"
+
+    wait_for_commit(cluster, run, name, 7 * EVERY)
+    second = cluster.pods(name, "train", 2)
+    assert len(second) == 2
+    names = [pod["metadata"]["name"] for pod in second]
     ranks = [pid for pod in names for pid in cluster.kubelet.processes(pod, cluster.namespace)]
     cluster.kubelet.kill_container(names[1], cluster.namespace)
     died = time.monotonic()
-    cluster.wait_for(name, lambda found: trains(found, 2), RESTART_SECONDS, "(attempt 2 running)")
-    logger.info("attempt 2 ran %.1f s after the worker's death", time.monotonic() - died)
+    cluster.wait_for(name, lambda found: trains(found, 3), RESTART_SECONDS, "(attempt 3 running)")
+    logger.info("attempt 3 ran %.1f s after the worker's death", time.monotonic() - died)
     assert len(ranks) >= 4, "a launcher and a rank per node"
-    assert not any(map(alive, ranks)), "somebody of attempt 1 is alive beside attempt 2"
+    assert not any(map(alive, ranks)), "somebody of attempt 2 is alive beside attempt 3"
+
     done = cluster.wait_for_phase(name, "Succeeded", seconds=180)
     train = stage(done, "train")
-    assert (train["attempt"], train["restartCounters"]["userRestarts"]) == (2, 1)
+    assert (train["attempt"], train["restartCounters"]["userRestarts"]) == (3, 1)
     assert_same_parameters(run, finished.run)
     assert_one_finished_run(cluster, done["metadata"]["uid"])
-    assert_resumed(run, 2, 2 * EVERY)
-
-
-def test_a_worker_deleted_as_by_a_drain_is_noticed_and_changes_nothing(
-    cluster: Cluster, bucket: str, finished: Finished
-) -> None:
-    name = "drained"
-    run = train_until(cluster, bucket, name, 2 * EVERY)
-    victim = cluster.pods(name, "train", 1)[1]["metadata"]["name"]
-    cluster.kubectl("delete", "pod", victim, "--wait=false")
-    cluster.wait_for(name, lambda found: trains(found, 2), RESTART_SECONDS, "(attempt 2 running)")
-    done = cluster.wait_for_phase(name, "Succeeded", seconds=180)
-    train = stage(done, "train")
-    assert train["attempt"] == 2
-    assert train["restartCounters"]["userRestarts"] == 0, "a drain was charged to the program"
-    assert_resumed(run, 2, 2 * EVERY)
-    assert_same_parameters(run, finished.run)
-    assert_one_finished_run(cluster, done["metadata"]["uid"])
-
-
-def test_a_killed_operator_leaves_pods_alone_and_makes_no_second_child(
-    cluster: Cluster, bucket: str, finished: Finished
-) -> None:
-    name = "orphaned"
-    run = train_until(cluster, bucket, name, EVERY)
-    pods, children = uids(cluster.pods(name, "train")), uids(cluster.children(name, "train"))
-    cluster.kill_operator()
-    cluster.start_operator()
-    wait_for_commit(cluster, run, name, 4 * EVERY)
-    assert uids(cluster.pods(name, "train")) == pods
-    done = cluster.wait_for_phase(name, "Succeeded", seconds=180)
-    assert done["status"]["attempt"] == 1
-    assert uids(cluster.pods(name, "train")) == pods
-    assert uids(cluster.children(name, "train")) == children
-    assert len(children) == 1
-    assert_same_parameters(run, finished.run)
-    assert_one_finished_run(cluster, done["metadata"]["uid"])
+    assert_resumed(run, 2, 3 * EVERY)
+    assert_resumed(run, 3, 7 * EVERY)
 
 
 # --- the main job -----------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.support.cluster import Cluster, Object
 
-STEPS = 30
+STEPS = 60
 EVERY = 5
 EXPERIMENT = "cluster/thread"
 MODELS = {
