@@ -175,7 +175,8 @@ class UniMRGJob(Spec):
 
         It covers model, data, objectives, batch, cohorts, optimiser, schedule, precision and seed, by value
         ("1e-5" and "0.00001" are the same); not the micro-batch, the stop step, or anything about where it
-        runs. A prefix holds one digest only, see `checkpoint.uri`.
+        runs. A prefix holds one digest only, see `checkpoint.uri`. Choices that came later are in it where they are not
+        the default, which is what the runs before them had.
         """
         spec, training = self.spec, self.spec.training
         objectives = {name: weight for name, weight in spec.resolved_objectives().items() if weight}
@@ -189,4 +190,6 @@ class UniMRGJob(Spec):
             "precision": training.precision,
             "seed": training.seed,
         }
+        if training.prompts != "Listed":
+            content["prompts"] = training.prompts
         return sha256_of(content)

@@ -11,6 +11,7 @@ from unimrg_api.spec_model import ObjectiveName
 from unimrg_api.unions import CustomName, OneOf
 
 Precision = Literal["FP32", "BF16", "FP64"]
+Prompts = Literal["Listed", "Canonical"]
 
 MAXIMUM_STEPS = 10_000_000
 MAXIMUM_ROWS = 65_536
@@ -115,6 +116,10 @@ class TrainingSpec(Spec):
     stop_step: Annotated[int, Field(ge=1, le=MAXIMUM_STEPS)] | None = None
     """Optimiser step after which training ends. Absent: `schedule.totalSteps`. Less than that stops within
     the schedule, as the paper does, which reports step 1000 of 2500."""
+    prompts: Prompts = "Listed"
+    """What asks for a map in training. `Listed`: a wording drawn from the map's list, or, for its share of the rows, a
+    request that names nothing, for guidance. `Canonical`: always the one that inference uses, which a run of few steps
+    learns sooner; guidance then has nothing to compare with."""
     precision: Precision = "BF16"
     """Number format of the computation; weights and optimiser state are at least FP32."""
     seed: Annotated[int, Field(ge=0, le=4_294_967_295)] = 42

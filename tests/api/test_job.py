@@ -86,6 +86,8 @@ def test_the_digest_of_a_training_is_the_one_that_was_written_down() -> None:
 TRAINED = [
     ("model.harmon.variant", "0.5B"),
     ("model.harmon.dropout", "0"),
+    ("model.harmon.maskRate", {"minimum": "0.95"}),
+    ("model.harmon.maskRate", {"deviation": "0.5"}),
     ("model.init", "file://weights"),
     ("training.batch.rowsPerObjective", 32),
     ("training.batch.cohortRows", 16),
@@ -95,6 +97,7 @@ TRAINED = [
     ("training.schedule.totalSteps", 60),
     ("training.precision", "BF16"),
     ("training.seed", 43),
+    ("training.prompts", "Canonical"),
     ("objectives", [{"name": "Understanding", "weight": "1"}, {"name": "Pixel", "weight": "0.5"}]),
 ]
 NOT_TRAINED = [
@@ -108,6 +111,7 @@ NOT_TRAINED = [
     ("stages.evaluate.heldOutRows", 1),
     ("model.harmon.sampling", {"steps": 3}),
     ("model.harmon.dropout", "0.10"),
+    ("model.harmon.maskRate", {"mean": "1.00", "deviation": "25e-2"}),
     ("image", "registry/image:1"),
     ("training.optimizer.learningRate", "0.001"),  # the same value in other words
     ("objectives", [{"name": "Depth", "weight": "0.50"}, {"name": "Understanding", "weight": "1.0"}]),
@@ -140,7 +144,9 @@ def test_a_method_and_its_objectives_written_out_are_the_same_training() -> None
 def test_a_family_is_chosen_with_its_settings(model: dict[str, Any], chosen: tuple[str, Any] | None) -> None:
     found = parse_job({**SMALLEST, "spec": {**SMALLEST["spec"], "model": model}}).spec.model
     sampling = {"steps": 2, "textSteps": 64, "diffusionSteps": 100, "guidance": "3.0", "guidanceSchedule": "Constant"}
-    assert found.family() == (chosen or ("harmon", {"variant": "Tiny", "dropout": "0.1", "sampling": sampling}))
+    harmon = {"variant": "Tiny", "dropout": "0.1", "sampling": sampling}
+    harmon["maskRate"] = {"mean": "1.0", "deviation": "0.25", "minimum": "0.7"}
+    assert found.family() == (chosen or ("harmon", harmon))
     assert "sampling" not in found.training_settings()["settings"]
 
 

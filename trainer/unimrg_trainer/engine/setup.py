@@ -86,7 +86,7 @@ def set_up(env: PodEnvironment, job: UniMRGJob) -> Setup:
         device=device,
         family=family,
         objective_weights=weights,
-        objectives=[objective(name) for name in weights],
+        objectives=[objective(name, job.spec.training.prompts) for name in weights],
         run_store=run_store(job, env),
         data_store=data_store(job, env),
         data_digest=data_digest(job, env),

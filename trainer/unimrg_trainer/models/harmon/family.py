@@ -56,7 +56,13 @@ class HarmonFamily:
     def __init__(self, settings: Mapping[str, Any]) -> None:
         spec = HarmonSpec.model_validate(settings)
         self.variant: str = spec.variant
-        self.config = config_of(spec.variant, float(spec.dropout))
+        rate = spec.mask_rate
+        self.config = replace(
+            config_of(spec.variant, float(spec.dropout)),
+            mask_mean=float(rate.mean),
+            mask_deviation=float(rate.deviation),
+            mask_minimum=float(rate.minimum),
+        )
         sampling = spec.sampling
         self.sampling = SamplingSettings(
             steps=sampling.steps,
