@@ -12,11 +12,11 @@ from __future__ import annotations
 import argparse
 import csv
 import hashlib
+import logging
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from multiprocessing import Pool
 from pathlib import Path
 
@@ -31,6 +31,9 @@ from unimrg_trainer.engine.schedule import WarmupCosine
 from unimrg_trainer.maps.pixel import PIXEL, Pixel
 from unimrg_trainer.models.harmon.codec import encode_tokens
 from unimrg_trainer.models.harmon.collate import decoder_grid
+from unimrg_trainer.models.harmon.config import HarmonConfig
+from unimrg_trainer.models.harmon.diffusion import q_sample, row_coefficients, row_loss, training_schedule
+from unimrg_trainer.models.harmon.diffusion_head import DenoisingNetwork
 from unimrg_trainer.models.harmon.family import HarmonFamily
 from unimrg_trainer.models.harmon.mar import MaskedAutoregressor
 from unimrg_trainer.models.harmon.module import Harmon
@@ -39,11 +42,14 @@ from unimrg_trainer.rng import generator
 from unimrg_trainer.sample import Sample
 from unimrg_trainer.scenes import generate
 
+logger = logging.getLogger(__name__)
+
 HERE = Path(__file__).parent
 SCENES_SEED = 77
 """Another one than the quick start's: the base has seen none of its scenes."""
 HELD_OUT = 128
 IMAGE_SIZE = 32
+REPORT_EVERY = 100
 CPU = torch.device("cpu")
 
 
@@ -97,7 +103,7 @@ class Curves:
 
     def add(self, stage: str, step: int, **numbers: float) -> None:
         self.rows.append({"stage": stage, "step": step, **{name: round(value, 4) for name, value in numbers.items()}})
-        print(", ".join(f"{name} {value}" for name, value in self.rows[-1].items()), flush=True)
+        logger.info("%s", ", ".join(f"{name} {value}" for name, value in self.rows[-1].items()))
 
     def write(self, folder: Path) -> None:
         """Write tiny-base-curves.csv and tiny-base-curves.png."""
@@ -116,10 +122,39 @@ class Curves:
         figure.savefig(folder / "tiny-base-curves.png", dpi=110, metadata={"Software": ""})
 
 
+def grey_of(plane: np.ndarray) -> np.ndarray:
+    """Turn [H, W] into a grey picture."""
+    return np.repeat(plane[:, :, None], 3, axis=2).astype(np.uint8)
+
+
+DRAWINGS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    PIXEL.canonical_prompt: lambda image: image,
+    "Draw the image as it is.": lambda image: image,
+    "Draw the negative of the image.": lambda image: 255 - image,
+    "Draw the image in grey.": lambda image: grey_of(image.mean(axis=2)),
+    "Draw the red light of the image.": lambda image: grey_of(image[:, :, 0]),
+    "Draw the blue light of the image.": lambda image: grey_of(image[:, :, 2]),
+}
+"""Requests, and what is then drawn of an image. There are several, because a model that draws one thing whatever it is
+asked for learns the next request by forgetting the first; published Harmons draw what a text says."""
+
+
 def draw_scene(number: int) -> Sample:
     """Draw picture and caption of one scene."""
     scene = generate(SCENES_SEED, number, IMAGE_SIZE)
     return Sample(str(number), scene.image, caption=scene.caption)
+
+
+def image_of(sample: Sample) -> np.ndarray:
+    """Return the picture of a scene."""
+    assert sample.image is not None
+    return sample.image
+
+
+def pick(samples: Sequence[Sample], count: int, random: np.random.Generator) -> tuple[list[Sample], list[str]]:
+    """Draw some scenes, and a request for each."""
+    chosen = [samples[number] for number in random.integers(len(samples), size=count)]
+    return chosen, [str(request) for request in random.choice(list(DRAWINGS), size=count)]
 
 
 def waves(side: int, width: int) -> Tensor:
@@ -144,35 +179,56 @@ def look_nearby(mar: MaskedAutoregressor) -> None:
         keys.copy_(queries)
 
 
+def diffusion_loss(
+    net: DenoisingNetwork, config: HarmonConfig, conditions: Tensor, tokens: Tensor, random: np.random.Generator
+) -> Tensor:
+    """Mean loss of tokens [N, C] given their conditions [N, d], each at one time step."""
+    timesteps = random.integers(config.train_timesteps, size=len(tokens))
+    noise = torch.from_numpy(random.standard_normal(tokens.shape, dtype=np.float32))
+    coefficients = torch.from_numpy(row_coefficients(training_schedule(config.train_timesteps), timesteps)).float()
+    noisy = q_sample(tokens, noise, coefficients)
+    predicted = net(noisy[:, None], torch.from_numpy(timesteps)[:, None], conditions)[:, 0]
+    return row_loss(predicted, tokens, noise, coefficients, torch.from_numpy(np.flatnonzero(timesteps == 0))).mean()
+
+
 def train_autoencoder(
     family: HarmonFamily, model: Harmon, train: Sequence[Sample], held_out: Sequence[Sample], seed: int, curves: Curves
 ) -> None:
-    """Teach encoder and decoder alone to pass an image through the buffers, to a readout that is thrown away."""
+    """Teach encoder, decoder and diffusion head alone to pass an image through the buffers.
+
+    A linear readout, thrown away afterwards, is learnt beside the head: its gradient has no noise in it.
+    """
     config, mar = family.config, model.mar
     look_nearby(mar)
     readout = nn.Linear(config.mar.width, config.codec_channels)
     optimizer = Optimizer([*mar.named_parameters(), *readout.named_parameters()])
 
-    def loss_of(samples: Sequence[Sample]) -> Tensor:
-        images = np.stack([sample.image for sample in samples if sample.image is not None])
-        tokens = encode_tokens(family.codec, torch.from_numpy(images))
-        nothing = np.zeros((len(samples), 0), dtype=np.int64)  # no token is visible
+    def losses(images: Sequence[np.ndarray], random: np.random.Generator) -> tuple[Tensor, Tensor]:
+        tokens = encode_tokens(family.codec, torch.from_numpy(np.stack(images)))
+        nothing = np.zeros((len(images), 0), dtype=np.int64)  # no token is visible
         grid, masked = decoder_grid(config.mar.buffers, config.tokens, nothing, nothing.astype(bool))
         buffers = mar.encode(tokens)[:, : config.mar.buffers]
-        return mse_loss(readout(mar.decode(buffers, torch.from_numpy(grid), torch.from_numpy(masked))), tokens)
+        conditions = mar.decode(buffers, torch.from_numpy(grid), torch.from_numpy(masked))
+        denoising = diffusion_loss(mar.diffloss.net, config, conditions.flatten(0, 1), tokens.flatten(0, 1), random)
+        return mse_loss(readout(conditions), tokens), denoising
 
     rate = WarmupCosine(AUTOENCODER.learning_rate, AUTOENCODER.warmup_steps, AUTOENCODER.steps)
     for step in range(AUTOENCODER.steps):
-        chosen = generator(seed, step, "autoencoder").integers(len(train), size=AUTOENCODER.images)
-        loss_of([train[number] for number in chosen]).backward()
+        random = generator(seed, step, "autoencoder")
+        chosen, requests = pick(train, AUTOENCODER.images, random)
+        drawings = [DRAWINGS[request](image_of(sample)) for sample, request in zip(chosen, requests, strict=True)]
+        sum(losses(drawings, random)).backward()
         optimizer.step(rate.rate(step))
-        if (step + 1) % 50 == 0:
+        if (step + 1) % REPORT_EVERY == 0:
             with torch.no_grad():
-                curves.add("autoencoder", step + 1, squared_error=loss_of(held_out).item())
+                readout_error, denoising = losses(
+                    [image_of(sample) for sample in held_out], generator(seed, -1, "autoencoder")
+                )
+            curves.add("autoencoder", step + 1, readout=readout_error.item(), pixel=denoising.item())
 
 
-class StoredPixel(Pixel):
-    """The map `pixel`, of another image than the one that the row shows."""
+class Drawing(Pixel):
+    """What a request asks for, in the place of the map `pixel`."""
 
     def target(self, sample: Sample, size: int) -> np.ndarray:
         return sample.maps[self.name]
@@ -182,17 +238,13 @@ class StoredPixel(Pixel):
 def keys_from_queries(model: Harmon) -> None:
     """Begin the language model with attention to places like one's own: each key head equals a query head."""
     config = model.config.language
+    heads, groups = config.heads, config.key_value_heads
     for layer in model.llm.model.layers:
         queries, keys = layer.self_attn.q_proj, layer.self_attn.k_proj
         for of_keys, of_queries in ((keys.weight, queries.weight), (keys.bias, queries.bias)):
-            by_head = of_queries.view(config.key_value_heads, config.heads // config.key_value_heads, -1)
-            size = len(of_keys) // config.key_value_heads * (of_keys[0].numel())
-            of_keys.copy_(by_head[:, 0].reshape(-1)[: of_keys.numel()].view_as(of_keys)) if False else None
-            del size
-        heads, groups = config.heads, config.key_value_heads
-        width = config.width // heads
-        for of_keys, of_queries in ((keys.weight, queries.weight), (keys.bias, queries.bias)):
-            of_keys.view(groups, width, -1).copy_(of_queries.view(heads, width, -1)[:: heads // groups])
+            of_keys.view(groups, config.width // heads, -1).copy_(
+                of_queries.view(heads, config.width // heads, -1)[:: heads // groups]
+            )
 
 
 def train_whole_model(
@@ -207,17 +259,18 @@ def train_whole_model(
     into_decoder: list[Tensor] = []
     model.mar.decoder_embed.register_forward_pre_hook(lambda _, inputs: into_decoder.append(inputs[0]))
 
-    def losses(samples: Sequence[Sample], step: int, shown: Sequence[Sample]) -> tuple[Tensor, Tensor, Tensor]:
-        """Caption, pixel, and how far the language model's buffers are from the image's own."""
+    def losses(
+        samples: Sequence[Sample], step: int, shown: Sequence[Sample], requests: Sequence[str]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Caption, drawing, and how far the language model's buffers are from those of what is to be drawn."""
         rng = lambda objective, row, purpose: generator(seed, step, row, objective, purpose)  # noqa: E731
         captions = [Task(one, PIXEL.canonical_prompt, answer=one.caption) for one in samples]
-        pixels = [
-            Task(Sample(one.key, other.image, {"pixel": one.image}), PIXEL.canonical_prompt, map=StoredPixel())
-            for one, other in zip(samples, shown, strict=True)
-            if one.image is not None
+        drawings = [
+            Task(Sample(one.key, other.image, {"pixel": DRAWINGS[request](image_of(one))}), request, map=Drawing())
+            for one, other, request in zip(samples, shown, requests, strict=True)
         ]
         rows = family.plan("Understanding", list(enumerate(captions)), rng)
-        rows += family.plan("Pixel", list(enumerate(pixels)), rng)
+        rows += family.plan("Pixel", list(enumerate(drawings)), rng)
         batch = family.prepare(family.collate(rows, rng), CPU, torch.float32)
         into_decoder.clear()
         sums, count = model(batch), len(samples)
@@ -234,24 +287,30 @@ def train_whole_model(
         frozen = step < FROZEN_SHARE * WHOLE_MODEL.steps
         for parameter in slow.parameters:
             parameter.requires_grad_(not frozen)
-        chosen = generator(seed, step, "whole model").integers(len(train), size=WHOLE_MODEL.images)
-        samples = [train[number] for number in chosen]
-        sum(losses(samples, step, samples)).backward()
+        samples, requests = pick(train, WHOLE_MODEL.images, generator(seed, step, "whole model"))
+        sum(losses(samples, step, samples, requests)).backward()
         fast.step(rate.rate(step))
         if not frozen:
             slow.step(rate.rate(step) * RATE_AFTERWARDS)
-        if (step + 1) % 50 == 0:
+        if (step + 1) % REPORT_EVERY == 0:
             with torch.no_grad():
-                caption, pixel, _ = losses(held_out, -1, held_out)
-                _, shuffled, _ = losses(held_out, -1, [*held_out[1:], held_out[0]])
-            curves.add("whole model", step + 1, caption=caption.item(), pixel=pixel.item(), pixel_of_another_image=shuffled.item())
+                asked = [PIXEL.canonical_prompt] * len(held_out)
+                caption, pixel, _ = losses(held_out, -1, held_out, asked)
+                _, shuffled, _ = losses(held_out, -1, [*held_out[1:], held_out[0]], asked)
+            curves.add(
+                "whole model",
+                step + 1,
+                caption=caption.item(),
+                pixel=pixel.item(),
+                pixel_of_another_image=shuffled.item(),
+            )
 
 
 def main() -> None:
     """Draw scenes, run both stages, write weights and curves."""
     parser = argparse.ArgumentParser(description="Pre-train the tiny Harmon that the quick start begins with.")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--scenes", type=int, default=24_000)
+    parser.add_argument("--scenes", type=int, default=23_872)
     parser.add_argument("--output", type=Path, default=HERE / "harmon-tiny.safetensors")
     parser.add_argument("--curves", type=Path, default=HERE.parents[1] / "docs" / "pictures")
     given = parser.parse_args()
@@ -274,8 +333,9 @@ def train_all(samples, seed, output, folder):
     save_file({name: parameter.detach() for name, parameter in model.named_parameters()}, output)
     curves.write(folder)
     digest = hashlib.sha256(output.read_bytes()).hexdigest()
-    print(f"{output}: sha256 {digest}, after {time.process_time() - started:.0f} s of one core")
+    logger.info("%s: sha256 %s, after %.0f s of one core", output, digest, time.process_time() - started)
 
 
 if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     main()

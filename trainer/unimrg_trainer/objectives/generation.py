@@ -29,8 +29,9 @@ class Generation:
         self._prompts = prompts
 
     def task(self, sample: Sample, rng: np.random.Generator) -> Task:
-        """Return a request for the map: UNCONDITIONAL by the map's share, else one of its wordings, uniformly; or always
-        the canonical one, if the job says so.
+        """Return a request for the map: UNCONDITIONAL by the map's share, else one of its wordings, uniformly.
+
+        With canonical prompts it is always the same.
         """
         sample.require(self.name, maps=[self.map.name] if self.map.stored else [])
         return Task(sample, self._draw_prompt(rng), map=self.map)

@@ -22,7 +22,7 @@ from unimrg_trainer.models.common.tokenizer import QWEN_IDS, TINY_TOKENIZER, Cha
 from unimrg_trainer.models.harmon.batch import HarmonBatch
 from unimrg_trainer.models.harmon.codec import KL16, Codec, decode_tokens, encode_tokens, open_codec
 from unimrg_trainer.models.harmon.collate import collate
-from unimrg_trainer.models.harmon.config import config_of
+from unimrg_trainer.models.harmon.config import config_of, with_mask_rate
 from unimrg_trainer.models.harmon.inference import Inference
 from unimrg_trainer.models.harmon.module import Harmon
 from unimrg_trainer.models.harmon.rows import HarmonRow, plan_cohort
@@ -56,13 +56,7 @@ class HarmonFamily:
     def __init__(self, settings: Mapping[str, Any]) -> None:
         spec = HarmonSpec.model_validate(settings)
         self.variant: str = spec.variant
-        rate = spec.mask_rate
-        self.config = replace(
-            config_of(spec.variant, float(spec.dropout)),
-            mask_mean=float(rate.mean),
-            mask_deviation=float(rate.deviation),
-            mask_minimum=float(rate.minimum),
-        )
+        self.config = with_mask_rate(config_of(spec.variant, float(spec.dropout)), spec.mask_rate)
         sampling = spec.sampling
         self.sampling = SamplingSettings(
             steps=sampling.steps,
