@@ -82,7 +82,7 @@ def openuni(config):
 
 
 def showo(config):
-    language = replace(config.language, width=384, layers=2, heads=6, feed_forward=1536)
+    language = replace(config.language, width=384, layers=2, heads=6, feed_forward=2048)
     clip = replace(config.clip, image_size=96, patch=4)
     return replace(config, language=language, clip=clip, image_size=128, source_size=96, prompt_limit=125)
 
@@ -121,11 +121,13 @@ class Layout:
 
 
 OFFICIAL, PACKED = Composition.OFFICIAL, Composition.GROUPED
+SAME_IMAGES = "packed, questions about the same images"
+"""For Harmon alone: in the other families questions and maps read an image differently."""
 ROWS = {
     "packed, every block recomputed on both sides": (Layout(OFFICIAL, "Blocks"), Layout(PACKED, "Blocks")),
     "packed, nothing recomputed on both sides": (Layout(OFFICIAL), Layout(PACKED)),
     "packed, latents given on both sides": (Layout(OFFICIAL, prepared=True), Layout(PACKED, prepared=True)),
-    "packed, questions about the same images": (Layout(OFFICIAL), Layout(PACKED, same_images=True)),
+    SAME_IMAGES: (Layout(OFFICIAL), Layout(PACKED, same_images=True)),
     "as published (recomputed, online) against ours (not, latents given)": (
         Layout(OFFICIAL, "Blocks"),
         Layout(PACKED, prepared=True),
@@ -315,7 +317,8 @@ def _is_top(name: str, starts: Sequence[str], parts: Mapping[str, int]) -> bool:
 
 def measure(case: Case, quick: bool, repeats: int) -> dict[str, Any]:
     bench = Bench(case, quick)
-    layouts = list(dict.fromkeys(layout for pair in ROWS.values() for layout in pair))
+    pairs = {label: pair for label, pair in ROWS.items() if label != SAME_IMAGES or case.name == "harmon"}
+    layouts = list(dict.fromkeys(layout for pair in pairs.values() for layout in pair))
     batches = {layout: bench.collated(layout) for layout in layouts}
     work = {layout: Work(bench, layout, batch) for layout, batch in batches.items()}
     shares = share_report(bench, work[Layout(OFFICIAL)])
@@ -333,7 +336,7 @@ def measure(case: Case, quick: bool, repeats: int) -> dict[str, Any]:
                 found.append(seconds)
         print(f"{case.name}: round {index} of {repeats}", flush=True)
     rows = {}
-    for label, (slow, fast) in ROWS.items():
+    for label, (slow, fast) in pairs.items():
         ratios = [one / other for one, other in zip(times[slow], times[fast], strict=True)]
         rows[label] = _row(ratios, times[slow], times[fast], work[slow].total / work[fast].total)
     ratios = [one / other for one, other in zip(language[OFFICIAL], language[PACKED], strict=True)]
@@ -371,7 +374,7 @@ def main() -> None:
         for label, row in found["rows"].items()
     ]
     near = [
-        abs(share["measured"] - share["published"]) <= TOLERANCE * max(share["published"], 0.1)
+        abs(share["measured"] - share["published"]) <= TOLERANCE * share["published"]
         for found in figures.values()
         for share in found["shares"].values()
     ]

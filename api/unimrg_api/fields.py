@@ -118,6 +118,7 @@ class Spec(BaseModel):
 
 WEIGHT_PATTERN = r"^[0-9]{1,4}(\.[0-9]{1,6})?$"
 FRACTION_PATTERN = r"^0(\.[0-9]{1,12})?$"
+SHARE_PATTERN = r"^(0(\.[0-9]{1,12})?|1(\.0{1,12})?)$"
 _EXPONENT = r"([eE](-[0-9]{1,2}|[+]?0{1,2}))?"
 RATE_PATTERN = rf"^([0-9]{{1,3}})(\.[0-9]{{1,12}})?{_EXPONENT}$"
 POSITIVE_RATE_PATTERN = rf"^(0\.0*[1-9][0-9]*|0*[1-9][0-9]{{0,2}}(\.[0-9]+)?){_EXPONENT}$"
@@ -125,6 +126,7 @@ POSITIVE_RATE_PATTERN = rf"^(0\.0*[1-9][0-9]*|0*[1-9][0-9]{{0,2}}(\.[0-9]+)?){_E
 DECIMALS = {
     WEIGHT_PATTERN: ('a decimal number in quotes, from "0" to "9999.999999"', '"1"'),
     FRACTION_PATTERN: ('a decimal number in quotes, at least "0" and less than "1"', '"0.1"'),
+    SHARE_PATTERN: ('a decimal number in quotes, from "0" to "1"', '"0.9"'),
     RATE_PATTERN: ('a decimal number in quotes, zero or more, less than "1000", without positive exponent', '"0.02"'),
     POSITIVE_RATE_PATTERN: (
         'a decimal number in quotes, above zero, less than "1000", without positive exponent',
@@ -135,6 +137,7 @@ DECIMALS = {
 
 Weight = Annotated[str, Field(pattern=WEIGHT_PATTERN, max_length=11)]
 Fraction = Annotated[str, Field(pattern=FRACTION_PATTERN, max_length=14)]
+Share = Annotated[str, Field(pattern=SHARE_PATTERN, max_length=14)]
 Rate = Annotated[str, Field(pattern=RATE_PATTERN, max_length=24)]
 PositiveRate = Annotated[str, Field(pattern=POSITIVE_RATE_PATTERN, max_length=24)]
 

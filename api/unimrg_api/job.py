@@ -140,10 +140,23 @@ class JobSpec(Spec):
         _EACH_ONCE,
         FieldRule(
             "training.composition",
-            "PackedFlex cannot train on CPUs",
-            "use Packed, or ask for GPUs in trainer.gpusPerNode",
-            lambda spec: spec.training.composition != "PackedFlex" or spec.trainer.gpus_per_node > 0,
-            "self.training.composition != 'PackedFlex' || self.trainer.gpusPerNode > 0",
+            "PackedFlex trains neither on CPUs nor in FP64",
+            "use Packed, which takes what there is",
+            lambda spec: (
+                spec.training.composition != "PackedFlex"
+                or (spec.trainer.gpus_per_node > 0 and spec.training.precision != "FP64")
+            ),
+            "self.training.composition != 'PackedFlex' || "
+            "(self.trainer.gpusPerNode > 0 && self.training.precision != 'FP64')",
+        ),
+        FieldRule(
+            "training.batch.imageSharing",
+            "All shares nothing here: questions and maps of this family read an image differently",
+            "use Generation",
+            lambda spec: (
+                spec.training.batch.image_sharing != "All" or (spec.model.openuni is None and spec.model.showo is None)
+            ),
+            "self.training.batch.imageSharing != 'All' || (!has(self.model.openuni) && !has(self.model.showo))",
         ),
         _method_rule(
             "SFT",
@@ -198,6 +211,7 @@ class UniMRGJob(Spec):
             "optimizer": {name: float(value) for name, value in training.optimizer.model_dump(by_alias=True).items()},
             "schedule": training.schedule.model_dump(by_alias=True),
             "precision": training.precision,
+            "prompts": training.prompts,
             "seed": training.seed,
         }
         return sha256_of(content)

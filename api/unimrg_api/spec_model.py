@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from unimrg_api.fields import Fraction, Rate, Spec, Uri
+from unimrg_api.fields import Fraction, PositiveRate, Rate, Share, Spec, Uri
 from unimrg_api.unions import CustomSpec, OneOf
 
 Method = Literal["SFT", "RecA", "UniMRG"]
@@ -52,6 +52,23 @@ class HarmonSamplingSpec(Spec):
     """`Linear`: from no guidance to that scale, with the share of tokens that are filled in."""
 
 
+class HarmonMaskRateSpec(Spec):
+    """The share of an image's tokens that are masked in training and learnt, while the others are shown: normal,
+    truncated to [`minimum`, 1], drawn for each cohort. The defaults are the published ones."""
+
+    mean: Share = "1.0"
+    """Mean before truncation, as a decimal string."""
+    deviation: PositiveRate = "0.25"
+    """Standard deviation before truncation, as a decimal string."""
+    minimum: Fraction = "0.7"
+    """Least share, as a decimal string. The fewer rounds `sampling.steps` has, the nearer to 1 it may be: images that
+    are generated in one round never see a token of their own."""
+
+    def values(self) -> dict[str, float]:
+        """Return the numbers."""
+        return {name: float(text) for name, text in self.model_dump(by_alias=True).items()}
+
+
 class HarmonSpec(FamilySpec):
     """Harmon: one language model, and a masked autoregressive encoder and decoder of continuous image tokens."""
 
@@ -64,12 +81,14 @@ class HarmonSpec(FamilySpec):
     dropout: Fraction = "0.1"
     """Share of activations that dropout zeroes in the masked autoregressive encoder and decoder.
     The published value is "0.1"; "0" makes losses independent of how the batch is split."""
+    mask_rate: HarmonMaskRateSpec = HarmonMaskRateSpec()
+    """How much of an image is masked in training."""
     sampling: HarmonSamplingSpec = HarmonSamplingSpec()
     """How images are generated."""
 
     def training_settings(self) -> dict[str, Any]:
-        """Return the same, with the value of dropout."""
-        return {**super().training_settings(), "dropout": float(self.dropout)}
+        """Return the same, with the values of dropout and mask rate."""
+        return {**super().training_settings(), "dropout": float(self.dropout), "maskRate": self.mask_rate.values()}
 
 
 class ShowOSamplingSpec(Spec):

@@ -14,6 +14,7 @@ Precision = Literal["FP32", "BF16", "FP64"]
 Composition = Literal["Packed", "PackedGrouped", "PackedFlex", "Official"]
 ImageSharing = Literal["Generation", "All"]
 Recompute = Literal["Nothing", "FeedForward", "Blocks"]
+Prompts = Literal["Listed", "Canonical"]
 
 MAXIMUM_STEPS = 10_000_000
 MAXIMUM_ROWS = 65_536
@@ -55,7 +56,8 @@ class BatchSpec(Spec):
     image_sharing: ImageSharing = "Generation"
     """Which rows of a step are about the same images. `Generation`: those of all maps, as published; questions come in
     an order of their own. `All`: each question is about an image that the step generates too, so that packed rows read
-    it once; images that are not square are padded to a square. It needs a question about every image."""
+    it once; images that are not square are padded to a square. It needs a question about every image, and a family
+    whose questions and maps can share an image, as Harmon's."""
 
     def _multiples(self) -> str:
         below = self.rows_per_objective - self.rows_per_objective % self.cohort_rows
@@ -122,6 +124,10 @@ class TrainingSpec(Spec):
     stop_step: Annotated[int, Field(ge=1, le=MAXIMUM_STEPS)] | None = None
     """Optimiser step after which training ends. Absent: `schedule.totalSteps`. Less than that stops within
     the schedule, as the paper does, which reports step 1000 of 2500."""
+    prompts: Prompts = "Listed"
+    """What asks for a map in training. `Listed`: a wording drawn from the map's list, or, for its share of the rows, a
+    request that names nothing, for guidance. `Canonical`: always the one that inference uses, which a run of few steps
+    learns sooner; guidance then has nothing to compare with."""
     precision: Precision = "BF16"
     """Number format of the computation; weights and optimiser state are at least FP32."""
     composition: Composition = "Packed"

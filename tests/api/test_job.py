@@ -80,12 +80,14 @@ def test_file_uris_are_relative_to_the_folder_of_the_job(uri: str, resolved: str
 
 def test_the_digest_of_a_training_is_the_one_that_was_written_down() -> None:
     """A change here makes every existing run refuse to go on: it needs a new version of the format."""
-    assert changed().training_digest("data") == "ee5cae34a53810447cb2a5aa099a5e02a1390ad673ef030ac26186ac03391ed7"
+    assert changed().training_digest("data") == "d3268e27eb6381ea149a6442caf1dc3b8a2af37edc1c3b123f06c6157d9ddb7d"
 
 
 TRAINED = [
     ("model.harmon.variant", "0.5B"),
     ("model.harmon.dropout", "0"),
+    ("model.harmon.maskRate", {"minimum": "0.95"}),
+    ("model.harmon.maskRate", {"deviation": "0.5"}),
     ("model.init", "file://weights"),
     ("training.batch.rowsPerObjective", 32),
     ("training.batch.cohortRows", 16),
@@ -96,6 +98,7 @@ TRAINED = [
     ("training.schedule.totalSteps", 60),
     ("training.precision", "BF16"),
     ("training.seed", 43),
+    ("training.prompts", "Canonical"),
     ("objectives", [{"name": "Understanding", "weight": "1"}, {"name": "Pixel", "weight": "0.5"}]),
 ]
 NOT_TRAINED = [
@@ -111,6 +114,7 @@ NOT_TRAINED = [
     ("stages.evaluate.heldOutRows", 1),
     ("model.harmon.sampling", {"steps": 3}),
     ("model.harmon.dropout", "0.10"),
+    ("model.harmon.maskRate", {"mean": "1.00", "deviation": "25e-2"}),
     ("image", "registry/image:1"),
     ("training.optimizer.learningRate", "0.001"),  # the same value in other words
     ("objectives", [{"name": "Depth", "weight": "0.50"}, {"name": "Understanding", "weight": "1.0"}]),
@@ -152,7 +156,9 @@ def test_a_method_and_its_objectives_written_out_are_the_same_training() -> None
 def test_a_family_is_chosen_with_its_settings(model: dict[str, Any], chosen: tuple[str, Any] | None) -> None:
     found = parse_job({**SMALLEST, "spec": {**SMALLEST["spec"], "model": model}}).spec.model
     sampling = {"steps": 2, "textSteps": 64, "diffusionSteps": 100, "guidance": "3.0", "guidanceSchedule": "Constant"}
-    assert found.family() == (chosen or ("harmon", {"variant": "Tiny", "dropout": "0.1", "sampling": sampling}))
+    harmon = {"variant": "Tiny", "dropout": "0.1", "sampling": sampling}
+    harmon["maskRate"] = {"mean": "1.0", "deviation": "0.25", "minimum": "0.7"}
+    assert found.family() == (chosen or ("harmon", harmon))
     assert "sampling" not in found.training_settings()["settings"]
 
 

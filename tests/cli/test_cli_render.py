@@ -98,7 +98,7 @@ def test_what_a_cluster_refuses_is_refused_with_its_line(unimrg: Unimrg) -> None
     assert f"{file}:{line}:10: spec.checkpoint.uri: " in ended.err
     assert "(got 'file://../runs/quickstart')" in ended.err
     assert "PersistentVolumeClaim" in ended.err
-    assert "has 4 problems" in ended.err
+    assert "has 5 problems" in ended.err
 
 
 def test_a_job_without_an_image_needs_a_profile_with_one(unimrg: Unimrg, tmp_path: Path) -> None:

@@ -296,7 +296,10 @@ def test_the_quick_start_of_the_examples_completes_on_a_cluster(
 ) -> None:
     """examples/quickstart-s3.yaml, but for the two addresses and fewer steps and rows, created by `unimrg submit`."""
     bucket = s3_server.bucket()
-    text = (Path(__file__).parents[2] / "examples" / "quickstart-s3.yaml").read_text()
+    examples = Path(__file__).parents[2] / "examples"
+    weights = examples / "tiny_base" / "harmon-tiny.safetensors"
+    s3_server.client().upload_file(weights, bucket, weights.name)
+    text = (examples / "quickstart-s3.yaml").read_text()
     for there, here in {
         "http://s3.unimrg.svc:8333": cluster.s3.endpoint,
         "http://mlflow.unimrg.svc:5000": cluster.mlflow.uri,

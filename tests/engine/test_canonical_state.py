@@ -100,3 +100,14 @@ def test_weights_of_another_model_are_refused_and_overwrite_nothing(
         assert named in caught.value.message and "step 12" in caught.value.message
         assert caught.value.remedy
     assert equal(weights(receiving), before)
+
+
+def test_all_that_the_fused_kernel_reads_is_on_the_parameters_device() -> None:
+    module = Toy()
+    ones = {name: torch.ones_like(p) for name, p in module.named_parameters()}
+    tensors = {f"{group}/{name}": one for group in ("model", "exp_avg", "exp_avg_sq") for name, one in ones.items()}
+    elsewhere = module.to("meta")
+    optimizer = toy_optimizer(elsewhere)
+    import_state(elsewhere, optimizer, TrainingState(3, tensors))
+    devices = {value.device.type for state in optimizer.state.values() for value in state.values()}
+    assert devices == {"meta"}

@@ -35,14 +35,22 @@ def test_a_coefficient_is_the_cosine_sum_of_its_block() -> None:
     assert latents[0, colour * 16 + u * 4 + v, row, column].item() == pytest.approx(total / 0.5, abs=1e-5)
 
 
-def test_scenes_coefficients_have_unit_variance_and_keep_the_limit() -> None:
+def test_softened_scales_say_the_same_of_pixels() -> None:
+    """Power 0: all coefficients have one scale. Limits are the same values in pixels; nothing is lost."""
+    measured = Measured((4.0, 0.25), (2.0, 8.0))
+    assert measured.softened(1, 1) == measured
+    assert measured.softened(0, 2) == Measured((2.0, 2.0), (4.0, 1.0))
+    assert measured.softened(0.5, 1) == Measured((2.0, 0.5), (4.0, 4.0))
+
+
+def test_scenes_coefficients_have_softened_variance_and_keep_the_limit() -> None:
     harmon = family()
     size = harmon.config.image_size
     scenes = [generate(5, index, size) for index in range(60)]
     samples = [Sample("", s.image, {"depth": s.depth, "segmentation": s.segmentation}) for s in scenes]
     images = [find_map(name).target(one, size) for one in samples for name in ("pixel", "depth", "segmentation")]
     tokens = encode_tokens(harmon.codec, torch.from_numpy(np.stack(images))).flatten(0, 1)
-    deviations = tokens.std(dim=0)
+    deviations = tokens.std(dim=0) / (torch.tensor(read_measured().scales).sqrt() / 1.2)
     assert deviations.min() > 0.8 and deviations.max() < 1.2
     limit = harmon.codec.limit
     assert limit is not None

@@ -153,6 +153,26 @@ def test_the_mean_mask_rate_is_the_published_one() -> None:
     assert masked.min() >= 0.7 * 1024 and masked.max() <= 1024
 
 
+@pytest.mark.parametrize(
+    ("mean", "deviation", "minimum", "expected"),
+    [
+        ("0.8", "0.000001", "0.5", (0.8, 0.8)),
+        ("0", "0.001", "0.7", (0.7, 0.7)),  # all of it lies below: the bound is where it is densest
+        ("1", "0.000001", "0.999", (1.0, 1.0)),
+        ("0.5", "999", "0", (0.0, 1.0)),  # so wide that it is uniform
+    ],
+)
+def test_a_mask_rate_of_any_setting_keeps_its_bounds(
+    mean: str, deviation: str, minimum: str, expected: tuple[float, float]
+) -> None:
+    rate = {"mean": mean, "deviation": deviation, "minimum": minimum}
+    config = HarmonFamily({"variant": "1.5B", "maskRate": rate}).config
+    random = generator("rates")
+    masked = np.array([draw_masked(config, random) for _ in range(2000)]) / config.tokens
+    assert (masked.min(), masked.max()) == pytest.approx(expected, abs=0.003)
+    assert masked.min() > 0
+
+
 def test_a_cohort_shares_one_number_of_masked_tokens() -> None:
     harmon = family()
 

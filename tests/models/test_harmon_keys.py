@@ -13,7 +13,7 @@ from unimrg_trainer.models.harmon.module import Harmon
 
 SIZES = {
     # D, layers, q heads, kv heads, head dim, ff, vocabulary, d, blocks, W, head blocks, b, grid², C, classes, time
-    "Tiny": (96, 3, 4, 2, 24, 192, 768, 96, 2, 96, 2, 8, 36, 48, 10, 64),
+    "Tiny": (96, 3, 4, 2, 24, 192, 768, 96, 2, 96, 2, 16, 36, 48, 10, 64),
     "0.5B": (896, 24, 14, 2, 64, 4864, 151936, 768, 12, 1024, 6, 64, 256, 16, 1000, 256),
     "1.5B": (1536, 28, 12, 2, 128, 8960, 151936, 1280, 20, 1536, 12, 64, 256, 16, 1000, 256),
 }

@@ -35,10 +35,12 @@ def test_show_o_is_found_at_its_five_sizes(variant: str, size: int, clip: bool) 
 
 def test_settings_of_the_job_reach_the_family() -> None:
     sampling = {"steps": 5, "textSteps": 6, "diffusionSteps": 7, "guidance": "1.5", "guidanceSchedule": "Linear"}
-    settings = {"variant": "Tiny", "dropout": "0.25", "sampling": sampling}
+    rate = {"mean": "0.9", "deviation": "0.1", "minimum": "0.5"}
+    settings = {"variant": "Tiny", "dropout": "0.25", "maskRate": rate, "sampling": sampling}
     family = find_family("harmon", settings)
     assert isinstance(family, HarmonFamily)
     assert family.config.mar.dropout == 0.25
+    assert (family.config.mask_mean, family.config.mask_deviation, family.config.mask_minimum) == (0.9, 0.1, 0.5)
     assert family.sampling == SamplingSettings(5, 6, 7, 1.5, "Linear")
 
 

@@ -94,6 +94,13 @@ def test_a_tenth_of_the_pixel_requests_and_no_other_name_nothing() -> None:
     assert all(UNCONDITIONAL not in find_map(name).wordings() for name in MAPS)
 
 
+@pytest.mark.parametrize("name", GENERATIVE)
+def test_canonical_prompts_are_those_of_inference_and_no_others(name: str) -> None:
+    one = objective(name, "Canonical")
+    asked = {one.task(SAMPLE, generator(1, 0, row, name, "prompt")).prompt for row in range(200)}
+    assert asked == {one.inference_prompt()}
+
+
 def test_the_wording_depends_on_the_rng_key_alone() -> None:
     first = prompts("Pixel", 20)
     assert first == prompts("Pixel", 20)
@@ -102,4 +109,6 @@ def test_the_wording_depends_on_the_rng_key_alone() -> None:
 
 def test_an_objective_has_the_name_that_the_job_gives_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "find_map", lambda name: find_map("depth"))
-    assert registry.objective("near-and-far").name == "near-and-far"
+    near_and_far = registry.objective("near-and-far", "Canonical")
+    assert near_and_far.name == "near-and-far"
+    assert near_and_far.task(SAMPLE, np.random.default_rng(1)).prompt == find_map("depth").canonical_prompt

@@ -128,6 +128,6 @@ def test_few_lengths_occur_and_little_is_padding(tokens: int) -> None:
 
 
 def test_packed_names_the_way_that_is_fastest_on_the_device() -> None:
-    assert Composition.chosen("Packed", cuda=False) is Composition.GROUPED
-    assert Composition.chosen("Packed", cuda=True) is Composition.FLEX
-    assert Composition.chosen("Official", cuda=True) is Composition.OFFICIAL
+    assert Composition.chosen("Packed", flex=False) is Composition.GROUPED
+    assert Composition.chosen("Packed", flex=True) is Composition.FLEX
+    assert Composition.chosen("Official", flex=True) is Composition.OFFICIAL

@@ -17,7 +17,7 @@ metadata:
   name: good
 spec:
   model:
-    harmon: {variant: Tiny, dropout: "0.1", sampling: {guidance: "2.0"}}
+    harmon: {variant: Tiny, dropout: "0.1", maskRate: {mean: "1", minimum: "0.70"}, sampling: {guidance: "2.0"}}
   method: UniMRG
   objectives:
     - {name: Understanding, weight: "1"}
@@ -31,6 +31,7 @@ spec:
     composition: Official
     recompute: Nothing
     seed: 42
+    prompts: Listed
   trainer: {nodes: 1, gpusPerNode: 0, processesPerNode: 2}
   data:
     sources:
@@ -152,8 +153,11 @@ def places(value: Any) -> list[tuple[Any, Any]]:
     return [(value, key) for key, _ in items] + [place for _, item in items for place in places(item)]
 
 
-HARMON, MODEL = "spec.model.harmon", 'model:\n    harmon: {variant: Tiny, dropout: "0.1", sampling: {guidance: "2.0"}}'
+HARMON, MODEL = "spec.model.harmon", GOOD_JOB[GOOD_JOB.index("model:") : GOOD_JOB.index("\n  method:")]
 CUSTOM = "spec.model.custom"
+GOOD_HARMON = (
+    'harmon: {variant: Tiny, dropout: "0.1", maskRate: {mean: "1", minimum: "0.70"}, sampling: {guidance: "2.0"}}'
+)
 TRAINING, BATCH, OPTIMIZER = "spec.training", "spec.training.batch", "spec.training.optimizer"
 OBJECTIVES, DEPTH = "spec.objectives", '{name: Depth, weight: "0.5"}'
 SOURCES, SCENES = "spec.data.sources", "      - scenes: {train: 100, heldOut: 10, imageSize: 48, seed: 7}"
@@ -234,12 +238,16 @@ BAD_JOBS = [
     *bad(f"{OPTIMIZER}.learningRate", '"1e-3"', "1e-3", '"0"', '"1e99"', '"1000"'),
     *bad(f"{OPTIMIZER}.weightDecay", '"0.02"', '"1e3"', '"-0.02"'),
     *bad(f"{HARMON}.dropout", 'dropout: "0.1"', 'dropout: "1"'),
+    *bad(f"{HARMON}.maskRate.mean", 'mean: "1"', 'mean: "1.5"', 'mean: "1.01"', 'mean: "-0.1"', "mean: 1"),
+    *bad(f"{HARMON}.maskRate.deviation", 'mean: "1"', 'deviation: "0"', 'deviation: "1e3"'),
+    *bad(f"{HARMON}.maskRate.minimum", 'minimum: "0.70"', 'minimum: "1"', 'minimum: "-1"', "minimum: 0.7"),
     # choices
     *bad(f"{HARMON}.variant", "variant: Tiny", "variant: ~", "variant: 7B", "variant: 0.5"),
     *bad(f"{HARMON}.variant", "variant: Tiny, ", ""),
     *bad(f"{OBJECTIVES}[1].name", "name: Depth", "name: Normals", "name: depht"),
     *bad("spec.method", "method: UniMRG", "method: unimrg"),
     *bad(f"{TRAINING}.precision", "precision: FP32", "precision: FP8"),
+    *bad(f"{TRAINING}.prompts", "prompts: Listed", "prompts: listed", "prompts: [Listed]"),
     *bad("spec.checkpoint.resume", "resume: IfPresent", "resume: true"),
     # texts
     *bad(f"{MLFLOW}.experiment", "experiment: tests", 'experiment: ""'),
@@ -261,6 +269,7 @@ BAD_JOBS = [
     *bad(f"{TRAINING}.composition", "composition: Official", "composition: PackedFlex", "composition: packed"),
     *bad(f"{TRAINING}.recompute", "recompute: Nothing", "recompute: Off", "recompute: true"),
     *bad(f"{BATCH}.imageSharing", "imageSharing: All", "imageSharing: all"),
+    *bad(f"{BATCH}.imageSharing", GOOD_HARMON, "showo: {variant: Tiny}", "openuni: {variant: Tiny}"),
     *bad(OBJECTIVES, DEPTH, '{name: Understanding, weight: "1"}', '{name: Depth, weight: "0.0"}'),
     *bad(OBJECTIVES, DEPTH, DEPTH + '\n    - {custom: a, weight: "1"}\n    - {custom: a, weight: "2"}'),
     *bad(OBJECTIVES, f"    - {DEPTH}\n", ""),

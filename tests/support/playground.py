@@ -23,6 +23,7 @@ from tests.support.s3_server import S3Server
 NAMESPACE = "research"
 BUCKET = "unimrg"
 _EXAMPLE = Path(__file__).parents[2] / "examples" / "quickstart-s3.yaml"
+_BASE = _EXAMPLE.parent / "tiny_base" / "harmon-tiny.safetensors"
 
 
 def main() -> None:
@@ -45,6 +46,7 @@ def main() -> None:
         for part in (control_plane, kubelet, s3, mlflow):
             part.start()
         s3.bucket(BUCKET)
+        s3.client().upload_file(_BASE, BUCKET, _BASE.name)
         control_plane.create_namespace(NAMESPACE)
         cluster.install()
         cluster.start_operator()

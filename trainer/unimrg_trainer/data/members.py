@@ -37,7 +37,7 @@ def decode_member(member: str, content: bytes, where: str) -> tuple[Any, int]:
             array = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
         else:
             array = decode_image(content) if member in IMAGE_MEMBERS else decode_map(content)
-    except ValueError as error:
+    except (ValueError, MemoryError) as error:  # a damaged header may ask for any size
         raise CorruptDataError(
             f"{member} of sample {where} cannot be decoded: {error}", remedy="prepare the data again"
         ) from error

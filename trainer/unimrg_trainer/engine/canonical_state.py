@@ -64,6 +64,7 @@ def import_state(module: nn.Module, optimizer: torch.optim.AdamW, state: Trainin
         if not parameter.requires_grad:
             continue
         optimizer.state[parameter] = {
-            "step": torch.tensor(state.step, dtype=torch.float32),
+            # on the parameter's device: the fused kernel reads it there
+            "step": torch.tensor(state.step, dtype=torch.float32, device=parameter.device),
             **{moment: state.tensors[f"{moment}/{name}"].to(parameter, copy=True) for moment in MOMENTS},
         }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import logging
 import os
+import shutil
 from dataclasses import dataclass
 
 import torch
@@ -59,8 +60,14 @@ class Setup:
 
     @property
     def composition(self) -> Composition:
-        """How rows are laid out on this device."""
-        return Composition.chosen(self.job.spec.training.composition, cuda=self.device.type == "cuda")
+        """How rows are laid out on this device. FlexAttention needs a GPU, a C compiler, and computes in float32."""
+        training = self.job.spec.training
+        compiler = shutil.which(os.environ.get("CC", "cc")) is not None or shutil.which("gcc") is not None
+        cuda = self.device.type == "cuda"
+        if cuda and not compiler and training.composition in ("Packed", "PackedFlex"):
+            logger.warning("there is no C compiler, which FlexAttention's kernels need: packed rows use PackedGrouped")
+            return Composition.GROUPED
+        return Composition.chosen(training.composition, flex=cuda and training.precision != "FP64")
 
     @property
     def same_images(self) -> bool:
@@ -68,8 +75,20 @@ class Setup:
         return self.job.spec.training.batch.image_sharing == "All"
 
     def open_data(self, split: str) -> Dataset:
-        """Open a split of the job's data."""
-        return Dataset.open(self.data_store, split, self.data_digest, square=self.same_images)
+        """Open a split of the job's data.
+
+        Raises UserError (65) if questions are to be about its images, and one has none.
+        """
+        data = Dataset.open(self.data_store, split, self.data_digest, square=self.same_images)
+        if self.same_images and len(data.questions):
+            unasked = next((image for image in data.images if not data.questions_about(image)), None)
+            if unasked is not None:
+                raise UserError(
+                    f"image sample {unasked} of {split} has no question, and spec.training.batch.imageSharing is All",
+                    remedy="use imageSharing: Generation, or data with a question about every image",
+                    exit_code=ExitCode.DATA_CORRUPT,
+                )
+        return data
 
 
 def join_group(gpus_per_node: int) -> tuple[int, int, torch.device]:
@@ -118,7 +137,7 @@ def set_up(env: PodEnvironment, job: UniMRGJob) -> Setup:
         device=device,
         family=family,
         objective_weights=weights,
-        objectives=[objective(name) for name in weights],
+        objectives=[objective(name, job.spec.training.prompts) for name in weights],
         run_store=run_store(job, env),
         data_store=data_store(job, env),
         data_digest=data_digest(job, env),

@@ -15,8 +15,6 @@ import torch
 from torch import Tensor
 from torch.utils.data._utils.pin_memory import pin_memory
 
-from unimrg_api.errors import UserError
-from unimrg_api.exit_codes import ExitCode
 from unimrg_trainer.data.order import position
 from unimrg_trainer.engine.rows import BatchShape, cohorts_of_rank
 from unimrg_trainer.maps.base import ImageMap
@@ -116,12 +114,6 @@ class RowReader:
             return self.dataset.question_sample(sample_index, **wanted)
         image = self._index("images", len(self.dataset.images), global_row)
         questions = self.dataset.questions_about(image)
-        if not questions:
-            raise UserError(
-                f"image sample {image} has no question, and spec.training.batch.imageSharing is All",
-                remedy="use imageSharing: Generation, or data with a question about every image",
-                exit_code=ExitCode.DATA_CORRUPT,
-            )
         drawn = int(generator("question", self.seed or 0, global_row).integers(len(questions)))
         return self.dataset.question_sample(questions[drawn], **wanted)
 

@@ -12,14 +12,14 @@ class Composition(StrEnum):
     """As published: every row is a sequence of its own, padded to the longest, and reads its image by itself."""
     GROUPED = "PackedGrouped"
     """One packed sequence (`packed.py`). Chunks of equal form attend together, to the gathered keys of their prefix and
-    their own: no attention is computed that a mask would throw away."""
+    their own."""
     FLEX = "PackedFlex"
     """One packed sequence, under FlexAttention with a block mask. On a CPU it has no backward."""
 
     @classmethod
-    def chosen(cls, name: str, *, cuda: bool) -> Composition:
-        """Return the composition that a job names; `Packed` is FLEX on GPUs, GROUPED elsewhere."""
-        return cls(name) if name != "Packed" else cls.FLEX if cuda else cls.GROUPED
+    def chosen(cls, name: str, *, flex: bool) -> Composition:
+        """Return the composition that a job names; `Packed` is FLEX where it can be compiled, GROUPED elsewhere."""
+        return cls(name) if name != "Packed" else cls.FLEX if flex else cls.GROUPED
 
     @property
     def packed(self) -> bool:

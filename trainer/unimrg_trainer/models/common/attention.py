@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -47,18 +47,23 @@ class GroupedAttention(TensorBatch):
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
         """query [1, H, T, D], key and value [1, h, T, D] → [1, T, H, D]."""
-        heads, groups = query.shape[1], query.shape[1] != key.shape[1]
+        heads, shared = query.shape[1], query.shape[1] // key.shape[1]
+        # on CUDA, a mask and fewer heads of keys together would choose the kernel that holds all scores
+        repeated = shared > 1 and query.is_cuda
         flat_query, flat_key, flat_value = (part[0].transpose(0, 1).flatten(1) for part in (query, key, value))
         outputs = []
         for queries, keys, mask in zip(self.queries, self.keys, self.masks, strict=True):
+            own_keys, own_values = (_gather(keys, flat, key.shape[1]) for flat in (flat_key, flat_value))
+            if repeated:
+                own_keys, own_values = (part.repeat_interleave(shared, dim=1) for part in (own_keys, own_values))
             mixed = functional.scaled_dot_product_attention(
                 _gather(queries, flat_query, heads),
-                _gather(keys, flat_key, key.shape[1]),
-                _gather(keys, flat_value, key.shape[1]),
+                own_keys,
+                own_values,
                 attn_mask=mask,
                 is_causal=mask is None,
                 scale=scaling,
-                enable_gqa=groups,
+                enable_gqa=shared > 1 and not repeated,
             )
             outputs.append(mixed.transpose(1, 2).flatten(2).flatten(0, 1))
         return functional.embedding(self.returns, torch.cat(outputs)).view(1, query.shape[2], heads, -1)
@@ -83,10 +88,11 @@ class FlexAttention(TensorBatch):
         """query [1, H, T, D], key and value [1, h, T, D] → [1, T, H, D]."""
         compute = _compiled_flex_attention() if query.is_cuda else flex_attention
         mixed: Tensor = compute(
-            query, key, value, block_mask=self._block_mask(), scale=scaling, enable_gqa=query.shape[1] != key.shape[1]
+            query, key, value, block_mask=self._block_mask, scale=scaling, enable_gqa=query.shape[1] != key.shape[1]
         )
         return mixed.transpose(1, 2)
 
+    @cached_property  # one for all layers, and for their recomputation
     def _block_mask(self) -> BlockMask:
         starts, ends = self.intervals[..., 0], self.intervals[..., 1]
         runs = self.intervals.shape[1]
@@ -176,29 +182,26 @@ def _group_mask(group: Sequence[Chunk], length: int) -> Tensor | None:
 
 def _flex(packed: PackedRows) -> FlexAttention:
     intervals = visible_intervals(packed)
-    count = len(intervals) // BLOCK
-    # a token touches the key blocks from floor(start / B) up to ceil(end / B), and sees those within in whole
+    # a token touches the key blocks from floor(start / B) up to ceil(end / B), and sees those within in whole; its
+    # intervals are disjoint, so no block is counted twice for it
     starts, ends = intervals[..., 0], intervals[..., 1]
     empty = starts == ends
-    touched = _covered(starts // BLOCK, np.where(empty, 0, -(-ends // BLOCK)), count)
-    whole = _covered(-(-starts // BLOCK), ends // BLOCK, count)
-    some = np.logical_or.reduce(touched.reshape(count, BLOCK, count), axis=1)
-    every = np.logical_and.reduce(whole.reshape(count, BLOCK, count), axis=1)
+    some = _covering_tokens(starts // BLOCK, np.where(empty, 0, -(-ends // BLOCK))) > 0
+    every = _covering_tokens(-(-starts // BLOCK), ends // BLOCK) == BLOCK
     partial_counts, partial_blocks = _block_lists(some & ~every)
     full_counts, full_blocks = _block_lists(every)
     return FlexAttention(torch.from_numpy(intervals), partial_counts, partial_blocks, full_counts, full_blocks)
 
 
-def _covered(first: np.ndarray, end: np.ndarray, count: int) -> np.ndarray:
-    """bool [T, count]: which blocks lie in one of the intervals first … end − 1, int [T, K]."""
-    edges = np.zeros((len(first), count + 1), dtype=np.int32)
-    rows = np.arange(len(first))
-    for run in range(first.shape[1]):
-        some = first[:, run] < end[:, run]
-        edges[rows[some], first[some, run]] += 1
-        edges[rows[some], end[some, run]] -= 1
-    covered: np.ndarray = edges[:, :-1].cumsum(axis=1) > 0
-    return covered
+def _covering_tokens(first: np.ndarray, end: np.ndarray) -> np.ndarray:
+    """int [T/B, T/B]: how many tokens of each query block have each key block among theirs, first … end − 1 [T, K]."""
+    count = len(first) // BLOCK
+    edges = np.zeros((count, count + 1), dtype=np.int32)
+    block = np.broadcast_to(np.arange(len(first))[:, None] // BLOCK, first.shape)
+    some = first < end
+    np.add.at(edges, (block[some], first[some]), 1)
+    np.add.at(edges, (block[some], end[some]), -1)
+    return edges[:, :-1].cumsum(axis=1)
 
 
 def _block_lists(seen: np.ndarray) -> tuple[Tensor, Tensor]:

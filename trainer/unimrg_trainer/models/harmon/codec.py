@@ -20,6 +20,9 @@ KL16 = Asset(
     "write it there with `unimrg ckpt import harmon/0.5B kl16.ckpt --file kl16`",
 )
 
+COSINE = read_measured().softened(power=0.5, factor=1.2)
+"""Scales of the cosine codec (docs/decisions/0023-a-tiny-base-ships.md)."""
+
 Codec = BlockCosine | Kl16
 """Pixels in [−1, 1] ↔ latents: `encode` [B, 3, H, W] → [B, channels, H/stride, W/stride], `decode` back, not clipped.
 Frozen; no part of the trained module or of its checkpoints. `limit` [channels] is the absolute value that a latent
@@ -31,7 +34,7 @@ def open_codec(config: HarmonConfig, assets: Path) -> Codec:
 
     Raises UserError where the weights are missing or do not fit.
     """
-    codec: Codec = Kl16() if config.codec == "kl16" else BlockCosine(config.codec_stride, read_measured())
+    codec: Codec = Kl16() if config.codec == "kl16" else BlockCosine(config.codec_stride, COSINE)
     if config.codec == "kl16":
         KL16.load(assets, codec)
     assert (codec.stride, codec.channels) == (config.codec_stride, config.codec_channels)

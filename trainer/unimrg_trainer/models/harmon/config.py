@@ -6,8 +6,9 @@ codec and its tokenizer.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from unimrg_api.spec_model import HarmonMaskRateSpec
 from unimrg_trainer.models.common.qwen2 import Qwen2Config
 
 
@@ -95,7 +96,7 @@ def tiny(dropout: float = 0.1) -> HarmonConfig:
             heads=3,
             head_width=96,
             head_blocks=2,
-            buffers=8,
+            buffers=16,
             grid=6,
             classes=10,
             time_features=64,
@@ -135,3 +136,9 @@ VARIANTS = {"Tiny": tiny, "0.5B": half_billion, "1.5B": one_and_a_half_billion}
 def config_of(variant: str, dropout: float = 0.1) -> HarmonConfig:
     """Return the configuration of one of VARIANTS."""
     return VARIANTS[variant](dropout)
+
+
+def with_mask_rate(config: HarmonConfig, rate: HarmonMaskRateSpec) -> HarmonConfig:
+    """Return the configuration with the mask rate that a job chooses."""
+    mean, deviation, minimum = (float(text) for text in (rate.mean, rate.deviation, rate.minimum))
+    return replace(config, mask_mean=mean, mask_deviation=deviation, mask_minimum=minimum)

@@ -24,7 +24,7 @@ from unimrg_trainer.models.common.tokenizer import QWEN_IDS, TINY_TOKENIZER, Cha
 from unimrg_trainer.models.harmon.batch import HarmonBatch
 from unimrg_trainer.models.harmon.codec import KL16, Codec, decode_tokens, encode_tokens, open_codec
 from unimrg_trainer.models.harmon.collate import collate
-from unimrg_trainer.models.harmon.config import config_of
+from unimrg_trainer.models.harmon.config import config_of, with_mask_rate
 from unimrg_trainer.models.harmon.encodings import Geometry, codec_encoder, image_encoding
 from unimrg_trainer.models.harmon.inference import Inference
 from unimrg_trainer.models.harmon.module import Harmon
@@ -60,7 +60,7 @@ class HarmonFamily:
     def __init__(self, settings: Mapping[str, Any]) -> None:
         spec = HarmonSpec.model_validate(settings)
         self.variant: str = spec.variant
-        self.config = config_of(spec.variant, float(spec.dropout))
+        self.config = with_mask_rate(config_of(spec.variant, float(spec.dropout)), spec.mask_rate)
         sampling = spec.sampling
         self.sampling = SamplingSettings(
             steps=sampling.steps,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 
@@ -50,11 +51,16 @@ class HarmonRow(Row):
 
 
 def draw_masked(config: HarmonConfig, rng: np.random.Generator) -> int:
-    """Draw a mask rate, normal and truncated to [mask_minimum, 1]; return the number of masked tokens, 1 … all."""
-    while True:
-        rate = rng.normal(config.mask_mean, config.mask_deviation)
-        if config.mask_minimum <= rate <= 1:
-            return int(np.ceil(config.tokens * rate))
+    """Draw a mask rate, normal and truncated to [mask_minimum, 1]; return the number of masked tokens, 1 … all.
+
+    The rate is the inverse of the cumulative distribution at a uniform number: drawing until one fits may take forever
+    where little of the distribution lies within the bounds.
+    """
+    normal = NormalDist(config.mask_mean, config.mask_deviation)
+    place = rng.uniform(normal.cdf(config.mask_minimum), normal.cdf(1))
+    # all of a distribution can lie below the minimum, as far as floats tell; its density is then highest there
+    rate = normal.inv_cdf(place) if 0 < place < 1 else config.mask_minimum
+    return max(1, int(np.ceil(config.tokens * min(max(rate, config.mask_minimum), 1))))
 
 
 def plan_cohort(
