@@ -64,7 +64,9 @@ class Stage:
     warmup_steps: int = 20
 
 
-AUTOENCODER, WHOLE_MODEL = Stage(steps=1000, images=16), Stage(steps=900, images=16)
+AUTOENCODER, WHOLE_MODEL = Stage(steps=1500, images=16), Stage(steps=1600, images=16)
+CAPTIONS = 6
+"""Images of a step, in the second stage, whose captions are learnt too; captions need less practice than drawing."""
 FROZEN_SHARE, RATE_AFTERWARDS = 0.2, 0.4
 """In the second stage encoder and decoder wait for this share of the steps, then learn at this share of the rate."""
 
@@ -264,7 +266,7 @@ def train_whole_model(
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Caption, drawing, and how far the language model's buffers are from those of what is to be drawn."""
         rng = lambda objective, row, purpose: generator(seed, step, row, objective, purpose)  # noqa: E731
-        captions = [Task(one, PIXEL.canonical_prompt, answer=one.caption) for one in samples]
+        captions = [Task(one, PIXEL.canonical_prompt, answer=one.caption) for one in samples[:CAPTIONS]]
         drawings = [
             Task(Sample(one.key, other.image, {"pixel": DRAWINGS[request](image_of(one))}), request, map=Drawing())
             for one, other, request in zip(samples, shown, requests, strict=True)
@@ -273,14 +275,12 @@ def train_whole_model(
         rows += family.plan("Pixel", list(enumerate(drawings)), rng)
         batch = family.prepare(family.collate(rows, rng), CPU, torch.float32)
         into_decoder.clear()
-        sums, count = model(batch), len(samples)
-        means = [
-            sums[part].sum() / sum(row.loss_terms for row in rows[part]) for part in (slice(count), slice(count, None))
-        ]
+        sums, parts = model(batch), (slice(CAPTIONS), slice(CAPTIONS, None))
+        caption, drawing = (sums[part].sum() / sum(row.loss_terms for row in rows[part]) for part in parts)
         assert batch.latents is not None
         with torch.no_grad():
             own = model.mar.encode(batch.latents[batch.targets])[:, : model.mar.buffer_count]
-        return means[0], means[1], mse_loss(into_decoder[0][:, : model.mar.buffer_count], own)
+        return caption, drawing, mse_loss(into_decoder[0][:, : model.mar.buffer_count], own)
 
     rate = WarmupCosine(WHOLE_MODEL.learning_rate, WHOLE_MODEL.warmup_steps, WHOLE_MODEL.steps)
     for step in range(WHOLE_MODEL.steps):
@@ -314,15 +314,16 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=HERE / "harmon-tiny.safetensors")
     parser.add_argument("--curves", type=Path, default=HERE.parents[1] / "docs" / "pictures")
     given = parser.parse_args()
-    torch.set_num_threads(1)  # the same sums on any number of cores
-    torch.manual_seed(given.seed)
     with Pool(2) as pool:
         samples = pool.map(draw_scene, range(HELD_OUT + given.scenes), chunksize=100)
-    train_all(samples, given.seed, given.output, given.curves)
+    pretrain(samples, given.seed, given.output, given.curves)
 
 
-def train_all(samples, seed, output, folder):
+def pretrain(samples: Sequence[Sample], seed: int, output: Path, folder: Path) -> None:
+    """Run both stages; write the weights, and their curves into `folder`. The first samples are held out."""
     started = time.process_time()
+    torch.set_num_threads(1)  # the same sums on any number of cores
+    torch.manual_seed(seed)
     family = HarmonFamily({"variant": "Tiny", "dropout": "0", "maskRate": {"minimum": "0.9"}})
     # the language model learns to read the image here, so it gets all of the gradient; post-training takes a tenth
     family.config = replace(family.config, feature_gradient_scale=1.0)
