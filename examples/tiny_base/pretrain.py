@@ -10,25 +10,25 @@ this file). It is never shown a depth map, a segmentation or a question.
 from __future__ import annotations
 
 import argparse
-import csv
 import hashlib
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from multiprocessing import Pool
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from curves import Curves
+from material import DRAWINGS, Drawing, draw_scene, image_of, pick
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from unimrg_trainer.engine.schedule import WarmupCosine
-from unimrg_trainer.maps.pixel import PIXEL, Pixel
+from unimrg_trainer.maps.pixel import PIXEL
 from unimrg_trainer.models.harmon.codec import encode_tokens
 from unimrg_trainer.models.harmon.collate import decoder_grid
 from unimrg_trainer.models.harmon.config import HarmonConfig
@@ -40,15 +40,11 @@ from unimrg_trainer.models.harmon.module import Harmon
 from unimrg_trainer.objectives.base import Task
 from unimrg_trainer.rng import generator
 from unimrg_trainer.sample import Sample
-from unimrg_trainer.scenes import generate
 
 logger = logging.getLogger(__name__)
 
 HERE = Path(__file__).parent
-SCENES_SEED = 77
-"""Another one than the quick start's: the base has seen none of its scenes."""
 HELD_OUT = 128
-IMAGE_SIZE = 32
 REPORT_EVERY = 100
 CPU = torch.device("cpu")
 
@@ -64,7 +60,9 @@ class Stage:
     warmup_steps: int = 20
 
 
-AUTOENCODER, WHOLE_MODEL = Stage(steps=1000, images=16), Stage(steps=900, images=16)
+AUTOENCODER, WHOLE_MODEL = Stage(steps=1500, images=16), Stage(steps=1600, images=16)
+CAPTIONS = 6
+"""Images of a step, in the second stage, whose captions are learnt too; captions need less practice than drawing."""
 FROZEN_SHARE, RATE_AFTERWARDS = 0.2, 0.4
 """In the second stage encoder and decoder wait for this share of the steps, then learn at this share of the rate."""
 
@@ -93,68 +91,6 @@ class Optimizer:
                 group.update(lr=rate, weight_decay=0.02)
             part.step()
             part.zero_grad()
-
-
-@dataclass
-class Curves:
-    """Held-out numbers over both stages: to the terminal now, to a table and a picture at the end."""
-
-    rows: list[dict[str, float | str]] = field(default_factory=list)
-
-    def add(self, stage: str, step: int, **numbers: float) -> None:
-        self.rows.append({"stage": stage, "step": step, **{name: round(value, 4) for name, value in numbers.items()}})
-        logger.info("%s", ", ".join(f"{name} {value}" for name, value in self.rows[-1].items()))
-
-    def write(self, folder: Path) -> None:
-        """Write tiny-base-curves.csv and tiny-base-curves.png."""
-        names = list(dict.fromkeys(name for row in self.rows for name in row))
-        with (folder / "tiny-base-curves.csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, names, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(self.rows)
-        figure, axes = plt.subplots(1, 2, figsize=(10, 3.5), constrained_layout=True)
-        for axis, stage in zip(axes, ("autoencoder", "whole model"), strict=True):
-            rows = [row for row in self.rows if row["stage"] == stage]
-            for name in list(rows[0])[2:]:
-                axis.plot([row["step"] for row in rows], [row[name] for row in rows], label=name.replace("_", " "))
-            axis.set(title=stage, xlabel="step", ylabel="held-out loss", yscale="log")
-            axis.legend(frameon=False)
-        figure.savefig(folder / "tiny-base-curves.png", dpi=110, metadata={"Software": ""})
-
-
-def grey_of(plane: np.ndarray) -> np.ndarray:
-    """Turn [H, W] into a grey picture."""
-    return np.repeat(plane[:, :, None], 3, axis=2).astype(np.uint8)
-
-
-DRAWINGS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    PIXEL.canonical_prompt: lambda image: image,
-    "Draw the image as it is.": lambda image: image,
-    "Draw the negative of the image.": lambda image: 255 - image,
-    "Draw the image in grey.": lambda image: grey_of(image.mean(axis=2)),
-    "Draw the red light of the image.": lambda image: grey_of(image[:, :, 0]),
-    "Draw the blue light of the image.": lambda image: grey_of(image[:, :, 2]),
-}
-"""Requests, and what is then drawn of an image. There are several, because a model that draws one thing whatever it is
-asked for learns the next request by forgetting the first; published Harmons draw what a text says."""
-
-
-def draw_scene(number: int) -> Sample:
-    """Draw picture and caption of one scene."""
-    scene = generate(SCENES_SEED, number, IMAGE_SIZE)
-    return Sample(str(number), scene.image, caption=scene.caption)
-
-
-def image_of(sample: Sample) -> np.ndarray:
-    """Return the picture of a scene."""
-    assert sample.image is not None
-    return sample.image
-
-
-def pick(samples: Sequence[Sample], count: int, random: np.random.Generator) -> tuple[list[Sample], list[str]]:
-    """Draw some scenes, and a request for each."""
-    chosen = [samples[number] for number in random.integers(len(samples), size=count)]
-    return chosen, [str(request) for request in random.choice(list(DRAWINGS), size=count)]
 
 
 def waves(side: int, width: int) -> Tensor:
@@ -227,13 +163,6 @@ def train_autoencoder(
             curves.add("autoencoder", step + 1, readout=readout_error.item(), pixel=denoising.item())
 
 
-class Drawing(Pixel):
-    """What a request asks for, in the place of the map `pixel`."""
-
-    def target(self, sample: Sample, size: int) -> np.ndarray:
-        return sample.maps[self.name]
-
-
 @torch.no_grad()
 def keys_from_queries(model: Harmon) -> None:
     """Begin the language model with attention to places like one's own: each key head equals a query head."""
@@ -264,7 +193,7 @@ def train_whole_model(
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Caption, drawing, and how far the language model's buffers are from those of what is to be drawn."""
         rng = lambda objective, row, purpose: generator(seed, step, row, objective, purpose)  # noqa: E731
-        captions = [Task(one, PIXEL.canonical_prompt, answer=one.caption) for one in samples]
+        captions = [Task(one, PIXEL.canonical_prompt, answer=one.caption) for one in samples[:CAPTIONS]]
         drawings = [
             Task(Sample(one.key, other.image, {"pixel": DRAWINGS[request](image_of(one))}), request, map=Drawing())
             for one, other, request in zip(samples, shown, requests, strict=True)
@@ -273,14 +202,12 @@ def train_whole_model(
         rows += family.plan("Pixel", list(enumerate(drawings)), rng)
         batch = family.prepare(family.collate(rows, rng), CPU, torch.float32)
         into_decoder.clear()
-        sums, count = model(batch), len(samples)
-        means = [
-            sums[part].sum() / sum(row.loss_terms for row in rows[part]) for part in (slice(count), slice(count, None))
-        ]
+        sums, parts = model(batch), (slice(CAPTIONS), slice(CAPTIONS, None))
+        caption, drawing = (sums[part].sum() / sum(row.loss_terms for row in rows[part]) for part in parts)
         assert batch.latents is not None
         with torch.no_grad():
             own = model.mar.encode(batch.latents[batch.targets])[:, : model.mar.buffer_count]
-        return means[0], means[1], mse_loss(into_decoder[0][:, : model.mar.buffer_count], own)
+        return caption, drawing, mse_loss(into_decoder[0][:, : model.mar.buffer_count], own)
 
     rate = WarmupCosine(WHOLE_MODEL.learning_rate, WHOLE_MODEL.warmup_steps, WHOLE_MODEL.steps)
     for step in range(WHOLE_MODEL.steps):
@@ -314,15 +241,16 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=HERE / "harmon-tiny.safetensors")
     parser.add_argument("--curves", type=Path, default=HERE.parents[1] / "docs" / "pictures")
     given = parser.parse_args()
-    torch.set_num_threads(1)  # the same sums on any number of cores
-    torch.manual_seed(given.seed)
     with Pool(2) as pool:
         samples = pool.map(draw_scene, range(HELD_OUT + given.scenes), chunksize=100)
-    train_all(samples, given.seed, given.output, given.curves)
+    pretrain(samples, given.seed, given.output, given.curves)
 
 
-def train_all(samples, seed, output, folder):
+def pretrain(samples: Sequence[Sample], seed: int, output: Path, folder: Path) -> None:
+    """Run both stages; write the weights, and their curves into `folder`. The first samples are held out."""
     started = time.process_time()
+    torch.set_num_threads(1)  # the same sums on any number of cores
+    torch.manual_seed(seed)
     family = HarmonFamily({"variant": "Tiny", "dropout": "0", "maskRate": {"minimum": "0.9"}})
     # the language model learns to read the image here, so it gets all of the gradient; post-training takes a tenth
     family.config = replace(family.config, feature_gradient_scale=1.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
 import pytest
@@ -61,3 +62,23 @@ def test_it_has_not_learnt_to_draw_depth(base: Harmon) -> None:
 
 def test_depth_does_not_come_from_the_image_yet(base: Harmon) -> None:
     assert loss(base, "Depth") > 0.8 * loss(base, "Depth", shift=1)
+
+
+def test_the_script_that_made_it_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Two steps of each stage, twice: the files are the same, and what they hold fits the model."""
+    monkeypatch.syspath_prepend(str(BASE.parent))
+    script = importlib.import_module("pretrain")
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)  # it would hold for the tests that follow
+    monkeypatch.setattr(script, "HELD_OUT", 8)
+    monkeypatch.setattr(script, "REPORT_EVERY", 1)
+    monkeypatch.setattr(script, "AUTOENCODER", script.Stage(steps=2, images=2))
+    monkeypatch.setattr(script, "WHOLE_MODEL", script.Stage(steps=2, images=8))
+    samples = [script.draw_scene(number) for number in range(20)]
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        script.pretrain(samples, 3, tmp_path / name / "w.safetensors", tmp_path / name)
+    one, two = ((tmp_path / name / "w.safetensors").read_bytes() for name in ("one", "two"))
+    assert one == two
+    load_published(FAMILY.build(), WeightsSource((tmp_path / "one").as_uri(), StorageSpec(), tmp_path / "cache"))
+    table = (tmp_path / "one" / "tiny-base-curves.csv").read_text().splitlines()
+    assert len(table) == 1 + 4 and (tmp_path / "one" / "tiny-base-curves.png").exists()
