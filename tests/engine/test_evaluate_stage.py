@@ -19,7 +19,7 @@ HELD_OUT = 3
 
 
 @pytest.mark.timeout(120)
-def test_maps_that_are_trained_are_scored_and_every_loss_is_measured_with_another_image(
+def test_trained_maps_are_scored_and_losses_measured_with_other_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Segmentation is in the data and not trained, so it is neither asked for nor measured.

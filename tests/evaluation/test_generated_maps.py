@@ -56,7 +56,7 @@ def scored(shift: int, noise: float = 0.0) -> BenchmarkResult:
     return asked.score(results, seed=0)
 
 
-def test_it_asks_for_every_map_of_the_first_images_with_the_wording_of_inference() -> None:
+def test_it_asks_for_every_map_with_the_wording_of_inference() -> None:
     data = SceneRecords(5)
     asked, maps = benchmark("pixel", "depth", images=3)
     items = asked.items(data)

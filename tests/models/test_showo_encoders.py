@@ -114,7 +114,7 @@ def test_features_are_the_last_but_one_layer_without_class() -> None:
     torch.testing.assert_close(features(tower, image[None])[0], x[1:], rtol=1e-4, atol=1e-5)
 
 
-def test_the_random_tower_is_always_the_same_and_takes_nothing_from_the_generator() -> None:
+def test_the_random_tower_is_always_the_same_and_draws_from_its_own_seed() -> None:
     assert TINY.clip is not None
     torch.manual_seed(5)
     one = open_tower(TINY.clip, Path())
@@ -140,7 +140,7 @@ def test_the_middle_of_an_image_is_cut_out() -> None:
     assert np.array_equal(centre_crop(image[:, :20], 20), image[:, :20])
 
 
-def test_the_source_of_a_generation_loses_its_detail_where_codes_could_be_copied() -> None:
+def test_a_source_loses_its_detail_where_codes_could_be_copied() -> None:
     image = picture("x")
     small = Image.fromarray(squash(image, 8))
     expected = np.asarray(small.resize((16, 16), Image.Resampling.BICUBIC))

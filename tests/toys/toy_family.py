@@ -18,20 +18,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from unimrg_api.errors import UserError
-from unimrg_trainer.maps.base import ImageMap
 from unimrg_trainer.maps.geometry import squash
 from unimrg_trainer.models.base import OnRound, RngFor, Row
-from unimrg_trainer.models.common.assets import Asset
 from unimrg_trainer.models.common.encodings import Reading
 from unimrg_trainer.models.requests import AnswerRequest, GenerateRequest
-from unimrg_trainer.models.weights import Layout
 from unimrg_trainer.objectives.base import Objective, Task
 from unimrg_trainer.packing.composition import Composition
 from unimrg_trainer.packing.segments import Attention, Segment, row_length, row_tokens, segment_slices
 from unimrg_trainer.rng import generator
 
-SOURCE, TARGET, SIDE, PATCH = 16, 12, 4, 48
-END, VOCABULARY, PLACES = 0, 96, 512
+SOURCE, TARGET, SIDE, PATCH, END, VOCABULARY, PLACES = 16, 12, 4, 48, 0, 96, 512
 TEXT, IMAGE, NOISY = 0, 1, 2
 
 
@@ -63,8 +59,8 @@ class ToyModule(nn.Module):
         self.scores, self.velocity = nn.Linear(width, VOCABULARY), nn.Linear(width, PATCH)
 
     def states(self, batch: Batch) -> Tensor:
-        kinds = batch["kinds"][..., None]
-        x = torch.where(kinds == IMAGE, self.read(batch["inputs"]), self.noisy(batch["inputs"]))
+        kinds, x = batch["kinds"][..., None], batch["inputs"]
+        x = torch.where(kinds == IMAGE, self.read(x), self.noisy(x))
         x = torch.where(kinds == TEXT, self.characters(batch["ids"]), x) + self.places(batch["positions"])
         for layer in self.layers:
             x = layer(x, ~batch["sees"][:, 0])
@@ -86,17 +82,11 @@ class ToyFamily:
         self.width = int(settings.get("width", 32))
         self.steps = int(settings.get("sampling", {}).get("steps", 4))
 
-    def needed_files(self) -> Sequence[Asset]:
+    def needed_files(self) -> Sequence[Any]:
         return []
 
-    def encoder_file(self) -> Asset | None:
-        return None
-
-    def reading(self, map: ImageMap | None) -> Reading:
-        return Reading()
-
-    def encode(self, images: Tensor) -> Tensor:
-        raise NotImplementedError("nothing is encoded: patches are the pixels themselves")
+    def reading(self, map: Any) -> Reading:
+        return Reading()  # nothing is encoded: patches are the pixels themselves
 
     def build(self) -> nn.Module:
         return ToyModule(self.width)
@@ -116,8 +106,7 @@ class ToyFamily:
             target = _patches(NOISY, task.map.target(task.sample, TARGET))
             return ToyRow(objective, number, target.length, (*parts, asked, target))
         answer = [*_characters(task.answer or ""), END]
-        ids = (*asked.ids, *answer[:-1])
-        labels = (*[-100] * (len(asked.ids) - 1), *answer)
+        ids, labels = (*asked.ids, *answer[:-1]), (*[-100] * (len(asked.ids) - 1), *answer)
         text = Part(kind=TEXT, length=len(ids), ids=ids, labels=labels)
         return ToyRow(objective, number, len(answer), (*parts, text))
 
@@ -131,7 +120,7 @@ class ToyFamily:
     def preview(self, batch: Batch) -> list[tuple[np.ndarray | None, np.ndarray | None]]:
         return [(None, None)] * len(batch["kinds"])
 
-    def layouts(self) -> Sequence[Layout]:
+    def layouts(self) -> Sequence[Any]:
         return []
 
     def answer(self, module: nn.Module, requests: Sequence[AnswerRequest], *, max_new_tokens: int) -> list[str]:
@@ -166,8 +155,7 @@ class ToyFamily:
 
     @torch.no_grad()
     def _states(self, module: Any, parts: list[Part], time: float = 1.0) -> Tensor:
-        weight = next(module.parameters())
-        batch = _batch([(ToyRow("", 0, 0, tuple(parts)), time, None)])
+        weight, batch = next(module.parameters()), _batch([(ToyRow("", 0, 0, tuple(parts)), time, None)])
         return module.states(self.prepare(batch, weight.device, weight.dtype))
 
 
@@ -195,10 +183,9 @@ def _batch(rows: Sequence[tuple[Any, float, np.random.Generator | None]]) -> Bat
     batch["inputs"], batch["velocity"] = torch.zeros(*shape, PATCH + 1), torch.zeros(*shape, PATCH)
     batch["sees"] = torch.eye(shape[1], dtype=torch.bool).repeat(shape[0], 1, 1, 1)
     for r, (row, time, rng) in enumerate(rows):
-        tokens = row_tokens(row.parts)
-        sees = np.tri(tokens.length, dtype=bool) if tokens.visibility is None else tokens.visibility
-        batch["positions"][r, : tokens.length] = torch.from_numpy(tokens.positions)
-        batch["sees"][r, 0, : tokens.length, : tokens.length] = torch.from_numpy(sees)
+        n, sees = row_length(row.parts), row_tokens(row.parts).visibility
+        batch["positions"][r, :n] = torch.arange(n)
+        batch["sees"][r, 0, :n, :n] = torch.from_numpy(np.tri(n, dtype=bool) if sees is None else sees)
         for part, here in zip(row.parts, segment_slices(row.parts), strict=True):
             batch["kinds"][r, here] = part.kind
             if part.patches is None:
