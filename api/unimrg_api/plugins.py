@@ -26,6 +26,12 @@ def names(group: str, builtin: Builtins) -> list[str]:
     return list(dict.fromkeys([*builtin, *(point.name for point in entry_points(group=group))]))
 
 
+def package_of(group: str, name: str) -> str | None:
+    """Return name and version of the installed package that brings `name`; None for what is built in."""
+    found = (point.dist for point in entry_points(group=group, name=name))
+    return next((f"{package.name} {package.version}" for package in found if package is not None), None)
+
+
 def load(group: str, builtin: Builtins, name: str, *, field: str) -> Any:
     """Return the object that is registered under `name` in `group`, e.g. `unimrg.families`.
 

@@ -208,6 +208,14 @@ def test_the_digest_of_the_data_covers_names_geometry_and_weights(tmp_path: Path
     assert digest_of({}, encoder) in digests  # where the file lies changes nothing
 
 
+def test_the_digest_of_the_data_covers_packages_that_draw_a_map(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package of another version may draw its map differently: nothing that it drew before is read again."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "toys")
+    encoder = FamilyEncoder(tiny_family("harmon"), [objective("Depth"), objective("brightness")])
+    assert encoder.identity()["packages"] == ["unimrg-toys 1.0"]
+    assert FamilyEncoder(tiny_family("harmon"), [objective("Depth")]).identity()["packages"] == []
+
+
 def test_a_sample_that_lacks_a_map_is_refused_when_it_is_encoded() -> None:
     encoder = FamilyEncoder(tiny_family("harmon"), [objective("Depth")])
     with pytest.raises(UserError, match="sample 'x' has no map 'depth'"):

@@ -13,6 +13,7 @@ import numpy as np
 from unimrg_api.environment import PodEnvironment
 from unimrg_api.errors import JobError, Problem
 from unimrg_api.job import UniMRGJob
+from unimrg_api.plugins import package_of
 from unimrg_trainer.data.members import encoding_member
 from unimrg_trainer.engine.choices import open_family, provide_files
 from unimrg_trainer.engine.setup import require_gpu
@@ -55,11 +56,14 @@ class FamilyEncoder:
         self._encodings = [found[name] for name in sorted(found)]
 
     def identity(self) -> Any:
-        """Return what is encoded, and with which weights: the sha256 of their file."""
+        """Return what is encoded, with which weights (the sha256 of their file), and by which packages beside us."""
         weights = self._family.encoder_file()
         digest = None if weights is None else _sha256(weights.find(self._family.assets))
         names = [encoding_member(encoding.name, square=self._square) for encoding in self._encodings]
-        return {"version": VERSION, "members": names, "weights": digest}
+        maps = [("unimrg.maps", each.map.name) for each in self._objectives if each.map is not None]
+        found = {package_of(group, name) for group, name in [("unimrg.families", self._family.name), *maps]}
+        packages = sorted(package for package in found if package is not None)
+        return {"version": VERSION, "members": names, "weights": digest, "packages": packages}
 
     def encode(self, samples: Sequence[Sample]) -> list[Mapping[str, np.ndarray]]:
         """Return the arrays of each sample by their members; equal pictures are encoded once.
