@@ -15,10 +15,9 @@ from unimrg_trainer.evaluation.summary import Summary
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1300)]
 ROOT = Path(__file__).parents[2]
-LEARNT = ("Understanding", "Depth", "Segmentation")
-OBJECTIVES = (*LEARNT, "Pixel")
-"""Pixel is what the base can do already."""
-MINIMUM_FALL = 0.10
+CHANGE = {"Understanding": -0.9, "Pixel": 0.15, "Depth": -0.8, "Segmentation": -0.8}
+"""Largest relative change of each held-out loss. The base can redraw pixels already, and must not lose it."""
+OBJECTIVES = tuple(CHANGE)
 MINIMUM_ROWS = 256
 
 
@@ -42,22 +41,19 @@ def summary_of(run: Path) -> Summary:
     return Summary.from_json((run / "results" / "summary.json").read_text())
 
 
-def test_every_objective_is_learnt(finished: tuple[Path, str]) -> None:
+def test_every_objective_is_learnt_and_pixels_are_kept(finished: tuple[Path, str]) -> None:
     summary = summary_of(finished[0])
     assert set(summary.held_out) == set(OBJECTIVES)
     for name, loss in summary.held_out.items():
         assert loss.n >= MINIMUM_ROWS, name
-        assert loss.relative_change is not None
-        if name in LEARNT:
-            assert loss.excludes_zero and loss.relative_change <= -MINIMUM_FALL, name
-    assert summary.held_out["Pixel"].after < 1.25 * summary.held_out["Pixel"].before, "the base's drawing was forgotten"
+        assert loss.relative_change is not None and loss.relative_change <= CHANGE[name], name
 
 
 def test_the_method_is_seen_to_work(finished: tuple[Path, str]) -> None:
     """Answers beat every constant one; each loss needs the right image; maps are those of their image."""
     summary = summary_of(finished[0])
     answers = summary.benchmarks["spatial"].metrics
-    assert answers["acc_low"] > answers["majority_acc"]
+    assert answers["acc"] >= 65 and answers["acc_low"] > answers["majority_acc"]
     for name, use in summary.image_use.items():
         assert use.interval is not None and use.interval.low > 0, name
     maps = summary.benchmarks["generatedMaps"].metrics
