@@ -16,7 +16,8 @@ from unimrg_trainer.evaluation.summary import Summary
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1300)]
 ROOT = Path(__file__).parents[2]
 OBJECTIVES = ("Understanding", "Pixel", "Depth", "Segmentation")
-MINIMUM_FALL = 0.10
+CHANGE = {"Understanding": -0.9, "Pixel": 0.15, "Depth": -0.8, "Segmentation": -0.8}
+"""Largest relative change of each held-out loss. The base has learnt to redraw pixels, and must not lose it."""
 MINIMUM_ROWS = 256
 
 
@@ -40,13 +41,17 @@ def summary_of(run: Path) -> Summary:
     return Summary.from_json((run / "results" / "summary.json").read_text())
 
 
-def test_every_objective_is_learnt(finished: tuple[Path, str]) -> None:
+def test_every_objective_is_learnt_and_pixels_are_kept(finished: tuple[Path, str]) -> None:
     summary = summary_of(finished[0])
     assert set(summary.held_out) == set(OBJECTIVES)
     for name, loss in summary.held_out.items():
         assert loss.n >= MINIMUM_ROWS, name
-        assert loss.excludes_zero, name
-        assert loss.relative_change is not None and loss.relative_change <= -MINIMUM_FALL, name
+        assert loss.relative_change is not None and loss.relative_change <= CHANGE[name], name
+
+
+def test_questions_that_the_base_has_never_seen_are_answered(finished: tuple[Path, str]) -> None:
+    metrics = summary_of(finished[0]).benchmarks["spatial"].metrics
+    assert metrics["acc"] >= 65 and metrics["acc_low"] > metrics["majority_acc"]
 
 
 def test_the_accuracy_is_printed_with_n_interval_and_the_majority_answers(finished: tuple[Path, str]) -> None:
