@@ -140,7 +140,7 @@ class JobSpec(Spec):
         _EACH_ONCE,
         FieldRule(
             "training.composition",
-            "PackedFlex trains neither on CPUs nor in FP64",
+            "PackedFlex needs GPUs (trainer.gpusPerNode) and a precision other than FP64",
             "use Packed, which takes what there is",
             lambda spec: (
                 spec.training.composition != "PackedFlex"
@@ -151,7 +151,7 @@ class JobSpec(Spec):
         ),
         FieldRule(
             "training.batch.imageSharing",
-            "All shares nothing here: questions and maps of this family read an image differently",
+            "this family has no use for All: its questions and maps read an image differently, so nothing is shared",
             "use Generation",
             lambda spec: (
                 spec.training.batch.image_sharing != "All" or (spec.model.openuni is None and spec.model.showo is None)

@@ -56,7 +56,8 @@ def _places(value: Any) -> Iterator[Location]:
 def _look(field: str | int, path: Path) -> tuple[str, str] | None:
     """Return what is missing and the remedy, or None if all is there."""
     if field in ("init", "assets"):
-        remedy = "correct the path, or leave the field out"
+        without = "weights are then random" if field == "init" else "the family's folder in the cache is then used"
+        remedy = f"correct the path, or leave the field out ({without})"
         found = path.is_dir() or (field == "init" and path.exists())
         return None if found else (f"{path} {'is not a folder' if path.exists() else 'does not exist'}", remedy)
     remedy = "correct the path, or leave the source out" if field == "uri" else "correct the path, or give data.sources"
