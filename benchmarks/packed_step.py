@@ -21,6 +21,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from unimrg_api.spec_training import Recompute
 from unimrg_trainer.engine.recompute import recompute_activations
 from unimrg_trainer.maps.registry import find_map
 from unimrg_trainer.models.common.attention import GroupedAttention
@@ -113,7 +115,7 @@ class Layout:
     """One way to compute the step."""
 
     composition: Composition
-    recompute: str = "Nothing"
+    recompute: Recompute = "Nothing"
     prepared: bool = False
     """What the codec makes of pictures was prepared, and comes with the samples."""
     same_images: bool = False
@@ -147,19 +149,25 @@ class Bench:
         if not quick:
             self.family.config = self.counted.config = case.config(self.family.config)
         torch.manual_seed(0)
-        self.module: nn.Module = self.family.build()
+        self.module: Any = self.family.build()
         with torch.no_grad():
             for parameter in self.module.parameters():
                 parameter.add_(torch.randn_like(parameter), alpha=0.02)
         self.side = self.family.config.image_size
-        self._modules = {"Nothing": self.module}
+        self._modules: dict[Recompute, nn.Module] = {"Nothing": self.module}
 
-    def module_of(self, recompute: str) -> nn.Module:
+    @cached_property
+    def per_token(self) -> int:
+        """Operations of the language model's linear layers for one token."""
+        layers = [p for n, p in self.module.named_parameters() if self.case.language in n and ".layers." in n]
+        return 2 * sum(p.numel() for p in layers if p.ndim == 2)
+
+    def module_of(self, recompute: Recompute) -> nn.Module:
         """The module under a policy of recomputation; all share one set of weights."""
         if recompute not in self._modules:
             module = self.family.build()
             module.load_state_dict(self.module.state_dict())
-            recompute_activations(module, recompute)  # type: ignore[arg-type]
+            recompute_activations(module, recompute)
             self._modules[recompute] = module
         return self._modules[recompute]
 
@@ -237,19 +245,21 @@ class Work:
             computed = sum(
                 q.numel() * k.shape[1] for q, k in zip(batch.attention.queries, batch.attention.keys, strict=True)
             )
-            tokens = len(set(torch.cat([q.flatten() for q in batch.attention.queries]).tolist()))
         else:
             computed = batch.sources.shape[0] * length**2
-            tokens = batch.sources.numel()  # padding of rows is the published computation's own
-        pairs = visible_pairs(bench, batch)
-        heads_width = language.width
-        attention = 4 * heads_width * language.layers * (computed - pairs)
-        layers = [p for n, p in bench.module.named_parameters() if bench.case.language in n and ".layers." in n]
-        linear = 2 * sum(p.numel() for p in layers if p.ndim == 2)
-        return attention + linear * (batch.sources.numel() - tokens)
+        pairs = visible_pairs(batch)
+        attention = 4 * language.width * language.layers * (computed - pairs)
+        return attention + bench.per_token * (batch.sources.numel() - real_tokens(batch))
 
 
-def visible_pairs(bench: Bench, batch: Any) -> int:
+def real_tokens(batch: Any) -> int:
+    """Places but for the padding of a packed sequence; that of official rows is the published computation's own."""
+    if isinstance(batch.attention, GroupedAttention):
+        return len(set(torch.cat([places.flatten() for places in batch.attention.queries]).tolist()))
+    return int(batch.sources.numel())
+
+
+def visible_pairs(batch: Any) -> int:
     """Pairs (query, key) that see each other in the official rows, each row alone; shared queries count once."""
     attention = batch.attention
     if isinstance(attention, GroupedAttention):
@@ -274,20 +284,15 @@ def language_seconds(bench: Bench, batch: Any) -> float:
     width = bench.family.config.language.width
     embeddings = torch.randn(*batch.sources.shape, width, requires_grad=True)
     started = time.perf_counter()
-    states: Tensor = bench.module.language(embeddings, batch.positions, batch.attention)  # type: ignore[operator]
-    states.sum().backward()
+    bench.module.language(embeddings, batch.positions, batch.attention).sum().backward()
     return time.perf_counter() - started
 
 
 def language_work(bench: Bench, batch: Any) -> float:
+    """Operations of its forward."""
     language = bench.family.config.language
-    layers = [p for n, p in bench.module.named_parameters() if bench.case.language in n and ".layers." in n]
-    linear = 2 * sum(p.numel() for p in layers if p.ndim == 2)
-    if isinstance(batch.attention, GroupedAttention):
-        tokens = len(set(torch.cat([q.flatten() for q in batch.attention.queries]).tolist()))
-    else:
-        tokens = batch.sources.numel()
-    return linear * tokens + 4 * language.width * language.layers * visible_pairs(bench, batch)
+    attention = 4 * language.width * language.layers * visible_pairs(batch)
+    return float(bench.per_token * real_tokens(batch) + attention)
 
 
 def share_report(bench: Bench, work: Work) -> dict[str, dict[str, float]]:

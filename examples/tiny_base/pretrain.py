@@ -110,9 +110,10 @@ def look_nearby(mar: MaskedAutoregressor) -> None:
     for positions in (mar.encoder_pos_embed_learned, mar.decoder_pos_embed_learned):
         places, width = positions.shape[1] - buffers, positions.shape[2]
         positions[0] = torch.cat([waves(math.isqrt(count), width) for count in (buffers, places)])
-    for block in [*mar.encoder_blocks, *mar.decoder_blocks]:
-        queries, keys, _ = block.attn.qkv.weight.chunk(3)  # type: ignore[union-attr,operator]
-        keys.copy_(queries)
+    for name, weight in mar.named_parameters():
+        if name.endswith("attn.qkv.weight"):
+            queries, keys, _ = weight.chunk(3)
+            keys.copy_(queries)
 
 
 def diffusion_loss(
@@ -192,7 +193,10 @@ def train_whole_model(
         samples: Sequence[Sample], step: int, shown: Sequence[Sample], requests: Sequence[str]
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Caption, drawing, and how far the language model's buffers are from those of what is to be drawn."""
-        rng = lambda objective, row, purpose: generator(seed, step, row, objective, purpose)  # noqa: E731
+
+        def rng(objective: str, row: int, purpose: str) -> np.random.Generator:
+            return generator(seed, step, row, objective, purpose)
+
         captions = [Task(one, PIXEL.canonical_prompt, answer=one.caption) for one in samples[:CAPTIONS]]
         drawings = [
             Task(Sample(one.key, other.image, {"pixel": DRAWINGS[request](image_of(one))}), request, map=Drawing())

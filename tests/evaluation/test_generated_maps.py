@@ -1,8 +1,9 @@
-"""The benchmark of generated maps: what it asks for, and what models that look, or do not look, are told."""
+"""The benchmark of generated maps: its items, and the scores of models that use the image or ignore it."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,9 +38,9 @@ def benchmark(*names: str, images: int = COUNT) -> tuple[GeneratedMaps, dict[str
     return GeneratedMaps({"images": images}).of_maps(list(maps.values())), maps
 
 
-def truths(items: object, maps: dict[str, ImageMap]) -> list[tuple[Item, np.ndarray]]:
+def truths(items: Any, maps: dict[str, ImageMap]) -> list[tuple[Item, np.ndarray]]:
     """Every item with its true map."""
-    listed = [items[index] for index in range(len(items))]  # type: ignore[index, arg-type]
+    listed = [items[index] for index in range(len(items))]
     return [(item, maps[item.attributes["map"]].target(item.truth, SIZE)) for item in listed]
 
 
@@ -62,7 +63,7 @@ def test_it_asks_for_every_map_with_the_wording_of_inference() -> None:
     items = asked.items(data)
     listed = [items[index] for index in range(len(items))]
     assert [(item.attributes["map"], item.key) for item in listed] == [
-        (name, f"{number:06d}") for name in ("pixel", "depth") for number in range(3)
+        (name, f"{number:06d}") for number in range(3) for name in ("pixel", "depth")
     ]
     for item in listed:
         assert isinstance(item.request, GenerateRequest)
@@ -81,8 +82,8 @@ def test_a_map_that_an_image_has_no_truth_of_is_not_asked_for() -> None:
     assert [(items[index].attributes["map"], items[index].key) for index in range(len(items))] == [
         ("pixel", "000000"),
         ("pixel", "000001"),
-        ("pixel", "000002"),
         ("depth", "000001"),
+        ("pixel", "000002"),
     ]
     assert len(benchmark()[0].items(SceneRecords(3))) == 0
 

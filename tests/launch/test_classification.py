@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,11 +29,11 @@ def killed(rank: int, at: float = 9.0) -> RankExit:
     return RankExit(rank, None, -signal.SIGKILL, at, killed_by_launcher=True)
 
 
-def group(*ranks: RankExit, **more: object) -> WorkerGroupExit:
-    return WorkerGroupExit(ranks=ranks, **more)  # type: ignore[arg-type]
+def group(*ranks: RankExit, **more: Any) -> WorkerGroupExit:
+    return WorkerGroupExit(ranks=ranks, **more)
 
 
-def stopped(*ranks: RankExit, **more: object) -> WorkerGroupExit:
+def stopped(*ranks: RankExit, **more: Any) -> WorkerGroupExit:
     return group(*ranks, stop_requested=True, **more)
 
 

@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.distributed as dist
@@ -19,6 +20,7 @@ from unimrg_api.job import UniMRGJob
 from unimrg_trainer.data.dataset import Dataset
 from unimrg_trainer.engine.choices import open_family, provide_files
 from unimrg_trainer.engine.initial_weights import WeightsSource
+from unimrg_trainer.engine.step_plan import require_questions
 from unimrg_trainer.engine.strategy import PARAMETER_DTYPES
 from unimrg_trainer.job_stores import data_digest, data_store, run_store
 from unimrg_trainer.models.base import Family
@@ -58,16 +60,23 @@ class Setup:
         """Type of weights and moments."""
         return PARAMETER_DTYPES[self.job.spec.training.precision]
 
-    @property
+    @cached_property
     def composition(self) -> Composition:
-        """How rows are laid out on this device. FlexAttention needs a GPU, a C compiler, and computes in float32."""
+        """How rows are laid out on this device. FlexAttention needs a GPU and a C compiler, and computes in float32.
+
+        Raises UserError (64) where the job insists on it and there is no compiler.
+        """
         training = self.job.spec.training
-        compiler = shutil.which(os.environ.get("CC", "cc")) is not None or shutil.which("gcc") is not None
-        cuda = self.device.type == "cuda"
-        if cuda and not compiler and training.composition in ("Packed", "PackedFlex"):
-            logger.warning("there is no C compiler, which FlexAttention's kernels need: packed rows use PackedGrouped")
-            return Composition.GROUPED
-        return Composition.chosen(training.composition, flex=cuda and training.precision != "FP64")
+        flex = self.device.type == "cuda" and training.precision != "FP64"
+        if flex and training.composition in ("Packed", "PackedFlex") and not _has_compiler():
+            missing = "there is no C compiler, which FlexAttention's kernels need"
+            if training.composition == "PackedFlex":
+                raise UserError(
+                    f"spec.training.composition: {missing}", remedy="use Packed, or an image with gcc or another cc"
+                )
+            logger.warning("%s: packed rows use PackedGrouped", missing)
+            flex = False
+        return Composition.chosen(training.composition, flex=flex)
 
     @property
     def same_images(self) -> bool:
@@ -75,20 +84,16 @@ class Setup:
         return self.job.spec.training.batch.image_sharing == "All"
 
     def open_data(self, split: str) -> Dataset:
-        """Open a split of the job's data.
-
-        Raises UserError (65) if questions are to be about its images, and one has none.
-        """
+        """Open a split of the job's data. Raises UserError (65) if it lacks questions about its images."""
         data = Dataset.open(self.data_store, split, self.data_digest, square=self.same_images)
-        if self.same_images and len(data.questions):
-            unasked = next((image for image in data.images if not data.questions_about(image)), None)
-            if unasked is not None:
-                raise UserError(
-                    f"image sample {unasked} of {split} has no question, and spec.training.batch.imageSharing is All",
-                    remedy="use imageSharing: Generation, or data with a question about every image",
-                    exit_code=ExitCode.DATA_CORRUPT,
-                )
+        asks = any(objective.source == "questions" for objective in self.objectives)
+        if self.same_images and asks and split != "preview":
+            require_questions(data)
         return data
+
+
+def _has_compiler() -> bool:
+    return any(shutil.which(name) for name in (os.environ.get("CC", "cc"), "gcc"))
 
 
 def join_group(gpus_per_node: int) -> tuple[int, int, torch.device]:

@@ -13,8 +13,9 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data._utils.pin_memory import pin_memory
 
+from unimrg_api.errors import UserError
+from unimrg_api.exit_codes import ExitCode
 from unimrg_trainer.data.order import position
 from unimrg_trainer.engine.rows import BatchShape, cohorts_of_rank
 from unimrg_trainer.maps.base import ImageMap
@@ -54,7 +55,11 @@ def pinned(step: Step, device: torch.device) -> Step:
     if device.type != "cuda":
         return step
     micro_steps = (
-        replace(one, batch=pin_memory(one.batch), row_weights=one.row_weights.pin_memory())  # type: ignore[no-untyped-call]
+        replace(
+            one,
+            batch=one.batch.pin_memory() if hasattr(one.batch, "pin_memory") else one.batch,
+            row_weights=one.row_weights.pin_memory(),
+        )
         for one in step.micro_steps
     )
     return Step(step.number, tuple(micro_steps))
@@ -126,6 +131,17 @@ class RowReader:
 
     def _index(self, source: str, size: int, global_row: int) -> int:
         return global_row % size if self.seed is None else position(self.seed, source, size, global_row)
+
+
+def require_questions(dataset: SampleSource) -> None:
+    """Raise UserError (65) unless there is a question about every image, as `RowReader.same_images` needs."""
+    unasked = next((image for image in range(len(dataset.images)) if not dataset.questions_about(image)), None)
+    if unasked is not None:
+        raise UserError(
+            f"image sample {unasked} has no question, and spec.training.batch.imageSharing is All",
+            remedy="use imageSharing: Generation, or data with a question about every image",
+            exit_code=ExitCode.DATA_CORRUPT,
+        )
 
 
 @dataclass(frozen=True)

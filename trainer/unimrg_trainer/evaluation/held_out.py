@@ -14,29 +14,35 @@ from unimrg_api.exit_codes import ExitCode
 from unimrg_trainer.evaluation.intervals import Interval, bootstrap_ratio_interval, cluster_sums, paired_mean_interval
 
 
-@dataclass(frozen=True)
-class HeldOutLoss:
-    """Means over the same rows before and after training."""
+@dataclass(frozen=True, kw_only=True)
+class PairedLoss:
+    """Two losses of the same rows at the same noise, as means over them: how far the second is from the first."""
 
     n: int
     """Rows."""
     units: int
     """Rows or clusters that were drawn independently."""
-    before: float
-    after: float
     difference: float
-    """after − before: negative is better."""
+    """second − first."""
     interval: Interval | None
     """95 %, paired t, of the difference; None with a single unit."""
     relative_change: float | None
-    """difference / before; None if before is not positive."""
-    relative_interval: Interval | None
-    """95 %, paired bootstrap, of the relative change."""
+    """difference / first; None if the first is not positive."""
 
     @property
     def excludes_zero(self) -> bool:
         """True if the difference's interval excludes 0."""
         return self.interval is not None and self.interval.excludes(0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOutLoss(PairedLoss):
+    """Before and after training; a negative difference is better."""
+
+    before: float
+    after: float
+    relative_interval: Interval | None
+    """95 %, paired bootstrap, of the relative change."""
 
 
 def compare(

@@ -16,7 +16,7 @@ NEAR = 0.1
 WHITE = 128
 """A pixel of this grey value or more belongs to a contour."""
 MAXIMUM_PSNR = 60.0
-"""Decibels of an image that equals the truth: less error than rounding leaves is not told apart."""
+"""Decibels of an image that equals the truth, and the most that any image gets."""
 THRESHOLDS = 64
 """Thresholds of the mean map that are tried, at most."""
 

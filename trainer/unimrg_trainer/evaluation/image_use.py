@@ -7,33 +7,17 @@ from dataclasses import dataclass
 
 from numpy.typing import ArrayLike
 
-from unimrg_trainer.evaluation.held_out import compare
-from unimrg_trainer.evaluation.intervals import Interval
+from unimrg_trainer.evaluation.held_out import PairedLoss, compare
 
 
-@dataclass(frozen=True)
-class ImageUse:
-    """Means over the same rows, after training, with the same noise and targets."""
+@dataclass(frozen=True, kw_only=True)
+class ImageUse(PairedLoss):
+    """After training; a positive difference shows that the model uses the image."""
 
-    n: int
-    """Rows."""
-    units: int
-    """Rows or clusters that count as drawn independently."""
     own: float
     """Loss with the row's own image."""
     other: float
     """Loss with another row's image."""
-    difference: float
-    """other − own: positive if the model uses the image."""
-    interval: Interval | None
-    """95 %, paired t, of the difference; None with a single unit."""
-    relative_change: float | None
-    """difference / own; None if own is not positive."""
-
-    @property
-    def excludes_zero(self) -> bool:
-        """True if the difference's interval excludes 0."""
-        return self.interval is not None and self.interval.excludes(0.0)
 
 
 def compare_images(

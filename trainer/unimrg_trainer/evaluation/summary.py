@@ -14,7 +14,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from unimrg_api.texts import duration
-from unimrg_trainer.evaluation.held_out import HeldOutLoss
+from unimrg_trainer.evaluation.held_out import HeldOutLoss, PairedLoss
 from unimrg_trainer.evaluation.image_use import ImageUse
 from unimrg_trainer.evaluation.intervals import interval_text
 from unimrg_trainer.evaluation.result import BenchmarkResult, Table
@@ -131,7 +131,7 @@ def _image_table(uses: dict[str, ImageUse]) -> Table:
     return Table(title, ["objective", "n", "own", "another", "change", "difference, 95 %", "verdict"], rows)
 
 
-def _pair_cells(pair: HeldOutLoss | ImageUse, first: float, second: float) -> list[str]:
+def _pair_cells(pair: PairedLoss, first: float, second: float) -> list[str]:
     change = "unknown" if pair.relative_change is None else f"{100 * pair.relative_change:+.1f} %"
     verdict = ("lower" if pair.difference < 0 else "higher") if pair.excludes_zero else "unclear"
     return [f"{first:.4f}", f"{second:.4f}", change, interval_text(pair.interval, "+.4f"), verdict]

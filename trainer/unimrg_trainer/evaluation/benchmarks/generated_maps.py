@@ -56,13 +56,12 @@ class GeneratedMaps:
 
     def items(self, held_out: HeldOut) -> LazyItems:
         """One item for each map and image; a map that an image's truth is not known of is not asked for."""
-        numbers = held_out.images[: self._images]
-        known = {number: held_out.image_sample(number).maps.keys() for number in numbers}
-        asked = [
+        asked = [  # image by image, so that each is decoded once for all its maps
             (map, number)
+            for number in held_out.images[: self._images]
+            for known in [held_out.image_sample(number).maps.keys()]
             for map in self._maps.values()
-            for number in numbers
-            if not map.stored or map.name in known[number]
+            if not map.stored or map.name in known
         ]
 
         def item(index: int) -> Item:

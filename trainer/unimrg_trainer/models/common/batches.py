@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+
+
+def index_tensor(values: np.ndarray | Sequence[int]) -> Tensor:
+    """Return integers as a tensor that indexes: int64."""
+    return torch.from_numpy(np.asarray(values, dtype=np.int64))
 
 
 @dataclass(frozen=True, eq=False)

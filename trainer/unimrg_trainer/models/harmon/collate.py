@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from unimrg_trainer.models.base import RngFor
+from unimrg_trainer.models.common.batches import index_tensor
 from unimrg_trainer.models.common.layout import SequenceBuilder, lay_out
 from unimrg_trainer.models.common.text import TextSegment
 from unimrg_trainer.models.common.unique_images import Images, UniqueImages
@@ -78,24 +78,24 @@ def assemble(
     return HarmonBatch(
         pictures=pictures,
         latents=None,
-        texts=_index(places.builder.texts),
-        sources=_index(places.builder.sources.reshape(places.layout.positions.shape)),
-        positions=_index(places.layout.positions),
+        texts=index_tensor(places.builder.texts),
+        sources=index_tensor(places.builder.sources.reshape(places.layout.positions.shape)),
+        positions=index_tensor(places.layout.positions),
         attention=places.layout.attention,
-        images=_index(places.read),
-        targets=_index(learnt),
-        visible=_index(visible),
+        images=index_tensor(places.read),
+        targets=index_tensor(learnt),
+        visible=index_tensor(visible),
         visible_real=None if real.all() else torch.from_numpy(real),
-        returns=_index(places.returns),
-        grid=_index(grid),
+        returns=index_tensor(places.returns),
+        grid=index_tensor(grid),
         grid_masked=torch.from_numpy(grid_masked),
-        masked=_index(_concatenate([n * config.tokens + one.masked for n, one in enumerate(draws)], (0,))),
-        timesteps=_index(timesteps),
+        masked=index_tensor(_concatenate([n * config.tokens + one.masked for n, one in enumerate(draws)], (0,))),
+        timesteps=index_tensor(timesteps),
         noise=torch.from_numpy(np.concatenate([no_noise, *(one.noise for one in draws)])),
         coefficients=torch.from_numpy(row_coefficients(training_schedule(config.train_timesteps), timesteps)),
-        first_steps=_index(np.flatnonzero(timesteps.reshape(-1) == 0)),
-        predictors=_index(places.builder.predictors),
-        labels=_index(places.builder.labels),
+        first_steps=index_tensor(np.flatnonzero(timesteps.reshape(-1) == 0)),
+        predictors=index_tensor(places.builder.predictors),
+        labels=index_tensor(places.builder.labels),
         labels_per_row=tuple(places.builder.labels_per_row),
         terms_per_target=tuple(repeats * len(one.masked) for one in draws),
         image_of_row=tuple(places.image_of_row),
@@ -204,7 +204,3 @@ def decoder_grid(buffers: int, tokens: int, visible: np.ndarray, real: np.ndarra
 
 def _concatenate(parts: list[np.ndarray], empty_shape: tuple[int, ...]) -> np.ndarray:
     return np.concatenate([np.zeros(empty_shape, dtype=np.int64), *parts])
-
-
-def _index(values: np.ndarray | Sequence[int]) -> Tensor:
-    return torch.from_numpy(np.asarray(values, dtype=np.int64))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from unimrg_trainer.models.base import RngFor
+from unimrg_trainer.models.common.batches import index_tensor
 from unimrg_trainer.models.common.layout import SequenceBuilder, lay_out
 from unimrg_trainer.models.common.text import TextSegment
 from unimrg_trainer.models.common.unique_images import Images, UniqueImages
@@ -92,17 +93,17 @@ def assemble(
         pictures=images.pictures,
         features=None,
         latents=None,
-        texts=_index(builder.texts),
-        sources=_index(builder.sources.reshape(layout.positions.shape)),
-        positions=_index(layout.positions),
+        texts=index_tensor(builder.texts),
+        sources=index_tensor(builder.sources.reshape(layout.positions.shape)),
+        positions=index_tensor(layout.positions),
         attention=layout.attention,
-        targets=_index(images.targets),
-        returns=_index(np.stack(returns) if returns else np.zeros((0, config.queries))),
+        targets=index_tensor(images.targets),
+        returns=index_tensor(np.stack(returns) if returns else np.zeros((0, config.queries))),
         timesteps=timesteps,
         sigmas=sigmas,
         noise=noise,
-        predictors=_index(builder.predictors),
-        labels=_index(builder.labels),
+        predictors=index_tensor(builder.predictors),
+        labels=index_tensor(builder.labels),
         labels_per_row=tuple(builder.labels_per_row),
         image_of_row=tuple(images.image_of_row),
         target_rows=tuple(target_rows),
@@ -134,7 +135,3 @@ def _row_tokens(row: Sequence[Segment], image: int | None) -> RowTokens:
     opening = row[0]
     assert isinstance(opening, TextSegment)
     return row_tokens(row, 2, (opening.token_ids, image)) if image is not None else row_tokens(row)
-
-
-def _index(values: np.ndarray | Sequence[int]) -> Tensor:
-    return torch.from_numpy(np.asarray(values, dtype=np.int64))

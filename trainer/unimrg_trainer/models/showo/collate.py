@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from unimrg_trainer.models.base import RngFor
+from unimrg_trainer.models.common.batches import index_tensor
 from unimrg_trainer.models.common.layout import SequenceBuilder, lay_out
 from unimrg_trainer.models.common.text import IGNORE
 from unimrg_trainer.models.common.unique_images import Images, UniqueImages
@@ -81,14 +80,14 @@ def assemble(
         views=views,
         codes=None,
         features=None,
-        texts=_index(places.builder.texts),
-        sources=_index(places.builder.sources.reshape(places.layout.positions.shape)),
-        positions=_index(places.layout.positions),
+        texts=index_tensor(places.builder.texts),
+        sources=index_tensor(places.builder.sources.reshape(places.layout.positions.shape)),
+        positions=index_tensor(places.layout.positions),
         attention=places.layout.attention,
-        shown=_index(places.shown),
-        shown_places=_index(places.shown_places),
-        predictors=_index(places.builder.predictors),
-        labels=_index(places.builder.labels),
+        shown=index_tensor(places.shown),
+        shown_places=index_tensor(places.shown_places),
+        predictors=index_tensor(places.builder.predictors),
+        labels=index_tensor(places.builder.labels),
         labels_per_row=tuple(places.builder.labels_per_row),
         conditions=tuple(known.image for known in resolved),
         targets=tuple(known.target[0] if known.target else None for known in resolved),
@@ -155,7 +154,3 @@ class _Places:
     def _picture(self, which: int) -> np.ndarray:
         tokens = self._config.tokens
         return MASK + 1 + which * tokens + np.arange(tokens)
-
-
-def _index(values: np.ndarray | list[int]) -> Tensor:
-    return torch.from_numpy(np.asarray(values, dtype=np.int64))
