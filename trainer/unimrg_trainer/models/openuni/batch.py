@@ -6,12 +6,14 @@ here as index tensors, so that nothing in the forward waits for the device.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from unimrg_api.arithmetic.layers import Counts
 from unimrg_trainer.models.common.attention import Attention
 from unimrg_trainer.models.common.batches import TensorBatch
+from unimrg_trainer.models.common.counting import language_counts
 from unimrg_trainer.models.common.unique_images import Images
 
 
@@ -65,3 +67,8 @@ class OpenUniBatch(TensorBatch):
     """Which of `features` each row reads."""
     target_rows: tuple[int, ...]
     """The row that learns each target."""
+
+    def counts(self) -> Counts:
+        """What the forward computes; on the host."""
+        counted = language_counts(self.positions, self.attention, len(self.labels))
+        return replace(counted, targets=len(self.returns))

@@ -6,13 +6,15 @@ here as index tensors, so that nothing in the forward waits for the device.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from torch import Tensor
 
+from unimrg_api.arithmetic.layers import Counts
 from unimrg_trainer.models.common.attention import Attention
 from unimrg_trainer.models.common.batches import TensorBatch
+from unimrg_trainer.models.common.counting import language_counts
 from unimrg_trainer.models.common.unique_images import Images
 
 
@@ -57,3 +59,8 @@ class ShowOBatch(TensorBatch):
     """The image that each row reads."""
     targets: tuple[int | None, ...]
     """The picture that each row learns to generate."""
+
+    def counts(self) -> Counts:
+        """What the forward computes; on the host."""
+        counted = language_counts(self.positions, self.attention, len(self.labels))
+        return replace(counted, images=len(self.views), targets=sum(one is not None for one in self.targets))
