@@ -138,6 +138,11 @@ class DataSpec(Spec):
     maps to train on. Online: in every step that reads them. Prepared: once, when the data is prepared; the results lie
     in the shards, and training reads these instead of pixels. Losses are the same."""
 
+    def generated(self) -> tuple[int, int] | None:
+        """Return how many images the job generates to train on, and their side in pixels; None for other data."""
+        scenes = next((source.scenes for source in self.sources or () if source.scenes is not None), None)
+        return None if scenes is None else (scenes.train, scenes.image_size)
+
     rules = (
         each_once("sources", SourceSpec, "!has(self.sources) || {}"),
         FieldRule(

@@ -6,10 +6,12 @@ host and stands here as index tensors, so that nothing in the forward waits for 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from unimrg_api.arithmetic.layers import Counts
+from unimrg_trainer.models.common.counting import language_counts
 from unimrg_trainer.models.common.layout import SequenceBatch
 from unimrg_trainer.models.common.unique_images import Images
 
@@ -60,3 +62,15 @@ class HarmonBatch(SequenceBatch):
     """Which of `latents` each row reads."""
     target_rows: tuple[int, ...]
     """The row that learns each target."""
+
+    def counts(self) -> Counts:
+        """What the forward computes; on the host."""
+        targets, returned = self.returns.shape
+        return replace(
+            language_counts(self.positions, self.attention, len(self.labels)),
+            images=len(self.images),
+            targets=targets,
+            shown=self.visible.numel(),
+            shown_pairs=targets * returned**2,
+            masked=len(self.masked),
+        )

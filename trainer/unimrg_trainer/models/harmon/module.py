@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import DynamicCache
 
+from unimrg_api.sizes.harmon import HarmonConfig
 from unimrg_trainer.models.common.attention import Attention
 from unimrg_trainer.models.common.cross_entropy import cross_entropies
 from unimrg_trainer.models.common.qwen2 import build_language_model, run_language_model
 from unimrg_trainer.models.harmon.batch import HarmonBatch
-from unimrg_trainer.models.harmon.config import HarmonConfig
 from unimrg_trainer.models.harmon.diffusion import q_sample, row_loss
 from unimrg_trainer.models.harmon.mar import MaskedAutoregressor
 

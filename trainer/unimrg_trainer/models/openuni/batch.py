@@ -6,10 +6,12 @@ here as index tensors, so that nothing in the forward waits for the device.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from unimrg_api.arithmetic.layers import Counts
+from unimrg_trainer.models.common.counting import language_counts
 from unimrg_trainer.models.common.layout import SequenceBatch
 from unimrg_trainer.models.common.unique_images import Images
 
@@ -48,3 +50,8 @@ class OpenUniBatch(SequenceBatch):
     """Which of `features` each row reads."""
     target_rows: tuple[int, ...]
     """The row that learns each target."""
+
+    def counts(self) -> Counts:
+        """What the forward computes; on the host."""
+        counted = language_counts(self.positions, self.attention, len(self.labels))
+        return replace(counted, targets=len(self.returns))

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unimrg_api.sizes.openuni import OpenUniConfig
 from unimrg_trainer.models.base import RngFor
 from unimrg_trainer.models.common.batches import index_tensor
 from unimrg_trainer.models.common.layout import SequenceBuilder, lay_out
 from unimrg_trainer.models.common.text import TextSegment
 from unimrg_trainer.models.common.unique_images import Images, UniqueImages
 from unimrg_trainer.models.openuni.batch import OpenUniBatch
-from unimrg_trainer.models.openuni.config import OpenUniConfig
 from unimrg_trainer.models.openuni.encodings import codec_encoder, image_encoding
 from unimrg_trainer.models.openuni.rows import ImageSegment, OpenUniRow, QuerySegment
 from unimrg_trainer.packing.composition import Composition

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import DynamicCache, Qwen2ForCausalLM
 
+from unimrg_api.sizes.openuni import OpenUniConfig
 from unimrg_trainer.models.common.attention import Attention
 from unimrg_trainer.models.common.cross_entropy import cross_entropies
 from unimrg_trainer.models.common.qwen2 import build_language_model, run_language_model
 from unimrg_trainer.models.openuni.batch import OpenUniBatch
-from unimrg_trainer.models.openuni.config import OpenUniConfig
 from unimrg_trainer.models.openuni.connector import Connector
 from unimrg_trainer.models.openuni.sana import build_sana, velocity
 

@@ -6,11 +6,13 @@ here as index tensors, so that nothing in the forward waits for the device.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from torch import Tensor
 
+from unimrg_api.arithmetic.layers import Counts
+from unimrg_trainer.models.common.counting import language_counts
 from unimrg_trainer.models.common.layout import SequenceBatch
 from unimrg_trainer.models.common.unique_images import Images
 
@@ -42,3 +44,8 @@ class ShowOBatch(SequenceBatch):
     """The image that each row reads."""
     targets: tuple[int | None, ...]
     """The picture that each row learns to generate."""
+
+    def counts(self) -> Counts:
+        """What the forward computes; on the host."""
+        counted = language_counts(self.positions, self.attention, len(self.labels))
+        return replace(counted, images=len(self.views), targets=sum(one is not None for one in self.targets))

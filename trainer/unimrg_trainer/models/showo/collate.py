@@ -8,13 +8,13 @@ from typing import Literal
 
 import numpy as np
 
+from unimrg_api.sizes.showo import ShowOConfig
 from unimrg_trainer.models.base import RngFor
 from unimrg_trainer.models.common.batches import index_tensor
 from unimrg_trainer.models.common.layout import SequenceBuilder, lay_out
 from unimrg_trainer.models.common.text import IGNORE
 from unimrg_trainer.models.common.unique_images import Images, UniqueImages
 from unimrg_trainer.models.showo.batch import ShowOBatch
-from unimrg_trainer.models.showo.config import ShowOConfig
 from unimrg_trainer.models.showo.encodings import Use, image_encoding, picture_encoder, view_encoder
 from unimrg_trainer.models.showo.rows import ImagePart, ShowORow, TargetPart, TextPart, row_tokens
 from unimrg_trainer.packing.composition import Composition

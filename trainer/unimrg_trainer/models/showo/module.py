@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import DynamicCache
 
+from unimrg_api.sizes.showo import ShowOConfig
 from unimrg_trainer.models.common.attention import Attention
 from unimrg_trainer.models.common.cross_entropy import cross_entropies
 from unimrg_trainer.models.showo.batch import ShowOBatch
-from unimrg_trainer.models.showo.config import ShowOConfig
 from unimrg_trainer.models.showo.phi import build_language_model, run_language_model
 
 
