@@ -44,16 +44,16 @@ class Run:
         folder = f"ckpt/step-{step:08d}/attempt-{attempt}-0123abcd/"
         self.put(f"{folder}rank-0.safetensors", "x" * size)
         manifest = {
-            "schema_version": 1,
+            "schema_version": 2,
             **{"step": step, "attempt": attempt, "uid": "f00", "world_size": 1, "strategy": "ddp"},
             **{"created": "2026-01-02T03:04:05+00:00", "reason": "schedule"},
             **{"training_digest": "c", "data_digest": "d", "mlflow_run_id": None, "spool_segments": []},
-            "objects": {"rank-0.safetensors": {"size": size, "sha256": "0" * 64}},
+            "objects": {"rank-0.safetensors": {"size": size, "chunk_bytes": size, "sha256": ["0" * 64]}},
             "tensors": {},
         }
         self.put(f"{folder}manifest.json", manifest)
         digest = hashlib.sha256((self.root / folder / "manifest.json").read_bytes()).hexdigest()
-        marker = {"schema_version": 1, "manifest": f"{folder}manifest.json", "sha256": digest}
+        marker = {"schema_version": 2, "manifest": f"{folder}manifest.json", "sha256": digest}
         self.put(f"ckpt/step-{step:08d}/COMMITTED-{generation}", marker)
         return self.root / folder / "rank-0.safetensors"
 
@@ -199,7 +199,7 @@ def test_the_real_writers_commit_is_read(unimrg: Unimrg, run: Run) -> None:
     torch = pytest.importorskip("torch")
     from tests.support.checkpoints import SingleProcess
     from unimrg_trainer.checkpoint.checkpointer import Checkpointer
-    from unimrg_trainer.checkpoint.state import TrainingState
+    from unimrg_trainer.checkpoint.state import LocalState, Piece
     from unimrg_trainer.checkpoint.writer import Origin
     from unimrg_trainer.storage import LocalStore
 
@@ -209,7 +209,7 @@ def test_the_real_writers_commit_is_read(unimrg: Unimrg, run: Run) -> None:
         keep_last=3,
         agreement=SingleProcess(),
     )
-    checkpointer.save(TrainingState(step=7, tensors={"model/a": torch.zeros(5)}), "schedule")
+    checkpointer.save(LocalState(7, [Piece("model/a", (5,), 0, torch.zeros(5))]), "schedule")
     (row,) = json.loads(unimrg("ckpt", "ls", run.root, "--output", "json").out)
     assert (row["step"], row["attempt"], row["reason"], row["sizesVerified"]) == (7, 3, "schedule", True)
     assert row["created"]

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from unimrg_api.errors import UserError
-from unimrg_trainer.checkpoint.agreement import Agreement
+from unimrg_trainer.checkpoint.agreement import Agreement, on_first_rank
 from unimrg_trainer.checkpoint.commit import Commit
-from unimrg_trainer.checkpoint.discover import load_newest
+from unimrg_trainer.checkpoint.discover import load_newest, newest_verified
 from unimrg_trainer.checkpoint.retention import retain
-from unimrg_trainer.checkpoint.state import TrainingState
+from unimrg_trainer.checkpoint.state import LocalState
+from unimrg_trainer.checkpoint.tensors import CommitReader
 from unimrg_trainer.checkpoint.writer import Origin, write_checkpoint
 from unimrg_trainer.storage.base import ObjectStore
 
@@ -32,9 +33,9 @@ class Checkpointer:
         self._agreement = agreement
 
     def save(
-        self, state: TrainingState, reason: str, *, mlflow_run_id: str | None = None, spool_segments: Sequence[str] = ()
+        self, state: LocalState, reason: str, *, mlflow_run_id: str | None = None, spool_segments: Sequence[str] = ()
     ) -> Commit:
-        """Commit a state that every rank holds; when this returns, on any rank, it will be found again.
+        """Commit the state of which every rank holds pieces; when this returns, on any rank, it will be found again.
 
         `reason`, `mlflow_run_id` and `spool_segments` are rank 0's, for the manifest. Raises CheckpointError
         on every rank if it fails on any; the previous commits stand.
@@ -50,9 +51,17 @@ class Checkpointer:
                 logger.warning("old checkpoints could not be deleted: %s", error)
         return commit
 
-    def load_newest(self) -> tuple[Commit, TrainingState] | None:
-        """Read the newest commit that verifies, the same on every rank; None if the job never committed.
+    def find_newest(self) -> Commit | None:
+        """Return the newest commit whose manifest and sizes verify, the same on every rank; None without any.
+
+        Raises CheckpointError on every rank (see `discover.newest_verified`).
+        """
+        return on_first_rank(self._agreement, "looking for a checkpoint", lambda: newest_verified(self._store))
+
+    def load_newest(self, import_state: Callable[[CommitReader], None]) -> Commit | None:
+        """Import the newest commit that verifies, the same on every rank; None if the job never committed.
 
         Raises CheckpointError on every rank (see `discover.load_newest`).
         """
-        return load_newest(self._store, self._agreement, training_digest=self._origin.training_digest)
+        digest = self._origin.training_digest
+        return load_newest(self._store, self._agreement, import_state, training_digest=digest)

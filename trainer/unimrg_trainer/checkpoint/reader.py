@@ -70,8 +70,7 @@ def _inspect(store: ObjectStore, marker: Marker) -> CommitReport:
         commit = read_marker(store, marker)
         known |= {"attempt": commit.attempt, "manifest": commit.manifest_key}
         manifest = read_manifest(store, commit)
-        size = sum(entry.size for entry in manifest.objects.values())
-        known |= {"created": manifest.created, "reason": manifest.reason, "bytes": size}
+        known |= {"created": manifest.created, "reason": manifest.reason, "bytes": manifest.total_bytes}
         _check_sizes(store, commit, manifest)
     except StorageError:
         raise

@@ -46,6 +46,21 @@ class LocalState:
     step: int
     pieces: list[Piece]
 
+    def problem(self) -> str | None:
+        """Return what keeps this state from being saved, None if nothing does."""
+        if self.step < 0:
+            return f"the step is {self.step}"
+        for piece in self.pieces:
+            group, _, rest = piece.name.partition("/")
+            if group not in GROUPS or not rest:
+                return f"{piece.name!r} is no canonical name; they begin with {', '.join(f'{g}/' for g in GROUPS)}"
+            values = piece.values
+            if values.device.type != "cpu" or values.layout is not torch.strided or values.ndim != 1:
+                return f"{piece.name} is not a dense vector in host memory"
+            if values.dtype not in DTYPE_NAMES:
+                return f"{piece.name} has type {values.dtype}; known are {', '.join(DTYPES)}"
+        return None
+
 
 @dataclass(frozen=True)
 class TensorInfo:
@@ -74,29 +89,3 @@ class StateReader(Protocol):
         On the CPU, in the checkpoint's type, verified against the digests of the manifest.
         """
         ...
-
-
-@dataclass(frozen=True)
-class TrainingState:
-    """A snapshot in host memory; the caller does not change it while it is being saved.
-
-    `step` counts finished optimiser steps. `tensors` are dense, of any shape, none sharing memory with
-    another.
-    """
-
-    step: int
-    tensors: dict[str, torch.Tensor]
-
-    def problem(self) -> str | None:
-        """Return what keeps this state from being saved, None if nothing does."""
-        if self.step < 0:
-            return f"the step is {self.step}"
-        for name, tensor in self.tensors.items():
-            group, _, rest = name.partition("/")
-            if group not in GROUPS or not rest:
-                return f"{name!r} is no canonical name; they begin with {', '.join(f'{g}/' for g in GROUPS)}"
-            if tensor.device.type != "cpu" or tensor.layout is not torch.strided:
-                return f"{name} is not a dense tensor in host memory"
-            if tensor.dtype not in DTYPE_NAMES:
-                return f"{name} has type {tensor.dtype}; known are {', '.join(DTYPES)}"
-        return None

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from unimrg_api.errors import Interrupted
-from unimrg_trainer.checkpoint.state import TrainingState
+from unimrg_trainer.checkpoint.state import LocalState
 from unimrg_trainer.data.prefetch import Prefetcher
 from unimrg_trainer.engine.canonical_state import export_state
 from unimrg_trainer.engine.metrics import MetricsCollector, StepMetrics
@@ -70,7 +70,7 @@ class TrainingLoop:
     prepare: Callable[[Batch], Batch]
     """Moves a collated batch to the device and runs the family's frozen encoders there."""
     stop: CollectiveStopFlag
-    save: Callable[[TrainingState, str], None]
+    save: Callable[[LocalState, str], None]
     """Saves a checkpoint of (state, reason); called on every rank."""
     report: Callable[[LoopReport], None]
     """Called on every rank every few steps."""

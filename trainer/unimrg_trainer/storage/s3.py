@@ -19,7 +19,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import boto3
@@ -32,7 +31,7 @@ from unimrg_api.exit_codes import ExitCode
 from unimrg_api.redaction import clean
 from unimrg_api.spec_platform import StorageSpec
 from unimrg_api.texts import backoff
-from unimrg_trainer.storage.base import AlreadyExists, NotFound, StorageError, check_key, check_prefix
+from unimrg_trainer.storage.base import AlreadyExists, Content, NotFound, StorageError, check_key, check_prefix, opened
 from unimrg_trainer.storage.s3_errors import (
     CHECKSUMS,
     UNREACHABLE,
@@ -94,9 +93,9 @@ class S3Store:
         """This process's client (`boto3.client("s3")`)."""
         return connect(self._settings)
 
-    def put(self, key: str, data: bytes | Path, *, if_absent: bool = False) -> None:
+    def put(self, key: str, data: Content, *, if_absent: bool = False) -> None:
         place = self._place(key)
-        with self._explained("write", key), io.BytesIO(data) if isinstance(data, bytes) else data.open("rb") as body:
+        with self._explained("write", key), opened(data) as body:
             size = body.seek(0, io.SEEK_END)
 
             def send() -> None:
