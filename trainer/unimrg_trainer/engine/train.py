@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
 import logging
-import time
 
 import torch.distributed as dist
 
@@ -13,7 +13,6 @@ from unimrg_trainer.checkpoint.agreement import TorchAgreement
 from unimrg_trainer.checkpoint.checkpointer import Checkpointer
 from unimrg_trainer.checkpoint.commit import Commit
 from unimrg_trainer.checkpoint.identity import check_resume
-from unimrg_trainer.checkpoint.state import LocalState
 from unimrg_trainer.checkpoint.writer import Origin
 from unimrg_trainer.engine.canonical_state import import_state
 from unimrg_trainer.engine.initial_weights import build_initial
@@ -23,14 +22,17 @@ from unimrg_trainer.engine.optimizer import build_optimizer
 from unimrg_trainer.engine.recompute import recompute_activations
 from unimrg_trainer.engine.reporting import Reporter
 from unimrg_trainer.engine.rows import BatchShape
+from unimrg_trainer.engine.saving import BackgroundSaver
 from unimrg_trainer.engine.schedule import WarmupCosine
 from unimrg_trainer.engine.setup import set_up
 from unimrg_trainer.engine.step_plan import RowReader, StepPlanner, pinned
 from unimrg_trainer.engine.stopping import CollectiveStopFlag, StopFlag
 from unimrg_trainer.engine.strategy import DataParallel
-from unimrg_trainer.local_folders import mlflow_run
 
 logger = logging.getLogger(__name__)
+
+SAVE_TIMEOUT = datetime.timedelta(minutes=30)
+"""How much longer than the fastest rank a rank may take for its part of a checkpoint."""
 
 
 def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
@@ -45,7 +47,7 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
         setup.run_store,
         Origin(env.uid, int(env.attempt), DataParallel.name, job.training_digest(dataset.digest), dataset.digest),
         keep_last=job.spec.checkpoint.keep_last,
-        agreement=TorchAgreement(setup.gloo_group),
+        agreement=TorchAgreement(dist.new_group(backend="gloo", timeout=SAVE_TIMEOUT)),
     )
     newest = newest_allowed(checkpointer, job)
     # the strategy broadcasts rank 0's weights, so only rank 0 reads them
@@ -93,13 +95,7 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
 
         reporter.record_artifact(write_contact_sheet(setup, planner))
 
-    def save(state: LocalState, reason: str) -> None:
-        started = time.monotonic()
-        segments = reporter.close_segments()
-        run_id = mlflow_run(env.run_dir).get("run_id")  # once the launcher has found or created it
-        commit = checkpointer.save(state, reason, mlflow_run_id=run_id, spool_segments=segments)
-        reporter.record_checkpoint(commit.step, time.monotonic() - started)
-
+    saver = BackgroundSaver(checkpointer, reporter, stop, env.run_dir)
     loop = TrainingLoop(
         module=module,
         optimizer=optimizer,
@@ -110,10 +106,11 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
         collector=MetricsCollector(setup.objective_weights),
         plan_step=lambda step: pinned(planner.plan_step(step, setup.rank, setup.world_size), setup.device),
         prepare=lambda batch: setup.family.prepare(batch, setup.device, setup.parameter_dtype),
-        stop=CollectiveStopFlag(stop, setup.gloo_group),
-        save=save,
+        stop=CollectiveStopFlag(saver, setup.gloo_group),
+        save=saver.save,
+        settle=saver.settle,
         report=reporter.report,
-        heartbeat=reporter.heartbeat,
+        heartbeat=saver.heartbeat,
         settings=LoopSettings(
             stop_step=stop_step,
             save_every=job.spec.checkpoint.every_steps,
