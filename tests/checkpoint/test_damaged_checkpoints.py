@@ -23,7 +23,7 @@ from unimrg_trainer.checkpoint.commit import Commit, marker_bytes
 from unimrg_trainer.checkpoint.discover import newest_verified
 from unimrg_trainer.checkpoint.manifest import CheckpointError
 from unimrg_trainer.checkpoint.reader import list_commits
-from unimrg_trainer.checkpoint.retention import retain
+from unimrg_trainer.checkpoint.retention import Policy, retain
 from unimrg_trainer.storage.base import StorageError
 
 Damage = Callable[[dict[str, bytes], Commit], None]
@@ -229,7 +229,7 @@ def test_the_schema_of_a_newer_version_is_refused_and_left_alone(
     assert caught.value.exit_code is ExitCode.CONFIGURATION
     assert "reads 2" in caught.value.message
     with contextlib.suppress(UserError):
-        retain(dictionary_store, keep_last=1, attempt=9)
+        retain(dictionary_store, Policy(keep_last=1), attempt=9)
     assert dictionary_store.objects == before
 
 

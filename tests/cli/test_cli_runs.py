@@ -199,6 +199,7 @@ def test_the_real_writers_commit_is_read(unimrg: Unimrg, run: Run) -> None:
     torch = pytest.importorskip("torch")
     from tests.support.checkpoints import SingleProcess
     from unimrg_trainer.checkpoint.checkpointer import Checkpointer
+    from unimrg_trainer.checkpoint.retention import Policy
     from unimrg_trainer.checkpoint.state import LocalState, Piece
     from unimrg_trainer.checkpoint.writer import Origin
     from unimrg_trainer.storage import LocalStore
@@ -206,7 +207,7 @@ def test_the_real_writers_commit_is_read(unimrg: Unimrg, run: Run) -> None:
     checkpointer = Checkpointer(
         LocalStore(run.root),
         Origin("f00", 3, "ddp", training_digest="0" * 64, data_digest="0" * 64),
-        keep_last=3,
+        retention=Policy(keep_last=3),
         agreement=SingleProcess(),
     )
     checkpointer.save(LocalState(7, [Piece("model/a", (5,), 0, torch.zeros(5))]), "schedule")

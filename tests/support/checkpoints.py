@@ -11,6 +11,7 @@ from torch import Tensor
 from unimrg_trainer.checkpoint.agreement import Agreement
 from unimrg_trainer.checkpoint.checkpointer import Checkpointer
 from unimrg_trainer.checkpoint.commit import Commit
+from unimrg_trainer.checkpoint.retention import Policy
 from unimrg_trainer.checkpoint.state import LocalState, Piece, StateReader, TensorInfo
 from unimrg_trainer.checkpoint.writer import Origin
 from unimrg_trainer.storage import ObjectStore
@@ -100,13 +101,14 @@ def checkpointer(
     *,
     attempt: int = 1,
     keep_last: int = 100,
+    keep_every: int | None = None,
     agreement: Agreement | None = None,
     training_digest: str = CONFIG_DIGEST,
 ) -> Checkpointer:
     return Checkpointer(
         store,
         Origin("job-uid", attempt, "ddp", training_digest, "d" * 64),
-        keep_last=keep_last,
+        retention=Policy(keep_last, keep_every),
         agreement=agreement or SingleProcess(),
     )
 

@@ -44,6 +44,9 @@ class DictionaryStore:
     def delete(self, key: str) -> None:
         self.objects.pop(check_key(key), None)
 
+    def sweep(self, folder: str) -> None:
+        """Nothing is ever unfinished here."""
+
 
 @pytest.fixture
 def dictionary_store() -> DictionaryStore:

@@ -43,6 +43,9 @@ class WrappedStore:
         self.inner.delete(key)
         self._after("delete", key)
 
+    def sweep(self, folder: str) -> None:
+        self.inner.sweep(folder)
+
 
 class LyingStore(WrappedStore):
     """Flips one bit of what is read under keys that match `pattern`; nothing is stored wrong."""

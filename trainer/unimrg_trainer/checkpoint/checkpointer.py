@@ -13,7 +13,7 @@ from unimrg_api.errors import UserError
 from unimrg_trainer.checkpoint.agreement import Agreement, on_first_rank
 from unimrg_trainer.checkpoint.commit import Commit
 from unimrg_trainer.checkpoint.discover import load_newest, newest_verified
-from unimrg_trainer.checkpoint.retention import retain
+from unimrg_trainer.checkpoint.retention import Policy, retain
 from unimrg_trainer.checkpoint.state import LocalState
 from unimrg_trainer.checkpoint.tensors import CommitReader
 from unimrg_trainer.checkpoint.writer import Origin, write_checkpoint
@@ -30,10 +30,10 @@ class Checkpointer:
     training goes on. At most one save is in flight.
     """
 
-    def __init__(self, store: ObjectStore, origin: Origin, *, keep_last: int, agreement: Agreement) -> None:
+    def __init__(self, store: ObjectStore, origin: Origin, *, retention: Policy, agreement: Agreement) -> None:
         self._store = store
         self._origin = origin
-        self._keep_last = keep_last
+        self._retention = retention
         self._agreement = agreement
         self._saving: Future[Commit] | None = None
 
@@ -45,11 +45,13 @@ class Checkpointer:
         mlflow_run_id: str | None = None,
         spool_segments: Sequence[str] = (),
         before_commit: Callable[[], None] = lambda: None,
+        score: float | None = None,
     ) -> None:
         """Start to commit the state of which every rank holds pieces, in a thread, while training goes on.
 
-        The values must not change until `settle`. `reason`, `mlflow_run_id`, `spool_segments` and `before_commit`,
-        which writes what the manifest refers to, are rank 0's. Waits for the save before, and raises its failure.
+        The values must not change until `settle`. `reason`, `mlflow_run_id`, `spool_segments`, `before_commit` (which
+        writes what the manifest refers to) and `score` (`Commit.score`) are rank 0's. Waits for the save before, and
+        raises its failure.
         """
         self.settle()
         origin = replace(self._origin, reason=reason, mlflow_run_id=mlflow_run_id, spool_segments=list(spool_segments))
@@ -57,7 +59,7 @@ class Checkpointer:
 
         def run() -> None:
             try:
-                saving.set_result(self._write(state, origin, before_commit))
+                saving.set_result(self._write(state, origin, before_commit, score))
             except BaseException as error:
                 saving.set_exception(error)
 
@@ -91,12 +93,14 @@ class Checkpointer:
         assert commit is not None
         return commit
 
-    def _write(self, state: LocalState, origin: Origin, before_commit: Callable[[], None]) -> Commit:
-        commit = write_checkpoint(self._store, state, origin, self._agreement, before_commit)
+    def _write(
+        self, state: LocalState, origin: Origin, before_commit: Callable[[], None], score: float | None
+    ) -> Commit:
+        commit = write_checkpoint(self._store, state, origin, self._agreement, before_commit, score)
         if self._agreement.rank == 0:
             logger.info("committed step %d (%s): %s/%s", commit.step, origin.reason, self._store.uri, commit.key)
             try:
-                retain(self._store, keep_last=self._keep_last, attempt=origin.attempt)
+                retain(self._store, self._retention, attempt=origin.attempt)
             except UserError as error:
                 # costs space, not work: the next commit tries again
                 logger.warning("old checkpoints could not be deleted: %s", error)

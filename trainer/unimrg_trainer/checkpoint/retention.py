@@ -9,12 +9,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
 
 from unimrg_api.commits import ROOT
 from unimrg_trainer.checkpoint.commit import Commit, read_marker, reserved_at
 from unimrg_trainer.checkpoint.layout import RESERVATION, Folder, Listing, Marker, read_listing
 from unimrg_trainer.checkpoint.manifest import Unverified
-from unimrg_trainer.storage.base import ObjectStore
+from unimrg_trainer.storage.base import ObjectStore, StorageError
 
 logger = logging.getLogger(__name__)
 
@@ -24,13 +26,28 @@ NEVER_DELETED = 2
 ABANDONED_SECONDS = 24 * 3600.0
 
 
-def superfluous(commits: Iterable[Commit], keep_last: int) -> list[Commit]:
-    """Return the commits to delete, oldest first: all but the `keep_last` (at least two) newest."""
+@dataclass(frozen=True)
+class Policy:
+    """Which commits stay: the `keep_last` newest (at least two), of every `keep_every` steps the first, the best."""
+
+    keep_last: int
+    keep_every: int | None = None
+
+
+def superfluous(commits: Iterable[Commit], policy: Policy) -> list[Commit]:
+    """Return the commits to delete, oldest first. The best is the one with the lowest score, if any has one."""
     ordered = sorted(commits, key=lambda commit: commit.marker)
-    return ordered[: max(0, len(ordered) - max(keep_last, NEVER_DELETED))]
+    kept = set(ordered[-max(policy.keep_last, NEVER_DELETED) :])
+    if policy.keep_every is not None:
+        windows = groupby(ordered, key=lambda commit: commit.step // (policy.keep_every or 1))
+        kept |= {next(commits_in_window) for number, commits_in_window in windows if number}
+    scored = [commit for commit in ordered if commit.score is not None]
+    if scored:
+        kept.add(min(scored, key=lambda commit: (commit.score, -commit.step)))
+    return [commit for commit in ordered if commit not in kept]
 
 
-def retain(store: ObjectStore, *, keep_last: int, attempt: int, now: float | None = None) -> list[str]:
+def retain(store: ObjectStore, policy: Policy, *, attempt: int, now: float | None = None) -> list[str]:
     """Delete superfluous commits and abandoned folders; return the deleted folders.
 
     `attempt` is the live one: its folders, and those of later ones, are never taken for abandoned. `now` is
@@ -40,7 +57,7 @@ def retain(store: ObjectStore, *, keep_last: int, attempt: int, now: float | Non
     seen = read_listing(store.list(ROOT))
     commits, unreadable = _read_markers(store, seen)
     good = [commit for commit in commits.values() if commit.marker not in seen.quarantined]
-    doomed = superfluous(good, keep_last)
+    doomed = superfluous(good, policy)
     kept = [commit for commit in good if commit not in doomed]
     deleted: list[str] = []
     for commit in doomed:
@@ -93,6 +110,12 @@ def _delete_folder(store: ObjectStore, folder: Folder | None) -> Sequence[str]:
     """Delete a folder's objects, the reservation last: as long as anything is there its age can be told."""
     if folder is None:
         return []
-    for key in sorted(folder.sizes, key=lambda key: (key.endswith(RESERVATION), key)):
+    *others, last = sorted(folder.sizes, key=lambda key: (key.endswith(RESERVATION), key))
+    for key in others:
         store.delete(key)
+    try:
+        store.sweep(folder.key)
+    except StorageError as error:  # not every service can list unfinished uploads
+        logger.info("%s; the bucket's life-cycle rule for unfinished uploads has to remove them", error.message)
+    store.delete(last)
     return [folder.key]

@@ -13,6 +13,7 @@ from unimrg_trainer.checkpoint.agreement import TorchAgreement
 from unimrg_trainer.checkpoint.checkpointer import Checkpointer
 from unimrg_trainer.checkpoint.commit import Commit
 from unimrg_trainer.checkpoint.identity import check_resume
+from unimrg_trainer.checkpoint.retention import Policy
 from unimrg_trainer.checkpoint.writer import Origin
 from unimrg_trainer.engine.canonical_state import import_state
 from unimrg_trainer.engine.initial_weights import build_initial
@@ -46,7 +47,7 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
     checkpointer = Checkpointer(
         setup.run_store,
         Origin(env.uid, int(env.attempt), DataParallel.name, job.training_digest(dataset.digest), dataset.digest),
-        keep_last=job.spec.checkpoint.keep_last,
+        retention=Policy(job.spec.checkpoint.keep_last, job.spec.checkpoint.keep_every),
         agreement=TorchAgreement(dist.new_group(backend="gloo", timeout=SAVE_TIMEOUT)),
     )
     newest = newest_allowed(checkpointer, job)

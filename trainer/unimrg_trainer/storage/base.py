@@ -80,6 +80,10 @@ class ObjectStore(Protocol):
         """Remove the object; it is no error if there is none."""
         ...
 
+    def sweep(self, folder: str) -> None:
+        """Remove what writers left unfinished below a folder (it ends with a slash) that nobody writes to any more."""
+        ...
+
 
 def put_once(store: ObjectStore, key: str, content: bytes) -> bool:
     """Write `content` unless there is an object under `key`; return whether what is there is this content.

@@ -117,6 +117,12 @@ class LocalStore:
                 except OSError:
                     break  # not empty, or somebody else removed it
 
+    def sweep(self, folder: str) -> None:
+        place = self.root.joinpath(*check_prefix(folder).split("/"))
+        with explained("delete below", place):
+            for path in place.rglob(f"{PARTIAL}*"):
+                path.unlink(missing_ok=True)
+
     def _path(self, key: str) -> Path:
         parts = check_key(key).split("/")
         if any(part.startswith(PARTIAL) for part in parts):

@@ -2,8 +2,8 @@
 
 An object appears as a whole, by one request or by a multipart upload that becomes visible with its last one. It is
 read in ranges, several at once if it is large; a range that breaks off is read again, and all of them are of one
-version of the object. A writer that is killed may leave an unfinished multipart upload, which nobody sees and which
-the bucket's life-cycle rule for such uploads removes.
+version of the object. A writer that is killed may leave an unfinished multipart upload, which nobody sees; below the
+folder of a checkpoint `sweep` aborts it, elsewhere the bucket's life-cycle rule for such uploads does.
 """
 
 from __future__ import annotations
@@ -166,6 +166,17 @@ class S3Store:
             except ClientError as error:
                 if code_of(error) != "NoSuchKey":
                     raise
+
+    def sweep(self, folder: str) -> None:
+        with self._explained("abort uploads below", check_prefix(folder)):
+            pages = self.client.get_paginator("list_multipart_uploads").paginate(
+                Bucket=self._bucket, Prefix=self._prefix + folder
+            )
+            for page in pages:
+                for upload in page.get("Uploads", []):
+                    self.client.abort_multipart_upload(
+                        Bucket=self._bucket, Key=upload["Key"], UploadId=upload["UploadId"]
+                    )
 
     def _place(self, key: str) -> dict[str, str]:
         return {"Bucket": self._bucket, "Key": check_key(self._prefix + check_key(key))}
