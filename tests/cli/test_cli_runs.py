@@ -1,4 +1,4 @@
-"""`unimrg status` and `unimrg ckpt ls`: what they read from the objects under a run's prefix."""
+"""`unimrg status` and `unimrg ckpt`: what they read from the objects under a run's prefix, and delete."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ import pytest
 
 from tests.support.bad_jobs import GOOD_JOB
 from tests.support.command_line import Unimrg
+from tests.support.faulty_stores import flip
 from unimrg_api.progress import Progress
 from unimrg_api.termination import TerminationRecord
+from unimrg_trainer.storage import LocalStore
 
 
 class Run:
@@ -202,7 +204,6 @@ def test_the_real_writers_commit_is_read(unimrg: Unimrg, run: Run) -> None:
     from unimrg_trainer.checkpoint.retention import Policy
     from unimrg_trainer.checkpoint.state import LocalState, Piece
     from unimrg_trainer.checkpoint.writer import Origin
-    from unimrg_trainer.storage import LocalStore
 
     checkpointer = Checkpointer(
         LocalStore(run.root),
@@ -214,3 +215,40 @@ def test_the_real_writers_commit_is_read(unimrg: Unimrg, run: Run) -> None:
     (row,) = json.loads(unimrg("ckpt", "ls", run.root, "--output", "json").out)
     assert (row["step"], row["attempt"], row["reason"], row["sizesVerified"]) == (7, 3, "schedule", True)
     assert row["created"]
+
+
+@pytest.fixture
+def written(run: Run) -> LocalStore:
+    """Four real commits of the run, by attempt 1 of 2."""
+    from tests.support.checkpoints import checkpointer, small_state
+
+    store = LocalStore(run.root)
+    for step in (10, 20, 30, 40):
+        checkpointer(store, attempt=1).save(small_state(step), "periodic")
+    run.attempt(2)
+    return store
+
+
+def test_verifying_reads_every_byte_and_names_what_is_damaged(unimrg: Unimrg, run: Run, written: LocalStore) -> None:
+    ended = unimrg("ckpt", "verify", run.file, "--output", "json")
+    assert ended.code == 0 and [row["step"] for row in json.loads(ended.out)] == [40, 30, 20, 10]
+    key = next(key for key, _ in written.list("ckpt/step-00000030/") if "rank-0" in key)
+    written.put(key, flip(written.get(key)))
+    assert "verified" in unimrg("ckpt", "ls", run.file).out, "its sizes are right"
+    ended = unimrg("ckpt", "verify", run.root)
+    assert ended.code == 65
+    assert "the SHA-256 of bytes 0 to" in ended.out and "the checkpoint of step 30 is damaged" in ended.err
+    assert unimrg("ckpt", "verify", run.file, "--step", "20").code == 0
+    assert unimrg("ckpt", "verify", run.file, "--step", "25").code == 66
+
+
+def test_pruning_shows_first_and_deletes_only_when_told_to(unimrg: Unimrg, run: Run, written: LocalStore) -> None:
+    before = written.list()
+    shown = unimrg("ckpt", "prune", run.file, "--keep-last", "2", "--keep-every", "20")
+    assert shown.code == 0 and "1 checkpoints" in shown.out and "--yes" in shown.out
+    assert written.list() == before
+    deleted = unimrg("ckpt", "prune", run.file, "--keep-last", "2", "--keep-every", "20", "--yes")
+    assert deleted.code == 0 and "superfluous" in deleted.out
+    assert {key.split("/")[1] for key, _ in written.list("ckpt/")} == {f"step-000000{step}" for step in (20, 30, 40)}
+    assert unimrg("ckpt", "verify", run.file).code == 0
+    assert "nothing to delete" in unimrg("ckpt", "prune", run.root).out
