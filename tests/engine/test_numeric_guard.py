@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from tests.support.checkpoints import assert_same, checkpointer
 from tests.support.toy_training import TOY_WEIGHTS, Toy, micro_step, toy_loop, toy_step
-from unimrg_trainer.checkpoint.state import TrainingState
+from unimrg_trainer.checkpoint.state import LocalState, TrainingState
 from unimrg_trainer.engine.metrics import MetricsCollector, NonFiniteLossError
 from unimrg_trainer.engine.step_plan import Step
+from unimrg_trainer.engine.whole_state import gather_whole
 from unimrg_trainer.storage import LocalStore
 
 pytestmark = pytest.mark.usefixtures("process_group")
@@ -33,7 +35,9 @@ def test_a_loss_that_is_not_finite_ends_training_and_spares_the_commit(tmp_path:
         weights[0] = poison
         return Step(number, (replace(first, row_weights=weights), *others))
 
-    def save(state: TrainingState, reason: str) -> None:
+    def save(local: LocalState, reason: str) -> None:
+        assert dist.group.WORLD is not None
+        state = gather_whole(local, dist.group.WORLD)
         checkpointer(store).save(state, reason)
         saved.append(state)
 

@@ -21,7 +21,6 @@ from unimrg_api.progress import Progress
 from unimrg_trainer.checkpoint.agreement import TorchAgreement
 from unimrg_trainer.checkpoint.discover import load_newest
 from unimrg_trainer.data.dataset import Dataset
-from unimrg_trainer.engine.canonical_state import import_weights
 from unimrg_trainer.engine.initial_weights import build_initial
 from unimrg_trainer.engine.measuring import SharedWork, StoppableProgress, TrainedModel, cohorts_of, held_out_losses
 from unimrg_trainer.engine.other_images import with_other_images
@@ -29,6 +28,8 @@ from unimrg_trainer.engine.reporting import open_spool
 from unimrg_trainer.engine.setup import Setup, set_up
 from unimrg_trainer.engine.step_plan import RowReader
 from unimrg_trainer.engine.stopping import StopFlag
+from unimrg_trainer.engine.strategies.base import import_weights
+from unimrg_trainer.engine.whole_state import WholeState
 from unimrg_trainer.evaluation.benchmarks.base import BenchmarkResult, Item
 from unimrg_trainer.evaluation.benchmarks.registry import find_benchmark
 from unimrg_trainer.evaluation.held_out import HeldOutLoss, compare
@@ -73,7 +74,7 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
     module.to(setup.device)
     rows = held_out_rows(setup, held_out)
     before = held_out_losses(setup, module, held_out, rows, work, progress, "held-out loss before")
-    import_weights(module, state)
+    import_weights(module, WholeState(state))
     after = held_out_losses(setup, module, held_out, rows, work, progress, "held-out loss after")
     other = other_image_losses(setup, module, held_out, rows, work, progress)
     runner = Runner(TrainedModel(setup.family, module), work, progress)

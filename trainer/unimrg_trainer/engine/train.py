@@ -13,9 +13,8 @@ from unimrg_trainer.checkpoint.agreement import TorchAgreement
 from unimrg_trainer.checkpoint.checkpointer import Checkpointer
 from unimrg_trainer.checkpoint.commit import Commit
 from unimrg_trainer.checkpoint.identity import check_resume
-from unimrg_trainer.checkpoint.state import TrainingState
+from unimrg_trainer.checkpoint.state import LocalState, TrainingState
 from unimrg_trainer.checkpoint.writer import Origin
-from unimrg_trainer.engine.canonical_state import import_state
 from unimrg_trainer.engine.initial_weights import build_initial
 from unimrg_trainer.engine.loop import LoopSettings, TrainingLoop
 from unimrg_trainer.engine.metrics import MetricsCollector
@@ -27,7 +26,9 @@ from unimrg_trainer.engine.schedule import WarmupCosine
 from unimrg_trainer.engine.setup import set_up
 from unimrg_trainer.engine.step_plan import RowReader, StepPlanner, pinned
 from unimrg_trainer.engine.stopping import CollectiveStopFlag, StopFlag
-from unimrg_trainer.engine.strategy import DataParallel
+from unimrg_trainer.engine.strategies.choose import build_strategy
+from unimrg_trainer.engine.strategies.selfcheck import require_working
+from unimrg_trainer.engine.whole_state import WholeState, gather_whole
 from unimrg_trainer.local_folders import mlflow_run
 
 logger = logging.getLogger(__name__)
@@ -40,10 +41,14 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
     """
     setup = set_up(env, job)
     training = job.spec.training
+    strategy_name = job.spec.resolved_strategy(setup.world_size)
+    if setup.rank == 0:
+        logger.info("strategy %s over %d processes", strategy_name, setup.world_size)
+    require_working(strategy_name, setup.device)
     dataset = setup.open_data("train")
     checkpointer = Checkpointer(
         setup.run_store,
-        Origin(env.uid, int(env.attempt), DataParallel.name, job.training_digest(dataset.digest), dataset.digest),
+        Origin(env.uid, int(env.attempt), strategy_name, job.training_digest(dataset.digest), dataset.digest),
         keep_last=job.spec.checkpoint.keep_last,
         agreement=TorchAgreement(setup.gloo_group),
     )
@@ -60,17 +65,24 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
             logger.info("frozen, because no objective of this job uses it: %s", name)
 
     recompute_activations(module, job.spec.resolved_recompute())
-    strategy = DataParallel(module, training.precision, setup.device)
-    optimizer = build_optimizer(module, training.optimizer, setup.family.decays)
+    # before the strategy divides it
+    parameter_count = sum(parameter.numel() for parameter in module.parameters())
+    strategy = build_strategy(
+        strategy_name,
+        module,
+        lambda module: build_optimizer(module, training.optimizer, setup.family.decays),
+        training.precision,
+        setup.device,
+    )
     first_step = 0
     if commit is not None and state is not None:
-        import_state(module, optimizer, state)
+        strategy.import_state(WholeState(state))
         first_step = state.step
         logger.info("resumed from step %d of attempt %s", first_step, commit.attempt)
     del state  # frees the host copy of weights and moments
 
     stop_step = training.resolved_stop_step()
-    reporter = Reporter(setup, stop_step, first_step, len(frozen), sum(p.numel() for p in module.parameters()))
+    reporter = Reporter(setup, stop_step, first_step, len(frozen), parameter_count)
     planner = StepPlanner(
         family=setup.family,
         objectives=setup.objectives,
@@ -93,16 +105,15 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
 
         reporter.record_artifact(write_contact_sheet(setup, planner))
 
-    def save(state: TrainingState, reason: str) -> None:
+    def save(local: LocalState, reason: str) -> None:
         started = time.monotonic()
+        state = gather_whole(local, setup.gloo_group)
         segments = reporter.close_segments()
         run_id = mlflow_run(env.run_dir).get("run_id")  # once the launcher has found or created it
         commit = checkpointer.save(state, reason, mlflow_run_id=run_id, spool_segments=segments)
         reporter.record_checkpoint(commit.step, time.monotonic() - started)
 
     loop = TrainingLoop(
-        module=module,
-        optimizer=optimizer,
         strategy=strategy,
         schedule=WarmupCosine(
             float(training.optimizer.learning_rate), training.schedule.warmup_steps, training.schedule.total_steps
@@ -124,6 +135,7 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
     loop.run(first_step)
     reporter.close()
     dist.barrier(setup.gloo_group)
+    strategy.close()
 
 
 def load_checkpoint(checkpointer: Checkpointer, job: UniMRGJob) -> tuple[Commit, TrainingState] | None:
