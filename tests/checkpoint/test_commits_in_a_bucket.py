@@ -139,7 +139,7 @@ def test_whatever_happens_on_the_way_a_save_is_whole_or_ends_with_its_code(
     loads(s3_place.store(), 30)
 
 
-def test_a_read_that_breaks_off_or_is_damaged_on_its_way_condemns_no_commit(
+def test_a_read_that_breaks_off_on_its_way_condemns_no_commit(
     s3_place: Place, s3_gate: TcpGate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(s3, "READ_SECONDS", 0.5)
