@@ -5,10 +5,9 @@ python benchmarks/strategies.py [--quick] [--processes N] [--rounds N] [--hidden
 A transformer's blocks (width, depth and feed-forward as `--hidden` and `--layers` say) take optimiser steps in FP32
 under each strategy in turn, in new processes for each, round after round, so that each is measured beside DDP at about
 the same time. A step's time is rank 0's median within a round, a ratio the median over rounds of ratios to DDP's.
-`peak` is the largest resident memory of a rank above what it had before the model was built (DeepSpeed's import is part
-of it); `state` is what weights, gradients and moments take by arithmetic (docs/method/strategies.md). With gloo on
-CPUs communication is slow and nothing overlaps: the figures say what a strategy costs here, and not on GPUs. Ends with
-one line of JSON.
+`peak` is the largest resident memory of a rank above what it had before the model was built; `state` is what weights,
+gradients and moments take by arithmetic (docs/method/strategies.md). With gloo on CPUs communication is slow and
+nothing overlaps: the figures say what a strategy costs here, and not on GPUs. Ends with one line of JSON.
 """
 
 from __future__ import annotations
@@ -75,26 +74,30 @@ def measure(rank: int, name: StrategyName, arguments: argparse.Namespace, folder
     os.environ["LOCAL_RANK"] = str(rank)
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=arguments.processes)
+    steps(name, 16, 1, 1)  # imports what the strategy needs
     before = resident()
-    torch.manual_seed(0)
-    model = Model(arguments.hidden, arguments.layers)
+    seconds = steps(name, arguments.hidden, arguments.layers, arguments.steps + 1)[1:]  # the first step allocates
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+    Path(folder, f"{rank}.json").write_text(json.dumps([seconds, peak]))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def steps(name: StrategyName, hidden: int, layers: int, count: int) -> list[float]:
+    """Return the seconds of each of `count` steps of a new model."""
     make_optimizer = partial(build_optimizer, settings=OptimizerSpec(), decays=lambda name, value: value.ndim > 1)
-    strategy = build_strategy(name, model, make_optimizer, "FP32", torch.device("cpu"))
-    del model
-    rows, weights = torch.randn(2, TOKENS, arguments.hidden), torch.full((2,), 0.5 / arguments.processes)
+    strategy = build_strategy(name, Model(hidden, layers), make_optimizer, "FP32", torch.device("cpu"))
+    rows, weights = torch.randn(2, TOKENS, hidden), torch.full((2,), 0.5 / strategy.world_size)
     seconds = []
-    for step in range(arguments.steps + 1):
+    for _ in range(count):
         dist.barrier()
         started = time.perf_counter()
         strategy.forward_backward(rows, weights, sync_gradients=True)
         strategy.clip(1.0)
         strategy.step(1e-5)
-        if step:  # the first allocates
-            seconds.append(time.perf_counter() - started)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
-    Path(folder, f"{rank}.json").write_text(json.dumps([seconds, peak]))
-    dist.barrier()
-    dist.destroy_process_group()
+        seconds.append(time.perf_counter() - started)
+    strategy.close()
+    return seconds
 
 
 def resident() -> int:
