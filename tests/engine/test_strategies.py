@@ -86,7 +86,12 @@ def test_two_ranks_train_as_one_process_in_every_pattern(tmp_path: Path, name: S
 
 @pytest.mark.parametrize(
     ("name", "world_size", "sources"),
-    [("DDP", 1, ["FSDP2", "ZeRO3"]), ("FSDP2", 4, ["ZeRO1", "DDP"]), ("ZeRO1", 2, ["FSDP2", "ZeRO2"])],
+    [
+        ("DDP", 1, ["FSDP2", "ZeRO3"]),
+        ("FSDP2", 4, ["ZeRO1", "DDP"]),
+        ("ZeRO1", 2, ["FSDP2", "ZeRO2"]),
+        ("ZeRO3", 2, ["DDP", "ZeRO1"]),
+    ],
 )
 def test_training_goes_on_under_another_strategy_and_world_size(
     two_ranks: Any, tmp_path: Path, name: StrategyName, world_size: int, sources: list[StrategyName]
@@ -95,7 +100,7 @@ def test_training_goes_on_under_another_strategy_and_world_size(
         assert errors == pytest.approx([0.0, 0.0], abs=TOLERANCE)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", NAMES)
 def test_every_strategy_goes_on_from_every_other_on_one_two_and_four_ranks(
     two_ranks: Any, tmp_path: Path, name: StrategyName

@@ -153,14 +153,13 @@ class Strategy(ABC):
 
     def reset_moments(self) -> None:
         """Allocate AdamW's moments now rather than at the first step, so that a state can be imported into them."""
-        for group in self.optimizer.param_groups:
-            for parameter in group["params"]:
-                state = self.optimizer.state[parameter]
-                for moment in MOMENTS:
-                    if moment not in state:
-                        state[moment] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
-                # on the parameter's device: the fused kernel reads it there
-                state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
+        for tensor in self._optimised():
+            state = self.optimizer.state[tensor]
+            for moment in MOMENTS:
+                if moment not in state:
+                    state[moment] = torch.zeros_like(tensor, memory_format=torch.preserve_format)
+            # on the tensor's device: the fused kernel reads it there
+            state["step"] = torch.zeros((), dtype=torch.float32, device=tensor.device)
 
     def _forward(self, batch: Batch, row_weights: Tensor) -> tuple[Tensor, Tensor]:
         """Return (the loss to differentiate, each row's loss sum [rows])."""
@@ -188,6 +187,10 @@ class Strategy(ABC):
 
     def _refresh_weights(self) -> None:  # noqa: B027 - most have no other copies
         """Bring other copies of the weights up to date after an import. A collective call."""
+
+    def _optimised(self) -> list[Tensor]:
+        """Return the tensors that the optimiser updates."""
+        return [tensor for group in self.optimizer.param_groups for tensor in group["params"]]
 
     def _step_counts(self) -> list[Tensor]:
         return [state["step"] for state in self.optimizer.state.values()]

@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -101,12 +101,12 @@ class ZeRO(Strategy):
         if self.stage == 3:
             group, first, count = self._zero.grad_position[self._zero.get_param_id(parameter)]
             start = min(self.rank * count, parameter.ds_numel)  # the last partitions are padded
-            return start, self._zero.fp32_partitioned_groups_flat[group], first, min(count, parameter.ds_numel - start)
+            return start, self._partitions()[group], first, min(count, parameter.ds_numel - start)
         mapping = parameter._hp_mapping
         if mapping is None:
             return None
         held = mapping.hp_fragment_address
-        flat = self._zero.single_partition_of_fp32_groups[mapping.param_group_index]
+        flat = self._partitions()[mapping.param_group_index]
         return mapping.lp_fragment_address.start, flat, held.start, held.numel
 
     def _frozen(self, name: str, parameter: Any) -> Fragment:
@@ -116,6 +116,17 @@ class ZeRO(Strategy):
         start = min(self.rank * count, parameter.ds_numel)
         own = parameter.ds_tensor.detach()[: min(count, parameter.ds_numel - start)]
         return Fragment(name, self.shapes[name], start, own)
+
+    def _optimised(self) -> list[Tensor]:
+        return list(self._partitions())
+
+    def _partitions(self) -> Sequence[Tensor]:
+        """Return this rank's float32 partitions, one for each group of the optimiser, or several in stage 3."""
+        held = (
+            self._zero.fp32_partitioned_groups_flat if self.stage == 3 else self._zero.single_partition_of_fp32_groups
+        )
+        partitions: Sequence[Tensor] = held
+        return partitions
 
     def _apply(self) -> None:
         self._engine.step()

@@ -295,13 +295,17 @@ def unknown_versions(name: StrategyName) -> list[str]:
 def require_working(name: StrategyName, device: torch.device) -> None:
     """Run the checks of a strategy on versions that were not tested. A collective call.
 
-    Raises UserError (83) if a cell is not the oracle's.
+    Raises UserError (83) if a cell is not the oracle's, or the versions lack what the strategy calls.
     """
     unknown = unknown_versions(name)
     if not unknown:
         return
     logger.info("%s was not tested with strategy %s: checking it", ", ".join(unknown), name)
-    failed = [outcome for outcome in check_strategy(name, device) if not outcome.passed]
+    try:
+        failed = [outcome for outcome in check_strategy(name, device) if not outcome.passed]
+    except (ImportError, AttributeError, TypeError, ValueError, LookupError, AssertionError) as error:
+        failed = [Outcome(name, f"could not run: {error!r}", math.nan)]
+        raise failure(failed) from error
     if failed:
         raise failure(failed)
 
