@@ -16,9 +16,9 @@ from unimrg_api.arithmetic.layers import (
     Cost,
     Counts,
     Part,
+    attention,
     dropout,
     feed_forward,
-    grouped_attention,
     held,
     layer_norm,
     linear,
@@ -102,7 +102,7 @@ def mar_block(mar: MarConfig) -> Block:
     drops = dropout(width, mar.dropout)
     return Block(
         width,
-        layer_norm(width).times(2) + grouped_attention(width, mar.heads, mar.heads, biases=(True, True)) + drops,
+        layer_norm(width).times(2) + attention(width, width, biases=(True, True)) + drops,
         feed_forward(width, inner) + dropout(inner, mar.dropout) + drops,
         last=width * inner,
         queries=width,

@@ -14,8 +14,8 @@ from unimrg_api.arithmetic.layers import (
     Cost,
     Counts,
     Part,
+    attention,
     feed_forward,
-    grouped_attention,
     held,
     layer_norm,
     linear,
@@ -39,8 +39,7 @@ def parts(config: OpenUniConfig) -> list[Part]:
     inner, caption = sana.width, sana.caption_width
     connector = Block(
         width,
-        layer_norm(width).times(2)
-        + grouped_attention(width, config.connector.heads, config.connector.heads, biases=(True, True)),
+        layer_norm(width).times(2) + attention(width, width, biases=(True, True)),
         feed_forward(width, config.connector.feed_forward),
         last=width * config.connector.feed_forward,
         queries=width,

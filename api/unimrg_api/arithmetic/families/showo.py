@@ -12,8 +12,8 @@ from unimrg_api.arithmetic.layers import (
     Cost,
     Counts,
     Part,
+    attention,
     feed_forward,
-    grouped_attention,
     held,
     layer_norm,
     linear,
@@ -31,7 +31,7 @@ def parts(config: ShowOConfig) -> list[Part]:
     gelu = Cost(wide=3 * phi.feed_forward)
     block = Block(
         width,
-        layer_norm(width) + grouped_attention(width, phi.heads, phi.heads, biases=(True, True)),
+        layer_norm(width) + attention(width, width, biases=(True, True)),
         feed_forward(width, phi.feed_forward) + gelu,
         last=width * phi.feed_forward,
         queries=width,
@@ -57,7 +57,7 @@ def parts(config: ShowOConfig) -> list[Part]:
             block,
             phi.layers,
             lambda c: c.pairs,
-            lambda c: c.copies * width + c.mask,
+            lambda c: (c.query_copies + 2 * c.key_copies) * width + c.mask,
         ),
         Part("head", linear(width, config.vocabulary), lambda c: c.scored, vocabulary=config.vocabulary),
     ]
