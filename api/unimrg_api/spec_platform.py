@@ -170,7 +170,9 @@ class CheckpointSpec(Spec):
     every_steps: Annotated[int, Field(ge=1, le=10_000_000)] = 500
     """Optimiser steps between commits. The last step, and an orderly stop, commit as well."""
     keep_last: Annotated[int, Field(ge=1, le=100)] = 3
-    """Committed steps to keep."""
+    """Newest commits to keep; two stay whatever this says."""
+    keep_every: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
+    """Optimiser steps: of every so many, the first commit is kept for good. Absent: only the newest are kept."""
     resume: Literal["IfPresent", "Never", "Required"] = "IfPresent"
     """What to do about commits at `uri`: go on from the newest that verifies, if there is one (IfPresent);
     refuse to run where there are any (Never); refuse to run where there is none (Required)."""

@@ -278,6 +278,45 @@ def list_command(target: Target, output: OutputOption = "table") -> None:
     print_checkpoints(store.uri, checkpoints)
 
 
+@checkpoints_app.command("verify")
+def verify_command(
+    target: Target,
+    step: Annotated[int | None, typer.Option("--step", help="Only this step's. (default: all)")] = None,
+    output: OutputOption = "table",
+) -> None:
+    """Read every byte of a run's committed checkpoints and compare it with the digests. Changes nothing."""
+    import json
+
+    from unimrg_cli.checkpoints import damage, verify
+    from unimrg_cli.tables import print_checkpoints
+
+    reports = verify(target, step)
+    if output == "json":
+        typer.echo(json.dumps([item.model_dump(by_alias=True) for item in reports], indent=2))
+    else:
+        print_checkpoints(target, reports, "BYTES")
+    error = damage(reports)
+    if error is not None:
+        raise error
+
+
+@checkpoints_app.command("prune")
+def prune_command(
+    target: Target,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Delete. Without it the command only shows what it would.")
+    ] = False,
+    keep_last: Annotated[int | None, typer.Option("--keep-last", min=1, help="Instead of the job's keepLast.")] = None,
+    keep_every: Annotated[
+        int | None, typer.Option("--keep-every", min=1, help="Instead of the job's keepEvery.")
+    ] = None,
+) -> None:
+    """Delete the checkpoints that a run no longer needs, and what killed writers left; never the newest two."""
+    from unimrg_cli.checkpoints import prune
+
+    prune(target, keep_last, keep_every, confirmed=yes)
+
+
 ModelName = Annotated[str, typer.Argument(help="Family and size as a job names them: FAMILY/VARIANT.")]
 FileOption = Annotated[str, typer.Option("--file", help="Which of the model's files; a wrong name lists them.")]
 

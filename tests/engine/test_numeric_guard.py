@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.support.checkpoints import assert_same, checkpointer
+from tests.support.checkpoints import assert_same, checkpointer, joined, loaded_by
 from tests.support.toy_training import TOY_WEIGHTS, Toy, micro_step, toy_loop, toy_step
-from unimrg_trainer.checkpoint.state import TrainingState
+from unimrg_trainer.checkpoint.state import LocalState
 from unimrg_trainer.engine.metrics import MetricsCollector, NonFiniteLossError
 from unimrg_trainer.engine.step_plan import Step
 from unimrg_trainer.storage import LocalStore
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("process_group")
 @pytest.mark.parametrize("poison", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_ends_training_and_spares_the_commit(tmp_path: Path, poison: float) -> None:
     store = LocalStore(tmp_path / "run")
-    saved: list[TrainingState] = []
+    saved: list[LocalState] = []
 
     def poisoned(number: int) -> Step:
         step = toy_step(number)
@@ -33,7 +33,7 @@ def test_a_loss_that_is_not_finite_ends_training_and_spares_the_commit(tmp_path:
         weights[0] = poison
         return Step(number, (replace(first, row_weights=weights), *others))
 
-    def save(state: TrainingState, reason: str) -> None:
+    def save(state: LocalState, reason: str) -> None:
         checkpointer(store).save(state, reason)
         saved.append(state)
 
@@ -42,9 +42,9 @@ def test_a_loss_that_is_not_finite_ends_training_and_spares_the_commit(tmp_path:
     assert int(caught.value.exit_code) == 82
     assert caught.value.remedy
     assert [state.step for state in saved] == [2]
-    loaded = checkpointer(store).load_newest()
+    loaded = loaded_by(checkpointer(store))
     assert loaded is not None
-    assert_same(loaded[1], saved[0])
+    assert_same(loaded[1], joined(saved[0]))
     assert all(bool(tensor.isfinite().all()) for tensor in loaded[1].tensors.values())
 
 

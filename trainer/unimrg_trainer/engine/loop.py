@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from unimrg_api.errors import Interrupted
-from unimrg_trainer.checkpoint.state import TrainingState
+from unimrg_trainer.checkpoint.state import LocalState
 from unimrg_trainer.data.prefetch import Prefetcher
 from unimrg_trainer.engine.canonical_state import export_state
 from unimrg_trainer.engine.metrics import MetricsCollector, StepMetrics
@@ -70,13 +70,15 @@ class TrainingLoop:
     prepare: Callable[[Batch], Batch]
     """Moves a collated batch to the device and runs the family's frozen encoders there."""
     stop: CollectiveStopFlag
-    save: Callable[[TrainingState, str], None]
-    """Saves a checkpoint of (state, reason); called on every rank."""
+    save: Callable[[LocalState, str], None]
+    """Saves a checkpoint of (state, reason), in the background if it likes; called on every rank."""
     report: Callable[[LoopReport], None]
     """Called on every rank every few steps."""
     settings: LoopSettings
     heartbeat: Callable[[int], None] = lambda finished_steps: None
     """Called with the number of finished steps after each, for the watchdog."""
+    settle: Callable[[], None] = lambda: None
+    """Called before a state is copied, to wait for the save before: the host holds one copy."""
 
     def __post_init__(self) -> None:
         self._rates: list[float] = []
@@ -107,6 +109,7 @@ class TrainingLoop:
                     self._report()
                 if saving:
                     reason = "final" if at_end else "interruption" if stopping else "periodic"
+                    self.settle()
                     self.save(export_state(self.module, self.optimizer, finished_steps), reason)
                     self._report_started = time.monotonic()
                 if at_end:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
 import logging
-import time
 
 import torch.distributed as dist
 
@@ -13,7 +13,7 @@ from unimrg_trainer.checkpoint.agreement import TorchAgreement
 from unimrg_trainer.checkpoint.checkpointer import Checkpointer
 from unimrg_trainer.checkpoint.commit import Commit
 from unimrg_trainer.checkpoint.identity import check_resume
-from unimrg_trainer.checkpoint.state import TrainingState
+from unimrg_trainer.checkpoint.retention import Policy
 from unimrg_trainer.checkpoint.writer import Origin
 from unimrg_trainer.engine.canonical_state import import_state
 from unimrg_trainer.engine.initial_weights import build_initial
@@ -23,14 +23,17 @@ from unimrg_trainer.engine.optimizer import build_optimizer
 from unimrg_trainer.engine.recompute import recompute_activations
 from unimrg_trainer.engine.reporting import Reporter
 from unimrg_trainer.engine.rows import BatchShape
+from unimrg_trainer.engine.saving import BackgroundSaver
 from unimrg_trainer.engine.schedule import WarmupCosine
 from unimrg_trainer.engine.setup import set_up
 from unimrg_trainer.engine.step_plan import RowReader, StepPlanner, pinned
 from unimrg_trainer.engine.stopping import CollectiveStopFlag, StopFlag
 from unimrg_trainer.engine.strategy import DataParallel
-from unimrg_trainer.local_folders import mlflow_run
 
 logger = logging.getLogger(__name__)
+
+SAVE_TIMEOUT = datetime.timedelta(minutes=30)
+"""How much longer than the fastest rank a rank may take for its part of a checkpoint."""
 
 
 def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
@@ -44,12 +47,12 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
     checkpointer = Checkpointer(
         setup.run_store,
         Origin(env.uid, int(env.attempt), DataParallel.name, job.training_digest(dataset.digest), dataset.digest),
-        keep_last=job.spec.checkpoint.keep_last,
-        agreement=TorchAgreement(setup.gloo_group),
+        retention=Policy(job.spec.checkpoint.keep_last, job.spec.checkpoint.keep_every),
+        agreement=TorchAgreement(dist.new_group(backend="gloo", timeout=SAVE_TIMEOUT)),
     )
-    commit, state = load_checkpoint(checkpointer, job) or (None, None)
+    newest = newest_allowed(checkpointer, job)
     # the strategy broadcasts rank 0's weights, so only rank 0 reads them
-    published = setup.initial_weights if state is None and setup.rank == 0 else None
+    published = setup.initial_weights if newest is None and setup.rank == 0 else None
     module = build_initial(setup.family, training.seed, published, setup.parameter_dtype)
     frozen = setup.family.frozen(setup.objectives)
     for name, parameter in module.named_parameters():
@@ -63,11 +66,11 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
     strategy = DataParallel(module, training.precision, setup.device)
     optimizer = build_optimizer(module, training.optimizer, setup.family.decays)
     first_step = 0
-    if commit is not None and state is not None:
-        import_state(module, optimizer, state)
-        first_step = state.step
+    if newest is not None:
+        commit = checkpointer.load_newest(lambda reader: import_state(module, optimizer, reader))
+        assert commit is not None, "without a commit that verifies it raises"
+        first_step = commit.step
         logger.info("resumed from step %d of attempt %s", first_step, commit.attempt)
-    del state  # frees the host copy of weights and moments
 
     stop_step = training.resolved_stop_step()
     reporter = Reporter(setup, stop_step, first_step, len(frozen), sum(p.numel() for p in module.parameters()))
@@ -93,13 +96,7 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
 
         reporter.record_artifact(write_contact_sheet(setup, planner))
 
-    def save(state: TrainingState, reason: str) -> None:
-        started = time.monotonic()
-        segments = reporter.close_segments()
-        run_id = mlflow_run(env.run_dir).get("run_id")  # once the launcher has found or created it
-        commit = checkpointer.save(state, reason, mlflow_run_id=run_id, spool_segments=segments)
-        reporter.record_checkpoint(commit.step, time.monotonic() - started)
-
+    saver = BackgroundSaver(checkpointer, reporter, stop, env.run_dir)
     loop = TrainingLoop(
         module=module,
         optimizer=optimizer,
@@ -110,10 +107,11 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
         collector=MetricsCollector(setup.objective_weights),
         plan_step=lambda step: pinned(planner.plan_step(step, setup.rank, setup.world_size), setup.device),
         prepare=lambda batch: setup.family.prepare(batch, setup.device, setup.parameter_dtype),
-        stop=CollectiveStopFlag(stop, setup.gloo_group),
-        save=save,
+        stop=CollectiveStopFlag(saver, setup.gloo_group),
+        save=saver.save,
+        settle=saver.settle,
         report=reporter.report,
-        heartbeat=reporter.heartbeat,
+        heartbeat=saver.heartbeat,
         settings=LoopSettings(
             stop_step=stop_step,
             save_every=job.spec.checkpoint.every_steps,
@@ -126,11 +124,11 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
     dist.barrier(setup.gloo_group)
 
 
-def load_checkpoint(checkpointer: Checkpointer, job: UniMRGJob) -> tuple[Commit, TrainingState] | None:
-    """Load the newest checkpoint that verifies, as spec.checkpoint.resume allows.
+def newest_allowed(checkpointer: Checkpointer, job: UniMRGJob) -> Commit | None:
+    """Find the checkpoint to go on from, as spec.checkpoint.resume allows.
 
     Raises UserError for `Never` on a prefix with checkpoints (64), and for `Required` on one without (66).
     """
-    loaded = checkpointer.load_newest()
-    check_resume(job.spec.checkpoint.resume, job.spec.checkpoint.uri, loaded[0].step if loaded is not None else 0)
-    return loaded
+    newest = checkpointer.find_newest()
+    check_resume(job.spec.checkpoint.resume, job.spec.checkpoint.uri, newest.step if newest is not None else 0)
+    return newest

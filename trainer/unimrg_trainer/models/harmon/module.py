@@ -104,7 +104,7 @@ class Harmon(nn.Module):
     def _answer_sums(self, batch: HarmonBatch, states: Tensor) -> list[Tensor]:
         """Cross-entropy of each row's answer; the head sees only places that predict a label."""
         losses = cross_entropies(self.logits, functional.embedding(batch.predictors, states), batch.labels)
-        return [part.sum() for part in torch.split(losses, list(batch.labels_per_row))]
+        return batch.row_sums(losses)
 
     def _target_sums(self, batch: HarmonBatch, targets: Tensor, encoded: Tensor, states: Tensor) -> list[Tensor]:
         """Diffusion loss of each target [S, C], summed over its masked tokens times their uses."""

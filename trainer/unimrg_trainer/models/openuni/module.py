@@ -87,7 +87,7 @@ class OpenUni(nn.Module):
     def _answer_sums(self, batch: OpenUniBatch, states: Tensor) -> list[Tensor]:
         """Cross-entropy of each row's answer; the head sees only places that predict a label."""
         losses = cross_entropies(self.logits, functional.embedding(batch.predictors, states), batch.labels)
-        return [part.sum() for part in torch.split(losses, list(batch.labels_per_row))]
+        return batch.row_sums(losses)
 
     def _target_sums(self, batch: OpenUniBatch, clean: Tensor, conditions: Tensor) -> Tensor:
         """Squared error of the velocity of each target [G], summed over its latents [G, C, h, w]."""

@@ -34,7 +34,7 @@ class ShowO(nn.Module):
         table = self.table(batch)
         states = functional.embedding(batch.predictors, self.states(batch).flatten(0, 1))
         losses = cross_entropies(self.scores, states, table[batch.labels])
-        return torch.stack([part.sum() for part in torch.split(losses, list(batch.labels_per_row))])
+        return torch.stack(batch.row_sums(losses))
 
     def table(self, batch: ShowOBatch) -> Tensor:
         """Token ids that rows are made of, int [1 + codes + T]: see `ShowOBatch`."""
