@@ -125,6 +125,10 @@ class Counts:
     """Pairs of tokens in the encoder of targets."""
     masked: float = 0
     """Tokens of targets that are learnt."""
+    coded: float = 0
+    """Images that the frozen codec encodes."""
+    looked_at: float = 0
+    """Images that a frozen vision tower reads."""
     query_copies: float = 0
     """Of the queries or outputs of tokens in attention, beyond one each, that are held."""
     key_copies: float = 0

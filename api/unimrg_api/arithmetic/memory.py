@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from typing import Literal
 
 from unimrg_api.arithmetic.families.base import FamilyArithmetic
-from unimrg_api.arithmetic.flops import SCORED_AT_ONCE, on_path, trains
+from unimrg_api.arithmetic.flops import SCORED_AT_ONCE, Trained, on_path
 from unimrg_api.arithmetic.layers import Counts, Part
 from unimrg_api.spec_training import Precision, Recompute
 
@@ -54,8 +54,7 @@ class Load:
 
     counts: Counts
     """Of one forward of one process."""
-    wanted: Collection[str]
-    """What rows are trained to give."""
+    trained: Trained
     precision: Precision
     recompute: Recompute
     processes: int
@@ -68,7 +67,7 @@ def memory(family: FamilyArithmetic, load: Load, strategy: Strategy) -> Memory:
     wide, narrow = WIDE[load.precision], NARROW[load.precision]
     n = load.processes
     whole = family.parameters * wide
-    trained = sum(part.parameters for part in family.parts if trains(part, load.wanted)) * wide
+    trained = sum(part.parameters for part in family.parts if part in load.trained) * wide
     multiplied = [part for part in family.parts if part.cost.weights or part.block]
     casts = narrow * sum(_matrices(part) for part in multiplied if part.tokens(load.counts)) if narrow < wide else 0
     held, scores, pending = largest_moment(family, load)
@@ -102,14 +101,14 @@ def largest_moment(family: FamilyArithmetic, load: Load) -> tuple[float, float, 
     """
     wide = WIDE[load.precision]
     head = next(part for part in family.parts if part.vocabulary)
-    matrix = head.cost.weights * wide * trains(head, load.wanted)
+    matrix = head.cost.weights * wide * (head in load.trained)
     tied = head.parameters == 0
     # frozen encoders run before the forward, when nothing is held; at the end of the backward nothing is held either
     moments = [(max((ENCODING * 4 * encoder.widest for encoder in family.encoders), default=0.0), 0.0, 0.0)]
     # the embedding's gradient, or the head's, the embedding's and their sum
     moments.append((0.0, 0.0, matrix * (3 if tied else 1)))
     held, before_head = 0.0, True
-    for part, passes in on_path(family.parts, load.wanted):
+    for part, passes in on_path(family.parts, load.trained):
         kept, again = _held(part, load) if passes else (0.0, 0.0)
         held += kept
         scores = score_bytes(part, load)

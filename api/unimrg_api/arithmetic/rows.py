@@ -44,6 +44,8 @@ class Forward:
     texts: Texts
     same_images: bool = False
     """Whether questions are about the images that are generated."""
+    prepared: bool = False
+    """Whether what the frozen codec makes of images comes with the data."""
 
     @property
     def wanted(self) -> frozenset[str]:

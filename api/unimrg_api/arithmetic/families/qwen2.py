@@ -20,9 +20,9 @@ def language_model(config: Qwen2Config, serves: frozenset[str]) -> list[Part]:
     )
     head = linear(width, vocabulary, bias=False)
     return [
-        Part("embedding", parameters(width * vocabulary), serves=serves),
+        Part("LanguageModel", parameters(width * vocabulary), serves=serves),
         Part(
-            "language model",
+            "LanguageModel",
             rms_norm(width),
             lambda counts: counts.tokens,
             block,
@@ -32,7 +32,7 @@ def language_model(config: Qwen2Config, serves: frozenset[str]) -> list[Part]:
             serves=serves,
         ),
         Part(
-            "head",
+            "LanguageModel",
             head.without_parameters() if config.tied else head,
             lambda counts: counts.scored,
             serves=serves,
