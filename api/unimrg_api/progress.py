@@ -27,6 +27,8 @@ class Progress(Record):
     """Loss of the last step, by objective."""
     rows_per_second: float | None = None
     """Rows of all objectives per second, whole world."""
+    skipped_steps: int = 0
+    """Steps that the numeric guard left out since the start of training."""
     checkpoint_step: int | None = None
     """Step of the last commit."""
     mlflow_run_id: str | None = None

@@ -10,12 +10,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from unimrg_api.spec_training import OptimizerSpec
+from unimrg_api.spec_training import GuardSpec, OptimizerSpec
 from unimrg_trainer.checkpoint.state import TrainingState
+from unimrg_trainer.engine.guard import NumericGuard
 from unimrg_trainer.engine.loop import LoopReport, LoopSettings, TrainingLoop
 from unimrg_trainer.engine.metrics import MetricsCollector
 from unimrg_trainer.engine.optimizer import build_optimizer
-from unimrg_trainer.engine.schedule import WarmupCosine
+from unimrg_trainer.engine.parts import Part
+from unimrg_trainer.engine.schedule import Schedule
 from unimrg_trainer.engine.step_plan import MicroStep, Step
 from unimrg_trainer.engine.stopping import CollectiveStopFlag, StopFlag
 from unimrg_trainer.engine.strategy import DataParallel, Strategy
@@ -66,7 +68,9 @@ def toy_step(number: int, rank: int = 0, world_size: int = 1) -> Step:
 
 
 def toy_optimizer(module: nn.Module) -> torch.optim.AdamW:
-    return build_optimizer(module, OptimizerSpec(), lambda name, parameter: parameter.ndim > 1)
+    trained = {name: p.numel() for name, p in module.named_parameters() if p.requires_grad}
+    parts = [Part("Everything", 1.0, trained, {})]
+    return build_optimizer(module, OptimizerSpec(), lambda name, parameter: parameter.ndim > 1, parts)
 
 
 def toy_loop(
@@ -81,6 +85,7 @@ def toy_loop(
     report: Callable[[LoopReport], None] = lambda measured: None,
     wrap: Callable[[Strategy], Strategy] = lambda strategy: strategy,
     weights: Mapping[str, float] = TOY_WEIGHTS,
+    guard: NumericGuard | None = None,
 ) -> TrainingLoop:
     """The real loop with every real part, in the process group that this process has joined."""
     assert dist.group.WORLD is not None
@@ -88,8 +93,9 @@ def toy_loop(
         module=module,
         optimizer=optimizer or toy_optimizer(module),
         strategy=wrap(DataParallel(module, "FP32", torch.device("cpu"))),
-        schedule=WarmupCosine(0.05, 2, 20),
+        schedule=Schedule(0.05, 2, 20),
         collector=MetricsCollector(weights),
+        guard=guard or NumericGuard(GuardSpec(), torch.device("cpu")),
         plan_step=plan_step,
         prepare=lambda batch: batch,
         stop=CollectiveStopFlag(flag or SimpleNamespace(requested=False), dist.group.WORLD),

@@ -1,7 +1,7 @@
 """What a checkpoint holds: full-precision tensors by canonical name, and the step.
 
 Names are `model/<name>` for weights, `exp_avg/<name>` and `exp_avg_sq/<name>` for AdamW's moments, whatever
-strategy trained them, so that each can go on from another's checkpoint.
+strategy trained them, so that each can go on from another's checkpoint; `guard/<name>` for the numeric guard's memory.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 
 from unimrg_trainer.checkpoint.manifest import Dtype
 
-GROUPS = ("model", "exp_avg", "exp_avg_sq")
+GROUPS = ("model", "exp_avg", "exp_avg_sq", "guard")
 """What the part of a tensor's name before the first slash may be."""
 
 DTYPES: dict[Dtype, torch.dtype] = {name: getattr(torch, name) for name in get_args(Dtype)}

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from unimrg_api.errors import UserError
-from unimrg_trainer.checkpoint.state import GROUPS, TrainingState
+from unimrg_trainer.checkpoint.state import TrainingState
 
-MOMENTS = GROUPS[1:]
+MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def export_state(module: nn.Module, optimizer: torch.optim.AdamW, step: int) -> TrainingState:

@@ -1,7 +1,7 @@
 """The training loop, one for every family, objective and strategy.
 
     resume → dry run → [ plan and collate (ahead, on the host) → per micro-step: prepare, forward, backward
-             → clip → step → every few steps: metrics → when due or on a stop request: checkpoint ] → final checkpoint
+             → clip → guard → step → every few steps: metrics → when due or stopping: checkpoint ] → final checkpoint
 
 The loop handles steps, checkpoints and metrics; the family computes rows; the strategy spreads a step over processes.
 """
@@ -20,9 +20,10 @@ from unimrg_api.errors import Interrupted
 from unimrg_trainer.checkpoint.state import TrainingState
 from unimrg_trainer.data.prefetch import Prefetcher
 from unimrg_trainer.engine.canonical_state import export_state
+from unimrg_trainer.engine.guard import NumericGuard
 from unimrg_trainer.engine.metrics import MetricsCollector, StepMetrics
-from unimrg_trainer.engine.optimizer import set_learning_rate
-from unimrg_trainer.engine.schedule import WarmupCosine
+from unimrg_trainer.engine.optimizer import set_learning_rate, step_unless
+from unimrg_trainer.engine.schedule import Schedule
 from unimrg_trainer.engine.step_plan import Step
 from unimrg_trainer.engine.stopping import CollectiveStopFlag
 from unimrg_trainer.engine.strategy import Strategy
@@ -53,6 +54,8 @@ class LoopReport:
 
     metrics: list[StepMetrics]
     learning_rates: list[float]
+    skipped_steps: int
+    """Since the start of training."""
     step_seconds: float
     data_wait_seconds: float
 
@@ -64,8 +67,9 @@ class TrainingLoop:
     module: nn.Module
     optimizer: torch.optim.AdamW
     strategy: Strategy
-    schedule: WarmupCosine
+    schedule: Schedule
     collector: MetricsCollector
+    guard: NumericGuard
     plan_step: Callable[[int], Step]
     prepare: Callable[[Batch], Batch]
     """Moves a collated batch to the device and runs the family's frozen encoders there."""
@@ -86,7 +90,8 @@ class TrainingLoop:
     def run(self, first_step: int) -> int:
         """Train; return the number of finished optimiser steps.
 
-        Raises Interrupted (exit code 85) after saving a checkpoint if a stop was requested.
+        Raises Interrupted (exit code 85) after saving a checkpoint if a stop was requested, and NumericGuardError (82)
+        before saving anything if too many steps were skipped.
         """
         finished_steps = first_step
         if finished_steps >= self.settings.stop_step:
@@ -107,7 +112,9 @@ class TrainingLoop:
                     self._report()
                 if saving:
                     reason = "final" if at_end else "interruption" if stopping else "periodic"
-                    self.save(export_state(self.module, self.optimizer, finished_steps), reason)
+                    state = export_state(self.module, self.optimizer, finished_steps)
+                    state.tensors.update(self.guard.export_state())
+                    self.save(state, reason)
                     self._report_started = time.monotonic()
                 if at_end:
                     self.stop.wait_pending()
@@ -124,10 +131,12 @@ class TrainingLoop:
         rate = self.schedule.rate(step.number)
         set_learning_rate(self.optimizer, rate)
         self._forward_backward(step)
+        losses = self.collector.reduced_losses()
         norm = self.strategy.clip(self.settings.clip_norm)
-        self.optimizer.step()
+        skip = self.guard.judge(losses.sum(), norm)
+        step_unless(self.optimizer, skip)
         self.optimizer.zero_grad(set_to_none=True)
-        self.collector.end_step(step.number + 1, norm)
+        self.collector.end_step(step.number + 1, losses, norm, skip)
         self._rates.append(rate)
 
     def _forward_backward(self, step: Step) -> None:
@@ -152,7 +161,9 @@ class TrainingLoop:
 
     def _report(self) -> None:
         metrics = self.collector.flush()
+        self.guard.count(metrics)
         now = time.monotonic()
         count = max(1, len(metrics))
-        self.report(LoopReport(metrics, self._rates, (now - self._report_started) / count, self._data_wait / count))
+        step_seconds, data_wait = (now - self._report_started) / count, self._data_wait / count
+        self.report(LoopReport(metrics, self._rates, self.guard.skipped, step_seconds, data_wait))
         self._rates, self._data_wait, self._report_started = [], 0.0, now

@@ -6,6 +6,7 @@ Only rank 0 writes. The launcher uploads the spool to MLflow and serves the prog
 from __future__ import annotations
 
 import logging
+import math
 import time
 from pathlib import Path
 
@@ -42,12 +43,18 @@ class Reporter:
         if self._spool is None or not measured.metrics:
             return
         for point, rate in zip(measured.metrics, measured.learning_rates, strict=True):
+            measurements = {
+                "train/loss": point.loss,
+                **{f"train/loss/{name.lower()}": value for name, value in point.losses.items()},
+                "train/grad_norm": point.grad_norm,
+            }
+            if point.skipped:
+                logger.warning("step %d was skipped: loss %.4g, |g| %.4g", point.step, point.loss, point.grad_norm)
             self._spool.step(
                 point.step,
                 {
-                    "train/loss": point.loss,
-                    **{f"train/loss/{name.lower()}": value for name, value in point.losses.items()},
-                    "train/grad_norm": point.grad_norm,
+                    **{name: value for name, value in measurements.items() if math.isfinite(value)},
+                    "train/skipped_steps": float(measured.skipped_steps),
                     "optim/lr": rate,
                     "data/rows_seen": float(point.step * self._rows_per_step),
                     "perf/step_s": measured.step_seconds,
@@ -56,12 +63,13 @@ class Reporter:
                 },
             )
         last = measured.metrics[-1]
-        losses = {name.lower(): value for name, value in last.losses.items()}
+        losses = {name.lower(): value for name, value in last.losses.items() if math.isfinite(value)}
         self._update(
             step=last.step,
             eta_seconds=(self._stop_step - last.step) * measured.step_seconds,
-            loss=last.loss,
+            loss=last.loss if math.isfinite(last.loss) else None,
             losses=losses,
+            skipped_steps=measured.skipped_steps,
             rows_per_second=self._rows_per_step / measured.step_seconds,
         )
         logger.info(

@@ -16,14 +16,16 @@ from unimrg_trainer.checkpoint.identity import check_resume
 from unimrg_trainer.checkpoint.state import TrainingState
 from unimrg_trainer.checkpoint.writer import Origin
 from unimrg_trainer.engine.canonical_state import import_state
+from unimrg_trainer.engine.guard import NumericGuard
 from unimrg_trainer.engine.initial_weights import build_initial
 from unimrg_trainer.engine.loop import LoopSettings, TrainingLoop
 from unimrg_trainer.engine.metrics import MetricsCollector
 from unimrg_trainer.engine.optimizer import build_optimizer
+from unimrg_trainer.engine.parts import parts_of, parts_table
 from unimrg_trainer.engine.recompute import recompute_activations
 from unimrg_trainer.engine.reporting import Reporter
 from unimrg_trainer.engine.rows import BatchShape
-from unimrg_trainer.engine.schedule import WarmupCosine
+from unimrg_trainer.engine.schedule import Schedule
 from unimrg_trainer.engine.setup import set_up
 from unimrg_trainer.engine.step_plan import RowReader, StepPlanner, pinned
 from unimrg_trainer.engine.stopping import CollectiveStopFlag, StopFlag
@@ -51,26 +53,28 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
     # the strategy broadcasts rank 0's weights, so only rank 0 reads them
     published = setup.initial_weights if state is None and setup.rank == 0 else None
     module = build_initial(setup.family, training.seed, published, setup.parameter_dtype)
-    frozen = setup.family.frozen(setup.objectives)
-    for name, parameter in module.named_parameters():
-        parameter.requires_grad_(name not in frozen)
+    parts = parts_of(module, setup.family, setup.objectives, training.parts)
+    for part in parts:
+        part.freeze(module)
     module.to(setup.device)
     if setup.rank == 0:
-        for name in sorted(frozen):
-            logger.info("frozen, because no objective of this job uses it: %s", name)
+        logger.info("what is trained:\n%s", parts_table(parts))
 
     recompute_activations(module, job.spec.resolved_recompute())
     strategy = DataParallel(module, training.precision, setup.device)
-    optimizer = build_optimizer(module, training.optimizer, setup.family.decays)
+    optimizer = build_optimizer(module, training.optimizer, setup.family.decays, parts)
+    guard = NumericGuard(training.guard, setup.device)
     first_step = 0
     if commit is not None and state is not None:
         import_state(module, optimizer, state)
+        guard.import_state(state.tensors)
         first_step = state.step
         logger.info("resumed from step %d of attempt %s", first_step, commit.attempt)
     del state  # frees the host copy of weights and moments
 
     stop_step = training.resolved_stop_step()
-    reporter = Reporter(setup, stop_step, first_step, len(frozen), sum(p.numel() for p in module.parameters()))
+    frozen_count = sum(len(part.frozen) for part in parts)
+    reporter = Reporter(setup, stop_step, first_step, frozen_count, sum(p.numel() for p in module.parameters()))
     planner = StepPlanner(
         family=setup.family,
         objectives=setup.objectives,
@@ -104,10 +108,14 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
         module=module,
         optimizer=optimizer,
         strategy=strategy,
-        schedule=WarmupCosine(
-            float(training.optimizer.learning_rate), training.schedule.warmup_steps, training.schedule.total_steps
+        schedule=Schedule(
+            float(training.optimizer.learning_rate),
+            training.schedule.warmup_steps,
+            training.schedule.total_steps,
+            training.schedule.kind,
         ),
         collector=MetricsCollector(setup.objective_weights),
+        guard=guard,
         plan_step=lambda step: pinned(planner.plan_step(step, setup.rank, setup.world_size), setup.device),
         prepare=lambda batch: setup.family.prepare(batch, setup.device, setup.parameter_dtype),
         stop=CollectiveStopFlag(stop, setup.gloo_group),
