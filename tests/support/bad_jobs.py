@@ -34,7 +34,12 @@ spec:
     recompute: Nothing
     seed: 42
     prompts: Listed
-  trainer: {nodes: 1, gpusPerNode: 0, processesPerNode: 2}
+  trainer:
+    nodes: 1
+    gpusPerNode: 0
+    processesPerNode: 2
+    compile: Never
+    diagnostics: {gradientNormsEvery: 5, profileStep: 4, deterministic: Never}
   data:
     sources:
       - scenes: {train: 100, heldOut: 10, imageSize: 48, seed: 7}
@@ -274,6 +279,10 @@ BAD_JOBS = [
     *bad(f"{TRAINING}.guard.skipBudget", "skipBudget: 3", "skipBudget: -1"),
     *bad(f"{TRAINING}.guard.spikeThreshold", 'spikeThreshold: "6"', 'spikeThreshold: "0"', "spikeThreshold: 6"),
     *bad(f"{TRAINING}.guard.spikeWindow", "spikeWindow: 64", "spikeWindow: 7"),
+    *bad("spec.trainer.compile", "compile: Never", "compile: never", "compile: true"),
+    *bad("spec.trainer.diagnostics.gradientNormsEvery", "gradientNormsEvery: 5", "gradientNormsEvery: 0"),
+    *bad("spec.trainer.diagnostics.profileStep", "profileStep: 4", "profileStep: 0"),
+    *bad("spec.trainer.diagnostics.deterministic", "deterministic: Never", "deterministic: false"),
     *bad("spec.data.shards", "[file://data]", "file://data", "[]", "[file://data, file://more]"),
     # rules between fields
     *bad(f"{BATCH}.rowsPerObjective", "cohortRows: 8", "cohortRows: 5"),

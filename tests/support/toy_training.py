@@ -17,6 +17,7 @@ from unimrg_trainer.engine.loop import LoopReport, LoopSettings, TrainingLoop
 from unimrg_trainer.engine.metrics import MetricsCollector
 from unimrg_trainer.engine.optimizer import build_optimizer
 from unimrg_trainer.engine.parts import Part
+from unimrg_trainer.engine.rank_times import RankTimes
 from unimrg_trainer.engine.schedule import Schedule
 from unimrg_trainer.engine.step_plan import MicroStep, Step
 from unimrg_trainer.engine.stopping import CollectiveStopFlag, StopFlag
@@ -86,6 +87,7 @@ def toy_loop(
     wrap: Callable[[Strategy], Strategy] = lambda strategy: strategy,
     weights: Mapping[str, float] = TOY_WEIGHTS,
     guard: NumericGuard | None = None,
+    objective_norms_every: int | None = None,
 ) -> TrainingLoop:
     """The real loop with every real part, in the process group that this process has joined."""
     assert dist.group.WORLD is not None
@@ -101,5 +103,8 @@ def toy_loop(
         stop=CollectiveStopFlag(flag or SimpleNamespace(requested=False), dist.group.WORLD),
         save=save,
         report=report,
-        settings=LoopSettings(stop_step=stop_step, save_every=save_every, clip_norm=1.0, seed=9),
+        rank_times=RankTimes(module, torch.device("cpu"), dist.group.WORLD),
+        settings=LoopSettings(
+            stop_step, save_every, clip_norm=1.0, seed=9, objective_norms_every=objective_norms_every
+        ),
     )

@@ -9,6 +9,7 @@ The loop handles steps, checkpoints and metrics; the family computes rows; the s
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,12 +24,14 @@ from unimrg_trainer.engine.canonical_state import export_state
 from unimrg_trainer.engine.guard import NumericGuard
 from unimrg_trainer.engine.metrics import MetricsCollector, StepMetrics
 from unimrg_trainer.engine.optimizer import set_learning_rate, step_unless
+from unimrg_trainer.engine.rank_times import RankTimes, SlowestRank
 from unimrg_trainer.engine.schedule import Schedule
 from unimrg_trainer.engine.step_plan import Step
 from unimrg_trainer.engine.stopping import CollectiveStopFlag
 from unimrg_trainer.engine.strategy import Strategy
 from unimrg_trainer.models.base import Batch
 from unimrg_trainer.rng import key_digest
+from unimrg_trainer.sections import Section
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +49,8 @@ class LoopSettings:
     save_every: int
     clip_norm: float
     seed: int
+    objective_norms_every: int | None = None
+    """Steps between two measurements of each objective's gradient norm; None: it is not measured."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,7 @@ class LoopReport:
     """Since the start of training."""
     step_seconds: float
     data_wait_seconds: float
+    slowest: SlowestRank
 
 
 @dataclass
@@ -79,8 +85,10 @@ class TrainingLoop:
     report: Callable[[LoopReport], None]
     """Called on every rank every few steps."""
     settings: LoopSettings
-    heartbeat: Callable[[int], None] = lambda finished_steps: None
-    """Called with the number of finished steps after each, for the watchdog."""
+    rank_times: RankTimes
+    enter: Callable[[Section, int], None] = lambda section, finished_steps: None
+    """Called when a part of a step begins, for the watchdog."""
+    before_step: Callable[[int], None] = lambda finished_steps: None
 
     def __post_init__(self) -> None:
         self._rates: list[float] = []
@@ -97,20 +105,21 @@ class TrainingLoop:
         if finished_steps >= self.settings.stop_step:
             return finished_steps
         with Prefetcher(self.plan_step, first_step, PREFETCH_STEPS) as steps:
+            self.enter("first step", first_step)
             step = next(steps)
             self._dry_run(step)
-            self.heartbeat(first_step)
             self._report_started = time.monotonic()
             while True:
+                self.before_step(finished_steps)
                 self._train(step)
                 finished_steps = step.number + 1
-                self.heartbeat(finished_steps)
                 stopping = self.stop.poll()
                 at_end = finished_steps == self.settings.stop_step
                 saving = at_end or stopping or finished_steps % self.settings.save_every == 0
                 if saving or finished_steps % REPORT_EVERY == 0:
                     self._report()
                 if saving:
+                    self.enter("save", finished_steps)
                     reason = "final" if at_end else "interruption" if stopping else "periodic"
                     state = export_state(self.module, self.optimizer, finished_steps)
                     state.tensors.update(self.guard.export_state())
@@ -122,14 +131,18 @@ class TrainingLoop:
                 if stopping:
                     self.stop.wait_pending()
                     raise Interrupted(f"stopped after step {finished_steps}; a checkpoint was saved")
+                self.enter("fetch", finished_steps)
                 waited = time.monotonic()
                 step = next(steps)
                 self._data_wait += time.monotonic() - waited
+                self.enter("step", finished_steps)
         return finished_steps
 
     def _train(self, step: Step) -> None:
         rate = self.schedule.rate(step.number)
         set_learning_rate(self.optimizer, rate)
+        if self.settings.objective_norms_every and (step.number + 1) % self.settings.objective_norms_every == 0:
+            self._measure_objective_norms(step)
         self._forward_backward(step)
         losses = self.collector.reduced_losses()
         norm = self.strategy.clip(self.settings.clip_norm)
@@ -139,14 +152,29 @@ class TrainingLoop:
         self.collector.end_step(step.number + 1, losses, norm, skip)
         self._rates.append(rate)
 
-    def _forward_backward(self, step: Step) -> None:
+    def _measure_objective_norms(self, step: Step) -> None:
+        """Measure the gradient norm of each objective's share of the loss, with a backward of its own, and discard it.
+
+        Dropout and noise are those of the step itself, so the sum of these gradients is its gradient.
+        """
+        norms = []
+        for name in self.collector.names:
+            self._forward_backward(step, objective=name)
+            norms.append(self.strategy.clip(math.inf).detach())
+            self.optimizer.zero_grad(set_to_none=True)
+        self.collector.add_objective_norms(step.number + 1, torch.stack(norms))
+
+    def _forward_backward(self, step: Step, objective: str | None = None) -> None:
+        """Compute the gradient of a step, or of one objective's share of its loss, which is not collected."""
         for index, micro_step in enumerate(step.micro_steps):
             batch = self.prepare(micro_step.batch)
             # dropout is torch's own stream, keyed by the rows of this forward (docs/method/randomness.md)
             torch.manual_seed(key_digest(self.settings.seed, step.number, "dropout", micro_step.rows_digest()) % 2**63)
             sync_gradients = index == len(step.micro_steps) - 1
-            sums = self.strategy.forward_backward(batch, micro_step.row_weights, sync_gradients=sync_gradients)
-            self.collector.add_micro_step(micro_step, sums)
+            weights = micro_step.row_weights if objective is None else micro_step.weights_of(objective)
+            sums = self.strategy.forward_backward(batch, weights, sync_gradients=sync_gradients)
+            if objective is None:
+                self.collector.add_micro_step(micro_step, sums)
 
     def _dry_run(self, step: Step) -> None:
         """Compute a step and discard it.
@@ -165,5 +193,6 @@ class TrainingLoop:
         now = time.monotonic()
         count = max(1, len(metrics))
         step_seconds, data_wait = (now - self._report_started) / count, self._data_wait / count
-        self.report(LoopReport(metrics, self._rates, self.guard.skipped, step_seconds, data_wait))
+        slowest = self.rank_times.flush(count, data_wait)
+        self.report(LoopReport(metrics, self._rates, self.guard.skipped, step_seconds, data_wait, slowest))
         self._rates, self._data_wait, self._report_started = [], 0.0, now

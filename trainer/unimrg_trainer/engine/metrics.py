@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
@@ -26,6 +26,8 @@ class StepMetrics:
     """Before clipping."""
     skipped: bool = False
     """The numeric guard kept the step from being taken."""
+    objective_norms: Mapping[str, float] = field(default_factory=dict)
+    """Gradient norm of each objective's share of the loss, of the steps where it was measured."""
 
 
 class MetricsCollector:
@@ -37,6 +39,7 @@ class MetricsCollector:
         self.objective_weights = objective_weights
         self._steps: list[int] = []
         self._values: list[Tensor] = []
+        self._objective_norms: dict[int, Tensor] = {}
         self._current: Tensor | None = None
 
     def add_micro_step(self, micro_step: MicroStep, sums: Tensor) -> None:
@@ -60,6 +63,10 @@ class MetricsCollector:
         self._steps.append(step)
         self._values.append(torch.cat([losses, torch.stack([grad_norm.detach().double(), skipped.double()])]))
 
+    def add_objective_norms(self, step: int, norms: Tensor) -> None:
+        """Keep the gradient norm of each objective (on the device, [objectives]) in a step."""
+        self._objective_norms[step] = norms
+
     def discard(self) -> None:
         """Drop the values of the current step."""
         self._current = None
@@ -73,6 +80,8 @@ class MetricsCollector:
             *weighted, norm, skipped = row
             weights = zip(self.objective_weights.items(), weighted, strict=True)
             losses = {name: value * len(self.names) / weight for (name, weight), value in weights}
-            result.append(StepMetrics(step, losses, sum(weighted), norm, bool(skipped)))
-        self._steps, self._values = [], []
+            norms = self._objective_norms.get(step)
+            by_objective = {} if norms is None else dict(zip(self.names, norms.tolist(), strict=True))
+            result.append(StepMetrics(step, losses, sum(weighted), norm, bool(skipped), by_objective))
+        self._steps, self._values, self._objective_norms = [], [], {}
         return result

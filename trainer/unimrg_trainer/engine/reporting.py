@@ -19,6 +19,8 @@ from unimrg_trainer.tracking.spool import Spool, copy_segments, restore_segments
 logger = logging.getLogger(__name__)
 
 HEARTBEAT_SECONDS = 1.0
+SLOW_RANK_RATIO = 1.5
+"""A rank that takes so many times as long as the median of all ranks is named in the log."""
 
 
 class Reporter:
@@ -47,6 +49,7 @@ class Reporter:
                 "train/loss": point.loss,
                 **{f"train/loss/{name.lower()}": value for name, value in point.losses.items()},
                 "train/grad_norm": point.grad_norm,
+                **{f"train/grad_norm/{name.lower()}": value for name, value in point.objective_norms.items()},
             }
             if point.skipped:
                 logger.warning("step %d was skipped: loss %.4g, |g| %.4g", point.step, point.loss, point.grad_norm)
@@ -60,6 +63,8 @@ class Reporter:
                     "perf/step_s": measured.step_seconds,
                     "perf/rows_per_s": self._rows_per_step / measured.step_seconds,
                     "perf/data_wait_s": measured.data_wait_seconds,
+                    "perf/slowest_rank": float(measured.slowest.rank),
+                    "perf/slowest_rank_ratio": measured.slowest.ratio,
                 },
             )
         last = measured.metrics[-1]
@@ -70,8 +75,17 @@ class Reporter:
             loss=last.loss if math.isfinite(last.loss) else None,
             losses=losses,
             skipped_steps=measured.skipped_steps,
+            slowest_rank=measured.slowest.rank,
+            slowest_rank_ratio=measured.slowest.ratio,
             rows_per_second=self._rows_per_step / measured.step_seconds,
         )
+        if measured.slowest.ratio >= SLOW_RANK_RATIO:
+            logger.warning(
+                "rank %d is slow: %.1f times the median of all ranks (%.2f s per step in its forward passes, %.2f s "
+                "waiting for data)",
+                measured.slowest.rank, measured.slowest.ratio,
+                measured.slowest.forward_seconds, measured.slowest.data_wait_seconds,
+            )  # fmt: skip
         logger.info(
             "step %d/%d  loss %.4f  %s  |g| %.3f  %.2f s/step",
             last.step,
@@ -105,7 +119,7 @@ class Reporter:
         if self._spool is None:
             return
         self._spool.step(step, {"ckpt/save_s": seconds})
-        self._update(checkpoint_step=step)
+        self._update(checkpoint_step=step, checkpoint_time=time.time())
         logger.info("saved the checkpoint of step %d in %.2f s", step, seconds)
 
     def close(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 
 import torch.distributed as dist
@@ -16,12 +17,14 @@ from unimrg_trainer.checkpoint.identity import check_resume
 from unimrg_trainer.checkpoint.state import TrainingState
 from unimrg_trainer.checkpoint.writer import Origin
 from unimrg_trainer.engine.canonical_state import import_state
+from unimrg_trainer.engine.diagnostics import StepProfiler, compile_blocks, use_deterministic_kernels
 from unimrg_trainer.engine.guard import NumericGuard
 from unimrg_trainer.engine.initial_weights import build_initial
 from unimrg_trainer.engine.loop import LoopSettings, TrainingLoop
 from unimrg_trainer.engine.metrics import MetricsCollector
 from unimrg_trainer.engine.optimizer import build_optimizer
 from unimrg_trainer.engine.parts import parts_of, parts_table
+from unimrg_trainer.engine.rank_times import RankTimes
 from unimrg_trainer.engine.recompute import recompute_activations
 from unimrg_trainer.engine.reporting import Reporter
 from unimrg_trainer.engine.rows import BatchShape
@@ -30,7 +33,8 @@ from unimrg_trainer.engine.setup import set_up
 from unimrg_trainer.engine.step_plan import RowReader, StepPlanner, pinned
 from unimrg_trainer.engine.stopping import CollectiveStopFlag, StopFlag
 from unimrg_trainer.engine.strategy import DataParallel
-from unimrg_trainer.local_folders import mlflow_run
+from unimrg_trainer.local_folders import log_folder, mlflow_run
+from unimrg_trainer.sections import Section, SectionFile
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +44,10 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
 
     Raises UserError (its exit code) for a user's mistake, Interrupted (85) after a stop request.
     """
+    sections = SectionFile(env.run_dir, int(os.environ["RANK"]))
+    diagnostics = job.spec.trainer.diagnostics
+    if diagnostics.deterministic == "Always":
+        use_deterministic_kernels()
     setup = set_up(env, job)
     training = job.spec.training
     dataset = setup.open_data("train")
@@ -60,6 +68,8 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
     if setup.rank == 0:
         logger.info("what is trained:\n%s", parts_table(parts))
 
+    if job.spec.trainer.compile == "Always":
+        logger.info("%d blocks are compiled in the first step", compile_blocks(module))
     recompute_activations(module, job.spec.resolved_recompute())
     strategy = DataParallel(module, training.precision, setup.device)
     optimizer = build_optimizer(module, training.optimizer, setup.family.decays, parts)
@@ -104,6 +114,18 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
         commit = checkpointer.save(state, reason, mlflow_run_id=run_id, spool_segments=segments)
         reporter.record_checkpoint(commit.step, time.monotonic() - started)
 
+    def enter(section: Section, finished_steps: int) -> None:
+        sections.enter(section, finished_steps)
+        reporter.heartbeat(finished_steps)
+
+    profiler = None
+    if diagnostics.profile_step is not None and setup.rank == 0:
+        profiler = StepProfiler(
+            diagnostics.profile_step,
+            log_folder(env.run_dir, env.attempt, "train"),
+            lambda path: setup.run_store.put(f"logs/attempt-{env.attempt}/train/{path.name}", path.read_bytes()),
+        )
+
     loop = TrainingLoop(
         module=module,
         optimizer=optimizer,
@@ -121,15 +143,20 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
         stop=CollectiveStopFlag(stop, setup.gloo_group),
         save=save,
         report=reporter.report,
-        heartbeat=reporter.heartbeat,
+        rank_times=RankTimes(module, setup.device, setup.gloo_group),
+        enter=enter,
+        before_step=profiler.before_step if profiler is not None else lambda finished_steps: None,
         settings=LoopSettings(
             stop_step=stop_step,
             save_every=job.spec.checkpoint.every_steps,
             clip_norm=float(training.optimizer.clip_norm),
             seed=training.seed,
+            objective_norms_every=diagnostics.gradient_norms_every,
         ),
     )
     loop.run(first_step)
+    if profiler is not None:
+        profiler.close()
     reporter.close()
     dist.barrier(setup.gloo_group)
 
