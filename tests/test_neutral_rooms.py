@@ -39,6 +39,8 @@ EXCEPT = {
     f"{TRAINER}/evaluation/benchmarks": "one file for each benchmark, and their registry",
     f"{TRAINER}/preparation/sources": "one file for each source",
     f"{TRAINER}/preparation/registry.py": "the registry of sources",
+    f"{API}/sizes": "one file for each family, and their language model",
+    f"{API}/arithmetic/families": "one file for each family, and their registry",
     f"{API}/spec_model.py": "the job's union of families, and the names of objectives in the published methods",
     f"{API}/spec_stages.py": "the job's union of benchmarks",
     f"{API}/spec_platform.py": "the job's union of sources",
@@ -69,6 +71,7 @@ NAMES = (
 ALLOWED = {
     f"{OPERATOR}/app/metrics.py": {"depth"},
     f"{API}/yaml_source.py": {"depth"},
+    f"{API}/arithmetic/plan.py": {"pixel"},
     f"{TRAINER}/data/prefetch.py": {"depth"},
     f"{TRAINER}/maps/geometry.py": {"pixel"},
     f"{OPERATOR}/backends/profile.py": {"pytorchjob"},

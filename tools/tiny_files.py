@@ -19,11 +19,11 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers, trainers
 from tokenizers.models import BPE
 
+from unimrg_api.sizes.harmon import config_of
 from unimrg_trainer.maps.registry import MAPS, find_map
 from unimrg_trainer.models.common.dct import MEASURED_FILE, BlockCosine, Measured
 from unimrg_trainer.models.common.pixels import to_pixels
 from unimrg_trainer.models.common.tokenizer import CHAT_SPECIALS, TINY_TOKENIZER
-from unimrg_trainer.models.harmon.config import config_of
 from unimrg_trainer.sample import Sample
 from unimrg_trainer.scenes.scene import Scene, generate
 

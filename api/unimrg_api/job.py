@@ -211,7 +211,11 @@ class UniMRGJob(Spec):
     """What the job wants."""
 
     def training_digest(self, data_digest: str) -> str:
-        """Return the digest of what makes two jobs the same training on the data with `data_digest`.
+        """Return the digest of what makes two jobs the same training on the data with `data_digest`."""
+        return sha256_of(self.trained_values(data_digest))
+
+    def trained_values(self, data_digest: str) -> dict[str, Any]:
+        """Return what makes two jobs the same training on the data with `data_digest`, by field.
 
         It covers model, data, objectives, batch, cohorts, optimiser, schedule, parts, what a spike is, precision and
         seed, by value ("1e-5" and "0.00001" are the same); not the micro-batch, the composition, the stop step, or
@@ -219,7 +223,7 @@ class UniMRGJob(Spec):
         """
         spec, training = self.spec, self.spec.training
         objectives = {name: weight for name, weight in spec.resolved_objectives().items() if weight}
-        content: dict[str, Any] = {
+        return {
             "model": {**spec.model.training_settings(), "init": spec.model.init},
             "data": data_digest,
             "objectives": objectives,
@@ -232,4 +236,3 @@ class UniMRGJob(Spec):
             "prompts": training.prompts,
             "seed": training.seed,
         }
-        return sha256_of(content)

@@ -12,6 +12,11 @@ from unimrg_api.unions import CustomSpec, OneOf
 Method = Literal["SFT", "RecA", "UniMRG"]
 ObjectiveName = Literal["Understanding", "Pixel", "Depth", "Segmentation"]
 
+ANSWERING: ObjectiveName = "Understanding"
+"""The objective that answers questions; all others generate an image."""
+COPYING: ObjectiveName = "Pixel"
+"""The objective that generates the image that it reads."""
+
 RECIPES: dict[Method, dict[ObjectiveName, str]] = {
     "SFT": {"Understanding": "1"},
     # Where understanding and generation share parameters, RecA keeps the understanding loss.

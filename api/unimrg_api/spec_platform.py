@@ -156,6 +156,11 @@ class DataSpec(Spec):
     maps to train on. Online: in every step that reads them. Prepared: once, when the data is prepared; the results lie
     in the shards, and training reads these instead of pixels. Losses are the same."""
 
+    def generated(self) -> tuple[int, int] | None:
+        """Return how many images the job generates to train on, and their side in pixels; None for other data."""
+        scenes = next((source.scenes for source in self.sources or () if source.scenes is not None), None)
+        return None if scenes is None else (scenes.train, scenes.image_size)
+
     rules = (
         each_once("sources", SourceSpec, "!has(self.sources) || {}"),
         FieldRule(
@@ -183,7 +188,9 @@ class CheckpointSpec(Spec):
     every_steps: Annotated[int, Field(ge=1, le=10_000_000)] = 500
     """Optimiser steps between commits. The last step, and an orderly stop, commit as well."""
     keep_last: Annotated[int, Field(ge=1, le=100)] = 3
-    """Committed steps to keep."""
+    """Newest commits to keep; two stay whatever this says."""
+    keep_every: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
+    """Optimiser steps: of every so many, the first commit is kept for good. Absent: only the newest are kept."""
     resume: Literal["IfPresent", "Never", "Required"] = "IfPresent"
     """What to do about commits at `uri`: go on from the newest that verifies, if there is one (IfPresent);
     refuse to run where there are any (Never); refuse to run where there is none (Required)."""

@@ -68,6 +68,37 @@ def validate(file: JobFile) -> None:
 
 
 @app.command()
+def plan(
+    file: JobFile,
+    device: Annotated[str, typer.Option("--device", help="GPU whose memory counts; a wrong name lists them.")] = "H20",
+    mfu: Annotated[
+        float, typer.Option("--mfu", min=0.01, max=1, help="Share of its peak that useful operations use.")
+    ] = 0.4,
+    question_tokens: Annotated[int, typer.Option("--question-tokens", min=1, help="Tokens of a question.")] = 150,
+    answer_tokens: Annotated[int, typer.Option("--answer-tokens", min=1, help="Tokens of its answer.")] = 150,
+    prompt_tokens: Annotated[int, typer.Option("--prompt-tokens", min=1, help="Tokens of a request.")] = 26,
+    images: Annotated[
+        int | None, typer.Option("--images", min=1, help="Images of the data. (default: those that the job generates)")
+    ] = None,
+    output: OutputOption = "table",
+) -> None:
+    """Compute what a job needs before GPUs are spent: parameters, memory, operations, hours, bytes. Starts nothing."""
+    from unimrg_api.arithmetic.plan import Assumed, plan_of
+    from unimrg_api.arithmetic.rows import Texts
+    from unimrg_api.load import load_job
+
+    job = load_job(file)
+    texts = Texts(question_tokens, answer_tokens, prompt_tokens)
+    planned = plan_of(job, Assumed(texts, mfu, device, images))
+    if output == "json":
+        typer.echo(planned.model_dump_json(by_alias=True, indent=2))
+        return
+    from unimrg_cli.plan_view import print_plan
+
+    print_plan(planned)
+
+
+@app.command()
 def run(
     file: JobFile,
     processes: Annotated[
@@ -245,6 +276,45 @@ def list_command(target: Target, output: OutputOption = "table") -> None:
     from unimrg_cli.tables import print_checkpoints
 
     print_checkpoints(store.uri, checkpoints)
+
+
+@checkpoints_app.command("verify")
+def verify_command(
+    target: Target,
+    step: Annotated[int | None, typer.Option("--step", help="Only this step's. (default: all)")] = None,
+    output: OutputOption = "table",
+) -> None:
+    """Read every byte of a run's committed checkpoints and compare it with the digests. Changes nothing."""
+    import json
+
+    from unimrg_cli.checkpoints import damage, verify
+    from unimrg_cli.tables import print_checkpoints
+
+    reports = verify(target, step)
+    if output == "json":
+        typer.echo(json.dumps([item.model_dump(by_alias=True) for item in reports], indent=2))
+    else:
+        print_checkpoints(target, reports, "BYTES")
+    error = damage(reports)
+    if error is not None:
+        raise error
+
+
+@checkpoints_app.command("prune")
+def prune_command(
+    target: Target,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Delete. Without it the command only shows what it would.")
+    ] = False,
+    keep_last: Annotated[int | None, typer.Option("--keep-last", min=1, help="Instead of the job's keepLast.")] = None,
+    keep_every: Annotated[
+        int | None, typer.Option("--keep-every", min=1, help="Instead of the job's keepEvery.")
+    ] = None,
+) -> None:
+    """Delete the checkpoints that a run no longer needs, and what killed writers left; never the newest two."""
+    from unimrg_cli.checkpoints import prune
+
+    prune(target, keep_last, keep_every, confirmed=yes)
 
 
 ModelName = Annotated[str, typer.Argument(help="Family and size as a job names them: FAMILY/VARIANT.")]

@@ -97,6 +97,12 @@ def open_run(target: str) -> ObjectStore:
     return _open(target)[0]
 
 
+def is_job_file(target: str) -> bool:
+    """Whether `target` is a job's file, and not the folder or the URI of a run."""
+    path = Path(target)
+    return "://" not in target and not path.is_dir() and (path.suffix.lower() in _JOB_SUFFIXES or path.is_file())
+
+
 def _open(target: str) -> tuple[ObjectStore, LocalStore]:
     """The prefix of the run that `target` names, and this machine's folder of it."""
     path, storage = Path(target), None
@@ -104,7 +110,7 @@ def _open(target: str) -> tuple[ObjectStore, LocalStore]:
         uri = resolve_uri(target, Path.cwd())
     elif path.is_dir():
         uri = path.resolve().as_uri()
-    elif path.suffix.lower() in _JOB_SUFFIXES or path.is_file():
+    elif is_job_file(target):
         spec = load_job(path).spec
         uri, storage = resolve_uri(spec.checkpoint.uri, path.resolve().parent), spec.storage
     else:

@@ -26,6 +26,7 @@ from unimrg_cli.cluster_view import (
 )
 from unimrg_cli.run_view import RunDescription
 from unimrg_trainer.checkpoint.reader import CommitReport
+from unimrg_trainer.checkpoint.retention import Doomed
 
 Rows = list[tuple[str, str]]
 
@@ -49,18 +50,38 @@ def print_status(shown: BaseModel) -> None:
         _print_table(console, {"STAGE": "left", "STATE": "left", "ATTEMPT": "left", "RESTARTS": "left"}, "END", stages)
 
 
-def print_checkpoints(uri: str, checkpoints: list[CommitReport]) -> None:
-    """Print the committed checkpoints of a run, newest first."""
+def print_checkpoints(uri: str, checkpoints: list[CommitReport], verified: str = "SIZES") -> None:
+    """Print the committed checkpoints of a run, newest first; `verified` says what of them was."""
     console = _console()
     if not checkpoints:
         console.print(f"{uri} holds no committed checkpoint yet.", markup=False, highlight=False, soft_wrap=True)
         return
-    columns = {"STEP": "right", "ATTEMPT": "left", "GENERATION": "left", "SIZE": "right", "CREATED": "left"}
+    columns = {
+        "STEP": "right",
+        "ATTEMPT": "left",
+        "GENERATION": "left",
+        "SIZE": "right",
+        "CREATED": "left",
+        "REASON": "left",
+    }
     rows = (
         (str(item.step), "–" if item.attempt is None else str(item.attempt), str(item.generation), size(item.bytes),
-         item.created or "–", item.finding or "verified") for item in checkpoints
+         item.created or "–", item.reason or "–", item.finding or "verified") for item in checkpoints
     )  # fmt: skip
-    _print_table(console, columns, "SIZES", rows)
+    _print_table(console, columns, verified, rows)
+
+
+def print_doomed(uri: str, doomed: list[Doomed], *, deleted: bool) -> None:
+    """Print what is, or would be, deleted of a run's checkpoints."""
+    console = _console()
+    if not doomed:
+        console.print(f"There is nothing to delete at {uri}.", markup=False, highlight=False, soft_wrap=True)
+        return
+    rows = ((str(one.step), one.why, size(one.bytes), one.folder.key if one.folder else "–") for one in doomed)
+    _print_table(console, {"STEP": "right", "WHY": "left", "SIZE": "right"}, "FOLDER", rows)
+    total = f"{len(doomed)} checkpoints, {size(sum(one.bytes for one in doomed))}"
+    said = f"Deleting {total}." if deleted else f"{total} would be deleted. Run the command again with --yes to do it."
+    console.print(said, markup=False, highlight=False, soft_wrap=True)
 
 
 def _console() -> Console:

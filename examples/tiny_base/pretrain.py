@@ -27,11 +27,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
+from unimrg_api.sizes.harmon import HarmonConfig
 from unimrg_trainer.engine.schedule import Schedule
 from unimrg_trainer.maps.pixel import PIXEL
 from unimrg_trainer.models.harmon.codec import encode_tokens
 from unimrg_trainer.models.harmon.collate import decoder_grid
-from unimrg_trainer.models.harmon.config import HarmonConfig
 from unimrg_trainer.models.harmon.diffusion import q_sample, row_coefficients, row_loss, training_schedule
 from unimrg_trainer.models.harmon.diffusion_head import DenoisingNetwork
 from unimrg_trainer.models.harmon.family import HarmonFamily

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import signal
@@ -11,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from tests.support.checkpoints import assert_same, checkpointer, loads, small_state
+from tests.support.checkpoints import assert_same, checkpointer, loaded_by, loads, small_state, small_whole
 from tests.support.faulty_stores import LyingStore, WrappedStore, flip, raising
 from tests.support.processes import run_ranks
 from unimrg_api.exit_codes import ExitCode
 from unimrg_trainer.checkpoint.agreement import Agreement
 from unimrg_trainer.checkpoint.manifest import CheckpointError
 from unimrg_trainer.checkpoint.reader import list_commits
-from unimrg_trainer.checkpoint.state import TrainingState
+from unimrg_trainer.checkpoint.state import LocalState, StateReader
 from unimrg_trainer.storage import LocalStore, ObjectStore
 from unimrg_trainer.storage.base import StorageError
 
@@ -31,13 +32,17 @@ def ended(call: Callable[[], Any]) -> Any:
         return error.message, int(error.exit_code)
 
 
+def own(agreement: Agreement, step: int) -> LocalState:
+    return small_state(step, agreement.rank, agreement.world_size)
+
+
 def save_and_load(agreement: Agreement, root: str) -> Any:
     store = LocalStore(Path(root))
     keeper = checkpointer(store, agreement=agreement, keep_last=2)
-    commits = [keeper.save(small_state(step), "periodic") for step in (10, 20, 30)]
-    loaded = keeper.load_newest()
+    commits = [keeper.save(own(agreement, step), "periodic") for step in (10, 20, 30)]
+    loaded = loaded_by(keeper)
     assert loaded is not None
-    assert_same(loaded[1], small_state(30))
+    assert_same(loaded[1], small_whole(30))
     return commits, loaded[0]
 
 
@@ -55,10 +60,10 @@ def test_two_ranks_save_and_one_or_three_load(tmp_path: Path) -> None:
 
 
 def only_load(agreement: Agreement, root: str) -> Any:
-    loaded = checkpointer(LocalStore(Path(root)), agreement=agreement).load_newest()
+    loaded = loaded_by(checkpointer(LocalStore(Path(root)), agreement=agreement))
     if loaded is None:
         return None
-    assert_same(loaded[1], small_state(loaded[0].step))
+    assert_same(loaded[1], small_whole(loaded[0].step))
     return loaded[0].step
 
 
@@ -68,7 +73,7 @@ def fail_on(agreement: Agreement, root: str, rank: int, place: str) -> Any:
     if agreement.rank == rank:
         store = WrappedStore(store, before=raising(lambda: StorageError("the disk is full"), place))
     keeper = checkpointer(store, agreement=agreement)
-    return ended(lambda: keeper.save(small_state(20), "periodic"))
+    return ended(lambda: keeper.save(own(agreement, 20), "periodic"))
 
 
 @pytest.mark.parametrize(("rank", "place"), [(1, "rank-1"), (0, "COMMITTED")])
@@ -90,7 +95,7 @@ def die_on(agreement: Agreement, root: str, rank: int, place: str) -> Any:
             os.kill(os.getpid(), signal.SIGKILL)
 
     keeper = checkpointer(WrappedStore(LocalStore(Path(root)), before=die), agreement=agreement)
-    return ended(lambda: keeper.save(small_state(20), "periodic"))
+    return ended(lambda: keeper.save(own(agreement, 20), "periodic"))
 
 
 @pytest.mark.parametrize(("rank", "place"), [(1, "rank-1"), (0, "rank-0"), (0, "COMMITTED")])
@@ -111,7 +116,7 @@ def read_through_lies(agreement: Agreement, root: str) -> Any:
     store: ObjectStore = LocalStore(Path(root))
     if agreement.rank == 1:
         store = LyingStore(store, r"rank-0\.safetensors")
-    return ended(lambda: checkpointer(store, agreement=agreement).load_newest())
+    return ended(lambda: loaded_by(checkpointer(store, agreement=agreement)))
 
 
 def test_a_fault_on_the_way_to_one_rank_condemns_no_checkpoint(tmp_path: Path) -> None:
@@ -133,16 +138,54 @@ def test_all_ranks_fall_back_to_the_same_older_commit(tmp_path: Path) -> None:
     assert run_ranks(2, tmp_path / "meeting", only_load, str(tmp_path / "run")) == [10, 10]
 
 
-def save_different_things(agreement: Agreement, root: str) -> Any:
-    state = small_state(20)
-    if agreement.rank == 1:
-        state = TrainingState(20, {**state.tensors, "model/extra": state.tensors["model/scale"].clone()})
-    return ended(lambda: checkpointer(LocalStore(Path(root)), agreement=agreement).save(state, "periodic"))
+def load_own_part(agreement: Agreement, root: str) -> Any:
+    """Rank 0 reads the first half of each tensor and rank 1 the second one, as sharded strategies do."""
+    read: list[bool] = []
+
+    def import_state(reader: StateReader) -> None:
+        wanted = small_state(reader.step, agreement.rank, 2)
+        read.append(all(reader.read(p.name, p.start, p.values.numel()).equal(p.values) for p in wanted.pieces))
+
+    commit = checkpointer(LocalStore(Path(root)), agreement=agreement).load_newest(import_state)
+    return commit and commit.step, read
 
 
-def test_ranks_that_hold_different_things_commit_nothing(tmp_path: Path) -> None:
-    first, second = run_ranks(2, tmp_path / "meeting", save_different_things, str(tmp_path / "run"))
-    assert first == second
-    assert "hold different" in first[0]
+def test_what_only_one_rank_reads_and_finds_damaged_is_quarantined_for_all(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "run")
+    run_ranks(2, tmp_path / "meeting", save_and_load, str(tmp_path / "run"))
+    newest = list_commits(store)[0]
+    key = newest.folder + "rank-1.safetensors"
+    store.put(key, flip(store.get(key)))
+    first, second = run_ranks(2, tmp_path / "another", load_own_part, str(tmp_path / "run"))
+    assert (first, second) == ((20, [True, True]), (20, [True])), "rank 0 read twice, and found nothing wrong"
+    assert [commit.step for commit in list_commits(store)] == [20]
+
+
+def save_different_things(agreement: Agreement, root: str, difference: str) -> Any:
+    """What rank 1 holds does not go with what rank 0 holds, in one of several ways."""
+    state = own(agreement, 20)
+    mine = state.pieces[0]
+    wrong = {
+        "another step": dataclasses.replace(state, step=21),
+        "the same piece": LocalState(20, [*state.pieces, *small_state(20, 0, 2).pieces[:1]]),
+        "a piece too few": LocalState(20, state.pieces[1:]),
+        "another type": LocalState(20, [dataclasses.replace(mine, values=mine.values.double()), *state.pieces[1:]]),
+    }[difference]
+    chosen = wrong if agreement.rank == 1 else state
+    return ended(lambda: checkpointer(LocalStore(Path(root)), agreement=agreement).save(chosen, "periodic"))
+
+
+@pytest.mark.parametrize(
+    ("difference", "said"),
+    [
+        ("another step", "hold the steps 20, 21"),
+        ("the same piece", "model/head.weight: element 0 is held twice"),
+        ("a piece too few", "model/head.weight: 7 of its 15 elements are held"),
+        ("another type", "hold different tensors model/head.weight"),
+    ],
+)
+def test_ranks_that_hold_different_things_commit_nothing(tmp_path: Path, difference: str, said: str) -> None:
+    first, second = run_ranks(2, tmp_path / "meeting", save_different_things, str(tmp_path / "run"), difference)
+    assert said in first[0] and said in second[0]
     assert first[1] == ExitCode.PROGRAM
     assert LocalStore(tmp_path / "run").list() == []

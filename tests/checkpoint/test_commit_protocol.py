@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.support.checkpoints import CONFIG_DIGEST, checkpointer, loads, small_state
+from tests.support.checkpoints import CONFIG_DIGEST, checkpointer, loaded_by, loads, small_state, small_whole
 from tests.support.dictionary_store import DictionaryStore
 from tests.support.faulty_stores import WrappedStore, raising
 from unimrg_api.exit_codes import ExitCode
@@ -18,7 +18,7 @@ from unimrg_trainer.checkpoint.commit import Commit
 from unimrg_trainer.checkpoint.discover import newest_verified, quarantine, read_weights
 from unimrg_trainer.checkpoint.manifest import CheckpointError
 from unimrg_trainer.checkpoint.reader import list_commits
-from unimrg_trainer.checkpoint.state import TrainingState
+from unimrg_trainer.checkpoint.state import LocalState, Piece
 from unimrg_trainer.storage import LocalStore
 from unimrg_trainer.storage.base import StorageError
 
@@ -30,11 +30,11 @@ def test_the_weights_that_are_read_are_the_newest_commits(dictionary_store: Dict
     commit, weights = read_weights(dictionary_store)
     assert commit.step == 20
     assert weights.keys() == {"head.weight", "head.bias", "scale"}
-    assert all(tensor.equal(small_state(20).tensors[f"model/{name}"]) for name, tensor in weights.items())
+    assert all(tensor.equal(small_whole(20).tensors[f"model/{name}"]) for name, tensor in weights.items())
 
 
 def test_a_run_that_never_committed_has_nothing_to_load(dictionary_store: DictionaryStore) -> None:
-    assert checkpointer(dictionary_store).load_newest() is None
+    assert loaded_by(checkpointer(dictionary_store)) is None
     assert newest_verified(dictionary_store) is None
     assert list_commits(dictionary_store) == []
 
@@ -62,7 +62,7 @@ def test_the_manifest_says_where_the_checkpoint_comes_from(dictionary_store: Dic
     )
     manifest = json.loads(dictionary_store.get(commit.manifest_key))
     assert {key: manifest[key] for key in ("schema_version", "step", "attempt", "uid", "world_size")} == {
-        "schema_version": 1,
+        "schema_version": 2,
         "step": 10,
         "attempt": 2,
         "uid": "job-uid",
@@ -71,11 +71,12 @@ def test_the_manifest_says_where_the_checkpoint_comes_from(dictionary_store: Dic
     assert (manifest["reason"], manifest["strategy"]) == ("final", "ddp")
     assert (manifest["training_digest"], manifest["data_digest"]) == (CONFIG_DIGEST, "d" * 64)
     assert (manifest["mlflow_run_id"], manifest["spool_segments"]) == ("run", ["attempt-2/segment-1.jsonl"])
-    assert manifest["tensors"]["model/head.weight"] == {
-        "object": "rank-0.safetensors",
-        "dtype": "float32",
-        "shape": [5, 3],
-    }
+    tensor = manifest["tensors"]["model/head.weight"]
+    (piece,) = tensor.pop("pieces")
+    assert tensor == {"dtype": "float32", "shape": [5, 3]}
+    stored = dictionary_store.get(commit.folder + piece["object"], piece["offset"], 60)
+    assert (piece["start"], piece["count"]) == (0, 15)
+    assert stored == small_whole(10).tensors["model/head.weight"].numpy().tobytes()
 
 
 def test_of_two_writers_of_one_step_exactly_one_commits(tmp_path: Path) -> None:
@@ -168,18 +169,23 @@ def test_a_quarantined_step_can_be_committed_again(dictionary_store: DictionaryS
     loads(dictionary_store, 10)
 
 
+def piece(name: str, values: torch.Tensor) -> LocalState:
+    return LocalState(1, [Piece(name, tuple(values.shape), 0, values)])
+
+
 @pytest.mark.parametrize(
     ("state", "said"),
     [
-        (TrainingState(1, {"weights": torch.zeros(1)}), "canonical"),
-        (TrainingState(1, {"model/": torch.zeros(1)}), "canonical"),
-        (TrainingState(1, {"model/a": torch.zeros(1, device="meta")}), "host memory"),
-        (TrainingState(1, {"model/a": torch.zeros(1, dtype=torch.complex64)}), "complex64"),
-        (TrainingState(-1, {}), "step"),
+        (piece("weights", torch.zeros(1)), "canonical"),
+        (piece("model/", torch.zeros(1)), "canonical"),
+        (piece("model/a", torch.zeros(1, device="meta")), "host memory"),
+        (piece("model/a", torch.zeros(1, 1)), "vector"),
+        (piece("model/a", torch.zeros(1, dtype=torch.complex64)), "complex64"),
+        (LocalState(-1, []), "step"),
     ],
 )
 def test_a_state_that_no_checkpoint_can_hold_is_our_own_mistake(
-    dictionary_store: DictionaryStore, state: TrainingState, said: str
+    dictionary_store: DictionaryStore, state: LocalState, said: str
 ) -> None:
     with pytest.raises(CheckpointError, match=said) as caught:
         checkpointer(dictionary_store).save(state, "periodic")
@@ -191,6 +197,6 @@ def test_a_checkpoint_of_another_training_is_not_loaded(dictionary_store: Dictio
     checkpointer(dictionary_store).save(small_state(10), "periodic")
     other = checkpointer(dictionary_store, training_digest="e" * 64)
     with pytest.raises(CheckpointError, match="another training") as caught:
-        other.load_newest()
+        loaded_by(other)
     assert caught.value.exit_code is ExitCode.CONFIGURATION
     loads(dictionary_store, 10)

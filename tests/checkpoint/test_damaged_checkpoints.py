@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.support.checkpoints import checkpointer, loads, small_state
+from tests.support.checkpoints import checkpointer, loaded_by, loads, small_state
 from tests.support.dictionary_store import DictionaryStore
 from tests.support.faulty_stores import WrappedStore, flip
 from unimrg_api.errors import UserError
@@ -23,7 +23,7 @@ from unimrg_trainer.checkpoint.commit import Commit, marker_bytes
 from unimrg_trainer.checkpoint.discover import newest_verified
 from unimrg_trainer.checkpoint.manifest import CheckpointError
 from unimrg_trainer.checkpoint.reader import list_commits
-from unimrg_trainer.checkpoint.retention import retain
+from unimrg_trainer.checkpoint.retention import Policy, retain
 from unimrg_trainer.storage.base import StorageError
 
 Damage = Callable[[dict[str, bytes], Commit], None]
@@ -85,6 +85,11 @@ def rewrite_manifest(change: Callable[[dict[str, Any]], None]) -> Damage:
     return damage
 
 
+def place_of_scale(manifest: dict[str, Any]) -> dict[str, Any]:
+    place: dict[str, Any] = manifest["tensors"]["model/scale"]["pieces"][0]
+    return place
+
+
 def describe_scale(**fields: object) -> Damage:
     """A manifest in which `fields` of one tensor are others."""
     return rewrite_manifest(lambda manifest: manifest["tensors"]["model/scale"].update(fields))
@@ -101,8 +106,8 @@ DAMAGES: dict[str, Damage] = {
     "the marker is no text": mark(b"\xff\xfe\x00"),
     "the marker is another JSON": mark(b"[1, 2]"),
     "the marker has no version": mark(b'{"manifest": "x", "sha256": "y"}'),
-    "the marker names nothing": mark(b'{"schema_version": 1}'),
-    "the marker leaves its folder": mark(b'{"schema_version": 1, "manifest": "../../etc/passwd", "sha256": "0"}'),
+    "the marker names nothing": mark(b'{"schema_version": 2}'),
+    "the marker leaves its folder": mark(b'{"schema_version": 2, "manifest": "../../etc/passwd", "sha256": "0"}'),
     "the marker names another step": point_elsewhere,
     "the manifest lacks a field": rewrite_manifest(lambda manifest: manifest.pop("uid")),
     "the manifest has one too many": rewrite_manifest(lambda manifest: manifest.update(more=1)),
@@ -111,7 +116,18 @@ DAMAGES: dict[str, Damage] = {
     "a tensor has another shape": describe_scale(shape=[1]),
     "a tensor has another type": describe_scale(dtype="float64"),
     "a tensor has an unknown type": describe_scale(dtype="object"),
-    "a tensor lies nowhere": describe_scale(object="rank-9.safetensors"),
+    "a tensor lies nowhere": rewrite_manifest(
+        lambda manifest: place_of_scale(manifest).update(object="rank-9.safetensors")
+    ),
+    "elements are missing": rewrite_manifest(lambda manifest: place_of_scale(manifest).update(count=0)),
+    "elements are there twice": rewrite_manifest(
+        lambda manifest: manifest["tensors"]["model/scale"]["pieces"].append(place_of_scale(manifest))
+    ),
+    "a piece ends behind its object": rewrite_manifest(lambda manifest: place_of_scale(manifest).update(offset=9999)),
+    "a piece lies where another does": rewrite_manifest(lambda manifest: place_of_scale(manifest).update(offset=900)),
+    "an object lacks a digest": rewrite_manifest(
+        lambda manifest: manifest["objects"]["rank-0.safetensors"]["sha256"].pop()
+    ),
     "an object lies elsewhere": rewrite_manifest(
         lambda manifest: manifest["objects"].update({"../secret": manifest["objects"]["rank-0.safetensors"]})
     ),
@@ -145,7 +161,7 @@ def test_if_nothing_verifies_the_job_ends_instead_of_starting_anew(
     DAMAGES[name](dictionary_store.objects, damaged)
     for _ in range(2):  # a restart must not take what was quarantined for an empty prefix
         with pytest.raises(CheckpointError, match="none verifies") as caught:
-            checkpointer(dictionary_store).load_newest()
+            loaded_by(checkpointer(dictionary_store))
         assert caught.value.exit_code is ExitCode.NO_VALID_CHECKPOINT
         assert "step 20" in caught.value.message
         assert "spec.checkpoint.uri" in caught.value.remedy
@@ -176,11 +192,11 @@ def test_an_object_of_another_kind_is_refused_even_if_its_content_fits(dictionar
     def rename(manifest: dict[str, Any]) -> None:
         manifest["objects"] = {"rank-0.pt": manifest["objects"]["rank-0.safetensors"]}
         for tensor in manifest["tensors"].values():
-            tensor["object"] = "rank-0.pt"
+            tensor["pieces"][0]["object"] = "rank-0.pt"
 
     rewrite_manifest(rename)(dictionary_store.objects, commit)
     with pytest.raises(CheckpointError, match="not a safetensors object"):
-        checkpointer(dictionary_store).load_newest()
+        loaded_by(checkpointer(dictionary_store))
 
 
 def test_a_store_that_is_away_condemns_no_checkpoint(dictionary_store: DictionaryStore) -> None:
@@ -191,16 +207,16 @@ def test_a_store_that_is_away_condemns_no_checkpoint(dictionary_store: Dictionar
             raise StorageError("the store is away")
 
     with pytest.raises(CheckpointError, match="away") as caught:
-        checkpointer(Away(dictionary_store)).load_newest()
+        loaded_by(checkpointer(Away(dictionary_store)))
     assert caught.value.exit_code is ExitCode.UNAVAILABLE
     loads(dictionary_store, 10)
 
 
 def newer_manifest(objects: dict[str, bytes], commit: Commit) -> None:
-    rewrite_manifest(lambda manifest: manifest.update(schema_version=2, tensors="another layout"))(objects, commit)
+    rewrite_manifest(lambda manifest: manifest.update(schema_version=3, tensors="another layout"))(objects, commit)
 
 
-@pytest.mark.parametrize("newer", [newer_manifest, mark(b'{"schema_version": 2, "new": true}')])
+@pytest.mark.parametrize("newer", [newer_manifest, mark(b'{"schema_version": 3, "new": true}')])
 def test_the_schema_of_a_newer_version_is_refused_and_left_alone(
     dictionary_store: DictionaryStore, newer: Damage
 ) -> None:
@@ -208,12 +224,12 @@ def test_the_schema_of_a_newer_version_is_refused_and_left_alone(
     keeper.save(small_state(10), "periodic")
     newer(dictionary_store.objects, keeper.save(small_state(20), "periodic"))
     before = dict(dictionary_store.objects)
-    with pytest.raises(UserError, match="schema version 2") as caught:
-        checkpointer(dictionary_store).load_newest()
+    with pytest.raises(UserError, match="schema version 3") as caught:
+        loaded_by(checkpointer(dictionary_store))
     assert caught.value.exit_code is ExitCode.CONFIGURATION
-    assert "reads 1" in caught.value.message
+    assert "reads 2" in caught.value.message
     with contextlib.suppress(UserError):
-        retain(dictionary_store, keep_last=1, attempt=9)
+        retain(dictionary_store, Policy(keep_last=1), attempt=9)
     assert dictionary_store.objects == before
 
 
@@ -244,13 +260,13 @@ def test_a_planted_pickle_is_refused_unread(
         planted = (tmp_path / "planted").read_bytes()
     commit = checkpointer(dictionary_store).save(small_state(20), "periodic")
     dictionary_store.objects[data(commit)] = planted
-    entry = {"size": len(planted), "sha256": sha256(planted).hexdigest()}
+    entry = {"size": len(planted), "chunk_bytes": len(planted), "sha256": [sha256(planted).hexdigest()]}
     if digests == "made to fit":
         rewrite_manifest(lambda manifest: manifest["objects"].update({"rank-0.safetensors": entry}))(
             dictionary_store.objects, commit
         )
     with pytest.raises(CheckpointError) as caught:
-        checkpointer(dictionary_store).load_newest()
+        loaded_by(checkpointer(dictionary_store))
     assert caught.value.exit_code is ExitCode.NO_VALID_CHECKPOINT
     assert not canary.exists()
     if kind == "pickle":

@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.dictionary_store import DictionaryStore
 from tests.support.faulty_stores import WrappedStore
+from unimrg_api.digests import sha256_of
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_trainer.checkpoint.identity import claim_attempt, claim_identity, find_attempt
@@ -20,38 +21,56 @@ from unimrg_trainer.storage import LocalStore
 from unimrg_trainer.storage.base import StorageError
 
 T = TypeVar("T")
+TRAINING = {"model": {"toy": {"size": 2}}, "data": "d" * 64, "precision": "FP32", "seed": 42}
 
 
 def test_the_first_claim_gives_the_uid_for_ever(dictionary_store: DictionaryStore) -> None:
-    assert claim_identity(dictionary_store, "first", "digest") == "first"
-    assert claim_identity(dictionary_store, "second", "digest") == "first"
-    assert claim_identity(dictionary_store, None, "digest") == "first"
-    assert json.loads(dictionary_store.get("job.json")) == {"uid": "first", "digest": "digest"}
+    assert claim_identity(dictionary_store, "first", TRAINING) == "first"
+    assert claim_identity(dictionary_store, "second", TRAINING) == "first"
+    assert claim_identity(dictionary_store, None, TRAINING) == "first"
+    expected = {"uid": "first", "digest": sha256_of(TRAINING), "training": TRAINING}
+    assert json.loads(dictionary_store.get("job.json")) == expected
 
 
 @pytest.mark.parametrize("absent", [None, ""])
 def test_without_a_uid_one_is_drawn(absent: str | None) -> None:
     stores = [DictionaryStore(), DictionaryStore()]
-    drawn = [claim_identity(store, absent, "digest") for store in stores]
+    drawn = [claim_identity(store, absent, TRAINING) for store in stores]
     assert drawn[0] != drawn[1]
-    assert [claim_identity(store, absent, "digest") for store in stores] == drawn
+    assert [claim_identity(store, absent, TRAINING) for store in stores] == drawn
 
 
-def test_another_training_is_refused_with_both_digests_and_a_way_out(dictionary_store: DictionaryStore) -> None:
-    claim_identity(dictionary_store, "uid", "digest-of-the-first")
+def test_another_training_is_refused_with_the_fields_that_differ(dictionary_store: DictionaryStore) -> None:
+    claim_identity(dictionary_store, "uid", TRAINING)
+    model = {"toy": {"password": "hunter22", "size": 3}}
+    other = {**TRAINING, "seed": 43, "data": "e" * 64, "model": model, "optimizer": {"beta1": 0.9}}
     with pytest.raises(UserError) as caught:
-        claim_identity(dictionary_store, "uid", "digest-of-the-second")
+        claim_identity(dictionary_store, "uid", other)
     assert caught.value.exit_code is ExitCode.CONFIGURATION
-    assert "digest-of-the-first" in caught.value.message
-    assert "digest-of-the-second" in caught.value.message
+    for said in (
+        "spec.training.seed is 42 there and 43 here",
+        f'the digest of the data is "{"d" * 64}" there and "{"e" * 64}" here',
+        "spec.model.toy.size is 2 there and 3 here",
+        "spec.training.optimizer.beta1 is absent there and 0.9 here",
+    ):
+        assert said in caught.value.message
+    assert "precision" not in caught.value.message and "hunter" not in caught.value.message
     assert "spec.checkpoint.uri" in caught.value.remedy
+
+
+def test_what_looks_like_a_secret_counts_and_is_not_stored(dictionary_store: DictionaryStore) -> None:
+    secret = "ghp_" + "a1" * 12
+    claim_identity(dictionary_store, "uid", {"model": {"toy": {"note": f"with {secret}"}}})
+    assert secret.encode() not in dictionary_store.get("job.json")
+    with pytest.raises(UserError, match="another training: its job has digest"):
+        claim_identity(dictionary_store, "uid", {"model": {"toy": {"note": f"with {secret}b"}}})
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b'{"uid": 1, "digest": "d"}', b"\xff"])
 def test_an_unreadable_identity_is_refused(dictionary_store: DictionaryStore, content: bytes) -> None:
     dictionary_store.put("job.json", content)
     with pytest.raises(UserError, match=r"job\.json") as caught:
-        claim_identity(dictionary_store, "uid", "digest")
+        claim_identity(dictionary_store, "uid", TRAINING)
     assert caught.value.exit_code is ExitCode.DATA_CORRUPT
     assert dictionary_store.get("job.json") == content
 
@@ -77,7 +96,7 @@ def test_an_unreachable_store_is_reported_as_such(dictionary_store: DictionarySt
         raise StorageError("the store is away")
 
     with pytest.raises(StorageError, match="away"):
-        claim_identity(WrappedStore(dictionary_store, before=fail), "uid", "digest")
+        claim_identity(WrappedStore(dictionary_store, before=fail), "uid", TRAINING)
     assert dictionary_store.objects == {}
 
 
@@ -95,7 +114,7 @@ def at_once(count: int, claim: Callable[[], T]) -> list[T]:
 
 def test_claims_at_the_same_time_agree_on_the_uid_and_on_numbers(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
-    assert len(set(at_once(4, lambda: claim_identity(store, None, "digest")))) == 1
+    assert len(set(at_once(4, lambda: claim_identity(store, None, TRAINING)))) == 1
     assert sorted(at_once(6, lambda: claim_attempt(store))) == [1, 2, 3, 4, 5, 6]
     for number in range(7, 57):
         start = f"uid/{number}"

@@ -17,7 +17,7 @@ from unimrg_api.errors import UserError
 from unimrg_trainer.checkpoint.commit import Commit
 from unimrg_trainer.checkpoint.discover import newest_verified, quarantine
 from unimrg_trainer.checkpoint.reader import list_commits
-from unimrg_trainer.checkpoint.retention import retain, superfluous
+from unimrg_trainer.checkpoint.retention import Policy, retain, superfluous
 from unimrg_trainer.storage.base import StorageError
 
 DAY = 24 * 3600.0
@@ -31,13 +31,35 @@ def commits_of(numbers: Sequence[int]) -> list[Commit]:
     return [Commit(step, 0, 1, "", "") for step in numbers]
 
 
-@given(present=st.sets(st.integers(0, 99)), keep_last=st.integers(-1, 10))
-def test_the_newest_two_are_never_superfluous(present: set[int], keep_last: int) -> None:
-    deleted = set(steps(superfluous(commits_of(list(present)), keep_last)))
+@given(present=st.sets(st.integers(0, 99)), keep_last=st.integers(-1, 10), keep_every=st.none() | st.integers(1, 60))
+def test_the_newest_two_are_never_superfluous(present: set[int], keep_last: int, keep_every: int | None) -> None:
+    deleted = set(steps(superfluous(commits_of(list(present)), Policy(keep_last, keep_every))))
     left = present - deleted
-    assert left >= set(sorted(present)[-2:])
-    assert len(left) == min(len(present), max(2, keep_last))
-    assert all(gone < kept for gone in deleted for kept in left)
+    newest = set(sorted(present)[-max(2, keep_last) :])
+    assert left >= newest
+    if keep_every is None:
+        assert left == newest
+    else:
+        firsts = {step for step in present if not present & set(range(step // keep_every * keep_every, step))}
+        assert left - newest == {step for step in firsts if step >= keep_every} - newest
+        assert not superfluous(commits_of(list(left)), Policy(keep_last, keep_every)), "it is kept for good"
+
+
+def test_the_commit_with_the_lowest_score_stays_until_there_is_a_better_one(dictionary_store: DictionaryStore) -> None:
+    keeper = checkpointer(dictionary_store, keep_last=2)
+    for step, score in ((10, 3.0), (20, 1.5), (30, 2.0), (40, None), (50, 1.5)):
+        keeper.save(small_state(step), "periodic", score=score)
+    assert steps(list_commits(dictionary_store)) == [50, 40]
+    for step in (60, 70):
+        keeper.save(small_state(step), "periodic", score=1.75)
+    assert steps(list_commits(dictionary_store)) == [70, 60, 50]
+
+
+def test_of_every_so_many_steps_a_commit_is_kept_for_good(dictionary_store: DictionaryStore) -> None:
+    keeper = checkpointer(dictionary_store, keep_last=2, keep_every=20)
+    for step in (8, 16, 24, 32, 40, 48, 56, 64):
+        keeper.save(small_state(step), "periodic")
+    assert steps(list_commits(dictionary_store)) == [64, 56, 40, 24]
 
 
 def test_a_quarantined_commit_keeps_no_good_one_out(dictionary_store: DictionaryStore) -> None:
@@ -63,7 +85,7 @@ def test_an_unreadable_marker_counts_for_nothing_and_goes_when_it_is_old(diction
     for step in (50, 60):
         keeper.save(small_state(step), "periodic")
     assert dictionary_store.size(commit.key) is None
-    retain(dictionary_store, keep_last=2, attempt=2, now=2e10)
+    retain(dictionary_store, Policy(2), attempt=2, now=2e10)
     assert dictionary_store.list(commit.folder) == []
 
 
@@ -87,9 +109,9 @@ def folders(store: DictionaryStore) -> set[str]:
 def test_what_killed_writers_left_is_swept_after_a_day(dictionary_store: DictionaryStore) -> None:
     checkpointer(dictionary_store, attempt=1).save(small_state(10), "periodic")
     reserved = abandon(dictionary_store, 20, attempt=2)
-    retain(dictionary_store, keep_last=3, attempt=3, now=reserved + DAY - 60)
+    retain(dictionary_store, Policy(3), attempt=3, now=reserved + DAY - 60)
     assert folders(dictionary_store) == {"attempt-1", "attempt-2"}
-    retain(dictionary_store, keep_last=3, attempt=3, now=reserved + DAY + 60)
+    retain(dictionary_store, Policy(3), attempt=3, now=reserved + DAY + 60)
     assert folders(dictionary_store) == {"attempt-1"}
     loads(dictionary_store, 10)
 
@@ -97,7 +119,7 @@ def test_what_killed_writers_left_is_swept_after_a_day(dictionary_store: Diction
 def test_folders_of_the_live_attempt_and_of_later_ones_are_never_swept(dictionary_store: DictionaryStore) -> None:
     for attempt in (2, 3, 4):
         reserved = abandon(dictionary_store, 20, attempt)
-    retain(dictionary_store, keep_last=3, attempt=3, now=reserved + 100 * DAY)
+    retain(dictionary_store, Policy(3), attempt=3, now=reserved + 100 * DAY)
     assert folders(dictionary_store) == {"attempt-3", "attempt-4"}
 
 
@@ -165,7 +187,7 @@ def test_no_sequence_of_saves_crashes_and_damage_loses_the_last_commits(
             if operation == "save":
                 checkpointer(breaking, attempt=attempt, keep_last=number).save(small_state(step), "periodic")
             else:
-                retain(breaking, keep_last=number, attempt=attempt, now=now)
+                retain(breaking, Policy(number), attempt=attempt, now=now)
         except PowerCut:
             assert detail < 99, "the operation itself does not end so"
         after = list_commits(store)

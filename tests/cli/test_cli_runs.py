@@ -1,4 +1,4 @@
-"""`unimrg status` and `unimrg ckpt ls`: what they read from the objects under a run's prefix."""
+"""`unimrg status` and `unimrg ckpt`: what they read from the objects under a run's prefix, and delete."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ import pytest
 
 from tests.support.bad_jobs import GOOD_JOB
 from tests.support.command_line import Unimrg
+from tests.support.faulty_stores import flip
 from unimrg_api.progress import Progress
 from unimrg_api.termination import TerminationRecord
+from unimrg_trainer.storage import LocalStore
 
 
 class Run:
@@ -44,16 +46,16 @@ class Run:
         folder = f"ckpt/step-{step:08d}/attempt-{attempt}-0123abcd/"
         self.put(f"{folder}rank-0.safetensors", "x" * size)
         manifest = {
-            "schema_version": 1,
+            "schema_version": 2,
             **{"step": step, "attempt": attempt, "uid": "f00", "world_size": 1, "strategy": "ddp"},
             **{"created": "2026-01-02T03:04:05+00:00", "reason": "schedule"},
             **{"training_digest": "c", "data_digest": "d", "mlflow_run_id": None, "spool_segments": []},
-            "objects": {"rank-0.safetensors": {"size": size, "sha256": "0" * 64}},
+            "objects": {"rank-0.safetensors": {"size": size, "chunk_bytes": size, "sha256": ["0" * 64]}},
             "tensors": {},
         }
         self.put(f"{folder}manifest.json", manifest)
         digest = hashlib.sha256((self.root / folder / "manifest.json").read_bytes()).hexdigest()
-        marker = {"schema_version": 1, "manifest": f"{folder}manifest.json", "sha256": digest}
+        marker = {"schema_version": 2, "manifest": f"{folder}manifest.json", "sha256": digest}
         self.put(f"ckpt/step-{step:08d}/COMMITTED-{generation}", marker)
         return self.root / folder / "rank-0.safetensors"
 
@@ -199,17 +201,54 @@ def test_the_real_writers_commit_is_read(unimrg: Unimrg, run: Run) -> None:
     torch = pytest.importorskip("torch")
     from tests.support.checkpoints import SingleProcess
     from unimrg_trainer.checkpoint.checkpointer import Checkpointer
-    from unimrg_trainer.checkpoint.state import TrainingState
+    from unimrg_trainer.checkpoint.retention import Policy
+    from unimrg_trainer.checkpoint.state import LocalState, Piece
     from unimrg_trainer.checkpoint.writer import Origin
-    from unimrg_trainer.storage import LocalStore
 
     checkpointer = Checkpointer(
         LocalStore(run.root),
         Origin("f00", 3, "ddp", training_digest="0" * 64, data_digest="0" * 64),
-        keep_last=3,
+        retention=Policy(keep_last=3),
         agreement=SingleProcess(),
     )
-    checkpointer.save(TrainingState(step=7, tensors={"model/a": torch.zeros(5)}), "schedule")
+    checkpointer.save(LocalState(7, [Piece("model/a", (5,), 0, torch.zeros(5))]), "schedule")
     (row,) = json.loads(unimrg("ckpt", "ls", run.root, "--output", "json").out)
     assert (row["step"], row["attempt"], row["reason"], row["sizesVerified"]) == (7, 3, "schedule", True)
     assert row["created"]
+
+
+@pytest.fixture
+def written(run: Run) -> LocalStore:
+    """Four real commits of the run, by attempt 1 of 2."""
+    from tests.support.checkpoints import checkpointer, small_state
+
+    store = LocalStore(run.root)
+    for step in (10, 20, 30, 40):
+        checkpointer(store, attempt=1).save(small_state(step), "periodic")
+    run.attempt(2)
+    return store
+
+
+def test_verifying_reads_every_byte_and_names_what_is_damaged(unimrg: Unimrg, run: Run, written: LocalStore) -> None:
+    ended = unimrg("ckpt", "verify", run.file, "--output", "json")
+    assert ended.code == 0 and [row["step"] for row in json.loads(ended.out)] == [40, 30, 20, 10]
+    key = next(key for key, _ in written.list("ckpt/step-00000030/") if "rank-0" in key)
+    written.put(key, flip(written.get(key)))
+    assert "verified" in unimrg("ckpt", "ls", run.file).out, "its sizes are right"
+    ended = unimrg("ckpt", "verify", run.root)
+    assert ended.code == 65
+    assert "the SHA-256 of bytes 0 to" in ended.out and "the checkpoint of step 30 is damaged" in ended.err
+    assert unimrg("ckpt", "verify", run.file, "--step", "20").code == 0
+    assert unimrg("ckpt", "verify", run.file, "--step", "25").code == 66
+
+
+def test_pruning_shows_first_and_deletes_only_when_told_to(unimrg: Unimrg, run: Run, written: LocalStore) -> None:
+    before = written.list()
+    shown = unimrg("ckpt", "prune", run.file, "--keep-last", "2", "--keep-every", "20")
+    assert shown.code == 0 and "1 checkpoints" in shown.out and "--yes" in shown.out
+    assert written.list() == before
+    deleted = unimrg("ckpt", "prune", run.file, "--keep-last", "2", "--keep-every", "20", "--yes")
+    assert deleted.code == 0 and "superfluous" in deleted.out
+    assert {key.split("/")[1] for key, _ in written.list("ckpt/")} == {f"step-000000{step}" for step in (20, 30, 40)}
+    assert unimrg("ckpt", "verify", run.file).code == 0
+    assert "nothing to delete" in unimrg("ckpt", "prune", run.root).out

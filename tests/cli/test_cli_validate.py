@@ -160,7 +160,15 @@ sys.exit(code)
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["submit", "--help"], ["validate", "FILE"], ["status", "FILE"], ["ckpt", "ls", "FILE"], ["crd"]],
+    [
+        ["--help"],
+        ["submit", "--help"],
+        ["validate", "FILE"],
+        ["plan", "FILE"],
+        ["status", "FILE"],
+        ["ckpt", "ls", "FILE"],
+        ["crd"],
+    ],
 )
 def test_what_only_looks_imports_nothing_heavy(arguments: list[str], tmp_path: Path) -> None:
     file = str(write(tmp_path, GOOD_JOB))

@@ -22,6 +22,7 @@ import pytest
 import torch
 
 from tests.support.alive import alive
+from tests.support.checkpoints import read_whole
 from tests.support.cluster import Cluster, Object
 from tests.support.control_plane import ControlPlane
 from tests.support.kubelet import ProcessKubelet
@@ -29,8 +30,8 @@ from tests.support.mlflow_server import MlflowServer
 from tests.support.s3_server import S3Server
 from tests.support.thread_job import EVERY, EXPERIMENT, STEPS, condition, job, stage
 from unimrg_api.spec_platform import StorageSpec
-from unimrg_trainer.checkpoint.discover import read_state
 from unimrg_trainer.checkpoint.reader import list_commits, read_manifest
+from unimrg_trainer.checkpoint.tensors import CommitReader
 from unimrg_trainer.storage import ObjectStore, open_store
 
 logger = logging.getLogger(__name__)
@@ -97,7 +98,7 @@ def store(cluster: Cluster, bucket: str, name: str) -> ObjectStore:
 def parameters(run: ObjectStore) -> tuple[int, dict[str, torch.Tensor]]:
     """Step and every tensor (weights and moments) of the newest commit."""
     commit = list_commits(run)[0]
-    state = read_state(run, commit, read_manifest(run, commit))
+    state = read_whole(CommitReader(run, commit, read_manifest(run, commit)))
     return state.step, state.tensors
 
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.support.checkpoints import checkpointer
+from tests.support.checkpoints import MemoryReader, Whole, checkpointer, joined, loaded_by
 from tests.support.toy_training import Toy, toy_loop, toy_optimizer
 from unimrg_api.errors import UserError
-from unimrg_trainer.checkpoint.state import TrainingState
+from unimrg_trainer.checkpoint.state import LocalState
 from unimrg_trainer.engine.canonical_state import export_state, import_state, import_weights
 from unimrg_trainer.storage import LocalStore
 
@@ -27,15 +27,15 @@ def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
     return all(torch.equal(tensor, second[name]) for name, tensor in first.items())
 
 
-def save_nothing(state: TrainingState, reason: str) -> None:
+def save_nothing(state: LocalState, reason: str) -> None:
     pass
 
 
-def resumed(state: TrainingState) -> dict[str, Tensor]:
+def resumed(state: Whole) -> dict[str, Tensor]:
     """Weights at step 7 of a fresh model with other weights, into which `state` was imported."""
     module = Toy(seed=8, dropout=0.3)
     optimizer = toy_optimizer(module)
-    import_state(module, optimizer, copy.deepcopy(state))
+    import_state(module, optimizer, MemoryReader(state))
     toy_loop(module, optimizer=optimizer, stop_step=7, save_every=100, save=save_nothing).run(state.step)
     return weights(module)
 
@@ -48,15 +48,15 @@ def test_a_loop_resumed_from_a_commit_ends_in_the_same_bits(tmp_path: Path) -> N
         toy_loop(module, stop_step=7, save_every=100, save=save_nothing).run(0)
     keeper = checkpointer(LocalStore(tmp_path / "run"))
     toy_loop(Toy(dropout=0.3), stop_step=4, save_every=100, save=lambda *saved: keeper.save(*saved) and None).run(0)
-    loaded = keeper.load_newest()
+    loaded = loaded_by(keeper)
     assert loaded is not None
     state = loaded[1]
     assert equal(resumed(state), weights(whole))
     assert not equal(weights(undropped), weights(whole))
     for lost in ("exp_avg/", "exp_avg_sq/"):
         tensors = {name: torch.zeros_like(t) if name.startswith(lost) else t for name, t in state.tensors.items()}
-        assert not equal(resumed(TrainingState(4, tensors)), weights(whole))
-    assert not equal(resumed(TrainingState(0, state.tensors)), weights(whole))
+        assert not equal(resumed(Whole(4, tensors)), weights(whole))
+    assert not equal(resumed(Whole(0, state.tensors)), weights(whole))
 
 
 @pytest.mark.usefixtures("process_group")
@@ -64,14 +64,15 @@ def test_a_state_is_a_whole_model_and_shares_no_memory_with_it() -> None:
     module = Toy()
     optimizer = toy_optimizer(module)
     toy_loop(module, optimizer=optimizer, stop_step=1, save_every=100, save=save_nothing).run(0)
-    state = export_state(module, optimizer, 1)
+    exported = export_state(module, optimizer, 1)
+    state = joined(exported)
     trained = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
     assert state.tensors.keys() == {
         *(f"model/{name}" for name, _ in module.named_parameters()),
         *(f"{moment}/{name}" for moment in ("exp_avg", "exp_avg_sq") for name in trained),
     }
     assert "model/unreached" in state.tensors  # frozen
-    assert state.problem() is None
+    assert exported.problem() is None
     before = copy.deepcopy(state.tensors)
     toy_loop(module, optimizer=optimizer, stop_step=3, save_every=100, save=save_nothing).run(1)
     assert equal(state.tensors, before)
@@ -90,13 +91,13 @@ def test_weights_of_another_model_are_refused_and_overwrite_nothing(
     change: Callable[[dict[str, Tensor]], object], named: str
 ) -> None:
     module = Toy()
-    state = export_state(module, toy_optimizer(module), 12)
-    change(state.tensors)  # type: ignore[arg-type]
+    state = joined(export_state(module, toy_optimizer(module), 12))
+    change(state.tensors)
     receiving = Toy(seed=2)
     before = weights(receiving)
     for put_in in (import_weights, lambda m, s: import_state(m, toy_optimizer(m), s)):
         with pytest.raises(UserError) as caught:
-            put_in(receiving, state)
+            put_in(receiving, MemoryReader(state))
         assert named in caught.value.message and "step 12" in caught.value.message
         assert caught.value.remedy
     assert equal(weights(receiving), before)
@@ -108,6 +109,6 @@ def test_all_that_the_fused_kernel_reads_is_on_the_parameters_device() -> None:
     tensors = {f"{group}/{name}": one for group in ("model", "exp_avg", "exp_avg_sq") for name, one in ones.items()}
     elsewhere = module.to("meta")
     optimizer = toy_optimizer(elsewhere)
-    import_state(elsewhere, optimizer, TrainingState(3, tensors))
+    import_state(elsewhere, optimizer, MemoryReader(Whole(3, tensors)))
     devices = {value.device.type for state in optimizer.state.values() for value in state.values()}
     assert devices == {"meta"}

@@ -14,14 +14,13 @@ import torch._dynamo.utils
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from tests.support.checkpoints import assert_same
+from tests.support.checkpoints import Whole, assert_same, joined
 from tests.support.local_jobs import tiny_job
 from tests.support.processes import run_ranks
 from tests.support.toy_training import TOY_WEIGHTS, Toy, toy_loop, toy_step
 from tests.support.train_stage import run_stage
 from unimrg_api.spec_training import Recompute
 from unimrg_trainer.checkpoint.agreement import Agreement
-from unimrg_trainer.checkpoint.state import TrainingState
 from unimrg_trainer.engine.diagnostics import compile_blocks
 from unimrg_trainer.engine.metrics import StepMetrics
 from unimrg_trainer.engine.rank_times import RankTimes, SlowestRank
@@ -31,14 +30,14 @@ from unimrg_trainer.storage import LocalStore
 from unimrg_trainer.tracking.segments import read_curves
 
 
-def trained(every: int | None) -> tuple[TrainingState, list[StepMetrics]]:
-    saved: list[TrainingState] = []
+def trained(every: int | None) -> tuple[Whole, list[StepMetrics]]:
+    saved: list[Whole] = []
     points: list[StepMetrics] = []
     toy_loop(
         Toy(dropout=0.2),
         stop_step=4,
         save_every=4,
-        save=lambda state, reason: saved.append(state),
+        save=lambda state, reason: saved.append(joined(state)),
         report=lambda measured: points.extend(measured.metrics),
         objective_norms_every=every,
     ).run(0)

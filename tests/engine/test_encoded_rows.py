@@ -18,16 +18,17 @@ from tests.support.encoded_data import EncodedData
 from tests.support.one_step import OBJECTIVES, planner_of, tiny_family
 from unimrg_api.errors import JobError, UserError
 from unimrg_api.exit_codes import ExitCode
+from unimrg_api.sizes.harmon import Kl16Config
+from unimrg_api.sizes.openuni import DcAeConfig
+from unimrg_api.sizes.showo import MagvitConfig
 from unimrg_trainer.data.shards import CorruptDataError
 from unimrg_trainer.engine.encoding import FamilyEncoder
 from unimrg_trainer.engine.step_plan import MicroStep, RowReader, StepPlanner
 from unimrg_trainer.models.common.encodings import Encoder
 from unimrg_trainer.models.common.unique_images import UniqueImages
-from unimrg_trainer.models.harmon.kl16 import Kl16, Kl16Config
+from unimrg_trainer.models.harmon.kl16 import Kl16
 from unimrg_trainer.models.openuni.codec import DcAe
-from unimrg_trainer.models.openuni.config import DcAeConfig
 from unimrg_trainer.models.registry import find_family
-from unimrg_trainer.models.showo.config import MagvitConfig
 from unimrg_trainer.models.showo.magvit import Magvit
 from unimrg_trainer.objectives.registry import objective
 from unimrg_trainer.packing.composition import Composition

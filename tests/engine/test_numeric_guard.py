@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 import torch
 
-from tests.support.checkpoints import assert_same, checkpointer
+from tests.support.checkpoints import Whole, assert_same, checkpointer, joined, loaded_by
 from tests.support.processes import run_ranks
 from tests.support.toy_training import Toy, toy_loop, toy_optimizer, toy_step
 from unimrg_api.spec_training import GuardSpec
 from unimrg_trainer.checkpoint.agreement import Agreement
-from unimrg_trainer.checkpoint.state import TrainingState
+from unimrg_trainer.checkpoint.state import LocalState
 from unimrg_trainer.engine.canonical_state import import_state
 from unimrg_trainer.engine.guard import NumericGuard, NumericGuardError
 from unimrg_trainer.engine.loop import LoopReport
@@ -42,9 +42,9 @@ def with_weight(factor: float, *numbers: int, rank: int = 0, world_size: int = 1
     return plan
 
 
-def trained(plan: Callable[[int], Step], guard: NumericGuard, stop: int = 6) -> tuple[list[TrainingState], list[Any]]:
+def trained(plan: Callable[[int], Step], guard: NumericGuard, stop: int = 6) -> tuple[list[Whole], list[Any]]:
     """(the states saved after every step, the metrics of every step)."""
-    saved: list[TrainingState] = []
+    saved: list[Whole] = []
     points: list[Any] = []
 
     def report(measured: LoopReport) -> None:
@@ -54,7 +54,7 @@ def trained(plan: Callable[[int], Step], guard: NumericGuard, stop: int = 6) -> 
         Toy(),
         stop_step=stop,
         save_every=1,
-        save=lambda state, reason: saved.append(state),
+        save=lambda state, reason: saved.append(joined(state)),
         plan_step=plan,
         guard=guard,
         report=report,
@@ -79,11 +79,11 @@ def test_a_skipped_step_changes_no_weight_and_no_moment(poison: float) -> None:
 @pytest.mark.usefixtures("process_group")
 def test_one_step_beyond_the_budget_ends_training_and_spares_the_commit(tmp_path: Path) -> None:
     store = LocalStore(tmp_path / "run")
-    saved: list[TrainingState] = []
+    saved: list[Whole] = []
 
-    def save(state: TrainingState, reason: str) -> None:
+    def save(state: LocalState, reason: str) -> None:
         checkpointer(store).save(state, reason)
-        saved.append(state)
+        saved.append(joined(state))
 
     guard = NumericGuard(GuardSpec(skip_budget=1), CPU)
     with pytest.raises(NumericGuardError, match=r"step 4 is the 2\. step") as caught:
@@ -91,7 +91,7 @@ def test_one_step_beyond_the_budget_ends_training_and_spares_the_commit(tmp_path
     assert int(caught.value.exit_code) == 82
     assert caught.value.remedy
     assert [state.step for state in saved] == [3]
-    loaded = checkpointer(store).load_newest()
+    loaded = loaded_by(checkpointer(store))
     assert loaded is not None
     assert_same(loaded[1], saved[0])
 
@@ -106,15 +106,15 @@ def test_a_resumed_training_skips_the_same_steps(settings: GuardSpec) -> None:
 
     module, guard = Toy(seed=5), NumericGuard(settings, CPU)
     optimizer, last = toy_optimizer(module), []
-    import_state(module, optimizer, saved[10])
-    guard.import_state(saved[10].tensors)
+    import_state(module, optimizer, saved[10].reader())
+    guard.import_state(saved[10].reader())
     assert guard.skipped == 1
     toy_loop(
         module,
         optimizer=optimizer,
         stop_step=16,
         save_every=16,
-        save=lambda state, reason: last.append(state),
+        save=lambda state, reason: last.append(joined(state)),
         plan_step=plan,
         guard=guard,
     ).run(11)
@@ -142,16 +142,17 @@ def test_a_spike_is_judged_by_median_and_median_deviation() -> None:
     assert taken.count(9.0) == 1  # the first came before the window was full
 
 
-def poisoned_on_one(agreement: Agreement) -> tuple[list[bool], list[float]]:
+def poisoned_on_one(agreement: Agreement) -> tuple[list[bool], dict[str, Any]]:
     rank, world_size = agreement.rank, agreement.world_size
     numbers = (1,) if rank == 1 else ()
     plan = with_weight(math.nan, *numbers, rank=rank, world_size=world_size)
     saved, points = trained(plan, NumericGuard(GuardSpec(), CPU), stop=3)
-    return [point.skipped for point in points], saved[-1].tensors["model/second.weight"].flatten().tolist()
+    return [point.skipped for point in points], {n: t.tolist() for n, t in saved[-1].tensors.items()}
 
 
 def test_what_one_rank_cannot_compute_every_rank_skips(tmp_path: Path) -> None:
-    (first, weights), (second, others) = run_ranks(2, tmp_path / "meeting", poisoned_on_one)
+    (first, some), (second, others) = run_ranks(2, tmp_path / "meeting", poisoned_on_one)
     assert first == second == [False, True, False]
-    assert weights == others
-    assert all(map(math.isfinite, weights))
+    tensors = {name: torch.tensor(values) for name, values in {**some, **others}.items()}
+    assert {"model/first.weight", "exp_avg/second.bias", "guard/skipped"} <= tensors.keys()
+    assert all(bool(tensor.isfinite().all()) for tensor in tensors.values())

@@ -12,7 +12,7 @@ from tests.support.toy_training import Toy, toy_loop, toy_step
 from unimrg_api.errors import Interrupted
 from unimrg_api.exit_codes import ExitCode
 from unimrg_trainer.checkpoint.agreement import Agreement
-from unimrg_trainer.checkpoint.state import TrainingState
+from unimrg_trainer.checkpoint.state import LocalState
 from unimrg_trainer.engine.strategy import Strategy
 
 
@@ -41,7 +41,7 @@ def train_until_asked(rank: int, world_size: int, asked_rank: int | None, in_ste
     """(how it ended, what was saved): a loop in which `asked_rank` is asked to stop during step `in_step`."""
     flag, saved = Flag(), []
 
-    def save(state: TrainingState, reason: str) -> None:
+    def save(state: LocalState, reason: str) -> None:
         saved.append((state.step, reason))
 
     loop = toy_loop(

@@ -6,13 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.checkpoints import assert_same
+from tests.support.checkpoints import Whole, assert_same
 from tests.support.local_jobs import tiny_job
 from tests.support.one_step import FAMILIES
 from tests.support.train_stage import newest, run_stage
 from unimrg_api.environment import PodEnvironment
 from unimrg_api.stages import STAGES, PodSize
-from unimrg_trainer.checkpoint.state import TrainingState
 from unimrg_trainer.job_stores import data_digest, image_encoder, wanted_digest
 from unimrg_trainer.preparation.prepare import prepare
 from unimrg_trainer.storage import LocalStore
@@ -21,7 +20,7 @@ pytestmark = pytest.mark.timeout(120)
 SHEET = Path("results", "contact_sheet.png")
 
 
-def train(folder: Path, family: str, when: str, attempt: int, monkeypatch: pytest.MonkeyPatch) -> TrainingState:
+def train(folder: Path, family: str, when: str, attempt: int, monkeypatch: pytest.MonkeyPatch) -> Whole:
     """Prepare and train two steps; every run has shards, checkpoints and a pod of its own."""
     changes = {"model": {family: {"variant": "Tiny"}}, "training__stopStep": 2, "data__imageEncoding": when}
     job, _ = tiny_job(folder, **changes, data__shards=[f"file://data-{when}"], checkpoint__uri=f"file://run-{when}")

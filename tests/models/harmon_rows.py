@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from tests.models.rows import CPU, PROMPTS, rng_for, task
+from unimrg_api.sizes.harmon import config_of
 from unimrg_trainer.models.harmon.batch import HarmonBatch
-from unimrg_trainer.models.harmon.config import config_of
 from unimrg_trainer.models.harmon.family import HarmonFamily
 from unimrg_trainer.models.harmon.rows import HarmonRow, lay_out
 from unimrg_trainer.objectives.base import Task

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from tests.models.rows import CPU, rng_for, task
+from unimrg_api.sizes.showo import ShowOConfig, config_of
 from unimrg_trainer.models.showo.batch import ShowOBatch
-from unimrg_trainer.models.showo.config import ShowOConfig, config_of
 from unimrg_trainer.models.showo.family import ShowOFamily
 from unimrg_trainer.models.showo.rows import ShowORow
 from unimrg_trainer.packing.composition import Composition

@@ -10,12 +10,13 @@ import torch
 
 from tests.models.harmon_rows import batch_of, family, row
 from tests.models.rows import ALL, CPU, perturbed, picture, rng_for, task
+from unimrg_api.sizes.harmon import Kl16Config
 from unimrg_trainer.maps.geometry import pad_square, squash
 from unimrg_trainer.maps.registry import find_map
 from unimrg_trainer.models.common.dct import BlockCosine, Measured, read_measured
 from unimrg_trainer.models.common.vqgan import Downsample
 from unimrg_trainer.models.harmon.codec import decode_tokens, encode_tokens
-from unimrg_trainer.models.harmon.kl16 import Kl16, Kl16Config
+from unimrg_trainer.models.harmon.kl16 import Kl16
 from unimrg_trainer.sample import Sample
 from unimrg_trainer.scenes.scene import generate
 

@@ -16,6 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 from tests.models.harmon_rows import batch_of, family, rows_of
 from tests.models.rows import perturbed
 from tests.models.test_harmon_diffusion import published_steps, squared_cosine, textbook_loss
+from unimrg_api.sizes.harmon import HarmonConfig, config_of
 from unimrg_trainer.models.common.text import TextSegment
 from unimrg_trainer.models.harmon.comparison import (
     GivenRow,
@@ -29,7 +30,6 @@ from unimrg_trainer.models.harmon.comparison import (
     loss_sums,
     sample,
 )
-from unimrg_trainer.models.harmon.config import HarmonConfig, config_of
 from unimrg_trainer.models.harmon.module import Harmon
 from unimrg_trainer.models.harmon.rows import ImageSegment, TargetSegment
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from unimrg_api.sizes.harmon import config_of
 from unimrg_trainer.models.harmon.codec import KL16
-from unimrg_trainer.models.harmon.config import config_of
 from unimrg_trainer.models.harmon.family import HarmonFamily
 from unimrg_trainer.models.harmon.kl16 import Kl16
 from unimrg_trainer.models.harmon.module import Harmon

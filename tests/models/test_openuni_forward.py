@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from tests.models.openuni_rows import batch_of, family, mixed_rows, row, rows_of
 from tests.models.rows import ALL, assert_equal_gradients, gradients, perturbed, picture, rng_for, task
+from unimrg_api.arithmetic.rows import padded_length
 from unimrg_trainer.maps.geometry import squash
 from unimrg_trainer.maps.registry import find_map
 from unimrg_trainer.models.common.text import TextSegment
@@ -17,7 +18,6 @@ from unimrg_trainer.models.openuni.module import OpenUni
 from unimrg_trainer.objectives.base import Task
 from unimrg_trainer.objectives.registry import objective
 from unimrg_trainer.packing.composition import Composition
-from unimrg_trainer.packing.packed import padded_length
 from unimrg_trainer.packing.segments import row_length
 
 openuni = family()

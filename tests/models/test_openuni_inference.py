@@ -12,11 +12,11 @@ from torch.nn import functional
 
 from tests.models.openuni_rows import batch_of, family, rows_of
 from tests.models.rows import ALL, perturbed, picture
+from unimrg_api.sizes.openuni import ConnectorConfig, OpenUniConfig, SanaConfig, VisionConfig
+from unimrg_api.sizes.qwen2 import Qwen2Config
 from unimrg_trainer.maps.geometry import squash
-from unimrg_trainer.models.common.qwen2 import Qwen2Config
 from unimrg_trainer.models.common.text import TextSegment
 from unimrg_trainer.models.openuni import comparison
-from unimrg_trainer.models.openuni.config import ConnectorConfig, OpenUniConfig, SanaConfig, VisionConfig
 from unimrg_trainer.models.openuni.inference import SamplingSettings
 from unimrg_trainer.models.openuni.module import OpenUni
 from unimrg_trainer.models.openuni.rows import ImageSegment, OpenUniRow

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from unimrg_api.sizes.openuni import VARIANTS, DcAeConfig
 from unimrg_trainer.models.openuni.codec import build_autoencoder
-from unimrg_trainer.models.openuni.config import VARIANTS, DcAeConfig
 from unimrg_trainer.models.openuni.module import OpenUni
 from unimrg_trainer.models.openuni.vision import VisionTower
 from unimrg_trainer.models.openuni.weights import FROZEN, layouts

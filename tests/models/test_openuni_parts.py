@@ -11,8 +11,8 @@ from transformers.models.internvl.configuration_internvl import InternVLVisionCo
 from transformers.models.internvl.modeling_internvl import InternVLVisionModel
 from transformers.models.siglip.modeling_siglip import SiglipEncoder
 
+from unimrg_api.sizes.openuni import ConnectorConfig, DcAeConfig, SanaConfig, VisionConfig
 from unimrg_trainer.models.openuni.codec import DcAe
-from unimrg_trainer.models.openuni.config import ConnectorConfig, DcAeConfig, SanaConfig, VisionConfig
 from unimrg_trainer.models.openuni.connector import Connector
 from unimrg_trainer.models.openuni.flow import flow_sigmas, sample
 from unimrg_trainer.models.openuni.sana import build_sana, velocity

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
-from unimrg_trainer.models.harmon.config import config_of, tiny
-from unimrg_trainer.models.harmon.kl16 import Kl16, Kl16Config
+from unimrg_api.sizes.harmon import Kl16Config, config_of, tiny
+from unimrg_trainer.models.harmon.kl16 import Kl16
 from unimrg_trainer.models.harmon.weights import layouts
 from unimrg_trainer.models.published import export_weights, import_weights
 from unimrg_trainer.models.registry import find_family

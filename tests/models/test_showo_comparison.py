@@ -11,11 +11,11 @@ from torch import Tensor
 
 from tests.models.rows import ALL, CPU, perturbed, picture, rng_for
 from tests.models.showo_rows import BOTH, CODES, TINY, batch_of, family, rows_of
+from unimrg_api.sizes.showo import ShowOConfig
 from unimrg_trainer.models.requests import AnswerRequest, GenerateRequest
 from unimrg_trainer.models.showo import comparison
 from unimrg_trainer.models.showo.batch import ShowOBatch
 from unimrg_trainer.models.showo.comparison import Draws, GivenAnswer, GivenTarget, SamplingSettings
-from unimrg_trainer.models.showo.config import ShowOConfig
 from unimrg_trainer.models.showo.family import ShowOFamily
 from unimrg_trainer.models.showo.inference import draw
 from unimrg_trainer.models.showo.rows import ShowORow, TargetPart, TextPart, generation_prompt

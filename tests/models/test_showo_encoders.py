@@ -17,13 +17,13 @@ from tests.models.rows import ALL, CPU, perturbed, picture, rng_for, sample
 from tests.models.showo_rows import CODES, TINY, batch_of, family, rows_of
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
+from unimrg_api.sizes.showo import BlocksConfig, MagvitConfig
 from unimrg_trainer.maps.geometry import squash
 from unimrg_trainer.maps.registry import find_map
 from unimrg_trainer.models.showo import codes as codes_file
 from unimrg_trainer.models.showo import family as family_file
 from unimrg_trainer.models.showo.blocks import BlockColours
 from unimrg_trainer.models.showo.codes import MAGVIT, decode_images, encode_images
-from unimrg_trainer.models.showo.config import BlocksConfig, MagvitConfig
 from unimrg_trainer.models.showo.encodings import source_geometry
 from unimrg_trainer.models.showo.family import TOKENIZER, ShowOFamily
 from unimrg_trainer.models.showo.magvit import Magvit

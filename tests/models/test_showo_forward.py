@@ -13,8 +13,8 @@ from torch.nn import functional
 
 from tests.models.rows import ALL, CPU, assert_equal_gradients, gradients, perturbed, rng_for
 from tests.models.showo_rows import BOTH, CODES, TINY, batch_of, family, rows_of
+from unimrg_api.sizes.showo import ShowOConfig, config_of
 from unimrg_trainer.models.common import cross_entropy as module_file
-from unimrg_trainer.models.showo.config import ShowOConfig, config_of
 from unimrg_trainer.models.showo.module import ShowO
 from unimrg_trainer.models.showo.rows import ImagePart, ShowORow, TargetPart, TextPart
 from unimrg_trainer.objectives.registry import objective

@@ -13,9 +13,9 @@ from torch.nn import functional
 
 from tests.models.rows import perturbed, picture
 from tests.models.showo_rows import BOTH, CODES, TINY, family
+from unimrg_api.sizes.showo import ShowOConfig
 from unimrg_trainer.maps.pixel import PIXEL
 from unimrg_trainer.models.requests import AnswerRequest, GenerateRequest
-from unimrg_trainer.models.showo.config import ShowOConfig
 from unimrg_trainer.models.showo.family import ShowOFamily
 from unimrg_trainer.models.showo.inference import draw
 from unimrg_trainer.models.showo.maskgit import Draws, choose, sample_codes

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from tests.models.test_harmon_keys import attention, conv, linear, norm, resnet, shapes
-from unimrg_trainer.models.showo.config import config_of
+from unimrg_api.sizes.showo import config_of
 from unimrg_trainer.models.showo.family import ShowOFamily
 from unimrg_trainer.models.showo.magvit import Magvit
 from unimrg_trainer.models.showo.module import ShowO

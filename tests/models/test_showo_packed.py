@@ -10,8 +10,8 @@ import torch
 
 from tests.models.rows import ALL, assert_equal_gradients, gradients, perturbed, rng_for, task
 from tests.models.showo_rows import BOTH, batch_of, family, rows_of
+from unimrg_api.sizes.showo import ShowOConfig, config_of
 from unimrg_trainer.maps.pixel import PIXEL
-from unimrg_trainer.models.showo.config import ShowOConfig, config_of
 from unimrg_trainer.models.showo.family import ShowOFamily
 from unimrg_trainer.models.showo.rows import Part, ShowORow, answering, generated, generation_prompt, row_tokens
 from unimrg_trainer.packing import packed

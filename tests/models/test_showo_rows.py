@@ -10,9 +10,9 @@ import pytest
 from tests.models.rows import rng_for, task
 from tests.models.showo_rows import CODES, TINY, family, rows_of
 from unimrg_api.errors import UserError
+from unimrg_api.sizes.showo import ShowOConfig, config_of
 from unimrg_trainer.maps.pixel import PIXEL
 from unimrg_trainer.models.common.text import IGNORE
-from unimrg_trainer.models.showo.config import ShowOConfig, config_of
 from unimrg_trainer.models.showo.rows import (
     ImagePart,
     ShowORow,

@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
+from unimrg_api.arithmetic.rows import BLOCK, padded_length
 from unimrg_trainer.models.common.attention import packed_attention
 from unimrg_trainer.packing.composition import Composition
-from unimrg_trainer.packing.packed import BLOCK, PackedRows, RowTokens, pack_rows, padded_length, visible_intervals
+from unimrg_trainer.packing.packed import PackedRows, RowTokens, pack_rows, visible_intervals
 
 
 @st.composite

@@ -179,3 +179,14 @@ def test_another_uri_is_refused_with_a_way_out(uri: str, said: str) -> None:
         open_store(uri)
     assert caught.value.exit_code is ExitCode.CONFIGURATION
     assert caught.value.remedy
+
+
+def test_sweeping_removes_what_a_killed_writer_left_in_a_folder(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    for key in ("a/b/object", "c/object"):
+        store.put(key, b"1")
+        (tmp_path / key).with_name(".partial-1-2").touch()
+    store.sweep("a/")
+    store.sweep("nowhere/")
+    left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {"a/b/object", "c/object", "c/.partial-1-2"}

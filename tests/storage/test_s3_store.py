@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from tests.support.s3_answers import handled, without_header
 from tests.support.s3_server import S3Server
 from tests.support.s3_stores import Place
 from unimrg_api.spec_platform import StorageSpec
+from unimrg_trainer.checkpoint.objects import BufferStream
 from unimrg_trainer.storage import open_store, s3
 from unimrg_trainer.storage.base import AlreadyExists
 from unimrg_trainer.storage.s3 import S3Store
@@ -87,6 +89,25 @@ def test_a_large_object_travels_in_parts_and_comes_back_whole(s3_place: Place, t
     assert store.size("a") == len(content)
     assert store.get("a") == content
     assert store.get("a", s3.PART_BYTES - 2, 4) == content[s3.PART_BYTES - 2 :][:4]
+
+
+def test_a_large_stream_travels_in_parts_with_checksums_and_is_never_held_as_a_whole(s3_place: Place) -> None:
+    content, part = random.Random(1).randbytes(25 << 20), 5 << 20
+    stream, checksums = BufferStream([memoryview(content)] * 4), list[bool]()
+
+    def note(request: Any, **_: Any) -> None:
+        checksums.append(any(name.lower().startswith("x-amz-checksum-") for name in request.headers))
+
+    tracemalloc.start()
+    with handled(s3_place, "before-send.s3.UploadPart", note):
+        s3_place.store(part_bytes=part).put("a", stream)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert checksums == [True] * 20
+    assert peak < 15 * part, peak
+    store = s3_place.store()
+    assert store.size("a") == stream.size
+    assert store.get("a", 7 * part, 100) == content[2 * part :][:100]
 
 
 def test_a_large_conditional_write_is_one_request(s3_place: Place) -> None:

@@ -12,6 +12,7 @@ from tests.support.dictionary_store import DictionaryStore
 from tests.support.faulty_stores import WrappedStore, raising
 from tests.support.s3_stores import Place
 from unimrg_api.exit_codes import ExitCode
+from unimrg_trainer.checkpoint.objects import BufferStream
 from unimrg_trainer.storage import LocalStore, ObjectStore
 from unimrg_trainer.storage.base import AlreadyExists, NotFound, StorageError, put_once
 
@@ -43,12 +44,16 @@ def store(request: pytest.FixtureRequest) -> ObjectStore:
 def test_what_was_put_is_there_until_it_is_replaced(store: ObjectStore, tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.write_bytes(b"from a file")
+    stream = BufferStream([memoryview(b"from "), memoryview(b"a stream")])
     for content in (b"\x00first", b"", b"short"):
         store.put("a/b.bin", content)
         assert (store.get("a/b.bin"), store.size("a/b.bin")) == (content, len(content))
         assert store.list() == [("a/b.bin", len(content))]
     store.put("a/b.bin", source)
     assert store.get("a/b.bin") == b"from a file" and source.exists()
+    for _ in range(2):  # a stream is read from its beginning, and stays open
+        store.put("a/b.bin", stream)
+        assert store.get("a/b.bin") == b"from a stream"
 
 
 def test_a_conditional_put_never_replaces(store: ObjectStore) -> None:

@@ -244,6 +244,7 @@ BAD_JOBS = [
     *bad("spec.trainer.nodes", "nodes: 1", *(f"nodes: {new}" for new in ("0", "65", "two", "2.5", "true", '"1"'))),
     *bad(f"{TRAINING}.seed", "seed: 42", "seed: 99999999999999999999", "seed: -1"),
     *bad("spec.checkpoint.graceSeconds", "graceSeconds: 60", "graceSeconds: 5"),
+    *bad("spec.checkpoint.keepEvery", "keepLast: 3", "keepEvery: 0"),
     # decimal strings
     *bad(f"{OBJECTIVES}[1].weight", '"0.5"', *('"NaN"', '"inf"', '"-0.5"', '"5e-1"', "0.5", "2", "[1]")),
     *bad(f"{OPTIMIZER}.learningRate", '"1e-3"', "1e-3", '"0"', '"1e99"', '"1000"'),

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import threading
-from pathlib import Path
 
 import pytest
 
-from unimrg_trainer.storage.base import AlreadyExists, NotFound, check_key, check_prefix
+from unimrg_trainer.storage.base import AlreadyExists, Content, NotFound, check_key, check_prefix, opened
 
 
 class DictionaryStore:
@@ -20,8 +19,10 @@ class DictionaryStore:
         self.writes: list[str] = []
         self._lock = threading.Lock()
 
-    def put(self, key: str, data: bytes | Path, *, if_absent: bool = False) -> None:
-        content = data.read_bytes() if isinstance(data, Path) else bytes(data)
+    def put(self, key: str, data: Content, *, if_absent: bool = False) -> None:
+        with opened(data) as source:
+            source.seek(0)
+            content = source.read()
         with self._lock:
             if if_absent and check_key(key) in self.objects:
                 raise AlreadyExists(key)
@@ -42,6 +43,9 @@ class DictionaryStore:
 
     def delete(self, key: str) -> None:
         self.objects.pop(check_key(key), None)
+
+    def sweep(self, folder: str) -> None:
+        """Nothing is ever unfinished here."""
 
 
 @pytest.fixture

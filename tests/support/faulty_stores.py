@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from pathlib import Path
 
 from unimrg_trainer.storage import ObjectStore
+from unimrg_trainer.storage.base import Content
 
 
 class WrappedStore:
@@ -24,7 +24,7 @@ class WrappedStore:
         self._before = before
         self._after = after
 
-    def put(self, key: str, data: bytes | Path, *, if_absent: bool = False) -> None:
+    def put(self, key: str, data: Content, *, if_absent: bool = False) -> None:
         self._before("put", key)
         self.inner.put(key, data, if_absent=if_absent)
         self._after("put", key)
@@ -42,6 +42,9 @@ class WrappedStore:
         self._before("delete", key)
         self.inner.delete(key)
         self._after("delete", key)
+
+    def sweep(self, folder: str) -> None:
+        self.inner.sweep(folder)
 
 
 class LyingStore(WrappedStore):

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from unimrg_api.spec_training import GuardSpec, OptimizerSpec
-from unimrg_trainer.checkpoint.state import TrainingState
+from unimrg_trainer.checkpoint.state import LocalState
 from unimrg_trainer.engine.guard import NumericGuard
 from unimrg_trainer.engine.loop import LoopReport, LoopSettings, TrainingLoop
 from unimrg_trainer.engine.metrics import MetricsCollector
@@ -79,7 +79,7 @@ def toy_loop(
     *,
     stop_step: int,
     save_every: int,
-    save: Callable[[TrainingState, str], None],
+    save: Callable[[LocalState, str], None],
     optimizer: torch.optim.AdamW | None = None,
     flag: StopFlag | None = None,
     plan_step: Callable[[int], Step] = toy_step,

@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 import torch.distributed as dist
 
-from tests.support.checkpoints import SingleProcess
+from tests.support.checkpoints import SingleProcess, Whole, read_whole
 from unimrg_api.environment import PodEnvironment
 from unimrg_trainer.checkpoint.discover import load_newest
-from unimrg_trainer.checkpoint.state import TrainingState
 from unimrg_trainer.engine import train
 from unimrg_trainer.storage import LocalStore
 
@@ -48,8 +47,10 @@ def run_stage(
         dist.destroy_process_group()
 
 
-def newest(run: Path, digest: str) -> TrainingState:
+def newest(run: Path, digest: str) -> Whole:
     """The state of the newest commit of the run whose configuration has this digest."""
-    loaded = load_newest(LocalStore(run), SingleProcess(), training_digest=digest)
-    assert loaded is not None
-    return loaded[1]
+    found: list[Whole] = []
+    load_newest(
+        LocalStore(run), SingleProcess(), lambda reader: found.append(read_whole(reader)), training_digest=digest
+    )
+    return found[-1]

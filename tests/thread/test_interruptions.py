@@ -18,10 +18,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.support.checkpoints import read_whole
 from tests.support.local_jobs import tiny_job
 from tests.support.waiting import wait_until
-from unimrg_trainer.checkpoint.discover import read_state
 from unimrg_trainer.checkpoint.reader import list_commits, read_manifest
+from unimrg_trainer.checkpoint.tensors import CommitReader
 from unimrg_trainer.storage import LocalStore
 
 STEPS = 12
@@ -79,7 +80,7 @@ def start(job: Path, **environment: str) -> Command:
 def parameters(run: LocalStore) -> tuple[int, dict[str, torch.Tensor]]:
     """Step and every tensor (weights and moments) of the newest commit."""
     commit = list_commits(run)[0]
-    state = read_state(run, commit, read_manifest(run, commit))
+    state = read_whole(CommitReader(run, commit, read_manifest(run, commit)))
     return state.step, state.tensors
 
 

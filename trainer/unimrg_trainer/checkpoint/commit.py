@@ -35,6 +35,8 @@ class Commit:
     attempt: int
     manifest_key: str
     manifest_sha256: str
+    score: float | None = None
+    """How good the weights are on held-out data, the lower the better; None: not measured."""
 
     @property
     def marker(self) -> Marker:
@@ -77,7 +79,7 @@ def reserved_at(store: ObjectStore, folder: str) -> float | None:
     return float(created) if isinstance(created, int | float) else None
 
 
-def publish(store: ObjectStore, marker: Marker, folder: str, manifest: Manifest) -> Commit:
+def publish(store: ObjectStore, marker: Marker, folder: str, manifest: Manifest, score: float | None = None) -> Commit:
     """Write the manifest, look once more whether all its objects are there, and write the marker.
 
     Raises CommitConflict if another writer was faster, CheckpointError if an object is not what was written.
@@ -91,7 +93,7 @@ def publish(store: ObjectStore, marker: Marker, folder: str, manifest: Manifest)
     for key, size in {**expected, manifest_key: len(content)}.items():
         if sizes.get(key) != size:
             raise CheckpointError(f"{key} was written with {size} bytes, and the store has {sizes.get(key)}")
-    commit = Commit(marker.step, marker.generation, manifest.attempt, manifest_key, digest)
+    commit = Commit(marker.step, marker.generation, manifest.attempt, manifest_key, digest, score)
     if not put_once(store, commit.key, marker_bytes(commit)):
         raise _conflict(store, commit.marker)
     return commit
@@ -107,18 +109,18 @@ def read_marker(store: ObjectStore, marker: Marker) -> Commit:
     except NotFound as error:
         raise Unverified(f"{marker.key} is missing") from error
     value = read_json(content, marker.key)
-    key, digest = value.get("manifest"), value.get("sha256")
+    key, digest, score = value.get("manifest"), value.get("sha256"), value.get("score")
     folder = folder_of(key) if isinstance(key, str) else None
     if folder is None or folder.step != marker.step or not isinstance(digest, str):
         raise Unverified(f"{marker.key} names no manifest of its step")
-    return Commit(marker.step, marker.generation, folder.attempt, str(key), digest)
+    measured = float(score) if isinstance(score, int | float) else None
+    return Commit(marker.step, marker.generation, folder.attempt, str(key), digest, measured)
 
 
 def marker_bytes(commit: Commit) -> bytes:
     """The content of a commit marker."""
-    return canonical_json(
-        {"schema_version": SCHEMA_VERSION, "manifest": commit.manifest_key, "sha256": commit.manifest_sha256}
-    ).encode()
+    value = {"schema_version": SCHEMA_VERSION, "manifest": commit.manifest_key, "sha256": commit.manifest_sha256}
+    return canonical_json(value if commit.score is None else {**value, "score": commit.score}).encode()
 
 
 def _conflict(store: ObjectStore, marker: Marker) -> CommitConflict:

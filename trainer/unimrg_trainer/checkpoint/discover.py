@@ -6,13 +6,11 @@ be reached, or a schema of a newer version, is an error to report and says nothi
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
+from collections.abc import Callable
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as from_safetensors
 
 from unimrg_api.commits import ROOT
 from unimrg_api.digests import canonical_json
@@ -21,9 +19,10 @@ from unimrg_api.exit_codes import ExitCode
 from unimrg_trainer.checkpoint.agreement import Agreement, on_all_ranks, on_first_rank
 from unimrg_trainer.checkpoint.commit import Commit, read_marker
 from unimrg_trainer.checkpoint.layout import Marker, read_listing
-from unimrg_trainer.checkpoint.manifest import SCHEMA_VERSION, CheckpointError, Manifest, Unverified
-from unimrg_trainer.checkpoint.reader import get_verifiable, list_commits, read_manifest, verify
-from unimrg_trainer.checkpoint.state import DTYPES, TrainingState
+from unimrg_trainer.checkpoint.manifest import SCHEMA_VERSION, CheckpointError, Unverified
+from unimrg_trainer.checkpoint.objects import VerifiedObjects
+from unimrg_trainer.checkpoint.reader import list_commits, read_manifest, verify
+from unimrg_trainer.checkpoint.tensors import CommitReader
 from unimrg_trainer.storage.base import AlreadyExists, ObjectStore
 
 logger = logging.getLogger(__name__)
@@ -75,50 +74,54 @@ def quarantine(store: ObjectStore, marker: Marker, finding: str) -> None:
 
 
 def load_newest(
-    store: ObjectStore, agreement: Agreement, *, training_digest: str | None = None
-) -> tuple[Commit, TrainingState] | None:
-    """Read the newest commit that verifies to its last byte, the same on every rank; None without any.
+    store: ObjectStore,
+    agreement: Agreement,
+    import_state: Callable[[CommitReader], None],
+    *,
+    training_digest: str | None = None,
+) -> Commit | None:
+    """Let every rank import the newest commit that verifies, the same one; None without any.
 
-    Rank 0 chooses, every rank reads. A commit that rank 0 finds damaged is quarantined, and the next older one is
-    taken. With `training_digest`, a commit of another training is refused. Raises CheckpointError on every rank:
-    NO_VALID_CHECKPOINT as in `newest_verified`, CONFIGURATION for another training or an unknown schema.
+    Rank 0 chooses; `import_state` reads what its rank needs and verifies what it reads. A commit that a rank finds
+    damaged, and rank 0 too, is quarantined, and every rank imports the next older one instead. With `training_digest`
+    a commit of another training is refused. Raises CheckpointError on every rank: NO_VALID_CHECKPOINT as in
+    `newest_verified`, CONFIGURATION for another training or an unknown schema.
     """
     while True:
         commit = on_first_rank(agreement, "looking for a checkpoint", lambda: newest_verified(store))
-        if commit is None:
-            return None
-        state = _read_on_all_ranks(store, agreement, commit, training_digest)
-        if state is not None:
-            return commit, state
+        if commit is None or _imported(store, agreement, commit, import_state, training_digest):
+            return commit
 
 
-def _read_on_all_ranks(
-    store: ObjectStore, agreement: Agreement, commit: Commit, training_digest: str | None
-) -> TrainingState | None:
-    """Read a commit on every rank; quarantine it and return None if rank 0 finds it damaged."""
+def _imported(
+    store: ObjectStore,
+    agreement: Agreement,
+    commit: Commit,
+    import_state: Callable[[CommitReader], None],
+    training_digest: str | None,
+) -> bool:
+    """Import a commit on every rank; quarantine it and return False if it is damaged."""
     what = f"reading the checkpoint of step {commit.step}"
-    loaded: list[TrainingState] = []
-    answers = on_all_ranks(agreement, what, lambda: _read(store, commit, training_digest, loaded))
+    answers = on_all_ranks(agreement, what, lambda: _import(store, commit, import_state, training_digest))
     found = [(rank, finding) for rank, finding in enumerate(answers) if finding is not None]
     if not found:
-        return loaded[0]
+        return True
     rank, finding = found[0]
-    if rank != 0:
-        # Rank 0 read the same objects and they were right: the fault lies between the store and that rank.
-        raise CheckpointError(f"{what} failed: rank {rank}, unlike rank 0, found: {finding}")
-    on_first_rank(
-        agreement,
-        f"quarantining the checkpoint of step {commit.step}",
-        lambda: quarantine(store, commit.marker, finding),
-    )
-    return None
+
+    def condemn() -> None:
+        if rank != 0 and not _finds_too(store, commit, finding):
+            # the fault lies between the store and that rank
+            raise CheckpointError(f"rank {rank}, unlike rank 0, found: {finding}")
+        quarantine(store, commit.marker, str(finding))
+
+    on_first_rank(agreement, what, condemn)
+    return False
 
 
-def _read(store: ObjectStore, commit: Commit, training_digest: str | None, into: list[TrainingState]) -> str | None:
-    """Put the state into `into` and return what is wrong with the commit, if anything is.
-
-    What a rank returns is sent to all others, and a state is large.
-    """
+def _import(
+    store: ObjectStore, commit: Commit, import_state: Callable[[CommitReader], None], training_digest: str | None
+) -> Unverified | None:
+    """Import a commit on this rank and return what is wrong with it, if anything is."""
     try:
         manifest = read_manifest(store, commit)
         if training_digest is not None and manifest.training_digest != training_digest:
@@ -127,61 +130,42 @@ def _read(store: ObjectStore, commit: Commit, training_digest: str | None, into:
                 f" {manifest.training_digest}, the job's has {training_digest}",
                 remedy="give this job a spec.checkpoint.uri of its own",
             )
-        into.append(read_state(store, commit, manifest))
+        import_state(CommitReader(store, commit, manifest))
     except Unverified as finding:
-        return str(finding)
+        return finding.with_traceback(None)
     return None
+
+
+def _finds_too(store: ObjectStore, commit: Commit, finding: Unverified) -> bool:
+    """Whether what another rank found wrong is wrong from here too."""
+    try:
+        manifest = verify(store, commit)
+        if finding.place is not None:
+            name, offset, length = finding.place
+            content = memoryview(bytearray(length))
+            VerifiedObjects(store, commit.folder, manifest).read_into(name, offset, content)
+    except Unverified:
+        return True
+    return False
 
 
 def read_weights(store: ObjectStore) -> tuple[Commit, dict[str, torch.Tensor]]:
     """Read the weights of the newest commit that verifies, by the names of the module; moments are left out.
 
-    Changes nothing. Raises UserError (INPUT_MISSING) without one, DATA_CORRUPT where the weights differ from it.
+    Changes nothing. Raises UserError (INPUT_MISSING) without one.
     """
     for commit in list_commits(store):
         try:
-            manifest = verify(store, commit)
-            weights: dict[str, torch.Tensor] = {}
-            for name in manifest.objects:
-                held = _read_object(store, commit, manifest, name)
-                weights |= {key.removeprefix(WEIGHTS): held[key] for key in held if key.startswith(WEIGHTS)}
+            reader = CommitReader(store, commit, verify(store, commit))
+            return commit, {
+                name.removeprefix(WEIGHTS): reader.read_whole(name)
+                for name in reader.tensors
+                if name.startswith(WEIGHTS)
+            }
         except Unverified as finding:
             logger.warning("the commit of step %d is damaged: %s", commit.step, finding)
-        else:
-            return commit, weights
     raise UserError(
         f"{store.uri} holds no checkpoint that verifies",
         remedy="give the job's file, the folder or the URI of a run that has committed",
         exit_code=ExitCode.INPUT_MISSING,
     )
-
-
-def read_state(store: ObjectStore, commit: Commit, manifest: Manifest) -> TrainingState:
-    """Read all tensors [shapes and types of the manifest], comparing the digest of every object.
-
-    Raises Unverified if anything differs from the manifest, StorageError if the store cannot be read now.
-    """
-    tensors: dict[str, torch.Tensor] = {}
-    for name in manifest.objects:
-        tensors |= _read_object(store, commit, manifest, name)
-    return TrainingState(manifest.step, {name: tensors[name] for name in manifest.tensors})
-
-
-def _read_object(store: ObjectStore, commit: Commit, manifest: Manifest, name: str) -> dict[str, torch.Tensor]:
-    """Read the tensors of one object. Raises Unverified if anything differs from the manifest."""
-    key = commit.folder + name
-    content = get_verifiable(store, key)
-    if hashlib.sha256(content).hexdigest() != manifest.objects[name].sha256:
-        raise Unverified(f"{key} is not what was written: its SHA-256 differs")
-    try:
-        held: dict[str, torch.Tensor] = from_safetensors(content)
-    except SafetensorError as error:
-        raise Unverified(f"{key} is not a safetensors object: {error}") from error
-    wanted = {tensor: place for tensor, place in manifest.tensors.items() if place.object == name}
-    if held.keys() != wanted.keys():
-        raise Unverified(f"{key} does not hold the tensors that its manifest names")
-    for tensor, place in wanted.items():
-        found = held[tensor]
-        if found.dtype != DTYPES[place.dtype] or list(found.shape) != place.shape:
-            raise Unverified(f"{tensor} is {found.dtype} {list(found.shape)}, unlike its manifest")
-    return held

@@ -5,35 +5,77 @@ from __future__ import annotations
 import json
 import re
 import uuid
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from unimrg_api.digests import canonical_json
+from unimrg_api.digests import canonical_json, sha256_of
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
+from unimrg_api.redaction import REDACTED, clean
 from unimrg_trainer.storage.base import NotFound, ObjectStore, StorageError, put_once
 
 JOB_KEY = "job.json"
+NAMED = 10
+"""Fields that a refusal names."""
 _ATTEMPT = re.compile(r"attempts/(\d{1,9})\.json")
 _ATTEMPT_KEY = "attempts/{}.json"
 
 
-def claim_identity(store: ObjectStore, uid: str | None, digest: str) -> str:
+def claim_identity(store: ObjectStore, uid: str | None, training: Mapping[str, Any]) -> str:
     """Make the prefix this training's, or find that it is already; return the uid that it is known by.
 
-    `digest` says what makes it the same training. The uid given first counts for ever; None or "" draws one. Raises
-    UserError: CONFIGURATION if the prefix belongs to another training, DATA_CORRUPT if job.json is unreadable.
+    `training` is what makes two jobs the same training (`UniMRGJob.trained_values`). The uid given first counts for
+    ever; None or "" draws one. Raises UserError: CONFIGURATION if the prefix belongs to another training, with the
+    fields that differ; DATA_CORRUPT if job.json is unreadable.
     """
-    own = {"uid": uid or uuid.uuid4().hex, "digest": digest}
+    own = {"uid": uid or uuid.uuid4().hex, "digest": sha256_of(training), "training": _cleaned(training)}
     if put_once(store, JOB_KEY, canonical_json(own).encode()):
-        return own["uid"]
+        return str(own["uid"])
     held = _read_job(store)
-    if held["digest"] != digest:
+    if held["digest"] != own["digest"]:
         raise UserError(
-            f"{store.uri} belongs to another training: its job has digest {held['digest']}, this one {digest}",
-            remedy="give this job a spec.checkpoint.uri of its own; a training is the same if its model,"
-            " data, objectives, batch, optimizer, schedule, precision and seed are",
+            f"{store.uri} belongs to another training: {_differences(held, own)}",
+            remedy="give this job a spec.checkpoint.uri of its own, or the values that the training began with",
         )
-    return held["uid"]
+    return str(held["uid"])
+
+
+def _differences(held: Mapping[str, Any], own: Mapping[str, Any]) -> str:
+    """Name the fields in which two trainings differ, with both values."""
+    there, here = (dict(_flat("", one.get("training", {}))) for one in (held, own))
+    different = [
+        f"{name} is {_shown(there, name)} there and {_shown(here, name)} here"
+        for name in sorted(there.keys() | here.keys())
+        if there.get(name) != here.get(name)
+    ]
+    if not different:
+        return f"its job has digest {held['digest']}, this one {own['digest']}"
+    more = f"; and {len(different) - NAMED} more" if len(different) > NAMED else ""
+    return "; ".join(different[:NAMED]) + more
+
+
+def _flat(path: str, value: object) -> Iterator[tuple[str, object]]:
+    """Yield (field of the job, value) of everything in a training."""
+    if isinstance(value, Mapping) and value:
+        for name, item in value.items():
+            first = {"data": "the digest of the data", "model": "spec.model", "objectives": "spec.objectives"}
+            yield from _flat(f"{path}.{name}" if path else first.get(name, f"spec.training.{name}"), item)
+    else:
+        yield path, value
+
+
+def _shown(values: Mapping[str, object], name: str) -> str:
+    return canonical_json(values[name]) if name in values else "absent"
+
+
+def _cleaned(value: Any, name: str = "") -> Any:
+    """The value without what looks like a secret, by itself or by its name: settings of custom models are free text."""
+    if isinstance(value, Mapping):
+        return {key: _cleaned(item, key) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_cleaned(item, name) for item in value]
+    named = f"{name}={value}"
+    return value if not isinstance(value, str) or clean(named) == named else REDACTED
 
 
 def claim_attempt(store: ObjectStore, start: str | None = None, wish: int = 1) -> int:
@@ -76,17 +118,17 @@ def _start_of(store: ObjectStore, number: int) -> str | None:
     return content.get("start") if isinstance(content, dict) else None
 
 
-def _read_job(store: ObjectStore) -> dict[str, str]:
+def _read_job(store: ObjectStore) -> dict[str, Any]:
     try:
-        value: Any = json.loads(store.get(JOB_KEY))
-        held = {"uid": value["uid"], "digest": value["digest"]}
+        held: Any = json.loads(store.get(JOB_KEY))
+        texts = [held["uid"], held["digest"]]
     except NotFound as error:
         raise StorageError(f"{store.uri}/{JOB_KEY} was deleted while it was being read") from error
     except (ValueError, KeyError, TypeError) as error:
         raise _unreadable(store) from error
-    if not all(isinstance(one, str) and one for one in held.values()):
+    if not all(isinstance(one, str) and one for one in texts):
         raise _unreadable(store)
-    return held
+    return dict(held)
 
 
 def _unreadable(store: ObjectStore) -> UserError:

@@ -1,4 +1,4 @@
-"""The manifest of a checkpoint: which objects belong together, their digests, where each tensor lies.
+"""The manifest of a checkpoint: which objects belong together, their digests, where each piece of a tensor lies.
 
 It is the only description of a checkpoint; nothing is guessed from names in a store. A manifest of a schema
 that this version does not know is refused, never read halfway.
@@ -7,6 +7,8 @@ that this version does not know is refused, never read halfway.
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -15,10 +17,23 @@ from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_trainer.checkpoint.layout import OBJECT_NAME
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 Dtype = Literal["float32", "float64", "bfloat16", "float16", "int64", "int32", "uint8", "bool"]
 """Types that a checkpoint can hold, by their names in torch."""
+
+ITEM_BYTES: dict[Dtype, int] = {
+    "float32": 4,
+    "float64": 8,
+    "bfloat16": 2,
+    "float16": 2,
+    "int64": 8,
+    "int32": 4,
+    "uint8": 1,
+    "bool": 1,
+}
+
+Count = Annotated[int, Field(ge=0)]
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -30,7 +45,14 @@ class CheckpointError(UserError):
 
 
 class Unverified(Exception):  # noqa: N818 - a finding about a commit, not a failure of ours
-    """A commit is not what its digests say, or a part of it is missing."""
+    """A commit is not what its digests say, or a part of it is missing.
+
+    `place` is (object, first byte, bytes) where that was found in an object's content.
+    """
+
+    def __init__(self, message: str, place: tuple[str, int, int] | None = None) -> None:
+        super().__init__(message)
+        self.place = place
 
 
 class _Strict(BaseModel):
@@ -38,18 +60,31 @@ class _Strict(BaseModel):
 
 
 class ObjectEntry(_Strict):
-    """One safetensors object, named relative to the manifest's folder."""
+    """One safetensors object, named relative to the manifest's folder, with the digests of its chunks.
 
-    size: int = Field(ge=0)
-    sha256: Sha256
+    Chunk i is the bytes from i * `chunk_bytes` on: so a range can be verified without reading the whole object.
+    """
+
+    size: Count
+    chunk_bytes: Annotated[int, Field(ge=1)]
+    sha256: list[Sha256]
+
+
+class PieceEntry(_Strict):
+    """Where `count` elements from `start` of a flattened tensor lie: from byte `offset` of an object."""
+
+    object: str
+    offset: Count
+    start: Count
+    count: Count
 
 
 class TensorEntry(_Strict):
-    """Where one tensor lies and what it is."""
+    """What one tensor is, and the pieces that it lies in."""
 
-    object: str
     dtype: Dtype
-    shape: list[Annotated[int, Field(ge=0)]]
+    shape: list[Count]
+    pieces: list[PieceEntry]
 
 
 class Manifest(_Strict):
@@ -69,6 +104,43 @@ class Manifest(_Strict):
     spool_segments: list[str]
     objects: dict[str, ObjectEntry]
     tensors: dict[str, TensorEntry]
+
+    @property
+    def total_bytes(self) -> int:
+        """Size of all objects."""
+        return sum(entry.size for entry in self.objects.values())
+
+    def problem(self) -> str | None:
+        """Return what contradicts itself in the manifest, None if nothing does."""
+        for name, entry in self.objects.items():
+            if OBJECT_NAME.fullmatch(name) is None:
+                return f"it names {name[:100]!r}, which is not a safetensors object of a rank"
+            if len(entry.sha256) != -(-entry.size // entry.chunk_bytes):
+                return f"{name} has {len(entry.sha256)} digests for {entry.size} bytes"
+        for name, tensor in self.tensors.items():
+            wrong = uncovered(tensor.shape, ((piece.start, piece.count) for piece in tensor.pieces))
+            if wrong is not None:
+                return f"{name[:100]}: {wrong}"
+            for piece in tensor.pieces:
+                entry_of_piece = self.objects.get(piece.object)
+                if entry_of_piece is None:
+                    return f"the place of {name[:100]} is unknown"
+                if piece.offset + piece.count * ITEM_BYTES[tensor.dtype] > entry_of_piece.size:
+                    return f"{name[:100]} ends behind {piece.object}"
+        return None
+
+
+def uncovered(shape: Sequence[int], runs: Iterable[tuple[int, int]]) -> str | None:
+    """Return where runs (start, count) do not cover a tensor of `shape` exactly once; None if they do."""
+    expected = 0
+    for start, count in sorted(runs):
+        if start != expected:
+            return f"element {min(start, expected)} is held {'twice' if start < expected else 'by nobody'}"
+        expected += count
+    total = math.prod(shape)
+    if expected != total:
+        return f"{expected} of its {total} elements are held"
+    return None
 
 
 def read_json(content: bytes, what: str) -> dict[str, Any]:
@@ -98,10 +170,7 @@ def parse_manifest(content: bytes, key: str) -> Manifest:
         manifest = Manifest.model_validate(value)
     except ValidationError as error:
         raise Unverified(f"{key} is not a manifest: {error.errors()[0]['msg']}") from error
-    for name in manifest.objects:
-        if OBJECT_NAME.fullmatch(name) is None:
-            raise Unverified(f"{key} names {name[:100]!r}, which is not a safetensors object of a rank")
-    for name, tensor in manifest.tensors.items():
-        if tensor.object not in manifest.objects:
-            raise Unverified(f"{key}: the place of {name[:100]} is unknown")
+    problem = manifest.problem()
+    if problem is not None:
+        raise Unverified(f"{key}: {problem}")
     return manifest

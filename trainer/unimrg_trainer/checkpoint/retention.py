@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import groupby
 
 from unimrg_api.commits import ROOT
 from unimrg_trainer.checkpoint.commit import Commit, read_marker, reserved_at
 from unimrg_trainer.checkpoint.layout import RESERVATION, Folder, Listing, Marker, read_listing
 from unimrg_trainer.checkpoint.manifest import Unverified
-from unimrg_trainer.storage.base import ObjectStore
+from unimrg_trainer.storage.base import ObjectStore, StorageError
 
 logger = logging.getLogger(__name__)
 
@@ -24,44 +26,90 @@ NEVER_DELETED = 2
 ABANDONED_SECONDS = 24 * 3600.0
 
 
-def superfluous(commits: Iterable[Commit], keep_last: int) -> list[Commit]:
-    """Return the commits to delete, oldest first: all but the `keep_last` (at least two) newest."""
+@dataclass(frozen=True)
+class Policy:
+    """Which commits stay: the `keep_last` newest (at least two), of every `keep_every` steps the first, the best."""
+
+    keep_last: int
+    keep_every: int | None = None
+
+
+def superfluous(commits: Iterable[Commit], policy: Policy) -> list[Commit]:
+    """Return the commits to delete, oldest first. The best is the one with the lowest score, if any has one."""
     ordered = sorted(commits, key=lambda commit: commit.marker)
-    return ordered[: max(0, len(ordered) - max(keep_last, NEVER_DELETED))]
+    kept = set(ordered[-max(policy.keep_last, NEVER_DELETED) :])
+    if policy.keep_every is not None:
+        windows = groupby(ordered, key=lambda commit: commit.step // (policy.keep_every or 1))
+        kept |= {next(commits_in_window) for number, commits_in_window in windows if number}
+    scored = [commit for commit in ordered if commit.score is not None]
+    if scored:
+        kept.add(min(scored, key=lambda commit: (commit.score, -commit.step)))
+    return [commit for commit in ordered if commit not in kept]
 
 
-def retain(store: ObjectStore, *, keep_last: int, attempt: int, now: float | None = None) -> list[str]:
-    """Delete superfluous commits and abandoned folders; return the deleted folders.
+@dataclass(frozen=True)
+class Doomed:
+    """What is to be deleted of one step, and why: a commit, or the folder of a writer that was killed."""
 
-    `attempt` is the live one: its folders, and those of later ones, are never taken for abandoned. `now` is
-    in seconds since 1970. May be repeated after a crash at any point. Raises StorageError.
+    why: str
+    step: int
+    marker: Marker | None
+    folder: Folder | None
+
+    @property
+    def bytes(self) -> int:
+        """Size of the folder."""
+        return sum(self.folder.sizes.values()) if self.folder is not None else 0
+
+
+def find_doomed(store: ObjectStore, policy: Policy, *, attempt: int, now: float | None = None) -> list[Doomed]:
+    """Return what `policy` deletes, in the order in which it has to go; deletes nothing.
+
+    `attempt` is the live one: its folders, and those of later ones, are never taken for abandoned. `now` is in seconds
+    since 1970. Raises StorageError.
     """
     now = time.time() if now is None else now
     seen = read_listing(store.list(ROOT))
     commits, unreadable = _read_markers(store, seen)
     good = [commit for commit in commits.values() if commit.marker not in seen.quarantined]
-    doomed = superfluous(good, keep_last)
-    kept = [commit for commit in good if commit not in doomed]
-    deleted: list[str] = []
-    for commit in doomed:
-        store.delete(commit.key)
-        deleted += _delete_folder(store, seen.folders.get(commit.folder))
+    leaving = superfluous(good, policy)
+    doomed = [Doomed("superfluous", one.step, one.marker, seen.folders.get(one.folder)) for one in leaving]
+    kept = [commit for commit in good if commit not in leaving]
     if len(kept) >= NEVER_DELETED:
         oldest = min(commit.step for commit in kept)
-        deleted += _delete_quarantined(store, seen, commits, unreadable, oldest)
+        for marker in sorted(seen.quarantined | unreadable):
+            if marker.step < oldest:  # as long as it is recent it is kept for people to look at
+                folder = seen.folders.get(commits[marker].folder) if marker in commits else None
+                doomed.append(Doomed("damaged", marker.step, marker, folder))
     referenced = {commit.folder for commit in commits.values()}
     doubtful = {marker.step for marker in unreadable}
     for folder in seen.folders.values():
         known = folder.key in referenced or folder.step in doubtful
         if not known and folder.attempt < attempt:
-            reserved = reserved_at(
-                store, folder.key
-            )  # one without a readable age, which no writer of ours leaves, stays
+            # one without a readable age, which no writer of ours leaves, stays
+            reserved = reserved_at(store, folder.key)
             if reserved is not None and now - reserved > ABANDONED_SECONDS:
-                deleted += _delete_folder(store, folder)
-    if deleted:
-        logger.info("deleted %d checkpoint folders: %s", len(deleted), ", ".join(deleted))
-    return deleted
+                doomed.append(Doomed("abandoned", folder.step, None, folder))
+    return doomed
+
+
+def delete(store: ObjectStore, doomed: Doomed) -> None:
+    """Delete what `find_doomed` found. May be repeated after a crash at any point. Raises StorageError."""
+    if doomed.marker is not None:
+        store.delete(doomed.marker.key)
+    if doomed.folder is not None:
+        _delete_folder(store, doomed.folder)
+    if doomed.marker is not None:
+        store.delete(doomed.marker.quarantine_key)
+
+
+def retain(store: ObjectStore, policy: Policy, *, attempt: int, now: float | None = None) -> None:
+    """Delete superfluous commits and abandoned folders (see `find_doomed`)."""
+    doomed = find_doomed(store, policy, attempt=attempt, now=now)
+    for one in doomed:
+        delete(store, one)
+    if doomed:
+        logger.info("deleted %s", ", ".join(f"step {one.step} ({one.why})" for one in doomed))
 
 
 def _read_markers(store: ObjectStore, seen: Listing) -> tuple[dict[Marker, Commit], set[Marker]]:
@@ -74,25 +122,13 @@ def _read_markers(store: ObjectStore, seen: Listing) -> tuple[dict[Marker, Commi
     return commits, unreadable
 
 
-def _delete_quarantined(
-    store: ObjectStore, seen: Listing, commits: dict[Marker, Commit], unreadable: set[Marker], oldest: int
-) -> list[str]:
-    """Delete quarantined and unreadable commits that are older than every commit that is kept."""
-    deleted: list[str] = []
-    for marker in sorted(seen.quarantined | unreadable):
-        if marker.step >= oldest:
-            continue
-        store.delete(marker.key)
-        if marker in commits:
-            deleted += _delete_folder(store, seen.folders.get(commits[marker].folder))
-        store.delete(marker.quarantine_key)
-    return deleted
-
-
-def _delete_folder(store: ObjectStore, folder: Folder | None) -> Sequence[str]:
+def _delete_folder(store: ObjectStore, folder: Folder) -> None:
     """Delete a folder's objects, the reservation last: as long as anything is there its age can be told."""
-    if folder is None:
-        return []
-    for key in sorted(folder.sizes, key=lambda key: (key.endswith(RESERVATION), key)):
+    *others, last = sorted(folder.sizes, key=lambda key: (key.endswith(RESERVATION), key))
+    for key in others:
         store.delete(key)
-    return [folder.key]
+    try:
+        store.sweep(folder.key)
+    except StorageError as error:  # not every service can list unfinished uploads
+        logger.info("%s; the bucket's life-cycle rule for unfinished uploads has to remove them", error.message)
+    store.delete(last)

@@ -1,25 +1,32 @@
-"""Writes a checkpoint from all ranks at once: each its share of the tensors, all of them one decision."""
+"""Writes a checkpoint from all ranks at once: each the pieces that it holds, all of them one decision."""
 
 from __future__ import annotations
 
 import datetime
-import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 
-from safetensors.torch import save as to_safetensors
+import torch
 
-from unimrg_api.digests import sha256_of
 from unimrg_api.exit_codes import ExitCode
 from unimrg_trainer.checkpoint.agreement import Agreement, on_all_ranks, on_first_rank
 from unimrg_trainer.checkpoint.commit import Commit, publish, reserve
 from unimrg_trainer.checkpoint.layout import object_name
-from unimrg_trainer.checkpoint.manifest import CheckpointError, Manifest, ObjectEntry, TensorEntry
-from unimrg_trainer.checkpoint.state import DTYPE_NAMES, TrainingState
+from unimrg_trainer.checkpoint.manifest import (
+    CheckpointError,
+    Dtype,
+    Manifest,
+    ObjectEntry,
+    PieceEntry,
+    TensorEntry,
+    uncovered,
+)
+from unimrg_trainer.checkpoint.objects import CHUNK_BYTES, BufferStream, Header, describe, header_bytes
+from unimrg_trainer.checkpoint.state import DTYPE_NAMES, LocalState, Piece
 from unimrg_trainer.storage.base import ObjectStore
 
 OBJECT_BYTES = 1 << 30
-"""Size from which a rank's share is split: bounds memory, and S3 takes at most 5 GiB in one request."""
+"""Size from which a rank's pieces are split: what has to be sent again if an upload is lost."""
 
 
 @dataclass(frozen=True)
@@ -36,28 +43,57 @@ class Origin:
     spool_segments: list[str] = field(default_factory=list)
 
 
-Written = tuple[str, ObjectEntry, list[str]]
-"""One object that a rank has written: its name, its entry in the manifest, and its tensors."""
+@dataclass(frozen=True)
+class Run:
+    """A piece without its values: `count` elements from `start` of a tensor."""
+
+    name: str
+    dtype: Dtype
+    shape: tuple[int, ...]
+    start: int
+    count: int
 
 
-def write_checkpoint(store: ObjectStore, state: TrainingState, origin: Origin, agreement: Agreement) -> Commit:
-    """Commit `state`, which every rank holds as a whole; returns the same commit on every rank.
+Written = tuple[str, ObjectEntry, list[PieceEntry]]
+"""One object that a rank has written: its name, its entry in the manifest, and where its pieces lie, in their order."""
 
-    Every rank raises the same CheckpointError if any of them fails; then nothing is committed. The one
-    exception is a rank lost after the marker was written: the others fail, and the commit stands.
+
+def write_checkpoint(
+    store: ObjectStore,
+    state: LocalState,
+    origin: Origin,
+    agreement: Agreement,
+    before_commit: Callable[[], None] = lambda: None,
+    score: float | None = None,
+) -> Commit:
+    """Commit the state of which every rank holds its pieces; returns the same commit on every rank.
+
+    `before_commit` writes what the manifest refers to, on rank 0; `score` is `Commit.score`. Every rank raises the same
+    CheckpointError if any of them fails; then nothing is committed. The one exception is a rank lost after the marker
+    was written: the others fail, and the commit stands.
     """
     what = f"the checkpoint of step {state.step}"
-    _agree_on_contents(state, what, agreement)
+    cut: list[list[Piece]] = []
+    runs = _agree_on_contents(state, cut, what, agreement)
     marker, folder = on_first_rank(agreement, f"reserving {what}", lambda: reserve(store, state.step, origin.attempt))
-    sizes = {name: tensor.nbytes for name, tensor in state.tensors.items()}
-    names = shares(sizes, agreement.world_size)[agreement.rank]
-    written = on_all_ranks(
-        agreement, f"writing {what}", lambda: write_share(store, folder, state, names, agreement.rank)
-    )
+    written = on_all_ranks(agreement, f"writing {what}", lambda: write_parts(store, folder, cut, agreement.rank))
 
     def publishing() -> Commit:
-        objects = [one for share in written for one in share]
-        return publish(store, marker, folder, _manifest(state, origin, agreement.world_size, objects))
+        before_commit()
+        places = [place for share in written for _, _, places in share for place in places]
+        tensors: dict[str, TensorEntry] = {}
+        for run, place in zip(runs, places, strict=True):
+            entry = tensors.setdefault(run.name, TensorEntry(dtype=run.dtype, shape=list(run.shape), pieces=[]))
+            entry.pieces.append(place)
+        manifest = Manifest(
+            **asdict(origin),
+            step=state.step,
+            world_size=agreement.world_size,
+            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            objects={name: entry for share in written for name, entry, _ in share},
+            tensors=tensors,
+        )
+        return publish(store, marker, folder, manifest, score)
 
     return on_first_rank(agreement, f"publishing {what}", publishing)
 
@@ -76,64 +112,88 @@ def shares(sizes: Mapping[str, int], world_size: int) -> list[list[str]]:
     return [sorted(names) for names in result]
 
 
-def parts(names: Sequence[str], sizes: Mapping[str, int], limit: int) -> list[list[str]]:
-    """Cut a share into objects of at most `limit` bytes of tensors; a larger tensor has one of its own."""
-    result: list[list[str]] = []
-    filled = 0
-    for name in names:
-        if not result or filled + sizes[name] > limit:
-            result.append([])
-            filled = 0
-        result[-1].append(name)
-        filled += sizes[name]
+def parts(pieces: Sequence[Piece], limit: int) -> list[list[Piece]]:
+    """Deal pieces to objects of at most `limit` bytes of values, wide types first, as safetensors aligns them.
+
+    Only a piece that is larger than an object is cut.
+    """
+    result: list[list[Piece]] = []
+    room = 0
+    for whole in sorted(pieces, key=lambda piece: -piece.values.itemsize):
+        piece, size = whole, whole.values.itemsize
+        while True:
+            if not result or room < min(piece.values.nbytes, limit):
+                result.append([])
+                room = max(limit, size)
+            fits = min(room // size, piece.values.numel())
+            result[-1].append(replace(piece, values=piece.values[:fits]))
+            room -= fits * size
+            piece = replace(piece, start=piece.start + fits, values=piece.values[fits:])
+            if not piece.values.numel():
+                break
     return result
 
 
-def write_share(
-    store: ObjectStore, folder: str, state: TrainingState, names: Sequence[str], rank: int
-) -> list[Written]:
-    """Write this rank's tensors below `folder`; nothing if it has none."""
-    sizes = {name: state.tensors[name].nbytes for name in names}
+def write_parts(store: ObjectStore, folder: str, cut: Sequence[Sequence[Piece]], rank: int) -> list[Written]:
+    """Write one object for each part below `folder`, from where its values lie in memory."""
     written = []
-    for part, chosen in enumerate(parts(names, sizes, OBJECT_BYTES)):
-        content = to_safetensors({name: state.tensors[name].contiguous() for name in chosen})
-        name = object_name(rank, part)
-        store.put(folder + name, content)
-        entry = ObjectEntry(size=len(content), sha256=hashlib.sha256(content).hexdigest())
-        written.append((name, entry, chosen))
+    for number, pieces in enumerate(cut):
+        header, place = Header(), 0
+        for run in map(_run, pieces):
+            name, entry = describe(run.name, run.dtype, run.shape, run.start, run.count, place)
+            header[name] = entry
+            place = entry["data_offsets"][1]
+        begin = header_bytes(header)
+        values = [piece.values.contiguous().view(torch.uint8).numpy() for piece in pieces]
+        content = BufferStream([memoryview(begin), *(array.data for array in values)])
+        object_entry = ObjectEntry(size=content.size, chunk_bytes=CHUNK_BYTES, sha256=content.digests())
+        object_key = object_name(rank, number)
+        store.put(folder + object_key, content)
+        offsets = [len(begin) + entry["data_offsets"][0] for entry in header.values()]
+        places = [
+            PieceEntry(object=object_key, offset=offset, start=piece.start, count=piece.values.numel())
+            for offset, piece in zip(offsets, pieces, strict=True)
+        ]
+        written.append((object_key, object_entry, places))
     return written
 
 
-def _agree_on_contents(state: TrainingState, what: str, agreement: Agreement) -> None:
-    """Make sure that every rank is about to write its share of the same thing."""
+def _run(piece: Piece) -> Run:
+    return Run(piece.name, DTYPE_NAMES[piece.values.dtype], piece.shape, piece.start, piece.values.numel())
 
-    def outline() -> str:
+
+def _agree_on_contents(state: LocalState, cut: list[list[Piece]], what: str, agreement: Agreement) -> list[Run]:
+    """Cut this rank's pieces into objects, and return the runs of all ranks, by rank.
+
+    Raises CheckpointError (PROGRAM) unless together they are one state.
+    """
+
+    def outline() -> tuple[int, list[Run]]:
         problem = state.problem()
         if problem is not None:
             raise CheckpointError(problem, exit_code=ExitCode.PROGRAM)
-        tensors = {name: [str(t.dtype), list(t.shape)] for name, t in state.tensors.items()}
-        return sha256_of({"step": state.step, "tensors": tensors})
+        cut.extend(parts(state.pieces, OBJECT_BYTES))
+        return state.step, [_run(piece) for part in cut for piece in part]
 
     outlines = on_all_ranks(agreement, what, outline)
-    others = [rank for rank, one in enumerate(outlines) if one != outlines[0]]
-    if others:
-        raise CheckpointError(
-            f"{what} failed: rank 0 and ranks {', '.join(map(str, others))} hold different steps or tensors",
-            exit_code=ExitCode.PROGRAM,
-        )
+    runs = [run for _, held in outlines for run in held]
+    problem = _disagreement([step for step, _ in outlines], runs)
+    if problem is not None:
+        raise CheckpointError(f"{what} failed: {problem}", exit_code=ExitCode.PROGRAM)
+    return runs
 
 
-def _manifest(state: TrainingState, origin: Origin, world_size: int, objects: Sequence[Written]) -> Manifest:
-    places = {tensor: name for name, _, tensors in objects for tensor in tensors}
-    return Manifest(
-        **asdict(origin),
-        step=state.step,
-        world_size=world_size,
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        objects={name: entry for name, entry, _ in objects},
-        tensors={
-            name: TensorEntry(object=place, dtype=DTYPE_NAMES[tensor.dtype], shape=list(tensor.shape))
-            for name, place in places.items()
-            for tensor in (state.tensors[name],)
-        },
-    )
+def _disagreement(steps: Sequence[int], runs: Sequence[Run]) -> str | None:
+    if len(set(steps)) > 1:
+        return f"the ranks hold the steps {', '.join(map(str, steps))}"
+    tensors: dict[str, list[Run]] = {}
+    for run in runs:
+        tensors.setdefault(run.name, []).append(run)
+    for name, held in tensors.items():
+        kinds = {(run.dtype, run.shape) for run in held}
+        if len(kinds) > 1:
+            return f"the ranks hold different tensors {name}: {' and '.join(f'{d} {list(s)}' for d, s in kinds)}"
+        wrong = uncovered(held[0].shape, ((run.start, run.count) for run in held))
+        if wrong is not None:
+            return f"{name}: {wrong}"
+    return None

@@ -18,8 +18,8 @@ from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.job import UniMRGJob
 from unimrg_api.progress import Progress
-from unimrg_trainer.checkpoint.agreement import TorchAgreement
-from unimrg_trainer.checkpoint.discover import load_newest
+from unimrg_trainer.checkpoint.agreement import TorchAgreement, on_first_rank
+from unimrg_trainer.checkpoint.discover import load_newest, newest_verified
 from unimrg_trainer.data.dataset import Dataset
 from unimrg_trainer.engine.canonical_state import import_weights
 from unimrg_trainer.engine.initial_weights import build_initial
@@ -57,15 +57,15 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
     benchmarks = {entry.key: find_benchmark(*entry.selected()) for entry in job.spec.stages.evaluate.benchmarks}
     setup = set_up(env, job)
     digest = job.training_digest(setup.data_digest)
-    loaded = load_newest(setup.run_store, TorchAgreement(setup.gloo_group), training_digest=digest)
-    if loaded is None:
+    agreement = TorchAgreement(setup.gloo_group)
+    newest = on_first_rank(agreement, "looking for a checkpoint", lambda: newest_verified(setup.run_store))
+    if newest is None:
         raise UserError(
             f"there is no checkpoint to evaluate at {job.spec.checkpoint.uri}",
             remedy="train first",
             exit_code=ExitCode.INPUT_MISSING,
         )
-    commit, state = loaded
-    progress = StoppableProgress(stop, partial(_report_progress, setup, state.step))
+    progress = StoppableProgress(stop, partial(_report_progress, setup, newest.step))
     work = SharedWork(setup.rank, setup.world_size, progress.raise_if_stopped)
     held_out = setup.open_data("heldOut")
 
@@ -73,7 +73,8 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
     module.to(setup.device)
     rows = held_out_rows(setup, held_out)
     before = held_out_losses(setup, module, held_out, rows, work, progress, "held-out loss before")
-    import_weights(module, state)
+    commit = load_newest(setup.run_store, agreement, partial(import_weights, module), training_digest=digest)
+    assert commit is not None, "without a commit that verifies it raises"
     after = held_out_losses(setup, module, held_out, rows, work, progress, "held-out loss after")
     other = other_image_losses(setup, module, held_out, rows, work, progress)
     runner = Runner(TrainedModel(setup.family, module), work, progress)
@@ -89,7 +90,7 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
         write_results(
             setup,
             commit_key=commit.key,
-            step=state.step,
+            step=commit.step,
             losses=compare(before, after, seed=seed, clusters=clusters),
             image_use={} if other is None else compare_images(after, other, seed=seed, clusters=clusters),
             benchmarks={name: result for name, result in scores.items() if result is not None},

@@ -6,16 +6,20 @@ last steps that were taken. The decision follows from values that are reduced ov
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.spec_training import GuardSpec
+from unimrg_trainer.checkpoint.state import Piece, StateReader
 from unimrg_trainer.engine.metrics import StepMetrics
 
+SKIPPED, HISTORY = "guard/skipped", "guard/history"
+"""The guard's tensors in a checkpoint: float64 [] and [2, window]."""
 DEVIATION = 1.4826
 """Median absolute deviation × this = standard deviation, of a normal distribution."""
 LEAST_DEVIATION = 1e-3
@@ -75,13 +79,17 @@ class NumericGuard:
                     exit_code=ExitCode.NON_FINITE_LOSS,
                 )
 
-    def export_state(self) -> dict[str, Tensor]:
-        """Return the guard's part of a checkpoint: host tensors by name. Call `count` with all steps before."""
-        state = {"guard/skipped": torch.tensor(self.skipped, dtype=torch.float64)}
-        return {**state, "guard/history": self._history.cpu()} if self._threshold is not None else state
-
-    def import_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Go on from a checkpoint's tensors."""
-        self.skipped = int(tensors["guard/skipped"])
+    def export_pieces(self) -> list[Piece]:
+        """Return this rank's pieces of the guard's part of a checkpoint: all of it on rank 0. Call `count` before."""
+        if dist.get_rank() != 0:
+            return []
+        state = {SKIPPED: torch.tensor(self.skipped, dtype=torch.float64)}
         if self._threshold is not None:
-            self._history = tensors["guard/history"].to(self._history)
+            state[HISTORY] = self._history.cpu()
+        return [Piece(name, tuple(tensor.shape), 0, tensor.reshape(-1)) for name, tensor in state.items()]
+
+    def import_state(self, reader: StateReader) -> None:
+        """Go on from a checkpoint."""
+        self.skipped = int(reader.read(SKIPPED))
+        if self._threshold is not None:
+            self._history = reader.read(HISTORY).view(self._history.shape).to(self._history)

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from unimrg_api.errors import Interrupted
-from unimrg_trainer.checkpoint.state import TrainingState
+from unimrg_trainer.checkpoint.state import LocalState
 from unimrg_trainer.data.prefetch import Prefetcher
 from unimrg_trainer.engine.canonical_state import export_state
 from unimrg_trainer.engine.guard import NumericGuard
@@ -80,8 +80,8 @@ class TrainingLoop:
     prepare: Callable[[Batch], Batch]
     """Moves a collated batch to the device and runs the family's frozen encoders there."""
     stop: CollectiveStopFlag
-    save: Callable[[TrainingState, str], None]
-    """Saves a checkpoint of (state, reason); called on every rank."""
+    save: Callable[[LocalState, str], None]
+    """Saves a checkpoint of (state, reason), in the background if it likes; called on every rank."""
     report: Callable[[LoopReport], None]
     """Called on every rank every few steps."""
     settings: LoopSettings
@@ -89,6 +89,8 @@ class TrainingLoop:
     enter: Callable[[Section, int], None] = lambda section, finished_steps: None
     """Called when a part of a step begins, for the watchdog."""
     before_step: Callable[[int], None] = lambda finished_steps: None
+    settle: Callable[[], None] = lambda: None
+    """Called before a state is copied, to wait for the save before: the host holds one copy."""
 
     def __post_init__(self) -> None:
         self._rates: list[float] = []
@@ -121,8 +123,9 @@ class TrainingLoop:
                 if saving:
                     self.enter("save", finished_steps)
                     reason = "final" if at_end else "interruption" if stopping else "periodic"
+                    self.settle()
                     state = export_state(self.module, self.optimizer, finished_steps)
-                    state.tensors.update(self.guard.export_state())
+                    state.pieces.extend(self.guard.export_pieces())
                     self.save(state, reason)
                     self._report_started = time.monotonic()
                 if at_end:

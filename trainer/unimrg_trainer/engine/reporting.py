@@ -107,26 +107,32 @@ class Reporter:
             self._spool.artifact(file, "results")
 
     def close_segments(self) -> list[str]:
-        """Close the spool's segment and copy it to the run's store; return segment names for the manifest."""
-        if self._spool is None:
-            return []
-        names = self._spool.close_segment()
-        copy_segments(self._spool.folder, names, self._setup.run_store)
-        return names
+        """Close the spool's segment; return the names of all closed ones, for the manifest."""
+        return [] if self._spool is None else self._spool.close_segment()
 
-    def record_checkpoint(self, step: int, seconds: float) -> None:
-        """Record that a checkpoint was saved."""
+    def keep_segments(self, names: list[str]) -> None:
+        """Copy closed segments to the run's store; may run in a thread."""
+        if self._spool is not None:
+            copy_segments(self._spool.folder, names, self._setup.run_store)
+
+    def record_checkpoint(self, step: int, seconds: float, held_seconds: float) -> None:
+        """Record that a checkpoint was committed, how long that took, and how long it held the training up."""
         if self._spool is None:
             return
-        self._spool.step(step, {"ckpt/save_s": seconds})
+        self._spool.step(step, {"ckpt/save_s": seconds, "ckpt/held_s": held_seconds})
         self._update(checkpoint_step=step, checkpoint_time=time.time())
-        logger.info("saved the checkpoint of step %d in %.2f s", step, seconds)
+        logger.info(
+            "committed the checkpoint of step %d in %.2f s, of which %.2f s held the training up",
+            step,
+            seconds,
+            held_seconds,
+        )
 
     def close(self) -> None:
         """Record the end of training."""
         if self._spool is not None:
             self._spool.end("trained to the stop step")
-            self.close_segments()
+            self.keep_segments(self.close_segments())
 
     def _update(self, **changes: object) -> None:
         self._progress = write_progress(self._setup.env.run_dir, self._progress.model_copy(update=changes))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
 import logging
 import os
-import time
 
 import torch.distributed as dist
 
@@ -14,7 +14,8 @@ from unimrg_trainer.checkpoint.agreement import TorchAgreement
 from unimrg_trainer.checkpoint.checkpointer import Checkpointer
 from unimrg_trainer.checkpoint.commit import Commit
 from unimrg_trainer.checkpoint.identity import check_resume
-from unimrg_trainer.checkpoint.state import TrainingState
+from unimrg_trainer.checkpoint.retention import Policy
+from unimrg_trainer.checkpoint.state import StateReader
 from unimrg_trainer.checkpoint.writer import Origin
 from unimrg_trainer.engine.canonical_state import import_state
 from unimrg_trainer.engine.diagnostics import StepProfiler, compile_blocks, use_deterministic_kernels
@@ -28,15 +29,19 @@ from unimrg_trainer.engine.rank_times import RankTimes
 from unimrg_trainer.engine.recompute import recompute_activations
 from unimrg_trainer.engine.reporting import Reporter
 from unimrg_trainer.engine.rows import BatchShape
+from unimrg_trainer.engine.saving import BackgroundSaver
 from unimrg_trainer.engine.schedule import Schedule
 from unimrg_trainer.engine.setup import set_up
 from unimrg_trainer.engine.step_plan import RowReader, StepPlanner, pinned
 from unimrg_trainer.engine.stopping import CollectiveStopFlag, StopFlag
 from unimrg_trainer.engine.strategy import DataParallel
-from unimrg_trainer.local_folders import log_folder, mlflow_run
+from unimrg_trainer.local_folders import log_folder
 from unimrg_trainer.sections import Section, SectionFile
 
 logger = logging.getLogger(__name__)
+
+SAVE_TIMEOUT = datetime.timedelta(minutes=30)
+"""How much longer than the fastest rank a rank may take for its part of a checkpoint."""
 
 
 def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
@@ -54,12 +59,12 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
     checkpointer = Checkpointer(
         setup.run_store,
         Origin(env.uid, int(env.attempt), DataParallel.name, job.training_digest(dataset.digest), dataset.digest),
-        keep_last=job.spec.checkpoint.keep_last,
-        agreement=TorchAgreement(setup.gloo_group),
+        retention=Policy(job.spec.checkpoint.keep_last, job.spec.checkpoint.keep_every),
+        agreement=TorchAgreement(dist.new_group(backend="gloo", timeout=SAVE_TIMEOUT)),
     )
-    commit, state = load_checkpoint(checkpointer, job) or (None, None)
+    newest = newest_allowed(checkpointer, job)
     # the strategy broadcasts rank 0's weights, so only rank 0 reads them
-    published = setup.initial_weights if state is None and setup.rank == 0 else None
+    published = setup.initial_weights if newest is None and setup.rank == 0 else None
     module = build_initial(setup.family, training.seed, published, setup.parameter_dtype)
     parts = parts_of(module, setup.family, setup.objectives, training.parts)
     for part in parts:
@@ -75,12 +80,16 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
     optimizer = build_optimizer(module, training.optimizer, setup.family.decays, parts)
     guard = NumericGuard(training.guard, setup.device)
     first_step = 0
-    if commit is not None and state is not None:
-        import_state(module, optimizer, state)
-        guard.import_state(state.tensors)
-        first_step = state.step
+    if newest is not None:
+
+        def restore(reader: StateReader) -> None:
+            import_state(module, optimizer, reader)
+            guard.import_state(reader)
+
+        commit = checkpointer.load_newest(restore)
+        assert commit is not None, "without a commit that verifies it raises"
+        first_step = commit.step
         logger.info("resumed from step %d of attempt %s", first_step, commit.attempt)
-    del state  # frees the host copy of weights and moments
 
     stop_step = training.resolved_stop_step()
     frozen_count = sum(len(part.frozen) for part in parts)
@@ -107,16 +116,11 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
 
         reporter.record_artifact(write_contact_sheet(setup, planner))
 
-    def save(state: TrainingState, reason: str) -> None:
-        started = time.monotonic()
-        segments = reporter.close_segments()
-        run_id = mlflow_run(env.run_dir).get("run_id")  # once the launcher has found or created it
-        commit = checkpointer.save(state, reason, mlflow_run_id=run_id, spool_segments=segments)
-        reporter.record_checkpoint(commit.step, time.monotonic() - started)
+    saver = BackgroundSaver(checkpointer, reporter, stop, env.run_dir)
 
     def enter(section: Section, finished_steps: int) -> None:
         sections.enter(section, finished_steps)
-        reporter.heartbeat(finished_steps)
+        saver.heartbeat(finished_steps)
 
     profiler = None
     if diagnostics.profile_step is not None and setup.rank == 0:
@@ -140,8 +144,9 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
         guard=guard,
         plan_step=lambda step: pinned(planner.plan_step(step, setup.rank, setup.world_size), setup.device),
         prepare=lambda batch: setup.family.prepare(batch, setup.device, setup.parameter_dtype),
-        stop=CollectiveStopFlag(stop, setup.gloo_group),
-        save=save,
+        stop=CollectiveStopFlag(saver, setup.gloo_group),
+        save=saver.save,
+        settle=saver.settle,
         report=reporter.report,
         rank_times=RankTimes(module, setup.device, setup.gloo_group),
         enter=enter,
@@ -161,11 +166,11 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
     dist.barrier(setup.gloo_group)
 
 
-def load_checkpoint(checkpointer: Checkpointer, job: UniMRGJob) -> tuple[Commit, TrainingState] | None:
-    """Load the newest checkpoint that verifies, as spec.checkpoint.resume allows.
+def newest_allowed(checkpointer: Checkpointer, job: UniMRGJob) -> Commit | None:
+    """Find the checkpoint to go on from, as spec.checkpoint.resume allows.
 
     Raises UserError for `Never` on a prefix with checkpoints (64), and for `Required` on one without (66).
     """
-    loaded = checkpointer.load_newest()
-    check_resume(job.spec.checkpoint.resume, job.spec.checkpoint.uri, loaded[0].step if loaded is not None else 0)
-    return loaded
+    newest = checkpointer.find_newest()
+    check_resume(job.spec.checkpoint.resume, job.spec.checkpoint.uri, newest.step if newest is not None else 0)
+    return newest

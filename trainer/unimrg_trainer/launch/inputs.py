@@ -42,7 +42,7 @@ def claim_run(env: PodEnvironment, job: UniMRGJob, run_store: ObjectStore) -> Po
     UNIMRG_UID and UNIMRG_ATTEMPT gets the same number again. Raises UserError for a prefix that belongs to another
     training.
     """
-    uid = claim_identity(run_store, env.uid, job.training_digest(data_digest(job, env)))
+    uid = claim_identity(run_store, env.uid, job.trained_values(data_digest(job, env)))
     if not env.attempt and env.nodes > 1:
         raise UserError(
             "UNIMRG_ATTEMPT is not set; the pods of a job with several nodes cannot number attempts themselves",
@@ -93,7 +93,7 @@ def check_custom_names(job: UniMRGJob, env: PodEnvironment) -> None:
 def check_identity(job: UniMRGJob, env: PodEnvironment, run_store: ObjectStore, data: str) -> None:
     """Raise UserError if the prefix belongs to another training; claims nothing."""
     if run_store.size(JOB_KEY) is not None:
-        claim_identity(run_store, env.uid, job.training_digest(data))
+        claim_identity(run_store, env.uid, job.trained_values(data))
 
 
 def find_run(env: PodEnvironment, job: UniMRGJob, run_store: ObjectStore) -> PodEnvironment | None:

@@ -11,15 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-BLOCK = 128
-"""The length of a packed sequence is a multiple of this many tokens."""
-
-
-def padded_length(tokens: int) -> int:
-    """Round up to a multiple of BLOCK, and of a 32nd of the largest power of two within: kernels that are compiled for
-    one length then meet few, and at most 3 % of a long sequence is padding."""
-    multiple = max(BLOCK, 2 ** (tokens.bit_length() - 6) if tokens.bit_length() > 6 else 1)
-    return -(-tokens // multiple) * multiple
+from unimrg_api.arithmetic.rows import padded_length
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,16 +6,21 @@ one winner. That is all the protocols on top of it (checkpoints, prepared data, 
 
 from __future__ import annotations
 
+import io
 import re
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
 
 KEY_BYTES = 1024
 """Longest key, in UTF-8: S3's limit, so that what works in a folder works in a bucket."""
+
+
+Content = bytes | Path | io.RawIOBase
+"""What is stored: bytes, a file's content, or a stream that can be read more than once, from its beginning."""
 
 
 class StorageError(UserError):
@@ -45,8 +50,8 @@ class ObjectStore(Protocol):
     uri: str
     """Where the store is rooted, without a trailing slash."""
 
-    def put(self, key: str, data: bytes | Path, *, if_absent: bool = False) -> None:
-        """Store bytes, or a file's content, under `key`; readers see the old object or the whole new one.
+    def put(self, key: str, data: Content, *, if_absent: bool = False) -> None:
+        """Store `data` under `key`, a few pieces of it at a time; readers see the old object or the whole new one.
 
         On return the object survives a loss of power. With `if_absent`, raises AlreadyExists and changes
         nothing if there is an object already; of several writers exactly one succeeds.
@@ -75,6 +80,10 @@ class ObjectStore(Protocol):
         """Remove the object; it is no error if there is none."""
         ...
 
+    def sweep(self, folder: str) -> None:
+        """Remove what writers left unfinished below a folder (it ends with a slash) that nobody writes to any more."""
+        ...
+
 
 def put_once(store: ObjectStore, key: str, content: bytes) -> bool:
     """Write `content` unless there is an object under `key`; return whether what is there is this content.
@@ -95,6 +104,13 @@ def put_once(store: ObjectStore, key: str, content: bytes) -> bool:
                 return True
         raise
     return True
+
+
+def opened(data: Content) -> AbstractContextManager[Any]:
+    """Return what is to be stored as a binary file that is open in the block."""
+    if isinstance(data, bytes):
+        return io.BytesIO(data)
+    return data.open("rb") if isinstance(data, Path) else nullcontext(data)
 
 
 def check_key(key: str) -> str:

@@ -7,7 +7,6 @@ writer that is killed leaves only such a file; no reader sees it, and a later li
 from __future__ import annotations
 
 import errno
-import io
 import os
 import shutil
 import time
@@ -16,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from unimrg_api.exit_codes import ExitCode
-from unimrg_trainer.storage.base import AlreadyExists, NotFound, StorageError, check_key, check_prefix
+from unimrg_trainer.storage.base import AlreadyExists, Content, NotFound, StorageError, check_key, check_prefix, opened
 
 PARTIAL = ".partial-"
 """How the name of an unfinished file begins; no key may have such a part."""
@@ -56,7 +55,7 @@ class LocalStore:
         self.root = root.absolute()
         self.uri = self.root.as_uri()
 
-    def put(self, key: str, data: bytes | Path, *, if_absent: bool = False) -> None:
+    def put(self, key: str, data: Content, *, if_absent: bool = False) -> None:
         path = self._path(key)
         with explained("write", path):
             if if_absent and path.exists():
@@ -118,6 +117,12 @@ class LocalStore:
                 except OSError:
                     break  # not empty, or somebody else removed it
 
+    def sweep(self, folder: str) -> None:
+        place = self.root.joinpath(*check_prefix(folder).split("/"))
+        with explained("delete below", place):
+            for path in place.rglob(f"{PARTIAL}*"):
+                path.unlink(missing_ok=True)
+
     def _path(self, key: str) -> Path:
         parts = check_key(key).split("/")
         if any(part.startswith(PARTIAL) for part in parts):
@@ -126,10 +131,11 @@ class LocalStore:
         return self.root.joinpath(*parts)
 
 
-def _write_partial(path: Path, data: bytes | Path) -> Path:
+def _write_partial(path: Path, data: Content) -> Path:
     """Write a durable copy of `data` beside `path`, under a reserved name; nothing is left behind if it fails."""
     partial = path.with_name(f"{PARTIAL}{os.getpid()}-{os.urandom(6).hex()}")
-    with data.open("rb") if isinstance(data, Path) else io.BytesIO(data) as source:
+    with opened(data) as source:
+        source.seek(0)
         for remaining in reversed(range(RACES)):
             _make_folder(path.parent)
             try:

@@ -2,8 +2,8 @@
 
 An object appears as a whole, by one request or by a multipart upload that becomes visible with its last one. It is
 read in ranges, several at once if it is large; a range that breaks off is read again, and all of them are of one
-version of the object. A writer that is killed may leave an unfinished multipart upload, which nobody sees and which
-the bucket's life-cycle rule for such uploads removes.
+version of the object. A writer that is killed may leave an unfinished multipart upload, which nobody sees; below the
+folder of a checkpoint `sweep` aborts it, elsewhere the bucket's life-cycle rule for such uploads does.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import boto3
@@ -32,7 +31,7 @@ from unimrg_api.exit_codes import ExitCode
 from unimrg_api.redaction import clean
 from unimrg_api.spec_platform import StorageSpec
 from unimrg_api.texts import backoff
-from unimrg_trainer.storage.base import AlreadyExists, NotFound, StorageError, check_key, check_prefix
+from unimrg_trainer.storage.base import AlreadyExists, Content, NotFound, StorageError, check_key, check_prefix, opened
 from unimrg_trainer.storage.s3_errors import (
     CHECKSUMS,
     UNREACHABLE,
@@ -94,9 +93,9 @@ class S3Store:
         """This process's client (`boto3.client("s3")`)."""
         return connect(self._settings)
 
-    def put(self, key: str, data: bytes | Path, *, if_absent: bool = False) -> None:
+    def put(self, key: str, data: Content, *, if_absent: bool = False) -> None:
         place = self._place(key)
-        with self._explained("write", key), io.BytesIO(data) if isinstance(data, bytes) else data.open("rb") as body:
+        with self._explained("write", key), opened(data) as body:
             size = body.seek(0, io.SEEK_END)
 
             def send() -> None:
@@ -167,6 +166,17 @@ class S3Store:
             except ClientError as error:
                 if code_of(error) != "NoSuchKey":
                     raise
+
+    def sweep(self, folder: str) -> None:
+        with self._explained("abort uploads below", check_prefix(folder)):
+            pages = self.client.get_paginator("list_multipart_uploads").paginate(
+                Bucket=self._bucket, Prefix=self._prefix + folder
+            )
+            for page in pages:
+                for upload in page.get("Uploads", []):
+                    self.client.abort_multipart_upload(
+                        Bucket=self._bucket, Key=upload["Key"], UploadId=upload["UploadId"]
+                    )
 
     def _place(self, key: str) -> dict[str, str]:
         return {"Bucket": self._bucket, "Key": check_key(self._prefix + check_key(key))}

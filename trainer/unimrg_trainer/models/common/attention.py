@@ -21,9 +21,10 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+from unimrg_api.arithmetic.rows import BLOCK
 from unimrg_trainer.models.common.batches import TensorBatch
 from unimrg_trainer.packing.composition import Composition
-from unimrg_trainer.packing.packed import BLOCK, Chunk, PackedRows, visible_intervals
+from unimrg_trainer.packing.packed import Chunk, PackedRows, visible_intervals
 
 IMPLEMENTATION = "packed_rows"
 """Name of this attention in a configuration of transformers."""

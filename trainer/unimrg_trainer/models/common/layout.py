@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from unimrg_trainer.models.common.attention import Attention, packed_attention
+from unimrg_trainer.models.common.batches import TensorBatch, index_tensor
 from unimrg_trainer.models.common.text import IGNORE, TextSegment
 from unimrg_trainer.packing.composition import Composition
 from unimrg_trainer.packing.packed import RowTokens, pack_rows
@@ -49,6 +52,32 @@ def _mask(rows: Sequence[RowTokens], length: int) -> Attention:
         own = np.tri(row.length, dtype=bool) if row.visibility is None else row.visibility
         mask[index, 0, : row.length, : row.length] = torch.from_numpy(own)
     return mask
+
+
+@dataclass(frozen=True, eq=False)
+class SequenceBatch(TensorBatch):
+    """Base of the families' batches: the language model's input, B sequences of L places, and what rows learn there.
+
+    Places are flat indices sequence·L + offset.
+    """
+
+    texts: Tensor
+    """int [T]: token ids of all texts."""
+    sources: Tensor
+    """int [B, L]: what stands at each place, a row of a table that the family puts together, texts last."""
+    positions: Tensor
+    """int [B, L]: position ids."""
+    attention: Attention
+    predictors: Tensor
+    """int [N]: the place whose output predicts each learnt token, row by row."""
+    labels: Tensor
+    """int [N]: that token, as the family numbers it."""
+    labels_per_row: tuple[int, ...]
+    """Learnt tokens of each row."""
+
+    def row_sums(self, losses: Tensor) -> list[Tensor]:
+        """Sum the losses [N] of the learnt tokens for each row."""
+        return [part.sum() for part in torch.split(losses, list(self.labels_per_row))]
 
 
 class SequenceBuilder:
@@ -95,3 +124,15 @@ class SequenceBuilder:
         self.predictors.extend(self.layout.places[row][tokens])
         self.labels.extend(labels)
         self.labels_per_row[row] += len(labels)
+
+    def fields(self) -> dict[str, Any]:
+        """Return what a `SequenceBatch` has, by name."""
+        return {
+            "texts": index_tensor(self.texts),
+            "sources": index_tensor(self.sources.reshape(self.layout.positions.shape)),
+            "positions": index_tensor(self.layout.positions),
+            "attention": self.layout.attention,
+            "predictors": index_tensor(self.predictors),
+            "labels": index_tensor(self.labels),
+            "labels_per_row": tuple(self.labels_per_row),
+        }

@@ -2,34 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, Qwen2ForCausalLM
 from transformers import Qwen2Config as TransformersConfig
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 
+from unimrg_api.sizes.qwen2 import Qwen2Config
 from unimrg_trainer.models.common.attention import IMPLEMENTATION, Attention
-
-
-@dataclass(frozen=True)
-class Qwen2Config:
-    """The numbers of a Qwen2 with grouped-query attention."""
-
-    width: int
-    layers: int
-    heads: int
-    key_value_heads: int
-    feed_forward: int
-    vocabulary: int = 151936
-    rope_theta: float = 1e6
-    norm_epsilon: float = 1e-6
-    max_positions: int = 32768
-    initial_deviation: float = 0.02
-    """Standard deviation of the first weights, where none are loaded."""
-    tied: bool = True
-    """Whether the head is the embedding."""
 
 
 class RmsNorm(nn.Module):

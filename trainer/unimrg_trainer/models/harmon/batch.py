@@ -6,37 +6,30 @@ host and stands here as index tensors, so that nothing in the forward waits for 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from unimrg_trainer.models.common.attention import Attention
-from unimrg_trainer.models.common.batches import TensorBatch
+from unimrg_api.arithmetic.layers import Counts
+from unimrg_trainer.models.common.counting import language_counts
+from unimrg_trainer.models.common.layout import SequenceBatch
 from unimrg_trainer.models.common.unique_images import Images
 
 
 @dataclass(frozen=True, eq=False)
-class HarmonBatch(TensorBatch):
+class HarmonBatch(SequenceBatch):
     """Sizes: U different images; R rows in B sequences of L places; I images that are read; G targets; S tokens and b
     buffers of an image; V visible tokens of the target with fewest masked ones; M masked tokens of all targets
     together, each used P times; C channels.
 
-    Places are flat indices sequence·L + offset, places of a target's grid are target·S + token.
+    A source is a row of [zeros | images | targets | texts], the images as [I, b + S] and the targets as [G, b + V]
+    flattened. Places of a target's grid are target·S + token.
     """
 
     pictures: Images
     """Every image that a row reads or learns, once in each geometry; H pixels wide, or encoded."""
     latents: Tensor | None
     """float [U, S, C]: their codec tokens, None until `HarmonFamily.prepare` has computed them."""
-
-    texts: Tensor
-    """int [T]: token ids of all text segments."""
-    sources: Tensor
-    """int [B, L]: what stands at each place: a row of [zeros | images | targets | texts], the images as
-    [I, b + S] and the targets as [G, b + V] flattened."""
-    positions: Tensor
-    """int [B, L]: position ids."""
-    attention: Attention
 
     images: Tensor
     """int [I]: which of `latents` each image is."""
@@ -63,16 +56,21 @@ class HarmonBatch(TensorBatch):
     first_steps: Tensor
     """int: flat indices in [M·P] of the uses with time step 0."""
 
-    predictors: Tensor
-    """int [N]: the place whose output predicts each labelled token, row by row."""
-    labels: Tensor
-    """int [N]."""
-
-    labels_per_row: tuple[int, ...]
-    """Labelled tokens of each row."""
     terms_per_target: tuple[int, ...]
     """Masked tokens times uses of each target."""
     image_of_row: tuple[int | None, ...]
     """Which of `latents` each row reads."""
     target_rows: tuple[int, ...]
     """The row that learns each target."""
+
+    def counts(self) -> Counts:
+        """What the forward computes; on the host."""
+        targets, returned = self.returns.shape
+        return replace(
+            language_counts(self.positions, self.attention, len(self.labels)),
+            images=len(self.images),
+            targets=targets,
+            shown=self.visible.numel(),
+            shown_pairs=targets * returned**2,
+            masked=len(self.masked),
+        )

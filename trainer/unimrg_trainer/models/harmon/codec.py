@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unimrg_api.sizes.harmon import HarmonConfig
 from unimrg_trainer.models.common.assets import Asset
 from unimrg_trainer.models.common.dct import BlockCosine, read_measured
 from unimrg_trainer.models.common.pixels import AT_ONCE, encode_each, to_images
-from unimrg_trainer.models.harmon.config import HarmonConfig
 from unimrg_trainer.models.harmon.kl16 import Kl16
 
 KL16 = Asset(

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from unimrg_api.sizes.harmon import HarmonConfig
 from unimrg_trainer.models.base import RngFor
 from unimrg_trainer.models.common.batches import index_tensor
 from unimrg_trainer.models.common.layout import SequenceBuilder, lay_out
 from unimrg_trainer.models.common.text import TextSegment
 from unimrg_trainer.models.common.unique_images import Images, UniqueImages
 from unimrg_trainer.models.harmon.batch import HarmonBatch
-from unimrg_trainer.models.harmon.config import HarmonConfig
 from unimrg_trainer.models.harmon.diffusion import row_coefficients, training_schedule
 from unimrg_trainer.models.harmon.encodings import codec_encoder, image_encoding
 from unimrg_trainer.models.harmon.rows import HarmonRow, ImageSegment, TargetSegment
@@ -78,10 +78,6 @@ def assemble(
     return HarmonBatch(
         pictures=pictures,
         latents=None,
-        texts=index_tensor(places.builder.texts),
-        sources=index_tensor(places.builder.sources.reshape(places.layout.positions.shape)),
-        positions=index_tensor(places.layout.positions),
-        attention=places.layout.attention,
         images=index_tensor(places.read),
         targets=index_tensor(learnt),
         visible=index_tensor(visible),
@@ -94,9 +90,7 @@ def assemble(
         noise=torch.from_numpy(np.concatenate([no_noise, *(one.noise for one in draws)])),
         coefficients=torch.from_numpy(row_coefficients(training_schedule(config.train_timesteps), timesteps)),
         first_steps=index_tensor(np.flatnonzero(timesteps.reshape(-1) == 0)),
-        predictors=index_tensor(places.builder.predictors),
-        labels=index_tensor(places.builder.labels),
-        labels_per_row=tuple(places.builder.labels_per_row),
+        **places.builder.fields(),
         terms_per_target=tuple(repeats * len(one.masked) for one in draws),
         image_of_row=tuple(places.image_of_row),
         target_rows=tuple(places.target_rows),

@@ -8,7 +8,7 @@
 
 Modules come from `build` in float32 and evaluation mode, without dropout; `.double()` makes all of it float64. Shapes:
 S tokens of an image in raster order, C channels, P uses of a masked token. What is compared is docs/method/harmon.md;
-the frozen autoencoder is `kl16.Kl16`, with `kl16.Kl16Config` for its numbers.
+the frozen autoencoder is `kl16.Kl16`, with `Kl16Config` (api/unimrg_api/sizes) for its numbers.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unimrg_api.sizes.harmon import HarmonConfig
 from unimrg_trainer.maps.registry import find_map
 from unimrg_trainer.models.common.text import IGNORE, TextSegment
 from unimrg_trainer.models.common.unique_images import unknown_images
 from unimrg_trainer.models.harmon.collate import TargetDraws, assemble
-from unimrg_trainer.models.harmon.config import HarmonConfig
 from unimrg_trainer.models.harmon.encodings import Geometry, codec_encoder
 from unimrg_trainer.models.harmon.module import Harmon
 from unimrg_trainer.models.harmon.rows import HarmonRow, ImageSegment, TargetSegment

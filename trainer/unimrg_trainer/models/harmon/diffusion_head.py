@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unimrg_trainer.models.harmon.config import HarmonConfig
+from unimrg_api.sizes.harmon import HarmonConfig
 
 NORM_EPSILON = 1e-6
 MAX_PERIOD = 10000

@@ -6,10 +6,10 @@ from enum import StrEnum
 
 import numpy as np
 
+from unimrg_api.sizes.harmon import HarmonConfig
 from unimrg_trainer.maps.geometry import pad_square
 from unimrg_trainer.maps.pixel import PIXEL
 from unimrg_trainer.models.common.encodings import Encoder, Encoding
-from unimrg_trainer.models.harmon.config import HarmonConfig
 
 
 class Geometry(StrEnum):

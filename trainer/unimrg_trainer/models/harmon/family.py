@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from unimrg_api.sizes.harmon import config_of, with_mask_rate
 from unimrg_api.spec_model import HarmonSpec
 from unimrg_trainer.maps.base import ImageMap
 from unimrg_trainer.models.base import OnRound, RngFor, Row
@@ -24,7 +25,6 @@ from unimrg_trainer.models.common.tokenizer import QWEN_IDS, TINY_TOKENIZER, Cha
 from unimrg_trainer.models.harmon.batch import HarmonBatch
 from unimrg_trainer.models.harmon.codec import KL16, Codec, decode_tokens, encode_tokens, open_codec
 from unimrg_trainer.models.harmon.collate import collate
-from unimrg_trainer.models.harmon.config import config_of, with_mask_rate
 from unimrg_trainer.models.harmon.encodings import Geometry, codec_encoder, image_encoding
 from unimrg_trainer.models.harmon.inference import Inference
 from unimrg_trainer.models.harmon.module import Harmon

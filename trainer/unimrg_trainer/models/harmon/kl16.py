@@ -6,30 +6,11 @@ checkpoints, so that `kl16.ckpt` loads with an exact key match. It is frozen and
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
+from unimrg_api.sizes.harmon import Kl16Config
 from unimrg_trainer.models.common.vqgan import Decoder, Encoder
-
-
-@dataclass(frozen=True)
-class Kl16Config:
-    """Published sizes; tests use narrower ones."""
-
-    width: int = 128
-    multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
-    encoder_blocks: int = 2
-    decoder_blocks: int = 3
-    latent_channels: int = 16
-    norm_groups: int = 32
-    scale: float = 0.2325
-    """Latents are the posterior's mean times this."""
-
-    @property
-    def stride(self) -> int:
-        return int(2 ** (len(self.multipliers) - 1))
 
 
 class Kl16(nn.Module):

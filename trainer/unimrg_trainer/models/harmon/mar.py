@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unimrg_trainer.models.harmon.config import HarmonConfig
+from unimrg_api.sizes.harmon import HarmonConfig
 from unimrg_trainer.models.harmon.diffusion_head import DiffusionLoss
 
 NORM_EPSILON = 1e-6

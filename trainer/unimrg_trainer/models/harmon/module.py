@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import DynamicCache
 
+from unimrg_api.sizes.harmon import HarmonConfig
 from unimrg_trainer.models.common.attention import Attention
 from unimrg_trainer.models.common.cross_entropy import cross_entropies
 from unimrg_trainer.models.common.qwen2 import build_language_model, run_language_model
 from unimrg_trainer.models.harmon.batch import HarmonBatch
-from unimrg_trainer.models.harmon.config import HarmonConfig
 from unimrg_trainer.models.harmon.diffusion import q_sample, row_loss
 from unimrg_trainer.models.harmon.mar import MaskedAutoregressor
 
@@ -104,7 +104,7 @@ class Harmon(nn.Module):
     def _answer_sums(self, batch: HarmonBatch, states: Tensor) -> list[Tensor]:
         """Cross-entropy of each row's answer; the head sees only places that predict a label."""
         losses = cross_entropies(self.logits, functional.embedding(batch.predictors, states), batch.labels)
-        return [part.sum() for part in torch.split(losses, list(batch.labels_per_row))]
+        return batch.row_sums(losses)
 
     def _target_sums(self, batch: HarmonBatch, targets: Tensor, encoded: Tensor, states: Tensor) -> list[Tensor]:
         """Diffusion loss of each target [S, C], summed over its masked tokens times their uses."""

@@ -14,10 +14,10 @@ from statistics import NormalDist
 
 import numpy as np
 
+from unimrg_api.sizes.harmon import HarmonConfig
 from unimrg_trainer.maps.base import ImageMap
 from unimrg_trainer.models.base import RngFor, Row
 from unimrg_trainer.models.common.text import cut_answer, text_segment
-from unimrg_trainer.models.harmon.config import HarmonConfig
 from unimrg_trainer.models.harmon.encodings import Geometry, image_encoding
 from unimrg_trainer.models.harmon.template import Template
 from unimrg_trainer.objectives.base import Task

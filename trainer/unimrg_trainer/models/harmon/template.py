@@ -6,8 +6,8 @@ merge with the one before the image, and the third id would be "⏎⏎". There i
 
 from __future__ import annotations
 
+from unimrg_api.sizes.harmon import HarmonConfig
 from unimrg_trainer.models.common.tokenizer import ChatTokenizer
-from unimrg_trainer.models.harmon.config import HarmonConfig
 
 UNCONDITIONAL_PROMPT = "Generate an image."
 """What guidance compares with: a prompt that names nothing, without the input image."""

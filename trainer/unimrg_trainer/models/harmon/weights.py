@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from unimrg_api.sizes.harmon import HarmonConfig
 from unimrg_trainer.models.harmon.codec import KL16
-from unimrg_trainer.models.harmon.config import HarmonConfig
 from unimrg_trainer.models.harmon.kl16 import Kl16
 from unimrg_trainer.models.harmon.module import Harmon
 from unimrg_trainer.models.weights import Layout

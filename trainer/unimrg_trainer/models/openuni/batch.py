@@ -6,21 +6,22 @@ here as index tensors, so that nothing in the forward waits for the device.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from unimrg_trainer.models.common.attention import Attention
-from unimrg_trainer.models.common.batches import TensorBatch
+from unimrg_api.arithmetic.layers import Counts
+from unimrg_trainer.models.common.counting import language_counts
+from unimrg_trainer.models.common.layout import SequenceBatch
 from unimrg_trainer.models.common.unique_images import Images
 
 
 @dataclass(frozen=True, eq=False)
-class OpenUniBatch(TensorBatch):
+class OpenUniBatch(SequenceBatch):
     """Sizes: R rows in B sequences of L places; K tokens of an image; G targets; Q queries; S text tokens; N labels; D
     the language model's width; C, h, w of the latents; V the tower's side and H that of generated images, in pixels.
 
-    Places are flat indices sequence·L + offset.
+    A source is a row of [zeros | images | queries | texts], the images being `features` flattened.
     """
 
     tiles: Images
@@ -34,15 +35,6 @@ class OpenUniBatch(TensorBatch):
     latents: Tensor | None
     """float [E, C, h, w]: of every picture, None until `OpenUniFamily.prepare`."""
 
-    texts: Tensor
-    """int [S]: token ids of all text segments."""
-    sources: Tensor
-    """int [B, L]: what stands at each place: a row of [zeros | images | queries | texts], the images being `features`
-    flattened."""
-    positions: Tensor
-    """int [B, L]: position ids."""
-    attention: Attention
-
     targets: Tensor
     """int [G]: which of `latents` each target is (x)."""
     returns: Tensor
@@ -54,14 +46,12 @@ class OpenUniBatch(TensorBatch):
     noise: Tensor
     """float [G, C, h, w]: ε."""
 
-    predictors: Tensor
-    """int [N]: the place whose output predicts each labelled token, row by row."""
-    labels: Tensor
-    """int [N]."""
-
-    labels_per_row: tuple[int, ...]
-    """Labelled tokens of each row."""
     image_of_row: tuple[int | None, ...]
     """Which of `features` each row reads."""
     target_rows: tuple[int, ...]
     """The row that learns each target."""
+
+    def counts(self) -> Counts:
+        """What the forward computes; on the host."""
+        counted = language_counts(self.positions, self.attention, len(self.labels))
+        return replace(counted, targets=len(self.returns))

@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from unimrg_api.sizes.openuni import DcAeConfig, OpenUniConfig
 from unimrg_trainer.models.common.assets import Asset
 from unimrg_trainer.models.common.dct import BlockCosine, read_measured
-from unimrg_trainer.models.openuni.config import DcAeConfig, OpenUniConfig
 
 DC_AE = Asset(
     "dc-ae.safetensors",

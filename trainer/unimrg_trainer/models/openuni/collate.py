@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unimrg_api.sizes.openuni import OpenUniConfig
 from unimrg_trainer.models.base import RngFor
 from unimrg_trainer.models.common.batches import index_tensor
 from unimrg_trainer.models.common.layout import SequenceBuilder, lay_out
 from unimrg_trainer.models.common.text import TextSegment
 from unimrg_trainer.models.common.unique_images import Images, UniqueImages
 from unimrg_trainer.models.openuni.batch import OpenUniBatch
-from unimrg_trainer.models.openuni.config import OpenUniConfig
 from unimrg_trainer.models.openuni.encodings import codec_encoder, image_encoding
 from unimrg_trainer.models.openuni.rows import ImageSegment, OpenUniRow, QuerySegment
 from unimrg_trainer.packing.composition import Composition
@@ -93,18 +93,12 @@ def assemble(
         pictures=images.pictures,
         features=None,
         latents=None,
-        texts=index_tensor(builder.texts),
-        sources=index_tensor(builder.sources.reshape(layout.positions.shape)),
-        positions=index_tensor(layout.positions),
-        attention=layout.attention,
         targets=index_tensor(images.targets),
         returns=index_tensor(np.stack(returns) if returns else np.zeros((0, config.queries))),
         timesteps=timesteps,
         sigmas=sigmas,
         noise=noise,
-        predictors=index_tensor(builder.predictors),
-        labels=index_tensor(builder.labels),
-        labels_per_row=tuple(builder.labels_per_row),
+        **builder.fields(),
         image_of_row=tuple(images.image_of_row),
         target_rows=tuple(target_rows),
     )

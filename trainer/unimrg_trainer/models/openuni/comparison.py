@@ -19,11 +19,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from unimrg_api.sizes.openuni import OpenUniConfig
 from unimrg_trainer.maps.pixel import PIXEL
 from unimrg_trainer.models.common.text import text_segment
 from unimrg_trainer.models.common.unique_images import unknown_images
 from unimrg_trainer.models.openuni.collate import BatchImages, assemble
-from unimrg_trainer.models.openuni.config import OpenUniConfig
 from unimrg_trainer.models.openuni.encodings import codec_encoder
 from unimrg_trainer.models.openuni.inference import SamplingSettings, greedy_answers, query_conditions, sample_latents
 from unimrg_trainer.models.openuni.module import OpenUni

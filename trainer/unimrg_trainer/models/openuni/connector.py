@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unimrg_trainer.models.openuni.config import ConnectorConfig
+from unimrg_api.sizes.openuni import ConnectorConfig
 
 EPSILON = 1e-6
 

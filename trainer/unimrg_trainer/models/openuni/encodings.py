@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from unimrg_api.sizes.openuni import DcAeConfig, OpenUniConfig
 from unimrg_trainer.maps.geometry import squash
 from unimrg_trainer.models.common.encodings import Encoder, Encoding
-from unimrg_trainer.models.openuni.config import DcAeConfig, OpenUniConfig
 
 
 def codec_encoder(config: OpenUniConfig) -> Encoder:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from unimrg_api.sizes.openuni import VARIANTS, DcAeConfig
 from unimrg_api.spec_model import OpenUniSpec
 from unimrg_trainer.maps.base import ImageMap
 from unimrg_trainer.models.base import OnRound, RngFor, Row
@@ -25,7 +26,6 @@ from unimrg_trainer.models.common.tokenizer import TINY_TOKENIZER, ChatTokenizer
 from unimrg_trainer.models.openuni.batch import OpenUniBatch
 from unimrg_trainer.models.openuni.codec import DC_AE, Codec, open_codec
 from unimrg_trainer.models.openuni.collate import collate
-from unimrg_trainer.models.openuni.config import VARIANTS, DcAeConfig
 from unimrg_trainer.models.openuni.encodings import codec_encoder
 from unimrg_trainer.models.openuni.inference import Inference, SamplingSettings
 from unimrg_trainer.models.openuni.module import OpenUni

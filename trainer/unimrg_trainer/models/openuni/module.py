@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import DynamicCache, Qwen2ForCausalLM
 
+from unimrg_api.sizes.openuni import OpenUniConfig
 from unimrg_trainer.models.common.attention import Attention
 from unimrg_trainer.models.common.cross_entropy import cross_entropies
 from unimrg_trainer.models.common.qwen2 import build_language_model, run_language_model
 from unimrg_trainer.models.openuni.batch import OpenUniBatch
-from unimrg_trainer.models.openuni.config import OpenUniConfig
 from unimrg_trainer.models.openuni.connector import Connector
 from unimrg_trainer.models.openuni.sana import build_sana, velocity
 
@@ -87,7 +87,7 @@ class OpenUni(nn.Module):
     def _answer_sums(self, batch: OpenUniBatch, states: Tensor) -> list[Tensor]:
         """Cross-entropy of each row's answer; the head sees only places that predict a label."""
         losses = cross_entropies(self.logits, functional.embedding(batch.predictors, states), batch.labels)
-        return [part.sum() for part in torch.split(losses, list(batch.labels_per_row))]
+        return batch.row_sums(losses)
 
     def _target_sums(self, batch: OpenUniBatch, clean: Tensor, conditions: Tensor) -> Tensor:
         """Squared error of the velocity of each target [G], summed over its latents [G, C, h, w]."""

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from unimrg_api.sizes.openuni import OpenUniConfig
 from unimrg_trainer.maps.base import ImageMap
 from unimrg_trainer.models.base import Row
 from unimrg_trainer.models.common.text import cut_answer, text_segment
-from unimrg_trainer.models.openuni.config import OpenUniConfig
 from unimrg_trainer.models.openuni.template import Template
 from unimrg_trainer.objectives.base import Task
 from unimrg_trainer.packing.segments import Segment

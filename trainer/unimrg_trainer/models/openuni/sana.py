@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from unimrg_api.sizes.openuni import SanaConfig
 from unimrg_trainer.models.common.qwen2 import RmsNorm
-from unimrg_trainer.models.openuni.config import SanaConfig
 
 CAPTION_EPSILON = 1e-5
 

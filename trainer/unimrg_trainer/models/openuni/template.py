@@ -7,8 +7,8 @@ generating:  <|im_start|>user⏎<img> [image] </img>⏎prompt<|im_end|>⏎<|im_s
 
 from __future__ import annotations
 
+from unimrg_api.sizes.openuni import OpenUniConfig
 from unimrg_trainer.models.common.tokenizer import QWEN_IDS, ChatTokenizer
-from unimrg_trainer.models.openuni.config import OpenUniConfig
 
 IMAGE_START, IMAGE_END = "<img>", "</img>"
 SPECIAL_IDS = {**QWEN_IDS, IMAGE_START: 151665, IMAGE_END: 151666}

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from unimrg_api.sizes.openuni import DcAeConfig, OpenUniConfig
 from unimrg_trainer.models.common.assets import Asset
 from unimrg_trainer.models.common.qwen2 import build_language_model
 from unimrg_trainer.models.openuni.codec import DC_AE, build_autoencoder
-from unimrg_trainer.models.openuni.config import DcAeConfig, OpenUniConfig
 from unimrg_trainer.models.openuni.module import OpenUni
 from unimrg_trainer.models.openuni.sana import build_sana
 from unimrg_trainer.models.openuni.vision import VisionTower

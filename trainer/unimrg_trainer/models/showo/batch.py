@@ -6,23 +6,24 @@ here as index tensors, so that nothing in the forward waits for the device.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from torch import Tensor
 
-from unimrg_trainer.models.common.attention import Attention
-from unimrg_trainer.models.common.batches import TensorBatch
+from unimrg_api.arithmetic.layers import Counts
+from unimrg_trainer.models.common.counting import language_counts
+from unimrg_trainer.models.common.layout import SequenceBatch
 from unimrg_trainer.models.common.unique_images import Images
 
 
 @dataclass(frozen=True, eq=False)
-class ShowOBatch(TensorBatch):
+class ShowOBatch(SequenceBatch):
     """Sizes: U pictures of the generated size, N codes each; V sources, n places each; R rows in B sequences of L
     places; I shown sources; M predicted tokens.
 
     Token ids stand in a table: [mask token | codes of pictures | codes of sources | texts]; codes of sources only where
-    no tower reads them. Places are flat indices sequence·L + offset.
+    no tower reads them.
     """
 
     pictures: Images
@@ -34,26 +35,17 @@ class ShowOBatch(TensorBatch):
     features: Tensor | None
     """float [V, n, F]: the tower's features of the sources; None until prepared, or without a tower."""
 
-    texts: Tensor
-    """int [T]: token ids of all texts."""
-    sources: Tensor
-    """int [B, L]: which of the table stands at each place."""
-    positions: Tensor
-    """int [B, L]: position ids."""
-    attention: Attention
     shown: Tensor
     """int [I]: which of `features` each shown source is; rows that share its places show it once."""
     shown_places: Tensor
     """int [I·n]: where they stand."""
 
-    predictors: Tensor
-    """int [M]: the place whose output predicts each learnt token, row by row."""
-    labels: Tensor
-    """int [M]: that token's index in the table."""
-    labels_per_row: tuple[int, ...]
-    """Learnt tokens of each row."""
-
     conditions: tuple[tuple[Literal["pictures", "views"], int] | None, ...]
     """The image that each row reads."""
     targets: tuple[int | None, ...]
     """The picture that each row learns to generate."""
+
+    def counts(self) -> Counts:
+        """What the forward computes; on the host."""
+        counted = language_counts(self.positions, self.attention, len(self.labels))
+        return replace(counted, images=len(self.views), targets=sum(one is not None for one in self.targets))

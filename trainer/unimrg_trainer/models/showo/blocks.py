@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unimrg_trainer.models.showo.config import BlocksConfig
+from unimrg_api.sizes.showo import BlocksConfig
 
 
 class BlockColours(nn.Module):

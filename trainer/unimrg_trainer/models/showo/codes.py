@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unimrg_api.sizes.showo import BlocksConfig, MagvitConfig
 from unimrg_trainer.models.common.assets import Asset
 from unimrg_trainer.models.common.pixels import AT_ONCE, encode_each, to_images
 from unimrg_trainer.models.showo.blocks import BlockColours
-from unimrg_trainer.models.showo.config import BlocksConfig, MagvitConfig
 from unimrg_trainer.models.showo.magvit import Magvit
 
 MAGVIT = Asset(

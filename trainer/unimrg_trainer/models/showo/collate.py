@@ -8,13 +8,13 @@ from typing import Literal
 
 import numpy as np
 
+from unimrg_api.sizes.showo import ShowOConfig
 from unimrg_trainer.models.base import RngFor
 from unimrg_trainer.models.common.batches import index_tensor
 from unimrg_trainer.models.common.layout import SequenceBuilder, lay_out
 from unimrg_trainer.models.common.text import IGNORE
 from unimrg_trainer.models.common.unique_images import Images, UniqueImages
 from unimrg_trainer.models.showo.batch import ShowOBatch
-from unimrg_trainer.models.showo.config import ShowOConfig
 from unimrg_trainer.models.showo.encodings import Use, image_encoding, picture_encoder, view_encoder
 from unimrg_trainer.models.showo.rows import ImagePart, ShowORow, TargetPart, TextPart, row_tokens
 from unimrg_trainer.packing.composition import Composition
@@ -80,15 +80,9 @@ def assemble(
         views=views,
         codes=None,
         features=None,
-        texts=index_tensor(places.builder.texts),
-        sources=index_tensor(places.builder.sources.reshape(places.layout.positions.shape)),
-        positions=index_tensor(places.layout.positions),
-        attention=places.layout.attention,
         shown=index_tensor(places.shown),
         shown_places=index_tensor(places.shown_places),
-        predictors=index_tensor(places.builder.predictors),
-        labels=index_tensor(places.builder.labels),
-        labels_per_row=tuple(places.builder.labels_per_row),
+        **places.builder.fields(),
         conditions=tuple(known.image for known in resolved),
         targets=tuple(known.target[0] if known.target else None for known in resolved),
     )

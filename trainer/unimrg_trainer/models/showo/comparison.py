@@ -21,11 +21,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unimrg_api.sizes.showo import ShowOConfig
 from unimrg_trainer.maps.pixel import PIXEL
 from unimrg_trainer.models.common.unique_images import unknown_images
 from unimrg_trainer.models.showo.batch import ShowOBatch
 from unimrg_trainer.models.showo.collate import Pool, Resolved, assemble
-from unimrg_trainer.models.showo.config import ShowOConfig
 from unimrg_trainer.models.showo.encodings import picture_encoder
 from unimrg_trainer.models.showo.maskgit import Draws
 from unimrg_trainer.models.showo.module import ShowO

@@ -8,9 +8,9 @@ from enum import StrEnum
 import numpy as np
 from PIL import Image
 
+from unimrg_api.sizes.showo import MagvitConfig, ShowOConfig
 from unimrg_trainer.maps.geometry import resize, squash
 from unimrg_trainer.models.common.encodings import Encoder, Encoding
-from unimrg_trainer.models.showo.config import MagvitConfig, ShowOConfig
 from unimrg_trainer.models.showo.vision import centre_crop
 
 

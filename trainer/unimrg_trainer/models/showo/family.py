@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPVisionModel
 
+from unimrg_api.sizes.showo import MagvitConfig, ShowOConfig, config_of
 from unimrg_api.spec_model import ShowOSpec
 from unimrg_trainer.maps.base import ImageMap
 from unimrg_trainer.models.base import OnRound, RngFor, Row
@@ -26,7 +27,6 @@ from unimrg_trainer.models.requests import AnswerRequest, GenerateRequest, requi
 from unimrg_trainer.models.showo.batch import ShowOBatch
 from unimrg_trainer.models.showo.codes import MAGVIT, ImageTokenizer, decode_images, encode_images, open_image_tokenizer
 from unimrg_trainer.models.showo.collate import collate
-from unimrg_trainer.models.showo.config import MagvitConfig, ShowOConfig, config_of
 from unimrg_trainer.models.showo.encodings import Use, image_encoding, picture_encoder
 from unimrg_trainer.models.showo.inference import Inference
 from unimrg_trainer.models.showo.module import ShowO

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from unimrg_api.sizes.showo import MagvitConfig
 from unimrg_trainer.models.common.vqgan import Decoder, Encoder
-from unimrg_trainer.models.showo.config import MagvitConfig
 
 
 class MagvitEncoder(Encoder):

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import DynamicCache
 
+from unimrg_api.sizes.showo import ShowOConfig
 from unimrg_trainer.models.common.attention import Attention
 from unimrg_trainer.models.common.cross_entropy import cross_entropies
 from unimrg_trainer.models.showo.batch import ShowOBatch
-from unimrg_trainer.models.showo.config import ShowOConfig
 from unimrg_trainer.models.showo.phi import build_language_model, run_language_model
 
 
@@ -34,7 +34,7 @@ class ShowO(nn.Module):
         table = self.table(batch)
         states = functional.embedding(batch.predictors, self.states(batch).flatten(0, 1))
         losses = cross_entropies(self.scores, states, table[batch.labels])
-        return torch.stack([part.sum() for part in torch.split(losses, list(batch.labels_per_row))])
+        return torch.stack(batch.row_sums(losses))
 
     def table(self, batch: ShowOBatch) -> Tensor:
         """Token ids that rows are made of, int [1 + codes + T]: see `ShowOBatch`."""

@@ -7,8 +7,8 @@ from torch import Tensor
 from transformers import DynamicCache, PhiForCausalLM
 from transformers import PhiConfig as TransformersConfig
 
+from unimrg_api.sizes.showo import PhiConfig
 from unimrg_trainer.models.common.attention import IMPLEMENTATION, Attention
-from unimrg_trainer.models.showo.config import PhiConfig
 
 
 def build_language_model(config: PhiConfig, vocabulary: int) -> PhiForCausalLM:

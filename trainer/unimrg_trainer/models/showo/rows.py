@@ -17,10 +17,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from unimrg_api.sizes.showo import ShowOConfig
 from unimrg_trainer.maps.base import ImageMap
 from unimrg_trainer.models.base import RngFor, Row
 from unimrg_trainer.models.common.text import IGNORE, cut_answer
-from unimrg_trainer.models.showo.config import ShowOConfig
 from unimrg_trainer.models.showo.encodings import Use, image_encoding
 from unimrg_trainer.models.showo.template import Template
 from unimrg_trainer.objectives.base import Task

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from unimrg_api.sizes.showo import ShowOConfig
 from unimrg_trainer.maps.pixel import PIXEL
 from unimrg_trainer.models.base import OnRound
 from unimrg_trainer.models.common.decoding import greedy
 from unimrg_trainer.models.showo.batch import ShowOBatch
-from unimrg_trainer.models.showo.config import ShowOConfig
 from unimrg_trainer.models.showo.maskgit import UNKNOWN, Draws, sample_codes
 from unimrg_trainer.models.showo.module import ShowO
 from unimrg_trainer.models.showo.rows import generated, visibility

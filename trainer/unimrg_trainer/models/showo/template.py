@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from unimrg_api.sizes.showo import ShowOConfig
 from unimrg_trainer.models.common.tokenizer import TEXT_END, TextTokenizer
-from unimrg_trainer.models.showo.config import ShowOConfig
 
 SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. "

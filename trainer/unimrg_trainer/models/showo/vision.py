@@ -10,10 +10,10 @@ from PIL import Image
 from torch import Tensor
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
+from unimrg_api.sizes.showo import ClipConfig
 from unimrg_trainer.maps.geometry import check_image
 from unimrg_trainer.models.common.assets import Asset
 from unimrg_trainer.models.common.pixels import AT_ONCE
-from unimrg_trainer.models.showo.config import ClipConfig
 
 CLIP = Asset(
     "clip-vit-large-patch14-336.safetensors",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
+from unimrg_api.sizes.showo import MagvitConfig, ShowOConfig
 from unimrg_trainer.models.showo.codes import MAGVIT
-from unimrg_trainer.models.showo.config import MagvitConfig, ShowOConfig
 from unimrg_trainer.models.showo.magvit import Magvit
 from unimrg_trainer.models.showo.module import ShowO
 from unimrg_trainer.models.showo.vision import CLIP, build_tower

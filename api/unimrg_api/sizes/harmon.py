@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from unimrg_api.sizes.qwen2 import Qwen2Config
 from unimrg_api.spec_model import HarmonMaskRateSpec
-from unimrg_trainer.models.common.qwen2 import Qwen2Config
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,24 @@ class MarConfig:
     """Rows of the class embedding, which published checkpoints hold and nothing reads."""
     time_features: int = 256
     dropout: float = 0.1
+
+
+@dataclass(frozen=True)
+class Kl16Config:
+    """The frozen image codec `kl16`; the defaults are published, tests use narrower ones."""
+
+    width: int = 128
+    multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
+    encoder_blocks: int = 2
+    decoder_blocks: int = 3
+    latent_channels: int = 16
+    norm_groups: int = 32
+    scale: float = 0.2325
+    """Latents are the posterior's mean times this."""
+
+    @property
+    def stride(self) -> int:
+        return int(2 ** (len(self.multipliers) - 1))
 
 
 @dataclass(frozen=True)

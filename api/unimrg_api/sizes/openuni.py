@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from unimrg_trainer.models.common.qwen2 import Qwen2Config
+from unimrg_api.sizes.qwen2 import Qwen2Config
 
 
 @dataclass(frozen=True)

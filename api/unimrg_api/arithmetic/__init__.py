@@ -1,0 +1,1 @@
+"""Parameters, operations, bytes and seconds of a training, from its job alone: without torch, and without data."""

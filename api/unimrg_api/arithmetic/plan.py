@@ -1,0 +1,353 @@
+"""What a job will need, before anything is started: parameters, operations, memory, time, bytes.
+
+All of it follows from the job by arithmetic, except what `Plan.assumptions` names.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import get_args
+
+from pydantic import BaseModel, ConfigDict
+from pydantic.alias_generators import to_camel
+
+from unimrg_api.arithmetic.devices import DEVICES, Device
+from unimrg_api.arithmetic.families.base import FamilyArithmetic
+from unimrg_api.arithmetic.families.registry import arithmetic_of
+from unimrg_api.arithmetic.flops import Flops, flops, trains
+from unimrg_api.arithmetic.memory import WIDE, Load, Memory, Strategy, memory
+from unimrg_api.arithmetic.rows import Forward, Texts
+from unimrg_api.errors import UserError
+from unimrg_api.job import JobSpec, UniMRGJob
+from unimrg_api.spec_model import ANSWERING, COPYING
+
+USABLE = 0.92
+"""Share of a GPU's memory that tensors can have: the rest is the driver's, and lost between them."""
+PHOTOGRAPH = 640 * 480
+"""Pixels of an image whose size the job does not say."""
+BYTES_PER_PIXEL = 0.5
+"""Of a stored image, or map."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, alias_generator=to_camel, populate_by_name=True)
+
+
+class Group(_Part):
+    """Parameters under one name."""
+
+    name: str
+    parameters: int
+    trained: bool
+
+
+class Operations(_Part):
+    """FLOPs of an optimiser step over all processes, under one composition."""
+
+    useful: float
+    """What the step needs: the basis of MFU."""
+    forward: float
+    backward: float
+    encoders: float
+    """Frozen ones; in `useful`."""
+    computed: float
+    """What devices compute: with what is computed again, what masks hide, and padding. The basis of HFU."""
+    tokens: float
+    """Of the language model, without padding."""
+
+
+class Bytes(_Part):
+    """Memory of one process under one strategy, by component."""
+
+    weights: float
+    gradients: float
+    moments: float
+    casts: float
+    activations: float
+    scores: float
+    encoders: float
+    buffers: float
+    total: float
+
+
+class Time(_Part):
+    """Seconds of a step at the stated MFU, and hours of the training, on one kind of device."""
+
+    step_seconds: float
+    hours: float
+    hfu: float
+    """Share of the peak that the device then computes, repetitions included."""
+    fits: bool
+    """Whether a process of the job's strategy has room in its memory."""
+
+
+class Checkpoints(_Part):
+    """Bytes in the object store."""
+
+    commit: int
+    """Of one commit: weights and two moments."""
+    commits: int
+    kept: int
+    """Of all that are kept at once."""
+    written: int
+    """Over the training."""
+
+
+class Reads(_Part):
+    """Bytes of images and maps that are read from the shards."""
+
+    step: float
+    training: float
+    epoch: float | None
+    """Of as many rows of each objective as there are images; None where their number is not known."""
+
+
+class Plan(_Part):
+    """The plan of a job."""
+
+    job: str
+    model: str
+    licence: str | None
+    """Of published weights."""
+    steps: int
+    rows: int
+    """Of a step, over all objectives and processes."""
+    processes: int
+    micro_steps: int
+    """Forwards of each process in a step."""
+    groups: list[Group]
+    frozen_encoders: list[Group]
+    parameters: int
+    trained: int
+    composition: str
+    operations: dict[str, Operations]
+    """By composition: `official` and `packed`."""
+    recompute: str
+    strategy: Strategy
+    memory: dict[Strategy, Bytes]
+    device: str
+    mfu: float
+    times: dict[str, Time]
+    """By device; empty for a job without GPUs."""
+    checkpoints: Checkpoints
+    reads: Reads
+    assumptions: list[str]
+    warnings: list[str]
+
+
+@dataclass(frozen=True)
+class Assumed:
+    """What a job does not say."""
+
+    texts: Texts = field(default_factory=Texts)
+    mfu: float = 0.4
+    device: str = "H20"
+    images: int | None = None
+    """Images of the data; None: those that the job generates, or not known."""
+
+
+def plan_of(job: UniMRGJob, assumed: Assumed) -> Plan:
+    """Return the plan of a job. Raises UserError for a family of an installed package, whose costs are not known."""
+    spec, training = job.spec, job.spec.training
+    settings = spec.model.built_in
+    if settings is None:
+        raise UserError(
+            f"spec.model.custom: the costs of {spec.model.family()[0]} are not known, for it is not a built-in family",
+            remedy="plan a job of a built-in family; `unimrg validate` checks this one",
+        )
+    family = arithmetic_of(settings)
+    device = DEVICES.get(assumed.device)
+    if device is None:
+        message = f"the peak and the memory of {assumed.device} are not known"
+        raise UserError(message, remedy=f"name one of {', '.join(DEVICES)}")
+    step = _Step(spec, family, assumed.texts)
+    operations = {name: step.operations(packed=name == "packed") for name in ("official", "packed")}
+    packed = training.composition != "Official"
+    chosen = operations["packed" if packed else "official"]
+    strategy = strategy_of(spec)
+    needs = {one: _bytes(memory(family, step.load(packed), one)) for one in get_args(Strategy)}
+    steps = training.resolved_stop_step()
+    times = {}
+    if spec.trainer.gpus_per_node:
+        for one in DEVICES.values():
+            times[one.name] = _time(chosen, one, assumed.mfu, step.processes, steps, needs[strategy].total)
+    groups = _groups(family, step.forward)
+    published = spec.model.published
+    return Plan(
+        job=job.metadata.name,
+        model=f"{spec.model.family()[0]} {settings.variant}",
+        licence=None if published is None else published.licence,
+        steps=steps,
+        rows=training.batch.rows_per_objective * step.objectives,
+        processes=step.processes,
+        micro_steps=step.micro_steps,
+        groups=groups,
+        frozen_encoders=[
+            Group(name=encoder.name, parameters=encoder.parameters, trained=False)
+            for encoder in family.encoders
+            if encoder.parameters
+        ],
+        parameters=family.parameters,
+        trained=sum(group.parameters for group in groups if group.trained),
+        composition=training.composition,
+        operations=operations,
+        recompute=spec.resolved_recompute(),
+        strategy=strategy,
+        memory=needs,
+        device=assumed.device,
+        mfu=assumed.mfu,
+        times=times,
+        checkpoints=_checkpoints(spec, family, sum(group.parameters for group in groups if group.trained)),
+        reads=step.reads(assumed.images, steps),
+        assumptions=_assumptions(spec, assumed),
+        warnings=_warnings(spec, step, needs, strategy, device),
+    )
+
+
+def strategy_of(spec: JobSpec) -> Strategy:
+    """Return how the job spreads training over its processes."""
+    return "DDP"
+
+
+class _Step:
+    """One optimiser step of a job."""
+
+    def __init__(self, spec: JobSpec, family: FamilyArithmetic, texts: Texts) -> None:
+        self.spec, self.family, self.texts = spec, family, texts
+        batch = spec.training.batch
+        wanted = [name for name, weight in spec.resolved_objectives().items() if weight]
+        self.objectives = len(wanted)
+        self.processes = spec.trainer.processes
+        per_process = max(1, batch.rows_per_objective // self.processes)
+        self.micro_rows = min(batch.micro_batch_rows, per_process)
+        self.micro_steps = -(-per_process // self.micro_rows)
+        self.scale = batch.rows_per_objective / self.micro_rows
+        """Forwards of a step over all processes."""
+        self.stacked = spec.trainer.gpus_per_node == 0 or spec.training.composition == "PackedGrouped"
+        self.answers, maps = ANSWERING in wanted, [name for name in wanted if name != ANSWERING]
+        self.maps, self.copies = len(maps), COPYING in maps
+        self.forward = self._forward(self.micro_rows)
+
+    def _forward(self, rows: int) -> Forward:
+        shared = self.spec.training.batch.image_sharing == "All"
+        return Forward(rows, self.answers, self.maps, self.copies, self.texts, shared)
+
+    def load(self, packed: bool) -> Load:
+        """What the memory of a process depends on."""
+        training = self.spec.training
+        counts = self.family.counts(self.forward, packed=packed, stacked=self.stacked).computed()
+        recompute = self.spec.resolved_recompute()
+        return Load(counts, self.forward.wanted, training.precision, recompute, self.processes, self.micro_steps)
+
+    def operations(self, *, packed: bool) -> Operations:
+        """Those of the step over all processes."""
+        family, wanted = self.family, self.forward.wanted
+        counts = family.counts(self.forward, packed=packed, stacked=self.stacked)
+        prepared = self.spec.data.image_encoding == "Prepared"
+        ran = [encoder for encoder in family.encoders if not (prepared and encoder.stored)]
+        frozen = Flops(frozen=sum(2 * one.cost.multiplications * one.images(self.forward) for one in ran))
+        useful = (flops(family.parts, counts, wanted, "Nothing") + frozen).times(self.scale)
+        recompute = self.spec.resolved_recompute()
+        computed = (flops(family.parts, counts.computed(), wanted, recompute) + frozen).times(self.scale)
+        return Operations(
+            useful=useful.useful,
+            forward=useful.forward,
+            backward=useful.backward,
+            encoders=useful.frozen,
+            computed=computed.total,
+            tokens=counts.tokens * self.scale,
+        )
+
+    def reads(self, images: int | None, steps: int) -> Reads:
+        """Bytes from the shards."""
+        one, data = self._forward(1), self.spec.data
+        generated = data.generated()
+        each = BYTES_PER_PIXEL * (PHOTOGRAPH if generated is None else generated[1] ** 2)
+        read = self.answers + (self.maps > 0)
+        if data.image_encoding == "Prepared":
+            row: float = sum(encoder.stored * encoder.images(one) for encoder in self.family.encoders)
+            row += each * read * any(not encoder.stored for encoder in self.family.encoders)
+        else:
+            row = each * (read + self.maps - self.copies)
+        rows = self.spec.training.batch.rows_per_objective
+        known = images if images is not None or generated is None else generated[0]
+        return Reads(step=row * rows, training=row * rows * steps, epoch=None if known is None else row * known)
+
+
+def _groups(family: FamilyArithmetic, forward: Forward) -> list[Group]:
+    counted: dict[tuple[str, bool], int] = {}
+    for part in family.parts:
+        key = part.name, trains(part, forward.wanted)
+        counted[key] = counted.get(key, 0) + part.parameters
+    return [Group(name=name, parameters=count, trained=trained) for (name, trained), count in counted.items() if count]
+
+
+def _bytes(needed: Memory) -> Bytes:
+    return Bytes(**asdict(needed), total=needed.total)
+
+
+def _time(operations: Operations, device: Device, mfu: float, processes: int, steps: int, needed: float) -> Time:
+    seconds = operations.useful / (processes * device.bf16_flops * mfu)
+    return Time(
+        step_seconds=seconds,
+        hours=seconds * steps / 3600,
+        hfu=mfu * operations.computed / operations.useful,
+        fits=needed <= USABLE * device.memory,
+    )
+
+
+def _checkpoints(spec: JobSpec, family: FamilyArithmetic, trained: int) -> Checkpoints:
+    commit = WIDE[spec.training.precision] * (family.parameters + 2 * trained)
+    steps, every = spec.training.resolved_stop_step(), spec.checkpoint.every_steps
+    commits = -(-steps // every)
+    return Checkpoints(
+        commit=commit, commits=commits, kept=commit * min(commits, spec.checkpoint.keep_last), written=commit * commits
+    )
+
+
+def _assumptions(spec: JobSpec, assumed: Assumed) -> list[str]:
+    texts = assumed.texts
+    found = [
+        f"texts: {texts.question} tokens of a question, {texts.answer} of its answer, {texts.prompt} of a request for "
+        "an image, all equally long (--question-tokens, --answer-tokens, --prompt-tokens)"
+    ]
+    if spec.trainer.gpus_per_node:
+        found.append(
+            f"time: {assumed.mfu:.0%} of the peak is used by operations that the step needs (--mfu); loading data, "
+            "checkpoints and start-up are not in it"
+        )
+    found.append(
+        f"memory: the tensors of a step's largest moment; {1 - USABLE:.0%} of a GPU is left to the driver and to gaps"
+    )
+    if spec.data.image_encoding == "Online":
+        found.append(f"data: {BYTES_PER_PIXEL} bytes a pixel of images and maps")
+    found.append("rows: every sample has its image, and all images of a forward differ")
+    return found
+
+
+def _warnings(
+    spec: JobSpec, step: _Step, needs: dict[Strategy, Bytes], strategy: Strategy, device: Device
+) -> list[str]:
+    found = []
+    batch = spec.training.batch
+    cohorts = batch.rows_per_objective // batch.cohort_rows
+    if cohorts % step.processes:
+        found.append(
+            f"refused: {cohorts} cohorts of an objective cannot be dealt evenly to {step.processes} processes; make "
+            f"rowsPerObjective a multiple of {step.processes * batch.cohort_rows}, or change spec.trainer"
+        )
+    if not spec.trainer.gpus_per_node:
+        return [*found, "the job trains on CPUs, whose peak is not known: no time is given"]
+    if spec.training.precision != "BF16":
+        found.append(f"times are those of BF16, and the job computes in {spec.training.precision}, which is slower")
+    room = USABLE * device.memory
+    if needs[strategy].total > room:
+        ways = [name for name, needed in needs.items() if needed.total <= room]
+        smaller = "" if step.micro_rows == 1 else "a smaller training.batch.microBatchRows, "
+        again = "" if spec.resolved_recompute() == "Blocks" else "training.recompute: Blocks, "
+        others = f"the strategies {', '.join(ways)}" if ways else "more GPUs"
+        found.append(
+            f"does not fit: a process needs {needs[strategy].total / 1e9:.0f} GB, and {room / 1e9:.0f} GB of "
+            f"{device.name} can be used; try {smaller}{again}{others}"
+        )
+    return found

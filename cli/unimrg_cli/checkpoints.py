@@ -1,0 +1,60 @@
+"""Verifies and prunes the checkpoints of a run, as `unimrg ckpt` shows it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
+
+from unimrg_api.errors import UserError
+from unimrg_api.exit_codes import ExitCode
+from unimrg_api.load import load_job
+from unimrg_api.spec_platform import CheckpointSpec
+from unimrg_cli.run_view import is_job_file, open_run
+from unimrg_cli.tables import print_doomed
+from unimrg_trainer.checkpoint.identity import attempt_numbers
+from unimrg_trainer.checkpoint.reader import CommitReport, inspect_commits, verify_bytes
+from unimrg_trainer.checkpoint.retention import Policy, delete, find_doomed
+
+
+def verify(target: str, step: int | None) -> list[CommitReport]:
+    """Read every byte of a run's commits, or of one step's, with a progress bar on standard error; return the reports.
+
+    Raises UserError (INPUT_MISSING) where there is no such commit.
+    """
+    store = open_run(target)
+    known = [report for report in inspect_commits(store) if step in (None, report.step)]
+    if not known:
+        what = "no committed checkpoint" if step is None else f"no committed checkpoint of step {step}"
+        raise UserError(f"{store.uri} holds {what}", remedy="see `unimrg ckpt ls`", exit_code=ExitCode.INPUT_MISSING)
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=sum(report.bytes for report in known))
+        return verify_bytes(store, step, lambda count: bar.advance(task, count))
+
+
+def damage(reports: list[CommitReport]) -> UserError | None:
+    """The error to end with if a commit is damaged."""
+    damaged = [str(report.step) for report in reports if report.finding is not None]
+    if not damaged:
+        return None
+    return UserError(
+        f"the checkpoint of step {', '.join(damaged)} is damaged",
+        remedy="restore its objects; a training that resumes takes the next older one that verifies",
+        exit_code=ExitCode.DATA_CORRUPT,
+    )
+
+
+def prune(target: str, keep_last: int | None, keep_every: int | None, *, confirmed: bool) -> None:
+    """Show what retention deletes of a run, and delete it if that is `confirmed`.
+
+    What is not given is the job's, or a job's default where `target` is no job's file.
+    """
+    store = open_run(target)
+    spec = load_job(Path(target)).spec.checkpoint if is_job_file(target) else CheckpointSpec(uri="file://run")
+    policy = Policy(keep_last or spec.keep_last, keep_every or spec.keep_every)
+    doomed = find_doomed(store, policy, attempt=max(attempt_numbers(store), default=0))
+    print_doomed(store.uri, doomed, deleted=confirmed)
+    for one in doomed if confirmed else ():
+        delete(store, one)

@@ -1,0 +1,109 @@
+"""Prints the plan of a job as tables for a terminal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.filesize import decimal as size
+from rich.table import Table
+
+from unimrg_api.arithmetic.plan import Operations, Plan, Time
+from unimrg_api.texts import duration
+
+
+def print_plan(plan: Plan) -> None:
+    """Print it, what is assumed and what to beware of last."""
+    printer = _Printer(Console())
+    head = {
+        "job": plan.job,
+        "model": plan.model,
+        "parameters": f"{_count(plan.parameters)}, of which {_count(plan.trained)} are trained",
+        "frozen beside": ", ".join(f"{one.name} {_count(one.parameters)}" for one in plan.frozen_encoders),
+        "training": f"{plan.steps} steps of {plan.rows} rows",
+        "processes": f"{plan.processes}, each with {plan.micro_steps} forwards a step",
+    }
+    printer.rows("", head)
+    groups = [[one.name, f"{one.parameters:,}", "yes" if one.trained else "no"] for one in plan.groups]
+    printer.table("Parameters", ["PART", "PARAMETERS", "TRAINED"], groups)
+    printer.table(
+        f"FLOPs and tokens of a step (this job: {plan.composition}, recompute {plan.recompute})",
+        ["ROWS", "TOKENS", "FORWARD", "BACKWARD", "ENCODERS", "NEEDED", "COMPUTED"],
+        [[name, f"{one.tokens:,.0f}", *_operations(one)] for name, one in plan.operations.items()],
+    )
+    components = list(next(iter(plan.memory.values())).model_dump())
+    printer.table(
+        f"Memory of a process, GB (this job: {plan.strategy})",
+        ["", *(f"{name} *" if name == plan.strategy else name for name in plan.memory)],
+        [[name, *(f"{getattr(one, name) / 1e9:.2f}" for one in plan.memory.values())] for name in components],
+    )
+    if plan.times:
+        ordered = sorted(plan.times.items(), key=lambda item: item[0] != plan.device)
+        columns = ["DEVICE", "STEP", "TRAINING", "HFU", f"{plan.strategy} FITS"]
+        printer.table(f"Time at {plan.mfu:.0%} MFU", columns, [[name, *_time(one)] for name, one in ordered])
+    kept, reads = plan.checkpoints, plan.reads
+    epoch = "" if reads.epoch is None else f", {size(round(reads.epoch))} an epoch"
+    store = {
+        "commits": f"{kept.commits} of {size(kept.commit)}: {size(kept.written)} written, {size(kept.kept)} kept",
+        "data": f"{size(round(reads.step))} read a step{epoch}, {size(round(reads.training))} in all",
+    }
+    printer.rows("Object store", store)
+    printer.lines("Licence", [plan.licence] if plan.licence else [])
+    printer.lines("Assumed; all else is arithmetic", plan.assumptions)
+    printer.lines("Warnings", plan.warnings)
+
+
+def _operations(one: Operations) -> list[str]:
+    return [_flops(number) for number in (one.forward, one.backward, one.encoders, one.useful, one.computed)]
+
+
+def _time(one: Time) -> list[str]:
+    return [duration(one.step_seconds), duration(3600 * one.hours), f"{one.hfu:.0%}", "yes" if one.fits else "no"]
+
+
+@dataclass
+class _Printer:
+    console: Console
+
+    def _title(self, title: str) -> None:
+        if title:
+            self.console.print(f"\n{title}", style="bold", markup=False, highlight=False)
+
+    def rows(self, title: str, rows: dict[str, str]) -> None:
+        self._title(title)
+        table = Table(show_header=False, box=None, pad_edge=False)
+        table.add_column(style="bold", no_wrap=True)
+        table.add_column(overflow="fold")
+        for row in rows.items():
+            if row[1]:
+                table.add_row(*row)
+        self.console.print(table, markup=False, highlight=False)
+
+    def table(self, title: str, columns: list[str], rows: list[list[str]]) -> None:
+        self._title(title)
+        table = Table(box=None, pad_edge=False)
+        for index, name in enumerate(columns):
+            table.add_column(name, justify="right" if index else "left", no_wrap=True)
+        for row in rows:
+            table.add_row(*row)
+        self.console.print(table, markup=False, highlight=False)
+
+    def lines(self, title: str, lines: list[str]) -> None:
+        if lines:
+            self._title(title)
+        for line in lines:
+            self.console.print(f"- {line}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _count(number: int) -> str:
+    for limit, unit in ((10**9, "B"), (10**6, "M")):
+        if number >= limit:
+            return f"{number / limit:.3g} {unit}"
+    return f"{number:,}"
+
+
+def _flops(number: float) -> str:
+    for exponent, unit in ((15, "P"), (12, "T"), (9, "G")):
+        if number >= 10**exponent:
+            return f"{number / 10**exponent:.3g} {unit}"
+    return f"{number:.3g}"

@@ -1,0 +1,107 @@
+"""Counts of rows and pairs against single tokens, and the laws that memory and utilisation obey."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+
+from unimrg_api.arithmetic.devices import DEVICES, find_device, utilisation
+from unimrg_api.arithmetic.families.registry import arithmetic_of
+from unimrg_api.arithmetic.memory import Load, memory
+from unimrg_api.arithmetic.plan import Assumed, plan_of
+from unimrg_api.arithmetic.rows import Forward, Rows, Span, Texts, official_counts, packed_counts, seen_pairs
+from unimrg_api.errors import UserError
+from unimrg_api.job import UniMRGJob
+from unimrg_api.spec_model import HarmonSpec
+
+GROUP = Forward(2, True, 3, True, Texts())
+
+
+def pairs_one_by_one(spans: Sequence[Span]) -> int:
+    kinds = [index for index, span in enumerate(spans) for _ in range(int(span.length))]
+    return sum(
+        key <= query or (kinds[key] == kinds[query] and spans[kinds[key]].full) or spans[kinds[key]].everyone
+        for query in range(len(kinds))
+        for key in range(len(kinds))
+    )
+
+
+@pytest.mark.parametrize(
+    "spans",
+    [
+        [Span(3), Span(5)],
+        [Span(2), Span(4, full=True), Span(3)],
+        [Span(2), Span(4, everyone=True), Span(1), Span(3), Span(5, full=True)],
+        [Span(2, everyone=True), Span(4, everyone=True), Span(1, everyone=True), Span(6)],
+    ],
+)
+def test_pairs_are_those_counted_token_by_token(spans: list[Span]) -> None:
+    assert seen_pairs(spans) == pairs_one_by_one(spans)
+
+
+def test_packed_rows_have_a_shared_beginning_once() -> None:
+    """Two images, each with a prefix of 10 tokens, and branches of 4 and 6 tokens; a row of 7 tokens shares nothing."""
+    rows = [Rows(2, [Span(10), Span(4)], 1, "image"), Rows(2, [Span(10), Span(6)], 1, "image"), Rows(1, [Span(7)])]
+    packed, official = packed_counts(rows, 5, stacked=False), official_counts(rows, 5)
+    assert packed.tokens == 2 * (10 + 4 + 6) + 7 and packed.computed_tokens == 128
+    branches = sum(10 * n + n * (n + 1) / 2 for n in (4, 6))
+    assert packed.pairs == packed.computed_pairs == 2 * (10 * 11 / 2 + branches) + 7 * 8 / 2
+    assert official.tokens == 2 * (14 + 16) + 7 and official.computed_tokens == 5 * 16
+    assert official.pairs == 2 * (14 * 15 / 2 + 16 * 17 / 2) + 7 * 8 / 2
+    assert official.computed_pairs == 5 * 16 * 17 / 2 and official.scored == packed.scored == 5
+
+
+def test_strategies_divide_what_they_say() -> None:
+    """On one process nothing is divided; on eight, weights, gradients and moments shrink in this order."""
+    family = arithmetic_of(HarmonSpec(variant="1.5B"))
+    load = Load(family.counts(GROUP, packed=True), GROUP.wanted, "FP32", "Blocks", 8, 1)
+    ddp, zero1, zero2, zero3, fsdp2 = (
+        memory(family, load, name) for name in ("DDP", "ZeRO1", "ZeRO2", "ZeRO3", "FSDP2")
+    )
+    trained = 4 * 2_493_494_048
+    assert (ddp.gradients, ddp.moments) == (trained, 2 * trained)
+    assert zero1.moments == zero2.moments == zero3.moments == 3 * trained / 8
+    assert zero2.gradients == zero3.gradients == fsdp2.gradients == trained / 8
+    assert zero3.weights == fsdp2.weights == ddp.weights / 8 and fsdp2.moments == ddp.moments / 8
+    assert ddp.total > zero1.total > zero2.total > zero3.total > fsdp2.total
+    assert memory(family, replace(load, micro_steps=2), "FSDP2").gradients == trained / 8 + trained
+    alone = replace(load, processes=1)
+    one, same = memory(family, alone, "DDP"), memory(family, alone, "FSDP2")
+    assert (one.weights, one.gradients, one.moments) == (same.weights, same.gradients, same.moments)
+
+
+def test_less_is_held_the_more_is_computed_again() -> None:
+    family = arithmetic_of(HarmonSpec(variant="1.5B"))
+    load = Load(family.counts(GROUP, packed=True), GROUP.wanted, "BF16", "Nothing", 8, 1)
+    held = [memory(family, replace(load, recompute=one), "DDP") for one in ("Nothing", "FeedForward", "Blocks")]
+    assert held[0].activations > 1.4 * held[1].activations > 2 * held[2].activations
+
+
+def test_only_known_devices_have_a_peak() -> None:
+    names = {
+        "NVIDIA H20": "H20",
+        "NVIDIA H200": "H200",
+        "NVIDIA H100 80GB HBM3": "H100",
+        "NVIDIA A100-SXM4-80GB": "A100",
+        "NVIDIA A100-PCIE-40GB": "A100-40GB",
+        "NVIDIA L40S": "L40S",
+    }
+    for torch_name, name in names.items():
+        assert find_device(torch_name) == DEVICES[name]
+    for unknown in ("NVIDIA H100 PCIe", "NVIDIA H100 NVL", "NVIDIA GeForce RTX 4090", "NVIDIA H200 NVL"):
+        assert find_device(unknown) is None
+    used = utilisation(74e12, 111e12, 1.0, DEVICES["H20"])
+    assert (used.mfu, used.hfu) == (0.5, 0.75)
+
+
+def test_a_family_of_a_package_has_no_plan() -> None:
+    spec = {
+        "model": {"custom": {"name": "toy"}},
+        "data": {"shards": ["s3://bucket/data"]},
+        "checkpoint": {"uri": "s3://bucket/run"},
+    }
+    job = {"apiVersion": "training.unimrg.dev/v1alpha1", "kind": "UniMRGJob", "metadata": {"name": "toy"}, "spec": spec}
+    with pytest.raises(UserError, match="the costs of toy are not known"):
+        plan_of(UniMRGJob.model_validate(job), Assumed())

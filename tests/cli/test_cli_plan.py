@@ -1,0 +1,52 @@
+"""`unimrg plan`: what a job needs, as tables and as JSON, at once and without heavy imports."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.support.bad_jobs import GOOD_JOB
+from tests.support.command_line import Unimrg
+
+REPOSITORY = Path(__file__).parents[2]
+RECIPE = REPOSITORY / "examples/recipes/unimrg-harmon.yaml"
+
+
+def test_the_published_recipe_needs_what_was_computed_by_hand(unimrg: Unimrg) -> None:
+    """128 groups of four rows a step: 17.3 TFLOP forward each where packed, besides four images through KL-16."""
+    plan = json.loads(unimrg("plan", RECIPE, "--output", "json").out)
+    assert plan["parameters"] == 2_494_774_048
+    assert plan["operations"]["packed"]["forward"] == pytest.approx(128 * 17.3e12, rel=0.01)
+    assert plan["operations"]["packed"]["encoders"] == pytest.approx(128 * 4 * 0.556e12, rel=0.01)
+    assert plan["checkpoints"]["commit"] == pytest.approx(12 * 2.4935e9, rel=0.001)
+    seconds = plan["operations"]["packed"]["useful"] / (8 * 148e12 * 0.4)
+    assert plan["times"]["H20"]["stepSeconds"] == pytest.approx(seconds)
+    assert plan["times"]["H20"]["hours"] == pytest.approx(seconds * 1000 / 3600)
+    assert plan["memory"]["DDP"]["moments"] == pytest.approx(8 * 2.4935e9, rel=0.001)
+
+
+def test_every_example_is_planned_with_licence_and_assumptions(unimrg: Unimrg) -> None:
+    for example in sorted((REPOSITORY / "examples").rglob("*.yaml")):
+        if "kind: UniMRGJob" not in example.read_text():
+            continue
+        ended = unimrg("plan", example)
+        assert ended.code == 0, ended.err
+        assert "Memory of a process" in ended.out and "Assumed; all else is arithmetic" in ended.out
+        assert ("non-commercial" in ended.out) == ("recipes" in str(example) and "showo" not in example.name)
+
+
+def test_what_does_not_fit_is_a_warning_with_a_way_out(unimrg: Unimrg, tmp_path: Path) -> None:
+    big = tmp_path / "job.yaml"
+    big.write_text(RECIPE.read_text().replace("microBatchRows: 2", "microBatchRows: 16"))
+    ended = unimrg("plan", big, "--device", "A100-40GB")
+    assert ended.code == 0
+    assert "does not fit: a process needs" in ended.out and "a smaller training.batch.microBatchRows" in ended.out
+
+
+def test_wrong_jobs_and_unknown_devices_are_refused(unimrg: Unimrg, tmp_path: Path) -> None:
+    job = tmp_path / "job.yaml"
+    job.write_text(GOOD_JOB.replace("nodes: 1", "nodes: 0"))
+    unimrg("plan", job).refused(64, "spec.trainer.nodes: must be a whole number from 1 to 64")
+    unimrg("plan", RECIPE, "--device", "TPU").refused(64, "TPU are not known", "name one of H20, A100")
