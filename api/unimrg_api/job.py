@@ -171,6 +171,17 @@ class JobSpec(Spec):
             ),
             "self.training.batch.imageSharing != 'All' || (!has(self.model.openuni) && !has(self.model.showo))",
         ),
+        FieldRule(
+            "training.earlyStop.everySteps",
+            "there is no checkpoint of every step that is measured",
+            "use a multiple of checkpoint.everySteps",
+            lambda spec: (
+                spec.training.early_stop is None
+                or spec.training.early_stop.every_steps % spec.checkpoint.every_steps == 0
+            ),
+            "!has(self.training.earlyStop) || self.checkpoint.everySteps < 1 || "
+            "self.training.earlyStop.everySteps % self.checkpoint.everySteps == 0",
+        ),
         _parts_rule("harmon", HarmonSpec),
         _parts_rule("openuni", OpenUniSpec),
         _parts_rule("showo", ShowOSpec),

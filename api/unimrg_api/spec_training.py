@@ -144,6 +144,19 @@ class GuardSpec(Spec):
         return [] if self.spike_threshold is None else [float(self.spike_threshold), self.spike_window]
 
 
+class EarlyStopSpec(Spec):
+    """Ends training once the loss on held-out rows does not fall any more; the best checkpoint is kept.
+
+    The loss is that of the evaluation, over `stages.evaluate.heldOutRows` rows; all ranks measure it together.
+    """
+
+    every_steps: Annotated[int, Field(ge=1, le=MAXIMUM_STEPS)]
+    """Optimiser steps between two measurements: a multiple of `checkpoint.everySteps`, so that what was measured can be
+    kept."""
+    patience: Annotated[int, Field(ge=1, le=10_000)] = 3
+    """Measurements in a row that are above the lowest one, after which training ends."""
+
+
 class TrainingSpec(Spec):
     """How the model is trained."""
 
@@ -177,6 +190,9 @@ class TrainingSpec(Spec):
     others."""
     seed: Annotated[int, Field(ge=0, le=4_294_967_295)] = 42
     """Root of all randomness: initial weights, order, masks, noise, dropout."""
+
+    early_stop: EarlyStopSpec | None = None
+    """When to end before `stopStep`. Absent: never."""
 
     def resolved_stop_step(self) -> int:
         """Return the optimiser step after which training ends."""

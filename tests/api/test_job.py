@@ -108,6 +108,8 @@ NOT_TRAINED = [
     ("training.batch.microBatchRows", 16),
     ("training.stopStep", 10),
     ("training.guard.skipBudget", 0),
+    ("training.earlyStop.patience", 9),
+    ("trainer.diagnostics.gradientNormsEvery", 1),
     ("training.composition", "Packed"),
     ("training.recompute", "Blocks"),
     ("trainer.nodes", 4),

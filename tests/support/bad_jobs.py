@@ -34,6 +34,7 @@ spec:
     recompute: Nothing
     seed: 42
     prompts: Listed
+    earlyStop: {everySteps: 40, patience: 2}
   trainer:
     nodes: 1
     gpusPerNode: 0
@@ -280,6 +281,8 @@ BAD_JOBS = [
     *bad(f"{TRAINING}.guard.skipBudget", "skipBudget: 3", "skipBudget: -1"),
     *bad(f"{TRAINING}.guard.spikeThreshold", 'spikeThreshold: "6"', 'spikeThreshold: "0"', "spikeThreshold: 6"),
     *bad(f"{TRAINING}.guard.spikeWindow", "spikeWindow: 64", "spikeWindow: 7"),
+    *bad(f"{TRAINING}.earlyStop.everySteps", "{everySteps: 40", "{everySteps: 25", "{everySteps: 0"),
+    *bad(f"{TRAINING}.earlyStop.patience", "patience: 2", "patience: 0"),
     *bad("spec.trainer.compile", "compile: Never", "compile: never", "compile: true"),
     *bad("spec.trainer.diagnostics.gradientNormsEvery", "gradientNormsEvery: 5", "gradientNormsEvery: 0"),
     *bad("spec.trainer.diagnostics.profileStep", "profileStep: 4", "profileStep: 0"),

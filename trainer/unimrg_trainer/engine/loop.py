@@ -89,6 +89,8 @@ class TrainingLoop:
     enter: Callable[[Section, int], None] = lambda section, finished_steps: None
     """Called when a part of a step begins, for the watchdog."""
     before_step: Callable[[int], None] = lambda finished_steps: None
+    ends_early: Callable[[int], bool] = lambda finished_steps: False
+    """Called on every rank before a save that no one asked to be quick: measures the held-out loss, if it is due."""
     settle: Callable[[], None] = lambda: None
     """Called before a state is copied, to wait for the save before: the host holds one copy."""
 
@@ -121,6 +123,7 @@ class TrainingLoop:
                 if saving or finished_steps % REPORT_EVERY == 0:
                     self._report()
                 if saving:
+                    at_end = (not stopping and self.ends_early(finished_steps)) or at_end
                     self.enter("save", finished_steps)
                     reason = "final" if at_end else "interruption" if stopping else "periodic"
                     self.settle()

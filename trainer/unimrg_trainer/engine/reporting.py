@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from unimrg_api.progress import Progress
@@ -95,6 +96,14 @@ class Reporter:
             last.grad_norm,
             measured.step_seconds,
         )
+
+    def record_held_out(self, step: int, loss: float, losses: Mapping[str, float]) -> None:
+        """Record the held-out loss in the middle of training, and that of each objective."""
+        if self._spool is None:
+            return
+        values = {"heldout/loss": loss, **{f"heldout/loss/{name.lower()}": value for name, value in losses.items()}}
+        self._spool.step(step, {name: value for name, value in values.items() if math.isfinite(value)})
+        logger.info("held-out loss %.4f after step %d", loss, step)
 
     def heartbeat(self, finished: int) -> None:
         """Update the step in progress.json at most once a second, without synchronizing the device."""

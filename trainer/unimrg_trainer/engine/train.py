@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import datetime
 import logging
+import math
 import os
+from dataclasses import dataclass
 
 import torch.distributed as dist
 
@@ -14,14 +16,18 @@ from unimrg_trainer.checkpoint.agreement import TorchAgreement
 from unimrg_trainer.checkpoint.checkpointer import Checkpointer
 from unimrg_trainer.checkpoint.commit import Commit
 from unimrg_trainer.checkpoint.identity import check_resume
+from unimrg_trainer.checkpoint.reader import list_commits
 from unimrg_trainer.checkpoint.retention import Policy
 from unimrg_trainer.checkpoint.state import StateReader
 from unimrg_trainer.checkpoint.writer import Origin
+from unimrg_trainer.data.dataset import Dataset
+from unimrg_trainer.early_stop import EarlyStopRule
 from unimrg_trainer.engine.canonical_state import import_state
 from unimrg_trainer.engine.diagnostics import StepProfiler, compile_blocks, use_deterministic_kernels
 from unimrg_trainer.engine.guard import NumericGuard
 from unimrg_trainer.engine.initial_weights import build_initial
 from unimrg_trainer.engine.loop import LoopSettings, TrainingLoop
+from unimrg_trainer.engine.measuring import held_out_loss
 from unimrg_trainer.engine.metrics import MetricsCollector
 from unimrg_trainer.engine.optimizer import build_optimizer
 from unimrg_trainer.engine.parts import parts_of, parts_table
@@ -31,7 +37,7 @@ from unimrg_trainer.engine.reporting import Reporter
 from unimrg_trainer.engine.rows import BatchShape
 from unimrg_trainer.engine.saving import BackgroundSaver
 from unimrg_trainer.engine.schedule import Schedule
-from unimrg_trainer.engine.setup import set_up
+from unimrg_trainer.engine.setup import Setup, set_up
 from unimrg_trainer.engine.step_plan import RowReader, StepPlanner, pinned
 from unimrg_trainer.engine.stopping import CollectiveStopFlag, StopFlag
 from unimrg_trainer.engine.strategy import DataParallel
@@ -122,6 +128,29 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
         sections.enter(section, finished_steps)
         saver.heartbeat(finished_steps)
 
+    early_stop = open_early_stop(setup, first_step)
+    scores: dict[int, float] = {}
+
+    def ends_early(finished_steps: int) -> bool:
+        if early_stop is None or not early_stop.rule.is_due(finished_steps):
+            return False
+        sections.enter("evaluate", finished_steps)
+        losses = held_out_loss(setup, module, early_stop.data, lambda: sections.enter("evaluate"))
+        loss = sum(weight * losses[name] for name, weight in setup.objective_weights.items()) / len(losses)
+        reporter.record_held_out(finished_steps, loss, losses)
+        if math.isfinite(loss):
+            scores[finished_steps] = loss
+        early_stop.rule.add(finished_steps, loss)
+        if early_stop.rule.is_over(finished_steps):
+            best = f"{early_stop.rule.best_score:.4g} after step {early_stop.rule.best_step}"
+            logger.info("training ends with step %d: the held-out loss was lowest with %s", finished_steps, best)
+            return True
+        return False
+
+    if early_stop is not None and early_stop.rule.is_over(first_step):
+        logger.info("nothing to train: the held-out loss ended this training with step %d", first_step)
+        stop_step = first_step
+
     profiler = None
     if diagnostics.profile_step is not None and setup.rank == 0:
         profiler = StepProfiler(
@@ -145,7 +174,8 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
         plan_step=lambda step: pinned(planner.plan_step(step, setup.rank, setup.world_size), setup.device),
         prepare=lambda batch: setup.family.prepare(batch, setup.device, setup.parameter_dtype),
         stop=CollectiveStopFlag(saver, setup.gloo_group),
-        save=saver.save,
+        save=lambda state, reason: saver.save(state, reason, scores.get(state.step)),
+        ends_early=ends_early,
         settle=saver.settle,
         report=reporter.report,
         rank_times=RankTimes(module, setup.device, setup.gloo_group),
@@ -174,3 +204,19 @@ def newest_allowed(checkpointer: Checkpointer, job: UniMRGJob) -> Commit | None:
     newest = checkpointer.find_newest()
     check_resume(job.spec.checkpoint.resume, job.spec.checkpoint.uri, newest.step if newest is not None else 0)
     return newest
+
+
+@dataclass(frozen=True)
+class EarlyStop:
+    """The rule, and the held-out data that it is asked about."""
+
+    rule: EarlyStopRule
+    data: Dataset
+
+
+def open_early_stop(setup: Setup, first_step: int) -> EarlyStop | None:
+    """Return what spec.training.earlyStop asks for, as far as `first_step`; None if it asks for nothing."""
+    settings = setup.job.spec.training.early_stop
+    if settings is None:
+        return None
+    return EarlyStop(EarlyStopRule(settings, list_commits(setup.run_store), first_step), setup.open_data("heldOut"))
