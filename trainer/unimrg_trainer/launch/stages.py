@@ -32,9 +32,9 @@ from unimrg_trainer.launch.watchdog import Watchdog
 from unimrg_trainer.local_folders import claim_folder
 from unimrg_trainer.preparation.prepare import prepare
 from unimrg_trainer.storage.base import ObjectStore, StorageError
-from unimrg_trainer.tracking.finish import finish, save_spool
 from unimrg_trainer.tracking.settings import TerminalStatus
-from unimrg_trainer.tracking.uploader import Uploader
+from unimrg_trainer.tracking.spool import save_spool
+from unimrg_trainer.tracking.uploader import Uploader, finish
 
 logger = logging.getLogger(__name__)
 

@@ -29,7 +29,7 @@ class TrackingSettings:
 
     uri: str = field(repr=False)
     experiment: str
-    run_name: str | None
+    run_name: str
     job_uid: str
     attempt: int
 

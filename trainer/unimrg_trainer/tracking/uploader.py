@@ -1,4 +1,4 @@
-"""The thread of node 0's launcher that uploads the spool to MLflow while training goes on.
+"""The thread of a node's launcher that uploads the spool to MLflow while training goes on, and closes the run.
 
 It never raises into its caller and never delays it: a dead server costs retries in this thread, and `stop` returns
 within its time-out whatever hangs.
@@ -6,21 +6,22 @@ within its time-out whatever hangs.
 
 from __future__ import annotations
 
-import json
 import logging
 import random
 import threading
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.redaction import clean
 from unimrg_api.texts import backoff
-from unimrg_trainer.files import write_atomically
-from unimrg_trainer.local_folders import MLFLOW_FILE
+from unimrg_trainer.storage.base import ObjectStore
 from unimrg_trainer.tracking.errors import ActionRequiredError, UnavailableError
-from unimrg_trainer.tracking.mlflow_run import MlflowRun
+from unimrg_trainer.tracking.mlflow_run import Checkpoint, MlflowRun
 from unimrg_trainer.tracking.settings import TerminalStatus, TrackingSettings
+from unimrg_trainer.tracking.spool import restore_segments, save_spool
 from unimrg_trainer.tracking.upload import SpoolUpload
 
 _logger = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ class UploadReport:
     sent: int
     """Lines of the spool that it sent."""
     remaining: int
-    """Lines and files that the server lacks."""
+    """Lines that the server lacks."""
     run_id: str | None
     """None if no run was ever reached."""
     status_set: bool
@@ -51,7 +52,8 @@ class Uploader:
     """Follows `run_dir/spool` and uploads it; puts run id, URL and the present problem into `run_dir/mlflow.json`.
 
     `final_status` is for `finish`: the run is closed with it, where otherwise a closed run is re-opened (RUNNING) for
-    this attempt. A second uploader on the same folder costs requests and does no other harm.
+    this attempt. `checkpoints` lists what the store keeps: each becomes a LoggedModel of the run. A second uploader on
+    the same folder costs requests and does no other harm.
     """
 
     def __init__(
@@ -60,11 +62,11 @@ class Uploader:
         settings: TrackingSettings,
         *,
         final_status: TerminalStatus | None = None,
+        checkpoints: Callable[[], list[Checkpoint]] | None = None,
         remote: MlflowRun | None = None,
         first_wait: float = 1.0,
         poll_seconds: float = POLL_SECONDS,
     ) -> None:
-        self._mlflow_json = run_dir / MLFLOW_FILE
         self._settings = settings
         self._first_wait = first_wait
         self._poll_seconds = poll_seconds
@@ -75,6 +77,7 @@ class Uploader:
             settings,
             remote or MlflowRun(settings, self._may_continue),
             final_status=final_status,
+            checkpoints=checkpoints,
             may_continue=self._may_continue,
         )
         self._thread = threading.Thread(target=self._run, name="mlflow-uploader", daemon=True)
@@ -99,14 +102,9 @@ class Uploader:
 
     def report(self) -> UploadReport:
         """Return how far the upload has come."""
-        return UploadReport(
-            sent=self._upload.sent,
-            remaining=self._upload.remaining(),
-            run_id=self._upload.state.run_id,
-            status_set=self._upload.status_set,
-            problem=self._problem,
-            exit_code=self._exit_code,
-        )
+        upload = self._upload
+        run_id, remaining = upload.state.run_id, upload.remaining()
+        return UploadReport(upload.sent, remaining, run_id, upload.status_set, self._problem, self._exit_code)
 
     def _may_continue(self) -> bool:
         return not self._abandon.is_set()
@@ -143,7 +141,7 @@ class Uploader:
         if self._problem:
             _logger.info("MLflow at %s takes records again", self._settings.public_uri)
             self._problem, self._exit_code = "", ExitCode.OK
-            self._write_problem()
+            self._upload.publish()
         return True
 
     def _set_problem(self, error: Exception) -> None:
@@ -158,11 +156,37 @@ class Uploader:
         if changed:
             level = logging.ERROR if action else logging.WARNING
             _logger.log(level, "%s; training goes on, the spool keeps everything", self._problem)
-            self._write_problem()
+            self._upload.publish(self._problem)
 
-    def _write_problem(self) -> None:
-        try:
-            known = json.loads(self._mlflow_json.read_bytes())
-        except (OSError, ValueError):
-            known = {}
-        write_atomically(self._mlflow_json, json.dumps({**known, "problem": self._problem}))
+
+def finish(
+    run_dir: Path,
+    store: ObjectStore | None,
+    settings: TrackingSettings,
+    status: TerminalStatus,
+    timeout: float = 60.0,
+    checkpoints: Callable[[], list[Checkpoint]] | None = None,
+) -> UploadReport:
+    """Upload everything left and close the run of the settings' job as `status`, within `timeout` seconds.
+
+    The writers must have ended. Segments are exchanged with `RUN/spool` in `store` in both directions first:
+    what only the store has is uploaded too, and what only this machine has survives it. No failure of server
+    or store is raised; the report says what is missing and why. May be repeated; a later attempt re-opens the run.
+    """
+    deadline = time.monotonic() + timeout
+    if store is not None:
+        # In a thread of its own because a store that hangs must not hold up the closing of the run.
+        exchange = threading.Thread(target=_exchange, args=(store, run_dir), name="spool-exchange", daemon=True)
+        exchange.start()
+        exchange.join(timeout / 2)
+    uploader = Uploader(run_dir, settings, final_status=status, checkpoints=checkpoints)
+    uploader.start()
+    return uploader.stop(max(0.0, deadline - time.monotonic()))
+
+
+def _exchange(store: ObjectStore, run_dir: Path) -> None:
+    try:
+        restore_segments(store, run_dir / "spool")
+    except Exception as error:
+        _logger.warning("the tracking spool in %s was not fetched: %s", store.uri, clean(str(error), 500))
+    save_spool(run_dir, store)
