@@ -152,9 +152,11 @@ class MlflowRun:
         found = self._client.search_logged_models([self._experiment_id], where, max_results=1000)
         wanted = {(str(one.step), one.sha256): one for one in checkpoints}
         for model in found:
-            if str(model.status) == "READY" and wanted.pop((model.params.get("step"), model.tags.get("sha256")), None):
-                continue
-            self._client.delete_logged_model(model.model_id)  # of a deleted checkpoint, or half made
+            identity = model.params.get("step", ""), model.tags.get("sha256", "")
+            if str(model.status) != "READY" or identity not in wanted:  # half made, or of a deleted checkpoint
+                self._client.delete_logged_model(model.model_id)
+            else:
+                del wanted[identity]
         for checkpoint in wanted.values():
             self._add_model(checkpoint)
 

@@ -100,8 +100,7 @@ class SpoolUpload:
                     self._acknowledge("objects", passed)
             self._acknowledge("objects", passed)
             if self._list_checkpoints and self._checkpoints is not None:
-                self._check()
-                self._remote.keep_models(self._checkpoints())
+                self._send_models(self._checkpoints)
             self._list_checkpoints = False
         except RunGoneError as error:
             # The server no longer knows its id: the next pass finds or makes one and sends everything again.
@@ -227,6 +226,15 @@ class SpoolUpload:
             if not self._remote.is_usable():
                 raise RunGoneError(str(error)) from error
             self._reject(record, str(error), f"file {path.name}" if path is not None else "the data set")
+
+    def _send_models(self, checkpoints: Callable[[], list[Checkpoint]]) -> None:
+        try:
+            kept = checkpoints()
+        except Exception as error:  # the store's, and no reason to hold up what comes next
+            _logger.warning("the checkpoints are not listed for MLflow: %s", clean(str(error), 500))
+            return
+        self._check()
+        self._remote.keep_models(kept)
 
     def _reject(self, item: object, reason: str, name: str) -> None:
         file = self.folder / "rejected.jsonl"
