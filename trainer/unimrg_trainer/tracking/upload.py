@@ -35,6 +35,7 @@ _logger = logging.getLogger(__name__)
 
 CHUNK = 1000
 """Lines, and about as many values, between two moves of the first cursor; also the largest batch."""
+Cursor = Literal["batches", "objects"]
 
 
 class UploadState(BaseModel):
@@ -48,7 +49,11 @@ class UploadState(BaseModel):
 
 
 class SpoolUpload:
-    """Sends what the upload state of a spool does not show as acknowledged."""
+    """Sends what the upload state of a spool does not show as acknowledged.
+
+    With `final_status` the run is closed, else re-opened; `checkpoints` lists those that the store keeps.
+    `may_continue` is asked before each request. `sent` counts the lines that were acknowledged through this object.
+    """
 
     def __init__(
         self,
@@ -60,13 +65,8 @@ class SpoolUpload:
         checkpoints: Callable[[], list[Checkpoint]] | None = None,
         may_continue: Callable[[], bool] = lambda: True,
     ) -> None:
-        """With `final_status` the run is closed, else re-opened; `checkpoints` lists those that the store keeps.
-
-        `may_continue` is asked before each request.
-        """
         self.folder = run_dir / "spool"
         self.sent = 0
-        """Lines of the spool that were acknowledged through this object."""
         self.status_set = False
         self._run_dir = run_dir
         self._settings = settings
@@ -74,8 +74,7 @@ class SpoolUpload:
         self._final_status = final_status
         self._checkpoints = checkpoints
         self._may_continue = may_continue
-        self._connected = False
-        self._list_checkpoints = False
+        self._connected = self._list_checkpoints = False
         self._writer = ""
         self._history: dict[str, dict[int, float]] = {}
         self._refused_names: set[str] = set()
@@ -134,11 +133,11 @@ class SpoolUpload:
         self.status_set = self._final_status is not None
         self._connected = self._list_checkpoints = True
 
-    def _unsent(self, cursor: Literal["batches", "objects"]) -> Iterator[Line]:
+    def _unsent(self, cursor: Cursor) -> Iterator[Line]:
         for segment in list_segments(self.folder):
             yield from read_lines(self.folder, segment, getattr(self.state, cursor).get(segment, 0))
 
-    def _acknowledge(self, cursor: Literal["batches", "objects"], offsets: dict[str, int]) -> None:
+    def _acknowledge(self, cursor: Cursor, offsets: dict[str, int]) -> None:
         getattr(self.state, cursor).update(offsets)
         if offsets:
             write_atomically(self.folder / STATE_FILE, self.state.model_dump_json())
@@ -181,35 +180,30 @@ class SpoolUpload:
 
     def _new_points(self, record: Record, first_step: int, tags: dict[str, str]) -> list[Item]:
         """Return the points of a record that the run lacked when this writer's lines began."""
-        values, known = record["metrics"], {}
+        step, values, known = record["step"] if record["metrics"] else 0, record["metrics"], {}
         for name, value in values.items():
             if math.isinf(value):  # the server would store ±1.8e308, which flattens every chart
-                tags[f"unimrg.nonfinite.{name}"] = f"{value} at step {record['step']}, attempt {record['attempt']}"
+                tags[f"unimrg.nonfinite.{name}"] = f"{value} at step {step}, attempt {record['attempt']}"
                 values[name] = math.nan
             if name not in self._history:
                 self._check()
                 self._history[name] = self._remote.history(name, first_step)
-            if record["step"] in self._history[name]:
-                known[name] = self._history[name][record["step"]]
-        return [Point(name, value, record["ts"], record["step"]) for name, value in new_values(values, known).items()]
+            if step in self._history[name]:
+                known[name] = self._history[name][step]
+        return [Point(name, value, record["ts"], step) for name, value in new_values(values, known).items()]
 
     def _send(self, items: Sequence[Item]) -> None:
         """Send in batches; a refused one is halved until the item that the server does not like stands alone."""
         waiting = [items[start : start + CHUNK] for start in range(0, len(items), CHUNK)][::-1]
         while waiting:
             batch = waiting.pop()
-            self._check()
-            try:
-                self._remote.log(batch)
-            except RefusedError as error:
-                # A deleted run refuses everything: that says nothing about the items.
-                if not self._remote.is_usable():
-                    raise RunGoneError(str(error)) from error
-                if len(batch) == 1:
-                    self._reject(batch[0], str(error), f"{type(batch[0]).__name__.lower()} {batch[0].key}")
-                else:
-                    middle = len(batch) // 2
-                    waiting += [batch[middle:], batch[:middle]]
+            if (refusal := self._refusal(lambda batch=batch: self._remote.log(batch))) is None:
+                continue
+            if len(batch) == 1:
+                self._reject(batch[0], refusal, f"{type(batch[0]).__name__.lower()} {batch[0].key}")
+            else:
+                middle = len(batch) // 2
+                waiting += [batch[middle:], batch[:middle]]
 
     def _send_object(self, record: Record) -> None:
         path = None
@@ -219,13 +213,8 @@ class SpoolUpload:
             if not path.is_relative_to(self.folder.resolve()) or not path.is_file():
                 self._reject(record, "the file is missing", f"file {path.name}")
                 return
-        self._check()
-        try:
-            self._remote.log_object(record, path)
-        except RefusedError as error:
-            if not self._remote.is_usable():
-                raise RunGoneError(str(error)) from error
-            self._reject(record, str(error), f"file {path.name}" if path is not None else "the data set")
+        if (refusal := self._refusal(lambda: self._remote.log_object(record, path))) is not None:
+            self._reject(record, refusal, f"file {path.name}" if path is not None else "the data set")
 
     def _send_models(self, checkpoints: Callable[[], list[Checkpoint]]) -> None:
         try:
@@ -235,6 +224,17 @@ class SpoolUpload:
             return
         self._check()
         self._remote.keep_models(kept)
+
+    def _refusal(self, request: Callable[[], None]) -> str | None:
+        """Make a request; return why the server will never take it, None if it did."""
+        self._check()
+        try:
+            request()
+        except RefusedError as error:
+            if not self._remote.is_usable():  # a deleted run refuses everything: that says nothing about the request
+                raise RunGoneError(str(error)) from error
+            return str(error)
+        return None
 
     def _reject(self, item: object, reason: str, name: str) -> None:
         file = self.folder / "rejected.jsonl"
