@@ -2,11 +2,11 @@
 
 python benchmarks/mlflow_outage.py [--quick]
 
-A child process plays rank 0: it computes steps of 0.2 s, and after each calls the tracker's writer as the train stage does, with
-a closed segment every few steps; the time in those calls is measured in the same process. Beside it runs the
-launcher's uploader. Runs with a server that is up and with one that is down alternate; one more has a server that takes
-connections and never answers. Afterwards the server is started, the spools are sent, twice, and the points on the
-server are counted. Ends with one line of JSON.
+A child process plays rank 0: it computes steps of 0.2 s, and after each calls the tracker's writer as the train stage
+does, with a closed segment every few steps; the time in those calls is measured in the same process. Beside it runs
+the launcher's uploader. Runs with a server that is up and with one that is down alternate; one more has a server that
+takes connections and never answers. Afterwards the server is started, the spools are sent, twice, and the points on
+the server are counted. Ends with one line of JSON.
 """
 
 from __future__ import annotations

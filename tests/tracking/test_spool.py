@@ -14,8 +14,10 @@ import pytest
 
 from tests.support.dictionary_store import DictionaryStore
 from tests.support.virtual_clock import VirtualClock
+from tests.support.waiting import wait_until
 from unimrg_trainer.tracking.segments import list_segments, new_values, read_attempts, read_curves, read_records
 from unimrg_trainer.tracking.spool import Spool, copy_segments, restore_segments
+from unimrg_trainer.tracking.system_metrics import watch_system
 
 WRITER = """
 import sys
@@ -207,6 +209,17 @@ def test_a_full_disk_costs_points_and_not_the_training(
 
 def test_a_missing_file_is_no_artifact_and_no_error(tmp_path: Path) -> None:
     assert not Spool(tmp_path, 1).artifact(tmp_path / "missing.png")
+
+
+def test_the_load_of_the_node_is_recorded_under_names_of_mlflow(tmp_path: Path) -> None:
+    stop = watch_system(Spool(tmp_path, 1), 2, interval=0.01)
+    wait_until(lambda: read_curves(tmp_path) != {})
+    stop.set()
+
+    curves = read_curves(tmp_path)
+
+    assert 0 < min(curves["system/node_2/system_memory_usage_percentage"].values()) < 100
+    assert {"system/node_2/cpu_utilization_percentage", "system/node_2/network_receive_megabytes"} <= set(curves)
 
 
 def test_importing_the_tracker_does_not_import_mlflow() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -39,9 +40,10 @@ class Reporter:
             self._spool.begin(resume_step)
             describe_run(setup, self._spool, parameter_count, frozen_count)
             self._update()
+        self._system = threading.Event()
         if os.environ.get("LOCAL_RANK", "0") == "0":  # one process of each node
             node = setup.env.node_rank if setup.env.nodes > 1 else None
-            watch_system(self._spool or Spool(setup.env.run_dir / "spool", int(setup.env.attempt)), node)
+            self._system = watch_system(self._spool or Spool(setup.env.run_dir / "spool", int(setup.env.attempt)), node)
 
     def report(self, measured: LoopReport) -> None:
         """Record the metrics of a few steps."""
@@ -108,6 +110,7 @@ class Reporter:
 
     def close(self) -> None:
         """Record the end of training."""
+        self._system.set()
         if self._spool is not None:
             self._spool.end("trained to the stop step")
             self.close_segments()

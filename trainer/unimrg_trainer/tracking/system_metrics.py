@@ -22,22 +22,23 @@ _logger = logging.getLogger(__name__)
 INTERVAL_SECONDS = 15.0
 
 
-def watch_system(spool: Spool, node: int | None, interval: float = INTERVAL_SECONDS) -> None:
-    """Record the node's load every `interval` seconds from a daemon thread, as long as the process lives.
+def watch_system(spool: Spool, node: int | None, interval: float = INTERVAL_SECONDS) -> threading.Event:
+    """Record the node's load every `interval` seconds from a daemon thread, until the event that is returned is set.
 
     `node` is the node's rank where there are several. The step of a point is its Unix time in seconds; MLflow draws
     system metrics over time.
     """
-    threading.Thread(target=_watch, args=(spool, node, interval), name="system-metrics", daemon=True).start()
+    stop = threading.Event()
+    threading.Thread(target=_watch, args=(spool, node, interval, stop), name="system-metrics", daemon=True).start()
+    return stop
 
 
-def _watch(spool: Spool, node: int | None, interval: float) -> None:
+def _watch(spool: Spool, node: int | None, interval: float, stop: threading.Event) -> None:
     prefix = "system/" if node is None else f"system/node_{node}/"
     gpus = _gpus()
     network = psutil.net_io_counters()
     psutil.cpu_percent()  # the first call has nothing to compare with
-    while True:
-        time.sleep(interval)
+    while not stop.wait(interval):
         try:
             now = psutil.net_io_counters()
             memory = psutil.virtual_memory()

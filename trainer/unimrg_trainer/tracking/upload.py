@@ -17,6 +17,9 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -48,37 +51,30 @@ class UploadState(BaseModel):
     objects: dict[str, int] = {}
 
 
+@dataclass
 class SpoolUpload:
-    """Sends what the upload state of a spool does not show as acknowledged.
+    """Sends what the upload state of a spool does not show as acknowledged."""
 
-    With `final_status` the run is closed, else re-opened; `checkpoints` lists those that the store keeps.
-    `may_continue` is asked before each request. `sent` counts the lines that were acknowledged through this object.
-    """
+    run_dir: Path
+    settings: TrackingSettings
+    remote: MlflowRun
+    final_status: TerminalStatus | None = None
+    """The run is closed with it; None: it is re-opened."""
+    checkpoints: Callable[[], list[Checkpoint]] | None = None
+    """Lists those that the store keeps."""
+    may_continue: Callable[[], bool] = lambda: True
+    """Asked before each request."""
+    sent: int = field(default=0, init=False)
+    """Lines that were acknowledged through this object."""
+    status_set: bool = field(default=False, init=False)
 
-    def __init__(
-        self,
-        run_dir: Path,
-        settings: TrackingSettings,
-        remote: MlflowRun,
-        *,
-        final_status: TerminalStatus | None = None,
-        checkpoints: Callable[[], list[Checkpoint]] | None = None,
-        may_continue: Callable[[], bool] = lambda: True,
-    ) -> None:
-        self.folder = run_dir / "spool"
-        self.sent = 0
-        self.status_set = False
-        self._run_dir = run_dir
-        self._settings = settings
-        self._remote = remote
-        self._final_status = final_status
-        self._checkpoints = checkpoints
-        self._may_continue = may_continue
+    def __post_init__(self) -> None:
+        self.folder = self.run_dir / "spool"
+        self.state = self._load_state()
         self._connected = self._list_checkpoints = False
         self._writer = ""
         self._history: dict[str, dict[int, float]] = {}
         self._refused_names: set[str] = set()
-        self.state = self._load_state()
 
     def run(self) -> None:
         """Make one pass until nothing is left. Raises UnavailableError when it has to be made again."""
@@ -86,7 +82,7 @@ class SpoolUpload:
             if not self._connected:
                 # The segments of earlier attempts, and how far they were sent, may have been restored since.
                 self.state = self._load_state()
-                if not self.remaining() and (self._final_status is None or self.status_set):
+                if not self.remaining() and (self.final_status is None or self.status_set):
                     return
                 self._connect()
             while chunk := self._next_chunk():
@@ -98,8 +94,8 @@ class SpoolUpload:
                     self._send_object(line.record)
                     self._acknowledge("objects", passed)
             self._acknowledge("objects", passed)
-            if self._list_checkpoints and self._checkpoints is not None:
-                self._send_models(self._checkpoints)
+            if self._list_checkpoints and self.checkpoints is not None:
+                self._send_models(self.checkpoints)
             self._list_checkpoints = False
         except RunGoneError as error:
             # The server no longer knows its id: the next pass finds or makes one and sends everything again.
@@ -113,15 +109,16 @@ class SpoolUpload:
 
     def publish(self, problem: str = "") -> None:
         """Write run id, URL and the present problem to `mlflow.json`, for the progress and the next commit."""
-        known = {"run_id": self.state.run_id or "", "url": self._remote.url, "uri": self._settings.public_uri}
-        content = {**mlflow_run(self._run_dir), **{name: text for name, text in known.items() if text}}
-        write_atomically(self._run_dir / MLFLOW_FILE, json.dumps({**content, "problem": problem}))
+        known = {"run_id": self.state.run_id or "", "url": self.remote.url, "uri": self.settings.public_uri}
+        content = {**mlflow_run(self.run_dir), **{name: text for name, text in known.items() if text}}
+        with suppress(OSError):  # a full disk
+            write_atomically(self.run_dir / MLFLOW_FILE, json.dumps({**content, "problem": problem}))
 
     def _connect(self) -> None:
         self._check()
         times = [record["ts"] for record in read_records(self.folder)]
         now = int(time.time() * 1000)
-        run_id = self._remote.connect(self.state.run_id, min(times, default=now))
+        run_id = self.remote.connect(self.state.run_id, min(times, default=now))
         self._check()  # a request that hung may return after another uploader has closed the run
         if run_id != self.state.run_id:  # another run lacks everything
             self.state = UploadState(server=self.state.server, run_id=run_id)
@@ -129,8 +126,8 @@ class SpoolUpload:
         self.publish()
         # The status comes before the points: a run takes points after its end, so that a slow server still
         # leaves the right status.
-        self._remote.set_status(self._final_status, max(times, default=now))
-        self.status_set = self._final_status is not None
+        self.remote.set_status(self.final_status, max(times, default=now))
+        self.status_set = self.final_status is not None
         self._connected = self._list_checkpoints = True
 
     def _unsent(self, cursor: Cursor) -> Iterator[Line]:
@@ -159,7 +156,7 @@ class SpoolUpload:
         records = [line.record for line in chunk if line.record is not None]
         first_step = min((record["step"] for record in records if record["metrics"]), default=0)
         points: list[Item] = []
-        params = dict(self._remote.params)
+        params = dict(self.remote.params)
         tags: dict[str, str] = {}  # a later value replaces an earlier one
         for record in records:
             points += self._new_points(record, first_step, tags)
@@ -168,9 +165,9 @@ class SpoolUpload:
                 if (old := params.setdefault(name, value)) != value:  # a parameter never changes
                     tags[f"param_change.{record['attempt']}.{name}"] = f"{old[:1000]} → {value[:1000]}"
             tags |= record["tags"]
-        new = [Param(*item) for item in params.items() if item[0] not in self._remote.params]
+        new = [Param(*item) for item in params.items() if item[0] not in self.remote.params]
         self._send([*new, *points, *(Tag(*item) for item in tags.items())])
-        self._remote.params = params
+        self.remote.params = params
         for line in chunk:
             if line.record is None:
                 self._reject(line.text[:1000], "unreadable line", "unreadable lines")
@@ -187,7 +184,7 @@ class SpoolUpload:
                 values[name] = math.nan
             if name not in self._history:
                 self._check()
-                self._history[name] = self._remote.history(name, first_step)
+                self._history[name] = self.remote.history(name, first_step)
             if step in self._history[name]:
                 known[name] = self._history[name][step]
         return [Point(name, value, record["ts"], step) for name, value in new_values(values, known).items()]
@@ -197,7 +194,7 @@ class SpoolUpload:
         waiting = [items[start : start + CHUNK] for start in range(0, len(items), CHUNK)][::-1]
         while waiting:
             batch = waiting.pop()
-            if (refusal := self._refusal(lambda batch=batch: self._remote.log(batch))) is None:
+            if (refusal := self._refusal(partial(self.remote.log, batch))) is None:
                 continue
             if len(batch) == 1:
                 self._reject(batch[0], refusal, f"{type(batch[0]).__name__.lower()} {batch[0].key}")
@@ -213,7 +210,7 @@ class SpoolUpload:
             if not path.is_relative_to(self.folder.resolve()) or not path.is_file():
                 self._reject(record, "the file is missing", f"file {path.name}")
                 return
-        if (refusal := self._refusal(lambda: self._remote.log_object(record, path))) is not None:
+        if (refusal := self._refusal(partial(self.remote.log_object, record, path))) is not None:
             self._reject(record, refusal, f"file {path.name}" if path is not None else "the data set")
 
     def _send_models(self, checkpoints: Callable[[], list[Checkpoint]]) -> None:
@@ -223,7 +220,7 @@ class SpoolUpload:
             _logger.warning("the checkpoints are not listed for MLflow: %s", clean(str(error), 500))
             return
         self._check()
-        self._remote.keep_models(kept)
+        self.remote.keep_models(kept)
 
     def _refusal(self, request: Callable[[], None]) -> str | None:
         """Make a request; return why the server will never take it, None if it did."""
@@ -231,7 +228,7 @@ class SpoolUpload:
         try:
             request()
         except RefusedError as error:
-            if not self._remote.is_usable():  # a deleted run refuses everything: that says nothing about the request
+            if not self.remote.is_usable():  # a deleted run refuses everything: that says nothing about the request
                 raise RunGoneError(str(error)) from error
             return str(error)
         return None
@@ -245,12 +242,12 @@ class SpoolUpload:
             _logger.warning("the tracking server refuses %s; it is kept in %s: %s", name, file, clean(reason, 500))
 
     def _check(self) -> None:
-        if not self._may_continue():
+        if not self.may_continue():
             raise UnavailableError("stopped before everything was sent")
 
     def _load_state(self) -> UploadState:
         """Return the spool's upload state; an empty one if it is missing, damaged or another server's."""
-        empty = UploadState(server=self._settings.server_digest)
+        empty = UploadState(server=self.settings.server_digest)
         try:
             state = UploadState.model_validate_json((self.folder / STATE_FILE).read_bytes())
         except (OSError, ValueError):

@@ -26,7 +26,6 @@ from unimrg_trainer.tracking.upload import SpoolUpload
 
 _logger = logging.getLogger(__name__)
 
-POLL_SECONDS = 1.0
 LONGEST_WAIT_SECONDS = 60.0
 
 
@@ -48,6 +47,7 @@ class UploadReport:
     """UNAVAILABLE if the same may succeed later; CONFIGURATION or CREDENTIALS if a person has to act."""
 
 
+@dataclass
 class Uploader:
     """Follows `run_dir/spool` and uploads it; puts run id, URL and the present problem into `run_dir/mlflow.json`.
 
@@ -56,32 +56,26 @@ class Uploader:
     the same folder costs requests and does no other harm.
     """
 
-    def __init__(
-        self,
-        run_dir: Path,
-        settings: TrackingSettings,
-        *,
-        final_status: TerminalStatus | None = None,
-        checkpoints: Callable[[], list[Checkpoint]] | None = None,
-        remote: MlflowRun | None = None,
-        first_wait: float = 1.0,
-        poll_seconds: float = POLL_SECONDS,
-    ) -> None:
-        self._settings = settings
-        self._first_wait = first_wait
-        self._poll_seconds = poll_seconds
+    run_dir: Path
+    settings: TrackingSettings
+    final_status: TerminalStatus | None = None
+    checkpoints: Callable[[], list[Checkpoint]] | None = None
+    remote: MlflowRun | None = None
+    first_wait: float = 1.0
+    poll_seconds: float = 1.0
+
+    def __post_init__(self) -> None:
         self._stop = threading.Event()
         self._abandon = threading.Event()
+
+        def may_continue() -> bool:
+            return not self._abandon.is_set()
+
+        remote = self.remote or MlflowRun(self.settings, may_continue)
         self._upload = SpoolUpload(
-            run_dir,
-            settings,
-            remote or MlflowRun(settings, self._may_continue),
-            final_status=final_status,
-            checkpoints=checkpoints,
-            may_continue=self._may_continue,
+            self.run_dir, self.settings, remote, self.final_status, self.checkpoints, may_continue
         )
         self._thread = threading.Thread(target=self._run, name="mlflow-uploader", daemon=True)
-        self._failures = 0
         self._problem = ""
         self._exit_code = ExitCode.OK
 
@@ -106,57 +100,44 @@ class Uploader:
         run_id, remaining = upload.state.run_id, upload.remaining()
         return UploadReport(upload.sent, remaining, run_id, upload.status_set, self._problem, self._exit_code)
 
-    def _may_continue(self) -> bool:
-        return not self._abandon.is_set()
-
     def _run(self) -> None:
-        was_stopping = False
-        try:
-            while not self._abandon.is_set():
-                stopping = self._stop.is_set()
-                if stopping and not was_stopping:
-                    # The last chance before the time-out: do not sleep through it after a long outage.
-                    was_stopping, self._failures = True, 0
-                succeeded = self._pass()
-                if stopping and (succeeded or self._exit_code not in (ExitCode.OK, ExitCode.UNAVAILABLE)):
-                    return
-                longest = backoff(self._first_wait, LONGEST_WAIT_SECONDS, self._failures, random.random())
-                wait = self._poll_seconds if succeeded else longest
-                # While stopping, the caller's time-out ends the waiting.
-                (self._abandon if stopping else self._stop).wait(wait)
-        except Exception:
-            _logger.exception("the upload to MLflow ended; the spool in %s keeps everything", self._upload.folder)
+        failures = 0
+        while not self._abandon.is_set():
+            stopping = self._stop.is_set()
+            try:
+                self._upload.run()
+                failures = 0
+                self._set_problem(None)
+            except Exception as error:  # whatever it was, the spool has everything and the next pass starts from there
+                failures += 1
+                if not self._abandon.is_set():
+                    self._set_problem(error)
+            if stopping and (not failures or self._exit_code is not ExitCode.UNAVAILABLE):
+                return
+            # The last chance before the time-out of `stop`, which ends the waiting: do not sleep through it.
+            repeated = 1 if stopping else failures
+            wait = backoff(self.first_wait, LONGEST_WAIT_SECONDS, repeated, random.random())
+            (self._abandon if stopping else self._stop).wait(wait if failures else self.poll_seconds)
 
-    def _pass(self) -> bool:
-        """Make one pass and return whether everything was sent."""
-        try:
-            self._upload.run()
-        except Exception as error:
-            # Whatever it was, the spool has everything and the next pass starts from there.
-            self._failures += 1
-            if not self._abandon.is_set():
-                self._set_problem(error)
-            return False
-        self._failures = 0
-        if self._problem:
-            _logger.info("MLflow at %s takes records again", self._settings.public_uri)
-            self._problem, self._exit_code = "", ExitCode.OK
-            self._upload.publish()
-        return True
-
-    def _set_problem(self, error: Exception) -> None:
+    def _set_problem(self, error: Exception | None) -> None:
         """Keep the reason for the report; log it once per outage, and again when it is of another kind."""
         known = isinstance(error, UnavailableError)
-        exit_code = error.exit_code if isinstance(error, UnavailableError) else ExitCode.UNAVAILABLE
+        code = error.exit_code if isinstance(error, UnavailableError) else ExitCode.UNAVAILABLE
+        changed = (code if error else ExitCode.OK) is not self._exit_code
+        self._exit_code = code if error else ExitCode.OK
+        server = f"MLflow at {self.settings.public_uri}"
         action = isinstance(error, ActionRequiredError)
         what = "refuses this job's records" if action else "cannot be reached"
         text = clean(str(error) if known else repr(error), 500)
-        changed = exit_code != self._exit_code
-        self._problem, self._exit_code = f"MLflow at {self._settings.public_uri} {what}: {text}", exit_code
-        if changed:
+        self._problem = f"{server} {what}: {text}" if error else ""
+        if not changed:
+            return
+        self._upload.publish(self._problem)
+        if error:
             level = logging.ERROR if action else logging.WARNING
             _logger.log(level, "%s; training goes on, the spool keeps everything", self._problem)
-            self._upload.publish(self._problem)
+        else:
+            _logger.info("%s takes records again", server)
 
 
 def finish(
@@ -179,7 +160,7 @@ def finish(
         exchange = threading.Thread(target=_exchange, args=(store, run_dir), name="spool-exchange", daemon=True)
         exchange.start()
         exchange.join(timeout / 2)
-    uploader = Uploader(run_dir, settings, final_status=status, checkpoints=checkpoints)
+    uploader = Uploader(run_dir, settings, status, checkpoints)
     uploader.start()
     return uploader.stop(max(0.0, deadline - time.monotonic()))
 
