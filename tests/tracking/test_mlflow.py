@@ -218,6 +218,25 @@ def test_of_two_runs_with_one_uid_the_oldest_wins(mlflow_server: MlflowServer, t
     assert run.data.tags["unimrg.duplicate_of"] == older and run.info.status == "KILLED"
 
 
+def test_another_node_adds_to_the_run_and_neither_makes_nor_opens_it(
+    mlflow_server: MlflowServer, tmp_path: Path
+) -> None:
+    first = settings_for(mlflow_server.uri)
+    other = replace(first, node_rank=1)
+    Spool(tmp_path / "1/spool", 1).step(1, {"system/node_1/cpu_utilization_percentage": 50.0})
+    uploader = Uploader(tmp_path / "1", other, first_wait=0.05, poll_seconds=0.05)
+    uploader.start()
+    wait_until(lambda: "first node has not made the run" in uploader.report().problem)
+    Spool(tmp_path / "0/spool", 1).step(1, {"train/loss": 1.0})
+    run_id = finish(tmp_path / "0", None, first, "FINISHED").run_id
+    report = uploader.stop(60)
+
+    assert (report.run_id, report.remaining, report.problem) == (run_id, 0, "")
+    run = client_of(mlflow_server.uri).get_run(run_id)
+    assert set(run.data.metrics) == {"train/loss", "system/node_1/cpu_utilization_percentage"}
+    assert run.info.status == "FINISHED"
+
+
 def test_a_job_whose_experiment_is_renamed_between_attempts_keeps_its_run(
     uri: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

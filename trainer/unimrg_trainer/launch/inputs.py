@@ -168,6 +168,7 @@ def tracking_settings(job: UniMRGJob, env: PodEnvironment) -> TrackingSettings:
         run_name=mlflow.run_name or job.metadata.name,
         job_uid=env.uid,
         attempt=int(env.attempt),
+        node_rank=env.node_rank,
     )
 
 

@@ -141,6 +141,8 @@ class MlflowRun:
 
     def set_status(self, status: TerminalStatus | None, end_ms: int) -> None:
         """Close the run, which still takes what is sent later; None: re-open it for another attempt."""
+        if self._settings.node_rank:
+            return
         if status is None:
             self._client.update_run(self.run_id, "RUNNING")
         else:
@@ -213,6 +215,8 @@ class MlflowRun:
         experiment = ensure_experiment(self._client, self._settings).experiment_id
         runs = self._search(experiment)
         if not runs:
+            if self._settings.node_rank:
+                raise UnavailableError("the launcher of the first node has not made the run yet")
             if not self._may_continue():
                 raise UnavailableError("stopped before the run was made")
             tags = {"unimrg.job_uid": self._settings.job_uid, "unimrg.attempt": str(self._settings.attempt)}
