@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from tests.support.local_jobs import tiny_job
 from tests.support.mlflow_server import MlflowServer
 from tests.support.train_stage import run_stage
+from unimrg_api.load import parse_job
 from unimrg_cli.main import app
 from unimrg_trainer.checkpoint.identity import claim_attempt, claim_identity
 from unimrg_trainer.checkpoint.reader import list_commits
@@ -40,11 +41,14 @@ class Job:
             training__stopStep=STEPS,
             checkpoint__everySteps=2,
             checkpoint__keepLast=2,
-            tracking={"mlflow": {"uri": server.uri, "experiment": self.experiment}},
+            tracking={
+                "mlflow": {"uri": server.uri, "experiment": self.experiment, "credentials": {"secretName": "keys"}}
+            },
             stages={
                 "evaluate": {"benchmarks": [{"generatedMaps": {"images": 2}}], "heldOutRows": 4, "sampleImages": 1}
             },
         )
+        self.job = job
         assert job.spec.data.sources is not None
         prepare(job.spec.data.sources, folder, LocalStore(folder / "data"), lambda *_: None)
         self.run = folder / "run"
@@ -129,6 +133,9 @@ def test_the_run_opens_among_trainings_and_says_what_it_is(job: Job, synced: str
         assert said in note, said
     assert tags["mlflow.source.name"] == "UniMRGJob tiny" and tags["mlflow.user"]
     assert tags["unimrg.attempt.1"].endswith("Z, after step 0")
+    url = f"{job.server.uri}/get-artifact?run_uuid={run['info']['run_id']}&path=job/unimrgjob.json"
+    with urllib.request.urlopen(url, timeout=30) as answer:
+        assert parse_job(json.load(answer)) == job.job
     assert (params["training.batch.rowsPerObjective"], params["method"]) == ("4", "UniMRG")
     assert params["model.harmon.variant"] == "Tiny"
 

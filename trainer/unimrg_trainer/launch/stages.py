@@ -207,7 +207,7 @@ def finish_run(context: StageContext, limit: float) -> ExitResult:
         settings = inputs.tracking_settings(context.job, env)
         report = finish(env.run_dir, run_store, settings, status, limit, partial(_kept_checkpoints, run_store))
     if report.remaining or not report.status_set:
-        left = f"{report.remaining} records did not reach MLflow within {limit:.0f} s; they stay in the spool"
+        left = f"{report.remaining} records did not reach MLflow within {limit:.0f} s; `unimrg track sync` sends them"
         message = f"{report.problem}. {left}" if report.problem else left
         return ExitResult(report.exit_code or ExitCode.UNAVAILABLE, "TrackingIncomplete", message)
     outcomes.store_run_outcome(run_store, env.attempt, outcome, tracked=True)
