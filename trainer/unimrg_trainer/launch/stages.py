@@ -189,22 +189,24 @@ def _run_ranks(context: StageContext, stage: StageName) -> ExitResult:
 
 
 def _finish(context: StageContext) -> ExitResult:
-    return finish_run(context, FINISH_SECONDS_AFTER_STOP if context.stop.requested else FINISH_SECONDS)
+    limit = FINISH_SECONDS_AFTER_STOP if context.stop.requested else FINISH_SECONDS
+    return finish_run(context.env, context.job, context.run_store, context.stop, limit)
 
 
-def finish_run(context: StageContext, limit: float) -> ExitResult:
+def finish_run(
+    env: PodEnvironment, job: UniMRGJob, run_store: ObjectStore, stop: StopRequest, limit: float
+) -> ExitResult:
     """Upload the rest of the tracking spool and set the MLflow run's final status, within `limit` seconds.
 
-    A failure here fails no job.
+    A failure here fails no job. `env` has the training's uid and attempt.
     """
-    env, run_store, stop = context.env, context.run_store, context.stop
     if not attempt_numbers(run_store):
         return ExitResult(ExitCode.OK, "Completed", f"no training under {run_store.uri}: no MLflow run to close")
-    outcome = outcomes.run_outcome(run_store, context.job, env.attempt)
+    outcome = outcomes.run_outcome(run_store, job, env.attempt)
     status = _MLFLOW_STATUS.get(outcome, "KILLED")
     outcomes.store_run_outcome(run_store, env.attempt, outcome, tracked=False)
     with stop.interruptible(even_if_requested=True):
-        settings = inputs.tracking_settings(context.job, env)
+        settings = inputs.tracking_settings(job, env)
         report = finish(env.run_dir, run_store, settings, status, limit, partial(_kept_checkpoints, run_store))
     if report.remaining or not report.status_set:
         left = f"{report.remaining} records did not reach MLflow within {limit:.0f} s; `unimrg track sync` sends them"

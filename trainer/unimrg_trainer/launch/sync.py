@@ -14,7 +14,7 @@ from unimrg_trainer.launch.exit_records import ExitResult
 from unimrg_trainer.launch.local import display_uri, local_environment
 from unimrg_trainer.launch.lock import run_lock
 from unimrg_trainer.launch.signals import StopRequest
-from unimrg_trainer.launch.stages import RANK_MODULE, StageContext, finish_run
+from unimrg_trainer.launch.stages import finish_run
 from unimrg_trainer.local_folders import JOB_FILE, claim_folder, mlflow_run, provide_home
 from unimrg_trainer.storage.base import ObjectStore
 from unimrg_trainer.tracking.spool import restore_segments
@@ -53,7 +53,6 @@ def sync_run(job: UniMRGJob, job_file: Path, run_dir: Path | None, stop: StopReq
         found = inputs.find_run(env, job, run_store)
         if found is not None:
             claim_folder(found.run_dir, found.uid)
-        context = StageContext(found or env, job, run_store, stop, False, RANK_MODULE)
-        result = finish_run(context, SYNC_SECONDS)
+        result = finish_run(found or env, job, run_store, stop, SYNC_SECONDS)
         known = mlflow_run(env.run_dir)
     return result, known.get("url") or known.get("run_id", "")

@@ -16,7 +16,7 @@ from typing import Any
 
 from unimrg_api.exit_codes import ExitCode
 from unimrg_trainer.tracking.embedded import ensure_database, relocate_artifacts
-from unimrg_trainer.tracking.errors import ActionRequiredError, RefusedError, UnavailableError, translate
+from unimrg_trainer.tracking.errors import ActionRequiredError, RefusedError, explain, translate
 from unimrg_trainer.tracking.settings import TrackingSettings, sqlite_path
 
 _logger = logging.getLogger(__name__)
@@ -115,11 +115,8 @@ def check_server(settings: TrackingSettings, timeout: float = CHECK_SECONDS) -> 
 def _problem(settings: TrackingSettings) -> str | None:
     try:
         experiment = ensure_experiment(Client(settings), settings)
-    except ActionRequiredError as error:
-        return f"MLflow at {settings.public_uri} refuses this job: {error}"
     except Exception as error:
-        kind = "" if isinstance(error, UnavailableError) else f"{type(error).__name__}: "
-        return f"MLflow at {settings.public_uri} cannot be reached: {kind}{error}"
+        return explain(settings.public_uri, error)[0]
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
     location, folder = experiment.artifact_location, f"unimrg-check-{uuid.uuid4().hex}"

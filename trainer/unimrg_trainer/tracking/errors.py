@@ -42,6 +42,15 @@ class RunGoneError(Exception):
     """The run was deleted, or the server has another data base than before."""
 
 
+def explain(server: str, error: Exception) -> tuple[str, ExitCode]:
+    """Return in one sentence what MLflow at the URI `server` does not do, why, and what a person can do; and a code."""
+    known = isinstance(error, UnavailableError)
+    what = "refuses this job's records" if isinstance(error, ActionRequiredError) else "cannot be reached"
+    text = clean(str(error) if known else repr(error), 500)
+    code = error.exit_code if isinstance(error, UnavailableError) else ExitCode.UNAVAILABLE
+    return f"MLflow at {server} {what}: {text}", code
+
+
 def translate(error: Exception) -> Exception:
     """Return one of the errors above for whatever MLflow's client raised, with the server's own text."""
     if isinstance(error, UnavailableError | RefusedError | RunGoneError):

@@ -18,7 +18,7 @@ from unimrg_api.exit_codes import ExitCode
 from unimrg_api.redaction import clean
 from unimrg_api.texts import backoff
 from unimrg_trainer.storage.base import ObjectStore
-from unimrg_trainer.tracking.errors import ActionRequiredError, UnavailableError
+from unimrg_trainer.tracking.errors import explain
 from unimrg_trainer.tracking.mlflow_run import Checkpoint, MlflowRun
 from unimrg_trainer.tracking.settings import TerminalStatus, TrackingSettings
 from unimrg_trainer.tracking.spool import restore_segments, save_spool
@@ -121,23 +121,16 @@ class Uploader:
 
     def _set_problem(self, error: Exception | None) -> None:
         """Keep the reason for the report; log it once per outage, and again when it is of another kind."""
-        known = isinstance(error, UnavailableError)
-        code = error.exit_code if isinstance(error, UnavailableError) else ExitCode.UNAVAILABLE
-        changed = (code if error else ExitCode.OK) is not self._exit_code
-        self._exit_code = code if error else ExitCode.OK
-        server = f"MLflow at {self.settings.public_uri}"
-        action = isinstance(error, ActionRequiredError)
-        what = "refuses this job's records" if action else "cannot be reached"
-        text = clean(str(error) if known else repr(error), 500)
-        self._problem = f"{server} {what}: {text}" if error else ""
-        if not changed:
+        before, server = self._exit_code, self.settings.public_uri
+        self._problem, self._exit_code = explain(server, error) if error is not None else ("", ExitCode.OK)
+        if self._exit_code is before:
             return
         self._upload.publish(self._problem)
-        if error:
-            level = logging.ERROR if action else logging.WARNING
-            _logger.log(level, "%s; training goes on, the spool keeps everything", self._problem)
+        if error is None:
+            _logger.info("MLflow at %s takes records again", server)
         else:
-            _logger.info("%s takes records again", server)
+            level = logging.WARNING if self._exit_code is ExitCode.UNAVAILABLE else logging.ERROR
+            _logger.log(level, "%s; training goes on, the spool keeps everything", self._problem)
 
 
 def finish(
