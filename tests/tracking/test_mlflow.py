@@ -203,6 +203,20 @@ def test_what_the_server_refuses_is_put_aside(mlflow_server: MlflowServer, tmp_p
     assert "train/acc@1" in rejected[1] and "bad(name)" in rejected[0]
 
 
+def test_a_file_that_is_no_picture_is_put_aside(mlflow_server: MlflowServer, tmp_path: Path) -> None:
+    broken, results = tmp_path / "grid.png", tmp_path / "summary.json"
+    broken.write_bytes(b"\x89PNG\r\n\x1a\n")
+    results.write_text("{}")
+    spool = Spool(tmp_path / "spool", 1)
+    spool.image(broken, "samples", 1)
+    spool.artifact(results)
+
+    run_id = upload_all(tmp_path, settings_for(mlflow_server.uri))
+
+    assert "grid.png is no picture" in (tmp_path / "spool/rejected.jsonl").read_text()
+    assert [file.path for file in client_of(mlflow_server.uri).list_artifacts(run_id)] == ["summary.json"]
+
+
 def test_of_two_runs_with_one_uid_the_oldest_wins(mlflow_server: MlflowServer, tmp_path: Path) -> None:
     settings = settings_for(mlflow_server.uri)
     client = client_of(mlflow_server.uri)

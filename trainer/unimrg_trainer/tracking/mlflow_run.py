@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Sequence
@@ -189,9 +190,13 @@ class MlflowRun:
         unique = uuid.uuid5(uuid.NAMESPACE_URL, record["file"])
         series = record["image"].replace("/", "~")
         name = f"{series}+step+{record['step']}+timestamp+{record['ts']}+{unique}"
-        with tempfile.TemporaryDirectory() as folder, Image.open(path) as image:
-            (Path(folder) / f"{name}.png").write_bytes(path.read_bytes())
-            compress_image_size(image.convert("RGB")).save(f"{folder}/{name}+compressed.webp")
+        with tempfile.TemporaryDirectory() as folder:
+            shutil.copyfile(path, f"{folder}/{name}.png")
+            try:
+                with Image.open(path) as image:
+                    compress_image_size(image.convert("RGB")).save(f"{folder}/{name}+compressed.webp")
+            except (OSError, SyntaxError, ValueError) as error:
+                raise RefusedError(f"{path.name} is no picture: {error}") from error
             self._client.log_artifacts(self.run_id, folder, "images")
         self._client.set_tag(self.run_id, "mlflow.loggedImages", "True")
 

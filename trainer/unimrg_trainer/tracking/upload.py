@@ -219,8 +219,8 @@ class SpoolUpload:
         except Exception as error:  # the store's, and no reason to hold up what comes next
             _logger.warning("the checkpoints are not listed for MLflow: %s", clean(str(error), 500))
             return
-        self._check()
-        self.remote.keep_models(kept)
+        if (refusal := self._refusal(partial(self.remote.keep_models, kept))) is not None:
+            self._reject(kept, refusal, "the models of checkpoints")
 
     def _refusal(self, request: Callable[[], None]) -> str | None:
         """Make a request; return why the server will never take it, None if it did."""
