@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import threading
@@ -335,6 +336,19 @@ def test_a_step_with_another_result_elsewhere_gets_the_later_value_too(tmp_path:
     values = [(value, ts) for key, value, ts, step in server.points() if (key, step) == ("train/loss", 3)]
     assert sorted(values, key=lambda point: point[1])[-1] == (repr(2 / 3), 2_000_000)
     assert len(server.points()) == 8  # value and speed of step 3 twice
+
+
+def test_a_score_that_changes_back_is_sent_again(tmp_path: Path) -> None:
+    server = ListServer()
+    clock = itertools.count(1)
+    for attempt, scores in enumerate([(71.0,), (71.0, 72.0, 72.0, 71.0)], start=1):
+        spool = Spool(tmp_path / "spool", attempt, lambda: float(next(clock)))
+        for score in scores:
+            spool.step(10, {"eval/spatial/acc": score})
+        SpoolUpload(tmp_path, SETTINGS, server).run()
+
+    sent = sorted(server.points(), key=lambda point: point[2])
+    assert [value for _, value, _, _ in sent] == ["71.0", "72.0", "71.0"]
 
 
 def test_what_was_acknowledged_is_not_sent_by_another_machine(

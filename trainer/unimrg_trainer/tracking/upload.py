@@ -30,7 +30,7 @@ from unimrg_trainer.files import write_atomically
 from unimrg_trainer.local_folders import MLFLOW_FILE, mlflow_run
 from unimrg_trainer.tracking.errors import RefusedError, RunGoneError, UnavailableError
 from unimrg_trainer.tracking.mlflow_run import PARAM_LENGTH, Checkpoint, Item, MlflowRun, Param, Point, Tag
-from unimrg_trainer.tracking.segments import Line, Record, list_segments, new_values, read_lines, read_records
+from unimrg_trainer.tracking.segments import SCORES, Line, Record, list_segments, new_values, read_lines, read_records
 from unimrg_trainer.tracking.settings import TerminalStatus, TrackingSettings
 from unimrg_trainer.tracking.spool import STATE_FILE
 
@@ -187,7 +187,11 @@ class SpoolUpload:
                 self._history[name] = self.remote.history(name, first_step)
             if step in self._history[name]:
                 known[name] = self._history[name][step]
-        return [Point(name, value, record["ts"], step) for name, value in new_values(values, known).items()]
+        new = new_values(values, known)
+        for name in new:
+            if name.startswith(SCORES):  # one writer may repeat them, and they are few, unlike the values of training
+                self._history[name][step] = new[name]
+        return [Point(name, value, record["ts"], step) for name, value in new.items()]
 
     def _send(self, items: Sequence[Item]) -> None:
         """Send in batches; a refused one is halved until the item that the server does not like stands alone."""
