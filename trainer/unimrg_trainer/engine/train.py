@@ -131,7 +131,7 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
         # on one rank only: it imports matplotlib, which takes a second
         from unimrg_trainer.engine.contact_sheet import write_contact_sheet
 
-        reporter.record_artifact(write_contact_sheet(setup, planner))
+        reporter.record_image(write_contact_sheet(setup, planner), "inputs and targets", 0)
 
     saver = BackgroundSaver(checkpointer, reporter, stop, env.run_dir)
 
