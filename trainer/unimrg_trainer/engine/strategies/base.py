@@ -17,14 +17,14 @@ from torch import Tensor, nn
 from unimrg_api.errors import UserError
 from unimrg_api.spec_platform import StrategyName
 from unimrg_api.spec_training import Precision
-from unimrg_trainer.checkpoint.state import GROUPS, LocalState, Piece, StateReader
+from unimrg_trainer.checkpoint.state import LocalState, Piece, StateReader
 from unimrg_trainer.engine.optimizer import set_learning_rate
 from unimrg_trainer.models.base import Batch
 
 PARAMETER_DTYPES = {"FP32": torch.float32, "BF16": torch.float32, "FP64": torch.float64}
 """Parameter dtype by precision (master weights); BF16 computes in bfloat16 over float32 weights."""
 
-MOMENTS = GROUPS[1:]
+MOMENTS = ("exp_avg", "exp_avg_sq")
 
 MakeOptimizer = Callable[[nn.Module], torch.optim.AdamW]
 """Builds a fused AdamW over the trainable parameters of a module, whole or sharded."""
