@@ -19,10 +19,10 @@ import torch
 import torch.distributed as dist
 
 from tests.support.one_step import freeze, planner_of, tiny_family
-from unimrg_api.spec_training import OptimizerSpec, Recompute
-from unimrg_trainer.engine.optimizer import build_optimizer
+from tests.support.toy_training import one_part_optimizer
+from unimrg_api.spec_training import Recompute
 from unimrg_trainer.engine.recompute import recompute_activations
-from unimrg_trainer.engine.strategy import DataParallel
+from unimrg_trainer.engine.strategies.ddp import DataParallel
 
 ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "262144", "MALLOC_TRIM_THRESHOLD_": "262144", "OMP_NUM_THREADS": "1"}
 """So that the allocator keeps nothing."""
@@ -64,13 +64,11 @@ def steps(family: Any, rows: int, recompute: Recompute) -> dict[str, Any]:
     module = family.build()
     freeze(module, family.frozen(planner.objectives))
     recompute_activations(module, recompute)
-    strategy = DataParallel(module, "FP32", CPU)
-    optimizer = build_optimizer(module, OptimizerSpec(), family.decays)
+    strategy = DataParallel(module, lambda m: one_part_optimizer(m, family.decays), "FP32", CPU)
     for _ in range(3):
         strategy.forward_backward(batch, micro_step.row_weights, sync_gradients=True)
         strategy.clip(1.0)
-        optimizer.step()
-        optimizer.zero_grad()
+        strategy.step(1e-5)
     return {"peak": resident("VmHWM") - before, "counts": asdict(micro_step.batch.counts().computed())}
 
 

@@ -18,6 +18,7 @@ from unimrg_api.fields import path_of
 from unimrg_api.progress import Progress
 from unimrg_api.record import SIZE_LIMIT
 from unimrg_api.spec_platform import StorageSpec
+from unimrg_api.stages import StageName
 from unimrg_trainer.files import write_atomically
 from unimrg_trainer.storage.local import explained
 
@@ -93,6 +94,11 @@ def run_folder(run_uri: str, storage: StorageSpec | None = None) -> Path:
     named = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
     endpoint = ((storage.endpoint if storage is not None else None) or named).rstrip("/")
     return state_folder() / "runs" / hashlib.sha256(f"{endpoint} {uri}".encode()).hexdigest()[:16]
+
+
+def log_folder(run_dir: Path, attempt: str, stage: StageName) -> Path:
+    """The logs of one stage of an attempt, in the run directory."""
+    return run_dir / "logs" / f"attempt-{attempt}" / stage
 
 
 def write_progress(run_dir: Path, progress: Progress) -> Progress:

@@ -22,7 +22,14 @@ from unimrg_trainer.checkpoint.agreement import TorchAgreement, on_first_rank
 from unimrg_trainer.checkpoint.discover import load_newest, newest_verified
 from unimrg_trainer.data.dataset import Dataset
 from unimrg_trainer.engine.initial_weights import build_initial
-from unimrg_trainer.engine.measuring import SharedWork, StoppableProgress, TrainedModel, cohorts_of, held_out_losses
+from unimrg_trainer.engine.measuring import (
+    SharedWork,
+    StoppableProgress,
+    TrainedModel,
+    cohorts_of,
+    held_out_losses,
+    held_out_rows,
+)
 from unimrg_trainer.engine.other_images import with_other_images
 from unimrg_trainer.engine.reporting import open_spool
 from unimrg_trainer.engine.setup import Setup, set_up
@@ -70,7 +77,7 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
     held_out = setup.open_data("heldOut")
 
     module = build_initial(setup.family, job.spec.training.seed, setup.initial_weights, setup.parameter_dtype)
-    module.to(setup.device)
+    module.to(setup.device).eval()
     rows = held_out_rows(setup, held_out)
     before = held_out_losses(setup, module, held_out, rows, work, progress, "held-out loss before")
     commit = load_newest(setup.run_store, agreement, partial(import_weights, module), training_digest=digest)
@@ -97,17 +104,6 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
             grid=grid,
         )
     dist.barrier(setup.gloo_group)
-
-
-def held_out_rows(setup: Setup, held_out: Dataset) -> int:
-    """Number of rows to evaluate: as many as the job wants, at most as many as there are."""
-    wanted = setup.job.spec.stages.evaluate.held_out_rows
-    sizes = {"questions": len(held_out.questions), "images": len(held_out.images)}
-    sources = {"images" if setup.same_images else objective.source for objective in setup.objectives}
-    available = min(sizes[source] for source in sources)
-    if available < wanted and setup.rank == 0:
-        logger.warning("stages.evaluate.heldOutRows is %d: evaluating the %d rows that the data has", wanted, available)
-    return min(wanted, available)
 
 
 def other_image_losses(

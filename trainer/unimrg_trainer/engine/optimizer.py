@@ -1,27 +1,33 @@
-"""AdamW with two parameter groups: with and without weight decay, as in the published recipe."""
+"""AdamW with a parameter group for each learning rate, with and without weight decay."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from unimrg_api.spec_training import OptimizerSpec
+from unimrg_trainer.engine.parts import Part
 
 
 def build_optimizer(
-    module: nn.Module, settings: OptimizerSpec, decays: Callable[[str, Tensor], bool]
+    module: nn.Module, settings: OptimizerSpec, decays: Callable[[str, Tensor], bool], parts: Sequence[Part]
 ) -> torch.optim.AdamW:
-    """Return AdamW over the trainable parameters of `module`; `decays(name, parameter)` is the family's rule."""
-    groups: dict[bool, list[Tensor]] = {True: [], False: []}
-    for name, parameter in module.named_parameters():
-        if parameter.requires_grad:
-            groups[decays(name, parameter)].append(parameter)
+    """Return AdamW over the trained parameters of `module`; `decays(name, parameter)` is the family's rule.
+
+    A group has `rate_scale`, the factor of its learning rate (`set_learning_rate`).
+    """
+    groups: dict[tuple[float, bool], list[Tensor]] = {}
+    for part in parts:
+        for name in part.trained:
+            parameter = module.get_parameter(name)
+            groups.setdefault((part.scale, decays(name, parameter)), []).append(parameter)
+    decay = float(settings.weight_decay)
     return torch.optim.AdamW(
         [
-            {"params": groups[True], "weight_decay": float(settings.weight_decay)},
-            {"params": groups[False], "weight_decay": 0.0},
+            {"params": parameters, "weight_decay": decay if decayed else 0.0, "rate_scale": scale}
+            for (scale, decayed), parameters in sorted(groups.items(), key=lambda item: item[0], reverse=True)
         ],
         lr=0.0,  # set before every step from the schedule
         betas=(float(settings.beta1), float(settings.beta2)),
@@ -31,5 +37,6 @@ def build_optimizer(
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the schedule's rate, times the factor of each group."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group["rate_scale"]

@@ -6,7 +6,9 @@ Only rank 0 writes. The launcher uploads the spool to MLflow and serves the prog
 from __future__ import annotations
 
 import logging
+import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from unimrg_api.progress import Progress
@@ -18,6 +20,8 @@ from unimrg_trainer.tracking.spool import Spool, copy_segments, restore_segments
 logger = logging.getLogger(__name__)
 
 HEARTBEAT_SECONDS = 1.0
+SLOW_RANK_RATIO = 1.5
+"""A rank that takes so many times as long as the median of all ranks is named in the log."""
 
 
 class Reporter:
@@ -42,28 +46,47 @@ class Reporter:
         if self._spool is None or not measured.metrics:
             return
         for point, rate in zip(measured.metrics, measured.learning_rates, strict=True):
+            measurements = {
+                "train/loss": point.loss,
+                **{f"train/loss/{name.lower()}": value for name, value in point.losses.items()},
+                "train/grad_norm": point.grad_norm,
+                **{f"train/grad_norm/{name.lower()}": value for name, value in point.objective_norms.items()},
+            }
+            if point.skipped:
+                logger.warning("step %d was skipped: loss %.4g, |g| %.4g", point.step, point.loss, point.grad_norm)
             self._spool.step(
                 point.step,
                 {
-                    "train/loss": point.loss,
-                    **{f"train/loss/{name.lower()}": value for name, value in point.losses.items()},
-                    "train/grad_norm": point.grad_norm,
+                    **{name: value for name, value in measurements.items() if math.isfinite(value)},
+                    "train/skipped_steps": float(measured.skipped_steps),
                     "optim/lr": rate,
                     "data/rows_seen": float(point.step * self._rows_per_step),
                     "perf/step_s": measured.step_seconds,
                     "perf/rows_per_s": self._rows_per_step / measured.step_seconds,
                     "perf/data_wait_s": measured.data_wait_seconds,
+                    "perf/slowest_rank": float(measured.slowest.rank),
+                    "perf/slowest_rank_ratio": measured.slowest.ratio,
                 },
             )
         last = measured.metrics[-1]
-        losses = {name.lower(): value for name, value in last.losses.items()}
+        losses = {name.lower(): value for name, value in last.losses.items() if math.isfinite(value)}
         self._update(
             step=last.step,
             eta_seconds=(self._stop_step - last.step) * measured.step_seconds,
-            loss=last.loss,
+            loss=last.loss if math.isfinite(last.loss) else None,
             losses=losses,
+            skipped_steps=measured.skipped_steps,
+            slowest_rank=measured.slowest.rank,
+            slowest_rank_ratio=measured.slowest.ratio,
             rows_per_second=self._rows_per_step / measured.step_seconds,
         )
+        if measured.slowest.ratio >= SLOW_RANK_RATIO:
+            logger.warning(
+                "rank %d is slow: %.1f times the median of all ranks (%.2f s per step in its forward passes, %.2f s "
+                "waiting for data)",
+                measured.slowest.rank, measured.slowest.ratio,
+                measured.slowest.forward_seconds, measured.slowest.data_wait_seconds,
+            )  # fmt: skip
         logger.info(
             "step %d/%d  loss %.4f  %s  |g| %.3f  %.2f s/step",
             last.step,
@@ -73,6 +96,14 @@ class Reporter:
             last.grad_norm,
             measured.step_seconds,
         )
+
+    def record_held_out(self, step: int, loss: float, losses: Mapping[str, float]) -> None:
+        """Record the held-out loss in the middle of training, and that of each objective."""
+        if self._spool is None:
+            return
+        values = {"heldout/loss": loss, **{f"heldout/loss/{name.lower()}": value for name, value in losses.items()}}
+        self._spool.step(step, {name: value for name, value in values.items() if math.isfinite(value)})
+        logger.info("held-out loss %.4f after step %d", loss, step)
 
     def heartbeat(self, finished: int) -> None:
         """Update the step in progress.json at most once a second, without synchronizing the device."""
@@ -98,7 +129,7 @@ class Reporter:
         if self._spool is None:
             return
         self._spool.step(step, {"ckpt/save_s": seconds, "ckpt/held_s": held_seconds})
-        self._update(checkpoint_step=step)
+        self._update(checkpoint_step=step, checkpoint_time=time.time())
         logger.info(
             "committed the checkpoint of step %d in %.2f s, of which %.2f s held the training up",
             step,

@@ -27,10 +27,10 @@ from unimrg_trainer.engine.rows import BatchShape, cohorts_of_rank
 from unimrg_trainer.launch import inputs, outcomes, reports, worker_group
 from unimrg_trainer.launch.classification import classify
 from unimrg_trainer.launch.exit_records import ExitResult, result_from_error
-from unimrg_trainer.launch.logs import Echo, log_folder, rank_log, tail
+from unimrg_trainer.launch.logs import Echo, rank_log, tail
 from unimrg_trainer.launch.signals import StopRequest
 from unimrg_trainer.launch.watchdog import Watchdog
-from unimrg_trainer.local_folders import claim_folder
+from unimrg_trainer.local_folders import claim_folder, log_folder
 from unimrg_trainer.preparation.prepare import prepare
 from unimrg_trainer.storage.base import ObjectStore, StorageError
 from unimrg_trainer.tracking.finish import finish, save_spool
@@ -203,8 +203,9 @@ def _supervised(context: StageContext, stage: StageName) -> ExitResult:
             group,
             stop=stop,
             grace=env.grace,
-            watchdog=Watchdog(env.stall_timeout, time.monotonic()) if first_node else None,
+            watchdog=Watchdog(env.stall_timeout, time.monotonic()),
             heartbeat=lambda: reports.heartbeat(env.run_dir),
+            ends_stalls=first_node,
         )
     return classify(end)
 
