@@ -22,6 +22,7 @@ class ExitCode(IntEnum):
     STALL = 75
     CREDENTIALS = 77
     GPU_FAULT = 80
+    PREFLIGHT = 81
     NON_FINITE_LOSS = 82
     COMMUNICATION = 84
     INTERRUPTED = 85
@@ -90,7 +91,10 @@ RULES: dict[ExitCode, Rule] = {
     ),
     ExitCode.CREDENTIALS: Rule("CredentialsDenied", "credentials were denied", Action.FAIL),
     ExitCode.GPU_FAULT: Rule("GpuFault", "a GPU is faulty", Action.RESTART_ELSEWHERE, Budget.INFRA),
-    ExitCode.NON_FINITE_LOSS: Rule("NonFiniteLoss", "a loss or gradient is not finite", Action.FAIL),
+    ExitCode.PREFLIGHT: Rule(
+        "PreflightFailed", "a node lacks what training needs", Action.RESTART_ELSEWHERE, Budget.INFRA
+    ),
+    ExitCode.NON_FINITE_LOSS: Rule("NonFiniteLoss", "too many losses or gradients are not finite", Action.FAIL),
     ExitCode.COMMUNICATION: Rule(
         "CommunicationFailed", "communication between processes failed", Action.RESTART, Budget.INFRA
     ),
