@@ -24,6 +24,7 @@ class ExitCode(IntEnum):
     GPU_FAULT = 80
     PREFLIGHT = 81
     NON_FINITE_LOSS = 82
+    STRATEGY_CHECK = 83
     COMMUNICATION = 84
     INTERRUPTED = 85
     NO_VALID_CHECKPOINT = 87
@@ -95,6 +96,9 @@ RULES: dict[ExitCode, Rule] = {
         "PreflightFailed", "a node lacks what training needs", Action.RESTART_ELSEWHERE, Budget.INFRA
     ),
     ExitCode.NON_FINITE_LOSS: Rule("NonFiniteLoss", "too many losses or gradients are not finite", Action.FAIL),
+    ExitCode.STRATEGY_CHECK: Rule(
+        "StrategyCheckFailed", "a strategy does not train as one process does on these versions", Action.FAIL
+    ),
     ExitCode.COMMUNICATION: Rule(
         "CommunicationFailed", "communication between processes failed", Action.RESTART, Budget.INFRA
     ),

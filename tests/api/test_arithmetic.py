@@ -9,6 +9,7 @@ import pytest
 
 from unimrg_api.arithmetic.devices import DEVICES, find_device, utilisation
 from unimrg_api.arithmetic.families.registry import arithmetic_of
+from unimrg_api.arithmetic.flops import Trained
 from unimrg_api.arithmetic.memory import Load, memory
 from unimrg_api.arithmetic.plan import Assumed, plan_of
 from unimrg_api.arithmetic.rows import Forward, Rows, Span, Texts, official_counts, packed_counts, seen_pairs
@@ -56,7 +57,7 @@ def test_packed_rows_have_a_shared_beginning_once() -> None:
 def test_strategies_divide_what_they_say() -> None:
     """On one process nothing is divided; on eight, weights, gradients and moments shrink in this order."""
     family = arithmetic_of(HarmonSpec(variant="1.5B"))
-    load = Load(family.counts(GROUP, packed=True), GROUP.wanted, "FP32", "Blocks", 8, 1)
+    load = Load(family.counts(GROUP, packed=True), Trained(GROUP.wanted), "FP32", "Blocks", 8, 1)
     ddp, zero1, zero2, zero3, fsdp2 = (
         memory(family, load, name) for name in ("DDP", "ZeRO1", "ZeRO2", "ZeRO3", "FSDP2")
     )
@@ -74,7 +75,7 @@ def test_strategies_divide_what_they_say() -> None:
 
 def test_less_is_held_the_more_is_computed_again() -> None:
     family = arithmetic_of(HarmonSpec(variant="1.5B"))
-    load = Load(family.counts(GROUP, packed=True), GROUP.wanted, "BF16", "Nothing", 8, 1)
+    load = Load(family.counts(GROUP, packed=True), Trained(GROUP.wanted), "BF16", "Nothing", 8, 1)
     held = [memory(family, replace(load, recompute=one), "DDP") for one in ("Nothing", "FeedForward", "Blocks")]
     assert held[0].activations > 1.4 * held[1].activations > 2 * held[2].activations
 

@@ -21,6 +21,7 @@ AGREED = {
     80: (ELSEWHERE, INFRA),
     81: (ELSEWHERE, INFRA),
     82: (FAIL, NONE),
+    83: (FAIL, NONE),
     84: (RESTART, INFRA),
     85: (RESTART, FREE),
     87: (FAIL, NONE),

@@ -14,11 +14,10 @@ import torch
 
 from tests.support.checkpoints import Whole, assert_same, checkpointer, joined, loaded_by
 from tests.support.processes import run_ranks
-from tests.support.toy_training import Toy, toy_loop, toy_optimizer, toy_step
+from tests.support.toy_training import Toy, toy_loop, toy_step
 from unimrg_api.spec_training import GuardSpec
 from unimrg_trainer.checkpoint.agreement import Agreement
 from unimrg_trainer.checkpoint.state import LocalState
-from unimrg_trainer.engine.canonical_state import import_state
 from unimrg_trainer.engine.guard import NumericGuard, NumericGuardError
 from unimrg_trainer.engine.loop import LoopReport
 from unimrg_trainer.engine.step_plan import Step
@@ -104,14 +103,12 @@ def test_a_resumed_training_skips_the_same_steps(settings: GuardSpec) -> None:
     saved, points = trained(plan, NumericGuard(settings, CPU), stop=16)
     assert [point.step for point in points if point.skipped] == [11, 14]
 
-    module, guard = Toy(seed=5), NumericGuard(settings, CPU)
-    optimizer, last = toy_optimizer(module), []
-    import_state(module, optimizer, saved[10].reader())
+    guard, last = NumericGuard(settings, CPU), []
     guard.import_state(saved[10].reader())
     assert guard.skipped == 1
     toy_loop(
-        module,
-        optimizer=optimizer,
+        Toy(seed=5),
+        state=saved[10].reader(),
         stop_step=16,
         save_every=16,
         save=lambda state, reason: last.append(joined(state)),

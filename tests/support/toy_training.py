@@ -11,17 +11,17 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from unimrg_api.spec_training import GuardSpec, OptimizerSpec
-from unimrg_trainer.checkpoint.state import LocalState
+from unimrg_trainer.checkpoint.state import LocalState, StateReader
 from unimrg_trainer.engine.guard import NumericGuard
 from unimrg_trainer.engine.loop import LoopReport, LoopSettings, TrainingLoop
 from unimrg_trainer.engine.metrics import MetricsCollector
 from unimrg_trainer.engine.optimizer import build_optimizer
-from unimrg_trainer.engine.parts import Part
 from unimrg_trainer.engine.rank_times import RankTimes
 from unimrg_trainer.engine.schedule import Schedule
 from unimrg_trainer.engine.step_plan import MicroStep, Step
 from unimrg_trainer.engine.stopping import CollectiveStopFlag, StopFlag
-from unimrg_trainer.engine.strategy import DataParallel, Strategy
+from unimrg_trainer.engine.strategies.base import Strategy
+from unimrg_trainer.engine.strategies.ddp import DataParallel
 from unimrg_trainer.models.base import Row
 
 TOY_WEIGHTS = {"Pixel": 0.5, "Depth": 2.0}
@@ -69,9 +69,11 @@ def toy_step(number: int, rank: int = 0, world_size: int = 1) -> Step:
 
 
 def toy_optimizer(module: nn.Module) -> torch.optim.AdamW:
-    trained = {name: p.numel() for name, p in module.named_parameters() if p.requires_grad}
-    parts = [Part("Everything", 1.0, trained, {})]
-    return build_optimizer(module, OptimizerSpec(), lambda name, parameter: parameter.ndim > 1, parts)
+    return build_optimizer(module, OptimizerSpec(), lambda name, parameter: parameter.ndim > 1)
+
+
+def toy_strategy(module: nn.Module) -> Strategy:
+    return DataParallel(module, toy_optimizer, "FP32", torch.device("cpu"))
 
 
 def toy_loop(
@@ -80,7 +82,7 @@ def toy_loop(
     stop_step: int,
     save_every: int,
     save: Callable[[LocalState, str], None],
-    optimizer: torch.optim.AdamW | None = None,
+    state: StateReader | None = None,
     flag: StopFlag | None = None,
     plan_step: Callable[[int], Step] = toy_step,
     report: Callable[[LoopReport], None] = lambda measured: None,
@@ -91,10 +93,11 @@ def toy_loop(
 ) -> TrainingLoop:
     """The real loop with every real part, in the process group that this process has joined."""
     assert dist.group.WORLD is not None
+    strategy = toy_strategy(module)
+    if state is not None:
+        strategy.import_state(state)
     return TrainingLoop(
-        module=module,
-        optimizer=optimizer or toy_optimizer(module),
-        strategy=wrap(DataParallel(module, "FP32", torch.device("cpu"))),
+        strategy=wrap(strategy),
         schedule=Schedule(0.05, 2, 20),
         collector=MetricsCollector(weights),
         guard=guard or NumericGuard(GuardSpec(), torch.device("cpu")),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
+from unimrg_api.arithmetic.families.base import FamilyArithmetic
 from unimrg_api.arithmetic.layers import Counts, Part
 from unimrg_api.spec_training import Recompute
 
@@ -41,27 +42,35 @@ class Flops:
         return Flops(*(getattr(self, name) * count for name in Flops.__dataclass_fields__))
 
 
-def trains(part: Part, wanted: Collection[str]) -> bool:
-    """Whether a job whose rows give `wanted` (ANSWERS, IMAGES) trains this part."""
-    return not part.serves.isdisjoint(wanted)
+@dataclass(frozen=True)
+class Trained:
+    """Which parts a job trains: `part in trained`."""
+
+    wanted: Collection[str]
+    """What rows are trained to give: ANSWERS, IMAGES."""
+    frozen: Collection[str] = ()
+    """Names of parts that the job freezes."""
+
+    def __contains__(self, part: Part) -> bool:
+        return not part.serves.isdisjoint(self.wanted) and part.name not in self.frozen
 
 
-def flops(parts: Sequence[Part], counts: Counts, wanted: Collection[str], recompute: Recompute) -> Flops:
-    """Return the operations of one forward and its backward.
+def flops(family: FamilyArithmetic, counts: Counts, trained: Trained, recompute: Recompute) -> Flops:
+    """Return the operations of one forward and its backward, frozen encoders before it included.
 
     A part behind the first one that is trained passes gradients on, trained or not; one before it has no backward.
     """
-    result = Flops()
-    for part, passes in on_path(parts, wanted):
-        result += _of_part(part, counts, recompute, trained=trains(part, wanted), passes=passes)
+    result = Flops(frozen=sum(2 * one.cost.multiplications * one.images(counts) for one in family.encoders))
+    for part, passes in on_path(family.parts, trained):
+        result += _of_part(part, counts, recompute, trained=part in trained, passes=passes)
     return result
 
 
-def on_path(parts: Sequence[Part], wanted: Collection[str]) -> Iterator[tuple[Part, bool]]:
+def on_path(parts: Sequence[Part], trained: Trained) -> Iterator[tuple[Part, bool]]:
     """Yield each part with whether a gradient passes it."""
     passes = False
     for part in parts:
-        passes = passes or trains(part, wanted)
+        passes = passes or part in trained
         yield part, passes
 
 

@@ -125,8 +125,14 @@ class Counts:
     """Pairs of tokens in the encoder of targets."""
     masked: float = 0
     """Tokens of targets that are learnt."""
-    copies: float = 0
-    """Of queries, keys and values of tokens, beyond one each, that stacking chunks makes."""
+    coded: float = 0
+    """Images that the frozen codec encodes."""
+    looked_at: float = 0
+    """Images that a frozen vision tower reads."""
+    query_copies: float = 0
+    """Of the queries or outputs of tokens in attention, beyond one each, that are held."""
+    key_copies: float = 0
+    """Of their keys, and of their values."""
     mask: float = 0
     """Numbers of attention masks, which every layer holds."""
 
@@ -165,12 +171,11 @@ class Part:
         return self.cost.parameters + (self.block.cost.parameters * self.count if self.block else 0)
 
 
-def grouped_attention(width: int, heads: int, key_value_heads: int, *, biases: tuple[bool, bool]) -> Cost:
-    """Projections and held tensors of attention; `biases` of queries, keys and values, and of the output. Keys and
-    values are repeated for the kernels, whatever number of heads they have."""
-    keys = width // heads * key_value_heads
+def attention(width: int, keys: int, *, biases: tuple[bool, bool]) -> Cost:
+    """Projections and held tensors of attention; `keys` is the width of all keys, `biases` are those of queries, keys
+    and values, and of the output."""
     inner = linear(width, width + 2 * keys, bias=biases[0])
-    return inner + held(3 * width) + linear(width, width, bias=biases[1])
+    return inner + held(width + 2 * keys) + linear(width, width, bias=biases[1])
 
 
 def gated_feed_forward(width: int, inner: int) -> Cost:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from typing import Literal
 
 from unimrg_api.arithmetic.families.base import FamilyArithmetic
-from unimrg_api.arithmetic.flops import SCORED_AT_ONCE, on_path, trains
+from unimrg_api.arithmetic.flops import SCORED_AT_ONCE, Trained, on_path
 from unimrg_api.arithmetic.layers import Counts, Part
 from unimrg_api.spec_training import Precision, Recompute
 
@@ -34,13 +34,13 @@ class Memory:
     casts: float = 0
     """Copies of weights in bfloat16."""
     activations: float = 0
-    """Held from the forward for the backward, and of the block that the backward computes again."""
+    """Held from the forward for the backward, and by the block that the backward computes again."""
     scores: float = 0
     """Over the vocabulary, with their gradients."""
     encoders: float = 0
     """Frozen ones, in float32."""
     buffers: float = 0
-    """Of communication, and of weights that are gathered whole while their block computes."""
+    """Of communication; gradients before they are added; weights that are whole while their block computes."""
 
     @property
     def total(self) -> float:
@@ -54,8 +54,7 @@ class Load:
 
     counts: Counts
     """Of one forward of one process."""
-    wanted: Collection[str]
-    """What rows are trained to give."""
+    trained: Trained
     precision: Precision
     recompute: Recompute
     processes: int
@@ -64,66 +63,83 @@ class Load:
 
 
 def memory(family: FamilyArithmetic, load: Load, strategy: Strategy) -> Memory:
-    """Return the memory of the largest moment of a step: where the backward begins."""
+    """Return the memory of the largest moment of a step."""
     wide, narrow = WIDE[load.precision], NARROW[load.precision]
     n = load.processes
     whole = family.parameters * wide
-    trained = sum(part.parameters for part in family.parts if trains(part, load.wanted)) * wide
+    trained = sum(part.parameters for part in family.parts if part in load.trained) * wide
     multiplied = [part for part in family.parts if part.cost.weights or part.block]
     casts = narrow * sum(_matrices(part) for part in multiplied if part.tokens(load.counts)) if narrow < wide else 0
-    held, scores = activations(family.parts, load), score_bytes(family.parts, load)
-    encoding = max((ENCODING * 4 * encoder.widest for encoder in family.encoders), default=0)
+    held, scores, pending = largest_moment(family, load)
     common = {
-        # frozen encoders run before the forward, when nothing is held
-        "activations": max(held, encoding - scores),
+        "activations": held,
         "scores": scores,
         "encoders": 4 * sum(encoder.parameters for encoder in family.encoders),
     }
     if strategy == "DDP":
-        return Memory(whole, trained, 2 * trained, casts, **common)
+        return Memory(whole, trained, 2 * trained, casts, buffers=pending, **common)
+    pending += 2 * BUCKET * wide if strategy != "FSDP2" else 0
     if strategy in ("ZeRO1", "ZeRO2"):
         gradients = trained if strategy == "ZeRO1" else trained / n
-        return Memory(whole, gradients, 3 * trained / n, casts, buffers=2 * BUCKET * wide, **common)
+        return Memory(whole, gradients, 3 * trained / n, casts, buffers=pending, **common)
     largest, rest = _divided(family.parts)
     if strategy == "ZeRO3":
-        gathered = (2 * largest + rest) * wide
-        return Memory(whole / n, trained / n, 3 * trained / n, casts, buffers=gathered + 2 * BUCKET * wide, **common)
+        buffers = pending + (2 * largest + rest) * wide
+        return Memory(whole / n, trained / n, 3 * trained / n, casts, buffers=buffers, **common)
     # gradients stay whole between the micro-steps of a step, as they are reduced in the last one only
     gradients = trained / n + (trained if load.micro_steps > 1 else 0)
-    return Memory(whole / n, gradients, 2 * trained / n, buffers=(2 * largest + rest) * narrow, **common)
+    buffers = pending + (2 * largest + rest) * narrow
+    return Memory(whole / n, gradients, 2 * trained / n, buffers=buffers, **common)
 
 
-def activations(parts: Sequence[Part], load: Load) -> float:
-    """Bytes held for the backward, with those of the largest block where the backward computes blocks again."""
+def largest_moment(family: FamilyArithmetic, load: Load) -> tuple[float, float, float]:
+    """Return the bytes of activations, of scores, and of gradients that are not added yet, where their sum is largest.
+
+    The backward goes through the parts from the last to the first. At each, what it and those before it hold is there,
+    and one of its blocks is whole, if it is computed again. The gradient of a vocabulary's matrix waits for the
+    embedding's, at the end, where they are one.
+    """
+    wide = WIDE[load.precision]
+    head = next(part for part in family.parts if part.vocabulary)
+    matrix = head.cost.weights * wide * (head in load.trained)
+    tied = head.parameters == 0
+    # frozen encoders run before the forward, when nothing is held; at the end of the backward nothing is held either
+    moments = [(max((ENCODING * 4 * encoder.widest for encoder in family.encoders), default=0.0), 0.0, 0.0)]
+    # the embedding's gradient, or the head's, the embedding's and their sum
+    moments.append((0.0, 0.0, matrix * (3 if tied else 1)))
+    held, before_head = 0.0, True
+    for part, passes in on_path(family.parts, load.trained):
+        kept, again = _held(part, load) if passes else (0.0, 0.0)
+        held += kept
+        scores = score_bytes(part, load)
+        before_head = before_head and part is not head
+        moments.append((held + again, scores, matrix * (part is head or (tied and before_head))))
+    return max(moments, key=sum)
+
+
+def _held(part: Part, load: Load) -> tuple[float, float]:
+    """Bytes that a part holds for the backward, and those of one of its blocks that the backward computes again."""
     wide, narrow = WIDE[load.precision], NARROW[load.precision]
-    held = again = 0.0
-    for part, passes in on_path(parts, load.wanted):
-        if not passes:
-            continue
-        tokens, block = part.tokens(load.counts), part.block
-        held += tokens * (part.cost.wide * wide + part.cost.narrow * narrow)
-        if block is None:
-            continue
-        feed_forward = tokens * (block.feed_forward.wide * wide + block.feed_forward.narrow * narrow)
-        rest = tokens * (block.rest.wide * wide + block.rest.narrow * narrow) + part.extra(load.counts) * narrow
-        inputs = tokens * block.width * wide
-        if load.recompute == "Nothing":
-            held += part.count * (rest + feed_forward)
-        elif load.recompute == "FeedForward":
-            held += part.count * (rest + inputs)
-            again = max(again, feed_forward)
-        else:
-            held += part.count * inputs
-            again = max(again, rest + feed_forward)
-    return held + again
+    tokens, block = part.tokens(load.counts), part.block
+    kept = tokens * (part.cost.wide * wide + part.cost.narrow * narrow)
+    if block is None:
+        return kept, 0
+    feed_forward = tokens * (block.feed_forward.wide * wide + block.feed_forward.narrow * narrow)
+    rest = tokens * (block.rest.wide * wide + block.rest.narrow * narrow) + part.extra(load.counts) * narrow
+    inputs = tokens * block.width * wide
+    if load.recompute == "Nothing":
+        return kept + part.count * (rest + feed_forward), 0
+    if load.recompute == "FeedForward":
+        return kept + part.count * (rest + inputs), feed_forward
+    return kept + part.count * inputs, rest + feed_forward
 
 
-def score_bytes(parts: Sequence[Part], load: Load) -> float:
+def score_bytes(part: Part, load: Load) -> float:
     """Bytes of the scores that are held at once: their logarithms, and two gradients of these, in float32 at least; and
     in the type of the computation, as the head gives and takes them."""
     wide, narrow = WIDE[load.precision], NARROW[load.precision]
     each = 3 * wide + (2 * narrow if narrow < wide else 0)
-    return sum(min(part.tokens(load.counts), SCORED_AT_ONCE) * part.vocabulary * each for part in parts)
+    return min(part.tokens(load.counts), SCORED_AT_ONCE) * part.vocabulary * each
 
 
 def _matrices(part: Part) -> float:

@@ -5,7 +5,7 @@ All of it follows from the job by arithmetic, except what `Plan.assumptions` nam
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import get_args
 
 from pydantic import BaseModel, ConfigDict
@@ -14,7 +14,7 @@ from pydantic.alias_generators import to_camel
 from unimrg_api.arithmetic.devices import DEVICES, Device
 from unimrg_api.arithmetic.families.base import FamilyArithmetic
 from unimrg_api.arithmetic.families.registry import arithmetic_of
-from unimrg_api.arithmetic.flops import Flops, flops, trains
+from unimrg_api.arithmetic.flops import Trained, flops
 from unimrg_api.arithmetic.memory import WIDE, Load, Memory, Strategy, memory
 from unimrg_api.arithmetic.rows import Forward, Texts
 from unimrg_api.errors import UserError
@@ -171,7 +171,7 @@ def plan_of(job: UniMRGJob, assumed: Assumed) -> Plan:
     if spec.trainer.gpus_per_node:
         for one in DEVICES.values():
             times[one.name] = _time(chosen, one, assumed.mfu, step.processes, steps, needs[strategy].total)
-    groups = _groups(family, step.forward)
+    groups = _groups(family, step.trained)
     published = spec.model.published
     return Plan(
         job=job.metadata.name,
@@ -209,6 +209,11 @@ def strategy_of(spec: JobSpec) -> Strategy:
     return "DDP"
 
 
+def frozen_parts(spec: JobSpec) -> frozenset[str]:
+    """Return the names of parts that the job freezes."""
+    return frozenset()
+
+
 class _Step:
     """One optimiser step of a job."""
 
@@ -227,28 +232,26 @@ class _Step:
         self.answers, maps = ANSWERING in wanted, [name for name in wanted if name != ANSWERING]
         self.maps, self.copies = len(maps), COPYING in maps
         self.forward = self._forward(self.micro_rows)
+        self.trained = Trained(self.forward.wanted, frozen_parts(spec))
 
     def _forward(self, rows: int) -> Forward:
-        shared = self.spec.training.batch.image_sharing == "All"
-        return Forward(rows, self.answers, self.maps, self.copies, self.texts, shared)
+        shared, prepared = self.spec.training.batch.image_sharing == "All", self.spec.data.image_encoding == "Prepared"
+        return Forward(rows, self.answers, self.maps, self.copies, self.texts, shared, prepared)
 
     def load(self, packed: bool) -> Load:
         """What the memory of a process depends on."""
         training = self.spec.training
         counts = self.family.counts(self.forward, packed=packed, stacked=self.stacked).computed()
         recompute = self.spec.resolved_recompute()
-        return Load(counts, self.forward.wanted, training.precision, recompute, self.processes, self.micro_steps)
+        return Load(counts, self.trained, training.precision, recompute, self.processes, self.micro_steps)
 
     def operations(self, *, packed: bool) -> Operations:
         """Those of the step over all processes."""
-        family, wanted = self.family, self.forward.wanted
+        family = self.family
         counts = family.counts(self.forward, packed=packed, stacked=self.stacked)
-        prepared = self.spec.data.image_encoding == "Prepared"
-        ran = [encoder for encoder in family.encoders if not (prepared and encoder.stored)]
-        frozen = Flops(frozen=sum(2 * one.cost.multiplications * one.images(self.forward) for one in ran))
-        useful = (flops(family.parts, counts, wanted, "Nothing") + frozen).times(self.scale)
+        useful = flops(family, counts, self.trained, "Nothing").times(self.scale)
         recompute = self.spec.resolved_recompute()
-        computed = (flops(family.parts, counts.computed(), wanted, recompute) + frozen).times(self.scale)
+        computed = flops(family, counts.computed(), self.trained, recompute).times(self.scale)
         return Operations(
             useful=useful.useful,
             forward=useful.forward,
@@ -265,7 +268,8 @@ class _Step:
         each = BYTES_PER_PIXEL * (PHOTOGRAPH if generated is None else generated[1] ** 2)
         read = self.answers + (self.maps > 0)
         if data.image_encoding == "Prepared":
-            row: float = sum(encoder.stored * encoder.images(one) for encoder in self.family.encoders)
+            counts = self.family.counts(replace(one, prepared=False), packed=True)
+            row: float = sum(encoder.stored * encoder.images(counts) for encoder in self.family.encoders)
             row += each * read * any(not encoder.stored for encoder in self.family.encoders)
         else:
             row = each * (read + self.maps - self.copies)
@@ -274,12 +278,14 @@ class _Step:
         return Reads(step=row * rows, training=row * rows * steps, epoch=None if known is None else row * known)
 
 
-def _groups(family: FamilyArithmetic, forward: Forward) -> list[Group]:
+def _groups(family: FamilyArithmetic, trained: Trained) -> list[Group]:
     counted: dict[tuple[str, bool], int] = {}
     for part in family.parts:
-        key = part.name, trains(part, forward.wanted)
+        key = part.name, part in trained
         counted[key] = counted.get(key, 0) + part.parameters
-    return [Group(name=name, parameters=count, trained=trained) for (name, trained), count in counted.items() if count]
+    return [
+        Group(name=name, parameters=count, trained=is_trained) for (name, is_trained), count in counted.items() if count
+    ]
 
 
 def _bytes(needed: Memory) -> Bytes:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from unimrg_api.arithmetic.layers import Counts
 
@@ -44,6 +44,8 @@ class Forward:
     texts: Texts
     same_images: bool = False
     """Whether questions are about the images that are generated."""
+    prepared: bool = False
+    """Whether what the frozen codec makes of images comes with the data."""
 
     @property
     def wanted(self) -> frozenset[str]:
@@ -110,26 +112,32 @@ def official_counts(rows: Sequence[Rows], scored: float) -> Counts:
         count * longest,
         count * (longest * (longest + 1) / 2 if causal else longest**2),
         scored,
+        mask=0 if causal else count * longest**2,
     )
 
 
 def packed_counts(rows: Sequence[Rows], scored: float, *, stacked: bool) -> Counts:
     """All rows in one sequence; shared beginnings once. `stacked`: attention is computed by chunks under masks, and not
     by FlexAttention, which computes what is seen."""
-    tokens = pairs = computed = 0.0
+    tokens = pairs = computed = keys = mask = 0.0
     for image in dict.fromkeys(kind.image for kind in rows):
         kinds = [kind for kind in rows if kind.image == image]
         share = image is not None and len(kinds) > 1
         for index, kind in enumerate(kinds):
-            p, n = (kind.prefix if share else 0.0), kind.tokens
-            first = index == 0 and share
-            own = seen_pairs(kind.spans) - (seen_pairs(kind.spans[: kind.shared]) if share else 0)
-            tokens += kind.count * (n - p)
-            pairs += kind.count * own
-            computed += kind.count * (own if kind.causal and not p else (n - p) * n)
-            if first:
-                prefix = seen_pairs(kind.spans[: kind.shared])
-                tokens += kind.count * p
-                pairs += kind.count * prefix
-                computed += kind.count * (prefix if kind.causal else p * p)
-    return Counts(tokens, pairs, padded_length(round(tokens)), computed if stacked else pairs, scored)
+            p = kind.prefix if share else 0.0
+            beginning = seen_pairs(kind.spans[: kind.shared]) if share else 0.0
+            chunks = [(kind.tokens - p, kind.tokens, seen_pairs(kind.spans) - beginning)]
+            if share and index == 0:
+                chunks.append((p, p, beginning))
+            for queries, seen, visible in chunks:
+                masked = not kind.causal or queries < seen
+                tokens += kind.count * queries
+                pairs += kind.count * visible
+                keys += kind.count * seen
+                computed += kind.count * (queries * seen if masked else visible)
+                mask += (
+                    0 if kind.causal else kind.count * queries * seen
+                )  # one for all causal chunks is next to nothing
+    length = padded_length(round(tokens))
+    counted = Counts(tokens, pairs, length, computed if stacked else pairs, scored, query_copies=length)
+    return replace(counted, key_copies=keys - length, mask=mask) if stacked else counted

@@ -15,20 +15,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
 from unimrg_api.errors import Interrupted
 from unimrg_trainer.checkpoint.state import LocalState
 from unimrg_trainer.data.prefetch import Prefetcher
-from unimrg_trainer.engine.canonical_state import export_state
 from unimrg_trainer.engine.guard import NumericGuard
 from unimrg_trainer.engine.metrics import MetricsCollector, StepMetrics
-from unimrg_trainer.engine.optimizer import set_learning_rate, step_unless
 from unimrg_trainer.engine.rank_times import RankTimes, SlowestRank
 from unimrg_trainer.engine.schedule import Schedule
 from unimrg_trainer.engine.step_plan import Step
 from unimrg_trainer.engine.stopping import CollectiveStopFlag
-from unimrg_trainer.engine.strategy import Strategy
+from unimrg_trainer.engine.strategies.base import Strategy
 from unimrg_trainer.models.base import Batch
 from unimrg_trainer.rng import key_digest
 from unimrg_trainer.sections import Section
@@ -70,8 +67,6 @@ class LoopReport:
 class TrainingLoop:
     """Runs optimiser steps; a micro-step of one is a forward and backward of gradient accumulation."""
 
-    module: nn.Module
-    optimizer: torch.optim.AdamW
     strategy: Strategy
     schedule: Schedule
     collector: MetricsCollector
@@ -127,7 +122,7 @@ class TrainingLoop:
                     self.enter("save", finished_steps)
                     reason = "final" if at_end else "interruption" if stopping else "periodic"
                     self.settle()
-                    state = export_state(self.module, self.optimizer, finished_steps)
+                    state = self.strategy.export_state(finished_steps)
                     state.pieces.extend(self.guard.export_pieces())
                     self.save(state, reason)
                     self._report_started = time.monotonic()
@@ -146,15 +141,13 @@ class TrainingLoop:
 
     def _train(self, step: Step) -> None:
         rate = self.schedule.rate(step.number)
-        set_learning_rate(self.optimizer, rate)
         if self.settings.objective_norms_every and (step.number + 1) % self.settings.objective_norms_every == 0:
             self._measure_objective_norms(step)
         self._forward_backward(step)
         losses = self.collector.reduced_losses()
         norm = self.strategy.clip(self.settings.clip_norm)
         skip = self.guard.judge(losses.sum(), norm)
-        step_unless(self.optimizer, skip)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.strategy.step(rate, skip)
         self.collector.end_step(step.number + 1, losses, norm, skip)
         self._rates.append(rate)
 
@@ -167,7 +160,7 @@ class TrainingLoop:
         for name in self.collector.names:
             self._forward_backward(step, objective=name)
             norms.append(self.strategy.clip(math.inf).detach())
-            self.optimizer.zero_grad(set_to_none=True)
+            self.strategy.discard()
         self.collector.add_objective_norms(step.number + 1, torch.stack(norms))
 
     def _forward_backward(self, step: Step, objective: str | None = None) -> None:
@@ -185,12 +178,12 @@ class TrainingLoop:
     def _dry_run(self, step: Step) -> None:
         """Compute a step and discard it.
 
-        It shows early whether activations and gradients fit in memory. And DistributedDataParallel rearranges its
-        buckets after the first backward, which changes the order of summation over three or more ranks: after the dry
-        run a resumed process has the same buckets as one that never stopped.
+        It shows early whether activations, gradients and moments fit in memory. And DistributedDataParallel rearranges
+        its buckets after the first backward, which changes the order of summation over three or more ranks: after the
+        dry run a resumed process has the same buckets as one that never stopped.
         """
         self._forward_backward(step)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.strategy.discard()
         self.collector.discard()
 
     def _report(self) -> None:

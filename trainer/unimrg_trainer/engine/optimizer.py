@@ -1,28 +1,29 @@
-"""AdamW with a parameter group for each learning rate, with and without weight decay; and steps that may be skipped."""
+"""AdamW with a parameter group for each learning rate, with and without weight decay."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from unimrg_api.spec_training import OptimizerSpec
-from unimrg_trainer.engine.parts import Part
 
 
 def build_optimizer(
-    module: nn.Module, settings: OptimizerSpec, decays: Callable[[str, Tensor], bool], parts: Sequence[Part]
+    module: nn.Module,
+    settings: OptimizerSpec,
+    decays: Callable[[str, Tensor], bool],
+    rate_scale: Callable[[str], float] = lambda name: 1.0,
 ) -> torch.optim.AdamW:
     """Return AdamW over the trained parameters of `module`; `decays(name, parameter)` is the family's rule.
 
-    A group has `rate_scale`, the factor of its learning rate (`set_learning_rate`).
+    `rate_scale(name)` is the factor of a parameter's learning rate; a group holds it for `set_learning_rate`.
     """
     groups: dict[tuple[float, bool], list[Tensor]] = {}
-    for part in parts:
-        for name in part.trained:
-            parameter = module.get_parameter(name)
-            groups.setdefault((part.scale, decays(name, parameter)), []).append(parameter)
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault((rate_scale(name), decays(name, parameter)), []).append(parameter)
     decay = float(settings.weight_decay)
     return torch.optim.AdamW(
         [
@@ -40,16 +41,3 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Set the schedule's rate, times the factor of each group."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["rate_scale"]
-
-
-def step_unless(optimizer: torch.optim.AdamW, skip: Tensor) -> None:
-    """Take a step, unless `skip` (bool [], on the device) holds; no value is read.
-
-    It is the fused kernel's own way out, made for gradient scaling. AdamW's count for the correction of its means
-    takes skipped steps for finished ones, as the schedule does: so the count is always the training's step, and a
-    checkpoint need not hold it.
-    """
-    held = skip.float()
-    optimizer.found_inf = held  # type: ignore[attr-defined]
-    optimizer.step()
-    torch._foreach_add_([state["step"] for state in optimizer.state.values()], held)

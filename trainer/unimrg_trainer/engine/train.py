@@ -22,7 +22,6 @@ from unimrg_trainer.checkpoint.state import StateReader
 from unimrg_trainer.checkpoint.writer import Origin
 from unimrg_trainer.data.dataset import Dataset
 from unimrg_trainer.early_stop import EarlyStopRule
-from unimrg_trainer.engine.canonical_state import import_state
 from unimrg_trainer.engine.diagnostics import StepProfiler, compile_blocks, use_deterministic_kernels
 from unimrg_trainer.engine.guard import NumericGuard
 from unimrg_trainer.engine.initial_weights import build_initial
@@ -30,7 +29,7 @@ from unimrg_trainer.engine.loop import LoopSettings, TrainingLoop
 from unimrg_trainer.engine.measuring import held_out_loss
 from unimrg_trainer.engine.metrics import MetricsCollector
 from unimrg_trainer.engine.optimizer import build_optimizer
-from unimrg_trainer.engine.parts import parts_of, parts_table
+from unimrg_trainer.engine.parts import parts_of, parts_table, rate_scales
 from unimrg_trainer.engine.preflight import check_device, check_ring
 from unimrg_trainer.engine.rank_times import RankTimes
 from unimrg_trainer.engine.recompute import recompute_activations
@@ -41,7 +40,8 @@ from unimrg_trainer.engine.schedule import Schedule
 from unimrg_trainer.engine.setup import Setup, set_up
 from unimrg_trainer.engine.step_plan import RowReader, StepPlanner, pinned
 from unimrg_trainer.engine.stopping import CollectiveStopFlag, StopFlag
-from unimrg_trainer.engine.strategy import DataParallel
+from unimrg_trainer.engine.strategies.choose import build_strategy
+from unimrg_trainer.engine.strategies.selfcheck import require_working
 from unimrg_trainer.local_folders import log_folder
 from unimrg_trainer.sections import Section, SectionFile
 
@@ -64,10 +64,14 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
     check_device(setup.device)
     check_ring(setup.device)
     training = job.spec.training
+    strategy_name = job.spec.resolved_strategy(setup.world_size)
+    if setup.rank == 0:
+        logger.info("strategy %s over %d processes", strategy_name, setup.world_size)
+    require_working(strategy_name, setup.device)
     dataset = setup.open_data("train")
     checkpointer = Checkpointer(
         setup.run_store,
-        Origin(env.uid, int(env.attempt), DataParallel.name, job.training_digest(dataset.digest), dataset.digest),
+        Origin(env.uid, int(env.attempt), strategy_name, job.training_digest(dataset.digest), dataset.digest),
         retention=Policy(job.spec.checkpoint.keep_last, job.spec.checkpoint.keep_every),
         agreement=TorchAgreement(dist.new_group(backend="gloo", timeout=SAVE_TIMEOUT)),
     )
@@ -85,14 +89,21 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
     if job.spec.trainer.compile == "Always":
         logger.info("%d blocks are compiled in the first step", compile_blocks(module))
     recompute_activations(module, job.spec.resolved_recompute())
-    strategy = DataParallel(module, training.precision, setup.device)
-    optimizer = build_optimizer(module, training.optimizer, setup.family.decays, parts)
+    # before the strategy divides it
+    parameter_count = sum(parameter.numel() for parameter in module.parameters())
+    strategy = build_strategy(
+        strategy_name,
+        module,
+        lambda module: build_optimizer(module, training.optimizer, setup.family.decays, rate_scales(parts).__getitem__),
+        training.precision,
+        setup.device,
+    )
     guard = NumericGuard(training.guard, setup.device)
     first_step = 0
     if newest is not None:
 
         def restore(reader: StateReader) -> None:
-            import_state(module, optimizer, reader)
+            strategy.import_state(reader)
             guard.import_state(reader)
 
         commit = checkpointer.load_newest(restore)
@@ -102,7 +113,7 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
 
     stop_step = training.resolved_stop_step()
     frozen_count = sum(len(part.frozen) for part in parts)
-    reporter = Reporter(setup, stop_step, first_step, frozen_count, sum(p.numel() for p in module.parameters()))
+    reporter = Reporter(setup, stop_step, first_step, frozen_count, parameter_count)
     planner = StepPlanner(
         family=setup.family,
         objectives=setup.objectives,
@@ -163,8 +174,6 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
         )
 
     loop = TrainingLoop(
-        module=module,
-        optimizer=optimizer,
         strategy=strategy,
         schedule=Schedule(
             float(training.optimizer.learning_rate),
@@ -197,6 +206,7 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
         profiler.close()
     reporter.close()
     dist.barrier(setup.gloo_group)
+    strategy.close()
 
 
 def newest_allowed(checkpointer: Checkpointer, job: UniMRGJob) -> Commit | None:

@@ -54,6 +54,7 @@ _EXIT_CODES_WITHOUT_LOG = (
     ExitCode.CREDENTIALS,
     ExitCode.PREFLIGHT,
     ExitCode.NON_FINITE_LOSS,
+    ExitCode.STRATEGY_CHECK,
     ExitCode.NO_VALID_CHECKPOINT,
 )
 """Exit codes whose message is enough: no log is printed."""

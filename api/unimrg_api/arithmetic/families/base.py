@@ -16,8 +16,8 @@ class Encoder:
     name: str
     cost: Cost
     """Multiplications of an image."""
-    images: Callable[[Forward], int]
-    """How many images it encodes for a forward, whatever its composition."""
+    images: Callable[[Counts], float]
+    """How many images it encodes."""
     unused: int = 0
     """Parameters that lie beside it and training does not run: a decoder's."""
     widest: int = 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from statistics import NormalDist
 
@@ -16,9 +15,9 @@ from unimrg_api.arithmetic.layers import (
     Cost,
     Counts,
     Part,
+    attention,
     dropout,
     feed_forward,
-    grouped_attention,
     held,
     layer_norm,
     linear,
@@ -40,11 +39,11 @@ def parts(config: HarmonConfig) -> list[Part]:
     """Learned positions are brought to the token grid by a matrix, once for each forward that has a use for them."""
     language = language_model(config.language, BOTH)
     return [
-        Part("class embedding", parameters(mar.classes * inner), serves=frozenset()),
-        Part("encoder", linear(config.codec_channels, inner, leading=True), lambda c: c.images * tokens + c.shown),
-        Part("encoder", to_grid, lambda c: 1 + (c.images > 0)),
+        Part("Encoder", parameters(mar.classes * inner), serves=frozenset()),
+        Part("Encoder", linear(config.codec_channels, inner, leading=True), lambda c: c.images * tokens + c.shown),
+        Part("Encoder", to_grid, lambda c: 1 + (c.images > 0)),
         Part(
-            "encoder",
+            "Encoder",
             parameters(inner) + positions + layer_norm(inner).times(2),
             lambda c: c.images * read + c.targets * buffers + c.shown,
             block,
@@ -52,21 +51,21 @@ def parts(config: HarmonConfig) -> list[Part]:
             lambda c: c.images * read**2 + c.shown_pairs,
         ),
         Part(
-            "projections",
+            "Projectors",
             linear(inner, width) + held(width) + linear(width, width),
             lambda c: c.images * read + c.targets * buffers + c.shown,
         ),
         *language,
         Part(
-            "projections",
+            "Projectors",
             linear(width, width) + held(width) + linear(width, inner),
             lambda c: c.targets * buffers + c.shown,
             serves=IMAGES,
         ),
-        Part("decoder", linear(inner, inner), lambda c: c.targets * buffers + c.shown, serves=IMAGES),
-        Part("decoder", to_grid.times(2), lambda c: c.targets > 0, serves=IMAGES),
+        Part("Decoder", linear(inner, inner), lambda c: c.targets * buffers + c.shown, serves=IMAGES),
+        Part("Decoder", to_grid.times(2), lambda c: c.targets > 0, serves=IMAGES),
         Part(
-            "decoder",
+            "Decoder",
             parameters((1 + places) * inner) + positions + layer_norm(inner),
             lambda c: c.targets * read,
             block,
@@ -75,14 +74,14 @@ def parts(config: HarmonConfig) -> list[Part]:
             serves=IMAGES,
         ),
         Part(
-            "diffusion head",
+            "DiffusionHead",
             linear(mar.time_features, head, leading=True) + held(head) + linear(head, head),
             lambda c: config.train_timesteps * (c.targets > 0),
             serves=IMAGES,
         ),
-        Part("diffusion head", linear(inner, head), lambda c: c.masked, serves=IMAGES),
+        Part("DiffusionHead", linear(inner, head), lambda c: c.masked, serves=IMAGES),
         Part(
-            "diffusion head",
+            "DiffusionHead",
             linear(config.codec_channels, head, leading=True)
             + held(head)
             + Cost(wide=6 * config.codec_channels)  # the terms of the loss
@@ -102,7 +101,7 @@ def mar_block(mar: MarConfig) -> Block:
     drops = dropout(width, mar.dropout)
     return Block(
         width,
-        layer_norm(width).times(2) + grouped_attention(width, mar.heads, mar.heads, biases=(True, True)) + drops,
+        layer_norm(width).times(2) + attention(width, width, biases=(True, True)) + drops,
         feed_forward(width, inner) + dropout(inner, mar.dropout) + drops,
         last=width * inner,
         queries=width,
@@ -139,6 +138,8 @@ def arithmetic(config: HarmonConfig) -> FamilyArithmetic:
     def extend(forward: Forward, counts: Counts, packed: bool) -> Counts:
         targets = forward.rows * forward.maps
         own = forward.answers and not (forward.same_images and forward.maps)
+        # different ones: the image, and what is learnt
+        pictures = (1 + forward.maps - forward.copies) * (forward.maps > 0)
         encoded = forward.rows * (own + (forward.maps > 0)) if packed else targets + forward.rows * forward.answers
         return replace(
             counts,
@@ -147,15 +148,10 @@ def arithmetic(config: HarmonConfig) -> FamilyArithmetic:
             shown=targets * shown,
             shown_pairs=targets * (config.mar.buffers + shown) ** 2,
             masked=targets * masked,
+            coded=0 if forward.prepared else forward.rows * (own + pictures),
         )
 
-    def pictures(forward: Forward) -> int:
-        """Different ones: of a question, and what is read and learnt to generate."""
-        drawn = (1 + forward.maps - forward.copies) * (forward.maps > 0)
-        asked = forward.answers and not (forward.same_images and forward.maps)
-        return forward.rows * (asked + drawn)
-
-    return FamilyArithmetic(parts(config), [_codec(config, pictures)], rows, extend, 0, config.image_size)
+    return FamilyArithmetic(parts(config), [_codec(config)], rows, extend, 0, config.image_size)
 
 
 OPENING = 3
@@ -173,10 +169,10 @@ def mean_masked(config: HarmonConfig) -> float:
     return config.tokens * rate + 0.5  # it is rounded up
 
 
-def _codec(config: HarmonConfig, images: Callable[[Forward], int]) -> Encoder:
+def _codec(config: HarmonConfig) -> Encoder:
     stored = 2 * config.tokens * config.codec_channels
     if config.codec != "kl16":
-        return Encoder(config.codec, Cost(), images, stored=stored)
+        return Encoder(config.codec, Cost(), lambda c: c.coded, stored=stored)
     kl16, side = Kl16Config(), config.image_size
     levels, latents = len(kl16.multipliers), (config.image_size // kl16.stride) ** 2
     moments = 2 * kl16.latent_channels
@@ -186,4 +182,4 @@ def _codec(config: HarmonConfig, images: Callable[[Forward], int]) -> Encoder:
     decode = vqgan_decoder(
         kl16.width, kl16.multipliers, [kl16.decoder_blocks] * levels, kl16.latent_channels, side
     ) + convolution(kl16.latent_channels, kl16.latent_channels, 1, latents)
-    return Encoder(config.codec, encode, images, decode.parameters, kl16.width * side**2, stored)
+    return Encoder(config.codec, encode, lambda c: c.coded, decode.parameters, kl16.width * side**2, stored)

@@ -14,8 +14,8 @@ from unimrg_api.arithmetic.layers import (
     Cost,
     Counts,
     Part,
+    attention,
     feed_forward,
-    grouped_attention,
     held,
     layer_norm,
     linear,
@@ -39,8 +39,7 @@ def parts(config: OpenUniConfig) -> list[Part]:
     inner, caption = sana.width, sana.caption_width
     connector = Block(
         width,
-        layer_norm(width).times(2)
-        + grouped_attention(width, config.connector.heads, config.connector.heads, biases=(True, True)),
+        layer_norm(width).times(2) + attention(width, width, biases=(True, True)),
         feed_forward(width, config.connector.feed_forward),
         last=width * config.connector.feed_forward,
         queries=width,
@@ -49,10 +48,10 @@ def parts(config: OpenUniConfig) -> list[Part]:
     captions = linear(caption, inner) + held(inner) + linear(inner, inner) + rms_norm(inner)
     modulated = parameters(2 * inner) + layer_norm(inner, affine=False).times(2)
     return [
-        Part("queries", parameters(queries * width), serves=IMAGES),
+        Part("Queries", parameters(queries * width), serves=IMAGES),
         *language_model(config.language, ANSWERS),
         Part(
-            "connector",
+            "Connector",
             Cost(),
             lambda c: c.targets * queries,
             connector,
@@ -60,11 +59,11 @@ def parts(config: OpenUniConfig) -> list[Part]:
             lambda c: c.targets * queries**2,
             serves=IMAGES,
         ),
-        Part("projector", linear(width, caption), lambda c: c.targets * queries, serves=IMAGES),
-        Part("diffusion transformer", captions, lambda c: c.targets * queries, serves=IMAGES),
-        Part("diffusion transformer", times + linear(inner, 6 * inner), lambda c: c.targets, serves=IMAGES),
+        Part("Connector", linear(width, caption), lambda c: c.targets * queries, serves=IMAGES),
+        Part("DiffusionTransformer", captions, lambda c: c.targets * queries, serves=IMAGES),
+        Part("DiffusionTransformer", times + linear(inner, 6 * inner), lambda c: c.targets, serves=IMAGES),
         Part(
-            "diffusion transformer",
+            "DiffusionTransformer",
             linear(channels, inner, leading=True) + modulated + linear(inner, channels),
             lambda c: c.targets * latents,
             sana_block(sana, queries / latents),
@@ -114,7 +113,9 @@ def arithmetic(config: OpenUniConfig) -> FamilyArithmetic:
         return [*generated, *([Rows(forward.rows, asked)] if forward.answers else [])]
 
     def extend(forward: Forward, counts: Counts, packed: bool) -> Counts:
-        return replace(counts, targets=forward.rows * forward.maps)
+        targets = forward.rows * forward.maps
+        looked_at = forward.rows * (forward.answers + (forward.maps > 0))
+        return replace(counts, targets=targets, coded=0 if forward.prepared else targets, looked_at=looked_at)
 
     return FamilyArithmetic(parts(config), [_tower(config), _codec(config)], rows, extend, 0, config.image_size)
 
@@ -127,16 +128,16 @@ def _tower(config: OpenUniConfig) -> Encoder:
     tower += parameters(vision.width * (vision.side**2 + 2) + 2 * merged)
     tower += Cost((merged + 1 + width + 1) * width, (merged + width) * width * vision.tokens)
     widest = (vision.side**2 + 1) * vision.feed_forward
-    return Encoder("vision tower", tower, lambda f: f.rows * (f.answers + (f.maps > 0)), widest=widest)
+    return Encoder("vision tower", tower, lambda c: c.looked_at, widest=widest)
 
 
 def _codec(config: OpenUniConfig) -> Encoder:
     codec, side = config.codec, config.image_size
     stored = 2 * config.latent_terms
     if not isinstance(codec, DcAeConfig):
-        return Encoder("dct", Cost(), lambda f: f.rows * f.maps, stored=stored)
+        return Encoder("dct", Cost(), lambda c: c.coded, stored=stored)
     form = codec.attention_levels, codec.head_width, codec.channels, side
     encode = dc_ae_encoder(codec.widths, codec.encoder_layers, *form)
     decode = dc_ae_decoder(codec.widths, codec.decoder_layers, *form)
     widest = codec.widths[0] * side**2
-    return Encoder("dc-ae", encode, lambda f: f.rows * f.maps, decode.parameters, widest, stored)
+    return Encoder("dc-ae", encode, lambda c: c.coded, decode.parameters, widest, stored)

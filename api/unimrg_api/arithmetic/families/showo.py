@@ -12,8 +12,8 @@ from unimrg_api.arithmetic.layers import (
     Cost,
     Counts,
     Part,
+    attention,
     feed_forward,
-    grouped_attention,
     held,
     layer_norm,
     linear,
@@ -31,7 +31,7 @@ def parts(config: ShowOConfig) -> list[Part]:
     gelu = Cost(wide=3 * phi.feed_forward)
     block = Block(
         width,
-        layer_norm(width) + grouped_attention(width, phi.heads, phi.heads, biases=(True, True)),
+        layer_norm(width) + attention(width, width, biases=(True, True)),
         feed_forward(width, phi.feed_forward) + gelu,
         last=width * phi.feed_forward,
         queries=width,
@@ -39,7 +39,7 @@ def parts(config: ShowOConfig) -> list[Part]:
     projector = (
         [
             Part(
-                "projector",
+                "Projector",
                 linear(clip.width, width, leading=True) + held(width) + linear(width, width),
                 lambda c: c.images * clip.tokens,
             )
@@ -49,17 +49,17 @@ def parts(config: ShowOConfig) -> list[Part]:
     )
     return [
         *projector,
-        Part("embedding", parameters(width * config.vocabulary)),
+        Part("LanguageModel", parameters(width * config.vocabulary)),
         Part(
-            "language model",
+            "LanguageModel",
             layer_norm(width),
             lambda c: c.tokens,
             block,
             phi.layers,
             lambda c: c.pairs,
-            lambda c: c.copies * width + c.mask,
+            lambda c: (c.query_copies + 2 * c.key_copies) * width + c.mask,
         ),
-        Part("head", linear(width, config.vocabulary), lambda c: c.scored, vocabulary=config.vocabulary),
+        Part("LanguageModel", linear(width, config.vocabulary), lambda c: c.scored, vocabulary=config.vocabulary),
     ]
 
 
@@ -86,8 +86,11 @@ def arithmetic(config: ShowOConfig) -> FamilyArithmetic:
         return [*[kind] * forward.maps, *([Rows(forward.rows, asked)] if forward.answers else [])]
 
     def extend(forward: Forward, counts: Counts, packed: bool) -> Counts:
-        views = forward.rows * ((forward.answers and not codes) + (forward.maps > 0))
-        return replace(counts, images=views, targets=forward.rows * forward.maps)
+        read, targets = forward.rows * (forward.answers + (forward.maps > 0)), forward.rows * forward.maps
+        coded = 0 if forward.prepared else targets + codes * read
+        return replace(
+            counts, images=0 if codes else read, targets=targets, coded=coded, looked_at=0 if codes else read
+        )
 
     encoders = [_image_tokenizer(config), *([_tower(config.clip)] if config.clip else [])]
     return FamilyArithmetic(parts(config), encoders, rows, extend, mean_masked(config), config.image_size)
@@ -99,20 +102,15 @@ def mean_masked(config: ShowOConfig) -> float:
 
 
 def _image_tokenizer(config: ShowOConfig) -> Encoder:
-    codes, side, by_codes = config.codes, config.image_size, config.clip is None
-
-    def images(forward: Forward) -> int:
-        read = (forward.answers + (forward.maps > 0)) if by_codes else 0
-        return forward.rows * (forward.maps + read)
-
+    codes, side = config.codes, config.image_size
     stored = 2 * config.tokens
     if not isinstance(codes, MagvitConfig):
-        return Encoder("blocks", Cost(), images, stored=stored)
+        return Encoder("blocks", Cost(), lambda c: c.coded, stored=stored)
     bits, latents = codes.bits, (side // codes.stride) ** 2
     last = convolution(bits, bits, 1, latents)
     encode = vqgan_encoder(codes.width, codes.encoder_multipliers, codes.encoder_blocks, bits, side) + last
     decode = vqgan_decoder(codes.width, codes.decoder_multipliers, codes.decoder_blocks, bits, side) + last
-    return Encoder("magvitv2", encode, images, decode.parameters, codes.width * side**2, stored)
+    return Encoder("magvitv2", encode, lambda c: c.coded, decode.parameters, codes.width * side**2, stored)
 
 
 def _tower(clip: ClipConfig) -> Encoder:
@@ -120,4 +118,4 @@ def _tower(clip: ClipConfig) -> Encoder:
     tower += convolution(3, clip.width, clip.patch, clip.tokens, bias=False)
     tower += parameters(clip.width * (clip.tokens + 2)) + norm(clip.width).times(2)
     widest = (clip.tokens + 1) * clip.feed_forward
-    return Encoder("clip", tower, lambda f: f.rows * (f.answers + (f.maps > 0)), widest=widest)
+    return Encoder("clip", tower, lambda c: c.looked_at, widest=widest)

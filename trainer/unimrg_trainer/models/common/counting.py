@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -13,7 +15,7 @@ def language_counts(positions: Tensor, attention: Attention, scored: int) -> Cou
     """Count from position ids int [B, L], which are 0 behind a row's last token and nowhere else but at its first."""
     lengths = ((positions != 0) * torch.arange(1, positions.shape[1] + 1)).amax(dim=1)
     tokens = int(lengths.sum())
-    copies = mask = 0
+    query_copies = key_copies = mask = 0
     if attention is None:
         pairs = int((lengths * (lengths + 1) // 2).sum())
         computed = len(positions) * positions.shape[1] * (positions.shape[1] + 1) // 2
@@ -24,13 +26,15 @@ def language_counts(positions: Tensor, attention: Attention, scored: int) -> Cou
     elif isinstance(attention, GroupedAttention):
         pairs, computed = _grouped_pairs(attention)
         queries, keys = (sum(one.numel() for one in of) for of in (attention.queries, attention.keys))
-        copies = queries + 2 * keys - 2 * positions.numel()
+        query_copies, key_copies = 2 * queries - positions.numel(), keys - positions.numel()
         mask = sum(one.numel() for one in attention.masks if one is not None)
     else:
         starts, ends = attention.intervals.unbind(-1)
         computed = int((ends - starts).sum())
         pairs = computed - (positions.numel() - tokens)  # the padding sees itself
-    return Counts(tokens, pairs, positions.numel(), computed, scored, copies=copies, mask=mask)
+        query_copies = positions.numel()  # outputs are brought into the order of the heads
+    counted = Counts(tokens, pairs, positions.numel(), computed, scored)
+    return replace(counted, query_copies=query_copies, key_copies=key_copies, mask=mask)
 
 
 def _grouped_pairs(attention: GroupedAttention) -> tuple[int, int]:

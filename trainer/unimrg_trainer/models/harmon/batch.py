@@ -73,4 +73,5 @@ class HarmonBatch(SequenceBatch):
             shown=self.visible.numel(),
             shown_pairs=targets * returned**2,
             masked=len(self.masked),
+            coded=len(self.pictures.pixels),
         )

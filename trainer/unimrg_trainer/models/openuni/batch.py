@@ -54,4 +54,5 @@ class OpenUniBatch(SequenceBatch):
     def counts(self) -> Counts:
         """What the forward computes; on the host."""
         counted = language_counts(self.positions, self.attention, len(self.labels))
-        return replace(counted, targets=len(self.returns))
+        looked_at = len(self.tiles.pixels) + len(self.squares.pixels)
+        return replace(counted, targets=len(self.returns), coded=len(self.pictures.pixels), looked_at=looked_at)

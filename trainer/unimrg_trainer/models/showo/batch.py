@@ -48,4 +48,8 @@ class ShowOBatch(SequenceBatch):
     def counts(self) -> Counts:
         """What the forward computes; on the host."""
         counted = language_counts(self.positions, self.attention, len(self.labels))
-        return replace(counted, images=len(self.views), targets=sum(one is not None for one in self.targets))
+        targets = sum(one is not None for one in self.targets)
+        coded, shown = len(self.pictures.pixels), len(self.views)
+        if len(self.shown) == 0:  # codes are read, or nothing
+            return replace(counted, targets=targets, coded=coded + len(self.views.pixels))
+        return replace(counted, images=shown, targets=targets, coded=coded, looked_at=shown)
