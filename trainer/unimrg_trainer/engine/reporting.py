@@ -41,6 +41,8 @@ class Reporter:
         """Record the metrics of a few steps."""
         if self._spool is None or not measured.metrics:
             return
+        operations = self._setup.operations
+        shares = operations.shares([one.step for one in measured.metrics], measured.step_seconds) if operations else {}
         for point, rate in zip(measured.metrics, measured.learning_rates, strict=True):
             self._spool.step(
                 point.step,
@@ -53,6 +55,7 @@ class Reporter:
                     "perf/step_s": measured.step_seconds,
                     "perf/rows_per_s": self._rows_per_step / measured.step_seconds,
                     "perf/data_wait_s": measured.data_wait_seconds,
+                    **shares,
                 },
             )
         last = measured.metrics[-1]

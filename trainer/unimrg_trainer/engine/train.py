@@ -26,7 +26,7 @@ from unimrg_trainer.engine.rows import BatchShape
 from unimrg_trainer.engine.saving import BackgroundSaver
 from unimrg_trainer.engine.schedule import WarmupCosine
 from unimrg_trainer.engine.setup import set_up
-from unimrg_trainer.engine.step_plan import RowReader, StepPlanner, pinned
+from unimrg_trainer.engine.step_plan import RowReader, Step, StepPlanner, pinned
 from unimrg_trainer.engine.stopping import CollectiveStopFlag, StopFlag
 from unimrg_trainer.engine.strategy import DataParallel
 
@@ -96,6 +96,10 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
 
         reporter.record_artifact(write_contact_sheet(setup, planner))
 
+    def plan_step(number: int) -> Step:
+        step = planner.plan_step(number, setup.rank, setup.world_size)
+        return pinned(setup.operations.counted(step) if setup.operations else step, setup.device)
+
     saver = BackgroundSaver(checkpointer, reporter, stop, env.run_dir)
     loop = TrainingLoop(
         module=module,
@@ -105,7 +109,7 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
             float(training.optimizer.learning_rate), training.schedule.warmup_steps, training.schedule.total_steps
         ),
         collector=MetricsCollector(setup.objective_weights),
-        plan_step=lambda step: pinned(planner.plan_step(step, setup.rank, setup.world_size), setup.device),
+        plan_step=plan_step,
         prepare=lambda batch: setup.family.prepare(batch, setup.device, setup.parameter_dtype),
         stop=CollectiveStopFlag(saver, setup.gloo_group),
         save=saver.save,
