@@ -58,8 +58,8 @@ def open_operations(spec: JobSpec, device: torch.device) -> StepOperations | Non
     known, settings = find_device(name), spec.model.built_in
     if settings is None or known is None or spec.training.precision != "BF16":
         logger.warning(
-            "MFU is not reported: it is known for built-in families in BF16 on devices that `unimrg plan` knows, and this "
-            "is %s in %s on %s",
+            "MFU is not reported: it is for built-in families in BF16 on devices that `unimrg plan` knows, and this is "
+            "%s in %s on %s",
             spec.model.family()[0], spec.training.precision, name,
         )  # fmt: skip
         return None
