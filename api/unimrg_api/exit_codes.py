@@ -23,6 +23,7 @@ class ExitCode(IntEnum):
     CREDENTIALS = 77
     GPU_FAULT = 80
     NON_FINITE_LOSS = 82
+    STRATEGY_CHECK = 83
     COMMUNICATION = 84
     INTERRUPTED = 85
     NO_VALID_CHECKPOINT = 87
@@ -91,6 +92,9 @@ RULES: dict[ExitCode, Rule] = {
     ExitCode.CREDENTIALS: Rule("CredentialsDenied", "credentials were denied", Action.FAIL),
     ExitCode.GPU_FAULT: Rule("GpuFault", "a GPU is faulty", Action.RESTART_ELSEWHERE, Budget.INFRA),
     ExitCode.NON_FINITE_LOSS: Rule("NonFiniteLoss", "a loss or gradient is not finite", Action.FAIL),
+    ExitCode.STRATEGY_CHECK: Rule(
+        "StrategyCheckFailed", "a strategy does not train as one process does on these versions", Action.FAIL
+    ),
     ExitCode.COMMUNICATION: Rule(
         "CommunicationFailed", "communication between processes failed", Action.RESTART, Budget.INFRA
     ),

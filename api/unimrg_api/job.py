@@ -20,6 +20,7 @@ from unimrg_api.spec_platform import (
     DataSpec,
     RunPolicySpec,
     StorageSpec,
+    StrategyName,
     TrackingSpec,
     TrainerSpec,
 )
@@ -29,6 +30,9 @@ from unimrg_api.unions import each_once
 
 API_VERSION = "training.unimrg.dev/v1alpha1"
 KIND = "UniMRGJob"
+
+ZERO = ("ZeRO1", "ZeRO2", "ZeRO3")
+"""Strategies that are DeepSpeed's."""
 
 NAME_PATTERN = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
 NAMESPACE_PATTERN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
@@ -136,8 +140,26 @@ class JobSpec(Spec):
         """Return which activations are computed again in the backward."""
         return self.training.recompute or ("Nothing" if self.model.published is None else "Blocks")
 
+    def resolved_strategy(self, processes: int | None = None) -> StrategyName:
+        """Return how training is spread over `processes`, those of the job unless said (docs/method/strategies.md)."""
+        trainer = self.trainer
+        if trainer.strategy is not None:
+            return trainer.strategy
+        alone = (trainer.processes if processes is None else processes) == 1
+        if alone or trainer.gpus_per_node == 0 or self.model.published is None or self.training.precision == "FP64":
+            return "DDP"
+        return "ZeRO1" if trainer.nodes == 1 else "FSDP2"
+
     rules = (
         _EACH_ONCE,
+        FieldRule(
+            "trainer.strategy",
+            "DeepSpeed's ZeRO keeps weights and moments in float32, and training.precision is FP64",
+            "use DDP or FSDP2, or another precision",
+            lambda spec: spec.training.precision != "FP64" or (spec.trainer.strategy or "") not in ZERO,
+            "self.training.precision != 'FP64' || !has(self.trainer.strategy) || "
+            "!self.trainer.strategy.startsWith('ZeRO')",
+        ),
         FieldRule(
             "training.composition",
             "PackedFlex needs GPUs (trainer.gpusPerNode) and a precision other than FP64",

@@ -11,6 +11,8 @@ from pydantic import Field
 from unimrg_api.fields import LINE_PATTERN, VISIBLE, FieldRule, ShortUri, Spec, Uri
 from unimrg_api.unions import CustomSpec, OneOf, each_once
 
+StrategyName = Literal["DDP", "ZeRO1", "ZeRO2", "ZeRO3", "FSDP2"]
+
 MAXIMUM_SCENES = 10_000_000
 MAXIMUM_NODES = 64
 MAXIMUM_GPUS = 16
@@ -58,6 +60,11 @@ class TrainerSpec(Spec):
     """GPUs of each pod, one process per GPU. 0: processes on the CPU, see `processesPerNode`."""
     processes_per_node: Annotated[int, Field(ge=1, le=MAXIMUM_PROCESSES)] = 1
     """Processes of each pod where there are no GPUs. `unimrg run` takes `--processes`."""
+    strategy: StrategyName | None = None
+    """How weights, gradients and AdamW's moments are spread over the processes; what is trained stays the same, and a
+    job may change it between attempts. DDP: whole on each. ZeRO1, ZeRO2, ZeRO3: DeepSpeed divides moments, and
+    gradients, and weights too. FSDP2: torch divides all three. Absent: DDP on one GPU, on CPUs and for small models;
+    for published sizes ZeRO1 on one node, FSDP2 on several."""
     service_account_name: Annotated[str, Field(pattern=OBJECT_NAME_PATTERN, max_length=253)] = "default"
     """Service account of the job's pods, for stores that know it. They get no token for the cluster's API."""
     volumes: Annotated[list[VolumeSpec], Field(max_length=8)] = Field(default=[])

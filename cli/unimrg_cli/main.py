@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from unimrg_api.exit_codes import ExitCode
+from unimrg_api.spec_platform import StrategyName
 from unimrg_api.stages import StageName
 
 if TYPE_CHECKING:
@@ -258,6 +259,30 @@ def logs(
     rank = None if node == "all" else int(node)
     wanted = Selection(stage, attempt, rank, tail, follow)
     show_logs(connect(namespace, context, kubeconfig), name, wanted)
+
+
+@app.command()
+def selfcheck(
+    strategy: Annotated[
+        StrategyName | None, typer.Option("--strategy", help="The one to check. (default: all of them)")
+    ] = None,
+) -> None:
+    """Check that each strategy trains as one process does on the installed versions of torch and DeepSpeed."""
+    from typing import get_args
+
+    from unimrg_cli.extras import require
+
+    require("trainer")
+    from unimrg_cli.tables import print_checks
+    from unimrg_trainer.engine.strategies.selfcheck import failure
+    from unimrg_trainer.engine.strategies.selfcheck_ranks import check_on_ranks
+
+    names: tuple[StrategyName, ...] = get_args(StrategyName) if strategy is None else (strategy,)
+    outcomes = check_on_ranks(names)
+    print_checks((outcome.strategy, f"{outcome.error:.1e}", outcome.passed, outcome.case) for outcome in outcomes)
+    failed = [outcome for outcome in outcomes if not outcome.passed]
+    if failed:
+        raise failure(failed)
 
 
 @checkpoints_app.command("ls")

@@ -84,6 +84,12 @@ def print_doomed(uri: str, doomed: list[Doomed], *, deleted: bool) -> None:
     console.print(said, markup=False, highlight=False, soft_wrap=True)
 
 
+def print_checks(outcomes: Iterable[tuple[str, str, bool, str]]) -> None:
+    """Print (strategy, largest difference of a weight, whether it passed, what was checked) of each check."""
+    rows = ((strategy, error, "passed" if passed else "FAILED", case) for strategy, error, passed, case in outcomes)
+    _print_table(_console(), {"STRATEGY": "left", "OFF BY": "right", "RESULT": "left"}, "CASE", rows)
+
+
 def _console() -> Console:
     console = Console()
     # a table for a file or a pipe is not folded at the width of some terminal

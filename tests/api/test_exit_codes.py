@@ -20,6 +20,7 @@ AGREED = {
     77: (FAIL, NONE),
     80: (ELSEWHERE, INFRA),
     82: (FAIL, NONE),
+    83: (FAIL, NONE),
     84: (RESTART, INFRA),
     85: (RESTART, FREE),
     87: (FAIL, NONE),

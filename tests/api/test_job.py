@@ -14,6 +14,7 @@ from unimrg_api.fields import path_of, resolve_uri
 from unimrg_api.job import UniMRGJob
 from unimrg_api.load import parse_job
 from unimrg_api.locality import cluster_notes
+from unimrg_api.spec_platform import TrainerSpec
 from unimrg_api.yaml_source import read_yaml
 
 
@@ -135,6 +136,29 @@ def test_published_sizes_recompute_all_blocks_unless_they_are_asked_not_to() -> 
     smallest = parse_job(SMALLEST)
     assert smallest.spec.training.recompute is None
     assert smallest.spec.resolved_recompute() == "Blocks"
+
+
+@pytest.mark.parametrize(
+    ("variant", "trainer", "training", "strategy"),
+    [
+        ("0.5B", {}, {}, "ZeRO1"),
+        ("0.5B", {"nodes": 2}, {}, "FSDP2"),
+        ("0.5B", {"nodes": 2, "strategy": "ZeRO2"}, {}, "ZeRO2"),
+        ("0.5B", {"gpusPerNode": 1}, {}, "DDP"),
+        ("0.5B", {"gpusPerNode": 0, "processesPerNode": 4}, {}, "DDP"),
+        ("0.5B", {}, {"precision": "FP64"}, "DDP"),
+        ("Tiny", {}, {}, "DDP"),
+    ],
+)
+def test_a_strategy_is_chosen_by_the_size_of_model_and_cluster(
+    variant: str, trainer: dict[str, Any], training: dict[str, Any], strategy: str
+) -> None:
+    spec = {"model": {"harmon": {"variant": variant}}, "trainer": trainer, "training": training}
+    job = UniMRGJob.model_validate({**SMALLEST, "spec": {**SMALLEST["spec"], **spec}})
+    assert job.spec.resolved_strategy() == strategy
+    assert job.training_digest("d") == job.model_copy(
+        update={"spec": job.spec.model_copy(update={"trainer": TrainerSpec()})}
+    ).training_digest("d")
 
 
 def test_a_method_and_its_objectives_written_out_are_the_same_training() -> None:

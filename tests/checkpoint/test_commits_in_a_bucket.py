@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import pytest
 
 from tests.support.checkpoints import checkpointer, loads, small_state
 from tests.support.faulty_stores import WrappedStore
+from tests.support.s3_answers import answering
 from tests.support.s3_server import S3Server
 from tests.support.s3_stores import Place
 from tests.support.tcp_gate import TcpGate
+from unimrg_api.exit_codes import ExitCode
 from unimrg_trainer.checkpoint.commit import reserve
+from unimrg_trainer.checkpoint.manifest import CheckpointError
 from unimrg_trainer.checkpoint.reader import list_commits
 from unimrg_trainer.checkpoint.retention import Policy, retain
+from unimrg_trainer.storage import s3
 
 
 def test_commits_are_found_loaded_and_deleted(s3_place: Place) -> None:
@@ -68,3 +76,78 @@ def test_uploads_that_a_killed_writer_left_go_with_its_folder(s3_place: Place, s
     assert unfinished() == [elsewhere]
     assert store.list("ckpt/step-00000020/") == []
     loads(store, 10)
+
+
+@contextmanager
+def trouble(kind: str, place: Place, gate: TcpGate) -> Iterator[None]:
+    """A fault on the way to the server, or at it, from when a rank's pieces are written on."""
+    if kind == "a reset connection":
+        gate.break_answers(1, after=0)
+    elif kind == "a reply that stalls":
+        gate.break_answers(1, after=10, silently=True)
+    elif kind == "an endpoint that is gone":
+        gate.close()
+    elif kind == "5xx for a moment":
+        with answering(place, "PutObject", 503, "SlowDown", times=2):
+            yield
+        return
+    elif kind == "5xx for ever":
+        with answering(place, "PutObject", 500, "InternalError"):
+            yield
+        return
+    elif kind == "a permission that is lost":
+        with answering(place, "PutObject", 403, "AccessDenied"):
+            yield
+        return
+    yield
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    [
+        ("a reset connection", None),
+        ("a reply that stalls", None),
+        ("5xx for a moment", None),
+        ("5xx for ever", ExitCode.UNAVAILABLE),
+        ("an endpoint that is gone", ExitCode.UNAVAILABLE),
+        ("a permission that is lost", ExitCode.CREDENTIALS),
+    ],
+)
+def test_whatever_happens_on_the_way_a_save_is_whole_or_ends_with_its_code(
+    s3_place: Place, s3_gate: TcpGate, monkeypatch: pytest.MonkeyPatch, kind: str, code: ExitCode | None
+) -> None:
+    monkeypatch.setattr(s3, "READ_SECONDS", 0.5)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    through = Place(s3_place.uri, s3_place.storage.model_copy(update={"endpoint": s3_gate.uri}))
+    faults = ExitStack()
+
+    def begin(action: str, key: str) -> None:
+        if "step-00000020" in key and "rank-0" in key:
+            faults.enter_context(trouble(kind, through, s3_gate))
+
+    keeper = checkpointer(WrappedStore(through.store(), before=begin))
+    keeper.save(small_state(10), "periodic")
+    with faults:
+        if code is None:
+            keeper.save(small_state(20), "periodic")
+        else:
+            with pytest.raises(CheckpointError, match="step 20") as caught:
+                keeper.save(small_state(20), "periodic")
+            assert caught.value.exit_code is code and caught.value.remedy
+    loads(s3_place.store(), 20 if code is None else 10)
+    checkpointer(s3_place.store(), attempt=2).save(small_state(30), "periodic")
+    loads(s3_place.store(), 30)
+
+
+def test_a_read_that_breaks_off_on_its_way_condemns_no_commit(
+    s3_place: Place, s3_gate: TcpGate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3, "READ_SECONDS", 0.5)
+    checkpointer(s3_place.store()).save(small_state(10), "periodic")
+    for after, silently in ((0, False), (350, False), (420, True)):
+        through = s3_place.through(s3_gate, "run")
+        through.size("warm the connection")
+        s3_gate.break_answers(2, after=after, silently=silently)
+        loads(through, 10)
+        s3_gate.break_answers(0, after=0)
+    assert s3_place.store().list("ckpt/step-00000010/QUARANTINED") == []

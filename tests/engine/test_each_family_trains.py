@@ -16,10 +16,10 @@ from tests.support.one_step import FAMILIES, OBJECTIVES
 from tests.support.train_stage import newest, run_stage
 from unimrg_api.errors import Interrupted
 from unimrg_trainer.data.dataset import Dataset
-from unimrg_trainer.engine import contact_sheet, train
+from unimrg_trainer.engine import contact_sheet
 from unimrg_trainer.engine.setup import Setup
 from unimrg_trainer.engine.step_plan import RowReader, StepPlanner
-from unimrg_trainer.engine.strategy import DataParallel
+from unimrg_trainer.engine.strategies import ddp
 from unimrg_trainer.evaluation.pictures import Preview
 from unimrg_trainer.maps.geometry import squash
 from unimrg_trainer.objectives.registry import objective
@@ -44,7 +44,7 @@ class Seen:
         write, draw = contact_sheet.write_contact_sheet, contact_sheet.contact_sheet_png
         seen = self
 
-        class Watched(DataParallel):
+        class Watched(ddp.DataParallel):
             def forward_backward(self, *arguments: Any, **named: Any) -> Any:
                 seen.events.append("forward")
                 return super().forward_backward(*arguments, **named)
@@ -57,7 +57,7 @@ class Seen:
             self.shown.append(objectives)
             return draw(objectives, **named)
 
-        patch.setattr(train, "DataParallel", Watched)
+        patch.setattr(ddp, "DataParallel", Watched)
         patch.setattr(contact_sheet, "write_contact_sheet", watched_write)
         patch.setattr(contact_sheet, "contact_sheet_png", watched_draw)
 

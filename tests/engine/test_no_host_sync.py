@@ -17,7 +17,7 @@ from unimrg_api.spec_training import OptimizerSpec, Recompute
 from unimrg_trainer.engine.metrics import MetricsCollector
 from unimrg_trainer.engine.optimizer import build_optimizer, set_learning_rate
 from unimrg_trainer.engine.recompute import recompute_activations
-from unimrg_trainer.engine.strategy import StepModule
+from unimrg_trainer.engine.strategies.base import StepModule
 from unimrg_trainer.models.common import attention
 from unimrg_trainer.packing.composition import Composition
 

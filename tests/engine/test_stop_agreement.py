@@ -13,7 +13,7 @@ from unimrg_api.errors import Interrupted
 from unimrg_api.exit_codes import ExitCode
 from unimrg_trainer.checkpoint.agreement import Agreement
 from unimrg_trainer.checkpoint.state import LocalState
-from unimrg_trainer.engine.strategy import Strategy
+from unimrg_trainer.engine.strategies.base import Strategy
 
 
 class Flag:

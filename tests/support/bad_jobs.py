@@ -32,7 +32,7 @@ spec:
     recompute: Nothing
     seed: 42
     prompts: Listed
-  trainer: {nodes: 1, gpusPerNode: 0, processesPerNode: 2}
+  trainer: {nodes: 1, gpusPerNode: 0, processesPerNode: 2, strategy: ZeRO1}
   data:
     sources:
       - scenes: {train: 100, heldOut: 10, imageSize: 48, seed: 7}
@@ -268,6 +268,8 @@ BAD_JOBS = [
     *bad(f"{TRAINING}.schedule.warmupSteps", "warmupSteps: 5", "warmupSteps: 51"),
     *bad(f"{TRAINING}.stopStep", "stopStep: 40", "stopStep: 51"),
     *bad(f"{TRAINING}.composition", "composition: Official", "composition: PackedFlex", "composition: packed"),
+    *bad("spec.trainer.strategy", "strategy: ZeRO1", "strategy: FSDP", "strategy: zero1"),
+    *bad("spec.trainer.strategy", "precision: FP32", "precision: FP64"),
     *bad(f"{TRAINING}.recompute", "recompute: Nothing", "recompute: Off", "recompute: true"),
     *bad(f"{BATCH}.imageSharing", "imageSharing: All", "imageSharing: all"),
     *bad(f"{BATCH}.imageSharing", GOOD_HARMON, "showo: {variant: Tiny}", "openuni: {variant: Tiny}"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 
@@ -10,13 +11,14 @@ from unimrg_trainer.storage.base import AlreadyExists, Content, NotFound, check_
 
 
 class DictionaryStore:
-    """Keeps everything in `objects`; `writes` lists the keys in the order in which they were put."""
+    """Keeps everything in `objects`; `writes` lists the keys as they were put, `written` has the time of each."""
 
     uri = "memory://run"
 
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
         self.writes: list[str] = []
+        self.written: dict[str, float] = {}
         self._lock = threading.Lock()
 
     def put(self, key: str, data: Content, *, if_absent: bool = False) -> None:
@@ -28,6 +30,7 @@ class DictionaryStore:
                 raise AlreadyExists(key)
             self.objects[check_key(key)] = content
             self.writes.append(key)
+            self.written[key] = time.monotonic()
 
     def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
         if check_key(key) not in self.objects:
@@ -36,6 +39,9 @@ class DictionaryStore:
 
     def size(self, key: str) -> int | None:
         return len(self.objects[key]) if check_key(key) in self.objects else None
+
+    def age(self, key: str) -> float | None:
+        return time.monotonic() - self.written[key] if check_key(key) in self.objects else None
 
     def list(self, prefix: str = "") -> list[tuple[str, int]]:
         check_prefix(prefix)

@@ -65,12 +65,12 @@ def commit(store: ObjectStore, step: int) -> None:
     """Commit no tensors, as the checkpoint room would, but without torch."""
     folder = f"ckpt/step-{step:08d}/attempt-1-0123abcd/"
     share = b"no tensors"
-    entry = {"size": len(share), "sha256": hashlib.sha256(share).hexdigest()}
+    entry = {"size": len(share), "chunk_bytes": 100, "sha256": [hashlib.sha256(share).hexdigest()]}
     texts = dict.fromkeys(("uid", "strategy", "reason", "created", "training_digest", "data_digest"), "fake")
-    numbers = {"schema_version": 1, "step": step, "attempt": 1, "world_size": 1}
+    numbers = {"schema_version": 2, "step": step, "attempt": 1, "world_size": 1}
     empty = {"mlflow_run_id": None, "spool_segments": [], "tensors": {}}
     manifest = json.dumps({**texts, **numbers, **empty, "objects": {"rank-0.safetensors": entry}}).encode()
-    marker = {"schema_version": 1, "manifest": f"{folder}manifest.json", "sha256": hashlib.sha256(manifest).hexdigest()}
+    marker = {"schema_version": 2, "manifest": f"{folder}manifest.json", "sha256": hashlib.sha256(manifest).hexdigest()}
     store.put(f"{folder}rank-0.safetensors", share)
     store.put(f"{folder}manifest.json", manifest)
     store.put(f"ckpt/step-{step:08d}/COMMITTED-0", json.dumps(marker).encode())

@@ -35,6 +35,9 @@ class WrappedStore:
     def size(self, key: str) -> int | None:
         return self.inner.size(key)
 
+    def age(self, key: str) -> float | None:
+        return self.inner.age(key)
+
     def list(self, prefix: str = "") -> list[tuple[str, int]]:
         return self.inner.list(prefix)
 

@@ -11,14 +11,15 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from unimrg_api.spec_training import OptimizerSpec
-from unimrg_trainer.checkpoint.state import LocalState
+from unimrg_trainer.checkpoint.state import LocalState, StateReader
 from unimrg_trainer.engine.loop import LoopReport, LoopSettings, TrainingLoop
 from unimrg_trainer.engine.metrics import MetricsCollector
 from unimrg_trainer.engine.optimizer import build_optimizer
 from unimrg_trainer.engine.schedule import WarmupCosine
 from unimrg_trainer.engine.step_plan import MicroStep, Step
 from unimrg_trainer.engine.stopping import CollectiveStopFlag, StopFlag
-from unimrg_trainer.engine.strategy import DataParallel, Strategy
+from unimrg_trainer.engine.strategies.base import Strategy
+from unimrg_trainer.engine.strategies.ddp import DataParallel
 from unimrg_trainer.models.base import Row
 
 TOY_WEIGHTS = {"Pixel": 0.5, "Depth": 2.0}
@@ -69,13 +70,17 @@ def toy_optimizer(module: nn.Module) -> torch.optim.AdamW:
     return build_optimizer(module, OptimizerSpec(), lambda name, parameter: parameter.ndim > 1)
 
 
+def toy_strategy(module: nn.Module) -> Strategy:
+    return DataParallel(module, toy_optimizer, "FP32", torch.device("cpu"))
+
+
 def toy_loop(
     module: nn.Module,
     *,
     stop_step: int,
     save_every: int,
     save: Callable[[LocalState, str], None],
-    optimizer: torch.optim.AdamW | None = None,
+    state: StateReader | None = None,
     flag: StopFlag | None = None,
     plan_step: Callable[[int], Step] = toy_step,
     report: Callable[[LoopReport], None] = lambda measured: None,
@@ -84,10 +89,11 @@ def toy_loop(
 ) -> TrainingLoop:
     """The real loop with every real part, in the process group that this process has joined."""
     assert dist.group.WORLD is not None
+    strategy = toy_strategy(module)
+    if state is not None:
+        strategy.import_state(state)
     return TrainingLoop(
-        module=module,
-        optimizer=optimizer or toy_optimizer(module),
-        strategy=wrap(DataParallel(module, "FP32", torch.device("cpu"))),
+        strategy=wrap(strategy),
         schedule=WarmupCosine(0.05, 2, 20),
         collector=MetricsCollector(weights),
         plan_step=plan_step,

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Literal
 
 from unimrg_api.commits import ROOT
 from unimrg_trainer.checkpoint.commit import Commit, read_marker, reserved_at
@@ -51,7 +52,7 @@ def superfluous(commits: Iterable[Commit], policy: Policy) -> list[Commit]:
 class Doomed:
     """What is to be deleted of one step, and why: a commit, or the folder of a writer that was killed."""
 
-    why: str
+    why: Literal["superfluous", "damaged", "abandoned"]
     step: int
     marker: Marker | None
     folder: Folder | None
@@ -99,7 +100,7 @@ def delete(store: ObjectStore, doomed: Doomed) -> None:
         store.delete(doomed.marker.key)
     if doomed.folder is not None:
         _delete_folder(store, doomed.folder)
-    if doomed.marker is not None:
+    if doomed.marker is not None and doomed.why == "damaged":
         store.delete(doomed.marker.quarantine_key)
 
 

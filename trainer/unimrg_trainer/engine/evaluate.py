@@ -21,7 +21,6 @@ from unimrg_api.progress import Progress
 from unimrg_trainer.checkpoint.agreement import TorchAgreement, on_first_rank
 from unimrg_trainer.checkpoint.discover import load_newest, newest_verified
 from unimrg_trainer.data.dataset import Dataset
-from unimrg_trainer.engine.canonical_state import import_weights
 from unimrg_trainer.engine.initial_weights import build_initial
 from unimrg_trainer.engine.measuring import SharedWork, StoppableProgress, TrainedModel, cohorts_of, held_out_losses
 from unimrg_trainer.engine.other_images import with_other_images
@@ -29,6 +28,7 @@ from unimrg_trainer.engine.reporting import open_spool
 from unimrg_trainer.engine.setup import Setup, set_up
 from unimrg_trainer.engine.step_plan import RowReader
 from unimrg_trainer.engine.stopping import StopFlag
+from unimrg_trainer.engine.strategies.base import import_weights
 from unimrg_trainer.evaluation.benchmarks.base import BenchmarkResult, Item
 from unimrg_trainer.evaluation.benchmarks.registry import find_benchmark
 from unimrg_trainer.evaluation.held_out import HeldOutLoss, compare

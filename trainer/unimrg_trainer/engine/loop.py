@@ -14,18 +14,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
 from unimrg_api.errors import Interrupted
 from unimrg_trainer.checkpoint.state import LocalState
 from unimrg_trainer.data.prefetch import Prefetcher
-from unimrg_trainer.engine.canonical_state import export_state
 from unimrg_trainer.engine.metrics import MetricsCollector, StepMetrics
-from unimrg_trainer.engine.optimizer import set_learning_rate
 from unimrg_trainer.engine.schedule import WarmupCosine
 from unimrg_trainer.engine.step_plan import Step
 from unimrg_trainer.engine.stopping import CollectiveStopFlag
-from unimrg_trainer.engine.strategy import Strategy
+from unimrg_trainer.engine.strategies.base import Strategy
 from unimrg_trainer.models.base import Batch
 from unimrg_trainer.rng import key_digest
 
@@ -61,8 +58,6 @@ class LoopReport:
 class TrainingLoop:
     """Runs optimiser steps; a micro-step of one is a forward and backward of gradient accumulation."""
 
-    module: nn.Module
-    optimizer: torch.optim.AdamW
     strategy: Strategy
     schedule: WarmupCosine
     collector: MetricsCollector
@@ -110,7 +105,7 @@ class TrainingLoop:
                 if saving:
                     reason = "final" if at_end else "interruption" if stopping else "periodic"
                     self.settle()
-                    self.save(export_state(self.module, self.optimizer, finished_steps), reason)
+                    self.save(self.strategy.export_state(finished_steps), reason)
                     self._report_started = time.monotonic()
                 if at_end:
                     self.stop.wait_pending()
@@ -125,11 +120,9 @@ class TrainingLoop:
 
     def _train(self, step: Step) -> None:
         rate = self.schedule.rate(step.number)
-        set_learning_rate(self.optimizer, rate)
         self._forward_backward(step)
         norm = self.strategy.clip(self.settings.clip_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.strategy.step(rate)
         self.collector.end_step(step.number + 1, norm)
         self._rates.append(rate)
 
@@ -145,12 +138,12 @@ class TrainingLoop:
     def _dry_run(self, step: Step) -> None:
         """Compute a step and discard it.
 
-        It shows early whether activations and gradients fit in memory. And DistributedDataParallel rearranges its
-        buckets after the first backward, which changes the order of summation over three or more ranks: after the dry
-        run a resumed process has the same buckets as one that never stopped.
+        It shows early whether activations, gradients and moments fit in memory. And DistributedDataParallel rearranges
+        its buckets after the first backward, which changes the order of summation over three or more ranks: after the
+        dry run a resumed process has the same buckets as one that never stopped.
         """
         self._forward_backward(step)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.strategy.discard()
         self.collector.discard()
 
     def _report(self) -> None:

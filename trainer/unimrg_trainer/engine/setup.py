@@ -22,7 +22,7 @@ from unimrg_trainer.engine.choices import open_family, provide_files
 from unimrg_trainer.engine.initial_weights import WeightsSource
 from unimrg_trainer.engine.operations import StepOperations, open_operations
 from unimrg_trainer.engine.step_plan import require_questions
-from unimrg_trainer.engine.strategy import PARAMETER_DTYPES
+from unimrg_trainer.engine.strategies.base import PARAMETER_DTYPES
 from unimrg_trainer.job_stores import data_digest, data_store, run_store
 from unimrg_trainer.models.base import Family
 from unimrg_trainer.objectives.base import Objective

@@ -15,7 +15,6 @@ from unimrg_trainer.checkpoint.commit import Commit
 from unimrg_trainer.checkpoint.identity import check_resume
 from unimrg_trainer.checkpoint.retention import Policy
 from unimrg_trainer.checkpoint.writer import Origin
-from unimrg_trainer.engine.canonical_state import import_state
 from unimrg_trainer.engine.initial_weights import build_initial
 from unimrg_trainer.engine.loop import LoopSettings, TrainingLoop
 from unimrg_trainer.engine.metrics import MetricsCollector
@@ -28,7 +27,8 @@ from unimrg_trainer.engine.schedule import WarmupCosine
 from unimrg_trainer.engine.setup import set_up
 from unimrg_trainer.engine.step_plan import RowReader, Step, StepPlanner, pinned
 from unimrg_trainer.engine.stopping import CollectiveStopFlag, StopFlag
-from unimrg_trainer.engine.strategy import DataParallel
+from unimrg_trainer.engine.strategies.choose import build_strategy
+from unimrg_trainer.engine.strategies.selfcheck import require_working
 
 logger = logging.getLogger(__name__)
 
@@ -43,10 +43,14 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
     """
     setup = set_up(env, job)
     training = job.spec.training
+    strategy_name = job.spec.resolved_strategy(setup.world_size)
+    if setup.rank == 0:
+        logger.info("strategy %s over %d processes", strategy_name, setup.world_size)
+    require_working(strategy_name, setup.device)
     dataset = setup.open_data("train")
     checkpointer = Checkpointer(
         setup.run_store,
-        Origin(env.uid, int(env.attempt), DataParallel.name, job.training_digest(dataset.digest), dataset.digest),
+        Origin(env.uid, int(env.attempt), strategy_name, job.training_digest(dataset.digest), dataset.digest),
         retention=Policy(job.spec.checkpoint.keep_last, job.spec.checkpoint.keep_every),
         agreement=TorchAgreement(dist.new_group(backend="gloo", timeout=SAVE_TIMEOUT)),
     )
@@ -63,17 +67,24 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
             logger.info("frozen, because no objective of this job uses it: %s", name)
 
     recompute_activations(module, job.spec.resolved_recompute())
-    strategy = DataParallel(module, training.precision, setup.device)
-    optimizer = build_optimizer(module, training.optimizer, setup.family.decays)
+    # before the strategy divides it
+    parameter_count = sum(parameter.numel() for parameter in module.parameters())
+    strategy = build_strategy(
+        strategy_name,
+        module,
+        lambda module: build_optimizer(module, training.optimizer, setup.family.decays),
+        training.precision,
+        setup.device,
+    )
     first_step = 0
     if newest is not None:
-        commit = checkpointer.load_newest(lambda reader: import_state(module, optimizer, reader))
+        commit = checkpointer.load_newest(strategy.import_state)
         assert commit is not None, "without a commit that verifies it raises"
         first_step = commit.step
         logger.info("resumed from step %d of attempt %s", first_step, commit.attempt)
 
     stop_step = training.resolved_stop_step()
-    reporter = Reporter(setup, stop_step, first_step, len(frozen), sum(p.numel() for p in module.parameters()))
+    reporter = Reporter(setup, stop_step, first_step, len(frozen), parameter_count)
     planner = StepPlanner(
         family=setup.family,
         objectives=setup.objectives,
@@ -102,8 +113,6 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
 
     saver = BackgroundSaver(checkpointer, reporter, stop, env.run_dir)
     loop = TrainingLoop(
-        module=module,
-        optimizer=optimizer,
         strategy=strategy,
         schedule=WarmupCosine(
             float(training.optimizer.learning_rate), training.schedule.warmup_steps, training.schedule.total_steps
@@ -126,6 +135,7 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
     loop.run(first_step)
     reporter.close()
     dist.barrier(setup.gloo_group)
+    strategy.close()
 
 
 def newest_allowed(checkpointer: Checkpointer, job: UniMRGJob) -> Commit | None:

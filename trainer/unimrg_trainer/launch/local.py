@@ -46,6 +46,7 @@ _EXIT_CODES_WITHOUT_LOG = (
     ExitCode.INPUT_MISSING,
     ExitCode.CREDENTIALS,
     ExitCode.NON_FINITE_LOSS,
+    ExitCode.STRATEGY_CHECK,
     ExitCode.NO_VALID_CHECKPOINT,
 )
 """Exit codes whose message is enough: no log is printed."""

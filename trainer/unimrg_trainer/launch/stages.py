@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from unimrg_api.environment import PodEnvironment
@@ -21,6 +21,7 @@ from unimrg_api.stages import STAGES, Outcome, StageName
 from unimrg_api.termination import TerminationRecord
 from unimrg_trainer import job_stores
 from unimrg_trainer.checkpoint.identity import attempt_numbers, check_resume
+from unimrg_trainer.checkpoint.lease import Lease, renewed
 from unimrg_trainer.data.publication import find_publication, published
 from unimrg_trainer.engine.rows import BatchShape, cohorts_of_rank
 from unimrg_trainer.launch import inputs, outcomes, reports, worker_group
@@ -58,9 +59,13 @@ class StageContext:
     env: PodEnvironment
     job: UniMRGJob
     run_store: ObjectStore
+    owner: str
+    """The uid of the job's object, by which the attempts of one job know each other."""
     stop: StopRequest
     echo: bool
     rank_module: str
+    leases: list[Lease] = field(default_factory=list)
+    """What is released once everything is saved."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +100,7 @@ def execute(
             attempt_env = inputs.find_run(env, job, run_store)
         if attempt_env is not None and claim_folder(env.run_dir, attempt_env.uid):
             reports.report_stage(env.run_dir, stage)
-        context = StageContext(attempt_env or env, job, run_store, stop, echo, rank_module)
+        context = StageContext(attempt_env or env, job, run_store, env.uid, stop, echo, rank_module)
         result = _STAGES[stage](context)
     except KeyboardInterrupt:
         result = ExitResult(ExitCode.INTERRUPTED, "Interrupted", f"interrupted during {stage}; checkpoints are kept")
@@ -165,7 +170,25 @@ def _prepare(context: StageContext) -> ExitResult:
 
 
 def _run_ranks(context: StageContext, stage: StageName) -> ExitResult:
-    """Run a stage on all ranks of this node; on the first node with the watchdog and uploads to MLflow."""
+    """Run a stage on all ranks of this node; on the first node with the watchdog, the lease and uploads to MLflow."""
+    if context.env.node_rank != 0:
+        return _supervised(context, stage)
+    takers: list[str] = []
+
+    def on_loss(taker: str) -> None:
+        takers.append(taker)
+        context.stop.request(f"{taker} has taken this training over")
+
+    with renewed(context.run_store, context.owner, int(context.env.attempt), on_loss) as lease:
+        context.leases.append(lease)
+        result = _supervised(context, stage)
+    if takers:
+        message = f"{takers[0]} has taken this training over, and this attempt stopped"
+        return ExitResult(ExitCode.INTERRUPTED, "TakenOver", message)
+    return result
+
+
+def _supervised(context: StageContext, stage: StageName) -> ExitResult:
     env, stop = context.env, context.stop
     worker_group.wait_for_master(env, stop)
     if stop.requested:
@@ -267,6 +290,8 @@ def _save_results(
             save_spool(env.run_dir, run_store)
         for path in sorted(log_folder(env.run_dir, env.attempt, stage).glob("*.log")):
             run_store.put(f"logs/attempt-{env.attempt}/{stage}/{path.name}", tail(path))
+        for lease in context.leases:
+            lease.release()
     except StorageError as error:
         logger.warning("outcome, metrics and logs of %s are not all saved: %s", stage, error)
     except Exception:

@@ -69,6 +69,10 @@ class ObjectStore(Protocol):
         """Return the object's length in bytes, None if there is none."""
         ...
 
+    def age(self, key: str) -> float | None:
+        """Return for how many seconds the object has been there, by the store's clock; None if there is none."""
+        ...
+
     def list(self, prefix: str = "") -> list[tuple[str, int]]:
         """Return (key, bytes) of every object whose key starts with `prefix`, sorted by key.
 

@@ -89,6 +89,14 @@ class LocalStore:
             except FileNotFoundError:
                 return None
 
+    def age(self, key: str) -> float | None:
+        path = self._path(key)
+        with explained("read", path):
+            try:
+                return time.time() - path.stat().st_mtime
+            except FileNotFoundError:
+                return None
+
     def list(self, prefix: str = "") -> list[tuple[str, int]]:
         folder = self.root.joinpath(*check_prefix(prefix).split("/")[:-1])
         found: list[tuple[str, int]] = []

@@ -18,7 +18,8 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
 from typing import Any, Literal, TypeVar
 
 import boto3
@@ -136,6 +137,10 @@ class S3Store:
         found = self.find(key)
         return None if found is None else found.total
 
+    def age(self, key: str) -> float | None:
+        found = self.find(key)
+        return None if found is None else found.age
+
     def find(self, key: str) -> Part | None:
         """Return the object's first byte, length and version; None if there is none. HEAD would not give a reason."""
         try:
@@ -230,11 +235,15 @@ class S3Store:
 
 @dataclass(frozen=True)
 class Part:
-    """A range that was read: its bytes, the object's length, and which version of the object it is of."""
+    """A range that was read: its bytes, the object's length, and which version of the object it is of.
+
+    `age` is for how many seconds the object has been there, by the service's clock.
+    """
 
     content: bytes
     total: int
     version: str
+    age: float = field(default=0.0, compare=False)
 
 
 class _BrokenOff(Exception):  # noqa: N818 - a condition, handled in this module
@@ -262,7 +271,12 @@ def _received(answer: dict[str, Any], start: int, count: int, what: str) -> Part
     content: bytes = answer["Body"].read()
     if len(content) != min(count, total - start):
         raise OSError(f"{len(content)} of {min(count, total - start)} bytes came")
-    return Part(content, total, str(answer["ETag"]))
+    return Part(content, total, str(answer["ETag"]), _age(answer))
+
+
+def _age(answer: dict[str, Any]) -> float:
+    now = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
+    return float((now - answer["LastModified"]).total_seconds())
 
 
 _clients: dict[tuple[object, ...], Any] = {}

@@ -1,0 +1,1 @@
+"""How a step is spread over processes: DDP, DeepSpeed ZeRO and FSDP2 behind one class."""

@@ -1,0 +1,27 @@
+"""The strategy of a job, built by name."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from unimrg_api.spec_platform import StrategyName
+from unimrg_api.spec_training import Precision
+from unimrg_trainer.engine.strategies.base import MakeOptimizer, Strategy
+
+
+def build_strategy(
+    name: StrategyName, model: nn.Module, make_optimizer: MakeOptimizer, precision: Precision, device: torch.device
+) -> Strategy:
+    """Wrap `model`, which is whole and on `device` and whose frozen parameters are marked. A collective call."""
+    if name == "DDP":
+        from unimrg_trainer.engine.strategies.ddp import DataParallel
+
+        return DataParallel(model, make_optimizer, precision, device)
+    if name == "FSDP2":
+        from unimrg_trainer.engine.strategies.fsdp2 import FullyShardedDataParallel
+
+        return FullyShardedDataParallel(model, make_optimizer, precision, device)
+    from unimrg_trainer.engine.strategies.deepspeed import ZeRO
+
+    return ZeRO(name, model, make_optimizer, precision, device)
