@@ -53,6 +53,8 @@ class Reporter:
         """Record the metrics of a few steps."""
         if self._spool is None or not measured.metrics:
             return
+        operations = self._setup.operations
+        shares = operations.shares([one.step for one in measured.metrics], measured.step_seconds) if operations else {}
         for point, rate in zip(measured.metrics, measured.learning_rates, strict=True):
             measurements = {
                 "train/loss": point.loss,
@@ -74,6 +76,7 @@ class Reporter:
                     "perf/data_wait_s": measured.data_wait_seconds,
                     "perf/slowest_rank": float(measured.slowest.rank),
                     "perf/slowest_rank_ratio": measured.slowest.ratio,
+                    **shares,
                 },
             )
         last = measured.metrics[-1]

@@ -20,6 +20,7 @@ from unimrg_api.job import UniMRGJob
 from unimrg_trainer.data.dataset import Dataset
 from unimrg_trainer.engine.choices import open_family, provide_files
 from unimrg_trainer.engine.initial_weights import WeightsSource
+from unimrg_trainer.engine.operations import StepOperations, open_operations
 from unimrg_trainer.engine.step_plan import require_questions
 from unimrg_trainer.engine.strategies.base import PARAMETER_DTYPES
 from unimrg_trainer.job_stores import data_digest, data_store, run_store
@@ -77,6 +78,12 @@ class Setup:
             logger.warning("%s: packed rows use PackedGrouped", missing)
             flex = False
         return Composition.chosen(training.composition, flex=flex)
+
+    @cached_property
+    def operations(self) -> StepOperations | None:
+        """What counts the operations of this rank's steps; None where their share of a peak is not known, and on other
+        ranks than 0, which report nothing."""
+        return open_operations(self.job.spec, self.device) if self.rank == 0 else None
 
     @property
     def same_images(self) -> bool:

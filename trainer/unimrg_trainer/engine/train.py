@@ -38,7 +38,7 @@ from unimrg_trainer.engine.rows import BatchShape
 from unimrg_trainer.engine.saving import BackgroundSaver
 from unimrg_trainer.engine.schedule import Schedule
 from unimrg_trainer.engine.setup import Setup, set_up
-from unimrg_trainer.engine.step_plan import RowReader, StepPlanner, pinned
+from unimrg_trainer.engine.step_plan import RowReader, Step, StepPlanner, pinned
 from unimrg_trainer.engine.stopping import CollectiveStopFlag, StopFlag
 from unimrg_trainer.engine.strategies.choose import build_strategy
 from unimrg_trainer.engine.strategies.selfcheck import require_working
@@ -136,6 +136,10 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
 
         reporter.record_image(write_contact_sheet(setup, planner), "inputs and targets", 0)
 
+    def plan_step(number: int) -> Step:
+        step = planner.plan_step(number, setup.rank, setup.world_size)
+        return pinned(setup.operations.counted(step) if setup.operations else step, setup.device)
+
     saver = BackgroundSaver(checkpointer, reporter, stop, env.run_dir)
 
     def enter(section: Section, finished_steps: int) -> None:
@@ -183,7 +187,7 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
         ),
         collector=MetricsCollector(setup.objective_weights),
         guard=guard,
-        plan_step=lambda step: pinned(planner.plan_step(step, setup.rank, setup.world_size), setup.device),
+        plan_step=plan_step,
         prepare=lambda batch: setup.family.prepare(batch, setup.device, setup.parameter_dtype),
         stop=CollectiveStopFlag(saver, setup.gloo_group),
         save=lambda state, reason: saver.save(state, reason, scores.get(state.step)),
