@@ -99,9 +99,10 @@ def open_run(target: str) -> ObjectStore:
     return _open(target)[0]
 
 
-def is_job_file(path: Path) -> bool:
-    """Return whether a target is meant as a job's file, which may be missing."""
-    return not path.is_dir() and (path.suffix.lower() in _JOB_SUFFIXES or path.is_file())
+def is_job_file(target: str) -> bool:
+    """Whether `target` is a job's file, and not the folder or the URI of a run."""
+    path = Path(target)
+    return "://" not in target and not path.is_dir() and (path.suffix.lower() in _JOB_SUFFIXES or path.is_file())
 
 
 def _open(target: str) -> tuple[ObjectStore, LocalStore]:
@@ -111,7 +112,7 @@ def _open(target: str) -> tuple[ObjectStore, LocalStore]:
         uri = resolve_uri(target, Path.cwd())
     elif path.is_dir():
         uri = path.resolve().as_uri()
-    elif is_job_file(path):
+    elif is_job_file(target):
         spec = load_job(path).spec
         uri, storage = resolve_uri(spec.checkpoint.uri, path.resolve().parent), spec.storage
     else:

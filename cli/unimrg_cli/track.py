@@ -20,7 +20,7 @@ from unimrg_trainer.local_folders import JOB_FILE, run_folder
 def sync(target: str, tracking_uri: str | None) -> ExitCode:
     """Send what MLflow lacks of the run that `target` names, say what was done, and return how that ended."""
     path = Path(target)
-    if is_job_file(path):
+    if is_job_file(target):
         job, file, run_dir = load_job(path), stands_at(path), None
     elif (path / JOB_FILE).is_file() and (path / "spool").is_dir():  # a launcher's own folder, saved from a machine
         job, file, run_dir = load_job(path / JOB_FILE), (path / JOB_FILE).resolve(), path.resolve()
@@ -30,7 +30,7 @@ def sync(target: str, tracking_uri: str | None) -> ExitCode:
         job = _at(load_job(file), store.uri)
     if tracking_uri is not None:
         job = _tracked_at(job, tracking_uri)
-    elif run_dir is None and not is_job_file(path) and _is_relative(job.spec.tracking.mlflow.uri):
+    elif run_dir is None and not is_job_file(target) and _is_relative(job.spec.tracking.mlflow.uri):
         raise UserError(
             f"the job's spec.tracking.mlflow.uri, {job.spec.tracking.mlflow.uri}, counts from the folder of its file",
             remedy="give the job's file, or --tracking-uri",
