@@ -35,6 +35,7 @@ from torch.multiprocessing.spawn import spawn
 from unimrg_api.spec_platform import StrategyName
 from unimrg_api.spec_training import OptimizerSpec
 from unimrg_trainer.engine.optimizer import build_optimizer
+from unimrg_trainer.engine.parts import Part
 from unimrg_trainer.engine.strategies.choose import build_strategy
 
 NAMES: tuple[StrategyName, ...] = get_args(StrategyName)
@@ -85,8 +86,10 @@ def measure(rank: int, name: StrategyName, arguments: argparse.Namespace, folder
 
 def steps(name: StrategyName, hidden: int, layers: int, count: int) -> list[float]:
     """Return the seconds of each of `count` steps of a new model."""
-    make_optimizer = partial(build_optimizer, settings=OptimizerSpec(), decays=lambda name, value: value.ndim > 1)
-    strategy = build_strategy(name, Model(hidden, layers), make_optimizer, "FP32", torch.device("cpu"))
+    model = Model(hidden, layers)
+    parts = [Part("Everything", 1.0, {name: value.numel() for name, value in model.named_parameters()}, {})]
+    make_optimizer = partial(build_optimizer, settings=OptimizerSpec(), decays=decays, parts=parts)
+    strategy = build_strategy(name, model, make_optimizer, "FP32", torch.device("cpu"))
     rows, weights = torch.randn(2, TOKENS, hidden), torch.full((2,), 0.5 / strategy.world_size)
     seconds = []
     for _ in range(count):
@@ -98,6 +101,10 @@ def steps(name: StrategyName, hidden: int, layers: int, count: int) -> list[floa
         seconds.append(time.perf_counter() - started)
     strategy.close()
     return seconds
+
+
+def decays(name: str, parameter: Tensor) -> bool:
+    return parameter.ndim > 1
 
 
 def resident() -> int:
