@@ -41,6 +41,8 @@ class Progress(Record):
     """Run in MLflow."""
     mlflow_url: str | None = None
     """Link to the run in MLflow."""
+    mlflow_problem: str | None = None
+    """Why MLflow takes no records at present, and what to do; training goes on."""
     updated: float = 0.0
     """When this was written, Unix time in seconds."""
 

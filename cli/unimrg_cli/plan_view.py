@@ -42,10 +42,10 @@ def print_plan(plan: Plan) -> None:
         columns = ["DEVICE", "STEP", "TRAINING", "HFU", f"{plan.strategy} FITS"]
         printer.table(f"Time at {plan.mfu:.0%} MFU", columns, [[name, *_time(one)] for name, one in ordered])
     kept, reads = plan.checkpoints, plan.reads
-    epoch = "" if reads.epoch is None else f", {size(round(reads.epoch))} an epoch"
+    epoch = "an epoch: see --images" if reads.epoch is None else f"{size(round(reads.epoch))} an epoch"
     store = {
         "commits": f"{kept.commits} of {size(kept.commit)}: {size(kept.written)} written, {size(kept.kept)} kept",
-        "data": f"{size(round(reads.step))} read a step{epoch}, {size(round(reads.training))} in all",
+        "data": f"{size(round(reads.step))} read a step, {size(round(reads.training))} in all, {epoch}",
     }
     printer.rows("Object store", store)
     printer.lines("Licence", [plan.licence] if plan.licence else [])

@@ -18,7 +18,6 @@ from unimrg_api.spec_training import GuardSpec, OptimizerSpec, Recompute
 from unimrg_trainer.engine.guard import NumericGuard
 from unimrg_trainer.engine.metrics import MetricsCollector
 from unimrg_trainer.engine.optimizer import build_optimizer, set_learning_rate
-from unimrg_trainer.engine.parts import parts_of
 from unimrg_trainer.engine.recompute import recompute_activations
 from unimrg_trainer.engine.strategies.base import StepModule
 from unimrg_trainer.models.common import attention
@@ -41,8 +40,7 @@ def test_a_whole_step_waits_for_no_value(
     module = family.build().to(META)
     freeze(module, family.frozen(planner.objectives))
     recompute_activations(module, recompute)
-    parts = parts_of(module, family, planner.objectives, [])
-    optimizer = build_optimizer(module, OptimizerSpec(), family.decays, parts)
+    optimizer = build_optimizer(module, OptimizerSpec(), family.decays)
     collector = MetricsCollector(planner.objective_weights)
     guard = NumericGuard(GuardSpec(spike_threshold="6", spike_window=8), META)
     monkeypatch.setattr(dist, "all_reduce", lambda losses: None)

@@ -103,12 +103,11 @@ def test_a_resumed_training_skips_the_same_steps(settings: GuardSpec) -> None:
     saved, points = trained(plan, NumericGuard(settings, CPU), stop=16)
     assert [point.step for point in points if point.skipped] == [11, 14]
 
-    module, guard = Toy(seed=5), NumericGuard(settings, CPU)
-    last: list[Whole] = []
+    guard, last = NumericGuard(settings, CPU), list[Whole]()
     guard.import_state(saved[10].reader())
     assert guard.skipped == 1
     toy_loop(
-        module,
+        Toy(seed=5),
         state=saved[10].reader(),
         stop_step=16,
         save_every=16,

@@ -17,7 +17,7 @@ from unimrg_api.spec_training import OptimizerSpec, PartSpec
 from unimrg_trainer.data.dataset import Dataset
 from unimrg_trainer.engine.initial_weights import build_initial
 from unimrg_trainer.engine.optimizer import build_optimizer, set_learning_rate
-from unimrg_trainer.engine.parts import part_of, parts_of, parts_table
+from unimrg_trainer.engine.parts import part_of, parts_of, parts_table, rate_scales
 from unimrg_trainer.models.registry import find_family
 from unimrg_trainer.objectives.registry import objective
 from unimrg_trainer.preparation.prepare import prepare
@@ -54,7 +54,9 @@ def test_each_part_learns_at_its_share_of_the_rate() -> None:
         module = family.build()
     settings = [PartSpec(name="Projector", learning_rate_scale="0.25")]
     parts = parts_of(module, family, [objective("Pixel")], settings)
-    optimizer = build_optimizer(module, OptimizerSpec(weight_decay="0", epsilon="1e-12"), family.decays, parts)
+    optimizer = build_optimizer(
+        module, OptimizerSpec(weight_decay="0", epsilon="1e-12"), family.decays, rate_scales(parts).__getitem__
+    )
     before = {name: p.detach().clone() for name, p in module.named_parameters()}
     for parameter in module.parameters():
         parameter.grad = torch.full_like(parameter, 3.0)

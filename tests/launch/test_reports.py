@@ -36,7 +36,7 @@ def test_progress_and_the_mlflow_run_are_served_as_one(tmp_path: Path) -> None:
         answer = Progress.parse(get(port, "/progress"))
     assert answer is not None
     assert (answer.step, answer.losses, answer.mlflow_run_id) == (3, {"pixel": 0.5}, "abc")
-    assert (answer.mlflow_url, answer.message) == ("http://mlflow", "refused")
+    assert (answer.mlflow_url, answer.mlflow_problem) == ("http://mlflow", "refused")
 
 
 def test_a_progress_report_that_says_too_much_is_not_passed_on(tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ import torch
 import torch.distributed as dist
 
 from tests.support.scene_records import SceneRecords
-from tests.support.toy_training import one_part_optimizer
+from unimrg_api.spec_training import OptimizerSpec
 from unimrg_trainer.checkpoint.agreement import Agreement
+from unimrg_trainer.engine.optimizer import build_optimizer
 from unimrg_trainer.engine.rows import BatchShape
 from unimrg_trainer.engine.step_plan import RowReader, StepPlanner
 from unimrg_trainer.engine.strategies.ddp import DataParallel
@@ -71,7 +72,9 @@ def gradients(agreement: Agreement, family_name: str, micro_batch_rows: int) -> 
     module = randomised(family.build().double())
     planner = planner_of(family, micro_batch_rows)
     freeze(module, family.frozen(planner.objectives))
-    strategy = DataParallel(module, lambda m: one_part_optimizer(m, family.decays), "FP64", torch.device("cpu"))
+    strategy = DataParallel(
+        module, lambda m: build_optimizer(m, OptimizerSpec(), family.decays), "FP64", torch.device("cpu")
+    )
     step = planner.plan_step(4, agreement.rank, agreement.world_size)
     loss = torch.zeros((), dtype=torch.float64)
     for index, micro_step in enumerate(step.micro_steps):

@@ -19,8 +19,8 @@ import torch
 import torch.distributed as dist
 
 from tests.support.one_step import freeze, planner_of, tiny_family
-from tests.support.toy_training import one_part_optimizer
-from unimrg_api.spec_training import Recompute
+from unimrg_api.spec_training import OptimizerSpec, Recompute
+from unimrg_trainer.engine.optimizer import build_optimizer
 from unimrg_trainer.engine.recompute import recompute_activations
 from unimrg_trainer.engine.strategies.ddp import DataParallel
 
@@ -64,7 +64,7 @@ def steps(family: Any, rows: int, recompute: Recompute) -> dict[str, Any]:
     module = family.build()
     freeze(module, family.frozen(planner.objectives))
     recompute_activations(module, recompute)
-    strategy = DataParallel(module, lambda m: one_part_optimizer(m, family.decays), "FP32", CPU)
+    strategy = DataParallel(module, lambda m: build_optimizer(m, OptimizerSpec(), family.decays), "FP32", CPU)
     for _ in range(3):
         strategy.forward_backward(batch, micro_step.row_weights, sync_gradients=True)
         strategy.clip(1.0)

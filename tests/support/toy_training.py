@@ -16,7 +16,6 @@ from unimrg_trainer.engine.guard import NumericGuard
 from unimrg_trainer.engine.loop import LoopReport, LoopSettings, TrainingLoop
 from unimrg_trainer.engine.metrics import MetricsCollector
 from unimrg_trainer.engine.optimizer import build_optimizer
-from unimrg_trainer.engine.parts import Part
 from unimrg_trainer.engine.rank_times import RankTimes
 from unimrg_trainer.engine.schedule import Schedule
 from unimrg_trainer.engine.step_plan import MicroStep, Step
@@ -69,14 +68,8 @@ def toy_step(number: int, rank: int = 0, world_size: int = 1) -> Step:
     return Step(number, tuple(micro_steps))
 
 
-def one_part_optimizer(module: nn.Module, decays: Callable[[str, Tensor], bool]) -> torch.optim.AdamW:
-    """The optimiser of a module whose trained parameters all learn at the same rate."""
-    trained = {name: p.numel() for name, p in module.named_parameters() if p.requires_grad}
-    return build_optimizer(module, OptimizerSpec(), decays, [Part("Everything", 1.0, trained, {})])
-
-
 def toy_optimizer(module: nn.Module) -> torch.optim.AdamW:
-    return one_part_optimizer(module, lambda name, parameter: parameter.ndim > 1)
+    return build_optimizer(module, OptimizerSpec(), lambda name, parameter: parameter.ndim > 1)
 
 
 def toy_strategy(module: nn.Module) -> Strategy:

@@ -23,7 +23,9 @@ from unimrg_trainer.files import write_atomically
 from unimrg_trainer.storage.local import explained
 
 PROGRESS_FILE, MLFLOW_FILE, TERMINATION_FILE = "progress.json", "mlflow.json", "termination.json"
-_OF_ONE_TRAINING = ("spool", "exit", "results", PROGRESS_FILE, MLFLOW_FILE, TERMINATION_FILE)
+JOB_FILE = "unimrgjob.json"
+"""The job that trains here; also below `job` in the artifacts of its MLflow run."""
+_OF_ONE_TRAINING = ("spool", "exit", "results", PROGRESS_FILE, MLFLOW_FILE, TERMINATION_FILE, JOB_FILE)
 
 
 def cache_folder() -> Path:

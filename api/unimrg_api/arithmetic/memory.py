@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
-from typing import Literal
 
 from unimrg_api.arithmetic.families.base import FamilyArithmetic
 from unimrg_api.arithmetic.flops import SCORED_AT_ONCE, Trained, on_path
 from unimrg_api.arithmetic.layers import Counts, Part
+from unimrg_api.spec_platform import StrategyName
 from unimrg_api.spec_training import Precision, Recompute
-
-Strategy = Literal["DDP", "ZeRO1", "ZeRO2", "ZeRO3", "FSDP2"]
 
 WIDE = {"FP32": 4, "BF16": 4, "FP64": 8}
 """Bytes of a weight, of a gradient and of a moment."""
@@ -62,7 +60,7 @@ class Load:
     """Forwards of an optimiser step."""
 
 
-def memory(family: FamilyArithmetic, load: Load, strategy: Strategy) -> Memory:
+def memory(family: FamilyArithmetic, load: Load, strategy: StrategyName) -> Memory:
     """Return the memory of the largest moment of a step."""
     wide, narrow = WIDE[load.precision], NARROW[load.precision]
     n = load.processes

@@ -15,11 +15,12 @@ from unimrg_api.arithmetic.devices import DEVICES, Device
 from unimrg_api.arithmetic.families.base import FamilyArithmetic
 from unimrg_api.arithmetic.families.registry import arithmetic_of
 from unimrg_api.arithmetic.flops import Trained, flops
-from unimrg_api.arithmetic.memory import WIDE, Load, Memory, Strategy, memory
+from unimrg_api.arithmetic.memory import WIDE, Load, Memory, memory
 from unimrg_api.arithmetic.rows import Forward, Texts
 from unimrg_api.errors import UserError
 from unimrg_api.job import JobSpec, UniMRGJob
 from unimrg_api.spec_model import ANSWERING, COPYING
+from unimrg_api.spec_platform import StrategyName
 
 USABLE = 0.92
 """Share of a GPU's memory that tensors can have: the rest is the driver's, and lost between them."""
@@ -123,8 +124,8 @@ class Plan(_Part):
     operations: dict[str, Operations]
     """By composition: `official` and `packed`."""
     recompute: str
-    strategy: Strategy
-    memory: dict[Strategy, Bytes]
+    strategy: StrategyName
+    memory: dict[StrategyName, Bytes]
     device: str
     mfu: float
     times: dict[str, Time]
@@ -164,8 +165,8 @@ def plan_of(job: UniMRGJob, assumed: Assumed) -> Plan:
     operations = {name: step.operations(packed=name == "packed") for name in ("official", "packed")}
     packed = training.composition != "Official"
     chosen = operations["packed" if packed else "official"]
-    strategy = strategy_of(spec)
-    needs = {one: _bytes(memory(family, step.load(packed), one)) for one in get_args(Strategy)}
+    strategy = spec.resolved_strategy()
+    needs = {one: _bytes(memory(family, step.load(packed), one)) for one in get_args(StrategyName)}
     steps = training.resolved_stop_step()
     times = {}
     if spec.trainer.gpus_per_node:
@@ -202,11 +203,6 @@ def plan_of(job: UniMRGJob, assumed: Assumed) -> Plan:
         assumptions=_assumptions(spec, assumed),
         warnings=_warnings(spec, step, needs, strategy, device),
     )
-
-
-def strategy_of(spec: JobSpec) -> Strategy:
-    """Return how the job spreads training over its processes."""
-    return "DDP"
 
 
 def frozen_parts(spec: JobSpec) -> frozenset[str]:
@@ -332,7 +328,7 @@ def _assumptions(spec: JobSpec, assumed: Assumed) -> list[str]:
 
 
 def _warnings(
-    spec: JobSpec, step: _Step, needs: dict[Strategy, Bytes], strategy: Strategy, device: Device
+    spec: JobSpec, step: _Step, needs: dict[StrategyName, Bytes], strategy: StrategyName, device: Device
 ) -> list[str]:
     found = []
     batch = spec.training.batch

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
+import json
 import logging
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch.distributed as dist
@@ -32,6 +34,7 @@ from unimrg_trainer.engine.measuring import (
 )
 from unimrg_trainer.engine.other_images import with_other_images
 from unimrg_trainer.engine.reporting import open_spool
+from unimrg_trainer.engine.run_description import record_dataset
 from unimrg_trainer.engine.setup import Setup, set_up
 from unimrg_trainer.engine.step_plan import RowReader
 from unimrg_trainer.engine.stopping import StopFlag
@@ -48,6 +51,7 @@ from unimrg_trainer.maps.geometry import squash
 from unimrg_trainer.models.requests import AnswerRequest, GenerateRequest
 from unimrg_trainer.objectives.registry import built_in, in_order
 from unimrg_trainer.tracking.segments import read_attempts, read_curves
+from unimrg_trainer.tracking.spool import Spool
 
 logger = logging.getLogger(__name__)
 
@@ -213,11 +217,31 @@ def write_results(
     for name, content in contents.items():
         setup.run_store.put(f"results/{name}", content)
         (folder / name).write_bytes(content)
-        spool.artifact(folder / name, "results")
-    spool.step(step, summary.metrics())
-    spool.end("evaluated")
+    record_results(setup, spool, summary, folder)
     spool.close_segment()
     logger.info("results of step %d are in %s/results", step, setup.run_store.uri)
+
+
+def record_results(setup: Setup, spool: Spool, summary: Summary, folder: Path) -> None:
+    """Record for MLflow: a few scores as metrics, every number in tables and files, the grid as a picture of the step.
+
+    `folder` has the files of the results.
+    """
+    record_dataset(setup, spool, "evaluation")
+    spool.step(summary.steps, summary.curves())
+    if "grid" in summary.files:
+        spool.image(folder / "grid.png", "samples", summary.steps)
+    for name in {*summary.files.values(), SUMMARY_KEY} - {"results/grid.png"}:
+        spool.artifact(folder / Path(name).name, "results")
+    tables = []
+    for name, table in summary.tables().items():
+        file = folder / "tables" / f"{name}.json"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(json.dumps({"columns": table.columns, "data": table.rows}))  # as MLflow's log_table does
+        spool.artifact(file, "tables")
+        tables.append({"path": f"tables/{name}.json", "type": "table"})
+    spool.tags({"mlflow.loggedArtifacts": json.dumps(tables)})
+    spool.end("evaluated")
 
 
 def seeds_of(job: UniMRGJob) -> dict[str, int]:

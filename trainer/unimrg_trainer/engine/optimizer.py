@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from unimrg_api.spec_training import OptimizerSpec
-from unimrg_trainer.engine.parts import Part
 
 
 def build_optimizer(
-    module: nn.Module, settings: OptimizerSpec, decays: Callable[[str, Tensor], bool], parts: Sequence[Part]
+    module: nn.Module,
+    settings: OptimizerSpec,
+    decays: Callable[[str, Tensor], bool],
+    rate_scale: Callable[[str], float] = lambda name: 1.0,
 ) -> torch.optim.AdamW:
     """Return AdamW over the trained parameters of `module`; `decays(name, parameter)` is the family's rule.
 
-    A group has `rate_scale`, the factor of its learning rate (`set_learning_rate`).
+    `rate_scale(name)` is the factor of a parameter's learning rate; a group holds it for `set_learning_rate`.
     """
     groups: dict[tuple[float, bool], list[Tensor]] = {}
-    for part in parts:
-        for name in part.trained:
-            parameter = module.get_parameter(name)
-            groups.setdefault((part.scale, decays(name, parameter)), []).append(parameter)
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault((rate_scale(name), decays(name, parameter)), []).append(parameter)
     decay = float(settings.weight_decay)
     return torch.optim.AdamW(
         [

@@ -57,6 +57,11 @@ def parts_of(
     return list(parts.values())
 
 
+def rate_scales(parts: Sequence[Part]) -> dict[str, float]:
+    """Return the factor of the learning rate of each parameter that trains."""
+    return {name: part.scale for part in parts for name in part.trained}
+
+
 def part_of(family: Family, name: str) -> str:
     """Return the part that a parameter belongs to: the one whose prefix of its name is longest."""
     found = [

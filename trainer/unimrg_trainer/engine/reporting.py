@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import logging
 import math
+import os
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
 from unimrg_api.progress import Progress
 from unimrg_trainer.engine.loop import LoopReport
+from unimrg_trainer.engine.run_description import describe_run
 from unimrg_trainer.engine.setup import Setup
 from unimrg_trainer.local_folders import write_progress
 from unimrg_trainer.tracking.spool import Spool, copy_segments, restore_segments
+from unimrg_trainer.tracking.system_metrics import watch_system
 
 logger = logging.getLogger(__name__)
 
@@ -37,14 +41,20 @@ class Reporter:
         self._spool: Spool | None = None
         if setup.rank == 0:
             self._spool = open_spool(setup)
-            self._spool.params(tracked_parameters(setup, parameter_count, frozen_count))
             self._spool.begin(resume_step)
+            describe_run(setup, self._spool, parameter_count, frozen_count)
             self._update()
+        self._system = threading.Event()
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # one process of each node
+            node = setup.env.node_rank if setup.env.nodes > 1 else None
+            self._system = watch_system(self._spool or Spool(setup.env.run_dir / "spool", int(setup.env.attempt)), node)
 
     def report(self, measured: LoopReport) -> None:
         """Record the metrics of a few steps."""
         if self._spool is None or not measured.metrics:
             return
+        operations = self._setup.operations
+        shares = operations.shares([one.step for one in measured.metrics], measured.step_seconds) if operations else {}
         for point, rate in zip(measured.metrics, measured.learning_rates, strict=True):
             measurements = {
                 "train/loss": point.loss,
@@ -66,6 +76,7 @@ class Reporter:
                     "perf/data_wait_s": measured.data_wait_seconds,
                     "perf/slowest_rank": float(measured.slowest.rank),
                     "perf/slowest_rank_ratio": measured.slowest.ratio,
+                    **shares,
                 },
             )
         last = measured.metrics[-1]
@@ -110,10 +121,10 @@ class Reporter:
         if self._spool is not None and time.time() - self._progress.updated >= HEARTBEAT_SECONDS:
             self._update(step=finished)
 
-    def record_artifact(self, file: Path | None) -> None:
-        """Record a file of results."""
+    def record_image(self, file: Path | None, series: str, step: int) -> None:
+        """Record a picture of the state after `step` steps."""
         if self._spool is not None and file is not None:
-            self._spool.artifact(file, "results")
+            self._spool.image(file, series, step)
 
     def close_segments(self) -> list[str]:
         """Close the spool's segment; return the names of all closed ones, for the manifest."""
@@ -139,6 +150,7 @@ class Reporter:
 
     def close(self) -> None:
         """Record the end of training."""
+        self._system.set()
         if self._spool is not None:
             self._spool.end("trained to the stop step")
             self.keep_segments(self.close_segments())
@@ -152,24 +164,3 @@ def open_spool(setup: Setup) -> Spool:
     folder = setup.env.run_dir / "spool"
     restore_segments(setup.run_store, folder)
     return Spool(folder, int(setup.env.attempt))
-
-
-def tracked_parameters(setup: Setup, parameter_count: int, frozen_count: int) -> dict[str, str]:
-    """Flat, write-once parameters of the MLflow run."""
-    training = setup.job.spec.training.model_dump(by_alias=True, mode="json")
-    flat: dict[str, str] = {}
-
-    def flatten(prefix: str, value: object) -> None:
-        if isinstance(value, dict):
-            for key, item in value.items():
-                flatten(f"{prefix}.{key}", item)
-        else:
-            flat[prefix] = str(value)
-
-    flatten("training", training)
-    flatten("model", setup.job.spec.model.model_dump(by_alias=True, mode="json", exclude_none=True))
-    flat["method"] = setup.job.spec.method
-    flat |= {f"weight.{name.lower()}": str(weight) for name, weight in setup.objective_weights.items()}
-    flat["parameters"] = str(parameter_count)
-    flat["frozen"] = str(frozen_count)
-    return flat

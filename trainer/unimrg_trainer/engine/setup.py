@@ -20,6 +20,7 @@ from unimrg_api.job import UniMRGJob
 from unimrg_trainer.data.dataset import Dataset
 from unimrg_trainer.engine.choices import open_family, provide_files
 from unimrg_trainer.engine.initial_weights import WeightsSource
+from unimrg_trainer.engine.operations import StepOperations, open_operations
 from unimrg_trainer.engine.step_plan import require_questions
 from unimrg_trainer.engine.strategies.base import PARAMETER_DTYPES
 from unimrg_trainer.job_stores import data_digest, data_store, run_store
@@ -78,6 +79,12 @@ class Setup:
             flex = False
         return Composition.chosen(training.composition, flex=flex)
 
+    @cached_property
+    def operations(self) -> StepOperations | None:
+        """What counts the operations of this rank's steps; None where their share of a peak is not known, and on other
+        ranks than 0, which report nothing."""
+        return open_operations(self.job.spec, self.device) if self.rank == 0 else None
+
     @property
     def same_images(self) -> bool:
         """Whether questions are about the images that a step generates."""
@@ -104,7 +111,14 @@ def join_group(gpus_per_node: int) -> tuple[int, int, torch.device]:
     cuda = gpus_per_node > 0
     if cuda:
         require_gpu(gpus_per_node)
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        local_rank, count = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if local_rank >= count:
+            raise UserError(
+                f"process {local_rank} of this node has no GPU: torch sees {count}",
+                remedy="check CUDA_VISIBLE_DEVICES and the node's device plugin, or lower spec.trainer.gpusPerNode",
+                exit_code=ExitCode.PREFLIGHT,
+            )
+        torch.cuda.set_device(local_rank)
     dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=GROUP_TIMEOUT)
     device = torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
     return dist.get_rank(), dist.get_world_size(), device

@@ -29,7 +29,8 @@ from unimrg_trainer.engine.loop import LoopSettings, TrainingLoop
 from unimrg_trainer.engine.measuring import held_out_loss
 from unimrg_trainer.engine.metrics import MetricsCollector
 from unimrg_trainer.engine.optimizer import build_optimizer
-from unimrg_trainer.engine.parts import parts_of, parts_table
+from unimrg_trainer.engine.parts import parts_of, parts_table, rate_scales
+from unimrg_trainer.engine.preflight import check_device, check_ring
 from unimrg_trainer.engine.rank_times import RankTimes
 from unimrg_trainer.engine.recompute import recompute_activations
 from unimrg_trainer.engine.reporting import Reporter
@@ -37,7 +38,7 @@ from unimrg_trainer.engine.rows import BatchShape
 from unimrg_trainer.engine.saving import BackgroundSaver
 from unimrg_trainer.engine.schedule import Schedule
 from unimrg_trainer.engine.setup import Setup, set_up
-from unimrg_trainer.engine.step_plan import RowReader, StepPlanner, pinned
+from unimrg_trainer.engine.step_plan import RowReader, Step, StepPlanner, pinned
 from unimrg_trainer.engine.stopping import CollectiveStopFlag, StopFlag
 from unimrg_trainer.engine.strategies.choose import build_strategy
 from unimrg_trainer.engine.strategies.selfcheck import require_working
@@ -60,6 +61,8 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
     if diagnostics.deterministic == "Always":
         use_deterministic_kernels()
     setup = set_up(env, job)
+    check_device(setup.device)
+    check_ring(setup.device)
     training = job.spec.training
     strategy_name = job.spec.resolved_strategy(setup.world_size)
     if setup.rank == 0:
@@ -91,7 +94,7 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
     strategy = build_strategy(
         strategy_name,
         module,
-        lambda module: build_optimizer(module, training.optimizer, setup.family.decays, parts),
+        lambda module: build_optimizer(module, training.optimizer, setup.family.decays, rate_scales(parts).__getitem__),
         training.precision,
         setup.device,
     )
@@ -131,7 +134,11 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
         # on one rank only: it imports matplotlib, which takes a second
         from unimrg_trainer.engine.contact_sheet import write_contact_sheet
 
-        reporter.record_artifact(write_contact_sheet(setup, planner))
+        reporter.record_image(write_contact_sheet(setup, planner), "inputs and targets", 0)
+
+    def plan_step(number: int) -> Step:
+        step = planner.plan_step(number, setup.rank, setup.world_size)
+        return pinned(setup.operations.counted(step) if setup.operations else step, setup.device)
 
     saver = BackgroundSaver(checkpointer, reporter, stop, env.run_dir)
 
@@ -180,7 +187,7 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
         ),
         collector=MetricsCollector(setup.objective_weights),
         guard=guard,
-        plan_step=lambda step: pinned(planner.plan_step(step, setup.rank, setup.world_size), setup.device),
+        plan_step=plan_step,
         prepare=lambda batch: setup.family.prepare(batch, setup.device, setup.parameter_dtype),
         stop=CollectiveStopFlag(saver, setup.gloo_group),
         save=lambda state, reason: saver.save(state, reason, scores.get(state.step)),

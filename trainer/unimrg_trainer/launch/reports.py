@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 def read_progress(run_dir: Path) -> Progress:
-    """Return progress.json, with run id and URL from mlflow.json, or the uploader's problem as its message.
+    """Return progress.json, with run id, URL and present problem from mlflow.json.
 
     Missing fields have their defaults.
     """
@@ -29,7 +29,7 @@ def read_progress(run_dir: Path) -> Progress:
         update={
             "mlflow_run_id": progress.mlflow_run_id or tracked.get("run_id"),
             "mlflow_url": progress.mlflow_url or tracked.get("url"),
-            "message": progress.message or tracked.get("problem", ""),
+            "mlflow_problem": tracked.get("problem") or None,
         }
     )
 
