@@ -35,7 +35,6 @@ from torch.multiprocessing.spawn import spawn
 from unimrg_api.spec_platform import StrategyName
 from unimrg_api.spec_training import OptimizerSpec
 from unimrg_trainer.engine.optimizer import build_optimizer
-from unimrg_trainer.engine.parts import Part
 from unimrg_trainer.engine.strategies.choose import build_strategy
 
 NAMES: tuple[StrategyName, ...] = get_args(StrategyName)
@@ -87,8 +86,7 @@ def measure(rank: int, name: StrategyName, arguments: argparse.Namespace, folder
 def steps(name: StrategyName, hidden: int, layers: int, count: int) -> list[float]:
     """Return the seconds of each of `count` steps of a new model."""
     model = Model(hidden, layers)
-    parts = [Part("Everything", 1.0, {name: value.numel() for name, value in model.named_parameters()}, {})]
-    make_optimizer = partial(build_optimizer, settings=OptimizerSpec(), decays=decays, parts=parts)
+    make_optimizer = partial(build_optimizer, settings=OptimizerSpec(), decays=decays)
     strategy = build_strategy(name, model, make_optimizer, "FP32", torch.device("cpu"))
     rows, weights = torch.randn(2, TOKENS, hidden), torch.full((2,), 0.5 / strategy.world_size)
     seconds = []

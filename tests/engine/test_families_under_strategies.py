@@ -10,13 +10,12 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from tests.support.one_step import FAMILIES, planner_of, tiny_family
+from tests.support.one_step import FAMILIES, freeze, planner_of, tiny_family
 from tests.support.processes import run_ranks
 from unimrg_api.spec_platform import StrategyName
 from unimrg_api.spec_training import OptimizerSpec, Precision
 from unimrg_trainer.checkpoint.agreement import Agreement
 from unimrg_trainer.engine.optimizer import build_optimizer
-from unimrg_trainer.engine.parts import parts_of
 from unimrg_trainer.engine.recompute import recompute_activations
 from unimrg_trainer.engine.strategies.choose import build_strategy
 from unimrg_trainer.engine.strategies.selfcheck import gathered
@@ -33,11 +32,9 @@ def two_steps(agreement: Agreement, family_name: str, name: StrategyName, precis
     planner = planner_of(family, micro_batch_rows=2)
     torch.manual_seed(5)
     module = family.build()
-    parts = parts_of(module, family, planner.objectives, [])
-    for part in parts:
-        part.freeze(module)
+    freeze(module, family.frozen(planner.objectives))
     recompute_activations(module, "Blocks")
-    make_optimizer = partial(build_optimizer, settings=OptimizerSpec(epsilon="1e-4"), decays=family.decays, parts=parts)
+    make_optimizer = partial(build_optimizer, settings=OptimizerSpec(epsilon="1e-4"), decays=family.decays)
     strategy = build_strategy(name, module, make_optimizer, precision, CPU)
     for number in range(2):
         step = planner.plan_step(number, agreement.rank, agreement.world_size)
