@@ -30,6 +30,7 @@ from unimrg_trainer.engine.measuring import held_out_loss
 from unimrg_trainer.engine.metrics import MetricsCollector
 from unimrg_trainer.engine.optimizer import build_optimizer
 from unimrg_trainer.engine.parts import parts_of, parts_table
+from unimrg_trainer.engine.preflight import check_device, check_ring
 from unimrg_trainer.engine.rank_times import RankTimes
 from unimrg_trainer.engine.recompute import recompute_activations
 from unimrg_trainer.engine.reporting import Reporter
@@ -60,6 +61,8 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
     if diagnostics.deterministic == "Always":
         use_deterministic_kernels()
     setup = set_up(env, job)
+    check_device(setup.device)
+    check_ring(setup.device)
     training = job.spec.training
     strategy_name = job.spec.resolved_strategy(setup.world_size)
     if setup.rank == 0:

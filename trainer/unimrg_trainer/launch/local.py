@@ -52,6 +52,7 @@ _EXIT_CODES_WITHOUT_LOG = (
     ExitCode.DATA_CORRUPT,
     ExitCode.INPUT_MISSING,
     ExitCode.CREDENTIALS,
+    ExitCode.PREFLIGHT,
     ExitCode.NON_FINITE_LOSS,
     ExitCode.STRATEGY_CHECK,
     ExitCode.NO_VALID_CHECKPOINT,

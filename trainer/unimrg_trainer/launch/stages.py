@@ -29,6 +29,7 @@ from unimrg_trainer.launch import inputs, outcomes, reports, worker_group
 from unimrg_trainer.launch.classification import classify
 from unimrg_trainer.launch.exit_records import ExitResult, result_from_error
 from unimrg_trainer.launch.logs import Echo, rank_log, tail
+from unimrg_trainer.launch.preflight import check_node
 from unimrg_trainer.launch.signals import StopRequest
 from unimrg_trainer.launch.watchdog import Watchdog
 from unimrg_trainer.local_folders import claim_folder, log_folder
@@ -192,6 +193,7 @@ def _run_ranks(context: StageContext, stage: StageName) -> ExitResult:
 
 def _supervised(context: StageContext, stage: StageName) -> ExitResult:
     env, stop = context.env, context.stop
+    check_node(env, gpus=context.job.spec.trainer.gpus_per_node > 0)
     worker_group.wait_for_master(env, stop)
     if stop.requested:
         raise Interrupted(f"stopped before {stage} began")
