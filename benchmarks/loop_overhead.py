@@ -145,9 +145,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--quick", action="store_true", help="two pairs of a small model, which prove nothing")
     parser.add_argument("--pairs", type=int, default=10)
-    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--steps", type=int, default=6)
     arguments = parser.parse_args()
-    width, layers, tokens = 1024, 8, 12
+    width, layers, tokens = 1024, 8, 40
     if arguments.quick:
         arguments.pairs, arguments.steps, width, tokens = 2, 6, 256, 8
     torch.set_num_threads(1)
