@@ -43,11 +43,17 @@ def compile_blocks(module: nn.Module, backend: str = "inductor") -> int:
 class StepProfiler:
     """Profiles a few steps with torch.profiler; the trace opens in Perfetto (ui.perfetto.dev) or chrome://tracing."""
 
-    def __init__(self, first_step: int, folder: Path, keep: Callable[[Path], None]) -> None:
-        """`first_step` is the 1-based number of the first step; `keep` gets the file of the trace."""
+    def __init__(
+        self, first_step: int, folder: Path, keep: Callable[[Path], None], on_export: Callable[[], None]
+    ) -> None:
+        """`first_step` is the 1-based number of the first step; `keep` gets the file of the trace.
+
+        `on_export` is called before the trace is written, which may take a minute.
+        """
         self._first = first_step
         self._folder = folder
         self._keep = keep
+        self._on_export = on_export
         self._profile: torch.profiler.profile | None = None
 
     def before_step(self, finished_steps: int) -> None:
@@ -62,6 +68,7 @@ class StepProfiler:
         """End the profile, if it is running, and write its trace."""
         if self._profile is None:
             return
+        self._on_export()
         self._profile.stop()
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / f"trace-from-step-{self._first}.json.gz"

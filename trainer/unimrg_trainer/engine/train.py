@@ -175,6 +175,7 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
             diagnostics.profile_step,
             log_folder(env.run_dir, env.attempt, "train"),
             lambda path: setup.run_store.put(f"logs/attempt-{env.attempt}/train/{path.name}", path.read_bytes()),
+            on_export=lambda: sections.enter("save"),
         )
 
     loop = TrainingLoop(
