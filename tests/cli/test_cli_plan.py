@@ -43,6 +43,8 @@ def test_what_does_not_fit_is_a_warning_with_a_way_out(unimrg: Unimrg, tmp_path:
     ended = unimrg("plan", big, "--device", "A100-40GB")
     assert ended.code == 0
     assert "does not fit: a process needs" in ended.out and "a smaller training.batch.microBatchRows" in ended.out
+    roomy = json.loads(unimrg("plan", RECIPE, "--device", "H200", "-o", "json").out)
+    assert ["training.recompute: Nothing fits too" in line for line in roomy["warnings"]] == [True]
 
 
 def test_wrong_jobs_and_unknown_devices_are_refused(unimrg: Unimrg, tmp_path: Path) -> None:
