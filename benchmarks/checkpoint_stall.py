@@ -6,7 +6,8 @@ One process trains on one thread and saves a state of 300 MB (`--quick`: 64 MB) 
 passes 64 MB/s. Each round saves in three ways, in turn: waiting for the commit; in the background; and with async_save,
 whose files go through the same relay. The stall is the time that the training thread spends in the save, with the copy
 of the state and without the steps after it; what the steps take longer while the upload goes on is reported as added
-time. A ratio is the median of those within one round. Ends with one line of JSON.
+time, over that of the steps just before and after. A ratio is the median of those within one round. Ends with one line
+of JSON.
 """
 
 from __future__ import annotations
@@ -120,6 +121,10 @@ class Training:
             weight.mul_(0.999)
         return time.monotonic() - began
 
+    def alone(self) -> list[float]:
+        """Take a few steps while nothing is saved; return their seconds."""
+        return [self.step() for _ in range(BASE_STEPS)]
+
     def steps_until(self, done: Callable[[], bool]) -> list[float]:
         """Take steps until `done`; return their seconds."""
         seconds = []
@@ -142,17 +147,18 @@ def measure(training: Training, store: S3Store, repeats: int) -> list[dict[str, 
     dcp_group = dist.new_group(backend="gloo")
     rounds = []
     for number in range(repeats):
-        base = statistics.median(training.step() for _ in range(BASE_STEPS))
         began = time.monotonic()
         keeper.save(training.exported(2 * number + 1), "periodic")
-        found = {"step": base, "synchronous": time.monotonic() - began}
+        found = {"synchronous": time.monotonic() - began}
+        base = training.alone()
 
         began = time.monotonic()
         keeper.begin(training.exported(2 * number + 2), "periodic")
         found["stall"] = time.monotonic() - began
         steps = training.steps_until(lambda: keeper.poll() is not None)
         found["background"] = time.monotonic() - began
-        found["added"] = sum(steps) - len(steps) * base
+        found["step"] = statistics.median(base + (after := training.alone()))
+        found["added"] = sum(steps) - len(steps) * found["step"]
 
         with tempfile.TemporaryDirectory() as folder:
             writer = dcp.FileSystemWriter(folder, overwrite=True)
@@ -163,7 +169,7 @@ def measure(training: Training, store: S3Store, repeats: int) -> list[dict[str, 
             steps = training.steps_until(saving.done)
             saving.result()
             found["dcp_background"] = time.monotonic() - began
-            found["dcp_added"] = sum(steps) - len(steps) * base
+            found["dcp_added"] = sum(steps) - len(steps) * statistics.median(after + training.alone())
         rounds.append(found)
         print(json.dumps({name: round(value, 3) for name, value in found.items()}), file=sys.stderr)
     return rounds

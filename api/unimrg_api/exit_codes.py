@@ -22,6 +22,7 @@ class ExitCode(IntEnum):
     STALL = 75
     CREDENTIALS = 77
     GPU_FAULT = 80
+    PREFLIGHT = 81
     NON_FINITE_LOSS = 82
     STRATEGY_CHECK = 83
     COMMUNICATION = 84
@@ -91,7 +92,10 @@ RULES: dict[ExitCode, Rule] = {
     ),
     ExitCode.CREDENTIALS: Rule("CredentialsDenied", "credentials were denied", Action.FAIL),
     ExitCode.GPU_FAULT: Rule("GpuFault", "a GPU is faulty", Action.RESTART_ELSEWHERE, Budget.INFRA),
-    ExitCode.NON_FINITE_LOSS: Rule("NonFiniteLoss", "a loss or gradient is not finite", Action.FAIL),
+    ExitCode.PREFLIGHT: Rule(
+        "PreflightFailed", "a node lacks what training needs", Action.RESTART_ELSEWHERE, Budget.INFRA
+    ),
+    ExitCode.NON_FINITE_LOSS: Rule("NonFiniteLoss", "too many losses or gradients are not finite", Action.FAIL),
     ExitCode.STRATEGY_CHECK: Rule(
         "StrategyCheckFailed", "a strategy does not train as one process does on these versions", Action.FAIL
     ),

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from unimrg_api.digests import sha256_of
 from unimrg_api.fields import FieldRule, Spec, Violation
-from unimrg_api.spec_model import Method, ModelSpec
+from unimrg_api.spec_model import FamilySpec, HarmonSpec, Method, ModelSpec, OpenUniSpec, ShowOSpec
 from unimrg_api.spec_platform import (
     OBJECT_NAME_PATTERN,
     CheckpointSpec,
@@ -102,6 +102,19 @@ def _method_rule(method: Method, message: str, remedy: str, right: Callable[[set
     return FieldRule("objectives", f"method {method} {message}", remedy, holds, rule)
 
 
+def _parts_rule(member: str, family: type[FamilySpec]) -> FieldRule:
+    """Return the rule that `training.parts` names parts of a built-in family."""
+    return FieldRule(
+        "training.parts",
+        f"{member} has no part of such a name",
+        f"its parts are {', '.join(family.parts)}",
+        lambda spec: (
+            getattr(spec.model, member) is None or all(part.name in family.parts for part in spec.training.parts)
+        ),
+        f"!has(self.model.{member}) || self.training.parts.all(part, part.name in {list(family.parts)})",
+    )
+
+
 class JobSpec(Spec):
     """What a job wants."""
 
@@ -180,6 +193,20 @@ class JobSpec(Spec):
             ),
             "self.training.batch.imageSharing != 'All' || (!has(self.model.openuni) && !has(self.model.showo))",
         ),
+        FieldRule(
+            "training.earlyStop.everySteps",
+            "there is no checkpoint of every step that is measured",
+            "use a multiple of checkpoint.everySteps",
+            lambda spec: (
+                spec.training.early_stop is None
+                or spec.training.early_stop.every_steps % spec.checkpoint.every_steps == 0
+            ),
+            "!has(self.training.earlyStop) || self.checkpoint.everySteps < 1 || "
+            "self.training.earlyStop.everySteps % self.checkpoint.everySteps == 0",
+        ),
+        _parts_rule("harmon", HarmonSpec),
+        _parts_rule("openuni", OpenUniSpec),
+        _parts_rule("showo", ShowOSpec),
         _method_rule(
             "SFT",
             "learns Understanding and nothing else",
@@ -223,9 +250,9 @@ class UniMRGJob(Spec):
     def trained_values(self, data_digest: str) -> dict[str, Any]:
         """Return what makes two jobs the same training on the data with `data_digest`, by field.
 
-        It covers model, data, objectives, batch, cohorts, optimiser, schedule, precision and seed, by value
-        ("1e-5" and "0.00001" are the same); not the micro-batch, the composition, the stop step, or anything about
-        where it runs. A prefix holds one digest only, see `checkpoint.uri`.
+        It covers model, data, objectives, batch, cohorts, optimiser, schedule, parts, what a spike is, precision and
+        seed, by value ("1e-5" and "0.00001" are the same); not the micro-batch, the composition, the stop step, or
+        anything about where it runs. A prefix holds one digest only, see `checkpoint.uri`.
         """
         spec, training = self.spec, self.spec.training
         objectives = {name: weight for name, weight in spec.resolved_objectives().items() if weight}
@@ -236,6 +263,8 @@ class UniMRGJob(Spec):
             "batch": training.batch.model_dump(by_alias=True, exclude={"micro_batch_rows"}),
             "optimizer": {name: float(value) for name, value in training.optimizer.model_dump(by_alias=True).items()},
             "schedule": training.schedule.model_dump(by_alias=True),
+            "parts": {part.name: float(part.learning_rate_scale) for part in training.parts},
+            "guard": training.guard.spikes(),
             "precision": training.precision,
             "prompts": training.prompts,
             "seed": training.seed,

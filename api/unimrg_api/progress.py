@@ -27,12 +27,22 @@ class Progress(Record):
     """Loss of the last step, by objective."""
     rows_per_second: float | None = None
     """Rows of all objectives per second, whole world."""
+    skipped_steps: int = 0
+    """Steps that the numeric guard left out since the start of training."""
+    slowest_rank: int | None = None
+    """The rank that took longest over its own part of the last steps."""
+    slowest_rank_ratio: float | None = None
+    """Its time divided by the median over the ranks."""
     checkpoint_step: int | None = None
     """Step of the last commit."""
+    checkpoint_time: float | None = None
+    """When this attempt made it, Unix time in seconds."""
     mlflow_run_id: str | None = None
     """Run in MLflow."""
     mlflow_url: str | None = None
     """Link to the run in MLflow."""
+    mlflow_problem: str | None = None
+    """Why MLflow takes no records at present, and what to do; training goes on."""
     updated: float = 0.0
     """When this was written, Unix time in seconds."""
 

@@ -33,6 +33,8 @@ class FamilySpec(Spec):
     """What a user of the published weights must know, in one line."""
     recipes: ClassVar[dict[Method, dict[ObjectiveName, str]]] = {}
     """Objectives and weights of the methods that this family does otherwise than RECIPES."""
+    parts: ClassVar[tuple[str, ...]]
+    """What `training.parts` can name."""
 
     variant: str
     """Size."""
@@ -80,6 +82,7 @@ class HarmonSpec(FamilySpec):
     licence: ClassVar[str] = (
         "Harmon's published weights: NTU S-Lab License 1.0, non-commercial use only (docs/families.md)"
     )
+    parts: ClassVar[tuple[str, ...]] = ("LanguageModel", "Encoder", "Projectors", "Decoder", "DiffusionHead")
 
     variant: Literal["Tiny", "0.5B", "1.5B"]
     """Size. `Tiny` has the published architecture with small numbers and trains on a laptop."""
@@ -114,6 +117,7 @@ class ShowOSpec(FamilySpec):
     licence: ClassVar[str] = (
         "Show-o's published weights: Apache-2.0, from Phi-1.5 (MIT); CLIP's tower is MIT (docs/families.md)"
     )
+    parts: ClassVar[tuple[str, ...]] = ("LanguageModel", "Projector")
 
     variant: Literal["Tiny", "VQ-256", "VQ-512", "CLIP-256", "CLIP-512"]
     """Size of generated images, and what images are understood through: their codes (`VQ`) or CLIP's vision tower.
@@ -137,6 +141,7 @@ class OpenUniSpec(FamilySpec):
     licence: ClassVar[str] = (
         "OpenUni's published weights: NTU S-Lab License 1.0, non-commercial use only (docs/families.md)"
     )
+    parts: ClassVar[tuple[str, ...]] = ("LanguageModel", "Queries", "Connector", "DiffusionTransformer")
 
     recipes: ClassVar[dict[Method, dict[ObjectiveName, str]]] = {"RecA": {"Pixel": "1"}}
     """Its understanding shares no parameter with generation that RecA trains: the language model stays as it is."""
@@ -176,6 +181,11 @@ class ModelSpec(OneOf):
     def built_in(self) -> FamilySpec | None:
         """The settings of a built-in family; None for one of an installed package."""
         return next((spec for name in self.members if isinstance(spec := getattr(self, name), FamilySpec)), None)
+
+    @property
+    def parts(self) -> tuple[str, ...] | None:
+        """What `training.parts` can name; None where only an installed package knows."""
+        return None if self.built_in is None else self.built_in.parts
 
     def recipe(self, method: Method) -> dict[ObjectiveName, str]:
         """Return the objectives and weights of a method for the chosen family."""

@@ -51,6 +51,19 @@ def mounted_in_cel(volume: str) -> str:
     return f"({volume}.mountPath.matches(r'{MOUNT_PATTERN}') && {_apart_from_pods_folders(volume)})"
 
 
+class DiagnosticsSpec(Spec):
+    """Looks into a training that change nothing of what is trained."""
+
+    gradient_norms_every: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
+    """Steps between two measurements of each objective's own gradient norm. One costs a forward and a backward for
+    each objective. Absent: none."""
+    profile_step: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
+    """First of three steps that torch.profiler records on rank 0; the trace lies beside the logs. Absent: none."""
+    deterministic: Literal["Always", "Never"] = "Never"
+    """Whether only kernels are used that give the same bits every time; slower, and an error where there is none.
+    On CPUs they are used anyway."""
+
+
 class TrainerSpec(Spec):
     """The processes that train."""
 
@@ -69,6 +82,11 @@ class TrainerSpec(Spec):
     """Service account of the job's pods, for stores that know it. They get no token for the cluster's API."""
     volumes: Annotated[list[VolumeSpec], Field(max_length=8)] = Field(default=[])
     """Volumes that every pod mounts, so that `file://` works on a cluster."""
+    compile: Literal["Always", "Never"] = "Never"
+    """Whether torch.compile compiles the model's blocks: the first step takes minutes longer, the others less long.
+    It needs a C compiler in the image."""
+    diagnostics: DiagnosticsSpec = DiagnosticsSpec()
+    """What is measured beyond losses and times."""
 
     @property
     def processes(self) -> int:
@@ -269,7 +287,8 @@ class RunPolicySpec(Spec):
     """When an attempt is given up, and how often a cluster starts another. `unimrg run` never restarts by itself."""
 
     stall_timeout_seconds: Annotated[int, Field(ge=60, le=86_400)] = 900
-    """Seconds without a finished step after which an attempt is ended; on a cluster it is restarted."""
+    """Seconds without progress after which an attempt is ended; on a cluster it is restarted. Between two steps, after
+    the first one, a third of it, but at least ten times the slowest step so far."""
     max_restarts: Annotated[int, Field(ge=0, le=100)] = 3
     """On a cluster, restarts, per stage, after failures of the program itself."""
     max_infra_restarts: Annotated[int, Field(ge=0, le=1000)] = 20

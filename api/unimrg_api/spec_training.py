@@ -8,7 +8,7 @@ from pydantic import Field
 
 from unimrg_api.fields import FieldRule, Fraction, PositiveRate, Rate, Spec, Weight
 from unimrg_api.spec_model import ObjectiveName
-from unimrg_api.unions import CustomName, OneOf
+from unimrg_api.unions import CUSTOM_PATTERN, CustomName, OneOf
 
 Precision = Literal["FP32", "BF16", "FP64"]
 Composition = Literal["Packed", "PackedGrouped", "PackedFlex", "Official"]
@@ -94,12 +94,14 @@ class OptimizerSpec(Spec):
 
 
 class ScheduleSpec(Spec):
-    """Learning rate over time: linear warm-up, then half a cosine down to zero."""
+    """Learning rate over time: linear warm-up, then as `kind` says."""
 
+    kind: Literal["Cosine", "Constant"] = "Cosine"
+    """After the warm-up: half a cosine down to zero at `totalSteps`, as published, or the peak throughout."""
     warmup_steps: Annotated[int, Field(ge=0, le=MAXIMUM_STEPS)] = 25
     """Optimiser steps until the learning rate reaches its peak."""
     total_steps: Annotated[int, Field(ge=1, le=MAXIMUM_STEPS)] = 2500
-    """Optimiser steps of the whole schedule; at its end the learning rate is zero."""
+    """Optimiser steps of the whole schedule; at its end the cosine is zero."""
 
     rules = (
         FieldRule(
@@ -112,6 +114,49 @@ class ScheduleSpec(Spec):
     )
 
 
+class PartSpec(Spec):
+    """A part of the model that learns at a rate of its own, or not at all."""
+
+    name: Annotated[str, Field(pattern=CUSTOM_PATTERN, max_length=63)]
+    """A part of the model's family, e.g. LanguageModel; docs/families.md lists them, and so does the refusal of any
+    other name."""
+    learning_rate_scale: Weight
+    """Factor of the learning rate for this part, as a decimal string. "0" freezes it: it has no gradients and no
+    optimiser state."""
+
+
+class GuardSpec(Spec):
+    """Which steps are left out: those whose loss or gradient norm is not finite and, where asked for, spikes.
+
+    A step that is left out changes no weight and no moment; schedule and data go on.
+    """
+
+    skip_budget: Annotated[int, Field(ge=0, le=MAXIMUM_STEPS)] = 10
+    """Steps of the whole training that may be left out; one more ends it (exit code 82)."""
+    spike_threshold: PositiveRate | None = None
+    """Robust standard deviations (of the median absolute deviation) above the median of the last `spikeWindow` steps,
+    beyond which a loss or gradient norm is a spike, as a decimal string; "6" is usual. Absent: none, as published."""
+    spike_window: Annotated[int, Field(ge=8, le=4096)] = 128
+    """Steps that a spike is compared with; before there are so many, nothing is a spike."""
+
+    def spikes(self) -> list[float]:
+        """Return what decides which steps are trained; the budget only decides when training is given up."""
+        return [] if self.spike_threshold is None else [float(self.spike_threshold), self.spike_window]
+
+
+class EarlyStopSpec(Spec):
+    """Ends training once the loss on held-out rows does not fall any more; the best checkpoint is kept.
+
+    The loss is that of the evaluation, over `stages.evaluate.heldOutRows` rows; all ranks measure it together.
+    """
+
+    every_steps: Annotated[int, Field(ge=1, le=MAXIMUM_STEPS)]
+    """Optimiser steps between two measurements: a multiple of `checkpoint.everySteps`, so that what was measured can be
+    kept."""
+    patience: Annotated[int, Field(ge=1, le=10_000)] = 3
+    """Measurements in a row that are above the lowest one, after which training ends."""
+
+
 class TrainingSpec(Spec):
     """How the model is trained."""
 
@@ -121,6 +166,11 @@ class TrainingSpec(Spec):
     """AdamW's numbers."""
     schedule: ScheduleSpec = ScheduleSpec()
     """Learning rate over time."""
+    parts: Annotated[list[PartSpec], Field(max_length=16)] = Field(default=[])
+    """Parts of the model with a learning rate of their own, or frozen, each once. All others train at the schedule's
+    rate, as published."""
+    guard: GuardSpec = GuardSpec()
+    """Which steps are left out because their numbers are not sound."""
     stop_step: Annotated[int, Field(ge=1, le=MAXIMUM_STEPS)] | None = None
     """Optimiser step after which training ends. Absent: `schedule.totalSteps`. Less than that stops within
     the schedule, as the paper does, which reports step 1000 of 2500."""
@@ -141,11 +191,21 @@ class TrainingSpec(Spec):
     seed: Annotated[int, Field(ge=0, le=4_294_967_295)] = 42
     """Root of all randomness: initial weights, order, masks, noise, dropout."""
 
+    early_stop: EarlyStopSpec | None = None
+    """When to end before `stopStep`. Absent: never."""
+
     def resolved_stop_step(self) -> int:
         """Return the optimiser step after which training ends."""
         return self.schedule.total_steps if self.stop_step is None else self.stop_step
 
     rules = (
+        FieldRule(
+            "parts",
+            "two entries have the same name",
+            "name each once",
+            lambda training: len({part.name for part in training.parts}) == len(training.parts),
+            "self.parts.all(one, self.parts.exists_one(other, other.name == one.name))",
+        ),
         FieldRule(
             "stopStep",
             "training would stop beyond the schedule",

@@ -25,6 +25,8 @@ app = typer.Typer(
 )
 checkpoints_app = typer.Typer(help="Checkpoints of a run, and published weights in and out.", no_args_is_help=True)
 app.add_typer(checkpoints_app, name="ckpt")
+tracking_app = typer.Typer(help="Records of a run in MLflow.", no_args_is_help=True)
+app.add_typer(tracking_app, name="track")
 
 
 Output = Literal["table", "json"]
@@ -379,6 +381,28 @@ def export_command(
     from unimrg_cli.weights import export_published
 
     typer.echo("\n".join(export_published(model, source, target, file)))
+
+
+@tracking_app.command("sync")
+def sync_command(
+    target: Annotated[
+        str, typer.Argument(metavar="TARGET", help="The job's file, the run's folder or URI, or a pod's saved folder.")
+    ],
+    tracking_uri: Annotated[
+        str | None, typer.Option("--tracking-uri", help="MLflow server as seen from here. (default: the job's)")
+    ] = None,
+) -> None:
+    """Send MLflow what it lacks of a run that nothing works on any more, and close the run.
+
+    For runs whose job was deleted or whose machine was lost, and for what was written while MLflow was away.
+    May be repeated.
+    """
+    from unimrg_cli.extras import require
+
+    require("trainer")
+    from unimrg_cli.track import sync
+
+    raise typer.Exit(sync(target, tracking_uri))
 
 
 def main() -> None:

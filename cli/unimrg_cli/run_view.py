@@ -22,7 +22,7 @@ from unimrg_api.progress import Progress
 from unimrg_api.stages import STAGES, outcome_of
 from unimrg_api.termination import TerminationRecord
 from unimrg_trainer.checkpoint.reader import CommitReport, inspect_commits
-from unimrg_trainer.local_folders import MLFLOW_FILE, PROGRESS_FILE, TERMINATION_FILE, run_folder, training_in
+from unimrg_trainer.local_folders import PROGRESS_FILE, TERMINATION_FILE, mlflow_run, run_folder, training_in
 from unimrg_trainer.storage import LocalStore, ObjectStore, open_store
 from unimrg_trainer.storage.base import NotFound
 
@@ -72,6 +72,8 @@ class RunDescription(_View):
     """results/summary.json."""
     mlflow_url: str | None = None
     """Link to the run in MLflow."""
+    mlflow_problem: str | None = None
+    """Why MLflow lacks records of this run, and what to do."""
 
 
 def names_cluster_job(target: str, *, explicit: bool) -> bool:
@@ -98,7 +100,7 @@ def open_run(target: str) -> ObjectStore:
 
 
 def is_job_file(target: str) -> bool:
-    """Whether `target` is a job's file, and not the folder or the URI of a run."""
+    """Return whether `target` is meant as a job's file, which may be missing, and not as a run's folder or URI."""
     path = Path(target)
     return "://" not in target and not path.is_dir() and (path.suffix.lower() in _JOB_SUFFIXES or path.is_file())
 
@@ -142,8 +144,7 @@ def describe_run(target: str) -> RunDescription:
     checkpoints = inspect_commits(store)
     outcomes = _outcomes(store)
     last_end = _read(local, TERMINATION_FILE, TerminationRecord.parse) if ours else None
-    mlflow = json_object(local, MLFLOW_FILE) if ours else {}
-    url = (progress.mlflow_url if progress is not None else None) or mlflow.get("url")
+    mlflow = mlflow_run(local.root) if ours else {}
     at_rest = _state_at_rest(store, outcomes, max(attempts, default=None), progress, last_end)
     return RunDescription(
         uri=store.uri,
@@ -155,7 +156,8 @@ def describe_run(target: str) -> RunDescription:
         outcomes=outcomes,
         last_end=last_end,
         results=json_object(store, SUMMARY_KEY) or None,
-        mlflow_url=url if isinstance(url, str) else None,
+        mlflow_url=(progress.mlflow_url if progress is not None else None) or mlflow.get("url"),
+        mlflow_problem=mlflow.get("problem") or None,
     )
 
 

@@ -138,7 +138,7 @@ def _run_rows(run: RunDescription, now: float) -> Rows:
         rows.append((f"{end.stage} #{end.attempt}", f"{end.reason} ({end.exit_code}){message}"))
     if not run.outcomes and run.last_end is not None and run.last_end.exit_code:
         rows.append(("ended", f"{run.last_end.reason} ({run.last_end.exit_code}): {run.last_end.message}"))
-    return [*rows, ("MLflow", run.mlflow_url or "")]
+    return [*rows, ("MLflow", run.mlflow_url or ""), ("tracking", run.mlflow_problem or "")]
 
 
 def _print_results(console: Console, results: dict[str, object]) -> None:

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from unimrg_api.sizes.harmon import HarmonConfig
-from unimrg_trainer.engine.schedule import WarmupCosine
+from unimrg_trainer.engine.schedule import Schedule
 from unimrg_trainer.maps.pixel import PIXEL
 from unimrg_trainer.models.harmon.codec import encode_tokens
 from unimrg_trainer.models.harmon.collate import decoder_grid
@@ -149,7 +149,7 @@ def train_autoencoder(
         denoising = diffusion_loss(mar.diffloss.net, config, conditions.flatten(0, 1), tokens.flatten(0, 1), random)
         return mse_loss(readout(conditions), tokens), denoising
 
-    rate = WarmupCosine(AUTOENCODER.learning_rate, AUTOENCODER.warmup_steps, AUTOENCODER.steps)
+    rate = Schedule(AUTOENCODER.learning_rate, AUTOENCODER.warmup_steps, AUTOENCODER.steps)
     for step in range(AUTOENCODER.steps):
         random = generator(seed, step, "autoencoder")
         chosen, requests = pick(train, AUTOENCODER.images, random)
@@ -213,7 +213,7 @@ def train_whole_model(
             own = model.mar.encode(batch.latents[batch.targets])[:, : model.mar.buffer_count]
         return caption, drawing, mse_loss(into_decoder[0][:, : model.mar.buffer_count], own)
 
-    rate = WarmupCosine(WHOLE_MODEL.learning_rate, WHOLE_MODEL.warmup_steps, WHOLE_MODEL.steps)
+    rate = Schedule(WHOLE_MODEL.learning_rate, WHOLE_MODEL.warmup_steps, WHOLE_MODEL.steps)
     for step in range(WHOLE_MODEL.steps):
         frozen = step < FROZEN_SHARE * WHOLE_MODEL.steps
         for parameter in slow.parameters:

@@ -83,7 +83,7 @@ def test_the_remedy_says_what_to_write_instead(old: str, new: str, remedy: str, 
         ("microBatchRows:", "microBatchRow:", 13, 50),  # at the name
         ('weight: "0.5"', "weight: 0.5", 11, 29),  # within a list
         ("variant: Tiny, ", "", 7, 5),  # at the name of what the field is missing in
-        ("seed: 42", "seed: 052", 20, 11),  # at the value, where two readers differ
+        ("seed: 42", "seed: 052", 22, 11),  # at the value, where two readers differ
     ],
 )
 def test_a_problem_has_the_place_of_its_value_or_name(

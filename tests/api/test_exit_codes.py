@@ -19,6 +19,7 @@ AGREED = {
     75: (RESTART, INFRA),
     77: (FAIL, NONE),
     80: (ELSEWHERE, INFRA),
+    81: (ELSEWHERE, INFRA),
     82: (FAIL, NONE),
     83: (FAIL, NONE),
     84: (RESTART, INFRA),

@@ -17,6 +17,7 @@ from tests.support.dictionary_store import DictionaryStore
 from tests.support.faulty_stores import WrappedStore, raising
 from tests.support.processes import PATIENCE, run_ranks
 from tests.support.toy_training import Toy, toy_loop, toy_step
+from unimrg_api.errors import Interrupted
 from unimrg_api.exit_codes import ExitCode
 from unimrg_trainer.checkpoint.agreement import Agreement, TorchAgreement
 from unimrg_trainer.checkpoint.manifest import CheckpointError
@@ -25,6 +26,7 @@ from unimrg_trainer.checkpoint.state import LocalState
 from unimrg_trainer.checkpoint.tensors import CommitReader
 from unimrg_trainer.engine.reporting import Reporter
 from unimrg_trainer.engine.saving import BackgroundSaver
+from unimrg_trainer.engine.stopping import StopFlag
 from unimrg_trainer.storage import LocalStore, ObjectStore
 from unimrg_trainer.storage.base import StorageError
 
@@ -49,16 +51,18 @@ class Recorder:
         self.committed.append(step)
 
 
-def train(agreement: Agreement, store: ObjectStore, recorder: Recorder, run_dir: Path, *, save_every: int = 2) -> int:
-    """Run the real loop as this rank, with saves in the background; returns the finished steps."""
+def train(
+    agreement: Agreement, store: ObjectStore, recorder: Recorder, run_dir: Path, stop: StopFlag | None = None
+) -> int:
+    """Run the real loop as this rank, with saves in the background every other step; returns the finished steps."""
     own = TorchAgreement(cast(dist.ProcessGroup, dist.new_group(backend="gloo")))
     saver = BackgroundSaver(
-        checkpointer(store, agreement=own), cast(Reporter, recorder), SimpleNamespace(requested=False), run_dir
+        checkpointer(store, agreement=own), cast(Reporter, recorder), stop or SimpleNamespace(requested=False), run_dir
     )
     loop = toy_loop(
         Toy(),
         stop_step=STOP,
-        save_every=save_every,
+        save_every=2,
         save=saver.save,
         flag=saver,
         plan_step=lambda number: toy_step(number, agreement.rank, agreement.world_size),
@@ -132,7 +136,7 @@ def train_with_a_failing_upload(agreement: Agreement, folder: str, rank: int, co
         store = WrappedStore(store, before=refusal)
     steps: list[int] = []
     try:
-        train(agreement, store, Recorder(steps.append), Path(folder), save_every=2)
+        train(agreement, store, Recorder(steps.append), Path(folder))
     except CheckpointError as error:
         return steps[-1], error.message, error.remedy, int(error.exit_code)
 
@@ -144,6 +148,29 @@ def test_a_failed_upload_of_one_rank_ends_all_at_one_step_with_its_code(tmp_path
     assert 2 < first[0] <= 4, "at the next save at the latest"
     assert first[1:] == ("writing the checkpoint of step 2 failed: rank 1: no", "ask", int(code))
     assert list_commits(LocalStore(tmp_path / "run")) == []
+
+
+def stop_while_an_upload_waits(agreement: Agreement, folder: str) -> Any:
+    """Rank 1 is asked to stop after step 3, and only then its upload of step 2 goes on."""
+    flag, asked = SimpleNamespace(requested=False), threading.Event()
+
+    def wait(action: str, key: str) -> None:
+        assert "0002/" not in key or "rank-1" not in key or asked.wait(PATIENCE)
+
+    def beat(step: int) -> None:
+        if step == 3 and agreement.rank == 1:
+            flag.requested = True
+            asked.set()
+
+    recorder = Recorder(beat)
+    with pytest.raises(Interrupted):
+        train(agreement, WrappedStore(LocalStore(Path(folder)), before=wait), recorder, Path(folder), flag)
+    return recorder.committed
+
+
+def test_a_stop_request_waits_for_the_save_in_flight_and_saves_once_more(tmp_path: Path) -> None:
+    assert run_ranks(2, tmp_path / "meeting", stop_while_an_upload_waits, str(tmp_path / "run")) == [[2, 4]] * 2
+    assert [commit.step for commit in list_commits(LocalStore(tmp_path / "run"))] == [4, 2]
 
 
 def test_one_save_is_in_flight_and_the_next_waits_for_it(dictionary_store: DictionaryStore) -> None:

@@ -161,6 +161,26 @@ def test_what_only_one_rank_reads_and_finds_damaged_is_quarantined_for_all(tmp_p
     assert [commit.step for commit in list_commits(store)] == [20]
 
 
+def break_on_rank_1(agreement: Agreement, root: str) -> Any:
+    def import_state(reader: StateReader) -> None:
+        if agreement.rank == 1:
+            raise RuntimeError("CUDA error: an illegal memory access")
+
+    keeper = checkpointer(LocalStore(Path(root)), agreement=agreement)
+    try:
+        return ended(lambda: keeper.load_newest(import_state))
+    except RuntimeError as error:
+        return str(error)
+
+
+def test_a_rank_that_breaks_while_it_imports_keeps_its_own_error(tmp_path: Path) -> None:
+    checkpointer(LocalStore(tmp_path / "run")).save(small_state(10), "periodic")
+    first, second = run_ranks(2, tmp_path / "meeting", break_on_rank_1, str(tmp_path / "run"))
+    assert second == "CUDA error: an illegal memory access"
+    assert "failed on rank 1" in first[0] and first[1] == ExitCode.COMMUNICATION
+    loads(LocalStore(tmp_path / "run"), 10)
+
+
 def save_different_things(agreement: Agreement, root: str, difference: str) -> Any:
     """What rank 1 holds does not go with what rank 0 holds, in one of several ways."""
     state = own(agreement, 20)

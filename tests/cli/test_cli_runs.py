@@ -131,7 +131,7 @@ def test_a_run_in_full(unimrg: Unimrg, run: Run) -> None:
     run.put("outcomes/finished.json", {"attempt": "2", "result": "Succeeded", "tracked": True})
     run.commit(40, attempt=2)
     run.progress(stage="finish", step=40, total_steps=40, losses={"depth": 0.25}, updated=1.0)
-    run.put("local/mlflow.json", {"run_id": "r", "url": "http://mlflow/r"})
+    run.put("local/mlflow.json", {"run_id": "r", "url": "http://mlflow/r", "problem": "MLflow refuses"})
     run.put("results/summary.json", {"spatial": {"accuracy": 0.5}})
     described = json.loads(unimrg("status", run.file, "--output", "json").out)
     assert (described["state"], described["uid"], described["attempts"]) == ("Completed", "f00", 2)
@@ -140,7 +140,7 @@ def test_a_run_in_full(unimrg: Unimrg, run: Run) -> None:
     assert [item["stage"] for item in described["outcomes"]] == ["train", "train", "evaluate"]
     assert described["results"] == {"spatial": {"accuracy": 0.5}}
     shown = unimrg("status", run.file).out
-    for words in ("Completed", "depth 0.2500", "http://mlflow/r", "after step 20 [bold]"):
+    for words in ("Completed", "depth 0.2500", "http://mlflow/r", "MLflow refuses", "after step 20 [bold]"):
         assert words in shown
 
 

@@ -70,6 +70,7 @@ def test_a_state_is_a_whole_model_and_shares_no_memory_with_it() -> None:
     assert {piece.name for piece in first.pieces} == {
         *(f"model/{name}" for name, _ in module.named_parameters()),
         *(f"{moment}/{name}" for moment in ("exp_avg", "exp_avg_sq") for name in trained),
+        "guard/skipped",
     }
     assert "model/unreached" in MemoryReader([first]).tensors  # frozen
     for piece, before in zip(first.pieces, as_it_was.pieces, strict=True):

@@ -54,6 +54,6 @@ def test_trained_maps_are_scored_and_losses_measured_with_other_images(
     assert scores.metrics["pixel/psnr_n"] == scores.metrics["depth/absrel_n"] == HELD_OUT
     curves = read_curves(tmp_path / "pod-2" / "spool")
     assert curves["eval/generatedMaps/depth/absrel"] == {4: scores.metrics["depth/absrel"]}
-    assert curves["eval/heldout/depth/other_image"] == {4: summary.image_use["Depth"].other}
+    assert curves["eval/heldout/depth/after"] == {4: summary.held_out["Depth"].after}
     written = json.loads((tmp_path / "pod-2" / "results" / "summary.json").read_text())
     assert set(written["image_use"]) == set(summary.image_use)

@@ -20,7 +20,7 @@ from unimrg_trainer.engine.recompute import recompute_activations
 from unimrg_trainer.engine.strategies.choose import build_strategy
 from unimrg_trainer.engine.strategies.selfcheck import gathered
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
 
 NAMES: tuple[StrategyName, ...] = get_args(StrategyName)
 CPU = torch.device("cpu")

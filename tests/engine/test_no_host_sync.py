@@ -10,10 +10,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from tests.support.one_step import FAMILIES, freeze, planner_of, tiny_family
-from unimrg_api.spec_training import OptimizerSpec, Recompute
+from unimrg_api.spec_training import GuardSpec, OptimizerSpec, Recompute
+from unimrg_trainer.engine.guard import NumericGuard
 from unimrg_trainer.engine.metrics import MetricsCollector
 from unimrg_trainer.engine.optimizer import build_optimizer, set_learning_rate
 from unimrg_trainer.engine.recompute import recompute_activations
@@ -40,6 +42,8 @@ def test_a_whole_step_waits_for_no_value(
     recompute_activations(module, recompute)
     optimizer = build_optimizer(module, OptimizerSpec(), family.decays)
     collector = MetricsCollector(planner.objective_weights)
+    guard = NumericGuard(GuardSpec(spike_threshold="6", spike_window=8), META)
+    monkeypatch.setattr(dist, "all_reduce", lambda losses: None)
     set_learning_rate(optimizer, 1e-3)
     for micro_step in step.micro_steps:
         batch = family.prepare(micro_step.batch, META, torch.float32)
@@ -47,8 +51,10 @@ def test_a_whole_step_waits_for_no_value(
         loss.backward()
         collector.add_micro_step(micro_step, sums)
     norm = nn.utils.clip_grad_norm_([p for p in module.parameters() if p.requires_grad], 1.0)
-    collector.end_step(1, norm)
-    assert norm.device == META
+    losses = collector.reduced_losses()
+    skip = guard.judge(losses.sum(), norm)
+    collector.end_step(1, losses, norm, skip)
+    assert norm.device == skip.device == META
 
 
 @pytest.mark.parametrize(

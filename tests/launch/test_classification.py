@@ -13,7 +13,7 @@ from unimrg_api.errors import Interrupted, JobError, Problem, UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_trainer.launch.classification import RankExit, WorkerGroupExit, classify
 from unimrg_trainer.launch.exit_records import ExitResult, read_exits, result_from_error, write_exit
-from unimrg_trainer.launch.watchdog import Stall
+from unimrg_trainer.launch.watchdog import Heartbeat, Stall
 
 
 def ended(rank: int, code: int, at: float) -> RankExit:
@@ -59,7 +59,7 @@ CASES: list[tuple[str, WorkerGroupExit, ExitCode, int | None]] = [
     ("a rank that stopped left another", stopped(ended(0, 85, 2), ended(1, 84, 1)), ExitCode.INTERRUPTED, 0),
     ("communication faults while stopping", stopped(ended(0, 84, 1), ended(1, 84, 2)), ExitCode.COMMUNICATION, 0),
     ("grace used up", stopped(killed(0), killed(1), grace_exceeded=True), ExitCode.INTERRUPTED, 0),
-    ("stalled", group(killed(0), stall=Stall(900, ("train", 3))), ExitCode.STALL, None),
+    ("stalled", group(killed(0), stall=Stall(900, Heartbeat("train", 3, 1.0))), ExitCode.STALL, None),
     ("interrupted twice", stopped(killed(0), interrupted_twice=True), ExitCode.INTERRUPTED_TWICE, None),
 ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -68,6 +69,13 @@ def test_a_log_is_not_flooded_but_a_new_stage_is_written_at_once(shown: Callable
     steps = [HALFWAY.model_copy(update={"step": step}) for step in range(30, 34)]
     text = shown(*steps, Progress(stage="evaluate", updated=2.0), terminal=False)
     assert [line.split()[0] for line in text.splitlines()] == ["train", "evaluate"]
+
+
+def test_trouble_with_mlflow_is_said_whole_and_once(tmp_path: Path, shown: Callable[..., str]) -> None:
+    problem = "MLflow at http://server refuses this job's records: 401; check the password" + " and more" * 20
+    write_atomically(tmp_path / "mlflow.json", json.dumps({"problem": problem}))
+    text = shown(HALFWAY, HALFWAY.model_copy(update={"step": 31}), terminal=True)
+    assert text.replace("\n", "").count(f"Tracking: {problem}. Training goes on.") == 1
 
 
 def test_a_terminal_shows_every_stage_and_the_line_of_now(shown: Callable[..., str]) -> None:

@@ -36,7 +36,7 @@ def test_progress_and_the_mlflow_run_are_served_as_one(tmp_path: Path) -> None:
         answer = Progress.parse(get(port, "/progress"))
     assert answer is not None
     assert (answer.step, answer.losses, answer.mlflow_run_id) == (3, {"pixel": 0.5}, "abc")
-    assert (answer.mlflow_url, answer.message) == ("http://mlflow", "refused")
+    assert (answer.mlflow_url, answer.mlflow_problem) == ("http://mlflow", "refused")
 
 
 def test_a_progress_report_that_says_too_much_is_not_passed_on(tmp_path: Path) -> None:
@@ -48,13 +48,17 @@ def test_a_progress_report_that_says_too_much_is_not_passed_on(tmp_path: Path) -
 
 
 def test_metrics_are_in_the_text_format_of_prometheus(tmp_path: Path) -> None:
-    report(tmp_path, losses={"pixel": 0.5}, rows_per_second=12.0, checkpoint_step=2)
+    training = {"loss": 0.25, "skipped_steps": 4, "slowest_rank": 1, "slowest_rank_ratio": 1.5}
+    report(tmp_path, losses={"pixel": 0.5}, rows_per_second=12.0, checkpoint_step=2, checkpoint_time=1.0, **training)
     with serve_progress(tmp_path, "127.0.0.1", 0) as port:
         lines = get(port, "/metrics").decode().splitlines()
     assert "unimrg_step 3.0" in lines
     assert "unimrg_checkpoint_step 2.0" in lines
     assert 'unimrg_loss{objective="pixel"} 0.5' in lines
     assert 'unimrg_stage{stage="train"} 1.0' in lines
+    wanted = {"total_loss": 0.25, "skipped_steps": 4.0, "slowest_rank": 1.0, "slowest_rank_ratio": 1.5}
+    assert {f"unimrg_{name} {value}" for name, value in wanted.items()} <= set(lines)
+    assert any(line.startswith("unimrg_checkpoint_age_seconds ") and float(line.split()[1]) > 1e6 for line in lines)
 
 
 def test_a_termination_record_is_written_over_the_old_one_in_place(tmp_path: Path) -> None:

@@ -131,7 +131,9 @@ def test_a_stall_leaves_the_stacks_of_all_ranks_in_their_logs(launch: Launch) ->
     assert launched.code() == 75
     assert "waiting_for_a_step_that_never_comes" in launched.log(0)
     assert "waiting_for_a_step_that_never_comes" in launched.log(1)
-    assert "train, step 3" in str(launched.result()["message"])
+    message = str(launched.result()["message"])
+    assert "train, step 3" in message
+    assert "rank 0: step after 3 steps" in message and "rank 1: fetch after 3 steps" in message
     assert not any(alive(pid) for pid in ranks)
 
 

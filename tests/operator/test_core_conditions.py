@@ -129,6 +129,16 @@ def test_an_excluded_node_degrades_a_job(cluster: Cluster) -> None:
     assert "node-0" in message(cluster, "Degraded")
 
 
+def test_trouble_with_mlflow_degrades_a_job_while_it_lasts(cluster: Cluster) -> None:
+    pod = cluster.pod("tiny-train-1")
+    for problem in ("MLflow at http://mlflow refuses this job's records: check the password", None):
+        cluster.report_step(pod, 1, mlflow_problem=problem)
+        cluster.reconcile()
+        expected = ("False", "NoProblems") if problem is None else ("True", "TrackingUnavailable")
+        assert cluster.condition("Degraded") == expected
+        assert (problem or "") in message(cluster, "Degraded")
+
+
 @pytest.mark.parametrize(("code", "policy"), [(70, "maxRestarts"), (69, "maxInfraRestarts")])
 def test_the_last_restart_of_a_budget_degrades_a_job(code: int, policy: str) -> None:
     cluster = Cluster(make_job(**{policy: 2}))

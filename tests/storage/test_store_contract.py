@@ -184,3 +184,11 @@ def test_readers_see_the_old_object_or_the_whole_new_one(store: ObjectStore) -> 
         stop.set()
         writer.join()
     assert seen <= versions
+
+
+def test_the_age_of_an_object_counts_from_its_last_write(store: ObjectStore) -> None:
+    assert store.age("a") is None
+    for content in (b"1", b"2"):
+        store.put("a", content)
+        age = store.age("a")
+        assert age is not None and -2 <= age < 60, "a bucket's times are of whole seconds"

@@ -25,14 +25,23 @@ spec:
   training:
     batch: {rowsPerObjective: 16, cohortRows: 8, microBatchRows: 4, imageSharing: All}
     optimizer: {learningRate: "1e-3", weightDecay: "0.02"}
-    schedule: {warmupSteps: 5, totalSteps: 50}
+    schedule: {kind: Cosine, warmupSteps: 5, totalSteps: 50}
+    parts: [{name: LanguageModel, learningRateScale: "0.75"}]
+    guard: {skipBudget: 3, spikeThreshold: "6", spikeWindow: 64}
     stopStep: 40
     precision: FP32
     composition: Official
     recompute: Nothing
     seed: 42
     prompts: Listed
-  trainer: {nodes: 1, gpusPerNode: 0, processesPerNode: 2, strategy: ZeRO1}
+    earlyStop: {everySteps: 40, patience: 2}
+  trainer:
+    nodes: 1
+    gpusPerNode: 0
+    processesPerNode: 2
+    strategy: ZeRO1
+    compile: Never
+    diagnostics: {gradientNormsEvery: 5, profileStep: 4, deterministic: Never}
   data:
     sources:
       - scenes: {train: 100, heldOut: 10, imageSize: 48, seed: 7}
@@ -158,6 +167,10 @@ CUSTOM = "spec.model.custom"
 GOOD_HARMON = (
     'harmon: {variant: Tiny, dropout: "0.1", maskRate: {mean: "1", minimum: "0.70"}, sampling: {guidance: "2.0"}}'
 )
+GOOD_MODEL = "harmon: {variant: 0.5B}, init: file:///mnt/models/harmon, assets: file:///mnt/models/assets}\n  training:"
+MODEL_WITH_ENCODER = """{}: {{variant: Tiny}}}}
+  training:
+    parts: [{{name: Encoder, learningRateScale: "0"}}]"""
 TRAINING, BATCH, OPTIMIZER = "spec.training", "spec.training.batch", "spec.training.optimizer"
 OBJECTIVES, DEPTH = "spec.objectives", '{name: Depth, weight: "0.5"}'
 SOURCES, SCENES = "spec.data.sources", "      - scenes: {train: 100, heldOut: 10, imageSize: 48, seed: 7}"
@@ -187,7 +200,7 @@ READ_DIFFERENTLY = [
     *bad(f"{LABELS}.a", "  name: good", "  name: good\n  labels: {a: !!str 1}", server_sees=False),
     *bad(f"{LABELS}.a", "  name: good", "  name: good\n  labels: {a: ~}", server_sees=False),
     *bad("", "apiVersion:", "%YAML 1.1\n---\napiVersion:", "# a\x85b: c\napiVersion:", server_sees=False),
-    *bad("", "kind:", "# a\u2028seed: 1\nkind:", "# a\u2029seed: 1\nkind:", server_sees=False),
+    *bad("", "\nkind:", "\n# a\u2028seed: 1\nkind:", "\n# a\u2029seed: 1\nkind:", server_sees=False),
     *bad("spec.checkpoint.uri", "    keepLast: 3", "    uri: file://b", server_sees=False),
     *bad("spec.checkpoint.<<", "    keepLast: 3", "    <<: {keepLast: 3}", server_sees=False),
     *bad(
@@ -261,7 +274,20 @@ BAD_JOBS = [
     *bad(URI, RUN, *(f'uri: "s3://bucket/{key}"' for key in ("a\\x7fb", "a b", "/".join(["ü" * 120] * 5)))),
     *bad(URI, RUN, *(f"uri: {uri}" for uri in ("/runs/x", "s3:/bucket/x", "s3://bucket", "s3://Bucket/x", "hf://a/b"))),
     # shapes
-    *bad(f"{TRAINING}.schedule", "{warmupSteps: 5, totalSteps: 50}", "[5, 50]"),
+    *bad(f"{TRAINING}.schedule", "{kind: Cosine, warmupSteps: 5, totalSteps: 50}", "[5, 50]"),
+    *bad(f"{TRAINING}.schedule.kind", "kind: Cosine", "kind: cosine", "kind: Linear"),
+    *bad(f"{TRAINING}.parts", "[{name: LanguageModel", "[{name: languageModel", "[{name: Connector"),
+    *bad(f"{TRAINING}.parts", "parts: [", 'parts: [{name: LanguageModel, learningRateScale: "0"}, '),
+    *bad(f"{TRAINING}.parts[0].learningRateScale", 'learningRateScale: "0.75"', "learningRateScale: 0.5"),
+    *bad(f"{TRAINING}.guard.skipBudget", "skipBudget: 3", "skipBudget: -1"),
+    *bad(f"{TRAINING}.guard.spikeThreshold", 'spikeThreshold: "6"', 'spikeThreshold: "0"', "spikeThreshold: 6"),
+    *bad(f"{TRAINING}.guard.spikeWindow", "spikeWindow: 64", "spikeWindow: 7"),
+    *bad(f"{TRAINING}.earlyStop.everySteps", "{everySteps: 40", "{everySteps: 25", "{everySteps: 0"),
+    *bad(f"{TRAINING}.earlyStop.patience", "patience: 2", "patience: 0"),
+    *bad("spec.trainer.compile", "compile: Never", "compile: never", "compile: true"),
+    *bad("spec.trainer.diagnostics.gradientNormsEvery", "gradientNormsEvery: 5", "gradientNormsEvery: 0"),
+    *bad("spec.trainer.diagnostics.profileStep", "profileStep: 4", "profileStep: 0"),
+    *bad("spec.trainer.diagnostics.deterministic", "deterministic: Never", "deterministic: false"),
     *bad("spec.data.shards", "[file://data]", "file://data", "[]", "[file://data, file://more]"),
     # rules between fields
     *bad(f"{BATCH}.rowsPerObjective", "cohortRows: 8", "cohortRows: 5"),
@@ -313,6 +339,7 @@ BAD_JOBS += [
     *_on_cluster(f"{VOLUMES}[1].mountPath", SCRATCH, 'mountPath: "", readOnly: Always', "mountPath: mnt"),
     *_on_cluster(f"{VOLUMES}[0].readOnly", "readOnly: Always", "readOnly: true"),
     *_on_cluster(f"{SOURCES}[1].images.uri", "file:///mnt/models/ph", "s3://bucket/ph"),
+    *_on_cluster(f"{TRAINING}.parts", GOOD_MODEL, *(MODEL_WITH_ENCODER.format(one) for one in ("openuni", "showo"))),
     *_on_cluster("spec.runPolicy.maxBackoffSeconds", "backoffSeconds: 5,", "backoffSeconds: 61,"),
     *_on_cluster("spec.runPolicy.maxRestarts", "maxRestarts: 2", "maxRestarts: -1"),
     *_on_cluster(LABELS, "  name: g", "  labels: {team: a b}\n  name: g", "  labels: {a/b/c: d}\n  name: g"),

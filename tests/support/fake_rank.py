@@ -16,6 +16,7 @@ from unimrg_api.errors import Interrupted
 from unimrg_api.progress import Progress
 from unimrg_trainer.launch.rank import run
 from unimrg_trainer.launch.signals import StopRequest
+from unimrg_trainer.sections import SectionFile
 
 LIMIT_SECONDS = 60.0
 
@@ -55,6 +56,7 @@ def stuck(env: PodEnvironment, stop: StopRequest) -> None:
             time.sleep(0.02)
         progress = Progress(stage="train", step=3, total_steps=9, updated=time.time())
         (env.run_dir / "progress.json").write_text(progress.to_json())
+    SectionFile(env.run_dir, int(os.environ["RANK"])).enter("step" if os.environ["RANK"] == "0" else "fetch", 3)
     waiting_for_a_step_that_never_comes()
 
 

@@ -14,7 +14,7 @@ from unimrg_trainer.tracking.uploader import UploadReport
 class NoUploads:
     """In place of the uploader's thread, which would load MLflow."""
 
-    def __init__(self, *_: object) -> None: ...
+    def __init__(self, *_: object, **__: object) -> None: ...
 
     def start(self) -> None: ...
 
@@ -26,7 +26,7 @@ def closed(monkeypatch: pytest.MonkeyPatch) -> list[TerminalStatus]:
     """The statuses that `finish` closes runs with."""
     statuses: list[TerminalStatus] = []
 
-    def finish(run_dir: Path, store: object, settings: object, status: TerminalStatus, timeout: float) -> UploadReport:
+    def finish(run_dir: Path, store: object, settings: object, status: TerminalStatus, *_: object) -> UploadReport:
         statuses.append(status)
         return UploadReport(sent=1, remaining=0, run_id="r", status_set=True)
 

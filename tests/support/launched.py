@@ -19,7 +19,7 @@ from unimrg_trainer.launch.classification import classify
 from unimrg_trainer.launch.exit_records import ExitResult
 from unimrg_trainer.launch.reports import heartbeat
 from unimrg_trainer.launch.signals import StopRequest
-from unimrg_trainer.launch.watchdog import Watchdog
+from unimrg_trainer.launch.watchdog import Heartbeat, Watchdog
 
 
 def launch(run_dir: Path, processes: int, grace: int, stall: int, scripts: list[str]) -> ExitResult:
@@ -32,7 +32,9 @@ def launch(run_dir: Path, processes: int, grace: int, stall: int, scripts: list[
             stop=stop,
             grace=grace,
             watchdog=Watchdog(stall, time.monotonic()),
-            heartbeat=lambda: heartbeat(run_dir) or time.monotonic(),  # imports do not count here
+            heartbeat=lambda: (
+                heartbeat(run_dir) or Heartbeat("train", 0, time.monotonic())
+            ),  # imports do not count here
         )
     return classify(end)
 

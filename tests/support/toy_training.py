@@ -10,12 +10,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from unimrg_api.spec_training import OptimizerSpec
+from unimrg_api.spec_training import GuardSpec, OptimizerSpec
 from unimrg_trainer.checkpoint.state import LocalState, StateReader
+from unimrg_trainer.engine.guard import NumericGuard
 from unimrg_trainer.engine.loop import LoopReport, LoopSettings, TrainingLoop
 from unimrg_trainer.engine.metrics import MetricsCollector
 from unimrg_trainer.engine.optimizer import build_optimizer
-from unimrg_trainer.engine.schedule import WarmupCosine
+from unimrg_trainer.engine.rank_times import RankTimes
+from unimrg_trainer.engine.schedule import Schedule
 from unimrg_trainer.engine.step_plan import MicroStep, Step
 from unimrg_trainer.engine.stopping import CollectiveStopFlag, StopFlag
 from unimrg_trainer.engine.strategies.base import Strategy
@@ -86,6 +88,8 @@ def toy_loop(
     report: Callable[[LoopReport], None] = lambda measured: None,
     wrap: Callable[[Strategy], Strategy] = lambda strategy: strategy,
     weights: Mapping[str, float] = TOY_WEIGHTS,
+    guard: NumericGuard | None = None,
+    objective_norms_every: int | None = None,
 ) -> TrainingLoop:
     """The real loop with every real part, in the process group that this process has joined."""
     assert dist.group.WORLD is not None
@@ -94,12 +98,16 @@ def toy_loop(
         strategy.import_state(state)
     return TrainingLoop(
         strategy=wrap(strategy),
-        schedule=WarmupCosine(0.05, 2, 20),
+        schedule=Schedule(0.05, 2, 20),
         collector=MetricsCollector(weights),
+        guard=guard or NumericGuard(GuardSpec(), torch.device("cpu")),
         plan_step=plan_step,
         prepare=lambda batch: batch,
         stop=CollectiveStopFlag(flag or SimpleNamespace(requested=False), dist.group.WORLD),
         save=save,
         report=report,
-        settings=LoopSettings(stop_step=stop_step, save_every=save_every, clip_norm=1.0, seed=9),
+        rank_times=RankTimes(module, torch.device("cpu"), dist.group.WORLD),
+        settings=LoopSettings(
+            stop_step, save_every, clip_norm=1.0, seed=9, objective_norms_every=objective_norms_every
+        ),
     )

@@ -86,7 +86,7 @@ def test_the_pictures_can_be_looked_at_and_the_run_is_in_mlflow(finished: tuple[
     assert found.data.tags["unimrg.job_uid"] == summary.uid
     history = client.get_metric_history(found.info.run_id, "train/loss")
     assert sorted(point.step for point in history) == list(range(1, summary.steps + 1))
-    assert found.data.metrics["eval/spatial/n"] == summary.benchmarks["spatial"].metrics["n"]
+    assert found.data.metrics["eval/spatial/acc"] == summary.benchmarks["spatial"].metrics["acc"]
     assert "results" in {item.path for item in client.list_artifacts(found.info.run_id)}
 
 

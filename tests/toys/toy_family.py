@@ -91,6 +91,9 @@ class ToyFamily:
     def build(self) -> nn.Module:
         return ToyModule(self.width)
 
+    def parts(self) -> Mapping[str, tuple[str, ...]]:
+        return {"Everything": ("",)}
+
     def frozen(self, objectives: Collection[Objective]) -> frozenset[str]:
         return frozenset()
 

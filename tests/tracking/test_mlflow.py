@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -22,11 +23,10 @@ from tests.support.mlflow_server import MlflowServer
 from tests.support.tcp_gate import TcpGate
 from tests.support.waiting import wait_until
 from unimrg_api.exit_codes import ExitCode
-from unimrg_trainer.tracking.finish import finish
-from unimrg_trainer.tracking.server_check import check_server
+from unimrg_trainer.tracking.client import check_server
 from unimrg_trainer.tracking.settings import TerminalStatus, TrackingSettings, sqlite_uri
 from unimrg_trainer.tracking.spool import Spool
-from unimrg_trainer.tracking.uploader import Uploader
+from unimrg_trainer.tracking.uploader import Uploader, finish
 
 TRAINING = """
 import sys, time
@@ -127,8 +127,7 @@ def test_a_killed_and_resumed_job_is_one_run_with_every_point_once(uri: str, tmp
     assert stamps == sorted(stamps)
     tags = client_of(uri).get_run(first_id).data.tags
     assert tags["unimrg.attempt"] == "2"
-    started, resume_step = tags["unimrg.attempt.2"].split(",")
-    assert resume_step == "5" and stamps[7] <= int(started) <= stamps[8]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ, after step 5", tags["unimrg.attempt.2"])
 
 
 def test_a_server_that_dies_in_mid_run_loses_nothing(mlflow_server: MlflowServer, tmp_path: Path) -> None:
@@ -204,6 +203,20 @@ def test_what_the_server_refuses_is_put_aside(mlflow_server: MlflowServer, tmp_p
     assert "train/acc@1" in rejected[1] and "bad(name)" in rejected[0]
 
 
+def test_a_file_that_is_no_picture_is_put_aside(mlflow_server: MlflowServer, tmp_path: Path) -> None:
+    broken, results = tmp_path / "grid.png", tmp_path / "summary.json"
+    broken.write_bytes(b"\x89PNG\r\n\x1a\n")
+    results.write_text("{}")
+    spool = Spool(tmp_path / "spool", 1)
+    spool.image(broken, "samples", 1)
+    spool.artifact(results)
+
+    run_id = upload_all(tmp_path, settings_for(mlflow_server.uri))
+
+    assert "grid.png is no picture" in (tmp_path / "spool/rejected.jsonl").read_text()
+    assert [file.path for file in client_of(mlflow_server.uri).list_artifacts(run_id)] == ["summary.json"]
+
+
 def test_of_two_runs_with_one_uid_the_oldest_wins(mlflow_server: MlflowServer, tmp_path: Path) -> None:
     settings = settings_for(mlflow_server.uri)
     client = client_of(mlflow_server.uri)
@@ -217,6 +230,25 @@ def test_of_two_runs_with_one_uid_the_oldest_wins(mlflow_server: MlflowServer, t
 
     run = client.get_run(younger)
     assert run.data.tags["unimrg.duplicate_of"] == older and run.info.status == "KILLED"
+
+
+def test_another_node_adds_to_the_run_and_neither_makes_nor_opens_it(
+    mlflow_server: MlflowServer, tmp_path: Path
+) -> None:
+    first = settings_for(mlflow_server.uri)
+    other = replace(first, node_rank=1)
+    Spool(tmp_path / "1/spool", 1).step(1, {"system/node_1/cpu_utilization_percentage": 50.0})
+    uploader = Uploader(tmp_path / "1", other, first_wait=0.05, poll_seconds=0.05)
+    uploader.start()
+    wait_until(lambda: "first node has not made the run" in uploader.report().problem)
+    Spool(tmp_path / "0/spool", 1).step(1, {"train/loss": 1.0})
+    run_id = finish(tmp_path / "0", None, first, "FINISHED").run_id
+    report = uploader.stop(60)
+
+    assert (report.run_id, report.remaining, report.problem) == (run_id, 0, "")
+    run = client_of(mlflow_server.uri).get_run(run_id)
+    assert set(run.data.metrics) == {"train/loss", "system/node_1/cpu_utilization_percentage"}
+    assert run.info.status == "FINISHED"
 
 
 def test_a_job_whose_experiment_is_renamed_between_attempts_keeps_its_run(

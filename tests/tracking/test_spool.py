@@ -14,8 +14,10 @@ import pytest
 
 from tests.support.dictionary_store import DictionaryStore
 from tests.support.virtual_clock import VirtualClock
+from tests.support.waiting import wait_until
 from unimrg_trainer.tracking.segments import list_segments, new_values, read_attempts, read_curves, read_records
 from unimrg_trainer.tracking.spool import Spool, copy_segments, restore_segments
+from unimrg_trainer.tracking.system_metrics import watch_system
 
 WRITER = """
 import sys
@@ -66,7 +68,7 @@ def test_a_torn_last_line_is_skipped_and_never_continued(tmp_path: Path) -> None
     first.step(1, {"train/loss": 1.0})
     segment = tmp_path / first.close_segment()[0]
     with segment.open("ab") as file:
-        file.write(b'{"op":"step","ts":17000000')
+        file.write(b'{"ts":17000000')
 
     second = Spool(tmp_path, 1)
     second.step(2, {"train/loss": 2.0})
@@ -80,7 +82,7 @@ def test_damaged_lines_in_the_middle_are_skipped(tmp_path: Path) -> None:
     spool.step(1, {"train/loss": 1.0})
     segment = tmp_path / spool.close_segment()[0]
     good = segment.read_bytes()
-    segment.write_bytes(b'\xff\xfe\x00\n[]\n{"op":"step","ts":1,"attempt":1}\n' + good)
+    segment.write_bytes(b'\xff\xfe\x00\n[]\n{"metrics":{"train/loss":2.0},"ts":1,"attempt":1}\n' + good)
 
     assert read_curves(tmp_path) == {"train/loss": {1: 1.0}}
 
@@ -97,28 +99,6 @@ def test_time_stamps_never_decrease_although_the_clock_is_set_back(tmp_path: Pat
     second.step(3, {"train/loss": 3.0})
 
     assert time_stamps(tmp_path) == [1_700_000_000_000] * 3 + [1_700_002_800_000]
-
-
-def test_a_step_trained_again_with_the_same_bits_is_not_written_again(
-    tmp_path: Path, virtual_clock: VirtualClock
-) -> None:
-    first = Spool(tmp_path, 1, virtual_clock)
-    for step in (1, 2, 3):
-        first.step(step, {"train/loss": 1 / step, "train/grad_norm": math.nan, "perf/step_s": 0.5})
-    virtual_clock.advance(60)
-
-    second = Spool(tmp_path, 2, virtual_clock)
-    second.begin(1)
-    written = [
-        # The sign of a NaN is an accident of the processor, not another result.
-        second.step(step, {"train/loss": 1 / step, "train/grad_norm": -math.nan, "perf/step_s": 9.0})
-        for step in (2, 3, 4)
-    ]
-
-    assert written == [False, False, True]
-    assert read_curves(tmp_path)["perf/step_s"] == {1: 0.5, 2: 0.5, 3: 0.5, 4: 9.0}
-    steps = [record["step"] for record in read_records(tmp_path) if record["op"] == "step"]
-    assert steps == [1, 2, 3, 4]
 
 
 def test_attempts_tell_when_they_began_and_from_which_step(tmp_path: Path, virtual_clock: VirtualClock) -> None:
@@ -157,7 +137,7 @@ def test_copying_twice_writes_once_and_restoring_gives_the_same_curves(
     spool.artifact(picture, "results")
     names = spool.close_segment()
     with (tmp_path / "spool" / names[0]).open("ab") as file:
-        file.write(b'{"op":"st')  # as a killed writer leaves it
+        file.write(b'{"ts":1')  # as a killed writer leaves it
 
     new = copy_segments(tmp_path / "spool", names, dictionary_store)
     assert copy_segments(tmp_path / "spool", names, dictionary_store) == []
@@ -219,9 +199,9 @@ def test_a_full_disk_costs_points_and_not_the_training(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", half_then_full)
-        assert not spool.step(2, {"train/loss": 2.0})
-        assert not spool.step(3, {"train/loss": 3.0})
-    assert spool.step(4, {"train/loss": 4.0})
+        spool.step(2, {"train/loss": 2.0})
+        spool.step(3, {"train/loss": 3.0})
+    spool.step(4, {"train/loss": 4.0})
 
     assert read_curves(tmp_path)["train/loss"] == {1: 1.0, 4: 4.0}
     assert len(caplog.records) == 1
@@ -229,6 +209,17 @@ def test_a_full_disk_costs_points_and_not_the_training(
 
 def test_a_missing_file_is_no_artifact_and_no_error(tmp_path: Path) -> None:
     assert not Spool(tmp_path, 1).artifact(tmp_path / "missing.png")
+
+
+def test_the_load_of_the_node_is_recorded_under_names_of_mlflow(tmp_path: Path) -> None:
+    stop = watch_system(Spool(tmp_path, 1), 2, interval=0.01)
+    wait_until(lambda: read_curves(tmp_path) != {})
+    stop.set()
+
+    curves = read_curves(tmp_path)
+
+    assert 0 < min(curves["system/node_2/system_memory_usage_percentage"].values()) < 100
+    assert {"system/node_2/cpu_utilization_percentage", "system/node_2/network_receive_megabytes"} <= set(curves)
 
 
 def test_importing_the_tracker_does_not_import_mlflow() -> None:
@@ -262,9 +253,3 @@ def test_of_a_step_run_again_only_what_differs_is_new(
     values: dict[str, float], earlier: dict[str, float], new: set[str]
 ) -> None:
     assert new_values(values, earlier) == {name: value for name, value in values.items() if name in new}
-
-
-def test_a_score_that_changes_back_is_written_again(tmp_path: Path) -> None:
-    Spool(tmp_path, 1).step(10, {"eval/spatial/acc": 71.0})
-    again = Spool(tmp_path, 2)
-    assert [again.step(10, {"eval/spatial/acc": score}) for score in (71.0, 72.0, 72.0, 71.0)] == [0, 1, 0, 1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import threading
@@ -17,7 +18,8 @@ from tests.support.dictionary_store import DictionaryStore
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_trainer.tracking.errors import ActionRequiredError, RefusedError, UnavailableError, translate
-from unimrg_trainer.tracking.mlflow_run import MlflowRun, Point
+from unimrg_trainer.tracking.mlflow_run import Item, MlflowRun, Point, Tag
+from unimrg_trainer.tracking.segments import Record
 from unimrg_trainer.tracking.settings import TerminalStatus, TrackingSettings, tracking_uri
 from unimrg_trainer.tracking.spool import Spool, copy_segments, restore_segments
 from unimrg_trainer.tracking.upload import SpoolUpload
@@ -56,25 +58,21 @@ class ListServer(MlflowRun):
         found = sorted((point for point in self.runs[self.run_id] if point[0] == key), key=lambda point: point[2])
         return {step: float(value) for _, value, _, step in found if step >= first_step}
 
-    def log_points(self, points: Sequence[Point]) -> None:
+    def log(self, items: Sequence[Item]) -> None:
         self._answer()
-        self.batches.append(len(points))
-        if self.deleted or any("@" in point.key for point in points):
+        self.batches.append(len(items))
+        if self.deleted or any("@" in item.key for item in items):
             raise RefusedError("bad name")
+        points = [item for item in items if isinstance(item, Point)]
         self.runs[self.run_id] |= {(p.key, repr(p.value), p.timestamp, p.step) for p in points}
+        self.tags.update(item for item in items if isinstance(item, Tag))
 
-    def log_params(self, attempt: int, params: Sequence[tuple[str, str]]) -> None:
-        self._answer()
-
-    def log_tags(self, tags: Sequence[tuple[str, str]]) -> None:
-        self._answer()
-        self.tags.update(tags)
-
-    def log_file(self, path: str, folder: str) -> None:
+    def log_object(self, record: Record, path: Path | None) -> None:
         self._answer()
         if self.files_fail:
             raise UnavailableError("no artifact store")
-        self.files.append(f"{folder}/{Path(path).name}")
+        assert path is not None
+        self.files.append(f"{record['folder']}/{path.name}")
 
     def set_status(self, status: TerminalStatus | None, end_ms: int) -> None: ...
 
@@ -141,7 +139,7 @@ def test_another_server_gets_everything_from_the_start(tmp_path: Path) -> None:
     SpoolUpload(tmp_path, SETTINGS, ListServer()).run()
     other = ListServer()
 
-    SpoolUpload(tmp_path, TrackingSettings("http://other", "unimrg", None, "uid-1", 1), other).run()
+    SpoolUpload(tmp_path, TrackingSettings("http://other", "unimrg", "run", "uid-1", 1), other).run()
 
     assert len(other.points()) == 5
 
@@ -181,12 +179,13 @@ def test_a_record_cannot_send_files_from_outside_the_spool(tmp_path: Path) -> No
     (tmp_path / "secret").write_text("x")
     segment = tmp_path / "spool/attempt-1/segment-000001-00000000.jsonl"
     segment.parent.mkdir(parents=True)
-    segment.write_text('{"op":"artifact","ts":1,"attempt":1,"path":"../secret","folder":""}\n')
+    segment.write_text('{"ts":1,"attempt":1,"file":"../secret","folder":""}\n')
     server = ListServer()
 
     SpoolUpload(tmp_path, SETTINGS, server).run()
 
     assert server.files == []
+    assert "the file is missing" in (tmp_path / "spool/rejected.jsonl").read_text()
 
 
 def test_what_only_a_person_can_mend_ends_the_waiting_and_is_said(
@@ -205,7 +204,7 @@ def test_what_only_a_person_can_mend_ends_the_waiting_and_is_said(
     assert time.monotonic() - started < 10
     assert (report.remaining, report.exit_code) == (3, ExitCode.CREDENTIALS)
     assert "401; check the password" in report.problem
-    assert json.loads((tmp_path / "mlflow.json").read_text()) == {"problem": report.problem}
+    assert json.loads((tmp_path / "mlflow.json").read_text())["problem"] == report.problem
     assert [record.levelname for record in caplog.records] == ["ERROR"]
 
 
@@ -251,7 +250,8 @@ def test_credentials_with_a_line_break_are_named(name: str, monkeypatch: pytest.
 def test_an_uploader_that_was_given_up_makes_no_second_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """`finish` may have taken over while this one waited for the data base to be made."""
     server: Any = SimpleNamespace(
-        get_experiment_by_name=lambda name: SimpleNamespace(experiment_id="1", lifecycle_stage="active"),
+        get_experiment_by_name=lambda _: SimpleNamespace(experiment_id="1", lifecycle_stage="active", tags={}),
+        set_experiment_tag=lambda *_: None,
         search_runs=lambda *_, **__: [],
     )
     run = MlflowRun(SETTINGS, may_continue=lambda: False)
@@ -276,7 +276,8 @@ def test_a_run_that_was_made_too_late_is_closed_and_never_chosen(monkeypatch: py
         return make("a", "RUNNING")
 
     server: Any = SimpleNamespace(
-        get_experiment_by_name=lambda name: SimpleNamespace(experiment_id="1", lifecycle_stage="active"),
+        get_experiment_by_name=lambda _: SimpleNamespace(experiment_id="1", lifecycle_stage="active", tags={}),
+        set_experiment_tag=lambda *_: None,
         search_runs=lambda *_, **__: list(runs.values()),
         create_run=create,
         set_tag=lambda name, key, value: runs[name].data.tags.update({key: value}),
@@ -337,6 +338,19 @@ def test_a_step_with_another_result_elsewhere_gets_the_later_value_too(tmp_path:
     assert len(server.points()) == 8  # value and speed of step 3 twice
 
 
+def test_a_score_that_changes_back_is_sent_again(tmp_path: Path) -> None:
+    server = ListServer()
+    clock = itertools.count(1)
+    for attempt, scores in enumerate([(71.0,), (71.0, 72.0, 72.0, 71.0)], start=1):
+        spool = Spool(tmp_path / "spool", attempt, lambda: float(next(clock)))
+        for score in scores:
+            spool.step(10, {"eval/spatial/acc": score})
+        SpoolUpload(tmp_path, SETTINGS, server).run()
+
+    sent = sorted(server.points(), key=lambda point: point[2])
+    assert [value for _, value, _, _ in sent] == ["71.0", "72.0", "71.0"]
+
+
 def test_what_was_acknowledged_is_not_sent_by_another_machine(
     tmp_path: Path, dictionary_store: DictionaryStore
 ) -> None:
@@ -350,7 +364,7 @@ def test_what_was_acknowledged_is_not_sent_by_another_machine(
 
 
 def test_no_password_of_the_address_is_shown_or_stored(tmp_path: Path) -> None:
-    settings = TrackingSettings("https://me:hunter2@server/mlflow", "unimrg", None, "uid-1", 1)
+    settings = TrackingSettings("https://me:hunter2@server/mlflow", "unimrg", "run", "uid-1", 1)
     spool_with(tmp_path, steps=1)
 
     SpoolUpload(tmp_path, settings, ListServer()).run()
@@ -363,7 +377,7 @@ def test_no_password_of_the_address_is_shown_or_stored(tmp_path: Path) -> None:
 @pytest.mark.parametrize("uid", ["", "a'b", 'a"b'])
 def test_a_uid_that_cannot_be_searched_for_is_refused(uid: str) -> None:
     with pytest.raises(UserError, match="uid"):
-        TrackingSettings("http://server", "unimrg", None, uid, 1)
+        TrackingSettings("http://server", "unimrg", "run", uid, 1)
 
 
 @pytest.mark.parametrize(

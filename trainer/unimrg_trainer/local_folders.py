@@ -18,11 +18,14 @@ from unimrg_api.fields import path_of
 from unimrg_api.progress import Progress
 from unimrg_api.record import SIZE_LIMIT
 from unimrg_api.spec_platform import StorageSpec
+from unimrg_api.stages import StageName
 from unimrg_trainer.files import write_atomically
 from unimrg_trainer.storage.local import explained
 
 PROGRESS_FILE, MLFLOW_FILE, TERMINATION_FILE = "progress.json", "mlflow.json", "termination.json"
-_OF_ONE_TRAINING = ("spool", "exit", "results", PROGRESS_FILE, MLFLOW_FILE, TERMINATION_FILE)
+JOB_FILE = "unimrgjob.json"
+"""The job that trains here; also below `job` in the artifacts of its MLflow run."""
+_OF_ONE_TRAINING = ("spool", "exit", "results", PROGRESS_FILE, MLFLOW_FILE, TERMINATION_FILE, JOB_FILE)
 
 
 def cache_folder() -> Path:
@@ -93,6 +96,11 @@ def run_folder(run_uri: str, storage: StorageSpec | None = None) -> Path:
     named = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
     endpoint = ((storage.endpoint if storage is not None else None) or named).rstrip("/")
     return state_folder() / "runs" / hashlib.sha256(f"{endpoint} {uri}".encode()).hexdigest()[:16]
+
+
+def log_folder(run_dir: Path, attempt: str, stage: StageName) -> Path:
+    """The logs of one stage of an attempt, in the run directory."""
+    return run_dir / "logs" / f"attempt-{attempt}" / stage
 
 
 def write_progress(run_dir: Path, progress: Progress) -> Progress:

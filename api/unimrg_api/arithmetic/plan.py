@@ -208,7 +208,7 @@ def plan_of(job: UniMRGJob, assumed: Assumed) -> Plan:
 
 def frozen_parts(spec: JobSpec) -> frozenset[str]:
     """Return the names of parts that the job freezes."""
-    return frozenset()
+    return frozenset(part.name for part in spec.training.parts if float(part.learning_rate_scale) == 0)
 
 
 class _Step:

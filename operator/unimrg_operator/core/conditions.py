@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from unimrg_api.job import UniMRGJob
+from unimrg_api.redaction import clean
 from unimrg_api.stages import STAGES, VALIDATION
 from unimrg_api.status import Condition, ConditionType, JobStatus, ProgressStatus, StageStatus
 from unimrg_operator.core.attempts import is_stage_terminal
@@ -167,7 +168,10 @@ def degraded(inputs: StatusInputs) -> ConditionValue:
     nodes = list(dict.fromkeys(node for stage in stages.all for node in stage.restart_counters.excluded_nodes))
     if nodes:
         found.append(("NodeExcluded", f"new attempts are not scheduled on {', '.join(nodes)}"))
-    current = stages.current
+    current, report = stages.current, inputs.observation.report
+    if current is not None and report is not None and (problem := report.progress.mlflow_problem):
+        reports = any(pod.uid == report.pod_uid for pod in _pods(inputs, current))
+        found += [("TrackingUnavailable", clean(problem))] if reports else []
     if current is not None:
         for used, limit, kind in limits(current.restart_counters, inputs.job.spec.run_policy).values():
             if used and used >= limit:

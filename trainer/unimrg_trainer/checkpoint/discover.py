@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 
@@ -85,7 +86,8 @@ def load_newest(
     Rank 0 chooses; `import_state` reads what its rank needs and verifies what it reads. A commit that a rank finds
     damaged, and rank 0 too, is quarantined, and every rank imports the next older one instead. With `training_digest`
     a commit of another training is refused. Raises CheckpointError on every rank: NO_VALID_CHECKPOINT as in
-    `newest_verified`, CONFIGURATION for another training or an unknown schema.
+    `newest_verified`, CONFIGURATION for another training or an unknown schema. An error of `import_state` itself is
+    raised as it is on its rank, and as COMMUNICATION on the others.
     """
     while True:
         commit = on_first_rank(agreement, "looking for a checkpoint", lambda: newest_verified(store))
@@ -102,8 +104,24 @@ def _imported(
 ) -> bool:
     """Import a commit on every rank; quarantine it and return False if it is damaged."""
     what = f"reading the checkpoint of step {commit.step}"
-    answers = on_all_ranks(agreement, what, lambda: _import(store, commit, import_state, training_digest))
-    found = [(rank, finding) for rank, finding in enumerate(answers) if finding is not None]
+    broken: list[Exception] = []
+
+    def part() -> Unverified | Literal["broken"] | None:
+        try:
+            return _import(store, commit, import_state, training_digest)
+        except UserError:
+            raise
+        except Exception as error:
+            broken.append(error)
+            return "broken"
+
+    answers = on_all_ranks(agreement, what, part)
+    if broken:
+        raise broken[0]  # as it is: a device that fails is classified by it
+    if "broken" in answers:
+        failed = ", ".join(str(rank) for rank, answer in enumerate(answers) if answer == "broken")
+        raise CheckpointError(f"{what} failed on rank {failed}, see there", exit_code=ExitCode.COMMUNICATION)
+    found = [(rank, finding) for rank, finding in enumerate(answers) if isinstance(finding, Unverified)]
     if not found:
         return True
     rank, finding = found[0]

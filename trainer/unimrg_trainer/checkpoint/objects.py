@@ -16,7 +16,15 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from unimrg_trainer.checkpoint.manifest import ITEM_BYTES, Dtype, Manifest, ObjectEntry, Unverified
+from unimrg_trainer.checkpoint.manifest import (
+    ITEM_BYTES,
+    Dtype,
+    Manifest,
+    ObjectEntry,
+    PieceEntry,
+    TensorEntry,
+    Unverified,
+)
 from unimrg_trainer.storage.base import NotFound, ObjectStore
 
 CHUNK_BYTES = 4 << 20
@@ -59,16 +67,6 @@ def header_bytes(header: Header) -> bytes:
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text
-
-
-def expected_header(manifest: Manifest, name: str, end: int) -> Header:
-    """Return the header that an object must have; `end` is its length in the file."""
-    return dict(
-        describe(tensor, entry.dtype, entry.shape, piece.start, piece.count, piece.offset - end)
-        for tensor, entry in manifest.tensors.items()
-        for piece in entry.pieces
-        if piece.object == name
-    )
 
 
 class BufferStream(io.RawIOBase):
@@ -125,12 +123,16 @@ class VerifiedObjects:
         self._manifest = manifest
         self._kept: OrderedDict[tuple[str, int], bytes] = OrderedDict()
         self._opened: set[str] = set()
+        self._pieces: dict[str, list[tuple[str, TensorEntry, PieceEntry]]] = {}
+        for name, tensor in manifest.tensors.items():
+            for piece in tensor.pieces:
+                self._pieces.setdefault(piece.object, []).append((name, tensor, piece))
 
     def read_into(self, name: str, offset: int, target: memoryview) -> None:
         """Fill `target` with the bytes of an object from `offset` on. Raises Unverified, StorageError."""
         if name not in self._opened:
-            self._opened.add(name)
             self._check_header(name)
+            self._opened.add(name)
         self._read_into(name, offset, target)
 
     def verify(self, progress: Callable[[int], None]) -> None:
@@ -156,7 +158,11 @@ class VerifiedObjects:
             header = json.loads(self._read(name, 8, length))
         except (ValueError, RecursionError):
             raise Unverified(f"{key} is not a safetensors object", place) from None
-        if header != expected_header(self._manifest, name, 8 + length):
+        expected = dict(
+            describe(tensor, entry.dtype, entry.shape, piece.start, piece.count, piece.offset - 8 - length)
+            for tensor, entry, piece in self._pieces.get(name, [])
+        )
+        if header != expected:
             raise Unverified(f"{key} does not hold the tensors that its manifest names", place)
 
     def _read(self, name: str, offset: int, length: int) -> bytes:

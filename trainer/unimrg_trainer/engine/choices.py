@@ -19,6 +19,7 @@ from unimrg_api.exit_codes import ExitCode
 from unimrg_api.fields import resolve_uri
 from unimrg_api.job import UniMRGJob
 from unimrg_trainer.engine.initial_weights import check_headers
+from unimrg_trainer.engine.parts import check_parts
 from unimrg_trainer.evaluation.benchmarks.registry import find_benchmark
 from unimrg_trainer.models.base import Family
 from unimrg_trainer.models.common.assets import Asset, assets_folder
@@ -104,6 +105,7 @@ def _components(job: UniMRGJob, env: PodEnvironment) -> Iterator[tuple[str, bool
     if spec.model.init is not None:
         uri = resolve_uri(spec.model.init, env.spec_base)
         yield "spec.model.init", custom, lambda: check_headers(family(), uri, spec.storage)
+    yield "spec.training.parts", custom, lambda: check_parts(family(), spec.training.parts)
     for index, entry in enumerate(spec.objectives or ()):
         yield f"spec.objectives[{index}]", entry.custom is not None, partial(objective, entry.key)
     for index, benchmark in enumerate(spec.stages.evaluate.benchmarks):

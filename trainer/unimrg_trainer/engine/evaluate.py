@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
+import json
 import logging
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch.distributed as dist
@@ -22,9 +24,17 @@ from unimrg_trainer.checkpoint.agreement import TorchAgreement, on_first_rank
 from unimrg_trainer.checkpoint.discover import load_newest, newest_verified
 from unimrg_trainer.data.dataset import Dataset
 from unimrg_trainer.engine.initial_weights import build_initial
-from unimrg_trainer.engine.measuring import SharedWork, StoppableProgress, TrainedModel, cohorts_of, held_out_losses
+from unimrg_trainer.engine.measuring import (
+    SharedWork,
+    StoppableProgress,
+    TrainedModel,
+    cohorts_of,
+    held_out_losses,
+    held_out_rows,
+)
 from unimrg_trainer.engine.other_images import with_other_images
 from unimrg_trainer.engine.reporting import open_spool
+from unimrg_trainer.engine.run_description import record_dataset
 from unimrg_trainer.engine.setup import Setup, set_up
 from unimrg_trainer.engine.step_plan import RowReader
 from unimrg_trainer.engine.stopping import StopFlag
@@ -41,6 +51,7 @@ from unimrg_trainer.maps.geometry import squash
 from unimrg_trainer.models.requests import AnswerRequest, GenerateRequest
 from unimrg_trainer.objectives.registry import built_in, in_order
 from unimrg_trainer.tracking.segments import read_attempts, read_curves
+from unimrg_trainer.tracking.spool import Spool
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +81,7 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
     held_out = setup.open_data("heldOut")
 
     module = build_initial(setup.family, job.spec.training.seed, setup.initial_weights, setup.parameter_dtype)
-    module.to(setup.device)
+    module.to(setup.device).eval()
     rows = held_out_rows(setup, held_out)
     before = held_out_losses(setup, module, held_out, rows, work, progress, "held-out loss before")
     commit = load_newest(setup.run_store, agreement, partial(import_weights, module), training_digest=digest)
@@ -97,17 +108,6 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
             grid=grid,
         )
     dist.barrier(setup.gloo_group)
-
-
-def held_out_rows(setup: Setup, held_out: Dataset) -> int:
-    """Number of rows to evaluate: as many as the job wants, at most as many as there are."""
-    wanted = setup.job.spec.stages.evaluate.held_out_rows
-    sizes = {"questions": len(held_out.questions), "images": len(held_out.images)}
-    sources = {"images" if setup.same_images else objective.source for objective in setup.objectives}
-    available = min(sizes[source] for source in sources)
-    if available < wanted and setup.rank == 0:
-        logger.warning("stages.evaluate.heldOutRows is %d: evaluating the %d rows that the data has", wanted, available)
-    return min(wanted, available)
 
 
 def other_image_losses(
@@ -217,11 +217,31 @@ def write_results(
     for name, content in contents.items():
         setup.run_store.put(f"results/{name}", content)
         (folder / name).write_bytes(content)
-        spool.artifact(folder / name, "results")
-    spool.step(step, summary.metrics())
-    spool.end("evaluated")
+    record_results(setup, spool, summary, folder)
     spool.close_segment()
     logger.info("results of step %d are in %s/results", step, setup.run_store.uri)
+
+
+def record_results(setup: Setup, spool: Spool, summary: Summary, folder: Path) -> None:
+    """Record for MLflow: a few scores as metrics, every number in tables and files, the grid as a picture of the step.
+
+    `folder` has the files of the results.
+    """
+    record_dataset(setup, spool, "evaluation")
+    spool.step(summary.steps, summary.curves())
+    if "grid" in summary.files:
+        spool.image(folder / "grid.png", "samples", summary.steps)
+    for name in {*summary.files.values(), SUMMARY_KEY} - {"results/grid.png"}:
+        spool.artifact(folder / Path(name).name, "results")
+    tables = []
+    for name, table in summary.tables().items():
+        file = folder / "tables" / f"{name}.json"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(json.dumps({"columns": table.columns, "data": table.rows}))  # as MLflow's log_table does
+        spool.artifact(file, "tables")
+        tables.append({"path": f"tables/{name}.json", "type": "table"})
+    spool.tags({"mlflow.loggedArtifacts": json.dumps(tables)})
+    spool.end("evaluated")
 
 
 def seeds_of(job: UniMRGJob) -> dict[str, int]:

@@ -1,7 +1,7 @@
 """The training loop, one for every family, objective and strategy.
 
     resume → dry run → [ plan and collate (ahead, on the host) → per micro-step: prepare, forward, backward
-             → clip → step → every few steps: metrics → when due or on a stop request: checkpoint ] → final checkpoint
+             → clip → guard → step → every few steps: metrics → when due or stopping: checkpoint ] → final checkpoint
 
 The loop handles steps, checkpoints and metrics; the family computes rows; the strategy spreads a step over processes.
 """
@@ -9,6 +9,7 @@ The loop handles steps, checkpoints and metrics; the family computes rows; the s
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,13 +19,16 @@ import torch
 from unimrg_api.errors import Interrupted
 from unimrg_trainer.checkpoint.state import LocalState
 from unimrg_trainer.data.prefetch import Prefetcher
+from unimrg_trainer.engine.guard import NumericGuard
 from unimrg_trainer.engine.metrics import MetricsCollector, StepMetrics
-from unimrg_trainer.engine.schedule import WarmupCosine
+from unimrg_trainer.engine.rank_times import RankTimes, SlowestRank
+from unimrg_trainer.engine.schedule import Schedule
 from unimrg_trainer.engine.step_plan import Step
 from unimrg_trainer.engine.stopping import CollectiveStopFlag
 from unimrg_trainer.engine.strategies.base import Strategy
 from unimrg_trainer.models.base import Batch
 from unimrg_trainer.rng import key_digest
+from unimrg_trainer.sections import Section
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +46,8 @@ class LoopSettings:
     save_every: int
     clip_norm: float
     seed: int
+    objective_norms_every: int | None = None
+    """Steps between two measurements of each objective's gradient norm; None: it is not measured."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +56,11 @@ class LoopReport:
 
     metrics: list[StepMetrics]
     learning_rates: list[float]
+    skipped_steps: int
+    """Since the start of training."""
     step_seconds: float
     data_wait_seconds: float
+    slowest: SlowestRank
 
 
 @dataclass
@@ -59,8 +68,9 @@ class TrainingLoop:
     """Runs optimiser steps; a micro-step of one is a forward and backward of gradient accumulation."""
 
     strategy: Strategy
-    schedule: WarmupCosine
+    schedule: Schedule
     collector: MetricsCollector
+    guard: NumericGuard
     plan_step: Callable[[int], Step]
     prepare: Callable[[Batch], Batch]
     """Moves a collated batch to the device and runs the family's frozen encoders there."""
@@ -70,8 +80,12 @@ class TrainingLoop:
     report: Callable[[LoopReport], None]
     """Called on every rank every few steps."""
     settings: LoopSettings
-    heartbeat: Callable[[int], None] = lambda finished_steps: None
-    """Called with the number of finished steps after each, for the watchdog."""
+    rank_times: RankTimes
+    enter: Callable[[Section, int], None] = lambda section, finished_steps: None
+    """Called when a part of a step begins, for the watchdog."""
+    before_step: Callable[[int], None] = lambda finished_steps: None
+    ends_early: Callable[[int], bool] = lambda finished_steps: False
+    """Called on every rank before a save that no one asked to be quick: measures the held-out loss, if it is due."""
     settle: Callable[[], None] = lambda: None
     """Called before a state is copied, to wait for the save before: the host holds one copy."""
 
@@ -83,29 +97,34 @@ class TrainingLoop:
     def run(self, first_step: int) -> int:
         """Train; return the number of finished optimiser steps.
 
-        Raises Interrupted (exit code 85) after saving a checkpoint if a stop was requested.
+        Raises Interrupted (exit code 85) after saving a checkpoint if a stop was requested, and NumericGuardError (82)
+        before saving anything if too many steps were skipped.
         """
         finished_steps = first_step
         if finished_steps >= self.settings.stop_step:
             return finished_steps
         with Prefetcher(self.plan_step, first_step, PREFETCH_STEPS) as steps:
+            self.enter("first step", first_step)
             step = next(steps)
             self._dry_run(step)
-            self.heartbeat(first_step)
             self._report_started = time.monotonic()
             while True:
+                self.before_step(finished_steps)
                 self._train(step)
                 finished_steps = step.number + 1
-                self.heartbeat(finished_steps)
                 stopping = self.stop.poll()
                 at_end = finished_steps == self.settings.stop_step
                 saving = at_end or stopping or finished_steps % self.settings.save_every == 0
                 if saving or finished_steps % REPORT_EVERY == 0:
                     self._report()
                 if saving:
+                    at_end = (not stopping and self.ends_early(finished_steps)) or at_end
+                    self.enter("save", finished_steps)
                     reason = "final" if at_end else "interruption" if stopping else "periodic"
                     self.settle()
-                    self.save(self.strategy.export_state(finished_steps), reason)
+                    state = self.strategy.export_state(finished_steps)
+                    state.pieces.extend(self.guard.export_pieces())
+                    self.save(state, reason)
                     self._report_started = time.monotonic()
                 if at_end:
                     self.stop.wait_pending()
@@ -113,27 +132,48 @@ class TrainingLoop:
                 if stopping:
                     self.stop.wait_pending()
                     raise Interrupted(f"stopped after step {finished_steps}; a checkpoint was saved")
+                self.enter("fetch", finished_steps)
                 waited = time.monotonic()
                 step = next(steps)
                 self._data_wait += time.monotonic() - waited
+                self.enter("step", finished_steps)
         return finished_steps
 
     def _train(self, step: Step) -> None:
         rate = self.schedule.rate(step.number)
+        if self.settings.objective_norms_every and (step.number + 1) % self.settings.objective_norms_every == 0:
+            self._measure_objective_norms(step)
         self._forward_backward(step)
+        losses = self.collector.reduced_losses()
         norm = self.strategy.clip(self.settings.clip_norm)
-        self.strategy.step(rate)
-        self.collector.end_step(step.number + 1, norm)
+        skip = self.guard.judge(losses.sum(), norm)
+        self.strategy.step(rate, skip)
+        self.collector.end_step(step.number + 1, losses, norm, skip)
         self._rates.append(rate)
 
-    def _forward_backward(self, step: Step) -> None:
+    def _measure_objective_norms(self, step: Step) -> None:
+        """Measure the gradient norm of each objective's share of the loss, with a backward of its own, and discard it.
+
+        Dropout and noise are those of the step itself, so the sum of these gradients is its gradient.
+        """
+        norms = []
+        for name in self.collector.names:
+            self._forward_backward(step, objective=name)
+            norms.append(self.strategy.clip(math.inf).detach())
+            self.strategy.discard()
+        self.collector.add_objective_norms(step.number + 1, torch.stack(norms))
+
+    def _forward_backward(self, step: Step, objective: str | None = None) -> None:
+        """Compute the gradient of a step, or of one objective's share of its loss, which is not collected."""
         for index, micro_step in enumerate(step.micro_steps):
             batch = self.prepare(micro_step.batch)
             # dropout is torch's own stream, keyed by the rows of this forward (docs/method/randomness.md)
             torch.manual_seed(key_digest(self.settings.seed, step.number, "dropout", micro_step.rows_digest()) % 2**63)
             sync_gradients = index == len(step.micro_steps) - 1
-            sums = self.strategy.forward_backward(batch, micro_step.row_weights, sync_gradients=sync_gradients)
-            self.collector.add_micro_step(micro_step, sums)
+            weights = micro_step.row_weights if objective is None else micro_step.weights_of(objective)
+            sums = self.strategy.forward_backward(batch, weights, sync_gradients=sync_gradients)
+            if objective is None:
+                self.collector.add_micro_step(micro_step, sums)
 
     def _dry_run(self, step: Step) -> None:
         """Compute a step and discard it.
@@ -148,7 +188,10 @@ class TrainingLoop:
 
     def _report(self) -> None:
         metrics = self.collector.flush()
+        self.guard.count(metrics)
         now = time.monotonic()
         count = max(1, len(metrics))
-        self.report(LoopReport(metrics, self._rates, (now - self._report_started) / count, self._data_wait / count))
+        step_seconds, data_wait = (now - self._report_started) / count, self._data_wait / count
+        slowest = self.rank_times.flush(count, data_wait)
+        self.report(LoopReport(metrics, self._rates, self.guard.skipped, step_seconds, data_wait, slowest))
         self._rates, self._data_wait, self._report_started = [], 0.0, now

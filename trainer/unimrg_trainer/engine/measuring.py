@@ -5,6 +5,7 @@ Rows and their rng keys do not depend on the rank, so the results do not depend 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -12,7 +13,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 from unimrg_api.errors import Interrupted
 from unimrg_trainer.data.dataset import Dataset
@@ -20,8 +21,10 @@ from unimrg_trainer.engine.rows import BatchShape
 from unimrg_trainer.engine.setup import Setup
 from unimrg_trainer.engine.step_plan import RowReader, StepPlanner
 from unimrg_trainer.engine.stopping import StopFlag
-from unimrg_trainer.models.base import Family, OnRound
+from unimrg_trainer.models.base import Batch, Family, OnRound
 from unimrg_trainer.models.requests import AnswerRequest, GenerateRequest
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -97,13 +100,31 @@ def cohorts_of(rows: int, cohort_rows: int) -> list[range]:
     return [range(first, first + cohort_rows) for first in range(0, rows, cohort_rows)]
 
 
+def held_out_rows(setup: Setup, held_out: Dataset) -> int:
+    """Number of rows to evaluate: as many as the job wants, at most as many as there are."""
+    wanted = setup.job.spec.stages.evaluate.held_out_rows
+    sizes = {"questions": len(held_out.questions), "images": len(held_out.images)}
+    sources = {"images" if setup.same_images else objective.source for objective in setup.objectives}
+    available = min(sizes[source] for source in sources)
+    if available < wanted and setup.rank == 0:
+        logger.warning("stages.evaluate.heldOutRows is %d: evaluating the %d rows that the data has", wanted, available)
+    return min(wanted, available)
+
+
 @torch.no_grad()
 def held_out_losses(
-    setup: Setup, module: nn.Module, data: Dataset, rows: int, work: SharedWork, progress: StoppableProgress, label: str
+    setup: Setup,
+    row_sums: Callable[[Batch], Tensor],
+    data: Dataset,
+    rows: int,
+    work: SharedWork,
+    progress: Callable[[str, int, int], None],
+    label: str,
 ) -> dict[str, np.ndarray]:
     """Mean loss of each held-out row [rows] of every objective, at fixed noise, dropout off, in training's precision.
 
-    `rows` must not exceed the data: repeated rows would bias the statistics.
+    `rows` must not exceed the data: repeated rows would bias the statistics. Every rank makes equally many forwards,
+    which modules with divided weights need: the last cohort is computed again where ranks are left over.
     """
     training = setup.job.spec.training
     cohort_rows = training.batch.cohort_rows
@@ -117,15 +138,15 @@ def held_out_losses(
         seed=training.seed,
         composition=setup.composition,
     )
-    cohorts = work.share(cohorts_of(rows, cohort_rows))
-    module.eval()
+    cohorts = cohorts_of(rows, cohort_rows)
+    cohorts = list(work.share(cohorts + cohorts[-1:] * (-len(cohorts) % work.world_size)))
     results: list[list[tuple[str, float]]] = []
     for index, cohort in enumerate(cohorts):
         progress(label, index, len(cohorts))
         for micro_step in planner.plan_cohorts([cohort], HELD_OUT_STEP).micro_steps:
             batch = setup.family.prepare(micro_step.batch, setup.device, setup.parameter_dtype)
             with torch.autocast(setup.device.type, torch.bfloat16, enabled=training.precision == "BF16"):
-                loss_sums = module(batch)
+                loss_sums = row_sums(batch)
             sums = loss_sums.double().cpu().tolist()
             results.append(
                 [(row.objective, total / row.loss_terms) for row, total in zip(micro_step.rows, sums, strict=True)]
@@ -135,3 +156,17 @@ def held_out_losses(
         for name, loss in cohort_losses:
             losses[name].append(loss)
     return {name: np.array(values[:rows]) for name, values in losses.items()}
+
+
+def held_out_loss(
+    setup: Setup, row_sums: Callable[[Batch], Tensor], data: Dataset, tick: Callable[[], None]
+) -> dict[str, float]:
+    """Mean held-out loss of each objective in the middle of training, over as many rows as the evaluation takes.
+
+    Calls `tick` before each batch. A collective call with one result.
+    """
+    work = SharedWork(setup.rank, setup.world_size)
+    losses = held_out_losses(
+        setup, row_sums, data, held_out_rows(setup, data), work, lambda *_: tick(), "held-out loss in training"
+    )
+    return {name: float(values.mean()) for name, values in losses.items()}

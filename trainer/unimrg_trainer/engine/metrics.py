@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from unimrg_api.errors import UserError
-from unimrg_api.exit_codes import ExitCode
 from unimrg_trainer.engine.step_plan import MicroStep
-
-
-class NonFiniteLossError(UserError):
-    """A loss or the gradient norm is not finite: what follows the last report and the last checkpoint is lost."""
 
 
 @dataclass(frozen=True)
 class StepMetrics:
-    """Metrics of one optimiser step. Losses are means over the cohorts of all ranks, unweighted."""
+    """Metrics of one optimiser step. Losses are means over the cohorts of all ranks, unweighted.
+
+    Those of a skipped step need not be finite.
+    """
 
     step: int
     losses: Mapping[str, float]
     loss: float
     grad_norm: float
+    """Before clipping."""
+    skipped: bool = False
+    """The numeric guard kept the step from being taken."""
+    objective_norms: Mapping[str, float] = field(default_factory=dict)
+    """Gradient norm of each objective's share of the loss, of the steps where it was measured."""
 
 
 class MetricsCollector:
@@ -37,8 +38,8 @@ class MetricsCollector:
         self.names = list(objective_weights)
         self.objective_weights = objective_weights
         self._steps: list[int] = []
-        self._sums: list[Tensor] = []
-        self._norms: list[Tensor] = []
+        self._values: list[Tensor] = []
+        self._objective_norms: dict[int, Tensor] = {}
         self._current: Tensor | None = None
 
     def add_micro_step(self, micro_step: MicroStep, sums: Tensor) -> None:
@@ -49,40 +50,38 @@ class MetricsCollector:
             self._current = torch.zeros(len(self.names), dtype=torch.float64, device=sums.device)
         self._current.index_add_(0, index.to(sums.device, non_blocking=True), weighted)
 
-    def end_step(self, step: int, grad_norm: Tensor) -> None:
-        """Close the current step; `step` counts finished optimiser steps."""
+    def reduced_losses(self) -> Tensor:
+        """Return the weighted loss of each objective in the current step, over all ranks, on the device; float64
+        [objectives]. Their sum is the loss of the step. A collective call."""
         assert self._current is not None
+        losses, self._current = self._current, None
+        dist.all_reduce(losses)
+        return losses
+
+    def end_step(self, step: int, losses: Tensor, grad_norm: Tensor, skipped: Tensor) -> None:
+        """Keep what was measured in a step (tensors on the device); `step` counts finished optimiser steps."""
         self._steps.append(step)
-        self._sums.append(self._current)
-        self._norms.append(grad_norm.detach())
-        self._current = None
+        self._values.append(torch.cat([losses, torch.stack([grad_norm.detach().double(), skipped.double()])]))
+
+    def add_objective_norms(self, step: int, norms: Tensor) -> None:
+        """Keep the gradient norm of each objective (on the device, [objectives]) in a step."""
+        self._objective_norms[step] = norms
 
     def discard(self) -> None:
         """Drop the values of the current step."""
         self._current = None
 
     def flush(self) -> list[StepMetrics]:
-        """Reduce and read everything collected since the last flush; a collective call.
-
-        Raises NonFiniteLossError (exit code 82) at the first step whose loss or gradient norm is not finite.
-        """
+        """Read everything collected since the last flush."""
         if not self._steps:
             return []
-        table = torch.stack(self._sums).cpu()
-        dist.all_reduce(table)
-        norms: Sequence[float] = torch.stack(self._norms).double().cpu().tolist()
         result = []
-        for step, row, norm in zip(self._steps, table.tolist(), norms, strict=True):
-            if not (math.isfinite(sum(row)) and math.isfinite(norm)):
-                found = dict(zip(self.names, row, strict=True))
-                raise NonFiniteLossError(
-                    f"the loss or gradient of step {step} is not finite (losses {found}, "
-                    f"gradient norm {norm}); the last checkpoint is unaffected",
-                    remedy="lower spec.training.optimizer.learningRate, or train in FP32, and run again",
-                    exit_code=ExitCode.NON_FINITE_LOSS,
-                )
-            weights = zip(self.objective_weights.items(), row, strict=True)
+        for step, row in zip(self._steps, torch.stack(self._values).tolist(), strict=True):
+            *weighted, norm, skipped = row
+            weights = zip(self.objective_weights.items(), weighted, strict=True)
             losses = {name: value * len(self.names) / weight for (name, weight), value in weights}
-            result.append(StepMetrics(step, losses, sum(row), norm))
-        self._steps, self._sums, self._norms = [], [], []
+            norms = self._objective_norms.get(step)
+            by_objective = {} if norms is None else dict(zip(self.names, norms.tolist(), strict=True))
+            result.append(StepMetrics(step, losses, sum(weighted), norm, bool(skipped), by_objective))
+        self._steps, self._values, self._objective_norms = [], [], {}
         return result

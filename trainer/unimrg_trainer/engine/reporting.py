@@ -6,18 +6,26 @@ Only rank 0 writes. The launcher uploads the spool to MLflow and serves the prog
 from __future__ import annotations
 
 import logging
+import math
+import os
+import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from unimrg_api.progress import Progress
 from unimrg_trainer.engine.loop import LoopReport
+from unimrg_trainer.engine.run_description import describe_run
 from unimrg_trainer.engine.setup import Setup
 from unimrg_trainer.local_folders import write_progress
 from unimrg_trainer.tracking.spool import Spool, copy_segments, restore_segments
+from unimrg_trainer.tracking.system_metrics import watch_system
 
 logger = logging.getLogger(__name__)
 
 HEARTBEAT_SECONDS = 1.0
+SLOW_RANK_RATIO = 1.5
+"""A rank that takes so many times as long as the median of all ranks is named in the log."""
 
 
 class Reporter:
@@ -33,9 +41,13 @@ class Reporter:
         self._spool: Spool | None = None
         if setup.rank == 0:
             self._spool = open_spool(setup)
-            self._spool.params(tracked_parameters(setup, parameter_count, frozen_count))
             self._spool.begin(resume_step)
+            describe_run(setup, self._spool, parameter_count, frozen_count)
             self._update()
+        self._system = threading.Event()
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # one process of each node
+            node = setup.env.node_rank if setup.env.nodes > 1 else None
+            self._system = watch_system(self._spool or Spool(setup.env.run_dir / "spool", int(setup.env.attempt)), node)
 
     def report(self, measured: LoopReport) -> None:
         """Record the metrics of a few steps."""
@@ -44,29 +56,48 @@ class Reporter:
         operations = self._setup.operations
         shares = operations.shares([one.step for one in measured.metrics], measured.step_seconds) if operations else {}
         for point, rate in zip(measured.metrics, measured.learning_rates, strict=True):
+            measurements = {
+                "train/loss": point.loss,
+                **{f"train/loss/{name.lower()}": value for name, value in point.losses.items()},
+                "train/grad_norm": point.grad_norm,
+                **{f"train/grad_norm/{name.lower()}": value for name, value in point.objective_norms.items()},
+            }
+            if point.skipped:
+                logger.warning("step %d was skipped: loss %.4g, |g| %.4g", point.step, point.loss, point.grad_norm)
             self._spool.step(
                 point.step,
                 {
-                    "train/loss": point.loss,
-                    **{f"train/loss/{name.lower()}": value for name, value in point.losses.items()},
-                    "train/grad_norm": point.grad_norm,
+                    **{name: value for name, value in measurements.items() if math.isfinite(value)},
+                    "train/skipped_steps": float(measured.skipped_steps),
                     "optim/lr": rate,
                     "data/rows_seen": float(point.step * self._rows_per_step),
                     "perf/step_s": measured.step_seconds,
                     "perf/rows_per_s": self._rows_per_step / measured.step_seconds,
                     "perf/data_wait_s": measured.data_wait_seconds,
+                    "perf/slowest_rank": float(measured.slowest.rank),
+                    "perf/slowest_rank_ratio": measured.slowest.ratio,
                     **shares,
                 },
             )
         last = measured.metrics[-1]
-        losses = {name.lower(): value for name, value in last.losses.items()}
+        losses = {name.lower(): value for name, value in last.losses.items() if math.isfinite(value)}
         self._update(
             step=last.step,
             eta_seconds=(self._stop_step - last.step) * measured.step_seconds,
-            loss=last.loss,
+            loss=last.loss if math.isfinite(last.loss) else None,
             losses=losses,
+            skipped_steps=measured.skipped_steps,
+            slowest_rank=measured.slowest.rank,
+            slowest_rank_ratio=measured.slowest.ratio,
             rows_per_second=self._rows_per_step / measured.step_seconds,
         )
+        if measured.slowest.ratio >= SLOW_RANK_RATIO:
+            logger.warning(
+                "rank %d is slow: %.1f times the median of all ranks (%.2f s per step in its forward passes, %.2f s "
+                "waiting for data)",
+                measured.slowest.rank, measured.slowest.ratio,
+                measured.slowest.forward_seconds, measured.slowest.data_wait_seconds,
+            )  # fmt: skip
         logger.info(
             "step %d/%d  loss %.4f  %s  |g| %.3f  %.2f s/step",
             last.step,
@@ -77,15 +108,23 @@ class Reporter:
             measured.step_seconds,
         )
 
+    def record_held_out(self, step: int, loss: float, losses: Mapping[str, float]) -> None:
+        """Record the held-out loss in the middle of training, and that of each objective."""
+        if self._spool is None:
+            return
+        values = {"heldout/loss": loss, **{f"heldout/loss/{name.lower()}": value for name, value in losses.items()}}
+        self._spool.step(step, {name: value for name, value in values.items() if math.isfinite(value)})
+        logger.info("held-out loss %.4f after step %d", loss, step)
+
     def heartbeat(self, finished: int) -> None:
         """Update the step in progress.json at most once a second, without synchronizing the device."""
         if self._spool is not None and time.time() - self._progress.updated >= HEARTBEAT_SECONDS:
             self._update(step=finished)
 
-    def record_artifact(self, file: Path | None) -> None:
-        """Record a file of results."""
+    def record_image(self, file: Path | None, series: str, step: int) -> None:
+        """Record a picture of the state after `step` steps."""
         if self._spool is not None and file is not None:
-            self._spool.artifact(file, "results")
+            self._spool.image(file, series, step)
 
     def close_segments(self) -> list[str]:
         """Close the spool's segment; return the names of all closed ones, for the manifest."""
@@ -101,7 +140,7 @@ class Reporter:
         if self._spool is None:
             return
         self._spool.step(step, {"ckpt/save_s": seconds, "ckpt/held_s": held_seconds})
-        self._update(checkpoint_step=step)
+        self._update(checkpoint_step=step, checkpoint_time=time.time())
         logger.info(
             "committed the checkpoint of step %d in %.2f s, of which %.2f s held the training up",
             step,
@@ -111,6 +150,7 @@ class Reporter:
 
     def close(self) -> None:
         """Record the end of training."""
+        self._system.set()
         if self._spool is not None:
             self._spool.end("trained to the stop step")
             self.keep_segments(self.close_segments())
@@ -124,24 +164,3 @@ def open_spool(setup: Setup) -> Spool:
     folder = setup.env.run_dir / "spool"
     restore_segments(setup.run_store, folder)
     return Spool(folder, int(setup.env.attempt))
-
-
-def tracked_parameters(setup: Setup, parameter_count: int, frozen_count: int) -> dict[str, str]:
-    """Flat, write-once parameters of the MLflow run."""
-    training = setup.job.spec.training.model_dump(by_alias=True, mode="json")
-    flat: dict[str, str] = {}
-
-    def flatten(prefix: str, value: object) -> None:
-        if isinstance(value, dict):
-            for key, item in value.items():
-                flatten(f"{prefix}.{key}", item)
-        else:
-            flat[prefix] = str(value)
-
-    flatten("training", training)
-    flatten("model", setup.job.spec.model.model_dump(by_alias=True, mode="json", exclude_none=True))
-    flat["method"] = setup.job.spec.method
-    flat |= {f"weight.{name.lower()}": str(weight) for name, weight in setup.objective_weights.items()}
-    flat["parameters"] = str(parameter_count)
-    flat["frozen"] = str(frozen_count)
-    return flat

@@ -40,8 +40,11 @@ class BackgroundSaver:
         self._record(self._checkpointer.settle())
         self._began = began
 
-    def save(self, state: LocalState, reason: str) -> None:
-        """Save a state that was exported since `settle`. Returns at once where `reason` is "periodic"."""
+    def save(self, state: LocalState, reason: str, score: float | None = None) -> None:
+        """Save a state that was exported since `settle`, with its held-out loss, if it was measured and is finite.
+
+        Returns at once where `reason` is "periodic".
+        """
         segments = self._reporter.close_segments()
         self._checkpointer.begin(
             state,
@@ -49,6 +52,7 @@ class BackgroundSaver:
             mlflow_run_id=mlflow_run(self._run_dir).get("run_id"),  # once the launcher has found or created it
             spool_segments=segments,
             before_commit=partial(self._reporter.keep_segments, segments),
+            score=score,
         )
         self._held = time.monotonic() - self._began
         if reason != "periodic":

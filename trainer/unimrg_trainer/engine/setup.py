@@ -111,7 +111,14 @@ def join_group(gpus_per_node: int) -> tuple[int, int, torch.device]:
     cuda = gpus_per_node > 0
     if cuda:
         require_gpu(gpus_per_node)
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        local_rank, count = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if local_rank >= count:
+            raise UserError(
+                f"process {local_rank} of this node has no GPU: torch sees {count}",
+                remedy="check CUDA_VISIBLE_DEVICES and the node's device plugin, or lower spec.trainer.gpusPerNode",
+                exit_code=ExitCode.PREFLIGHT,
+            )
+        torch.cuda.set_device(local_rank)
     dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=GROUP_TIMEOUT)
     device = torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
     return dist.get_rank(), dist.get_world_size(), device

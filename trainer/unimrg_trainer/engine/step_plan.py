@@ -37,6 +37,11 @@ class MicroStep:
     row_weights: Tensor
     """float64 [rows]; Σ weight · sum over the rows of all ranks is the step's loss."""
 
+    def weights_of(self, objective: str) -> Tensor:
+        """Return `row_weights` with zeros for the rows of other objectives."""
+        own = torch.tensor([row.objective == objective for row in self.rows])
+        return self.row_weights * own
+
     def rows_digest(self) -> int:
         """Digest of the (objective, global row) pairs: part of dropout's rng key."""
         return rows_digest((row.objective, row.global_row) for row in self.rows)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import datetime
 import logging
+import math
+import os
+from dataclasses import dataclass
 
 import torch.distributed as dist
 
@@ -13,22 +16,34 @@ from unimrg_trainer.checkpoint.agreement import TorchAgreement
 from unimrg_trainer.checkpoint.checkpointer import Checkpointer
 from unimrg_trainer.checkpoint.commit import Commit
 from unimrg_trainer.checkpoint.identity import check_resume
+from unimrg_trainer.checkpoint.reader import list_commits
 from unimrg_trainer.checkpoint.retention import Policy
+from unimrg_trainer.checkpoint.state import StateReader
 from unimrg_trainer.checkpoint.writer import Origin
+from unimrg_trainer.data.dataset import Dataset
+from unimrg_trainer.early_stop import EarlyStopRule
+from unimrg_trainer.engine.diagnostics import StepProfiler, compile_blocks, use_deterministic_kernels
+from unimrg_trainer.engine.guard import NumericGuard
 from unimrg_trainer.engine.initial_weights import build_initial
 from unimrg_trainer.engine.loop import LoopSettings, TrainingLoop
+from unimrg_trainer.engine.measuring import held_out_loss
 from unimrg_trainer.engine.metrics import MetricsCollector
 from unimrg_trainer.engine.optimizer import build_optimizer
+from unimrg_trainer.engine.parts import parts_of, parts_table, rate_scales
+from unimrg_trainer.engine.preflight import check_device, check_ring
+from unimrg_trainer.engine.rank_times import RankTimes
 from unimrg_trainer.engine.recompute import recompute_activations
 from unimrg_trainer.engine.reporting import Reporter
 from unimrg_trainer.engine.rows import BatchShape
 from unimrg_trainer.engine.saving import BackgroundSaver
-from unimrg_trainer.engine.schedule import WarmupCosine
-from unimrg_trainer.engine.setup import set_up
+from unimrg_trainer.engine.schedule import Schedule
+from unimrg_trainer.engine.setup import Setup, set_up
 from unimrg_trainer.engine.step_plan import RowReader, Step, StepPlanner, pinned
 from unimrg_trainer.engine.stopping import CollectiveStopFlag, StopFlag
 from unimrg_trainer.engine.strategies.choose import build_strategy
 from unimrg_trainer.engine.strategies.selfcheck import require_working
+from unimrg_trainer.local_folders import log_folder
+from unimrg_trainer.sections import Section, SectionFile
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +56,13 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
 
     Raises UserError (its exit code) for a user's mistake, Interrupted (85) after a stop request.
     """
+    sections = SectionFile(env.run_dir, int(os.environ["RANK"]))
+    diagnostics = job.spec.trainer.diagnostics
+    if diagnostics.deterministic == "Always":
+        use_deterministic_kernels()
     setup = set_up(env, job)
+    check_device(setup.device)
+    check_ring(setup.device)
     training = job.spec.training
     strategy_name = job.spec.resolved_strategy(setup.world_size)
     if setup.rank == 0:
@@ -58,33 +79,41 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
     # the strategy broadcasts rank 0's weights, so only rank 0 reads them
     published = setup.initial_weights if newest is None and setup.rank == 0 else None
     module = build_initial(setup.family, training.seed, published, setup.parameter_dtype)
-    frozen = setup.family.frozen(setup.objectives)
-    for name, parameter in module.named_parameters():
-        parameter.requires_grad_(name not in frozen)
+    parts = parts_of(module, setup.family, setup.objectives, training.parts)
+    for part in parts:
+        part.freeze(module)
     module.to(setup.device)
     if setup.rank == 0:
-        for name in sorted(frozen):
-            logger.info("frozen, because no objective of this job uses it: %s", name)
+        logger.info("what is trained:\n%s", parts_table(parts))
 
+    if job.spec.trainer.compile == "Always":
+        logger.info("%d blocks are compiled in the first step", compile_blocks(module))
     recompute_activations(module, job.spec.resolved_recompute())
     # before the strategy divides it
     parameter_count = sum(parameter.numel() for parameter in module.parameters())
     strategy = build_strategy(
         strategy_name,
         module,
-        lambda module: build_optimizer(module, training.optimizer, setup.family.decays),
+        lambda module: build_optimizer(module, training.optimizer, setup.family.decays, rate_scales(parts).__getitem__),
         training.precision,
         setup.device,
     )
+    guard = NumericGuard(training.guard, setup.device)
     first_step = 0
     if newest is not None:
-        commit = checkpointer.load_newest(strategy.import_state)
+
+        def restore(reader: StateReader) -> None:
+            strategy.import_state(reader)
+            guard.import_state(reader)
+
+        commit = checkpointer.load_newest(restore)
         assert commit is not None, "without a commit that verifies it raises"
         first_step = commit.step
         logger.info("resumed from step %d of attempt %s", first_step, commit.attempt)
 
     stop_step = training.resolved_stop_step()
-    reporter = Reporter(setup, stop_step, first_step, len(frozen), parameter_count)
+    frozen_count = sum(len(part.frozen) for part in parts)
+    reporter = Reporter(setup, stop_step, first_step, frozen_count, parameter_count)
     planner = StepPlanner(
         family=setup.family,
         objectives=setup.objectives,
@@ -105,34 +134,80 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
         # on one rank only: it imports matplotlib, which takes a second
         from unimrg_trainer.engine.contact_sheet import write_contact_sheet
 
-        reporter.record_artifact(write_contact_sheet(setup, planner))
+        reporter.record_image(write_contact_sheet(setup, planner), "inputs and targets", 0)
 
     def plan_step(number: int) -> Step:
         step = planner.plan_step(number, setup.rank, setup.world_size)
         return pinned(setup.operations.counted(step) if setup.operations else step, setup.device)
 
     saver = BackgroundSaver(checkpointer, reporter, stop, env.run_dir)
+
+    def enter(section: Section, finished_steps: int) -> None:
+        sections.enter(section, finished_steps)
+        saver.heartbeat(finished_steps)
+
+    early_stop = open_early_stop(setup, first_step)
+    scores: dict[int, float] = {}
+
+    def ends_early(finished_steps: int) -> bool:
+        if early_stop is None or not early_stop.rule.is_due(finished_steps):
+            return False
+        sections.enter("evaluate", finished_steps)
+        losses = held_out_loss(setup, strategy.row_sums, early_stop.data, lambda: sections.enter("evaluate"))
+        loss = sum(weight * losses[name] for name, weight in setup.objective_weights.items()) / len(losses)
+        reporter.record_held_out(finished_steps, loss, losses)
+        if math.isfinite(loss):
+            scores[finished_steps] = loss
+        early_stop.rule.add(finished_steps, loss)
+        if early_stop.rule.is_over(finished_steps):
+            best = f"{early_stop.rule.best_score:.4g} after step {early_stop.rule.best_step}"
+            logger.info("training ends with step %d: the held-out loss was lowest with %s", finished_steps, best)
+            return True
+        return False
+
+    if early_stop is not None and early_stop.rule.is_over(first_step):
+        logger.info("nothing to train: the held-out loss ended this training with step %d", first_step)
+        stop_step = first_step
+
+    profiler = None
+    if diagnostics.profile_step is not None and setup.rank == 0:
+        profiler = StepProfiler(
+            diagnostics.profile_step,
+            log_folder(env.run_dir, env.attempt, "train"),
+            lambda path: setup.run_store.put(f"logs/attempt-{env.attempt}/train/{path.name}", path.read_bytes()),
+        )
+
     loop = TrainingLoop(
         strategy=strategy,
-        schedule=WarmupCosine(
-            float(training.optimizer.learning_rate), training.schedule.warmup_steps, training.schedule.total_steps
+        schedule=Schedule(
+            float(training.optimizer.learning_rate),
+            training.schedule.warmup_steps,
+            training.schedule.total_steps,
+            training.schedule.kind,
         ),
         collector=MetricsCollector(setup.objective_weights),
+        guard=guard,
         plan_step=plan_step,
         prepare=lambda batch: setup.family.prepare(batch, setup.device, setup.parameter_dtype),
         stop=CollectiveStopFlag(saver, setup.gloo_group),
-        save=saver.save,
+        save=lambda state, reason: saver.save(state, reason, scores.get(state.step)),
+        ends_early=ends_early,
         settle=saver.settle,
         report=reporter.report,
-        heartbeat=saver.heartbeat,
+        rank_times=RankTimes(module, setup.device, setup.gloo_group),
+        enter=enter,
+        before_step=profiler.before_step if profiler is not None else lambda finished_steps: None,
         settings=LoopSettings(
             stop_step=stop_step,
             save_every=job.spec.checkpoint.every_steps,
             clip_norm=float(training.optimizer.clip_norm),
             seed=training.seed,
+            objective_norms_every=diagnostics.gradient_norms_every,
         ),
     )
     loop.run(first_step)
+    if profiler is not None:
+        profiler.close()
     reporter.close()
     dist.barrier(setup.gloo_group)
     strategy.close()
@@ -146,3 +221,19 @@ def newest_allowed(checkpointer: Checkpointer, job: UniMRGJob) -> Commit | None:
     newest = checkpointer.find_newest()
     check_resume(job.spec.checkpoint.resume, job.spec.checkpoint.uri, newest.step if newest is not None else 0)
     return newest
+
+
+@dataclass(frozen=True)
+class EarlyStop:
+    """The rule, and the held-out data that it is asked about."""
+
+    rule: EarlyStopRule
+    data: Dataset
+
+
+def open_early_stop(setup: Setup, first_step: int) -> EarlyStop | None:
+    """Return what spec.training.earlyStop asks for, as far as `first_step`; None if it asks for nothing."""
+    settings = setup.job.spec.training.early_stop
+    if settings is None:
+        return None
+    return EarlyStop(EarlyStopRule(settings, list_commits(setup.run_store), first_step), setup.open_data("heldOut"))

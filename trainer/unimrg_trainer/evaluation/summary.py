@@ -67,7 +67,7 @@ class Summary(BaseModel):
         return cls.model_validate_json(text)
 
     def metrics(self) -> dict[str, float]:
-        """Return flat names for the tracker: `eval/<benchmark>/<metric>`, `eval/heldout/<objective>/after`, ….
+        """Return every number by a flat name: `eval/<benchmark>/<metric>`, `eval/heldout/<objective>/after`, ….
 
         `relative_change` is a fraction (−0.25: a quarter less). An interval of a single row is unknown and left out.
         """
@@ -100,6 +100,18 @@ class Summary(BaseModel):
         metrics = self.metrics()
         return {name: metrics[name] for name in names if name in metrics}
 
+    def curves(self) -> dict[str, float]:
+        """Return the metrics to draw beside those of training: the headline and the held-out losses."""
+        losses = {f"eval/heldout/{name.lower()}/after": loss.after for name, loss in self.held_out.items()}
+        return self.headline() | losses
+
+    def tables(self) -> dict[str, Table]:
+        """Return what `render` shows, intervals and counts included, by names that fit a file."""
+        found = {"heldout": _loss_table(self.held_out)} if self.held_out else {}
+        if self.image_use:
+            found["image_use"] = _image_table(self.image_use)
+        return found | {name: result.table for name, result in self.benchmarks.items()}
+
 
 def render(summary: Summary) -> Group:
     """Return the table that a run ends with, for `rich.print`; readable without colour."""
@@ -108,12 +120,8 @@ def render(summary: Summary) -> Group:
         Text(f"{summary.job}: {summary.model}, {summary.method}", style="bold"),
         Text(f"{steps}, processes: {summary.processes}, attempts: {summary.attempts}"),
     ]
-    if summary.held_out:
-        parts += _titled(_loss_table(summary.held_out))
-    if summary.image_use:
-        parts += _titled(_image_table(summary.image_use))
-    for result in summary.benchmarks.values():
-        parts += _titled(result.table)
+    for table in summary.tables().values():
+        parts += _titled(table)
     parts.append(Text())
     parts.extend(Text(f"{what}: {where}") for what, where in summary.files.items())
     return Group(*parts)

@@ -50,13 +50,11 @@ def classify(end: WorkerGroupExit) -> ExitResult:
     if end.interrupted_twice:
         return ExitResult(ExitCode.INTERRUPTED_TWICE, "InterruptedTwice", "interrupted twice: all ranks were killed")
     if end.stall is not None:
-        heartbeat = end.stall.heartbeat
-        last = "{}, step {}".format(*heartbeat) if isinstance(heartbeat, tuple) else heartbeat or "none"
         return ExitResult(
             ExitCode.STALL,
             "Stalled",
-            f"no progress for {end.stall.seconds:.0f} s (runPolicy.stallTimeoutSeconds); last progress: {last}; "
-            "the stacks of all ranks are in their logs",
+            f"no progress for {end.stall.seconds:.0f} s (runPolicy.stallTimeoutSeconds, a third of it between steps); "
+            f"last progress: {end.stall.heartbeat or 'none'}; the stacks of all ranks are in their logs",
         )
     failures = [failure for rank in end.ranks if (failure := _failure(rank, end)) is not None]
     causes = [failure for failure in failures if failure.code not in _SECONDARY_EXIT_CODES]

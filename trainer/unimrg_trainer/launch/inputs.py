@@ -19,7 +19,7 @@ from unimrg_api.load import parse_job
 from unimrg_trainer.checkpoint.identity import JOB_KEY, attempt_numbers, claim_attempt, claim_identity, find_attempt
 from unimrg_trainer.job_stores import data_digest, wanted_digest
 from unimrg_trainer.storage.base import ObjectStore, StorageError, put_once
-from unimrg_trainer.tracking.server_check import check_server
+from unimrg_trainer.tracking.client import check_server
 from unimrg_trainer.tracking.settings import TrackingSettings, tracking_uri
 
 logger = logging.getLogger(__name__)
@@ -168,6 +168,7 @@ def tracking_settings(job: UniMRGJob, env: PodEnvironment) -> TrackingSettings:
         run_name=mlflow.run_name or job.metadata.name,
         job_uid=env.uid,
         attempt=int(env.attempt),
+        node_rank=env.node_rank,
     )
 
 

@@ -55,7 +55,7 @@ def progress_line(report: Progress) -> str:
 
 
 def _watch(console: Console, run_dir: Path, ended: threading.Event, stop: StopRequest | None) -> None:
-    stage = text = ""
+    stage = text = problem = ""
     written = 0.0
     last = acknowledged = False
     with Live(console=console, auto_refresh=False) as live:
@@ -65,6 +65,12 @@ def _watch(console: Console, run_dir: Path, ended: threading.Event, stop: StopRe
                 console.print(STOPPING, markup=False, highlight=False)
                 acknowledged = True
             report = read_progress(run_dir)
+            if (report.mlflow_problem or "") != problem:
+                problem = report.mlflow_problem or ""
+                message = (
+                    f"Tracking: {problem}. Training goes on." if problem else "Tracking: MLflow takes records again."
+                )
+                console.print(message, markup=False, highlight=False, soft_wrap=True, style="yellow")
             if not report.updated or progress_line(report) == text:
                 continue
             if console.is_terminal:

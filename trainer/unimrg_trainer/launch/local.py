@@ -27,11 +27,18 @@ from unimrg_trainer.launch import inputs, outcomes
 from unimrg_trainer.launch.devices import fit_to_machine
 from unimrg_trainer.launch.live_view import live_view
 from unimrg_trainer.launch.lock import run_lock
-from unimrg_trainer.launch.logs import FORMAT, log_folder, rank_log, tail
+from unimrg_trainer.launch.logs import FORMAT, rank_log, tail
 from unimrg_trainer.launch.progress_server import serve_progress
 from unimrg_trainer.launch.signals import StopRequest
 from unimrg_trainer.launch.stages import RANK_MODULE, execute
-from unimrg_trainer.local_folders import TERMINATION_FILE, cache_folder, mlflow_run, provide_home, run_folder
+from unimrg_trainer.local_folders import (
+    TERMINATION_FILE,
+    cache_folder,
+    log_folder,
+    mlflow_run,
+    provide_home,
+    run_folder,
+)
 from unimrg_trainer.storage.base import ObjectStore
 from unimrg_trainer.tracking.settings import sqlite_path
 
@@ -45,6 +52,7 @@ _EXIT_CODES_WITHOUT_LOG = (
     ExitCode.DATA_CORRUPT,
     ExitCode.INPUT_MISSING,
     ExitCode.CREDENTIALS,
+    ExitCode.PREFLIGHT,
     ExitCode.NON_FINITE_LOSS,
     ExitCode.STRATEGY_CHECK,
     ExitCode.NO_VALID_CHECKPOINT,

@@ -7,8 +7,6 @@ import os
 import threading
 from pathlib import Path
 
-from unimrg_api.stages import StageName
-
 logger = logging.getLogger(__name__)
 
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -17,11 +15,6 @@ TAIL_BYTES = 1 << 20
 POLL_SECONDS = 0.1
 ECHO_SECONDS = 1.0
 """Time that the end of a stage waits for the last lines to be copied."""
-
-
-def log_folder(run_dir: Path, attempt: str, stage: StageName) -> Path:
-    """The logs of one stage of an attempt, in the run directory."""
-    return run_dir / "logs" / f"attempt-{attempt}" / stage
 
 
 def rank_log(folder: Path, rank: int) -> Path:

@@ -13,6 +13,7 @@ from unimrg_api.termination import TerminationRecord
 from unimrg_trainer.checkpoint.identity import attempt_numbers
 from unimrg_trainer.checkpoint.manifest import Unverified
 from unimrg_trainer.checkpoint.reader import list_commits, verify
+from unimrg_trainer.early_stop import EarlyStopRule
 from unimrg_trainer.evaluation.summary import Summary
 from unimrg_trainer.storage.base import NotFound, ObjectStore, StorageError
 
@@ -41,9 +42,17 @@ def checkpoint_step(run_store: ObjectStore) -> int:
 def is_complete(run_store: ObjectStore, job: UniMRGJob) -> bool:
     """Whether nothing is left to compute: the checkpoint of the stop step exists and, where wanted, is evaluated."""
     step = checkpoint_step(run_store)
-    if job.spec.checkpoint.resume == "Never" or step < job.spec.training.resolved_stop_step():
+    if job.spec.checkpoint.resume == "Never":
+        return False
+    if step < job.spec.training.resolved_stop_step() and not _ended_early(run_store, job, step):
         return False
     return job.spec.stages.evaluate.mode == "Never" or is_evaluated(run_store, job, step)
+
+
+def _ended_early(run_store: ObjectStore, job: UniMRGJob, step: int) -> bool:
+    """Whether training ended with the checkpoint of `step` because the held-out loss did not fall any more."""
+    settings = job.spec.training.early_stop
+    return settings is not None and step > 0 and EarlyStopRule(settings, list_commits(run_store), step).is_over(step)
 
 
 def run_outcome(run_store: ObjectStore, job: UniMRGJob, attempt: str) -> Outcome:

@@ -63,12 +63,19 @@ class _ProgressCollector:
 
     def collect(self) -> Iterator[Metric]:
         progress = read_progress(self._run_dir)
-        age = max(0.0, time.time() - progress.updated) if progress.updated else None
+        now = time.time()
+        age = max(0.0, now - progress.updated) if progress.updated else None
+        checkpoint_age = max(0.0, now - progress.checkpoint_time) if progress.checkpoint_time else None
         for name, text, value in (
             ("step", "Optimiser steps finished.", progress.step),
             ("total_steps", "Step at which the stage ends.", progress.total_steps),
             ("rows_per_second", "Rows of all objectives per second.", progress.rows_per_second),
+            ("total_loss", "Weighted mean of the objectives' losses in the last step.", progress.loss),
+            ("skipped_steps", "Steps left out because their numbers were not sound.", progress.skipped_steps),
+            ("slowest_rank", "Rank that took longest over its own work.", progress.slowest_rank),
+            ("slowest_rank_ratio", "Its time, divided by the median of all ranks.", progress.slowest_rank_ratio),
             ("checkpoint_step", "Step of the last checkpoint.", progress.checkpoint_step),
+            ("checkpoint_age_seconds", "Time since this attempt made a checkpoint.", checkpoint_age),
             ("progress_age_seconds", "Time since rank 0 advanced.", age),
         ):
             if value is not None:

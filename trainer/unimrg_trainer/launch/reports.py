@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Hashable
 from pathlib import Path
 
 from unimrg_api.environment import PodEnvironment
@@ -12,13 +11,15 @@ from unimrg_api.progress import Progress
 from unimrg_api.stages import STAGES, StageName
 from unimrg_api.termination import TerminationRecord
 from unimrg_trainer.launch.exit_records import ExitResult
+from unimrg_trainer.launch.watchdog import Heartbeat
 from unimrg_trainer.local_folders import PROGRESS_FILE, mlflow_run, write_progress
+from unimrg_trainer.sections import read_positions
 
 logger = logging.getLogger(__name__)
 
 
 def read_progress(run_dir: Path) -> Progress:
-    """Return progress.json, with run id and URL from mlflow.json, or the uploader's problem as its message.
+    """Return progress.json, with run id, URL and present problem from mlflow.json.
 
     Missing fields have their defaults.
     """
@@ -28,15 +29,17 @@ def read_progress(run_dir: Path) -> Progress:
         update={
             "mlflow_run_id": progress.mlflow_run_id or tracked.get("run_id"),
             "mlflow_url": progress.mlflow_url or tracked.get("url"),
-            "message": progress.message or tracked.get("problem", ""),
+            "mlflow_problem": tracked.get("problem") or None,
         }
     )
 
 
-def heartbeat(run_dir: Path) -> Hashable | None:
-    """A value that changes with rank 0's progress; None before its first report."""
-    progress = _progress(run_dir)
-    return (progress.stage, progress.step, progress.updated) if progress.updated else None
+def heartbeat(run_dir: Path) -> Heartbeat | None:
+    """A value that changes with the progress of this node's ranks; None before the first sign of life."""
+    progress, positions = _progress(run_dir), read_positions(run_dir)
+    if not progress.updated and not positions:
+        return None
+    return Heartbeat(progress.stage, progress.step, progress.updated, positions)
 
 
 def report_stage(run_dir: Path, stage: StageName, step: int = 0, total_steps: int = 0) -> None:

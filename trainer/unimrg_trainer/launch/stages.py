@@ -22,20 +22,23 @@ from unimrg_api.termination import TerminationRecord
 from unimrg_trainer import job_stores
 from unimrg_trainer.checkpoint.identity import attempt_numbers, check_resume
 from unimrg_trainer.checkpoint.lease import Lease, renewed
+from unimrg_trainer.checkpoint.reader import list_commits
 from unimrg_trainer.data.publication import find_publication, published
 from unimrg_trainer.engine.rows import BatchShape, cohorts_of_rank
 from unimrg_trainer.launch import inputs, outcomes, reports, worker_group
 from unimrg_trainer.launch.classification import classify
 from unimrg_trainer.launch.exit_records import ExitResult, result_from_error
-from unimrg_trainer.launch.logs import Echo, log_folder, rank_log, tail
+from unimrg_trainer.launch.logs import Echo, rank_log, tail
+from unimrg_trainer.launch.preflight import check_node
 from unimrg_trainer.launch.signals import StopRequest
 from unimrg_trainer.launch.watchdog import Watchdog
-from unimrg_trainer.local_folders import claim_folder
+from unimrg_trainer.local_folders import claim_folder, log_folder
 from unimrg_trainer.preparation.prepare import prepare
 from unimrg_trainer.storage.base import ObjectStore, StorageError
-from unimrg_trainer.tracking.finish import finish, save_spool
+from unimrg_trainer.tracking.mlflow_run import Checkpoint
 from unimrg_trainer.tracking.settings import TerminalStatus
-from unimrg_trainer.tracking.uploader import Uploader
+from unimrg_trainer.tracking.spool import save_spool
+from unimrg_trainer.tracking.uploader import Uploader, finish
 
 logger = logging.getLogger(__name__)
 
@@ -170,7 +173,7 @@ def _prepare(context: StageContext) -> ExitResult:
 
 
 def _run_ranks(context: StageContext, stage: StageName) -> ExitResult:
-    """Run a stage on all ranks of this node; on the first node with the watchdog, the lease and uploads to MLflow."""
+    """Run a stage on all ranks of this node; on the first node with the lease and uploads to MLflow."""
     if context.env.node_rank != 0:
         return _supervised(context, stage)
     takers: list[str] = []
@@ -190,6 +193,7 @@ def _run_ranks(context: StageContext, stage: StageName) -> ExitResult:
 
 def _supervised(context: StageContext, stage: StageName) -> ExitResult:
     env, stop = context.env, context.stop
+    check_node(env, gpus=context.job.spec.trainer.gpus_per_node > 0)
     worker_group.wait_for_master(env, stop)
     if stop.requested:
         raise Interrupted(f"stopped before {stage} began")
@@ -198,34 +202,45 @@ def _supervised(context: StageContext, stage: StageName) -> ExitResult:
     gpu_override = {"CUDA_VISIBLE_DEVICES": ""} if context.job.spec.trainer.gpus_per_node == 0 else {}
     group = worker_group.start(context.rank_module, [stage], env, logs, overrides=gpu_override)
     first_node = env.node_rank == 0
-    with echo if context.echo else nullcontext(), _uploading(context) if first_node else nullcontext():
+    with echo if context.echo else nullcontext(), _uploading(context):
         end = worker_group.supervise(
             group,
             stop=stop,
             grace=env.grace,
-            watchdog=Watchdog(env.stall_timeout, time.monotonic()) if first_node else None,
+            watchdog=Watchdog(env.stall_timeout, time.monotonic()),
             heartbeat=lambda: reports.heartbeat(env.run_dir),
+            ends_stalls=first_node,
         )
     return classify(end)
 
 
 def _finish(context: StageContext) -> ExitResult:
-    """Upload the rest of the tracking spool and set the MLflow run's final status; a failure here fails no job."""
-    env, run_store, stop = context.env, context.run_store, context.stop
+    limit = FINISH_SECONDS_AFTER_STOP if context.stop.requested else FINISH_SECONDS
+    return finish_run(context.env, context.job, context.run_store, context.stop, limit)
+
+
+def finish_run(
+    env: PodEnvironment, job: UniMRGJob, run_store: ObjectStore, stop: StopRequest, limit: float
+) -> ExitResult:
+    """Upload the rest of the tracking spool and set the MLflow run's final status, within `limit` seconds.
+
+    A failure here fails no job. `env` has the training's uid and attempt.
+    """
     if not attempt_numbers(run_store):
         return ExitResult(ExitCode.OK, "Completed", f"no training under {run_store.uri}: no MLflow run to close")
-    outcome = outcomes.run_outcome(run_store, context.job, env.attempt)
+    outcome = outcomes.run_outcome(run_store, job, env.attempt)
     status = _MLFLOW_STATUS.get(outcome, "KILLED")
     outcomes.store_run_outcome(run_store, env.attempt, outcome, tracked=False)
-    limit = FINISH_SECONDS_AFTER_STOP if stop.requested else FINISH_SECONDS
     with stop.interruptible(even_if_requested=True):
-        report = finish(env.run_dir, run_store, inputs.tracking_settings(context.job, env), status, timeout=limit)
+        settings = inputs.tracking_settings(job, env)
+        report = finish(env.run_dir, run_store, settings, status, limit, partial(_kept_checkpoints, run_store))
     if report.remaining or not report.status_set:
-        left = f"{report.remaining} records did not reach MLflow within {limit:.0f} s; they stay in the spool"
+        left = f"{report.remaining} records did not reach MLflow within {limit:.0f} s; `unimrg track sync` sends them"
         message = f"{report.problem}. {left}" if report.problem else left
         return ExitResult(report.exit_code or ExitCode.UNAVAILABLE, "TrackingIncomplete", message)
     outcomes.store_run_outcome(run_store, env.attempt, outcome, tracked=True)
-    return ExitResult(ExitCode.OK, "Completed", f"the MLflow run was closed as {status}")
+    sent = f"{report.sent} records were still to be sent; " if report.sent else ""
+    return ExitResult(ExitCode.OK, "Completed", f"{sent}the MLflow run was closed as {status}")
 
 
 _STAGES: dict[StageName, Callable[[StageContext], ExitResult]] = {
@@ -240,13 +255,26 @@ _STAGES: dict[StageName, Callable[[StageContext], ExitResult]] = {
 @contextmanager
 def _uploading(context: StageContext) -> Iterator[None]:
     """Upload the spool while the ranks write it."""
-    uploader = Uploader(context.env.run_dir, inputs.tracking_settings(context.job, context.env))
+    first_node = context.env.node_rank == 0  # the others have their system metrics only
+    uploader = Uploader(
+        context.env.run_dir,
+        inputs.tracking_settings(context.job, context.env),
+        checkpoints=partial(_kept_checkpoints, context.run_store) if first_node else None,
+    )
     uploader.start()
     try:
         yield
     finally:
         limit = UPLOAD_SECONDS_AFTER_STOP if context.stop.requested else UPLOAD_SECONDS
         uploader.stop(0.0 if context.stop.twice else limit)
+
+
+def _kept_checkpoints(run_store: ObjectStore) -> list[Checkpoint]:
+    """The checkpoints in the store, for the LoggedModels of the run. Raises StorageError."""
+    return [
+        Checkpoint(commit.step, f"{run_store.uri}/{commit.folder}", commit.manifest_sha256)
+        for commit in list_commits(run_store)
+    ]
 
 
 def _conclude(

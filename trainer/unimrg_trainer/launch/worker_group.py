@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +26,8 @@ from unimrg_trainer.launch.classification import RankExit, WorkerGroupExit
 from unimrg_trainer.launch.logs import rank_log, tail
 from unimrg_trainer.launch.rank import BLOCKED_SIGNALS, PARENT_VARIABLE, STACKS_SIGNAL
 from unimrg_trainer.launch.signals import StopRequest
-from unimrg_trainer.launch.watchdog import Stall, Watchdog
+from unimrg_trainer.launch.watchdog import Heartbeat, Stall, Watchdog
+from unimrg_trainer.sections import clear_positions
 
 logger = logging.getLogger(__name__)
 
@@ -138,6 +139,7 @@ def start(
     at the address and port of global rank 0.
     """
     exit_records.clear(env.run_dir)
+    clear_positions(env.run_dir)
     address, port = env.master_address, ports(env.uid, env.attempt)[0]
     if env.nodes == 1:  # loopback suffices, and no name has to resolve
         address = "127.0.0.1"
@@ -252,11 +254,13 @@ def supervise(
     stop: StopRequest,
     grace: int,
     watchdog: Watchdog | None = None,
-    heartbeat: Callable[[], Hashable | None] = lambda: None,
+    heartbeat: Callable[[], Heartbeat | None] = lambda: None,
+    ends_stalls: bool = True,
 ) -> WorkerGroupExit:
     """Wait until all ranks have ended; stop or kill them on signals, a failed rank or a stall.
 
-    No rank is running when it returns. `grace` is in seconds, from the stop request to the end.
+    No rank is running when it returns. `grace` is in seconds, from the stop request to the end. With `ends_stalls` a
+    stall ends the group; otherwise it only has the stacks dumped, and another node's launcher ends the attempt.
     """
     stop_deadline = failure_deadline = float("inf")
     stall: Stall | None = None
@@ -279,10 +283,12 @@ def supervise(
             if stop_deadline == failure_deadline == float("inf") and watchdog is not None:
                 stall = watchdog.observe(heartbeat(), now)
                 if stall is not None:
-                    logger.error("no progress for %.0f s; dumping stacks, then killing the ranks", stall.seconds)
+                    logger.error("no progress for %.0f s (%s); dumping stacks", stall.seconds, stall.heartbeat)
                     group.signal(STACKS_SIGNAL)
-                    time.sleep(STACKS_SECONDS)
-                    break
+                    if ends_stalls:
+                        time.sleep(STACKS_SECONDS)
+                        break
+                    stall = watchdog = None
             time.sleep(POLL_SECONDS)
     finally:
         group.kill()

@@ -70,6 +70,11 @@ class Family(Protocol):
         """
         ...
 
+    def parts(self) -> Mapping[str, tuple[str, ...]]:
+        """Return the model's parts, which a job may freeze or give a learning rate of their own: prefixes of names of
+        parameters, by part. Every parameter is in one, that of its longest prefix."""
+        ...
+
     def frozen(self, objectives: Collection[Objective]) -> frozenset[str]:
         """Names of parameters that the loss of none of `objectives` reaches; they are not trained."""
         ...

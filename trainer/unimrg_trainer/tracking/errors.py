@@ -8,17 +8,14 @@ from unimrg_api.exit_codes import ExitCode
 from unimrg_api.redaction import clean
 
 _REFUSED = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "MALFORMED_REQUEST", "RESOURCE_ALREADY_EXISTS"}
-_MISSING = {"RESOURCE_DOES_NOT_EXIST"}
 _FORBIDDEN = {"PERMISSION_DENIED", "CUSTOMER_UNAUTHORIZED", "UNAUTHENTICATED"}
 _HTTP_CODE = re.compile(r"failed with error code (\d{3})")
-_REMEDIES = (
-    (
-        "Invalid Host header",
-        "start it as `mlflow server --allowed-hosts NAME`, NAME being the host and port of spec.tracking.mlflow.uri",
-    ),
-    ("CERTIFICATE_VERIFY_FAILED", "set MLFLOW_TRACKING_SERVER_CERT_PATH to the certificate of the server's authority"),
-    ("WRONG_VERSION_NUMBER", "the server does not use TLS: write http:// in spec.tracking.mlflow.uri"),
-)
+_REMEDIES = {
+    "Invalid Host header": "start it as `mlflow server --allowed-hosts NAME`, NAME being the host and port of"
+    " spec.tracking.mlflow.uri",
+    "CERTIFICATE_VERIFY_FAILED": "set MLFLOW_TRACKING_SERVER_CERT_PATH to the certificate of the server's authority",
+    "WRONG_VERSION_NUMBER": "the server does not use TLS: write http:// in spec.tracking.mlflow.uri",
+}
 """What a person can do about an answer of the server, by a part of that answer."""
 _CREDENTIALS = "check MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD or MLFLOW_TRACKING_TOKEN and their permissions"
 
@@ -45,6 +42,15 @@ class RunGoneError(Exception):
     """The run was deleted, or the server has another data base than before."""
 
 
+def explain(server: str, error: Exception) -> tuple[str, ExitCode]:
+    """Return in one sentence what MLflow at the URI `server` does not do, why, and what a person can do; and a code."""
+    known = isinstance(error, UnavailableError)
+    what = "refuses this job's records" if isinstance(error, ActionRequiredError) else "cannot be reached"
+    text = clean(str(error) if known else repr(error), 500)
+    code = error.exit_code if isinstance(error, UnavailableError) else ExitCode.UNAVAILABLE
+    return f"MLflow at {server} {what}: {text}", code
+
+
 def translate(error: Exception) -> Exception:
     """Return one of the errors above for whatever MLflow's client raised, with the server's own text."""
     if isinstance(error, UnavailableError | RefusedError | RunGoneError):
@@ -53,13 +59,11 @@ def translate(error: Exception) -> Exception:
     code = str(getattr(error, "error_code", ""))
     match = _HTTP_CODE.search(text)
     http = int(match[1]) if match else 0
-    for part, remedy in _REMEDIES:
+    for part, remedy in _REMEDIES.items():
         if part.lower() in text.lower():
             return ActionRequiredError(text, remedy)
     if code in _FORBIDDEN or http in (401, 403):
         return ActionRequiredError(text, _CREDENTIALS, ExitCode.CREDENTIALS)
-    if code in _MISSING:
+    if code == "RESOURCE_DOES_NOT_EXIST":
         return RunGoneError(text)
-    if code in _REFUSED or http in (400, 413, 422):
-        return RefusedError(text)
-    return UnavailableError(text)
+    return RefusedError(text) if code in _REFUSED or http in (400, 413, 422) else UnavailableError(text)

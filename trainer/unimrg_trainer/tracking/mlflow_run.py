@@ -1,32 +1,31 @@
 """The run on the MLflow server: found or made by the job's uid. The only place where a run's data goes to MLflow.
 
-MLflow is imported when the first call is made, in the uploader's thread: the import costs seconds. No call is retried
-here. A lost reply is harmless: experiment and run are found again by name and uid, points with four equal fields are
-kept once, parameters, tags and files are replaced by their equals.
+No call is retried here. A lost reply is harmless: experiment and run are found again by name and uid, points with
+four equal fields are kept once, parameters, tags, files and data sets are replaced by their equals.
 """
 
 from __future__ import annotations
 
+import json
 import logging
-import os
+import shutil
+import tempfile
+import uuid
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from unimrg_api.exit_codes import ExitCode
-from unimrg_trainer.tracking.embedded import ensure_database, relocate_artifacts
-from unimrg_trainer.tracking.errors import ActionRequiredError, RefusedError, RunGoneError, UnavailableError, translate
-from unimrg_trainer.tracking.settings import TerminalStatus, TrackingSettings, sqlite_path
+from unimrg_trainer.tracking.client import Client, ensure_experiment
+from unimrg_trainer.tracking.errors import ActionRequiredError, RefusedError, RunGoneError, UnavailableError
+from unimrg_trainer.tracking.segments import Record
+from unimrg_trainer.tracking.settings import TerminalStatus, TrackingSettings
 
 _logger = logging.getLogger(__name__)
 
-METRICS_PER_BATCH = 1000
-PARAMS_OR_TAGS_PER_BATCH = 100
-PARAM_LENGTH = 6000
-TAG_LENGTH = 8000
+PARAM_LENGTH, TAG_LENGTH, DIGEST_LENGTH = 6000, 8000, 36
 _DUPLICATE = "unimrg.duplicate_of"
 """Tag of a run that was given up for another of the same job."""
-_SECRETS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 
 
 class Point(NamedTuple):
@@ -38,66 +37,48 @@ class Point(NamedTuple):
     step: int
 
 
-class Client:
-    """MLflow's client; every method raises one of the errors of `tracking.errors` and nothing else."""
+class Param(NamedTuple):
+    """A parameter, which can be set once."""
 
-    def __init__(self, settings: TrackingSettings) -> None:
-        try:
-            self._client = _make_client(settings)
-        except Exception as error:
-            raise translate(error) from error
-
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        method = getattr(self._client, name)
-
-        def call(*arguments: Any, **named: Any) -> Any:
-            try:
-                return method(*arguments, **named)
-            except Exception as error:
-                raise translate(error) from error
-
-        return call
+    key: str
+    value: str
 
 
-def ensure_experiment(client: Client, settings: TrackingSettings) -> Any:
-    """Return the experiment of the settings, made if it is missing. Raises ActionRequiredError if it is deleted."""
-    name = settings.experiment
-    experiment = client.get_experiment_by_name(name)
-    if experiment is None:
-        refusal: Exception | None = None
-        try:
-            client.create_experiment(name, settings.artifact_location())
-        except RefusedError as error:
-            refusal = error  # or another client made it in the meantime
-        experiment = client.get_experiment_by_name(name)
-        if experiment is None:
-            raise ActionRequiredError(
-                f"the experiment {name!r} cannot be created: {refusal}", "correct spec.tracking.mlflow.experiment"
-            )
-    if experiment.lifecycle_stage != "active":
-        raise ActionRequiredError(
-            f"the experiment {name!r} is deleted",
-            f"restore it (mlflow experiments restore --experiment-id {experiment.experiment_id}) or choose another"
-            " name in spec.tracking.mlflow.experiment",
-        )
-    return experiment
+class Tag(NamedTuple):
+    """A tag, whose latest value counts."""
+
+    key: str
+    value: str
+
+
+Item = Point | Param | Tag
+
+
+class Checkpoint(NamedTuple):
+    """A checkpoint that the store keeps: `sha256` is that of its manifest, which has those of all its objects."""
+
+    step: int
+    uri: str
+    sha256: str
 
 
 class MlflowRun:
     """A run of a real server or SQLite file: the oldest of its experiment with the job's `unimrg.job_uid`.
 
     A job whose settings name another experiment later keeps its run, whose id the state of the upload has. Every
-    method may raise UnavailableError; `log_*` also RefusedError and RunGoneError.
+    method may raise UnavailableError; `log` and `log_object` also RefusedError and RunGoneError.
     """
 
     def __init__(self, settings: TrackingSettings, may_continue: Callable[[], bool] = lambda: True) -> None:
         """`may_continue` is asked before a run is made: an uploader that was given up must not make a second one."""
         self.run_id = ""
-        self._may_continue = may_continue
         self.url = ""
+        self.params: dict[str, str] = {}
+        """The parameters that the run has."""
         self._settings = settings
+        self._may_continue = may_continue
         self._connection: Client | None = None
-        self._params: dict[str, str] = {}
+        self._experiment_id = ""
 
     @property
     def _client(self) -> Client:
@@ -120,14 +101,13 @@ class MlflowRun:
         if experiment != self._settings.experiment and not self.run_id:
             _logger.warning(
                 "the run of this job lies in the experiment %r and stays there, although the settings name %r",
-                experiment,
-                self._settings.experiment,
-            )
-        self.run_id = str(run.info.run_id)
+                experiment, self._settings.experiment,
+            )  # fmt: skip
+        self.run_id, self._experiment_id = str(run.info.run_id), run.info.experiment_id
         uri = self._settings.public_uri.rstrip("/")
-        page = f"{uri}/#/experiments/{quote(run.info.experiment_id)}/runs/{quote(self.run_id)}"
+        page = f"{uri}/#/experiments/{quote(self._experiment_id)}/runs/{quote(self.run_id)}"
         self.url = page if uri.startswith("http") else ""
-        self._params = dict(run.data.params)
+        self.params = dict(run.data.params)
         return self.run_id
 
     def is_usable(self) -> bool:
@@ -139,44 +119,94 @@ class MlflowRun:
         points = [point for point in self._client.get_metric_history(self.run_id, key) if point.step >= first_step]
         return {point.step: point.value for point in sorted(points, key=lambda point: point.timestamp)}
 
-    def log_points(self, points: Sequence[Point]) -> None:
-        """Send at most 1000 points."""
-        from mlflow.entities import Metric
+    def log(self, items: Sequence[Item]) -> None:
+        """Send points, parameters that the run lacks, and tags. MLflow refuses a whole batch for one item."""
+        from mlflow.entities import Metric, RunTag
+        from mlflow.entities import Param as MlflowParam
 
-        self._client.log_batch(self.run_id, metrics=[Metric(*point) for point in points])
+        self._client.log_batch(
+            self.run_id,
+            metrics=[Metric(*item) for item in items if isinstance(item, Point)],
+            params=[MlflowParam(*item) for item in items if isinstance(item, Param)],
+            tags=[RunTag(item.key, item.value[:TAG_LENGTH]) for item in items if isinstance(item, Tag)],
+        )
 
-    def log_params(self, attempt: int, params: Sequence[tuple[str, str]]) -> None:
-        """Send new parameters; one that the run has with another value becomes a tag `param_change.<attempt>.<name>`.
-
-        The server never changes a parameter, and refuses a whole batch in which one differs.
-        """
-        from mlflow.entities import Param
-
-        wanted = {name: value[:PARAM_LENGTH] for name, value in params}
-        new = {name: value for name, value in wanted.items() if name not in self._params}
-        if new:
-            self._client.log_batch(self.run_id, params=[Param(*item) for item in new.items()])
-            self._params.update(new)
-        for name, value in wanted.items():
-            if (old := self._params[name]) != value:
-                self.log_tags([(f"param_change.{attempt}.{name}", f"{old[:1000]} → {value[:1000]}")])
-
-    def log_tags(self, tags: Sequence[tuple[str, str]]) -> None:
-        """Send at most 100 tags; a tag that is there gets the new value."""
-        from mlflow.entities import RunTag
-
-        self._client.log_batch(self.run_id, tags=[RunTag(name, value[:TAG_LENGTH]) for name, value in tags])
-
-    def log_file(self, path: str, folder: str) -> None:
-        """Send one file."""
-        self._client.log_artifact(self.run_id, path, folder or None)
+    def log_object(self, record: Record, path: Path | None) -> None:
+        """Send a file, a picture of a series, or a data set."""
+        if path is None:
+            self._log_dataset(record["dataset"])
+        elif "image" in record:
+            self._log_image(record, path)
+        else:
+            self._client.log_artifact(self.run_id, str(path), record.get("folder") or None)
 
     def set_status(self, status: TerminalStatus | None, end_ms: int) -> None:
         """Close the run, which still takes what is sent later; None: re-open it for another attempt."""
+        if self._settings.node_rank:
+            return
         if status is None:
             self._client.update_run(self.run_id, "RUNNING")
         else:
             self._client.set_terminated(self.run_id, status, end_ms)
+
+    def keep_models(self, checkpoints: Sequence[Checkpoint]) -> None:
+        """Make the run's LoggedModels those of `checkpoints`: add what lacks, delete those of deleted checkpoints."""
+        where = f"source_run_id = '{self.run_id}'"
+        found = self._client.search_logged_models([self._experiment_id], where, max_results=1000)
+        wanted = {(str(one.step), one.sha256): one for one in checkpoints}
+        for model in found:
+            identity = model.params.get("step", ""), model.tags.get("sha256", "")
+            if str(model.status) != "READY" or identity not in wanted:  # half made, or of a deleted checkpoint
+                self._client.delete_logged_model(model.model_id)
+            else:
+                del wanted[identity]
+        for checkpoint in wanted.values():
+            self._add_model(checkpoint)
+
+    def _add_model(self, checkpoint: Checkpoint) -> None:
+        from mlflow.entities import LoggedModelOutput, LoggedModelStatus
+        from mlflow.models.utils import get_external_mlflow_model_spec
+
+        label = "".join("-" if letter in "/:.%\"'" else letter for letter in self._settings.run_name)
+        model = self._client.create_logged_model(
+            self._experiment_id,
+            name=f"{label}-step{checkpoint.step}",
+            source_run_id=self.run_id,
+            tags={"uri": checkpoint.uri, "sha256": checkpoint.sha256, "mlflow.model.isExternal": "true"},
+            params={"step": str(checkpoint.step)},
+            model_type="checkpoint",
+        )
+        with tempfile.TemporaryDirectory() as folder:  # the registry takes only models that have this file
+            get_external_mlflow_model_spec(model).save(f"{folder}/MLmodel")
+            self._client.log_model_artifacts(model.model_id, folder)
+        self._client.log_outputs(self.run_id, [LoggedModelOutput(model.model_id, checkpoint.step)])
+        self._client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+
+    def _log_image(self, record: Record, path: Path) -> None:
+        """As MLflow's `log_image` does, but under a name that is the same when it is sent again."""
+        from mlflow.tracking.multimedia import compress_image_size
+        from PIL import Image
+
+        unique = uuid.uuid5(uuid.NAMESPACE_URL, record["file"])
+        series = record["image"].replace("/", "~")
+        name = f"{series}+step+{record['step']}+timestamp+{record['ts']}+{unique}"
+        with tempfile.TemporaryDirectory() as folder:
+            shutil.copyfile(path, f"{folder}/{name}.png")
+            try:
+                with Image.open(path) as image:
+                    compress_image_size(image.convert("RGB")).save(f"{folder}/{name}+compressed.webp")
+            except (OSError, SyntaxError, ValueError) as error:
+                raise RefusedError(f"{path.name} is no picture: {error}") from error
+            self._client.log_artifacts(self.run_id, folder, "images")
+        self._client.set_tag(self.run_id, "mlflow.loggedImages", "True")
+
+    def _log_dataset(self, dataset: dict[str, str]) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        source = json.dumps({"uri": dataset["uri"]})
+        entity = Dataset(dataset["name"], dataset["digest"][:DIGEST_LENGTH], "unimrg", source)
+        context = InputTag("mlflow.data.context", dataset["context"])
+        self._client.log_inputs(self.run_id, [DatasetInput(entity, [context])])
 
     def _get_active(self, run_id: str) -> Any:
         """Return the run, or None if it is not there or deleted."""
@@ -190,6 +220,8 @@ class MlflowRun:
         experiment = ensure_experiment(self._client, self._settings).experiment_id
         runs = self._search(experiment)
         if not runs:
+            if self._settings.node_rank:
+                raise UnavailableError("the launcher of the first node has not made the run yet")
             if not self._may_continue():
                 raise UnavailableError("stopped before the run was made")
             tags = {"unimrg.job_uid": self._settings.job_uid, "unimrg.attempt": str(self._settings.attempt)}
@@ -218,28 +250,3 @@ class MlflowRun:
         )
         own = [run for run in found if _DUPLICATE not in run.data.tags]
         return sorted(own, key=lambda run: (run.info.start_time, run.info.run_id))
-
-
-def _make_client(settings: TrackingSettings) -> Any:
-    """Import MLflow without retries of its own, for the caller has a back-off, and return a client."""
-    for name in _SECRETS:
-        value = os.environ.get(name, "")
-        if value != value.strip():
-            raise ActionRequiredError(
-                f"{name} begins or ends in white space",
-                "store it without a line break (printf instead of echo)",
-                ExitCode.CREDENTIALS,
-            )
-    os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "CRITICAL")
-    logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # the variable above is read at the first import only
-    database = sqlite_path(settings.uri)
-    if database is not None:
-        ensure_database(database)
-        relocate_artifacts(database)
-    from mlflow import MlflowClient
-
-    return MlflowClient(tracking_uri=settings.uri)

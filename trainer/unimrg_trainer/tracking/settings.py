@@ -29,9 +29,11 @@ class TrackingSettings:
 
     uri: str = field(repr=False)
     experiment: str
-    run_name: str | None
+    run_name: str
     job_uid: str
     attempt: int
+    node_rank: int = 0
+    """Others than 0 add to the run that the first node makes, and leave its status alone."""
 
     def __post_init__(self) -> None:
         if not self.job_uid or any(quote in self.job_uid for quote in "'\"`"):

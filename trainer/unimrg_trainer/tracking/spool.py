@@ -9,41 +9,32 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 
 from unimrg_api.redaction import REDACTED, clean, redact
 from unimrg_trainer.files import write_atomically
 from unimrg_trainer.storage.base import ObjectStore, put_once
-from unimrg_trainer.tracking.segments import (
-    SCORES,
-    attempt_and_number,
-    complete_bytes,
-    encode,
-    list_segments,
-    new_values,
-    read_records,
-    segment_name,
-)
-from unimrg_trainer.tracking.upload_state import STATE_FILE
+from unimrg_trainer.tracking.segments import encode, list_segments, read_records, segment_name
 
 _logger = logging.getLogger(__name__)
 
-ARTIFACT_LIMIT_BYTES = 64 << 20
+FILE_LIMIT_BYTES = 64 << 20
 STORE_FOLDER = "spool/"
+STATE_FILE = "acknowledged.json"
+"""How far the server has the spool (`upload.py`); it lies beside the attempts."""
 
 
 class Spool:
-    """Append-only record of one attempt.
+    """Append-only record of one attempt: each line says what it adds to the run.
 
-    Every method may be called from any thread; none raises for a full disk.
-
-    Time stamps never decrease, not even across attempts, whatever `clock` (seconds since 1970) says. A step
-    that an earlier writer recorded in the same folder is recorded again only as far as it is new (see `new_values`):
-    its first time stamp stays, so a server that gets the spool twice holds every point once. Of a value that was
-    recorded twice, readers take the latest.
+    Every method may be called from any thread; none raises for a full disk. Time stamps never decrease, not even
+    across attempts, whatever `clock` (seconds since 1970) says. Nothing is compared here: a step that is run again is
+    written again, readers take the latest, and the uploader sends only what the server lacks.
     """
 
     def __init__(self, folder: Path, attempt: int, clock: Callable[[], float] = time.time) -> None:
@@ -54,69 +45,46 @@ class Spool:
         self._lock = threading.Lock()
         self._writer = os.urandom(4).hex()
         self._file: int | None = None
-        self._artifacts = 0
-        self._last_ts = 0
-        self._earlier: dict[int, dict[str, float]] = {}
-        written = map(attempt_and_number, list_segments(folder))
-        self._number = max((number for by, number in written if by == attempt), default=0)
-        for record in read_records(folder):
-            self._last_ts = max(self._last_ts, record["ts"])
-            if record["op"] == "step":
-                self._earlier.setdefault(record["step"], {}).update(record["metrics"])
+        self._last_ts = max((record["ts"] for record in read_records(folder)), default=0)
+        ours = (name for name in list_segments(folder) if name.startswith(f"attempt-{attempt}/"))
+        self._number = max((int(name.split("-")[2]) for name in ours), default=0)
 
     def begin(self, resume_step: int) -> None:
-        """Record that this attempt starts after `resume_step` optimiser steps (0: from the beginning).
+        """Record that this attempt starts after `resume_step` optimiser steps (0: from the beginning)."""
+        began = f"{self._now()}, after step {resume_step}"
+        tags = {"unimrg.attempt": str(self.attempt), f"unimrg.attempt.{self.attempt}": began}
+        self._append(resume_step=resume_step, tags=tags)
 
-        Earlier steps cannot come again and are forgotten, so that a long job's spool costs no memory.
-        """
-        self._earlier = {step: values for step, values in self._earlier.items() if step >= resume_step}
-        self._append("attempt", resume_step=resume_step)
-
-    def step(self, step: int, metrics: Mapping[str, float]) -> bool:
-        """Record the metrics of an optimiser step; return False if nothing had to be written.
-
-        NaN and infinities are allowed.
-        """
-        earlier = self._earlier.get(step, {})
-        values = new_values({name: float(value) for name, value in metrics.items()}, earlier)
-        if not values or not self._append("step", step=step, metrics=values):
-            return False
-        # Scores are few, unlike the values of training, so this writer's own are compared too.
-        if scores := {name: value for name, value in values.items() if name.startswith(SCORES)}:
-            self._earlier.setdefault(step, {}).update(scores)
-        return True
+    def step(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Record metrics after so many optimiser steps. NaN and infinities are allowed."""
+        self._append(step=step, metrics={name: float(value) for name, value in metrics.items()})
 
     def params(self, params: Mapping[str, object]) -> None:
-        """Record parameters of the run; a later value does not replace them but becomes a tag.
-
-        Secrets are replaced.
-        """
-        self._append("params", params=_redacted(params))
+        """Record parameters of the run; a later value does not replace them but becomes a tag. Secrets are replaced."""
+        self._append(params=_redacted(params))
 
     def tags(self, tags: Mapping[str, object]) -> None:
         """Record tags of the run; a later value replaces an earlier one. Secrets are replaced."""
-        self._append("tags", tags=_redacted(tags))
+        self._append(tags=_redacted(tags))
+
+    def dataset(self, name: str, digest: str, uri: str, context: str) -> None:
+        """Record a data set that the run reads, and what for (`training`, `evaluation`)."""
+        self._append(dataset={"name": name, "digest": digest, "uri": redact(uri), "context": context})
 
     def artifact(self, path: Path, folder: str = "") -> bool:
-        """Record a small file (results, never a checkpoint); it is copied into the spool at once.
+        """Record a small file (results, never a checkpoint) for a folder of the run; it is copied at once.
 
-        `folder` is where it appears in the run. Returns False, after a warning, if it cannot be read or is too large.
+        Returns False, after a warning, if it cannot be read or is too large.
         """
-        with self._lock:
-            self._artifacts += 1
-            place = f"attempt-{self.attempt}/files/{self._writer}-{self._artifacts:06d}/{path.name}"
-        try:
-            if path.stat().st_size > ARTIFACT_LIMIT_BYTES:
-                raise OSError(f"larger than {ARTIFACT_LIMIT_BYTES >> 20} MiB")
-            write_atomically(self.folder / place, path.read_bytes())
-        except OSError as error:
-            _logger.warning("%s is not tracked: %s", path, error)
-            return False
-        return self._append("artifact", path=place, folder=folder)
+        return self._append_file(path, folder=folder)
+
+    def image(self, path: Path, series: str, step: int) -> bool:
+        """Record a PNG of the state after `step` optimiser steps; MLflow shows a series beside the curves."""
+        return self._append_file(path, image=series, step=step)
 
     def end(self, reason: str) -> None:
         """Record why this attempt ended."""
-        self._append("end", reason=clean(reason, 500))
+        self._append(tags={f"unimrg.end.{self.attempt}": f"{self._now()}, {clean(reason, 500)}"})
 
     def close_segment(self) -> list[str]:
         """Make what was written so far immutable and durable; return the names of all closed segments.
@@ -135,13 +103,26 @@ class Spool:
                     os.close(descriptor)
             return list_segments(self.folder)
 
-    def _append(self, op: str, **fields: object) -> bool:
+    def _now(self) -> str:
+        return datetime.fromtimestamp(self._clock(), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+    def _append_file(self, path: Path, **fields: object) -> bool:
+        place = f"attempt-{self.attempt}/files/{self._writer}-{os.urandom(3).hex()}/{path.name}"
+        try:
+            if path.stat().st_size > FILE_LIMIT_BYTES:
+                raise OSError(f"larger than {FILE_LIMIT_BYTES >> 20} MiB")
+            write_atomically(self.folder / place, path.read_bytes())
+        except OSError as error:
+            _logger.warning("%s is not tracked: %s", path, error)
+            return False
+        return self._append(file=place, **fields)
+
+    def _append(self, **fields: object) -> bool:
         with self._lock:
             self._last_ts = max(self._last_ts, int(self._clock() * 1000))
-            line = encode({"op": op, "ts": self._last_ts, "attempt": self.attempt, **fields})
+            line = encode({"ts": self._last_ts, "attempt": self.attempt, **fields})
             try:
-                written = os.write(self._descriptor(), line)
-                if written < len(line):
+                if os.write(self._descriptor(), line) < len(line):
                     raise OSError("the disk took only a part of a line")
             except OSError as error:
                 if not self._disk_full:
@@ -168,22 +149,23 @@ def copy_segments(folder: Path, names: list[str], store: ObjectStore) -> list[st
     """Copy closed segments (relative to `folder`) and the files that they name to `RUN/spool/`; return the new keys.
 
     `store` is rooted at RUN. What is there already is left alone, so it may be called any number of times. How far
-    the server has them (`acknowledged.json`) is copied as well and replaces what was there: wherever the job goes
-    on, what was acknowledged is not sent again. Raises what the store raises (StorageError, OSError).
+    the server has them is copied as well and replaces what was there: wherever the job goes on, what was
+    acknowledged is not sent again. Raises what the store raises (StorageError, OSError).
     """
     present = {key for key, _ in store.list(STORE_FOLDER)}
     files = sorted(path for path in folder.glob("attempt-*/files/*/*") if not path.name.startswith("."))
-    segments = set(names)
     new: list[str] = []
     for name in [*(path.relative_to(folder).as_posix() for path in files), *names]:
         key = STORE_FOLDER + name
-        if key not in present:
-            content = complete_bytes(folder / name) if name in segments else (folder / name).read_bytes()
-            if put_once(store, key, content):
-                new.append(key)
-    state = folder / STATE_FILE
-    if state.is_file():
-        store.put(STORE_FOLDER + STATE_FILE, state.read_bytes())
+        if key in present:
+            continue
+        content = (folder / name).read_bytes()
+        if name in names:
+            content = content[: content.rfind(b"\n") + 1]  # without the torn line of a killed writer
+        if put_once(store, key, content):
+            new.append(key)
+    if (folder / STATE_FILE).is_file():
+        store.put(STORE_FOLDER + STATE_FILE, (folder / STATE_FILE).read_bytes())
     return new
 
 
@@ -191,19 +173,29 @@ def restore_segments(store: ObjectStore, folder: Path) -> list[str]:
     """Fetch from `RUN/spool/` what the local folder lacks; return the names that were fetched.
 
     Call it before `Spool` is opened on a machine that may not be the one of the last attempt: time stamps
-    then go on where they ended, curves are whole, and repeated steps are recognised. The state of the upload comes
-    first, so that the uploader beside never sees a segment without it.
+    then go on where they ended, and curves are whole. The state of the upload comes first, so that the uploader
+    beside never sees a segment without it.
     """
     fetched: list[str] = []
     for key, _ in sorted(store.list(STORE_FOLDER)):
         name = key.removeprefix(STORE_FOLDER)
-        parts = name.split("/")
-        ours = name == STATE_FILE or (parts[0].startswith("attempt-") and ".." not in parts)
-        if not ours or (folder / name).exists():
-            continue
-        write_atomically(folder / name, store.get(key))
-        fetched.append(name)
+        ours = name == STATE_FILE or (re.match(r"attempt-\d+/", name) and ".." not in name.split("/"))
+        if ours and not (folder / name).exists():
+            write_atomically(folder / name, store.get(key))
+            fetched.append(name)
     return fetched
+
+
+def save_spool(run_dir: Path, store: ObjectStore) -> None:
+    """Copy what the spool of `run_dir` holds to `store`, where `finish` finds it in another pod; never raises.
+
+    The writers must have ended.
+    """
+    folder = run_dir / "spool"
+    try:
+        copy_segments(folder, list_segments(folder), store)
+    except Exception as error:
+        _logger.warning("the tracking spool was not copied to %s: %s", store.uri, clean(str(error), 500))
 
 
 def _redacted(values: Mapping[str, object]) -> dict[str, str]:

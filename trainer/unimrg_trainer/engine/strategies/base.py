@@ -17,14 +17,12 @@ from torch import Tensor, nn
 from unimrg_api.errors import UserError
 from unimrg_api.spec_platform import StrategyName
 from unimrg_api.spec_training import Precision
-from unimrg_trainer.checkpoint.state import GROUPS, LocalState, Piece, StateReader
+from unimrg_trainer.checkpoint.state import MOMENTS, LocalState, Piece, StateReader
 from unimrg_trainer.engine.optimizer import set_learning_rate
 from unimrg_trainer.models.base import Batch
 
 PARAMETER_DTYPES = {"FP32": torch.float32, "BF16": torch.float32, "FP64": torch.float64}
 """Parameter dtype by precision (master weights); BF16 computes in bfloat16 over float32 weights."""
-
-MOMENTS = GROUPS[1:]
 
 MakeOptimizer = Callable[[nn.Module], torch.optim.AdamW]
 """Builds a fused AdamW over the trainable parameters of a module, whole or sharded."""
@@ -111,6 +109,14 @@ class Strategy(ABC):
     def discard(self) -> None:
         """Throw the gradient away, as an optimiser step that is skipped: all memory of a step has been used."""
         self._apply_unless(torch.ones((), device=self.device))
+
+    @torch.no_grad()
+    def row_sums(self, batch: Batch) -> Tensor:
+        """Return each row's loss sum [rows], without dropout or gradients. Every rank makes equally many calls."""
+        self.wrapped.eval()
+        _, sums = self._forward(batch, torch.zeros(()))
+        self.wrapped.train()
+        return sums
 
     def export_state(self, step: int) -> LocalState:
         """Copy this rank's share of weights and moments to the host; later steps do not change it.

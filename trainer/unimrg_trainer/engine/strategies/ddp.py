@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from unimrg_api.spec_training import Precision
-from unimrg_trainer.engine.strategies.base import MOMENTS, Fragment, MakeOptimizer, StepModule, Strategy
+from unimrg_trainer.checkpoint.state import MOMENTS
+from unimrg_trainer.engine.strategies.base import Fragment, MakeOptimizer, StepModule, Strategy
 from unimrg_trainer.models.base import Batch
 
 

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from unimrg_api.spec_platform import StrategyName
 from unimrg_api.spec_training import Precision
-from unimrg_trainer.engine.strategies.base import MOMENTS, Fragment, MakeOptimizer, StepModule, Strategy
+from unimrg_trainer.checkpoint.state import MOMENTS
+from unimrg_trainer.engine.strategies.base import Fragment, MakeOptimizer, StepModule, Strategy
 from unimrg_trainer.models.base import Batch
 
 logger = logging.getLogger(__name__)

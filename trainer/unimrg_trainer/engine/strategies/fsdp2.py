@@ -18,8 +18,9 @@ from torch.distributed.tensor import DTensor
 
 from unimrg_api.errors import UserError
 from unimrg_api.spec_training import Precision
+from unimrg_trainer.checkpoint.state import MOMENTS
 from unimrg_trainer.engine.recompute import blocks
-from unimrg_trainer.engine.strategies.base import MOMENTS, Fragment, MakeOptimizer, StepModule, Strategy
+from unimrg_trainer.engine.strategies.base import Fragment, MakeOptimizer, StepModule, Strategy
 from unimrg_trainer.models.base import Batch
 
 
@@ -59,6 +60,11 @@ class FullyShardedDataParallel(Strategy):
         self._sharded.set_requires_gradient_sync(sync_gradients)
         loss, sums = self._forward(batch, row_weights)
         torch.autograd.backward(loss)
+        return sums
+
+    def row_sums(self, batch: Batch) -> Tensor:
+        sums = super().row_sums(batch)
+        self._sharded.reshard()  # the outermost parameters otherwise wait for a backward
         return sums
 
     def clip(self, max_norm: float) -> Tensor:

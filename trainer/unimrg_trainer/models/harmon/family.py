@@ -47,6 +47,15 @@ NEVER_READ = ("mar.class_emb.",)
 GENERATION_ONLY = ("mar.decoder_", "mar.mask_token", "mar.diffusion_pos_embed_learned", "mar.diffloss.", "proj_out.")
 """Parameters that only image losses reach."""
 
+PARTS = {
+    "LanguageModel": ("llm.",),
+    "Encoder": ("mar.",),
+    "Projectors": ("proj_in.", "proj_out."),
+    "Decoder": ("mar.decoder_", "mar.mask_token", "mar.diffusion_pos_embed_learned"),
+    "DiffusionHead": ("mar.diffloss.",),
+}
+"""Parts of the model, by prefixes of the names of their parameters."""
+
 
 class HarmonFamily:
     """Harmon at one size. Codec and tokenizer are opened when first needed.
@@ -92,6 +101,10 @@ class HarmonFamily:
     def build(self) -> Harmon:
         """Build the trainable module, initialised from torch's global generator, in float32, train mode."""
         return Harmon(self.config).train()
+
+    def parts(self) -> Mapping[str, tuple[str, ...]]:
+        """Parts that a job may freeze, by prefixes of names."""
+        return PARTS
 
     def frozen(self, objectives: Collection[Objective]) -> frozenset[str]:
         """Names of parameters that none of `objectives` can reach."""

@@ -41,6 +41,14 @@ from unimrg_trainer.packing.composition import Composition
 LANGUAGE_MODEL = "lmm."
 """Beginning of the names of what understanding trains; all other parameters serve generation alone."""
 
+PARTS = {
+    "LanguageModel": (LANGUAGE_MODEL,),
+    "Queries": ("meta_queries",),
+    "Connector": ("connector.", "projector."),
+    "DiffusionTransformer": ("transformer.",),
+}
+"""Parts of the model, by prefixes of the names of their parameters."""
+
 
 class OpenUniFamily:
     """OpenUni at one size. The frozen parts and the tokenizer are opened when first needed.
@@ -94,6 +102,10 @@ class OpenUniFamily:
     def build(self) -> OpenUni:
         """Build the trainable module, initialised from torch's global generator, in float32, train mode."""
         return OpenUni(self.config).train()
+
+    def parts(self) -> Mapping[str, tuple[str, ...]]:
+        """Parts that a job may freeze, by prefixes of names."""
+        return PARTS
 
     def frozen(self, objectives: Collection[Objective]) -> frozenset[str]:
         """Names of parameters that none of `objectives` trains.

@@ -41,6 +41,9 @@ from unimrg_trainer.packing.composition import Composition
 
 TOKENIZER = Asset("phi-1.5-tokenizer.json", "Phi-1.5's tokenizer", "put the tokenizer.json of Phi-1.5 there as this")
 
+PARTS = {"LanguageModel": ("showo.",), "Projector": ("mm_projector.",)}
+"""Parts of the model, by prefixes of the names of their parameters."""
+
 
 class ShowOFamily:
     """Show-o at one size. Tower and tokenizers are opened when first needed.
@@ -90,6 +93,10 @@ class ShowOFamily:
     def build(self) -> ShowO:
         """Build the trainable module, initialised from torch's global generator, in float32, train mode."""
         return ShowO(self.config).train()
+
+    def parts(self) -> Mapping[str, tuple[str, ...]]:
+        """Parts that a job may freeze, by prefixes of names."""
+        return PARTS
 
     def frozen(self, objectives: Collection[Objective]) -> frozenset[str]:
         """Names of parameters that no objective reaches: none, text and images share all of them."""

@@ -1,0 +1,94 @@
+"""Training ends where the held-out loss does not fall any more, however often it was interrupted on the way."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.local_jobs import tiny_job
+from tests.support.train_stage import run_stage
+from unimrg_api.spec_training import EarlyStopSpec
+from unimrg_trainer.checkpoint.commit import Commit
+from unimrg_trainer.checkpoint.reader import list_commits
+from unimrg_trainer.early_stop import EarlyStopRule
+from unimrg_trainer.engine import train
+from unimrg_trainer.engine.evaluate import main as evaluate
+from unimrg_trainer.launch import outcomes
+from unimrg_trainer.preparation.prepare import prepare
+from unimrg_trainer.storage import LocalStore
+from unimrg_trainer.tracking.segments import read_curves
+
+SETTINGS = EarlyStopSpec(every_steps=10, patience=2)
+
+
+def commit(step: int, score: float | None) -> Commit:
+    return Commit(step, 0, 1, "manifest", "0" * 64, score)
+
+
+@pytest.mark.parametrize(
+    ("scores", "last"),
+    [
+        ({10: 3.0, 20: 2.0, 30: 2.5, 40: 2.1}, 40),
+        ({10: 3.0, 20: 3.1, 30: 2.0, 40: 2.5, 50: 1.0, 60: 1.0, 70: 2.0, 80: 2.0}, 80),
+        ({10: 1.0, 20: math.nan, 30: math.inf}, 30),
+        ({10: math.nan, 20: math.nan}, 20),
+        ({10: 3.0, 20: 2.0, 30: 1.0, 40: 0.5}, None),
+    ],
+)
+def test_training_ends_after_patience_and_the_checkpoints_alone_say_the_same(
+    scores: dict[int, float], last: int | None
+) -> None:
+    rule = EarlyStopRule(SETTINGS, [], 0)
+    kept: list[Commit] = []
+    for step, score in scores.items():
+        rule.add(step, score)
+        assert not rule.is_over(step + 5)
+        assert rule.is_over(step) == (step == last)
+        # of the past, only the best and the newest may be left
+        kept.append(commit(step, score if math.isfinite(score) else None))
+        kept = [one for one in kept if one.step in (rule.best_step, step)]
+        resumed = EarlyStopRule(SETTINGS, [*kept, commit(step + 1, 0.0)], step)
+        assert (resumed.best_step, resumed.is_over(step)) == (rule.best_step, rule.is_over(step))
+
+
+@pytest.mark.timeout(240)
+def test_a_job_ends_early_with_the_losses_that_the_evaluation_measures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At a rate so low that nothing is learnt, and with what is added to each measurement by hand."""
+    evaluation = {"heldOutRows": 2, "benchmarks": [], "sampleImages": 0}
+    settings: dict[str, Any] = {
+        "method": "SFT",
+        "training__optimizer": {"learningRate": "1e-12"},
+        "training__earlyStop": {"everySteps": 2, "patience": 1},
+        "training__precision": "FP64",
+        "checkpoint__everySteps": 2,
+    }
+    job, _ = tiny_job(tmp_path, **settings, stages__evaluate=evaluation)
+    assert job.spec.data.sources is not None
+    prepare(job.spec.data.sources, tmp_path, LocalStore(tmp_path / "data"), lambda *_: None)
+    store = LocalStore(tmp_path / "run")
+    real, added = train.held_out_loss, iter([1.0, 0.0, 0.5])
+
+    def raised(*arguments: Any) -> dict[str, float]:
+        return {name: loss + next(added) for name, loss in real(*arguments).items()}
+
+    monkeypatch.setattr(train, "held_out_loss", raised)
+    run_stage(tmp_path, job, 1, monkeypatch)
+    scores = {one.step: one.score for one in list_commits(store)}
+    assert list(scores) == [6, 4, 2]
+    run_stage(tmp_path, job, 2, monkeypatch)  # finds nothing to train
+    assert [one.step for one in list_commits(store)] == [6, 4, 2]
+    only_trained, _ = tiny_job(tmp_path, **settings, stages__evaluate={"mode": "Never"})
+    assert outcomes.is_complete(store, only_trained)
+    without = {name: value for name, value in settings.items() if "earlyStop" not in name}
+    assert not outcomes.is_complete(store, tiny_job(tmp_path, **without, stages__evaluate={"mode": "Never"})[0])
+
+    run_stage(tmp_path, job, 3, monkeypatch, stage=evaluate)
+    measured = read_curves(tmp_path / "pod-3" / "spool")["eval/heldout/understanding/after"][6]
+    assert [scores[step] for step in (2, 4, 6)] == pytest.approx([measured + 1.0, measured, measured + 0.5], rel=1e-9)
+    during = read_curves(tmp_path / "pod-1" / "spool")["heldout/loss"]
+    assert during == {step: pytest.approx(score) for step, score in scores.items()}

@@ -1,0 +1,71 @@
+"""What a job can ask for to look into a training: deterministic kernels, a profile of a few steps, compiled blocks."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from unimrg_trainer.engine.recompute import blocks
+
+logger = logging.getLogger(__name__)
+
+PROFILED_STEPS = 3
+
+
+def use_deterministic_kernels() -> None:
+    """Have torch choose kernels that give the same bits every time, and raise where there is none.
+
+    Call it before anything runs on a GPU: cuBLAS reads its setting once.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+
+
+def compile_blocks(module: nn.Module, backend: str = "inductor") -> int:
+    """Compile the forward of each repeated block of `module` in place, when it first runs; return their number.
+
+    Blocks of one class share their code, so this takes a fraction of the time of compiling the whole module. Call it
+    before `recompute_activations`: a compiled block can be computed again, but one that was wrapped for that is not
+    compiled.
+    """
+    found = list(blocks(module))
+    for block in found:
+        block.forward = torch.compile(block.forward, backend=backend)
+    return len(found)
+
+
+class StepProfiler:
+    """Profiles a few steps with torch.profiler; the trace opens in Perfetto (ui.perfetto.dev) or chrome://tracing."""
+
+    def __init__(self, first_step: int, folder: Path, keep: Callable[[Path], None]) -> None:
+        """`first_step` is the 1-based number of the first step; `keep` gets the file of the trace."""
+        self._first = first_step
+        self._folder = folder
+        self._keep = keep
+        self._profile: torch.profiler.profile | None = None
+
+    def before_step(self, finished_steps: int) -> None:
+        """Begin or end the profile; called before each step."""
+        if finished_steps + 1 == self._first:
+            self._profile = torch.profiler.profile(record_shapes=True)
+            self._profile.start()
+        elif finished_steps + 1 >= self._first + PROFILED_STEPS:
+            self.close()
+
+    def close(self) -> None:
+        """End the profile, if it is running, and write its trace."""
+        if self._profile is None:
+            return
+        self._profile.stop()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path = self._folder / f"trace-from-step-{self._first}.json.gz"
+        self._profile.export_chrome_trace(str(path))
+        self._profile = None
+        self._keep(path)
+        logger.info("the profile of %d steps from step %d on is in %s", PROFILED_STEPS, self._first, path)

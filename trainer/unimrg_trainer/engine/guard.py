@@ -1,0 +1,95 @@
+"""The numeric guard: decides on the device which optimiser steps are skipped, so that nothing waits for it.
+
+A step is skipped if its loss or gradient norm is not finite, or, where the job asks for it, far above those of the
+last steps that were taken. The decision follows from values that are reduced over the ranks, so all ranks decide alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from unimrg_api.errors import UserError
+from unimrg_api.exit_codes import ExitCode
+from unimrg_api.spec_training import GuardSpec
+from unimrg_trainer.checkpoint.state import Piece, StateReader
+from unimrg_trainer.engine.metrics import StepMetrics
+
+SKIPPED, HISTORY = "guard/skipped", "guard/history"
+"""The guard's tensors in a checkpoint: float64 [] and [2, window]."""
+DEVIATION = 1.4826
+"""Median absolute deviation × this = standard deviation, of a normal distribution."""
+LEAST_DEVIATION = 1e-3
+"""Added to the deviation, as a share of the median: a window of nearly equal values makes no spikes of the next."""
+
+
+class NumericGuardError(UserError):
+    """More steps were skipped than the job tolerates."""
+
+
+class NumericGuard:
+    """Judges steps, counts those that were skipped, and remembers the steps taken to recognise spikes.
+
+    Its state is part of a checkpoint, so that a resumed training skips exactly the steps that it would have skipped
+    without the interruption.
+    """
+
+    def __init__(self, settings: GuardSpec, device: torch.device) -> None:
+        self.skipped = 0
+        """Steps skipped since the start of training, as far as they were reported."""
+        self._budget = settings.skip_budget
+        self._threshold = float(settings.spike_threshold) if settings.spike_threshold is not None else None
+        window = settings.spike_window if self._threshold is not None else 0
+        # rows: loss, gradient norm; the newest column is the last; NaN: not so many steps were taken yet
+        self._history = torch.full((2, window), torch.nan, dtype=torch.float64, device=device)
+
+    def judge(self, loss: Tensor, norm: Tensor) -> Tensor:
+        """Return whether to skip the step with this loss and gradient norm, both of the whole world; bool [].
+
+        Takes and gives tensors on the device and reads no value.
+        """
+        values = torch.stack([loss.detach().double(), norm.detach().double()])
+        skip = ~values.isfinite().all()
+        if self._threshold is not None:
+            middle = self._history.shape[1] // 2
+            median = self._history.sort(dim=1).values[:, middle]
+            distances = (self._history - median[:, None]).abs().sort(dim=1).values[:, middle]
+            limit = median + self._threshold * (DEVIATION * distances + LEAST_DEVIATION * median.abs())
+            skip = skip | (self._history.isfinite().all() & (values > limit).any())
+            taken = torch.cat([self._history[:, 1:], values[:, None]], dim=1)
+            self._history = torch.where(skip, self._history, taken)
+        return skip
+
+    def count(self, steps: Iterable[StepMetrics]) -> None:
+        """Count the skipped ones of these steps.
+
+        Raises NumericGuardError (exit code 82) at the first one beyond the budget.
+        """
+        for step in steps:
+            self.skipped += step.skipped
+            if step.skipped and self.skipped > self._budget:
+                raise NumericGuardError(
+                    f"step {step.step} is the {self.skipped}. step whose loss or gradient is not finite or too far off "
+                    f"(spec.training.guard.skipBudget: {self._budget}; loss {step.loss:.4g} of {dict(step.losses)}, "
+                    f"gradient norm {step.grad_norm:.4g}); the last checkpoint is unaffected",
+                    remedy="lower spec.training.optimizer.learningRate, or train in FP32, and run again",
+                    exit_code=ExitCode.NON_FINITE_LOSS,
+                )
+
+    def export_pieces(self) -> list[Piece]:
+        """Return this rank's pieces of the guard's part of a checkpoint: all of it on rank 0. Call `count` before."""
+        if dist.get_rank() != 0:
+            return []
+        state = {SKIPPED: torch.tensor(self.skipped, dtype=torch.float64)}
+        if self._threshold is not None:
+            state[HISTORY] = self._history.cpu()
+        return [Piece(name, tuple(tensor.shape), 0, tensor.reshape(-1)) for name, tensor in state.items()]
+
+    def import_state(self, reader: StateReader) -> None:
+        """Go on from a checkpoint."""
+        self.skipped = int(reader.read(SKIPPED))
+        if self._threshold is not None:
+            self._history = reader.read(HISTORY).view(self._history.shape).to(self._history)

@@ -1,0 +1,58 @@
+"""`unimrg track sync`: sends MLflow what it lacks of a run that nothing works on any more, and closes the run."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from unimrg_api.errors import UserError
+from unimrg_api.exit_codes import ExitCode
+from unimrg_api.job import UniMRGJob
+from unimrg_trainer import job_stores
+from unimrg_trainer.launch import inputs
+from unimrg_trainer.launch.exit_records import ExitResult
+from unimrg_trainer.launch.local import display_uri, local_environment
+from unimrg_trainer.launch.lock import run_lock
+from unimrg_trainer.launch.signals import StopRequest
+from unimrg_trainer.launch.stages import finish_run
+from unimrg_trainer.local_folders import JOB_FILE, claim_folder, mlflow_run, provide_home
+from unimrg_trainer.storage.base import ObjectStore
+from unimrg_trainer.tracking.spool import restore_segments
+
+SYNC_SECONDS = 3600.0
+"""Limit for one command; it may be repeated and goes on where it ended."""
+
+
+def tracked_job(store: ObjectStore, run_dir: Path) -> Path:
+    """Return the file of the job whose run lies in `store`: the newest that its spool has, fetched into `run_dir`.
+
+    Raises UserError (INPUT_MISSING) if there is none.
+    """
+    restore_segments(store, run_dir / "spool")
+    files = sorted(run_dir.glob(f"spool/attempt-*/files/*/{JOB_FILE}"), key=lambda path: path.stat().st_mtime)
+    if not files:
+        raise UserError(
+            f"nothing was tracked under {store.uri}",
+            remedy="give the job's file instead, or correct the URI",
+            exit_code=ExitCode.INPUT_MISSING,
+        )
+    return files[-1]
+
+
+def sync_run(job: UniMRGJob, job_file: Path, run_dir: Path | None, stop: StopRequest) -> tuple[ExitResult, str]:
+    """Send what the spools in `run_dir` and in the job's store still hold, and close the run as what it came to.
+
+    Returns how that ended, and the run's address (its id where it has none). `run_dir` is this machine's folder of the
+    run unless given. May be repeated. Raises UserError if a process of this machine works on the run.
+    """
+    env = local_environment(job, job_file, None)
+    env = dataclasses.replace(env, run_dir=run_dir or env.run_dir)
+    provide_home()
+    run_store = job_stores.run_store(job, env)
+    with run_lock(env.run_dir, display_uri(run_store.uri)):
+        found = inputs.find_run(env, job, run_store)
+        if found is not None:
+            claim_folder(found.run_dir, found.uid)
+        result = finish_run(found or env, job, run_store, stop, SYNC_SECONDS)
+        known = mlflow_run(env.run_dir)
+    return result, known.get("url") or known.get("run_id", "")
