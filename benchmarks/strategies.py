@@ -85,8 +85,9 @@ def measure(rank: int, name: StrategyName, arguments: argparse.Namespace, folder
 
 def steps(name: StrategyName, hidden: int, layers: int, count: int) -> list[float]:
     """Return the seconds of each of `count` steps of a new model."""
-    make_optimizer = partial(build_optimizer, settings=OptimizerSpec(), decays=lambda name, value: value.ndim > 1)
-    strategy = build_strategy(name, Model(hidden, layers), make_optimizer, "FP32", torch.device("cpu"))
+    model = Model(hidden, layers)
+    make_optimizer = partial(build_optimizer, settings=OptimizerSpec(), decays=decays)
+    strategy = build_strategy(name, model, make_optimizer, "FP32", torch.device("cpu"))
     rows, weights = torch.randn(2, TOKENS, hidden), torch.full((2,), 0.5 / strategy.world_size)
     seconds = []
     for _ in range(count):
@@ -98,6 +99,10 @@ def steps(name: StrategyName, hidden: int, layers: int, count: int) -> list[floa
         seconds.append(time.perf_counter() - started)
     strategy.close()
     return seconds
+
+
+def decays(name: str, parameter: Tensor) -> bool:
+    return parameter.ndim > 1
 
 
 def resident() -> int:

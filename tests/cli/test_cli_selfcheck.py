@@ -23,7 +23,9 @@ def test_a_strategy_that_is_wrong_is_named_and_ends_with_83(unimrg: Unimrg, monk
     found = [Outcome("ZeRO2", "a pattern", 1e-8), Outcome("ZeRO2", "resumed from DDP", 0.25)]
     monkeypatch.setattr(selfcheck_ranks, "check_on_ranks", lambda names: found)
     result = unimrg("selfcheck")
-    result.refused(83, "1 checks failed", "ZeRO2 (resumed from DDP): a weight is off by 2.5e-01", "deepspeed 0.19.8")
+    result.refused(
+        83, "checks that failed: 1", "ZeRO2 (resumed from DDP): a weight is off by 2.5e-01", "deepspeed 0.19.8"
+    )
     assert [line.split()[2] for line in result.out.splitlines()[1:]] == ["passed", "FAILED"]
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,13 @@ from tests.support.ports import free_port
 from tests.support.s3_answers import handled
 from tests.support.s3_server import S3Server
 from tests.support.s3_stores import Place
+from tests.support.waiting import wait_until
 from unimrg_api.environment import PodEnvironment
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.load import process_spec
 from unimrg_api.termination import TerminationRecord
 from unimrg_cli.run_view import describe_run
+from unimrg_trainer.checkpoint import lease
 from unimrg_trainer.launch import stages
 from unimrg_trainer.launch.classification import WorkerGroupExit
 from unimrg_trainer.launch.exit_records import ExitResult
@@ -222,6 +225,24 @@ def test_a_store_that_hangs_at_the_end_delays_no_termination_record(
     assert record.exit_code == 0, record
     assert TerminationRecord.parse(written[0]).exit_code == 0, "the termination record was not written yet"
     assert time.monotonic() - started < 50
+
+
+def test_a_second_training_is_refused_and_a_later_attempt_takes_over(
+    pods: Pods, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "RENEW_SECONDS", 0.2)
+    pods.stage("prepare")
+    monkeypatch.setenv("FAKE_TRAIN", "wait")
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(pods.stage, "train", attempt="1")
+        at_work = pods.folder / "pod-2" / "run" / "spool"  # its rank writes there
+        wait_until(lambda: at_work.exists() or first.done(), 60)
+        monkeypatch.setenv("FAKE_TRAIN", "complete")
+        refused(pods.stage("train", attempt="1", uid="another"), ExitCode.UNAVAILABLE, f"using {pods.place.uri}/run: ")
+        assert not first.done()
+        assert pods.stage("train", attempt="2").exit_code == 0
+        refused(first.result(), ExitCode.INTERRUPTED, "attempt 3, since", "has taken this training over")
+    assert pods.stage("train", attempt="1", uid="another").exit_code == 0, "what has ended keeps nobody out"
 
 
 def test_nodes_with_addresses_of_their_own_train_together(pods: Pods) -> None:

@@ -314,9 +314,12 @@ def failure(failed: list[Outcome]) -> UserError:
     """Return the error for cells that are not the oracle's."""
     first = failed[0]
     known = ", ".join(f"{package} {' or '.join(versions)}" for package, versions in KNOWN_GOOD.items())
+    off = (
+        "" if math.isnan(first.error) else f": a weight is off by {first.error:.1e}, where {TOLERANCE:.0e} is rounding"
+    )
     return UserError(
-        f"the installed versions do not train as one process does: {len(failed)} checks failed, for example "
-        f"{first.strategy} ({first.case}): a weight is off by {first.error:.1e}, where {TOLERANCE:.0e} is rounding",
+        "the installed versions do not train as one process does; checks that failed: "
+        f"{len(failed)}, the first of them {first.strategy} ({first.case}){off}",
         remedy=f"install {known}, or use another spec.trainer.strategy",
         exit_code=ExitCode.STRATEGY_CHECK,
     )
