@@ -43,6 +43,24 @@ def test_what_does_not_fit_is_a_warning_with_a_way_out(unimrg: Unimrg, tmp_path:
     ended = unimrg("plan", big, "--device", "A100-40GB")
     assert ended.code == 0
     assert "does not fit: a process needs" in ended.out and "a smaller training.batch.microBatchRows" in ended.out
+    roomy = json.loads(unimrg("plan", RECIPE, "--device", "H200", "-o", "json").out)
+    assert ["training.recompute: Nothing fits too" in line for line in roomy["warnings"]] == [True]
+
+
+def test_what_a_job_freezes_has_no_gradients_and_no_moments(unimrg: Unimrg, tmp_path: Path) -> None:
+    """Harmon's language model, and then its encoder as well: nothing passes a gradient on to the encoder's tokens."""
+    plans = [json.loads(unimrg("plan", RECIPE, "-o", "json").out)]
+    for names in (["LanguageModel"], ["LanguageModel", "Encoder"]):
+        parts = ", ".join(f'{{name: {name}, learningRateScale: "0"}}' for name in names)
+        file = tmp_path / "job.yaml"
+        file.write_text(RECIPE.read_text().replace("  training:\n", f"  training:\n    parts: [{parts}]\n"))
+        plans.append(json.loads(unimrg("plan", file, "-o", "json").out))
+    whole, language, both = plans
+    assert whole["trained"] - language["trained"] == 1_543_714_304
+    assert language["memory"]["DDP"]["gradients"] == 4 * language["trained"]
+    assert language["trained"] - both["trained"] == 393_986_560
+    backward = [plan["operations"]["packed"]["backward"] for plan in plans]
+    assert backward[0] > 1.2 * backward[1] > 1.2 * backward[2]
 
 
 def test_wrong_jobs_and_unknown_devices_are_refused(unimrg: Unimrg, tmp_path: Path) -> None:

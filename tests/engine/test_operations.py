@@ -28,7 +28,7 @@ def test_mfu_is_the_mean_of_the_steps_since_the_last_report(name: str) -> None:
     counter = StepOperations(family, Trained(BOTH), "Blocks", H20)
     steps = [counter.counted(planner.plan_step(number, 0, 1)) for number in range(3)]
     needed = [
-        sum(flops(family, one.batch.counts(), Trained(BOTH), "Nothing").total for one in step.micro_steps)
+        sum(flops(family, one.batch.counts(), Trained(BOTH), "Nothing").useful for one in step.micro_steps)
         for step in steps
     ]
     shares = counter.shares([1, 2], step_seconds=0.5)

@@ -17,12 +17,12 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from tests.support.one_step import freeze, planner_of, tiny_family
-from unimrg_api.spec_training import OptimizerSpec, Recompute
-from unimrg_trainer.engine.optimizer import build_optimizer
+from unimrg_api.spec_training import Recompute
 from unimrg_trainer.engine.recompute import recompute_activations
-from unimrg_trainer.engine.strategies.ddp import DataParallel
+from unimrg_trainer.engine.strategies.choose import build_strategy
 
 ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "262144", "MALLOC_TRIM_THRESHOLD_": "262144", "OMP_NUM_THREADS": "1"}
 """So that the allocator keeps nothing."""
@@ -55,6 +55,11 @@ def resident(name: str) -> int:
     return int(found[1]) << 10
 
 
+def adamw(module: nn.Module) -> torch.optim.AdamW:
+    """The optimiser over what is trained, without the family's groups."""
+    return torch.optim.AdamW([one for one in module.parameters() if one.requires_grad], fused=True)
+
+
 def steps(family: Any, rows: int, recompute: Recompute) -> dict[str, Any]:
     """Three steps of `rows` rows of each objective: the first makes moments, the second makes buckets anew."""
     planner = planner_of(family, rows)
@@ -64,7 +69,7 @@ def steps(family: Any, rows: int, recompute: Recompute) -> dict[str, Any]:
     module = family.build()
     freeze(module, family.frozen(planner.objectives))
     recompute_activations(module, recompute)
-    strategy = DataParallel(module, lambda m: build_optimizer(m, OptimizerSpec(), family.decays), "FP32", CPU)
+    strategy = build_strategy("DDP", module, adamw, "FP32", CPU)
     for _ in range(3):
         strategy.forward_backward(batch, micro_step.row_weights, sync_gradients=True)
         strategy.clip(1.0)

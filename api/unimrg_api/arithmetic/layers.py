@@ -136,9 +136,6 @@ class Counts:
     mask: float = 0
     """Numbers of attention masks, which every layer holds."""
 
-    def __add__(self, other: Counts) -> Counts:
-        return Counts(*(getattr(self, name) + getattr(other, name) for name in Counts.__dataclass_fields__))
-
     def computed(self) -> Counts:
         """The same with everything that fills rows and is hidden by masks."""
         return replace(self, tokens=self.computed_tokens, pairs=self.computed_pairs)

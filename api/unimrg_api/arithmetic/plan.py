@@ -53,6 +53,8 @@ class Operations(_Part):
     """Frozen ones; in `useful`."""
     computed: float
     """What devices compute: with what is computed again, what masks hide, and padding. The basis of HFU."""
+    repeated: float
+    """Of `computed`, what the backward computes again."""
     tokens: float
     """Of the language model, without padding."""
 
@@ -163,10 +165,9 @@ def plan_of(job: UniMRGJob, assumed: Assumed) -> Plan:
         raise UserError(message, remedy=f"name one of {', '.join(DEVICES)}")
     step = _Step(spec, family, assumed.texts)
     operations = {name: step.operations(packed=name == "packed") for name in ("official", "packed")}
-    packed = training.composition != "Official"
-    chosen = operations["packed" if packed else "official"]
+    chosen = operations["official" if training.composition == "Official" else "packed"]
     strategy = spec.resolved_strategy()
-    needs = {one: _bytes(memory(family, step.load(packed), one)) for one in get_args(StrategyName)}
+    needs = {one: _bytes(memory(family, step.load(), one)) for one in get_args(StrategyName)}
     steps = training.resolved_stop_step()
     times = {}
     if spec.trainer.gpus_per_node:
@@ -201,13 +202,13 @@ def plan_of(job: UniMRGJob, assumed: Assumed) -> Plan:
         checkpoints=_checkpoints(spec, family, sum(group.parameters for group in groups if group.trained)),
         reads=step.reads(assumed.images, steps),
         assumptions=_assumptions(spec, assumed),
-        warnings=_warnings(spec, step, needs, strategy, device),
+        warnings=_warnings(step, chosen, {name: one.total for name, one in needs.items()}, device),
     )
 
 
 def frozen_parts(spec: JobSpec) -> frozenset[str]:
     """Return the names of parts that the job freezes."""
-    return frozenset()
+    return frozenset(part.name for part in spec.training.parts if float(part.learning_rate_scale) == 0)
 
 
 class _Step:
@@ -234,9 +235,10 @@ class _Step:
         shared, prepared = self.spec.training.batch.image_sharing == "All", self.spec.data.image_encoding == "Prepared"
         return Forward(rows, self.answers, self.maps, self.copies, self.texts, shared, prepared)
 
-    def load(self, packed: bool) -> Load:
+    def load(self) -> Load:
         """What the memory of a process depends on."""
         training = self.spec.training
+        packed = training.composition != "Official"
         counts = self.family.counts(self.forward, packed=packed, stacked=self.stacked).computed()
         recompute = self.spec.resolved_recompute()
         return Load(counts, self.trained, training.precision, recompute, self.processes, self.micro_steps)
@@ -254,6 +256,7 @@ class _Step:
             backward=useful.backward,
             encoders=useful.frozen,
             computed=computed.total,
+            repeated=computed.repeated,
             tokens=counts.tokens * self.scale,
         )
 
@@ -327,12 +330,11 @@ def _assumptions(spec: JobSpec, assumed: Assumed) -> list[str]:
     return found
 
 
-def _warnings(
-    spec: JobSpec, step: _Step, needs: dict[StrategyName, Bytes], strategy: StrategyName, device: Device
-) -> list[str]:
-    found = []
-    batch = spec.training.batch
+def _warnings(step: _Step, chosen: Operations, needs: dict[StrategyName, float], device: Device) -> list[str]:
+    """What to beware of, with the way out; `needs` is the memory of a process by strategy."""
+    spec, batch, found = step.spec, step.spec.training.batch, []
     cohorts = batch.rows_per_objective // batch.cohort_rows
+    strategy, recompute = spec.resolved_strategy(), spec.resolved_recompute()
     if cohorts % step.processes:
         found.append(
             f"refused: {cohorts} cohorts of an objective cannot be dealt evenly to {step.processes} processes; make "
@@ -343,13 +345,20 @@ def _warnings(
     if spec.training.precision != "BF16":
         found.append(f"times are those of BF16, and the job computes in {spec.training.precision}, which is slower")
     room = USABLE * device.memory
-    if needs[strategy].total > room:
-        ways = [name for name, needed in needs.items() if needed.total <= room]
-        smaller = "" if step.micro_rows == 1 else "a smaller training.batch.microBatchRows, "
-        again = "" if spec.resolved_recompute() == "Blocks" else "training.recompute: Blocks, "
-        others = f"the strategies {', '.join(ways)}" if ways else "more GPUs"
+    held = memory(step.family, replace(step.load(), recompute="Nothing"), strategy).total
+    if needs[strategy] > room:
+        ways = [
+            *(["a smaller training.batch.microBatchRows"] if step.micro_rows > 1 else []),
+            *(["training.recompute: Blocks"] if recompute != "Blocks" else []),
+            *(f"trainer.strategy: {name}" for name, needed in needs.items() if needed <= room),
+        ]
         found.append(
-            f"does not fit: a process needs {needs[strategy].total / 1e9:.0f} GB, and {room / 1e9:.0f} GB of "
-            f"{device.name} can be used; try {smaller}{again}{others}"
+            f"does not fit: a process needs {needs[strategy] / 1e9:.0f} GB, and {room / 1e9:.0f} GB of {device.name} "
+            f"can be used; try {' or '.join(ways) or 'another device'}"
+        )
+    elif recompute != "Nothing" and held <= room:
+        found.append(
+            f"training.recompute: Nothing fits too, with {held / 1e9:.0f} GB, and computes "
+            f"{chosen.repeated / chosen.computed:.0%} less, which is as much time at an equal HFU"
         )
     return found

@@ -45,7 +45,8 @@ class StepOperations:
         steps = [self._steps.pop(number) for number in finished if number in self._steps]
         if not steps:
             return {}
-        needed, computed = (sum(one.total for one in ones) / len(steps) for ones in zip(*steps, strict=True))
+        needed = sum(one.useful for one, _ in steps) / len(steps)
+        computed = sum(one.total for _, one in steps) / len(steps)
         used = utilisation(needed, computed, step_seconds, self._device)
         return {"perf/mfu": used.mfu, "perf/hfu": used.hfu}
 

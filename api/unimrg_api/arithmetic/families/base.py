@@ -44,8 +44,6 @@ class FamilyArithmetic:
     """Adds to the language model's counts, of one composition (whether it is packed), those of the other parts."""
     learnt: float
     """Tokens of a target that the language model's head scores."""
-    image_size: int
-    """Side of generated images, in pixels."""
 
     @property
     def parameters(self) -> int:

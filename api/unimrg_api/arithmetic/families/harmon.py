@@ -151,7 +151,7 @@ def arithmetic(config: HarmonConfig) -> FamilyArithmetic:
             coded=0 if forward.prepared else forward.rows * (own + pictures),
         )
 
-    return FamilyArithmetic(parts(config), [_codec(config)], rows, extend, 0, config.image_size)
+    return FamilyArithmetic(parts(config), [_codec(config)], rows, extend, 0)
 
 
 OPENING = 3

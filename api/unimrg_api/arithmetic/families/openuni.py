@@ -117,7 +117,7 @@ def arithmetic(config: OpenUniConfig) -> FamilyArithmetic:
         looked_at = forward.rows * (forward.answers + (forward.maps > 0))
         return replace(counts, targets=targets, coded=0 if forward.prepared else targets, looked_at=looked_at)
 
-    return FamilyArithmetic(parts(config), [_tower(config), _codec(config)], rows, extend, 0, config.image_size)
+    return FamilyArithmetic(parts(config), [_tower(config), _codec(config)], rows, extend, 0)
 
 
 def _tower(config: OpenUniConfig) -> Encoder:

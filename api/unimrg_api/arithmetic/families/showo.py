@@ -93,7 +93,7 @@ def arithmetic(config: ShowOConfig) -> FamilyArithmetic:
         )
 
     encoders = [_image_tokenizer(config), *([_tower(config.clip)] if config.clip else [])]
-    return FamilyArithmetic(parts(config), encoders, rows, extend, mean_masked(config), config.image_size)
+    return FamilyArithmetic(parts(config), encoders, rows, extend, mean_masked(config))
 
 
 def mean_masked(config: ShowOConfig) -> float:
