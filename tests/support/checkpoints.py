@@ -12,8 +12,9 @@ from unimrg_trainer.checkpoint.agreement import Agreement
 from unimrg_trainer.checkpoint.checkpointer import Checkpointer
 from unimrg_trainer.checkpoint.commit import Commit
 from unimrg_trainer.checkpoint.retention import Policy
-from unimrg_trainer.checkpoint.state import LocalState, Piece, StateReader, TensorInfo
+from unimrg_trainer.checkpoint.state import LocalState, Piece, StateReader
 from unimrg_trainer.checkpoint.writer import Origin
+from unimrg_trainer.engine.strategies.selfcheck import MemoryReader
 from unimrg_trainer.storage import ObjectStore
 
 CONFIG_DIGEST = "c" * 64
@@ -37,7 +38,7 @@ class Whole:
     tensors: dict[str, Tensor]
 
     def reader(self) -> MemoryReader:
-        return MemoryReader(self)
+        return MemoryReader([self.local()])
 
     def local(self, rank: int = 0, world_size: int = 1) -> LocalState:
         """The pieces of one of several ranks: of each tensor a run of elements, as equal as they can be."""
@@ -48,18 +49,6 @@ class Whole:
             if end > start or (rank == 0 and not flat.numel()):
                 pieces.append(Piece(name, tuple(tensor.shape), start, flat[start:end]))
         return LocalState(self.step, pieces)
-
-
-class MemoryReader:
-    """A checkpoint in memory, as strategies read it."""
-
-    def __init__(self, whole: Whole) -> None:
-        self._whole = whole
-        self.step = whole.step
-        self.tensors = {name: TensorInfo(tuple(t.shape), t.dtype) for name, t in whole.tensors.items()}
-
-    def read(self, name: str, start: int = 0, count: int | None = None) -> Tensor:
-        return self._whole.tensors[name].reshape(-1)[start:][:count].clone()
 
 
 def read_whole(reader: StateReader) -> Whole:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import datetime
 import logging
-import math
 import os
-from dataclasses import dataclass
 
 import torch.distributed as dist
+from torch import nn
 
 from unimrg_api.environment import PodEnvironment
 from unimrg_api.job import UniMRGJob
@@ -16,20 +15,18 @@ from unimrg_trainer.checkpoint.agreement import TorchAgreement
 from unimrg_trainer.checkpoint.checkpointer import Checkpointer
 from unimrg_trainer.checkpoint.commit import Commit
 from unimrg_trainer.checkpoint.identity import check_resume
-from unimrg_trainer.checkpoint.reader import list_commits
 from unimrg_trainer.checkpoint.retention import Policy
 from unimrg_trainer.checkpoint.state import StateReader
 from unimrg_trainer.checkpoint.writer import Origin
 from unimrg_trainer.data.dataset import Dataset
-from unimrg_trainer.early_stop import EarlyStopRule
 from unimrg_trainer.engine.diagnostics import StepProfiler, compile_blocks, use_deterministic_kernels
+from unimrg_trainer.engine.early_stop import EarlyStop
 from unimrg_trainer.engine.guard import NumericGuard
 from unimrg_trainer.engine.initial_weights import build_initial
 from unimrg_trainer.engine.loop import LoopSettings, TrainingLoop
-from unimrg_trainer.engine.measuring import held_out_loss
 from unimrg_trainer.engine.metrics import MetricsCollector
 from unimrg_trainer.engine.optimizer import build_optimizer
-from unimrg_trainer.engine.parts import parts_of, parts_table, rate_scales
+from unimrg_trainer.engine.parts import Part, parts_of, parts_table, rate_scales
 from unimrg_trainer.engine.preflight import check_device, check_ring
 from unimrg_trainer.engine.rank_times import RankTimes
 from unimrg_trainer.engine.recompute import recompute_activations
@@ -40,6 +37,7 @@ from unimrg_trainer.engine.schedule import Schedule
 from unimrg_trainer.engine.setup import Setup, set_up
 from unimrg_trainer.engine.step_plan import RowReader, Step, StepPlanner, pinned
 from unimrg_trainer.engine.stopping import CollectiveStopFlag, StopFlag
+from unimrg_trainer.engine.strategies.base import Strategy
 from unimrg_trainer.engine.strategies.choose import build_strategy
 from unimrg_trainer.engine.strategies.selfcheck import require_working
 from unimrg_trainer.local_folders import log_folder
@@ -76,19 +74,7 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
         agreement=TorchAgreement(dist.new_group(backend="gloo", timeout=SAVE_TIMEOUT)),
     )
     newest = newest_allowed(checkpointer, job)
-    # the strategy broadcasts rank 0's weights, so only rank 0 reads them
-    published = setup.initial_weights if newest is None and setup.rank == 0 else None
-    module = build_initial(setup.family, training.seed, published, setup.parameter_dtype)
-    parts = parts_of(module, setup.family, setup.objectives, training.parts)
-    for part in parts:
-        part.freeze(module)
-    module.to(setup.device)
-    if setup.rank == 0:
-        logger.info("what is trained:\n%s", parts_table(parts))
-
-    if job.spec.trainer.compile == "Always":
-        logger.info("%d blocks are compiled in the first step", compile_blocks(module))
-    recompute_activations(module, job.spec.resolved_recompute())
+    module, parts = _build_module(setup, resuming=newest is not None)
     # before the strategy divides it
     parameter_count = sum(parameter.numel() for parameter in module.parameters())
     strategy = build_strategy(
@@ -99,37 +85,11 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
         setup.device,
     )
     guard = NumericGuard(training.guard, setup.device)
-    first_step = 0
-    if newest is not None:
+    first_step = 0 if newest is None else _resume(checkpointer, strategy, guard)
 
-        def restore(reader: StateReader) -> None:
-            strategy.import_state(reader)
-            guard.import_state(reader)
-
-        commit = checkpointer.load_newest(restore)
-        assert commit is not None, "without a commit that verifies it raises"
-        first_step = commit.step
-        logger.info("resumed from step %d of attempt %s", first_step, commit.attempt)
-
-    stop_step = training.resolved_stop_step()
     frozen_count = sum(len(part.frozen) for part in parts)
-    reporter = Reporter(setup, stop_step, first_step, frozen_count, parameter_count)
-    planner = StepPlanner(
-        family=setup.family,
-        objectives=setup.objectives,
-        objective_weights=setup.objective_weights,
-        reader=RowReader(
-            dataset,
-            training.seed,
-            setup.same_images,
-            setup.family.reading if job.spec.data.image_encoding == "Prepared" else None,
-        ),
-        shape=BatchShape(training.batch.rows_per_objective, training.batch.cohort_rows),
-        micro_batch_rows=training.batch.micro_batch_rows,
-        seed=training.seed,
-        composition=setup.composition,
-    )
-
+    reporter = Reporter(setup, training.resolved_stop_step(), first_step, frozen_count, parameter_count)
+    planner = _open_planner(setup, dataset)
     if first_step == 0 and setup.rank == 0:
         # on one rank only: it imports matplotlib, which takes a second
         from unimrg_trainer.engine.contact_sheet import write_contact_sheet
@@ -146,38 +106,12 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
         sections.enter(section, finished_steps)
         saver.heartbeat(finished_steps)
 
-    early_stop = open_early_stop(setup, first_step)
-    scores: dict[int, float] = {}
-
-    def ends_early(finished_steps: int) -> bool:
-        if early_stop is None or not early_stop.rule.is_due(finished_steps):
-            return False
-        sections.enter("evaluate", finished_steps)
-        losses = held_out_loss(setup, strategy.row_sums, early_stop.data, lambda: sections.enter("evaluate"))
-        loss = sum(weight * losses[name] for name, weight in setup.objective_weights.items()) / len(losses)
-        reporter.record_held_out(finished_steps, loss, losses)
-        if math.isfinite(loss):
-            scores[finished_steps] = loss
-        early_stop.rule.add(finished_steps, loss)
-        if early_stop.rule.is_over(finished_steps):
-            best = f"{early_stop.rule.best_score:.4g} after step {early_stop.rule.best_step}"
-            logger.info("training ends with step %d: the held-out loss was lowest with %s", finished_steps, best)
-            return True
-        return False
-
-    if early_stop is not None and early_stop.rule.is_over(first_step):
+    early_stop = EarlyStop(setup, strategy, reporter, sections, first_step)
+    stop_step = training.resolved_stop_step()
+    if early_stop.ended_at(first_step):
         logger.info("nothing to train: the held-out loss ended this training with step %d", first_step)
         stop_step = first_step
-
-    profiler = None
-    if diagnostics.profile_step is not None and setup.rank == 0:
-        profiler = StepProfiler(
-            diagnostics.profile_step,
-            log_folder(env.run_dir, env.attempt, "train"),
-            lambda path: setup.run_store.put(f"logs/attempt-{env.attempt}/train/{path.name}", path.read_bytes()),
-            on_export=lambda: sections.enter("save"),
-        )
-
+    profiler = _open_profiler(setup, sections)
     loop = TrainingLoop(
         strategy=strategy,
         schedule=Schedule(
@@ -191,8 +125,8 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
         plan_step=plan_step,
         prepare=lambda batch: setup.family.prepare(batch, setup.device, setup.parameter_dtype),
         stop=CollectiveStopFlag(saver, setup.gloo_group),
-        save=lambda state, reason: saver.save(state, reason, scores.get(state.step)),
-        ends_early=ends_early,
+        save=lambda state, reason: saver.save(state, reason, early_stop.score(state.step)),
+        ends_early=early_stop.ends,
         settle=saver.settle,
         report=reporter.report,
         rank_times=RankTimes(module, setup.device, setup.gloo_group),
@@ -224,17 +158,60 @@ def newest_allowed(checkpointer: Checkpointer, job: UniMRGJob) -> Commit | None:
     return newest
 
 
-@dataclass(frozen=True)
-class EarlyStop:
-    """The rule, and the held-out data that it is asked about."""
+def _build_module(setup: Setup, *, resuming: bool) -> tuple[nn.Module, list[Part]]:
+    """Build the family's module on the device, with its initial weights on rank 0, and freeze what the job freezes."""
+    training = setup.job.spec.training
+    # the strategy broadcasts rank 0's weights, so only rank 0 reads them
+    published = setup.initial_weights if not resuming and setup.rank == 0 else None
+    module = build_initial(setup.family, training.seed, published, setup.parameter_dtype)
+    parts = parts_of(module, setup.family, setup.objectives, training.parts)
+    for part in parts:
+        part.freeze(module)
+    module.to(setup.device)
+    if setup.rank == 0:
+        logger.info("what is trained:\n%s", parts_table(parts))
+    if setup.job.spec.trainer.compile == "Always":
+        logger.info("%d blocks are compiled in the first step", compile_blocks(module))
+    recompute_activations(module, setup.job.spec.resolved_recompute())
+    return module, parts
 
-    rule: EarlyStopRule
-    data: Dataset
+
+def _resume(checkpointer: Checkpointer, strategy: Strategy, guard: NumericGuard) -> int:
+    """Import the newest checkpoint that verifies; return its step."""
+
+    def restore(reader: StateReader) -> None:
+        strategy.import_state(reader)
+        guard.import_state(reader)
+
+    commit = checkpointer.load_newest(restore)
+    assert commit is not None, "without a commit that verifies it raises"
+    logger.info("resumed from step %d of attempt %s", commit.step, commit.attempt)
+    return commit.step
 
 
-def open_early_stop(setup: Setup, first_step: int) -> EarlyStop | None:
-    """Return what spec.training.earlyStop asks for, as far as `first_step`; None if it asks for nothing."""
-    settings = setup.job.spec.training.early_stop
-    if settings is None:
+def _open_planner(setup: Setup, dataset: Dataset) -> StepPlanner:
+    training = setup.job.spec.training
+    prepared = setup.job.spec.data.image_encoding == "Prepared"
+    return StepPlanner(
+        family=setup.family,
+        objectives=setup.objectives,
+        objective_weights=setup.objective_weights,
+        reader=RowReader(dataset, training.seed, setup.same_images, setup.family.reading if prepared else None),
+        shape=BatchShape(training.batch.rows_per_objective, training.batch.cohort_rows),
+        micro_batch_rows=training.batch.micro_batch_rows,
+        seed=training.seed,
+        composition=setup.composition,
+    )
+
+
+def _open_profiler(setup: Setup, sections: SectionFile) -> StepProfiler | None:
+    """Return the profiler that the job asks for, on rank 0."""
+    step, env = setup.job.spec.trainer.diagnostics.profile_step, setup.env
+    if step is None or setup.rank != 0:
         return None
-    return EarlyStop(EarlyStopRule(settings, list_commits(setup.run_store), first_step), setup.open_data("heldOut"))
+    return StepProfiler(
+        step,
+        log_folder(env.run_dir, env.attempt, "train"),
+        lambda path: setup.run_store.put(f"logs/attempt-{env.attempt}/train/{path.name}", path.read_bytes()),
+        on_export=lambda: sections.enter("save"),
+    )

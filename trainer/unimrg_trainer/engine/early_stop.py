@@ -1,0 +1,63 @@
+"""Measures the held-out loss in the middle of training, and ends training where it does not fall any more."""
+
+from __future__ import annotations
+
+import logging
+import math
+
+from unimrg_trainer.checkpoint.reader import list_commits
+from unimrg_trainer.early_stop import EarlyStopRule
+from unimrg_trainer.engine.measuring import held_out_loss
+from unimrg_trainer.engine.reporting import Reporter
+from unimrg_trainer.engine.setup import Setup
+from unimrg_trainer.engine.strategies.base import Strategy
+from unimrg_trainer.sections import SectionFile
+
+logger = logging.getLogger(__name__)
+
+
+class EarlyStop:
+    """What spec.training.earlyStop asks for; every rank makes the same calls."""
+
+    def __init__(
+        self, setup: Setup, strategy: Strategy, reporter: Reporter, sections: SectionFile, first_step: int
+    ) -> None:
+        """Goes on from the scores of the run's checkpoints, as far as `first_step`."""
+        self._setup = setup
+        self._strategy = strategy
+        self._reporter = reporter
+        self._sections = sections
+        self._scores: dict[int, float] = {}
+        settings = setup.job.spec.training.early_stop
+        self._rule: EarlyStopRule | None = None
+        if settings is not None:
+            self._rule = EarlyStopRule(settings, list_commits(setup.run_store), first_step)
+            self._data = setup.open_data("heldOut")
+
+    def ended_at(self, step: int) -> bool:
+        """Whether training ended with `step`, by the scores of its checkpoints."""
+        return self._rule is not None and self._rule.is_over(step)
+
+    def ends(self, finished_steps: int) -> bool:
+        """Measure the held-out loss, if it is due; return whether training ends. A collective call."""
+        if self._rule is None or not self._rule.is_due(finished_steps):
+            return False
+        self._sections.enter("evaluate", finished_steps)
+        losses = held_out_loss(
+            self._setup, self._strategy.row_sums, self._data, lambda: self._sections.enter("evaluate")
+        )
+        weights = self._setup.objective_weights
+        loss = sum(weight * losses[name] for name, weight in weights.items()) / len(losses)
+        self._reporter.record_held_out(finished_steps, loss, losses)
+        if math.isfinite(loss):
+            self._scores[finished_steps] = loss
+        self._rule.add(finished_steps, loss)
+        if self._rule.is_over(finished_steps):
+            best = f"{self._rule.best_score:.4g} after step {self._rule.best_step}"
+            logger.info("training ends with step %d: the held-out loss was lowest with %s", finished_steps, best)
+            return True
+        return False
+
+    def score(self, step: int) -> float | None:
+        """Return the held-out loss after `step`; None if it was not measured or is not finite."""
+        return self._scores.get(step)
