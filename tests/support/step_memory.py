@@ -57,7 +57,8 @@ def resident(name: str) -> int:
 
 def adamw(module: nn.Module) -> torch.optim.AdamW:
     """The optimiser over what is trained, without the family's groups."""
-    return torch.optim.AdamW([one for one in module.parameters() if one.requires_grad], fused=True)
+    trained = [one for one in module.parameters() if one.requires_grad]
+    return torch.optim.AdamW([{"params": trained, "rate_scale": 1.0}], fused=True)
 
 
 def steps(family: Any, rows: int, recompute: Recompute) -> dict[str, Any]:
