@@ -17,10 +17,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
 
 from tests.support.one_step import freeze, planner_of, tiny_family
-from unimrg_api.spec_training import Recompute
+from unimrg_api.spec_training import OptimizerSpec, Recompute
+from unimrg_trainer.engine.optimizer import build_optimizer
 from unimrg_trainer.engine.recompute import recompute_activations
 from unimrg_trainer.engine.strategies.choose import build_strategy
 
@@ -55,11 +55,6 @@ def resident(name: str) -> int:
     return int(found[1]) << 10
 
 
-def adamw(module: nn.Module) -> torch.optim.AdamW:
-    """The optimiser over what is trained, without the family's groups."""
-    return torch.optim.AdamW([one for one in module.parameters() if one.requires_grad], fused=True)
-
-
 def steps(family: Any, rows: int, recompute: Recompute) -> dict[str, Any]:
     """Three steps of `rows` rows of each objective: the first makes moments, the second makes buckets anew."""
     planner = planner_of(family, rows)
@@ -69,7 +64,7 @@ def steps(family: Any, rows: int, recompute: Recompute) -> dict[str, Any]:
     module = family.build()
     freeze(module, family.frozen(planner.objectives))
     recompute_activations(module, recompute)
-    strategy = build_strategy("DDP", module, adamw, "FP32", CPU)
+    strategy = build_strategy("DDP", module, lambda m: build_optimizer(m, OptimizerSpec(), family.decays), "FP32", CPU)
     for _ in range(3):
         strategy.forward_backward(batch, micro_step.row_weights, sync_gradients=True)
         strategy.clip(1.0)
