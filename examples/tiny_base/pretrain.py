@@ -60,7 +60,7 @@ class Stage:
     warmup_steps: int = 20
 
 
-AUTOENCODER, WHOLE_MODEL = Stage(steps=1500, images=16), Stage(steps=1600, images=16)
+AUTOENCODER, WHOLE_MODEL = Stage(steps=1500, images=16), Stage(steps=4000, images=16)
 CAPTIONS = 6
 """Images of a step, in the second stage, whose captions are learnt too; captions need less practice than drawing."""
 FROZEN_SHARE, RATE_AFTERWARDS = 0.2, 0.4
