@@ -2,7 +2,7 @@
 
 python benchmarks/strategies.py [--quick] [--processes N] [--rounds N] [--hidden N] [--layers N]
 
-A transformer's blocks (width, depth and feed-forward as `--hidden` and `--layers` say) take optimiser steps in FP32
+A transformer's blocks (width and depth as `--hidden` and `--layers` say, 1024 tokens in a step of a process) take optimiser steps in FP32
 under each strategy in turn, in new processes for each, round after round, so that each is measured beside DDP at about
 the same time. A step's time is rank 0's median within a round, a ratio the median over rounds of ratios to DDP's.
 `peak` is the largest resident memory of a rank above what it had before the model was built; `state` is what weights,
@@ -38,7 +38,7 @@ from unimrg_trainer.engine.optimizer import build_optimizer
 from unimrg_trainer.engine.strategies.choose import build_strategy
 
 NAMES: tuple[StrategyName, ...] = get_args(StrategyName)
-TOKENS = 64
+TOKENS = 512
 TARGET = 1.25
 """The step of the default strategies (ZeRO1, FSDP2) takes at most so much of DDP's."""
 
