@@ -65,7 +65,7 @@ def test_a_problem_begins_its_line_like_a_compilers_message(unimrg: Unimrg, tmp_
 
 def test_a_missing_folder_of_photographs_is_a_missing_input(unimrg: Unimrg, tmp_path: Path) -> None:
     file = write(tmp_path, PHOTOGRAPHS)
-    text = f"{file}:34:23: spec.data.sources[1].images.uri: the folder {tmp_path}/photographs does not exist"
+    text = f"{file}:35:23: spec.data.sources[1].images.uri: the folder {tmp_path}/photographs does not exist"
     unimrg("validate", file).refused(66, text)
     (tmp_path / "photographs").mkdir()
     assert "holds no image" in unimrg("validate", file).err
