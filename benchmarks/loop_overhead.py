@@ -2,11 +2,12 @@
 
 python benchmarks/loop_overhead.py [--quick] [--pairs N]
 
-One process on one thread takes the same steps (forward, backward, clipping, fused AdamW) in turn: by hand; by the loop
-with all its parts (DistributedDataParallel, prefetching, stop agreement, numeric guard with spikes, metrics every five
-steps, slowest rank, positions for the watchdog); by transformers' Trainer, which needs the package accelerate. Compared
-is the CPU time of the process, all threads together, of the steps after the first, without saving. A ratio is the
-median of those within one pair. Ends with one line of JSON.
+One process on one thread takes the same steps (forward, backward, clipping, fused AdamW) in turn: by hand, without and
+with DistributedDataParallel, which copies every gradient even in one process; by the loop with all its parts
+(DistributedDataParallel, prefetching, stop agreement, numeric guard with spikes, metrics every five steps, slowest rank,
+positions for the watchdog); by transformers' Trainer, without DistributedDataParallel, which needs the package
+accelerate. Compared is the CPU time of the process, all threads together, of the steps after the first, without saving.
+A ratio is the median of those within one pair. Ends with one line of JSON.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from tests.support.toy_training import one_part_optimizer
 from unimrg_api.spec_training import GuardSpec
@@ -70,7 +72,7 @@ def optimizer_of(module: nn.Module) -> torch.optim.AdamW:
     return one_part_optimizer(module, lambda name, parameter: parameter.ndim > 1)
 
 
-def bare(model: Model, rows: Tensor, steps: int) -> float:
+def bare(model: nn.Module, rows: Tensor, steps: int) -> float:
     """CPU seconds of a step, by hand."""
     optimizer = optimizer_of(model)
     began = 0.0
@@ -82,6 +84,10 @@ def bare(model: Model, rows: Tensor, steps: int) -> float:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
     return (time.process_time() - began) / steps
+
+
+def wrapped(model: Model) -> nn.Module:
+    return DistributedDataParallel(model, gradient_as_bucket_view=True)
 
 
 def ours(model: Model, rows: Tensor, steps: int, folder: Path) -> float:
@@ -153,12 +159,13 @@ def main() -> None:
     torch.set_num_threads(1)
     rows = torch.randn(len(OBJECTIVES) * ROWS, tokens, width)
     has_accelerate = importlib.util.find_spec("accelerate") is not None
-    seconds: dict[str, list[float]] = {"bare": [], "loop": [], "transformers": []}
+    seconds: dict[str, list[float]] = {"bare": [], "ddp": [], "loop": [], "transformers": []}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         dist.init_process_group("gloo", f"file://{folder}/meeting", rank=0, world_size=1)
         ways: list[tuple[str, Callable[[Model], float]]] = [
             ("bare", lambda model: bare(model, rows, arguments.steps)),
+            ("ddp", lambda model: bare(wrapped(model), rows, arguments.steps)),
             ("loop", lambda model: ours(model, rows, arguments.steps, folder)),
         ]
         if has_accelerate:
@@ -176,6 +183,7 @@ def main() -> None:
             "cpu_seconds_of_a_bare_step": round(step, 4),
             "pairs": arguments.pairs,
             "ratios_of_the_loop": [round(one, 4) for one in ratios["loop"]],
+            "ratio_of_a_bare_loop_with_ddp": round(middle["ddp"] or 0.0, 4),
             "ratio_of_transformers": middle["transformers"] and round(middle["transformers"], 4),
             "transformers": "measured" if has_accelerate else "not measured: accelerate is not installed",
         },
