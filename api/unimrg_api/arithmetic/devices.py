@@ -32,7 +32,7 @@ DEVICES = {
         Device("L40S", r"\bL40S\b", 362e12, 48e9),
     )
 }
-"""From NVIDIA's data sheets of these products, SXM where there are several forms; half of the rate where a sheet gives
+"""As NVIDIA publishes them for these products, SXM where there are several forms; half of the rate where it gives
 that of sparse matrices."""
 
 
