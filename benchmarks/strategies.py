@@ -2,9 +2,10 @@
 
 python benchmarks/strategies.py [--quick] [--processes N] [--rounds N] [--hidden N] [--layers N]
 
-A transformer's blocks (width and depth as `--hidden` and `--layers` say, 1024 tokens in a step of a process) take optimiser steps in FP32
-under each strategy in turn, in new processes for each, round after round, so that each is measured beside DDP at about
-the same time. A step's time is rank 0's median within a round, a ratio the median over rounds of ratios to DDP's.
+A transformer's blocks (width and depth as `--hidden` and `--layers` say, 1024 tokens in a step of a process) take
+optimiser steps in FP32 under each strategy in turn, in new processes for each, round after round, so that each is
+measured beside DDP at about the same time. A step's time is rank 0's median within a round, a ratio the median over
+rounds of ratios to DDP's.
 `peak` is the largest resident memory of a rank above what it had before the model was built; `state` is what weights,
 gradients and moments take by arithmetic (docs/method/strategies.md). With gloo on CPUs communication is slow and
 nothing overlaps: the figures say what a strategy costs here, and not on GPUs. Ends with one line of JSON.
