@@ -4,8 +4,8 @@ python benchmarks/loop_overhead.py [--quick] [--pairs N]
 
 One process on one thread takes the same steps (forward, backward, clipping, fused AdamW) in turn: by hand, without and
 with DistributedDataParallel, which copies every gradient even in one process; by the loop with all its parts
-(DistributedDataParallel, prefetching, stop agreement, numeric guard with spikes, metrics every five steps, slowest rank,
-positions for the watchdog); by transformers' Trainer, without DistributedDataParallel, which needs the package
+(DistributedDataParallel, prefetching, stop agreement, numeric guard with spikes, metrics every five steps, the slowest
+rank, positions for the watchdog); by transformers' Trainer, without DistributedDataParallel, which needs the package
 accelerate. Compared is the CPU time of the process, all threads together, of the steps after the first, without saving.
 A ratio is the median of those within one pair. Ends with one line of JSON.
 """
