@@ -67,7 +67,7 @@ def train(
         flag=saver,
         plan_step=lambda number: toy_step(number, agreement.rank, agreement.world_size),
     )
-    loop.settle, loop.heartbeat = saver.settle, saver.heartbeat
+    loop.settle, loop.enter = saver.settle, lambda section, finished_steps: saver.heartbeat(finished_steps)
     return loop.run(0)
 
 
@@ -151,7 +151,7 @@ def test_a_failed_upload_of_one_rank_ends_all_at_one_step_with_its_code(tmp_path
 
 
 def stop_while_an_upload_waits(agreement: Agreement, folder: str) -> Any:
-    """Rank 1 is asked to stop after step 3, and only then its upload of step 2 goes on."""
+    """Rank 1 is asked to stop between steps 3 and 4, and only then its upload of step 2 goes on; all agree by step 5."""
     flag, asked = SimpleNamespace(requested=False), threading.Event()
 
     def wait(action: str, key: str) -> None:
@@ -169,8 +169,8 @@ def stop_while_an_upload_waits(agreement: Agreement, folder: str) -> Any:
 
 
 def test_a_stop_request_waits_for_the_save_in_flight_and_saves_once_more(tmp_path: Path) -> None:
-    assert run_ranks(2, tmp_path / "meeting", stop_while_an_upload_waits, str(tmp_path / "run")) == [[2, 4]] * 2
-    assert [commit.step for commit in list_commits(LocalStore(tmp_path / "run"))] == [4, 2]
+    assert run_ranks(2, tmp_path / "meeting", stop_while_an_upload_waits, str(tmp_path / "run")) == [[2, 4, 5]] * 2
+    assert [commit.step for commit in list_commits(LocalStore(tmp_path / "run"))] == [5, 4, 2]
 
 
 def test_one_save_is_in_flight_and_the_next_waits_for_it(dictionary_store: DictionaryStore) -> None:
