@@ -151,7 +151,7 @@ def test_a_failed_upload_of_one_rank_ends_all_at_one_step_with_its_code(tmp_path
 
 
 def stop_while_an_upload_waits(agreement: Agreement, folder: str) -> Any:
-    """Rank 1 is asked to stop between steps 3 and 4, and only then its upload of step 2 goes on; all agree by step 5."""
+    """Rank 1 is asked to stop between steps 3 and 4, and only then its upload of step 2 goes on; all stop at step 5."""
     flag, asked = SimpleNamespace(requested=False), threading.Event()
 
     def wait(action: str, key: str) -> None:
