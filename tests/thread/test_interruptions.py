@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -27,11 +28,25 @@ from unimrg_trainer.storage import LocalStore
 
 STEPS = 12
 EVERY = 3
-PAUSE = Path(__file__).parents[1] / "support" / "pause_at_put"
+DISTURBANCE = Path(__file__).parents[1] / "support" / "disturbance"
+COMMIT = ("reservation", "rank-0", "rank-1", "manifest", "COMMITTED")
+"""What is written for a commit, in this order but for the two shares."""
+CALLS = {
+    "forward": "unimrg_trainer.engine.strategies.base StepModule forward 15",
+    "between backward and step": "unimrg_trainer.engine.strategies.{module} {name} clip 5",
+    "step": "unimrg_trainer.engine.strategies.base Strategy step 5",
+    "save": "unimrg_trainer.engine.saving BackgroundSaver save 2",
+}
+"""Where a stop request may come; a step has two forwards, and the dry run two more."""
+STRATEGIES = {
+    "DDP": {"module": "ddp", "name": "DataParallel"},
+    "FSDP2": {"module": "fsdp2", "name": "FullyShardedDataParallel"},
+    "ZeRO1": {"module": "deepspeed", "name": "ZeRO"},
+}
 PATIENCE = 180.0
 
 
-def write_job(folder: Path) -> Path:
+def write_job(folder: Path, strategy: str = "DDP") -> Path:
     folder.mkdir()
     _, file = tiny_job(
         folder,
@@ -39,7 +54,7 @@ def write_job(folder: Path) -> Path:
         training__optimizer={"learningRate": "1e-3"},
         training__schedule={"warmupSteps": 1, "totalSteps": STEPS},
         training__precision="FP32",
-        trainer__processesPerNode=2,
+        trainer={"gpusPerNode": 0, "processesPerNode": 2, "strategy": strategy},
         checkpoint__everySteps=EVERY,
         checkpoint__keepLast=10,
         stages={"evaluate": {"mode": "Never"}},
@@ -67,10 +82,12 @@ class Command:
         assert reached(), "the run ended before"
 
 
-def start(job: Path, **environment: str) -> Command:
+def start(job: Path, **disturbance: str) -> Command:
+    """Begin a run; `disturbance` is what `tests/support/disturbance` reads."""
+    path = os.pathsep.join([str(DISTURBANCE), os.environ.get("PYTHONPATH", "")])
     process = subprocess.Popen(
         [sys.executable, "-m", "unimrg_cli.main", "run", str(job)],
-        env={**os.environ, **environment},
+        env={**os.environ, **({"PYTHONPATH": path} if disturbance else {}), **disturbance},
         text=True,
         start_new_session=True,
     )
@@ -99,9 +116,15 @@ def points(job: Path) -> Counter[tuple[str, int]]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+def strategy(request: pytest.FixtureRequest) -> str:
+    """DDP, unless a test names others."""
+    return getattr(request, "param", "DDP")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(strategy: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
     """Final weights and moments of the run that nobody disturbed."""
-    job = write_job(tmp_path_factory.mktemp("undisturbed") / "job")
+    job = write_job(tmp_path_factory.mktemp("undisturbed") / "job", strategy)
     command = start(job)
     assert command.wait() == 0
     step, tensors = parameters(command.run)
@@ -142,14 +165,44 @@ def test_killed_inside_a_commit_the_one_before_stands(tmp_path: Path, undisturbe
     """SIGKILL of the launcher alone, while rank 0 writes the manifest."""
     job = write_job(tmp_path / "job")
     reached = tmp_path / "reached"
-    command = start(
-        job,
-        PYTHONPATH=os.pathsep.join([str(PAUSE), os.environ.get("PYTHONPATH", "")]),
-        TEST_PAUSE_KEY=f"step-{2 * EVERY:08d}/.*manifest",
-        TEST_PAUSE_REACHED=str(reached),
-    )
+    command = start(job, TEST_PAUSE_KEY=f"step-{2 * EVERY:08d}/.*manifest", TEST_PAUSE_REACHED=str(reached))
     command.wait_until(reached.exists)
     command.process.kill()
     assert command.wait() == -signal.SIGKILL
     assert [commit.step for commit in list_commits(command.run)] == [EVERY]
     assert_goes_on_to_the_same_end(job, undisturbed)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("strategy", STRATEGIES, indirect=True)
+@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("place", COMMIT)
+def test_a_rank_killed_anywhere_in_a_commit_costs_no_bit(
+    tmp_path: Path, undisturbed: dict[str, torch.Tensor], strategy: str, victim: int, place: str
+) -> None:
+    job, reached = write_job(tmp_path / "job", strategy), tmp_path / "reached"
+    key = f"step-{2 * EVERY:08d}(/.*|-|/){place}"
+    command = start(job, TEST_PAUSE_KEY=key, TEST_PAUSE_REACHED=str(reached))
+    command.wait_until(reached.exists)
+    rank_process(command, victim).kill()
+    assert command.wait() not in (0, 85)
+    assert [commit.step for commit in list_commits(command.run)] == [EVERY]
+    assert_goes_on_to_the_same_end(job, undisturbed)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("strategy", STRATEGIES, indirect=True)
+@pytest.mark.parametrize("call", CALLS)
+def test_a_stop_request_at_any_part_of_a_step_costs_no_bit(
+    tmp_path: Path, undisturbed: dict[str, torch.Tensor], strategy: str, call: str
+) -> None:
+    job = write_job(tmp_path / "job", strategy)
+    command = start(job, TEST_TERMINATE_AT=CALLS[call].format(**STRATEGIES[strategy]))
+    assert command.wait() == 85
+    assert EVERY <= list_commits(command.run)[0].step < STEPS
+    assert_goes_on_to_the_same_end(job, undisturbed)
+
+
+def rank_process(command: Command, rank: int) -> psutil.Process:
+    children = psutil.Process(command.process.pid).children(recursive=True)
+    return next(child for child in children if child.environ().get("RANK") == str(rank))

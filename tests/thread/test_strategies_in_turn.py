@@ -1,4 +1,4 @@
-"""`unimrg run` of one job under one strategy after the other: the end is that of a run that kept to one."""
+"""`unimrg run` of a job under other strategies, on other numbers of processes: the end is that of one that kept to one."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ from unimrg_trainer.storage import LocalStore
 pytestmark = pytest.mark.slow
 
 
-def run(folder: Path, strategy: StrategyName, stop_step: int) -> str:
-    """Run the job on two processes up to `stop_step`; return its training digest."""
+def run(folder: Path, strategy: StrategyName, processes: int, stop_step: int) -> str:
+    """Run the job up to `stop_step`; return its training digest."""
     folder.mkdir(exist_ok=True)
     job, file = tiny_job(
         folder,
         model__harmon__dropout="0",
+        training__batch={"rowsPerObjective": 8, "cohortRows": 2, "microBatchRows": 2},
         training__optimizer={"learningRate": "1e-3", "epsilon": "1e-4"},
         training__precision="FP32",
         training__stopStep=stop_step,
-        trainer={"gpusPerNode": 0, "processesPerNode": 2, "strategy": strategy},
+        trainer={"gpusPerNode": 0, "processesPerNode": processes, "strategy": strategy},
         stages={"evaluate": {"mode": "Never"}},
     )
     ended = subprocess.run([sys.executable, "-m", "unimrg_cli.main", "run", str(file)], timeout=200)
@@ -37,15 +38,16 @@ def run(folder: Path, strategy: StrategyName, stop_step: int) -> str:
 
 
 @pytest.mark.timeout(600)
-def test_a_job_goes_on_under_another_strategy(tmp_path: Path) -> None:
-    whole = run(tmp_path / "whole", "ZeRO2", 6)
-    in_turn: list[StrategyName] = ["DDP", "FSDP2", "ZeRO1"]
-    for number, strategy in enumerate(in_turn, start=1):
-        digest = run(tmp_path / "turns", strategy, 2 * number)
+def test_a_job_goes_on_under_another_strategy_on_2_4_and_1_processes(tmp_path: Path) -> None:
+    whole = run(tmp_path / "whole", "ZeRO2", 2, 6)
+    in_turn: list[tuple[StrategyName, int]] = [("DDP", 2), ("FSDP2", 4), ("ZeRO1", 1)]
+    for number, (strategy, processes) in enumerate(in_turn, start=1):
+        digest = run(tmp_path / "turns", strategy, processes, 2 * number)
     assert digest == whole
     store = LocalStore(tmp_path / "turns" / "run")
-    kept = {commit.step: read_manifest(store, commit).strategy for commit in list_commits(store)}
-    assert kept == {2: "DDP", 4: "FSDP2", 6: "ZeRO1"}
+    manifests = [read_manifest(store, commit) for commit in list_commits(store)]
+    kept = {manifest.step: (manifest.strategy, manifest.world_size) for manifest in manifests}
+    assert kept == {2: ("DDP", 2), 4: ("FSDP2", 4), 6: ("ZeRO1", 1)}
     found, expected = newest(tmp_path / "turns" / "run", whole), newest(tmp_path / "whole" / "run", whole)
     assert found.tensors.keys() == expected.tensors.keys()
     for name, tensor in expected.tensors.items():
