@@ -14,7 +14,7 @@ from unimrg_api.spec_training import EarlyStopSpec
 from unimrg_trainer.checkpoint.commit import Commit
 from unimrg_trainer.checkpoint.reader import list_commits
 from unimrg_trainer.early_stop import EarlyStopRule
-from unimrg_trainer.engine import train
+from unimrg_trainer.engine import early_stop
 from unimrg_trainer.engine.evaluate import main as evaluate
 from unimrg_trainer.launch import outcomes
 from unimrg_trainer.preparation.prepare import prepare
@@ -71,12 +71,12 @@ def test_a_job_ends_early_with_the_losses_that_the_evaluation_measures(
     assert job.spec.data.sources is not None
     prepare(job.spec.data.sources, tmp_path, LocalStore(tmp_path / "data"), lambda *_: None)
     store = LocalStore(tmp_path / "run")
-    real, added = train.held_out_loss, iter([1.0, 0.0, 0.5])
+    real, added = early_stop.held_out_loss, iter([1.0, 0.0, 0.5])
 
     def raised(*arguments: Any) -> dict[str, float]:
         return {name: loss + next(added) for name, loss in real(*arguments).items()}
 
-    monkeypatch.setattr(train, "held_out_loss", raised)
+    monkeypatch.setattr(early_stop, "held_out_loss", raised)
     run_stage(tmp_path, job, 1, monkeypatch)
     scores = {one.step: one.score for one in list_commits(store)}
     assert list(scores) == [6, 4, 2]

@@ -1,4 +1,4 @@
-"""`unimrg run` of a job under other strategies, on other numbers of processes: the end is that of one that kept to one."""
+"""`unimrg run` of a job under other strategies, on 2, 4 and 1 processes: the end is that of a run that kept to one."""
 
 from __future__ import annotations
 
