@@ -37,6 +37,8 @@ class Progress(Record):
     """Step of the last commit."""
     checkpoint_time: float | None = None
     """When this attempt made it, Unix time in seconds."""
+    notice: str | None = None
+    """What a person should know of this training, e.g. that a damaged checkpoint was passed over, or why it ended."""
     mlflow_run_id: str | None = None
     """Run in MLflow."""
     mlflow_url: str | None = None

@@ -128,6 +128,7 @@ def _run_rows(run: RunDescription, now: float) -> Rows:
             ("losses", "  ".join(f"{name} {loss:.4f}" for name, loss in progress.losses.items())),
             ("left", duration(eta) if running and eta is not None else ""),
             ("rows/s", "" if rate is None else f"{rate:.1f}"),
+            ("note", progress.notice or ""),
             ("reported", f"{duration(now - progress.updated)} ago" if progress.updated else ""),
         ]
     if run.checkpoint is not None:

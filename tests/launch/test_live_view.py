@@ -83,3 +83,11 @@ def test_a_terminal_shows_every_stage_and_the_line_of_now(shown: Callable[..., s
     text = shown(prepared, HALFWAY, terminal=True)
     assert "prepare  8/8" in text
     assert "train  30/60  1m15s left  pixel 0.500" in text.rpartition("prepare")[2]
+
+
+def test_a_notice_is_shown_once_and_skipped_steps_as_long_as_there_are_some(shown: Callable[..., str]) -> None:
+    damaged = HALFWAY.model_copy(update={"notice": "step 20 is damaged", "skipped_steps": 2})
+    later = damaged.model_copy(update={"step": 40, "updated": 2.0})
+    text = shown(HALFWAY, damaged, later, terminal=False)
+    assert text.count("Note: step 20 is damaged.") == 1
+    assert "2 steps left out" in text

@@ -126,6 +126,12 @@ class Reporter:
         if self._spool is not None and file is not None:
             self._spool.image(file, series, step)
 
+    def notify(self, notice: str) -> None:
+        """Show something that a person should know, in the terminal and in the status."""
+        if self._spool is not None:
+            logger.warning("%s", notice)
+            self._update(notice=notice)
+
     def close_segments(self) -> list[str]:
         """Close the spool's segment; return the names of all closed ones, for the manifest."""
         return [] if self._spool is None else self._spool.close_segment()

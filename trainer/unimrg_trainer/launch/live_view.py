@@ -49,13 +49,14 @@ def progress_line(report: Progress) -> str:
         *(f"{name} {value:.3f}" for name, value in report.losses.items()),
         f"{report.rows_per_second:.1f} rows/s" if report.rows_per_second else "",
         f"checkpoint {report.checkpoint_step}" if report.checkpoint_step else "",
+        f"{report.skipped_steps} steps left out" if report.skipped_steps else "",
         report.message,
     ]
     return "  ".join(part for part in parts if part)
 
 
 def _watch(console: Console, run_dir: Path, ended: threading.Event, stop: StopRequest | None) -> None:
-    stage = text = problem = ""
+    stage = text = problem = notice = ""
     written = 0.0
     last = acknowledged = False
     with Live(console=console, auto_refresh=False) as live:
@@ -71,6 +72,9 @@ def _watch(console: Console, run_dir: Path, ended: threading.Event, stop: StopRe
                     f"Tracking: {problem}. Training goes on." if problem else "Tracking: MLflow takes records again."
                 )
                 console.print(message, markup=False, highlight=False, soft_wrap=True, style="yellow")
+            if (report.notice or "") not in ("", notice):
+                notice = report.notice or ""
+                console.print(f"Note: {notice}.", markup=False, highlight=False, soft_wrap=True, style="yellow")
             if not report.updated or progress_line(report) == text:
                 continue
             if console.is_terminal:

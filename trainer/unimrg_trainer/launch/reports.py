@@ -43,9 +43,11 @@ def heartbeat(run_dir: Path) -> Heartbeat | None:
 
 
 def report_stage(run_dir: Path, stage: StageName, step: int = 0, total_steps: int = 0) -> None:
-    """Write the launcher's progress in a stage; resets steps and losses, keeps the last checkpoint."""
-    last = _progress(run_dir).checkpoint_step
-    write_progress(run_dir, Progress(stage=stage, step=step, total_steps=total_steps, checkpoint_step=last))
+    """Write the launcher's progress in a stage; resets steps and losses, keeps the last checkpoint and the notice."""
+    last = _progress(run_dir)
+    report = Progress(stage=stage, step=step, total_steps=total_steps)
+    kept = {"checkpoint_step": last.checkpoint_step, "notice": last.notice}
+    write_progress(run_dir, report.model_copy(update=kept))
 
 
 def termination_record(result: ExitResult, run_dir: Path, scores: dict[str, float] | None = None) -> TerminationRecord:
