@@ -142,7 +142,8 @@ def _wrong_value(schema: Schema, value: Any, written: str, label: str) -> tuple[
         plain = re.fullmatch(r"([+-]?[0-9]{1,18})(\.0*)?", str(value))
         if plain and not isinstance(value, int) and least <= int(plain[1]) <= most:
             return f"{message}, without quotes or a decimal point", f"write {label}{int(plain[1])}"
-        return message, f"write e.g. {label}{schema.get('default', least)}"
+        example = schema.get("default")
+        return message, f"write e.g. {label}{least if example is None else example}"
     return _wrong_text(schema, value, written, label)
 
 
