@@ -107,12 +107,17 @@ class SpoolUpload:
         waiting = [line for line in self._unsent("objects") if line.is_object]
         return len({(line.segment, line.end) for line in [*waiting, *self._unsent("batches")]})
 
-    def publish(self, problem: str = "") -> None:
-        """Write run id, URL and the present problem to `mlflow.json`, for the progress and the next commit."""
+    def publish(self, problem: str | None = None) -> None:
+        """Write run id, URL and the present problem to `mlflow.json`, for the progress and the next commit.
+
+        None keeps the problem that is written there: a connection alone does not show that the server takes records.
+        """
         known = {"run_id": self.state.run_id or "", "url": self.remote.url, "uri": self.settings.public_uri}
-        content = {**mlflow_run(self.run_dir), **{name: text for name, text in known.items() if text}}
+        content = {"problem": "", **mlflow_run(self.run_dir), **{name: text for name, text in known.items() if text}}
+        if problem is not None:
+            content["problem"] = problem
         with suppress(OSError):  # a full disk
-            write_atomically(self.run_dir / MLFLOW_FILE, json.dumps({**content, "problem": problem}))
+            write_atomically(self.run_dir / MLFLOW_FILE, json.dumps(content))
 
     def _connect(self) -> None:
         self._check()
