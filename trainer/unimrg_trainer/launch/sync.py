@@ -9,6 +9,7 @@ from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.job import UniMRGJob
 from unimrg_trainer import job_stores
+from unimrg_trainer.checkpoint.lease import holder
 from unimrg_trainer.launch import inputs
 from unimrg_trainer.launch.exit_records import ExitResult
 from unimrg_trainer.launch.local import display_uri, local_environment
@@ -43,13 +44,20 @@ def sync_run(job: UniMRGJob, job_file: Path, run_dir: Path | None, stop: StopReq
     """Send what the spools in `run_dir` and in the job's store still hold, and close the run as what it came to.
 
     Returns how that ended, and the run's address (its id where it has none). `run_dir` is this machine's folder of the
-    run unless given. May be repeated. Raises UserError if a process of this machine works on the run.
+    run unless given. May be repeated. Raises UserError if a process of this machine works on the run, or a training
+    anywhere holds its lease: closing would show it as KILLED.
     """
     env = local_environment(job, job_file, None)
     env = dataclasses.replace(env, run_dir=run_dir or env.run_dir)
     provide_home()
     run_store = job_stores.run_store(job, env)
     with run_lock(env.run_dir, display_uri(run_store.uri)):
+        if (held := holder(run_store)) is not None:
+            raise UserError(
+                f"the job under {run_store.uri} is still training: {held}",
+                remedy=f"its own end closes its MLflow run; {held.remedy}",
+                exit_code=ExitCode.UNAVAILABLE,
+            )
         found = inputs.find_run(env, job, run_store)
         if found is not None:
             claim_folder(found.run_dir, found.uid)
