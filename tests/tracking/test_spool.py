@@ -176,6 +176,7 @@ def test_secrets_do_not_reach_the_disk(tmp_path: Path) -> None:
             "tokenizer": "byte-level",
             "perf.tokens_per_s": 12,
             "passphrase": "h 2",
+            "model.custom.password.value": "hunter2-f",
         }
     )
     spool.tags({"api-key": "hunter2-e"})

@@ -7,13 +7,12 @@ import importlib.metadata
 import json
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import unimrg_trainer
 from unimrg_api.fields import resolve_uri
 from unimrg_api.job import UniMRGJob
 from unimrg_api.load import process_spec
-from unimrg_api.redaction import REDACTED, redact
+from unimrg_api.redaction import redact_values
 from unimrg_trainer.engine.setup import Setup
 from unimrg_trainer.local_folders import JOB_FILE
 from unimrg_trainer.tracking.spool import Spool
@@ -37,7 +36,7 @@ def describe_run(setup: Setup, spool: Spool, parameter_count: int, frozen_count:
     )
     record_dataset(setup, spool, "training")
     file = setup.env.run_dir / JOB_FILE
-    file.write_text(json.dumps(_without_secrets(json.loads(process_spec(job))), indent=2) + "\n")
+    file.write_text(json.dumps(redact_values(json.loads(process_spec(job))), indent=2) + "\n")
     spool.artifact(file, "job")
 
 
@@ -73,7 +72,8 @@ unimrg {importlib.metadata.version("unimrg")} run
 
 def parameters(setup: Setup, parameter_count: int, frozen_count: int) -> dict[str, str]:
     """Return the job's settings as flat, write-once parameters, and what follows from them."""
-    spec = setup.job.spec.model_dump(by_alias=True, mode="json", exclude_none=True)
+    # Before they are flat: the text of a list does not show under which names its items stand.
+    spec = redact_values(setup.job.spec.model_dump(by_alias=True, mode="json", exclude_none=True))
     flat: dict[str, str] = {}
 
     def flatten(prefix: str, value: object) -> None:
@@ -95,17 +95,6 @@ def parameters(setup: Setup, parameter_count: int, frozen_count: int) -> dict[st
         "frozen": str(frozen_count),
         "processes": str(setup.world_size),
     }
-
-
-def _without_secrets(value: Any, name: str = "") -> Any:
-    """Return a job without what looks like a key, in settings of custom members say; names of Secrets stay."""
-    if isinstance(value, dict):
-        return {key: _without_secrets(item, key) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_without_secrets(item, name) for item in value]
-    if not isinstance(value, str) or name == "secretName":
-        return value
-    return redact(value) if redact(f"{name}: value") == f"{name}: value" else REDACTED
 
 
 def _data_name(job: UniMRGJob) -> str:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from unimrg_api.redaction import REDACTED, clean, redact
+from unimrg_api.redaction import clean, redact, redact_values
 from unimrg_trainer.files import write_atomically
 from unimrg_trainer.storage.base import ObjectStore, put_once
 from unimrg_trainer.tracking.segments import encode, list_segments, read_records, segment_name
@@ -61,11 +61,11 @@ class Spool:
 
     def params(self, params: Mapping[str, object]) -> None:
         """Record parameters of the run; a later value does not replace them but becomes a tag. Secrets are replaced."""
-        self._append(params=_redacted(params))
+        self._append(params=_texts(params))
 
     def tags(self, tags: Mapping[str, object]) -> None:
         """Record tags of the run; a later value replaces an earlier one. Secrets are replaced."""
-        self._append(tags=_redacted(tags))
+        self._append(tags=_texts(tags))
 
     def dataset(self, name: str, digest: str, uri: str, context: str) -> None:
         """Record a data set that the run reads, and what for (`training`, `evaluation`)."""
@@ -198,7 +198,5 @@ def save_spool(run_dir: Path, store: ObjectStore) -> None:
         _logger.warning("the tracking spool was not copied to %s: %s", store.uri, clean(str(error), 500))
 
 
-def _redacted(values: Mapping[str, object]) -> dict[str, str]:
-    """Return the values as text: one whose name says that it is secret is left out, others are redacted."""
-    secret = {name for name in values if redact(f"{name}: value") != f"{name}: value"}
-    return {name: REDACTED if name in secret else redact(str(value)) for name, value in values.items()}
+def _texts(values: Mapping[str, object]) -> dict[str, str]:
+    return {name: str(value) for name, value in redact_values(values).items()}
