@@ -12,9 +12,11 @@ from unimrg_api.exit_codes import ExitCode
 from unimrg_trainer.checkpoint.identity import claim_attempt
 from unimrg_trainer.checkpoint.lease import acquire
 from unimrg_trainer.launch.signals import StopRequest
-from unimrg_trainer.launch.sync import sync_run
+from unimrg_trainer.launch.sync import sync_run, tracked_job
+from unimrg_trainer.local_folders import JOB_FILE
 from unimrg_trainer.storage import LocalStore
 from unimrg_trainer.tracking.settings import TerminalStatus
+from unimrg_trainer.tracking.spool import Spool, save_spool
 
 
 def test_the_run_of_a_job_at_work_elsewhere_is_not_closed(tmp_path: Path, closed: list[TerminalStatus]) -> None:
@@ -29,3 +31,12 @@ def test_the_run_of_a_job_at_work_elsewhere_is_not_closed(tmp_path: Path, closed
     lease.release()
     sync_run(job, file, tmp_path / "folder of this machine", StopRequest())
     assert closed == ["KILLED"]
+
+
+def test_the_job_of_the_last_attempt_is_taken_in_whatever_order_they_arrive(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "run")
+    for attempt in (2, 10, 9):
+        (tmp_path / JOB_FILE).write_text(f"job of attempt {attempt}")
+        Spool(tmp_path / "pod" / "spool", attempt).artifact(tmp_path / JOB_FILE, "job")
+    save_spool(tmp_path / "pod", store)
+    assert tracked_job(store, tmp_path / "here").read_text() == "job of attempt 10"

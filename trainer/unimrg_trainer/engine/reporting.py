@@ -149,10 +149,9 @@ class Reporter:
         )
 
     def close(self) -> None:
-        """Record the end of training."""
+        """Stop measuring the node, and save what the spool has."""
         self._system.set()
         if self._spool is not None:
-            self._spool.end("trained to the stop step")
             self.keep_segments(self.close_segments())
 
     def _update(self, **changes: object) -> None:

@@ -25,19 +25,20 @@ SYNC_SECONDS = 3600.0
 
 
 def tracked_job(store: ObjectStore, run_dir: Path) -> Path:
-    """Return the file of the job whose run lies in `store`: the newest that its spool has, fetched into `run_dir`.
+    """Return the file of the job whose run lies in `store`: that of its spool's last attempt, fetched into `run_dir`.
 
     Raises UserError (INPUT_MISSING) if there is none.
     """
     restore_segments(store, run_dir / "spool")
-    files = sorted(run_dir.glob(f"spool/attempt-*/files/*/{JOB_FILE}"), key=lambda path: path.stat().st_mtime)
+    files = list(run_dir.glob(f"spool/attempt-*/files/*/{JOB_FILE}"))
     if not files:
         raise UserError(
             f"nothing was tracked under {store.uri}",
             remedy="give the job's file instead, or correct the URI",
             exit_code=ExitCode.INPUT_MISSING,
         )
-    return files[-1]
+    # What was fetched has the times of its arrival, so those tell starts of one attempt apart at most.
+    return max(files, key=lambda path: (int(path.parents[2].name.removeprefix("attempt-")), path.stat().st_mtime))
 
 
 def sync_run(job: UniMRGJob, job_file: Path, run_dir: Path | None, stop: StopRequest) -> tuple[ExitResult, str]:
