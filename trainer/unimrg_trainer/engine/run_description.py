@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import importlib.metadata
 import json
+import logging
 import subprocess
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from unimrg_api.redaction import redact_values
 from unimrg_trainer.engine.setup import Setup
 from unimrg_trainer.local_folders import JOB_FILE
 from unimrg_trainer.tracking.spool import Spool
+
+logger = logging.getLogger(__name__)
 
 
 def describe_run(setup: Setup, spool: Spool, parameter_count: int, frozen_count: int) -> None:
@@ -36,8 +39,12 @@ def describe_run(setup: Setup, spool: Spool, parameter_count: int, frozen_count:
     )
     record_dataset(setup, spool, "training")
     file = setup.env.run_dir / JOB_FILE
-    file.write_text(json.dumps(redact_values(json.loads(process_spec(job))), indent=2) + "\n")
-    spool.artifact(file, "job")
+    try:
+        file.write_text(json.dumps(redact_values(json.loads(process_spec(job))), indent=2) + "\n")
+    except OSError as error:  # a full disk ends no training
+        logger.warning("the job is not tracked, %s cannot be written: %s", file, error)
+    else:
+        spool.artifact(file, "job")
 
 
 def record_dataset(setup: Setup, spool: Spool, context: str) -> None:

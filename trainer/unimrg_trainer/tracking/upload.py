@@ -2,7 +2,8 @@
 
 One mechanism serves training, `finish`, the next attempt and `unimrg track sync`: two cursors go over the same lines.
 The first sends points, parameters and tags in batches; the second, behind it, sends what takes a request of its own
-(files, pictures, data sets), so that an artifact store that is down holds up no point. Every request may be repeated.
+(files, pictures, data sets). Where the artifact store is down the pass fails there, after the points; those that come
+later wait for the next pass. Every request may be repeated.
 
 Every point reaches the server once, although a step is run again after a crash and the local disk may be lost: where
 the lines of another writer begin, they are compared with the run's history on the server (`segments.new_values`).
