@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
 
 REDACTED = "[redacted]"
 
@@ -20,7 +23,12 @@ _NAMED = re.compile(
     (?P<quote>["']?)(?!\[redacted\])(?P<value>[^\s"',;&}\]]{4,})
     """
 )
-_HEADER = re.compile(r"(?i)\b(authorization\s{0,8}[:=]\s{0,8})\S+(\s+[^\s,;\"']+)?|\b(bearer)\s{1,8}[\w.~+/=-]{8,}")
+_HEADER = re.compile(
+    r"""(?x)
+    (?i:\b(?:authorization\s{0,8}[:=]\s{0,8})\S+(?:\s+[^\s,;"']+)? | \bbearer\s{1,8}[\w.~+/=-]{8,})
+    | \b[Bb]asic\s{1,8}(?=[A-Za-z+/]{0,200}(?:[0-9=]|[a-z][A-Z]))[A-Za-z0-9+/]{8,1024}={0,2}
+    """
+)
 _URL_PASSWORD = re.compile(r"(://)[^\s/@]{1,1024}@")
 _KNOWN_SHAPES = re.compile(
     r"""(?x)
@@ -46,6 +54,28 @@ def redact(text: str) -> str:
     text = _URL_PASSWORD.sub(lambda match: f"{match[1]}{REDACTED}@", text)
     text = _NAMED.sub(lambda match: f"{match['name']}{match['quote']}{REDACTED}", text)
     return _SECRET_KEY.sub(REDACTED, text)
+
+
+def redact_values(value: Any, path: tuple[str, ...] = ()) -> Any:
+    """Return JSON values without what looks like a key, by itself or by a name above it.
+
+    Below a name that says so (`password`, `apiKey`, `auth`, `credentials`) everything is replaced, whatever its type;
+    `path` has the names that lead to `value`. Names may be dotted paths, as those of parameters are. Only the
+    `secretName` of `credentials` stays: it says where a cluster keeps the secret.
+    """
+    if isinstance(value, Mapping):
+        return {redact(str(name)): redact_values(item, (*path, *str(name).split("."))) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [redact_values(item, path) for item in value]
+    public = path[:-2] if path[-2:] == ("credentials", "secretName") and isinstance(value, str) else path
+    if any(_is_secret(name) for name in public):
+        return REDACTED
+    return redact(value) if isinstance(value, str) else value
+
+
+@lru_cache(4096)
+def _is_secret(name: str) -> bool:
+    return name.lower().endswith(("auth", "authorization")) or redact(f"{name}: value") != f"{name}: value"
 
 
 def clean(text: str, limit: int | None = None) -> str:

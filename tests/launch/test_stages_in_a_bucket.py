@@ -33,6 +33,8 @@ from unimrg_trainer.launch.classification import WorkerGroupExit
 from unimrg_trainer.launch.exit_records import ExitResult
 from unimrg_trainer.launch.signals import StopRequest
 from unimrg_trainer.storage import ObjectStore
+from unimrg_trainer.tracking.segments import read_curves
+from unimrg_trainer.tracking.spool import Spool, restore_segments
 
 UID = "0b5c4f9e-5a0e-4d0e-9a57-6a2f7a1f0001"
 
@@ -136,7 +138,8 @@ def test_shards_and_weights_that_are_not_there_fail_the_check(pods: Pods) -> Non
     refused(pods.stage("check"), ExitCode.INPUT_MISSING, "spec.model.init", f"{pods.place.uri}/weights")
 
 
-def test_a_prefix_of_another_training_is_neither_used_nor_closed(pods: Pods) -> None:
+def test_a_prefix_of_another_training_is_neither_used_nor_closed(pods: Pods, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stages, "UPLOAD_SECONDS", 300.0)  # a busy machine may take longer to import MLflow than 10 s
     assert pods.stage("prepare").exit_code == 0
     assert pods.stage("train", attempt="1").exit_code == 0
     pods.changes = {"training__seed": 7}
@@ -254,6 +257,8 @@ def test_nodes_with_addresses_of_their_own_train_together(pods: Pods) -> None:
         )
         for rank in (0, 1)
     ]
+    for env in envs:  # as the system metrics that each node has
+        Spool(env.run_dir / "spool", 1).step(1, {f"system/node_{env.node_rank}/memory": 1.0})
     launch = "from unimrg_trainer.launch.main import main; main(['train'], rank_module='tests.support.fake_engine')"
     keys = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
     processes = [
@@ -271,3 +276,5 @@ def test_nodes_with_addresses_of_their_own_train_together(pods: Pods) -> None:
         f"logs/attempt-1/train/{name}" for name in ("rank-0.log", "rank-1.log")
     ]
     assert [key for key, _ in pods.run.list("outcomes/")] == ["outcomes/attempt-1-train.json"]
+    restore_segments(pods.run, pods.folder / "finish")
+    assert {"system/node_0/memory", "system/node_1/memory"} <= set(read_curves(pods.folder / "finish"))

@@ -16,7 +16,7 @@ from tests.support.dictionary_store import DictionaryStore
 from tests.support.virtual_clock import VirtualClock
 from tests.support.waiting import wait_until
 from unimrg_trainer.tracking.segments import list_segments, new_values, read_attempts, read_curves, read_records
-from unimrg_trainer.tracking.spool import Spool, copy_segments, restore_segments
+from unimrg_trainer.tracking.spool import Spool, copy_segments, restore_segments, save_spool
 from unimrg_trainer.tracking.system_metrics import watch_system
 
 WRITER = """
@@ -150,6 +150,21 @@ def test_copying_twice_writes_once_and_restoring_gives_the_same_curves(
     assert restore_segments(dictionary_store, tmp_path / "elsewhere") == []
 
 
+def test_another_node_adds_lines_and_leaves_what_is_acknowledged(
+    tmp_path: Path, dictionary_store: DictionaryStore
+) -> None:
+    for node in ("node-0", "node-1"):
+        folder = tmp_path / node / "spool"
+        Spool(folder, 1).step(1, {f"system/{node}/memory": 1.0})
+        (folder / "acknowledged.json").write_text(node)
+        save_spool(tmp_path / node, dictionary_store, acknowledged=node == "node-0")
+
+    restore_segments(dictionary_store, tmp_path / "finish")
+
+    assert read_curves(tmp_path / "finish") == {f"system/node-{node}/memory": {1: 1.0} for node in (0, 1)}
+    assert (tmp_path / "finish/acknowledged.json").read_text() == "node-0"
+
+
 def test_restoring_writes_nothing_outside_the_spool(tmp_path: Path, dictionary_store: DictionaryStore) -> None:
     dictionary_store.objects["spool/attempt-1/../../outside.jsonl"] = b"x\n"
     dictionary_store.put("spool/elsewhere.json", b"{}")
@@ -176,6 +191,7 @@ def test_secrets_do_not_reach_the_disk(tmp_path: Path) -> None:
             "tokenizer": "byte-level",
             "perf.tokens_per_s": 12,
             "passphrase": "h 2",
+            "model.custom.password.value": "hunter2-f",
         }
     )
     spool.tags({"api-key": "hunter2-e"})

@@ -7,7 +7,7 @@ import json
 import math
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -40,6 +40,7 @@ class ListServer(MlflowRun):
         self.deleted = False
         self.files_fail = False
         self.failure: Exception | None = None
+        self.status_failures: Iterator[Exception | None] = itertools.repeat(None)
         self.entered = threading.Event()
         self.release: threading.Event | None = None
 
@@ -74,7 +75,9 @@ class ListServer(MlflowRun):
         assert path is not None
         self.files.append(f"{record['folder']}/{path.name}")
 
-    def set_status(self, status: TerminalStatus | None, end_ms: int) -> None: ...
+    def set_status(self, status: TerminalStatus | None, end_ms: int) -> None:
+        if (failure := next(self.status_failures)) is not None:
+            raise failure
 
     def points(self) -> list[tuple[str, str, int, int]]:
         return sorted(self.runs[self.run_id], key=lambda point: (point[0], point[3]))
@@ -206,6 +209,31 @@ def test_what_only_a_person_can_mend_ends_the_waiting_and_is_said(
     assert "401; check the password" in report.problem
     assert json.loads((tmp_path / "mlflow.json").read_text())["problem"] == report.problem
     assert [record.levelname for record in caplog.records] == ["ERROR"]
+
+
+def test_a_problem_stays_said_although_connecting_works(tmp_path: Path) -> None:
+    """A server that is read, but not written: the run is found in each pass, and its status is refused."""
+    spool_with(tmp_path, steps=1)
+    server, said = ListServer(), list[str]()
+
+    def failures() -> Iterator[Exception | None]:
+        for cause in ("full", "full", "full", "read-only at 0x7f01", "read-only at 0x7f02"):
+            said.append(json.loads((tmp_path / "mlflow.json").read_bytes())["problem"])
+            yield UnavailableError(f"the database is {cause}")
+        said.append(json.loads((tmp_path / "mlflow.json").read_bytes())["problem"])
+        yield from itertools.repeat(None)
+
+    server.status_failures = failures()
+    (tmp_path / "mlflow.json").write_text('{"problem": "of an earlier attempt"}')
+    uploader = Uploader(tmp_path, SETTINGS, remote=server, first_wait=0.001, poll_seconds=0.001)
+    uploader.start()
+    report = uploader.stop(timeout=30)
+
+    full = "MLflow at http://server cannot be reached: the database is full"
+    read_only = full.replace("full", "read-only")
+    assert said == ["of an earlier attempt", full, full, full, read_only, read_only]
+    assert (report.problem, report.exit_code) == ("", ExitCode.OK)
+    assert json.loads((tmp_path / "mlflow.json").read_bytes())["problem"] == ""
 
 
 def test_an_unexpected_error_does_not_end_the_upload(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ class Job:
         prepare(job.spec.data.sources, folder, LocalStore(folder / "data"), lambda *_: None)
         self.run = folder / "run"
         store, data = LocalStore(self.run), LocalStore(folder / "data")
-        claim_identity(store, "f00d", job.training_digest(Dataset.open(data, "train").digest))
+        claim_identity(store, "f00d", job.trained_values(Dataset.open(data, "train").digest))
         claim_attempt(store, None, 1)
         run_stage(folder, job, 1, monkeypatch)
         run_stage(folder, job, 2, monkeypatch, stage=evaluate.main)

@@ -8,9 +8,11 @@ from __future__ import annotations
 import getpass
 import hashlib
 import json
+import logging
 import os
 import tempfile
 import time
+from functools import lru_cache
 from pathlib import Path
 
 from unimrg_api.errors import UserError
@@ -21,6 +23,8 @@ from unimrg_api.spec_platform import StorageSpec
 from unimrg_api.stages import StageName
 from unimrg_trainer.files import write_atomically
 from unimrg_trainer.storage.local import explained
+
+logger = logging.getLogger(__name__)
 
 PROGRESS_FILE, MLFLOW_FILE, TERMINATION_FILE = "progress.json", "mlflow.json", "termination.json"
 JOB_FILE = "unimrgjob.json"
@@ -104,10 +108,22 @@ def log_folder(run_dir: Path, attempt: str, stage: StageName) -> Path:
 
 
 def write_progress(run_dir: Path, progress: Progress) -> Progress:
-    """Replace the progress file of a run's folder; return what was written: the progress with the present time."""
+    """Replace the progress file of a run's folder; return what was written: the progress with the present time.
+
+    Raises nothing for a full disk, which may not end a training: it warns once and leaves the file as it is.
+    """
     written = progress.model_copy(update={"updated": time.time()})
-    write_atomically(run_dir / PROGRESS_FILE, written.to_json())
+    try:
+        write_atomically(run_dir / PROGRESS_FILE, written.to_json())
+    except OSError as error:
+        _warn_of_progress(run_dir, str(error.strerror))
     return written
+
+
+@lru_cache
+def _warn_of_progress(run_dir: Path, problem: str) -> None:
+    """Warn once in a process, for progress is written every second."""
+    logger.warning("the progress in %s is not written, and what shows it stands still: %s", run_dir, problem)
 
 
 def mlflow_run(run_dir: Path) -> dict[str, str]:

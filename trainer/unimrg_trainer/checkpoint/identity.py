@@ -11,7 +11,7 @@ from typing import Any
 from unimrg_api.digests import canonical_json, sha256_of
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
-from unimrg_api.redaction import REDACTED, clean
+from unimrg_api.redaction import redact_values
 from unimrg_trainer.storage.base import NotFound, ObjectStore, StorageError, put_once
 
 JOB_KEY = "job.json"
@@ -28,7 +28,7 @@ def claim_identity(store: ObjectStore, uid: str | None, training: Mapping[str, A
     ever; None or "" draws one. Raises UserError: CONFIGURATION if the prefix belongs to another training, with the
     fields that differ; DATA_CORRUPT if job.json is unreadable.
     """
-    own = {"uid": uid or uuid.uuid4().hex, "digest": sha256_of(training), "training": _cleaned(training)}
+    own = {"uid": uid or uuid.uuid4().hex, "digest": sha256_of(training), "training": redact_values(training)}
     if put_once(store, JOB_KEY, canonical_json(own).encode()):
         return str(own["uid"])
     held = _read_job(store)
@@ -66,16 +66,6 @@ def _flat(path: str, value: object) -> Iterator[tuple[str, object]]:
 
 def _shown(values: Mapping[str, object], name: str) -> str:
     return canonical_json(values[name]) if name in values else "absent"
-
-
-def _cleaned(value: Any, name: str = "") -> Any:
-    """The value without what looks like a secret, by itself or by its name: settings of custom models are free text."""
-    if isinstance(value, Mapping):
-        return {key: _cleaned(item, key) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_cleaned(item, name) for item in value]
-    named = f"{name}={value}"
-    return value if not isinstance(value, str) or clean(named) == named else REDACTED
 
 
 def claim_attempt(store: ObjectStore, start: str | None = None, wish: int = 1) -> int:

@@ -17,6 +17,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,32 @@ class Lease:
         self.renew()
 
 
+@dataclass(frozen=True)
+class Holder:
+    """Who holds the lease of a prefix; `age` is for how many seconds it was not renewed."""
+
+    content: dict[str, Any]
+    age: float
+
+    def __str__(self) -> str:
+        return f"{_described(self.content)}; last heard of {self.age:.0f} s ago"
+
+    @property
+    def remedy(self) -> str:
+        return f"if it was killed, try again in {max(1.0, STALE_SECONDS - self.age):.0f} s"
+
+
+def holder(store: ObjectStore) -> Holder | None:
+    """Return who trains under a prefix: the newest lease's holder, unless released, stale or seen to have ended."""
+    newest = max(_numbers(store), default=0)
+    content = _read(store, newest) if newest else None
+    age = store.age(_key(newest)) if content else None
+    if content is None or age is None or content["released"] or age > STALE_SECONDS:
+        return None
+    gone = content["machine"] == _machine() and content["started"] != _started(content["process"])
+    return None if gone else Holder(content, age)
+
+
 def acquire(store: ObjectStore, owner: str, attempt: int) -> Lease:
     """Take the lease of a prefix; raises UserError (UNAVAILABLE) if another training holds it.
 
@@ -68,13 +95,11 @@ def acquire(store: ObjectStore, owner: str, attempt: int) -> Lease:
     while True:
         numbers = _numbers(store)
         newest = max(numbers, default=0)
-        holder = _read(store, newest) if newest else None
-        age = store.age(_key(newest)) if holder else None
-        if holder and age is not None and not _may_be_taken(holder, owner, attempt, age):
+        held = holder(store)
+        if held is not None and not (owner and held.content["owner"] == owner and held.content["attempt"] <= attempt):
             raise UserError(
-                f"another training is using {store.uri}: {_described(holder)}; last heard of {age:.0f} s ago",
-                remedy=f"stop it or wait for its end, or give this job a spec.checkpoint.uri of its own; if it was"
-                f" killed, try again in {max(1.0, STALE_SECONDS - age):.0f} s",
+                f"another training is using {store.uri}: {held}",
+                remedy=f"stop it or wait for its end, or give this job a spec.checkpoint.uri of its own; {held.remedy}",
                 exit_code=ExitCode.UNAVAILABLE,
             )
         since = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -117,14 +142,8 @@ def renewed(store: ObjectStore, owner: str, attempt: int, on_loss: Callable[[str
         ended.set()
 
 
-def _may_be_taken(holder: dict[str, Any], owner: str, attempt: int, age: float) -> bool:
-    own = bool(owner) and holder["owner"] == owner and holder["attempt"] <= attempt
-    gone = holder["machine"] == _machine() and holder["started"] != _started(holder["process"])
-    return holder["released"] or own or gone or age > STALE_SECONDS
-
-
-def _described(holder: dict[str, Any]) -> str:
-    return f"process {holder['process']} on {holder['host']}, attempt {holder['attempt']}, since {holder['since']}"
+def _described(lease: dict[str, Any]) -> str:
+    return f"process {lease['process']} on {lease['host']}, attempt {lease['attempt']}, since {lease['since']}"
 
 
 def _key(number: int) -> str:

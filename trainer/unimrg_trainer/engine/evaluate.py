@@ -241,7 +241,6 @@ def record_results(setup: Setup, spool: Spool, summary: Summary, folder: Path) -
         spool.artifact(file, "tables")
         tables.append({"path": f"tables/{name}.json", "type": "table"})
     spool.tags({"mlflow.loggedArtifacts": json.dumps(tables)})
-    spool.end("evaluated")
 
 
 def seeds_of(job: UniMRGJob) -> dict[str, int]:

@@ -55,6 +55,7 @@ class Reporter:
             return
         operations = self._setup.operations
         shares = operations.shares([one.step for one in measured.metrics], measured.step_seconds) if operations else {}
+        skipped = measured.skipped_steps - sum(point.skipped for point in measured.metrics)  # before these steps
         for point, rate in zip(measured.metrics, measured.learning_rates, strict=True):
             measurements = {
                 "train/loss": point.loss,
@@ -63,12 +64,13 @@ class Reporter:
                 **{f"train/grad_norm/{name.lower()}": value for name, value in point.objective_norms.items()},
             }
             if point.skipped:
+                skipped += 1
                 logger.warning("step %d was skipped: loss %.4g, |g| %.4g", point.step, point.loss, point.grad_norm)
             self._spool.step(
                 point.step,
                 {
                     **{name: value for name, value in measurements.items() if math.isfinite(value)},
-                    "train/skipped_steps": float(measured.skipped_steps),
+                    "train/skipped_steps": float(skipped),
                     "optim/lr": rate,
                     "data/rows_seen": float(point.step * self._rows_per_step),
                     "perf/step_s": measured.step_seconds,
@@ -155,10 +157,9 @@ class Reporter:
         )
 
     def close(self) -> None:
-        """Record the end of training."""
+        """Stop measuring the node, and save what the spool has."""
         self._system.set()
         if self._spool is not None:
-            self._spool.end("trained to the stop step")
             self.keep_segments(self.close_segments())
 
     def _update(self, **changes: object) -> None:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import getpass
 import importlib.metadata
 import json
+import logging
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import unimrg_trainer
 from unimrg_api.fields import resolve_uri
 from unimrg_api.job import UniMRGJob
 from unimrg_api.load import process_spec
-from unimrg_api.redaction import REDACTED, redact
+from unimrg_api.redaction import redact_values
 from unimrg_trainer.engine.setup import Setup
 from unimrg_trainer.local_folders import JOB_FILE
 from unimrg_trainer.tracking.spool import Spool
+
+logger = logging.getLogger(__name__)
 
 
 def describe_run(setup: Setup, spool: Spool, parameter_count: int, frozen_count: int) -> None:
@@ -37,8 +39,12 @@ def describe_run(setup: Setup, spool: Spool, parameter_count: int, frozen_count:
     )
     record_dataset(setup, spool, "training")
     file = setup.env.run_dir / JOB_FILE
-    file.write_text(json.dumps(_without_secrets(json.loads(process_spec(job))), indent=2) + "\n")
-    spool.artifact(file, "job")
+    try:
+        file.write_text(json.dumps(redact_values(json.loads(process_spec(job))), indent=2) + "\n")
+    except OSError as error:  # a full disk ends no training
+        logger.warning("the job is not tracked, %s cannot be written: %s", file, error)
+    else:
+        spool.artifact(file, "job")
 
 
 def record_dataset(setup: Setup, spool: Spool, context: str) -> None:
@@ -73,7 +79,8 @@ unimrg {importlib.metadata.version("unimrg")} run
 
 def parameters(setup: Setup, parameter_count: int, frozen_count: int) -> dict[str, str]:
     """Return the job's settings as flat, write-once parameters, and what follows from them."""
-    spec = setup.job.spec.model_dump(by_alias=True, mode="json", exclude_none=True)
+    # Before they are flat: the text of a list does not show under which names its items stand.
+    spec = redact_values(setup.job.spec.model_dump(by_alias=True, mode="json", exclude_none=True))
     flat: dict[str, str] = {}
 
     def flatten(prefix: str, value: object) -> None:
@@ -95,17 +102,6 @@ def parameters(setup: Setup, parameter_count: int, frozen_count: int) -> dict[st
         "frozen": str(frozen_count),
         "processes": str(setup.world_size),
     }
-
-
-def _without_secrets(value: Any, name: str = "") -> Any:
-    """Return a job without what looks like a key, in settings of custom members say; names of Secrets stay."""
-    if isinstance(value, dict):
-        return {key: _without_secrets(item, key) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_without_secrets(item, name) for item in value]
-    if not isinstance(value, str) or name == "secretName":
-        return value
-    return redact(value) if redact(f"{name}: value") == f"{name}: value" else REDACTED
 
 
 def _data_name(job: UniMRGJob) -> str:

@@ -315,7 +315,7 @@ def _save_results(
                 outcomes.record_evaluation(run_store, context.job, found)
         if env.node_rank == 0:
             outcomes.store_termination_record(run_store, env.attempt, stage, records[-1])
-            save_spool(env.run_dir, run_store)
+        save_spool(env.run_dir, run_store, acknowledged=env.node_rank == 0)  # the others have system metrics in it
         for path in sorted(log_folder(env.run_dir, env.attempt, stage).glob("*.log")):
             run_store.put(f"logs/attempt-{env.attempt}/{stage}/{path.name}", tail(path))
         for lease in context.leases:

@@ -10,6 +10,7 @@ from unimrg_api.redaction import clean
 _REFUSED = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "MALFORMED_REQUEST", "RESOURCE_ALREADY_EXISTS"}
 _FORBIDDEN = {"PERMISSION_DENIED", "CUSTOMER_UNAUTHORIZED", "UNAUTHENTICATED"}
 _HTTP_CODE = re.compile(r"failed with error code (\d{3})")
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 _REMEDIES = {
     "Invalid Host header": "start it as `mlflow server --allowed-hosts NAME`, NAME being the host and port of"
     " spec.tracking.mlflow.uri",
@@ -46,7 +47,8 @@ def explain(server: str, error: Exception) -> tuple[str, ExitCode]:
     """Return in one sentence what MLflow at the URI `server` does not do, why, and what a person can do; and a code."""
     known = isinstance(error, UnavailableError)
     what = "refuses this job's records" if isinstance(error, ActionRequiredError) else "cannot be reached"
-    text = clean(str(error) if known else repr(error), 500)
+    # Addresses of objects differ in each attempt, and would make one cause look like many.
+    text = _ADDRESS.sub("", clean(str(error) if known else repr(error), 500))
     code = error.exit_code if isinstance(error, UnavailableError) else ExitCode.UNAVAILABLE
     return f"MLflow at {server} {what}: {text}", code
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from unimrg_api.redaction import REDACTED, clean, redact
+from unimrg_api.redaction import clean, redact, redact_values
 from unimrg_trainer.files import write_atomically
 from unimrg_trainer.storage.base import ObjectStore, put_once
 from unimrg_trainer.tracking.segments import encode, list_segments, read_records, segment_name
@@ -61,11 +61,11 @@ class Spool:
 
     def params(self, params: Mapping[str, object]) -> None:
         """Record parameters of the run; a later value does not replace them but becomes a tag. Secrets are replaced."""
-        self._append(params=_redacted(params))
+        self._append(params=_texts(params))
 
     def tags(self, tags: Mapping[str, object]) -> None:
         """Record tags of the run; a later value replaces an earlier one. Secrets are replaced."""
-        self._append(tags=_redacted(tags))
+        self._append(tags=_texts(tags))
 
     def dataset(self, name: str, digest: str, uri: str, context: str) -> None:
         """Record a data set that the run reads, and what for (`training`, `evaluation`)."""
@@ -81,10 +81,6 @@ class Spool:
     def image(self, path: Path, series: str, step: int) -> bool:
         """Record a PNG of the state after `step` optimiser steps; MLflow shows a series beside the curves."""
         return self._append_file(path, image=series, step=step)
-
-    def end(self, reason: str) -> None:
-        """Record why this attempt ended."""
-        self._append(tags={f"unimrg.end.{self.attempt}": f"{self._now()}, {clean(reason, 500)}"})
 
     def close_segment(self) -> list[str]:
         """Make what was written so far immutable and durable; return the names of all closed segments.
@@ -145,12 +141,13 @@ class Spool:
         return self._file
 
 
-def copy_segments(folder: Path, names: list[str], store: ObjectStore) -> list[str]:
+def copy_segments(folder: Path, names: list[str], store: ObjectStore, *, acknowledged: bool = True) -> list[str]:
     """Copy closed segments (relative to `folder`) and the files that they name to `RUN/spool/`; return the new keys.
 
     `store` is rooted at RUN. What is there already is left alone, so it may be called any number of times. How far
     the server has them is copied as well and replaces what was there: wherever the job goes on, what was
-    acknowledged is not sent again. Raises what the store raises (StorageError, OSError).
+    acknowledged is not sent again; not so with `acknowledged=False`, for nodes beside the first, of which the store
+    keeps no state. Raises what the store raises (StorageError, OSError).
     """
     present = {key for key, _ in store.list(STORE_FOLDER)}
     files = sorted(path for path in folder.glob("attempt-*/files/*/*") if not path.name.startswith("."))
@@ -164,7 +161,7 @@ def copy_segments(folder: Path, names: list[str], store: ObjectStore) -> list[st
             content = content[: content.rfind(b"\n") + 1]  # without the torn line of a killed writer
         if put_once(store, key, content):
             new.append(key)
-    if (folder / STATE_FILE).is_file():
+    if acknowledged and (folder / STATE_FILE).is_file():
         store.put(STORE_FOLDER + STATE_FILE, (folder / STATE_FILE).read_bytes())
     return new
 
@@ -186,19 +183,17 @@ def restore_segments(store: ObjectStore, folder: Path) -> list[str]:
     return fetched
 
 
-def save_spool(run_dir: Path, store: ObjectStore) -> None:
+def save_spool(run_dir: Path, store: ObjectStore, *, acknowledged: bool = True) -> None:
     """Copy what the spool of `run_dir` holds to `store`, where `finish` finds it in another pod; never raises.
 
-    The writers must have ended.
+    `acknowledged` as in `copy_segments`. The writers must have ended.
     """
     folder = run_dir / "spool"
     try:
-        copy_segments(folder, list_segments(folder), store)
+        copy_segments(folder, list_segments(folder), store, acknowledged=acknowledged)
     except Exception as error:
         _logger.warning("the tracking spool was not copied to %s: %s", store.uri, clean(str(error), 500))
 
 
-def _redacted(values: Mapping[str, object]) -> dict[str, str]:
-    """Return the values as text: one whose name says that it is secret is left out, others are redacted."""
-    secret = {name for name in values if redact(f"{name}: value") != f"{name}: value"}
-    return {name: REDACTED if name in secret else redact(str(value)) for name, value in values.items()}
+def _texts(values: Mapping[str, object]) -> dict[str, str]:
+    return {name: str(value) for name, value in redact_values(values).items()}

@@ -2,7 +2,8 @@
 
 One mechanism serves training, `finish`, the next attempt and `unimrg track sync`: two cursors go over the same lines.
 The first sends points, parameters and tags in batches; the second, behind it, sends what takes a request of its own
-(files, pictures, data sets), so that an artifact store that is down holds up no point. Every request may be repeated.
+(files, pictures, data sets). Where the artifact store is down the pass fails there, after the points; those that come
+later wait for the next pass. Every request may be repeated.
 
 Every point reaches the server once, although a step is run again after a crash and the local disk may be lost: where
 the lines of another writer begin, they are compared with the run's history on the server (`segments.new_values`).
@@ -107,12 +108,17 @@ class SpoolUpload:
         waiting = [line for line in self._unsent("objects") if line.is_object]
         return len({(line.segment, line.end) for line in [*waiting, *self._unsent("batches")]})
 
-    def publish(self, problem: str = "") -> None:
-        """Write run id, URL and the present problem to `mlflow.json`, for the progress and the next commit."""
+    def publish(self, problem: str | None = None) -> None:
+        """Write run id, URL and the present problem to `mlflow.json`, for the progress and the next commit.
+
+        None keeps the problem that is written there: a connection alone does not show that the server takes records.
+        """
         known = {"run_id": self.state.run_id or "", "url": self.remote.url, "uri": self.settings.public_uri}
-        content = {**mlflow_run(self.run_dir), **{name: text for name, text in known.items() if text}}
+        content = {"problem": "", **mlflow_run(self.run_dir), **{name: text for name, text in known.items() if text}}
+        if problem is not None:
+            content["problem"] = problem
         with suppress(OSError):  # a full disk
-            write_atomically(self.run_dir / MLFLOW_FILE, json.dumps({**content, "problem": problem}))
+            write_atomically(self.run_dir / MLFLOW_FILE, json.dumps(content))
 
     def _connect(self) -> None:
         self._check()

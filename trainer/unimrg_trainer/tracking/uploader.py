@@ -77,7 +77,8 @@ class Uploader:
         )
         self._thread = threading.Thread(target=self._run, name="mlflow-uploader", daemon=True)
         self._problem = ""
-        self._exit_code = ExitCode.OK
+        self._exit_code: ExitCode | None = None
+        """None before the first pass has ended."""
 
     def start(self) -> None:
         """Start the thread."""
@@ -97,8 +98,8 @@ class Uploader:
     def report(self) -> UploadReport:
         """Return how far the upload has come."""
         upload = self._upload
-        run_id, remaining = upload.state.run_id, upload.remaining()
-        return UploadReport(upload.sent, remaining, run_id, upload.status_set, self._problem, self._exit_code)
+        run_id, remaining, code = upload.state.run_id, upload.remaining(), self._exit_code or ExitCode.OK
+        return UploadReport(upload.sent, remaining, run_id, upload.status_set, self._problem, code)
 
     def _run(self) -> None:
         failures = 0
@@ -120,16 +121,18 @@ class Uploader:
             (self._abandon if stopping else self._stop).wait(wait if failures else self.poll_seconds)
 
     def _set_problem(self, error: Exception | None) -> None:
-        """Keep the reason for the report; log it once per outage, and again when it is of another kind."""
-        before, server = self._exit_code, self.settings.public_uri
-        self._problem, self._exit_code = explain(server, error) if error is not None else ("", ExitCode.OK)
-        if self._exit_code is before:
+        """Keep the reason for the report; publish and log it once per outage, and again when it is another one."""
+        before, server = (self._problem, self._exit_code), self.settings.public_uri
+        problem, code = explain(server, error) if error is not None else ("", ExitCode.OK)
+        self._problem, self._exit_code = problem, code
+        if (problem, code) == before:
             return
-        self._upload.publish(self._problem)
+        self._upload.publish(problem)  # also after the first success: an earlier attempt may have left a problem
         if error is None:
-            _logger.info("MLflow at %s takes records again", server)
+            if before[0]:
+                _logger.info("MLflow at %s takes records again", server)
         else:
-            level = logging.WARNING if self._exit_code is ExitCode.UNAVAILABLE else logging.ERROR
+            level = logging.WARNING if code is ExitCode.UNAVAILABLE else logging.ERROR
             _logger.log(level, "%s; training goes on, the spool keeps everything", self._problem)
 
 
