@@ -39,7 +39,7 @@ def print_plan(plan: Plan) -> None:
     )
     if plan.times:
         ordered = sorted(plan.times.items(), key=lambda item: item[0] != plan.device)
-        columns = ["DEVICE", "STEP", "TRAINING", "HFU", f"{plan.strategy} FITS"]
+        columns = ["DEVICE", "STEP", "TRAINING", "HFU", "ENCODERS", f"{plan.strategy} FITS"]
         printer.table(f"Time at {plan.mfu:.0%} MFU", columns, [[name, *_time(one)] for name, one in ordered])
     kept, reads = plan.checkpoints, plan.reads
     epoch = "an epoch: see --images" if reads.epoch is None else f"{size(round(reads.epoch))} an epoch"
@@ -58,7 +58,8 @@ def _operations(one: Operations) -> list[str]:
 
 
 def _time(one: Time) -> list[str]:
-    return [duration(one.step_seconds), duration(3600 * one.hours), f"{one.hfu:.0%}", "yes" if one.fits else "no"]
+    shares = [f"{share:.0%}" for share in (one.hfu, one.encoders)]
+    return [duration(one.step_seconds), duration(3600 * one.hours), *shares, "yes" if one.fits else "no"]
 
 
 @dataclass

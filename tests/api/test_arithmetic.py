@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from unimrg_api.arithmetic.devices import DEVICES, find_device, utilisation
+from unimrg_api.arithmetic.devices import DEVICES, find_device
 from unimrg_api.arithmetic.families.registry import arithmetic_of
 from unimrg_api.arithmetic.flops import Trained
 from unimrg_api.arithmetic.memory import Load, memory
@@ -93,8 +93,23 @@ def test_only_known_devices_have_a_peak() -> None:
         assert find_device(torch_name) == DEVICES[name]
     for unknown in ("NVIDIA H100 PCIe", "NVIDIA H100 NVL", "NVIDIA GeForce RTX 4090", "NVIDIA H200 NVL"):
         assert find_device(unknown) is None
-    used = utilisation(74e12, 111e12, 1.0, DEVICES["H20"])
-    assert (used.mfu, used.hfu) == (0.5, 0.75)
+
+
+def test_peaks_are_those_that_the_maker_states() -> None:
+    """In BF16 and FP32, 10¹² FLOPs a second, and GB."""
+    assert {
+        name: (one.bf16_flops / 1e12, one.fp32_flops / 1e12, one.memory / 1e9) for name, one in DEVICES.items()
+    } == {
+        "H20": (148, 44, 96),
+        "A100": (312, 19.5, 80),
+        "A100-40GB": (312, 19.5, 40),
+        "H100": (989, 67, 80),
+        "H800": (989, 67, 80),
+        "H200": (989, 67, 141),
+        "B200": (2250, 80, 180),
+        "L40S": (362, 91.6, 48),
+    }
+    assert DEVICES["H20"].least_seconds(74e12 + 44e12, 44e12) == 0.5 + 1, "44 of them in FP32"
 
 
 def test_a_family_of_a_package_has_no_plan() -> None:

@@ -26,6 +26,8 @@ USABLE = 0.92
 """Share of a GPU's memory that tensors can have: the rest is the driver's, and lost between them."""
 PHOTOGRAPH = 640 * 480
 """Pixels of an image whose size the job does not say."""
+NOTABLE = 0.2
+"""Share of the time from which frozen encoders are worth a warning."""
 BYTES_PER_PIXEL = 0.5
 """Of a stored image, or map."""
 
@@ -80,6 +82,8 @@ class Time(_Part):
     hours: float
     hfu: float
     """Share of the peak that the device then computes, repetitions included."""
+    encoders: float
+    """Share of the time that frozen encoders take."""
     fits: bool
     """Whether a process of the job's strategy has room in its memory."""
 
@@ -202,7 +206,7 @@ def plan_of(job: UniMRGJob, assumed: Assumed) -> Plan:
         checkpoints=_checkpoints(spec, family, sum(group.parameters for group in groups if group.trained)),
         reads=step.reads(assumed.images, steps),
         assumptions=_assumptions(spec, assumed),
-        warnings=_warnings(step, chosen, {name: one.total for name, one in needs.items()}, device),
+        warnings=_warnings(step, chosen, {name: one.total for name, one in needs.items()}, device, times),
     )
 
 
@@ -260,6 +264,18 @@ class _Step:
             tokens=counts.tokens * self.scale,
         )
 
+    def way_around_encoders(self) -> str:
+        """What to do about the time of frozen encoders."""
+        counts = self.family.counts(self.forward, packed=True)
+        if not any(one.stored and one.cost.weights and one.images(counts) for one in self.family.encoders):
+            return "a vision tower runs in every step"
+        beforehand = (
+            "data.imageEncoding: Prepared runs the image codec once, when data is prepared, and not in every step"
+        )
+        return (
+            beforehand if self.spec.data.sources else f"{beforehand}; it needs data that a job prepares (data.sources)"
+        )
+
     def reads(self, images: int | None, steps: int) -> Reads:
         """Bytes from the shards."""
         one, data = self._forward(1), self.spec.data
@@ -292,11 +308,13 @@ def _bytes(needed: Memory) -> Bytes:
 
 
 def _time(operations: Operations, device: Device, mfu: float, processes: int, steps: int, needed: float) -> Time:
-    seconds = operations.useful / (processes * device.bf16_flops * mfu)
+    least = device.least_seconds(operations.useful, operations.encoders)
+    seconds = least / (processes * mfu)
     return Time(
         step_seconds=seconds,
         hours=seconds * steps / 3600,
-        hfu=mfu * operations.computed / operations.useful,
+        hfu=mfu * device.least_seconds(operations.computed, operations.encoders) / least,
+        encoders=device.least_seconds(operations.encoders, operations.encoders) / least,
         fits=needed <= USABLE * device.memory,
     )
 
@@ -318,8 +336,9 @@ def _assumptions(spec: JobSpec, assumed: Assumed) -> list[str]:
     ]
     if spec.trainer.gpus_per_node:
         found.append(
-            f"time: {assumed.mfu:.0%} of the peak is used by operations that the step needs (--mfu); loading data, "
-            "checkpoints and start-up are not in it"
+            f"time: {assumed.mfu:.0%} of the peak is used by operations that the step needs (--mfu), those of frozen "
+            "encoders of the peak in FP32, in which they compute; loading data, checkpoints, start-up, earlyStop's "
+            "measurements, gradientNormsEvery and the stage evaluate are not in it"
         )
     found.append(
         f"memory: the tensors of a step's largest moment; {1 - USABLE:.0%} of a GPU is left to the driver and to gaps"
@@ -330,7 +349,9 @@ def _assumptions(spec: JobSpec, assumed: Assumed) -> list[str]:
     return found
 
 
-def _warnings(step: _Step, chosen: Operations, needs: dict[StrategyName, float], device: Device) -> list[str]:
+def _warnings(
+    step: _Step, chosen: Operations, needs: dict[StrategyName, float], device: Device, times: dict[str, Time]
+) -> list[str]:
     """What to beware of, with the way out; `needs` is the memory of a process by strategy."""
     spec, batch, found = step.spec, step.spec.training.batch, []
     cohorts = batch.rows_per_objective // batch.cohort_rows
@@ -344,6 +365,12 @@ def _warnings(step: _Step, chosen: Operations, needs: dict[StrategyName, float],
         return [*found, "the job trains on CPUs, whose peak is not known: no time is given"]
     if spec.training.precision != "BF16":
         found.append(f"times are those of BF16, and the job computes in {spec.training.precision}, which is slower")
+    share = times[device.name].encoders
+    if share > NOTABLE:
+        found.append(
+            f"frozen encoders take {share:.0%} of the time on {device.name}, for they compute in FP32; "
+            f"{step.way_around_encoders()}"
+        )
     room = USABLE * device.memory
     held = memory(step.family, replace(step.load(), recompute="Nothing"), strategy).total
     if needs[strategy] > room:
@@ -357,8 +384,9 @@ def _warnings(step: _Step, chosen: Operations, needs: dict[StrategyName, float],
             f"can be used; try {' or '.join(ways) or 'another device'}"
         )
     elif recompute != "Nothing" and held <= room:
+        saved = chosen.repeated / device.bf16_flops / device.least_seconds(chosen.computed, chosen.encoders)
         found.append(
-            f"training.recompute: Nothing fits too, with {held / 1e9:.0f} GB, and computes "
-            f"{chosen.repeated / chosen.computed:.0%} less, which is as much time at an equal HFU"
+            f"training.recompute: Nothing fits too, with {held / 1e9:.0f} GB, and takes {saved:.0%} less time at an "
+            "equal HFU"
         )
     return found
