@@ -15,6 +15,7 @@ from unimrg_api.texts import duration
 def print_plan(plan: Plan) -> None:
     """Print it, what is assumed and what to beware of last."""
     printer = _Printer(Console())
+    printer.lines("Refused: training would end at its start", plan.refused)
     head = {
         "job": plan.job,
         "model": plan.model,

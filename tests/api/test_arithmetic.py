@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -18,6 +19,23 @@ from unimrg_api.job import UniMRGJob
 from unimrg_api.spec_model import HarmonSpec
 
 GROUP = Forward(2, True, 3, True, Texts())
+
+
+def job(*, checkpoint: dict[str, Any] | None = None, **spec: Any) -> UniMRGJob:
+    """Of Harmon-1.5B, unless `spec` says otherwise."""
+    return UniMRGJob.model_validate(
+        {
+            "apiVersion": "training.unimrg.dev/v1alpha1",
+            "kind": "UniMRGJob",
+            "metadata": {"name": "planned"},
+            "spec": {
+                "model": {"harmon": {"variant": "1.5B"}},
+                "data": {"shards": ["s3://bucket/data"]},
+                **spec,
+                "checkpoint": {"uri": "s3://bucket/run", **(checkpoint or {})},
+            },
+        }
+    )
 
 
 def pairs_one_by_one(spans: Sequence[Span]) -> int:
@@ -112,12 +130,29 @@ def test_peaks_are_those_that_the_maker_states() -> None:
     assert DEVICES["H20"].least_seconds(74e12 + 44e12, 44e12) == 0.5 + 1, "44 of them in FP32"
 
 
+@pytest.mark.parametrize(
+    "every, keep, expected",
+    [
+        (100, {"keepLast": 1}, 2),
+        (100, {"keepLast": 3}, 3),
+        (100, {"keepLast": 30}, 10),
+        (300, {"keepLast": 2, "keepEvery": 500}, 3),  # 300, 600*, 900, 1000
+        (100, {"keepLast": 2, "keepEvery": 200}, 6),  # 200*, 400*, 600*, 800*, 900, 1000
+        (100, {"keepLast": 2, "keepEvery": 50}, 10),
+        (400, {"keepLast": 2, "keepEvery": 1000}, 2),  # 400, 800, 1000
+        (100, {"keepLast": 2, "keepEvery": 500, "early": 500}, 4),  # 500*, 900, 1000, and the best
+        (500, {"keepLast": 5, "early": 500}, 2),
+    ],
+)
+def test_commits_are_kept_as_retention_keeps_them(every: int, keep: dict[str, int], expected: int) -> None:
+    """Of 1,000 steps; the first of a window is starred."""
+    early = keep.pop("early", None)
+    training = {"schedule": {"totalSteps": 1000}, **({"earlyStop": {"everySteps": early}} if early else {})}
+    checkpoints = plan_of(job(training=training, checkpoint={"everySteps": every, **keep}), Assumed()).checkpoints
+    assert checkpoints.kept == expected * checkpoints.commit
+    assert checkpoints.written == -(-1000 // every) * checkpoints.commit
+
+
 def test_a_family_of_a_package_has_no_plan() -> None:
-    spec = {
-        "model": {"custom": {"name": "toy"}},
-        "data": {"shards": ["s3://bucket/data"]},
-        "checkpoint": {"uri": "s3://bucket/run"},
-    }
-    job = {"apiVersion": "training.unimrg.dev/v1alpha1", "kind": "UniMRGJob", "metadata": {"name": "toy"}, "spec": spec}
     with pytest.raises(UserError, match="the costs of toy are not known"):
-        plan_of(UniMRGJob.model_validate(job), Assumed())
+        plan_of(job(model={"custom": {"name": "toy"}}), Assumed())

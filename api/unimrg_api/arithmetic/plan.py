@@ -20,7 +20,7 @@ from unimrg_api.arithmetic.rows import Forward, Texts
 from unimrg_api.errors import UserError
 from unimrg_api.job import JobSpec, UniMRGJob
 from unimrg_api.spec_model import ANSWERING, COPYING
-from unimrg_api.spec_platform import StrategyName
+from unimrg_api.spec_platform import NEVER_DELETED, CheckpointSpec, StrategyName
 
 USABLE = 0.92
 """Share of a GPU's memory that tensors can have: the rest is the driver's, and lost between them."""
@@ -113,6 +113,8 @@ class Plan(_Part):
     """The plan of a job."""
 
     job: str
+    refused: list[str]
+    """Why training would end at its start, with the way out; such a job has no `times`."""
     model: str
     licence: str | None
     """Of published weights."""
@@ -135,7 +137,7 @@ class Plan(_Part):
     device: str
     mfu: float
     times: dict[str, Time]
-    """By device; empty for a job without GPUs."""
+    """By device; empty for a job without GPUs, and for one that is refused."""
     checkpoints: Checkpoints
     reads: Reads
     assumptions: list[str]
@@ -173,14 +175,17 @@ def plan_of(job: UniMRGJob, assumed: Assumed) -> Plan:
     strategy = spec.resolved_strategy()
     needs = {one: _bytes(memory(family, step.load(), one)) for one in get_args(StrategyName)}
     steps = training.resolved_stop_step()
+    groups = _groups(family, step.trained)
+    trained = sum(group.parameters for group in groups if group.trained)
+    refused = _refused(step, trained)
     times = {}
-    if spec.trainer.gpus_per_node:
+    if spec.trainer.gpus_per_node and not refused:
         for one in DEVICES.values():
             times[one.name] = _time(chosen, one, assumed.mfu, step.processes, steps, needs[strategy].total)
-    groups = _groups(family, step.trained)
     published = spec.model.published
     return Plan(
         job=job.metadata.name,
+        refused=refused,
         model=f"{spec.model.family()[0]} {settings.variant}",
         licence=None if published is None else published.licence,
         steps=steps,
@@ -194,7 +199,7 @@ def plan_of(job: UniMRGJob, assumed: Assumed) -> Plan:
             if encoder.parameters
         ],
         parameters=family.parameters,
-        trained=sum(group.parameters for group in groups if group.trained),
+        trained=trained,
         composition=training.composition,
         operations=operations,
         recompute=spec.resolved_recompute(),
@@ -203,7 +208,7 @@ def plan_of(job: UniMRGJob, assumed: Assumed) -> Plan:
         device=assumed.device,
         mfu=assumed.mfu,
         times=times,
-        checkpoints=_checkpoints(spec, family, sum(group.parameters for group in groups if group.trained)),
+        checkpoints=_checkpoints(spec, family, trained),
         reads=step.reads(assumed.images, steps),
         assumptions=_assumptions(spec, assumed),
         warnings=_warnings(step, chosen, {name: one.total for name, one in needs.items()}, device, times),
@@ -323,9 +328,20 @@ def _checkpoints(spec: JobSpec, family: FamilyArithmetic, trained: int) -> Check
     commit = WIDE[spec.training.precision] * (family.parameters + 2 * trained)
     steps, every = spec.training.resolved_stop_step(), spec.checkpoint.every_steps
     commits = -(-steps // every)
-    return Checkpoints(
-        commit=commit, commits=commits, kept=commit * min(commits, spec.checkpoint.keep_last), written=commit * commits
-    )
+    kept = kept_commits(commits, spec.checkpoint, steps) + (spec.training.early_stop is not None)
+    return Checkpoints(commit=commit, commits=commits, kept=commit * min(commits, kept), written=commit * commits)
+
+
+def kept_commits(commits: int, settings: CheckpointSpec, steps: int) -> int:
+    """Return how many of so many commits stay by their age (docs/method/checkpoints.md): the newest, at least
+    NEVER_DELETED, and the first of every `keep_every` steps."""
+    newest = min(commits, max(settings.keep_last, NEVER_DELETED))
+    if settings.keep_every is None:
+        return newest
+    firsts = {
+        -(-window // settings.every_steps) for window in range(settings.keep_every, steps + 1, settings.keep_every)
+    }
+    return newest + sum(1 <= number <= commits - newest for number in firsts)
 
 
 def _assumptions(spec: JobSpec, assumed: Assumed) -> list[str]:
@@ -349,20 +365,34 @@ def _assumptions(spec: JobSpec, assumed: Assumed) -> list[str]:
     return found
 
 
+def _refused(step: _Step, trained: int) -> list[str]:
+    """Why training would end at its start, with the way out."""
+    batch, found = step.spec.training.batch, []
+    cohorts = batch.rows_per_objective // batch.cohort_rows
+    if cohorts % step.processes:
+        found.append(
+            f"{cohorts} cohorts of an objective cannot be dealt evenly to {step.processes} processes; make spec.training."
+            f"batch.rowsPerObjective a multiple of {step.processes * batch.cohort_rows}, or change spec.trainer"
+        )
+    if not trained:
+        found.append(
+            "spec.training.parts freezes everything that this job's objectives train; leave a part with a "
+            'learningRateScale above "0"'
+        )
+    return found
+
+
 def _warnings(
     step: _Step, chosen: Operations, needs: dict[StrategyName, float], device: Device, times: dict[str, Time]
 ) -> list[str]:
     """What to beware of, with the way out; `needs` is the memory of a process by strategy."""
-    spec, batch, found = step.spec, step.spec.training.batch, []
-    cohorts = batch.rows_per_objective // batch.cohort_rows
+    spec = step.spec
     strategy, recompute = spec.resolved_strategy(), spec.resolved_recompute()
-    if cohorts % step.processes:
-        found.append(
-            f"refused: {cohorts} cohorts of an objective cannot be dealt evenly to {step.processes} processes; make "
-            f"rowsPerObjective a multiple of {step.processes * batch.cohort_rows}, or change spec.trainer"
-        )
     if not spec.trainer.gpus_per_node:
-        return [*found, "the job trains on CPUs, whose peak is not known: no time is given"]
+        return ["the job trains on CPUs, whose peak is not known: no time is given"]
+    if not times:
+        return []
+    found = []
     if spec.training.precision != "BF16":
         found.append(f"times are those of BF16, and the job computes in {spec.training.precision}, which is slower")
     share = times[device.name].encoders
