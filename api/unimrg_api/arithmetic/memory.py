@@ -102,7 +102,8 @@ def largest_moment(family: FamilyArithmetic, load: Load) -> tuple[float, float, 
     matrix = head.cost.weights * wide * (head in load.trained)
     tied = head.parameters == 0
     # frozen encoders run before the forward, when nothing is held; at the end of the backward nothing is held either
-    moments = [(max((ENCODING * 4 * encoder.widest for encoder in family.encoders), default=0.0), 0.0, 0.0)]
+    layers = [one.widest * min(one.images(load.counts), one.at_once) for one in family.encoders]
+    moments = [(ENCODING * 4 * max(layers, default=0.0), 0.0, 0.0)]
     # the embedding's gradient, or the head's, the embedding's and their sum
     moments.append((0.0, 0.0, matrix * (3 if tied else 1)))
     held, before_head = 0.0, True

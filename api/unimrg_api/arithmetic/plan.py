@@ -8,19 +8,17 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, replace
 from typing import get_args
 
-from pydantic import BaseModel, ConfigDict
-from pydantic.alias_generators import to_camel
-
+from unimrg_api.arithmetic.commits import Checkpoints, Section, checkpoints_of
 from unimrg_api.arithmetic.devices import DEVICES, Device
 from unimrg_api.arithmetic.families.base import FamilyArithmetic
 from unimrg_api.arithmetic.families.registry import arithmetic_of
 from unimrg_api.arithmetic.flops import Trained, flops
-from unimrg_api.arithmetic.memory import WIDE, Load, Memory, memory
+from unimrg_api.arithmetic.memory import Load, Memory, memory
 from unimrg_api.arithmetic.rows import Forward, Texts
 from unimrg_api.errors import UserError
 from unimrg_api.job import JobSpec, UniMRGJob
 from unimrg_api.spec_model import ANSWERING, COPYING
-from unimrg_api.spec_platform import NEVER_DELETED, CheckpointSpec, StrategyName
+from unimrg_api.spec_platform import StrategyName
 
 USABLE = 0.92
 """Share of a GPU's memory that tensors can have: the rest is the driver's, and lost between them."""
@@ -32,11 +30,7 @@ BYTES_PER_PIXEL = 0.5
 """Of a stored image, or map."""
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, alias_generator=to_camel, populate_by_name=True)
-
-
-class Group(_Part):
+class Group(Section):
     """Parameters under one name."""
 
     name: str
@@ -44,7 +38,7 @@ class Group(_Part):
     trained: bool
 
 
-class Operations(_Part):
+class Operations(Section):
     """FLOPs of an optimiser step over all processes, under one composition."""
 
     useful: float
@@ -61,7 +55,7 @@ class Operations(_Part):
     """Of the language model, without padding."""
 
 
-class Bytes(_Part):
+class Bytes(Section):
     """Memory of one process under one strategy, by component."""
 
     weights: float
@@ -75,7 +69,7 @@ class Bytes(_Part):
     total: float
 
 
-class Time(_Part):
+class Time(Section):
     """Seconds of a step at the stated MFU, and hours of the training, on one kind of device."""
 
     step_seconds: float
@@ -86,21 +80,11 @@ class Time(_Part):
     """Share of the time that frozen encoders take."""
     fits: bool
     """Whether a process of the job's strategy has room in its memory."""
+    spare: float
+    """Bytes of its usable memory that are left; below zero where it does not fit."""
 
 
-class Checkpoints(_Part):
-    """Bytes in the object store."""
-
-    commit: int
-    """Of one commit: weights and two moments."""
-    commits: int
-    kept: int
-    """Of all that are kept at once."""
-    written: int
-    """Over the training."""
-
-
-class Reads(_Part):
+class Reads(Section):
     """Bytes of images and maps that are read from the shards."""
 
     step: float
@@ -109,7 +93,7 @@ class Reads(_Part):
     """Of as many rows of each objective as there are images; None where their number is not known."""
 
 
-class Plan(_Part):
+class Plan(Section):
     """The plan of a job."""
 
     job: str
@@ -208,7 +192,7 @@ def plan_of(job: UniMRGJob, assumed: Assumed) -> Plan:
         device=assumed.device,
         mfu=assumed.mfu,
         times=times,
-        checkpoints=_checkpoints(spec, family, trained),
+        checkpoints=checkpoints_of(spec, family.parameters, trained),
         reads=step.reads(assumed.images, steps),
         assumptions=_assumptions(spec, assumed),
         warnings=_warnings(step, chosen, {name: one.total for name, one in needs.items()}, device, times),
@@ -286,7 +270,8 @@ class _Step:
         one, data = self._forward(1), self.spec.data
         generated = data.generated()
         each = BYTES_PER_PIXEL * (PHOTOGRAPH if generated is None else generated[1] ** 2)
-        read = self.answers + (self.maps > 0)
+        shared = one.same_images and self.maps > 0
+        read = (self.answers and not shared) + (self.maps > 0)
         if data.image_encoding == "Prepared":
             counts = self.family.counts(replace(one, prepared=False), packed=True)
             row: float = sum(encoder.stored * encoder.images(counts) for encoder in self.family.encoders)
@@ -321,27 +306,8 @@ def _time(operations: Operations, device: Device, mfu: float, processes: int, st
         hfu=mfu * device.least_seconds(operations.computed, operations.encoders) / least,
         encoders=device.least_seconds(operations.encoders, operations.encoders) / least,
         fits=needed <= USABLE * device.memory,
+        spare=USABLE * device.memory - needed,
     )
-
-
-def _checkpoints(spec: JobSpec, family: FamilyArithmetic, trained: int) -> Checkpoints:
-    commit = WIDE[spec.training.precision] * (family.parameters + 2 * trained)
-    steps, every = spec.training.resolved_stop_step(), spec.checkpoint.every_steps
-    commits = -(-steps // every)
-    kept = kept_commits(commits, spec.checkpoint, steps) + (spec.training.early_stop is not None)
-    return Checkpoints(commit=commit, commits=commits, kept=commit * min(commits, kept), written=commit * commits)
-
-
-def kept_commits(commits: int, settings: CheckpointSpec, steps: int) -> int:
-    """Return how many of so many commits stay by their age (docs/method/checkpoints.md): the newest, at least
-    NEVER_DELETED, and the first of every `keep_every` steps."""
-    newest = min(commits, max(settings.keep_last, NEVER_DELETED))
-    if settings.keep_every is None:
-        return newest
-    firsts = {
-        -(-window // settings.every_steps) for window in range(settings.keep_every, steps + 1, settings.keep_every)
-    }
-    return newest + sum(1 <= number <= commits - newest for number in firsts)
 
 
 def _assumptions(spec: JobSpec, assumed: Assumed) -> list[str]:
@@ -371,8 +337,9 @@ def _refused(step: _Step, trained: int) -> list[str]:
     cohorts = batch.rows_per_objective // batch.cohort_rows
     if cohorts % step.processes:
         found.append(
-            f"{cohorts} cohorts of an objective cannot be dealt evenly to {step.processes} processes; make spec.training."
-            f"batch.rowsPerObjective a multiple of {step.processes * batch.cohort_rows}, or change spec.trainer"
+            f"{cohorts} cohorts of an objective cannot be dealt evenly to {step.processes} processes; make "
+            f"spec.training.batch.rowsPerObjective a multiple of {step.processes * batch.cohort_rows}, or change "
+            "spec.trainer"
         )
     if not trained:
         found.append(
