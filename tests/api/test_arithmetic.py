@@ -9,14 +9,17 @@ from typing import Any
 import pytest
 
 from unimrg_api.arithmetic.devices import DEVICES, find_device
+from unimrg_api.arithmetic.families.base import Encoder, FamilyArithmetic
 from unimrg_api.arithmetic.families.registry import arithmetic_of
 from unimrg_api.arithmetic.flops import Trained
-from unimrg_api.arithmetic.memory import Load, memory
+from unimrg_api.arithmetic.layers import BOTH, Block, Cost, Counts, Part, linear, parameters
+from unimrg_api.arithmetic.memory import Load, Memory, memory
 from unimrg_api.arithmetic.plan import Assumed, plan_of
 from unimrg_api.arithmetic.rows import Forward, Rows, Span, Texts, official_counts, packed_counts, seen_pairs
 from unimrg_api.errors import UserError
 from unimrg_api.job import UniMRGJob
-from unimrg_api.spec_model import HarmonSpec
+from unimrg_api.spec_model import HarmonSpec, OpenUniSpec
+from unimrg_api.spec_platform import StrategyName
 
 GROUP = Forward(2, True, 3, True, Texts())
 
@@ -96,6 +99,48 @@ def test_less_is_held_the_more_is_computed_again() -> None:
     load = Load(family.counts(GROUP, packed=True), Trained(GROUP.wanted), "BF16", "Nothing", 8, 1)
     held = [memory(family, replace(load, recompute=one), "DDP") for one in ("Nothing", "FeedForward", "Blocks")]
     assert held[0].activations > 1.4 * held[1].activations > 2 * held[2].activations
+
+
+@pytest.mark.parametrize(
+    "strategy, expected",
+    [
+        # P/n, T/n, 2 T/n in 4 bytes; no casts; head's gradient, and two blocks and all outside blocks in 2 bytes
+        ("FSDP2", Memory(4700, 4700, 9400, 0, 2920, 3200, 400, 4000 + 2 * (2 * 900 + 2000))),
+        # P, T, (1 + 2) T/n; 2 bytes of the blocks' and the head's matrices; head's gradient, and two buckets
+        ("ZeRO1", Memory(18800, 18800, 14100, 7400, 2920, 3200, 400, 4000 + 2 * 50_000_000 * 4)),
+    ],
+)
+def test_memory_in_bf16_is_what_was_computed_by_hand(strategy: StrategyName, expected: Memory) -> None:
+    """4,700 parameters on 4 processes: an embedding of 1,000, three blocks of 900, a head of 1,000. Each of 8 tokens
+    holds 60 numbers in a block, each of 2 scored ones 10 in the head, and 100 scores of 16 bytes."""
+    block = Block(10, linear(10, 10, bias=False), linear(10, 40, bias=False) + linear(40, 10, bias=False), last=400)
+    parts = [
+        Part("Body", parameters(1000)),
+        Part("Body", Cost(), lambda counts: counts.tokens, block, 3),
+        Part("Body", linear(10, 100, bias=False), lambda counts: counts.scored, vocabulary=100),
+    ]
+    encoder = Encoder("codec", Cost(60), lambda counts: 1, unused=40)
+    toy = FamilyArithmetic(parts, [encoder], lambda forward: [], lambda forward, counts, packed: counts, 0)
+    load = Load(Counts(8, 0, 8, 0, 2), Trained(BOTH), "BF16", "Nothing", 4, 1)
+    assert memory(toy, load, strategy) == expected
+
+
+@pytest.mark.parametrize("images, calls", [(1, 1), (8, 8), (20, 8)])
+def test_a_vision_tower_holds_eight_images_at_most(images: int, calls: int) -> None:
+    family = arithmetic_of(OpenUniSpec(variant="L-512"))
+    tower = family.encoders[0]
+    alone = replace(family, parts=[part for part in family.parts if part.vocabulary], encoders=[tower])
+    load = Load(Counts(0, 0, 0, 0, 0, looked_at=images), Trained(()), "BF16", "Blocks", 1, 1)
+    assert memory(alone, load, "DDP").activations == 4 * 4 * tower.widest * calls
+
+
+@pytest.mark.parametrize("sharing, pictures", [("Generation", 4), ("All", 3)])
+def test_a_shared_image_is_read_once(sharing: str, pictures: int) -> None:
+    """The question's image and the copied one, unless they are the same, and two maps; half a byte a pixel."""
+    batch = {"rowsPerObjective": 128, "imageSharing": sharing}
+    reads = plan_of(job(training={"batch": batch, "stopStep": 10}), Assumed(images=1000)).reads
+    row = pictures * 640 * 480 / 2
+    assert (reads.step, reads.training, reads.epoch) == (128 * row, 1280 * row, 1000 * row)
 
 
 def test_only_known_devices_have_a_peak() -> None:

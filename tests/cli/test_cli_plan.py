@@ -47,6 +47,8 @@ def test_what_does_not_fit_is_a_warning_with_a_way_out(unimrg: Unimrg, tmp_path:
     ended = unimrg("plan", big, "--device", "A100-40GB")
     assert ended.code == 0
     assert "does not fit: a process needs" in ended.out and "a smaller training.batch.microBatchRows" in ended.out
+    times = json.loads(unimrg("plan", big, "-o", "json").out)["times"]
+    assert (times["A100-40GB"]["fits"], times["B200"]["fits"]) == (False, True)
     tight = unimrg("plan", RECIPE, "--device", "A100-40GB").out
     assert "tight, 2 GB left" in tight, "34.6 GB of 92 % of 40"
     assert next(line for line in tight.splitlines() if line.startswith("B200")).endswith("yes")
