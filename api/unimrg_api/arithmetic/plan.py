@@ -322,9 +322,7 @@ def _assumptions(spec: JobSpec, assumed: Assumed) -> list[str]:
             "encoders of the peak in FP32, in which they compute; loading data, checkpoints, start-up, earlyStop's "
             "measurements, gradientNormsEvery and the stage evaluate are not in it"
         )
-    found.append(
-        f"memory: the tensors of a step's largest moment; {1 - USABLE:.0%} of a GPU is left to the driver and to gaps"
-    )
+    found.append(f"memory: the tensors at a step's peak; {1 - USABLE:.0%} of a GPU is left to the driver and to gaps")
     if spec.data.image_encoding == "Online":
         found.append(f"data: {BYTES_PER_PIXEL} bytes a pixel of images and maps")
     found.append("rows: every sample has its image, and all images of a forward differ")
