@@ -102,11 +102,11 @@ def _method_rule(method: Method, message: str, remedy: str, right: Callable[[set
     return FieldRule("objectives", f"method {method} {message}", remedy, holds, rule)
 
 
-def _parts_rule(member: str, family: type[FamilySpec]) -> FieldRule:
+def _parts_rule(name: str, member: str, family: type[FamilySpec]) -> FieldRule:
     """Return the rule that `training.parts` names parts of a built-in family."""
     return FieldRule(
         "training.parts",
-        f"{member} has no part of such a name",
+        f"{name} has no part of such a name",
         f"its parts are {', '.join(family.parts)}",
         lambda spec: (
             getattr(spec.model, member) is None or all(part.name in family.parts for part in spec.training.parts)
@@ -204,9 +204,9 @@ class JobSpec(Spec):
             "!has(self.training.earlyStop) || self.checkpoint.everySteps < 1 || "
             "self.training.earlyStop.everySteps % self.checkpoint.everySteps == 0",
         ),
-        _parts_rule("harmon", HarmonSpec),
-        _parts_rule("openuni", OpenUniSpec),
-        _parts_rule("showo", ShowOSpec),
+        _parts_rule("Harmon", "harmon", HarmonSpec),
+        _parts_rule("OpenUni", "openuni", OpenUniSpec),
+        _parts_rule("Show-o", "showo", ShowOSpec),
         _method_rule(
             "SFT",
             "learns Understanding and nothing else",

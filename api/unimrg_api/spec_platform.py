@@ -187,6 +187,10 @@ class DataSpec(Spec):
     )
 
 
+NEVER_DELETED = 2
+"""The newest commits that stay whatever the job says: the newest may turn out damaged when it is read."""
+
+
 class CheckpointSpec(Spec):
     """Where and when the state of training is kept."""
 

@@ -85,7 +85,9 @@ def plan(
     ] = None,
     output: OutputOption = "table",
 ) -> None:
-    """Compute what a job needs before GPUs are spent: parameters, memory, operations, hours, bytes. Starts nothing."""
+    """Compute what a job needs before GPUs are spent: parameters, memory, operations, hours, bytes. Starts nothing.
+
+    Ends with exit code 64, after the plan, where training would refuse the job."""
     from unimrg_api.arithmetic.plan import Assumed, plan_of
     from unimrg_api.arithmetic.rows import Texts
     from unimrg_api.load import load_job
@@ -95,10 +97,12 @@ def plan(
     planned = plan_of(job, Assumed(texts, mfu, device, images))
     if output == "json":
         typer.echo(planned.model_dump_json(by_alias=True, indent=2))
-        return
-    from unimrg_cli.plan_view import print_plan
+    else:
+        from unimrg_cli.plan_view import print_plan
 
-    print_plan(planned)
+        print_plan(planned)
+    if planned.refused:
+        raise typer.Exit(ExitCode.CONFIGURATION)
 
 
 @app.command()

@@ -11,10 +11,14 @@ from rich.table import Table
 from unimrg_api.arithmetic.plan import Operations, Plan, Time
 from unimrg_api.texts import duration
 
+TIGHT = 0.15
+"""Share of the usable memory: with less to spare a process may not fit, for the arithmetic errs by as much."""
+
 
 def print_plan(plan: Plan) -> None:
     """Print it, what is assumed and what to beware of last."""
     printer = _Printer(Console())
+    printer.lines("Refused: training would end at its start", plan.refused)
     head = {
         "job": plan.job,
         "model": plan.model,
@@ -39,8 +43,12 @@ def print_plan(plan: Plan) -> None:
     )
     if plan.times:
         ordered = sorted(plan.times.items(), key=lambda item: item[0] != plan.device)
-        columns = ["DEVICE", "STEP", "TRAINING", "HFU", f"{plan.strategy} FITS"]
-        printer.table(f"Time at {plan.mfu:.0%} MFU", columns, [[name, *_time(one)] for name, one in ordered])
+        columns = ["DEVICE", "STEP", "TRAINING", "HFU", "ENCODERS", f"{plan.strategy} FITS"]
+        printer.table(
+            f"Time at {plan.mfu:.0%} MFU",
+            columns,
+            [[name, *_time(one, plan.memory[plan.strategy].total)] for name, one in ordered],
+        )
     kept, reads = plan.checkpoints, plan.reads
     epoch = "an epoch: see --images" if reads.epoch is None else f"{size(round(reads.epoch))} an epoch"
     store = {
@@ -57,8 +65,11 @@ def _operations(one: Operations) -> list[str]:
     return [_flops(number) for number in (one.forward, one.backward, one.encoders, one.useful, one.computed)]
 
 
-def _time(one: Time) -> list[str]:
-    return [duration(one.step_seconds), duration(3600 * one.hours), f"{one.hfu:.0%}", "yes" if one.fits else "no"]
+def _time(one: Time, needed: float) -> list[str]:
+    tight = one.spare < TIGHT * (needed + one.spare)
+    fits = "no" if not one.fits else f"tight, {one.spare / 1e9:.0f} GB left" if tight else "yes"
+    shares = [f"{share:.0%}" for share in (one.hfu, one.encoders)]
+    return [duration(one.step_seconds), duration(3600 * one.hours), *shares, fits]
 
 
 @dataclass

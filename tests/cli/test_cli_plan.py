@@ -21,7 +21,11 @@ def test_the_published_recipe_needs_what_was_computed_by_hand(unimrg: Unimrg) ->
     assert plan["operations"]["packed"]["forward"] == pytest.approx(128 * 17.3e12, rel=0.01)
     assert plan["operations"]["packed"]["encoders"] == pytest.approx(128 * 4 * 0.556e12, rel=0.01)
     assert plan["checkpoints"]["commit"] == pytest.approx(12 * 2.4935e9, rel=0.001)
-    seconds = plan["operations"]["packed"]["useful"] / (8 * 148e12 * 0.4)
+    packed = plan["operations"]["packed"]
+    seconds = ((packed["useful"] - packed["encoders"]) / 148e12 + packed["encoders"] / 44e12) / (8 * 0.4)
+    repeated = (packed["computed"] - packed["useful"]) / 148e12 / (8 * 0.4)
+    assert plan["times"]["H20"]["hfu"] == pytest.approx(0.4 * (1 + repeated / seconds))
+    assert plan["times"]["H20"]["encoders"] == pytest.approx(packed["encoders"] / 44e12 / (8 * 0.4) / seconds)
     assert plan["times"]["H20"]["stepSeconds"] == pytest.approx(seconds)
     assert plan["times"]["H20"]["hours"] == pytest.approx(seconds * 1000 / 3600)
     assert plan["memory"]["DDP"]["moments"] == pytest.approx(8 * 2.4935e9, rel=0.001)
@@ -43,8 +47,23 @@ def test_what_does_not_fit_is_a_warning_with_a_way_out(unimrg: Unimrg, tmp_path:
     ended = unimrg("plan", big, "--device", "A100-40GB")
     assert ended.code == 0
     assert "does not fit: a process needs" in ended.out and "a smaller training.batch.microBatchRows" in ended.out
+    times = json.loads(unimrg("plan", big, "-o", "json").out)["times"]
+    assert (times["A100-40GB"]["fits"], times["B200"]["fits"]) == (False, True)
+    tight = unimrg("plan", RECIPE, "--device", "A100-40GB").out
+    assert "tight, 2 GB left" in tight, "34.6 GB of 92 % of 40"
+    assert next(line for line in tight.splitlines() if line.startswith("B200")).endswith("yes")
     roomy = json.loads(unimrg("plan", RECIPE, "--device", "H200", "-o", "json").out)
-    assert ["training.recompute: Nothing fits too" in line for line in roomy["warnings"]] == [True]
+    assert ["training.recompute: Nothing fits too" in line for line in roomy["warnings"]][-1]
+
+
+def test_frozen_encoders_that_take_long_are_a_warning(unimrg: Unimrg, tmp_path: Path) -> None:
+    """In FP32: 13 % of the recipe's time on an H20, 41 % on an A100, and no way around a vision tower."""
+    for device, noted in (("H20", 0), ("A100", 1)):
+        plan = json.loads(unimrg("plan", RECIPE, "--device", device, "-o", "json").out)
+        found = [line for line in plan["warnings"] if line.startswith("frozen encoders take 41%")]
+        assert len(found) == noted and all("imageEncoding: Prepared" in line for line in found)
+    towers = json.loads(unimrg("plan", RECIPE.with_name("sft-openuni.yaml"), "-o", "json").out)["warnings"]
+    assert any("frozen encoders" in line and "a vision tower runs in every step" in line for line in towers)
 
 
 def test_what_a_job_freezes_has_no_gradients_and_no_moments(unimrg: Unimrg, tmp_path: Path) -> None:
@@ -61,6 +80,39 @@ def test_what_a_job_freezes_has_no_gradients_and_no_moments(unimrg: Unimrg, tmp_
     assert language["trained"] - both["trained"] == 393_986_560
     backward = [plan["operations"]["packed"]["backward"] for plan in plans]
     assert backward[0] > 1.2 * backward[1] > 1.2 * backward[2]
+
+
+@pytest.mark.parametrize(
+    "old, new, reason",
+    [
+        (
+            "rowsPerObjective: 128",
+            "rowsPerObjective: 96",
+            "6 cohorts of an objective cannot be dealt evenly to 8 processes",
+        ),
+        (
+            "  training:\n",
+            "  training:\n    parts: [{parts}]\n".format(
+                parts=", ".join(
+                    f'{{name: {name}, learningRateScale: "0"}}'
+                    for name in ("LanguageModel", "Encoder", "Projectors", "Decoder", "DiffusionHead")
+                )
+            ),
+            "freezes everything that this job's objectives train",
+        ),
+    ],
+)
+def test_a_job_that_training_refuses_has_no_hours(
+    unimrg: Unimrg, tmp_path: Path, old: str, new: str, reason: str
+) -> None:
+    job = tmp_path / "job.yaml"
+    job.write_text(RECIPE.read_text().replace(old, new))
+    ended = unimrg("plan", job)
+    assert ended.code == 64 and ended.out.splitlines()[1].startswith("Refused") and "FITS" not in ended.out
+    ended = unimrg("plan", job, "-o", "json")
+    plan = json.loads(ended.out)
+    assert ended.code == 64 and plan["times"] == {} and plan["warnings"] == []
+    assert len(plan["refused"]) == 1 and reason in plan["refused"][0]
 
 
 def test_wrong_jobs_and_unknown_devices_are_refused(unimrg: Unimrg, tmp_path: Path) -> None:

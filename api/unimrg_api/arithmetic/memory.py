@@ -61,14 +61,14 @@ class Load:
 
 
 def memory(family: FamilyArithmetic, load: Load, strategy: StrategyName) -> Memory:
-    """Return the memory of the largest moment of a step."""
+    """Return the memory of a step at its peak."""
     wide, narrow = WIDE[load.precision], NARROW[load.precision]
     n = load.processes
     whole = family.parameters * wide
     trained = sum(part.parameters for part in family.parts if part in load.trained) * wide
     multiplied = [part for part in family.parts if part.cost.weights or part.block]
     casts = narrow * sum(_matrices(part) for part in multiplied if part.tokens(load.counts)) if narrow < wide else 0
-    held, scores, pending = largest_moment(family, load)
+    held, scores, pending = peak(family, load)
     common = {
         "activations": held,
         "scores": scores,
@@ -90,7 +90,7 @@ def memory(family: FamilyArithmetic, load: Load, strategy: StrategyName) -> Memo
     return Memory(whole / n, gradients, 2 * trained / n, buffers=buffers, **common)
 
 
-def largest_moment(family: FamilyArithmetic, load: Load) -> tuple[float, float, float]:
+def peak(family: FamilyArithmetic, load: Load) -> tuple[float, float, float]:
     """Return the bytes of activations, of scores, and of gradients that are not added yet, where their sum is largest.
 
     The backward goes through the parts from the last to the first. At each, what it and those before it hold is there,
@@ -102,17 +102,18 @@ def largest_moment(family: FamilyArithmetic, load: Load) -> tuple[float, float, 
     matrix = head.cost.weights * wide * (head in load.trained)
     tied = head.parameters == 0
     # frozen encoders run before the forward, when nothing is held; at the end of the backward nothing is held either
-    moments = [(max((ENCODING * 4 * encoder.widest for encoder in family.encoders), default=0.0), 0.0, 0.0)]
+    layers = [one.widest * min(one.images(load.counts), one.at_once) for one in family.encoders]
+    candidates = [(ENCODING * 4 * max(layers, default=0.0), 0.0, 0.0)]
     # the embedding's gradient, or the head's, the embedding's and their sum
-    moments.append((0.0, 0.0, matrix * (3 if tied else 1)))
+    candidates.append((0.0, 0.0, matrix * (3 if tied else 1)))
     held, before_head = 0.0, True
     for part, passes in on_path(family.parts, load.trained):
         kept, again = _held(part, load) if passes else (0.0, 0.0)
         held += kept
         scores = score_bytes(part, load)
         before_head = before_head and part is not head
-        moments.append((held + again, scores, matrix * (part is head or (tied and before_head))))
-    return max(moments, key=sum)
+        candidates.append((held + again, scores, matrix * (part is head or (tied and before_head))))
+    return max(candidates, key=sum)
 
 
 def _held(part: Part, load: Load) -> tuple[float, float]:

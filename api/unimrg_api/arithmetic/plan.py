@@ -8,14 +8,12 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, replace
 from typing import get_args
 
-from pydantic import BaseModel, ConfigDict
-from pydantic.alias_generators import to_camel
-
+from unimrg_api.arithmetic.commits import Checkpoints, Section, checkpoints_of
 from unimrg_api.arithmetic.devices import DEVICES, Device
 from unimrg_api.arithmetic.families.base import FamilyArithmetic
 from unimrg_api.arithmetic.families.registry import arithmetic_of
 from unimrg_api.arithmetic.flops import Trained, flops
-from unimrg_api.arithmetic.memory import WIDE, Load, Memory, memory
+from unimrg_api.arithmetic.memory import Load, Memory, memory
 from unimrg_api.arithmetic.rows import Forward, Texts
 from unimrg_api.errors import UserError
 from unimrg_api.job import JobSpec, UniMRGJob
@@ -26,15 +24,13 @@ USABLE = 0.92
 """Share of a GPU's memory that tensors can have: the rest is the driver's, and lost between them."""
 PHOTOGRAPH = 640 * 480
 """Pixels of an image whose size the job does not say."""
+NOTABLE = 0.2
+"""Share of the time from which frozen encoders are worth a warning."""
 BYTES_PER_PIXEL = 0.5
 """Of a stored image, or map."""
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, alias_generator=to_camel, populate_by_name=True)
-
-
-class Group(_Part):
+class Group(Section):
     """Parameters under one name."""
 
     name: str
@@ -42,7 +38,7 @@ class Group(_Part):
     trained: bool
 
 
-class Operations(_Part):
+class Operations(Section):
     """FLOPs of an optimiser step over all processes, under one composition."""
 
     useful: float
@@ -59,7 +55,7 @@ class Operations(_Part):
     """Of the language model, without padding."""
 
 
-class Bytes(_Part):
+class Bytes(Section):
     """Memory of one process under one strategy, by component."""
 
     weights: float
@@ -73,30 +69,22 @@ class Bytes(_Part):
     total: float
 
 
-class Time(_Part):
+class Time(Section):
     """Seconds of a step at the stated MFU, and hours of the training, on one kind of device."""
 
     step_seconds: float
     hours: float
     hfu: float
     """Share of the peak that the device then computes, repetitions included."""
+    encoders: float
+    """Share of the time that frozen encoders take."""
     fits: bool
     """Whether a process of the job's strategy has room in its memory."""
+    spare: float
+    """Bytes of its usable memory that are left; below zero where it does not fit."""
 
 
-class Checkpoints(_Part):
-    """Bytes in the object store."""
-
-    commit: int
-    """Of one commit: weights and two moments."""
-    commits: int
-    kept: int
-    """Of all that are kept at once."""
-    written: int
-    """Over the training."""
-
-
-class Reads(_Part):
+class Reads(Section):
     """Bytes of images and maps that are read from the shards."""
 
     step: float
@@ -105,10 +93,12 @@ class Reads(_Part):
     """Of as many rows of each objective as there are images; None where their number is not known."""
 
 
-class Plan(_Part):
+class Plan(Section):
     """The plan of a job."""
 
     job: str
+    refused: list[str]
+    """Why training would end at its start, with the way out; such a job has no `times`."""
     model: str
     licence: str | None
     """Of published weights."""
@@ -131,7 +121,7 @@ class Plan(_Part):
     device: str
     mfu: float
     times: dict[str, Time]
-    """By device; empty for a job without GPUs."""
+    """By device; empty for a job without GPUs, and for one that is refused."""
     checkpoints: Checkpoints
     reads: Reads
     assumptions: list[str]
@@ -169,14 +159,17 @@ def plan_of(job: UniMRGJob, assumed: Assumed) -> Plan:
     strategy = spec.resolved_strategy()
     needs = {one: _bytes(memory(family, step.load(), one)) for one in get_args(StrategyName)}
     steps = training.resolved_stop_step()
+    groups = _groups(family, step.trained)
+    trained = sum(group.parameters for group in groups if group.trained)
+    refused = _refused(step, trained)
     times = {}
-    if spec.trainer.gpus_per_node:
+    if spec.trainer.gpus_per_node and not refused:
         for one in DEVICES.values():
             times[one.name] = _time(chosen, one, assumed.mfu, step.processes, steps, needs[strategy].total)
-    groups = _groups(family, step.trained)
     published = spec.model.published
     return Plan(
         job=job.metadata.name,
+        refused=refused,
         model=f"{spec.model.family()[0]} {settings.variant}",
         licence=None if published is None else published.licence,
         steps=steps,
@@ -190,7 +183,7 @@ def plan_of(job: UniMRGJob, assumed: Assumed) -> Plan:
             if encoder.parameters
         ],
         parameters=family.parameters,
-        trained=sum(group.parameters for group in groups if group.trained),
+        trained=trained,
         composition=training.composition,
         operations=operations,
         recompute=spec.resolved_recompute(),
@@ -199,10 +192,10 @@ def plan_of(job: UniMRGJob, assumed: Assumed) -> Plan:
         device=assumed.device,
         mfu=assumed.mfu,
         times=times,
-        checkpoints=_checkpoints(spec, family, sum(group.parameters for group in groups if group.trained)),
+        checkpoints=checkpoints_of(spec, family.parameters, trained),
         reads=step.reads(assumed.images, steps),
         assumptions=_assumptions(spec, assumed),
-        warnings=_warnings(step, chosen, {name: one.total for name, one in needs.items()}, device),
+        warnings=_warnings(step, chosen, {name: one.total for name, one in needs.items()}, device, times),
     )
 
 
@@ -260,12 +253,25 @@ class _Step:
             tokens=counts.tokens * self.scale,
         )
 
+    def way_around_encoders(self) -> str:
+        """What to do about the time of frozen encoders."""
+        counts = self.family.counts(self.forward, packed=True)
+        if not any(one.stored and one.cost.weights and one.images(counts) for one in self.family.encoders):
+            return "a vision tower runs in every step"
+        beforehand = (
+            "data.imageEncoding: Prepared runs the image codec once, when data is prepared, and not in every step"
+        )
+        return (
+            beforehand if self.spec.data.sources else f"{beforehand}; it needs data that a job prepares (data.sources)"
+        )
+
     def reads(self, images: int | None, steps: int) -> Reads:
         """Bytes from the shards."""
         one, data = self._forward(1), self.spec.data
         generated = data.generated()
         each = BYTES_PER_PIXEL * (PHOTOGRAPH if generated is None else generated[1] ** 2)
-        read = self.answers + (self.maps > 0)
+        shared = one.same_images and self.maps > 0
+        read = (self.answers and not shared) + (self.maps > 0)
         if data.image_encoding == "Prepared":
             counts = self.family.counts(replace(one, prepared=False), packed=True)
             row: float = sum(encoder.stored * encoder.images(counts) for encoder in self.family.encoders)
@@ -292,21 +298,15 @@ def _bytes(needed: Memory) -> Bytes:
 
 
 def _time(operations: Operations, device: Device, mfu: float, processes: int, steps: int, needed: float) -> Time:
-    seconds = operations.useful / (processes * device.bf16_flops * mfu)
+    least = device.least_seconds(operations.useful, operations.encoders)
+    seconds = least / (processes * mfu)
     return Time(
         step_seconds=seconds,
         hours=seconds * steps / 3600,
-        hfu=mfu * operations.computed / operations.useful,
+        hfu=mfu * device.least_seconds(operations.computed, operations.encoders) / least,
+        encoders=device.least_seconds(operations.encoders, operations.encoders) / least,
         fits=needed <= USABLE * device.memory,
-    )
-
-
-def _checkpoints(spec: JobSpec, family: FamilyArithmetic, trained: int) -> Checkpoints:
-    commit = WIDE[spec.training.precision] * (family.parameters + 2 * trained)
-    steps, every = spec.training.resolved_stop_step(), spec.checkpoint.every_steps
-    commits = -(-steps // every)
-    return Checkpoints(
-        commit=commit, commits=commits, kept=commit * min(commits, spec.checkpoint.keep_last), written=commit * commits
+        spare=USABLE * device.memory - needed,
     )
 
 
@@ -318,32 +318,54 @@ def _assumptions(spec: JobSpec, assumed: Assumed) -> list[str]:
     ]
     if spec.trainer.gpus_per_node:
         found.append(
-            f"time: {assumed.mfu:.0%} of the peak is used by operations that the step needs (--mfu); loading data, "
-            "checkpoints and start-up are not in it"
+            f"time: {assumed.mfu:.0%} of the peak is used by operations that the step needs (--mfu), those of frozen "
+            "encoders of the peak in FP32, in which they compute; loading data, checkpoints, start-up, earlyStop's "
+            "measurements, gradientNormsEvery and the stage evaluate are not in it"
         )
-    found.append(
-        f"memory: the tensors of a step's largest moment; {1 - USABLE:.0%} of a GPU is left to the driver and to gaps"
-    )
+    found.append(f"memory: the tensors at a step's peak; {1 - USABLE:.0%} of a GPU is left to the driver and to gaps")
     if spec.data.image_encoding == "Online":
         found.append(f"data: {BYTES_PER_PIXEL} bytes a pixel of images and maps")
     found.append("rows: every sample has its image, and all images of a forward differ")
     return found
 
 
-def _warnings(step: _Step, chosen: Operations, needs: dict[StrategyName, float], device: Device) -> list[str]:
-    """What to beware of, with the way out; `needs` is the memory of a process by strategy."""
-    spec, batch, found = step.spec, step.spec.training.batch, []
+def _refused(step: _Step, trained: int) -> list[str]:
+    """Why training would end at its start, with the way out."""
+    batch, found = step.spec.training.batch, []
     cohorts = batch.rows_per_objective // batch.cohort_rows
-    strategy, recompute = spec.resolved_strategy(), spec.resolved_recompute()
     if cohorts % step.processes:
         found.append(
-            f"refused: {cohorts} cohorts of an objective cannot be dealt evenly to {step.processes} processes; make "
-            f"rowsPerObjective a multiple of {step.processes * batch.cohort_rows}, or change spec.trainer"
+            f"{cohorts} cohorts of an objective cannot be dealt evenly to {step.processes} processes; make "
+            f"spec.training.batch.rowsPerObjective a multiple of {step.processes * batch.cohort_rows}, or change "
+            "spec.trainer"
         )
+    if not trained:
+        found.append(
+            "spec.training.parts freezes everything that this job's objectives train; leave a part with a "
+            'learningRateScale above "0"'
+        )
+    return found
+
+
+def _warnings(
+    step: _Step, chosen: Operations, needs: dict[StrategyName, float], device: Device, times: dict[str, Time]
+) -> list[str]:
+    """What to beware of, with the way out; `needs` is the memory of a process by strategy."""
+    spec = step.spec
+    strategy, recompute = spec.resolved_strategy(), spec.resolved_recompute()
     if not spec.trainer.gpus_per_node:
-        return [*found, "the job trains on CPUs, whose peak is not known: no time is given"]
+        return ["the job trains on CPUs, whose peak is not known: no time is given"]
+    if not times:
+        return []
+    found = []
     if spec.training.precision != "BF16":
         found.append(f"times are those of BF16, and the job computes in {spec.training.precision}, which is slower")
+    share = times[device.name].encoders
+    if share > NOTABLE:
+        found.append(
+            f"frozen encoders take {share:.0%} of the time on {device.name}, for they compute in FP32; "
+            f"{step.way_around_encoders()}"
+        )
     room = USABLE * device.memory
     held = memory(step.family, replace(step.load(), recompute="Nothing"), strategy).total
     if needs[strategy] > room:
@@ -357,8 +379,9 @@ def _warnings(step: _Step, chosen: Operations, needs: dict[StrategyName, float],
             f"can be used; try {' or '.join(ways) or 'another device'}"
         )
     elif recompute != "Nothing" and held <= room:
+        saved = chosen.repeated / device.bf16_flops / device.least_seconds(chosen.computed, chosen.encoders)
         found.append(
-            f"training.recompute: Nothing fits too, with {held / 1e9:.0f} GB, and computes "
-            f"{chosen.repeated / chosen.computed:.0%} less, which is as much time at an equal HFU"
+            f"training.recompute: Nothing fits too, with {held / 1e9:.0f} GB, and takes {saved:.0%} less time at an "
+            "equal HFU"
         )
     return found

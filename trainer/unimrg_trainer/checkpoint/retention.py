@@ -14,15 +14,13 @@ from itertools import groupby
 from typing import Literal
 
 from unimrg_api.commits import ROOT
+from unimrg_api.spec_platform import NEVER_DELETED
 from unimrg_trainer.checkpoint.commit import Commit, read_marker, reserved_at
 from unimrg_trainer.checkpoint.layout import RESERVATION, Folder, Listing, Marker, read_listing
 from unimrg_trainer.checkpoint.manifest import Unverified
 from unimrg_trainer.storage.base import ObjectStore, StorageError
 
 logger = logging.getLogger(__name__)
-
-NEVER_DELETED = 2
-"""The newest commits that stay whatever the job says: the newest may turn out damaged when it is read."""
 
 ABANDONED_SECONDS = 24 * 3600.0
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import torch
 
-from unimrg_api.arithmetic.devices import Device, find_device, utilisation
+from unimrg_api.arithmetic.devices import Device, find_device
 from unimrg_api.arithmetic.families.base import FamilyArithmetic
 from unimrg_api.arithmetic.families.registry import arithmetic_of
 from unimrg_api.arithmetic.flops import Flops, Trained, flops
@@ -45,10 +45,11 @@ class StepOperations:
         steps = [self._steps.pop(number) for number in finished if number in self._steps]
         if not steps:
             return {}
-        needed = sum(one.useful for one, _ in steps) / len(steps)
-        computed = sum(one.total for _, one in steps) / len(steps)
-        used = utilisation(needed, computed, step_seconds, self._device)
-        return {"perf/mfu": used.mfu, "perf/hfu": used.hfu}
+        peak, seconds = self._device.least_seconds, step_seconds * len(steps)
+        return {
+            "perf/mfu": sum(peak(one.useful, one.frozen) for one, _ in steps) / seconds,
+            "perf/hfu": sum(peak(one.total, one.frozen) for _, one in steps) / seconds,
+        }
 
 
 def open_operations(spec: JobSpec, device: torch.device) -> StepOperations | None:

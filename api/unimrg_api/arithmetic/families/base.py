@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from unimrg_api.arithmetic.layers import Cost, Counts, Part
 from unimrg_api.arithmetic.rows import Forward, Rows, official_counts, packed_counts
 
+TOWER_AT_ONCE = 8
+"""Images per call of a vision tower."""
+
 
 @dataclass(frozen=True)
 class Encoder:
-    """A frozen encoder; it computes in float32, one image at a time."""
+    """A frozen encoder; it computes in float32."""
 
     name: str
     cost: Cost
@@ -22,6 +25,8 @@ class Encoder:
     """Parameters that lie beside it and training does not run: a decoder's."""
     widest: int = 0
     """Numbers of the largest layer's output, of an image."""
+    at_once: int = 1
+    """Images of a call."""
     stored: int = 0
     """Bytes of an image's result where it is prepared with the data; 0: it never is."""
 

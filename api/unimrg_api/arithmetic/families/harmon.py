@@ -182,4 +182,4 @@ def _codec(config: HarmonConfig) -> Encoder:
     decode = vqgan_decoder(
         kl16.width, kl16.multipliers, [kl16.decoder_blocks] * levels, kl16.latent_channels, side
     ) + convolution(kl16.latent_channels, kl16.latent_channels, 1, latents)
-    return Encoder(config.codec, encode, lambda c: c.coded, decode.parameters, kl16.width * side**2, stored)
+    return Encoder(config.codec, encode, lambda c: c.coded, decode.parameters, kl16.width * side**2, stored=stored)

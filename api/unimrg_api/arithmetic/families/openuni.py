@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from unimrg_api.arithmetic.encoders import convolution, dc_ae_decoder, dc_ae_encoder, vision_transformer
-from unimrg_api.arithmetic.families.base import Encoder, FamilyArithmetic
+from unimrg_api.arithmetic.families.base import TOWER_AT_ONCE, Encoder, FamilyArithmetic
 from unimrg_api.arithmetic.families.qwen2 import language_model
 from unimrg_api.arithmetic.layers import (
     ANSWERS,
@@ -128,7 +128,7 @@ def _tower(config: OpenUniConfig) -> Encoder:
     tower += parameters(vision.width * (vision.side**2 + 2) + 2 * merged)
     tower += Cost((merged + 1 + width + 1) * width, (merged + width) * width * vision.tokens)
     widest = (vision.side**2 + 1) * vision.feed_forward
-    return Encoder("vision tower", tower, lambda c: c.looked_at, widest=widest)
+    return Encoder("vision tower", tower, lambda c: c.looked_at, widest=widest, at_once=TOWER_AT_ONCE)
 
 
 def _codec(config: OpenUniConfig) -> Encoder:
@@ -140,4 +140,4 @@ def _codec(config: OpenUniConfig) -> Encoder:
     encode = dc_ae_encoder(codec.widths, codec.encoder_layers, *form)
     decode = dc_ae_decoder(codec.widths, codec.decoder_layers, *form)
     widest = codec.widths[0] * side**2
-    return Encoder("dc-ae", encode, lambda c: c.coded, decode.parameters, widest, stored)
+    return Encoder("dc-ae", encode, lambda c: c.coded, decode.parameters, widest, stored=stored)

@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 
 from unimrg_api.arithmetic.encoders import convolution, norm, vision_transformer, vqgan_decoder, vqgan_encoder
-from unimrg_api.arithmetic.families.base import Encoder, FamilyArithmetic
+from unimrg_api.arithmetic.families.base import TOWER_AT_ONCE, Encoder, FamilyArithmetic
 from unimrg_api.arithmetic.layers import (
     Block,
     Cost,
@@ -110,7 +110,7 @@ def _image_tokenizer(config: ShowOConfig) -> Encoder:
     last = convolution(bits, bits, 1, latents)
     encode = vqgan_encoder(codes.width, codes.encoder_multipliers, codes.encoder_blocks, bits, side) + last
     decode = vqgan_decoder(codes.width, codes.decoder_multipliers, codes.decoder_blocks, bits, side) + last
-    return Encoder("magvitv2", encode, lambda c: c.coded, decode.parameters, codes.width * side**2, stored)
+    return Encoder("magvitv2", encode, lambda c: c.coded, decode.parameters, codes.width * side**2, stored=stored)
 
 
 def _tower(clip: ClipConfig) -> Encoder:
@@ -118,4 +118,4 @@ def _tower(clip: ClipConfig) -> Encoder:
     tower += convolution(3, clip.width, clip.patch, clip.tokens, bias=False)
     tower += parameters(clip.width * (clip.tokens + 2)) + norm(clip.width).times(2)
     widest = (clip.tokens + 1) * clip.feed_forward
-    return Encoder("clip", tower, lambda c: c.looked_at, widest=widest)
+    return Encoder("clip", tower, lambda c: c.looked_at, widest=widest, at_once=TOWER_AT_ONCE)

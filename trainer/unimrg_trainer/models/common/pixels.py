@@ -8,7 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-AT_ONCE = 8
+from unimrg_api.arithmetic.families.base import TOWER_AT_ONCE
+
+AT_ONCE = TOWER_AT_ONCE
 """Images per call of a decoder or a tower: activations at 512 × 512 pixels take about half a gigabyte for each."""
 
 
