@@ -149,11 +149,11 @@ class Reporter:
         )
 
     def close(self) -> None:
-        """Record the end of training."""
+        """Record the end of training; the launcher copies the last segment to the run's store."""
         self._system.set()
         if self._spool is not None:
             self._spool.end("trained to the stop step")
-            self.keep_segments(self.close_segments())
+            self._spool.close_segment()
 
     def _update(self, **changes: object) -> None:
         self._progress = write_progress(self._setup.env.run_dir, self._progress.model_copy(update=changes))
