@@ -10,12 +10,15 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColu
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.load import load_job
-from unimrg_api.spec_platform import CheckpointSpec
 from unimrg_cli.run_view import is_job_file, open_run
 from unimrg_cli.tables import print_doomed
 from unimrg_trainer.checkpoint.identity import attempt_numbers
+from unimrg_trainer.checkpoint.lease import holder
 from unimrg_trainer.checkpoint.reader import CommitReport, inspect_commits, verify_bytes
 from unimrg_trainer.checkpoint.retention import Policy, delete, find_doomed
+from unimrg_trainer.launch.sync import tracked_job
+from unimrg_trainer.local_folders import run_folder
+from unimrg_trainer.storage import ObjectStore
 
 
 def verify(target: str, step: int | None) -> list[CommitReport]:
@@ -49,12 +52,32 @@ def damage(reports: list[CommitReport]) -> UserError | None:
 def prune(target: str, keep_last: int | None, keep_every: int | None, *, confirmed: bool) -> None:
     """Show what retention deletes of a run, and delete it if that is `confirmed`.
 
-    What is not given is the job's, or a job's default where `target` is no job's file.
+    What is not given is the job's; where `target` is no job's file, that of the job which the run has tracked. Raises
+    UserError without either (INPUT_MISSING), and while a training holds the lease (UNAVAILABLE).
     """
     store = open_run(target)
-    spec = load_job(Path(target)).spec.checkpoint if is_job_file(target) else CheckpointSpec(uri="file://run")
-    policy = Policy(keep_last or spec.keep_last, keep_every or spec.keep_every)
-    doomed = find_doomed(store, policy, attempt=max(attempt_numbers(store), default=0))
+    if keep_last is None or keep_every is None:
+        spec = load_job(Path(target) if is_job_file(target) else _tracked_job(store)).spec.checkpoint
+        keep_last, keep_every = keep_last or spec.keep_last, keep_every or spec.keep_every
+    if confirmed and (held := holder(store)) is not None:
+        raise UserError(
+            f"a training is using {store.uri}, and deletes what it does not keep itself: {held}",
+            remedy=f"wait for its end; {held.remedy}",
+            exit_code=ExitCode.UNAVAILABLE,
+        )
+    doomed = find_doomed(store, Policy(keep_last, keep_every), attempt=max(attempt_numbers(store), default=0))
     print_doomed(store.uri, doomed, deleted=confirmed)
     for one in doomed if confirmed else ():
         delete(store, one)
+
+
+def _tracked_job(store: ObjectStore) -> Path:
+    """The file of the job whose run lies in `store`. Raises UserError if it was not tracked."""
+    try:
+        return tracked_job(store, run_folder(store.uri))
+    except UserError as error:
+        raise UserError(
+            f"what the job under {store.uri} keeps is not known: {error.message}",
+            remedy="give the job's file instead, or both --keep-last and --keep-every",
+            exit_code=error.exit_code,
+        ) from error

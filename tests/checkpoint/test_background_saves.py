@@ -27,6 +27,7 @@ from unimrg_trainer.checkpoint.tensors import CommitReader
 from unimrg_trainer.engine.reporting import Reporter
 from unimrg_trainer.engine.saving import BackgroundSaver
 from unimrg_trainer.engine.stopping import StopFlag
+from unimrg_trainer.sections import SectionFile, read_positions
 from unimrg_trainer.storage import LocalStore, ObjectStore
 from unimrg_trainer.storage.base import StorageError
 
@@ -193,6 +194,28 @@ def test_one_save_is_in_flight_and_the_next_waits_for_it(dictionary_store: Dicti
     assert keeper.settle() is None and keeper.poll() is None
     assert [found.step for found in list_commits(dictionary_store)] == [20, 10]
     loads(dictionary_store, 20)
+
+
+def test_a_slow_save_that_is_waited_for_and_every_read_tick(
+    dictionary_store: DictionaryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unimrg_trainer.checkpoint.checkpointer.TICK_SECONDS", 0.01)
+    sections, ticked = SectionFile(tmp_path, 0), threading.Event()
+    sections.enter("save", 10)
+
+    def tick() -> None:
+        sections.tick()
+        ticked.set()
+
+    def wait(action: str, key: str) -> None:
+        assert "rank-0" not in key or ticked.wait(PATIENCE), "a launcher would call this a stall"
+
+    keeper = checkpointer(WrappedStore(dictionary_store, before=wait), tick=tick)
+    keeper.save(small_state(10), "final")
+    before = read_positions(tmp_path)[0]
+    assert (before.section, before.step) == ("save", 10) and before.count > 2
+    assert loaded_by(keeper) is not None
+    assert read_positions(tmp_path)[0].count == before.count + len(small_state(10).pieces)
 
 
 def test_a_failed_save_is_raised_once_and_the_next_may_succeed(dictionary_store: DictionaryStore) -> None:

@@ -115,7 +115,24 @@ def test_a_lease_of_another_machine_is_taken_over_once_it_is_stale(dictionary_st
     assert first.renew() is not None
 
 
-@pytest.mark.parametrize("content", [b"", b"[1]", b"{}", b'{"owner": 1}'])
+def test_a_start_that_paused_while_others_came_and_went_is_refused(dictionary_store: DictionaryStore) -> None:
+    passed = list[lease.Lease]()
+
+    def before(action: str, key: str) -> None:
+        if action == "put" and not passed:
+            passed.append(acquire(dictionary_store, "came and went", 1))
+            passed[0].release()
+            passed.append(acquire(dictionary_store, "holder", 1))
+
+    refused(WrappedStore(dictionary_store, before=before), "paused")
+    assert list(dictionary_store.objects) == ["lease/00000002.json"]
+    assert passed[1].renew() is None
+
+
+LEASE = {"owner": "a", "attempt": 1, "since": "", "host": "b", "machine": "c", "process": 1, "released": False}
+
+
+@pytest.mark.parametrize("content", [b"", b"[1]", b"{}", b'{"owner": 1}', json.dumps(LEASE).encode()])
 def test_what_is_no_lease_keeps_nobody_out(dictionary_store: DictionaryStore, content: bytes) -> None:
     dictionary_store.put("lease/00000007.json", content)
     acquire(dictionary_store, "first", 1)

@@ -12,8 +12,10 @@ import pytest
 from tests.support.bad_jobs import GOOD_JOB
 from tests.support.command_line import Unimrg
 from tests.support.faulty_stores import flip
+from unimrg_api.load import load_job
 from unimrg_api.progress import Progress
 from unimrg_api.termination import TerminationRecord
+from unimrg_trainer.checkpoint.lease import acquire
 from unimrg_trainer.storage import LocalStore
 
 
@@ -251,4 +253,28 @@ def test_pruning_shows_first_and_deletes_only_when_told_to(unimrg: Unimrg, run: 
     assert deleted.code == 0 and "superfluous" in deleted.out
     assert {key.split("/")[1] for key, _ in written.list("ckpt/")} == {f"step-000000{step}" for step in (20, 30, 40)}
     assert unimrg("ckpt", "verify", run.file).code == 0
-    assert "nothing to delete" in unimrg("ckpt", "prune", run.root).out
+
+
+def test_pruning_a_folder_keeps_what_its_job_keeps(unimrg: Unimrg, run: Run, written: LocalStore) -> None:
+    before = written.list("ckpt/")
+    refused = unimrg("ckpt", "prune", run.root, "--keep-last", "2", "--yes")
+    assert refused.code == 66 and "both --keep-last and --keep-every" in refused.err
+    assert written.list("ckpt/") == before
+    job = load_job(run.file).model_dump(mode="json", by_alias=True, exclude_none=True)
+    job["spec"]["checkpoint"] |= {"keepLast": 2, "keepEvery": 20}
+    run.put("spool/attempt-2/files/1/unimrgjob.json", job)
+    assert unimrg("ckpt", "prune", run.root, "--yes").code == 0
+    assert {key.split("/")[1] for key, _ in written.list("ckpt/")} == {f"step-000000{step}" for step in (20, 30, 40)}
+
+
+def test_pruning_is_refused_while_a_training_holds_the_lease(unimrg: Unimrg, run: Run, written: LocalStore) -> None:
+    lease = acquire(written, "job", 2)
+    before = written.list("ckpt/")
+    prune = ("ckpt", "prune", run.root, "--keep-last", "2", "--keep-every", "1000")
+    refused = unimrg(*prune, "--yes")
+    assert refused.code == 69 and f"process {os.getpid()}" in refused.err
+    assert unimrg(*prune).code == 0, "to look deletes nothing"
+    assert written.list("ckpt/") == before
+    lease.release()
+    assert unimrg(*prune, "--yes").code == 0
+    assert "nothing to delete" in unimrg(*prune).out

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tests.support.checkpoints import assert_same
+from tests.support.faulty_stores import raising
 from tests.support.local_jobs import tiny_job
 from tests.support.one_step import TINY, freeze
 from tests.support.published_recipe import Recipe, assert_trained_alike, rate_by_hand, train_by_hand
@@ -22,6 +23,7 @@ from unimrg_trainer.models.registry import find_family
 from unimrg_trainer.objectives.registry import objective
 from unimrg_trainer.preparation.prepare import prepare
 from unimrg_trainer.storage import LocalStore
+from unimrg_trainer.storage.base import StorageError
 from unimrg_trainer.tracking.segments import read_curves
 
 OBJECTIVES = {"Understanding": 1.0, "Pixel": 0.5, "Depth": 2.0, "Segmentation": 1.0}
@@ -93,6 +95,8 @@ def test_a_job_interrupted_and_resumed_follows_the_recipe_by_hand(
     weighted = [weight * shown.losses[name.lower()] for name, weight in OBJECTIVES.items()]
     assert (shown.step, shown.checkpoint_step, shown.loss) == (3, 3, pytest.approx(sum(weighted) / len(weighted)))
 
-    # an attempt that finds its work done changes nothing
+    # an attempt that finds its work done changes nothing, and leaves its last records to the launcher
+    refuse = raising(lambda: StorageError("away"), "spool/")
+    monkeypatch.setattr(LocalStore, "put", lambda store, key, *_, **__: refuse("put", key))
     run_stage(tmp_path, job, 3, monkeypatch, asked_to_stop=False)
     assert_same(newest(tmp_path / "run", digest), state)

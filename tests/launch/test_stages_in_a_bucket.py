@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from unimrg_api.load import process_spec
 from unimrg_api.termination import TerminationRecord
 from unimrg_cli.run_view import describe_run
 from unimrg_trainer.checkpoint import lease
+from unimrg_trainer.checkpoint.reader import list_commits
 from unimrg_trainer.launch import stages
 from unimrg_trainer.launch.classification import WorkerGroupExit
 from unimrg_trainer.launch.exit_records import ExitResult
@@ -234,6 +236,7 @@ def test_a_second_training_is_refused_and_a_later_attempt_takes_over(
     pods: Pods, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lease, "RENEW_SECONDS", 0.2)
+    me = f"process {os.getpid()} on {socket.gethostname()}"
     pods.stage("prepare")
     monkeypatch.setenv("FAKE_TRAIN", "wait")
     with ThreadPoolExecutor(1) as pool:
@@ -241,10 +244,13 @@ def test_a_second_training_is_refused_and_a_later_attempt_takes_over(
         at_work = pods.folder / "pod-2" / "run" / "spool"  # its rank writes there
         wait_until(lambda: at_work.exists() or first.done(), 60)
         monkeypatch.setenv("FAKE_TRAIN", "complete")
-        refused(pods.stage("train", attempt="1", uid="another"), ExitCode.UNAVAILABLE, f"using {pods.place.uri}/run: ")
+        refused(
+            pods.stage("train", attempt="1", uid="another"), ExitCode.UNAVAILABLE, f"using {pods.place.uri}/run: {me}"
+        )
         assert not first.done()
         assert pods.stage("train", attempt="2").exit_code == 0
-        refused(first.result(), ExitCode.INTERRUPTED, "attempt 3, since", "has taken this training over")
+        refused(first.result(), ExitCode.INTERRUPTED, me, "attempt 3, since", "has taken this training over")
+    assert [commit.step for commit in list_commits(pods.run)] == [12], "who has lost the lease commits nothing"
     assert pods.stage("train", attempt="1", uid="another").exit_code == 0, "what has ended keeps nobody out"
 
 

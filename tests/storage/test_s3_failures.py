@@ -299,3 +299,16 @@ def test_what_the_environment_lacks_or_has_wrong_is_named(
     error = failure(lambda: s3_place.store().get("a"))
     assert error.exit_code is expected
     assert said in str(error) and "as-echo" not in str(error)
+
+
+def test_a_service_that_tells_no_times_is_read_but_cannot_tell_ages(s3_place: Place) -> None:
+    def strip(parsed: dict[str, Any], **_: Any) -> None:
+        del parsed["ResponseMetadata"]["HTTPHeaders"]["date"], parsed["LastModified"]
+
+    store = s3_place.store()
+    store.put("a", b"content")
+    assert store.age("a") is not None
+    with handled(s3_place, "after-call.s3.GetObject", strip):
+        assert store.get("a") == b"content" and store.size("a") == 7
+        error = failure(lambda: store.age("a"))
+    assert error.exit_code is ExitCode.CONFIGURATION and f"{store.uri}/a" in error.message

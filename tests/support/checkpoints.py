@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,12 +94,14 @@ def checkpointer(
     keep_every: int | None = None,
     agreement: Agreement | None = None,
     training_digest: str = CONFIG_DIGEST,
+    tick: Callable[[], None] = lambda: None,
 ) -> Checkpointer:
     return Checkpointer(
         store,
         Origin("job-uid", attempt, "ddp", training_digest, "d" * 64),
         retention=Policy(keep_last, keep_every),
         agreement=agreement or SingleProcess(),
+        tick=tick,
     )
 
 

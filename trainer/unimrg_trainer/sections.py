@@ -27,7 +27,7 @@ class Position:
     step: int
     """Finished optimiser steps."""
     count: int
-    """Sections entered so far: a rank that works changes it."""
+    """Sections entered and ticks so far: a rank that works changes it."""
 
 
 class SectionFile:
@@ -43,9 +43,14 @@ class SectionFile:
 
     def enter(self, section: Section, step: int | None = None) -> None:
         """Say that `section` begins; `step` finished optimiser steps, if that has changed."""
-        self._count += 1
+        self._section = section
         self._step = self._step if step is None else step
-        os.pwrite(self._descriptor, f"{self._step} {self._count} {section}".ljust(_SIZE).encode(), 0)
+        self.tick()
+
+    def tick(self) -> None:
+        """Say that the section goes on, where it may last longer than a stall."""
+        self._count += 1
+        os.pwrite(self._descriptor, f"{self._step} {self._count} {self._section}".ljust(_SIZE).encode(), 0)
 
 
 def read_positions(run_dir: Path) -> dict[int, Position]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import replace
 from typing import Any
 
@@ -21,20 +21,34 @@ from unimrg_trainer.storage.base import ObjectStore
 
 logger = logging.getLogger(__name__)
 
+TICK_SECONDS = 1.0
+"""Interval of ticks while a save is waited for."""
+
 
 class Checkpointer:
     """The checkpoints of one attempt of one job, below the run's prefix.
 
     `origin` has the uid and attempt that `identity` gave, and the digest that says what makes two trainings the same.
     Every rank makes the same calls in the same order. `agreement` is this object's alone: a save uses it while
-    training goes on. At most one save is in flight.
+    training goes on. At most one save is in flight. `tick` is called as long as a save is waited for, and with every
+    part of a checkpoint that is read: both may last longer than a stall. What hangs is ended by the time-outs of the
+    store and of the agreement.
     """
 
-    def __init__(self, store: ObjectStore, origin: Origin, *, retention: Policy, agreement: Agreement) -> None:
+    def __init__(
+        self,
+        store: ObjectStore,
+        origin: Origin,
+        *,
+        retention: Policy,
+        agreement: Agreement,
+        tick: Callable[[], None] = lambda: None,
+    ) -> None:
         self._store = store
         self._origin = origin
         self._retention = retention
         self._agreement = agreement
+        self._tick = tick
         self._saving: Future[Commit] | None = None
 
     def begin(
@@ -73,7 +87,11 @@ class Checkpointer:
         Raises CheckpointError on every rank if it failed on any; the previous commits stand.
         """
         saving, self._saving = self._saving, None
-        return None if saving is None else saving.result()
+        if saving is None:
+            return None
+        while not wait([saving], TICK_SECONDS).done:
+            self._tick()
+        return saving.result()
 
     def poll(self) -> Commit | None:
         """Return the commit of the save in flight, once, if it has just succeeded; a failure is left to `settle`."""
@@ -118,5 +136,10 @@ class Checkpointer:
 
         Raises CheckpointError on every rank (see `discover.load_newest`).
         """
+
+        def ticking(reader: CommitReader) -> None:
+            reader.on_read = self._tick
+            import_state(reader)
+
         digest = self._origin.training_digest
-        return load_newest(self._store, self._agreement, import_state, training_digest=digest)
+        return load_newest(self._store, self._agreement, ticking, training_digest=digest)

@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from unimrg_api.commits import step_folder
@@ -115,6 +116,22 @@ def read_marker(store: ObjectStore, marker: Marker) -> Commit:
         raise Unverified(f"{marker.key} names no manifest of its step")
     measured = float(score) if isinstance(score, int | float) else None
     return Commit(marker.step, marker.generation, folder.attempt, str(key), digest, measured)
+
+
+def read_markers(
+    store: ObjectStore, markers: Iterable[Marker]
+) -> tuple[dict[Marker, Commit], dict[Marker, Unverified]]:
+    """Read what each marker names; return the commits, and what is wrong with the markers that cannot be read.
+
+    Both in the order of `markers`. Raises UserError for an unknown schema version.
+    """
+    commits, unreadable = dict[Marker, Commit](), dict[Marker, Unverified]()
+    for marker in markers:
+        try:
+            commits[marker] = read_marker(store, marker)
+        except Unverified as finding:
+            unreadable[marker] = finding
+    return commits, unreadable
 
 
 def marker_bytes(commit: Commit) -> bytes:

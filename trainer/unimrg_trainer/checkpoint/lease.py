@@ -109,6 +109,9 @@ def acquire(store: ObjectStore, owner: str, attempt: int) -> Lease:
             "started": _started(os.getpid()),
         }
         if put_once(store, _key(newest + 1), canonical_json(content).encode()):
+            if max(_numbers(store)) > newest + 1:  # others came and went since the listing, and the number was free
+                store.delete(_key(newest + 1))
+                continue
             for number in numbers:
                 store.delete(_key(number))
             return Lease(store, newest + 1, content)
@@ -160,7 +163,8 @@ def _read(store: ObjectStore, number: int) -> dict[str, Any] | None:
         content = json.loads(store.get(_key(number)))
     except (NotFound, ValueError):
         return None
-    fields = {"owner": str, "attempt": int, "since": str, "host": str, "machine": str, "process": int, "released": bool}
+    fields: dict[str, type] = {"owner": str, "attempt": int, "since": str, "host": str, "machine": str, "process": int}
+    fields |= {"started": int, "released": bool}
     valid = isinstance(content, dict) and all(isinstance(content.get(name), kind) for name, kind in fields.items())
     return content if valid else None
 

@@ -12,7 +12,7 @@ from pydantic.alias_generators import to_camel
 
 from unimrg_api.commits import ROOT
 from unimrg_api.errors import UserError
-from unimrg_trainer.checkpoint.commit import Commit, read_marker
+from unimrg_trainer.checkpoint.commit import Commit, read_marker, read_markers
 from unimrg_trainer.checkpoint.layout import Marker, read_listing
 from unimrg_trainer.checkpoint.manifest import Manifest, Unverified, parse_manifest
 from unimrg_trainer.checkpoint.objects import VerifiedObjects
@@ -52,13 +52,10 @@ class CommitReport(BaseModel):
 
 def list_commits(store: ObjectStore) -> list[Commit]:
     """Return all commits with a readable marker that nobody quarantined, newest first."""
-    commits = []
-    for marker in read_listing(store.list(ROOT)).candidates():
-        try:
-            commits.append(read_marker(store, marker))
-        except Unverified as finding:
-            logger.warning("passing over a commit marker: %s", finding)
-    return commits
+    commits, unreadable = read_markers(store, read_listing(store.list(ROOT)).candidates())
+    for finding in unreadable.values():
+        logger.warning("passing over a commit marker: %s", finding)
+    return list(commits.values())
 
 
 def inspect_commits(store: ObjectStore) -> list[CommitReport]:

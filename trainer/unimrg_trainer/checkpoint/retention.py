@@ -15,9 +15,8 @@ from typing import Literal
 
 from unimrg_api.commits import ROOT
 from unimrg_api.spec_platform import NEVER_DELETED
-from unimrg_trainer.checkpoint.commit import Commit, read_marker, reserved_at
-from unimrg_trainer.checkpoint.layout import RESERVATION, Folder, Listing, Marker, read_listing
-from unimrg_trainer.checkpoint.manifest import Unverified
+from unimrg_trainer.checkpoint.commit import Commit, read_markers, reserved_at
+from unimrg_trainer.checkpoint.layout import RESERVATION, Folder, Marker, read_listing
 from unimrg_trainer.storage.base import ObjectStore, StorageError
 
 logger = logging.getLogger(__name__)
@@ -69,14 +68,14 @@ def find_doomed(store: ObjectStore, policy: Policy, *, attempt: int, now: float 
     """
     now = time.time() if now is None else now
     seen = read_listing(store.list(ROOT))
-    commits, unreadable = _read_markers(store, seen)
+    commits, unreadable = read_markers(store, seen.committed)
     good = [commit for commit in commits.values() if commit.marker not in seen.quarantined]
     leaving = superfluous(good, policy)
     doomed = [Doomed("superfluous", one.step, one.marker, seen.folders.get(one.folder)) for one in leaving]
     kept = [commit for commit in good if commit not in leaving]
     if len(kept) >= NEVER_DELETED:
         oldest = min(commit.step for commit in kept)
-        for marker in sorted(seen.quarantined | unreadable):
+        for marker in sorted(seen.quarantined | unreadable.keys()):
             if marker.step < oldest:  # as long as it is recent it is kept for people to look at
                 folder = seen.folders.get(commits[marker].folder) if marker in commits else None
                 doomed.append(Doomed("damaged", marker.step, marker, folder))
@@ -109,16 +108,6 @@ def retain(store: ObjectStore, policy: Policy, *, attempt: int, now: float | Non
         delete(store, one)
     if doomed:
         logger.info("deleted %s", ", ".join(f"step {one.step} ({one.why})" for one in doomed))
-
-
-def _read_markers(store: ObjectStore, seen: Listing) -> tuple[dict[Marker, Commit], set[Marker]]:
-    commits, unreadable = {}, set()
-    for marker in seen.committed:
-        try:
-            commits[marker] = read_marker(store, marker)
-        except Unverified:
-            unreadable.add(marker)
-    return commits, unreadable
 
 
 def _delete_folder(store: ObjectStore, folder: Folder) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -22,6 +23,8 @@ class CommitReader:
 
     def __init__(self, store: ObjectStore, commit: Commit, manifest: Manifest) -> None:
         self.step = manifest.step
+        self.on_read: Callable[[], None] = lambda: None
+        """Called with every piece that was read."""
         self.tensors = {
             name: TensorInfo(tuple(entry.shape), DTYPES[entry.dtype]) for name, entry in manifest.tensors.items()
         }
@@ -45,6 +48,7 @@ class CommitReader:
             if first < last:
                 place = piece.offset + (first - piece.start) * size
                 self._objects.read_into(piece.object, place, target[(first - start) * size : (last - start) * size])
+                self.on_read()
         return result
 
     def read_whole(self, name: str) -> Tensor:

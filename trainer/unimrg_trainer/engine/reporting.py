@@ -157,10 +157,10 @@ class Reporter:
         )
 
     def close(self) -> None:
-        """Stop measuring the node, and save what the spool has."""
+        """Stop measuring the node; the launcher copies the last segment to the run's store."""
         self._system.set()
         if self._spool is not None:
-            self.keep_segments(self.close_segments())
+            self._spool.close_segment()
 
     def _update(self, **changes: object) -> None:
         self._progress = write_progress(self._setup.env.run_dir, self._progress.model_copy(update=changes))

@@ -72,6 +72,7 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
         Origin(env.uid, int(env.attempt), strategy_name, job.training_digest(dataset.digest), dataset.digest),
         retention=Policy(job.spec.checkpoint.keep_last, job.spec.checkpoint.keep_every),
         agreement=TorchAgreement(dist.new_group(backend="gloo", timeout=SAVE_TIMEOUT)),
+        tick=sections.tick,
     )
     newest = newest_allowed(checkpointer, job)
     module, parts = _build_module(setup, resuming=newest is not None)

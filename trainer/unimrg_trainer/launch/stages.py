@@ -174,24 +174,21 @@ def _prepare(context: StageContext) -> ExitResult:
 
 def _run_ranks(context: StageContext, stage: StageName) -> ExitResult:
     """Run a stage on all ranks of this node; on the first node with the lease and uploads to MLflow."""
-    if context.env.node_rank != 0:
-        return _supervised(context, stage)
     takers: list[str] = []
-
-    def on_loss(taker: str) -> None:
-        takers.append(taker)
-        context.stop.request(f"{taker} has taken this training over")
-
-    with renewed(context.run_store, context.owner, int(context.env.attempt), on_loss) as lease:
+    if context.env.node_rank != 0:
+        return _supervised(context, stage, takers)
+    with renewed(context.run_store, context.owner, int(context.env.attempt), takers.append) as lease:
         context.leases.append(lease)
-        result = _supervised(context, stage)
+        result = _supervised(context, stage, takers)
     if takers:
-        message = f"{takers[0]} has taken this training over, and this attempt stopped"
+        context.stop.request("taken over")  # nothing follows
+        message = f"{takers[0]} has taken this training over; this attempt was ended and saved nothing more"
         return ExitResult(ExitCode.INTERRUPTED, "TakenOver", message)
     return result
 
 
-def _supervised(context: StageContext, stage: StageName) -> ExitResult:
+def _supervised(context: StageContext, stage: StageName, takers: list[str]) -> ExitResult:
+    """Run a stage on all ranks of this node; they are killed once there is a taker of the lease."""
     env, stop = context.env, context.stop
     check_node(env, gpus=context.job.spec.trainer.gpus_per_node > 0)
     worker_group.wait_for_master(env, stop)
@@ -210,6 +207,7 @@ def _supervised(context: StageContext, stage: StageName) -> ExitResult:
             watchdog=Watchdog(env.stall_timeout, time.monotonic()),
             heartbeat=lambda: reports.heartbeat(env.run_dir),
             ends_stalls=first_node,
+            is_lost=lambda: bool(takers),
         )
     return classify(end)
 

@@ -256,8 +256,11 @@ def supervise(
     watchdog: Watchdog | None = None,
     heartbeat: Callable[[], Heartbeat | None] = lambda: None,
     ends_stalls: bool = True,
+    is_lost: Callable[[], bool] = lambda: False,
 ) -> WorkerGroupExit:
     """Wait until all ranks have ended; stop or kill them on signals, a failed rank or a stall.
+
+    Once `is_lost`, another attempt writes where these ranks do: they are killed before they save anything.
 
     No rank is running when it returns. `grace` is in seconds, from the stop request to the end. With `ends_stalls` a
     stall ends the group; otherwise it only has the stacks dumped, and another node's launcher ends the attempt.
@@ -266,7 +269,7 @@ def supervise(
     stall: Stall | None = None
     grace_exceeded = False
     try:
-        while group.is_running() and not stop.twice:
+        while group.is_running() and not stop.twice and not is_lost():
             now = time.monotonic()
             if stop.requested and stop_deadline == float("inf"):
                 logger.info("%s: the ranks stop after their next step and save a checkpoint", stop.cause)

@@ -8,6 +8,7 @@ folder of a checkpoint `sweep` aborts it, elsewhere the bucket's life-cycle rule
 
 from __future__ import annotations
 
+import datetime
 import io
 import logging
 import os
@@ -139,7 +140,15 @@ class S3Store:
 
     def age(self, key: str) -> float | None:
         found = self.find(key)
-        return None if found is None else found.age
+        if found is None:
+            return None
+        if found.now is None or found.written is None:
+            raise StorageError(
+                f"cannot tell the age of {self.uri}/{key}: the service's reply lacks Date or Last-Modified",
+                remedy="use a service that implements all of S3, and nothing before it that changes replies",
+                exit_code=ExitCode.CONFIGURATION,
+            )
+        return (parsedate_to_datetime(found.now) - found.written).total_seconds()
 
     def find(self, key: str) -> Part | None:
         """Return the object's first byte, length and version; None if there is none. HEAD would not give a reason."""
@@ -237,13 +246,14 @@ class S3Store:
 class Part:
     """A range that was read: its bytes, the object's length, and which version of the object it is of.
 
-    `age` is for how many seconds the object has been there, by the service's clock.
+    `now` and `written` are when it was read and when the object was stored, by the service's clock, where it tells.
     """
 
     content: bytes
     total: int
     version: str
-    age: float = field(default=0.0, compare=False)
+    now: str | None = field(default=None, compare=False)
+    written: datetime.datetime | None = field(default=None, compare=False)
 
 
 class _BrokenOff(Exception):  # noqa: N818 - a condition, handled in this module
@@ -271,12 +281,8 @@ def _received(answer: dict[str, Any], start: int, count: int, what: str) -> Part
     content: bytes = answer["Body"].read()
     if len(content) != min(count, total - start):
         raise OSError(f"{len(content)} of {min(count, total - start)} bytes came")
-    return Part(content, total, str(answer["ETag"]), _age(answer))
-
-
-def _age(answer: dict[str, Any]) -> float:
-    now = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
-    return float((now - answer["LastModified"]).total_seconds())
+    now = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
+    return Part(content, total, str(answer["ETag"]), now, answer.get("LastModified"))
 
 
 _clients: dict[tuple[object, ...], Any] = {}
