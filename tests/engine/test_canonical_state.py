@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from tests.support.toy_training import Toy, toy_loop, toy_strategy
 from unimrg_api.errors import UserError
 from unimrg_trainer.checkpoint.state import LocalState, Piece
-from unimrg_trainer.engine.strategies.base import import_weights
+from unimrg_trainer.engine.strategies.base import Strategy, import_weights
 from unimrg_trainer.engine.strategies.selfcheck import MemoryReader
 
 pytestmark = pytest.mark.usefixtures("process_group")
@@ -76,6 +77,27 @@ def test_a_state_is_a_whole_model_and_shares_no_memory_with_it() -> None:
     for piece, before in zip(first.pieces, as_it_was.pieces, strict=True):
         assert torch.equal(piece.values, before.values)
     assert not equal(MemoryReader([first]).weights(), MemoryReader([saved[-1][0]]).weights())
+
+
+def test_no_earlier_state_is_held_while_one_is_copied() -> None:
+    """What a save has done with is free: the host holds one copy."""
+    copies: list[weakref.ref[LocalState]] = []
+    alive: list[int] = []
+
+    def watched(strategy: Strategy) -> Strategy:
+        export = strategy.export_state
+
+        def export_state(step: int) -> LocalState:
+            alive.append(sum(copy() is not None for copy in copies))
+            state = export(step)
+            copies.append(weakref.ref(state))
+            return state
+
+        strategy.export_state = export_state  # type: ignore[method-assign]
+        return strategy
+
+    toy_loop(Toy(), stop_step=3, save_every=1, save=save_nothing, wrap=watched).run(0)
+    assert alive == [0, 0, 0]
 
 
 def drop(pieces: list[Piece], name: str) -> list[Piece]:

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
+from tests.support.checkpoints import checkpointer, small_state
 from tests.support.local_jobs import tiny_job
 from tests.support.train_stage import run_stage
 from unimrg_api.spec_training import EarlyStopSpec
 from unimrg_trainer.checkpoint.commit import Commit
 from unimrg_trainer.checkpoint.reader import list_commits
-from unimrg_trainer.early_stop import EarlyStopRule
+from unimrg_trainer.early_stop import EarlyStopRule, ended_early
 from unimrg_trainer.engine import early_stop
 from unimrg_trainer.engine.evaluate import main as evaluate
 from unimrg_trainer.launch import outcomes
@@ -50,8 +51,24 @@ def test_training_ends_after_patience_and_the_checkpoints_alone_say_the_same(
         # of the past, only the best and the newest may be left
         kept.append(commit(step, score if math.isfinite(score) else None))
         kept = [one for one in kept if one.step in (rule.best_step, step)]
+        if not math.isfinite(rule.best_score):
+            continue  # a resumed training knows of no measurement
         resumed = EarlyStopRule(SETTINGS, [*kept, commit(step + 1, 0.0)], step)
         assert (resumed.best_step, resumed.is_over(step)) == (rule.best_step, rule.is_over(step))
+
+
+def test_a_training_that_was_never_measured_has_not_ended() -> None:
+    assert not EarlyStopRule(SETTINGS, [commit(20, None), commit(40, None)], 40).is_over(40)
+
+
+@pytest.mark.parametrize(("reason", "ended"), [("interruption", False), ("final", True)])
+def test_an_interruption_before_a_measurement_is_no_end(tmp_path: Path, reason: str, ended: bool) -> None:
+    store = LocalStore(tmp_path / "run")
+    keeper = checkpointer(store, keep_last=9)
+    for step, score, why in ((10, 1.0, "periodic"), (20, 1.1, "periodic"), (30, None, reason)):
+        keeper.begin(small_state(step), why, score=score)
+        keeper.settle()
+    assert ended_early(store, SETTINGS, 30) == ended
 
 
 @pytest.mark.timeout(240)

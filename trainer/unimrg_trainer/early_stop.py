@@ -11,18 +11,25 @@ from collections.abc import Iterable
 
 from unimrg_api.spec_training import EarlyStopSpec
 from unimrg_trainer.checkpoint.commit import Commit
+from unimrg_trainer.checkpoint.reader import list_commits, read_manifest
+from unimrg_trainer.storage.base import ObjectStore
 
 
 class EarlyStopRule:
     """Counts the measurements since the lowest score."""
 
     def __init__(self, settings: EarlyStopSpec, commits: Iterable[Commit], up_to_step: int) -> None:
-        """`commits` are those of the run; those beyond `up_to_step`, from which training goes on, do not count."""
+        """`commits` are those of the run; those beyond `up_to_step`, from which training goes on, do not count.
+
+        Where none has a score, nothing was measured yet, and the rule counts from `up_to_step`.
+        """
         self._settings = settings
         self.best_step, self.best_score = 0, math.inf
         for commit in sorted(commits, key=lambda one: one.step):
             if commit.step <= up_to_step and commit.score is not None:
                 self.add(commit.step, commit.score)
+        if self.best_score == math.inf:
+            self.best_step = up_to_step
 
     def is_due(self, step: int) -> bool:
         """Whether the held-out loss is measured after this step."""
@@ -36,3 +43,14 @@ class EarlyStopRule:
     def is_over(self, step: int) -> bool:
         """Whether training ends with this step."""
         return self.is_due(step) and (step - self.best_step) // self._settings.every_steps >= self._settings.patience
+
+
+def ended_early(store: ObjectStore, settings: EarlyStopSpec, step: int) -> bool:
+    """Whether training ended with the checkpoint of `step`: the rule says so, and it was saved as the final one.
+
+    An interruption may come before a measurement that is due. Raises StorageError.
+    """
+    commits = list_commits(store)
+    if not EarlyStopRule(settings, commits, step).is_over(step):
+        return False
+    return any(one.step == step and read_manifest(store, one).reason == "final" for one in commits)

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from unimrg_api.errors import UserError
 from unimrg_trainer.engine.recompute import blocks
 
 logger = logging.getLogger(__name__)
@@ -74,5 +75,8 @@ class StepProfiler:
         path = self._folder / f"trace-from-step-{self._first}.json.gz"
         self._profile.export_chrome_trace(str(path))
         self._profile = None
-        self._keep(path)
+        try:
+            self._keep(path)
+        except UserError as error:  # it costs no training
+            logger.warning("the profile could not be saved beside the checkpoints: %s", error)
         logger.info("the profile of %d steps from step %d on is in %s", PROFILED_STEPS, self._first, path)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import math
 
+from unimrg_trainer.checkpoint.agreement import TorchAgreement, on_first_rank
 from unimrg_trainer.checkpoint.reader import list_commits
-from unimrg_trainer.early_stop import EarlyStopRule
+from unimrg_trainer.early_stop import EarlyStopRule, ended_early
 from unimrg_trainer.engine.measuring import held_out_loss
 from unimrg_trainer.engine.reporting import Reporter
 from unimrg_trainer.engine.setup import Setup
 from unimrg_trainer.engine.strategies.base import Strategy
 from unimrg_trainer.sections import SectionFile
-
-logger = logging.getLogger(__name__)
 
 
 class EarlyStop:
@@ -30,13 +28,17 @@ class EarlyStop:
         self._scores: dict[int, float] = {}
         settings = setup.job.spec.training.early_stop
         self._rule: EarlyStopRule | None = None
+        self.has_ended = False
+        """Whether training ended with `first_step` already."""
         if settings is not None:
-            self._rule = EarlyStopRule(settings, list_commits(setup.run_store), first_step)
+            store, agreement = setup.run_store, TorchAgreement(setup.gloo_group)
+            commits, self.has_ended = on_first_rank(
+                agreement,
+                "reading the scores of checkpoints",
+                lambda: (list_commits(store), first_step > 0 and ended_early(store, settings, first_step)),
+            )
+            self._rule = EarlyStopRule(settings, commits, first_step)
             self._data = setup.open_data("heldOut")
-
-    def ended_at(self, step: int) -> bool:
-        """Whether training ended with `step`, by the scores of its checkpoints."""
-        return self._rule is not None and self._rule.is_over(step)
 
     def ends(self, finished_steps: int) -> bool:
         """Measure the held-out loss, if it is due; return whether training ends. A collective call."""
@@ -54,7 +56,7 @@ class EarlyStop:
         self._rule.add(finished_steps, loss)
         if self._rule.is_over(finished_steps):
             best = f"{self._rule.best_score:.4g} after step {self._rule.best_step}"
-            logger.info("training ends with step %d: the held-out loss was lowest with %s", finished_steps, best)
+            self._reporter.notify(f"training ends with step {finished_steps}: the held-out loss was lowest with {best}")
             return True
         return False
 

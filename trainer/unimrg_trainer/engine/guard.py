@@ -63,21 +63,20 @@ class NumericGuard:
             self._history = torch.where(skip, self._history, taken)
         return skip
 
-    def count(self, steps: Iterable[StepMetrics]) -> None:
-        """Count the skipped ones of these steps.
-
-        Raises NumericGuardError (exit code 82) at the first one beyond the budget.
-        """
+    def count(self, steps: Iterable[StepMetrics]) -> NumericGuardError | None:
+        """Count the skipped ones of these steps; return what to raise (exit code 82) at the first beyond the budget."""
         for step in steps:
             self.skipped += step.skipped
             if step.skipped and self.skipped > self._budget:
-                raise NumericGuardError(
-                    f"step {step.step} is the {self.skipped}. step whose loss or gradient is not finite or too far off "
-                    f"(spec.training.guard.skipBudget: {self._budget}; loss {step.loss:.4g} of {dict(step.losses)}, "
-                    f"gradient norm {step.grad_norm:.4g}); the last checkpoint is unaffected",
-                    remedy="lower spec.training.optimizer.learningRate, or train in FP32, and run again",
+                return NumericGuardError(
+                    f"{self.skipped} steps had a loss or gradient that is not finite or too far off, the last one step "
+                    f"{step.step} (spec.training.guard.skipBudget: {self._budget}; loss {step.loss:.4g} of "
+                    f"{dict(step.losses)}, gradient norm {step.grad_norm:.4g}); the last checkpoint is unaffected",
+                    remedy="start with a lower spec.training.optimizer.learningRate, or in FP32, under another "
+                    "spec.checkpoint.uri; or raise skipBudget to go on from the last checkpoint",
                     exit_code=ExitCode.NON_FINITE_LOSS,
                 )
+        return None
 
     def export_pieces(self) -> list[Piece]:
         """Return this rank's pieces of the guard's part of a checkpoint: all of it on rank 0. Call `count` before."""

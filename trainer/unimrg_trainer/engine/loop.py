@@ -120,11 +120,7 @@ class TrainingLoop:
                 if saving:
                     at_end = (not stopping and self.ends_early(finished_steps)) or at_end
                     self.enter("save", finished_steps)
-                    reason = "final" if at_end else "interruption" if stopping else "periodic"
-                    self.settle()
-                    state = self.strategy.export_state(finished_steps)
-                    state.pieces.extend(self.guard.export_pieces())
-                    self.save(state, reason)
+                    self._save(finished_steps, "final" if at_end else "interruption" if stopping else "periodic")
                     self._report_started = time.monotonic()
                 if at_end:
                     self.stop.wait_pending()
@@ -138,6 +134,13 @@ class TrainingLoop:
                 self._data_wait += time.monotonic() - waited
                 self.enter("step", finished_steps)
         return finished_steps
+
+    def _save(self, finished_steps: int, reason: str) -> None:
+        """Export and save the state; nothing here holds it longer than the save does."""
+        self.settle()
+        state = self.strategy.export_state(finished_steps)
+        state.pieces.extend(self.guard.export_pieces())
+        self.save(state, reason)
 
     def _train(self, step: Step) -> None:
         rate = self.schedule.rate(step.number)
@@ -188,10 +191,13 @@ class TrainingLoop:
 
     def _report(self) -> None:
         metrics = self.collector.flush()
-        self.guard.count(metrics)
+        exceeded = self.guard.count(metrics)
         now = time.monotonic()
         count = max(1, len(metrics))
         step_seconds, data_wait = (now - self._report_started) / count, self._data_wait / count
         slowest = self.rank_times.flush(count, data_wait)
         self.report(LoopReport(metrics, self._rates, self.guard.skipped, step_seconds, data_wait, slowest))
         self._rates, self._data_wait, self._report_started = [], 0.0, now
+        if exceeded is not None:
+            self.settle()  # the save in flight is whole, and the last one that this training makes
+            raise exceeded

@@ -90,6 +90,11 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
 
     frozen_count = sum(len(part.frozen) for part in parts)
     reporter = Reporter(setup, training.resolved_stop_step(), first_step, frozen_count, parameter_count)
+    if newest is not None and first_step < newest.step:
+        reporter.notify(
+            f"the checkpoint of step {newest.step} is damaged, and training goes on from that of step {first_step}; "
+            "`unimrg ckpt verify` says what is wrong"
+        )
     planner = _open_planner(setup, dataset)
     if first_step == 0 and setup.rank == 0:
         # on one rank only: it imports matplotlib, which takes a second
@@ -109,7 +114,7 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
 
     early_stop = EarlyStop(setup, strategy, reporter, sections, first_step)
     stop_step = training.resolved_stop_step()
-    if early_stop.ended_at(first_step):
+    if early_stop.has_ended:
         logger.info("nothing to train: the held-out loss ended this training with step %d", first_step)
         stop_step = first_step
     profiler = _open_profiler(setup, sections)

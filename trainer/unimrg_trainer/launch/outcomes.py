@@ -13,7 +13,7 @@ from unimrg_api.termination import TerminationRecord
 from unimrg_trainer.checkpoint.identity import attempt_numbers
 from unimrg_trainer.checkpoint.manifest import Unverified
 from unimrg_trainer.checkpoint.reader import list_commits, verify
-from unimrg_trainer.early_stop import EarlyStopRule
+from unimrg_trainer.early_stop import ended_early
 from unimrg_trainer.evaluation.summary import Summary
 from unimrg_trainer.storage.base import NotFound, ObjectStore, StorageError
 
@@ -52,7 +52,7 @@ def is_complete(run_store: ObjectStore, job: UniMRGJob) -> bool:
 def _ended_early(run_store: ObjectStore, job: UniMRGJob, step: int) -> bool:
     """Whether training ended with the checkpoint of `step` because the held-out loss did not fall any more."""
     settings = job.spec.training.early_stop
-    return settings is not None and step > 0 and EarlyStopRule(settings, list_commits(run_store), step).is_over(step)
+    return settings is not None and step > 0 and ended_early(run_store, settings, step)
 
 
 def run_outcome(run_store: ObjectStore, job: UniMRGJob, attempt: str) -> Outcome:

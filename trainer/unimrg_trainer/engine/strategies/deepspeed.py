@@ -73,7 +73,8 @@ class ZeRO(Strategy):
         squares = torch.stack(torch._foreach_norm(own)).square().sum()
         dist.all_reduce(squares)
         norm = squares.sqrt()
-        torch._foreach_mul_(own, (max_norm / (norm + 1e-6)).clamp(max=1.0))
+        # a step that is not finite is skipped, but what no later gradient overwrites, such as padding, must stay finite
+        torch._foreach_mul_(own, (max_norm / (norm + 1e-6)).clamp(max=1.0).nan_to_num(nan=1.0))
         return norm
 
     def fragments(self) -> Iterator[Fragment]:

@@ -184,7 +184,10 @@ def build(name: StrategyName, pattern: Pattern, device: torch.device) -> Strateg
 
 
 def train(strategy: Strategy, pattern: Pattern, first: int, last: int) -> None:
-    """Take the steps from `first` until `last`, after a dry run as the training loop does one."""
+    """Take the steps from `first` until `last`, after a dry run as the training loop does one.
+
+    The loss of the step that is skipped is not a number on the last rank.
+    """
     _forward_backward(strategy, pattern, first)
     strategy.discard()
     for step in range(first, last):
@@ -199,7 +202,8 @@ def _forward_backward(strategy: Strategy, pattern: Pattern, step: int) -> None:
     own = rows.chunk(strategy.world_size)[strategy.rank]
     parts = own.chunk(pattern.micro_steps)
     for index, part in enumerate(parts):
-        weights = torch.full((len(part),), 1 / len(rows), dtype=torch.float64)
+        poisoned = step == SKIPPED and strategy.rank == strategy.world_size - 1
+        weights = torch.full((len(part),), math.nan if poisoned else 1 / len(rows), dtype=torch.float64)
         strategy.forward_backward(part.to(strategy.device), weights, sync_gradients=index == len(parts) - 1)
 
 
