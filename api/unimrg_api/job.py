@@ -263,7 +263,7 @@ class UniMRGJob(Spec):
             "batch": training.batch.model_dump(by_alias=True, exclude={"micro_batch_rows"}),
             "optimizer": {name: float(value) for name, value in training.optimizer.model_dump(by_alias=True).items()},
             "schedule": training.schedule.model_dump(by_alias=True),
-            "parts": {part.name: float(part.learning_rate_scale) for part in training.parts},
+            "parts": {p.name: scale for p in training.parts if (scale := float(p.learning_rate_scale)) != 1},
             "guard": training.guard.spikes(),
             "precision": training.precision,
             "prompts": training.prompts,

@@ -69,7 +69,7 @@ class Setup:
         """
         training = self.job.spec.training
         flex = self.device.type == "cuda" and training.precision != "FP64"
-        if flex and training.composition in ("Packed", "PackedFlex") and not _has_compiler():
+        if flex and training.composition in ("Packed", "PackedFlex") and not has_compiler():
             missing = "there is no C compiler, which FlexAttention's kernels need"
             if training.composition == "PackedFlex":
                 raise UserError(
@@ -99,7 +99,8 @@ class Setup:
         return data
 
 
-def _has_compiler() -> bool:
+def has_compiler() -> bool:
+    """Whether there is a C compiler, which torch.compile and FlexAttention need."""
     return any(shutil.which(name) for name in (os.environ.get("CC", "cc"), "gcc"))
 
 

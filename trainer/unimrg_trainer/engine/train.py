@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import nn
 
 from unimrg_api.environment import PodEnvironment
+from unimrg_api.errors import UserError
 from unimrg_api.job import UniMRGJob
 from unimrg_trainer.checkpoint.agreement import TorchAgreement
 from unimrg_trainer.checkpoint.checkpointer import Checkpointer
@@ -34,7 +35,7 @@ from unimrg_trainer.engine.reporting import Reporter
 from unimrg_trainer.engine.rows import BatchShape
 from unimrg_trainer.engine.saving import BackgroundSaver
 from unimrg_trainer.engine.schedule import Schedule
-from unimrg_trainer.engine.setup import Setup, set_up
+from unimrg_trainer.engine.setup import Setup, has_compiler, set_up
 from unimrg_trainer.engine.step_plan import RowReader, Step, StepPlanner, pinned
 from unimrg_trainer.engine.stopping import CollectiveStopFlag, StopFlag
 from unimrg_trainer.engine.strategies.base import Strategy
@@ -177,6 +178,11 @@ def _build_module(setup: Setup, *, resuming: bool) -> tuple[nn.Module, list[Part
     if setup.rank == 0:
         logger.info("what is trained:\n%s", parts_table(parts))
     if setup.job.spec.trainer.compile == "Always":
+        if not has_compiler():
+            raise UserError(
+                "spec.trainer.compile: there is no C compiler, which torch.compile needs",
+                remedy="use Never, or an image with gcc or another cc",
+            )
         logger.info("%d blocks are compiled in the first step", compile_blocks(module))
     recompute_activations(module, setup.job.spec.resolved_recompute())
     return module, parts
