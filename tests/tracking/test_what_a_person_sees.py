@@ -62,7 +62,7 @@ class Job:
     def sync(self, target: Path) -> str:
         done = CliRunner().invoke(app, ["track", "sync", str(target)])
         assert done.exit_code == 0, done.output
-        return done.output
+        return done.stdout
 
     def get(self, request: str, **body: object) -> Any:
         """Ask MLflow's REST API; with a body by POST."""
