@@ -35,7 +35,7 @@ STOP = 7
 
 
 class Recorder:
-    """A reporter that notes what it is told; `beat` is called after every step."""
+    """A reporter that records its calls; `beat` is called whenever a part of a step begins."""
 
     def __init__(self, beat: Callable[[int], None] = lambda step: None) -> None:
         self.committed: list[int] = []

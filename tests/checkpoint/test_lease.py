@@ -109,7 +109,7 @@ def test_a_lease_of_another_machine_is_taken_over_once_it_is_stale(dictionary_st
     assert "try again in 20 s" in refused(dictionary_store).remedy
     first.renew()
     elsewhere(dictionary_store)
-    assert "last heard of 0 s ago" in refused(dictionary_store).message
+    assert "renewed 0 s ago" in refused(dictionary_store).message
     dictionary_store.written[key] -= STALE_SECONDS + 1
     acquire(dictionary_store, "another", 2)
     assert first.renew() is not None

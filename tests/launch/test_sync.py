@@ -24,7 +24,7 @@ def test_the_run_of_a_job_at_work_elsewhere_is_not_closed(tmp_path: Path, closed
     store = LocalStore(tmp_path / "run")
     claim_attempt(store, None, 1)
     lease = acquire(store, "another uid", 1)
-    with pytest.raises(UserError, match=r"is still training: process .* last heard of 0 s ago") as caught:
+    with pytest.raises(UserError, match=r"is still training: process .* renewed 0 s ago") as caught:
         sync_run(job, file, tmp_path / "folder of this machine", StopRequest())
     assert caught.value.exit_code is ExitCode.UNAVAILABLE and "try again in 90 s" in caught.value.remedy
     assert closed == []

@@ -21,7 +21,7 @@ def padded_length(tokens: int) -> int:
 
 @dataclass(frozen=True)
 class Texts:
-    """Tokens of a row's texts, marks of turns included."""
+    """Tokens of a row's texts, the chat template's included."""
 
     question: int = 150
     answer: int = 150

@@ -2,7 +2,7 @@
 
 `lease/00000003.json` is the third lease. A new one is written on condition that it is absent, so of several starts one
 gets it; the highest number counts. Only its holder writes it again, and finds by a listing when a higher one is there.
-Whether a lease is stale is told by the store's clock, or by the process table of the machine that both run on.
+Whether a lease is stale is decided by the store's clock, or by the process table of the machine that both run on.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Holder:
     age: float
 
     def __str__(self) -> str:
-        return f"{_described(self.content)}; last heard of {self.age:.0f} s ago"
+        return f"{_described(self.content)}; renewed {self.age:.0f} s ago"
 
     @property
     def remedy(self) -> str:
@@ -158,7 +158,7 @@ def _numbers(store: ObjectStore) -> list[int]:
 
 
 def _read(store: ObjectStore, number: int) -> dict[str, Any] | None:
-    """Read a lease; None if it is gone, or is none of ours: then nobody can be told to hold it."""
+    """Read a lease; None if it is gone, or is none of ours: then nobody holds it."""
     try:
         content = json.loads(store.get(_key(number)))
     except (NotFound, ValueError):

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import torch
 
-from unimrg_api.errors import Interrupted
+from unimrg_api.errors import Interrupted, UserError
 from unimrg_trainer.checkpoint.state import LocalState
 from unimrg_trainer.data.prefetch import Prefetcher
 from unimrg_trainer.engine.guard import NumericGuard
@@ -199,5 +199,8 @@ class TrainingLoop:
         self.report(LoopReport(metrics, self._rates, self.guard.skipped, step_seconds, data_wait, slowest))
         self._rates, self._data_wait, self._report_started = [], 0.0, now
         if exceeded is not None:
-            self.settle()  # the save in flight is whole, and the last one that this training makes
+            try:
+                self.settle()  # the save in flight is whole, and the last one that this training makes
+            except UserError as error:
+                logger.error("the last checkpoint was not saved: %s", error)
             raise exceeded
