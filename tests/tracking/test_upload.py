@@ -15,12 +15,11 @@ from typing import Any
 import pytest
 
 from tests.support.dictionary_store import DictionaryStore
-from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_trainer.tracking.errors import ActionRequiredError, RefusedError, UnavailableError, translate
 from unimrg_trainer.tracking.mlflow_run import Item, MlflowRun, Point, Tag
 from unimrg_trainer.tracking.segments import Record
-from unimrg_trainer.tracking.settings import TerminalStatus, TrackingSettings, tracking_uri
+from unimrg_trainer.tracking.settings import TerminalStatus, TrackingSettings
 from unimrg_trainer.tracking.spool import Spool, copy_segments, restore_segments
 from unimrg_trainer.tracking.upload import SpoolUpload
 from unimrg_trainer.tracking.uploader import Uploader
@@ -266,15 +265,6 @@ def test_each_answer_gets_its_reaction_and_keeps_its_text(answer: str, kind: typ
     assert answer in str(error) and said in str(error)
 
 
-@pytest.mark.parametrize("name", ["MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"])
-def test_credentials_with_a_line_break_are_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(name, "hunter2\n")
-    with pytest.raises(ActionRequiredError, match=f"{name} begins or ends in white space") as caught:
-        MlflowRun(SETTINGS).connect(None, 0)
-    assert caught.value.exit_code is ExitCode.CREDENTIALS
-    assert "hunter2" not in str(caught.value)
-
-
 def test_an_uploader_that_was_given_up_makes_no_second_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """`finish` may have taken over while this one waited for the data base to be made."""
     server: Any = SimpleNamespace(
@@ -400,24 +390,3 @@ def test_no_password_of_the_address_is_shown_or_stored(tmp_path: Path) -> None:
     stored = "".join(path.read_text() for path in tmp_path.rglob("*") if path.is_file())
     assert "hunter2" not in stored + repr(settings)
     assert json.loads((tmp_path / "mlflow.json").read_text())["uri"] == "https://server/mlflow"
-
-
-@pytest.mark.parametrize("uid", ["", "a'b", 'a"b'])
-def test_a_uid_that_cannot_be_searched_for_is_refused(uid: str) -> None:
-    with pytest.raises(UserError, match="uid"):
-        TrackingSettings("http://server", "unimrg", "run", uid, 1)
-
-
-@pytest.mark.parametrize(
-    ("given", "checkpoints", "uri"),
-    [
-        (None, "file:///runs/a%20b", "sqlite:////runs/a b/mlflow.db"),
-        (None, "file:///runs/what%3F", "sqlite+pysqlite:////runs/what%3F/mlflow.db"),
-        (None, "file:///runs/my%2520project", "sqlite+pysqlite:////runs/my%2520project/mlflow.db"),
-        (None, "s3://bucket/run", "sqlite:////local/mlflow.db"),
-        ("sqlite:///here/m.db", "file:///runs/a", "sqlite:////base/here/m.db"),
-        ("http://server", "file:///runs/a", "http://server"),
-    ],
-)
-def test_the_tracking_uri_is_the_given_one_or_a_file_of_the_run(given: str | None, checkpoints: str, uri: str) -> None:
-    assert tracking_uri(given, Path("/base"), checkpoints, Path("/local")) == uri
