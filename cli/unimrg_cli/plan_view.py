@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from rich.console import Console
 from rich.filesize import decimal as size
-from rich.table import Table
 
 from unimrg_api.arithmetic.plan import Operations, Plan, Time
 from unimrg_api.texts import duration
+from unimrg_cli.printing import Side, print_rows, print_table
 
 TIGHT = 0.15
 """Share of the usable memory: with less to spare a process may not fit, for the arithmetic errs by as much."""
@@ -82,22 +82,13 @@ class _Printer:
 
     def rows(self, title: str, rows: dict[str, str]) -> None:
         self._title(title)
-        table = Table(show_header=False, box=None, pad_edge=False)
-        table.add_column(style="bold", no_wrap=True)
-        table.add_column(overflow="fold")
-        for row in rows.items():
-            if row[1]:
-                table.add_row(*row)
-        self.console.print(table, markup=False, highlight=False)
+        print_rows(self.console, rows.items())
 
     def table(self, title: str, columns: list[str], rows: list[list[str]]) -> None:
         self._title(title)
-        table = Table(box=None, pad_edge=False)
-        for index, name in enumerate(columns):
-            table.add_column(name, justify="right" if index else "left", no_wrap=True)
-        for row in rows:
-            table.add_row(*row)
-        self.console.print(table, markup=False, highlight=False)
+        first, *others = columns
+        sides: dict[str, Side] = {first: "left"}
+        print_table(self.console, sides | dict.fromkeys(others, "right"), rows)
 
     def lines(self, title: str, lines: list[str]) -> None:
         if lines:

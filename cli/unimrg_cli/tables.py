@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from datetime import datetime
 
 from pydantic import BaseModel
 from rich.console import Console
 from rich.filesize import decimal as size
-from rich.table import Table
 
 from unimrg_api.status import ProgressStatus
 from unimrg_api.texts import duration
@@ -24,6 +23,7 @@ from unimrg_cli.cluster_view import (
     stage_end,
     steps_text,
 )
+from unimrg_cli.printing import Side, print_rows, print_table
 from unimrg_cli.run_view import RunDescription
 from unimrg_trainer.checkpoint.reader import CommitReport
 from unimrg_trainer.checkpoint.retention import Doomed
@@ -35,19 +35,26 @@ def print_status(shown: BaseModel) -> None:
     """Print where a run (RunDescription) or a job on a cluster (ClusterJob) stands."""
     console = _console()
     if isinstance(shown, RunDescription):
-        _print_rows(console, _run_rows(shown, time.time()))
+        print_rows(console, _run_rows(shown, time.time()))
         if shown.results is not None:
             _print_results(console, shown.results)
         return
     assert isinstance(shown, ClusterJob), shown
-    _print_rows(console, _job_rows(shown, time.time()))
+    print_rows(console, _job_rows(shown, time.time()))
     if shown.status is not None and shown.status.stages:
         console.print()
         stages = (
             (item.name, item.state, str(item.attempt or "–"), restarts_text(item.restart_counters) or "–",
              stage_end(item)) for item in shown.status.stages
         )  # fmt: skip
-        _print_table(console, {"STAGE": "left", "STATE": "left", "ATTEMPT": "left", "RESTARTS": "left"}, "END", stages)
+        columns: dict[str, Side] = {
+            "STAGE": "left",
+            "STATE": "left",
+            "ATTEMPT": "left",
+            "RESTARTS": "left",
+            "END": "fold",
+        }
+        print_table(console, columns, stages)
 
 
 def print_checkpoints(uri: str, checkpoints: list[CommitReport], verified: str = "SIZES") -> None:
@@ -56,7 +63,7 @@ def print_checkpoints(uri: str, checkpoints: list[CommitReport], verified: str =
     if not checkpoints:
         console.print(f"{uri} holds no committed checkpoint yet.", markup=False, highlight=False, soft_wrap=True)
         return
-    columns = {
+    columns: dict[str, Side] = {
         "STEP": "right",
         "ATTEMPT": "left",
         "GENERATION": "left",
@@ -68,7 +75,7 @@ def print_checkpoints(uri: str, checkpoints: list[CommitReport], verified: str =
         (str(item.step), "–" if item.attempt is None else str(item.attempt), str(item.generation), size(item.bytes),
          item.created or "–", item.reason or "–", item.finding or "verified") for item in checkpoints
     )  # fmt: skip
-    _print_table(console, columns, verified, rows)
+    print_table(console, {**columns, verified: "fold"}, rows)
 
 
 def print_doomed(uri: str, doomed: list[Doomed], *, deleted: bool) -> None:
@@ -78,7 +85,7 @@ def print_doomed(uri: str, doomed: list[Doomed], *, deleted: bool) -> None:
         console.print(f"There is nothing to delete at {uri}.", markup=False, highlight=False, soft_wrap=True)
         return
     rows = ((str(one.step), one.why, size(one.bytes), one.folder.key if one.folder else "–") for one in doomed)
-    _print_table(console, {"STEP": "right", "WHY": "left", "SIZE": "right"}, "FOLDER", rows)
+    print_table(console, {"STEP": "right", "WHY": "left", "SIZE": "right", "FOLDER": "fold"}, rows)
     total = f"{len(doomed)} checkpoints, {size(sum(one.bytes for one in doomed))}"
     said = f"Deleting {total}." if deleted else f"{total} would be deleted. Run the command again with --yes to do it."
     console.print(said, markup=False, highlight=False, soft_wrap=True)
@@ -87,35 +94,13 @@ def print_doomed(uri: str, doomed: list[Doomed], *, deleted: bool) -> None:
 def print_checks(outcomes: Iterable[tuple[str, str, bool, str]]) -> None:
     """Print (strategy, largest difference of a weight, whether it passed, what was checked) of each check."""
     rows = ((strategy, error, "passed" if passed else "FAILED", case) for strategy, error, passed, case in outcomes)
-    _print_table(_console(), {"STRATEGY": "left", "OFF BY": "right", "RESULT": "left"}, "CASE", rows)
+    print_table(_console(), {"STRATEGY": "left", "OFF BY": "right", "RESULT": "left", "CASE": "fold"}, rows)
 
 
 def _console() -> Console:
     console = Console()
     # a table for a file or a pipe is not folded at the width of some terminal
     return console if console.is_terminal else Console(width=240)
-
-
-def _print_rows(console: Console, rows: Rows) -> None:
-    """Print named values below each other; empty ones are left out."""
-    table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in rows:
-        if value:
-            table.add_row(name, value)
-    console.print(table, markup=False, highlight=False)
-
-
-def _print_table(console: Console, columns: Mapping[str, str], last: str, rows: Iterable[Sequence[str]]) -> None:
-    """Print a table; `columns` maps name to alignment, the `last` one holds long text and is folded."""
-    table = Table(box=None, pad_edge=False)
-    for name, side in columns.items():
-        table.add_column(name, justify="right" if side == "right" else "left", no_wrap=True)
-    table.add_column(last, overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    console.print(table, markup=False, highlight=False)
 
 
 def _run_rows(run: RunDescription, now: float) -> Rows:
