@@ -9,7 +9,7 @@ test: ## the default suite; cluster tests run where KUBEBUILDER_ASSETS is set (d
 	pytest
 
 slow: ## training runs of minutes, compared with the README's figures
-	pytest -m slow
+	pytest -m "slow and not long"
 
 lint: ## format, lint, types and import contracts
 	ruff format --check .

@@ -36,7 +36,7 @@ from unimrg_trainer.storage import ObjectStore, open_store
 
 logger = logging.getLogger(__name__)
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 RESTART_SECONDS = 60.0
 """From a worker's death to the next attempt, running: what is promised."""
@@ -290,7 +290,6 @@ def test_a_run_disturbed_in_three_ways_ends_in_the_same_bits(cluster: Cluster, b
 STEPS_ON_THE_CLUSTER = 60
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(1300)
 def test_the_quick_start_of_the_examples_completes_on_a_cluster(
     cluster: Cluster, s3_server: S3Server, tmp_path: Path

@@ -254,6 +254,7 @@ def test_a_second_training_is_refused_and_a_later_attempt_takes_over(
     assert pods.stage("train", attempt="1", uid="another").exit_code == 0, "what has ended keeps nobody out"
 
 
+@pytest.mark.slow
 def test_nodes_with_addresses_of_their_own_train_together(pods: Pods) -> None:
     """Two pods at 127.0.1.1 and 127.0.1.2, as on a cluster: own disks, one master by its address."""
     pods.stage("prepare")

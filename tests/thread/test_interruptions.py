@@ -148,6 +148,7 @@ def assert_goes_on_to_the_same_end(job: Path, undisturbed: dict[str, torch.Tenso
     assert {place: n for place, n in counts.items() if n != 1} == {}
 
 
+@pytest.mark.slow
 def test_after_a_termination_it_commits_and_goes_on(tmp_path: Path, undisturbed: dict[str, torch.Tensor]) -> None:
     job = write_job(tmp_path / "job")
     command = start(job)
@@ -161,6 +162,7 @@ def test_after_a_termination_it_commits_and_goes_on(tmp_path: Path, undisturbed:
     assert_goes_on_to_the_same_end(job, undisturbed)
 
 
+@pytest.mark.slow
 def test_killed_inside_a_commit_the_one_before_stands(tmp_path: Path, undisturbed: dict[str, torch.Tensor]) -> None:
     """SIGKILL of the launcher alone, while rank 0 writes the manifest."""
     job = write_job(tmp_path / "job")

@@ -43,6 +43,7 @@ def write_job(folder: Path) -> Path:
 
 
 @pytest.mark.timeout(400)
+@pytest.mark.slow
 def test_a_package_brings_a_family_a_map_and_a_benchmark(tmp_path: Path) -> None:
     job = write_job(tmp_path)
     path = os.pathsep.join([str(TOYS), *filter(None, [os.environ.get("PYTHONPATH")])])
