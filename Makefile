@@ -14,7 +14,7 @@ slow: ## training runs of minutes, compared with the README's figures
 lint: ## format, lint, types and import contracts
 	ruff format --check .
 	ruff check .
-	mypy api operator cli trainer tools
+	mypy api operator cli trainer tools benchmarks
 	lint-imports
 
 generate: ## write what is generated: the CRD and the reference pages

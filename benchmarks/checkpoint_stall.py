@@ -32,9 +32,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
-from torch.distributed.checkpoint.filesystem import FileSystem
+from torch.distributed.checkpoint.filesystem import FileSystem, FileSystemWriter
+from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from tests.support.s3_server import S3Server
 from unimrg_api.spec_platform import StorageSpec
@@ -161,10 +161,10 @@ def measure(training: Training, store: S3Store, repeats: int) -> list[dict[str, 
         found["added"] = sum(steps) - len(steps) * found["step"]
 
         with tempfile.TemporaryDirectory() as folder:
-            writer = dcp.FileSystemWriter(folder, overwrite=True)
+            writer = FileSystemWriter(folder, overwrite=True)
             writer.fs = UploadingFiles(store)
             began = time.monotonic()
-            saving: Any = dcp.async_save(training.state, storage_writer=writer, process_group=dcp_group)
+            saving: Any = async_save(training.state, storage_writer=writer, process_group=dcp_group)
             found["dcp_stall"] = time.monotonic() - began
             steps = training.steps_until(saving.done)
             saving.result()

@@ -32,7 +32,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from tests.support.toy_training import one_part_optimizer
+from tests.support.toy_training import toy_optimizer
 from unimrg_api.spec_training import GuardSpec
 from unimrg_trainer.engine.guard import NumericGuard
 from unimrg_trainer.engine.loop import LoopSettings, TrainingLoop
@@ -68,13 +68,9 @@ class Model(nn.Module):
         return rows.square().mean((1, 2))
 
 
-def optimizer_of(module: nn.Module) -> torch.optim.AdamW:
-    return one_part_optimizer(module, lambda name, parameter: parameter.ndim > 1)
-
-
 def bare(model: nn.Module, rows: Tensor, steps: int) -> float:
     """CPU seconds of a step, by hand."""
-    optimizer = optimizer_of(model)
+    optimizer = toy_optimizer(model)
     began = 0.0
     for step in range(steps + 1):
         if step == 1:
@@ -97,7 +93,7 @@ def ours(model: Model, rows: Tensor, steps: int, folder: Path) -> float:
     moments: dict[int, float] = {}
     sections = SectionFile(folder, 0)
     assert dist.group.WORLD is not None
-    strategy = DataParallel(model, optimizer_of, "FP32", CPU)
+    strategy = DataParallel(model, toy_optimizer, "FP32", CPU)
     TrainingLoop(
         strategy=strategy,
         schedule=Schedule(1e-5, 2, 100),
@@ -131,7 +127,7 @@ def transformers_trainer(model: Model, rows: Tensor, steps: int, folder: Path) -
         def forward(self, rows: Tensor) -> dict[str, Tensor]:
             return {"loss": self.model(rows).mean()}
 
-    class Clock(TrainerCallback):
+    class Clock(TrainerCallback):  # type: ignore[misc]
         def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             moments[state.global_step] = time.process_time()
 

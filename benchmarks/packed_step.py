@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -69,14 +69,14 @@ class Case:
     """Part of the arithmetic, or the language model's `Head` apart → its share of the forward, as published."""
 
 
-def harmon(config):
+def harmon(config: Any) -> Any:
     language = replace(config.language, width=384, layers=2, heads=6, key_value_heads=2, feed_forward=1200)
     mar = replace(config.mar, width=192, heads=6, encoder_blocks=2, decoder_blocks=2, buffers=64, grid=16)
     mar = replace(mar, head_width=192, head_blocks=3, dropout=0.0)
     return replace(config, language=language, mar=mar, image_size=128, question_limit=1472)
 
 
-def openuni(config):
+def openuni(config: Any) -> Any:
     language = replace(config.language, width=384, layers=2, heads=6, key_value_heads=2, feed_forward=1792)
     vision = replace(config.vision, size=64, patch=2)
     connector = replace(config.connector, layers=1, heads=6, feed_forward=64)
@@ -84,7 +84,7 @@ def openuni(config):
     return replace(config, language=language, vision=vision, connector=connector, sana=sana, image_size=64, queries=256)
 
 
-def showo(config):
+def showo(config: Any) -> Any:
     language = replace(config.language, width=384, layers=2, heads=6, feed_forward=2048)
     clip = replace(config.clip, image_size=96, patch=4)
     return replace(config, language=language, clip=clip, image_size=128, source_size=96, prompt_limit=125)
@@ -134,7 +134,7 @@ class Bench:
     def __init__(self, case: Case, quick: bool) -> None:
         self.case = case
         settings = {"variant": "Tiny", **({"dropout": "0"} if case.name == "harmon" else {})}
-        self.family: Any = find_family(case.name, settings)
+        self.family: Any = cast(Any, find_family(case.name, settings))  # a family made of `config`
         if not quick:
             self.family.config = case.config(self.family.config)
         torch.manual_seed(0)
@@ -183,7 +183,8 @@ class Bench:
         questions = [
             (n, Task(sample, QUESTION * (1 + n % 2), answer=ANSWER * (1 + n % 2))) for n, sample in enumerate(asked)
         ]
-        return rows + self.family.plan("Understanding", questions, self.rng)
+        rows += self.family.plan("Understanding", questions, self.rng)
+        return rows
 
     @staticmethod
     def rng(objective: str, row: int, purpose: str) -> np.random.Generator:
