@@ -42,6 +42,10 @@ _KEYS = {
 """The variables for the keys that somebody wrote into an address."""
 
 
+_UNSUPPORTED = {"fp16": "FP16 is not supported: use BF16, which needs no loss scaling"}
+"""What people know from elsewhere and is no choice here, in small letters, and what to use instead."""
+
+
 @dataclass(frozen=True)
 class Finding:
     """One thing that is wrong with a document, before it is known where in a file it stands."""
@@ -77,6 +81,8 @@ def explain(root: type[Spec], location: Location, kind: str, value: Any, written
     if schema is None:
         return Finding(location, text[:1].lower() + text[1:], "see docs/reference/job.md")
     label = f"{location[-1]}: " if location and isinstance(location[-1], str) else ""
+    if schema.get("pattern") in DECIMALS and "default" not in schema and not is_required(root, location):
+        schema = {**schema, "default": None}  # what is usual where there is no default, its description says
     message, remedy = _wrong_value(schema, value, str(value) if written is None else written, label)
     return Finding(location, message, remedy or _description(root, location))
 
@@ -135,7 +141,8 @@ def _wrong_value(schema: Schema, value: Any, written: str, label: str) -> tuple[
         choices = schema["enum"]
         guess = closest(str(value), choices)
         remedy = f"did you mean {guess}?" if guess and len(choices) > 1 else f"write one of: {', '.join(choices)}"
-        return f"must be {' or '.join(choices)}", remedy if len(choices) > 1 else f"write {choices[0]}"
+        remedy = _UNSUPPORTED.get(str(value).casefold(), remedy if len(choices) > 1 else f"write {choices[0]}")
+        return f"must be {' or '.join(choices)}", remedy
     if kind == "integer":
         least, most = schema["minimum"], schema["maximum"]
         message = f"must be a whole number from {least} to {most}"
@@ -150,6 +157,8 @@ def _wrong_value(schema: Schema, value: Any, written: str, label: str) -> tuple[
 def _wrong_text(schema: Schema, value: Any, written: str, label: str) -> tuple[str, str]:
     pattern = schema.get("pattern", "")
     wanted, example = _FORMS.get(pattern, ("", ""))
+    if pattern in DECIMALS and "default" in schema:
+        example = "" if schema["default"] is None else f'"{schema["default"]}"'
     if not isinstance(value, str):
         if isinstance(value, int | float) and (not wanted or re.search(pattern, written)):
             return f"must be a text in quotes, not {_noun(value)}", f'write {label}"{written}"'
@@ -163,6 +172,8 @@ def _wrong_text(schema: Schema, value: Any, written: str, label: str) -> tuple[s
         return "may not hold a user name or password", remedy
     if not wanted:
         return "does not have the form that is wanted", ""
+    if pattern in DECIMALS:
+        return f"must be {wanted}", f"write e.g. {label}{example}" if example else ""
     slug = re.sub(r"[^a-z0-9]+", "-", value.lower()).strip("-").lstrip("-0123456789")
     example = _right_uri(value) if pattern == URI_PATTERN else example or slug or "my-job"
     return f"must be {wanted}", f"write e.g. {label}{example}"

@@ -13,9 +13,11 @@ from pydantic import Field
 
 from unimrg_api.digests import sha256_of
 from unimrg_api.fields import FieldRule, Spec, Violation
-from unimrg_api.spec_model import FamilySpec, HarmonSpec, Method, ModelSpec, OpenUniSpec, ShowOSpec
+from unimrg_api.part_rules import part_rules
+from unimrg_api.spec_model import HarmonSpec, Method, ModelSpec, OpenUniSpec, ShowOSpec
 from unimrg_api.spec_platform import (
     OBJECT_NAME_PATTERN,
+    PROFILED_STEPS,
     CheckpointSpec,
     DataSpec,
     RunPolicySpec,
@@ -102,17 +104,14 @@ def _method_rule(method: Method, message: str, remedy: str, right: Callable[[set
     return FieldRule("objectives", f"method {method} {message}", remedy, holds, rule)
 
 
-def _parts_rule(name: str, member: str, family: type[FamilySpec]) -> FieldRule:
-    """Return the rule that `training.parts` names parts of a built-in family."""
-    return FieldRule(
-        "training.parts",
-        f"{name} has no part of such a name",
-        f"its parts are {', '.join(family.parts)}",
-        lambda spec: (
-            getattr(spec.model, member) is None or all(part.name in family.parts for part in spec.training.parts)
-        ),
-        f"!has(self.model.{member}) || self.training.parts.all(part, part.name in {list(family.parts)})",
-    )
+def _last_profile(spec: JobSpec) -> int:
+    """Return the last step from which on all profiled ones are taken; below 1 where training has fewer."""
+    return spec.training.resolved_stop_step() - PROFILED_STEPS + 1
+
+
+def _profile_advice(spec: JobSpec) -> str:
+    last = _last_profile(spec)
+    return f"use at most {last}" if last > 0 else f"leave it out, or train {PROFILED_STEPS} steps"
 
 
 class JobSpec(Spec):
@@ -204,9 +203,19 @@ class JobSpec(Spec):
             "!has(self.training.earlyStop) || self.checkpoint.everySteps < 1 || "
             "self.training.earlyStop.everySteps % self.checkpoint.everySteps == 0",
         ),
-        _parts_rule("Harmon", "harmon", HarmonSpec),
-        _parts_rule("OpenUni", "openuni", OpenUniSpec),
-        _parts_rule("Show-o", "showo", ShowOSpec),
+        *part_rules("Harmon", "harmon", HarmonSpec),
+        *part_rules("OpenUni", "openuni", OpenUniSpec),
+        *part_rules("Show-o", "showo", ShowOSpec),
+        FieldRule(
+            "trainer.diagnostics.profileStep",
+            f"training ends before {PROFILED_STEPS} steps from there on are taken",
+            f"use at most training.stopStep (or schedule.totalSteps) - {PROFILED_STEPS - 1}",
+            lambda spec: (step := spec.trainer.diagnostics.profile_step) is None or step <= _last_profile(spec),
+            "!has(self.trainer.diagnostics.profileStep) || "
+            f"self.trainer.diagnostics.profileStep + {PROFILED_STEPS - 1} <= "
+            "(has(self.training.stopStep) ? self.training.stopStep : self.training.schedule.totalSteps)",
+            advice=_profile_advice,
+        ),
         _method_rule(
             "SFT",
             "learns Understanding and nothing else",

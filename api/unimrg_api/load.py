@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
@@ -32,6 +33,8 @@ SPEC_BYTES = 100 << 10
 """Largest job that is handed to processes: Linux takes 128 KiB in a variable."""
 ROUNDS = 16
 """How often a job is looked at again with what was found wrong put right."""
+TRIES = 3
+"""How often one thing is put right: left out, replaced, and with all that its rule reads."""
 
 
 def load_job(path: Path) -> UniMRGJob:
@@ -115,10 +118,11 @@ def check(root: type[Model], document: Document) -> tuple[Model | None, list[Pro
     """Return what a document holds as a model, or None and all problems.
 
     A rule between fields is only asked once its fields are right by themselves. So what is wrong is put right
-    in a copy, and the copy looked at again, until nothing new turns up.
+    in a copy, and the copy looked at again, until nothing is left.
     """
     findings = list(_nulls(root, document.value, ()))
     wrong = {finding.location for finding in findings}
+    met = Counter[Location]()
     copy = deepcopy(document.value)
     for location in wrong:
         _put_right(root, copy, location)
@@ -130,12 +134,15 @@ def check(root: type[Model], document: Document) -> tuple[Model | None, list[Pro
         except ValidationError as error:
             found = list(_findings(root, error, document))
         findings += [item for item in found if not any(_touches(place, wrong) for place in _places(item))]
-        places = {place for item in found for place in _places(item)}
-        if places <= wrong or () in places:
+        met.update({item.location for item in found})
+        for item in found:
+            # A rule's own place is put right first: what else it reads may be right, and wrong for another rule only.
+            places = _places(item) if met[item.location] == TRIES else {item.location}
+            wrong |= places
+            for location in sorted(places, key=len, reverse=True):
+                _put_right(root, copy, location, replace=met[item.location] > 1)
+        if () in wrong or max(met.values()) > TRIES:
             break
-        wrong |= places
-        for location in sorted(places, key=len, reverse=True):
-            _put_right(root, copy, location)
     if not findings:
         assert model is not None, "a document without problems was not read"
         return model, []
@@ -186,15 +193,16 @@ def _nulls(root: type[Spec], value: Any, location: Location) -> Iterator[Finding
             yield from _nulls(root, item, place)
 
 
-def _put_right(root: type[Spec], value: Any, location: Location) -> None:
-    """Take a wrong field out of a copy of the document, or replace it by something right where it is required."""
+def _put_right(root: type[Spec], value: Any, location: Location, *, replace: bool = False) -> None:
+    """Take a wrong field out of a copy of the document; put something right there to `replace` it, and where it is
+    required."""
     parent = value_at(value, location[:-1]) if location else None
     part = location[-1] if location else None
     if isinstance(parent, list):
         if isinstance(part, int) and part < len(parent) and schema_at(root, location) is not None:
             parent[part] = placeholder(root, location)
     elif isinstance(parent, dict):
-        if is_required(root, location):
+        if replace or is_required(root, location):
             parent[str(part)] = placeholder(root, location)
         else:
             parent.pop(str(part), None)

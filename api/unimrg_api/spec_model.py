@@ -35,9 +35,21 @@ class FamilySpec(Spec):
     """Objectives and weights of the methods that this family does otherwise than RECIPES."""
     parts: ClassVar[tuple[str, ...]]
     """What `training.parts` can name."""
+    parts_of_answers: ClassVar[tuple[str, ...]] = ()
+    """Those that only questions train."""
+    parts_of_maps: ClassVar[tuple[str, ...]] = ()
+    """Those that only maps to generate train."""
+    missing_parts: ClassVar[dict[str, str]] = {}
+    """Parts that some sizes do not have, and how the names of these sizes begin."""
 
     variant: str
     """Size."""
+
+    def trained_parts(self, *, answers: bool, maps: bool) -> list[str]:
+        """Return the parts that are trained by questions, by maps, or by both."""
+        left_out = {*(() if answers else self.parts_of_answers), *(() if maps else self.parts_of_maps)}
+        left_out |= {part for part, sizes in self.missing_parts.items() if self.variant.startswith(sizes)}
+        return [part for part in self.parts if part not in left_out]
 
     def training_settings(self) -> dict[str, Any]:
         """Return what makes two jobs the same training, decimal strings by value: all but how images are generated."""
@@ -83,6 +95,7 @@ class HarmonSpec(FamilySpec):
         "Harmon's published weights: NTU S-Lab License 1.0, non-commercial use only (docs/families.md)"
     )
     parts: ClassVar[tuple[str, ...]] = ("LanguageModel", "Encoder", "Projectors", "Decoder", "DiffusionHead")
+    parts_of_maps: ClassVar[tuple[str, ...]] = ("Decoder", "DiffusionHead")
 
     variant: Literal["Tiny", "0.5B", "1.5B"]
     """Size. `Tiny` has the published architecture with small numbers and trains on a laptop."""
@@ -118,6 +131,7 @@ class ShowOSpec(FamilySpec):
         "Show-o's published weights: Apache-2.0, from Phi-1.5 (MIT); CLIP's tower is MIT (docs/families.md)"
     )
     parts: ClassVar[tuple[str, ...]] = ("LanguageModel", "Projector")
+    missing_parts: ClassVar[dict[str, str]] = {"Projector": "VQ"}
 
     variant: Literal["Tiny", "VQ-256", "VQ-512", "CLIP-256", "CLIP-512"]
     """Size of generated images, and what images are understood through: their codes (`VQ`) or CLIP's vision tower.
@@ -142,6 +156,8 @@ class OpenUniSpec(FamilySpec):
         "OpenUni's published weights: NTU S-Lab License 1.0, non-commercial use only (docs/families.md)"
     )
     parts: ClassVar[tuple[str, ...]] = ("LanguageModel", "Queries", "Connector", "DiffusionTransformer")
+    parts_of_answers: ClassVar[tuple[str, ...]] = ("LanguageModel",)
+    parts_of_maps: ClassVar[tuple[str, ...]] = ("Queries", "Connector", "DiffusionTransformer")
 
     recipes: ClassVar[dict[Method, dict[ObjectiveName, str]]] = {"RecA": {"Pixel": "1"}}
     """Its understanding shares no parameter with generation that RecA trains: the language model stays as it is."""

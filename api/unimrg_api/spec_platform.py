@@ -51,6 +51,10 @@ def mounted_in_cel(volume: str) -> str:
     return f"({volume}.mountPath.matches(r'{MOUNT_PATTERN}') && {_apart_from_pods_folders(volume)})"
 
 
+PROFILED_STEPS = 3
+"""Steps that a profile records."""
+
+
 class DiagnosticsSpec(Spec):
     """Looks into a training that change nothing of what is trained."""
 

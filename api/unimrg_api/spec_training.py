@@ -145,7 +145,7 @@ class GuardSpec(Spec):
 
 
 class EarlyStopSpec(Spec):
-    """Ends training once the loss on held-out rows does not fall any more; the best checkpoint is kept.
+    """Ends training once the loss on held-out rows does not fall any more; the best checkpoint is kept, and evaluated.
 
     The loss is that of the evaluation, over `stages.evaluate.heldOutRows` rows; all ranks measure it together.
     """

@@ -31,7 +31,7 @@ def list_command(target: Target, output: OutputOption = "table") -> None:
         return
     from unimrg_cli.tables import print_checkpoints
 
-    print_checkpoints(store.uri, checkpoints)
+    print_checkpoints(store.uri, checkpoints, digests=False)
 
 
 @checkpoints_app.command("verify")
@@ -50,7 +50,7 @@ def verify_command(
     if output == "json":
         typer.echo(json.dumps([item.model_dump(by_alias=True) for item in reports], indent=2))
     else:
-        print_checkpoints(target, reports, "BYTES")
+        print_checkpoints(target, reports, digests=True)
     error = damage(reports)
     if error is not None:
         raise error

@@ -57,8 +57,8 @@ def print_status(shown: BaseModel) -> None:
         print_table(console, columns, stages)
 
 
-def print_checkpoints(uri: str, checkpoints: list[CommitReport], verified: str = "SIZES") -> None:
-    """Print the committed checkpoints of a run, newest first; `verified` says what of them was."""
+def print_checkpoints(uri: str, checkpoints: list[CommitReport], *, digests: bool) -> None:
+    """Print the committed checkpoints of a run, newest first, whose `digests` were compared, or only their sizes."""
     console = _console()
     if not checkpoints:
         console.print(f"{uri} holds no committed checkpoint yet.", markup=False, highlight=False, soft_wrap=True)
@@ -73,9 +73,12 @@ def print_checkpoints(uri: str, checkpoints: list[CommitReport], verified: str =
     }
     rows = (
         (str(item.step), "–" if item.attempt is None else str(item.attempt), str(item.generation), size(item.bytes),
-         item.created or "–", item.reason or "–", item.finding or "verified") for item in checkpoints
+         item.created or "–", item.reason or "–", item.finding or "as written") for item in checkpoints
     )  # fmt: skip
-    print_table(console, {**columns, verified: "fold"}, rows)
+    print_table(console, {**columns, "DIGESTS" if digests else "SIZES": "fold"}, rows)
+    if not digests:
+        hint = "Sizes were compared and no bytes; `unimrg ckpt verify` reads them all."
+        console.print(hint, markup=False, highlight=False, soft_wrap=True, style="dim")
 
 
 def print_doomed(uri: str, doomed: list[Doomed], *, deleted: bool) -> None:
@@ -110,6 +113,7 @@ def _run_rows(run: RunDescription, now: float) -> Rows:
         eta, rate = progress.eta_seconds, progress.rows_per_second
         rows += [
             ("progress", steps_text(progress) if running else ""),
+            ("doing", progress.message if running else ""),
             ("losses", "  ".join(f"{name} {loss:.4f}" for name, loss in progress.losses.items())),
             ("left", duration(eta) if running and eta is not None else ""),
             ("rows/s", "" if rate is None else f"{rate:.1f}"),

@@ -13,6 +13,8 @@ from unimrg_api.load import load_job, parse_job
 from unimrg_api.locality import cluster_problems
 from unimrg_api.yaml_source import read_yaml
 
+WARMUP_AND_STOP = ["spec.training.schedule.warmupSteps", "spec.training.stopStep"]
+
 
 def problems_of(text: str | bytes, folder: Path) -> list[Problem]:
     file = folder / "job.yaml"
@@ -69,6 +71,10 @@ def test_what_only_a_cluster_refuses_is_no_problem_here(case: BadJob, tmp_path: 
         ("name: good", "name: My Job", "name: my-job"),
         ("cohortRows: 8", "cohortRows: 5", "15 or 20"),
         ("warmupSteps: 5", "warmupSteps: 51", "at most totalSteps"),
+        ("precision: FP32", "precision: fp16", "FP16 is not supported: use BF16"),
+        ('spikeThreshold: "6"', 'spikeThreshold: "0"', '"6" is usual. Absent: none'),
+        ('learningRate: "1e-3"', 'learningRate: "0"', 'write e.g. learningRate: "1e-5"'),
+        ("profileStep: 4", "profileStep: 40", "use at most 38"),
         ("experiment: tests", 'uri: "https://me:hunter2@mlflow"', "MLFLOW_TRACKING_USERNAME"),
     ],
 )
@@ -117,6 +123,9 @@ def test_a_problem_has_the_place_of_its_value_or_name(
             ["spec.objectives[0].weight", "spec.objectives[1].name"],
         ),
         ({"seed: 42": "seed: 052", "nodes: 1": "nodes: 0"}, ["spec.training.seed", "spec.trainer.nodes"]),
+        # a warm-up of 25 steps by default, and a stop beyond the schedule
+        ({"warmupSteps: 5, totalSteps: 50": "totalSteps: 20"}, WARMUP_AND_STOP),
+        ({"warmupSteps: 5": "warmupSteps: 51", "stopStep: 40": "stopStep: 51"}, WARMUP_AND_STOP),
         ({GOOD_JOB[GOOD_JOB.index("  data:") : GOOD_JOB.index("  checkpoint:")]: ""}, ["spec.data"]),
     ],
 )

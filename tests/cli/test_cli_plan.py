@@ -82,37 +82,16 @@ def test_what_a_job_freezes_has_no_gradients_and_no_moments(unimrg: Unimrg, tmp_
     assert backward[0] > 1.2 * backward[1] > 1.2 * backward[2]
 
 
-@pytest.mark.parametrize(
-    "old, new, reason",
-    [
-        (
-            "rowsPerObjective: 128",
-            "rowsPerObjective: 96",
-            "6 cohorts of an objective cannot be dealt evenly to 8 processes",
-        ),
-        (
-            "  training:\n",
-            "  training:\n    parts: [{parts}]\n".format(
-                parts=", ".join(
-                    f'{{name: {name}, learningRateScale: "0"}}'
-                    for name in ("LanguageModel", "Encoder", "Projectors", "Decoder", "DiffusionHead")
-                )
-            ),
-            "freezes everything that this job's objectives train",
-        ),
-    ],
-)
-def test_a_job_that_training_refuses_has_no_hours(
-    unimrg: Unimrg, tmp_path: Path, old: str, new: str, reason: str
-) -> None:
+def test_a_job_that_training_refuses_has_no_hours(unimrg: Unimrg, tmp_path: Path) -> None:
     job = tmp_path / "job.yaml"
-    job.write_text(RECIPE.read_text().replace(old, new))
+    job.write_text(RECIPE.read_text().replace("rowsPerObjective: 128", "rowsPerObjective: 96"))
     ended = unimrg("plan", job)
     assert ended.code == 64 and ended.out.splitlines()[1].startswith("Refused") and "FITS" not in ended.out
     ended = unimrg("plan", job, "-o", "json")
     plan = json.loads(ended.out)
     assert ended.code == 64 and plan["times"] == {} and plan["warnings"] == []
-    assert len(plan["refused"]) == 1 and reason in plan["refused"][0]
+    (reason,) = plan["refused"]
+    assert "6 cohorts of an objective cannot be dealt evenly to 8 processes" in reason
 
 
 def test_wrong_jobs_and_unknown_devices_are_refused(unimrg: Unimrg, tmp_path: Path) -> None:

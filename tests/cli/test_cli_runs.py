@@ -111,7 +111,7 @@ def test_file_folder_and_uri_name_the_same_run(
     monkeypatch.chdir(tmp_path)
     listings = {unimrg("ckpt", "ls", target).out for target in (run.file, run.root, run.root.as_uri(), "file://run")}
     assert len(listings) == 1
-    assert "verified" in listings.pop()
+    assert "as written" in listings.pop()
 
 
 def test_a_run_that_has_not_begun_is_no_error_but_a_wrong_uri_is(unimrg: Unimrg, run: Run, tmp_path: Path) -> None:
@@ -236,7 +236,9 @@ def test_verifying_reads_every_byte_and_names_what_is_damaged(unimrg: Unimrg, ru
     assert ended.code == 0 and [row["step"] for row in json.loads(ended.out)] == [40, 30, 20, 10]
     key = next(key for key, _ in written.list("ckpt/step-00000030/") if "rank-0" in key)
     written.put(key, flip(written.get(key)))
-    assert "verified" in unimrg("ckpt", "ls", run.file).out, "its sizes are right"
+    listed = unimrg("ckpt", "ls", run.file).out
+    assert "SIZES" in listed and "SHA-256" not in listed, "its sizes are right"
+    assert "`unimrg ckpt verify` reads them all" in listed
     ended = unimrg("ckpt", "verify", run.root)
     assert ended.code == 65
     assert "the SHA-256 of bytes 0 to" in ended.out and "the checkpoint of step 30 is damaged" in ended.err

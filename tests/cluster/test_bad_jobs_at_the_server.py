@@ -16,7 +16,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.support.bad_jobs import BAD_JOBS, FOR_A_CLUSTER, GOOD_CLUSTER_JOB, GOOD_JOB, BadJob, on_cluster, places
+from tests.support.bad_jobs import (
+    BAD_JOBS,
+    FOR_A_CLUSTER,
+    GOOD_CLUSTER_JOB,
+    GOOD_JOB,
+    HARMON_PARTS,
+    OPENUNI_PARTS,
+    BadJob,
+    on_cluster,
+    places,
+)
 from tests.support.control_plane import ControlPlane
 from tools.crd import crd
 from unimrg_api.cluster import GROUP, PLURAL, VERSION
@@ -308,4 +318,27 @@ def test_any_split_gets_the_same_verdict(
     job = good("any")
     job["spec"]["trainer"] |= {"nodes": nodes, "gpusPerNode": gpus, "processesPerNode": processes}
     job["spec"]["training"]["batch"] |= {"rowsPerObjective": rows, "cohortRows": cohort}
+    check_verdict(job, jobs)
+
+
+FREEZABLE = {
+    "harmon": (["Tiny", "1.5B"], HARMON_PARTS),
+    "openuni": (["Tiny"], OPENUNI_PARTS),
+    "showo": (["Tiny", "VQ-512"], ("LanguageModel", "Projector")),
+}
+
+
+@checked
+@given(data=st.data(), family=st.sampled_from(sorted(FREEZABLE)), method=st.sampled_from(["SFT", "RecA", "UniMRG"]))
+def test_any_frozen_parts_get_the_same_verdict(data: st.DataObject, family: str, method: str, jobs: Jobs) -> None:
+    variants, parts = FREEZABLE[family]
+    job = good("any")
+    job["spec"]["model"] = {family: {"variant": data.draw(st.sampled_from(variants))}}
+    job["spec"]["method"] = method
+    if data.draw(st.booleans()):
+        names = ["Understanding", "Pixel", "Depth"] if method == "UniMRG" else ["Understanding", "Pixel"]
+        weights = {name: data.draw(st.sampled_from(["0", "0.0", "0.5"])) for name in names}
+        job["spec"]["objectives"] = [{"name": name, "weight": weight} for name, weight in weights.items()]
+    scales = {part: data.draw(st.sampled_from(["0", "0.00", "0", "0.1"])) for part in parts if data.draw(st.booleans())}
+    job["spec"]["training"]["parts"] = [{"name": part, "learningRateScale": scale} for part, scale in scales.items()]
     check_verdict(job, jobs)

@@ -77,3 +77,20 @@ def test_only_an_installed_package_is_reported_as_failing(
     with pytest.raises(JobError if reported else RuntimeError, match="a defect") as error:
         check_components(*chosen(model, tmp_path))
     assert ("the installed package fails" in str(error.value)) == reported
+
+
+def test_an_installed_family_with_all_that_learns_frozen_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    family = find_family("showo", {"variant": "Tiny"})
+    monkeypatch.setattr(choices, "find_family", lambda *_: family)
+    for frozen, message in (["Projector"], None), (["Projector", "LanguageModel"], "freezes everything"):
+        parts = [{"name": name, "learningRateScale": "0"} for name in frozen]
+        job, _ = tiny_job(tmp_path, model={"custom": {"name": "toy"}}, training__parts=parts)
+        env = PodEnvironment(cache=tmp_path / "cache", spec_base=tmp_path)
+        if message is None:
+            check_components(job, env)
+        else:
+            with pytest.raises(JobError, match=message) as error:
+                check_components(job, env)
+            assert [problem.path for problem in error.value.problems] == ["spec.training.parts"]

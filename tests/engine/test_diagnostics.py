@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
 import time
 from pathlib import Path
@@ -109,6 +110,19 @@ def test_the_slowest_rank_is_named_with_its_ratio_to_the_median(tmp_path: Path) 
     assert (second.rank, second.forward_seconds, second.data_wait_seconds) == (0, 0.0, 0.25)
 
 
+@pytest.mark.usefixtures("process_group")
+def test_the_dry_run_is_no_part_of_a_ranks_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that goes on by one with every look: a forward takes one, and a step has two."""
+    clock = itertools.count()
+    monkeypatch.setattr(RankTimes, "_now", lambda self: float(next(clock)))
+    found: list[SlowestRank | None] = []
+    toy_loop(
+        Toy(), stop_step=1, save_every=1, save=lambda *_: None, report=lambda measured: found.append(measured.slowest)
+    ).run(0)
+    (slowest,) = found
+    assert slowest is not None and slowest.forward_seconds == 2.0
+
+
 class Stack(nn.Module):
     """Three blocks alike."""
 
@@ -147,9 +161,9 @@ def test_a_job_gets_its_trace_and_norms_with_deterministic_kernels(
     job, _ = tiny_job(
         tmp_path,
         method="SFT",
-        training__stopStep=2,
+        training__stopStep=3,
         training__precision="FP32",
-        trainer__diagnostics={"gradientNormsEvery": 2, "profileStep": 2, "deterministic": "Always"},
+        trainer__diagnostics={"gradientNormsEvery": 2, "profileStep": 1, "deterministic": "Always"},
     )
     assert job.spec.data.sources is not None
     prepare(job.spec.data.sources, tmp_path, LocalStore(tmp_path / "data"), lambda *_: None)
@@ -158,7 +172,7 @@ def test_a_job_gets_its_trace_and_norms_with_deterministic_kernels(
         assert torch.are_deterministic_algorithms_enabled()
     finally:
         torch.use_deterministic_algorithms(False)
-    trace = json.loads(gzip.decompress((tmp_path / "run/logs/attempt-1/train/trace-from-step-2.json.gz").read_bytes()))
+    trace = json.loads(gzip.decompress((tmp_path / "run/logs/attempt-1/train/trace-from-step-1.json.gz").read_bytes()))
     assert any("addmm" in str(event.get("name")) for event in trace["traceEvents"])
     curves = read_curves(tmp_path / "pod-1" / "spool")
     # with one objective its norm is the norm of all

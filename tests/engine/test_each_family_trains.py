@@ -13,7 +13,7 @@ import pytest
 from tests.support.checkpoints import assert_same
 from tests.support.local_jobs import tiny_job
 from tests.support.one_step import FAMILIES, OBJECTIVES
-from tests.support.train_stage import newest, run_stage
+from tests.support.train_stage import ASKED_TO_STOP, newest, run_stage
 from unimrg_api.errors import Interrupted
 from unimrg_trainer.data.dataset import Dataset
 from unimrg_trainer.engine import contact_sheet
@@ -78,11 +78,11 @@ def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     folder = tmp_path_factory.mktemp(request.param)
     seen = {attempt: Seen() for attempt in (1, 2, 3)}
 
-    def attempt(number: int, uri: str, *, asked_to_stop: bool = False) -> None:
+    def attempt(number: int, uri: str, stop: Any = None) -> None:
         job, _ = tiny_job(folder, **changes, checkpoint__uri=uri)
         with pytest.MonkeyPatch.context() as patch:
             seen[number].watch(patch)
-            run_stage(folder, job, number, patch, asked_to_stop=asked_to_stop)
+            run_stage(folder, job, number, patch, stop=stop)
 
     changes = {"model": {request.param: {"variant": "Tiny"}}, "training__stopStep": 3, "training__seed": SEED}
     job, _ = tiny_job(folder, **changes)
@@ -91,7 +91,7 @@ def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     dataset = Dataset.open(LocalStore(folder / "data"), "train")
     digest = job.training_digest(dataset.digest)
     with pytest.raises(Interrupted):
-        attempt(1, "file://run", asked_to_stop=True)
+        attempt(1, "file://run", stop=ASKED_TO_STOP)
     assert newest(folder / "run", digest).step == 2
     attempt(2, "file://run")
     attempt(3, "file://whole")

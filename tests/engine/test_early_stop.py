@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,13 +12,16 @@ import pytest
 from tests.support.checkpoints import checkpointer, small_state
 from tests.support.local_jobs import tiny_job
 from tests.support.train_stage import run_stage
+from unimrg_api.errors import Interrupted
 from unimrg_api.spec_training import EarlyStopSpec
 from unimrg_trainer.checkpoint.commit import Commit
-from unimrg_trainer.checkpoint.reader import list_commits
+from unimrg_trainer.checkpoint.discover import newest_verified
+from unimrg_trainer.checkpoint.reader import list_commits, read_manifest
 from unimrg_trainer.early_stop import EarlyStopRule, ended_early
 from unimrg_trainer.engine import early_stop
 from unimrg_trainer.engine.evaluate import main as evaluate
 from unimrg_trainer.launch import outcomes
+from unimrg_trainer.launch.reports import read_progress
 from unimrg_trainer.preparation.prepare import prepare
 from unimrg_trainer.storage import LocalStore
 from unimrg_trainer.tracking.segments import read_curves
@@ -71,6 +75,63 @@ def test_an_interruption_before_a_measurement_is_no_end(tmp_path: Path, reason: 
     assert ended_early(store, SETTINGS, 30) == ended
 
 
+def test_the_best_checkpoint_that_verifies_is_the_one_to_evaluate(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "run")
+    keeper = checkpointer(store, keep_last=9)
+    for step, score in ((10, 2.0), (20, 1.0), (30, 1.0), (40, None), (50, 3.0)):
+        keeper.save(small_state(step), "periodic", score=score)
+
+    def chosen() -> int | None:
+        found = newest_verified(store, best=True)
+        assert outcomes.checkpoint_step(store, best=True) == (found.step if found else 0)
+        return found.step if found else None
+
+    order = [chosen()]
+    for _ in range(4):
+        (shard,) = (key for key, _ in store.list(f"ckpt/step-{order[-1]:08d}/") if "rank-0" in key)
+        store.delete(shard)
+        order.append(chosen())
+    assert order == [30, 20, 10, 50, 40]
+
+
+@pytest.mark.timeout(120)
+def test_a_stop_request_during_a_measurement_is_obeyed_at_the_next_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The state is committed without a score, and the training that goes on measures at the next time."""
+    job, _ = tiny_job(
+        tmp_path,
+        method="SFT",
+        training__earlyStop={"everySteps": 2, "patience": 9},
+        training__stopStep=4,
+        checkpoint__everySteps=2,
+        data__sources=[{"scenes": {"train": 4, "heldOut": 8, "imageSize": 32, "seed": 1}}],
+        stages__evaluate={"heldOutRows": 8, "mode": "Never"},
+    )
+    assert job.spec.data.sources is not None
+    prepare(job.spec.data.sources, tmp_path, LocalStore(tmp_path / "data"), lambda *_: None)
+    stop, real, batches = SimpleNamespace(requested=False), early_stop.held_out_loss, []
+
+    def asked(setup: Any, row_sums: Any, *arguments: Any) -> dict[str, float]:
+        def counted(batch: Any) -> Any:
+            stop.requested = not batches or stop.requested
+            batches.append(batch)
+            return row_sums(batch)
+
+        return real(setup, counted, *arguments)
+
+    monkeypatch.setattr(early_stop, "held_out_loss", asked)
+    with pytest.raises(Interrupted):
+        run_stage(tmp_path, job, 1, monkeypatch, stop=stop)
+    store = LocalStore(tmp_path / "run")
+    (commit,) = list_commits(store)
+    assert (commit.step, commit.score, read_manifest(store, commit).reason) == (2, None, "interruption")
+    assert len(batches) == 2, "of four, one after that in which it was asked"
+    monkeypatch.setattr(early_stop, "held_out_loss", real)
+    run_stage(tmp_path, job, 2, monkeypatch)
+    assert [(one.step, one.score is None) for one in list_commits(store)] == [(4, False), (2, True)]
+
+
 @pytest.mark.timeout(240)
 def test_a_job_ends_early_with_the_losses_that_the_evaluation_measures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -105,7 +166,13 @@ def test_a_job_ends_early_with_the_losses_that_the_evaluation_measures(
     assert not outcomes.is_complete(store, tiny_job(tmp_path, **without, stages__evaluate={"mode": "Never"})[0])
 
     run_stage(tmp_path, job, 3, monkeypatch, stage=evaluate)
-    measured = read_curves(tmp_path / "pod-3" / "spool")["eval/heldout/understanding/after"][6]
+    measured = read_curves(tmp_path / "pod-3" / "spool")["eval/heldout/understanding/after"][4]  # of the best
     assert [scores[step] for step in (2, 4, 6)] == pytest.approx([measured + 1.0, measured, measured + 0.5], rel=1e-9)
+    assert "step 4 is evaluated (held-out loss" in (read_progress(tmp_path / "pod-3").notice or "")
+    assert not outcomes.is_complete(store, job)
+    found = outcomes.summary(store)
+    assert found is not None
+    outcomes.record_evaluation(store, job, found)
+    assert outcomes.is_complete(store, job)
     during = read_curves(tmp_path / "pod-1" / "spool")["heldout/loss"]
     assert during == {step: pytest.approx(score) for step, score in scores.items()}

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from tests.support.local_jobs import tiny_job
 from tests.support.train_stage import run_stage
+from unimrg_api.errors import Interrupted
 from unimrg_trainer.engine import evaluate
 from unimrg_trainer.evaluation.summary import Summary
 from unimrg_trainer.preparation.prepare import prepare
+from unimrg_trainer.sections import read_positions
 from unimrg_trainer.storage import LocalStore
 from unimrg_trainer.tracking.segments import read_curves
 
@@ -40,6 +44,8 @@ def test_trained_maps_are_scored_and_losses_measured_with_other_images(
     prepare(job.spec.data.sources, tmp_path, LocalStore(tmp_path / "data"), lambda *_: None)
     run_stage(tmp_path, job, 1, monkeypatch)
     run_stage(tmp_path, job, 2, monkeypatch, stage=evaluate.main)
+    (work,) = read_positions(tmp_path / "pod-2").values()
+    assert work.section == "evaluate" and work.count > 20, "the watchdog saw every batch, round and piece"
 
     summary = Summary.from_json((tmp_path / "run" / "results" / "summary.json").read_text())
     assert list(summary.image_use) == list(summary.held_out) == ["Understanding", "Pixel", "Depth"]
@@ -57,3 +63,14 @@ def test_trained_maps_are_scored_and_losses_measured_with_other_images(
     assert curves["eval/heldout/depth/after"] == {4: summary.held_out["Depth"].after}
     written = json.loads((tmp_path / "pod-2" / "results" / "summary.json").read_text())
     assert set(written["image_use"]) == set(summary.image_use)
+
+    real, stop = evaluate.import_weights, SimpleNamespace(requested=False)
+
+    def asked(module: Any, reader: Any) -> None:
+        stop.requested = True
+        real(module, reader)
+        raise AssertionError("it read on")
+
+    monkeypatch.setattr(evaluate, "import_weights", asked)
+    with pytest.raises(Interrupted):
+        run_stage(tmp_path, job, 3, monkeypatch, stop=stop, stage=evaluate.main)

@@ -12,7 +12,7 @@ from tests.support.local_jobs import tiny_job
 from tests.support.one_step import FAMILIES, TINY, tiny_family
 from tests.support.train_stage import newest, run_stage
 from unimrg_api.errors import UserError
-from unimrg_api.spec_model import HarmonSpec, OpenUniSpec, ShowOSpec
+from unimrg_api.spec_model import FamilySpec, HarmonSpec, ModelSpec, OpenUniSpec, ShowOSpec
 from unimrg_api.spec_training import OptimizerSpec, PartSpec
 from unimrg_trainer.data.dataset import Dataset
 from unimrg_trainer.engine.initial_weights import build_initial
@@ -24,6 +24,7 @@ from unimrg_trainer.preparation.prepare import prepare
 from unimrg_trainer.storage import LocalStore
 
 SPECS = {"harmon": HarmonSpec, "openuni": OpenUniSpec, "showo": ShowOSpec}
+MEMBERS = {spec: name for name, spec in SPECS.items()}
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -33,6 +34,20 @@ def test_every_part_that_a_job_can_name_has_parameters_and_none_is_left_over(nam
     with torch.device("meta"):
         names = [name for name, _ in family.build().named_parameters()]
     assert {part_of(family, parameter) for parameter in names} == set(SPECS[name].parts)
+
+
+@pytest.mark.parametrize("wanted", [["Understanding"], ["Pixel"], ["Understanding", "Depth"]])
+@pytest.mark.parametrize(
+    "spec",
+    [HarmonSpec(variant="Tiny"), OpenUniSpec(variant="Tiny"), ShowOSpec(variant="Tiny"), ShowOSpec(variant="VQ-256")],
+)
+def test_a_job_says_which_parts_its_objectives_train(spec: FamilySpec, wanted: list[str]) -> None:
+    family = find_family(*ModelSpec(**{MEMBERS[type(spec)]: spec}).family())
+    with torch.device("meta"):
+        module = family.build()
+    parts = parts_of(module, family, [objective(name) for name in wanted], [])
+    said = spec.trained_parts(answers="Understanding" in wanted, maps=wanted != ["Understanding"])
+    assert said == [part.name for part in parts if part.trained]
 
 
 def test_the_parts_of_harmon_are_what_their_names_say() -> None:

@@ -14,6 +14,7 @@ from unimrg_trainer.engine.loop import LoopReport
 from unimrg_trainer.engine.metrics import StepMetrics
 from unimrg_trainer.engine.rank_times import SlowestRank
 from unimrg_trainer.engine.reporting import Reporter
+from unimrg_trainer.launch.reports import read_progress
 from unimrg_trainer.storage import LocalStore
 from unimrg_trainer.tracking.segments import read_curves
 
@@ -29,6 +30,20 @@ def setup_of(folder: Path) -> Any:
     setup.objectives, setup.objective_weights = ["Depth"], {"Depth": 1.0}
     setup.family, setup.run_store = SimpleNamespace(name="harmon", variant="Tiny"), LocalStore(folder / "run")
     return setup
+
+
+def test_a_report_says_how_training_is_spread_and_why_the_first_step_is_long(tmp_path: Path) -> None:
+    """Where a forward waits for other ranks, none is called slow."""
+    reports = Reporter(setup_of(tmp_path / "job"), 5, 2, 0, 1)
+    reports.first_step_compiles(24)
+    first = read_progress(tmp_path / "job" / "local")
+    assert first.message == "DDP, 1 process; the first step compiles 24 blocks, which takes minutes"
+    reports.report(LoopReport([StepMetrics(3, {"Depth": 0.5}, 0.5, 1.0, False, {})], [0.1], 0, 1.0, 0.0, None))
+    reports.close()
+    later = read_progress(tmp_path / "job" / "local")
+    assert (later.step, later.message, later.slowest_rank) == (3, "DDP, 1 process", None)
+    recorded = read_curves(tmp_path / "job" / "local" / "spool")
+    assert "perf/step_s" in recorded and not any("slowest" in name for name in recorded)
 
 
 def curves(folder: Path, *windows: range) -> dict[str, dict[int, float]]:

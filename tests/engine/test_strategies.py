@@ -190,3 +190,24 @@ def test_unknown_versions_that_train_wrongly_end_with_83(monkeypatch: pytest.Mon
     with pytest.raises(UserError, match="checks that failed: 1, the first of them ZeRO1") as caught:
         selfcheck.require_working("ZeRO1", CPU)
     assert caught.value.exit_code is ExitCode.STRATEGY_CHECK
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (RuntimeError("The function 'x' has already been reduced"), ExitCode.STRATEGY_CHECK),
+        (NotImplementedError("fully_shard"), ExitCode.STRATEGY_CHECK),
+        (RuntimeError("[../gloo/transport/tcp/pair.cc:534] Connection closed by peer"), None),
+    ],
+)
+def test_a_strategy_that_cannot_run_ends_with_83_unless_a_peer_is_gone(
+    error: Exception, code: ExitCode | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> list[selfcheck.Outcome]:
+        raise error
+
+    monkeypatch.setattr(selfcheck, "check_strategy", fail)
+    monkeypatch.setitem(selfcheck.KNOWN_GOOD, "torch", ("0.0.1",))
+    with pytest.raises(type(error) if code is None else UserError) as caught:
+        selfcheck.require_working("FSDP2", CPU)
+    assert getattr(caught.value, "exit_code", None) == code

@@ -12,7 +12,7 @@ from tests.support.faulty_stores import raising
 from tests.support.local_jobs import tiny_job
 from tests.support.one_step import TINY, freeze
 from tests.support.published_recipe import Recipe, assert_trained_alike, rate_by_hand, train_by_hand
-from tests.support.train_stage import newest, run_stage
+from tests.support.train_stage import ASKED_TO_STOP, newest, run_stage
 from unimrg_api.errors import Interrupted
 from unimrg_trainer.data.dataset import Dataset
 from unimrg_trainer.engine.initial_weights import build_initial
@@ -64,9 +64,9 @@ def test_a_job_interrupted_and_resumed_follows_the_recipe_by_hand(
     digest = job.training_digest(dataset.digest)
 
     with pytest.raises(Interrupted):
-        run_stage(tmp_path, job, 1, monkeypatch, asked_to_stop=True)
+        run_stage(tmp_path, job, 1, monkeypatch, stop=ASKED_TO_STOP)
     assert newest(tmp_path / "run", digest).step == 2
-    run_stage(tmp_path, job, 2, monkeypatch, asked_to_stop=False)
+    run_stage(tmp_path, job, 2, monkeypatch)
     state = newest(tmp_path / "run", digest)
     assert state.step == 3
 
@@ -98,5 +98,5 @@ def test_a_job_interrupted_and_resumed_follows_the_recipe_by_hand(
     # an attempt that finds its work done changes nothing, and leaves its last records to the launcher
     refuse = raising(lambda: StorageError("away"), "spool/")
     monkeypatch.setattr(LocalStore, "put", lambda store, key, *_, **__: refuse("put", key))
-    run_stage(tmp_path, job, 3, monkeypatch, asked_to_stop=False)
+    run_stage(tmp_path, job, 3, monkeypatch)
     assert_same(newest(tmp_path / "run", digest), state)

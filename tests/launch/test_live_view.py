@@ -65,6 +65,13 @@ def test_a_log_gets_a_line_with_steps_losses_speed_and_time_left(shown: Callable
     assert text == "train  30/60  1m15s left  pixel 0.500  12.0 rows/s  checkpoint 20\n"
 
 
+def test_a_stage_without_steps_says_what_it_is_at(shown: Callable[..., str]) -> None:
+    report = Progress(stage="evaluate", step=0, total_steps=1, message="spatial, block 1 of 1", updated=1.0)
+    assert shown(report, terminal=False) == "evaluate  spatial, block 1 of 1\n"
+    text = shown(HALFWAY.model_copy(update={"message": "ZeRO1, 8 processes"}), terminal=False)
+    assert text.startswith("train  30/60  ") and text.endswith("  ZeRO1, 8 processes\n")
+
+
 def test_a_log_is_not_flooded_but_a_new_stage_is_written_at_once(shown: Callable[..., str]) -> None:
     steps = [HALFWAY.model_copy(update={"step": step}) for step in range(30, 34)]
     text = shown(*steps, Progress(stage="evaluate", updated=2.0), terminal=False)

@@ -131,7 +131,7 @@ def test_a_failed_training_shows_the_cause_the_log_and_where_it_is(
     monkeypatch.setenv("FAKE_TRAIN", "fail")
     code, text = run(tmp_path)
     assert code == ExitCode.PROGRAM
-    assert "rank 0: RuntimeError: the loss went for a walk" in text
+    assert "\nRuntimeError: the loss went for a walk" in text
     assert "Traceback" in text
     assert str(tmp_path / "run" / "local" / "logs" / "attempt-1") in text
     assert closed == ["FAILED"]
@@ -145,7 +145,7 @@ def test_what_the_user_can_mend_is_said_without_log_and_traceback(
     monkeypatch.setenv("FAKE_TRAIN", "refuse")
     code, text = run(tmp_path)
     assert code == ExitCode.DATA_CORRUPT
-    assert "rank 0: shard 3 is damaged (prepare it again)" in text
+    assert "\nshard 3 is damaged (prepare it again)" in text
     assert "Traceback" not in text and "Logs:" not in text
     log = (tmp_path / "run" / "local" / "logs" / "attempt-1" / "train" / "rank-0.log").read_text()
     assert "shard 3 is damaged" in log and "Traceback" not in log

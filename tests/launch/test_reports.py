@@ -8,6 +8,8 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import pytest
+
 from unimrg_api.environment import PodEnvironment
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.progress import Progress
@@ -75,9 +77,26 @@ def test_a_termination_record_is_written_over_the_old_one_in_place(tmp_path: Pat
 def test_the_record_says_how_far_the_work_came(tmp_path: Path) -> None:
     report(tmp_path, checkpoint_step=2)
     (tmp_path / "mlflow.json").write_text('{"run_id": "abc"}')
-    record = termination_record(ExitResult(ExitCode.PROGRAM, "ValueError", "a bug", rank=1), tmp_path)
+    env = PodEnvironment(run_dir=tmp_path, processes=2)
+    record = termination_record(ExitResult(ExitCode.PROGRAM, "ValueError", "a bug", rank=1), env)
     assert (record.exit_code, record.step, record.total_steps, record.mlflow_run_id) == (70, 3, 9, "abc")
     assert (record.rank, record.message, record.checkpoint_step) == (1, "rank 1: a bug", 2)
+
+
+@pytest.mark.parametrize(
+    ("code", "processes", "message"),
+    [
+        (ExitCode.GPU_FAULT, 2, "rank 1: what happened"),
+        (ExitCode.CONFIGURATION, 2, "what happened"),
+        (ExitCode.INTERRUPTED, 2, "what happened"),
+        (ExitCode.PROGRAM, 1, "what happened"),
+    ],
+)
+def test_a_rank_is_named_where_it_is_one_of_several_and_to_blame(
+    code: ExitCode, processes: int, message: str, tmp_path: Path
+) -> None:
+    env = PodEnvironment(run_dir=tmp_path, processes=processes)
+    assert termination_record(ExitResult(code, "Reason", "what happened", rank=1), env).message == message
 
 
 def test_a_new_stage_keeps_the_last_commit_and_is_a_sign_of_life(tmp_path: Path) -> None:

@@ -171,6 +171,26 @@ GOOD_MODEL = "harmon: {variant: 0.5B}, init: file:///mnt/models/harmon, assets: 
 MODEL_WITH_ENCODER = """{}: {{variant: Tiny}}}}
   training:
     parts: [{{name: Encoder, learningRateScale: "0"}}]"""
+
+
+def freezing(model: str, method: str, *parts: str) -> str:
+    """Return what takes the place of GOOD_MODEL: a job with this model and method that freezes these parts."""
+    entries = ", ".join(f'{{name: {part}, learningRateScale: "0.0"}}' for part in parts)
+    return f"{model}}}\n  method: {method}\n  training:\n    parts: [{entries}]"
+
+
+HARMON_PARTS = ("LanguageModel", "Encoder", "Projectors", "Decoder", "DiffusionHead")
+OPENUNI_PARTS = ("LanguageModel", "Queries", "Connector", "DiffusionTransformer")
+ALL_FROZEN = [
+    freezing("harmon: {variant: 0.5B}", "UniMRG", *HARMON_PARTS),
+    freezing("harmon: {variant: Tiny}", "SFT", *HARMON_PARTS[:3]),
+    freezing("openuni: {variant: Tiny}", "UniMRG", *OPENUNI_PARTS),
+    freezing("openuni: {variant: L-512}", "SFT", "LanguageModel"),
+    freezing("openuni: {variant: L-512}", "RecA", *OPENUNI_PARTS[1:]),
+    freezing("showo: {variant: Tiny}", "UniMRG", "LanguageModel", "Projector"),
+    freezing("showo: {variant: VQ-256}", "SFT", "LanguageModel"),
+]
+"""Models whose objectives train nothing, in the place of GOOD_MODEL."""
 TRAINING, BATCH, OPTIMIZER = "spec.training", "spec.training.batch", "spec.training.optimizer"
 OBJECTIVES, DEPTH = "spec.objectives", '{name: Depth, weight: "0.5"}'
 SOURCES, SCENES = "spec.data.sources", "      - scenes: {train: 100, heldOut: 10, imageSize: 48, seed: 7}"
@@ -260,7 +280,7 @@ BAD_JOBS = [
     *bad(f"{HARMON}.variant", "variant: Tiny, ", ""),
     *bad(f"{OBJECTIVES}[1].name", "name: Depth", "name: Normals", "name: depht"),
     *bad("spec.method", "method: UniMRG", "method: unimrg"),
-    *bad(f"{TRAINING}.precision", "precision: FP32", "precision: FP8"),
+    *bad(f"{TRAINING}.precision", "precision: FP32", "precision: FP8", "precision: FP16"),
     *bad(f"{TRAINING}.prompts", "prompts: Listed", "prompts: listed", "prompts: [Listed]"),
     *bad("spec.checkpoint.resume", "resume: IfPresent", "resume: true"),
     # texts
@@ -286,7 +306,7 @@ BAD_JOBS = [
     *bad(f"{TRAINING}.earlyStop.patience", "patience: 2", "patience: 0"),
     *bad("spec.trainer.compile", "compile: Never", "compile: never", "compile: true"),
     *bad("spec.trainer.diagnostics.gradientNormsEvery", "gradientNormsEvery: 5", "gradientNormsEvery: 0"),
-    *bad("spec.trainer.diagnostics.profileStep", "profileStep: 4", "profileStep: 0"),
+    *bad("spec.trainer.diagnostics.profileStep", "profileStep: 4", "profileStep: 0", "profileStep: 39"),
     *bad("spec.trainer.diagnostics.deterministic", "deterministic: Never", "deterministic: false"),
     *bad("spec.data.shards", "[file://data]", "file://data", "[]", "[file://data, file://more]"),
     # rules between fields
@@ -340,6 +360,7 @@ BAD_JOBS += [
     *_on_cluster(f"{VOLUMES}[0].readOnly", "readOnly: Always", "readOnly: true"),
     *_on_cluster(f"{SOURCES}[1].images.uri", "file:///mnt/models/ph", "s3://bucket/ph"),
     *_on_cluster(f"{TRAINING}.parts", GOOD_MODEL, *(MODEL_WITH_ENCODER.format(one) for one in ("openuni", "showo"))),
+    *_on_cluster(f"{TRAINING}.parts", GOOD_MODEL, *ALL_FROZEN),
     *_on_cluster("spec.runPolicy.maxBackoffSeconds", "backoffSeconds: 5,", "backoffSeconds: 61,"),
     *_on_cluster("spec.runPolicy.maxRestarts", "maxRestarts: 2", "maxRestarts: -1"),
     *_on_cluster(LABELS, "  name: g", "  labels: {team: a b}\n  name: g", "  labels: {a/b/c: d}\n  name: g"),

@@ -16,6 +16,8 @@ from unimrg_trainer.checkpoint.discover import load_newest
 from unimrg_trainer.engine import train
 from unimrg_trainer.storage import LocalStore
 
+ASKED_TO_STOP = SimpleNamespace(requested=True)
+
 
 def run_stage(
     folder: Path,
@@ -23,11 +25,12 @@ def run_stage(
     attempt: int,
     monkeypatch: pytest.MonkeyPatch,
     *,
-    asked_to_stop: bool = False,
+    stop: Any = None,
     stage: Callable[[PodEnvironment, Any, Any], None] = train.main,
 ) -> None:
     """Run the stage, training unless said, as the only rank of an attempt, in folder/pod-ATTEMPT.
 
+    `stop.requested` is whether it is asked to stop; None: it is not.
     The port is of the system's choice.
     """
     for name, value in {
@@ -42,7 +45,7 @@ def run_stage(
     run_dir.mkdir()
     env = PodEnvironment(job="tiny", uid="job-uid", attempt=str(attempt), spec_base=folder, run_dir=run_dir)
     try:
-        stage(env, job, SimpleNamespace(requested=asked_to_stop))
+        stage(env, job, stop or SimpleNamespace(requested=False))
     finally:
         dist.destroy_process_group()
 

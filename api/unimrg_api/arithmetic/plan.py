@@ -161,7 +161,7 @@ def plan_of(job: UniMRGJob, assumed: Assumed) -> Plan:
     steps = training.resolved_stop_step()
     groups = _groups(family, step.trained)
     trained = sum(group.parameters for group in groups if group.trained)
-    refused = _refused(step, trained)
+    refused = _refused(step)
     times = {}
     if spec.trainer.gpus_per_node and not refused:
         for one in DEVICES.values():
@@ -329,7 +329,7 @@ def _assumptions(spec: JobSpec, assumed: Assumed) -> list[str]:
     return found
 
 
-def _refused(step: _Step, trained: int) -> list[str]:
+def _refused(step: _Step) -> list[str]:
     """Why training would end at its start, with the way out."""
     batch, found = step.spec.training.batch, []
     cohorts = batch.rows_per_objective // batch.cohort_rows
@@ -338,11 +338,6 @@ def _refused(step: _Step, trained: int) -> list[str]:
             f"{cohorts} cohorts of an objective cannot be dealt evenly to {step.processes} processes; make "
             f"spec.training.batch.rowsPerObjective a multiple of {step.processes * batch.cohort_rows}, or change "
             "spec.trainer"
-        )
-    if not trained:
-        found.append(
-            "spec.training.parts freezes everything that this job's objectives train; leave a part with a "
-            'learningRateScale above "0"'
         )
     return found
 

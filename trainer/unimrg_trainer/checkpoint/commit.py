@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import time
 from collections.abc import Iterable
@@ -52,6 +53,11 @@ class Commit:
     def folder(self) -> str:
         """Where its objects lie, with a trailing slash."""
         return self.manifest_key.removesuffix(MANIFEST)
+
+
+def best_first(commits: Iterable[Commit]) -> list[Commit]:
+    """Return those with a score, the lowest first, of equal ones the newest; then the others, the newest first."""
+    return sorted(commits, key=lambda one: (math.inf if one.score is None else one.score, -one.step, -one.generation))
 
 
 def reserve(store: ObjectStore, step: int, attempt: int) -> tuple[Marker, str]:

@@ -18,7 +18,7 @@ from unimrg_api.digests import canonical_json
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_trainer.checkpoint.agreement import Agreement, on_all_ranks, on_first_rank
-from unimrg_trainer.checkpoint.commit import Commit, read_marker
+from unimrg_trainer.checkpoint.commit import Commit, best_first, read_marker, read_markers
 from unimrg_trainer.checkpoint.layout import Marker, read_listing
 from unimrg_trainer.checkpoint.manifest import SCHEMA_VERSION, CheckpointError, Unverified
 from unimrg_trainer.checkpoint.objects import VerifiedObjects
@@ -32,15 +32,20 @@ WEIGHTS = "model/"
 """How the names of weights begin in a state."""
 
 
-def newest_verified(store: ObjectStore) -> Commit | None:
+def newest_verified(store: ObjectStore, *, best: bool = False) -> Commit | None:
     """Return the newest commit whose manifest and object sizes verify; None if the run never committed.
 
-    Commits that do not verify are quarantined on the way. Raises CheckpointError (NO_VALID_CHECKPOINT) if
-    there are commits and none verifies: starting anew would throw away work without anybody deciding so.
+    With `best` it is the one with the lowest score, and the newest where none has one. Commits that do not verify are
+    quarantined on the way. Raises CheckpointError (NO_VALID_CHECKPOINT) if there are commits and none verifies:
+    starting anew would throw away work without anybody deciding so.
     """
     seen = read_listing(store.list(ROOT))
     findings = [f"step {marker.step} was quarantined before" for marker in sorted(seen.quarantined)]
-    for marker in seen.candidates():
+    markers = seen.candidates()
+    if best:
+        readable, unreadable = read_markers(store, markers)
+        markers = [*unreadable, *(commit.marker for commit in best_first(readable.values()))]
+    for marker in markers:
         try:
             commit = read_marker(store, marker)
             verify(store, commit)
@@ -80,17 +85,18 @@ def load_newest(
     import_state: Callable[[CommitReader], None],
     *,
     training_digest: str | None = None,
+    best: bool = False,
 ) -> Commit | None:
-    """Let every rank import the newest commit that verifies, the same one; None without any.
+    """Let every rank import the newest commit that verifies, or the best, the same one; None without any.
 
-    Rank 0 chooses; `import_state` reads what its rank needs and verifies what it reads. A commit that a rank finds
-    damaged, and rank 0 too, is quarantined, and every rank imports the next older one instead. With `training_digest`
-    a commit of another training is refused. Raises CheckpointError on every rank: NO_VALID_CHECKPOINT as in
-    `newest_verified`, CONFIGURATION for another training or an unknown schema. An error of `import_state` itself is
-    raised as it is on its rank, and as COMMUNICATION on the others.
+    Rank 0 chooses as `newest_verified` does; `import_state` reads what its rank needs and verifies what it reads. A
+    commit that a rank finds damaged, and rank 0 too, is quarantined, and every rank imports the next one instead. With
+    `training_digest` a commit of another training is refused. Raises CheckpointError on every rank: NO_VALID_CHECKPOINT
+    as in `newest_verified`, CONFIGURATION for another training or an unknown schema. An error of `import_state` itself
+    is raised as it is on its rank, and as COMMUNICATION on the others.
     """
     while True:
-        commit = on_first_rank(agreement, "looking for a checkpoint", lambda: newest_verified(store))
+        commit = on_first_rank(agreement, "looking for a checkpoint", lambda: newest_verified(store, best=best))
         if commit is None or _imported(store, agreement, commit, import_state, training_digest):
             return commit
 

@@ -15,7 +15,7 @@ from typing import Literal
 
 from unimrg_api.commits import ROOT
 from unimrg_api.spec_platform import NEVER_DELETED
-from unimrg_trainer.checkpoint.commit import Commit, read_markers, reserved_at
+from unimrg_trainer.checkpoint.commit import Commit, best_first, read_markers, reserved_at
 from unimrg_trainer.checkpoint.layout import RESERVATION, Folder, Marker, read_listing
 from unimrg_trainer.storage.base import ObjectStore, StorageError
 
@@ -39,9 +39,7 @@ def superfluous(commits: Iterable[Commit], policy: Policy) -> list[Commit]:
     if policy.keep_every is not None:
         windows = groupby(ordered, key=lambda commit: commit.step // (policy.keep_every or 1))
         kept |= {next(commits_in_window) for number, commits_in_window in windows if number}
-    scored = [commit for commit in ordered if commit.score is not None]
-    if scored:
-        kept.add(min(scored, key=lambda commit: (commit.score, -commit.step)))
+    kept.update(commit for commit in best_first(ordered)[:1] if commit.score is not None)
     return [commit for commit in ordered if commit not in kept]
 
 

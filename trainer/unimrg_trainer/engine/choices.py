@@ -13,13 +13,15 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
 from typing import Any
 
+import torch
+
 from unimrg_api.environment import PodEnvironment
 from unimrg_api.errors import JobError, Problem, UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.fields import resolve_uri
 from unimrg_api.job import UniMRGJob
 from unimrg_trainer.engine.initial_weights import check_headers
-from unimrg_trainer.engine.parts import check_parts
+from unimrg_trainer.engine.parts import check_parts, parts_of
 from unimrg_trainer.evaluation.benchmarks.registry import find_benchmark
 from unimrg_trainer.models.base import Family
 from unimrg_trainer.models.common.assets import Asset, assets_folder
@@ -105,12 +107,22 @@ def _components(job: UniMRGJob, env: PodEnvironment) -> Iterator[tuple[str, bool
     if spec.model.init is not None:
         uri = resolve_uri(spec.model.init, env.spec_base)
         yield "spec.model.init", custom, lambda: check_headers(family(), uri, spec.storage)
-    yield "spec.training.parts", custom, lambda: check_parts(family(), spec.training.parts)
+    yield "spec.training.parts", custom, lambda: _check_parts(job, family())
     for index, entry in enumerate(spec.objectives or ()):
         yield f"spec.objectives[{index}]", entry.custom is not None, partial(objective, entry.key)
     for index, benchmark in enumerate(spec.stages.evaluate.benchmarks):
         path = f"spec.stages.evaluate.benchmarks[{index}]"
         yield path, benchmark.custom is not None, partial(find_benchmark, *benchmark.selected())
+
+
+def _check_parts(job: UniMRGJob, family: Family) -> None:
+    """Check what is known of a built-in family's parts from the job alone."""
+    parts, wanted = job.spec.training.parts, job.spec.resolved_objectives()
+    check_parts(family, parts)
+    if job.spec.model.custom is not None and any(float(part.learning_rate_scale) == 0 for part in parts):
+        with torch.device("meta"):
+            module = family.build()
+        parts_of(module, family, [objective(name) for name, weight in wanted.items() if weight], parts)
 
 
 def _store(job: UniMRGJob, env: PodEnvironment) -> Any:

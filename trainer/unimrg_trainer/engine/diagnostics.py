@@ -11,11 +11,10 @@ import torch
 from torch import nn
 
 from unimrg_api.errors import UserError
+from unimrg_api.spec_platform import PROFILED_STEPS
 from unimrg_trainer.engine.recompute import blocks
 
 logger = logging.getLogger(__name__)
-
-PROFILED_STEPS = 3
 
 
 def use_deterministic_kernels() -> None:

@@ -7,9 +7,10 @@ import math
 from unimrg_trainer.checkpoint.agreement import TorchAgreement, on_first_rank
 from unimrg_trainer.checkpoint.reader import list_commits
 from unimrg_trainer.early_stop import EarlyStopRule, ended_early
-from unimrg_trainer.engine.measuring import held_out_loss
+from unimrg_trainer.engine.measuring import Abandoned, held_out_loss, held_out_rows
 from unimrg_trainer.engine.reporting import Reporter
 from unimrg_trainer.engine.setup import Setup
+from unimrg_trainer.engine.stopping import CollectiveStopFlag
 from unimrg_trainer.engine.strategies.base import Strategy
 from unimrg_trainer.sections import SectionFile
 
@@ -18,13 +19,20 @@ class EarlyStop:
     """What spec.training.earlyStop asks for; every rank makes the same calls."""
 
     def __init__(
-        self, setup: Setup, strategy: Strategy, reporter: Reporter, sections: SectionFile, first_step: int
+        self,
+        setup: Setup,
+        strategy: Strategy,
+        reporter: Reporter,
+        sections: SectionFile,
+        stop: CollectiveStopFlag,
+        first_step: int,
     ) -> None:
         """Goes on from the scores of the run's checkpoints, as far as `first_step`."""
         self._setup = setup
         self._strategy = strategy
         self._reporter = reporter
         self._sections = sections
+        self._stop = stop
         self._scores: dict[int, float] = {}
         settings = setup.job.spec.training.early_stop
         self._rule: EarlyStopRule | None = None
@@ -39,15 +47,26 @@ class EarlyStop:
             )
             self._rule = EarlyStopRule(settings, commits, first_step)
             self._data = setup.open_data("heldOut")
+            self._rows = held_out_rows(setup, self._data)
 
     def ends(self, finished_steps: int) -> bool:
-        """Measure the held-out loss, if it is due; return whether training ends. A collective call."""
+        """Measure the held-out loss, if it is due; return whether training ends because of it. A collective call.
+
+        Polls the stop flag with every batch, and measures nothing once a stop is agreed.
+        """
         if self._rule is None or not self._rule.is_due(finished_steps):
             return False
         self._sections.enter("evaluate", finished_steps)
-        losses = held_out_loss(
-            self._setup, self._strategy.row_sums, self._data, lambda: self._sections.enter("evaluate")
-        )
+
+        def before_batch() -> None:
+            self._sections.tick()
+            if self._stop.poll():
+                raise Abandoned
+
+        try:
+            losses = held_out_loss(self._setup, self._strategy.row_sums, self._data, self._rows, before_batch)
+        except Abandoned:
+            return False
         weights = self._setup.objective_weights
         loss = sum(weight * losses[name] for name, weight in weights.items()) / len(losses)
         self._reporter.record_held_out(finished_steps, loss, losses)

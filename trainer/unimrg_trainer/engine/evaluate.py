@@ -1,4 +1,7 @@
-"""The evaluate stage on one rank: compares the newest checkpoint with the initial weights, and draws the pictures."""
+"""The evaluate stage on one rank: compares a checkpoint with the initial weights, and draws the pictures.
+
+It is the newest one, or, where the job has an early stop, the one with the lowest held-out loss.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import datetime
 import importlib.metadata
 import json
 import logging
+import os
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,6 +26,7 @@ from unimrg_api.job import UniMRGJob
 from unimrg_api.progress import Progress
 from unimrg_trainer.checkpoint.agreement import TorchAgreement, on_first_rank
 from unimrg_trainer.checkpoint.discover import load_newest, newest_verified
+from unimrg_trainer.checkpoint.tensors import CommitReader
 from unimrg_trainer.data.dataset import Dataset
 from unimrg_trainer.engine.initial_weights import build_initial
 from unimrg_trainer.engine.measuring import (
@@ -50,6 +55,7 @@ from unimrg_trainer.local_folders import write_progress
 from unimrg_trainer.maps.geometry import squash
 from unimrg_trainer.models.requests import AnswerRequest, GenerateRequest
 from unimrg_trainer.objectives.registry import built_in, in_order
+from unimrg_trainer.sections import SectionFile
 from unimrg_trainer.tracking.segments import read_attempts, read_curves
 from unimrg_trainer.tracking.spool import Spool
 
@@ -66,27 +72,48 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
     Raises UserError (exit code 66) if the job has no checkpoint, Interrupted (85) if a stop was requested.
     """
     benchmarks = {entry.key: find_benchmark(*entry.selected()) for entry in job.spec.stages.evaluate.benchmarks}
+    sections = SectionFile(env.run_dir, int(os.environ["RANK"]))
     setup = set_up(env, job)
+    best = job.spec.training.early_stop is not None
     digest = job.training_digest(setup.data_digest)
     agreement = TorchAgreement(setup.gloo_group)
-    newest = on_first_rank(agreement, "looking for a checkpoint", lambda: newest_verified(setup.run_store))
-    if newest is None:
+    newest, chosen = on_first_rank(
+        agreement,
+        "looking for a checkpoint",
+        lambda: (newest_verified(setup.run_store), newest_verified(setup.run_store, best=best)),
+    )
+    if newest is None or chosen is None:
         raise UserError(
             f"there is no checkpoint to evaluate at {job.spec.checkpoint.uri}",
             remedy="train first",
             exit_code=ExitCode.INPUT_MISSING,
         )
-    progress = StoppableProgress(stop, partial(_report_progress, setup, newest.step))
+    notice = None
+    if best:
+        why = (
+            "the newest, for none was measured"
+            if chosen.score is None
+            else f"held-out loss {chosen.score:.4g}, the lowest"
+        )
+        notice = f"the checkpoint of step {chosen.step} is evaluated ({why})"
+        logger.info("%s", notice)
+    sections.enter("evaluate", newest.step)
+    progress = StoppableProgress(stop, partial(_report_progress, setup, newest.step, notice), sections.tick)
     work = SharedWork(setup.rank, setup.world_size, progress.raise_if_stopped)
     held_out = setup.open_data("heldOut")
 
     module = build_initial(setup.family, job.spec.training.seed, setup.initial_weights, setup.parameter_dtype)
     module.to(setup.device).eval()
     rows = held_out_rows(setup, held_out)
-    before = held_out_losses(setup, module, held_out, rows, work, progress, "held-out loss before")
-    commit = load_newest(setup.run_store, agreement, partial(import_weights, module), training_digest=digest)
+    before = held_out_losses(setup, module, held_out, rows, work, progress, "held-out loss before training, batch")
+
+    def restore(reader: CommitReader) -> None:
+        reader.on_read = progress.go_on
+        import_weights(module, reader)
+
+    commit = load_newest(setup.run_store, agreement, restore, training_digest=digest, best=best)
     assert commit is not None, "without a commit that verifies it raises"
-    after = held_out_losses(setup, module, held_out, rows, work, progress, "held-out loss after")
+    after = held_out_losses(setup, module, held_out, rows, work, progress, "held-out loss after training, batch")
     other = other_image_losses(setup, module, held_out, rows, work, progress)
     runner = Runner(TrainedModel(setup.family, module), work, progress)
     maps = [objective.map for objective in setup.objectives if objective.map is not None]
@@ -121,7 +148,7 @@ def other_image_losses(
     if objectives is None:
         return None
     other = replace(setup, objectives=objectives)
-    return held_out_losses(other, module, held_out, rows, work, progress, "held-out loss with other images")
+    return held_out_losses(other, module, held_out, rows, work, progress, "held-out loss with other images, batch")
 
 
 def clusters_of(setup: Setup, held_out: Dataset, rows: int) -> dict[str, list[str]]:
@@ -251,9 +278,12 @@ def seeds_of(job: UniMRGJob) -> dict[str, int]:
     }
 
 
-def _report_progress(setup: Setup, checkpoint_step: int, label: str, done: int, total: int) -> None:
+def _report_progress(setup: Setup, checkpoint_step: int, notice: str | None, label: str, done: int, total: int) -> None:
     if setup.rank != 0:
         return
-    progress = Progress(stage="evaluate", step=done, total_steps=total, message=label, checkpoint_step=checkpoint_step)
+    message = f"{label} {min(done + 1, total)} of {total}"
+    progress = Progress(
+        stage="evaluate", step=done, total_steps=total, message=message, checkpoint_step=checkpoint_step, notice=notice
+    )
     write_progress(setup.env.run_dir, progress)
-    logger.info("%s: %d/%d", label, done, total)
+    logger.info("%s", message)

@@ -60,7 +60,7 @@ class LoopReport:
     """Since the start of training."""
     step_seconds: float
     data_wait_seconds: float
-    slowest: SlowestRank
+    slowest: SlowestRank | None
 
 
 @dataclass
@@ -80,12 +80,14 @@ class TrainingLoop:
     report: Callable[[LoopReport], None]
     """Called on every rank every few steps."""
     settings: LoopSettings
-    rank_times: RankTimes
+    rank_times: RankTimes | None
+    """None: ranks cannot be told apart, because a forward waits for the others."""
     enter: Callable[[Section, int], None] = lambda section, finished_steps: None
     """Called when a part of a step begins, for the watchdog."""
     before_step: Callable[[int], None] = lambda finished_steps: None
     ends_early: Callable[[int], bool] = lambda finished_steps: False
-    """Called on every rank before a save that no one asked to be quick: measures the held-out loss, if it is due."""
+    """Called on every rank before a save that no one asked to be quick: measures the held-out loss, if it is due. It
+    polls `stop`, and gives up once a stop is agreed."""
     settle: Callable[[], None] = lambda: None
     """Called before a state is copied, to wait for the save before: the host holds one copy."""
 
@@ -117,8 +119,10 @@ class TrainingLoop:
                 saving = at_end or stopping or finished_steps % self.settings.save_every == 0
                 if saving or finished_steps % REPORT_EVERY == 0:
                     self._report()
+                if saving and not stopping:
+                    at_end = self.ends_early(finished_steps) or at_end
+                    stopping = self.stop.agreed  # it stops on request, too
                 if saving:
-                    at_end = (not stopping and self.ends_early(finished_steps)) or at_end
                     self.enter("save", finished_steps)
                     self._save(finished_steps, "final" if at_end else "interruption" if stopping else "periodic")
                     self._report_started = time.monotonic()
@@ -188,6 +192,8 @@ class TrainingLoop:
         self._forward_backward(step)
         self.strategy.discard()
         self.collector.discard()
+        if self.rank_times is not None:
+            self.rank_times.discard()
 
     def _report(self) -> None:
         metrics = self.collector.flush()
@@ -195,7 +201,7 @@ class TrainingLoop:
         now = time.monotonic()
         count = max(1, len(metrics))
         step_seconds, data_wait = (now - self._report_started) / count, self._data_wait / count
-        slowest = self.rank_times.flush(count, data_wait)
+        slowest = None if self.rank_times is None else self.rank_times.flush(count, data_wait)
         self.report(LoopReport(metrics, self._rates, self.guard.skipped, step_seconds, data_wait, slowest))
         self._rates, self._data_wait, self._report_started = [], 0.0, now
         if exceeded is not None:

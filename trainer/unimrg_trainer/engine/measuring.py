@@ -32,6 +32,10 @@ HELD_OUT_STEP = -1
 """Step in the rng keys of held-out rows: no optimiser step has this number."""
 
 
+class Abandoned(Exception):  # noqa: N818 - no error
+    """The ranks have agreed to stop before a measurement was complete."""
+
+
 @dataclass(frozen=True)
 class StoppableProgress:
     """Called between batches: reports the progress, or raises Interrupted (85) if a stop was requested."""
@@ -39,10 +43,17 @@ class StoppableProgress:
     stop: StopFlag
     show: Callable[[str, int, int], None]
     """(what, done, total)"""
+    tick: Callable[[], None]
+    """Tells the watchdog that this rank works."""
 
     def __call__(self, what: str, done: int, total: int) -> None:
-        self.raise_if_stopped()
+        self.go_on()
         self.show(what, done, total)
+
+    def go_on(self) -> None:
+        """Tell that the work goes on, where there is nothing to show; raises as above."""
+        self.raise_if_stopped()
+        self.tick()
 
     def raise_if_stopped(self) -> None:
         if self.stop.requested:
@@ -159,14 +170,12 @@ def held_out_losses(
 
 
 def held_out_loss(
-    setup: Setup, row_sums: Callable[[Batch], Tensor], data: Dataset, tick: Callable[[], None]
+    setup: Setup, row_sums: Callable[[Batch], Tensor], data: Dataset, rows: int, before_batch: Callable[[], None]
 ) -> dict[str, float]:
     """Mean held-out loss of each objective in the middle of training, over as many rows as the evaluation takes.
 
-    Calls `tick` before each batch. A collective call with one result.
+    A collective call with one result. `before_batch` may end it by raising on all ranks.
     """
     work = SharedWork(setup.rank, setup.world_size)
-    losses = held_out_losses(
-        setup, row_sums, data, held_out_rows(setup, data), work, lambda *_: tick(), "held-out loss in training"
-    )
+    losses = held_out_losses(setup, row_sums, data, rows, work, lambda *_: before_batch(), "")
     return {name: float(values.mean()) for name, values in losses.items()}

@@ -1,7 +1,8 @@
 """Which rank is slow: each rank's own time in a step, without what it waits for others, compared over the ranks.
 
-All ranks finish a step together, so the time of a step shows nothing. A rank's own time is its forward passes, which
-wait for nobody under data parallelism, and its wait for data.
+All ranks finish a step together, so the time of a step shows nothing. A rank's own time is its forward passes and its
+wait for data. Where weights are divided, a forward waits for those of the others (`Strategy.forward_waits`), and there
+is nothing to compare.
 """
 
 from __future__ import annotations
@@ -38,6 +39,10 @@ class RankTimes:
         self._began: Any = None
         module.register_forward_pre_hook(self._begin)
         module.register_forward_hook(self._end)
+
+    def discard(self) -> None:
+        """Forget the passes since the last report: they were no step's."""
+        self._passes = []
 
     def flush(self, steps: int, data_wait: float) -> SlowestRank:
         """Compare what was measured in the last `steps` steps, with `data_wait` seconds for each; a collective call.

@@ -34,9 +34,16 @@ class Reporter:
     def __init__(self, setup: Setup, stop_step: int, resume_step: int, frozen_count: int, parameter_count: int) -> None:
         self._setup = setup
         self._stop_step = stop_step
+        self._resume_step = resume_step
+        strategy, ranks = setup.job.spec.resolved_strategy(setup.world_size), setup.world_size
+        self._message = f"{strategy}, {ranks} process{'es' if ranks > 1 else ''}"
         self._rows_per_step = setup.job.spec.training.batch.rows_per_objective * len(setup.objectives)
         self._progress = Progress(
-            stage="train", step=resume_step, total_steps=stop_step, checkpoint_step=resume_step or None
+            stage="train",
+            step=resume_step,
+            total_steps=stop_step,
+            checkpoint_step=resume_step or None,
+            message=self._message,
         )
         self._spool: Spool | None = None
         if setup.rank == 0:
@@ -53,6 +60,8 @@ class Reporter:
         """Record the metrics of a few steps."""
         if self._spool is None or not measured.metrics:
             return
+        slowest = measured.slowest
+        ratios = {} if slowest is None else {"slowest_rank": slowest.rank, "slowest_rank_ratio": slowest.ratio}
         operations = self._setup.operations
         shares = operations.shares([one.step for one in measured.metrics], measured.step_seconds) if operations else {}
         skipped = measured.skipped_steps - sum(point.skipped for point in measured.metrics)  # before these steps
@@ -76,8 +85,7 @@ class Reporter:
                     "perf/step_s": measured.step_seconds,
                     "perf/rows_per_s": self._rows_per_step / measured.step_seconds,
                     "perf/data_wait_s": measured.data_wait_seconds,
-                    "perf/slowest_rank": float(measured.slowest.rank),
-                    "perf/slowest_rank_ratio": measured.slowest.ratio,
+                    **{f"perf/{name}": float(value) for name, value in ratios.items()},
                     **shares,
                 },
             )
@@ -89,16 +97,15 @@ class Reporter:
             loss=last.loss if math.isfinite(last.loss) else None,
             losses=losses,
             skipped_steps=measured.skipped_steps,
-            slowest_rank=measured.slowest.rank,
-            slowest_rank_ratio=measured.slowest.ratio,
             rows_per_second=self._rows_per_step / measured.step_seconds,
+            message=self._message,
+            **ratios,
         )
-        if measured.slowest.ratio >= SLOW_RANK_RATIO:
+        if slowest is not None and slowest.ratio >= SLOW_RANK_RATIO:
             logger.warning(
                 "rank %d is slow: %.1f times the median of all ranks (%.2f s per step in its forward passes, %.2f s "
                 "waiting for data)",
-                measured.slowest.rank, measured.slowest.ratio,
-                measured.slowest.forward_seconds, measured.slowest.data_wait_seconds,
+                slowest.rank, slowest.ratio, slowest.forward_seconds, slowest.data_wait_seconds,
             )  # fmt: skip
         logger.info(
             "step %d/%d  loss %.4f  %s  |g| %.3f  %.2f s/step",
@@ -121,7 +128,13 @@ class Reporter:
     def heartbeat(self, finished: int) -> None:
         """Update the step in progress.json at most once a second, without synchronizing the device."""
         if self._spool is not None and time.time() - self._progress.updated >= HEARTBEAT_SECONDS:
-            self._update(step=finished)
+            in_first_step = finished <= self._resume_step
+            self._update(step=finished, message=self._progress.message if in_first_step else self._message)
+
+    def first_step_compiles(self, blocks: int) -> None:
+        """Tell, until the first step is finished, why it takes so long."""
+        if self._spool is not None:
+            self._update(message=f"{self._message}; the first step compiles {blocks} blocks, which takes minutes")
 
     def record_image(self, file: Path | None, series: str, step: int) -> None:
         """Record a picture of the state after `step` steps."""

@@ -22,6 +22,8 @@ class CollectiveStopFlag:
         self._flag = flag
         self._group = group
         self._pending: tuple[dist.Work, torch.Tensor] | None = None
+        self.agreed = False
+        """Whether a call has returned that a rank's flag was set: the same on every rank."""
 
     def poll(self) -> bool:
         """Start an all-reduce of the flags; return whether any rank's was set at the last call. A collective call."""
@@ -39,4 +41,5 @@ class CollectiveStopFlag:
         work, flag = self._pending
         work.wait()
         self._pending = None
+        self.agreed = self.agreed or bool(flag)
         return bool(flag)

@@ -76,7 +76,7 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
         tick=sections.tick,
     )
     newest = newest_allowed(checkpointer, job)
-    module, parts = _build_module(setup, resuming=newest is not None)
+    module, parts, compiled = _build_module(setup, resuming=newest is not None)
     # before the strategy divides it
     parameter_count = sum(parameter.numel() for parameter in module.parameters())
     strategy = build_strategy(
@@ -96,6 +96,8 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
             f"the checkpoint of step {newest.step} is damaged, and training goes on from that of step {first_step}; "
             "`unimrg ckpt verify` says what is wrong"
         )
+    if compiled:
+        reporter.first_step_compiles(compiled)
     planner = _open_planner(setup, dataset)
     if first_step == 0 and setup.rank == 0:
         # on one rank only: it imports matplotlib, which takes a second
@@ -113,7 +115,8 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
         sections.enter(section, finished_steps)
         saver.heartbeat(finished_steps)
 
-    early_stop = EarlyStop(setup, strategy, reporter, sections, first_step)
+    stop_flag = CollectiveStopFlag(saver, setup.gloo_group)
+    early_stop = EarlyStop(setup, strategy, reporter, sections, stop_flag, first_step)
     stop_step = training.resolved_stop_step()
     if early_stop.has_ended:
         logger.info("nothing to train: the held-out loss ended this training with step %d", first_step)
@@ -131,12 +134,12 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
         guard=guard,
         plan_step=plan_step,
         prepare=lambda batch: setup.family.prepare(batch, setup.device, setup.parameter_dtype),
-        stop=CollectiveStopFlag(saver, setup.gloo_group),
+        stop=stop_flag,
         save=lambda state, reason: saver.save(state, reason, early_stop.score(state.step)),
         ends_early=early_stop.ends,
         settle=saver.settle,
         report=reporter.report,
-        rank_times=RankTimes(module, setup.device, setup.gloo_group),
+        rank_times=None if strategy.forward_waits else RankTimes(module, setup.device, setup.gloo_group),
         enter=enter,
         before_step=profiler.before_step if profiler is not None else lambda finished_steps: None,
         settings=LoopSettings(
@@ -165,8 +168,11 @@ def newest_allowed(checkpointer: Checkpointer, job: UniMRGJob) -> Commit | None:
     return newest
 
 
-def _build_module(setup: Setup, *, resuming: bool) -> tuple[nn.Module, list[Part]]:
-    """Build the family's module on the device, with its initial weights on rank 0, and freeze what the job freezes."""
+def _build_module(setup: Setup, *, resuming: bool) -> tuple[nn.Module, list[Part], int]:
+    """Build the family's module on the device, with its initial weights on rank 0, and freeze what the job freezes.
+
+    Return also its parts, and how many blocks the first step compiles.
+    """
     training = setup.job.spec.training
     # the strategy broadcasts rank 0's weights, so only rank 0 reads them
     published = setup.initial_weights if not resuming and setup.rank == 0 else None
@@ -177,15 +183,16 @@ def _build_module(setup: Setup, *, resuming: bool) -> tuple[nn.Module, list[Part
     module.to(setup.device)
     if setup.rank == 0:
         logger.info("what is trained:\n%s", parts_table(parts))
+    compiled = 0
     if setup.job.spec.trainer.compile == "Always":
         if not has_compiler():
             raise UserError(
                 "spec.trainer.compile: there is no C compiler, which torch.compile needs",
                 remedy="use Never, or an image with gcc or another cc",
             )
-        logger.info("%d blocks are compiled in the first step", compile_blocks(module))
+        compiled = compile_blocks(module)
     recompute_activations(module, setup.job.spec.resolved_recompute())
-    return module, parts
+    return module, parts, compiled
 
 
 def _resume(checkpointer: Checkpointer, strategy: Strategy, guard: NumericGuard) -> int:

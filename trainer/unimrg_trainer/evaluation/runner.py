@@ -28,7 +28,7 @@ IMAGE_BLOCK = 4
 """Images that are asked for at once: generating one takes many rounds, so small blocks share the work better."""
 
 Progress = Callable[[str, int, int], None]
-"""Called as (what, done, total) before every block and every round; may end the work by raising."""
+"""Called as (what is counted, done, total) before every block and every round; may end the work by raising."""
 
 
 class Model(Protocol):
@@ -73,7 +73,7 @@ class Runner:
         mine = self.ranks.share(blocks)
         results: list[list[Result]] = []
         for done, block in enumerate(mine):
-            self.progress(label, done, len(mine))
+            self.progress(f"{label}, block", done, len(mine))
             requests = [items[index].request for index in block]
             texts = [request for request in requests if isinstance(request, AnswerRequest)]
             images = [request for request in requests if isinstance(request, GenerateRequest)]

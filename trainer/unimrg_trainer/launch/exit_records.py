@@ -11,29 +11,13 @@ from pathlib import Path
 
 from unimrg_api.errors import Interrupted, UserError
 from unimrg_api.exit_codes import RULES, ExitCode
+from unimrg_trainer.faults import fault_of
 from unimrg_trainer.files import write_atomically
 
 logger = logging.getLogger(__name__)
 
 MESSAGE_LIMIT = 1024
 """Characters of a message; the whole traceback is in the rank's log."""
-
-_RENDEZVOUS_TEXTS = (
-    "client socket has timed out",
-    "client socket has failed",
-    "server socket has failed",
-    "waiting for clients",
-)
-_COMMUNICATION_ERRORS = frozenset({"DistBackendError", "DistNetworkError", "DistStoreError", "DistError"})
-_COMMUNICATION_TEXTS = ("gloo/transport", "Connection closed by peer", "NCCL error", "NCCL communicator was aborted")
-_GPU_FAULT_TEXTS = (
-    "uncorrectable ECC error",
-    "uncorrectable NVLink error",
-    "NVLink error",
-    "fallen off the bus",
-    "hardware stack error",
-    "device has become unavailable",
-)
 
 
 @dataclass(frozen=True)
@@ -56,24 +40,16 @@ def result_from_error(error: BaseException) -> ExitResult:
     operator treats them differently (docs/method/cluster.md); everything else is an error of the program.
     """
     name, text = type(error).__name__, " ".join(str(error).split())[:MESSAGE_LIMIT]
-    is_distributed_error, message = name in _COMMUNICATION_ERRORS, f"{name}: {text}" if text else name
+    message = f"{name}: {text}" if text else name
     if isinstance(error, UserError):
-        code, reason, message = error.exit_code, RULES[error.exit_code].reason, text
-    elif isinstance(error, Interrupted | KeyboardInterrupt):
-        code, reason, message = ExitCode.INTERRUPTED, "Interrupted", text or "interrupted"
-    elif name == "OutOfMemoryError":  # of the GPU: more host memory would not help
-        code, reason = ExitCode.PROGRAM, "GpuOutOfMemory"
+        return ExitResult(error.exit_code, RULES[error.exit_code].reason, text)
+    if isinstance(error, Interrupted | KeyboardInterrupt):
+        return ExitResult(ExitCode.INTERRUPTED, "Interrupted", text or "interrupted")
+    code, reason = fault_of(error) or (ExitCode.PROGRAM, name)
+    if reason == "GpuOutOfMemory":
         message = f"out of GPU memory; lower spec.training.batch.microBatchRows: {text}"
-    elif isinstance(error, MemoryError) or "can't allocate memory" in text:
-        code, reason = ExitCode.KILLED, "OutOfMemory"
-    elif any(part in text for part in _GPU_FAULT_TEXTS):
-        code, reason = ExitCode.GPU_FAULT, "GpuFault"
-    elif is_distributed_error and any(part in text for part in _RENDEZVOUS_TEXTS):
-        code, reason, message = ExitCode.UNAVAILABLE, "RendezvousFailed", f"rendezvous failed: {text}"
-    elif is_distributed_error or any(part in text for part in _COMMUNICATION_TEXTS):
-        code, reason = ExitCode.COMMUNICATION, "CommunicationFailed"
-    else:
-        code, reason = ExitCode.PROGRAM, name
+    elif reason == "RendezvousFailed":
+        message = f"rendezvous failed: {text}"
     return ExitResult(code, reason, message)
 
 

@@ -13,6 +13,7 @@ from rich.live import Live
 from rich.text import Text
 
 from unimrg_api.progress import Progress
+from unimrg_api.stages import STAGES
 from unimrg_api.texts import duration
 from unimrg_trainer.launch.reports import read_progress
 from unimrg_trainer.launch.signals import StopRequest
@@ -41,10 +42,14 @@ def live_view(console: Console, run_dir: Path, stop: StopRequest | None = None) 
 
 
 def progress_line(report: Progress) -> str:
-    """Stage, steps, remaining time, losses, speed and last checkpoint in one line, as far as the report has them."""
+    """Stage, steps, remaining time, losses, speed and last checkpoint in one line, as far as the report has them.
+
+    The message of a stage that takes no steps says itself how far it is.
+    """
+    counts = report.total_steps and (STAGES[report.stage].trains or not report.message)
     parts: list[str] = [
         report.stage,
-        f"{report.step}/{report.total_steps}" if report.total_steps else "",
+        f"{report.step}/{report.total_steps}" if counts else "",
         f"{duration(report.eta_seconds)} left" if report.eta_seconds else "",
         *(f"{name} {value:.3f}" for name, value in report.losses.items()),
         f"{report.rows_per_second:.1f} rows/s" if report.rows_per_second else "",

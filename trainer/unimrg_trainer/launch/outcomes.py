@@ -10,6 +10,7 @@ from unimrg_api.digests import canonical_json, sha256_of
 from unimrg_api.job import UniMRGJob
 from unimrg_api.stages import STAGES, Outcome, StageName, is_skipped, outcome_of, result_of, wanted_stages
 from unimrg_api.termination import TerminationRecord
+from unimrg_trainer.checkpoint.commit import best_first
 from unimrg_trainer.checkpoint.identity import attempt_numbers
 from unimrg_trainer.checkpoint.manifest import Unverified
 from unimrg_trainer.checkpoint.reader import list_commits, verify
@@ -27,9 +28,13 @@ def store_termination_record(run_store: ObjectStore, attempt: str, stage: str, r
     _store(run_store, outcome_key(attempt, stage), record.to_json())
 
 
-def checkpoint_step(run_store: ObjectStore) -> int:
-    """Step of the newest checkpoint whose manifest and sizes verify, 0 if there is none. Damaged ones are logged."""
-    for commit in list_commits(run_store):
+def checkpoint_step(run_store: ObjectStore, *, best: bool = False) -> int:
+    """Step of the newest checkpoint whose manifest and sizes verify, or of the best; 0 if there is none.
+
+    Damaged ones are logged.
+    """
+    commits = list_commits(run_store)
+    for commit in best_first(commits) if best else commits:
         try:
             verify(run_store, commit)
         except Unverified as finding:
@@ -46,7 +51,10 @@ def is_complete(run_store: ObjectStore, job: UniMRGJob) -> bool:
         return False
     if step < job.spec.training.resolved_stop_step() and not _ended_early(run_store, job, step):
         return False
-    return job.spec.stages.evaluate.mode == "Never" or is_evaluated(run_store, job, step)
+    if job.spec.stages.evaluate.mode == "Never":
+        return True
+    best = job.spec.training.early_stop is not None
+    return is_evaluated(run_store, job, checkpoint_step(run_store, best=True) if best else step)
 
 
 def _ended_early(run_store: ObjectStore, job: UniMRGJob, step: int) -> bool:

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from unimrg_api.environment import PodEnvironment
+from unimrg_api.exit_codes import ExitCode
 from unimrg_api.progress import Progress
 from unimrg_api.stages import STAGES, StageName
 from unimrg_api.termination import TerminationRecord
@@ -16,6 +17,16 @@ from unimrg_trainer.local_folders import PROGRESS_FILE, mlflow_run, write_progre
 from unimrg_trainer.sections import read_positions
 
 logger = logging.getLogger(__name__)
+
+_OF_ONE_RANK = (
+    ExitCode.PROGRAM,
+    ExitCode.GPU_FAULT,
+    ExitCode.PREFLIGHT,
+    ExitCode.COMMUNICATION,
+    ExitCode.KILLED,
+    ExitCode.TERMINATED,
+)
+"""What concerns the process, or the node, where it happened; all else is said of the job, whoever noticed it first."""
 
 
 def read_progress(run_dir: Path) -> Progress:
@@ -50,9 +61,12 @@ def report_stage(run_dir: Path, stage: StageName, step: int = 0, total_steps: in
     write_progress(run_dir, report.model_copy(update=kept))
 
 
-def termination_record(result: ExitResult, run_dir: Path, scores: dict[str, float] | None = None) -> TerminationRecord:
+def termination_record(
+    result: ExitResult, env: PodEnvironment, scores: dict[str, float] | None = None
+) -> TerminationRecord:
     """The result with the progress of training; steps of other stages are not steps of training."""
-    progress = read_progress(run_dir)
+    progress = read_progress(env.run_dir)
+    one_rank = result.code in _OF_ONE_RANK and env.nodes * env.processes > 1
     training = STAGES[progress.stage].trains and progress.total_steps > 0
     finished_step = progress.step if training else progress.checkpoint_step
     return TerminationRecord(
@@ -65,7 +79,7 @@ def termination_record(result: ExitResult, run_dir: Path, scores: dict[str, floa
         mlflow_run_id=progress.mlflow_run_id,
         mlflow_url=progress.mlflow_url,
         scores=scores or {},
-        message=f"rank {result.rank}: {result.message}" if result.rank is not None else result.message,
+        message=f"rank {result.rank}: {result.message}" if result.rank is not None and one_rank else result.message,
     )
 
 

@@ -282,7 +282,7 @@ def _conclude(
 
     The record comes first: a store that hangs could use up the rest of the grace period.
     """
-    record = reports.termination_record(result, env.run_dir)
+    record = reports.termination_record(result, env)
     reports.write_termination(env, record)
     if context is None or not STAGES[stage].distributed:
         return record
@@ -307,7 +307,7 @@ def _save_results(
     try:
         found = outcomes.summary(run_store) if result.code is ExitCode.OK and STAGES[stage].scores else None
         if found is not None:
-            records.append(reports.termination_record(result, env.run_dir, found.headline()))
+            records.append(reports.termination_record(result, env, found.headline()))
             reports.write_termination(env, records[-1])
             if env.node_rank == 0:
                 outcomes.record_evaluation(run_store, context.job, found)

@@ -65,6 +65,8 @@ class Strategy(ABC):
     """
 
     name: StrategyName
+    forward_waits: bool = False
+    """Whether a forward waits for weights that other ranks hold."""
     wrapped: nn.Module
     optimizer: torch.optim.AdamW
 

@@ -46,6 +46,7 @@ class ZeRO(Strategy):
         super().__init__(model, precision, device)
         self.name = name
         self.stage = STAGES[name]
+        self.forward_waits = self.stage == 3
         deepspeed = _import_deepspeed(device)
         config = engine_config(self.stage)
         if self.rank == 0:

@@ -28,6 +28,7 @@ class FullyShardedDataParallel(Strategy):
     """Rank 0's weights are broadcast when it is built. Raises UserError for a parameter without dimensions."""
 
     name = "FSDP2"
+    forward_waits = True
 
     def __init__(
         self, model: nn.Module, make_optimizer: MakeOptimizer, precision: Precision, device: torch.device

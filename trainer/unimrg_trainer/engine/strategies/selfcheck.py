@@ -25,6 +25,7 @@ from unimrg_trainer.checkpoint.state import LocalState, Piece, TensorInfo
 from unimrg_trainer.engine.recompute import recompute_activations
 from unimrg_trainer.engine.strategies.base import Strategy
 from unimrg_trainer.engine.strategies.choose import build_strategy
+from unimrg_trainer.faults import fault_of
 
 logger = logging.getLogger(__name__)
 
@@ -299,7 +300,7 @@ def unknown_versions(name: StrategyName) -> list[str]:
 def require_working(name: StrategyName, device: torch.device) -> None:
     """Run the checks of a strategy on versions that were not tested. A collective call.
 
-    Raises UserError (83) if a cell is not the oracle's, or the versions lack what the strategy calls.
+    Raises UserError (83) if a cell is not the oracle's, or the strategy cannot run it.
     """
     unknown = unknown_versions(name)
     if not unknown:
@@ -307,7 +308,9 @@ def require_working(name: StrategyName, device: torch.device) -> None:
     logger.info("%s was not tested with strategy %s: checking it", ", ".join(unknown), name)
     try:
         failed = [outcome for outcome in check_strategy(name, device) if not outcome.passed]
-    except (ImportError, AttributeError, TypeError, ValueError, LookupError, AssertionError) as error:
+    except Exception as error:
+        if isinstance(error, UserError) or fault_of(error) is not None:
+            raise  # this says nothing about the versions
         failed = [Outcome(name, f"could not run: {error!r}", math.nan)]
         raise failure(failed) from error
     if failed:
