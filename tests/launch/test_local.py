@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import shutil
 import signal
@@ -17,6 +18,7 @@ from rich.console import Console
 from tests.support.local_jobs import WITH_IMAGES, tiny_job
 from tests.support.waiting import wait_until
 from unimrg_api import load
+from unimrg_api.cluster import SWEEP_LABEL
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.stages import StageName
@@ -163,10 +165,11 @@ def test_nothing_is_evaluated_where_nothing_is_committed(
 
 def test_a_process_gets_the_job_without_annotations_if_it_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job, file = tiny_job(tmp_path)
-    note = {"annotations": {"note": "x" * 65_000, "more": "y" * 65_000}, "labels": {"team": "a"}}
+    note = {"annotations": {"note": "x" * 65_000, "more": "y" * 65_000}, "labels": {"team": "a", SWEEP_LABEL: "s"}}
     job = job.model_copy(update={"metadata": job.metadata.model_copy(update=note)})
     spec = local.local_environment(job, file, None).spec
-    assert len(spec) < 5000 and "annotations" not in spec and "labels" not in spec
+    assert len(spec) < 5000 and "annotations" not in spec
+    assert json.loads(spec)["metadata"]["labels"] == {SWEEP_LABEL: "s"}
     monkeypatch.setattr(load, "SPEC_BYTES", 100)
     with pytest.raises(UserError, match="at most 100"):
         local.local_environment(job, file, None)

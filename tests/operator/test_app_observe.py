@@ -22,6 +22,7 @@ from tests.operator.raw_objects import (
     terminated,
 )
 from unimrg_api import cluster
+from unimrg_api.cluster import SWEEP_LABEL
 from unimrg_api.stages import StageName
 from unimrg_api.status import JobStatus, RestartCounters
 from unimrg_api.termination import TerminationRecord
@@ -39,11 +40,16 @@ def at(clock: str) -> float:
 
 def test_a_job_is_read_with_the_metadata_that_matters() -> None:
     item = job_object(status={"phase": "Checking", "conditions": []})
-    item["metadata"] |= {"annotations": {"x": "y" * 70_000}, "labels": {"k": "v"}, "finalizers": ["z"]}
-    seen = observe_job(item)
+    item["metadata"] |= {
+        "annotations": {"x": "y" * 70_000},
+        "labels": {"k": "v", SWEEP_LABEL: "s"},
+        "finalizers": ["z"],
+    }
+    seen = observe_job(prune_job(item))
     assert (seen.name, seen.namespace, seen.uid, seen.generation) == ("tiny", "lab", JOB_UID, 3)
     assert seen.parsed is not None
     assert seen.parsed.metadata.namespace == "lab"
+    assert seen.parsed.metadata.labels == {SWEEP_LABEL: "s"}
     assert (seen.status.phase, seen.deleting, seen.parse_error) == ("Checking", False, "")
 
 

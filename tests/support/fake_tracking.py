@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -31,5 +32,6 @@ def closed(monkeypatch: pytest.MonkeyPatch) -> list[TerminalStatus]:
         return UploadReport(sent=1, remaining=0, run_id="r", status_set=True)
 
     monkeypatch.setattr(stages, "Uploader", NoUploads)
+    monkeypatch.setattr(stages, "watch_system", lambda *_: threading.Event())
     monkeypatch.setattr(stages, "finish", finish)
     return statuses

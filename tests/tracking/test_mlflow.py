@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
 import os
 import re
@@ -11,21 +10,19 @@ import signal
 import subprocess
 import sys
 import time
-import uuid
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.support.dictionary_store import DictionaryStore
 from tests.support.mlflow_server import MlflowServer
 from tests.support.tcp_gate import TcpGate
+from tests.support.uploads import client_of, history, settings_for, upload_all
 from tests.support.waiting import wait_until
 from unimrg_api.exit_codes import ExitCode
-from unimrg_trainer.tracking.client import check_server
-from unimrg_trainer.tracking.settings import TerminalStatus, TrackingSettings, sqlite_uri
+from unimrg_trainer.tracking.settings import sqlite_uri
 from unimrg_trainer.tracking.spool import Spool
+from unimrg_trainer.tracking.upload import SENT
 from unimrg_trainer.tracking.uploader import Uploader, finish
 
 TRAINING = """
@@ -54,34 +51,6 @@ def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return server.uri
 
 
-def settings_for(uri: str, attempt: int = 1) -> TrackingSettings:
-    """Settings of a job of its own, in an experiment of its own."""
-    name = uuid.uuid4().hex
-    return TrackingSettings(uri, f"experiment-{name}", "a run", name, attempt)
-
-
-def client_of(uri: str) -> Any:
-    from mlflow import MlflowClient
-
-    return MlflowClient(tracking_uri=uri)
-
-
-def upload_all(run_dir: Path, settings: TrackingSettings, timeout: float = 60) -> str:
-    """Ship the spool and return the run's id."""
-    uploader = Uploader(run_dir, settings, first_wait=0.05, poll_seconds=0.05)
-    uploader.start()
-    report = uploader.stop(timeout)
-    assert report.remaining == 0
-    assert report.run_id is not None
-    return report.run_id
-
-
-def history(uri: str, run_id: str, key: str) -> list[tuple[int, float, int]]:
-    """All points of a metric, in order of steps: (step, value, time stamp)."""
-    points = client_of(uri).get_metric_history(run_id, key)
-    return sorted((point.step, point.value, point.timestamp) for point in points)
-
-
 def test_shipping_everything_twice_leaves_every_point_once(uri: str, tmp_path: Path) -> None:
     settings = settings_for(uri)
     spool = Spool(tmp_path / "spool", 1)
@@ -90,7 +59,9 @@ def test_shipping_everything_twice_leaves_every_point_once(uri: str, tmp_path: P
     for step in range(1, 301):
         spool.step(step, {"train/loss": 1 / step, "optim/lr": 0.1, "perf/step_s": 1.0, "train/odd": math.nan})
     run_id = upload_all(tmp_path, settings)
-    (tmp_path / "spool/acknowledged.json").unlink()
+    for tag in client_of(uri).get_run(run_id).data.tags:
+        if tag.startswith(SENT):
+            client_of(uri).delete_tag(run_id, tag)
 
     assert upload_all(tmp_path, settings) == run_id
 
@@ -187,181 +158,30 @@ def test_a_changed_parameter_keeps_its_value_and_becomes_a_tag(mlflow_server: Ml
     }
 
 
-def test_what_the_server_refuses_is_put_aside(mlflow_server: MlflowServer, tmp_path: Path) -> None:
-    spool = Spool(tmp_path / "spool", 1)
-    for step in range(1, 21):
-        spool.step(step, {"train/loss": float(step)})
-    spool.step(21, {"train/acc@1": 1.0, "train/loss": 21.0})
-    spool.params({"bad(name)": 1, "good": 2})
-
-    run_id = upload_all(tmp_path, settings_for(mlflow_server.uri))
-
-    assert len(history(mlflow_server.uri, run_id, "train/loss")) == 21
-    assert client_of(mlflow_server.uri).get_run(run_id).data.params == {"good": "2"}
-    rejected = (tmp_path / "spool/rejected.jsonl").read_text().splitlines()
-    assert len(rejected) == 2
-    assert "train/acc@1" in rejected[1] and "bad(name)" in rejected[0]
-
-
-def test_a_file_that_is_no_picture_is_put_aside(mlflow_server: MlflowServer, tmp_path: Path) -> None:
+def test_what_the_server_refuses_holds_nothing_else_up(
+    mlflow_server: MlflowServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     broken, results = tmp_path / "grid.png", tmp_path / "summary.json"
     broken.write_bytes(b"\x89PNG\r\n\x1a\n")
     results.write_text("{}")
     spool = Spool(tmp_path / "spool", 1)
+    spool.step(1, {"train/acc@1": 1.0, "train/loss": 21.0})
+    spool.params({"bad(name)": 1, "good": 2})
     spool.image(broken, "samples", 1)
     spool.artifact(results)
 
     run_id = upload_all(tmp_path, settings_for(mlflow_server.uri))
 
-    assert "grid.png is no picture" in (tmp_path / "spool/rejected.jsonl").read_text()
-    assert [file.path for file in client_of(mlflow_server.uri).list_artifacts(run_id)] == ["summary.json"]
-
-
-def test_of_two_runs_with_one_uid_the_oldest_wins(mlflow_server: MlflowServer, tmp_path: Path) -> None:
-    settings = settings_for(mlflow_server.uri)
     client = client_of(mlflow_server.uri)
-    experiment = client.create_experiment(settings.experiment)
-    tags = {"unimrg.job_uid": settings.job_uid}
-    younger = client.create_run(experiment, start_time=2000, tags=tags).info.run_id
-    older = client.create_run(experiment, start_time=1000, tags=tags).info.run_id
-    Spool(tmp_path / "spool", 1).step(1, {"train/loss": 1.0})
-
-    assert upload_all(tmp_path, settings) == older
-
-    run = client.get_run(younger)
-    assert run.data.tags["unimrg.duplicate_of"] == older and run.info.status == "KILLED"
-
-
-def test_another_node_adds_to_the_run_and_neither_makes_nor_opens_it(
-    mlflow_server: MlflowServer, tmp_path: Path
-) -> None:
-    first = settings_for(mlflow_server.uri)
-    other = replace(first, node_rank=1)
-    Spool(tmp_path / "1/spool", 1).step(1, {"system/node_1/cpu_utilization_percentage": 50.0})
-    uploader = Uploader(tmp_path / "1", other, first_wait=0.05, poll_seconds=0.05)
-    uploader.start()
-    wait_until(lambda: "first node has not made the run" in uploader.report().problem)
-    Spool(tmp_path / "0/spool", 1).step(1, {"train/loss": 1.0})
-    run_id = finish(tmp_path / "0", None, first, "FINISHED").run_id
-    report = uploader.stop(60)
-
-    assert (report.run_id, report.remaining, report.problem) == (run_id, 0, "")
-    run = client_of(mlflow_server.uri).get_run(run_id)
-    assert set(run.data.metrics) == {"train/loss", "system/node_1/cpu_utilization_percentage"}
-    assert run.info.status == "FINISHED"
-
-
-def test_a_job_whose_experiment_is_renamed_between_attempts_keeps_its_run(
-    uri: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    first = settings_for(uri)
-    second = replace(first, experiment=f"{first.experiment}-renamed", attempt=2)
-    Spool(tmp_path / "spool", 1).step(1, {"train/loss": 1.0})
-    run_id = upload_all(tmp_path, first)
-    assert not caplog.records
-    Spool(tmp_path / "spool", 2).step(2, {"train/loss": 0.5})
-    assert upload_all(tmp_path, second) == run_id
-
-    (record,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
-    assert repr(first.experiment) in record.getMessage() and repr(second.experiment) in record.getMessage()
-    assert [step for step, _, _ in history(uri, run_id, "train/loss")] == [1, 2]
-
-
-def test_a_deleted_experiment_is_a_problem_with_a_remedy(uri: str, tmp_path: Path) -> None:
-    settings = settings_for(uri)
-    client = client_of(uri)
-    client.delete_experiment(client.create_experiment(settings.experiment))
-    Spool(tmp_path / "spool", 1).step(1, {"train/loss": 1.0})
-
-    before = time.monotonic()
-    report = finish(tmp_path, None, settings, "FINISHED", timeout=60)
-
-    assert time.monotonic() - before < 30  # waiting does not help
-    assert (report.remaining, report.exit_code) == (1, ExitCode.CONFIGURATION)
-    assert "is deleted; restore it (mlflow experiments restore" in report.problem
-    assert "is deleted; restore it" in str(check_server(settings))
-
-
-def test_the_check_makes_the_requests_of_a_job_and_leaves_no_run(mlflow_server: MlflowServer) -> None:
-    settings = settings_for(mlflow_server.uri)
-
-    assert check_server(settings) is None
-
-    experiment = client_of(mlflow_server.uri).get_experiment_by_name(settings.experiment)
-    assert experiment is not None
-    assert not list((mlflow_server.folder / "artifacts").glob("**/check.txt"))
-    assert client_of(mlflow_server.uri).search_runs([experiment.experiment_id]) == []
-
-
-def test_the_check_passes_on_what_the_server_says(mlflow_server: MlflowServer, tcp_gate: TcpGate) -> None:
-    by_another_name = mlflow_server.uri.replace("127.0.0.1", "127.1")
-    problem = str(check_server(settings_for(by_another_name)))
-    assert "Invalid Host header" in problem and "mlflow server --allowed-hosts" in problem
-
-    tcp_gate.swallow()
-    problem = str(check_server(settings_for(tcp_gate.uri), timeout=1.0))
-    assert "did not answer within 1 s" in problem
-
-
-def test_the_check_names_an_artifact_store_that_cannot_be_written(mlflow_server: MlflowServer) -> None:
-    settings = settings_for(mlflow_server.uri)
-    client_of(mlflow_server.uri).create_experiment(settings.experiment, "file:///proc/no/such/folder")
-
-    assert "artifact store file:///proc/no/such/folder cannot be written" in str(check_server(settings))
-
-
-def test_a_run_deleted_in_mid_training_is_made_again(mlflow_server: MlflowServer, tmp_path: Path) -> None:
-    settings = settings_for(mlflow_server.uri)
-    spool = Spool(tmp_path / "spool", 1)
-    spool.step(1, {"train/loss": 1.0})
-    uploader = Uploader(tmp_path, settings, first_wait=0.05, poll_seconds=0.05)
-    uploader.start()
-    wait_until(lambda: uploader.report().sent == 1)
-    first = uploader.report().run_id
-    client_of(mlflow_server.uri).delete_run(first)
-    spool.step(2, {"train/loss": 2.0})
-    report = uploader.stop(60)
-
-    assert report.run_id not in (None, first)
-    assert [step for step, _, _ in history(mlflow_server.uri, str(report.run_id), "train/loss")] == [1, 2]
-
-
-@pytest.mark.parametrize("status", ["FINISHED", "FAILED", "KILLED"])
-def test_finish_closes_the_run_and_the_next_attempt_opens_it(
-    mlflow_server: MlflowServer, tmp_path: Path, status: TerminalStatus
-) -> None:
-    settings = settings_for(mlflow_server.uri)
-    client = client_of(mlflow_server.uri)
-    picture = tmp_path / "grid.png"
-    picture.write_bytes(b"png")
-    spool = Spool(tmp_path / "spool", 1)
-    spool.step(1, {"train/loss": 1.0})
-    spool.artifact(picture, "results")
-
-    report = finish(tmp_path, None, settings, status)
-
-    assert report.sent == 2 and report.remaining == 0 and report.status_set
-    assert report.run_id is not None
-    run = client.get_run(report.run_id)
-    assert run.info.status == status and run.info.end_time >= run.info.start_time
-    assert [file.path for file in client.list_artifacts(report.run_id, "results")] == ["results/grid.png"]
-    Spool(tmp_path / "spool", 2).begin(1)
-    assert upload_all(tmp_path, settings) == report.run_id
-    assert client.get_run(report.run_id).info.status == "RUNNING"
-
-
-def test_finish_without_a_server_ends_in_time_and_saves_the_rest(
-    tcp_gate: TcpGate, tmp_path: Path, dictionary_store: DictionaryStore
-) -> None:
-    Spool(tmp_path / "spool", 1).step(1, {"train/loss": 1.0})
-    settings = settings_for(tcp_gate.uri)
-
-    before = time.monotonic()
-    report = finish(tmp_path, dictionary_store, settings, "KILLED", timeout=1.0)
-
-    assert time.monotonic() - before < 3
-    assert (report.sent, report.remaining, report.run_id, report.status_set) == (0, 1, None, False)
-    assert len(dictionary_store.list("spool/attempt-1/")) == 1
+    data = client.get_run(run_id).data
+    assert (data.metrics, data.params) == ({"train/loss": 21.0}, {"good": "2"})
+    assert [file.path for file in client.list_artifacts(run_id)] == ["summary.json"]
+    said = [record.getMessage() for record in caplog.records if "refuses" in record.getMessage()]
+    assert [text.split("refuses ")[1].split(",")[0] for text in said] == [
+        "param bad(name)",
+        "point train/acc@1",
+        "the file grid.png",
+    ]
 
 
 def test_without_a_server_nothing_is_left_in_the_working_directory(

@@ -17,7 +17,7 @@ from unimrg_trainer.tracking.settings import TrackingSettings, tracking_uri
 def test_credentials_with_a_line_break_are_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, "hunter2\n")
     with pytest.raises(ActionRequiredError, match=f"{name} begins or ends in white space") as caught:
-        MlflowRun(TrackingSettings("http://server", "unimrg", "run", "uid-1", 1)).connect(None, 0)
+        MlflowRun(TrackingSettings("http://server", "unimrg", "run", "uid-1", 1)).connect(0)
     assert caught.value.exit_code is ExitCode.CREDENTIALS
     assert "hunter2" not in str(caught.value)
 

@@ -15,8 +15,8 @@ import pytest
 from tests.support.dictionary_store import DictionaryStore
 from tests.support.virtual_clock import VirtualClock
 from tests.support.waiting import wait_until
-from unimrg_trainer.tracking.segments import list_segments, new_values, read_attempts, read_curves, read_records
-from unimrg_trainer.tracking.spool import Spool, copy_segments, restore_segments, save_spool
+from unimrg_trainer.tracking.segments import list_segments, read_curves, read_records
+from unimrg_trainer.tracking.spool import Spool, copy_segments, restore_segments
 from unimrg_trainer.tracking.system_metrics import watch_system
 
 WRITER = """
@@ -32,7 +32,7 @@ for step in range(1, 1_000_000):
 
 
 def time_stamps(folder: Path) -> list[int]:
-    return [record["ts"] for record in read_records(folder)]
+    return [record.ts for record in read_records(folder)]
 
 
 def test_what_is_written_is_read_back_with_all_its_bits(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_damaged_lines_in_the_middle_are_skipped(tmp_path: Path) -> None:
     spool.step(1, {"train/loss": 1.0})
     segment = tmp_path / spool.close_segment()[0]
     good = segment.read_bytes()
-    segment.write_bytes(b'\xff\xfe\x00\n[]\n{"metrics":{"train/loss":2.0},"ts":1,"attempt":1}\n' + good)
+    segment.write_bytes(b'\xff\xfe\x00\n[]\n{"metrics":{"train/loss":2.0},"step":"1","ts":1,"attempt":1}\n' + good)
 
     assert read_curves(tmp_path) == {"train/loss": {1: 1.0}}
 
@@ -106,7 +106,7 @@ def test_attempts_tell_when_they_began_and_from_which_step(tmp_path: Path, virtu
     virtual_clock.advance(60)
     Spool(tmp_path, 2, virtual_clock).begin(500)
 
-    attempts = [(entry["attempt"], entry["ts"], entry["resume_step"]) for entry in read_attempts(tmp_path)]
+    attempts = [(entry.attempt, entry.ts, entry.resume_step) for entry in read_records(tmp_path)]
 
     assert attempts == [(1, 1_700_000_000_000, 0), (2, 1_700_000_060_000, 500)]
 
@@ -139,37 +139,34 @@ def test_copying_twice_writes_once_and_restoring_gives_the_same_curves(
     with (tmp_path / "spool" / names[0]).open("ab") as file:
         file.write(b'{"ts":1')  # as a killed writer leaves it
 
-    new = copy_segments(tmp_path / "spool", names, dictionary_store)
-    assert copy_segments(tmp_path / "spool", names, dictionary_store) == []
-    restored = restore_segments(dictionary_store, tmp_path / "elsewhere")
+    copy_segments(tmp_path / "spool", names, dictionary_store)
+    before = dict(dictionary_store.objects)
+    copy_segments(tmp_path / "spool", names, dictionary_store)
+    restore_segments(dictionary_store, tmp_path / "elsewhere")
 
-    assert new[-1] == f"spool/{names[0]}" and new[0].endswith("/grid.png")
-    assert dictionary_store.objects[new[-1]].endswith(b"\n")
-    assert sorted(restored) == sorted(key.removeprefix("spool/") for key in new)
+    assert dictionary_store.objects == before
+    assert sorted(Path(key).name for key in before) == ["grid.png", Path(names[0]).name]
+    assert dictionary_store.objects[f"spool/{names[0]}"].endswith(b"\n")
     assert read_curves(tmp_path / "elsewhere") == read_curves(tmp_path / "spool")
-    assert restore_segments(dictionary_store, tmp_path / "elsewhere") == []
+    assert next((tmp_path / "elsewhere").rglob("grid.png")).read_bytes() == b"png"
 
 
-def test_another_node_adds_lines_and_leaves_what_is_acknowledged(
-    tmp_path: Path, dictionary_store: DictionaryStore
-) -> None:
-    for node in ("node-0", "node-1"):
-        folder = tmp_path / node / "spool"
-        Spool(folder, 1).step(1, {f"system/{node}/memory": 1.0})
-        (folder / "acknowledged.json").write_text(node)
-        save_spool(tmp_path / node, dictionary_store, acknowledged=node == "node-0")
+def test_the_open_segment_of_another_writer_is_not_closed(tmp_path: Path) -> None:
+    """The launcher records the node's load beside the ranks, in the same attempt."""
+    spool, launcher = Spool(tmp_path, 1), Spool(tmp_path, 1)
+    for writer in (spool, launcher):
+        writer.step(1, {"train/loss": 1.0})
 
-    restore_segments(dictionary_store, tmp_path / "finish")
+    (name,) = spool.close_segment()
 
-    assert read_curves(tmp_path / "finish") == {f"system/node-{node}/memory": {1: 1.0} for node in (0, 1)}
-    assert (tmp_path / "finish/acknowledged.json").read_text() == "node-0"
+    assert sorted(list_segments(tmp_path)) == sorted([name, *launcher.close_segment()])
 
 
 def test_restoring_writes_nothing_outside_the_spool(tmp_path: Path, dictionary_store: DictionaryStore) -> None:
     dictionary_store.objects["spool/attempt-1/../../outside.jsonl"] = b"x\n"
     dictionary_store.put("spool/elsewhere.json", b"{}")
 
-    assert restore_segments(dictionary_store, tmp_path / "spool") == []
+    restore_segments(dictionary_store, tmp_path / "spool")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -242,30 +239,3 @@ def test_importing_the_tracker_does_not_import_mlflow() -> None:
     code = "import sys, unimrg_trainer.tracking; sys.exit('mlflow' in sys.modules)"
 
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-@pytest.mark.parametrize(
-    ("values", "earlier", "new"),
-    [
-        ({"train/loss": 0.1, "perf/step_s": 2.0}, {"train/loss": 0.1, "perf/step_s": 1.0}, set()),
-        (
-            {"train/loss": 0.2, "perf/step_s": 2.0},
-            {"train/loss": 0.1, "perf/step_s": 1.0},
-            {"train/loss", "perf/step_s"},
-        ),
-        ({"train/loss": -math.nan, "train/b": 1.0}, {"train/loss": math.nan}, {"train/b"}),
-        ({"train/loss": -0.0}, {"train/loss": 0.0}, {"train/loss"}),
-        ({"perf/step_s": 2.0, "ckpt/save_s": 1.0}, {"perf/step_s": 1.0}, {"ckpt/save_s"}),
-        (
-            {"eval/a": 1.0, "eval/b": 2.0, "eval/c": math.nan},
-            {"eval/a": 1.0, "eval/b": 1.0, "eval/c": math.nan},
-            {"eval/b"},
-        ),
-        ({"train/loss": 0.2, "eval/a": 1.0}, {"train/loss": 0.1, "eval/a": 1.0}, {"train/loss"}),
-        ({"train/loss": 0.1, "eval/a": 2.0}, {"train/loss": 0.1, "eval/a": 1.0}, {"eval/a"}),
-    ],
-)
-def test_of_a_step_run_again_only_what_differs_is_new(
-    values: dict[str, float], earlier: dict[str, float], new: set[str]
-) -> None:
-    assert new_values(values, earlier) == {name: value for name, value in values.items() if name in new}

@@ -174,7 +174,7 @@ def test_data_sets_are_inputs_with_digest_and_purpose(job: Job, synced: str) -> 
     assert json.loads(inputs["training"]["source"])["uri"] == (job.folder / "data").as_uri()
 
 
-def test_each_kept_checkpoint_is_a_model_and_no_other(job: Job, synced: str) -> None:
+def test_each_kept_checkpoint_is_a_model_with_its_scores_and_no_other(job: Job, synced: str) -> None:
     experiment, run = job.found()
     commits = list_commits(LocalStore(job.run))
 
@@ -190,6 +190,12 @@ def test_each_kept_checkpoint_is_a_model_and_no_other(job: Job, synced: str) -> 
     assert tags["sha256"] == commits[0].manifest_sha256
     assert tags["uri"] == f"{job.run.as_uri()}/{commits[0].folder}"
     assert newest["info"]["source_run_id"] == run["info"]["run_id"]
+    run_scores = {name: value for name, value in pairs(run["data"]["metrics"]).items() if name.startswith("eval/")}
+    scores = newest["data"]["metrics"]
+    assert {score["key"]: score["value"] for score in scores} == run_scores != {}
+    (evaluation,) = {(score["dataset_name"], score["dataset_digest"], score["step"]) for score in scores}
+    assert evaluation == ("scenes (held out)", pairs(run["data"]["params"])["data.digest"][:36], STEPS)
+    assert "metrics" not in next(model for model in models() if model["info"]["name"] == "tiny-step4")["data"]
     (job.run / commits[1].key).unlink()  # as retention does
     job.sync(job.run)
     assert steps() == {"tiny-step6"}

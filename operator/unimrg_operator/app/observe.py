@@ -144,7 +144,11 @@ def _parse(item: Object, name: str, namespace: str) -> tuple[UniMRGJob | None, s
     value = {
         "apiVersion": API_VERSION,
         "kind": KIND,
-        "metadata": {"name": name, "namespace": namespace},
+        "metadata": {
+            "name": name,
+            "namespace": namespace,
+            "labels": cluster.sweep_label(dig(item, "metadata", "labels")),
+        },
         "spec": item.get("spec"),
     }
     try:

@@ -25,6 +25,7 @@ from unimrg_api.exit_codes import ExitCode
 from unimrg_api.job import UniMRGJob
 from unimrg_api.progress import Progress
 from unimrg_trainer.checkpoint.agreement import TorchAgreement, on_first_rank
+from unimrg_trainer.checkpoint.commit import Commit
 from unimrg_trainer.checkpoint.discover import load_newest, newest_verified
 from unimrg_trainer.checkpoint.tensors import CommitReader
 from unimrg_trainer.data.dataset import Dataset
@@ -56,7 +57,7 @@ from unimrg_trainer.maps.geometry import squash
 from unimrg_trainer.models.requests import AnswerRequest, GenerateRequest
 from unimrg_trainer.objectives.registry import built_in, in_order
 from unimrg_trainer.sections import SectionFile
-from unimrg_trainer.tracking.segments import read_attempts, read_curves
+from unimrg_trainer.tracking.segments import read_curves, read_records
 from unimrg_trainer.tracking.spool import Spool
 
 logger = logging.getLogger(__name__)
@@ -127,8 +128,7 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
         seed, clusters = job.spec.training.seed, clusters_of(setup, held_out, rows)
         write_results(
             setup,
-            commit_key=commit.key,
-            step=commit.step,
+            commit=commit,
             losses=compare(before, after, seed=seed, clusters=clusters),
             image_use={} if other is None else compare_images(after, other, seed=seed, clusters=clusters),
             benchmarks={name: result for name, result in scores.items() if result is not None},
@@ -195,27 +195,26 @@ def draw_samples(setup: Setup, held_out: Dataset, runner: Runner) -> list[GridRo
 def write_results(
     setup: Setup,
     *,
-    commit_key: str,
-    step: int,
+    commit: Commit,
     losses: dict[str, HeldOutLoss],
     image_use: dict[str, ImageUse],
     benchmarks: dict[str, BenchmarkResult],
     grid: list[GridRow],
 ) -> None:
     """Write summary, curves and picture to results/, and record the scores for the tracker."""
-    job, env = setup.job, setup.env
+    job, env, step = setup.job, setup.env, commit.step
     folder = env.run_dir / "results"
     folder.mkdir(parents=True, exist_ok=True)
     spool = open_spool(setup)
     curves = read_curves(spool.folder)
-    attempts = read_attempts(spool.folder)
+    attempts = {one.attempt: one.resume_step for one in read_records(spool.folder) if one.resume_step is not None}
     now = datetime.datetime.now(datetime.UTC)
     note = f"step {step}, seed {job.spec.training.seed}, {now.date().isoformat()}"
     maps = [objective.map for objective in setup.objectives if objective.map is not None]
     shown = f"{job.metadata.name}: {len(grid)} images, {note}"
     pictures = {"grid": ("grid.png", grid_png(grid, maps, note=shown))} if grid else {}
     if any(name.startswith("train/loss") for name in curves):
-        resumes = [attempt["resume_step"] for attempt in attempts if attempt["resume_step"]]
+        resumes = [step for step in attempts.values() if step]
         rows = f"{job.spec.training.batch.rows_per_objective} rows of each objective per step, {note}"
         order = in_order({*built_in(), *setup.objective_weights})
         curves_file = curves_png(curves, objectives=order, title=job.metadata.name, note=rows, resumes=resumes)
@@ -229,8 +228,8 @@ def write_results(
         seconds=float(np.sum(list(curves.get("perf/step_s", {}).values()))),
         finished=now.isoformat(timespec="seconds"),
         processes=setup.world_size,
-        attempts=max(1, len({attempt["attempt"] for attempt in attempts})),
-        checkpoint=commit_key,
+        attempts=max(1, len(attempts)),
+        checkpoint=commit.key,
         data_digest=setup.data_digest,
         seeds=seeds_of(job),
         versions={name: importlib.metadata.version(name) for name in RECORDED_PACKAGES},
@@ -244,18 +243,19 @@ def write_results(
     for name, content in contents.items():
         setup.run_store.put(f"results/{name}", content)
         (folder / name).write_bytes(content)
-    record_results(setup, spool, summary, folder)
+    record_results(setup, spool, summary, commit, folder)
     spool.close_segment()
     logger.info("results of step %d are in %s/results", step, setup.run_store.uri)
 
 
-def record_results(setup: Setup, spool: Spool, summary: Summary, folder: Path) -> None:
-    """Record for MLflow: a few scores as metrics, every number in tables and files, the grid as a picture of the step.
+def record_results(setup: Setup, spool: Spool, summary: Summary, commit: Commit, folder: Path) -> None:
+    """Record for MLflow: a few scores as metrics of the run and of the checkpoint's model, every number in tables and
+    files, the grid as a picture of the step.
 
     `folder` has the files of the results.
     """
-    record_dataset(setup, spool, "evaluation")
-    spool.step(summary.steps, summary.curves())
+    name = record_dataset(setup, spool, "evaluation")
+    spool.scores(commit.step, summary.curves(), commit.manifest_sha256, name, setup.data_digest)
     if "grid" in summary.files:
         spool.image(folder / "grid.png", "samples", summary.steps)
     for name in {*summary.files.values(), SUMMARY_KEY} - {"results/grid.png"}:

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
-import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +17,6 @@ from unimrg_trainer.engine.run_description import describe_run
 from unimrg_trainer.engine.setup import Setup
 from unimrg_trainer.local_folders import write_progress
 from unimrg_trainer.tracking.spool import Spool, copy_segments, restore_segments
-from unimrg_trainer.tracking.system_metrics import watch_system
 
 logger = logging.getLogger(__name__)
 
@@ -51,10 +48,6 @@ class Reporter:
             self._spool.begin(resume_step)
             describe_run(setup, self._spool, parameter_count, frozen_count)
             self._update()
-        self._system = threading.Event()
-        if os.environ.get("LOCAL_RANK", "0") == "0":  # one process of each node
-            node = setup.env.node_rank if setup.env.nodes > 1 else None
-            self._system = watch_system(self._spool or Spool(setup.env.run_dir / "spool", int(setup.env.attempt)), node)
 
     def report(self, measured: LoopReport) -> None:
         """Record the metrics of a few steps."""
@@ -170,8 +163,7 @@ class Reporter:
         )
 
     def close(self) -> None:
-        """Stop measuring the node; the launcher copies the last segment to the run's store."""
-        self._system.set()
+        """Close the last segment, which the launcher copies to the run's store."""
         if self._spool is not None:
             self._spool.close_segment()
 

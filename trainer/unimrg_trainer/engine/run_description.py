@@ -47,11 +47,12 @@ def describe_run(setup: Setup, spool: Spool, parameter_count: int, frozen_count:
         spool.artifact(file, "job")
 
 
-def record_dataset(setup: Setup, spool: Spool, context: str) -> None:
-    """Record the job's data set as one that is read for `context` (`training`, `evaluation`)."""
+def record_dataset(setup: Setup, spool: Spool, context: str) -> str:
+    """Record the job's data set as one that is read for `context` (`training`, `evaluation`); return its name there."""
     uri = resolve_uri(setup.job.spec.data.shards[0], setup.env.spec_base)
-    split = "" if context == "training" else " (held out)"
-    spool.dataset(f"{_data_name(setup.job)}{split}", setup.data_digest, uri, context)
+    name = _data_name(setup.job) + ("" if context == "training" else " (held out)")
+    spool.dataset(name, setup.data_digest, uri, context)
+    return name
 
 
 def description(setup: Setup, parameter_count: int) -> str:

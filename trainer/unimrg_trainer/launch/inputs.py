@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Iterator
 
 from unimrg_api import plugins
+from unimrg_api.cluster import SWEEP_LABEL, sweep_label
 from unimrg_api.environment import PodEnvironment
 from unimrg_api.errors import JobError, Problem, UserError
 from unimrg_api.fields import resolve_uri
@@ -169,6 +170,7 @@ def tracking_settings(job: UniMRGJob, env: PodEnvironment) -> TrackingSettings:
         job_uid=env.uid,
         attempt=int(env.attempt),
         node_rank=env.node_rank,
+        sweep=sweep_label(job.metadata.labels).get(SWEEP_LABEL),
     )
 
 

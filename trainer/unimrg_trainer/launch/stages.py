@@ -37,7 +37,8 @@ from unimrg_trainer.preparation.prepare import prepare
 from unimrg_trainer.storage.base import ObjectStore, StorageError
 from unimrg_trainer.tracking.mlflow_run import Checkpoint
 from unimrg_trainer.tracking.settings import TerminalStatus
-from unimrg_trainer.tracking.spool import save_spool
+from unimrg_trainer.tracking.spool import Spool, save_spool
+from unimrg_trainer.tracking.system_metrics import watch_system
 from unimrg_trainer.tracking.uploader import Uploader, finish
 
 logger = logging.getLogger(__name__)
@@ -252,7 +253,7 @@ _STAGES: dict[StageName, Callable[[StageContext], ExitResult]] = {
 
 @contextmanager
 def _uploading(context: StageContext) -> Iterator[None]:
-    """Upload the spool while the ranks write it."""
+    """Record the node's load, and upload the spool while the ranks write it."""
     first_node = context.env.node_rank == 0  # the others have their system metrics only
     uploader = Uploader(
         context.env.run_dir,
@@ -260,9 +261,12 @@ def _uploading(context: StageContext) -> Iterator[None]:
         checkpoints=partial(_kept_checkpoints, context.run_store) if first_node else None,
     )
     uploader.start()
+    spool = Spool(context.env.run_dir / "spool", int(context.env.attempt))
+    system = watch_system(spool, context.env.node_rank if context.env.nodes > 1 else None)
     try:
         yield
     finally:
+        system.set()
         limit = UPLOAD_SECONDS_AFTER_STOP if context.stop.requested else UPLOAD_SECONDS
         uploader.stop(0.0 if context.stop.twice else limit)
 
@@ -313,7 +317,7 @@ def _save_results(
                 outcomes.record_evaluation(run_store, context.job, found)
         if env.node_rank == 0:
             outcomes.store_termination_record(run_store, env.attempt, stage, records[-1])
-        save_spool(env.run_dir, run_store, acknowledged=env.node_rank == 0)  # the others have system metrics in it
+        save_spool(env.run_dir, run_store)
         for path in sorted(log_folder(env.run_dir, env.attempt, stage).glob("*.log")):
             run_store.put(f"logs/attempt-{env.attempt}/{stage}/{path.name}", tail(path))
         for lease in context.leases:

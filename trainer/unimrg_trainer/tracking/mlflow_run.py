@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 import tempfile
-import uuid
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -24,8 +23,9 @@ from unimrg_trainer.tracking.settings import TerminalStatus, TrackingSettings
 _logger = logging.getLogger(__name__)
 
 PARAM_LENGTH, TAG_LENGTH, DIGEST_LENGTH = 6000, 8000, 36
+_PARENT = "mlflow.parentRunId"
 _DUPLICATE = "unimrg.duplicate_of"
-"""Tag of a run that was given up for another of the same job."""
+"""Tag of a run that was given up for another of the same job or sweep."""
 
 
 class Point(NamedTuple):
@@ -63,61 +63,59 @@ class Checkpoint(NamedTuple):
 
 
 class MlflowRun:
-    """A run of a real server or SQLite file: the oldest of its experiment with the job's `unimrg.job_uid`.
+    """A run of a real server or SQLite file: the oldest of the experiment with the job's `unimrg.job_uid`.
 
-    A job whose settings name another experiment later keeps its run, whose id the state of the upload has. Every
-    method may raise UnavailableError; `log` and `log_object` also RefusedError and RunGoneError.
+    A job of a sweep has it below the sweep's run, which is the oldest with the tag `unimrg.sweep`. Every method may
+    raise UnavailableError; `log` and `log_object` also RefusedError and RunGoneError.
     """
 
-    def __init__(self, settings: TrackingSettings, may_continue: Callable[[], bool] = lambda: True) -> None:
-        """`may_continue` is asked before a run is made: an uploader that was given up must not make a second one."""
+    def __init__(self, settings: TrackingSettings, proceed: Callable[[], None] = lambda: None) -> None:
+        """`proceed` is called around the making of a run, and raises UnavailableError in an uploader that was given up:
+        it must not make a second one."""
+        self.settings = settings
         self.run_id = ""
         self.url = ""
         self.params: dict[str, str] = {}
         """The parameters that the run has."""
-        self._settings = settings
-        self._may_continue = may_continue
+        self._proceed = proceed
         self._connection: Client | None = None
         self._experiment_id = ""
+        self._parent_id: str | None = None
+        self._models: dict[str, str] = {}
+        """SHA-256 of a manifest → id of the LoggedModel."""
 
     @property
     def _client(self) -> Client:
         if self._connection is None:
-            self._connection = Client(self._settings)
+            self._connection = Client(self.settings)
         return self._connection
 
-    def connect(self, known_run_id: str | None, start_ms: int) -> str:
-        """Find or make the run and return its id.
-
-        `known_run_id` is tried first; `start_ms` is when a new run began (milliseconds since 1970).
-        """
+    def connect(self, start_ms: int) -> dict[str, str]:
+        """Find or make the run and return its tags. `start_ms` is when a new run began (milliseconds since 1970)."""
         try:
-            run = self._get_active(known_run_id) if known_run_id else None
-            if run is None or run.data.tags.get("unimrg.job_uid") != self._settings.job_uid:
-                run = self._find_or_create(start_ms)
-            experiment = self._client.get_experiment(run.info.experiment_id).name
+            self._experiment_id = ensure_experiment(self._client, self.settings).experiment_id
+            run = self._oldest("unimrg.job_uid", self.settings.job_uid, lambda: self._create(start_ms))
         except RefusedError as error:
             raise ActionRequiredError(str(error), "correct spec.tracking.mlflow") from error
-        if experiment != self._settings.experiment and not self.run_id:
-            _logger.warning(
-                "the run of this job lies in the experiment %r and stays there, although the settings name %r",
-                experiment, self._settings.experiment,
-            )  # fmt: skip
-        self.run_id, self._experiment_id = str(run.info.run_id), run.info.experiment_id
-        uri = self._settings.public_uri.rstrip("/")
+        self.run_id, tags = str(run.info.run_id), dict(run.data.tags)
+        uri = self.settings.public_uri.rstrip("/")
         page = f"{uri}/#/experiments/{quote(self._experiment_id)}/runs/{quote(self.run_id)}"
         self.url = page if uri.startswith("http") else ""
         self.params = dict(run.data.params)
-        return self.run_id
+        self._parent_id = tags.get(_PARENT)
+        return tags
 
     def is_usable(self) -> bool:
         """Return whether the run is still there and not deleted."""
-        return self._get_active(self.run_id) is not None
+        try:
+            return bool(self._client.get_run(self.run_id).info.lifecycle_stage == "active")
+        except RunGoneError:
+            return False
 
-    def history(self, key: str, first_step: int) -> dict[int, float]:
-        """Return the latest value of a metric at each step from `first_step` on."""
-        points = [point for point in self._client.get_metric_history(self.run_id, key) if point.step >= first_step]
-        return {point.step: point.value for point in sorted(points, key=lambda point: point.timestamp)}
+    def latest(self) -> dict[str, tuple[int, float]]:
+        """Return for each metric the last step that it has, and the value there."""
+        points = self._client.get_run(self.run_id).data.to_proto().metrics
+        return {point.key: (point.step, point.value) for point in points}
 
     def log(self, items: Sequence[Item]) -> None:
         """Send points, parameters that the run lacks, and tags. MLflow refuses a whole batch for one item."""
@@ -132,22 +130,35 @@ class MlflowRun:
         )
 
     def log_object(self, record: Record, path: Path | None) -> None:
-        """Send a file, a picture of a series, or a data set."""
-        if path is None:
-            self._log_dataset(record["dataset"])
-        elif "image" in record:
-            self._log_image(record, path)
-        else:
-            self._client.log_artifact(self.run_id, str(path), record.get("folder") or None)
+        """Send a file, a picture of a series, a data set, or scores to the model that they are of."""
+        if path is not None and record.image is not None:
+            self._log_image(record, record.image, path)
+        elif path is not None:
+            self._client.log_artifact(self.run_id, str(path), record.folder or None)
+        elif record.dataset is not None and record.model is None:
+            self._log_dataset(record.dataset)
+        elif record.dataset is not None and (model := self._models.get(record.model or "")) is not None:
+            self._log_scores(record, record.dataset, model)
 
     def set_status(self, status: TerminalStatus | None, end_ms: int) -> None:
-        """Close the run, which still takes what is sent later; None: re-open it for another attempt."""
-        if self._settings.node_rank:
+        """Close the run, which still takes what is sent later; None: re-open it for another attempt.
+
+        A sweep's run is open while one of its jobs' is.
+        """
+        if self.settings.node_rank:
             return
+        self._close(self.run_id, status, end_ms)
+        if self._parent_id is not None:
+            siblings = self._search(_PARENT, self._parent_id)
+            running = any(run.info.status == "RUNNING" for run in siblings)
+            with suppress(RunGoneError, RefusedError):  # somebody deleted it
+                self._close(self._parent_id, None if running else "FINISHED", end_ms)
+
+    def _close(self, run_id: str, status: TerminalStatus | None, end_ms: int) -> None:
         if status is None:
-            self._client.update_run(self.run_id, "RUNNING")
+            self._client.update_run(run_id, "RUNNING")
         else:
-            self._client.set_terminated(self.run_id, status, end_ms)
+            self._client.set_terminated(run_id, status, end_ms)
 
     def keep_models(self, checkpoints: Sequence[Checkpoint]) -> None:
         """Make the run's LoggedModels those of `checkpoints`: add what lacks, delete those of deleted checkpoints."""
@@ -159,15 +170,15 @@ class MlflowRun:
             if str(model.status) != "READY" or identity not in wanted:  # half made, or of a deleted checkpoint
                 self._client.delete_logged_model(model.model_id)
             else:
-                del wanted[identity]
+                self._models[wanted.pop(identity).sha256] = model.model_id
         for checkpoint in wanted.values():
-            self._add_model(checkpoint)
+            self._models[checkpoint.sha256] = self._add_model(checkpoint)
 
-    def _add_model(self, checkpoint: Checkpoint) -> None:
+    def _add_model(self, checkpoint: Checkpoint) -> str:
         from mlflow.entities import LoggedModelOutput, LoggedModelStatus
         from mlflow.models.utils import get_external_mlflow_model_spec
 
-        label = "".join("-" if letter in "/:.%\"'" else letter for letter in self._settings.run_name)
+        label = "".join("-" if letter in "/:.%\"'" else letter for letter in self.settings.run_name)
         model = self._client.create_logged_model(
             self._experiment_id,
             name=f"{label}-step{checkpoint.step}",
@@ -181,24 +192,33 @@ class MlflowRun:
             self._client.log_model_artifacts(model.model_id, folder)
         self._client.log_outputs(self.run_id, [LoggedModelOutput(model.model_id, checkpoint.step)])
         self._client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+        return str(model.model_id)
 
-    def _log_image(self, record: Record, path: Path) -> None:
-        """As MLflow's `log_image` does, but under a name that is the same when it is sent again."""
-        from mlflow.tracking.multimedia import compress_image_size
+    def _log_scores(self, record: Record, dataset: dict[str, str], model_id: str) -> None:
+        """Add points that the run has to a model; MLflow keeps them once in the run, and once in the model."""
+        from mlflow.entities import Metric
+
+        of = {
+            "model_id": model_id,
+            "dataset_name": dataset["name"],
+            "dataset_digest": dataset["digest"][:DIGEST_LENGTH],
+        }
+        metrics = [Metric(name, value, record.ts, record.step, **of) for name, value in record.metrics.items()]
+        self._client.log_batch(self.run_id, metrics=metrics)
+
+    def _log_image(self, record: Record, series: str, path: Path) -> None:
+        """Unless it is there: MLflow gives a picture that is sent again another name."""
         from PIL import Image
 
-        unique = uuid.uuid5(uuid.NAMESPACE_URL, record["file"])
-        series = record["image"].replace("/", "~")
-        name = f"{series}+step+{record['step']}+timestamp+{record['ts']}+{unique}"
-        with tempfile.TemporaryDirectory() as folder:
-            shutil.copyfile(path, f"{folder}/{name}.png")
-            try:
-                with Image.open(path) as image:
-                    compress_image_size(image.convert("RGB")).save(f"{folder}/{name}+compressed.webp")
-            except (OSError, SyntaxError, ValueError) as error:
-                raise RefusedError(f"{path.name} is no picture: {error}") from error
-            self._client.log_artifacts(self.run_id, folder, "images")
-        self._client.set_tag(self.run_id, "mlflow.loggedImages", "True")
+        shown = [file.path for file in self._client.list_artifacts(self.run_id, "images")]
+        if any(f"+timestamp+{record.ts}+" in name and name.endswith("+compressed.webp") for name in shown):
+            return
+        try:
+            with Image.open(path) as image:
+                pixels = image.convert("RGB")
+        except (OSError, SyntaxError, ValueError) as error:
+            raise RefusedError(f"{path.name} is no picture: {error}") from error
+        self._client.log_image(self.run_id, pixels, key=series, step=record.step, timestamp=record.ts)
 
     def _log_dataset(self, dataset: dict[str, str]) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
@@ -208,45 +228,45 @@ class MlflowRun:
         context = InputTag("mlflow.data.context", dataset["context"])
         self._client.log_inputs(self.run_id, [DatasetInput(entity, [context])])
 
-    def _get_active(self, run_id: str) -> Any:
-        """Return the run, or None if it is not there or deleted."""
-        try:
-            run = self._client.get_run(run_id)
-        except RunGoneError:
-            return None
-        return run if run.info.lifecycle_stage == "active" else None
+    def _create(self, start_ms: int) -> Any:
+        if self.settings.node_rank:
+            raise UnavailableError("the launcher of the first node has not made the run yet")
+        tags = {"unimrg.job_uid": self.settings.job_uid, "unimrg.attempt": str(self.settings.attempt)}
+        if (sweep := self.settings.sweep) is not None:
+            made = {"unimrg.sweep": sweep, "mlflow.note.content": f"The jobs of the sweep **{sweep}** lie below."}
+            parent = self._oldest("unimrg.sweep", sweep, lambda: self._create_run(start_ms, made, sweep))
+            tags[_PARENT] = parent.info.run_id
+        return self._create_run(start_ms, tags, self.settings.run_name)
 
-    def _find_or_create(self, start_ms: int) -> Any:
-        experiment = ensure_experiment(self._client, self._settings).experiment_id
-        runs = self._search(experiment)
+    def _create_run(self, start_ms: int, tags: dict[str, str], name: str) -> Any:
+        self._proceed()
+        created = self._client.create_run(self._experiment_id, start_time=start_ms, tags=tags, run_name=name)
+        try:
+            self._proceed()
+        except UnavailableError:  # the request hung, and another uploader may have made the run since
+            self._discard(created, "superseded")
+            raise
+        return created
+
+    def _oldest(self, tag: str, value: str, create: Callable[[], Any]) -> Any:
+        """Return the oldest run with this tag, made if there is none."""
+        runs = self._search(tag, value)
         if not runs:
-            if self._settings.node_rank:
-                raise UnavailableError("the launcher of the first node has not made the run yet")
-            if not self._may_continue():
-                raise UnavailableError("stopped before the run was made")
-            tags = {"unimrg.job_uid": self._settings.job_uid, "unimrg.attempt": str(self._settings.attempt)}
-            created = self._client.create_run(
-                experiment, start_time=start_ms, tags=tags, run_name=self._settings.run_name
-            )
-            if not self._may_continue():  # the request hung, and another uploader may have made the job's run since
-                self._discard(created, "superseded")
-                raise UnavailableError("stopped while the run was being made")
+            created = create()
             # Another client may have made one at the same moment: all must agree on one.
-            runs = self._search(experiment) or [created]
+            runs = self._search(tag, value) or [created]
         oldest, *others = runs
         for other in others:
             self._discard(other, oldest.info.run_id)
         return oldest
 
     def _discard(self, run: Any, kept: str) -> None:
-        """Close a run that is not the job's; it is never found again."""
+        """Close a run that was given up for another; it is never found again."""
         self._client.set_tag(run.info.run_id, _DUPLICATE, kept)
         self._client.set_terminated(run.info.run_id, "KILLED")
 
-    def _search(self, experiment: str) -> list[Any]:
-        """Return the job's runs, the oldest first."""
-        found = self._client.search_runs(
-            [experiment], filter_string=f"tags.`unimrg.job_uid` = '{self._settings.job_uid}'", max_results=100
-        )
+    def _search(self, tag: str, value: str) -> list[Any]:
+        """Return the experiment's runs with this tag, the oldest first."""
+        found = self._client.search_runs([self._experiment_id], f"tags.`{tag}` = '{value}'", max_results=1000)
         own = [run for run in found if _DUPLICATE not in run.data.tags]
         return sorted(own, key=lambda run: (run.info.start_time, run.info.run_id))

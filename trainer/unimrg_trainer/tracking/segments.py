@@ -9,38 +9,49 @@ another pod with an empty disk) never use the same name. NaN and infinities are 
 
 from __future__ import annotations
 
-import json
-import math
 import re
-import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-Record = dict[str, Any]
-"""One line: what it adds to the run. Always `ts` (milliseconds) and `attempt`; what else, says `_FIELDS`."""
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-_FIELDS: dict[str, type] = {
-    "ts": int,
-    "attempt": int,
-    "metrics": dict,
-    "params": dict,
-    "tags": dict,
-    "step": int,  # optimiser steps finished: of `metrics` or of an image
-    "resume_step": int,  # this record begins an attempt
-    "file": str,  # path below the spool's folder
-    "folder": str,  # where the file appears in the run
-    "image": str,  # the file is a picture: the name of its series
-    "dataset": dict,  # name, digest, uri, context
-}
 _NAME = re.compile(r"^attempt-(\d+)/segment-(\d{6,})-([0-9a-f]{8})\.jsonl$")
 
-TRAINING = "train/"
-"""Metrics that the job alone determines; others (speed, memory) differ whenever a step is run again."""
-
 SCORES = "eval/"
-"""Metrics of which an evaluation that is made again with other questions repeats some and changes some."""
+"""Metrics that a step may have twice: an evaluation that is made again repeats some and changes some."""
+
+
+class Record(BaseModel):
+    """One line: what it adds to the run."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    ts: int
+    """Milliseconds since 1970."""
+    attempt: int
+    step: int = 0
+    """Optimiser steps finished: of `metrics` or of an image."""
+    metrics: dict[str, float] = {}
+    params: dict[str, str] = {}
+    tags: dict[str, str] = {}
+    resume_step: int | None = None
+    """This record begins an attempt, after so many steps."""
+    file: str | None = None
+    """Path below the spool's folder."""
+    folder: str = ""
+    """Where the file appears in the run."""
+    image: str | None = None
+    """The file is a picture: the name of its series."""
+    dataset: dict[str, str] | None = None
+    """A data set that the run reads: name, digest, uri, context. With a `model`: the one that it was scored on."""
+    model: str | None = None
+    """`metrics` are scores of the checkpoint whose manifest has this SHA-256."""
+
+    @property
+    def is_object(self) -> bool:
+        """It takes a request of its own: a file, a data set, or the link from scores to a model."""
+        return self.file is not None or self.dataset is not None
 
 
 @dataclass(frozen=True)
@@ -49,18 +60,12 @@ class Line:
 
     segment: str
     end: int
-    text: str
     record: Record | None
 
-    @property
-    def is_object(self) -> bool:
-        """It takes a request of its own: a file or a data set."""
-        return self.record is not None and ("file" in self.record or "dataset" in self.record)
 
-    @property
-    def writer(self) -> str:
-        """Eight digits that no other writer has."""
-        return self.segment[-14:-6]
+def writer_of(segment: str) -> str:
+    """Return the eight digits that no other writer has."""
+    return segment[-14:-6]
 
 
 def segment_name(attempt: int, number: int, writer: str) -> str:
@@ -83,7 +88,11 @@ def read_lines(folder: Path, segment: str, offset: int = 0) -> Iterator[Line]:
             if not raw.endswith(b"\n"):
                 return
             offset += len(raw)
-            yield Line(segment, offset, raw.decode("utf-8", "replace").rstrip("\n"), decode(raw))
+            try:
+                record = Record.model_validate_json(raw)
+            except ValidationError:
+                record = None
+            yield Line(segment, offset, record)
 
 
 def read_records(folder: Path) -> Iterator[Record]:
@@ -96,54 +105,6 @@ def read_curves(folder: Path) -> dict[str, dict[int, float]]:
     """Return for each metric its values by step, in order of steps; where attempts overlap, the latest one's."""
     curves: dict[str, dict[int, float]] = {}
     for record in read_records(folder):
-        for name, value in record["metrics"].items():
-            curves.setdefault(name, {})[record["step"]] = value
+        for name, value in record.metrics.items():
+            curves.setdefault(name, {})[record.step] = value
     return {name: dict(sorted(curves[name].items())) for name in sorted(curves)}
-
-
-def read_attempts(folder: Path) -> list[Record]:
-    """Return the records of the attempts' beginnings, in their order (where a plot shows resumptions)."""
-    return [record for record in read_records(folder) if "resume_step" in record]
-
-
-def encode(record: Record) -> bytes:
-    """Return the record as one line. Floats keep all their bits."""
-    return json.dumps(record, separators=(",", ":")).encode() + b"\n"
-
-
-def decode(raw: bytes) -> Record | None:
-    """Return the record of one line, with empty `metrics`, `params` and `tags`; None if it is damaged."""
-    try:
-        record: Record = json.loads(raw)
-        if not all(type(value) is _FIELDS[name] for name, value in record.items()):
-            return None
-        full = {"metrics": {}, "params": {}, "tags": {}, **record}
-        full["metrics"] = {name: float(value) for name, value in full["metrics"].items()}
-        for kind in ("params", "tags", "dataset"):
-            if kind in full:
-                full[kind] = {name: str(value) for name, value in full[kind].items()}
-        complete = "ts" in full and "attempt" in full and ("step" in full or not (full["metrics"] or "image" in full))
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return None
-    return full if complete else None
-
-
-def new_values(values: Mapping[str, float], earlier: Mapping[str, float]) -> dict[str, float]:
-    """Return what a step that was run again adds to the values that are known of it.
-
-    If a `train/*` value has other bits than before, the step is another one and all its values are new, except that
-    `eval/*` values are compared one by one. Otherwise only names without a value are new: what was measured with
-    equal training values (speed, memory) is kept from the first time.
-    """
-    changed = {name for name, value in values.items() if name in earlier and _bits(value) != _bits(earlier[name])}
-    another = any(name.startswith(TRAINING) for name in changed)
-    return {
-        name: value
-        for name, value in values.items()
-        if name not in earlier or (name in changed if name.startswith(SCORES) else another)
-    }
-
-
-def _bits(value: float) -> bytes:
-    """All NaNs count as one value; −0 and 0 as two."""
-    return b"nan" if math.isnan(value) else struct.pack("<d", value)

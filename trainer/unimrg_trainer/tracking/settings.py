@@ -5,7 +5,6 @@ Nothing here imports MLflow; ranks may read it.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -34,6 +33,8 @@ class TrackingSettings:
     attempt: int
     node_rank: int = 0
     """Others than 0 add to the run that the first node makes, and leave its status alone."""
+    sweep: str | None = None
+    """Name of the sweep that the job belongs to."""
 
     def __post_init__(self) -> None:
         if not self.job_uid or any(quote in self.job_uid for quote in "'\"`"):
@@ -41,11 +42,6 @@ class TrackingSettings:
                 f"the job's uid {self.job_uid!r} cannot identify a run",
                 remedy="set UNIMRG_UID to a value without quotation marks",
             )
-
-    @property
-    def server_digest(self) -> str:
-        """Identifies server and job in files without repeating the URI, which may hold a password."""
-        return hashlib.sha256(f"{self.uri}\n{self.job_uid}".encode()).hexdigest()
 
     @property
     def public_uri(self) -> str:

@@ -7,6 +7,7 @@ committed point. A full disk costs points, never the training.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -19,14 +20,12 @@ from pathlib import Path
 from unimrg_api.redaction import clean, redact, redact_values
 from unimrg_trainer.files import write_atomically
 from unimrg_trainer.storage.base import ObjectStore, put_once
-from unimrg_trainer.tracking.segments import encode, list_segments, read_records, segment_name
+from unimrg_trainer.tracking.segments import list_segments, read_records, segment_name, writer_of
 
 _logger = logging.getLogger(__name__)
 
 FILE_LIMIT_BYTES = 64 << 20
 STORE_FOLDER = "spool/"
-STATE_FILE = "acknowledged.json"
-"""How far the server has the spool (`upload.py`); it lies beside the attempts."""
 
 
 class Spool:
@@ -45,14 +44,17 @@ class Spool:
         self._lock = threading.Lock()
         self._writer = os.urandom(4).hex()
         self._file: int | None = None
-        self._last_ts = max((record["ts"] for record in read_records(folder)), default=0)
+        self._last_ts = max((record.ts for record in read_records(folder)), default=0)
         ours = (name for name in list_segments(folder) if name.startswith(f"attempt-{attempt}/"))
         self._number = max((int(name.split("-")[2]) for name in ours), default=0)
 
     def begin(self, resume_step: int) -> None:
         """Record that this attempt starts after `resume_step` optimiser steps (0: from the beginning)."""
-        began = f"{self._now()}, after step {resume_step}"
-        tags = {"unimrg.attempt": str(self.attempt), f"unimrg.attempt.{self.attempt}": began}
+        began = datetime.fromtimestamp(self._clock(), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        tags = {
+            "unimrg.attempt": str(self.attempt),
+            f"unimrg.attempt.{self.attempt}": f"{began}, after step {resume_step}",
+        }
         self._append(resume_step=resume_step, tags=tags)
 
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -71,6 +73,10 @@ class Spool:
         """Record a data set that the run reads, and what for (`training`, `evaluation`)."""
         self._append(dataset={"name": name, "digest": digest, "uri": redact(uri), "context": context})
 
+    def scores(self, step: int, metrics: Mapping[str, float], model: str, name: str, digest: str) -> None:
+        """Record scores of the checkpoint whose manifest has the SHA-256 `model`, on the data set `name`, `digest`."""
+        self._append(step=step, metrics=dict(metrics), model=model, dataset={"name": name, "digest": digest})
+
     def artifact(self, path: Path, folder: str = "") -> bool:
         """Record a small file (results, never a checkpoint) for a folder of the run; it is copied at once.
 
@@ -85,8 +91,8 @@ class Spool:
     def close_segment(self) -> list[str]:
         """Make what was written so far immutable and durable; return the names of all closed segments.
 
-        Names are relative to the spool's folder, oldest first. Those of earlier attempts are closed because
-        their writers are gone.
+        Names are relative to the spool's folder, oldest first: this writer's, and those of earlier attempts, whose
+        writers are gone.
         """
         with self._lock:
             if self._file is not None:
@@ -97,10 +103,9 @@ class Spool:
                     _logger.warning("the tracking spool may not survive a power cut: %s", error)
                 finally:
                     os.close(descriptor)
-            return list_segments(self.folder)
-
-    def _now(self) -> str:
-        return datetime.fromtimestamp(self._clock(), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+            attempt = f"attempt-{self.attempt}/"
+            names = list_segments(self.folder)
+            return [name for name in names if writer_of(name) == self._writer or not name.startswith(attempt)]
 
     def _append_file(self, path: Path, **fields: object) -> bool:
         place = f"attempt-{self.attempt}/files/{self._writer}-{os.urandom(3).hex()}/{path.name}"
@@ -116,7 +121,8 @@ class Spool:
     def _append(self, **fields: object) -> bool:
         with self._lock:
             self._last_ts = max(self._last_ts, int(self._clock() * 1000))
-            line = encode({"ts": self._last_ts, "attempt": self.attempt, **fields})
+            content = {"ts": self._last_ts, "attempt": self.attempt, **fields}
+            line = json.dumps(content, separators=(",", ":")).encode() + b"\n"  # floats keep all their bits
             try:
                 if os.write(self._descriptor(), line) < len(line):
                     raise OSError("the disk took only a part of a line")
@@ -141,56 +147,42 @@ class Spool:
         return self._file
 
 
-def copy_segments(folder: Path, names: list[str], store: ObjectStore, *, acknowledged: bool = True) -> list[str]:
-    """Copy closed segments (relative to `folder`) and the files that they name to `RUN/spool/`; return the new keys.
+def copy_segments(folder: Path, names: list[str], store: ObjectStore) -> None:
+    """Copy closed segments (relative to `folder`) and the files that they name to `RUN/spool/`.
 
-    `store` is rooted at RUN. What is there already is left alone, so it may be called any number of times. How far
-    the server has them is copied as well and replaces what was there: wherever the job goes on, what was
-    acknowledged is not sent again; not so with `acknowledged=False`, for nodes beside the first, of which the store
-    keeps no state. Raises what the store raises (StorageError, OSError).
+    `store` is rooted at RUN. What is there already is left alone, so it may be called any number of times. Raises
+    what the store raises (StorageError, OSError).
     """
     present = {key for key, _ in store.list(STORE_FOLDER)}
     files = sorted(path for path in folder.glob("attempt-*/files/*/*") if not path.name.startswith("."))
-    new: list[str] = []
     for name in [*(path.relative_to(folder).as_posix() for path in files), *names]:
-        key = STORE_FOLDER + name
-        if key in present:
-            continue
-        content = (folder / name).read_bytes()
-        if name in names:
-            content = content[: content.rfind(b"\n") + 1]  # without the torn line of a killed writer
-        if put_once(store, key, content):
-            new.append(key)
-    if acknowledged and (folder / STATE_FILE).is_file():
-        store.put(STORE_FOLDER + STATE_FILE, (folder / STATE_FILE).read_bytes())
-    return new
+        if STORE_FOLDER + name not in present:
+            content = (folder / name).read_bytes()
+            if name in names:
+                content = content[: content.rfind(b"\n") + 1]  # without the torn line of a killed writer
+            put_once(store, STORE_FOLDER + name, content)
 
 
-def restore_segments(store: ObjectStore, folder: Path) -> list[str]:
-    """Fetch from `RUN/spool/` what the local folder lacks; return the names that were fetched.
+def restore_segments(store: ObjectStore, folder: Path) -> None:
+    """Fetch from `RUN/spool/` what the local folder lacks.
 
     Call it before `Spool` is opened on a machine that may not be the one of the last attempt: time stamps
-    then go on where they ended, and curves are whole. The state of the upload comes first, so that the uploader
-    beside never sees a segment without it.
+    then go on where they ended, and curves are whole.
     """
-    fetched: list[str] = []
-    for key, _ in sorted(store.list(STORE_FOLDER)):
+    for key, _ in store.list(STORE_FOLDER):
         name = key.removeprefix(STORE_FOLDER)
-        ours = name == STATE_FILE or (re.match(r"attempt-\d+/", name) and ".." not in name.split("/"))
-        if ours and not (folder / name).exists():
+        if re.match(r"attempt-\d+/", name) and ".." not in name.split("/") and not (folder / name).exists():
             write_atomically(folder / name, store.get(key))
-            fetched.append(name)
-    return fetched
 
 
-def save_spool(run_dir: Path, store: ObjectStore, *, acknowledged: bool = True) -> None:
+def save_spool(run_dir: Path, store: ObjectStore) -> None:
     """Copy what the spool of `run_dir` holds to `store`, where `finish` finds it in another pod; never raises.
 
-    `acknowledged` as in `copy_segments`. The writers must have ended.
+    The writers must have ended.
     """
     folder = run_dir / "spool"
     try:
-        copy_segments(folder, list_segments(folder), store, acknowledged=acknowledged)
+        copy_segments(folder, list_segments(folder), store)
     except Exception as error:
         _logger.warning("the tracking spool was not copied to %s: %s", store.uri, clean(str(error), 500))
 

@@ -18,7 +18,7 @@ from unimrg_api.exit_codes import ExitCode
 from unimrg_api.redaction import clean
 from unimrg_api.texts import backoff
 from unimrg_trainer.storage.base import ObjectStore
-from unimrg_trainer.tracking.errors import explain
+from unimrg_trainer.tracking.errors import UnavailableError, explain
 from unimrg_trainer.tracking.mlflow_run import Checkpoint, MlflowRun
 from unimrg_trainer.tracking.settings import TerminalStatus, TrackingSettings
 from unimrg_trainer.tracking.spool import restore_segments, save_spool
@@ -36,7 +36,7 @@ class UploadReport:
     sent: int
     """Lines of the spool that it sent."""
     remaining: int
-    """Lines that the server lacks."""
+    """Lines that the server lacks; all, if it could not be asked."""
     run_id: str | None
     """None if no run was ever reached."""
     status_set: bool
@@ -68,13 +68,12 @@ class Uploader:
         self._stop = threading.Event()
         self._abandon = threading.Event()
 
-        def may_continue() -> bool:
-            return not self._abandon.is_set()
+        def proceed() -> None:
+            if self._abandon.is_set():
+                raise UnavailableError("stopped before everything was sent")
 
-        remote = self.remote or MlflowRun(self.settings, may_continue)
-        self._upload = SpoolUpload(
-            self.run_dir, self.settings, remote, self.final_status, self.checkpoints, may_continue
-        )
+        remote = self.remote or MlflowRun(self.settings, proceed)
+        self._upload = SpoolUpload(self.run_dir, remote, self.final_status, self.checkpoints, proceed)
         self._thread = threading.Thread(target=self._run, name="mlflow-uploader", daemon=True)
         self._problem = ""
         self._exit_code: ExitCode | None = None
@@ -98,8 +97,8 @@ class Uploader:
     def report(self) -> UploadReport:
         """Return how far the upload has come."""
         upload = self._upload
-        run_id, remaining, code = upload.state.run_id, upload.remaining(), self._exit_code or ExitCode.OK
-        return UploadReport(upload.sent, remaining, run_id, upload.status_set, self._problem, code)
+        run_id, code = upload.remote.run_id or None, self._exit_code or ExitCode.OK
+        return UploadReport(upload.sent, upload.remaining(), run_id, upload.status_set, self._problem, code)
 
     def _run(self) -> None:
         failures = 0
