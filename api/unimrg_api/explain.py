@@ -143,6 +143,8 @@ def _wrong_value(schema: Schema, value: Any, written: str, label: str) -> tuple[
         remedy = f"did you mean {guess}?" if guess and len(choices) > 1 else f"write one of: {', '.join(choices)}"
         remedy = _UNSUPPORTED.get(str(value).casefold(), remedy if len(choices) > 1 else f"write {choices[0]}")
         return f"must be {' or '.join(choices)}", remedy
+    if kind == "boolean":
+        return f"must be true or false, not {noun}", f"write {label}true or {label}false, without quotes"
     if kind == "integer":
         least, most = schema["minimum"], schema["maximum"]
         message = f"must be a whole number from {least} to {most}"
