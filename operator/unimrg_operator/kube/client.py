@@ -18,7 +18,7 @@ from urllib.parse import quote, urlencode
 
 import urllib3
 from kubernetes.client import ApiClient, Configuration
-from kubernetes.config import ConfigException, load_incluster_config, load_kube_config
+from kubernetes.config import ConfigException, load_incluster_config
 from urllib3.connection import HTTPConnection
 from urllib3.exceptions import HTTPError
 
@@ -129,6 +129,8 @@ class Client:
             raise ConfigurationError(f"a context ({context}) needs a kubeconfig, and none was given")
         try:
             if path:
+                from kubernetes.config import load_kube_config  # with OAuth and all else that no pod needs
+
                 load_kube_config(path, context, client_configuration=configuration, persist_config=False)
             else:
                 load_incluster_config(client_configuration=configuration)
