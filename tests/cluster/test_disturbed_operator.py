@@ -73,7 +73,7 @@ def test_three_minutes_without_the_api_server_restart_nothing(slow_cluster: Kwok
         proxy.unreachable = True
         time.sleep(180.0)  # the outage itself; the pods end in the middle of it
         proxy.unreachable = False
-        slow_cluster.until(slow_cluster.all_over)
+        slow_cluster.until(slow_cluster.all_over, 120.0)
     check_undisturbed(slow_cluster, names)
 
 

@@ -29,6 +29,7 @@ PODS = Resource("", "v1", "pods", "Pod")
 _DROPPED = frozenset(
     {"managedFields", "kubectl.kubernetes.io/last-applied-configuration", "template", "volumes", "volumeMounts"}
 )
+_OVER = ("Succeeded", "Failed")
 _VARIABLES = (UID_VARIABLE, cluster.NODE_RANK_VARIABLE)
 
 
@@ -134,9 +135,9 @@ class World:
         return [item for item in pods if is_pod_of_namesake(item, uid, owner_uids)]
 
     def pods_of_children(self) -> Iterator[tuple[JobKey, Object]]:
-        """Return the pods that a known child of a known job controls, with that job: a label alone says nothing."""
+        """Return the pods that a known child of a live job controls, with that job: a label alone says nothing."""
         for name, namespace in self._namespaces.items():
-            for job in namespace.jobs.cache.all():
+            for job in self._live_jobs(namespace):
                 key = (name, job["metadata"]["name"])
                 owners = self.pod_owners(key, self.children(key, job["metadata"]["uid"]))
                 for pod in namespace.pods.cache.by(key[1]):
@@ -157,7 +158,7 @@ class World:
 
         ours: dict[str, Any] = {"prune": prune, "label_selector": cluster.JOB_LABEL}  # whatever bears this label
         return _Namespace(
-            jobs=reflector(JOBS, prune=prune_job),
+            jobs=reflector(JOBS, prune=prune_job, index=phase_of),
             children=tuple(
                 # A kind that is not built in comes with another operator.
                 reflector(kind, index=lambda item: text_of(owner_of(item), "uid"), optional="." in kind.group, **ours)
@@ -176,8 +177,17 @@ class World:
                 self._changed((metadata["namespace"], name))
 
     def _count(self, phase: str) -> int:
-        jobs = [item for namespace in self._namespaces.values() for item in namespace.jobs.cache.all()]
-        return sum((text_of(item.get("status"), "phase") or "Pending") == phase for item in jobs)
+        return sum(namespace.jobs.cache.count(phase) for namespace in self._namespaces.values())
+
+    @staticmethod
+    def _live_jobs(namespace: _Namespace) -> list[Object]:
+        """Return the jobs that are not over."""
+        return [job for phase in get_args(JobPhase) if phase not in _OVER for job in namespace.jobs.cache.by(phase)]
+
+
+def phase_of(item: Object) -> str:
+    """Return the phase of a UniMRGJob."""
+    return text_of(item.get("status"), "phase") or "Pending"
 
 
 def job_name_of(item: Object) -> str:
