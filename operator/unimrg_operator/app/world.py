@@ -14,7 +14,7 @@ from unimrg_api.stages import JobPhase, StageName
 from unimrg_operator.app.metrics import Metrics
 from unimrg_operator.app.observe import UID_VARIABLE, is_pod_of, is_pod_of_namesake
 from unimrg_operator.backends.base import Resource
-from unimrg_operator.backends.objects import dig, owner_of, text_of
+from unimrg_operator.backends.objects import dicts_of, dig, owner_of, text_of
 from unimrg_operator.backends.registry import SiteBackends
 from unimrg_operator.kube.cache import Change
 from unimrg_operator.kube.client import Client, Object
@@ -64,6 +64,7 @@ class World:
         self._namespaces = {name: self._reflect(client, name, kinds) for name in dict.fromkeys(namespaces)}
         for phase in get_args(JobPhase):
             metrics.jobs.labels(phase).set_function(partial(self._count, phase))
+        metrics.excluded_nodes.set_function(self._count_excluded_nodes)
         for item in self.reflectors():
             synced = metrics.cache_synced.labels(item.resource.kind, item.namespace)
             synced.set_function(partial(getattr, item, "synced"))
@@ -178,6 +179,11 @@ class World:
 
     def _count(self, phase: str) -> int:
         return sum(namespace.jobs.cache.count(phase) for namespace in self._namespaces.values())
+
+    def _count_excluded_nodes(self) -> int:
+        jobs = [job for namespace in self._namespaces.values() for job in self._live_jobs(namespace)]
+        stages = [stage for job in jobs for stage in dicts_of(job, "status", "stages")]
+        return len({node for stage in stages for node in dig(stage, "restartCounters", "excludedNodes") or ()})
 
     @staticmethod
     def _live_jobs(namespace: _Namespace) -> list[Object]:
