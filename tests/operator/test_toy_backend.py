@@ -72,7 +72,7 @@ class ToyCluster:
         queue: WorkQueue[JobKey] = WorkQueue(clock=clock)
         client: Any = self.api
         self.world = World(client, backends, ["lab"], lambda _: None, metrics)
-        applier = Applier(client, backends, Publisher(client), lambda *_: None, lambda *_: None, clock=clock)
+        applier = Applier(client, backends, Publisher(client).publish, lambda *_: None, lambda *_: None, clock=clock)
         poller = ProgressPoller(list, lambda _: None)
         self.controller = Controller(
             self.world, backends, queue, applier, decide, poller, Warnings(client), metrics, clock=clock
@@ -82,9 +82,9 @@ class ToyCluster:
         """The controllers act, the operator's watches bring it, and it reconciles."""
         self.controllers()
         for reflector in self.world.reflectors():
-            reflector._listed = True
+            reflector.reason = ""
             reflector.cache.replace(
-                [reflector._prune(item) for item in self.api.kind(reflector.resource.kind).values()]
+                reflector.cache.pack(reflector._prune(item)) for item in self.api.kind(reflector.resource.kind).values()
             )
         self.controller.reconcile(KEY)
         self.clock.now += 1

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 
 from unimrg_api.texts import backoff
-from unimrg_operator.kube.cache import Cache, Change, is_newer, name_of, version_of
+from unimrg_operator.kube.cache import Cache, Change, Entry, is_newer, name_of, version_of
 from unimrg_operator.kube.client import Client, Object, Resource, Watch
 from unimrg_operator.kube.errors import ApiError, Forbidden, Gone, NotFound, Unauthorized, Unavailable, error_of_status
 
@@ -27,7 +27,7 @@ JITTER = 0.1
 RELIST_SECONDS = 2700.0
 """A new list as a safety net."""
 BACK_OFF_SECONDS = 1.0
-MOST_BACK_OFF_SECONDS = 30.0
+MOST_BACK_OFF_SECONDS = 15.0
 LIVED_SECONDS = 5.0
 """A watch that lasted so long was a good one, even if nothing happened."""
 FUTILE_WATCHES = 3
@@ -75,7 +75,6 @@ class Reflector:
         self._chance = chance
         self._stop = threading.Event()
         self._sleep = self._stop.wait if sleep is None else sleep
-        self._listed = False
         self.reason = "not listed yet"
         """Why the cache is not in step with the API server; empty if it is."""
         self._futile_watches = 0
@@ -87,13 +86,16 @@ class Reflector:
 
     @property
     def synced(self) -> bool:
-        """Whether the last list succeeded and the last watch could be opened."""
+        """Whether the last list succeeded and a watch is open, or ended as it should."""
         return not self.reason
 
     @property
     def usable(self) -> bool:
-        """Whether the cache may be decided on: it was filled once, or is of an optional kind that is not served."""
-        return self._listed or (self._optional and self.missing)
+        """Whether the cache may be decided on: it is in step, or of an optional kind that is not served.
+
+        A cache that is behind may lack what was just made and show what is long gone.
+        """
+        return self.synced or (self._optional and self.missing)
 
     def run(self) -> None:
         """List and watch until `stop`."""
@@ -137,10 +139,10 @@ class Reflector:
 
     def _list(self) -> None:
         self._version = version = ""
-        items: list[Object] = []
+        entries: list[Entry] = []
         try:
             for page in self._client.pages(self.resource, self.namespace, label_selector=self._label_selector):
-                items += [self._prune(item) for item in page.get("items") or []]
+                entries += [self.cache.pack(self._prune(item)) for item in page.get("items") or []]
                 version = version_of(page)
         except NotFound:
             # What was cached stays: an API server that is starting may not know its kinds yet.
@@ -150,8 +152,8 @@ class Reflector:
         except ApiError as error:
             self._report(f"{self} cannot be listed: {error}")
             raise
-        changes = self.cache.replace(items)
-        self._listed, self.missing = True, False
+        changes = self.cache.replace(entries)
+        self.missing = False
         self._version = version
         for change in changes:
             self._changed(change)
@@ -213,6 +215,7 @@ class Reflector:
         if self._stop.is_set():
             return
         logger.info("%s: %s", self, error)
+        self.reason = self.reason or f"{self} are not watched: {error}"
         self._restarted(type(error).__name__)
         self._failures += 1
         self._sleep(max(backoff(BACK_OFF_SECONDS, MOST_BACK_OFF_SECONDS, self._failures, self._chance()), at_least))
