@@ -120,6 +120,9 @@ class JobSpec(Spec):
 
     image: Annotated[str, Field(pattern=r"^[!-~]+$", max_length=512)] | None = None
     """Container image. Absent: the one that the cluster's site profile names. `unimrg run` needs none."""
+    backend: Literal["PyTorchJob", "JobSet"] | None = None
+    """What a cluster makes of a stage with a pod on every node. PyTorchJob needs Kubeflow's Training Operator, JobSet
+    the controller of that name. Absent: what the site profile says, PyTorchJob unless it says otherwise."""
     model: ModelSpec
     """The model that is trained."""
     method: Method = "UniMRG"

@@ -18,9 +18,10 @@ from unimrg_operator.backends.profile import SiteProfile
 
 RENDERED = [
     *documents()["pytorchjob.yaml"],
+    *documents()["jobset.yaml"],
     *(backend(SiteProfile()).render(first) for first in first_attempts(cpu_job(), "research")),
 ]
-CHILDREN = [pytest.param(manifest, id=manifest["metadata"]["name"]) for manifest in RENDERED]
+CHILDREN = [pytest.param(manifest, id=f"{manifest['kind']} {manifest['metadata']['name']}") for manifest in RENDERED]
 SYSTEM = "unimrg-system"
 SECONDS = 30.0
 
@@ -29,6 +30,7 @@ SECONDS = 30.0
 def restricted(control_plane: ControlPlane) -> Iterator[str]:
     """A namespace in which things are only tried out, with what the example jobs name."""
     name = "rendered-children"
+    control_plane.start_jobset()
     control_plane.create_namespace(name)
     priority = {"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": PRIORITY_CLASS}}
     control_plane.apply(

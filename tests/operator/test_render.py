@@ -68,15 +68,18 @@ def leaves(value: Any, path: str = "") -> dict[str, Any]:
     return {path: value}
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_names_and_labels_fit_for_the_longest_name_and_most_nodes(stage: StageName) -> None:
+@pytest.mark.parametrize(
+    ("kind", "stage", "longest"),
+    [*(("PyTorchJob", stage, "worker-63") for stage in STAGES), ("JobSet", "train", "w-0-63-abcde")],
+)
+def test_names_and_labels_fit_for_the_longest_name_and_most_nodes(kind: str, stage: StageName, longest: str) -> None:
     job = cpu_job()
     metadata = job.metadata.model_copy(update={"name": "n" * 40})
     trainer = job.spec.trainer.model_copy(update={"nodes": 64})
-    spec = job.spec.model_copy(update={"trainer": trainer})
+    spec = job.spec.model_copy(update={"trainer": trainer, "backend": kind})
     long = job.model_copy(update={"metadata": metadata, "spec": spec})
     manifest = backend().render(attempt(long, stage, number=999, train_attempt=999))
-    pod = f"{manifest['metadata']['name']}-worker-63" if stage == "train" else manifest["metadata"]["name"]
+    pod = f"{manifest['metadata']['name']}-{longest}" if stage == "train" else manifest["metadata"]["name"]
     assert len(pod) <= 63
     assert all(len(value) <= 63 for value in pod_template(manifest)["metadata"]["labels"].values())
 
@@ -99,27 +102,29 @@ def test_the_digest_of_a_spec_includes_every_default() -> None:
 
 
 @pytest.mark.parametrize(
-    ("stage", "nodes", "master"),
+    ("kind", "stage", "nodes", "master"),
     [
-        ("check", 2, "127.0.0.1"),
-        ("prepare", 1, "127.0.0.1"),
-        ("train", 2, "quickstart-s3-train-1-worker-0"),
-        ("evaluate", 1, "127.0.0.1"),
-        ("finish", 1, "127.0.0.1"),
+        (None, "check", 2, "127.0.0.1"),
+        (None, "prepare", 1, "127.0.0.1"),
+        (None, "train", 2, "quickstart-s3-train-1-worker-0"),
+        ("JobSet", "train", 2, "quickstart-s3-train-1-w-0-0.quickstart-s3-train-1"),
+        (None, "evaluate", 1, "127.0.0.1"),
+        (None, "finish", 1, "127.0.0.1"),
     ],
 )
-def test_the_launcher_reads_its_environment(stage: StageName, nodes: int, master: str) -> None:
+def test_the_launcher_reads_its_environment(kind: str | None, stage: StageName, nodes: int, master: str) -> None:
     rank = 1 if stage == "train" else 0
-    manifest = render(stage, train_attempt=3)
+    job = cpu_job().model_copy(update={"spec": cpu_job().spec.model_copy(update={"backend": kind})})
+    manifest = backend().render(attempt(job, stage, train_attempt=3))
     env = PodEnvironment.from_environ(environ_in_pod(manifest, rank))
-    assert parse_job(json.loads(env.spec)) == cpu_job()
+    assert parse_job(json.loads(env.spec)) == job
     assert (env.job, env.uid, env.attempt, env.pod_ip) == ("quickstart-s3", UID, "3", "10.1.2.3")
     assert (env.node_rank, env.nodes, env.processes, env.master_address) == (rank, nodes, 1, master)
     assert (env.stall_timeout, env.grace) == (900, pod_template(manifest)["spec"]["terminationGracePeriodSeconds"])
     assert (env.run_dir, env.cache) == (PodEnvironment.run_dir, PodEnvironment.cache)
     assert str(env.termination_log) == container(manifest)["terminationMessagePath"]
     assert container(manifest)["ports"][0]["containerPort"] == ports(UID, "3")[1]
-    resource = backend().resource(stage)
+    resource = backend().resource(stage, job)
     assert (manifest["apiVersion"], manifest["kind"]) == (f"{resource.group}/{resource.version}", resource.kind)
 
 

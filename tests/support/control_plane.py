@@ -1,6 +1,6 @@
 """A real Kubernetes control plane on loopback, started from the programs in $KUBEBUILDER_ASSETS: no root, no network.
 
-Etcd, API server, controller manager, scheduler, and Training Operator with its webhook.
+Etcd, API server, controller manager, scheduler, and Training Operator with its webhook; JobSet and Kueue on demand.
 No kubelet: `tests/support/kubelet` plays that one.
 """
 
@@ -20,12 +20,15 @@ from typing import Any
 
 import pytest
 
-from tests.support import training_operator
 from tests.support.certificates import write_certificate
+from tests.support.controllers import JOBSET, KUEUE, TRAINING_OPERATOR, Controller
 from tests.support.guarded import GuardedProcess
 from tests.support.ports import free_port, http_status
 
-PROGRAMS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "training-operator", "kubectl")
+PROGRAMS = (
+    *("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl"),
+    *("training-operator", "jobset", "kueue"),
+)
 READY_SECONDS = 90.0
 _ADMIN_TOKEN = "loopback-admin"
 
@@ -211,8 +214,8 @@ class ControlPlane:
         return lambda: http_status(f"https://127.0.0.1:{port}/healthz") == 200
 
     def _start_training_operator(self) -> None:
-        webhook, probe, metrics = free_port(), free_port(), self._port("training-operator")
-        self.apply(*training_operator.objects(self.assets / "manifests" / "training-operator", webhook))
+        probe, metrics = free_port(), self._port("training-operator")
+        webhook, _ = self._install(TRAINING_OPERATOR)
         self.wait_until_served("pytorchjobs.kubeflow.org")
         self._spawn(
             "training-operator",
@@ -223,11 +226,39 @@ class ControlPlane:
             "--zap-log-level=info",
             environment={
                 "KUBECONFIG": str(self.kubeconfig),
-                "MY_POD_NAMESPACE": training_operator.NAMESPACE,
+                "MY_POD_NAMESPACE": TRAINING_OPERATOR.namespace,
                 "MY_POD_NAME": "local",
             },
         )
         self._wait("training-operator", lambda: http_status(f"http://127.0.0.1:{probe}/readyz") == 200)
+
+    def start_jobset(self) -> None:
+        """Start JobSet unless it runs; returns when it is ready."""
+        self._start_configured(JOBSET, "jobsets.jobset.x-k8s.io")
+
+    def start_kueue(self) -> None:
+        """Start Kueue over Jobs, JobSets and PyTorchJobs unless it runs; returns when it is ready."""
+        self.start_jobset()  # Kueue watches the kinds that it is told of
+        self._start_configured(KUEUE, "workloads.kueue.x-k8s.io", "--feature-gates=VisibilityOnDemand=false")
+
+    def _start_configured(self, controller: Controller, definition: str, *flags: str) -> None:
+        name, probe = controller.name, free_port()
+        if name in self.processes:
+            return
+        webhook, certificates = self._install(controller)
+        self.wait_until_served(definition)
+        path = self.folder / f"{name}.json"
+        path.write_text(controller.configuration(webhook, probe, certificates))
+        self._spawn(
+            name, f"--config={path}", *flags, "--zap-log-level=info", environment={"KUBECONFIG": str(self.kubeconfig)}
+        )
+        self._wait(name, lambda: http_status(f"http://127.0.0.1:{probe}/readyz") == 200)
+
+    def _install(self, controller: Controller) -> tuple[int, Path]:
+        """Apply a controller's objects; return the port of its webhook, and the folder of its certificate."""
+        port, certificates = free_port(), controller.certificates(self.folder)
+        self.apply(*controller.objects(self.assets / "manifests", port, certificates))
+        return port, certificates
 
     # --- helpers --------------------------------------------------------------------------------------------
 

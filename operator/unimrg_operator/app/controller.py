@@ -228,7 +228,7 @@ class Controller:
             seen = any((child.stage, child.attempt) == (stage.name, stage.attempt) for child in children)
             if stage.child is None or stage.child_uid is None or stage.attempt_end is not None or seen:
                 continue
-            kind = self._world.unserved(namespace, stage.name)
+            kind = self._world.unserved(namespace, stage.name, job.parsed)
             if kind is not None:
                 children.append(presumed_child(stage))
                 creation_error = backend_missing(kind)

@@ -93,7 +93,8 @@ class SiteProfile(Spec):
     """What depends on the cluster and not on the experiment. Every field has a default."""
 
     backend: Annotated[str, Field(pattern=OBJECT_NAME_PATTERN, max_length=63)] = "pytorchjob"
-    """What makes the pods of a training: pytorchjob, or an entry point of the group unimrg.backends."""
+    """What makes the pods of a training where the job does not say: pytorchjob, jobset, or an entry point of the group
+    unimrg.backends."""
     image: Annotated[str, Field(pattern=r"^[!-~]+$", max_length=512)] | None = None
     """Image of jobs that name none."""
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"

@@ -40,7 +40,7 @@ class PyTorchJobBackend:
             ),
         )
         job = KubeflowOrgV1PyTorchJob(
-            api_version=f"{self.resource.group}/{self.resource.version}",
+            api_version=self.resource.api_version,
             kind=self.resource.kind,
             metadata=pod.metadata(attempt),
             spec=KubeflowOrgV1PyTorchJobSpec(

@@ -43,6 +43,8 @@ class Child:
     state: ChildState
     restart_counters: RestartCounters = field(default_factory=RestartCounters)
     deleting: bool = False
+    kind: str = ""
+    """Kind of the object with its group and version, e.g. `kubeflow.org/v1/PyTorchJob`."""
     warnings: tuple[str, ...] = ()
     """Messages of recent Warning events about the child. Shown in conditions; no decision depends on them."""
     resumed_at: float | None = None
