@@ -18,6 +18,7 @@ from unimrg_api.spec_platform import (
     OBJECT_NAME_PATTERN,
     CheckpointSpec,
     DataSpec,
+    QueueSpec,
     RunPolicySpec,
     StorageSpec,
     StrategyName,
@@ -123,6 +124,8 @@ class JobSpec(Spec):
     backend: Literal["PyTorchJob", "JobSet"] | None = None
     """What a cluster makes of a stage with a pod on every node. PyTorchJob needs Kubeflow's Training Operator, JobSet
     the controller of that name. Absent: what the site profile says, PyTorchJob unless it says otherwise."""
+    queue: QueueSpec | None = None
+    """A queue of Kueue to wait in. Absent: nothing waits for quota. `unimrg run` has none."""
     model: ModelSpec
     """The model that is trained."""
     method: Method = "UniMRG"

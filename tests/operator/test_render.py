@@ -27,6 +27,7 @@ from tests.support.rendered_children import (
 from unimrg_api.environment import PodEnvironment, ports
 from unimrg_api.errors import UserError
 from unimrg_api.load import parse_job
+from unimrg_api.spec_platform import QueueSpec
 from unimrg_api.stages import StageName
 from unimrg_operator.backends.base import Manifest
 from unimrg_operator.backends.children import first_attempts, spec_digest
@@ -126,6 +127,19 @@ def test_the_launcher_reads_its_environment(kind: str | None, stage: StageName, 
     assert container(manifest)["ports"][0]["containerPort"] == ports(UID, "3")[1]
     resource = backend().resource(stage, job)
     assert (manifest["apiVersion"], manifest["kind"]) == (f"{resource.group}/{resource.version}", resource.kind)
+
+
+@pytest.mark.parametrize(("kind", "stage"), [*((None, stage) for stage in STAGES), ("JobSet", "train")])
+def test_a_child_in_a_queue_is_labelled_and_suspended_and_its_pods_are_not(kind: str, stage: StageName) -> None:
+    """A Kueue that manages jobs without a queue's name would hold an unlabelled one of any stage for ever."""
+    queue = QueueSpec(name="team-a", priority_class="urgent")
+    spec = cpu_job().spec.model_copy(update={"backend": kind, "queue": queue})
+    manifest = backend().render(attempt(cpu_job().model_copy(update={"spec": spec}), stage))
+    labels = {"kueue.x-k8s.io/queue-name": "team-a", "kueue.x-k8s.io/priority-class": "urgent"}
+    assert labels.items() <= manifest["metadata"]["labels"].items()
+    policy = manifest["spec"]["runPolicy"] if manifest["kind"] == "PyTorchJob" else manifest["spec"]
+    assert policy["suspend"] is True
+    assert json.dumps(manifest).count('"kueue.x-k8s.io/queue-name"') == 1
 
 
 def test_a_text_with_dollars_reaches_the_processes_as_it_was_written() -> None:

@@ -216,7 +216,9 @@ class Controller:
                     for pod in pods
                 ]
         report = self._poller.report(key, _reporting_pods(children, pods))
-        return Observation(job, tuple(children), tuple(pods), report, creation_error, previous_job_pods), look_again
+        workloads = self._world.workloads(key[0], {child.uid for child in children})
+        observation = Observation(job, tuple(children), tuple(pods), report, creation_error, previous_job_pods)
+        return replace(observation, workloads=workloads), look_again
 
     def _presume(self, namespace: str, job: ObservedJob, children: list[Child]) -> CreationError | None:
         """Hold on to a child that was going on where its kind is not served just now: it need not be gone.

@@ -64,7 +64,7 @@ def run(options: argparse.Namespace, stop: threading.Event) -> None:
     client = Client.from_environment(options.kubeconfig, options.context, pool_size=8 * len(namespaces) + WORKERS)
     metrics = Metrics()
     queue: WorkQueue[JobKey] = WorkQueue()
-    world = World(client, backends, namespaces, queue.add, metrics)
+    world = World(client, backends, namespaces, queue.add, metrics, kueue=options.kueue)
     poller = ProgressPoller(world.pods_of_children, queue.add, seconds=options.progress_seconds)
     applier = Applier(client, backends, Publisher(client), world.written, world.created)
     controller = Controller(world, backends, queue, applier, decide, poller, Warnings(client), metrics)
@@ -98,6 +98,11 @@ def _parser() -> argparse.ArgumentParser:
         default="0.0.0.0:8080",
         metavar="HOST:PORT",
         help="where /healthz, /readyz and /metrics are served (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--kueue",
+        action="store_true",
+        help="say why jobs wait in a queue of Kueue and at which position; needs list and watch on its workloads",
     )
     parser.add_argument("--kubeconfig", type=Path, metavar="FILE", help="default: KUBECONFIG, else this pod's account")
     parser.add_argument("--context", metavar="NAME", help="context of the kubeconfig; default: its current one")

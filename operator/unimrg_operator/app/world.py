@@ -13,9 +13,11 @@ from unimrg_api.job import KIND, UniMRGJob
 from unimrg_api.stages import JobPhase, StageName
 from unimrg_operator.app.metrics import Metrics
 from unimrg_operator.app.observe import UID_VARIABLE, is_pod_of, is_pod_of_namesake
+from unimrg_operator.app.queues import WORKLOADS, observe_workloads, prune_workload
 from unimrg_operator.backends.base import Resource
 from unimrg_operator.backends.objects import dig, owner_of, text_of
 from unimrg_operator.backends.registry import SiteBackends
+from unimrg_operator.core.observation import Workload
 from unimrg_operator.kube.cache import Change
 from unimrg_operator.kube.client import Client, Object
 from unimrg_operator.kube.reflector import Reflector
@@ -38,6 +40,8 @@ class _Namespace:
     children: dict[Resource, Reflector]
     """By kind, those that no job needs yet too."""
     pods: Reflector
+    workloads: Reflector | None
+    """Kueue's; None where nobody looks at them."""
 
 
 class World:
@@ -53,7 +57,11 @@ class World:
         namespaces: Sequence[str],
         changed: Callable[[JobKey], None],
         metrics: Metrics,
+        *,
+        kueue: bool = False,
     ) -> None:
+        """`kueue` says whether Kueue's Workloads are watched."""
+        self._kueue = kueue
         self._changed = changed
         self._metrics = metrics
         self._backends = backends
@@ -119,6 +127,11 @@ class World:
         """Return the pods of the job with that uid, also those whose child is gone."""
         return [item for item in self._namespaces[key[0]].pods.cache.by(key[1]) if is_pod_of(item, uid, owner_uids)]
 
+    def workloads(self, namespace: str, child_uids: Collection[str]) -> tuple[Workload, ...] | None:
+        """Return what Kueue says of children; None where it is not looked at."""
+        reflector = self._namespaces[namespace].workloads
+        return None if reflector is None else observe_workloads(child_uids, reflector.cache.all())
+
     def namesakes_pods(self, key: JobKey, uid: str, owner_uids: Collection[str]) -> list[Object]:
         """Return the pods of earlier jobs that had the name of the job with that uid."""
         pods = self._namespaces[key[0]].pods.cache.by(key[1])
@@ -139,6 +152,8 @@ class World:
         yield found.jobs
         yield from (reflector for kind, reflector in found.children.items() if kind in self._watched)
         yield found.pods
+        if found.workloads is not None:
+            yield found.workloads
 
     def _run(self, reflectors: Iterable[Reflector]) -> None:
         for reflector in reflectors:
@@ -182,6 +197,8 @@ class World:
                 for kind in self._backends.resources()
             },
             pods=reflector(PODS, prune=prune, index=job_name_of, **ours),
+            # All of them: a position is one among others.
+            workloads=reflector(WORKLOADS, prune=prune_workload, optional=True) if self._kueue else None,
         )
 
     def _tell(self, change: Change) -> None:
@@ -190,11 +207,22 @@ class World:
                 continue
             metadata = item["metadata"]
             name = job_name_of(item)
-            if item.get("kind") == KIND:
+            if item.get("kind") == WORKLOADS.kind:
+                name = self._job_of_workload(item)
+            elif item.get("kind") == KIND:
                 name = metadata["name"]
                 self._watch(self._backends.wanted_resources(dig(item, "spec", "backend")))
             if name:
                 self._changed((metadata["namespace"], name))
+
+    def _job_of_workload(self, item: Object) -> str:
+        """Return the name of the job whose child a Workload is of; empty where that is nobody's we know."""
+        owner = owner_of(item)
+        for reflector in self._namespaces[item["metadata"]["namespace"]].children.values():
+            child = reflector.cache.get(text_of(owner, "name"))
+            if child is not None and text_of(child["metadata"], "uid") == text_of(owner, "uid"):
+                return job_name_of(child)
+        return ""
 
     def _count(self, phase: str) -> int:
         jobs = [item for namespace in self._namespaces.values() for item in namespace.jobs.cache.all()]

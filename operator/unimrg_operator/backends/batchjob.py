@@ -6,6 +6,7 @@ from kubernetes import client as k8s
 
 from unimrg_operator.backends import pod
 from unimrg_operator.backends.base import Attempt, Manifest, ObservedState, Resource, state_of
+from unimrg_operator.backends.children import suspended
 from unimrg_operator.backends.objects import dig
 from unimrg_operator.backends.profile import SiteProfile
 
@@ -22,7 +23,7 @@ class BatchJobBackend:
             api_version=self.resource.api_version,
             kind=self.resource.kind,
             metadata=pod.metadata(attempt),
-            spec=job_spec(pod.template(attempt, profile)),
+            spec=job_spec(pod.template(attempt, profile), suspend=suspended(attempt)),
         )
         return pod.to_manifest(job)
 
@@ -31,9 +32,10 @@ class BatchJobBackend:
         return state_of(item, succeeded="Complete", suspend=dig(item, "spec", "suspend"))
 
 
-def job_spec(template: k8s.V1PodTemplateSpec, *, pods: int | None = None) -> k8s.V1JobSpec:
+def job_spec(template: k8s.V1PodTemplateSpec, *, pods: int | None = None, suspend: bool | None = None) -> k8s.V1JobSpec:
     """Return the spec of a Job that never restarts a pod: of one, or of `pods` that are counted from 0."""
     return k8s.V1JobSpec(
+        suspend=suspend,
         parallelism=pods or 1,
         completions=pods or 1,
         completion_mode=None if pods is None else "Indexed",

@@ -7,7 +7,7 @@ from kubernetes import client as k8s
 from unimrg_operator.backends import batchjob, pod
 from unimrg_operator.backends.base import Attempt, Manifest, ObservedState, Resource, state_of
 from unimrg_operator.backends.batchjob import BatchJobBackend
-from unimrg_operator.backends.children import child_name, labels_of
+from unimrg_operator.backends.children import child_name, labels_of, suspended
 from unimrg_operator.backends.objects import dig
 from unimrg_operator.backends.profile import SiteProfile
 
@@ -40,6 +40,7 @@ class JobSetBackend:
                 "kind": self.resource.kind,
                 "metadata": pod.metadata(attempt),
                 "spec": {
+                    **({"suspend": True} if suspended(attempt) else {}),
                     "replicatedJobs": [{"name": GROUP_NAME, "replicas": 1, "template": nodes}],
                     "failurePolicy": {"maxRestarts": 0},  # attempts are counted by the operator
                 },

@@ -63,7 +63,7 @@ def metadata(attempt: Attempt) -> k8s.V1ObjectMeta:
     return k8s.V1ObjectMeta(
         name=children.child_name(attempt),
         namespace=attempt.namespace,
-        labels=children.labels_of(attempt),
+        labels={**children.labels_of(attempt), **children.queue_labels(attempt)},
         annotations={
             cluster.SPEC_DIGEST_ANNOTATION: children.spec_digest(attempt.job),
             cluster.RESTART_COUNTERS_ANNOTATION: canonical_json(counters),
