@@ -87,6 +87,9 @@ class TrainerSpec(Spec):
     compile: Literal["Always", "Never"] = "Never"
     """Whether torch.compile compiles the model's blocks: the first step takes minutes longer, the others less long.
     It needs a C compiler in the image."""
+    rdma: Literal["Always", "Never"] = "Never"
+    """Whether GPUs of different nodes talk over InfiniBand or RoCE. How that is done on a cluster (devices, NCCL's
+    variables, network, rights) its site profile says; without that, such a job is refused."""
     diagnostics: DiagnosticsSpec = DiagnosticsSpec()
     """What is measured beyond losses and times."""
 
@@ -96,6 +99,13 @@ class TrainerSpec(Spec):
         return self.nodes * (self.gpus_per_node or self.processes_per_node)
 
     rules = (
+        FieldRule(
+            "rdma",
+            "RDMA is for GPUs, and the job has none",
+            "set gpusPerNode, or use rdma: Never",
+            lambda trainer: trainer.rdma == "Never" or trainer.gpus_per_node > 0,
+            "self.rdma == 'Never' || self.gpusPerNode > 0",
+        ),
         FieldRule(
             "volumes",
             "two volumes are mounted over each other",

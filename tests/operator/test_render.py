@@ -22,6 +22,7 @@ from tests.support.rendered_children import (
     environ_in_pod,
     gpu_job,
     pod_template,
+    rdma_job,
     to_text,
 )
 from unimrg_api.environment import PodEnvironment, ports
@@ -165,6 +166,32 @@ def test_the_image_is_the_jobs_own_else_the_sites() -> None:
     assert container(site.render(attempt(gpu_job())))["image"] == "site/trainer:1"
     with pytest.raises(UserError, match=r"names an image \(set spec\.image, or .* site profile\)"):
         backend(SiteProfile()).render(attempt(gpu_job()))
+
+
+def test_rdma_is_for_the_pods_that_train_and_refused_where_the_site_has_none() -> None:
+    job = rdma_job()
+    for stage in ("check", "evaluate"):
+        manifest = backend().render(attempt(job, stage))
+        assert "rdma/" not in json.dumps(container(manifest)["resources"])
+        assert "NCCL_IB_HCA" not in environ_in_pod(manifest)
+        # As root where training is: what they leave on a volume is for each other.
+        assert pod_template(manifest)["spec"]["securityContext"]["runAsUser"] == 0
+        assert "add" not in container(manifest)["securityContext"]["capabilities"]
+    with pytest.raises(UserError, match=r"has no section rdma \(use rdma: Never, or"):
+        backend(SiteProfile(image="a:1")).render(attempt(job, "check"))
+
+
+def test_rdma_may_leave_pods_what_they_are_or_give_them_the_nodes_network() -> None:
+    def rendered(**rdma: str) -> Manifest:
+        profile = SiteProfile.model_validate({"image": "a:1", "rdma": {"resource": "rdma/hca", "count": 2, **rdma}})
+        return backend(profile).render(attempt(rdma_job()))
+
+    plain = rendered(ipcLock="Never")
+    assert container(plain)["resources"]["limits"]["rdma/hca"] == "2"
+    assert pod_template(plain)["spec"]["securityContext"]["runAsNonRoot"] is True
+    assert "hostNetwork" not in pod_template(plain)["spec"]
+    hosts = pod_template(rendered(hostNetwork="Always"))["spec"]
+    assert (hosts["hostNetwork"], hosts["dnsPolicy"]) == (True, "ClusterFirstWithHostNet")
 
 
 def test_a_job_too_large_for_a_variable_is_refused() -> None:

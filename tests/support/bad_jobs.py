@@ -307,6 +307,7 @@ BAD_JOBS = [
     *bad(BENCHMARKS, SPATIAL, "[spatial: {}, spatial: {questions: 8}]", "[spatial: {}, custom: {name: spatial}]"),
     *bad(BENCHMARKS, SPATIAL, "[generatedMaps: {}, spatial: {}, generatedMaps: {images: 8}]"),
     *bad("spec.data.imageEncoding", "imageEncoding: Online", "imageEncoding: online"),
+    *bad("spec.trainer.rdma", "compile: Never", "rdma: Always"),
     *bad("spec.data.imageEncoding", f"    sources:\n{SCENES}\n{ENCODING}Online", f"{ENCODING}Prepared"),
     *bad(SOURCES, SCENES, f"{SCENES}\n{SCENES}", "      - images: {uri: file:///a}"),
 ]
@@ -341,6 +342,9 @@ BAD_JOBS += [
     *_on_cluster(f"{SOURCES}[1].images.uri", "file:///mnt/models/ph", "s3://bucket/ph"),
     *_on_cluster(f"{TRAINING}.parts", GOOD_MODEL, *(MODEL_WITH_ENCODER.format(one) for one in ("openuni", "showo"))),
     *_on_cluster("spec.runPolicy.maxBackoffSeconds", "backoffSeconds: 5,", "backoffSeconds: 61,"),
+    *_on_cluster("spec.backend", "  trainer:\n", "  backend: pytorchjob\n  trainer:\n"),
+    *_on_cluster("spec.queue.name", "  trainer:\n", "  queue: {name: Team}\n  trainer:\n", "  queue: {}\n  trainer:\n"),
+    *_on_cluster("spec.queue.priorityClass", "  trainer:\n", "  queue: {name: a, priorityClass: a.b}\n  trainer:\n"),
     *_on_cluster("spec.runPolicy.maxRestarts", "maxRestarts: 2", "maxRestarts: -1"),
     *_on_cluster(LABELS, "  name: g", "  labels: {team: a b}\n  name: g", "  labels: {a/b/c: d}\n  name: g"),
     *_on_cluster("metadata.annotations", "  name: g", "  annotations: {a b: c}\n  name: g"),

@@ -76,6 +76,13 @@ def gpu_job(**changes: Any) -> UniMRGJob:
     )
 
 
+def rdma_job(job: UniMRGJob | None = None) -> UniMRGJob:
+    """A job whose GPUs talk over RDMA."""
+    job = job or gpu_job()
+    trainer = job.spec.trainer.model_copy(update={"rdma": "Always"})
+    return job.model_copy(update={"spec": job.spec.model_copy(update={"trainer": trainer})})
+
+
 def site() -> SiteProfile:
     """The example profile, with the fields that it leaves out."""
     profile = load_profile(ROOT / "examples" / "site-profile.yaml")
@@ -103,6 +110,7 @@ def documents() -> dict[str, list[Manifest]]:
     return {
         "pytorchjob.yaml": [backend().render(item) for item in with_jobs],
         "jobset.yaml": [backend().render(attempt(gpu_job(backend="JobSet"), **second))],
+        "rdma.yaml": [backend().render(attempt(rdma_job()))],
         "toy.yaml": [backend(SiteProfile(backend="toy")).render(attempt(cpu_job()))],
     }
 
