@@ -62,7 +62,10 @@ _EXIT_CODES_WITHOUT_LOG = (
 _CLUSTER_ONLY_FIELDS = {
     "metadata.namespace": "there are none on this machine",
     "spec.image": "the installed unimrg runs",
+    "spec.backend": "no pods are made",
+    "spec.queue": "nothing waits for quota",
     "spec.trainer.nodes": "this machine is one node",
+    "spec.trainer.rdma": "this machine is one node",
     "spec.trainer.volumes": "file:// URIs are folders of this machine",
     "spec.trainer.serviceAccountName": "the current user's permissions apply",
     "spec.storage.credentials": "the keys of this environment are used",
