@@ -31,6 +31,7 @@ _COLUMNS = (
     ("Age", "date", ".metadata.creationTimestamp", 0),
     ("Method", "string", ".spec.method", 1),
     ("Nodes", "integer", ".spec.trainer.nodes", 1),
+    ("Queue", "string", ".spec.queue.name", 1),
     ("Reason", "string", ".status.reason", 1),
     ("Checkpoint", "integer", ".status.checkpoint.step", 1),
 )

@@ -20,6 +20,7 @@ from unimrg_api.spec_platform import (
     PROFILED_STEPS,
     CheckpointSpec,
     DataSpec,
+    QueueSpec,
     RunPolicySpec,
     StorageSpec,
     StrategyName,
@@ -122,6 +123,11 @@ class JobSpec(Spec):
     `checkpoint.graceSeconds` and end; unsetting it starts a new attempt, which goes on from there. May be changed."""
     image: Annotated[str, Field(pattern=r"^[!-~]+$", max_length=512)] | None = None
     """Container image. Absent: the one that the cluster's site profile names. `unimrg run` needs none."""
+    backend: Literal["PyTorchJob", "JobSet"] | None = None
+    """What a cluster makes of a stage with a pod on every node. PyTorchJob needs Kubeflow's Training Operator, JobSet
+    the controller of that name. Absent: what the site profile says, PyTorchJob unless it says otherwise."""
+    queue: QueueSpec | None = None
+    """A queue of Kueue to wait in. Absent: nothing waits for quota. `unimrg run` has none."""
     model: ModelSpec
     """The model that is trained."""
     method: Method = "UniMRG"

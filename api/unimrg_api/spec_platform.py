@@ -20,6 +20,8 @@ MAXIMUM_PROCESSES = 64
 
 OBJECT_NAME_PATTERN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
 """Names of most objects of a cluster (RFC 1123)."""
+LABEL_PATTERN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+"""Names of objects that are also values of labels."""
 _PORT = "([1-5]?[0-9]{1,4}|6([0-4][0-9]{3}|5([0-4][0-9]{2}|5([0-2][0-9]|3[0-5]))))"
 """A number from 0 to 65535."""
 ENDPOINT_PATTERN = rf"^https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:{_PORT})?/?$"
@@ -89,6 +91,9 @@ class TrainerSpec(Spec):
     compile: Literal["Always", "Never"] = "Never"
     """Whether torch.compile compiles the model's blocks: the first step takes minutes longer, the others less long.
     It needs a C compiler in the image."""
+    rdma: Literal["Always", "Never"] = "Never"
+    """Whether GPUs of different nodes talk over InfiniBand or RoCE. How that is done on a cluster (devices, NCCL's
+    variables, network, rights) its site profile says; without that, such a job is refused."""
     diagnostics: DiagnosticsSpec = DiagnosticsSpec()
     """What is measured beyond losses and times."""
 
@@ -98,6 +103,13 @@ class TrainerSpec(Spec):
         return self.nodes * (self.gpus_per_node or self.processes_per_node)
 
     rules = (
+        FieldRule(
+            "rdma",
+            "RDMA is for GPUs, and the job has none",
+            "set gpusPerNode, or use rdma: Never",
+            lambda trainer: trainer.rdma == "Never" or trainer.gpus_per_node > 0,
+            "self.rdma == 'Never' || self.gpusPerNode > 0",
+        ),
         FieldRule(
             "volumes",
             "two volumes are mounted over each other",
@@ -110,6 +122,16 @@ class TrainerSpec(Spec):
             "(volume.mountPath + '/').startsWith(other.mountPath + '/')))",
         ),
     )
+
+
+class QueueSpec(Spec):
+    """A queue of Kueue. Everything that the job creates waits in it, and starts once there is quota."""
+
+    name: Annotated[str, Field(pattern=LABEL_PATTERN, max_length=63)]
+    """Name of the LocalQueue, in the job's namespace. Its quota has to cover CPU, memory and GPUs of the pods."""
+    priority_class: Annotated[str, Field(pattern=LABEL_PATTERN, max_length=63)] | None = None
+    """Name of a WorkloadPriorityClass: who comes first, and who is pushed out, to go on from its checkpoint later. A
+    change counts from the next attempt or stage. Absent: priority 0."""
 
 
 class ScenesSpec(Spec):

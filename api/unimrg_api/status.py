@@ -20,7 +20,9 @@ Number = Annotated[str, Field(max_length=32)]
 Time = Annotated[str, Field(max_length=32, pattern=r"^[0-9]{4}(-[0-9]{2}){2}T[0-9]{2}(:[0-9]{2}){2}Z$")]
 """UTC in ISO 8601, whole seconds."""
 
-ConditionType = Literal["Accepted", "Running", "Progressing", "Checkpointed", "Degraded", "Complete", "Failed"]
+ConditionType = Literal[
+    "Accepted", "Admitted", "Running", "Progressing", "Checkpointed", "Degraded", "Complete", "Failed"
+]
 StageState = Literal["Pending", "Starting", "Running", "Suspended", "Restarting", "Succeeded", "Failed", "Skipped"]
 
 

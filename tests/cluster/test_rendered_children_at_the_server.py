@@ -10,7 +10,16 @@ from typing import Any
 import pytest
 
 from tests.support.control_plane import ControlPlane, KubectlError
-from tests.support.rendered_children import PRIORITY_CLASS, ROOT, attempt, backend, cpu_job, documents, pod_template
+from tests.support.rendered_children import (
+    PRIORITY_CLASS,
+    ROOT,
+    attempt,
+    backend,
+    cpu_job,
+    documents,
+    pod_template,
+    rdma_job,
+)
 from tools.crd import crd
 from unimrg_operator.backends.base import Manifest
 from unimrg_operator.backends.children import first_attempts
@@ -18,10 +27,12 @@ from unimrg_operator.backends.profile import SiteProfile
 
 RENDERED = [
     *documents()["pytorchjob.yaml"],
+    *documents()["jobset.yaml"],
     *(backend(SiteProfile()).render(first) for first in first_attempts(cpu_job(), "research")),
 ]
-CHILDREN = [pytest.param(manifest, id=manifest["metadata"]["name"]) for manifest in RENDERED]
+CHILDREN = [pytest.param(manifest, id=f"{manifest['kind']} {manifest['metadata']['name']}") for manifest in RENDERED]
 SYSTEM = "unimrg-system"
+PSA = "pod-security.kubernetes.io/enforce"
 SECONDS = 30.0
 
 
@@ -29,6 +40,7 @@ SECONDS = 30.0
 def restricted(control_plane: ControlPlane) -> Iterator[str]:
     """A namespace in which things are only tried out, with what the example jobs name."""
     name = "rendered-children"
+    control_plane.start_jobset()
     control_plane.create_namespace(name)
     priority = {"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": PRIORITY_CLASS}}
     control_plane.apply(
@@ -54,6 +66,32 @@ def test_the_server_accepts_a_rendered_child_and_its_pod(
     template = pod_template(manifest)
     pod = {"apiVersion": "v1", "kind": "Pod", **template, "metadata": {**template["metadata"], "name": "one"}}
     try_out(control_plane, pod, restricted)
+
+
+@pytest.mark.parametrize(
+    ("ipc_lock", "host_network", "taken", "refused"),
+    [
+        ("Never", "Never", "restricted", None),
+        ("Always", "Never", "privileged", "baseline"),
+        ("Never", "Always", "privileged", "baseline"),
+    ],
+)
+def test_pods_with_rdma_need_this_level_of_pod_security(
+    control_plane: ControlPlane, restricted: str, ipc_lock: str, host_network: str, taken: str, refused: str | None
+) -> None:
+    rdma = {"resource": "rdma/hca", "ipcLock": ipc_lock, "hostNetwork": host_network}
+    profile = SiteProfile.model_validate({"image": "a:1", "rdma": rdma})
+    template = pod_template(backend(profile).render(attempt(rdma_job())))
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "one"}, "spec": template["spec"]}
+    for level in filter(None, (taken, refused)):
+        control_plane.kubectl("label", "namespace", restricted, f"{PSA}={level}", "--overwrite")
+        try:
+            try_out(control_plane, pod, restricted)
+            assert level == taken
+        except KubectlError as error:
+            assert level == refused and f'violates PodSecurity "{level}' in str(error)
+        finally:
+            control_plane.kubectl("label", "namespace", restricted, f"{PSA}=restricted", "--overwrite")
 
 
 def test_pod_security_and_the_schema_are_really_checked(control_plane: ControlPlane, restricted: str) -> None:

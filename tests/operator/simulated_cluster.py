@@ -20,7 +20,16 @@ from unimrg_api.termination import TerminationRecord
 from unimrg_operator.core.decide import decide
 from unimrg_operator.core.decision import Action, CreateChild, Decision, DeleteChild, DeletePod, Event
 from unimrg_operator.core.lookup import has_failed, has_succeeded, is_alive
-from unimrg_operator.core.observation import Child, Observation, ObservedJob, Pod, ProgressReport, Terminated
+from unimrg_operator.core.observation import (
+    Child,
+    ChildState,
+    Observation,
+    ObservedJob,
+    Pod,
+    ProgressReport,
+    Terminated,
+    Workload,
+)
 
 NOON = 1_800_000_000.0
 """When every simulation begins."""
@@ -63,6 +72,7 @@ class Cluster:
         self.report: ProgressReport | None = None
         self.creation_error: tuple[str, str] | None = None
         self.previous_job_pods: tuple[str, ...] = ()
+        self.workloads: tuple[Workload, ...] | None = None
         self.secret_missing = False
         self.dead_nodes: set[str] = set()
         self.created: list[str] = []
@@ -80,7 +90,8 @@ class Cluster:
         shown = self.status if status is None else status
         job = ObservedJob("tiny", "default", "uid", 1, self.job, shown, self.parse_error, self.deleting)
         children, pods = tuple(self.children.values()), tuple(self.pods.values())
-        return Observation(job, children, pods, self.report, self.creation_error, self.previous_job_pods)
+        seen = Observation(job, children, pods, self.report, self.creation_error, self.previous_job_pods)
+        return replace(seen, workloads=self.workloads)
 
     def decide(self, status: JobStatus | None = None) -> Decision:
         """Decide on what can be seen; nothing that was not shown is acted on, and deciding again changes nothing."""
@@ -126,8 +137,9 @@ class Cluster:
             assert name not in self.created, f"{name} was made a second time"
             self.created.append(name)
             uid = self._uid("child")
+            state: ChildState = "Active" if self.job.spec.queue is None else "Suspended"
             self.children[name] = Child(
-                name, uid, action.stage, action.attempt, self.now, "Active", action.restart_counters
+                name, uid, action.stage, action.attempt, self.now, state, action.restart_counters
             )
         elif isinstance(action, DeleteChild):
             self._check_that_no_success_is_deleted(action)

@@ -33,7 +33,7 @@ from unimrg_operator.backends.children import spec_digest
 from unimrg_operator.backends.profile import SiteProfile
 from unimrg_operator.backends.registry import SiteBackends
 from unimrg_operator.core.decision import Action, CreateChild, Decision, DeleteChild, DeletePod, Event
-from unimrg_operator.core.observation import Observation
+from unimrg_operator.core.observation import Child, Observation
 from unimrg_operator.kube.errors import Forbidden, TooManyRequests, Unavailable
 
 CREATE = CreateChild("train", 2, 2, RestartCounters(user_restarts=1))
@@ -125,6 +125,15 @@ def test_the_status_is_written_before_the_actions_and_the_events(shell: Shell) -
     assert "gracePeriodSeconds" not in child
     assert pod["gracePeriodSeconds"] == 0
     assert shell.apply() == Outcome()  # nothing is written twice
+
+
+def test_a_child_is_deleted_as_what_it_is_whatever_the_spec_says(shell: Shell) -> None:
+    shell.api.others.append(ok())
+    child = Child("tiny-train-1", "u1", "train", 1, 0.0, "Active", kind="jobset.x-k8s.io/v1alpha2/JobSet")
+    item = job_object(status=stored(STATUS), spec={"nothing": "readable"})
+    observation = Observation(observe_job(item), (child,))
+    shell.applier.apply(item, observation, Decision(STATUS, (DeleteChild("train", "tiny-train-1", "u1"),)))
+    assert shell.requests() == [("DELETE", "jobsets/tiny-train-1")]
 
 
 @pytest.mark.parametrize(("code", "reason"), [(409, "Conflict"), (404, "NotFound")])

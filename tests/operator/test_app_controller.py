@@ -59,6 +59,7 @@ class Shell:
             pods=lambda *_: self.pods,
             namesakes_pods=lambda *_: self.namesakes_pods,
             unserved=lambda *_: self.unserved,
+            workloads=lambda *_: None,
         )
         warnings: Any = SimpleNamespace(about=self._warnings)
         backends, poller = SiteBackends(SiteProfile()), ProgressPoller(list, self.queue.add)

@@ -117,6 +117,24 @@ def test_the_state_of_a_child_is_what_its_conditions_say(stage: StageName, condi
     assert child.state == state
 
 
+@pytest.mark.parametrize(
+    ("condition", "state"),
+    [
+        ("Completed", "Succeeded"),
+        ("Failed", "Failed"),
+        ("Suspended", "Suspended"),
+        ("StartupPolicyCompleted", "Active"),
+    ],
+)
+def test_a_jobset_is_read_as_what_it_is(condition: str, state: str) -> None:
+    item = child_object() | {"apiVersion": "jobset.x-k8s.io/v1alpha2", "kind": "JobSet"}
+    item["status"] = {"conditions": [{"type": condition, "status": "True"}]}
+    child = observe_child(item, BACKENDS)
+    assert child is not None
+    assert (child.kind, child.state) == ("jobset.x-k8s.io/v1alpha2/JobSet", state)
+    assert observe_child(item | {"kind": "Stranger"}, BACKENDS) is None
+
+
 COUNTERS = RestartCounters(user_restarts=2, excluded_nodes=["node-b"])
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.operator.raw_objects import CHILD_UID, JOB_UID, Raw, child_object, job_object, owner, pod_object
+from tests.operator.raw_objects import CHILD_UID, JOB_UID, SPEC, Raw, child_object, job_object, owner, pod_object
 from tests.operator.scripted_api import ScriptedApi
 from unimrg_operator.app.metrics import Metrics
 from unimrg_operator.app.world import JobKey, World
@@ -26,6 +26,10 @@ class Cached:
     def reflector(self, kind: str) -> Reflector:
         return next(item for item in self.world.reflectors() if item.resource.kind == kind)
 
+    def tell(self, job: Raw) -> None:
+        """A job changes."""
+        self.reflector("UniMRGJob")._changed((None, job))
+
     def put(self, kind: str, *items: Raw) -> None:
         for item in items:
             self.reflector(kind).cache.put(item)
@@ -38,14 +42,26 @@ def cached(api: ScriptedApi) -> Cached:
 
 
 def test_only_the_kind_of_a_backend_may_be_missing_and_is_named(cached: Cached) -> None:
-    assert cached.world.unserved("lab", "train") is None
+    assert cached.world.unserved("lab", "train", None) is None
     for reflector in cached.world.reflectors():
         reflector.missing = True
     assert {item.resource.kind for item in cached.world.reflectors() if item.usable} == {"PyTorchJob"}
     assert not cached.world.usable("lab")
-    assert cached.world.unserved("lab", "train") == TRAIN
+    assert cached.world.unserved("lab", "train", None) == TRAIN
     cached.reflector("Job").missing = False
-    assert cached.world.unserved("lab", "check") is None
+    assert cached.world.unserved("lab", "check", None) is None
+
+
+def test_kinds_of_another_backend_are_watched_once_a_job_names_it(cached: Cached) -> None:
+    def watched() -> set[str]:
+        return {item.resource.kind for item in cached.world.reflectors()}
+
+    cached.tell(job_object())
+    assert watched() == {"UniMRGJob", "PyTorchJob", "Job", "Pod"}
+    cached.tell(job_object(spec={**SPEC, "backend": "JobSet"}))
+    assert watched() == {"UniMRGJob", "PyTorchJob", "JobSet", "Job", "Pod"}
+    assert cached.queued == [KEY, KEY]
+    cached.world.stop()
 
 
 def test_a_child_is_cached_as_soon_as_it_was_created(cached: Cached) -> None:

@@ -32,6 +32,8 @@ def test_the_example_is_read_as_it_is_written() -> None:
         ("nodeSelector:\n  a: 'b c'", "nodeSelector.a", 2, "does not have the form", "labels of the nodes"),
         ("tolerations:\n- {operator: Exists, value: b}", "tolerations[0].value", 2, "takes no value", "take it out"),
         ("tolerations:\n- {value: b}", "tolerations[0].key", 2, "needs the taint's key", "name it"),
+        ("rdma: {count: 2}", "rdma.resource", 1, "the field is missing", "add it: what"),
+        ("rdma:\n  resource: a\n  environment: {RANK: b}", "rdma.environment.RANK", 3, "set by the operator", "take"),
         ("- image: x", "", 1, "must hold fields", "put fields below it: backend, image, imagePullPolicy"),
     ],
 )

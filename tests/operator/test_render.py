@@ -22,11 +22,13 @@ from tests.support.rendered_children import (
     environ_in_pod,
     gpu_job,
     pod_template,
+    rdma_job,
     to_text,
 )
 from unimrg_api.environment import PodEnvironment, ports
 from unimrg_api.errors import UserError
 from unimrg_api.load import parse_job
+from unimrg_api.spec_platform import QueueSpec
 from unimrg_api.stages import StageName
 from unimrg_operator.backends.base import Manifest
 from unimrg_operator.backends.children import first_attempts, spec_digest
@@ -68,15 +70,18 @@ def leaves(value: Any, path: str = "") -> dict[str, Any]:
     return {path: value}
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_names_and_labels_fit_for_the_longest_name_and_most_nodes(stage: StageName) -> None:
+@pytest.mark.parametrize(
+    ("kind", "stage", "longest"),
+    [*(("PyTorchJob", stage, "worker-63") for stage in STAGES), ("JobSet", "train", "w-0-63-abcde")],
+)
+def test_names_and_labels_fit_for_the_longest_name_and_most_nodes(kind: str, stage: StageName, longest: str) -> None:
     job = cpu_job()
     metadata = job.metadata.model_copy(update={"name": "n" * 40})
     trainer = job.spec.trainer.model_copy(update={"nodes": 64})
-    spec = job.spec.model_copy(update={"trainer": trainer})
+    spec = job.spec.model_copy(update={"trainer": trainer, "backend": kind})
     long = job.model_copy(update={"metadata": metadata, "spec": spec})
     manifest = backend().render(attempt(long, stage, number=999, train_attempt=999))
-    pod = f"{manifest['metadata']['name']}-worker-63" if stage == "train" else manifest["metadata"]["name"]
+    pod = f"{manifest['metadata']['name']}-{longest}" if stage == "train" else manifest["metadata"]["name"]
     assert len(pod) <= 63
     assert all(len(value) <= 63 for value in pod_template(manifest)["metadata"]["labels"].values())
 
@@ -113,28 +118,43 @@ def test_what_may_change_in_a_job_is_not_in_the_digest() -> None:
 
 
 @pytest.mark.parametrize(
-    ("stage", "nodes", "master"),
+    ("kind", "stage", "nodes", "master"),
     [
-        ("check", 2, "127.0.0.1"),
-        ("prepare", 1, "127.0.0.1"),
-        ("train", 2, "quickstart-s3-train-1-worker-0"),
-        ("evaluate", 1, "127.0.0.1"),
-        ("finish", 1, "127.0.0.1"),
+        (None, "check", 2, "127.0.0.1"),
+        (None, "prepare", 1, "127.0.0.1"),
+        (None, "train", 2, "quickstart-s3-train-1-worker-0"),
+        ("JobSet", "train", 2, "quickstart-s3-train-1-w-0-0.quickstart-s3-train-1"),
+        (None, "evaluate", 1, "127.0.0.1"),
+        (None, "finish", 1, "127.0.0.1"),
     ],
 )
-def test_the_launcher_reads_its_environment(stage: StageName, nodes: int, master: str) -> None:
+def test_the_launcher_reads_its_environment(kind: str | None, stage: StageName, nodes: int, master: str) -> None:
     rank = 1 if stage == "train" else 0
-    manifest = render(stage, train_attempt=3)
+    job = cpu_job().model_copy(update={"spec": cpu_job().spec.model_copy(update={"backend": kind})})
+    manifest = backend().render(attempt(job, stage, train_attempt=3))
     env = PodEnvironment.from_environ(environ_in_pod(manifest, rank))
-    assert parse_job(json.loads(env.spec)) == cpu_job()
+    assert parse_job(json.loads(env.spec)) == job
     assert (env.job, env.uid, env.attempt, env.pod_ip) == ("quickstart-s3", UID, "3", "10.1.2.3")
     assert (env.node_rank, env.nodes, env.processes, env.master_address) == (rank, nodes, 1, master)
     assert (env.stall_timeout, env.grace) == (900, pod_template(manifest)["spec"]["terminationGracePeriodSeconds"])
     assert (env.run_dir, env.cache) == (PodEnvironment.run_dir, PodEnvironment.cache)
     assert str(env.termination_log) == container(manifest)["terminationMessagePath"]
     assert container(manifest)["ports"][0]["containerPort"] == ports(UID, "3")[1]
-    resource = backend().resource(stage)
+    resource = backend().resource(stage, job)
     assert (manifest["apiVersion"], manifest["kind"]) == (f"{resource.group}/{resource.version}", resource.kind)
+
+
+@pytest.mark.parametrize(("kind", "stage"), [*((None, stage) for stage in STAGES), ("JobSet", "train")])
+def test_a_child_in_a_queue_is_labelled_and_suspended_and_its_pods_are_not(kind: str, stage: StageName) -> None:
+    """A Kueue that manages jobs without a queue's name would hold an unlabelled one of any stage for ever."""
+    queue = QueueSpec(name="team-a", priority_class="urgent")
+    spec = cpu_job().spec.model_copy(update={"backend": kind, "queue": queue})
+    manifest = backend().render(attempt(cpu_job().model_copy(update={"spec": spec}), stage))
+    labels = {"kueue.x-k8s.io/queue-name": "team-a", "kueue.x-k8s.io/priority-class": "urgent"}
+    assert labels.items() <= manifest["metadata"]["labels"].items()
+    policy = manifest["spec"]["runPolicy"] if manifest["kind"] == "PyTorchJob" else manifest["spec"]
+    assert policy["suspend"] is True
+    assert json.dumps(manifest).count('"kueue.x-k8s.io/queue-name"') == 1
 
 
 def test_a_text_with_dollars_reaches_the_processes_as_it_was_written() -> None:
@@ -160,6 +180,32 @@ def test_the_image_is_the_jobs_own_else_the_sites() -> None:
     assert container(site.render(attempt(gpu_job())))["image"] == "site/trainer:1"
     with pytest.raises(UserError, match=r"names an image \(set spec\.image, or .* site profile\)"):
         backend(SiteProfile()).render(attempt(gpu_job()))
+
+
+def test_rdma_is_for_the_pods_that_train_and_refused_where_the_site_has_none() -> None:
+    job = rdma_job()
+    for stage in ("check", "evaluate"):
+        manifest = backend().render(attempt(job, stage))
+        assert "rdma/" not in json.dumps(container(manifest)["resources"])
+        assert "NCCL_IB_HCA" not in environ_in_pod(manifest)
+        # As root where training is: what they leave on a volume is for each other.
+        assert pod_template(manifest)["spec"]["securityContext"]["runAsUser"] == 0
+        assert "add" not in container(manifest)["securityContext"]["capabilities"]
+    with pytest.raises(UserError, match=r"has no section rdma \(use rdma: Never, or"):
+        backend(SiteProfile(image="a:1")).render(attempt(job, "check"))
+
+
+def test_rdma_may_leave_pods_what_they_are_or_give_them_the_nodes_network() -> None:
+    def rendered(**rdma: str) -> Manifest:
+        profile = SiteProfile.model_validate({"image": "a:1", "rdma": {"resource": "rdma/hca", "count": 2, **rdma}})
+        return backend(profile).render(attempt(rdma_job()))
+
+    plain = rendered(ipcLock="Never")
+    assert container(plain)["resources"]["limits"]["rdma/hca"] == "2"
+    assert pod_template(plain)["spec"]["securityContext"]["runAsNonRoot"] is True
+    assert "hostNetwork" not in pod_template(plain)["spec"]
+    hosts = pod_template(rendered(hostNetwork="Always"))["spec"]
+    assert (hosts["hostNetwork"], hosts["dnsPolicy"]) == (True, "ClusterFirstWithHostNet")
 
 
 def test_a_job_too_large_for_a_variable_is_refused() -> None:

@@ -328,6 +328,7 @@ BAD_JOBS = [
     *bad(BENCHMARKS, SPATIAL, "[spatial: {}, spatial: {questions: 8}]", "[spatial: {}, custom: {name: spatial}]"),
     *bad(BENCHMARKS, SPATIAL, "[generatedMaps: {}, spatial: {}, generatedMaps: {images: 8}]"),
     *bad("spec.data.imageEncoding", "imageEncoding: Online", "imageEncoding: online"),
+    *bad("spec.trainer.rdma", "compile: Never", "rdma: Always"),
     *bad("spec.data.imageEncoding", f"    sources:\n{SCENES}\n{ENCODING}Online", f"{ENCODING}Prepared"),
     *bad(SOURCES, SCENES, f"{SCENES}\n{SCENES}", "      - images: {uri: file:///a}"),
 ]
@@ -363,6 +364,9 @@ BAD_JOBS += [
     *_on_cluster(f"{TRAINING}.parts", GOOD_MODEL, *(MODEL_WITH_ENCODER.format(one) for one in ("openuni", "showo"))),
     *_on_cluster(f"{TRAINING}.parts", GOOD_MODEL, *ALL_FROZEN),
     *_on_cluster("spec.runPolicy.maxBackoffSeconds", "backoffSeconds: 5,", "backoffSeconds: 61,"),
+    *_on_cluster("spec.backend", "  trainer:\n", "  backend: pytorchjob\n  trainer:\n"),
+    *_on_cluster("spec.queue.name", "  trainer:\n", "  queue: {name: Team}\n  trainer:\n", "  queue: {}\n  trainer:\n"),
+    *_on_cluster("spec.queue.priorityClass", "  trainer:\n", "  queue: {name: a, priorityClass: a.b}\n  trainer:\n"),
     *_on_cluster("spec.runPolicy.maxRestarts", "maxRestarts: 2", "maxRestarts: -1"),
     *_on_cluster("spec.runPolicy.activeDeadlineSeconds", "maxRestarts: 2", "activeDeadlineSeconds: 0"),
     *_on_cluster(LABELS, "  name: g", "  labels: {team: a b}\n  name: g", "  labels: {a/b/c: d}\n  name: g"),

@@ -1,6 +1,6 @@
 """A real Kubernetes control plane on loopback, started from the programs in $KUBEBUILDER_ASSETS: no root, no network.
 
-Etcd, API server, controller manager, scheduler, and Training Operator with its webhook.
+Etcd, API server, controller manager, scheduler, and Training Operator with its webhook; JobSet and Kueue on demand.
 No kubelet: `tests/support/kubelet` plays that one.
 """
 
@@ -16,12 +16,12 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
-from tests.support import training_operator
 from tests.support.certificates import write_certificate
+from tests.support.controllers import JOBSET, KUEUE, TRAINING_OPERATOR, Controller
 from tests.support.guarded import GuardedProcess
 from tests.support.ports import free_port, http_status
 
@@ -211,8 +211,8 @@ class ControlPlane:
         return lambda: http_status(f"https://127.0.0.1:{port}/healthz") == 200
 
     def _start_training_operator(self) -> None:
-        webhook, probe, metrics = free_port(), free_port(), self._port("training-operator")
-        self.apply(*training_operator.objects(self.assets / "manifests" / "training-operator", webhook))
+        probe, metrics = free_port(), self._port("training-operator")
+        webhook, _ = self._install(TRAINING_OPERATOR)
         self.wait_until_served("pytorchjobs.kubeflow.org")
         self._spawn(
             "training-operator",
@@ -223,11 +223,41 @@ class ControlPlane:
             "--zap-log-level=info",
             environment={
                 "KUBECONFIG": str(self.kubeconfig),
-                "MY_POD_NAMESPACE": training_operator.NAMESPACE,
+                "MY_POD_NAMESPACE": TRAINING_OPERATOR.namespace,
                 "MY_POD_NAME": "local",
             },
         )
         self._wait("training-operator", lambda: http_status(f"http://127.0.0.1:{probe}/readyz") == 200)
+
+    def start_jobset(self) -> None:
+        """Start JobSet unless it runs; returns when it is ready."""
+        self._start_configured(JOBSET, "jobsets.jobset.x-k8s.io")
+
+    def start_kueue(self) -> None:
+        """Start Kueue over Jobs, JobSets and PyTorchJobs unless it runs; returns when it is ready."""
+        self.start_jobset()  # Kueue watches the kinds that it is told of
+        self._start_configured(KUEUE, "workloads.kueue.x-k8s.io", "--feature-gates=VisibilityOnDemand=false")
+
+    def _start_configured(self, controller: Controller, definition: str, *flags: str) -> None:
+        name, probe = controller.name, free_port()
+        if name in self.processes:
+            return
+        if not (self.assets / name).is_file():
+            go_without(f"KUBEBUILDER_ASSETS ({self.assets}) lacks {name}")
+        webhook, certificates = self._install(controller)
+        self.wait_until_served(definition)
+        path = self.folder / f"{name}.json"
+        path.write_text(controller.configuration(webhook, probe, certificates))
+        self._spawn(
+            name, f"--config={path}", *flags, "--zap-log-level=info", environment={"KUBECONFIG": str(self.kubeconfig)}
+        )
+        self._wait(name, lambda: http_status(f"http://127.0.0.1:{probe}/readyz") == 200)
+
+    def _install(self, controller: Controller) -> tuple[int, Path]:
+        """Apply a controller's objects; return the port of its webhook, and the folder of its certificate."""
+        port, certificates = free_port(), controller.certificates(self.folder)
+        self.apply(*controller.objects(self.assets / "manifests", port, certificates))
+        return port, certificates
 
     # --- helpers --------------------------------------------------------------------------------------------
 
@@ -275,15 +305,17 @@ class ControlPlane:
 
 
 def find_assets() -> Path:
-    """Return the folder of the programs; skips the test where there is none.
-
-    With UNIMRG_REQUIRE_CLUSTER=1 the test fails instead.
-    """
+    """Return the folder of the programs; skips the test where there is none, see `go_without`."""
     folder = os.environ.get("KUBEBUILDER_ASSETS", "")
     missing = [name for name in PROGRAMS if not (Path(folder) / name).is_file()]
-    if folder and not missing:
-        return Path(folder).resolve()
-    reason = f"KUBEBUILDER_ASSETS ({folder}) lacks {', '.join(missing)}" if folder else "KUBEBUILDER_ASSETS is not set"
+    if missing:
+        lacking = f"KUBEBUILDER_ASSETS ({folder}) lacks {', '.join(missing)}"
+        go_without(lacking if folder else "KUBEBUILDER_ASSETS is not set")
+    return Path(folder).resolve()
+
+
+def go_without(reason: str) -> NoReturn:
+    """Skip the test, or fail it with UNIMRG_REQUIRE_CLUSTER=1."""
     message = f"{reason}: install the control plane's programs, see docs/development.md"
     if os.environ.get("UNIMRG_REQUIRE_CLUSTER") == "1":
         pytest.fail(message, pytrace=False)

@@ -18,6 +18,7 @@ from ruamel.yaml import YAML
 from unimrg_api.job import UniMRGJob
 from unimrg_api.load import load_job, parse_job
 from unimrg_api.status import RestartCounters
+from unimrg_operator.backends import jobset, pytorchjob
 from unimrg_operator.backends.base import Attempt, Manifest
 from unimrg_operator.backends.children import first_attempts
 from unimrg_operator.backends.profile import SiteProfile, load_profile
@@ -28,7 +29,6 @@ TOYS = ROOT / "tests" / "toys"
 GOLDEN = ROOT / "tests" / "operator" / "golden"
 UID = "7c9a3f0e-5b1d-4e57-9d0b-2f6f3b0c1a11"
 PRIORITY_CLASS = "training"
-RANK = "training.kubeflow.org/replica-index"
 
 
 def cpu_job() -> UniMRGJob:
@@ -76,6 +76,13 @@ def gpu_job(**changes: Any) -> UniMRGJob:
     )
 
 
+def rdma_job(job: UniMRGJob | None = None) -> UniMRGJob:
+    """A job whose GPUs talk over RDMA."""
+    job = job or gpu_job()
+    trainer = job.spec.trainer.model_copy(update={"rdma": "Always"})
+    return job.model_copy(update={"spec": job.spec.model_copy(update={"trainer": trainer})})
+
+
 def site() -> SiteProfile:
     """The example profile, with the fields that it leaves out."""
     profile = load_profile(ROOT / "examples" / "site-profile.yaml")
@@ -98,10 +105,12 @@ def documents() -> dict[str, list[Manifest]]:
     if str(TOYS) not in sys.path:
         sys.path.append(str(TOYS))
     again = RestartCounters(infra_restarts=1, checkpoint_step=500, excluded_nodes=["node-7", "node-3"])
-    train = attempt(gpu_job(), number=2, train_attempt=2, restart_counters=again)
-    with_jobs = [attempt(gpu_job(), "check"), train, attempt(gpu_job(), "evaluate")]
+    second = {"number": 2, "train_attempt": 2, "restart_counters": again}
+    with_jobs = [attempt(gpu_job(), "check"), attempt(gpu_job(), **second), attempt(gpu_job(), "evaluate")]
     return {
         "pytorchjob.yaml": [backend().render(item) for item in with_jobs],
+        "jobset.yaml": [backend().render(attempt(gpu_job(backend="JobSet"), **second))],
+        "rdma.yaml": [backend().render(attempt(rdma_job()))],
         "toy.yaml": [backend(SiteProfile(backend="toy")).render(attempt(cpu_job()))],
     }
 
@@ -121,8 +130,11 @@ def to_text(manifests: list[Manifest]) -> str:
 def pod_template(manifest: Manifest) -> dict[str, Any]:
     """Return the template of a child's pods."""
     spec = manifest["spec"]
-    worker = spec["pytorchReplicaSpecs"]["Worker"] if manifest["kind"] == "PyTorchJob" else spec
-    template: dict[str, Any] = worker["template"]
+    if manifest["kind"] == "PyTorchJob":
+        spec = spec["pytorchReplicaSpecs"]["Worker"]
+    elif manifest["kind"] == "JobSet":
+        spec = spec["replicatedJobs"][0]["template"]["spec"]
+    template: dict[str, Any] = spec["template"]
     return template
 
 
@@ -135,7 +147,7 @@ def container(manifest: Manifest) -> dict[str, Any]:
 
 def environ_in_pod(manifest: Manifest, rank: int = 0) -> dict[str, str]:
     """Return what a process of the pod of a node rank sees, as a kubelet makes it, but for values from Secrets."""
-    fields = {"status.podIP": "10.1.2.3", f"metadata.labels['{RANK}']": str(rank)}
+    fields = {"status.podIP": "10.1.2.3", pytorchjob.NODE_RANK: str(rank), jobset.NODE_RANK: str(rank)}
     known: dict[str, str] = {}
 
     def replacement(match: re.Match[str]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tests.support.cluster import Cluster, Object
 
 STEPS = 60
@@ -15,8 +17,10 @@ MODELS = {
 """Family → its settings: dropout as published, images generated in few steps."""
 
 
-def job(cluster: Cluster, bucket: str, name: str, evaluate: Object | None = None, family: str = "harmon") -> Object:
-    """Two nodes with a process each, on the data that the first of these jobs prepares."""
+def job(
+    cluster: Cluster, bucket: str, name: str, evaluate: Object | None = None, family: str = "harmon", **more: Any
+) -> Object:
+    """Two nodes with a process each, on the data that the first of these jobs prepares; `more` are fields of spec."""
     return {
         "apiVersion": "training.unimrg.dev/v1alpha1",
         "kind": "UniMRGJob",
@@ -39,6 +43,7 @@ def job(cluster: Cluster, bucket: str, name: str, evaluate: Object | None = None
             "tracking": cluster.tracking(EXPERIMENT),
             "stages": {"evaluate": evaluate or {"mode": "Never"}},
             "runPolicy": {"backoffSeconds": 1},
+            **more,
         },
     }
 
@@ -50,3 +55,15 @@ def condition(found: Object, name: str) -> Object:
 
 def stage(found: Object, name: str) -> Object:
     return next((item for item in found.get("status", {}).get("stages", []) if item["name"] == name), {})
+
+
+def checkpoint_step(found: Object) -> int:
+    """Return the step of the newest checkpoint that a job's status tells of; 0 for none."""
+    return int(found.get("status", {}).get("checkpoint", {}).get("step", 0))
+
+
+def rank_log(cluster: Cluster, bucket: str, name: str, attempt: int) -> str:
+    """Return the log of rank 0 of a job's training, as it lies in the store."""
+    key = f"{name}/logs/attempt-{attempt}/train/rank-0.log"
+    body: bytes = cluster.s3.client().get_object(Bucket=bucket, Key=key)["Body"].read()
+    return body.decode()

@@ -113,7 +113,7 @@ class Applier:
                     if (hindrance := self.create(observation, action)) is not None:
                         return hindrance
                 case DeleteChild():
-                    self._delete(self._backends.resource(action.stage), namespace, action.name, action.uid)
+                    self._delete(self._kind_of(observation, action), namespace, action.name, action.uid)
                 case DeletePod():
                     self._delete(PODS, namespace, action.name, action.uid, grace_seconds=0)
         return None
@@ -135,7 +135,7 @@ class Applier:
             manifest = self._backends.render(attempt)
         except UserError as error:
             return _creation_error("RenderError", str(error))
-        resource, name = self._backends.resource(action.stage), child_name(attempt)
+        resource, name = self._backends.resource(action.stage, job.parsed), child_name(attempt)
         if (action.stage, action.attempt) != (VALIDATION, 1) and self._is_alive_unseen(observation):
             return STALE_SECONDS
         try:
@@ -195,6 +195,12 @@ class Applier:
         if now - self._going.of(text_of(dig(namesake, "metadata"), "uid"), now) <= PATIENCE_SECONDS:
             return NAMESAKE_SECONDS
         return _creation_error("NameConflict", message)
+
+    def _kind_of(self, observation: Observation, action: DeleteChild) -> Resource:
+        """Return the kind of a child: what it is may be known where the job's spec cannot be read."""
+        kind = next((child.kind for child in observation.children if child.uid == action.uid), "")
+        known = (resource for resource in self._backends.resources() if resource.kind_key == kind)
+        return next(known, self._backends.resource(action.stage, observation.job.parsed))
 
     def _delete(
         self, resource: Resource, namespace: str, name: str, uid: str, grace_seconds: int | None = None

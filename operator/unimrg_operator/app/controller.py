@@ -217,7 +217,9 @@ class Controller:
                     for pod in pods
                 ]
         report = self._poller.report(key, _reporting_pods(children, pods))
-        return Observation(job, tuple(children), tuple(pods), report, creation_error, previous_job_pods), look_again
+        workloads = self._world.workloads(key[0], {child.uid for child in children})
+        observation = Observation(job, tuple(children), tuple(pods), report, creation_error, previous_job_pods)
+        return replace(observation, workloads=workloads), look_again
 
     def _presume(self, namespace: str, job: ObservedJob, children: list[Child]) -> CreationError | None:
         """Hold on to a child that was going on where its kind is not served just now: it need not be gone.
@@ -229,7 +231,7 @@ class Controller:
             seen = any((child.stage, child.attempt) == (stage.name, stage.attempt) for child in children)
             if stage.child is None or stage.child_uid is None or stage.attempt_end is not None or seen:
                 continue
-            kind = self._world.unserved(namespace, stage.name)
+            kind = self._world.unserved(namespace, stage.name, job.parsed)
             if kind is not None:
                 children.append(presumed_child(stage))
                 creation_error = backend_missing(kind)

@@ -27,8 +27,10 @@ def health_server(address: str, controller: Controller, world: World, metrics: M
         return 200 if age < STUCK_SECONDS else 503, "text/plain", text.encode()
 
     def readyz() -> tuple[int, str, bytes]:
-        behind = [f"{item}: {item.reason}\n" for item in world.reflectors() if not item.synced]
-        return 503 if behind else 200, "text/plain", "".join(behind or ["all caches are in step\n"]).encode()
+        behind = [item for item in world.reflectors() if not item.synced]
+        text = "".join(f"{item}: {item.reason}\n" for item in behind) or "all caches are in step\n"
+        # A job may ask for a backend that this cluster has not: it is told, and others go on.
+        return 200 if all(item.absent for item in behind) else 503, "text/plain", text.encode()
 
     pages = {"/healthz": healthz, "/readyz": readyz, "/metrics": lambda: (200, CONTENT_TYPE_LATEST, metrics.text())}
     try:

@@ -72,7 +72,7 @@ def run(options: argparse.Namespace, stop: threading.Event) -> ExitCode:
     metrics = Metrics()
     metrics.leader.set_function(lambda: float(lease is None or lease.held))
     queue: WorkQueue[JobKey] = WorkQueue()
-    world = World(client, backends, namespaces, queue.add, metrics)
+    world = World(client, backends, namespaces, queue.add, metrics, kueue=options.kueue)
     poller = ProgressPoller(world.pods_of_children, queue.add, seconds=options.progress_seconds)
     outbox = Outbox(Publisher(client))
     applier = Applier(client, backends, outbox.publish, world.written, world.created)
@@ -132,6 +132,11 @@ def _parser() -> argparse.ArgumentParser:
         default="0.0.0.0:8080",
         metavar="HOST:PORT",
         help="where /healthz, /readyz and /metrics are served (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--kueue",
+        action="store_true",
+        help="say why jobs wait in a queue of Kueue and at which position; needs list and watch on its workloads",
     )
     parser.add_argument("--kubeconfig", type=Path, metavar="FILE", help="default: KUBECONFIG, else this pod's account")
     parser.add_argument("--context", metavar="NAME", help="context of the kubeconfig; default: its current one")

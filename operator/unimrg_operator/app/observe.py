@@ -50,15 +50,16 @@ def observe_job(item: Object) -> ObservedJob:
 
 
 def observe_child(item: Object, backends: SiteBackends) -> Child | None:
-    """Read a child; None for what has no stage or number and hence was not made by us."""
+    """Read a child; None for what has no stage, number or kind of ours, and hence was not made by us."""
     labels = dig(item, "metadata", "labels")
     stage = stage_of(item)
     attempt = int_of(labels, cluster.ATTEMPT_LABEL)
-    if stage is None or attempt < 1:
+    backend = backends.observing(item)
+    if stage is None or attempt < 1 or backend is None:
         return None
     metadata = item["metadata"]
     annotations = dig(metadata, "annotations")
-    observed = backends.of(stage).observe(item)
+    observed = backend.observe(item)
     return Child(
         name=text_of(metadata, "name"),
         uid=text_of(metadata, "uid"),
@@ -69,6 +70,7 @@ def observe_child(item: Object, backends: SiteBackends) -> Child | None:
         resumed_at=observed.resumed_at,
         restart_counters=_read_counters(text_of(annotations, cluster.RESTART_COUNTERS_ANNOTATION)),
         deleting=bool(dig(metadata, "deletionTimestamp")),
+        kind=backend.resource.kind_key,
     )
 
 

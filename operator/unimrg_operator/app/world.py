@@ -9,13 +9,15 @@ from functools import partial
 from typing import Any, get_args
 
 from unimrg_api import cluster
-from unimrg_api.job import KIND
+from unimrg_api.job import KIND, UniMRGJob
 from unimrg_api.stages import JobPhase, StageName
 from unimrg_operator.app.metrics import Metrics
 from unimrg_operator.app.observe import UID_VARIABLE, is_pod_of, is_pod_of_namesake
+from unimrg_operator.app.queues import WORKLOADS, observe_workloads, prune_workload
 from unimrg_operator.backends.base import Resource
 from unimrg_operator.backends.objects import dicts_of, dig, owner_of, text_of
 from unimrg_operator.backends.registry import SiteBackends
+from unimrg_operator.core.observation import Workload
 from unimrg_operator.kube.cache import Change
 from unimrg_operator.kube.client import Client, Object
 from unimrg_operator.kube.reflector import Reflector
@@ -36,17 +38,18 @@ _VARIABLES = (UID_VARIABLE, cluster.NODE_RANK_VARIABLE)
 @dataclass(frozen=True)
 class _Namespace:
     jobs: Reflector
-    children: tuple[Reflector, ...]
+    children: dict[Resource, Reflector]
+    """By kind, those that no job needs yet too."""
     pods: Reflector
-
-    def reflectors(self) -> Iterator[Reflector]:
-        yield self.jobs
-        yield from self.children
-        yield self.pods
+    workloads: Reflector | None
+    """Kueue's; None where nobody looks at them."""
 
 
 class World:
-    """Reflectors of every kind and namespace. `changed` is called with the key of the job that a change concerns."""
+    """Reflectors of every kind and namespace. `changed` is called with the key of the job that a change concerns.
+
+    Kinds of a backend that is not the site's own are watched from when a job first names it.
+    """
 
     def __init__(
         self,
@@ -55,26 +58,25 @@ class World:
         namespaces: Sequence[str],
         changed: Callable[[JobKey], None],
         metrics: Metrics,
+        *,
+        kueue: bool = False,
     ) -> None:
+        """`kueue` says whether Kueue's Workloads are watched."""
+        self._kueue = kueue
         self._changed = changed
         self._metrics = metrics
         self._backends = backends
+        self._lock = threading.Lock()
         self._threads: list[threading.Thread] = []
-        kinds = dict.fromkeys(kind for backend in backends.all() for kind in (backend.resource, *backend.intermediates))
-        self._namespaces = {name: self._reflect(client, name, kinds) for name in dict.fromkeys(namespaces)}
+        self._watched = set(backends.wanted_resources())
+        self._namespaces = {name: self._reflect(client, name) for name in dict.fromkeys(namespaces)}
         for phase in get_args(JobPhase):
             metrics.jobs.labels(phase).set_function(partial(self._count, phase))
         metrics.excluded_nodes.set_function(self._count_excluded_nodes)
-        for item in self.reflectors():
-            synced = metrics.cache_synced.labels(item.resource.kind, item.namespace)
-            synced.set_function(partial(getattr, item, "synced"))
 
     def start(self) -> None:
         """Begin to list and watch."""
-        for reflector in self.reflectors():
-            thread = threading.Thread(target=reflector.run, name=str(reflector), daemon=True)
-            thread.start()
-            self._threads.append(thread)
+        self._run(self.reflectors())
 
     def stop(self, seconds: float = 5.0) -> None:
         """End every watch; wait at most so long for each."""
@@ -84,12 +86,12 @@ class World:
             thread.join(seconds)
 
     def reflectors(self) -> list[Reflector]:
-        """Return all reflectors."""
-        return [reflector for namespace in self._namespaces.values() for reflector in namespace.reflectors()]
+        """Return the reflectors of all kinds that are watched."""
+        return [reflector for name in self._namespaces for reflector in self._reflectors(name)]
 
     def usable(self, namespace: str) -> bool:
         """Whether all caches of a namespace are in step, so that what is not cached is not there."""
-        return all(reflector.usable for reflector in self._namespaces[namespace].reflectors())
+        return all(reflector.usable for reflector in self._reflectors(namespace))
 
     def job(self, key: JobKey) -> Object | None:
         """Return a UniMRGJob."""
@@ -101,19 +103,16 @@ class World:
 
     def created(self, resource: Resource, namespace: str, item: Object) -> None:
         """Take in the child that the API server returned when we created it."""
-        for reflector in self._namespaces[namespace].children:
-            if reflector.resource == resource:
-                reflector.admit(item)
+        self._namespaces[namespace].children[resource].admit(item)
 
-    def unserved(self, namespace: str, stage: StageName) -> Resource | None:
-        """Return the kind of a stage's children if the API server does not know it: then nobody knows them."""
-        kind = self._backends.resource(stage)
-        missing = any(item.missing for item in self._namespaces[namespace].children if item.resource == kind)
-        return kind if missing else None
+    def unserved(self, namespace: str, stage: StageName, job: UniMRGJob | None) -> Resource | None:
+        """Return the kind of a job's children of a stage if the API server does not know it: nobody knows them then."""
+        kind = self._backends.resource(stage, job)
+        return kind if self._namespaces[namespace].children[kind].missing else None
 
     def children(self, key: JobKey, uid: str) -> list[Object]:
         """Return the objects that the object with that uid controls: of a job its children."""
-        return [item for reflector in self._namespaces[key[0]].children for item in reflector.cache.by(uid)]
+        return [item for reflector in self._namespaces[key[0]].children.values() for item in reflector.cache.by(uid)]
 
     def pod_owners(self, key: JobKey, children: Iterable[Object]) -> dict[str, str]:
         """Return the names of children by the uids of what may control their pods: they, and what stands between."""
@@ -130,6 +129,11 @@ class World:
         """Return the pods of the job with that uid, also those whose child is gone."""
         return [item for item in self._namespaces[key[0]].pods.cache.by(key[1]) if is_pod_of(item, uid, owner_uids)]
 
+    def workloads(self, namespace: str, child_uids: Collection[str]) -> tuple[Workload, ...] | None:
+        """Return what Kueue says of children; None where it is not looked at."""
+        reflector = self._namespaces[namespace].workloads
+        return None if reflector is None else observe_workloads(child_uids, reflector.cache.all())
+
     def namesakes_pods(self, key: JobKey, uid: str, owner_uids: Collection[str]) -> list[Object]:
         """Return the pods of earlier jobs that had the name of the job with that uid."""
         pods = self._namespaces[key[0]].pods.cache.by(key[1])
@@ -145,7 +149,30 @@ class World:
                     if text_of(owner_of(pod), "uid") in owners:
                         yield key, pod
 
-    def _reflect(self, client: Client, namespace: str, kinds: Iterable[Resource]) -> _Namespace:
+    def _reflectors(self, namespace: str) -> Iterator[Reflector]:
+        found = self._namespaces[namespace]
+        yield found.jobs
+        yield from (reflector for kind, reflector in found.children.items() if kind in self._watched)
+        yield found.pods
+        if found.workloads is not None:
+            yield found.workloads
+
+    def _run(self, reflectors: Iterable[Reflector]) -> None:
+        for reflector in reflectors:
+            synced = self._metrics.cache_synced.labels(reflector.resource.kind, reflector.namespace)
+            synced.set_function(partial(getattr, reflector, "synced"))
+            thread = threading.Thread(target=reflector.run, name=str(reflector), daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def _watch(self, resources: Iterable[Resource]) -> None:
+        """Watch these kinds from now on, in all namespaces."""
+        with self._lock:
+            new = set(resources) - self._watched
+            self._watched |= new
+            self._run(space.children[kind] for kind in new for space in self._namespaces.values())
+
+    def _reflect(self, client: Client, namespace: str) -> _Namespace:
         def reflector(resource: Resource, **options: Any) -> Reflector:
             counter = self._metrics.watch_restarts
             return Reflector(
@@ -157,15 +184,23 @@ class World:
                 **options,
             )
 
-        ours: dict[str, Any] = {"prune": prune, "label_selector": cluster.JOB_LABEL}  # whatever bears this label
+        ours: dict[str, Any] = {"label_selector": cluster.JOB_LABEL}  # whatever bears this label
         return _Namespace(
             jobs=reflector(JOBS, prune=prune_job, index=phase_of),
-            children=tuple(
+            children={
                 # A kind that is not built in comes with another operator.
-                reflector(kind, index=lambda item: text_of(owner_of(item), "uid"), optional="." in kind.group, **ours)
-                for kind in kinds
-            ),
-            pods=reflector(PODS, index=job_name_of, **ours),
+                kind: reflector(
+                    kind,
+                    prune=partial(prune_child, kind),
+                    index=lambda item: text_of(owner_of(item), "uid"),
+                    optional="." in kind.group,
+                    **ours,
+                )
+                for kind in self._backends.resources()
+            },
+            pods=reflector(PODS, prune=prune, index=job_name_of, **ours),
+            # All of them: a position is one among others.
+            workloads=reflector(WORKLOADS, prune=prune_workload, optional=True) if self._kueue else None,
         )
 
     def _tell(self, change: Change) -> None:
@@ -173,9 +208,23 @@ class World:
             if item is None:
                 continue
             metadata = item["metadata"]
-            name = metadata["name"] if item.get("kind") == KIND else job_name_of(item)
+            name = job_name_of(item)
+            if item.get("kind") == WORKLOADS.kind:
+                name = self._job_of_workload(item)
+            elif item.get("kind") == KIND:
+                name = metadata["name"]
+                self._watch(self._backends.wanted_resources(dig(item, "spec", "backend")))
             if name:
                 self._changed((metadata["namespace"], name))
+
+    def _job_of_workload(self, item: Object) -> str:
+        """Return the name of the job whose child a Workload is of; empty where that is nobody's we know."""
+        owner = owner_of(item)
+        for reflector in self._namespaces[item["metadata"]["namespace"]].children.values():
+            child = reflector.cache.get(text_of(owner, "name"))
+            if child is not None and text_of(child["metadata"], "uid") == text_of(owner, "uid"):
+                return job_name_of(child)
+        return ""
 
     def _count(self, phase: str) -> int:
         return sum(namespace.jobs.cache.count(phase) for namespace in self._namespaces.values())
@@ -209,6 +258,11 @@ def prune_job(item: Object) -> Object:
         "spec": item.get("spec"),
         "status": item.get("status") or {},
     }
+
+
+def prune_child(kind: Resource, item: Object) -> Object:
+    """Keep of an object of a kind what may be read. Lists do not name the kind of their items, so it is put in."""
+    return {**prune(item), "apiVersion": kind.api_version, "kind": kind.kind}
 
 
 def prune(item: Object) -> Object:

@@ -25,6 +25,16 @@ class Resource:
     plural: str
     kind: str
 
+    @property
+    def api_version(self) -> str:
+        """Group and version, as an object names them."""
+        return f"{self.group}/{self.version}" if self.group else self.version
+
+    @property
+    def kind_key(self) -> str:
+        """The kind with group and version, e.g. `kubeflow.org/v1/PyTorchJob`."""
+        return f"{self.api_version}/{self.kind}"
+
 
 @dataclass(frozen=True)
 class Attempt:

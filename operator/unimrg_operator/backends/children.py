@@ -30,6 +30,20 @@ def spec_digest(job: UniMRGJob) -> str:
     return sha256_of(without_mutable_fields(dump_job(job)["spec"]))
 
 
+def queue_labels(attempt: Attempt) -> dict[str, str]:
+    """Return the labels by which Kueue takes in a child, of whatever stage: it could hold one without them for ever."""
+    queue = attempt.job.spec.queue
+    if queue is None:
+        return {}
+    priority = {} if queue.priority_class is None else {"kueue.x-k8s.io/priority-class": queue.priority_class}
+    return {"kueue.x-k8s.io/queue-name": queue.name, **priority}
+
+
+def suspended(attempt: Attempt) -> bool | None:
+    """Return whether a child is created suspended: a queue resumes it, and nobody else does."""
+    return True if attempt.job.spec.queue is not None else None
+
+
 def labels_of(attempt: Attempt) -> dict[str, str]:
     """Return the labels of a child and of its pods: the user's own ones stay on the job."""
     return {

@@ -14,16 +14,18 @@ from unimrg_api import cluster
 from unimrg_api.digests import canonical_json
 from unimrg_api.environment import PodEnvironment, ports
 from unimrg_api.errors import UserError
-from unimrg_api.job import API_VERSION, KIND
+from unimrg_api.job import API_VERSION, KIND, UniMRGJob
 from unimrg_api.load import process_spec
 from unimrg_api.spec_platform import SecretSpec
 from unimrg_api.stages import STAGES, PodSize
 from unimrg_operator.backends import children
 from unimrg_operator.backends.base import Attempt, Manifest
-from unimrg_operator.backends.profile import SiteProfile
+from unimrg_operator.backends.profile import RdmaSpec, SiteProfile
 
 USER = 65532
 """User and group of every process; the image has nothing that belongs to it."""
+ROOT = 0
+"""User and group where memory is locked with a capability: a process of another user does not have it."""
 FORCED_DELETION = "kueue.x-k8s.io/safe-to-forcefully-delete"
 """Annotation for Kueue: a pod on a lost node may be given up, as an unreachable attempt is never waited for."""
 _STORAGE_KEYS = {"AWS_ACCESS_KEY_ID": False, "AWS_SECRET_ACCESS_KEY": False, "AWS_SESSION_TOKEN": True}
@@ -63,7 +65,7 @@ def metadata(attempt: Attempt) -> k8s.V1ObjectMeta:
     return k8s.V1ObjectMeta(
         name=children.child_name(attempt),
         namespace=attempt.namespace,
-        labels=children.labels_of(attempt),
+        labels={**children.labels_of(attempt), **children.queue_labels(attempt)},
         annotations={
             cluster.SPEC_DIGEST_ANNOTATION: children.spec_digest(attempt.job),
             cluster.RESTART_COUNTERS_ANNOTATION: canonical_json(counters),
@@ -87,7 +89,13 @@ def _pod(attempt: Attempt, profile: SiteProfile, node_rank: str | None, master_a
     row = STAGES[attempt.stage]
     on_gpus = row.pod_size(attempt.job) is PodSize.GPU
     tolerations = [k8s.V1Toleration(**item.model_dump()) for item in profile.tolerations]
+    rdma, own_rdma = _rdma(attempt.job, profile), _pods_rdma(attempt, profile)
+    # One user in all stages, or they could not write to each other's folders on a volume.
+    user = ROOT if rdma is not None and rdma.ipc_lock == "Always" else USER
+    on_hosts = own_rdma is not None and own_rdma.host_network == "Always"
     return k8s.V1PodSpec(
+        host_network=True if on_hosts else None,
+        dns_policy="ClusterFirstWithHostNet" if on_hosts else None,
         restart_policy="Never",  # attempts are counted by the operator
         service_account_name=attempt.job.spec.trainer.service_account_name,
         automount_service_account_token=False,
@@ -99,9 +107,9 @@ def _pod(attempt: Attempt, profile: SiteProfile, node_rank: str | None, master_a
         tolerations=(tolerations or None) if on_gpus else None,
         affinity=_elsewhere(attempt.restart_counters.excluded_nodes),
         security_context=k8s.V1PodSecurityContext(
-            run_as_non_root=True,
-            run_as_user=USER,
-            run_as_group=USER,
+            run_as_non_root=user != ROOT,
+            run_as_user=user,
+            run_as_group=user,
             fs_group=USER,
             fs_group_change_policy="OnRootMismatch",  # a large volume is not walked through at every start
             seccomp_profile=k8s.V1SeccompProfile(type="RuntimeDefault"),
@@ -118,7 +126,7 @@ def _container(attempt: Attempt, profile: SiteProfile, environ: list[k8s.V1EnvVa
             "neither the job nor the site profile names an image",
             remedy="set spec.image, or have the cluster's administrator set image in the site profile",
         )
-    environment = PodEnvironment()
+    environment, rdma = PodEnvironment(), _pods_rdma(attempt, profile)
     mounts = {"run": environment.run_dir, "cache": environment.cache, "tmp": "/tmp", "shm": "/dev/shm"}
     return k8s.V1Container(
         name=cluster.TRAINER_CONTAINER,
@@ -136,7 +144,9 @@ def _container(attempt: Attempt, profile: SiteProfile, environ: list[k8s.V1EnvVa
         security_context=k8s.V1SecurityContext(
             allow_privilege_escalation=False,
             read_only_root_filesystem=True,
-            capabilities=k8s.V1Capabilities(drop=["ALL"]),
+            capabilities=k8s.V1Capabilities(
+                drop=["ALL"], add=["IPC_LOCK"] if rdma is not None and rdma.ipc_lock == "Always" else None
+            ),
         ),
         termination_message_path=str(environment.termination_log),
         termination_message_policy="File",
@@ -179,7 +189,26 @@ def _resources(attempt: Attempt, profile: SiteProfile) -> k8s.V1ResourceRequirem
     amounts = by_size[size].model_dump()
     gpus = attempt.job.spec.trainer.gpus_per_node
     devices = {profile.gpu_resource: str(gpus)} if size is PodSize.GPU else {}
+    if (rdma := _pods_rdma(attempt, profile)) is not None:
+        devices[rdma.resource] = str(rdma.count)
     return k8s.V1ResourceRequirements(requests=amounts, limits={**amounts, **devices})
+
+
+def _rdma(job: UniMRGJob, profile: SiteProfile) -> RdmaSpec | None:
+    """Return what a job needs for RDMA; None if it uses none. Raises UserError where the site has none."""
+    if job.spec.trainer.rdma == "Never":
+        return None
+    if profile.rdma is None:
+        raise UserError(
+            "the job asks for RDMA (spec.trainer.rdma), and the site profile has no section rdma",
+            remedy="use rdma: Never, or have the cluster's administrator add the section",
+        )
+    return profile.rdma
+
+
+def _pods_rdma(attempt: Attempt, profile: SiteProfile) -> RdmaSpec | None:
+    """Return what the pods of an attempt need for RDMA: those that talk to pods of other nodes."""
+    return _rdma(attempt.job, profile) if STAGES[attempt.stage].every_node else None
 
 
 def _elsewhere(nodes: list[str]) -> k8s.V1Affinity | None:
@@ -219,7 +248,8 @@ def _variables(
     fields = {"UNIMRG_POD_IP": "status.podIP"}
     if node_rank is not None:
         fields[cluster.NODE_RANK_VARIABLE] = node_rank
-    spec = attempt.job.spec
+    spec, rdma = attempt.job.spec, _pods_rdma(attempt, profile)
+    site = profile.environment if rdma is None else {**profile.environment, **rdma.environment}
     return [
         *(_field(name, fields[name]) if name in fields else _literal(name, value) for name, value in own.items()),
         # Libraries look for a folder to write to and for the name of a user whom the image may not know.
@@ -227,7 +257,7 @@ def _variables(
         _literal("USER", "unimrg"),
         *_from_secret(spec.storage.credentials, _STORAGE_KEYS),
         *_from_secret(spec.tracking.mlflow.credentials, _TRACKING_KEYS),
-        *(_literal(name, value) for name, value in sorted(profile.environment.items())),
+        *(_literal(name, value) for name, value in sorted(site.items())),
     ]
 
 

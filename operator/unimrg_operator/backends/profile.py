@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -89,11 +89,37 @@ class ResourcesSpec(Spec):
     """Pods that check a job or finish it."""
 
 
+Environment = Annotated[dict[VariableName, Annotated[str, Field(max_length=4096)]], Field(max_length=64)]
+
+
+class RdmaSpec(Spec):
+    """What pods that train need where the job says `trainer.rdma: Always`."""
+
+    resource: Annotated[str, Field(pattern=_LABEL_KEY, max_length=253)]
+    """What the cluster calls an RDMA device, e.g. rdma/hca_shared_devices_a."""
+    count: Annotated[int, Field(ge=1, le=64)] = 1
+    """How many of them a pod gets."""
+    environment: Environment = Field(default={})
+    """Environment variables of these pods, e.g. NCCL_IB_HCA; they win over the profile's own."""
+    host_network: Literal["Always", "Never"] = "Never"
+    """Whether these pods use the node's network. Always needs namespaces under Pod Security `privileged`, and with
+    PyTorchJob there is one such pod on a node, for Training Operator gives all of them the same port."""
+    ipc_lock: Literal["Always", "Never"] = "Always"
+    """Whether the right to lock memory comes with the capability IPC_LOCK. It acts for root only, so all pods of such a
+    job run as root, in namespaces under Pod Security `privileged`. Never: the nodes' container runtime sets no limit on
+    locked memory (LimitMEMLOCK=infinity), and pods stay what they are."""
+
+    def violations(self) -> Iterator[Violation]:
+        """No variable is one that the operator or a Secret sets."""
+        yield from _forbidden(self.environment)
+
+
 class SiteProfile(Spec):
     """What depends on the cluster and not on the experiment. Every field has a default."""
 
     backend: Annotated[str, Field(pattern=OBJECT_NAME_PATTERN, max_length=63)] = "pytorchjob"
-    """What makes the pods of a training: pytorchjob, or an entry point of the group unimrg.backends."""
+    """What makes the pods of a training where the job does not say: pytorchjob, jobset, or an entry point of the group
+    unimrg.backends."""
     image: Annotated[str, Field(pattern=r"^[!-~]+$", max_length=512)] | None = None
     """Image of jobs that name none."""
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
@@ -112,22 +138,26 @@ class SiteProfile(Spec):
     """Most that lies in /dev/shm; never more than the pod's memory."""
     cache_size: Bytes = "50Gi"
     """Most that lies in /cache: weights, decoded data."""
-    environment: Annotated[dict[VariableName, Annotated[str, Field(max_length=4096)]], Field(max_length=64)] = Field(
-        default={}
-    )
+    environment: Environment = Field(default={})
     """Further environment variables of every pod, e.g. NCCL_SOCKET_IFNAME. No secrets."""
+    rdma: RdmaSpec | None = None
+    """How GPUs of different nodes talk over InfiniBand or RoCE. Absent: jobs that ask for it are refused."""
     priority_class_name: ObjectName | None = None
     """PriorityClass of every pod."""
 
     def violations(self) -> Iterator[Violation]:
         """No variable is one that the operator or a Secret sets."""
-        for name in self.environment:
-            path = f"environment.{name}"
-            if _SET_BY_US.fullmatch(name):
-                yield Violation(path, f"{name} is set by the operator", "take it out", secret=True)
-            elif _SECRET.fullmatch(name):
-                remedy = "put it into a Secret that the job names in spec.storage or spec.tracking.mlflow"
-                yield Violation(path, f"{name} is a secret, and this file is not", remedy, secret=True)
+        yield from _forbidden(self.environment)
+
+
+def _forbidden(environment: Iterable[str]) -> Iterator[Violation]:
+    for name in environment:
+        path = f"environment.{name}"
+        if _SET_BY_US.fullmatch(name):
+            yield Violation(path, f"{name} is set by the operator", "take it out", secret=True)
+        elif _SECRET.fullmatch(name):
+            remedy = "put it into a Secret that the job names in spec.storage or spec.tracking.mlflow"
+            yield Violation(path, f"{name} is a secret, and this file is not", remedy, secret=True)
 
 
 def load_profile(path: Path | None) -> SiteProfile:

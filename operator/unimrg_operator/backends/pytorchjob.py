@@ -11,7 +11,7 @@ from kubeflow.training import (
 
 from unimrg_operator.backends import pod
 from unimrg_operator.backends.base import Attempt, Manifest, ObservedState, Resource, state_of
-from unimrg_operator.backends.children import child_name
+from unimrg_operator.backends.children import child_name, suspended
 from unimrg_operator.backends.objects import dig
 from unimrg_operator.backends.profile import SiteProfile
 
@@ -40,14 +40,16 @@ class PyTorchJobBackend:
             ),
         )
         job = KubeflowOrgV1PyTorchJob(
-            api_version=f"{self.resource.group}/{self.resource.version}",
+            api_version=self.resource.api_version,
             kind=self.resource.kind,
             metadata=pod.metadata(attempt),
             spec=KubeflowOrgV1PyTorchJobSpec(
                 nproc_per_node=str(environment.processes),
                 pytorch_replica_specs={"Worker": workers},
                 # One pod's failure ends the attempt: the others are taken down, the failed one stays for its log.
-                run_policy=KubeflowOrgV1RunPolicy(backoff_limit=0, clean_pod_policy="Running"),
+                run_policy=KubeflowOrgV1RunPolicy(
+                    backoff_limit=0, clean_pod_policy="Running", suspend=suspended(attempt)
+                ),
             ),
         )
         return pod.to_manifest(job)

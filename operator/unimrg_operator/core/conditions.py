@@ -14,6 +14,7 @@ from unimrg_operator.core.budgets import backoff, limits
 from unimrg_operator.core.lookup import children_of, has_succeeded, is_alive, pods_of, unfinished_children
 from unimrg_operator.core.observation import Observation, Pod
 from unimrg_operator.core.progress import ReportedStatus
+from unimrg_operator.core.queueing import standing
 from unimrg_operator.core.stages import Stages
 from unimrg_operator.core.texts import format_time, one_line, parse_time, remaining, shortest_wait, valid_reason
 
@@ -84,6 +85,19 @@ def accepted(inputs: StatusInputs) -> ConditionValue:
     return ConditionValue("Unknown", "Checking", "the check has not ended yet")
 
 
+def admitted(inputs: StatusInputs) -> ConditionValue | None:
+    """Whether the queue has admitted the current attempt; None for a job without a queue."""
+    stage = inputs.stages.current
+    found = None if stage is None else standing(stage, inputs.observation, inputs.job, inputs.now)
+    if found is not None:
+        return ConditionValue("True" if found.admitted else "False", found.reason, found.message, found.requeue_after)
+    if inputs.job.spec.queue is None:
+        return None
+    if stage is None:
+        return ConditionValue("False", "Finished", "all stages have ended")
+    return ConditionValue("Unknown", "NotQueued", f"{stage.name} has nothing in the queue just now")
+
+
 def running(inputs: StatusInputs) -> ConditionValue:
     """Whether all pods of the current attempt run."""
     stage = inputs.stages.current
@@ -100,6 +114,9 @@ def running(inputs: StatusInputs) -> ConditionValue:
             message += f", once these pods have ended: {', '.join(alive)}"
         return ConditionValue("False", "Restarting", one_line(message, stage.attempt_end.message))
     if stage.state == "Suspended":
+        if (found := admitted(inputs)) is not None and found.status == "False":
+            reason = "QueuePreempted" if found.reason == "Evicted" else found.reason
+            return ConditionValue("False", reason, found.message)
         message = f"{stage.name} attempt {stage.attempt} is suspended; resume {stage.child} to continue"
         return ConditionValue("False", "Suspended", message)
     pods = _pods(inputs, stage)

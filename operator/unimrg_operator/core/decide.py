@@ -80,9 +80,10 @@ def _status(inputs: StatusInputs) -> tuple[JobStatus, float | None]:
 
     accepted = to_condition("Accepted", conditions.accepted(inputs))
     run = to_condition("Running", conditions.running(inputs))
-    progressing = conditions.progressing(inputs, run)
+    progressing, admitted = conditions.progressing(inputs, run), conditions.admitted(inputs)
     found = [
         accepted,
+        *([to_condition("Admitted", admitted)] if admitted is not None else []),
         run,
         to_condition("Progressing", progressing),
         to_condition("Checkpointed", conditions.checkpointed(inputs)),
@@ -107,7 +108,7 @@ def _status(inputs: StatusInputs) -> tuple[JobStatus, float | None]:
         start_time=observed_status.start_time or _start_time(inputs.observation, now),
         completion_time=format_time(now) if stages.current is None else None,
     )
-    return status, progressing.requeue_after
+    return status, shortest_wait(progressing.requeue_after, admitted.requeue_after if admitted is not None else None)
 
 
 def _start_time(observation: Observation, now: float) -> str:

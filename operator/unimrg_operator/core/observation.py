@@ -43,6 +43,8 @@ class Child:
     state: ChildState
     restart_counters: RestartCounters = field(default_factory=RestartCounters)
     deleting: bool = False
+    kind: str = ""
+    """Kind of the object with its group and version, e.g. `kubeflow.org/v1/PyTorchJob`."""
     warnings: tuple[str, ...] = ()
     """Messages of recent Warning events about the child. Shown in conditions; no decision depends on them."""
     resumed_at: float | None = None
@@ -98,6 +100,25 @@ class ProgressReport:
 
 
 @dataclass(frozen=True)
+class Workload:
+    """What Kueue says of a child."""
+
+    child_uid: str
+    queue: str
+    """Name of the LocalQueue."""
+    reserved: bool = False
+    """There is quota for it."""
+    inadmissible: bool = False
+    """There is no such queue, or it admits nothing."""
+    message: str = ""
+    """Why there is no quota, in Kueue's words."""
+    evicted: str = ""
+    """Why it lost its quota, in Kueue's words; empty if it did not."""
+    position: int | None = None
+    """Place among those that wait in the queue, from 1; None if it does not."""
+
+
+@dataclass(frozen=True)
 class Observation:
     """One job, its children of every stage, and their pods."""
 
@@ -110,3 +131,5 @@ class Observation:
     """Why children cannot be created, as (reason, message): BackendMissing, NameConflict, ImageMissing; see `app/`."""
     previous_job_pods: tuple[str, ...] = ()
     """Names of live pods of an earlier job of the same name: they may still write checkpoints to the same prefix."""
+    workloads: tuple[Workload, ...] | None = None
+    """Of the children; None where the operator does not look at them."""

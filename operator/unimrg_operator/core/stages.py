@@ -14,6 +14,7 @@ from unimrg_api.status import AttemptEnd, JobStatus, StageState, StageStatus
 from unimrg_operator.core.attempts import StageUpdate, is_stage_terminal, update_stage, with_attempt_end
 from unimrg_operator.core.lookup import unfinished_children
 from unimrg_operator.core.observation import Observation
+from unimrg_operator.core.queueing import was_admitted
 from unimrg_operator.core.texts import format_time, parse_time, remaining, shortest_wait
 
 _PHASES: dict[StageState, JobPhase] = {"Running": "Running", "Restarting": "Restarting", "Suspended": "Suspended"}
@@ -90,6 +91,8 @@ def phase_of(stages: Stages, result: Result | None) -> JobPhase:
         return "Succeeded" if result.succeeded else "Failed"
     if all(one.attempt == 0 for one in stages.all):
         return "Pending"
+    if stage.state == "Suspended" and not was_admitted(stage):
+        return "Queued"
     fixed_phase = None if stage.state == "Suspended" else STAGES[stage.name].phase
     return fixed_phase or _PHASES.get(stage.state, "Starting")
 

@@ -56,14 +56,15 @@ class Reflector:
     ) -> None:
         """`changed` is called with every change, after the cache has it. `prune` returns what of an object is kept.
 
-        `optional`: the kind comes with another operator, so that where it is not served there is nothing of it.
+        `optional`: the kind comes with another operator, so that where it is not served, or not to us, there is
+        nothing of it.
         `restarted` is called with the name of the error each time a list or watch ended otherwise than planned.
         """
         self.resource = resource
         self.namespace = namespace
         self.cache = Cache(index)
         self.missing = False
-        """The API server did not know the kind when it was last asked."""
+        """The API server did not know the kind when it was last asked, or does not show us an optional one."""
         self._client = client
         self._changed = changed
         self._label_selector = label_selector
@@ -90,12 +91,17 @@ class Reflector:
         return not self.reason
 
     @property
+    def absent(self) -> bool:
+        """Whether it is of an optional kind that is not served."""
+        return self._optional and self.missing
+
+    @property
     def usable(self) -> bool:
         """Whether the cache may be decided on: it is in step, or of an optional kind that is not served.
 
         A cache that is behind may lack what was just made and show what is long gone.
         """
-        return self.synced or (self._optional and self.missing)
+        return self.synced or self.absent
 
     def run(self) -> None:
         """List and watch until `stop`."""
@@ -144,13 +150,12 @@ class Reflector:
             for page in self._client.pages(self.resource, self.namespace, label_selector=self._label_selector):
                 entries += [self.cache.pack(self._prune(item)) for item in page.get("items") or []]
                 version = version_of(page)
-        except NotFound:
-            # What was cached stays: an API server that is starting may not know its kinds yet.
-            self.missing = True
-            self._report(f"{self} are not served: is their CustomResourceDefinition installed?")
-            raise
         except ApiError as error:
-            self._report(f"{self} cannot be listed: {error}")
+            # What was cached stays: an API server that is starting may not know its kinds yet.
+            hidden = isinstance(error, Forbidden) and self._optional
+            self.missing = self.missing or hidden or isinstance(error, NotFound)
+            unknown = f"{self} are not served: is their CustomResourceDefinition installed?"
+            self._report(unknown if isinstance(error, NotFound) else f"{self} cannot be listed: {error}")
             raise
         changes = self.cache.replace(entries)
         self.missing = False

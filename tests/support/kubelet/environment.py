@@ -2,7 +2,8 @@
 
 There are no mount namespaces: a volume is a folder somewhere else, and a variable whose value is or lies below a
 mountPath (also as file:// address) has the folder's path instead. Programs that take every path from a variable do not
-notice. There is no DNS either: a literal value that is the name of a pod's headless service becomes that pod's address.
+notice. There is no DNS either: a literal value that is the name of a pod's headless service, or of a pod in this one's
+subdomain, becomes that pod's address.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def container_environment(
         "KUBERNETES_SERVICE_PORT": "443",
         "HOSTNAME": pod["metadata"]["name"],
     }
-    addresses = _Addresses(api, namespace)
+    addresses = _Addresses(api, namespace, pod["spec"].get("subdomain"))
     for variable in container.get("env", []):
         if source := variable.get("valueFrom"):
             value = _referred(api, pod, source)
@@ -103,18 +104,21 @@ def _field(pod: Object, path: str) -> str:
 
 
 class _Addresses:
-    """Names of headless services in values, replaced by the address of the service's pod."""
+    """Names of headless services and of pods in a subdomain in values, replaced by the pod's address."""
 
-    def __init__(self, api: Api, namespace: str) -> None:
+    def __init__(self, api: Api, namespace: str, subdomain: str | None) -> None:
         self._api = api
         self._pods = f"/api/v1/namespaces/{namespace}/pods"
         self._services = f"/api/v1/namespaces/{namespace}/services"
         self._namespace = namespace
+        self._subdomain = subdomain
         # Headless services of worker groups have a pod's name; anything else that looks like a name is just a word.
         self._names = {item["metadata"]["name"] for item in api.request("GET", self._pods)["items"]}
 
     def replace(self, value: str) -> str:
         found = _SERVICE.fullmatch(value)
+        if found and found[2] is not None and found[2] == self._subdomain:
+            return self._of_host(found[1]) + (found[3] or "")
         if not found or found[1] not in self._names or found[2] not in (None, self._namespace):
             return value
         name, port = found[1], found[3] or ""
@@ -130,3 +134,10 @@ class _Addresses:
             if address := pod["status"].get("podIP"):
                 return f"{address}{port}"
         raise NotYetError("ContainerCreating", f'service "{name}" has no pod with an address')
+
+    def _of_host(self, hostname: str) -> str:
+        for pod in self._api.request("GET", self._pods)["items"]:
+            named = (pod["spec"].get("hostname"), pod["spec"].get("subdomain")) == (hostname, self._subdomain)
+            if named and (address := pod["status"].get("podIP")):
+                return str(address)
+        raise NotYetError("ContainerCreating", f'no pod of the name "{hostname}.{self._subdomain}" has an address')

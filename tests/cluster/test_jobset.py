@@ -1,0 +1,35 @@
+"""A job whose training is a JobSet: through all stages, a killed worker included, with the real controller."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.cluster import Cluster
+from tests.support.s3_server import S3Server
+from tests.support.thread_job import EVERY, STEPS, checkpoint_step, condition, job, rank_log, stage
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+def test_a_training_as_a_jobset_restarts_whole_and_completes(cluster: Cluster, s3_server: S3Server) -> None:
+    cluster.control_plane.start_jobset()
+    bucket = s3_server.bucket()
+    cluster.start_operator()
+    cluster.apply(job(cluster, bucket, "sets", backend="JobSet"))
+    cluster.wait_for("sets", lambda found: checkpoint_step(found) >= EVERY, 300, "(a commit)")
+    first = cluster.pods("sets", "train", 1)
+    assert [pod["metadata"]["ownerReferences"][0]["name"] for pod in first] == ["sets-train-1-w-0"] * 2
+    cluster.kubelet.kill_container(first[1]["metadata"]["name"], cluster.namespace)
+
+    done = cluster.wait_for_phase("sets", "Succeeded", seconds=400)
+    train = stage(done, "train")
+    assert (train["attempt"], train["restartCounters"]["userRestarts"]) == (2, 1)
+    assert train["lastAttemptEnd"]["exitCode"] == 137
+    assert condition(done, "Complete")["status"] == "True"
+    assert checkpoint_step(done) == STEPS
+    assert "resumed from step" in rank_log(cluster, bucket, "sets", 2)
+    sets = cluster.control_plane.get("jobsets.jobset.x-k8s.io", f"--namespace={cluster.namespace}")["items"]
+    assert sorted((item["metadata"]["name"], item["status"]["terminalState"]) for item in sets) == [
+        ("sets-train-1", "Failed"),
+        ("sets-train-2", "Completed"),
+    ]
