@@ -37,7 +37,7 @@ CONFLICT_SECONDS = 0.5
 """How soon to look again at a job that was changed by somebody else: the watch should have brought it by then."""
 QUIET_SECONDS = 10.0
 """Age of a child from which on missing or waiting pods are worth a look at the Warning events."""
-WARNINGS_SECONDS = 30.0
+WARNINGS_SECONDS = 15.0
 """How soon to look at them again."""
 _TAKE_SECONDS = 5.0
 

@@ -89,6 +89,17 @@ class Pod:
 
 
 @dataclass(frozen=True)
+class Node:
+    """A node on which pods of the job are, or were."""
+
+    name: str
+    ready: Literal["True", "False", "Unknown"]
+    """Unknown: its kubelet does not answer."""
+    since: float
+    """When `ready` last changed."""
+
+
+@dataclass(frozen=True)
 class ProgressReport:
     """Progress that was pulled from the pod of node 0."""
 
@@ -110,3 +121,5 @@ class Observation:
     """Why children cannot be created, as (reason, message): BackendMissing, NameConflict, ImageMissing; see `app/`."""
     previous_job_pods: tuple[str, ...] = ()
     """Names of live pods of an earlier job of the same name: they may still write checkpoints to the same prefix."""
+    nodes: tuple[Node, ...] = ()
+    """Nodes of the pods; empty where the operator has no right to see nodes."""
