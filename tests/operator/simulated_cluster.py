@@ -20,7 +20,7 @@ from unimrg_api.termination import TerminationRecord
 from unimrg_operator.core.decide import decide
 from unimrg_operator.core.decision import Action, CreateChild, Decision, DeleteChild, DeletePod, Event
 from unimrg_operator.core.lookup import has_failed, has_succeeded, is_alive
-from unimrg_operator.core.observation import Child, Observation, ObservedJob, Pod, ProgressReport, Terminated
+from unimrg_operator.core.observation import Child, Node, Observation, ObservedJob, Pod, ProgressReport, Terminated
 
 NOON = 1_800_000_000.0
 """When every simulation begins."""
@@ -63,6 +63,8 @@ class Cluster:
         self.report: ProgressReport | None = None
         self.creation_error: tuple[str, str] | None = None
         self.previous_job_pods: tuple[str, ...] = ()
+        self.nodes: tuple[Node, ...] = ()
+        """The nodes that the operator may see."""
         self.secret_missing = False
         self.dead_nodes: set[str] = set()
         self.created: list[str] = []
@@ -80,7 +82,8 @@ class Cluster:
         shown = self.status if status is None else status
         job = ObservedJob("tiny", "default", "uid", 1, self.job, shown, self.parse_error, self.deleting)
         children, pods = tuple(self.children.values()), tuple(self.pods.values())
-        return Observation(job, children, pods, self.report, self.creation_error, self.previous_job_pods)
+        why = self.creation_error
+        return Observation(job, children, pods, self.report, why, self.previous_job_pods, nodes=self.nodes)
 
     def decide(self, status: JobStatus | None = None) -> Decision:
         """Decide on what can be seen; nothing that was not shown is acted on, and deciding again changes nothing."""

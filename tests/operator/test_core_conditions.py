@@ -10,6 +10,7 @@ import pytest
 from tests.operator.simulated_cluster import NOON, Cluster, make_job
 from unimrg_api.status import ConditionType
 from unimrg_operator.core.decision import Event
+from unimrg_operator.core.observation import Node
 from unimrg_operator.core.texts import clamp_count, format_time, one_line, parse_time, valid_reason
 
 
@@ -128,6 +129,35 @@ def test_running_says_how_many_pods_run_or_when_the_next_attempt_comes(cluster: 
     assert cluster.condition("Running") == ("False", "Restarting")
     assert "starts after 2027-01-15T08:00:10Z" in message(cluster, "Running")
     assert "boom" in message(cluster, "Running")
+
+
+def test_a_lost_node_ends_the_attempt_and_its_pod_is_given_up(cluster: Cluster) -> None:
+    first, second = cluster.pods_of("tiny-train-1")
+    cluster.dead_nodes.add("node-1")
+    cluster.nodes = (Node("node-0", "True", NOON - 99), Node("node-1", "Unknown", cluster.now, cluster.now))
+    assert cluster.settle().requeue_after == 60.0
+    cluster.now += 59
+    cluster.settle()
+    assert cluster.status.phase == "Running"
+    cluster.now += 1
+    cluster.settle()
+    end = cluster.status.stage("train").attempt_end
+    assert end is not None
+    assert (end.reason, end.budget, end.node) == ("PodLost", "Free", "node-1")
+    assert cluster.restart_counters().excluded_nodes == []
+    cluster.wait()
+    assert second.uid in cluster.pods, "its grace period is not over"
+    cluster.until(lambda: cluster.status.phase == "Running", lambda: None)
+    assert second.uid not in cluster.pods
+    assert {pod.node for pod in cluster.pods_of("tiny-train-2")} == {"node-0", "node-2"}
+    assert first.uid not in cluster.pods
+
+
+def test_a_node_that_only_says_it_is_not_ready_is_not_lost(cluster: Cluster) -> None:
+    cluster.nodes = (Node("node-1", "False", cluster.now),)
+    cluster.now += 600
+    cluster.settle()
+    assert cluster.status.phase == "Running"
 
 
 def test_progress_is_unknown_after_a_minute_without_a_report(cluster: Cluster) -> None:

@@ -16,6 +16,7 @@ from unimrg_operator.app.events import Warnings
 from unimrg_operator.app.first_seen import FirstSeen
 from unimrg_operator.app.log import log_decision
 from unimrg_operator.app.metrics import Metrics
+from unimrg_operator.app.nodes import Nodes
 from unimrg_operator.app.observe import observe_child, observe_job, observe_pod, presumed_child
 from unimrg_operator.app.progress_poller import ProgressPoller
 from unimrg_operator.app.world import JobKey, World
@@ -69,6 +70,7 @@ class Controller:
         warnings: Warnings,
         metrics: Metrics,
         *,
+        nodes: Nodes | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._world = world
@@ -79,6 +81,7 @@ class Controller:
         self._poller = poller
         self._warnings = warnings
         self._metrics = metrics
+        self._nodes = nodes
         self._clock = clock
         self._failed_creations: dict[JobKey, _FailedCreation] = {}
         self._deletions = FirstSeen()
@@ -215,8 +218,16 @@ class Controller:
                     self._with_warnings(key[0], pod) if (pod.child, pod.phase) == (child.name, "Pending") else pod
                     for pod in pods
                 ]
-        report = self._poller.report(key, _reporting_pods(children, pods))
-        return Observation(job, tuple(children), tuple(pods), report, creation_error, previous_job_pods), look_again
+        observation = Observation(
+            job,
+            tuple(children),
+            tuple(pods),
+            self._poller.report(key, _reporting_pods(children, pods)),
+            creation_error,
+            previous_job_pods,
+            nodes=self._nodes.of([pod.node for pod in pods]) if self._nodes is not None else (),
+        )
+        return observation, look_again
 
     def _presume(self, namespace: str, job: ObservedJob, children: list[Child]) -> CreationError | None:
         """Hold on to a child that was going on where its kind is not served just now: it need not be gone.

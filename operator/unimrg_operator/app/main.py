@@ -24,6 +24,7 @@ from unimrg_operator.app.events import Publisher, Warnings
 from unimrg_operator.app.health import health_server
 from unimrg_operator.app.log import set_up_logging
 from unimrg_operator.app.metrics import Metrics
+from unimrg_operator.app.nodes import Nodes
 from unimrg_operator.app.progress_poller import POLL_SECONDS, ProgressPoller
 from unimrg_operator.app.world import JobKey, World
 from unimrg_operator.backends.profile import load_profile
@@ -67,11 +68,14 @@ def run(options: argparse.Namespace, stop: threading.Event) -> None:
     world = World(client, backends, namespaces, queue.add, metrics)
     poller = ProgressPoller(world.pods_of_children, queue.add, seconds=options.progress_seconds)
     applier = Applier(client, backends, Publisher(client), world.written, world.created)
-    controller = Controller(world, backends, queue, applier, decide, poller, Warnings(client), metrics)
+    nodes = Nodes(client, lambda name: list(map(queue.add, world.jobs_on(name)))) if options.watch_nodes else None
+    controller = Controller(world, backends, queue, applier, decide, poller, Warnings(client), metrics, nodes=nodes)
     health = health_server(options.metrics_address, controller, world, metrics)
     logger.info("looking after %s at %s", ", ".join(namespaces), client.host)
     health.start()
     world.start()
+    if nodes is not None:
+        nodes.start()
     controller.start()
     threading.Thread(target=poller.run, name="progress", daemon=True).start()
     stop.wait()
@@ -107,6 +111,11 @@ def _parser() -> argparse.ArgumentParser:
         default=POLL_SECONDS,
         metavar="N",
         help="how often running jobs are asked for their progress, at least 1 (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--watch-nodes",
+        action="store_true",
+        help="see which nodes are ready, so that a machine's restart uses up no budget; needs list and watch of nodes",
     )
     return parser
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from unimrg_api.job import UniMRGJob
 from unimrg_api.stages import STAGES, StageName
 from unimrg_operator.core.observation import Child, Node, Observation, Pod
-from unimrg_operator.core.texts import remaining
 
 STUCK_SECONDS = 60
 """Time after its grace period at which a terminating pod counts as stuck."""
@@ -61,7 +60,7 @@ def seconds_until_lost(pod: Pod, nodes: Sequence[Node], now: float) -> float | N
     node = node_of(pod, nodes)
     if node is None or node.ready != "Unknown":
         return None
-    return remaining(node.since, LOST_SECONDS, now)
+    return max(0.0, max(node.since, node.seen_since) + LOST_SECONDS - now)
 
 
 def seconds_until_stuck(pod: Pod, nodes: Sequence[Node], now: float) -> float:

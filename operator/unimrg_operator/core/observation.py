@@ -97,6 +97,8 @@ class Node:
     """Unknown: its kubelet does not answer."""
     since: float
     """When `ready` last changed."""
+    seen_since: float = 0.0
+    """Since when this operator process sees it so without a gap, by its own clock."""
 
 
 @dataclass(frozen=True)
