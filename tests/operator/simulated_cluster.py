@@ -23,6 +23,7 @@ from unimrg_operator.core.lookup import has_failed, has_succeeded, is_alive
 from unimrg_operator.core.observation import (
     Child,
     ChildState,
+    Node,
     Observation,
     ObservedJob,
     Pod,
@@ -73,6 +74,8 @@ class Cluster:
         self.creation_error: tuple[str, str] | None = None
         self.previous_job_pods: tuple[str, ...] = ()
         self.workloads: tuple[Workload, ...] | None = None
+        self.nodes: tuple[Node, ...] = ()
+        """The nodes that the operator may see."""
         self.secret_missing = False
         self.dead_nodes: set[str] = set()
         self.created: list[str] = []
@@ -90,7 +93,8 @@ class Cluster:
         shown = self.status if status is None else status
         job = ObservedJob("tiny", "default", "uid", 1, self.job, shown, self.parse_error, self.deleting)
         children, pods = tuple(self.children.values()), tuple(self.pods.values())
-        seen = Observation(job, children, pods, self.report, self.creation_error, self.previous_job_pods)
+        why, nodes = self.creation_error, self.nodes
+        seen = Observation(job, children, pods, self.report, why, self.previous_job_pods, nodes=nodes)
         return replace(seen, workloads=self.workloads)
 
     def decide(self, status: JobStatus | None = None) -> Decision:

@@ -140,7 +140,7 @@ def test_a_child_whose_kind_is_not_served_just_now_is_not_lost(shell: Shell) -> 
     assert end is not None
     assert end.reason == "ChildLost"
     shell.unserved = Resource("kubeflow.org", "v1", "pytorchjobs", "PyTorchJob")
-    assert shell.reconcile() == 30.0
+    assert shell.reconcile() == 15.0
     assert shell.seen[-1].creation_error is not None
     assert shell.seen[-1].creation_error[0] == "BackendMissing"
     decision = shell.applied()
@@ -176,7 +176,7 @@ def test_warnings_are_read_only_where_pods_are_late(virtual_clock: VirtualClock,
     assert shell.reconcile() == 5.0
     assert shell.asked == []
     virtual_clock.advance(6.0)
-    assert shell.reconcile() == 30.0
+    assert shell.reconcile() == 15.0
     assert shell.seen[-1].children[0].warnings == (f"warning about {CHILD_UID}",)
     assert [bool(pod.warnings) for pod in shell.seen[-1].pods] == [False, True]
 

@@ -49,7 +49,7 @@ def test_one_read_of_few_pages_serves_a_namespace_for_a_while(api: ScriptedApi, 
     warnings = Warnings(api.client(), clock=virtual_clock)
     assert [warnings.about("lab", uid) for uid in ("first", "u", "third")] == [("A: a",), ("B: b",), ()]
     assert len(api.asked()) == 4  # pages, of a list without end
-    virtual_clock.advance(29.0)
+    virtual_clock.advance(9.0)
     warnings.about("lab", "u")
     assert len(api.asked()) == 4
     warnings.about("other", "u")

@@ -72,8 +72,9 @@ def test_an_unknown_exit_code_is_the_programs() -> None:
 def test_an_out_of_memory_kill_names_the_limit_and_what_to_change(evidence: dict[str, Any]) -> None:
     found = cause(ended(0, 137, memory_limit="128Gi", **evidence), ended(1, 143))
     assert found.reason == "OutOfMemory"
-    assert "beyond its limit of 128Gi" in found.message
-    assert "raise resources.gpuPod.memory in the site profile" in found.message
+    assert "at the limit of 128Gi (resources.gpuPod.memory in the site profile)" in found.message
+    assert "raise it, e.g. to 256Gi, or lower spec.training.batch.microBatchRows" in found.message
+    assert "set resources.gpuPod.memory" in cause(ended(0, 137, **evidence), ended(1, 143)).message
     assert cause(ended(0, 70, **evidence), ended(1, 84)).reason == "ProgramFailed"
     leaving = pod(0, deleting_since=NOW - 20)
     assert cause(leaving, ended(1, 137, NOW - 17, **evidence)).reason == "OutOfMemory"

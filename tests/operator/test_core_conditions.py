@@ -10,6 +10,7 @@ import pytest
 from tests.operator.simulated_cluster import NOON, Cluster, make_job
 from unimrg_api.status import ConditionType
 from unimrg_operator.core.decision import Event
+from unimrg_operator.core.observation import Node
 from unimrg_operator.core.texts import clamp_count, format_time, one_line, parse_time, valid_reason
 
 
@@ -33,7 +34,7 @@ def test_a_missing_secret_is_named_until_it_is_there() -> None:
     cluster.now += 100
     cluster.settle()
     assert cluster.condition("Accepted") == ("False", "SecretMissing")
-    assert 'secret "keys" not found' in message(cluster, "Accepted")
+    assert 'Secret "keys" does not exist; create it' in message(cluster, "Accepted")
     assert (cluster.status.phase, cluster.status.reason) == ("Checking", "SecretMissing")
     assert cluster.published_reasons() == ["StageStarted", "SecretMissing"]
     cluster.secret_missing = False
@@ -55,33 +56,67 @@ def test_a_check_that_is_retried_says_why_until_it_succeeds() -> None:
     assert cluster.condition("Accepted") == ("True", "Valid")
 
 
-@pytest.mark.parametrize(
-    ("waiting", "reason"),
-    [
-        ("", "PodsPending"),
-        ("ContainerCreating", "PodsPending"),
-        ("ImagePullBackOff", "ImagePull"),
-        ("ErrImagePull", "ImagePull"),
-        ("InvalidImageName", "ImagePull"),
-        ("Unschedulable", "Unschedulable"),
-    ],
-)
-def test_pods_that_do_not_run_say_what_they_wait_for(waiting: str, reason: str) -> None:
+@pytest.mark.parametrize("waiting", ["", "ContainerCreating"])
+def test_a_pod_that_is_being_started_is_no_trouble(waiting: str) -> None:
+    cluster = Cluster()
+    cluster.reconcile()
+    cluster.controllers()
+    pod = cluster.pod("tiny-check-1")
+    cluster.pods[pod.uid] = replace(pod, waiting_reason=waiting)
+    cluster.reconcile()
+    assert cluster.condition("Running") == ("False", "PodsPending")
+    why = "; pod tiny-check-1 waits: ContainerCreating" if waiting else ""
+    assert message(cluster, "Running") == f"check: 0 of 1 pods are running{why}"
+    cluster.pods[pod.uid] = replace(pod, waiting_reason=waiting, warnings=("FailedCreatePodSandBox: no address left",))
+    cluster.reconcile()
+    assert "FailedCreatePodSandBox: no address left" in message(cluster, "Running")
+    assert cluster.published_reasons() == ["StageStarted"]
+
+
+def test_a_child_without_pods_is_reported_after_a_while() -> None:
+    cluster = Cluster()
+    assert cluster.reconcile().requeue_after == 20.0
+    assert cluster.condition("Running") == ("False", "PodsPending")
+    cluster.now += 20
+    cluster.reconcile()
+    assert cluster.condition("Running") == ("False", "BackendUnavailable")
+    assert "no pod was made within 20 s" in message(cluster, "Running")
+    assert cluster.published_reasons() == ["StageStarted", "BackendUnavailable"]
+    cluster.settle()
+    assert cluster.condition("Running") == ("True", "AllPodsRunning")
+
+
+def test_trouble_is_one_event_however_often_its_text_changes() -> None:
     cluster = Cluster()
     cluster.reconcile()
     child = cluster.children["tiny-check-1"]
-    cluster.children[child.name] = replace(child, warnings=("violates PodSecurity",))
-    cluster.reconcile()
-    assert cluster.condition("Running") == ("False", "PodsPending")
-    assert message(cluster, "Running").endswith("violates PodSecurity")
-    cluster.children[child.name] = child
+    for used in ("1", "2", "2"):
+        text = (
+            f"FailedCreate: Error creating: exceeded quota: pods, requested: pods=1, used: pods={used}, limited: pods=2"
+        )
+        cluster.children[child.name] = replace(child, warnings=(text,))
+        cluster.reconcile()
+        assert cluster.condition("Running") == ("False", "QuotaExceeded")
+        assert cluster.status.reason == "QuotaExceeded"
+        assert f"used pods={used}, allowed pods=2" in message(cluster, "Running")
+    assert cluster.published_reasons() == ["StageStarted", "QuotaExceeded"]
+
+
+def test_half_a_gang_says_who_waits_and_who_holds_a_place(cluster: Cluster) -> None:
+    cluster.fail("train", 69)
+    cluster.wait()
     cluster.controllers()
-    pod = cluster.pod("tiny-check-1")
-    cluster.pods[pod.uid] = replace(pod, waiting_reason=waiting, waiting_message="0/2 nodes", warnings=("quota",))
+    first, second = cluster.pods_of("tiny-train-2")
+    why = "0/2 nodes are available: 2 Insufficient nvidia.com/gpu."
+    cluster.pods[first.uid] = replace(first, phase="Running", waiting_reason="")
+    cluster.pods[second.uid] = replace(second, phase="Pending", waiting_reason="Unschedulable", waiting_message=why)
     cluster.reconcile()
-    assert cluster.condition("Running") == ("False", reason)
-    why = [f"pod tiny-check-1 waits: {waiting}: 0/2 nodes"] if waiting else []
-    assert message(cluster, "Running") == "; ".join(["check: 0 of 1 pods are running", *why, "quota"])
+    assert cluster.status.reason == "Unschedulable"
+    assert message(cluster, "Running") == (
+        "train: 1 of 2 pods are running; pod tiny-train-2-worker-1 waits: 0/2 nodes are available: 2 Insufficient "
+        "nvidia.com/gpu; wait until nvidia.com/gpu is free, or ask for less: spec.trainer.gpusPerNode, "
+        "spec.trainer.nodes; tiny-train-2-worker-0 holds its place meanwhile"
+    )
 
 
 def test_running_says_how_many_pods_run_or_when_the_next_attempt_comes(cluster: Cluster) -> None:
@@ -94,6 +129,35 @@ def test_running_says_how_many_pods_run_or_when_the_next_attempt_comes(cluster: 
     assert cluster.condition("Running") == ("False", "Restarting")
     assert "starts after 2027-01-15T08:00:10Z" in message(cluster, "Running")
     assert "boom" in message(cluster, "Running")
+
+
+def test_a_lost_node_ends_the_attempt_and_its_pod_is_given_up(cluster: Cluster) -> None:
+    first, second = cluster.pods_of("tiny-train-1")
+    cluster.dead_nodes.add("node-1")
+    cluster.nodes = (Node("node-0", "True", NOON - 99), Node("node-1", "Unknown", cluster.now, cluster.now))
+    assert cluster.settle().requeue_after == 60.0
+    cluster.now += 59
+    cluster.settle()
+    assert cluster.status.phase == "Running"
+    cluster.now += 1
+    cluster.settle()
+    end = cluster.status.stage("train").attempt_end
+    assert end is not None
+    assert (end.reason, end.budget, end.node) == ("PodLost", "Free", "node-1")
+    assert cluster.restart_counters().excluded_nodes == []
+    cluster.wait()
+    assert second.uid in cluster.pods, "its grace period is not over"
+    cluster.until(lambda: cluster.status.phase == "Running", lambda: None)
+    assert second.uid not in cluster.pods
+    assert {pod.node for pod in cluster.pods_of("tiny-train-2")} == {"node-0", "node-2"}
+    assert first.uid not in cluster.pods
+
+
+def test_a_node_that_only_says_it_is_not_ready_is_not_lost(cluster: Cluster) -> None:
+    cluster.nodes = (Node("node-1", "False", cluster.now),)
+    cluster.now += 600
+    cluster.settle()
+    assert cluster.status.phase == "Running"
 
 
 def test_progress_is_unknown_after_a_minute_without_a_report(cluster: Cluster) -> None:
@@ -117,6 +181,7 @@ def test_no_new_step_for_the_stall_timeout_is_a_stall(cluster: Cluster) -> None:
         cluster.reconcile()
         expected = ("True", "Advancing") if minute < 5 else ("False", "Stalled")
         assert cluster.condition("Progressing") == expected
+        assert cluster.status.reason == ("AllPodsRunning" if minute < 5 else "Stalled")
     cluster.report_step(pod, 8)
     cluster.reconcile()
     assert cluster.condition("Progressing") == ("True", "Advancing")
@@ -137,6 +202,8 @@ def test_trouble_with_mlflow_degrades_a_job_while_it_lasts(cluster: Cluster) -> 
         expected = ("False", "NoProblems") if problem is None else ("True", "TrackingUnavailable")
         assert cluster.condition("Degraded") == expected
         assert (problem or "") in message(cluster, "Degraded")
+        assert cluster.status.reason == ("AllPodsRunning" if problem is None else "TrackingUnavailable")
+    assert cluster.published_reasons().count("TrackingUnavailable") == 1
 
 
 @pytest.mark.parametrize(("code", "policy"), [(70, "maxRestarts"), (69, "maxInfraRestarts")])

@@ -16,7 +16,7 @@ from unimrg_api import cluster
 from unimrg_api.errors import UserError
 from unimrg_api.job import KIND
 from unimrg_api.redaction import clean
-from unimrg_api.stages import VALIDATION
+from unimrg_api.stages import STAGES, VALIDATION
 from unimrg_api.status import TEXT_LIMIT, JobStatus
 from unimrg_operator.app.first_seen import FirstSeen
 from unimrg_operator.app.observe import is_pod_of, observe_pod
@@ -29,6 +29,8 @@ from unimrg_operator.core.decide import CREATION_RETRY_SECONDS
 from unimrg_operator.core.decision import CreateChild, Decision, DeleteChild, DeletePod, Event
 from unimrg_operator.core.lookup import is_alive
 from unimrg_operator.core.observation import Observation, ObservedJob
+from unimrg_operator.core.trouble.finding import Finding, Trouble
+from unimrg_operator.core.trouble.refusals import refused_child
 from unimrg_operator.kube.client import Client, Object
 from unimrg_operator.kube.errors import AlreadyExists, Conflict, Forbidden, NotFound, Refused, Unavailable
 
@@ -146,14 +148,12 @@ class Applier:
             if not error.kind_missing:
                 raise
             return backend_missing(resource)
-        except (Forbidden, Refused) as error:
-            return _creation_error("ChildRefused", f"the API server refuses {name}: {error.message}")
-        except Unavailable as error:
+        except (Forbidden, Refused, Unavailable) as error:
             if not error.status:
                 raise  # no answer came: the API server is away, or has done it
-            # As a rule a webhook that does not answer: that of the operator which looks after this kind.
-            message = f"the API server cannot make {name} now: {error.message}"
-            return _creation_error("BackendUnavailable", message)
+            answers = not isinstance(error, Unavailable)
+            finding = refused_child(error.message, name, STAGES[action.stage], job.parsed, answers=answers)
+            return _creation_error(finding.reason, finding.message)
         self._created(resource, job.namespace, made)
         return None
 
@@ -231,8 +231,10 @@ def difference(before: Any, after: Object) -> Object:
 def backend_missing(resource: Resource) -> CreationError:
     """Return the error of a cluster that does not know a kind of child."""
     kind = f"{resource.kind} ({resource.group}/{resource.version})"
-    message = f"the CRD of {kind} is not installed; retrying every {CREATION_RETRY_SECONDS} s"
-    return _creation_error("BackendMissing", message)
+    cause = f"this cluster does not know {kind}"
+    remedy = f"install its controller with its CRD; it is looked for every {CREATION_RETRY_SECONDS} s"
+    finding = Finding(Trouble.BACKEND_MISSING, cause, remedy)
+    return _creation_error(finding.reason, finding.message)
 
 
 def _creation_error(reason: str, message: str) -> CreationError:

@@ -16,6 +16,7 @@ from unimrg_operator.app.first_seen import FirstSeen
 from unimrg_operator.app.job_metrics import count_changes
 from unimrg_operator.app.log import log_decision
 from unimrg_operator.app.metrics import Metrics
+from unimrg_operator.app.nodes import Nodes
 from unimrg_operator.app.observe import observe_child, observe_job, observe_pod, presumed_child
 from unimrg_operator.app.progress_poller import ProgressPoller
 from unimrg_operator.app.world import JobKey, World
@@ -37,7 +38,7 @@ CONFLICT_SECONDS = 0.5
 """How soon to look again at a job that was changed by somebody else: the watch should have brought it by then."""
 QUIET_SECONDS = 10.0
 """Age of a child from which on missing or waiting pods are worth a look at the Warning events."""
-WARNINGS_SECONDS = 30.0
+WARNINGS_SECONDS = 15.0
 """How soon to look at them again."""
 _TAKE_SECONDS = 5.0
 
@@ -69,6 +70,7 @@ class Controller:
         warnings: Warnings,
         metrics: Metrics,
         *,
+        nodes: Nodes | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._world = world
@@ -79,6 +81,7 @@ class Controller:
         self._poller = poller
         self._warnings = warnings
         self._metrics = metrics
+        self._nodes = nodes
         self._clock = clock
         self._failed_creations: dict[JobKey, _FailedCreation] = {}
         self._deletions = FirstSeen()
@@ -216,10 +219,17 @@ class Controller:
                     self._with_warnings(key[0], pod) if (pod.child, pod.phase) == (child.name, "Pending") else pod
                     for pod in pods
                 ]
-        report = self._poller.report(key, _reporting_pods(children, pods))
-        workloads = self._world.workloads(key[0], {child.uid for child in children})
-        observation = Observation(job, tuple(children), tuple(pods), report, creation_error, previous_job_pods)
-        return replace(observation, workloads=workloads), look_again
+        observation = Observation(
+            job,
+            tuple(children),
+            tuple(pods),
+            self._poller.report(key, _reporting_pods(children, pods)),
+            creation_error,
+            previous_job_pods,
+            workloads=self._world.workloads(key[0], {child.uid for child in children}),
+            nodes=self._nodes.of([pod.node for pod in pods]) if self._nodes is not None else (),
+        )
+        return observation, look_again
 
     def _presume(self, namespace: str, job: ObservedJob, children: list[Child]) -> CreationError | None:
         """Hold on to a child that was going on where its kind is not served just now: it need not be gone.

@@ -34,7 +34,7 @@ NOTE_LIMIT = 1024
 """Characters that the API takes."""
 REPEAT_SECONDS = 300.0
 """The same event about the same job goes out once in so long."""
-FRESH_SECONDS = 30.0
+FRESH_SECONDS = 10.0
 """A look at warnings is good for so long."""
 FORBIDDEN_SECONDS = 600.0
 """After a refusal nobody is asked for so long."""

@@ -23,6 +23,7 @@ from unimrg_operator.app.events import Publisher, Warnings
 from unimrg_operator.app.health import health_server
 from unimrg_operator.app.log import set_up_logging
 from unimrg_operator.app.metrics import Metrics
+from unimrg_operator.app.nodes import Nodes
 from unimrg_operator.app.outbox import Outbox
 from unimrg_operator.app.progress_poller import POLL_SECONDS, ProgressPoller
 from unimrg_operator.app.world import JobKey, World
@@ -76,11 +77,14 @@ def run(options: argparse.Namespace, stop: threading.Event) -> ExitCode:
     poller = ProgressPoller(world.pods_of_children, queue.add, seconds=options.progress_seconds)
     outbox = Outbox(Publisher(client))
     applier = Applier(client, backends, outbox.publish, world.written, world.created)
-    controller = Controller(world, backends, queue, applier, decide, poller, Warnings(client), metrics)
+    nodes = Nodes(client, lambda name: list(map(queue.add, world.jobs_on(name)))) if options.watch_nodes else None
+    controller = Controller(world, backends, queue, applier, decide, poller, Warnings(client), metrics, nodes=nodes)
     health = health_server(options.metrics_address, controller, world, metrics)
     logger.info("looking after %s at %s", ", ".join(namespaces), client.host)
     health.start()
     world.start()
+    if nodes is not None:
+        nodes.start()
     if lease is None or lease.acquire(stop):
         controller.start()
         outbox.start()
@@ -159,6 +163,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--lease-namespace", metavar="NAME", help="where the Lease is; default: this pod's namespace")
     parser.add_argument("--lease-name", default=LEASE, metavar="NAME", help="default: %(default)s")
+    parser.add_argument(
+        "--watch-nodes",
+        action="store_true",
+        help="see which nodes are ready, so that a machine's restart uses up no budget; needs list and watch of nodes",
+    )
     return parser
 
 

@@ -18,7 +18,7 @@ from unimrg_api.status import JobStatus, RestartCounters, StageStatus
 from unimrg_api.termination import TerminationRecord
 from unimrg_operator.backends.objects import conditions_of, dicts_of, dig, int_of, owner_of, text_of, time_of
 from unimrg_operator.backends.registry import SiteBackends
-from unimrg_operator.core.observation import Child, ObservedJob, Pod, Terminated
+from unimrg_operator.core.observation import Child, Node, ObservedJob, Pod, Terminated
 from unimrg_operator.kube.client import Object
 
 logger = logging.getLogger(__name__)
@@ -102,6 +102,17 @@ def observe_pod(item: Object, owners: Mapping[str, str] = {}) -> Pod:
         waiting_message=message,
         disruption=_disruption(status, conditions),
         terminated=_terminated(status, conditions, created),
+    )
+
+
+def observe_node(item: Object) -> Node:
+    """Read a node: whether its kubelet reports that it is ready, and since when that is so."""
+    ready = conditions_of(item).get("Ready", {})
+    status = text_of(ready, "status")
+    return Node(
+        name=text_of(dig(item, "metadata"), "name"),
+        ready="True" if status == "True" else "False" if status == "False" else "Unknown",
+        since=time_of(dig(ready, "lastTransitionTime")) or 0.0,
     )
 
 

@@ -139,6 +139,15 @@ class World:
         pods = self._namespaces[key[0]].pods.cache.by(key[1])
         return [item for item in pods if is_pod_of_namesake(item, uid, owner_uids)]
 
+    def jobs_on(self, node: str) -> set[JobKey]:
+        """Return the jobs that have pods on a node."""
+        return {
+            (name, job_name_of(pod))
+            for name, namespace in self._namespaces.items()
+            for pod in namespace.pods.cache.all()
+            if text_of(dig(pod, "spec"), "nodeName") == node
+        }
+
     def pods_of_children(self) -> Iterator[tuple[JobKey, Object]]:
         """Return the pods that a known child of a live job controls, with that job: a label alone says nothing."""
         for name, namespace in self._namespaces.items():

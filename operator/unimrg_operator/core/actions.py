@@ -53,7 +53,8 @@ def plan_next_attempt(
         return Plan()
     alive = [pod for pod in observation.pods if is_alive(pod)]
     if alive:
-        terminating = [(pod, seconds_until_stuck(pod, now)) for pod in alive if pod.deleting_since is not None]
+        nodes, leaving = observation.nodes, [pod for pod in alive if pod.deleting_since is not None]
+        terminating = [(pod, seconds_until_stuck(pod, nodes, now)) for pod in leaving]
         stuck = tuple(DeletePod(pod.name, pod.uid) for pod, seconds_left in terminating if not seconds_left)
         return Plan(stuck, shortest_wait(*(seconds_left for _, seconds_left in terminating)))
     number, training = stage.attempt + 1, stages[TRAINING]

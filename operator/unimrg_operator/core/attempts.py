@@ -44,7 +44,7 @@ def update_stage(
     if stage.attempt_end is not None:
         return stage.model_copy(update={"state": _STATE_AFTER_ACTION[stage.attempt_end.action]}), None
     pods = pods_of(observation, child.name) if child is not None else []
-    found = classify(stage, child, pods, STAGES[observed.name], job, now)
+    found = classify(stage, child, pods, STAGES[observed.name], job, now, observation.nodes)
     if found.succeeded:
         message = f"attempt {stage.attempt} succeeded"
         end = AttemptEnd(time=format_time(now), reason="Completed", message=message, exit_code=0, action="Done")

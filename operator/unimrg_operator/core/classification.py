@@ -1,27 +1,29 @@
 """Classifies an attempt from the states of its pods: running, succeeded, or failed with a cause.
 
 In this order: the container that failed first (the others' failures are mostly consequences), disrupted or deleted
-pods, missing pods. A deleted child ends the attempt whatever its pods report. A program that fails after one of its
-peers was disrupted is not the cause. Texts of Kubernetes events are not used.
+pods and lost nodes, missing pods. A deleted child ends the attempt whatever its pods report. A program that fails after
+one of its peers was disrupted is not the cause, nor is one that was killed while its node was away. Texts of Kubernetes
+events are not used.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from unimrg_api.exit_codes import DISRUPTED, Action, Budget, ExitCode, KillReason, Rule, rule
 from unimrg_api.job import UniMRGJob
-from unimrg_api.stages import PodSize, Stage
+from unimrg_api.stages import Stage
 from unimrg_api.status import StageStatus
-from unimrg_operator.core.lookup import has_failed, has_succeeded, is_alive, is_on_lost_node, seconds_until_stuck
-from unimrg_operator.core.observation import Child, Pod, Terminated
-from unimrg_operator.core.texts import one_line, remaining, valid_reason
+from unimrg_operator.core.lookup import has_failed, has_succeeded, is_alive, seconds_until_lost, seconds_until_stuck
+from unimrg_operator.core.observation import Child, Node, Pod, Terminated
+from unimrg_operator.core.texts import one_line, remaining, shortest_wait, valid_reason
+from unimrg_operator.core.trouble.images import start_failure
+from unimrg_operator.core.trouble.memory import is_out_of_memory, memory_remedy
+from unimrg_operator.core.trouble.nodes import is_container_lost, node_interruption, was_not_ready
 
 FAILURE_WINDOW_SECONDS = 10
 """How long others are waited for after the first failure: the pod that failed first may be observed last."""
-
-PROFILE_FIELDS = {PodSize.SMALL: "resources.smallPod", PodSize.CPU: "resources.cpuPod", PodSize.GPU: "resources.gpuPod"}
-"""Field of the site profile with the resources of a pod."""
 
 CHILD_LOST = Rule("ChildLost", "the attempt's object was deleted", Action.RESTART, Budget.INFRA)
 
@@ -58,9 +60,15 @@ class Classification:
 
 
 def classify(
-    stage: StageStatus, child: Child | None, pods: list[Pod], definition: Stage, job: UniMRGJob, now: float
+    stage: StageStatus,
+    child: Child | None,
+    pods: list[Pod],
+    definition: Stage,
+    job: UniMRGJob,
+    now: float,
+    nodes: Sequence[Node] = (),
 ) -> Classification:
-    """Classify the newest attempt of a stage; `child` is None if it was deleted.
+    """Classify the newest attempt of a stage; `child` is None if it was deleted, `nodes` is empty if none is seen.
 
     A suspended child has not ended, whatever its pods do; pods that ended before the last resume are ignored.
     """
@@ -76,14 +84,16 @@ def classify(
     alive = [pod for pod in pods if is_alive(pod)]
     failed = [pod for pod in pods if has_failed(pod)]
     if failed:
-        if alive and (wait := _failure_window_left(failed, stage, child, pods, now)):
+        peers = _Peers(stage, child, pods, nodes)
+        if alive and (wait := _failure_window_left(failed, peers, now)):
             return Classification(requeue_after=wait)
-        return Classification(cause=_cause_of_first_failure(failed, stage, child, pods, definition, job))
-    terminating = [(pod, seconds_until_stuck(pod, now)) for pod in alive if pod.deleting_since is not None]
+        return Classification(cause=_cause_of_first_failure(failed, peers, definition, job))
+    terminating = [(pod, seconds_until_stuck(pod, nodes, now)) for pod in alive if pod.deleting_since is not None]
     waits = [seconds_left for _, seconds_left in terminating if seconds_left]
     if waits:  # until then the launcher may still write a checkpoint and the termination record
         return Classification(requeue_after=max(waits))
-    lost = [pod for pod, _ in terminating] or [pod for pod in alive if is_on_lost_node(pod)]
+    until_lost = [(pod, seconds_until_lost(pod, nodes, now)) for pod in alive]
+    lost = [pod for pod, _ in terminating] or [pod for pod, seconds_left in until_lost if seconds_left == 0]
     if lost:
         why = "its node is lost, or did not terminate it within the grace period"
         return Classification(cause=_pod_lost_cause(lost[0].name, lost[0].node, why))
@@ -91,7 +101,17 @@ def classify(
         return Classification(cause=_pod_lost_cause(None, None, "it was deleted or replaced"))
     if child.state == "Failed" and not alive:
         return Classification(cause=_pod_lost_cause(None, None, "the child failed and has no pod left"))
-    return Classification()
+    return Classification(requeue_after=shortest_wait(*(seconds_left for _, seconds_left in until_lost)))
+
+
+@dataclass(frozen=True)
+class _Peers:
+    """An attempt's pods, among which the cause of its end is looked for."""
+
+    stage: StageStatus
+    child: Child
+    pods: list[Pod]
+    nodes: Sequence[Node]
 
 
 def _failed_before(pod: Pod, moment: float) -> bool:
@@ -102,7 +122,7 @@ def _failed_before(pod: Pod, moment: float) -> bool:
     return terminating or (pod.terminated is not None and pod.terminated.finished < moment)
 
 
-def _failure_window_left(failed: list[Pod], stage: StageStatus, child: Child, pods: list[Pod], now: float) -> float:
+def _failure_window_left(failed: list[Pod], peers: _Peers, now: float) -> float:
     """Return the seconds to wait for earlier failures that are not observed yet.
 
     0 if the first failed pod is terminating: its exit code would disappear with it.
@@ -111,7 +131,7 @@ def _failure_window_left(failed: list[Pod], stage: StageStatus, child: Child, po
     if first is None or first[0].deleting_since is not None:
         return 0.0
     pod, end = first
-    disrupted = _earlier_disruption(pod, end.finished, stage, child, pods)
+    disrupted = _earlier_disruption(pod, end.finished, peers)
     return 0.0 if disrupted else remaining(end.finished, FAILURE_WINDOW_SECONDS, now)
 
 
@@ -121,68 +141,58 @@ def _first_failed_container(failed: list[Pod]) -> tuple[Pod, Terminated] | None:
 
     def order(item: tuple[Pod, Terminated]) -> tuple[int, bool, int]:
         pod, end = item
-        return int(end.finished), end.exit_code in _SECONDARY_EXIT_CODES and not _is_out_of_memory(end), pod.node_rank
+        return int(end.finished), end.exit_code in _SECONDARY_EXIT_CODES and not is_out_of_memory(end), pod.node_rank
 
     return min(ended, key=order, default=None)
 
 
-def _earlier_disruption(first: Pod, finished: float, stage: StageStatus, child: Child, pods: list[Pod]) -> str:
-    """Return which peer was deleted before the first pod failed; empty if none was.
+def _earlier_disruption(first: Pod, finished: float, peers: _Peers) -> str:
+    """Return which peer was deleted, or lost its node, before the first pod failed; empty if none did.
 
     Deletions in the same second are ignored: controllers delete peers because of a failure. For that reason a missing
     peer counts only as long as no controller has recorded the failure, or if it was replaced before.
     """
+    stage, child, pods = peers.stage, peers.child, peers.pods
     for pod in pods:
-        # a pod that was deleted for a suspension, before the child was resumed, is no cause
-        if pod.uid == first.uid or pod.deleting_since is None:
+        if pod.uid == first.uid:
             continue
-        if (child.resumed_at or 0.0) <= pod.deleting_since < finished:
+        if is_alive(pod) and (away := was_not_ready(pod, finished, peers.nodes)):
+            return away
+        # a pod that was deleted for a suspension, before the child was resumed, is no cause
+        if pod.deleting_since is not None and (child.resumed_at or 0.0) <= pod.deleting_since < finished:
             return one_line(f"pod {pod.name} on {pod.node or 'no node'} was terminating before", pod.disruption)
     missing = set(stage.pod_uids) - {pod.uid for pod in pods}
     replaced = any(pod.uid not in stage.pod_uids and pod.created < finished for pod in pods)
     return "a pod was missing before" if missing and (child.state == "Active" or replaced) else ""
 
 
-def _cause_of_first_failure(
-    failed: list[Pod], stage: StageStatus, child: Child, pods: list[Pod], definition: Stage, job: UniMRGJob
-) -> Cause:
+def _cause_of_first_failure(failed: list[Pod], peers: _Peers, definition: Stage, job: UniMRGJob) -> Cause:
     first = _first_failed_container(failed)
     if first is None:
         pod = next((pod for pod in failed if pod.disruption), failed[0])
         return _pod_lost_cause(pod.name, pod.node, "it failed without a container exit code", pod.disruption)
     pod, end = first
-    if _is_out_of_memory(end):
+    away = node_interruption(pod, end.finished, peers.nodes)
+    if is_container_lost(end):
+        return _pod_lost_cause(pod.name, pod.node, "its node lost sight of the container, as after a reset", away)
+    if is_out_of_memory(end):
         kill_reason = KillReason.OUT_OF_MEMORY
-    elif pod.disruption or pod.deleting_since is not None:
+    elif pod.disruption or pod.deleting_since is not None or away:
         kill_reason = KillReason.DISRUPTED
     else:
         kill_reason = KillReason.UNKNOWN
-    restart_rule = rule(end.exit_code, kill_reason)
+    restart_rule = start_failure(end) or rule(end.exit_code, kill_reason)
     reason = valid_reason(pod.disruption if restart_rule is DISRUPTED else "", restart_rule.reason)
     restarts = restart_rule.action is Action.RESTART and restart_rule.budget is not Budget.FREE
     may_follow_disruption = restarts and kill_reason is not KillReason.OUT_OF_MEMORY
-    disruption_before = _earlier_disruption(pod, end.finished, stage, child, pods) if may_follow_disruption else ""
-    memory_hint = _memory_hint(pod, definition, job) if kill_reason is KillReason.OUT_OF_MEMORY else ""
+    disruption_before = _earlier_disruption(pod, end.finished, peers) if may_follow_disruption else ""
+    remedy = memory_remedy(pod, definition, job) if kill_reason is KillReason.OUT_OF_MEMORY else ""
     where = f"pod {pod.name} on {pod.node or 'no node'}"
-    meaning = f"{where}: exit code {end.exit_code}, {restart_rule.meaning}{memory_hint}"
-    message = one_line(meaning, disruption_before, end.record.message)
+    meaning = f"{where}: exit code {end.exit_code}, {restart_rule.meaning}{remedy}"
+    message = one_line(meaning, away if restart_rule is DISRUPTED else "", disruption_before, end.record.message)
     if disruption_before:
         reason, restart_rule = "PodLost", DISRUPTED
     return Cause(reason, message, restart_rule, end.exit_code, _truncate_name(pod.name), _truncate_name(pod.node))
-
-
-def _memory_hint(pod: Pod, definition: Stage, job: UniMRGJob) -> str:
-    """Return the memory limit that a pod exceeded, and which field to change."""
-    size = definition.pod_size(job)
-    smaller = ", or lower spec.training.batch.microBatchRows" if definition.distributed else ""
-    limit = f" beyond its limit of {pod.memory_limit}" if pod.memory_limit else ""
-    return f"{limit}: raise {PROFILE_FIELDS[size]}.memory in the site profile{smaller}"
-
-
-def _is_out_of_memory(end: Terminated) -> bool:
-    """Whether host memory ran out, as reported by the kernel or, where only a rank was killed, by the launcher."""
-    reported = end.reason == "OOMKilled" or end.record.reason == "OutOfMemory"
-    return end.exit_code == ExitCode.KILLED and reported
 
 
 def _pod_lost_cause(pod: str | None, node: str | None, why: str, disruption: str = "") -> Cause:

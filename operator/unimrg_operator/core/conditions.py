@@ -17,7 +17,11 @@ from unimrg_operator.core.progress import ReportedStatus
 from unimrg_operator.core.queueing import standing
 from unimrg_operator.core.stages import Stages
 from unimrg_operator.core.texts import format_time, one_line, parse_time, remaining, shortest_wait, valid_reason
+from unimrg_operator.core.trouble.finding import Trouble
+from unimrg_operator.core.trouble.waiting import Waiting, why_waiting
 
+_CONFIG_TROUBLES = (Trouble.SECRET_MISSING, Trouble.CONFIG_MAP_MISSING, Trouble.CONTAINER_CONFIG_INVALID)
+"""Troubles of the check's pod that say that the job itself names something wrong."""
 NO_REPORT_SECONDS = 60
 """Without a report for this long, Progressing becomes Unknown."""
 
@@ -74,9 +78,9 @@ def accepted(inputs: StatusInputs) -> ConditionValue:
         return ConditionValue("True", "Valid", "the check succeeded")
     if check.attempt_end is not None:
         return ConditionValue("False", check.attempt_end.reason, check.attempt_end.message)
-    for pod in _pods(inputs, check):
-        if pod.waiting_reason == "CreateContainerConfigError":
-            return ConditionValue("False", _container_config_reason(pod), _waiting_message(pod))
+    waiting = _waiting(inputs, check)
+    if waiting.reason in _CONFIG_TROUBLES:
+        return ConditionValue("False", waiting.reason, waiting.message)
     if inputs.observation.previous_job_pods and check.attempt == 0:
         return ConditionValue("Unknown", "PreviousJobEnding", _previous_job_message(inputs))
     before = inputs.observed_status.condition("Accepted")
@@ -125,15 +129,11 @@ def running(inputs: StatusInputs) -> ConditionValue:
     what = f"{stage.name}: {len(ready)} of {expected} pods are running"
     if stage.state == "Running" and len(ready) == expected:
         return ConditionValue("True", "AllPodsRunning", what)
-    warnings = [warning for child in children_of(inputs.observation, stage.name)[:1] for warning in child.warnings]
-    waiting = [pod for pod in pods if is_alive(pod) and pod.phase != "Running"]
-    for pod in waiting:
-        warnings += pod.warnings
-    reasons = list(dict.fromkeys([*(_waiting_message(pod) for pod in waiting if pod.waiting_reason), *warnings]))
     ending = [f"pod {pod.name} is terminating" for pod in pods if is_alive(pod) and pod.deleting_since is not None]
     if ending:
         return ConditionValue("False", "PodsTerminating", one_line(what, *ending))
-    return ConditionValue("False", _waiting_reason(waiting), one_line(what, *reasons))
+    waiting = _waiting(inputs, stage)
+    return ConditionValue("False", waiting.reason, one_line(what, waiting.message), waiting.requeue_after)
 
 
 def progressing(inputs: StatusInputs, running_condition: Condition) -> ConditionValue:
@@ -188,7 +188,7 @@ def degraded(inputs: StatusInputs) -> ConditionValue:
     current, report = stages.current, inputs.observation.report
     if current is not None and report is not None and (problem := report.progress.mlflow_problem):
         reports = any(pod.uid == report.pod_uid for pod in _pods(inputs, current))
-        found += [("TrackingUnavailable", clean(problem))] if reports else []
+        found += [(Trouble.TRACKING_UNAVAILABLE, clean(problem))] if reports else []
     if current is not None:
         for used, limit, kind in limits(current.restart_counters, inputs.job.spec.run_policy).values():
             if used and used >= limit:
@@ -203,24 +203,10 @@ def _pods(inputs: StatusInputs, stage: StageStatus) -> list[Pod]:
     return pods_of(inputs.observation, stage.child) if stage.child and not is_stage_terminal(stage) else []
 
 
+def _waiting(inputs: StatusInputs, stage: StageStatus) -> Waiting:
+    child = next(iter(children_of(inputs.observation, stage.name)), None) if stage.attempt else None
+    return why_waiting(child, _pods(inputs, stage), STAGES[stage.name], inputs.job, inputs.now)
+
+
 def _previous_job_message(inputs: StatusInputs) -> str:
     return f"pods of an earlier job of this name have not ended: {', '.join(inputs.observation.previous_job_pods)}"
-
-
-def _waiting_reason(waiting: list[Pod]) -> str:
-    reasons = [pod.waiting_reason for pod in waiting]
-    for pod in waiting:
-        if pod.waiting_reason == "CreateContainerConfigError":
-            return _container_config_reason(pod)
-    if any("Image" in reason for reason in reasons):
-        return "ImagePull"
-    return "Unschedulable" if "Unschedulable" in reasons else "PodsPending"
-
-
-def _container_config_reason(pod: Pod) -> str:
-    return "SecretMissing" if "secret" in pod.waiting_message.lower() else "ContainerConfigInvalid"
-
-
-def _waiting_message(pod: Pod) -> str:
-    detail = f": {pod.waiting_message}" if pod.waiting_message else ""
-    return f"pod {pod.name} waits: {pod.waiting_reason}{detail}"

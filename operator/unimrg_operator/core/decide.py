@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from functools import partial
 
-from unimrg_api.stages import TRAINING
-from unimrg_api.status import JobStatus
+from unimrg_api.stages import TRAINING, JobPhase
+from unimrg_api.status import Condition, JobStatus
 from unimrg_operator.core import conditions
 from unimrg_operator.core.actions import (
     Plan,
@@ -24,6 +24,7 @@ from unimrg_operator.core.observation import Observation
 from unimrg_operator.core.progress import merge_progress, merge_reports
 from unimrg_operator.core.stages import Stages, decided_result, is_job_terminal, phase_of, update_stages
 from unimrg_operator.core.texts import format_time, shortest_wait
+from unimrg_operator.core.trouble.finding import Trouble
 
 CREATION_RETRY_SECONDS = 30
 """Interval at which a job that cannot create children is checked again."""
@@ -79,8 +80,9 @@ def _status(inputs: StatusInputs) -> tuple[JobStatus, float | None]:
     to_condition = partial(conditions.to_condition, observed_status=observed_status, generation=generation, now=now)
 
     accepted = to_condition("Accepted", conditions.accepted(inputs))
-    run = to_condition("Running", conditions.running(inputs))
-    progressing, admitted = conditions.progressing(inputs, run), conditions.admitted(inputs)
+    running, admitted = conditions.running(inputs), conditions.admitted(inputs)
+    run = to_condition("Running", running)
+    progressing = conditions.progressing(inputs, run)
     found = [
         accepted,
         *([to_condition("Admitted", admitted)] if admitted is not None else []),
@@ -89,7 +91,7 @@ def _status(inputs: StatusInputs) -> tuple[JobStatus, float | None]:
         to_condition("Checkpointed", conditions.checkpointed(inputs)),
         to_condition("Degraded", conditions.degraded(inputs)),
     ]
-    main_condition = accepted if accepted.status == "False" or phase == "Pending" else run
+    main_condition = _main_condition({condition.type: condition for condition in found}, phase)
     if stages.current is None and result is not None:
         end = ConditionValue("True", result.reason, result.message)
         main_condition = to_condition("Complete" if result.succeeded else "Failed", end)
@@ -108,7 +110,20 @@ def _status(inputs: StatusInputs) -> tuple[JobStatus, float | None]:
         start_time=observed_status.start_time or _start_time(inputs.observation, now),
         completion_time=format_time(now) if stages.current is None else None,
     )
-    return status, shortest_wait(progressing.requeue_after, admitted.requeue_after if admitted is not None else None)
+    waits = [value.requeue_after for value in (running, progressing, admitted) if value is not None]
+    return status, shortest_wait(*waits)
+
+
+def _main_condition(found: dict[str, Condition], phase: JobPhase) -> Condition:
+    """Return the condition whose reason is shown beside the phase: what a person has to see first."""
+    accepted, run, progressing, degraded = (found[name] for name in ("Accepted", "Running", "Progressing", "Degraded"))
+    if accepted.status == "False" or phase == "Pending":
+        return accepted
+    if run.status == "True" and progressing.status == "False":
+        return progressing
+    if run.status == "True" and degraded.reason in set(Trouble):
+        return degraded
+    return run
 
 
 def _start_time(observation: Observation, now: float) -> str:

@@ -9,6 +9,7 @@ from unimrg_api.texts import duration
 from unimrg_operator.core.budgets import backoff
 from unimrg_operator.core.decision import Event
 from unimrg_operator.core.texts import one_line
+from unimrg_operator.core.trouble.finding import Trouble
 
 
 def events(old: JobStatus, new: JobStatus, policy: RunPolicySpec) -> tuple[Event, ...]:
@@ -17,6 +18,8 @@ def events(old: JobStatus, new: JobStatus, policy: RunPolicySpec) -> tuple[Event
     for stage in new.stages:
         found += _stage_events(old.stage(stage.name), stage, policy)
     found += acceptance_events(old, new)
+    told = {event.reason for event in found}
+    found += [event for event in _trouble_events(old, new) if event.reason not in told]
     complete, failed = new.condition("Complete"), new.condition("Failed")
     if complete is not None and old.condition("Complete") is None:
         found.append(Event("Normal", "Completed", complete.message))
@@ -33,6 +36,16 @@ def acceptance_events(old: JobStatus, new: JobStatus) -> tuple[Event, ...]:
     if before is not None and (before.status, before.reason) == (accepted.status, accepted.reason):
         return ()
     return (Event("Warning", accepted.reason, accepted.message),)
+
+
+def _trouble_events(old: JobStatus, new: JobStatus) -> list[Event]:
+    """Return an event for each trouble that a condition tells and did not tell before."""
+    known = {condition.reason for condition in old.conditions}
+    return [
+        Event("Warning", condition.reason, condition.message)
+        for condition in new.conditions
+        if condition.reason in set(Trouble) - known
+    ]
 
 
 def _stage_events(old: StageStatus, new: StageStatus, policy: RunPolicySpec) -> list[Event]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from unimrg_api.job import UniMRGJob
 from unimrg_api.stages import STAGES, StageName
-from unimrg_operator.core.observation import Child, Observation, Pod
+from unimrg_operator.core.observation import Child, Node, Observation, Pod
 
 STUCK_SECONDS = 60
 """Time after its grace period at which a terminating pod counts as stuck."""
+LOST_SECONDS = 60
+"""Time after which a node whose kubelet does not answer counts as lost."""
 
 
 def children_of(observation: Observation, stage: StageName) -> list[Child]:
@@ -41,22 +45,37 @@ def has_failed(pod: Pod) -> bool:
     return not is_alive(pod) and not has_succeeded(pod)
 
 
-def is_on_lost_node(pod: Pod) -> bool:
-    """Whether a pod's node is unreachable, so that its state is unknown."""
-    return pod.phase == "Unknown" or pod.disruption == "NodeLost"
+def node_of(pod: Pod, nodes: Sequence[Node]) -> Node | None:
+    """Return the node of a pod; None if it has none, or if nodes are not seen."""
+    return next((node for node in nodes if node.name == pod.node), None)
 
 
-def seconds_until_stuck(pod: Pod, now: float) -> float:
-    """Return the seconds until a terminating pod counts as stuck; 0 if it does, or if its node is lost.
+def seconds_until_lost(pod: Pod, nodes: Sequence[Node], now: float) -> float | None:
+    """Return the seconds until a pod's node counts as lost, so that its state is unknown: 0 if it does.
 
-    The API server's clock may be behind ours, so the wait does not begin before we observed the deletion. Clock skew
-    only lengthens it: a pod that is killed too early could still write a checkpoint.
+    None: nothing is wrong with the node.
+    """
+    if pod.phase == "Unknown" or pod.disruption == "NodeLost":
+        return 0.0
+    node = node_of(pod, nodes)
+    if node is None or node.ready != "Unknown":
+        return None
+    return max(0.0, max(node.since, node.seen_since) + LOST_SECONDS - now)
+
+
+def seconds_until_stuck(pod: Pod, nodes: Sequence[Node], now: float) -> float:
+    """Return the seconds until a terminating pod counts as stuck; 0 if it does, or if Kubernetes calls its node lost.
+
+    On a node that does not answer the pod's own grace period is enough. The API server's clock may be behind ours, so
+    the wait does not begin before we observed the deletion. Clock skew only lengthens it: a pod that is killed too
+    early could still write a checkpoint.
     """
     assert pod.deleting_since is not None
-    if is_on_lost_node(pod):
+    if pod.phase == "Unknown" or pod.disruption == "NodeLost":
         return 0.0
     since = max(pod.deleting_since, pod.deletion_observed_at or 0.0)
-    return max(0.0, since + pod.grace_seconds + STUCK_SECONDS - now)
+    patience = 0 if seconds_until_lost(pod, nodes, now) == 0 else STUCK_SECONDS
+    return max(0.0, since + pod.grace_seconds + patience - now)
 
 
 def all_pods_succeeded(observation: Observation, child: Child, job: UniMRGJob | None) -> bool:

@@ -91,6 +91,19 @@ class Pod:
 
 
 @dataclass(frozen=True)
+class Node:
+    """A node on which pods of the job are, or were."""
+
+    name: str
+    ready: Literal["True", "False", "Unknown"]
+    """Unknown: its kubelet does not answer."""
+    since: float
+    """When `ready` last changed."""
+    seen_since: float = 0.0
+    """Since when this operator process sees it so without a gap, by its own clock."""
+
+
+@dataclass(frozen=True)
 class ProgressReport:
     """Progress that was pulled from the pod of node 0."""
 
@@ -133,3 +146,5 @@ class Observation:
     """Names of live pods of an earlier job of the same name: they may still write checkpoints to the same prefix."""
     workloads: tuple[Workload, ...] | None = None
     """Of the children; None where the operator does not look at them."""
+    nodes: tuple[Node, ...] = ()
+    """Nodes of the pods; empty where the operator has no right to see nodes."""

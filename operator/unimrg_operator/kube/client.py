@@ -294,7 +294,8 @@ def own_namespace() -> str | None:
 
 def _path(resource: Resource, namespace: str, name: str = "") -> str:
     root = f"/apis/{resource.group}" if resource.group else "/api"
-    path = f"{root}/{resource.version}/namespaces/{quote(namespace, safe='')}/{resource.plural}"
+    where = f"namespaces/{quote(namespace, safe='')}/" if namespace else ""  # without: the whole cluster
+    path = f"{root}/{resource.version}/{where}{resource.plural}"
     return f"{path}/{quote(name, safe='')}" if name else path
 
 

@@ -35,7 +35,10 @@ FUTILE_WATCHES = 3
 
 
 class Reflector:
-    """One kind in one namespace. `run` is its life; everything else may be called from other threads."""
+    """One kind in one namespace; an empty one: in the whole cluster.
+
+    `run` is its life; everything else may be called from other threads.
+    """
 
     def __init__(
         self,
@@ -141,7 +144,7 @@ class Reflector:
 
     def __str__(self) -> str:
         group = f".{self.resource.group}" if self.resource.group else ""
-        return f"{self.resource.plural}{group} in {self.namespace}"
+        return f"{self.resource.plural}{group} in {self.namespace or 'the cluster'}"
 
     def _list(self) -> None:
         self._version = version = ""
