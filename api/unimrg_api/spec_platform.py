@@ -85,7 +85,7 @@ class TrainerSpec(Spec):
     compile: Literal["Always", "Never"] = "Never"
     """Whether torch.compile compiles the model's blocks: the first step takes minutes longer, the others less long.
     It needs a C compiler in the image."""
-    diagnostics: DiagnosticsSpec = DiagnosticsSpec()
+    diagnostics: DiagnosticsSpec = DiagnosticsSpec.model_construct()
     """What is measured beyond losses and times."""
 
     @property
@@ -283,7 +283,7 @@ class MlflowSpec(Spec):
 class TrackingSpec(Spec):
     """Where losses and scores are recorded."""
 
-    mlflow: MlflowSpec = MlflowSpec()
+    mlflow: MlflowSpec = MlflowSpec.model_construct()
     """A run in MLflow."""
 
 
