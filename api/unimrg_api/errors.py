@@ -54,6 +54,11 @@ class Problem:
         for name in ("value", "message", "remedy"):
             object.__setattr__(self, name, _unicode(getattr(self, name)))
 
+    def to_json(self) -> dict[str, str | int | None]:
+        """Return it for programs: path, value, message, remedy, line, column and exitCode."""
+        texts = {"path": self.path, "value": self.value, "message": self.message, "remedy": self.remedy}
+        return {**texts, "line": self.line, "column": self.column, "exitCode": int(self.exit_code)}
+
     def __str__(self) -> str:
         where = f"line {self.line}, column {self.column}: " if self.line is not None else ""
         path = f"{self.path}: " if self.path else ""

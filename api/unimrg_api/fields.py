@@ -6,10 +6,15 @@ The models must be expressible as a structural schema of Kubernetes (they become
 
 from __future__ import annotations
 
+import ast
+import inspect
+import itertools
 import os
 import re
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 from urllib.parse import unquote, unquote_to_bytes, urlsplit
@@ -84,9 +89,35 @@ def listed_by(key: str) -> dict[str, Any]:
     return {LIST_TYPE: "map", LIST_KEYS: [key]}
 
 
-def _add_rules(schema: dict[str, Any], model: type[Spec]) -> None:
+def _complete(schema: dict[str, Any], model: type[Spec]) -> None:
+    """Add to a model's schema its rules, and what the docstrings below its fields say.
+
+    Pydantic would read the docstrings of every model while it is imported, which takes longer than to check a job.
+    """
     if model.rules:
         schema[RULES] = [rule.to_json() for rule in model.rules]
+    for base in reversed(model.__mro__):
+        for name, text in _docstrings(base).items() if issubclass(base, Spec) else ():
+            entry = schema.get("properties", {}).get(to_camel(name))
+            if entry is not None:
+                entry["description"] = text
+
+
+@cache
+def _docstrings(model: type[Spec]) -> dict[str, str]:
+    """Return the text below each of the fields that a class declares itself; none where its source is not at hand."""
+    try:
+        (tree,) = ast.parse(textwrap.dedent(inspect.getsource(model))).body
+    except OSError:
+        return {}
+    found = {}
+    for node, below in itertools.pairwise(getattr(tree, "body", ())):
+        match node, below:
+            case (ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text)))) if (
+                name in model.model_fields
+            ):
+                found[name] = inspect.cleandoc(text)
+    return found
 
 
 class Spec(BaseModel):
@@ -98,12 +129,12 @@ class Spec(BaseModel):
     model_config = ConfigDict(
         extra="forbid",
         strict=True,
+        defer_build=True,  # each is built as a part of the job, and not by itself too
         frozen=True,
         alias_generator=to_camel,
         populate_by_name=True,
-        use_attribute_docstrings=True,
         allow_inf_nan=False,
-        json_schema_extra=_add_rules,
+        json_schema_extra=_complete,
     )
 
     def violations(self) -> Iterator[Violation]:

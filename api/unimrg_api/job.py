@@ -134,21 +134,21 @@ class JobSpec(Spec):
     """SFT (understanding only), RecA (and reconstruction of the image), or UniMRG (and its depth and segmentation)."""
     objectives: Annotated[list[ObjectiveSpec], Field(min_length=1, max_length=8)] | None = None
     """Objectives and their weights, each once. Absent: those of `method`, each with weight 1."""
-    training: TrainingSpec = TrainingSpec()
+    training: TrainingSpec = TrainingSpec.model_construct()
     """How the model is trained."""
-    trainer: TrainerSpec = TrainerSpec()
+    trainer: TrainerSpec = TrainerSpec.model_construct()
     """The processes that train."""
     data: DataSpec
     """What is trained on."""
-    storage: StorageSpec = StorageSpec()
+    storage: StorageSpec = StorageSpec.model_construct()
     """The object store behind `s3://`."""
     checkpoint: CheckpointSpec
     """Where and when the state of training is kept."""
-    tracking: TrackingSpec = TrackingSpec()
+    tracking: TrackingSpec = TrackingSpec.model_construct()
     """Where losses and scores are recorded."""
-    stages: StagesSpec = StagesSpec()
+    stages: StagesSpec = StagesSpec.model_construct()
     """What happens around training."""
-    run_policy: RunPolicySpec = RunPolicySpec()
+    run_policy: RunPolicySpec = RunPolicySpec.model_construct()
     """When an attempt is given up."""
 
     def resolved_objectives(self) -> dict[str, float]:

@@ -102,9 +102,9 @@ class HarmonSpec(FamilySpec):
     dropout: Fraction = "0.1"
     """Share of activations that dropout zeroes in the masked autoregressive encoder and decoder.
     The published value is "0.1"; "0" makes losses independent of how the batch is split."""
-    mask_rate: HarmonMaskRateSpec = HarmonMaskRateSpec()
+    mask_rate: HarmonMaskRateSpec = HarmonMaskRateSpec.model_construct()
     """How much of an image is masked in training."""
-    sampling: HarmonSamplingSpec = HarmonSamplingSpec()
+    sampling: HarmonSamplingSpec = HarmonSamplingSpec.model_construct()
     """How images are generated."""
 
     def training_settings(self) -> dict[str, Any]:
@@ -136,7 +136,7 @@ class ShowOSpec(FamilySpec):
     variant: Literal["Tiny", "VQ-256", "VQ-512", "CLIP-256", "CLIP-512"]
     """Size of generated images, and what images are understood through: their codes (`VQ`) or CLIP's vision tower.
     `Tiny` has the published architecture with CLIP and small numbers, and trains on a laptop."""
-    sampling: ShowOSamplingSpec = ShowOSamplingSpec()
+    sampling: ShowOSamplingSpec = ShowOSamplingSpec.model_construct()
     """How images are generated."""
 
 
@@ -165,7 +165,7 @@ class OpenUniSpec(FamilySpec):
     variant: Literal["Tiny", "B-512", "L-512"]
     """Size; `L-512` is OpenUni-3.6B. `Tiny` has the published architecture with small numbers, and a vision tower
     without training."""
-    sampling: OpenUniSamplingSpec = OpenUniSamplingSpec()
+    sampling: OpenUniSamplingSpec = OpenUniSamplingSpec.model_construct()
     """How images are generated."""
 
 

@@ -94,7 +94,7 @@ class TrainerSpec(Spec):
     rdma: Literal["Always", "Never"] = "Never"
     """Whether GPUs of different nodes talk over InfiniBand or RoCE. How that is done on a cluster (devices, NCCL's
     variables, network, rights) its site profile says; without that, such a job is refused."""
-    diagnostics: DiagnosticsSpec = DiagnosticsSpec()
+    diagnostics: DiagnosticsSpec = DiagnosticsSpec.model_construct()
     """What is measured beyond losses and times."""
 
     @property
@@ -309,7 +309,7 @@ class MlflowSpec(Spec):
 class TrackingSpec(Spec):
     """Where losses and scores are recorded."""
 
-    mlflow: MlflowSpec = MlflowSpec()
+    mlflow: MlflowSpec = MlflowSpec.model_construct()
     """A run in MLflow."""
 
 

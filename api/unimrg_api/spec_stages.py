@@ -57,5 +57,5 @@ class EvaluateSpec(Spec):
 class StagesSpec(Spec):
     """What happens around training."""
 
-    evaluate: EvaluateSpec = EvaluateSpec()
+    evaluate: EvaluateSpec = EvaluateSpec.model_construct()
     """The evaluation after training."""

@@ -160,16 +160,16 @@ class EarlyStopSpec(Spec):
 class TrainingSpec(Spec):
     """How the model is trained."""
 
-    batch: BatchSpec = BatchSpec()
+    batch: BatchSpec = BatchSpec.model_construct()
     """Rows of a step."""
-    optimizer: OptimizerSpec = OptimizerSpec()
+    optimizer: OptimizerSpec = OptimizerSpec.model_construct()
     """AdamW's numbers."""
-    schedule: ScheduleSpec = ScheduleSpec()
+    schedule: ScheduleSpec = ScheduleSpec.model_construct()
     """Learning rate over time."""
     parts: Annotated[list[PartSpec], Field(max_length=16)] = Field(default=[])
     """Parts of the model with a learning rate of their own, or frozen, each once. All others train at the schedule's
     rate, as published."""
-    guard: GuardSpec = GuardSpec()
+    guard: GuardSpec = GuardSpec.model_construct()
     """Which steps are left out because their numbers are not sound."""
     stop_step: Annotated[int, Field(ge=1, le=MAXIMUM_STEPS)] | None = None
     """Optimiser step after which training ends. Absent: `schedule.totalSteps`. Less than that stops within

@@ -81,10 +81,29 @@ class Cluster:
             raise
         return found
 
+    def jobs(self, labels: Mapping[str, str] | None = None) -> list[Object]:
+        """Return the UniMRGJobs of the namespace that carry all of these labels."""
+        found = self._ask(
+            self._objects.list_namespaced_custom_object,
+            *(GROUP, VERSION, self.namespace, PLURAL),
+            label_selector=_selector(labels or {}),
+        )
+        return [item for item in found.get("items") or [] if isinstance(item, dict)]
+
+    def suspend_job(self, name: str, suspend: bool) -> Object:
+        """Set `spec.suspend` of a UniMRGJob and nothing else; return the job."""
+        patch = {"spec": {"suspend": suspend}}
+        place = (GROUP, VERSION, self.namespace, PLURAL, name)
+        return self._ask(self._objects.patch_namespaced_custom_object, *place, patch, field_manager="unimrg")
+
+    def delete_job(self, name: str, uid: str) -> None:
+        """Delete a UniMRGJob, if it still is the one with this uid; its children go with it."""
+        place = (GROUP, VERSION, self.namespace, PLURAL, name)
+        self._ask(self._objects.delete_namespaced_custom_object, *place, body={"preconditions": {"uid": uid}})
+
     def pods(self, labels: Mapping[str, str]) -> list[Object]:
         """Return the pods that carry all of these labels."""
-        selector = ",".join(f"{name}={value}" for name, value in labels.items())
-        found = self._ask(self._core.list_namespaced_pod, self.namespace, label_selector=selector)
+        found = self._ask(self._core.list_namespaced_pod, self.namespace, label_selector=_selector(labels))
         return [item for item in found.get("items") or [] if isinstance(item, dict)]
 
     def log(self, pod: str, *, follow: bool, tail: int | None) -> Iterator[str]:
@@ -218,6 +237,10 @@ def _bad_kubeconfig(files: str, context: str | None, error: Exception) -> UserEr
         return UserError(f"{message}{named}: {text}", remedy=f"look at it with `{remedy}`")
     # other messages may quote the file, and there are keys in it
     return UserError(f"{message}: {type(error).__name__}", remedy="look at it with `kubectl config view`")
+
+
+def _selector(labels: Mapping[str, str]) -> str:
+    return ",".join(f"{name}={value}" for name, value in labels.items())
 
 
 def _object(data: bytes | str) -> Object:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
 from unimrg_api.errors import UserError
@@ -31,6 +31,10 @@ class ClusterJob(BaseModel):
     """Whether its deletion has begun."""
     checkpoint_uri: str = ""
     """Prefix of the run: `spec.checkpoint.uri`."""
+    suspend: bool = False
+    """Whether it is to be stopped: `spec.suspend`."""
+    spec: dict[str, Any] = Field(default={}, exclude=True)
+    """All of its spec, for those who need more of it; no part of what is printed."""
     status: JobStatus | None = None
     """None: no operator has written one yet."""
 
@@ -46,6 +50,8 @@ def read_job(value: dict[str, Any]) -> ClusterJob:
                 "uid": metadata.get("uid"),
                 "deleting": "deletionTimestamp" in metadata,
                 "checkpointUri": spec.get("checkpoint", {}).get("uri", ""),
+                "suspend": spec.get("suspend") is True,
+                "spec": spec,
                 "status": value.get("status") or None,
             }
         )

@@ -1,16 +1,17 @@
-"""Shows the logs of a job's pods on a cluster, or the reason why there are none."""
+"""Shows the logs of a job's pods on a cluster, else what its launchers kept of them, else why there are none."""
 
 from __future__ import annotations
 
 import sys
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from unimrg_api.cluster import ATTEMPT_LABEL, JOB_LABEL, STAGE_LABEL, TRAINER_CONTAINER, node_rank
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
+from unimrg_api.spec_platform import StorageSpec, TrainerSpec
 from unimrg_api.stages import STAGES, StageName
 from unimrg_api.status import StageStatus
 from unimrg_cli.cluster_client import Cluster, ServerError
@@ -30,6 +31,8 @@ class Selection:
     """None: the newest of the stage."""
     node: int | None = 0
     """Rank of the node; None: all of them."""
+    rank: int | None = None
+    """Rank of a training process; None: the first of each node, whose log its pod repeats."""
     tail: int | None = None
     """Lines at the end; None: all."""
     follow: bool = False
@@ -47,16 +50,21 @@ class _Pod:
 def show_logs(cluster: Cluster, name: str, wanted: Selection) -> None:
     """Write the logs to standard output; lines of several nodes begin with `[node N]`.
 
-    Raises UserError where there are none, with the reason: UNAVAILABLE where there may be some soon, else
-    INPUT_MISSING.
+    Where the pods are gone, or the rank that is wanted is not the one whose log they repeat, that is what launchers
+    left beside the checkpoints when the attempt ended. Raises UserError where there are none, with the reason:
+    UNAVAILABLE where there may be some soon, else INPUT_MISSING.
     """
     shown = ""
     while True:
         job = read_job(cluster.job(name))
         try:
             stage = _stage(job, wanted.stage)
+            wanted = _on_a_node(job, stage, wanted)
             pods = _pods(cluster, job, stage, wanted)
             break
+        except _GoneError as gone:
+            _show_kept(job, gone, wanted)
+            return
         except UserError as reason:
             if not wanted.follow or reason.exit_code is not ExitCode.UNAVAILABLE:
                 raise
@@ -84,6 +92,60 @@ def show_logs(cluster: Cluster, name: str, wanted: Selection) -> None:
         thread.join()
     if errors:
         raise errors[0]
+
+
+class _GoneError(UserError):
+    """No pod has the log; launchers may have kept it."""
+
+    def __init__(self, message: str, job: ClusterJob, stage: StageStatus, attempt: int) -> None:
+        super().__init__(message, remedy=_kept(job, stage.name), exit_code=ExitCode.INPUT_MISSING)
+        self.stage: StageName = stage.name
+        self.attempt = attempt
+
+
+def _on_a_node(job: ClusterJob, stage: StageStatus, wanted: Selection) -> Selection:
+    """Return the selection with the node whose pod repeats the log of the rank that is wanted.
+
+    Raises _GoneError for a rank whose log no pod repeats.
+    """
+    if wanted.rank is None:
+        return wanted
+    node, place = divmod(wanted.rank, _ranks_per_node(job))
+    if place and STAGES[stage.name].distributed:
+        attempt = wanted.attempt or stage.attempt
+        message = f"the pod of node {node} repeats the log of its first rank only, {wanted.rank - place}"
+        if attempt == stage.attempt and stage.attempt_end is None and not _has_ended(job):
+            message += f"; that of rank {wanted.rank} is kept when attempt {attempt} of {stage.name} ends"
+        raise _GoneError(message, job, stage, attempt)
+    return replace(wanted, node=node)
+
+
+def _ranks_per_node(job: ClusterJob) -> int:
+    trainer = TrainerSpec.model_validate(job.spec.get("trainer") or {})
+    return trainer.processes // trainer.nodes
+
+
+def _show_kept(job: ClusterJob, gone: _GoneError, wanted: Selection) -> None:
+    """Write what launchers kept of an attempt. Raises UserError, with the reason why no pod has it, if they did not."""
+    if not STAGES[gone.stage].distributed:
+        raise gone
+    from unimrg_cli.kept_logs import KeptSelection, show_kept
+    from unimrg_trainer.checkpoint.identity import find_attempt
+    from unimrg_trainer.storage import open_store
+
+    # an evaluation bears the number of the training that it is about
+    counted = gone.attempt if STAGES[gone.stage].trains or job.status is None else job.status.attempt
+    rank = wanted.rank if wanted.rank is not None or wanted.node is None else wanted.node * _ranks_per_node(job)
+    try:
+        storage = StorageSpec.model_validate(job.spec.get("storage") or {})
+        store = open_store(job.checkpoint_uri.rstrip("/"), storage)
+        attempt = find_attempt(store, f"{job.uid}/{counted}") or counted
+        show_kept(store, KeptSelection(gone.stage, attempt, rank, wanted.tail))
+    except (UserError, ImportError, ValueError) as error:
+        reason = error.message if isinstance(error, UserError) else str(error)
+        remedy = f"{gone.remedy}; it cannot be read from here: {reason}" if gone.remedy else ""
+        raise UserError(gone.message, remedy=remedy, exit_code=gone.exit_code) from None
+    _note(f"{gone.message}; this is what was kept under {job.checkpoint_uri.rstrip('/')}/logs/attempt-{attempt}/")
 
 
 def _copy(cluster: Cluster, wanted: Selection, pod: _Pod, remedy: str) -> None:
@@ -138,8 +200,7 @@ def _pods(cluster: Cluster, job: ClusterJob, stage: StageStatus, wanted: Selecti
     if newest and stage.attempt_end is None and not _has_ended(job):
         raise _none(f"{what} has no pod yet", job)
     end = f"; it ended: {end_text(stage.attempt_end)}" if newest and stage.attempt_end is not None else ""
-    message = f"the pods of {what} are gone, and their logs with them{end}"
-    raise UserError(message, remedy=_kept(job, stage.name), exit_code=ExitCode.INPUT_MISSING)
+    raise _GoneError(f"the pods of {what} are gone, and their logs with them{end}", job, stage, attempt)
 
 
 def _read_pod(value: dict[str, Any]) -> _Pod:

@@ -12,8 +12,10 @@ import typer
 
 from unimrg_cli.options import OutputOption, Target
 
-checkpoints_app = typer.Typer(help="Checkpoints of a run, and published weights in and out.", no_args_is_help=True)
-tracking_app = typer.Typer(help="Records of a run in MLflow.", no_args_is_help=True)
+checkpoints_app = typer.Typer(
+    help="Checkpoints of a run, and published weights in and out.", no_args_is_help=True, rich_markup_mode=None
+)
+tracking_app = typer.Typer(help="Records of a run in MLflow.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @checkpoints_app.command("ls")

@@ -96,7 +96,7 @@ def open_run(target: str) -> ObjectStore:
     Raises JobError for a job's file that is wrong, UserError (INPUT_MISSING) for what names no run; a job's file may
     name one to come.
     """
-    return _open(target)[0]
+    return locate_run(target)[0]
 
 
 def is_job_file(target: str) -> bool:
@@ -105,8 +105,8 @@ def is_job_file(target: str) -> bool:
     return "://" not in target and not path.is_dir() and (path.suffix.lower() in _JOB_SUFFIXES or path.is_file())
 
 
-def _open(target: str) -> tuple[ObjectStore, LocalStore]:
-    """The prefix of the run that `target` names, and this machine's folder of it."""
+def locate_run(target: str) -> tuple[ObjectStore, LocalStore]:
+    """Open the prefix of the run that `target` names, and this machine's folder of it; raises as `open_run` does."""
     path, storage = Path(target), None
     if "://" in target:
         uri = resolve_uri(target, Path.cwd())
@@ -136,7 +136,7 @@ def _open(target: str) -> tuple[ObjectStore, LocalStore]:
 
 def describe_run(target: str) -> RunDescription:
     """Describe the run that a job's file, a folder or a URI names. Raises UserError as `open_run` does."""
-    store, local = _open(target)
+    store, local = locate_run(target)
     uid = json_object(store, "job.json").get("uid")
     ours = training_in(local.root) in (None, uid)  # otherwise the local files belong to an earlier run
     progress = _read(local, PROGRESS_FILE, Progress.parse) if ours else None
@@ -148,7 +148,7 @@ def describe_run(target: str) -> RunDescription:
     at_rest = _state_at_rest(store, outcomes, max(attempts, default=None), progress, last_end)
     return RunDescription(
         uri=store.uri,
-        state="Running" if _is_running(local.root / "lock") else at_rest,
+        state="Running" if is_running(local.root / "lock") else at_rest,
         uid=uid if isinstance(uid, str) else None,
         attempts=len(attempts),
         progress=progress,
@@ -189,8 +189,8 @@ def _state_at_rest(
     return "Failed" if "Failed" in ends else "Stopped"  # `finish` has not run: the attempt was killed
 
 
-def _is_running(lock: Path) -> bool:
-    """Whether the process that the lock's file names is alive.
+def is_running(lock: Path) -> bool:
+    """Return whether the process that the file of a run's lock names is alive.
 
     The lock itself is not tried: to hold it for an instant would make a run that starts just then fail.
     """

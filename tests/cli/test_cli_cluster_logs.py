@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -161,6 +163,43 @@ def test_a_pod_that_ended_before_its_container_began_has_an_empty_log(cluster: C
     assert cluster.logs() == Ended(0, "", "")
     cluster.pods([pod("p", 0, None, phase="Pending")])
     cluster.logs().refused(69, "the pod p has not started: its node has not started it yet", "--follow")
+
+
+@pytest.fixture
+def kept(cluster: Cluster, tmp_path: Path) -> Path:
+    """The run's prefix, with what four ranks wrote in the second attempt, which the prefix knows as its fifth."""
+    job = cluster_job(SUCCEEDED)
+    job["spec"]["checkpoint"]["uri"] = f"file://{tmp_path}/run/"
+    cluster.stand_in.answer(f"GET {JOBS}/good", Answer(200, job))
+    cluster.pods([])
+    for number, attempt in ((5, 2), (1, 1)):
+        claim = tmp_path / "run" / "attempts" / f"{number}.json"
+        claim.parent.mkdir(parents=True, exist_ok=True)
+        claim.write_text(json.dumps({"start": f"u1/{attempt}"}))
+    for rank in range(4):
+        log = tmp_path / "run" / "logs" / "attempt-5" / "train" / f"rank-{rank}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text(f"one of {rank}\ntwo of {rank}\n")
+    return tmp_path / "run"
+
+
+def test_once_the_pods_are_gone_what_was_kept_is_shown(cluster: Cluster, kept: Path) -> None:
+    ended = cluster.logs("--stage", "train", "--attempt", 2, "--node", 1)
+    assert (ended.code, ended.out) == (0, "one of 2\ntwo of 2\n")
+    assert f"are gone, and their logs with them; this is what was kept under file://{kept}/logs/attempt-5/" in ended.err
+    ended = cluster.logs("--stage", "train", "--attempt", 2, "--rank", "all", "--tail", 1)
+    assert ended.out == "".join(f"[rank {rank}] two of {rank}\n" for rank in range(4))
+    assert cluster.logs("--stage", "train", "--attempt", 1).code == 66
+
+
+def test_a_rank_is_read_where_it_is(cluster: Cluster, kept: Path) -> None:
+    pods = [pod("good-train-2-worker-1", 1), pod("good-train-2-worker-0", 0)]
+    cluster.pods(pods)
+    cluster.job(RUNNING)
+    assert cluster.logs("--rank", 2).out == "one of 1\ntwo of 1\n", "the first rank of node 1"
+    cluster.logs("--rank", 3).refused(
+        66, "repeats the log of its first rank only, 2", "kept when attempt 2 of train ends"
+    )
 
 
 def test_following_waits_until_there_is_something_to_follow(cluster: Cluster) -> None:

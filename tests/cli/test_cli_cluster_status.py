@@ -13,7 +13,7 @@ from tests.support.cluster_jobs import RUNNING, SUCCEEDED, cluster_job, conditio
 from tests.support.command_line import Ended, Unimrg, piped
 from unimrg_api.status import JobStatus
 from unimrg_api.yaml_source import read_yaml
-from unimrg_cli import submit
+from unimrg_cli import waiting
 from unimrg_cli.cluster_view import ClusterJob, headline, notable, read_job
 
 
@@ -131,7 +131,7 @@ def test_conditions_are_shown_where_they_say_more_than_the_phase(
 @pytest.fixture
 def submitted(unimrg: Unimrg, api_stand_in: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Return a function that submits a job and waits while its object is answered as given."""
-    monkeypatch.setattr(submit, "POLL_SECONDS", 0)
+    monkeypatch.setattr(waiting, "POLL_SECONDS", 0)
     file = tmp_path / "job.yaml"
     text = GOOD_JOB.replace("file://", "s3://bucket/").replace("experiment: tests", "uri: http://mlflow:5000")
     file.write_text(text)
@@ -159,7 +159,7 @@ def test_a_job_is_sent_as_it_is_written_and_strictly(submitted: Any, api_stand_i
     assert sent["spec"] == read_yaml((tmp_path / "job.yaml").read_bytes()).value["spec"], "defaults are the server's"
     assert "created the UniMRGJob good in namespace research" in ended.out
     options = f"good -n research --kubeconfig {tmp_path}/kubeconfig"
-    for command in ("unimrg status", "unimrg logs --follow", "kubectl delete unimrgjob"):
+    for command in ("unimrg status", "unimrg logs --follow", "unimrg cancel"):
         assert f"  {command} {options}\n" in ended.out
 
 
@@ -224,7 +224,7 @@ def test_an_api_server_that_is_briefly_unavailable_does_not_end_waiting(submitte
 def test_a_job_that_goes_away_ends_the_waiting(
     answer: Answer, code: int, words: str, submitted: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(submit, "SILENCE_SECONDS", 0.05)
+    monkeypatch.setattr(waiting, "SILENCE_SECONDS", 0.05)
     submitted(job(RUNNING), answer).refused(code, words)
 
 
@@ -232,5 +232,5 @@ def test_ctrl_c_ends_the_waiting_and_not_the_job(submitted: Any, monkeypatch: py
     def interrupted(_: Any) -> str:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(submit, "headline", interrupted)
+    monkeypatch.setattr(waiting, "headline", interrupted)
     submitted(job(RUNNING)).refused(130, "no longer waiting for good, which goes on")

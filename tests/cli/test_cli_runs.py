@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -280,3 +282,36 @@ def test_pruning_is_refused_while_a_training_holds_the_lease(unimrg: Unimrg, run
     lease.release()
     assert unimrg(*prune, "--yes").code == 0
     assert "nothing to delete" in unimrg(*prune).out
+
+
+def test_the_logs_of_a_run_are_those_here_and_those_that_were_kept(unimrg: Unimrg, run: Run) -> None:
+    run.attempt(1)
+    run.put("logs/attempt-1/train/rank-0.log", "the end\n")
+    run.put("logs/attempt-1/train/rank-1.log", "of rank 1\n")
+    run.put("local/logs/attempt-1/train/rank-0.log", "all\nto the end\n")
+    assert unimrg("logs", run.file).out == "all\nto the end\n"
+    assert unimrg("logs", run.file, "--tail", 1).out == "to the end\n"
+    assert unimrg("logs", run.root, "--rank", 1, "--follow").out == "of rank 1\n"
+    assert unimrg("logs", run.root, "--rank", "all").out == "[rank 0] all\n[rank 0] to the end\n[rank 1] of rank 1\n"
+    run.put("local/logs/attempt-2/evaluate/rank-0.log", "scores\n")
+    assert unimrg("logs", run.file).out == "scores\n"
+    unimrg("logs", run.file, "--stage", "train", "--attempt", 3).refused(66, "there are logs of train of attempt 1")
+    unimrg("logs", run.file, "--rank", 7).refused(66, "its ranks are 0")
+    unimrg("logs", run.file, "--stage", "prepare").refused(66, "launcher.log")
+
+
+def test_a_log_is_followed_as_long_as_its_run_goes_on(unimrg: Unimrg, run: Run) -> None:
+    run.attempt(1)
+    run.put("local/logs/attempt-1/train/rank-0.log", "one\ntwo\n")
+    writer = "import sys, time; sys.stdin.read(); open(sys.argv[1], 'a').write('three\\nfour\\n')"
+    log = run.root / "local/logs/attempt-1/train/rank-0.log"
+    command = [sys.executable, "-c", writer, str(log)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, text=True) as process:
+        run.put("local/lock", f"process {process.pid}, started now\n")
+        follower = [sys.executable, "-m", "unimrg_cli.main", "logs", str(run.file), "--follow", "--tail", "1"]
+        with subprocess.Popen(follower, stdout=subprocess.PIPE, text=True) as following:
+            assert following.stdout is not None and process.stdin is not None
+            assert following.stdout.readline() == "two\n"
+            process.stdin.close()
+            process.wait(30)
+            assert following.stdout.read() == "three\nfour\n"

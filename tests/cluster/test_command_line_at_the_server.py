@@ -14,7 +14,7 @@ from tests.support.bad_jobs import GOOD_CLUSTER_JOB
 from tests.support.cluster_jobs import RUNNING, failed
 from tests.support.command_line import Ended, Unimrg, unimrg
 from tests.support.control_plane import ControlPlane, KubectlError
-from unimrg_cli import submit
+from unimrg_cli import waiting
 from unimrg_cli.cluster_view import ClusterJob, headline
 
 __all__ = ["unimrg"]
@@ -118,7 +118,7 @@ def test_nothing_is_created_by_a_dry_run_or_a_bad_file_or_nowhere(unimrg: Unimrg
 def test_a_name_that_is_taken_is_refused_and_the_job_stays(submitted: CommandLine) -> None:
     before = submitted.kubectl("get", "unimrgjob", "good-on-a-cluster", "-o", "yaml")
     ended = submitted("submit", submitted.file(GOOD_CLUSTER_JOB.replace("nodes: 2", "nodes: 1")))
-    ended.refused(64, f"namespace {submitted.namespace} has a UniMRGJob good-on-a-cluster already", "kubectl delete")
+    ended.refused(64, f"namespace {submitted.namespace} has a UniMRGJob good-on-a-cluster already", "unimrg cancel")
     assert submitted.kubectl("get", "unimrgjob", "good-on-a-cluster", "-o", "yaml") == before
 
 
@@ -177,7 +177,7 @@ def test_waiting_ends_with_the_code_of_a_job_that_has_failed(
             command_line.patch("unimrgjob", "good-on-a-cluster", failed(66))
         return headline(job)
 
-    monkeypatch.setattr(submit, "headline", look_and_fail_it)
+    monkeypatch.setattr(waiting, "headline", look_and_fail_it)
     ended = command_line("submit", command_line.file(GOOD_CLUSTER_JOB), "--wait")
     ended.refused(66, "Failed (InputMissing): the data is gone")
     assert "InputMissing (66): the data is gone" in ended.out

@@ -21,7 +21,12 @@ def end(reason: str, code: int | None, action: str, message: str = "", **more: A
 def cluster_job(status: dict[str, Any] | None = None, name: str = "good", uid: str = "u1") -> dict[str, Any]:
     """Return a job of the namespace `research`; no status: no operator has seen it."""
     metadata = {"name": name, "namespace": "research", "uid": uid, "generation": 1, "creationTimestamp": MOMENT}
-    spec = {"checkpoint": {"uri": "s3://runs/good/"}, "trainer": {"nodes": 2}}
+    nowhere = "http://127.0.0.1:1"  # nothing listens there
+    spec = {
+        "checkpoint": {"uri": "s3://runs/good/"},
+        "trainer": {"nodes": 2, "gpusPerNode": 0, "processesPerNode": 2},
+        "storage": {"endpoint": nowhere},
+    }
     job = {"apiVersion": "training.unimrg.dev/v1alpha1", "kind": "UniMRGJob", "metadata": metadata, "spec": spec}
     return job if status is None else {**job, "status": status}
 
