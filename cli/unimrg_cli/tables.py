@@ -156,6 +156,7 @@ def _job_rows(job: ClusterJob, now: float) -> Rows:
         rows.append((item.type, f"{known}{item.reason}{': ' if item.message else ''}{one_line(item.message)}"))
     if status.progress is not None:
         rows += _progress_rows(status.progress, now, active=status.phase in AT_WORK)
+    rows += [("doing", one_line(item.message)) for item in status.conditions if item.reason == "Advancing"]
     if status.checkpoint is not None:
         rows.append(("checkpoint", f"step {status.checkpoint.step}, {status.checkpoint.uri}"))
     rows += [(score.name, short_number(score.value)) for score in status.benchmarks]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 import pytest
 
 from tests.support.checkpoints import checkpointer, loads, small_state
-from tests.support.faulty_stores import WrappedStore
+from tests.support.faulty_stores import WrappedStore, flip
 from tests.support.s3_answers import answering
 from tests.support.s3_server import S3Server
 from tests.support.s3_stores import Place
@@ -79,8 +79,8 @@ def test_uploads_that_a_killed_writer_left_go_with_its_folder(s3_place: Place, s
 
 
 @contextmanager
-def trouble(kind: str, place: Place, gate: TcpGate) -> Iterator[None]:
-    """A fault on the way to the server, or at it, from when a rank's pieces are written on."""
+def trouble(kind: str, place: Place, gate: TcpGate, operation: str = "PutObject") -> Iterator[None]:
+    """A fault on the way to the server, or at it, from now on."""
     if kind == "a reset connection":
         gate.break_answers(1, after=0)
     elif kind == "a reply that stalls":
@@ -88,15 +88,15 @@ def trouble(kind: str, place: Place, gate: TcpGate) -> Iterator[None]:
     elif kind == "an endpoint that is gone":
         gate.close()
     elif kind == "5xx for a moment":
-        with answering(place, "PutObject", 503, "SlowDown", times=2):
+        with answering(place, operation, 503, "SlowDown", times=2):
             yield
         return
     elif kind == "5xx for ever":
-        with answering(place, "PutObject", 500, "InternalError"):
+        with answering(place, operation, 500, "InternalError"):
             yield
         return
     elif kind == "a permission that is lost":
-        with answering(place, "PutObject", 403, "AccessDenied"):
+        with answering(place, operation, 403, "AccessDenied"):
             yield
         return
     yield
@@ -137,6 +137,58 @@ def test_whatever_happens_on_the_way_a_save_is_whole_or_ends_with_its_code(
     loads(s3_place.store(), 20 if code is None else 10)
     checkpointer(s3_place.store(), attempt=2).save(small_state(30), "periodic")
     loads(s3_place.store(), 30)
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    [
+        ("5xx for a moment", None),
+        ("5xx for ever", ExitCode.UNAVAILABLE),
+        ("an endpoint that is gone", ExitCode.UNAVAILABLE),
+        ("a permission that is lost", ExitCode.CREDENTIALS),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_read_now_is_not_condemned(
+    s3_place: Place, s3_gate: TcpGate, monkeypatch: pytest.MonkeyPatch, kind: str, code: ExitCode | None
+) -> None:
+    """From when the first bytes of tensors are read on."""
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    through = Place(s3_place.uri, s3_place.storage.model_copy(update={"endpoint": s3_gate.uri}))
+    keeper = checkpointer(s3_place.store())
+    keeper.save(small_state(10), "periodic")
+    keeper.save(small_state(20), "periodic")
+    faults = ExitStack()
+
+    class Reading(WrappedStore):
+        def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
+            if "rank-0" in key:
+                faults.enter_context(trouble(kind, through, s3_gate, "GetObject"))
+            return self.inner.get(key, offset, length)
+
+    with faults:
+        if code is None:
+            loads(Reading(through.store()), 20)
+        else:
+            with pytest.raises(CheckpointError, match="step 20") as caught:
+                loads(Reading(through.store()), 20)
+            assert caught.value.exit_code is code and caught.value.remedy
+    loads(s3_place.store(), 20)
+
+
+@pytest.mark.parametrize("damage", [lambda content: content[:-1], flip, lambda content: None])
+def test_what_is_damaged_in_a_bucket_is_quarantined_and_the_older_commit_taken(
+    s3_place: Place, damage: Callable[[bytes], bytes | None]
+) -> None:
+    store = s3_place.store()
+    keeper = checkpointer(store)
+    keeper.save(small_state(10), "periodic")
+    key = f"{keeper.save(small_state(20), 'periodic').folder}rank-0.safetensors"
+    content = damage(store.get(key))
+    store.delete(key) if content is None else store.put(key, content)
+    loads(store, 10)
+    assert len(store.list("ckpt/step-00000020/QUARANTINED")) == 1
+    checkpointer(store, attempt=2).save(small_state(20), "periodic")
+    loads(store, 20)
 
 
 def test_a_read_that_breaks_off_on_its_way_condemns_no_commit(

@@ -20,7 +20,7 @@ from tests.support.faulty_stores import WrappedStore, flip
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_trainer.checkpoint.commit import Commit, marker_bytes
-from unimrg_trainer.checkpoint.discover import newest_verified
+from unimrg_trainer.checkpoint.discover import damaged_beyond, newest_verified
 from unimrg_trainer.checkpoint.manifest import CheckpointError
 from unimrg_trainer.checkpoint.reader import list_commits
 from unimrg_trainer.checkpoint.retention import Policy, retain
@@ -147,10 +147,12 @@ def test_the_older_commit_is_taken_and_the_damaged_one_quarantined(
     assert "step 20 is quarantined" in caplog.text
     assert dictionary_store.size("ckpt/step-00000020/QUARANTINED-0") is not None
     assert [commit.step for commit in list_commits(dictionary_store)] == [10]
+    assert damaged_beyond(dictionary_store, 10) == [20], "what a training that goes on from 10 tells of"
 
     again = checkpointer(dictionary_store, attempt=2).save(small_state(20), "periodic")
     assert again.generation == 1
     loads(dictionary_store, 20)
+    assert damaged_beyond(dictionary_store, 20) == []
 
 
 @pytest.mark.parametrize("name", [name for name in DAMAGES if DAMAGES[name] is not point_elsewhere])

@@ -37,6 +37,7 @@ def test_a_running_job_in_full(shown: Any) -> None:
         "phase": "Running (Advancing)",
         "Degraded": "NodeExcluded: node-7 is left out",
         "progress": "train, step 120 of 400",
+        "doing": "step 120",
         "losses": "Depth 0.2500  Pixel 1.0000",
         "left": "1h20m",
         "rows/s": "64.0",

@@ -180,11 +180,11 @@ def test_a_run_that_failed_before_its_first_attempt_says_why(unimrg: Unimrg, run
 
 
 def test_a_run_is_running_while_the_process_in_its_lock_is_alive(unimrg: Unimrg, run: Run) -> None:
-    run.progress(stage="train", step=3, total_steps=9, eta_seconds=61.0)
+    run.progress(stage="train", step=3, total_steps=9, eta_seconds=61.0, message="DDP, 2 processes")
     run.put("local/lock", f"process {os.getpid()}, started now\n")
     assert state(unimrg, run.file) == "Running"
     shown = unimrg("status", run.file).out
-    assert "1m01s" in shown and "train, step 3 of 9" in shown
+    assert "1m01s" in shown and "train, step 3 of 9" in shown and "DDP, 2 processes" in shown
     run.put("local/lock", "process 4194304999, started long ago\n")
     assert state(unimrg, run.file) == "Stopped"
     run.put("local/lock", "")

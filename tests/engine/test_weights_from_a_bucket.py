@@ -50,9 +50,11 @@ def test_several_processes_of_a_node_fetch_one_copy(
     content = weights(1.0)
     s3_place.store("model").put("a.safetensors", content)
     found: list[Path] = []
+    pieces: list[None] = []
 
     def fetch() -> None:
-        found.append(local_file(s3_place.store("model"), "a.safetensors", tmp_path))
+        place = local_file(s3_place.store("model"), "a.safetensors", tmp_path, lambda: pieces.append(None))
+        found.append(place)
 
     with s3_place.counted() as requests:
         threads = [threading.Thread(target=fetch) for _ in range(4)]
@@ -62,6 +64,7 @@ def test_several_processes_of_a_node_fetch_one_copy(
             thread.join()
     assert len(found) == 4 and len(set(found)) == 1
     assert found[0].read_bytes() == content
+    assert len(pieces) == len(content) // 100 + 1, "the watchdog hears of each"
     assert len(requests.ranges) == len(content) // 100 + 2  # the last part, and the answer that there is no more
 
 

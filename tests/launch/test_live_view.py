@@ -7,13 +7,16 @@ import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
 from unimrg_api.progress import Progress
+from unimrg_api.stages import StageName
 from unimrg_trainer.files import write_atomically
 from unimrg_trainer.launch import live_view
+from unimrg_trainer.launch.signals import StopRequest
 
 HALFWAY = Progress(
     stage="train",
@@ -98,3 +101,22 @@ def test_a_notice_is_shown_once_and_skipped_steps_as_long_as_there_are_some(show
     text = shown(HALFWAY, damaged, later, terminal=False)
     assert text.count("Note: step 20 is damaged.") == 1
     assert "2 steps left out" in text
+
+
+@pytest.mark.parametrize(("stage", "saves"), [("train", True), ("evaluate", False)])
+def test_a_stop_request_is_acknowledged_with_what_follows(stage: StageName, saves: bool, tmp_path: Path) -> None:
+    write_atomically(tmp_path / "progress.json", Progress(stage=stage, updated=1.0).to_json())
+    stop, output = StopRequest(), io.StringIO()
+    acknowledged = threading.Event()
+
+    class Terminal(Console):
+        def print(self, *objects: Any, **options: Any) -> None:
+            super().print(*objects, **options)
+            if "Stopping" in str(objects[0]):
+                acknowledged.set()
+
+    stop.request("SIGINT")
+    with live_view.live_view(Terminal(file=output), tmp_path, stop):
+        assert acknowledged.wait(30)
+    assert ("a checkpoint is saved first" in output.getvalue()) == saves
+    assert output.getvalue().count("Press Ctrl-C again") == 1

@@ -79,6 +79,11 @@ def quarantine(store: ObjectStore, marker: Marker, finding: str) -> None:
         logger.info("%s was there already", marker.quarantine_key)
 
 
+def damaged_beyond(store: ObjectStore, step: int) -> list[int]:
+    """Return the steps beyond `step` whose commits were quarantined, so that training has to go on from `step`."""
+    return sorted({marker.step for marker in read_listing(store.list(ROOT)).quarantined if marker.step > step})
+
+
 def load_newest(
     store: ObjectStore,
     agreement: Agreement,

@@ -62,13 +62,23 @@ def open_family(job: UniMRGJob, env: PodEnvironment) -> Family:
     return family
 
 
-def provide_files(job: UniMRGJob, env: PodEnvironment, family: Family, files: Sequence[Asset] | None = None) -> None:
-    """Fetch `files`, or all that the family needs, to this node. Raises UserError (INPUT_MISSING) for missing ones."""
+def provide_files(
+    job: UniMRGJob,
+    env: PodEnvironment,
+    family: Family,
+    files: Sequence[Asset] | None = None,
+    on_read: Callable[[], None] = lambda: None,
+) -> None:
+    """Fetch `files`, or all that the family needs, to this node; calls `on_read` with every piece.
+
+    Raises UserError (INPUT_MISSING) for missing ones.
+    """
     check_files(job, env, family, files)
     if job.spec.model.assets is None:
         return
     for asset in family.needed_files() if files is None else files:
-        path, link = local_file(_store(job, env), asset.file, env.cache), family.assets / asset.file
+        path = local_file(_store(job, env), asset.file, env.cache, on_read)
+        link = family.assets / asset.file
         if link.resolve() != path.resolve():
             link.parent.mkdir(parents=True, exist_ok=True)
             temporary_link = link.with_name(f".{uuid.uuid4().hex}")

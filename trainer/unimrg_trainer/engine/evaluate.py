@@ -74,7 +74,7 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
     """
     benchmarks = {entry.key: find_benchmark(*entry.selected()) for entry in job.spec.stages.evaluate.benchmarks}
     sections = SectionFile(env.run_dir, int(os.environ["RANK"]))
-    setup = set_up(env, job)
+    setup = set_up(env, job, sections.tick)
     best = job.spec.training.early_stop is not None
     digest = job.training_digest(setup.data_digest)
     agreement = TorchAgreement(setup.gloo_group)

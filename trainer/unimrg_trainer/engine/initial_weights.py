@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,6 +38,8 @@ class WeightsSource:
     uri: str
     storage: StorageSpec
     cache: Path
+    on_read: Callable[[], None] = lambda: None
+    """Called with every piece that is fetched."""
 
 
 def build_initial(family: Family, seed: int, published: WeightsSource | None, dtype: torch.dtype) -> nn.Module:
@@ -60,7 +62,7 @@ def load_published(module: nn.Module, published: WeightsSource) -> None:
     store, keys = find_weights(uri, published.storage)
     found: dict[str, Tensor] = {}
     for key in keys:
-        path = local_file(store, key, published.cache)
+        path = local_file(store, key, published.cache, published.on_read)
         try:
             with explained("read", path):
                 content = load_file(path)

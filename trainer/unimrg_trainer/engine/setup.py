@@ -6,6 +6,7 @@ import datetime
 import logging
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -135,8 +136,8 @@ def require_gpu(gpus_per_node: int) -> None:
         )
 
 
-def set_up(env: PodEnvironment, job: UniMRGJob) -> Setup:
-    """Join the group and open everything that the job names."""
+def set_up(env: PodEnvironment, job: UniMRGJob, on_read: Callable[[], None]) -> Setup:
+    """Join the group and open everything that the job names. `on_read` is called with every piece that is fetched."""
     rank, world_size, device = join_group(job.spec.trainer.gpus_per_node)
     gloo_group = dist.new_group(backend="gloo", timeout=GROUP_TIMEOUT)
     assert gloo_group is not None
@@ -144,7 +145,7 @@ def set_up(env: PodEnvironment, job: UniMRGJob) -> Setup:
     if threads:
         torch.set_num_threads(int(threads))  # bit-exact resume needs a fixed number
     family = open_family(job, env)
-    provide_files(job, env, family)  # before the model is built
+    provide_files(job, env, family, on_read=on_read)  # before the model is built
     # in the registry's order: row order is part of dropout's rng key, and the job's order must not change it
     wanted = {name: weight for name, weight in job.spec.resolved_objectives().items() if weight > 0}
     weights = {name: wanted[name] for name in in_order(wanted)}
@@ -161,11 +162,11 @@ def set_up(env: PodEnvironment, job: UniMRGJob) -> Setup:
         run_store=run_store(job, env),
         data_store=data_store(job, env),
         data_digest=data_digest(job, env),
-        initial_weights=initial_weights_source(env, job),
+        initial_weights=initial_weights_source(env, job, on_read),
     )
 
 
-def initial_weights_source(env: PodEnvironment, job: UniMRGJob) -> WeightsSource | None:
+def initial_weights_source(env: PodEnvironment, job: UniMRGJob, on_read: Callable[[], None]) -> WeightsSource | None:
     """Location of the job's initial weights; None if they are random."""
     init = job.spec.model.init
-    return WeightsSource(resolve_uri(init, env.spec_base), job.spec.storage, env.cache) if init else None
+    return WeightsSource(resolve_uri(init, env.spec_base), job.spec.storage, env.cache, on_read) if init else None

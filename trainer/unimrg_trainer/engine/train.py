@@ -15,6 +15,7 @@ from unimrg_api.job import UniMRGJob
 from unimrg_trainer.checkpoint.agreement import TorchAgreement
 from unimrg_trainer.checkpoint.checkpointer import Checkpointer
 from unimrg_trainer.checkpoint.commit import Commit
+from unimrg_trainer.checkpoint.discover import damaged_beyond
 from unimrg_trainer.checkpoint.identity import check_resume
 from unimrg_trainer.checkpoint.retention import Policy
 from unimrg_trainer.checkpoint.state import StateReader
@@ -59,7 +60,7 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
     diagnostics = job.spec.trainer.diagnostics
     if diagnostics.deterministic == "Always":
         use_deterministic_kernels()
-    setup = set_up(env, job)
+    setup = set_up(env, job, sections.tick)
     check_device(setup.device)
     check_ring(setup.device)
     training = job.spec.training
@@ -91,10 +92,10 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
 
     frozen_count = sum(len(part.frozen) for part in parts)
     reporter = Reporter(setup, training.resolved_stop_step(), first_step, frozen_count, parameter_count)
-    if newest is not None and first_step < newest.step:
+    if setup.rank == 0 and first_step and (damaged := damaged_beyond(setup.run_store, first_step)):
         reporter.notify(
-            f"the checkpoint of step {newest.step} is damaged, and training goes on from that of step {first_step}; "
-            "`unimrg ckpt verify` says what is wrong"
+            f"the checkpoint of step {', '.join(map(str, damaged))} is damaged, and training goes on from that of step "
+            f"{first_step}; QUARANTINED objects beside it say what is wrong"
         )
     if compiled:
         reporter.first_step_compiles(compiled)
@@ -169,7 +170,7 @@ def newest_allowed(checkpointer: Checkpointer, job: UniMRGJob) -> Commit | None:
 
 
 def _build_module(setup: Setup, *, resuming: bool) -> tuple[nn.Module, list[Part], int]:
-    """Build the family's module on the device, with its initial weights on rank 0, and freeze what the job freezes.
+    """Build the family's module on the host, with its initial weights on rank 0, and freeze what the job freezes.
 
     Return also its parts, and how many blocks the first step compiles.
     """
@@ -180,7 +181,6 @@ def _build_module(setup: Setup, *, resuming: bool) -> tuple[nn.Module, list[Part
     parts = parts_of(module, setup.family, setup.objectives, training.parts)
     for part in parts:
         part.freeze(module)
-    module.to(setup.device)
     if setup.rank == 0:
         logger.info("what is trained:\n%s", parts_table(parts))
     compiled = 0

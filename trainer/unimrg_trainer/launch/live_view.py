@@ -22,6 +22,7 @@ POLL_SECONDS = 0.5
 LINE_SECONDS = 5.0
 """Interval between lines without a terminal."""
 STOPPING = "Stopping: a checkpoint is saved first. Press Ctrl-C again to exit immediately without saving."
+STOPPING_WITHOUT = "Stopping. Press Ctrl-C again to exit immediately."
 
 
 @contextmanager
@@ -67,10 +68,11 @@ def _watch(console: Console, run_dir: Path, ended: threading.Event, stop: StopRe
     with Live(console=console, auto_refresh=False) as live:
         while not last:
             last = ended.wait(POLL_SECONDS)  # once more after the end, to show the last step
-            if stop is not None and stop.requested and not acknowledged and not last:
-                console.print(STOPPING, markup=False, highlight=False)
-                acknowledged = True
             report = read_progress(run_dir)
+            if stop is not None and stop.requested and not acknowledged and not last:
+                saves = STAGES[report.stage].trains
+                console.print(STOPPING if saves else STOPPING_WITHOUT, markup=False, highlight=False)
+                acknowledged = True
             if (report.mlflow_problem or "") != problem:
                 problem = report.mlflow_problem or ""
                 message = (

@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from unimrg_trainer.storage.base import NotFound, ObjectStore, StorageError
@@ -17,9 +18,10 @@ CHUNK_BYTES = 128 << 20
 """How much is held in memory while an object is fetched."""
 
 
-def local_file(store: ObjectStore, key: str, cache: Path) -> Path:
+def local_file(store: ObjectStore, key: str, cache: Path, on_read: Callable[[], None] = lambda: None) -> Path:
     """Return a file with the object's content: the object's own, or a copy below `cache`.
 
+    `on_read` is called with every piece that is fetched, for it may take longer than a stall.
     Of several processes that want the same copy one fetches it and the others wait. Copies of earlier versions are
     removed. Raises StorageError: NotFound, or what fetching or writing met.
     """
@@ -43,6 +45,7 @@ def local_file(store: ObjectStore, key: str, cache: Path) -> Path:
                 with partial.open("wb") as file:
                     while content := store.get(key, file.tell(), CHUNK_BYTES):
                         file.write(content)
+                        on_read()
                     file.flush()
                     os.fsync(file.fileno())  # else a loss of power may leave the name and not the content
                 if store.find(key) != found or partial.stat().st_size != found.total:

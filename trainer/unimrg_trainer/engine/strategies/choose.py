@@ -13,7 +13,10 @@ from unimrg_trainer.engine.strategies.base import MakeOptimizer, Strategy
 def build_strategy(
     name: StrategyName, model: nn.Module, make_optimizer: MakeOptimizer, precision: Precision, device: torch.device
 ) -> Strategy:
-    """Wrap `model`, which is whole and on `device` and whose frozen parameters are marked. A collective call."""
+    """Wrap `model`, which is whole and whose frozen parameters are marked, for `device`. A collective call.
+
+    What lies in memory there of a model on the host is what the strategy keeps there.
+    """
     if name == "DDP":
         from unimrg_trainer.engine.strategies.ddp import DataParallel
 

@@ -26,7 +26,9 @@ class DataParallel(Strategy):
     ) -> None:
         super().__init__(model, precision, device)
         self.wrapped = DistributedDataParallel(
-            StepModule(model), device_ids=[device] if device.type == "cuda" else None, gradient_as_bucket_view=True
+            StepModule(model.to(device)),
+            device_ids=[device] if device.type == "cuda" else None,
+            gradient_as_bucket_view=True,
         )
         self.optimizer = make_optimizer(model)
         self.reset_moments()

@@ -48,6 +48,7 @@ class ZeRO(Strategy):
         self.stage = STAGES[name]
         self.forward_waits = self.stage == 3
         deepspeed = _import_deepspeed(device)
+        model.to(device)
         config = engine_config(self.stage)
         if self.rank == 0:
             logger.info("DeepSpeed %s: %s", deepspeed.__version__, json.dumps(config))

@@ -41,15 +41,18 @@ class FullyShardedDataParallel(Strategy):
                 "number without dimensions",
                 remedy="give it the shape [1] in the model, or use spec.trainer.strategy: ZeRO1",
             )
+        # one tensor, and below one block, at a time: no device ever holds the whole model
         for tensor in [*model.parameters(), *model.buffers()]:
-            dist.broadcast(tensor.detach(), 0)
+            there = tensor.detach().to(device)
+            dist.broadcast(there, 0)
+            tensor.detach().copy_(there)
         low = torch.bfloat16 if precision == "BF16" else None
         # inputs stay as they are: autocast chooses the type of each operation, as under the other strategies
         policy = MixedPrecisionPolicy(low, torch.float32 if low else None, cast_forward_inputs=False)
         mesh = init_device_mesh(device.type, (self.world_size,))
         if low is not None and device.type == "cpu":
             _one_type_for_norms(model)
-        for block in blocks(model):
+        for block in blocks(model):  # moves its tensors to the device, and keeps its share of them
             fully_shard(block, mesh=mesh, mp_policy=policy)
         self.wrapped = StepModule(model)
         self._sharded: FSDPModule = fully_shard(self.wrapped, mesh=mesh, mp_policy=policy)

@@ -176,7 +176,7 @@ def oracle(pattern: Pattern, steps: int, world_size: int) -> dict[str, Tensor]:
 
 def build(name: StrategyName, pattern: Pattern, device: torch.device) -> Strategy:
     """Wrap the model. Ranks other than 0 begin with other weights, as in a job that reads published ones."""
-    model = CheckModel(pattern).to(device)
+    model = CheckModel(pattern)
     if dist.get_rank():
         with torch.no_grad():
             for parameter in model.parameters():
