@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from rich.console import Console
 from rich.filesize import decimal as size
 
+from unimrg_api.arithmetic.memory import Memory
 from unimrg_api.arithmetic.plan import Operations, Plan, Time
 from unimrg_api.texts import duration
 from unimrg_cli.printing import Side, print_rows, print_table
@@ -35,7 +36,7 @@ def print_plan(plan: Plan) -> None:
         ["ROWS", "TOKENS", "FORWARD", "BACKWARD", "ENCODERS", "NEEDED", "COMPUTED"],
         [[name, f"{one.tokens:,.0f}", *_operations(one)] for name, one in plan.operations.items()],
     )
-    components = list(next(iter(plan.memory.values())).model_dump())
+    components = [field.name for field in fields(Memory)] + ["total"]
     printer.table(
         f"Memory of a process, GB (this job: {plan.strategy})",
         ["", *(f"{name} *" if name == plan.strategy else name for name in plan.memory)],
@@ -53,6 +54,7 @@ def print_plan(plan: Plan) -> None:
     epoch = "an epoch: see --images" if reads.epoch is None else f"{size(round(reads.epoch))} an epoch"
     store = {
         "commits": f"{kept.commits} of {size(kept.commit)}: {size(kept.written)} written, {size(kept.kept)} kept",
+        "while one is written": f"{size(kept.copy_bytes)} more of the host's memory for each process",
         "data": f"{size(round(reads.step))} read a step, {size(round(reads.training))} in all, {epoch}",
     }
     printer.rows("Object store", store)
@@ -62,7 +64,9 @@ def print_plan(plan: Plan) -> None:
 
 
 def _operations(one: Operations) -> list[str]:
-    return [_flops(number) for number in (one.forward, one.backward, one.encoders, one.useful, one.computed)]
+    needed = one.needed
+    counts = needed.forward, needed.backward, needed.frozen, needed.useful, one.computed.total
+    return [_flops(number) for number in counts]
 
 
 def _time(one: Time, needed: float) -> list[str]:

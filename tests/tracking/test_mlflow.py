@@ -125,7 +125,7 @@ def test_a_server_that_dies_in_mid_run_loses_nothing(mlflow_server: MlflowServer
     assert (report.problem, report.exit_code) == ("", ExitCode.OK)
     known = json.loads((tmp_path / "mlflow.json").read_text())
     assert (known["run_id"], known["problem"]) == (report.run_id, "")
-    assert known["url"].endswith(f"/runs/{report.run_id}")
+    assert known["url"].endswith(f"/runs/{report.run_id}?workflowType=machine_learning")
 
 
 def test_a_server_that_swallows_requests_does_not_hold_up_the_end(tcp_gate: TcpGate, tmp_path: Path) -> None:

@@ -26,6 +26,8 @@ class Checkpoints(Section):
     """Of all that are kept at once."""
     written: int
     """Over the training."""
+    copy_bytes: int
+    """Of the host's memory, for each process while a commit is written: its share of the commit."""
 
 
 def checkpoints_of(spec: JobSpec, parameters: int, trained: int) -> Checkpoints:
@@ -34,7 +36,13 @@ def checkpoints_of(spec: JobSpec, parameters: int, trained: int) -> Checkpoints:
     steps = spec.training.resolved_stop_step()
     commits = -(-steps // spec.checkpoint.every_steps)
     kept = _kept(commits, spec.checkpoint, steps) + (spec.training.early_stop is not None)
-    return Checkpoints(commit=commit, commits=commits, kept=commit * min(commits, kept), written=commit * commits)
+    return Checkpoints(
+        commit=commit,
+        commits=commits,
+        kept=commit * min(commits, kept),
+        written=commit * commits,
+        copy_bytes=-(-commit // spec.trainer.processes),
+    )
 
 
 def _kept(commits: int, settings: CheckpointSpec, steps: int) -> int:

@@ -12,8 +12,8 @@ from unimrg_api.arithmetic.layers import Cost, parameters
 ZERO = Cost()
 
 
-def convolution(inputs: int, outputs: int, size: int, places: int, *, bias: bool = True, groups: int = 1) -> Cost:
-    """A convolution whose output has so many places."""
+def convolution(inputs: int, outputs: int, size: int, places: int = 0, *, bias: bool = True, groups: int = 1) -> Cost:
+    """A convolution whose output has so many places; none for a decoder, of which parameters alone count."""
     weights = inputs * outputs * size**2 // groups
     return Cost(weights + bias * outputs, weights * places)
 
@@ -63,19 +63,16 @@ def vqgan_encoder(
     return total + _middle(channels, side**2) + norm(channels) + convolution(channels, outputs, 3, side**2)
 
 
-def vqgan_decoder(width: int, multipliers: Sequence[int], blocks: Sequence[int], inputs: int, side: int) -> Cost:
-    """To squares of `side` pixels."""
-    side >>= len(multipliers) - 1
+def vqgan_decoder(width: int, multipliers: Sequence[int], blocks: Sequence[int], inputs: int) -> Cost:
+    """Parameters alone: training does not run it."""
     channels = width * multipliers[-1]
-    total = convolution(inputs, channels, 3, side**2) + _middle(channels, side**2)
+    total = convolution(inputs, channels, 3) + _middle(channels, 0)
     for level in reversed(range(len(multipliers))):
         for _ in range(blocks[level]):
-            total += _residual(channels, width * multipliers[level], side**2)
+            total += _residual(channels, width * multipliers[level], 0)
             channels = width * multipliers[level]
-        if level > 0:
-            side *= 2
-            total += convolution(channels, channels, 3, side**2)
-    return total + norm(channels) + convolution(channels, 3, 3, side**2)
+        total += convolution(channels, channels, 3) if level > 0 else ZERO
+    return total + norm(channels) + convolution(channels, 3, 3)
 
 
 def dc_ae_encoder(
@@ -91,18 +88,13 @@ def dc_ae_encoder(
     return total + convolution(widths[-1], outputs, 3, side**2)
 
 
-def dc_ae_decoder(
-    widths: Sequence[int], layers: Sequence[int], attends: int, head: int, inputs: int, side: int
-) -> Cost:
-    """The deep-compression autoencoder's."""
-    side >>= len(widths) - 1
-    total = convolution(inputs, widths[-1], 3, side**2)
-    for level in reversed(range(len(widths))):
-        if level < len(widths) - 1:
-            side *= 2
-            total += convolution(widths[level + 1], widths[level], 3, side**2)
-        total += _dc_block(widths[level], head, side**2, level >= len(widths) - attends).times(layers[level])
-    return total + norm(widths[0]) + convolution(widths[0], 3, 3, side**2)
+def dc_ae_decoder(widths: Sequence[int], layers: Sequence[int], attends: int, head: int, inputs: int) -> Cost:
+    """Parameters alone, as of `vqgan_decoder`."""
+    total = convolution(inputs, widths[-1], 3)
+    for level, (channels, count) in enumerate(zip(widths, layers, strict=True)):
+        total += _dc_block(channels, head, 0, level >= len(widths) - attends).times(count)
+        total += convolution(widths[level + 1], channels, 3) if level < len(widths) - 1 else ZERO
+    return total + norm(widths[0]) + convolution(widths[0], 3, 3)
 
 
 def _dc_block(channels: int, head: int, places: int, attends: bool) -> Cost:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+
+from pydantic import computed_field
+from pydantic.dataclasses import dataclass as section
 
 from unimrg_api.arithmetic.families.base import FamilyArithmetic
 from unimrg_api.arithmetic.layers import Counts, Part
@@ -13,7 +16,7 @@ SCORED_AT_ONCE = 1024
 """Tokens whose scores over the vocabulary are held at a time: 600 MB in float32 over 150,000 of them."""
 
 
-@dataclass(frozen=True)
+@section(frozen=True)
 class Flops:
     """Floating-point operations."""
 
@@ -24,22 +27,27 @@ class Flops:
     frozen: float = 0
     """Of encoders that are never trained, and run without a backward."""
 
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def useful(self) -> float:
         """What the computation needs: the basis of MFU."""
         return self.forward + self.backward + self.frozen
 
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def total(self) -> float:
         """What the device computes: the basis of HFU, where the counts are those of what is computed."""
         return self.useful + self.repeated
 
     def __add__(self, other: Flops) -> Flops:
-        return Flops(*(getattr(self, name) + getattr(other, name) for name in Flops.__dataclass_fields__))
+        return Flops(*(getattr(self, name) + getattr(other, name) for name in _COUNTS))
 
     def times(self, count: float) -> Flops:
         """Those of so many equal computations."""
-        return Flops(*(getattr(self, name) * count for name in Flops.__dataclass_fields__))
+        return Flops(*(getattr(self, name) * count for name in _COUNTS))
+
+
+_COUNTS = [field.name for field in fields(Flops)]
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 
+from pydantic import computed_field
+from pydantic.dataclasses import dataclass as section
+
 from unimrg_api.arithmetic.families.base import FamilyArithmetic
 from unimrg_api.arithmetic.flops import SCORED_AT_ONCE, Trained, on_path
 from unimrg_api.arithmetic.layers import Counts, Part
@@ -21,7 +24,7 @@ ENCODING = 4
 """Tensors of the largest layer's size that a frozen encoder holds at once."""
 
 
-@dataclass(frozen=True)
+@section(frozen=True)
 class Memory:
     """Bytes of one process."""
 
@@ -40,6 +43,7 @@ class Memory:
     buffers: float = 0
     """Of communication; gradients before they are added; weights that are whole while their block computes."""
 
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def total(self) -> float:
         """Their sum."""

@@ -5,14 +5,14 @@ All of it follows from the job by arithmetic, except what `Plan.assumptions` nam
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import get_args
 
 from unimrg_api.arithmetic.commits import Checkpoints, Section, checkpoints_of
 from unimrg_api.arithmetic.devices import DEVICES, Device
 from unimrg_api.arithmetic.families.base import FamilyArithmetic
 from unimrg_api.arithmetic.families.registry import arithmetic_of
-from unimrg_api.arithmetic.flops import Trained, flops
+from unimrg_api.arithmetic.flops import Flops, Trained, flops
 from unimrg_api.arithmetic.memory import Load, Memory, memory
 from unimrg_api.arithmetic.rows import Forward, Texts
 from unimrg_api.errors import UserError
@@ -39,34 +39,14 @@ class Group(Section):
 
 
 class Operations(Section):
-    """FLOPs of an optimiser step over all processes, under one composition."""
+    """What an optimiser step computes over all processes, under one composition."""
 
-    useful: float
-    """What the step needs: the basis of MFU."""
-    forward: float
-    backward: float
-    encoders: float
-    """Frozen ones; in `useful`."""
-    computed: float
-    """What devices compute: with what is computed again, what masks hide, and padding. The basis of HFU."""
-    repeated: float
-    """Of `computed`, what the backward computes again."""
     tokens: float
     """Of the language model, without padding."""
-
-
-class Bytes(Section):
-    """Memory of one process under one strategy, by component."""
-
-    weights: float
-    gradients: float
-    moments: float
-    casts: float
-    activations: float
-    scores: float
-    encoders: float
-    buffers: float
-    total: float
+    needed: Flops
+    """The basis of MFU."""
+    computed: Flops
+    """With what is computed again, what masks hide, and padding: the basis of HFU."""
 
 
 class Time(Section):
@@ -117,7 +97,7 @@ class Plan(Section):
     """By composition: `official` and `packed`."""
     recompute: str
     strategy: StrategyName
-    memory: dict[StrategyName, Bytes]
+    memory: dict[StrategyName, Memory]
     device: str
     mfu: float
     times: dict[str, Time]
@@ -157,7 +137,7 @@ def plan_of(job: UniMRGJob, assumed: Assumed) -> Plan:
     operations = {name: step.operations(packed=name == "packed") for name in ("official", "packed")}
     chosen = operations["official" if training.composition == "Official" else "packed"]
     strategy = spec.resolved_strategy()
-    needs = {one: _bytes(memory(family, step.load(), one)) for one in get_args(StrategyName)}
+    needs = {one: memory(family, step.load(), one) for one in get_args(StrategyName)}
     steps = training.resolved_stop_step()
     groups = _groups(family, step.trained)
     trained = sum(group.parameters for group in groups if group.trained)
@@ -240,17 +220,11 @@ class _Step:
         """Those of the step over all processes."""
         family = self.family
         counts = family.counts(self.forward, packed=packed, stacked=self.stacked)
-        useful = flops(family, counts, self.trained, "Nothing").times(self.scale)
         recompute = self.spec.resolved_recompute()
-        computed = flops(family, counts.computed(), self.trained, recompute).times(self.scale)
         return Operations(
-            useful=useful.useful,
-            forward=useful.forward,
-            backward=useful.backward,
-            encoders=useful.frozen,
-            computed=computed.total,
-            repeated=computed.repeated,
             tokens=counts.tokens * self.scale,
+            needed=flops(family, counts, self.trained, "Nothing").times(self.scale),
+            computed=flops(family, counts.computed(), self.trained, recompute).times(self.scale),
         )
 
     def way_around_encoders(self) -> str:
@@ -284,27 +258,26 @@ class _Step:
 
 
 def _groups(family: FamilyArithmetic, trained: Trained) -> list[Group]:
+    """Parts by name and whether they are trained; what no objective reaches stands apart from what the job freezes."""
     counted: dict[tuple[str, bool], int] = {}
     for part in family.parts:
-        key = part.name, part in trained
+        reached = not part.serves.isdisjoint(trained.wanted)
+        key = part.name if reached else f"{part.name} (no objective reaches it)", part in trained
         counted[key] = counted.get(key, 0) + part.parameters
     return [
         Group(name=name, parameters=count, trained=is_trained) for (name, is_trained), count in counted.items() if count
     ]
 
 
-def _bytes(needed: Memory) -> Bytes:
-    return Bytes(**asdict(needed), total=needed.total)
-
-
 def _time(operations: Operations, device: Device, mfu: float, processes: int, steps: int, needed: float) -> Time:
-    least = device.least_seconds(operations.useful, operations.encoders)
+    useful, encoders = operations.needed.useful, operations.needed.frozen
+    least = device.least_seconds(useful, encoders)
     seconds = least / (processes * mfu)
     return Time(
         step_seconds=seconds,
         hours=seconds * steps / 3600,
-        hfu=mfu * device.least_seconds(operations.computed, operations.encoders) / least,
-        encoders=device.least_seconds(operations.encoders, operations.encoders) / least,
+        hfu=mfu * device.least_seconds(operations.computed.total, encoders) / least,
+        encoders=device.least_seconds(encoders, encoders) / least,
         fits=needed <= USABLE * device.memory,
         spare=USABLE * device.memory - needed,
     )
@@ -374,7 +347,8 @@ def _warnings(
             f"can be used; try {' or '.join(ways) or 'another device'}"
         )
     elif recompute != "Nothing" and held <= room:
-        saved = chosen.repeated / device.bf16_flops / device.least_seconds(chosen.computed, chosen.encoders)
+        computed = chosen.computed
+        saved = computed.repeated / device.bf16_flops / device.least_seconds(computed.total, computed.frozen)
         found.append(
             f"training.recompute: Nothing fits too, with {held / 1e9:.0f} GB, and takes {saved:.0%} less time at an "
             "equal HFU"

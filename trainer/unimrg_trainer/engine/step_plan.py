@@ -70,6 +70,19 @@ def pinned(step: Step, device: torch.device) -> Step:
     return Step(step.number, tuple(micro_steps))
 
 
+class ReadSample(Protocol):
+    """Reads a sample with the maps, the image and the encodings that are asked for; `maps` None: all."""
+
+    def __call__(
+        self,
+        sample_index: int,
+        /,
+        maps: Collection[str] | None = None,
+        image: bool = True,
+        encodings: Collection[str] = (),
+    ) -> Sample: ...
+
+
 class SampleSource(Protocol):
     """The part of a data set (`data/dataset.py`) that the planner uses."""
 
@@ -79,23 +92,11 @@ class SampleSource(Protocol):
     @property
     def questions(self) -> Sized: ...
 
-    def image_sample(
-        self,
-        sample_index: int,
-        /,
-        maps: Collection[str] | None = None,
-        image: bool = True,
-        encodings: Collection[str] = (),
-    ) -> Sample: ...
+    @property
+    def image_sample(self) -> ReadSample: ...
 
-    def question_sample(
-        self,
-        sample_index: int,
-        /,
-        maps: Collection[str] | None = None,
-        image: bool = True,
-        encodings: Collection[str] = (),
-    ) -> Sample: ...
+    @property
+    def question_sample(self) -> ReadSample: ...
 
     def questions_about(self, image: int, /) -> range: ...
 

@@ -234,7 +234,8 @@ def finish_run(
         settings = inputs.tracking_settings(job, env)
         report = finish(env.run_dir, run_store, settings, status, limit, partial(_kept_checkpoints, run_store))
     if report.remaining or not report.status_set:
-        left = f"{report.remaining} records did not reach MLflow within {limit:.0f} s; `unimrg track sync` sends them"
+        count = report.remaining if report.run_id else f"up to {report.remaining}"  # it was never asked what it has
+        left = f"{count} records did not reach MLflow within {limit:.0f} s; `unimrg track sync` sends them"
         message = f"{report.problem}. {left}" if report.problem else left
         return ExitResult(report.exit_code or ExitCode.UNAVAILABLE, "TrackingIncomplete", message)
     outcomes.store_run_outcome(run_store, env.attempt, outcome, tracked=True)

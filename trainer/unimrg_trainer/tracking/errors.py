@@ -36,7 +36,7 @@ class ActionRequiredError(UnavailableError):
 
 
 class RefusedError(Exception):
-    """The server will never take what was sent (a 4xx answer): it is written to `rejected.jsonl`."""
+    """The server will never take what was sent (a 4xx answer): it stays in the spool."""
 
 
 class RunGoneError(Exception):

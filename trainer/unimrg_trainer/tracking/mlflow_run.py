@@ -100,7 +100,8 @@ class MlflowRun:
         self.run_id, tags = str(run.info.run_id), dict(run.data.tags)
         uri = self.settings.public_uri.rstrip("/")
         page = f"{uri}/#/experiments/{quote(self._experiment_id)}/runs/{quote(self.run_id)}"
-        self.url = page if uri.startswith("http") else ""
+        # a browser that never saw this server shows its pages about generative AI unless the link says otherwise
+        self.url = f"{page}?workflowType=machine_learning" if uri.startswith("http") else ""
         self.params = dict(run.data.params)
         self._parent_id = tags.get(_PARENT)
         return tags

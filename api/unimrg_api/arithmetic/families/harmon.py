@@ -179,7 +179,6 @@ def _codec(config: HarmonConfig) -> Encoder:
     encode = vqgan_encoder(
         kl16.width, kl16.multipliers, [kl16.encoder_blocks] * levels, moments, side, attention=True
     ) + convolution(moments, moments, 1, latents)
-    decode = vqgan_decoder(
-        kl16.width, kl16.multipliers, [kl16.decoder_blocks] * levels, kl16.latent_channels, side
-    ) + convolution(kl16.latent_channels, kl16.latent_channels, 1, latents)
+    decode = vqgan_decoder(kl16.width, kl16.multipliers, [kl16.decoder_blocks] * levels, kl16.latent_channels)
+    decode += convolution(kl16.latent_channels, kl16.latent_channels, 1)
     return Encoder(config.codec, encode, lambda c: c.coded, decode.parameters, kl16.width * side**2, stored=stored)

@@ -136,8 +136,8 @@ def _codec(config: OpenUniConfig) -> Encoder:
     stored = 2 * config.latent_terms
     if not isinstance(codec, DcAeConfig):
         return Encoder("dct", Cost(), lambda c: c.coded, stored=stored)
-    form = codec.attention_levels, codec.head_width, codec.channels, side
-    encode = dc_ae_encoder(codec.widths, codec.encoder_layers, *form)
+    form = codec.attention_levels, codec.head_width, codec.channels
+    encode = dc_ae_encoder(codec.widths, codec.encoder_layers, *form, side)
     decode = dc_ae_decoder(codec.widths, codec.decoder_layers, *form)
     widest = codec.widths[0] * side**2
     return Encoder("dc-ae", encode, lambda c: c.coded, decode.parameters, widest, stored=stored)

@@ -109,7 +109,7 @@ def _image_tokenizer(config: ShowOConfig) -> Encoder:
     bits, latents = codes.bits, (side // codes.stride) ** 2
     last = convolution(bits, bits, 1, latents)
     encode = vqgan_encoder(codes.width, codes.encoder_multipliers, codes.encoder_blocks, bits, side) + last
-    decode = vqgan_decoder(codes.width, codes.decoder_multipliers, codes.decoder_blocks, bits, side) + last
+    decode = vqgan_decoder(codes.width, codes.decoder_multipliers, codes.decoder_blocks, bits) + last
     return Encoder("magvitv2", encode, lambda c: c.coded, decode.parameters, codes.width * side**2, stored=stored)
 
 
