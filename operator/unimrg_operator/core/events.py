@@ -17,6 +17,7 @@ def events(old: JobStatus, new: JobStatus, policy: RunPolicySpec) -> tuple[Event
     for stage in new.stages:
         found += _stage_events(old.stage(stage.name), stage, policy)
     found += acceptance_events(old, new)
+    found += _queue_events(old, new)
     complete, failed = new.condition("Complete"), new.condition("Failed")
     if complete is not None and old.condition("Complete") is None:
         found.append(Event("Normal", "Completed", complete.message))
@@ -33,6 +34,17 @@ def acceptance_events(old: JobStatus, new: JobStatus) -> tuple[Event, ...]:
     if before is not None and (before.status, before.reason) == (accepted.status, accepted.reason):
         return ()
     return (Event("Warning", accepted.reason, accepted.message),)
+
+
+def _queue_events(old: JobStatus, new: JobStatus) -> tuple[Event, ...]:
+    """Return an event if something of the job began to wait in a queue, was admitted or was pushed out."""
+    admitted, before = new.condition("Admitted"), old.condition("Admitted")
+    if admitted is None or admitted.reason in ("NotQueued", "Finished"):
+        return ()
+    if before is not None and before.reason == admitted.reason:
+        return ()
+    wrong = admitted.reason in ("Evicted", "QueueNotFound")
+    return (Event("Warning" if wrong else "Normal", admitted.reason, admitted.message),)
 
 
 def _stage_events(old: StageStatus, new: StageStatus, policy: RunPolicySpec) -> list[Event]:
