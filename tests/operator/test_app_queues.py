@@ -66,7 +66,12 @@ def test_a_workload_is_read_with_its_place_among_those_that_wait(api: ScriptedAp
     assert queued == [("lab", "tiny")]
 
 
-def test_workloads_are_looked_at_only_where_the_operator_is_told_to(api: ScriptedApi) -> None:
+def test_workloads_are_looked_at_only_where_the_operator_is_told_to_and_may(api: ScriptedApi) -> None:
     world = World(api.client(), SiteBackends(SiteProfile()), ["lab"], lambda _: None, Metrics())
     assert world.workloads("lab", {CHILD_UID}) is None
     assert WORKLOADS not in {item.resource for item in world.reflectors()}
+    world = World(api.client(), SiteBackends(SiteProfile()), ["lab"], lambda _: None, Metrics(), kueue=True)
+    (reflector,) = [item for item in world.reflectors() if item.resource == WORKLOADS]
+    assert world.workloads("lab", {CHILD_UID}) == ()
+    reflector.hidden = True
+    assert world.workloads("lab", {CHILD_UID}) is None

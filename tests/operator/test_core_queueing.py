@@ -99,6 +99,15 @@ def test_a_preempted_training_goes_on_at_no_cost(cluster: Cluster) -> None:
     assert (cluster.status.phase, cluster.status.stage("train").attempt) == ("Running", 1)
     assert cluster.restart_counters("train") == RestartCounters()
     assert cluster.created == ["tiny-check-1", "tiny-train-1"]
+    about_the_queue = [event for event in cluster.published if not event.reason.startswith("Stage")]
+    assert [(event.type, event.reason) for event in about_the_queue] == [
+        ("Normal", "WaitingForQuota"),
+        ("Normal", "QuotaReserved"),
+        ("Normal", "WaitingForQuota"),
+        ("Normal", "QuotaReserved"),
+        ("Warning", "Evicted"),
+        ("Normal", "QuotaReserved"),
+    ]
 
 
 def test_the_condition_is_there_only_with_a_queue_and_false_at_the_end(cluster: Cluster) -> None:

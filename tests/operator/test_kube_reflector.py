@@ -183,15 +183,25 @@ def test_the_back_off_doubles_while_lists_fail_and_the_reason_is_visible(api: Sc
 
 
 @pytest.mark.parametrize("optional", [False, True])
-def test_only_an_optional_kind_is_usable_while_it_is_not_served(api: ScriptedApi, optional: bool) -> None:
-    api.lists += [NOT_FOUND] * 3 + [list_of(1, thing("a", 1))]
+@pytest.mark.parametrize(
+    ("answer", "cause", "message"),
+    [
+        (NOT_FOUND, "NotFound", "is their CustomResourceDefinition installed?"),
+        (refusal(403, "Forbidden", "you may not"), "Forbidden", "cannot be listed: you may not"),
+    ],
+)
+def test_only_an_optional_kind_is_usable_while_it_is_not_served(
+    api: ScriptedApi, optional: bool, answer: Answer, cause: str, message: str
+) -> None:
+    api.lists += [answer] * 3 + [list_of(1, thing("a", 1))]
     followed, seen = Followed(api, optional=optional), []
     followed.on_sleep = lambda: seen.append((followed.reflector.usable, followed.reflector.reason))
     with followed:
         followed.until(lambda: followed.versions() == {"a": "1"})
     assert [usable for usable, _ in seen] == [optional] * 3
-    assert all("is their CustomResourceDefinition installed?" in reason for _, reason in seen)
-    assert followed.causes == ["NotFound"] * 3
+    assert all(message in reason for _, reason in seen)
+    assert followed.causes == [cause] * 3
+    assert not followed.reflector.absent
 
 
 def test_a_watch_that_cannot_be_opened_is_visible_until_one_can(

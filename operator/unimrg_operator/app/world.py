@@ -108,7 +108,8 @@ class World:
     def unserved(self, namespace: str, stage: StageName, job: UniMRGJob | None) -> Resource | None:
         """Return the kind of a job's children of a stage if the API server does not know it: nobody knows them then."""
         kind = self._backends.resource(stage, job)
-        return kind if self._namespaces[namespace].children[kind].missing else None
+        reflector = self._namespaces[namespace].children[kind]
+        return kind if reflector.missing or reflector.absent else None
 
     def children(self, key: JobKey, uid: str) -> list[Object]:
         """Return the objects that the object with that uid controls: of a job its children."""
@@ -130,9 +131,11 @@ class World:
         return [item for item in self._namespaces[key[0]].pods.cache.by(key[1]) if is_pod_of(item, uid, owner_uids)]
 
     def workloads(self, namespace: str, child_uids: Collection[str]) -> tuple[Workload, ...] | None:
-        """Return what Kueue says of children; None where it is not looked at."""
+        """Return what Kueue says of children; None where it is not looked at, or the right to is missing."""
         reflector = self._namespaces[namespace].workloads
-        return None if reflector is None else observe_workloads(child_uids, reflector.cache.all())
+        if reflector is None or reflector.hidden:
+            return None
+        return observe_workloads(child_uids, reflector.cache.all())
 
     def namesakes_pods(self, key: JobKey, uid: str, owner_uids: Collection[str]) -> list[Object]:
         """Return the pods of earlier jobs that had the name of the job with that uid."""

@@ -56,7 +56,7 @@ class ObservedState:
 
     state: ChildState
     resumed_at: float | None = None
-    """Unix time of its last resumption after a suspension; None: never."""
+    """Unix time of its last resumption after a suspension; None: never, or it is suspended."""
 
 
 class Backend(Protocol):
@@ -91,11 +91,11 @@ def state_of(item: Manifest, *, succeeded: str, suspend: Any) -> ObservedState:
 
     `succeeded` is the condition of one that ended well, `suspend` what its spec asks for.
     """
-    true = true_conditions(item)
+    true, resumed_at = true_conditions(item), became_false(item, "Suspended")
     if "Failed" in true:
-        return ObservedState("Failed")
+        return ObservedState("Failed", resumed_at)
     if succeeded in true:
-        return ObservedState("Succeeded")
+        return ObservedState("Succeeded", resumed_at)
     if "Suspended" in true or suspend is True:
         return ObservedState("Suspended")
-    return ObservedState("Active", became_false(item, "Suspended"))
+    return ObservedState("Active", resumed_at)

@@ -63,7 +63,7 @@ def _newest_attempt(observed: StageStatus, children: list[Child]) -> tuple[Stage
         return observed, None
     if newest.attempt == observed.attempt and newest.uid == observed.child_uid:
         resumed = None if newest.resumed_at is None else format_time(newest.resumed_at)
-        if resumed != observed.resume_time:
+        if resumed != observed.resume_time and newest.state != "Suspended":
             # pods recorded before the suspension were deleted by it; their absence is not a failure
             return observed.model_copy(update={"resume_time": resumed, "pod_uids": []}), newest
         return observed, newest

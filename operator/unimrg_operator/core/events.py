@@ -18,6 +18,7 @@ def events(old: JobStatus, new: JobStatus, policy: RunPolicySpec) -> tuple[Event
     for stage in new.stages:
         found += _stage_events(old.stage(stage.name), stage, policy)
     found += acceptance_events(old, new)
+    found += _queue_events(old, new)
     told = {event.reason for event in found}
     found += [event for event in _trouble_events(old, new) if event.reason not in told]
     complete, failed = new.condition("Complete"), new.condition("Failed")
@@ -46,6 +47,17 @@ def _trouble_events(old: JobStatus, new: JobStatus) -> list[Event]:
         for condition in new.conditions
         if condition.reason in set(Trouble) - known
     ]
+
+
+def _queue_events(old: JobStatus, new: JobStatus) -> tuple[Event, ...]:
+    """Return an event if something of the job began to wait in a queue, was admitted or was pushed out."""
+    admitted, before = new.condition("Admitted"), old.condition("Admitted")
+    if admitted is None or admitted.reason in ("NotQueued", "Finished"):
+        return ()
+    if before is not None and before.reason == admitted.reason:
+        return ()
+    wrong = admitted.reason in ("Evicted", "QueueNotFound")
+    return (Event("Warning" if wrong else "Normal", admitted.reason, admitted.message),)
 
 
 def _stage_events(old: StageStatus, new: StageStatus, policy: RunPolicySpec) -> list[Event]:

@@ -48,7 +48,7 @@ class Child:
     warnings: tuple[str, ...] = ()
     """Messages of recent Warning events about the child. Shown in conditions; no decision depends on them."""
     resumed_at: float | None = None
-    """When it was last resumed after a suspension; None: never."""
+    """When it was last resumed after a suspension; None: never, or it is suspended."""
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ COUNTED_POSITIONS = 20
 _NOT_TAKEN_IN = (
     "Kueue knows nothing of it: is Kueue installed, and is {kind} among integrations.frameworks of its configuration?"
 )
-_NOT_VISIBLE = "why and at which position cannot be seen, because the operator runs without --kueue"
+_NOT_VISIBLE = "why cannot be seen: the operator runs without --kueue, or may not list workloads in this namespace"
 
 
 @dataclass(frozen=True)

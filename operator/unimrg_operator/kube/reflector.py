@@ -67,7 +67,9 @@ class Reflector:
         self.namespace = namespace
         self.cache = Cache(index)
         self.missing = False
-        """The API server did not know the kind when it was last asked, or does not show us an optional one."""
+        """The API server did not know the kind when it was last asked."""
+        self.hidden = False
+        """It did not let us list the kind when it was last asked."""
         self._client = client
         self._changed = changed
         self._label_selector = label_selector
@@ -95,8 +97,8 @@ class Reflector:
 
     @property
     def absent(self) -> bool:
-        """Whether it is of an optional kind that is not served."""
-        return self._optional and self.missing
+        """Whether it is of an optional kind that is not served, or not to us."""
+        return self._optional and (self.missing or self.hidden)
 
     @property
     def usable(self) -> bool:
@@ -155,13 +157,13 @@ class Reflector:
                 version = version_of(page)
         except ApiError as error:
             # What was cached stays: an API server that is starting may not know its kinds yet.
-            hidden = isinstance(error, Forbidden) and self._optional
-            self.missing = self.missing or hidden or isinstance(error, NotFound)
+            self.missing = self.missing or isinstance(error, NotFound)
+            self.hidden = self.hidden or isinstance(error, Forbidden)
             unknown = f"{self} are not served: is their CustomResourceDefinition installed?"
             self._report(unknown if isinstance(error, NotFound) else f"{self} cannot be listed: {error}")
             raise
         changes = self.cache.replace(entries)
-        self.missing = False
+        self.missing, self.hidden = False, False
         self._version = version
         for change in changes:
             self._changed(change)
