@@ -20,6 +20,8 @@ STAGE_LABEL = f"{GROUP}/stage"
 """On every child and pod: check, prepare, train, evaluate or finish."""
 ATTEMPT_LABEL = f"{GROUP}/attempt"
 """On every child and pod: the number of the stage's attempt, from 1."""
+SWEEP_LABEL = f"{GROUP}/sweep"
+"""On a job of a sweep: the sweep's name. The job's MLflow run lies below the sweep's (docs/method/tracking.md)."""
 SPEC_DIGEST_ANNOTATION = f"{GROUP}/spec-digest"
 """On every child: the digest of the job's spec that it was rendered from."""
 RESTART_COUNTERS_ANNOTATION = f"{GROUP}/restart-counters"
@@ -33,6 +35,11 @@ NODE_RANK_VARIABLE = "UNIMRG_NODE_RANK"
 """Environment variable of every pod: its index among the attempt's pods, as text or as a reference to a label."""
 
 _LABEL_REFERENCE = re.compile(r"metadata\.(labels|annotations)\['(.+)'\]")
+
+
+def sweep_label(labels: Mapping[str, str] | None) -> dict[str, str]:
+    """Return the label of `labels` that a job's processes read, the sweep's; empty where the job is of none."""
+    return {name: value for name, value in (labels or {}).items() if name == SWEEP_LABEL and value}
 
 
 def node_rank(pod: Mapping[str, Any]) -> int:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from unimrg_api.cluster import sweep_label
 from unimrg_api.digests import canonical_json
 from unimrg_api.errors import JobError, Problem, UserError, by_place
 from unimrg_api.exit_codes import ExitCode
@@ -90,12 +91,12 @@ def dump_job(job: UniMRGJob) -> dict[str, Any]:
 
 
 def process_spec(job: UniMRGJob) -> str:
-    """Return the job as its processes get it (UNIMRG_SPEC), without labels and annotations, which only a cluster
-    reads and may be long.
+    """Return the job as its processes get it (UNIMRG_SPEC): of labels and annotations, which may be long, the sweep's
+    alone.
 
     Raises UserError for a job that fits no variable.
     """
-    metadata = job.metadata.model_copy(update={"labels": None, "annotations": None})
+    metadata = job.metadata.model_copy(update={"labels": sweep_label(job.metadata.labels) or None, "annotations": None})
     text = canonical_json(dump_job(job.model_copy(update={"metadata": metadata})))
     size = len(text.encode())
     if size > SPEC_BYTES:

@@ -27,10 +27,21 @@ def validate(file: JobFile, output: OutputOption = "table") -> None:
     import json
 
     from unimrg_api.errors import JobError
-    from unimrg_cli.check import check_job
+    from unimrg_api.load import read_document
+    from unimrg_cli.check import check_job, is_sweep
 
     try:
-        job, notes = check_job(file)
+        document = read_document(file)
+        if is_sweep(document):
+            from unimrg_cli.sweep_file import load_sweep
+
+            swept = load_sweep(file, document)
+            jobs = [job.name for job in swept.jobs]
+            found = {"file": str(file), "valid": True, "sweep": swept.name, "jobs": jobs, "notes": [], "problems": []}
+            text = f"{file}: {swept.name} is a valid sweep of {len(jobs)} jobs"
+            typer.echo(json.dumps(found, indent=2) if output == "json" else text)
+            return
+        job, notes = check_job(file, document)
     except JobError as error:
         if output == "json":
             problems = [problem.to_json() for problem in error.problems]
