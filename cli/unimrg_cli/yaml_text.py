@@ -42,3 +42,8 @@ def to_yaml(documents: list[dict[str, Any]]) -> str:
         text.write("---\n")
         yaml.dump(document, text)
     return text.getvalue()
+
+
+def scalar(value: Any) -> str:
+    """Return a text, number or truth as it stands in YAML, quoted where it must be."""
+    return to_yaml([{"x": value}]).removeprefix("---\nx: ").rstrip("\n")

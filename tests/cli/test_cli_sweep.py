@@ -147,6 +147,11 @@ def test_what_is_wrong_in_a_job_is_shown_at_its_line(unimrg: Unimrg, file: Path,
     unimrg("validate", file).refused(66, "other.yaml: there is no such file")
 
 
+def test_the_example_of_a_sweep_is_valid(unimrg: Unimrg) -> None:
+    example = Path(__file__).parents[2] / "examples" / "sweep.yaml"
+    assert "methods is a valid sweep of 6 jobs" in unimrg("validate", example).out
+
+
 def test_a_sweep_is_valid_and_other_commands_name_its_own(unimrg: Unimrg, file: Path) -> None:
     assert "methods is a valid sweep of 4 jobs" in unimrg("validate", file).out
     assert json.loads(unimrg("validate", file, "-o", "json").out)["jobs"] == NAMES
