@@ -1,4 +1,4 @@
-"""Writes the files that follow from the models: the page docs/reference/job.md and the custom resource.
+"""Writes the files that follow from code: the pages of docs/reference and the custom resource.
 
 python -m tools.generate
 """
@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from tools.commands import commands_page
 from tools.crd import crd_yaml, without_nulls
+from tools.exit_codes import exit_codes_page
 from unimrg_api.digests import canonical_json
 from unimrg_api.fields import DECIMALS, RULES, URI_PATTERN
 from unimrg_api.introspection import Location, Schema, fields, format_location, is_required, schema_at
@@ -110,7 +112,12 @@ def _default(place: Location, schema: Schema) -> str:
     )
 
 
-FILES: dict[str, Callable[[], str]] = {"docs/reference/job.md": reference, "api/unimrg_api/crd.yaml": crd_yaml}
+FILES: dict[str, Callable[[], str]] = {
+    "docs/reference/job.md": reference,
+    "docs/reference/commands.md": commands_page,
+    "docs/reference/exit_codes.md": exit_codes_page,
+    "api/unimrg_api/crd.yaml": crd_yaml,
+}
 """Every generated file, relative to the repository's root, and what writes its text."""
 
 if __name__ == "__main__":

@@ -33,6 +33,8 @@ from unimrg_api.unions import each_once
 
 API_VERSION = "training.unimrg.dev/v1alpha1"
 KIND = "UniMRGJob"
+SWEEP_KIND = "UniMRGSweep"
+"""Kind of the file that `unimrg sweep` takes."""
 
 ZERO = ("ZeRO1", "ZeRO2", "ZeRO3")
 """Strategies that are DeepSpeed's."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -74,7 +75,9 @@ def read_model(root: type[Model], document: Document, path: Path) -> Model:
         raise JobError(document.problems, source=str(path))
     model, problems = check(root, document)
     known = {problem.path for problem in document.problems}
-    problems = document.problems + [problem for problem in problems if problem.path not in known]
+    remedies = {problem.path: problem.remedy for problem in problems}  # of a field, which knows what is wanted there
+    unread = [replace(item, remedy=remedies.get(item.path) or item.remedy) for item in document.problems]
+    problems = unread + [problem for problem in problems if problem.path not in known]
     if problems or model is None:
         raise JobError(sorted(problems, key=by_place), source=str(path))
     return model

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
 
@@ -49,8 +51,8 @@ def damage(reports: list[CommitReport]) -> UserError | None:
     )
 
 
-def prune(target: str, keep_last: int | None, keep_every: int | None, *, confirmed: bool) -> None:
-    """Show what retention deletes of a run, and delete it if that is `confirmed`.
+def prune(target: str, keep_last: int | None, keep_every: int | None, *, confirmed: bool, as_json: bool) -> None:
+    """Show what retention deletes of a run, as a table or JSON, and delete it if that is `confirmed`.
 
     What is not given is the job's; where `target` is no job's file, that of the job which the run has tracked. Raises
     UserError without either (INPUT_MISSING), and while a training holds the lease (UNAVAILABLE).
@@ -66,7 +68,14 @@ def prune(target: str, keep_last: int | None, keep_every: int | None, *, confirm
             exit_code=ExitCode.UNAVAILABLE,
         )
     doomed = find_doomed(store, Policy(keep_last, keep_every), attempt=max(attempt_numbers(store), default=0))
-    print_doomed(store.uri, doomed, deleted=confirmed)
+    if as_json:
+        shown = [
+            {"step": one.step, "why": one.why, "bytes": one.bytes, "folder": one.folder.key if one.folder else None}
+            for one in doomed
+        ]
+        typer.echo(json.dumps({"uri": store.uri, "deleted": confirmed, "checkpoints": shown}, indent=2))
+    else:
+        print_doomed(store.uri, doomed, deleted=confirmed)
     for one in doomed if confirmed else ():
         delete(store, one)
 

@@ -19,6 +19,49 @@ job_app = typer.Typer(rich_markup_mode=None)
 
 
 @job_app.command()
+def init(
+    file: Annotated[Path, typer.Argument(metavar="[FILE]", help="File to write.")] = Path("job.yaml"),
+    family: Annotated[str | None, typer.Option("--family", help="harmon, openuni or showo.")] = None,
+    method: Annotated[str | None, typer.Option("--method", help="SFT, RecA or UniMRG.")] = None,
+    place: Annotated[str | None, typer.Option("--place", help="laptop or cluster.")] = None,
+    name: Annotated[str | None, typer.Option("--name", help="Name of the job. (default: METHOD-FAMILY)")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
+    output: OutputOption = "table",
+) -> None:
+    """Write a commented first job.
+
+    What is not given is asked on a terminal; elsewhere it is harmon, UniMRG, laptop.
+    """
+    from unimrg_cli.first_job import FAMILIES, METHODS, PLACES, write_first_job
+
+    family = _chosen(family, "--family", FAMILIES, "harmon")
+    method = _chosen(method, "--method", METHODS, "UniMRG")
+    place = _chosen(place, "--place", PLACES, "laptop")
+    name = name or f"{method.lower()}-{family}"
+    write_first_job(file, family, method, place, name, force=force)
+    following = [f"unimrg validate {file}", f"unimrg {'run' if place == 'laptop' else 'plan'} {file}"]
+    if output == "json":
+        import json
+
+        chosen = {"family": family, "method": method, "place": place}
+        typer.echo(json.dumps({"file": str(file), "job": name, **chosen, "next": following}, indent=2))
+        return
+    typer.echo(f"wrote {file}. Next:")
+    for command in following:
+        typer.echo(f"  {command}")
+
+
+def _chosen(given: str | None, option: str, known: tuple[str, ...], default: str) -> str:
+    """Return what an option says or, if it is not given, what is answered on a terminal, else its default."""
+    if given is None and sys.stdin.isatty():
+        given = typer.prompt(f"{option.removeprefix('--')} ({', '.join(known)})", default=default, err=True)
+    for choice in known:
+        if (given or default).lower() == choice.lower():
+            return choice
+    raise typer.BadParameter(f"{given!r} is none of {', '.join(known)}", param_hint=option)
+
+
+@job_app.command()
 def validate(file: JobFile, output: OutputOption = "table") -> None:
     """Check a job's file.
 
@@ -27,10 +70,21 @@ def validate(file: JobFile, output: OutputOption = "table") -> None:
     import json
 
     from unimrg_api.errors import JobError
-    from unimrg_cli.check import check_job
+    from unimrg_api.load import read_document
+    from unimrg_cli.check import check_job, is_sweep
 
     try:
-        job, notes = check_job(file)
+        document = read_document(file)
+        if is_sweep(document):
+            from unimrg_cli.sweep_file import load_sweep
+
+            swept = load_sweep(file, document)
+            jobs = [job.name for job in swept.jobs]
+            found = {"file": str(file), "valid": True, "sweep": swept.name, "jobs": jobs, "notes": [], "problems": []}
+            text = f"{file}: {swept.name} is a valid sweep of {len(jobs)} jobs"
+            typer.echo(json.dumps(found, indent=2) if output == "json" else text)
+            return
+        job, notes = check_job(file, document)
     except JobError as error:
         if output == "json":
             problems = [problem.to_json() for problem in error.problems]

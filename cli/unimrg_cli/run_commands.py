@@ -42,7 +42,10 @@ def verify_command(
     step: Annotated[int | None, typer.Option("--step", help="Only this step's. (default: all)")] = None,
     output: OutputOption = "table",
 ) -> None:
-    """Read every byte of a run's committed checkpoints and compare it with the digests. Changes nothing."""
+    """Compare every byte of a run's checkpoints with its digest.
+
+    Nothing is changed.
+    """
     import json
 
     from unimrg_cli.checkpoints import damage, verify
@@ -68,11 +71,15 @@ def prune_command(
     keep_every: Annotated[
         int | None, typer.Option("--keep-every", min=1, help="Instead of the job's keepEvery.")
     ] = None,
+    output: OutputOption = "table",
 ) -> None:
-    """Delete the checkpoints that a run no longer needs, and what killed writers left; never the newest two."""
+    """Delete the checkpoints that a run no longer needs.
+
+    That is what retention does not keep and what killed writers left; never the newest two.
+    """
     from unimrg_cli.checkpoints import prune
 
-    prune(target, keep_last, keep_every, confirmed=yes)
+    prune(target, keep_last, keep_every, confirmed=yes, as_json=output == "json")
 
 
 ModelName = Annotated[str, typer.Argument(help="Family and size as a job names them: FAMILY/VARIANT.")]
@@ -89,7 +96,10 @@ def import_command(
     file: FileOption = "model",
     partial: Annotated[bool, typer.Option("--partial", help="Allow a file that holds a part of the weights.")] = False,
 ) -> None:
-    """Turn published weights into what a job reads; reports what matched, is missing and is left over."""
+    """Turn published weights into what a job reads.
+
+    Says what matched, is missing and is left over.
+    """
     from unimrg_cli.extras import require
 
     require("trainer")
@@ -105,7 +115,10 @@ def export_command(
     target: Annotated[Path, typer.Argument(help="File to write: .pth, or .safetensors.")],
     file: FileOption = "model",
 ) -> None:
-    """Write weights in the published layout, byte for byte: a file's, or those of a run's newest checkpoint."""
+    """Write weights in the published layout, byte for byte.
+
+    They are a file's, or those of a run's newest checkpoint.
+    """
     from unimrg_cli.extras import require
 
     require("trainer")
@@ -123,10 +136,10 @@ def sync_command(
         str | None, typer.Option("--tracking-uri", help="MLflow server as seen from here. (default: the job's)")
     ] = None,
 ) -> None:
-    """Send MLflow what it lacks of a run that nothing works on any more, and close the run.
+    """Send MLflow what it lacks of a run, and close the run there.
 
-    For runs whose job was deleted or whose machine was lost, and for what was written while MLflow was away.
-    May be repeated.
+    For runs that nothing works on any more: whose job was deleted or whose machine was lost, and for what was written
+    while MLflow was away. May be repeated.
     """
     from unimrg_cli.extras import require
 

@@ -61,7 +61,7 @@ class RunDescription(_View):
     attempts: int = 0
     """Attempts that were started."""
     progress: Progress | None = None
-    """The last report."""
+    """The last report, one with steps unless the run goes on."""
     checkpoint: CommitReport | None = None
     """The newest commit."""
     outcomes: list[Outcome] = []
@@ -146,12 +146,14 @@ def describe_run(target: str) -> RunDescription:
     last_end = _read(local, TERMINATION_FILE, TerminationRecord.parse) if ours else None
     mlflow = mlflow_run(local.root) if ours else {}
     at_rest = _state_at_rest(store, outcomes, max(attempts, default=None), progress, last_end)
+    running = is_running(local.root / "lock")
+    told = progress is not None and (running or progress.step)  # the last check says nothing of a run that is over
     return RunDescription(
         uri=store.uri,
-        state="Running" if is_running(local.root / "lock") else at_rest,
+        state="Running" if running else at_rest,
         uid=uid if isinstance(uid, str) else None,
         attempts=len(attempts),
-        progress=progress,
+        progress=progress if told else None,
         checkpoint=checkpoints[0] if checkpoints else None,
         outcomes=outcomes,
         last_end=last_end,

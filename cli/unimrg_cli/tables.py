@@ -100,6 +100,12 @@ def print_checks(outcomes: Iterable[tuple[str, str, bool, str]]) -> None:
     print_table(_console(), {"STRATEGY": "left", "OFF BY": "right", "RESULT": "left", "CASE": "fold"}, rows)
 
 
+def print_sweep(columns: list[str], jobs: list[list[str]], means: list[list[str]]) -> None:
+    """Print the table of a sweep: its columns, a row for each job and for each mean over seeds."""
+    sides: dict[str, Side] = {name.replace("/", "/\n"): "right" for name in columns[2:]}
+    print_table(_console(), {"JOB": "left", "STATE": "left", **sides}, [*jobs, *means])
+
+
 def _console() -> Console:
     console = Console()
     # a table for a file or a pipe is not folded at the width of some terminal

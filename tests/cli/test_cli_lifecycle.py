@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -78,6 +81,20 @@ def test_a_job_is_deleted_by_its_uid_and_what_stays_is_named(about: Any, api_sta
     assert "s3://runs/good/" in ended.out and "http://mlflow/#/r1" in ended.out
     api_stand_in.answer(f"DELETE {JOB}", refusal(409, "Conflict", "the UID in the precondition does not match"))
     about("cancel", "--yes", written=[RUNNING]).refused(64, "another job of that name")
+
+
+def test_a_shell_completes_the_names_of_jobs(api_stand_in: StandIn) -> None:
+    jobs = [cluster_job(RUNNING, name) for name in ("good", "gone", "other")]
+    api_stand_in.answer(f"GET {JOBS}", Answer(200, {"items": jobs}))
+    asked = {"_UNIMRG_COMPLETE": "complete_bash", "COMP_WORDS": "unimrg wait go", "COMP_CWORD": "2"}
+    done = subprocess.run(
+        [sys.executable, "-m", "unimrg_cli.main"],
+        env={**os.environ, **asked, "KUBECONFIG": str(api_stand_in.kubeconfig)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout.split() == ["good", "gone"], done.stderr
 
 
 def test_without_a_terminal_nothing_is_deleted_unasked(about: Any, api_stand_in: StandIn) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.support.bad_jobs import GOOD_CLUSTER_JOB
 from tests.support.command_line import Unimrg
 from unimrg_api.load import dump_job, load_job
-from unimrg_cli.render import to_yaml
+from unimrg_cli.yaml_text import to_yaml
 from unimrg_operator.app.observe import observe_job
 from unimrg_operator.backends.base import Attempt
 from unimrg_operator.backends.children import first_attempts

@@ -253,6 +253,8 @@ def test_pruning_shows_first_and_deletes_only_when_told_to(unimrg: Unimrg, run: 
     shown = unimrg("ckpt", "prune", run.file, "--keep-last", "2", "--keep-every", "20")
     assert shown.code == 0 and "1 checkpoints" in shown.out and "--yes" in shown.out
     assert written.list() == before
+    planned = json.loads(unimrg("ckpt", "prune", run.file, "--keep-last", 2, "--keep-every", 20, "-o", "json").out)
+    assert (planned["deleted"], [one["step"] for one in planned["checkpoints"]]) == (False, [10])
     deleted = unimrg("ckpt", "prune", run.file, "--keep-last", "2", "--keep-every", "20", "--yes")
     assert deleted.code == 0 and "superfluous" in deleted.out
     assert {key.split("/")[1] for key, _ in written.list("ckpt/")} == {f"step-000000{step}" for step in (20, 30, 40)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import subprocess
 import sys
@@ -61,6 +62,24 @@ def test_a_problem_begins_its_line_like_a_compilers_message(unimrg: Unimrg, tmp_
     first, second, *rest = unimrg("validate", file).err.splitlines()
     assert first.startswith(f"{file}:13:31: spec.training.batch.rowsPerObjective: must be a whole number from 1 to")
     assert (second, rest) == ("    write e.g. rowsPerObjective: 16", [])
+
+
+def test_readers_of_numbers_disagree_and_the_remedy_is_that_of_the_field(unimrg: Unimrg, tmp_path: Path) -> None:
+    ended = unimrg("validate", write(tmp_path, GOOD_JOB.replace("seed: 42", "seed: 042")))
+    ended.refused(64, "spec.training.seed: 042 is not the same number for kubectl", "\n    write seed: 42\n")
+    assert "quote it" not in ended.err
+    text = GOOD_JOB.replace("{experiment: tests}", "{experiment: 042}")
+    unimrg("validate", write(tmp_path, text)).refused(64, 'quote it if it is a text: "042"')
+
+
+def test_what_programs_read_about_a_bad_job_is_on_standard_output(unimrg: Unimrg, tmp_path: Path) -> None:
+    file = write(tmp_path, GOOD_JOB.replace("nodes: 1", "nodes: 0"))
+    ended = unimrg("validate", file, "-o", "json")
+    assert ended.code == 64
+    (problem,) = json.loads(ended.out)["problems"]
+    assert (problem["path"], problem["line"], problem["exitCode"]) == ("spec.trainer.nodes", 26, 64)
+    found = json.loads(unimrg("validate", write(tmp_path, GOOD_JOB), "-o", "json").out)
+    assert (found["valid"], found["job"], found["problems"]) == (True, "good", [])
 
 
 def test_a_missing_folder_of_photographs_is_a_missing_input(unimrg: Unimrg, tmp_path: Path) -> None:
@@ -128,19 +147,41 @@ def test_an_unexpected_exception_is_called_a_bug(
     def fail(_: Path) -> None:
         raise RuntimeError("the sky fell")
 
-    monkeypatch.setattr("unimrg_cli.check.check_job", fail)
+    monkeypatch.setattr("unimrg_api.load.read_document", fail)
     ended = unimrg("validate", tmp_path)
     ended.refused(70, "Traceback", "the sky fell")
     assert "this is a bug" in ended.err.splitlines()[-1]
 
 
 def test_help_and_version_are_shown(unimrg: Unimrg) -> None:
-    commands = ("validate", "run", "status", "crd", "render", "submit", "logs", "ckpt")
+    commands = (
+        "init",
+        "validate",
+        "run",
+        "sweep",
+        "status",
+        "crd",
+        "render",
+        "submit",
+        "logs",
+        "wait",
+        "cancel",
+        "ckpt",
+    )
     for command in ([], *([name] for name in commands), ["ckpt", "ls"]):
         ended = unimrg(*command, "--help")
         assert ended.code == 0
         assert "Usage: unimrg" in ended.out
     assert unimrg("--version").out.startswith("unimrg 0.")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_can_be_shown_for_a_shell(shell: str, unimrg: Unimrg, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("typer._completion_shared._get_shell_name", lambda: shell, raising=False)
+    monkeypatch.setattr("typer.completion._get_shell_name", lambda: shell, raising=False)
+    ended = unimrg("--show-completion")
+    assert ended.code == 0, ended.err
+    assert "_UNIMRG_COMPLETE" in ended.out
 
 
 WATCHED = """

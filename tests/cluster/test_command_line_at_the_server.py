@@ -183,6 +183,36 @@ def test_waiting_ends_with_the_code_of_a_job_that_has_failed(
     assert "InputMissing (66): the data is gone" in ended.out
 
 
+def test_a_job_is_suspended_resumed_and_deleted(submitted: CommandLine) -> None:
+    name = "good-on-a-cluster"
+    submitted("wait", name, "--timeout", 0).refused(69, "has not ended", "no operator has set its status yet")
+    for command, expected in (("suspend", True), ("resume", False)):
+        ended = submitted(command, name, "-o", "json")
+        assert ended.code == 0, ended.err
+        kept = json.loads(submitted.kubectl("get", "unimrgjob", name, "-o", "json"))
+        assert (json.loads(ended.out)["suspend"], kept["spec"]["suspend"]) == (expected, expected)
+    ended = submitted("cancel", name, "--yes")
+    assert ended.code == 0, ended.err
+    assert "s3://runs/good" in ended.out
+    submitted("status", name).refused(66, f"there is no UniMRGJob {name}")
+
+
+def test_a_sweep_is_created_once_and_told_by_its_label(command_line: CommandLine) -> None:
+    command_line.file(GOOD_CLUSTER_JOB)
+    sweep = command_line.folder / "sweep.yaml"
+    sweep.write_text(
+        "apiVersion: training.unimrg.dev/v1alpha1\nkind: UniMRGSweep\nmetadata: {name: seeds}\n"
+        "spec: {job: job.yaml, matrix: [{path: spec.training.seed, values: [1, 2]}]}\n"
+    )
+    for _ in range(2):
+        ended = command_line("sweep", sweep, "-o", "json")
+        assert ended.code == 0, ended.err
+        assert [job["state"] for job in json.loads(ended.out)["jobs"]] == ["Pending", "Pending"]
+    label = "training.unimrg.dev/sweep=seeds"
+    names = command_line.kubectl("get", "unimrgjobs", "-l", label, "-o", "name").split()
+    assert [name.rpartition("/")[2] for name in names] == ["seeds-s1", "seeds-s2"]
+
+
 def test_pods_that_have_not_started_say_what_they_wait_for(submitted: CommandLine) -> None:
     submitted.patch("unimrgjob", "good-on-a-cluster", RUNNING)
     submitted("logs", "good-on-a-cluster").refused(69, "attempt 2 of train has no pod yet")

@@ -75,10 +75,10 @@ def test_a_stage_without_steps_says_what_it_is_at(shown: Callable[..., str]) -> 
     assert text.startswith("train  30/60  ") and text.endswith("  ZeRO1, 8 processes\n")
 
 
-def test_a_log_is_not_flooded_but_a_new_stage_is_written_at_once(shown: Callable[..., str]) -> None:
+def test_a_log_has_the_last_step_of_a_stage_and_at_once_a_new_one(shown: Callable[..., str]) -> None:
     steps = [HALFWAY.model_copy(update={"step": step}) for step in range(30, 34)]
     text = shown(*steps, Progress(stage="evaluate", updated=2.0), terminal=False)
-    assert [line.split()[0] for line in text.splitlines()] == ["train", "evaluate"]
+    assert [line.split()[:2] for line in text.splitlines()] == [["train", "30/60"], ["train", "33/60"], ["evaluate"]]
 
 
 def test_trouble_with_mlflow_is_said_whole_and_once(tmp_path: Path, shown: Callable[..., str]) -> None:

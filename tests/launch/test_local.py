@@ -188,6 +188,19 @@ def test_a_second_run_of_the_same_prefix_is_refused(tmp_path: Path) -> None:
         run(tmp_path)
 
 
+def test_a_prefix_that_cannot_be_written_is_named_by_its_field(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("a file where the run's folder should be")
+    with pytest.raises(UserError, match=r"^spec\.checkpoint\.uri: .*run/local"):
+        run(tmp_path)
+
+
+def test_processes_that_cohorts_cannot_be_dealt_to_are_refused_by_the_option(tmp_path: Path) -> None:
+    job, file = tiny_job(tmp_path)
+    with pytest.raises(UserError, match=r"^--processes 3: 2 cohorts per step are not divisible by 3 processes"):
+        local.run_job(job, file, 3)
+    assert not (tmp_path / "run").exists()
+
+
 def test_every_field_that_only_a_cluster_uses_is_named(tmp_path: Path) -> None:
     job, _ = tiny_job(
         tmp_path,

@@ -102,7 +102,7 @@ class Reflector:
 
     @property
     def usable(self) -> bool:
-        """Whether the cache may be decided on: it is in step, or of an optional kind that is not served.
+        """Whether the cache may be decided on: it is in step, or of an optional kind that is not there.
 
         A cache that is behind may lack what was just made and show what is long gone.
         """

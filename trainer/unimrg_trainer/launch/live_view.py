@@ -62,7 +62,7 @@ def progress_line(report: Progress) -> str:
 
 
 def _watch(console: Console, run_dir: Path, ended: threading.Event, stop: StopRequest | None) -> None:
-    stage = text = problem = notice = ""
+    stage = text = problem = notice = held_back = ""
     written = 0.0
     last = acknowledged = False
     with Live(console=console, auto_refresh=False) as live:
@@ -89,7 +89,10 @@ def _watch(console: Console, run_dir: Path, ended: threading.Event, stop: StopRe
                     console.print(text, markup=False, highlight=False)
                 live.update(Text(progress_line(report), no_wrap=True, overflow="ellipsis"), refresh=True)
             elif last or report.stage != stage or time.monotonic() - written >= LINE_SECONDS:
-                console.print(progress_line(report), markup=False, highlight=False, soft_wrap=True)
+                lines = [held_back] if held_back and report.stage != stage else []  # how far the stage before came
+                console.print("\n".join([*lines, progress_line(report)]), markup=False, highlight=False, soft_wrap=True)
+                held_back = ""
             else:
+                held_back = progress_line(report)
                 continue
             stage, text, written = report.stage, progress_line(report), time.monotonic()

@@ -6,7 +6,7 @@ import logging
 import shlex
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from unimrg_api.load import process_spec
 from unimrg_api.stages import STAGES, Outcome, StageName, is_skipped, outcome_of, result_of, wanted_stages
 from unimrg_api.termination import TerminationRecord
 from unimrg_trainer import job_stores
+from unimrg_trainer.engine.rows import BatchShape, cohorts_of_rank
 from unimrg_trainer.evaluation.summary import render
 from unimrg_trainer.launch import inputs, outcomes
 from unimrg_trainer.launch.devices import fit_to_machine
@@ -39,7 +40,7 @@ from unimrg_trainer.local_folders import (
     provide_home,
     run_folder,
 )
-from unimrg_trainer.storage.base import ObjectStore
+from unimrg_trainer.storage.base import ObjectStore, StorageError
 from unimrg_trainer.tracking.settings import sqlite_path
 
 logger = logging.getLogger(__name__)
@@ -100,11 +101,15 @@ def run_job(
     the same run, or if it has too few GPUs.
     """
     console = console or Console()
+    if processes is not None:
+        batch = job.spec.training.batch
+        with inputs.prefix_user_errors(f"--processes {processes}"):
+            cohorts_of_rank(BatchShape(batch.rows_per_objective, batch.cohort_rows), 0, 0, processes)
     job, fallback = fit_to_machine(job, processes)
     env = local_environment(job, job_file, processes)
     provide_home()
     run_store = job_stores.run_store(job, env)
-    with run_lock(env.run_dir, display_uri(run_store.uri)), _logging(env.run_dir):
+    with _locked(env, run_store), _logging(env.run_dir):
         for line in [*ignored_fields(job, processes), *([fallback] if fallback else [])]:
             console.print(line, markup=False, highlight=False, style="dim")
         session = _Session(job, env, run_store, console, rank_module)
@@ -114,6 +119,18 @@ def run_job(
                 code = session.run(request)
         session.report()
     return int(code)
+
+
+@contextmanager
+def _locked(env: PodEnvironment, run_store: ObjectStore) -> Iterator[None]:
+    """Hold the run's lock. Where that lies in the run's own folder and cannot be written, the field is named."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(run_lock(env.run_dir, display_uri(run_store.uri)))
+        except StorageError as error:
+            field = "spec.checkpoint.uri: " if run_store.uri.startswith("file://") else ""
+            raise StorageError(f"{field}{error.message}", remedy=error.remedy, exit_code=error.exit_code) from None
+        yield
 
 
 def local_environment(job: UniMRGJob, job_file: Path, processes: int | None) -> PodEnvironment:

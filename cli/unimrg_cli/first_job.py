@@ -1,0 +1,184 @@
+"""Writes a first job for a family, a method and a place, each field with what the models say about it."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from unimrg_api.errors import UserError
+from unimrg_api.introspection import Location, schema_at
+from unimrg_api.job import API_VERSION, KIND, UniMRGJob
+from unimrg_api.load import parse_job
+from unimrg_api.spec_model import Method
+from unimrg_cli.yaml_text import scalar
+
+Place = Literal["laptop", "cluster"]
+
+_TINY: dict[str, dict[str, Any]] = {
+    "harmon": {"optimizer": {"learningRate": "1e-3"}},
+    "openuni": {"optimizer": {"learningRate": "5e-3", "weightDecay": "0.05"}},
+    "showo": {"optimizer": {"learningRate": "3e-3", "beta2": "0.999", "weightDecay": "0.01"}},
+}
+"""By family, what its quick start says about training, for the size that trains on a laptop."""
+_PUBLISHED: dict[str, tuple[str, dict[str, Any], int]] = {
+    "harmon": (
+        "1.5B",
+        {
+            "batch": {"rowsPerObjective": 128, "cohortRows": 16, "microBatchRows": 2},
+            "optimizer": {"learningRate": "1e-5", "weightDecay": "0.02"},
+            "schedule": {"warmupSteps": 25, "totalSteps": 2500},
+            "stopStep": 1000,
+        },
+        8,
+    ),
+    "openuni": (
+        "L-512",
+        {
+            "batch": {"rowsPerObjective": 128, "cohortRows": 16, "microBatchRows": 2},
+            "optimizer": {"learningRate": "1e-5", "weightDecay": "0.05"},
+            "schedule": {"warmupSteps": 25, "totalSteps": 2500},
+            "stopStep": 1000,
+        },
+        8,
+    ),
+    "showo": (
+        "CLIP-512",
+        {
+            "batch": {"rowsPerObjective": 10, "cohortRows": 2, "microBatchRows": 2},
+            "optimizer": {"learningRate": "5e-7", "beta2": "0.999", "weightDecay": "0.01", "clipNorm": "999"},
+            "schedule": {"warmupSteps": 1000, "totalSteps": 1_000_000},
+            "stopStep": 5000,
+        },
+        1,
+    ),
+}
+"""By family: the size, what its recipe in examples/recipes says about training, GPUs."""
+FAMILIES = tuple(_TINY)
+METHODS: tuple[str, ...] = get_args(Method)
+PLACES: tuple[str, ...] = get_args(Place)
+
+_HEADS = {
+    "laptop": """\
+# {method} for {family}, small enough for this machine: generated scenes, CPU processes, folders beside this file.
+#   unimrg run {file}         (again: it goes on where it was)
+#   unimrg status {file}
+""",
+    "cluster": """\
+# {method} for {family} on a cluster. Change bucket, addresses and secrets to yours.
+#   unimrg plan {file}        what it needs
+#   unimrg submit {file}
+# Weights and assets come from `unimrg ckpt import`, the secrets from kubectl (see credentials), the image and all else
+# about nodes from the cluster's site profile.
+""",
+}
+_WIDTH = 110
+
+
+def first_job(family: str, method: str, place: str, name: str) -> dict[str, Any]:
+    """Return the job as plain values."""
+    spec = _laptop(family, name) if place == "laptop" else _cluster(family, name)
+    model = spec.pop("model")
+    return {
+        "apiVersion": API_VERSION,
+        "kind": KIND,
+        "metadata": {"name": name},
+        "spec": {"model": model, "method": method, **spec},
+    }
+
+
+def _laptop(family: str, name: str) -> dict[str, Any]:
+    return {
+        "model": {family: {"variant": "Tiny"}},
+        "training": {
+            "batch": {"rowsPerObjective": 8, "cohortRows": 4, "microBatchRows": 4},
+            **_TINY[family],
+            "schedule": {"warmupSteps": 10, "totalSteps": 150},
+            "precision": "FP32",
+            "seed": 42,
+        },
+        "trainer": {"gpusPerNode": 0, "processesPerNode": 1},
+        "data": {
+            "sources": [{"scenes": {"train": 1000, "heldOut": 64, "imageSize": 32, "seed": 7}}],
+            "shards": [f"file://runs/{name}-data"],
+        },
+        "checkpoint": {"uri": f"file://runs/{name}", "everySteps": 50},
+        "tracking": {"mlflow": {"experiment": f"unimrg/{family}"}},
+        "stages": {"evaluate": {"benchmarks": [{"spatial": {"questions": 64}}], "heldOutRows": 64, "sampleImages": 4}},
+    }
+
+
+def _cluster(family: str, name: str) -> dict[str, Any]:
+    variant, training, gpus = _PUBLISHED[family]
+    return {
+        "model": {
+            "init": f"s3://your-bucket/weights/{family}",
+            "assets": f"s3://your-bucket/assets/{family}",
+            family: {"variant": variant},
+        },
+        "training": {**training, "precision": "BF16", "seed": 42},
+        "trainer": {"nodes": 1, "gpusPerNode": gpus},
+        "data": {"shards": ["s3://your-bucket/data"]},
+        "storage": {"endpoint": "http://s3.example:9000", "credentials": {"secretName": "s3-credentials"}},
+        "checkpoint": {"uri": f"s3://your-bucket/runs/{name}", "everySteps": 100},
+        "tracking": {"mlflow": {"uri": "http://mlflow.example:5000", "experiment": f"unimrg/{family}"}},
+        "stages": {"evaluate": {"benchmarks": [], "heldOutRows": 256}},
+    }
+
+
+def job_text(value: dict[str, Any], place: str, file: str) -> str:
+    """Return a job as commented YAML; the comments are the first sentences of what the reference says."""
+    (family,) = set(value["spec"]["model"]) & set(FAMILIES)
+    head = _HEADS[place].format(method=value["spec"]["method"], family=family, file=file)
+    return head + "\n".join(_lines(value, ())) + "\n"
+
+
+def _lines(value: dict[str, Any], location: Location) -> list[str]:
+    """Return the fields of a mapping, each below its comment, indented as deep as the place is."""
+    lines, indent = [], "  " * len(location)
+    for name, item in value.items():
+        place = (*location, name)
+        lines += [f"{indent}# {line}" for line in _comment(place, _WIDTH - len(indent))] if len(place) > 1 else []
+        if isinstance(item, dict):
+            lines += [f"{indent}{name}:", *_lines(item, place)]
+        elif isinstance(item, list) and item and isinstance(item[0], dict):
+            lines.append(f"{indent}{name}:")
+            for index, entry in enumerate(item):
+                first, *rest = _entry(entry, (*place, index), indent + "    ")
+                lines += [f"{indent}  - {first}", *rest]
+        else:
+            lines.append(f"{indent}{name}: {_flow(item)}")
+    return lines
+
+
+def _entry(entry: dict[str, Any], place: Location, indent: str) -> list[str]:
+    """Return the only member of an entry of a list, with its fields on one line."""
+    ((name, fields),) = entry.items()
+    shown = ", ".join(f"{key}: {_flow(value)}" for key, value in fields.items())
+    return [f"{name}: {{{shown}}}", *(f"{indent}# {line}" for line in _comment((*place, name), _WIDTH - len(indent)))]
+
+
+def _flow(value: Any) -> str:
+    return f"[{', '.join(map(scalar, value))}]" if isinstance(value, list) else scalar(value)
+
+
+def _comment(place: Location, width: int) -> list[str]:
+    text = str((schema_at(UniMRGJob, place) or {}).get("description", ""))
+    first = re.split(r"(?<=[.!?])\s(?=[A-Z0-9`])", text, maxsplit=1)[0]
+    return textwrap.wrap(first, max(width, 40), break_long_words=False, break_on_hyphens=False)
+
+
+def write_first_job(file: Path, family: str, method: str, place: str, name: str, *, force: bool) -> None:
+    """Write a first job into a file. Raises UserError for a file that is there already, unless `force`."""
+    value = first_job(family, method, place, name)
+    parse_job(value)  # so that a wrong name is refused before anything is written
+    try:
+        with file.open("w" if force else "x", encoding="utf-8") as stream:
+            stream.write(job_text(value, place, str(file)))
+    except FileExistsError:
+        raise UserError(f"{file} is there already", remedy="give another name, or --force to replace it") from None
+    except OSError as error:
+        raise UserError(
+            f"{file} cannot be written: {error.strerror or error}", remedy="choose a folder that is there and yours"
+        ) from None

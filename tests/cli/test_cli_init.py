@@ -1,0 +1,71 @@
+"""`unimrg init`: every first job is valid, says what its fields are, and is only written where nothing is."""
+
+from __future__ import annotations
+
+import json
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+from tests.support.command_line import Unimrg
+from unimrg_api.load import load_job
+from unimrg_api.locality import cluster_problems
+from unimrg_cli import job_commands
+
+FAMILIES, METHODS = ("harmon", "openuni", "showo"), ("SFT", "RecA", "UniMRG")
+
+
+@pytest.mark.parametrize("place", ["laptop", "cluster"])
+def test_every_combination_is_a_valid_job_of_its_place(place: str, unimrg: Unimrg, tmp_path: Path) -> None:
+    for family, method in product(FAMILIES, METHODS):
+        file = tmp_path / f"{family}-{method}.yaml"
+        ended = unimrg("init", file, "--family", family, "--method", method, "--place", place)
+        assert ended.code == 0, ended.err
+        job = load_job(file)
+        assert (job.spec.method, job.spec.model.family()[0]) == (method, family)
+        assert (cluster_problems(job) == []) == (place == "cluster")
+        ended = unimrg("validate", file)
+        assert ended.code == 0, ended.err
+
+
+def test_comments_say_what_the_reference_says(unimrg: Unimrg, tmp_path: Path) -> None:
+    file = tmp_path / "job.yaml"
+    assert unimrg("init", file).code == 0
+    lines = file.read_text().splitlines()
+    assert lines[lines.index("      totalSteps: 150") - 1] == (
+        "      # Optimiser steps of the whole schedule; at its end the cosine is zero."
+    )
+    assert max(map(len, lines[lines.index("kind: UniMRGJob") :])) <= 120
+
+
+def test_a_file_that_is_there_is_kept(unimrg: Unimrg, tmp_path: Path) -> None:
+    file = tmp_path / "job.yaml"
+    file.write_text("mine")
+    unimrg("init", file).refused(64, "is there already", "--force")
+    assert file.read_text() == "mine"
+    found = json.loads(unimrg("init", file, "--force", "--family", "ShowO", "-o", "json").out)
+    assert (found["family"], found["job"], load_job(file).metadata.name) == ("showo", "unimrg-showo", "unimrg-showo")
+    unimrg("init", tmp_path / "no" / "job.yaml").refused(64, "cannot be written")
+    unimrg("init", file, "--family", "gpt").refused(64, "none of harmon, openuni, showo")
+    unimrg("init", tmp_path / "other.yaml", "--name", "No Name").refused(64, "metadata.name")
+    assert not (tmp_path / "other.yaml").exists()
+
+
+def test_on_a_terminal_what_is_not_given_is_asked(
+    unimrg: Unimrg, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Terminal:
+        def __init__(self) -> None:
+            self.answers = ["openuni", "", "cluster"]
+
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stdin", terminal)
+    monkeypatch.setattr(job_commands.typer, "prompt", lambda *_, default, **__: terminal.answers.pop(0) or default)
+    file = tmp_path / "job.yaml"
+    assert unimrg("init", file).code == 0
+    job = load_job(file)
+    assert (job.spec.model.family()[0], job.spec.method, job.spec.trainer.gpus_per_node) == ("openuni", "UniMRG", 8)
