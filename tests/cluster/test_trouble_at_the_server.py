@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from tests.support.cluster import Cluster, Object
 from tests.support.s3_server import S3Server
 from tests.support.thread_job import job
+
+pytestmark = pytest.mark.timeout(600)
 
 SECONDS = 30.0
 
@@ -51,6 +55,7 @@ def test_what_keeps_pods_away_is_told_within_half_a_minute(cluster: Cluster, s3_
     cluster.wait_for("surplus", lambda found: found["status"]["reason"] != "QuotaExceeded", 90.0)
 
 
+@pytest.mark.slow
 def test_a_webhook_that_is_down_is_named_and_once_it_is_back_training_begins(
     cluster: Cluster, s3_server: S3Server
 ) -> None:
