@@ -240,13 +240,6 @@ def test_an_object_of_another_owner_blocks_the_job_until_it_is_gone(operator: Op
     assert operator.list("jobs.batch")[0]["metadata"]["ownerReferences"][0]["name"] == "tiny"
 
 
-def test_a_quota_that_keeps_pods_from_being_made_is_in_the_status(operator: Operator) -> None:
-    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}}
-    operator.control_plane.apply(quota, namespace=operator.namespace)
-    operator.submit()
-    operator.until(lambda: "exceeded quota: none" in operator.condition("Running").get("message", ""))
-
-
 def test_it_continues_after_an_outage_and_stops_at_sigterm(operator: Operator) -> None:
     operator.submit("first")
     operator.until(lambda: "first-check-1" in operator.children())

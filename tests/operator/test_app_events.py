@@ -41,7 +41,7 @@ def test_the_newest_warnings_come_first_each_once_and_only_a_few(api: ScriptedAp
     assert first == ["FailedScheduling: no node", "FailedCreate: exceeded quota"]
     assert last.startswith("Old: ")
     assert "hunter2" not in last
-    assert len(last) <= 300
+    assert len(last) <= 600
     (request,) = api.asked()
     assert request.path == "/api/v1/namespaces/lab/events"
     assert request.query["fieldSelector"] == "type=Warning"

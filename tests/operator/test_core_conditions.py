@@ -144,6 +144,7 @@ def test_a_lost_node_ends_the_attempt_and_its_pod_is_given_up(cluster: Cluster) 
     end = cluster.status.stage("train").attempt_end
     assert end is not None
     assert (end.reason, end.budget, end.node) == ("PodLost", "Free", "node-1")
+    assert "node node-1 of pod tiny-train-1-worker-1 is not ready since 2027-01-15T08:00:00Z" in end.message
     assert cluster.restart_counters().excluded_nodes == []
     cluster.wait()
     assert second.uid in cluster.pods, "its grace period is not over"

@@ -194,7 +194,7 @@ def test_what_an_api_server_refuses_tells_cause_and_remedy(text: str, reason: st
             "lower resources.gpuPod (cpu and memory)",
         ),
         ("0/3 nodes are available: 3 Insufficient ephemeral-storage.", "cacheSize in the site profile"),
-        ("0/3 nodes are available: 3 node(s) had untolerated taint(s).", "tolerations in the site profile"),
+        ("0/3 nodes are available: 3 node(s) had untolerated taint(s).", "tolerations of its profile"),
         ("0/3 nodes are available: 3 node(s) were unschedulable.", "kubectl uncordon NODE"),
         ("0/3 nodes are available: 3 node(s) had volume node affinity conflict.", "spec.trainer.volumes is tied"),
         ("no nodes available to schedule pods", "kubectl describe pod"),

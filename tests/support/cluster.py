@@ -81,6 +81,22 @@ class Cluster:
         metadata = {"name": name, "namespace": self.namespace}
         self.control_plane.apply({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": {**values}})
 
+    def allow_nodes(self) -> None:
+        """Give the operator's account the optional right to see nodes (`--watch-nodes`)."""
+        name, api = f"{ACCOUNT}-nodes", "rbac.authorization.k8s.io"
+        rule = {"apiGroups": [""], "resources": ["nodes"], "verbs": ["list", "watch"]}
+        account = {"kind": "ServiceAccount", "name": ACCOUNT, "namespace": SYSTEM_NAMESPACE}
+        self.control_plane.apply(
+            {"apiVersion": f"{api}/v1", "kind": "ClusterRole", "metadata": {"name": name}, "rules": [rule]},
+            {
+                "apiVersion": f"{api}/v1",
+                "kind": "ClusterRoleBinding",
+                "metadata": {"name": name},
+                "roleRef": {"apiGroup": api, "kind": "ClusterRole", "name": name},
+                "subjects": [account],
+            },
+        )
+
     def start_operator(self, profile: Mapping[str, Any] | None = None, *more_flags: str) -> None:
         """Start the operator, with fields of its site profile; returns when it has seen everything there is."""
         kubeconfig = self.control_plane.service_account_kubeconfig(SYSTEM_NAMESPACE, ACCOUNT)

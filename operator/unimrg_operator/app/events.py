@@ -41,7 +41,8 @@ FORBIDDEN_SECONDS = 600.0
 MOST_WARNINGS = 3
 MOST_PAGES = 4
 """Of a namespace that warns without end only so much is read."""
-_WARNING_LIMIT = 300
+_WARNING_LIMIT = 600
+"""A full quota names every resource that it counts, three times."""
 
 
 class Publisher:

@@ -96,7 +96,9 @@ def classify(
     lost = [pod for pod, _ in terminating] or [pod for pod, seconds_left in until_lost if seconds_left == 0]
     if lost:
         why = "its node is lost, or did not terminate it within the grace period"
-        return Classification(cause=_pod_lost_cause(lost[0].name, lost[0].node, why))
+        return Classification(
+            cause=_pod_lost_cause(lost[0].name, lost[0].node, why, was_not_ready(lost[0], now, nodes))
+        )
     if set(stage.pod_uids) - {pod.uid for pod in pods}:
         return Classification(cause=_pod_lost_cause(None, None, "it was deleted or replaced"))
     if child.state == "Failed" and not alive:

@@ -42,6 +42,8 @@ class ProcessKubelet:
         self._stopped = threading.Event()
         self._lock = threading.Lock()
         self._pods: dict[str, Pod] = {}
+        self._lost: set[str] = set()
+        """Nodes that are switched off."""
         self._numbers = iter(range(1, 1 << 30))
         # Kubelets of several sessions share the machine's loopback addresses.
         self._network = f"127.{random.SystemRandom().randint(1, 254)}"
@@ -90,6 +92,22 @@ class ProcessKubelet:
         """Return the pids of all processes of a pod."""
         return [process for item in self._running(namespace, pod).containers for process in item.processes()]
 
+    def switch_off(self, node: str) -> None:
+        """Let a node vanish with all its processes, without a word to the API server."""
+        self._lost.add(node)
+        with self._lock:
+            pods = [pod for pod in self._pods.values() if pod.pod["spec"]["nodeName"] == node]
+        for pod in pods:
+            pod.abandon()
+
+    def switch_on(self, node: str) -> None:
+        """Let it come back, with no process; returns when it is Ready."""
+        status = {"status": {"conditions": _node(node, self._log_server.port)["status"]["conditions"]}}
+        self._lost.discard(node)
+        self._renew_lease(node)
+        self._api.request("PATCH", f"/api/v1/nodes/{node}/status", status, "application/strategic-merge-patch+json")
+        self._control_plane.kubectl("wait", "--for=condition=Ready", "node", node, "--timeout=30s")
+
     # --- pods -----------------------------------------------------------------------------------------------
 
     def _listed(self, pods: list[Object]) -> None:
@@ -107,7 +125,7 @@ class ProcessKubelet:
 
     def _present(self, pod: Object) -> None:
         metadata = pod["metadata"]
-        if pod["spec"].get("nodeName") not in NODES:
+        if pod["spec"].get("nodeName") not in {*NODES} - self._lost:
             return
         known = self._pods.get(metadata["uid"])
         if known is None and pod["status"].get("phase") in ("Succeeded", "Failed"):
@@ -147,12 +165,15 @@ class ProcessKubelet:
 
     def _renew_leases(self) -> None:
         while not self._stopped.wait(LEASE_SECONDS):
-            for name in NODES:
+            for name in {*NODES} - self._lost:
                 try:
-                    body = {"spec": _lease(name)["spec"]}
-                    self._api.request("PATCH", f"{_LEASES}/{name}", body, "application/merge-patch+json")
+                    self._renew_lease(name)
                 except Exception as error:
                     _log.warning("lease of %s: %s", name, error)
+
+    def _renew_lease(self, node: str) -> None:
+        body = {"spec": _lease(node)["spec"]}
+        self._api.request("PATCH", f"{_LEASES}/{node}", body, "application/merge-patch+json")
 
 
 def _node(name: str, log_port: int) -> Object:

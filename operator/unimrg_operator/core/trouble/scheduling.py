@@ -50,7 +50,8 @@ def _remedy(message: str, definition: Stage, job: UniMRGJob, excluded_nodes: lis
             return f"the job avoids {some_of(excluded_nodes)} after faults there: add nodes, or start a new job"
         return "correct nodeSelector in the site profile, or label the nodes"
     if "taint" in message:
-        return "add the taint to tolerations in the site profile, or remove it from the nodes"
+        own = "a site's own taint belongs in tolerations of its profile"
+        return f"wait for nodes that are not ready (kubectl get nodes); {own}"
     if "unschedulable" in message:
         return "nodes are cordoned: kubectl uncordon NODE"
     return "kubectl describe pod shows more"

@@ -1,0 +1,99 @@
+"""What a real API server, scheduler and controllers say of everyday trouble is in a job's status, with a remedy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.support.cluster import Cluster, Object
+from tests.support.s3_server import S3Server
+from tests.support.thread_job import job, stage
+
+pytestmark = pytest.mark.timeout(600)
+
+SECONDS = 30.0
+
+
+def waits_for(cluster: Cluster, name: str, reason: str, seconds: float = SECONDS) -> str:
+    """Return the message of the condition that explains the phase once its reason is this one."""
+    found = cluster.wait_for(name, lambda found: found.get("status", {}).get("reason") == reason, seconds, reason)
+    return next(str(item["message"]) for item in found["status"]["conditions"] if item["reason"] == reason)
+
+
+def events(cluster: Cluster, name: str) -> list[str]:
+    found: list[Object] = cluster.control_plane.get("events", f"--namespace={cluster.namespace}")["items"]
+    about = [item for item in found if item["involvedObject"]["name"] == name]
+    return [item["reason"] for item in about if item["type"] == "Warning"]
+
+
+def test_what_keeps_pods_away_is_told_within_half_a_minute(cluster: Cluster, s3_server: S3Server) -> None:
+    def a_job(name: str, **trainer: Any) -> Object:
+        wanted = job(cluster, s3_server.bucket(), name)
+        wanted["spec"]["trainer"] |= trainer
+        return wanted
+
+    cluster.start_operator()
+    cluster.apply(a_job("claimant", volumes=[{"claimName": "scratch", "mountPath": "/scratch"}]))
+    cluster.wait_for("claimant", lambda _: cluster.pods("claimant"), SECONDS)
+    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "few"}, "spec": {"hard": {"pods": "1"}}}
+    cluster.control_plane.apply(quota, namespace=cluster.namespace)
+    cluster.apply(a_job("nobodys", serviceAccountName="nobody"))
+    cluster.apply(a_job("surplus"))
+    for name, reason, text in (
+        ("claimant", "VolumeClaimMissing", 'PersistentVolumeClaim "scratch" does not exist; create it'),
+        ("nobodys", "ServiceAccountMissing", 'ServiceAccount "nobody" does not exist; create it'),
+        (
+            "surplus",
+            "QuotaExceeded",
+            "ResourceQuota few is used up: asked for pods=1, used pods=1, allowed pods=1; wait",
+        ),
+    ):
+        assert text in waits_for(cluster, name, reason)
+        assert events(cluster, name) == [reason]
+    cluster.kubectl("delete", "resourcequota", "few")
+    cluster.wait_for("surplus", lambda found: found["status"]["reason"] != "QuotaExceeded", 90.0)
+
+
+@pytest.mark.slow
+def test_a_webhook_that_is_down_is_named_and_once_it_is_back_training_begins(
+    cluster: Cluster, s3_server: S3Server
+) -> None:
+    wanted = job(cluster, s3_server.bucket(), "hooked")
+    cluster.control_plane.processes["training-operator"].kill()
+    try:
+        cluster.start_operator()
+        cluster.apply(wanted)
+        message = waits_for(cluster, "hooked", "BackendUnavailable", 90.0)
+        assert "webhook validator.pytorchjob" in message
+        assert "connection refused; check that the pods of its controller run" in message
+        assert not cluster.children("hooked", "train")
+    finally:
+        cluster.control_plane.restart("training-operator")
+    cluster.wait_for("hooked", lambda _: cluster.children("hooked", "train"), 90.0)
+    assert events(cluster, "hooked") == ["BackendUnavailable"]
+
+
+@pytest.mark.slow
+def test_a_job_survives_a_machine_that_is_switched_off(cluster: Cluster, s3_server: S3Server) -> None:
+    wanted = job(cluster, s3_server.bucket(), "survivor")
+    wanted["spec"]["training"]["schedule"]["totalSteps"] = 100_000
+    wanted["spec"]["training"]["stopStep"] = 400
+    cluster.allow_nodes()
+    cluster.start_operator(None, "--watch-nodes")
+    cluster.apply(wanted)
+    cluster.wait_for("survivor", lambda found: found.get("status", {}).get("checkpoint"), 240.0)
+    nodes = {pod["spec"]["nodeName"] for pod in cluster.pods("survivor", "train")}
+    assert nodes == {"node-0", "node-1"}, "the scheduler spreads pods"
+    cluster.kubelet.switch_off("node-1")
+    try:
+        cluster.wait_for("survivor", lambda _: len(cluster.pods("survivor", "train", 2)) == 2, 240.0)
+        pods = cluster.pods("survivor", "train", 2)
+        cluster.wait_for_phase("survivor", "Succeeded", seconds=240.0)
+        assert {pod["spec"].get("nodeName", "node-0") for pod in pods} == {"node-0"}
+        assert not [pod for pod in cluster.pods("survivor", "train", 1) if pod["spec"]["nodeName"] == "node-1"]
+    finally:
+        cluster.kubelet.switch_on("node-1")
+    train = stage(cluster.job("survivor"), "train")
+    assert train["lastAttemptEnd"]["reason"] == "PodLost"
+    assert train["restartCounters"]["userRestarts"] == 0
