@@ -55,6 +55,8 @@ class Classification:
     cause: Cause | None = None
     requeue_after: float | None = None
     """Seconds until the classification can change without any event."""
+    failing: bool = False
+    """A pod has failed; which of them did first is known in `requeue_after` seconds."""
 
 
 def classify(
@@ -77,7 +79,7 @@ def classify(
     failed = [pod for pod in pods if has_failed(pod)]
     if failed:
         if alive and (wait := _failure_window_left(failed, stage, child, pods, now)):
-            return Classification(requeue_after=wait)
+            return Classification(requeue_after=wait, failing=True)
         return Classification(cause=_cause_of_first_failure(failed, stage, child, pods, definition, job))
     terminating = [(pod, seconds_until_stuck(pod, now)) for pod in alive if pod.deleting_since is not None]
     waits = [seconds_left for _, seconds_left in terminating if seconds_left]
