@@ -221,8 +221,8 @@ def test_every_field_that_only_a_cluster_uses_is_named(tmp_path: Path) -> None:
             "backoffSeconds": 1,
             "activeDeadlineSeconds": 3600,
             "startTimeoutSeconds": 60,
-            "ttlSecondsAfterFinished": 60,
-            "keepFailedPodSeconds": 60,
+            "ttlSecondsAfterFinished": 0,
+            "keepFailedPodSeconds": 0,
         },
     )
     job = job.model_copy(update={"metadata": type(job.metadata)(name="tiny", namespace="team")})

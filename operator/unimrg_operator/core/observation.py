@@ -74,6 +74,10 @@ class Pod:
     phase: Literal["Pending", "Running", "Succeeded", "Failed", "Unknown"]
     created: float
     node: str | None = None
+    scheduled: float | None = None
+    """When it got its node; None: it has none, or that is not known."""
+    started: float | None = None
+    """When the trainer's container started; None: it has not, or that is not known."""
     deleting_since: float | None = None
     """When its deletion was requested (deletionTimestamp minus grace period); None if it was not."""
     deletion_observed_at: float | None = None
@@ -148,3 +152,5 @@ class Observation:
     """Of the children; None where the operator does not look at them."""
     nodes: tuple[Node, ...] = ()
     """Nodes of the pods; empty where the operator has no right to see nodes."""
+    complete: bool = True
+    """Whether children and pods are all that there are, as they are now; if not, nothing follows from any of this."""

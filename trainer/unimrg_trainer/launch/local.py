@@ -161,7 +161,7 @@ def ignored_fields(job: UniMRGJob, processes: int | None) -> list[str]:
         value: Any = job.model_dump(by_alias=True, exclude_defaults=True)
         for name in path.split("."):
             value = value.get(name) if isinstance(value, dict) else None
-        if value:
+        if value is not None:
             lines.append(f"{path} is ignored: {reason}")
     if job.spec.trainer.gpus_per_node > 0 and processes is None:
         lines.append("spec.trainer.gpusPerNode is ignored: one process trains; --processes N for more")
