@@ -22,7 +22,7 @@ TARGETS = {"help": 2.0, "validate": 3.0}
 """Most times the time of importing Pydantic."""
 _ROOT = Path(__file__).resolve().parents[1]
 _UNIMRG = Path(sys.executable).with_name("unimrg")
-COMMANDS = {
+COMMANDS: dict[str, list[str | Path]] = {
     "pydantic": [sys.executable, "-c", "import pydantic"],
     "help": [_UNIMRG, "--help"],
     "validate": [_UNIMRG, "validate", _ROOT / "examples" / "quickstart-s3.yaml"],
@@ -45,7 +45,7 @@ def main() -> None:
     taken: dict[str, list[float]] = {name: [] for name in COMMANDS}
     for _ in range(rounds + 1):
         for name, command in COMMANDS.items():
-            taken[name].append(seconds(list(command)))
+            taken[name].append(seconds(command))
     medians = {name: statistics.median(values[1:]) for name, values in taken.items()}  # the first fills caches
     ratios = {name: round(medians[name] / medians["pydantic"], 2) for name in TARGETS}
     report = {

@@ -92,7 +92,7 @@ class KwokCluster:
             kubeconfig = self.folder / f"kubeconfig-{number}"
             kubeconfig.write_text(yaml.safe_dump(config))
         address = self.metrics_address = f"127.0.0.1:{free_port()}"
-        command = [
+        command: list[str | Path] = [
             Path(sys.executable).with_name("unimrg-operator"),
             f"--namespace={self.namespace}",
             f"--kubeconfig={kubeconfig}",
