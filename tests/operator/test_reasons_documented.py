@@ -12,7 +12,7 @@ from unimrg_api.stages import STAGES
 from unimrg_operator.core.trouble.finding import Trouble
 
 ROOT = Path(__file__).parents[2]
-PLACES = {"ConditionValue": 1, "Rule": 0, "Cause": 0, "Result": 0, "Waiting": 0, "_creation_error": 0}
+PLACES = {"ConditionValue": 1, "Standing": 1, "Rule": 0, "Cause": 0, "Result": 0, "Waiting": 0, "_creation_error": 0}
 """Which argument of these calls is a reason, where it is not called `reason`."""
 NOT_OURS = {"Unreadable"}
 """Of a termination record that is no record: no condition shows it."""
