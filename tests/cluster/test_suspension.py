@@ -35,6 +35,7 @@ def test_a_job_is_suspended_resumed_from_its_checkpoint_and_ended_by_its_deadlin
     cluster.start_operator()
     cluster.apply(wanted)
     run = store(cluster, bucket, NAME)
+    cluster.wait_for(NAME, lambda found: trains(found, 1), 300, "(attempt 1 running)")
     wait_for_commit(cluster, run, NAME, EVERY)
 
     change(cluster, suspend=True)
