@@ -1,10 +1,10 @@
-"""A job whose training is a JobSet: through all stages, a killed and a drained worker included, with the real one."""
+"""A job whose training is a JobSet: through all stages, a killed worker included, with the real controller."""
 
 from __future__ import annotations
 
 import pytest
 
-from tests.support.cluster import Cluster, Object
+from tests.support.cluster import Cluster
 from tests.support.s3_server import S3Server
 from tests.support.thread_job import EVERY, STEPS, checkpoint_step, condition, job, rank_log, stage
 
@@ -21,23 +21,15 @@ def test_a_training_as_a_jobset_restarts_whole_and_completes(cluster: Cluster, s
     assert [pod["metadata"]["ownerReferences"][0]["name"] for pod in first] == ["sets-train-1-w-0"] * 2
     cluster.kubelet.kill_container(first[1]["metadata"]["name"], cluster.namespace)
 
-    def second_commits(found: Object) -> bool:
-        return stage(found, "train")["attempt"] == 2 and checkpoint_step(found) >= 4 * EVERY
-
-    cluster.wait_for("sets", second_commits, 300, "(a commit of attempt 2)")
-    assert stage(cluster.job("sets"), "train")["lastAttemptEnd"]["exitCode"] == 137
-    cluster.kubectl("delete", "pod", cluster.pods("sets", "train", 2)[0]["metadata"]["name"], "--wait=false")
-
     done = cluster.wait_for_phase("sets", "Succeeded", seconds=400)
     train = stage(done, "train")
-    counters = train["restartCounters"]
-    assert (train["attempt"], counters["userRestarts"], counters["freeRestarts"]) == (3, 1, 1)
+    assert (train["attempt"], train["restartCounters"]["userRestarts"]) == (2, 1)
+    assert train["lastAttemptEnd"]["exitCode"] == 137
     assert condition(done, "Complete")["status"] == "True"
     assert checkpoint_step(done) == STEPS
-    assert all("resumed from step" in rank_log(cluster, bucket, "sets", attempt) for attempt in (2, 3))
+    assert "resumed from step" in rank_log(cluster, bucket, "sets", 2)
     sets = cluster.control_plane.get("jobsets.jobset.x-k8s.io", f"--namespace={cluster.namespace}")["items"]
     assert sorted((item["metadata"]["name"], item["status"]["terminalState"]) for item in sets) == [
         ("sets-train-1", "Failed"),
-        ("sets-train-2", "Failed"),
-        ("sets-train-3", "Completed"),
+        ("sets-train-2", "Completed"),
     ]
