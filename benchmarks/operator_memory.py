@@ -2,10 +2,11 @@
 
 python benchmarks/operator_memory.py [--quick] [--kopf PYTHON]
 
-On a real API server with Training Operator, whose pods kwok runs. 500 jobs with a pod each are brought to run by an
-operator, which is then stopped; 9,500 finished ones are written beside them, each with the status of a job that
-succeeded and without children, as after its time to live. Then an operator starts as leader, and when it has seen
-everything its resident memory is read, and for a minute the writes that the API server got from its account. With
+On a real API server with Training Operator, whose pods kwok runs. One job is brought to run by an operator, which is
+then stopped. Copies of it, its children and its pods are written into etcd, where the API server finds them: 500 jobs
+that run, with a check and a pod in training each, and 9,500 that succeeded, without children, as after their time to
+live. Then an operator starts as leader, and when it has seen everything its resident memory is read, and for a minute
+how many writes the API server got. (Training Operator is stopped meanwhile: it would make what the copies lack.) With
 `--kopf`, the interpreter of an environment with kopf, the plainest operator in kopf looks after the same jobs. Ends
 with one line of JSON.
 """
@@ -13,22 +14,27 @@ with one line of JSON.
 from __future__ import annotations
 
 import argparse
+import base64
 import json
 import os
 import platform
+import re
 import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
+import urllib.request
+import uuid
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tests.support.guarded import GuardedProcess
-from tests.support.kwok_cluster import SYSTEM, KwokCluster, fresh_kwok_cluster, job_object
-from unimrg_operator.app.world import JOBS
+from tests.support.kwok_cluster import SYSTEM, KwokCluster, fresh_kwok_cluster
+from unimrg_api.cluster import GROUP, PLURAL
 
+KEYS = (f"{GROUP}/{PLURAL}", "kubeflow.org/pytorchjobs", "jobs", "pods")
+"""Where etcd has jobs, their children, and pods."""
 TARGET = 120.0
 """MiB."""
 REST_SECONDS = 60.0
@@ -67,44 +73,62 @@ def writes(cluster: KwokCluster) -> dict[str, int]:
     return found
 
 
-def bring_to_run(cluster: KwokCluster, count: int) -> None:
-    """Have an operator bring so many jobs to run, and end it."""
-    cluster.submit(*(f"live-{number}" for number in range(count)), nodes=1)
-    operator = cluster.operator("--qps=200")
-    cluster.until(lambda: list(cluster.phases().values()).count("Running") == count, 1200.0)
+def prepare(cluster: KwokCluster, finished: int, live: int) -> None:
+    """Have one job brought to run, and write so many copies of it."""
+    cluster.submit("live-0", nodes=1)
+    operator = cluster.operator()
+    cluster.until(lambda: cluster.phases()["live-0"] == "Running", 600.0)
     operator.stop()
+    cluster.control_plane.processes["training-operator"].kill()
+    kinds = (f"{PLURAL}.{GROUP}", "pytorchjobs.kubeflow.org", "jobs.batch", "pods")
+    templates = dict(zip(KEYS, (cluster.list(kind) for kind in kinds), strict=True))
+    text = json.dumps({key: items for key, items in templates.items() if items})
+    for number in range(1, live):
+        put(cluster, json.loads(copy_of(text, f"live-{number}")))
+    (job,) = templates[KEYS[0]]
+    job["status"] |= {"phase": "Succeeded", "reason": "Completed", "completionTime": job["status"]["startTime"]}
+    for stage in job["status"]["stages"]:
+        stage |= {"state": "Succeeded"} if stage["attempt"] else {}
+    text = json.dumps({KEYS[0]: [job]})
+    for number in range(finished):
+        put(cluster, json.loads(copy_of(text, f"done-{number}")))
 
 
-def write_finished(cluster: KwokCluster, count: int) -> None:
-    """Write so many jobs that succeeded."""
-    client = cluster.client()
-    example = next(iter(cluster.jobs().values()))["status"]
-    stages = [
-        {**stage, "state": "Succeeded", "completionTime": stage["startTime"]}
-        for stage in example["stages"]
-        if stage["attempt"]
-    ]
-    status: dict[str, Any] = {**example, "phase": "Succeeded", "reason": "Completed", "stages": stages}
-    status["completionTime"] = example["startTime"]
-
-    def write(number: int) -> None:
-        name = f"done-{number}"
-        made = client.create(JOBS, "bench", job_object(name, "bench"))
-        client.patch_status(JOBS, "bench", name, status, resource_version=made["metadata"]["resourceVersion"])
-
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(write, range(count)))
-    client.close()
+def copy_of(text: str, name: str) -> str:
+    """Return objects under another name, with uids of their own."""
+    for uid in set(re.findall("[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", text)):
+        text = text.replace(uid, str(uuid.uuid4()))
+    return text.replace("live-0", name)
 
 
-def measure(cluster: KwokCluster, process: GuardedProcess, settle: float) -> tuple[float, float, dict[str, int]]:
-    """Return the memory of a process at rest and at most, in MiB, and the writes of a minute."""
-    time.sleep(settle)
-    before = writes(cluster)
-    time.sleep(REST_SECONDS)
-    after = writes(cluster)
+def put(cluster: KwokCluster, objects: dict[str, list[dict[str, Any]]]) -> None:
+    """Write objects into etcd, by the part of their keys that says the kind."""
+    operations = []
+    for key, items in objects.items():
+        for item in items:
+            item["metadata"].pop("resourceVersion", None)
+            path = f"/registry/{key}/bench/{item['metadata']['name']}"
+            pair = {"key": path.encode(), "value": json.dumps(item).encode()}
+            operations.append({"requestPut": {name: base64.b64encode(value).decode() for name, value in pair.items()}})
+    url = f"http://127.0.0.1:{cluster.control_plane.ports['etcd']}/v3/kv/txn"
+    request = urllib.request.Request(url, json.dumps({"success": operations}).encode())
+    with urllib.request.urlopen(request, timeout=60.0) as answer:
+        answer.read()
+
+
+def measure(cluster: KwokCluster, process: GuardedProcess) -> tuple[float, float, dict[str, int]]:
+    """Return the memory of a process at rest and at most, in MiB, and the writes of the last of at most ten minutes.
+
+    It is at rest in the first minute without a write: before, it looks at every job once.
+    """
+    for _ in range(10):
+        before = writes(cluster)
+        time.sleep(REST_SECONDS)
+        after = writes(cluster)
+        made = {kind: after[kind] - before.get(kind, 0) for kind in after if after[kind] != before.get(kind, 0)}
+        if not made:
+            break
     most = next(line for line in Path(f"/proc/{process.pid}/status").read_text().splitlines() if "VmHWM" in line)
-    made = {kind: after[kind] - before.get(kind, 0) for kind in after if after[kind] != before.get(kind, 0)}
     return resident(process.pid), int(most.split()[1]) / 1024, made
 
 
@@ -117,11 +141,11 @@ def main() -> None:
     finished, live = (950, 50) if options.quick else (9500, 500)
     figures: dict[str, Any] = {"finished": finished, "live": live}
     with tempfile.TemporaryDirectory() as name, fresh_kwok_cluster(Path(name), run_seconds=86400.0) as cluster:
-        bring_to_run(cluster, live)
-        write_finished(cluster, finished)
+        prepare(cluster, finished, live)
         operator = cluster.operator("--leader-elect", f"--lease-namespace={SYSTEM}")
-        rest, most, made = measure(cluster, operator, 30.0)
+        rest, most, made = measure(cluster, operator)
         figures |= {"restMiB": round(rest, 1), "mostMiB": round(most, 1), "writesPerMinute": made}
+        print(json.dumps(figures), file=sys.stderr)
         operator.stop()
         if options.kopf:
             program = Path(name) / "plain.py"
@@ -130,7 +154,7 @@ def main() -> None:
             environment = {**os.environ, "KUBECONFIG": str(cluster.control_plane.kubeconfig)}
             plain = GuardedProcess(command, Path(name) / "kopf.log", environment=environment)
             first = writes(cluster)
-            rest_kopf, most_kopf, _ = measure(cluster, plain, 60.0 if options.quick else 180.0)
+            rest_kopf, most_kopf, _ = measure(cluster, plain)
             total = {kind: count - first.get(kind, 0) for kind, count in writes(cluster).items()}
             figures["kopf"] = {"restMiB": round(rest_kopf, 1), "mostMiB": round(most_kopf, 1), "writes": total}
             plain.stop()

@@ -63,7 +63,7 @@ def slow_cluster(control_plane: ControlPlane, namespace: str, tmp_path: Path) ->
         cluster.stop()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_three_minutes_without_the_api_server_restart_nothing(slow_cluster: KwokCluster) -> None:
     plane, names = slow_cluster.control_plane, ["one", "two", "three"]

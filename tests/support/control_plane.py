@@ -304,10 +304,10 @@ class ControlPlane:
         path.write_text(json.dumps(config, indent=1))
 
 
-def find_assets() -> Path:
-    """Return the folder of the programs; skips the test where there is none, see `go_without`."""
+def find_assets(*more: str) -> Path:
+    """Return the folder of the programs, and of `more`; skips the test where one of them is missing, see `go_without`."""
     folder = os.environ.get("KUBEBUILDER_ASSETS", "")
-    missing = [name for name in PROGRAMS if not (Path(folder) / name).is_file()]
+    missing = [name for name in (*PROGRAMS, *more) if not (Path(folder) / name).is_file()]
     if missing:
         lacking = f"KUBEBUILDER_ASSETS ({folder}) lacks {', '.join(missing)}"
         go_without(lacking if folder else "KUBEBUILDER_ASSETS is not set")

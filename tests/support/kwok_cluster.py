@@ -104,7 +104,7 @@ class KwokCluster:
         process = GuardedProcess(command, self.folder / f"operator-{number}.log")
         self.processes.append(process)
         if ready:
-            process.wait_until(lambda: http_status(f"http://{address}/readyz") == 200, 60.0)
+            process.wait_until(lambda: http_status(f"http://{address}/readyz") == 200, 300.0)
         return process
 
     def submit(self, *names: str, nodes: int = 2) -> None:
@@ -159,7 +159,7 @@ class KwokCluster:
         return found
 
     def _start_kwok(self, run_seconds: float) -> None:
-        assets = self.control_plane.assets
+        assets = find_assets("kwok")
         stages = []
         for stage in yaml.safe_load_all((assets / "manifests" / "kwok" / "stages.yaml").read_text()):
             if stage["metadata"]["name"].startswith("pod-"):
