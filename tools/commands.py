@@ -21,7 +21,7 @@ _INTRODUCTION = """# Commands
 <!-- Written by `python -m tools.generate` from the command line; edit the help texts there. -->
 
 `unimrg --install-completion` sets up completion for bash, zsh, fish and PowerShell; names of jobs come from
-the kubeconfig's namespace. [exit_codes.md](exit_codes.md) says what an exit code means; wrong usage ends with 64.
+the kubeconfig's namespace. [Exit codes]({codes}) says what an exit code means; wrong usage ends with 64.
 
 `-o json` prints one JSON document on standard output, and nothing else there. Its keys are stable:
 
@@ -49,6 +49,7 @@ What is not known is `null` or left out.
 def commands_page() -> str:
     """Return the page as Markdown."""
     keys = {
+        "codes": "docs/reference/exit_codes.md".rpartition("/")[2],
         "problem": _listed(Problem("", "", "").to_json()),
         "plan": _keys(Plan),
         "run": _keys(RunDescription),

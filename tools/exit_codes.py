@@ -20,8 +20,8 @@ _END = """
 A code that is not in the table is taken for a failure of the program, as 70. `unimrg` ends with 64 for wrong usage, and
 with 130 after Ctrl-C at a prompt or while it waits.
 
-For people who meet a code at the end of `unimrg run`: [what happened and what to do](../walkthrough.md#exit-codes).
-For the way from an exception to a code: [how a stage ends](../walkthrough.md#12-how-a-stage-ends).
+For people who meet a code at the end of `unimrg run`: [what happened and what to do](../../{page}#exit-codes).
+For the way from an exception to a code: [how a stage ends](../../{page}#12-how-a-stage-ends).
 """
 
 _BUDGETS = {Budget.USER: "`maxRestarts`", Budget.INFRA: "`maxInfraRestarts`", Budget.FREE: "no budget"}
@@ -31,7 +31,7 @@ def exit_codes_page() -> str:
     """Return the page as Markdown."""
     rows = [(str(int(code)), rule) for code, rule in RULES.items()]
     rows += [("137, OOMKilled", OUT_OF_MEMORY), ("137 or 143, evicted or drained", DISRUPTED)]
-    return _INTRODUCTION + "".join(_row(code, rule) for code, rule in rows) + _END
+    return _INTRODUCTION + "".join(_row(code, rule) for code, rule in rows) + _END.format(page="docs/walkthrough.md")
 
 
 def _row(code: str, rule: Rule) -> str:

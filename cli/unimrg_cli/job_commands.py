@@ -21,7 +21,7 @@ job_app = typer.Typer(rich_markup_mode=None)
 @job_app.command()
 def init(
     file: Annotated[Path, typer.Argument(metavar="[FILE]", help="File to write.")] = Path("job.yaml"),
-    family: Annotated[str | None, typer.Option("--family", help="harmon, openuni or showo.")] = None,
+    family: Annotated[str | None, typer.Option("--family", help="Model family; a wrong name lists them.")] = None,
     method: Annotated[str | None, typer.Option("--method", help="SFT, RecA or UniMRG.")] = None,
     place: Annotated[str | None, typer.Option("--place", help="laptop or cluster.")] = None,
     name: Annotated[str | None, typer.Option("--name", help="Name of the job. (default: METHOD-FAMILY)")] = None,
@@ -30,11 +30,11 @@ def init(
 ) -> None:
     """Write a commented first job.
 
-    What is not given is asked on a terminal; elsewhere it is harmon, UniMRG, laptop.
+    What is not given is asked on a terminal; elsewhere it is as in the quick start.
     """
     from unimrg_cli.first_job import FAMILIES, METHODS, PLACES, write_first_job
 
-    family = _chosen(family, "--family", FAMILIES, "harmon")
+    family = _chosen(family, "--family", FAMILIES, FAMILIES[0])
     method = _chosen(method, "--method", METHODS, "UniMRG")
     place = _chosen(place, "--place", PLACES, "laptop")
     name = name or f"{method.lower()}-{family}"

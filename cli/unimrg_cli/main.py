@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import os
 from typing import Annotated
 
 import typer
@@ -48,6 +49,8 @@ def _options(
 
 def main() -> None:
     """Run the command line and end the process with an exit code (docs/reference/exit_codes.md)."""
+    # Pydantic would look for plugins in every installed package, which takes longer than to read a job
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     atexit.register(gc.freeze)  # the last search for garbage, of a process that ends, takes as long as a check
     try:
         app(prog_name="unimrg")
