@@ -1,14 +1,18 @@
-"""Writes the files that follow from the models: the page docs/reference/job.md and the custom resource.
+"""Writes the files that follow from the models: docs/reference/job.md, the custom resource, the values of the chart.
 
 python -m tools.generate
+
+Where there is Helm (in KUBEBUILDER_ASSETS or on the PATH), the manifests are written too, which follow from the chart.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
+from tools.chart_values import values_schema, values_yaml
 from tools.crd import crd_yaml, without_nulls
+from tools.manifests import ROOT, find_helm, manifests
 from unimrg_api.digests import canonical_json
 from unimrg_api.fields import DECIMALS, RULES, URI_PATTERN
 from unimrg_api.introspection import Location, Schema, fields, format_location, is_required, schema_at
@@ -105,9 +109,21 @@ def _default(place: Location, schema: Schema) -> str:
     )
 
 
-FILES: dict[str, Callable[[], str]] = {"docs/reference/job.md": reference, "api/unimrg_api/crd.yaml": crd_yaml}
-"""Every generated file, relative to the repository's root, and what writes its text."""
+FILES: dict[str, Callable[[], str]] = {
+    "docs/reference/job.md": reference,
+    "api/unimrg_api/crd.yaml": crd_yaml,  # in the wheel, and through a link in the chart
+    "manifests/crd.yaml": crd_yaml,  # no link: Kustomize follows none out of its folder
+    "charts/unimrg-operator/values.yaml": values_yaml,
+    "charts/unimrg-operator/values.schema.json": values_schema,
+}
+"""Every file that is generated without Helm, relative to the repository's root, and what writes its text."""
 
 if __name__ == "__main__":
-    for path, text in FILES.items():
-        (Path(__file__).parents[1] / path).write_text(text(), encoding="utf-8")
+    written = {path: text() for path, text in FILES.items()}
+    for path, content in written.items():
+        (ROOT / path).write_text(content, encoding="utf-8")
+    if helm := find_helm():
+        for path, content in manifests(helm).items():
+            (ROOT / path).write_text(content, encoding="utf-8")
+    else:
+        print("no helm: the manifests are left as they are", file=sys.stderr)  # noqa: T201 - a person started it

@@ -162,7 +162,7 @@ def operator(control_plane: ControlPlane, namespace: str, tmp_path: Path) -> Ite
         {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": ACCOUNT, "namespace": SYSTEM}},
     )
     control_plane.kubectl("wait", "--for=condition=Established", "crd/unimrgjobs.training.unimrg.dev")
-    control_plane.kubectl("apply", f"--namespace={namespace}", f"--filename={ROOT / 'manifests' / 'role.yaml'}")
+    control_plane.kubectl("apply", f"--namespace={namespace}", f"--filename={ROOT / 'manifests' / 'namespace' / 'role.yaml'}")
     running = Operator(control_plane, namespace, tmp_path)
     yield running
     running.process.stop()
