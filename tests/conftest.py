@@ -13,6 +13,7 @@ pytest_plugins = [
     "tests.support.s3_server",
     "tests.support.tcp_gate",
     "tests.support.s3_stores",
+    "tests.support.kwok_cluster",
     "tests.support.virtual_clock",
     # Last, as it imports others: pytest rewrites the assertions of modules that are not imported yet.
     "tests.support.cluster",

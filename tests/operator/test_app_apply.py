@@ -54,7 +54,7 @@ class Shell:
         self.applier = Applier(
             client,
             self.backend,
-            Publisher(client),
+            Publisher(client).publish,
             lambda *written: self.written.append(written),
             lambda kind, *created: self.created.append((kind.plural, *created)),
             clock=lambda: self.now,

@@ -201,10 +201,12 @@ def test_a_watch_that_cannot_be_opened_is_visible_until_one_can(
     api.watches += [refusal(503, "ServiceUnavailable", "etcd is away")] * 3
     reasons: list[str] = []
     followed = Followed(api)
-    followed.on_sleep = lambda: reasons.append(followed.reflector.reason)
+    usable: list[bool] = []
+    followed.on_sleep = lambda: (reasons.append(followed.reflector.reason), usable.append(followed.reflector.usable))
     with followed:
         followed.until(lambda: followed.versions() == {"a": "5"} and followed.reflector.synced)
     assert all(reason.startswith("things.lab.example in lab cannot be watched: etcd is away") for reason in reasons)
+    assert not any(usable)  # though it was listed: nobody knows what has changed since
     assert len([record for record in caplog.records if record.levelname == "WARNING"]) == 1
     assert len(api.asked()) == 2  # after three there is a new list
     assert [watch.query["resourceVersion"] for watch in api.asked(watch=True)] == ["1", "1", "1", "5"]

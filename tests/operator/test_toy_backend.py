@@ -72,7 +72,7 @@ class ToyCluster:
         queue: WorkQueue[JobKey] = WorkQueue(clock=clock)
         client: Any = self.api
         self.world = World(client, backends, ["lab"], lambda _: None, metrics)
-        applier = Applier(client, backends, Publisher(client), lambda *_: None, lambda *_: None, clock=clock)
+        applier = Applier(client, backends, Publisher(client).publish, lambda *_: None, lambda *_: None, clock=clock)
         poller = ProgressPoller(list, lambda _: None)
         self.controller = Controller(
             self.world, backends, queue, applier, decide, poller, Warnings(client), metrics, clock=clock

@@ -18,7 +18,6 @@ from unimrg_api.job import KIND
 from unimrg_api.redaction import clean
 from unimrg_api.stages import VALIDATION
 from unimrg_api.status import TEXT_LIMIT, JobStatus
-from unimrg_operator.app.events import Publisher
 from unimrg_operator.app.first_seen import FirstSeen
 from unimrg_operator.app.observe import is_pod_of, observe_pod
 from unimrg_operator.app.world import JOBS, PODS
@@ -27,7 +26,7 @@ from unimrg_operator.backends.children import child_name
 from unimrg_operator.backends.objects import dicts_of, dig, owner_of, text_of
 from unimrg_operator.backends.registry import SiteBackends
 from unimrg_operator.core.decide import CREATION_RETRY_SECONDS
-from unimrg_operator.core.decision import CreateChild, Decision, DeleteChild, DeletePod
+from unimrg_operator.core.decision import CreateChild, Decision, DeleteChild, DeletePod, Event
 from unimrg_operator.core.lookup import is_alive
 from unimrg_operator.core.observation import Observation, ObservedJob
 from unimrg_operator.kube.client import Client, Object
@@ -65,19 +64,21 @@ class Applier:
         self,
         client: Client,
         backends: SiteBackends,
-        publisher: Publisher,
+        publish: Callable[[ObservedJob, Event], object],
         written: Callable[[tuple[str, str], str, Object], None],
         created: Callable[[Resource, str, Object], None],
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`written` is called with the job as the API server returned it and the version that it replaced.
+        """`publish` is called with each event of a decision.
+
+        `written` is called with the job as the API server returned it and the version that it replaced.
 
         `created` is called with a child as the API server has it, its kind and its namespace.
         """
         self._client = client
         self._backends = backends
-        self._publisher = publisher
+        self._publish = publish
         self._written = written
         self._created = created
         self._clock = clock
@@ -98,7 +99,7 @@ class Applier:
             hindrance = self._act(observation, decision)
         finally:  # the status says it, so it has happened, whatever came of the actions
             for event in decision.events:
-                self._publisher.publish(job, event)
+                self._publish(job, event)
         if isinstance(hindrance, float):
             return Outcome(wrote_status=bool(patch), retry_after=hindrance)
         return Outcome(wrote_status=bool(patch), creation_error=hindrance)

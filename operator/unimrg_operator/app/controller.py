@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 WORKERS = 8
 UNUSABLE_SECONDS = 1.0
-"""How soon to look again at a job of a namespace that was not listed yet."""
+"""How soon to look again at a job of a namespace that cannot be seen now: nothing is decided blindly."""
 CONFLICT_SECONDS = 0.5
 """How soon to look again at a job that was changed by somebody else: the watch should have brought it by then."""
 QUIET_SECONDS = 10.0

@@ -1,9 +1,8 @@
 """`unimrg-operator`: turns UniMRGJobs of some namespaces into the jobs and pods that do their work.
 
-One process does it: there is no leader election, so its Deployment has one replica and the strategy Recreate. Two at
-once would do no harm to a job, for children are made by name and every status is written against the version that was
-read, but they would get in each other's way. It reads and writes in the namespaces that it is given and nowhere else,
-so a Role in each of them is all that it needs.
+With `--leader-elect` several replicas may run: one leads, the others keep their caches filled and do nothing. A leader
+that cannot renew its Lease ends, and is started again as a candidate. The operator reads and writes in the namespaces
+that it is given, and its Lease in its own, so a Role in each of them is all that it needs.
 """
 
 from __future__ import annotations
@@ -24,16 +23,22 @@ from unimrg_operator.app.events import Publisher, Warnings
 from unimrg_operator.app.health import health_server
 from unimrg_operator.app.log import set_up_logging
 from unimrg_operator.app.metrics import Metrics
+from unimrg_operator.app.outbox import Outbox
 from unimrg_operator.app.progress_poller import POLL_SECONDS, ProgressPoller
 from unimrg_operator.app.world import JobKey, World
 from unimrg_operator.backends.profile import load_profile
 from unimrg_operator.backends.registry import SiteBackends
 from unimrg_operator.core.decide import decide
-from unimrg_operator.kube.client import Client
+from unimrg_operator.kube.client import Client, own_namespace
 from unimrg_operator.kube.errors import ConfigurationError
+from unimrg_operator.kube.lease import RENEW_SECONDS, LeaderLease
 from unimrg_operator.kube.queue import WorkQueue
+from unimrg_operator.kube.throttle import WriteLimit
 
 logger = logging.getLogger("unimrg_operator")
+
+QPS = 50.0
+LEASE = "unimrg-operator"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,16 +49,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     try:
-        run(options, stop)
+        return int(run(options, stop))
     except ConfigurationError as error:
         return _refuse(UserError(str(error), remedy="give --kubeconfig FILE, or run in a pod with a service account"))
     except UserError as error:
         return _refuse(error)
-    return int(ExitCode.OK)
 
 
-def run(options: argparse.Namespace, stop: threading.Event) -> None:
-    """Run until `stop` is set.
+def run(options: argparse.Namespace, stop: threading.Event) -> ExitCode:
+    """Run until `stop` is set, or the leadership is lost: UNAVAILABLE.
 
     Raises UserError or ConfigurationError where it cannot even begin. An API server that does not answer is no such
     case: it is asked again.
@@ -62,25 +66,55 @@ def run(options: argparse.Namespace, stop: threading.Event) -> None:
     backends = SiteBackends(load_profile(options.profile))
     # Each namespace has its watches, and each worker a request.
     client = Client.from_environment(options.kubeconfig, options.context, pool_size=8 * len(namespaces) + WORKERS)
+    lease = _lease(options)
+    limit = WriteLimit(options.qps)
+    client.guard_writes(limit.wait, lambda: lease is None or lease.held)
     metrics = Metrics()
+    metrics.leader.set_function(lambda: float(lease is None or lease.held))
     queue: WorkQueue[JobKey] = WorkQueue()
     world = World(client, backends, namespaces, queue.add, metrics)
     poller = ProgressPoller(world.pods_of_children, queue.add, seconds=options.progress_seconds)
-    applier = Applier(client, backends, Publisher(client), world.written, world.created)
+    outbox = Outbox(Publisher(client))
+    applier = Applier(client, backends, outbox.publish, world.written, world.created)
     controller = Controller(world, backends, queue, applier, decide, poller, Warnings(client), metrics)
     health = health_server(options.metrics_address, controller, world, metrics)
     logger.info("looking after %s at %s", ", ".join(namespaces), client.host)
     health.start()
     world.start()
-    controller.start()
-    threading.Thread(target=poller.run, name="progress", daemon=True).start()
+    if lease is None or lease.acquire(stop):
+        controller.start()
+        outbox.start()
+        threading.Thread(target=poller.run, name="progress", daemon=True).start()
+    if lease is not None and not lease.wait(stop):
+        # Another replica may lead by now: nothing more is written, so there is nothing to bring to an end.
+        logger.error("the Lease is lost: ending")
+        poller.stop()
+        return ExitCode.UNAVAILABLE
     stop.wait()
     logger.info("stopping")
     poller.stop()
     controller.stop()
+    outbox.stop()
+    if lease is not None:
+        lease.release()
     world.stop()
     health.stop()
     client.close()
+    return ExitCode.OK
+
+
+def _lease(options: argparse.Namespace) -> LeaderLease | None:
+    """Return the Lease that the flags ask for. Raises UserError where its namespace is not known."""
+    if not options.leader_elect:
+        return None
+    namespace = options.lease_namespace or own_namespace()
+    if namespace is None:
+        raise UserError("--leader-elect needs to know the Lease's namespace", remedy="give --lease-namespace NAME")
+    # A client of its own, whose requests wait for nothing and end before the Lease does.
+    client = Client.from_environment(
+        options.kubeconfig, options.context, pool_size=1, request_seconds=RENEW_SECONDS / 2
+    )
+    return LeaderLease(client, namespace, options.lease_name)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -108,7 +142,29 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="how often running jobs are asked for their progress, at least 1 (default: %(default)s)",
     )
+    parser.add_argument(
+        "--qps",
+        type=_rate,
+        default=QPS,
+        metavar="N",
+        help="most creations and deletions per second, and as many statuses and events (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--leader-elect", action="store_true", help="act only while holding a Lease: for several replicas"
+    )
+    parser.add_argument("--lease-namespace", metavar="NAME", help="where the Lease is; default: this pod's namespace")
+    parser.add_argument("--lease-name", default=LEASE, metavar="NAME", help="default: %(default)s")
     return parser
+
+
+def _rate(text: str) -> float:
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = 0.0
+    if not 1.0 <= rate <= 10000.0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of requests from 1 to 10000")
+    return rate
 
 
 def _seconds(text: str) -> float:

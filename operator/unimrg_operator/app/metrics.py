@@ -26,6 +26,9 @@ class Metrics:
             "unimrg_restarts", "Attempts that are followed by another, by budget", "cause"
         )
         self.waiting_jobs: Any = Gauge("unimrg_workqueue_depth", "Jobs that wait for a worker", registry=registry)
+        self.leader: Any = Gauge(
+            "unimrg_leader", "1 where this replica acts, or no leader is elected", registry=registry
+        )
         self.jobs: Any = Gauge("unimrg_jobs", "Jobs by phase", ["phase"], registry=registry)
         self.cache_synced: Any = Gauge(
             "unimrg_cache_synced",

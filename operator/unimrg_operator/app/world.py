@@ -86,7 +86,7 @@ class World:
         return [reflector for namespace in self._namespaces.values() for reflector in namespace.reflectors()]
 
     def usable(self, namespace: str) -> bool:
-        """Whether everything in a namespace was listed once, so that what is not cached is not there."""
+        """Whether all caches of a namespace are in step, so that what is not cached is not there."""
         return all(reflector.usable for reflector in self._namespaces[namespace].reflectors())
 
     def job(self, key: JobKey) -> Object | None:

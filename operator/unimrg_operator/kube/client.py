@@ -11,18 +11,19 @@ import contextlib
 import json
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote, urlencode
 
 import urllib3
 from kubernetes.client import ApiClient, Configuration
-from kubernetes.config import ConfigException, load_incluster_config, load_kube_config
+from kubernetes.config import ConfigException, load_incluster_config
 from urllib3.connection import HTTPConnection
 from urllib3.exceptions import HTTPError
 
-from unimrg_operator.kube.errors import ConfigurationError, Unavailable, error_of
+from unimrg_operator.kube.errors import ConfigurationError, NotLeading, Unavailable, error_of
+from unimrg_operator.kube.throttle import Priority
 
 Object = dict[str, Any]
 """A Kubernetes object as plain JSON values."""
@@ -33,6 +34,7 @@ REQUEST_SECONDS = 30.0
 SILENCE_MARGIN_SECONDS = 10.0
 """Added to a watch's own duration: a server that is silent for longer is dead."""
 PAGE_SIZE = 500
+_NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _ERROR_BYTES = 65536
 _CHUNK_BYTES = 65536
 
@@ -85,13 +87,24 @@ class Client:
     """Talks to one API server. Safe to use from several threads."""
 
     def __init__(
-        self, configuration: Configuration, *, pool_size: int = 32, silence_margin: float = SILENCE_MARGIN_SECONDS
+        self,
+        configuration: Configuration,
+        *,
+        pool_size: int = 32,
+        silence_margin: float = SILENCE_MARGIN_SECONDS,
+        request_seconds: float = REQUEST_SECONDS,
     ) -> None:
-        """`pool_size` is how many connections are kept: watches and workers together."""
+        """`pool_size` is how many connections are kept: watches and workers together.
+
+        `request_seconds` is the longest silence of the API server in an ordinary request.
+        """
         configuration.connection_pool_maxsize = pool_size
         # The official client reads the proxy's address from the environment and forgets what is exempt from it.
         configuration.no_proxy = os.environ.get("NO_PROXY") or os.environ.get("no_proxy")
         self._silence_margin = silence_margin
+        self._request_seconds = request_seconds
+        self._wait: Callable[[Priority], object] = lambda _: None
+        self._may_write: Callable[[], bool] = lambda: True
         self._api = ApiClient(configuration, pool_threads=1)
         self._host = str(configuration.host).rstrip("/")
         self._pool: urllib3.PoolManager = self._api.rest_client.pool_manager
@@ -99,7 +112,12 @@ class Client:
 
     @classmethod
     def from_environment(
-        cls, kubeconfig: Path | None = None, context: str | None = None, *, pool_size: int = 32
+        cls,
+        kubeconfig: Path | None = None,
+        context: str | None = None,
+        *,
+        pool_size: int = 32,
+        request_seconds: float = REQUEST_SECONDS,
     ) -> Client:
         """Connect as a kubeconfig says (the argument, else KUBECONFIG), else as the pod's service account.
 
@@ -111,6 +129,8 @@ class Client:
             raise ConfigurationError(f"a context ({context}) needs a kubeconfig, and none was given")
         try:
             if path:
+                from kubernetes.config import load_kube_config  # with OAuth and all else that no pod needs
+
                 load_kube_config(path, context, client_configuration=configuration, persist_config=False)
             else:
                 load_incluster_config(client_configuration=configuration)
@@ -118,12 +138,16 @@ class Client:
             where = f"the kubeconfig {path}" if path else "the service account of this pod"
             reason = " ".join(str(error).split()) or type(error).__name__
             raise ConfigurationError(f"{where} cannot be used: {reason}") from error
-        return cls(configuration, pool_size=pool_size)
+        return cls(configuration, pool_size=pool_size, request_seconds=request_seconds)
 
     @property
     def host(self) -> str:
         """Address of the API server."""
         return self._host
+
+    def guard_writes(self, wait: Callable[[Priority], object], may_write: Callable[[], bool]) -> None:
+        """Have every write wait for its turn, and then be sent only if it may be; else it raises NotLeading."""
+        self._wait, self._may_write = wait, may_write
 
     def pages(
         self, resource: Resource, namespace: str, *, label_selector: str = "", field_selector: str = ""
@@ -158,7 +182,15 @@ class Client:
 
     def create(self, resource: Resource, namespace: str, body: Object) -> Object:
         """Create an object and return it. Raises AlreadyExists, also where the reply to an earlier try was lost."""
-        return self._request("POST", _path(resource, namespace), body=body)
+        priority = Priority.EVENT if resource.kind == "Event" else Priority.ACTION
+        return self._request("POST", _path(resource, namespace), body=body, priority=priority)
+
+    def update(self, resource: Resource, namespace: str, name: str, body: Object) -> Object:
+        """Replace an object by `body`, which bears the version that it replaces, and return it.
+
+        Raises Conflict if the object has changed since, NotFound if it is gone.
+        """
+        return self._request("PUT", _path(resource, namespace, name), body=body)
 
     def delete(
         self, resource: Resource, namespace: str, name: str, *, uid: str, grace_seconds: int | None = None
@@ -186,7 +218,8 @@ class Client:
         """
         body = {"metadata": {"resourceVersion": resource_version}, "status": status}
         path = f"{_path(resource, namespace, name)}/status"
-        return self._request("PATCH", path, body=body, content_type="application/merge-patch+json")
+        content_type = "application/merge-patch+json"
+        return self._request("PATCH", path, body=body, content_type=content_type, priority=Priority.STATUS)
 
     def close(self) -> None:
         """Close the connections that are not in use."""
@@ -215,9 +248,14 @@ class Client:
         query: Mapping[str, str] | None = None,
         body: Object | None = None,
         content_type: str = "application/json",
-        read_seconds: float = REQUEST_SECONDS,
+        read_seconds: float | None = None,
+        priority: Priority = Priority.ACTION,
     ) -> urllib3.BaseHTTPResponse:
         """Return the answer with its body unread. Raises ApiError for any but a good one."""
+        if method != "GET":
+            self._wait(priority)
+            if not self._may_write():
+                raise NotLeading(0, "NotLeading", "this replica does not lead (any more), so it writes nothing")
         headers = {"Accept": "application/json", "User-Agent": "unimrg-operator"}
         if body is not None:
             headers["Content-Type"] = content_type
@@ -230,7 +268,7 @@ class Client:
                 url,
                 body=None if body is None else json.dumps(body).encode(),
                 headers=headers,
-                timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=read_seconds),
+                timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=read_seconds or self._request_seconds),
                 # Not even after a lost connection: the request may have been carried out.
                 retries=False,
                 redirect=False,
@@ -244,6 +282,14 @@ class Client:
         with contextlib.closing(response), contextlib.suppress(HTTPError, OSError):
             content = response.read(_ERROR_BYTES)
         raise error_of(response.status, content, response.headers)
+
+
+def own_namespace() -> str | None:
+    """Return the namespace of the pod that this process runs in; None outside of a pod."""
+    try:
+        return _NAMESPACE_FILE.read_text().strip() or None
+    except OSError:
+        return None
 
 
 def _path(resource: Resource, namespace: str, name: str = "") -> str:

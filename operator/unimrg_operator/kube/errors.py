@@ -70,6 +70,10 @@ class Unavailable(ApiError):
     """5xx, a time-out, or no connection: it may well work later."""
 
 
+class NotLeading(ApiError):
+    """Nothing was sent: another replica may lead by now."""
+
+
 _CLASSES: dict[int, type[ApiError]] = {
     400: Refused,
     401: Unauthorized,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import random
 import threading
 import time
@@ -32,6 +34,9 @@ class WorkQueue(Generic[Key]):
         self._condition = threading.Condition()
         self._due: dict[Key, float] = {}
         """When each key is wanted."""
+        self._heap: list[tuple[float, int, Key]] = []
+        """The same in order, for keys that are not taken; an entry that is not in `_due` any more is skipped."""
+        self._numbers = itertools.count()
         self._taken: set[Key] = set()
         self._failures: dict[Key, int] = {}
         self._closed = False
@@ -46,7 +51,7 @@ class WorkQueue(Generic[Key]):
             due = self._clock() + max(seconds, 0.0)
             if due < self._due.get(key, float("inf")):
                 self._due[key] = due
-                self._condition.notify()
+                self._push(key)
 
     def fail(self, key: Key, at_least: float = 0.0) -> float:
         """Make a key due after its back-off, which doubles with every failure in a row; return its seconds.
@@ -70,9 +75,9 @@ class WorkQueue(Generic[Key]):
         with self._condition:
             while not self._closed:
                 now = self._clock()
-                free = ((due, key) for key, due in self._due.items() if key not in self._taken)
-                due, key = min(free, key=lambda item: item[0], default=(float("inf"), None))
+                due, key = self._first()
                 if key is not None and due <= now:
+                    heapq.heappop(self._heap)
                     del self._due[key]
                     self._taken.add(key)
                     return key
@@ -86,7 +91,22 @@ class WorkQueue(Generic[Key]):
         """Give a key back."""
         with self._condition:
             self._taken.discard(key)
+            if key in self._due:
+                self._push(key)
+
+    def _push(self, key: Key) -> None:
+        if key not in self._taken:
+            heapq.heappush(self._heap, (self._due[key], next(self._numbers), key))
             self._condition.notify()
+
+    def _first(self) -> tuple[float, Key | None]:
+        """Return the key that is wanted first, and when."""
+        while self._heap:
+            due, _, key = self._heap[0]
+            if key not in self._taken and self._due.get(key) == due:
+                return due, key
+            heapq.heappop(self._heap)
+        return float("inf"), None
 
     @property
     def closed(self) -> bool:
@@ -104,3 +124,8 @@ class WorkQueue(Generic[Key]):
         with self._condition:
             now = self._clock()
             return sum(due <= now for due in self._due.values())
+
+    def age(self) -> float:
+        """Seconds for which the key has been due that waits for a worker longest; 0 if none does."""
+        with self._condition:
+            return max(self._clock() - self._first()[0], 0.0)

@@ -75,7 +75,6 @@ class Reflector:
         self._chance = chance
         self._stop = threading.Event()
         self._sleep = self._stop.wait if sleep is None else sleep
-        self._listed = False
         self.reason = "not listed yet"
         """Why the cache is not in step with the API server; empty if it is."""
         self._futile_watches = 0
@@ -87,13 +86,16 @@ class Reflector:
 
     @property
     def synced(self) -> bool:
-        """Whether the last list succeeded and the last watch could be opened."""
+        """Whether the last list succeeded and a watch is open, or ended as it should."""
         return not self.reason
 
     @property
     def usable(self) -> bool:
-        """Whether the cache may be decided on: it was filled once, or is of an optional kind that is not served."""
-        return self._listed or (self._optional and self.missing)
+        """Whether the cache may be decided on: it is in step, or of an optional kind that is not served.
+
+        A cache that is behind may lack what was just made and show what is long gone.
+        """
+        return self.synced or (self._optional and self.missing)
 
     def run(self) -> None:
         """List and watch until `stop`."""
@@ -151,7 +153,7 @@ class Reflector:
             self._report(f"{self} cannot be listed: {error}")
             raise
         changes = self.cache.replace(items)
-        self._listed, self.missing = True, False
+        self.missing = False
         self._version = version
         for change in changes:
             self._changed(change)
@@ -213,6 +215,7 @@ class Reflector:
         if self._stop.is_set():
             return
         logger.info("%s: %s", self, error)
+        self.reason = self.reason or f"{self} are not watched: {error}"
         self._restarted(type(error).__name__)
         self._failures += 1
         self._sleep(max(backoff(BACK_OFF_SECONDS, MOST_BACK_OFF_SECONDS, self._failures, self._chance()), at_least))
