@@ -15,8 +15,7 @@ ROOT = Path(__file__).parents[1]
 CHART = ROOT / "charts" / "unimrg-operator"
 SYSTEM, JOBS = "unimrg-system", "unimrg"
 
-_VALUES = f"watchNamespaces={{{JOBS}}},watch.jobset=true,watch.kueue=true"
-"""All that needs no right on the whole cluster; a kind that is not installed is no trouble."""
+_VALUES = f"watchNamespaces={{{JOBS}}}"
 _FROM_CHART = "# Written by `python -m tools.generate` from charts/unimrg-operator; do not edit.\n"
 _NAMESPACE = f"""apiVersion: v1
 kind: Namespace
