@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from tests.support.control_plane import ControlPlane, find_assets
 from tools.manifests import CHART
 
 Object = dict[str, Any]
@@ -58,3 +59,14 @@ def values_file(folder: Path, values: Object) -> str:
     path = folder / "values.yaml"
     path.write_text(yaml.safe_dump(values))
     return f"--values={path}"
+
+
+@pytest.fixture(scope="session")
+def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    """A control plane of their own: elsewhere in the session the definition is not Helm's."""
+    plane = ControlPlane(tmp_path_factory.mktemp("chart"), find_assets())
+    plane.start()
+    plane.create_namespace("research")
+    plane.create_namespace("vision")
+    yield plane
+    plane.stop()

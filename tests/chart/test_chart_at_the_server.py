@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 
 from tests.chart.conftest import Render
-from tests.support.control_plane import ControlPlane, KubectlError, find_assets
+from tests.support.control_plane import ControlPlane, KubectlError
 from tests.support.rendered_children import ROOT, attempt, gpu_job
 from tools.manifests import CHART
 from unimrg_api import cluster
@@ -22,17 +22,6 @@ from unimrg_operator.backends.registry import SiteBackends
 CRD = f"{cluster.PLURAL}.{cluster.GROUP}"
 SYSTEM = "unimrg-system"
 Helm = Callable[..., str]
-
-
-@pytest.fixture(scope="module")
-def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
-    """A control plane of their own: elsewhere in the session the definition is not Helm's."""
-    plane = ControlPlane(tmp_path_factory.mktemp("chart"), find_assets())
-    plane.start()
-    plane.create_namespace("research")
-    plane.create_namespace("vision")
-    yield plane
-    plane.stop()
 
 
 @pytest.fixture

@@ -50,8 +50,7 @@ class RealCluster:
         self.kubectl("apply", "--filename=-", input=json.dumps(namespace))
         self.kubectl("apply", f"--filename={Path(__file__).with_name('services.yaml')}")
         self.create_secret("s3-credentials", {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY})
-        self.helm("upgrade", "--install", RELEASE, str(CHART), "--create-namespace", self._values())
-        self.ready(SYSTEM, RELEASE)
+        self.set_values()
         for name in ("s3", "mlflow"):
             self.ready(SERVICES, name)
         with self.store() as store:
@@ -59,14 +58,20 @@ class RealCluster:
                 store.create_bucket(Bucket=BUCKET)
             store.upload_file(_BASE, BUCKET, _BASE.name)
 
+    def set_values(self, *values: str) -> None:
+        """Install or upgrade the release, with values (`path=value`) of its own; returns when the operator is ready."""
+        settings = [f"--set={value}" for value in values]
+        self.helm("upgrade", "--install", RELEASE, str(CHART), "--create-namespace", self._values(), *settings)
+        self.ready(SYSTEM, RELEASE)
+
     def _values(self) -> str:
-        """Values for a node of a few cores: the profile's amounts are limits, too."""
-        small = {"cpu": "1", "memory": "1Gi"}
+        """Values for a node of two cores, where two workers and two operators have to fit."""
+        small = {"cpu": "800m", "memory": "1Gi"}
         values = {
             "images": {"operator": {"tag": "e2e"}, "trainer": {"tag": "e2e"}},
             "watchNamespaces": [self.namespace],
             "siteProfile": {
-                "resources": {"gpuPod": small, "cpuPod": small, "smallPod": {"cpu": "500m", "memory": "1Gi"}},
+                "resources": {"gpuPod": small, "cpuPod": small, "smallPod": small},
                 "sharedMemory": "128Mi",
                 "cacheSize": "2Gi",
             },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 
 import pytest
@@ -27,6 +28,12 @@ def test_the_quick_start_completes_on_real_images(real_cluster: RealCluster) -> 
     pods = real_cluster.get("pods")["items"]
     assert pods
     assert {pod["status"]["phase"] for pod in pods} == {"Succeeded"}
+    for pod in real_cluster.pods("happy", "train"):
+        (container,) = pod["status"]["containerStatuses"]
+        assert json.loads(container["state"]["terminated"]["message"])["exitCode"] == 0
+        assert "train ended with 0" in real_cluster.kubectl(
+            "logs", pod["metadata"]["name"], f"--namespace={real_cluster.namespace}"
+        )
     for pod in real_cluster.get("pods", namespace=SYSTEM)["items"]:
         assert pod["status"]["containerStatuses"][0]["restartCount"] == 0
     logs = real_cluster.kubectl("logs", f"deployment/{RELEASE}", f"--namespace={SYSTEM}", "--tail=-1")
