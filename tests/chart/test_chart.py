@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -145,3 +146,8 @@ def test_prometheus_takes_the_rules_that_are_rendered(render: Render, promtool: 
     ]
     rules.write_text(yaml.safe_dump({"groups": [{"name": "panels", "rules": queries}]}))
     subprocess.run([promtool, "check", "rules", str(rules)], check=True)
+
+
+@pytest.mark.parametrize("path", ["operator/Dockerfile", "trainer/Dockerfile", "tests/e2e/s3.Dockerfile"])
+def test_the_dockerfiles_are_linted(path: str) -> None:
+    subprocess.run([Path(sys.executable).with_name("hadolint"), ROOT / path], check=True)
