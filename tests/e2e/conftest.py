@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.machine import Machine, missing
+from tests.e2e.machine import FIGURES, Machine, missing
 from tests.e2e.real_cluster import RealCluster
 
 
@@ -35,3 +35,9 @@ def real_cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
     cluster = RealCluster(kubeconfig, tmp_path_factory.mktemp("e2e"))
     cluster.install()
     return cluster
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print sizes and times, which pytest has captured."""
+    for line in FIGURES:
+        terminalreporter.write_line(line)

@@ -21,13 +21,13 @@ def test_the_quick_start_completes_on_real_images(real_cluster: RealCluster) -> 
     assert {item["type"]: item["status"] for item in job["status"]["conditions"]}["Complete"] == "True"
     assert restarts(job) == 0
     assert job["status"]["checkpoint"]["step"] == 60
-    assert {item["name"] for item in job["status"]["benchmarks"]} >= {"spatial"}
+    assert {item["name"] for item in job["status"]["benchmarks"]} >= {
+        "eval/spatial/acc",
+        "eval/heldout/depth/relative_change",
+    }
     with real_cluster.store() as store:
         kept = store.list_objects_v2(Bucket="unimrg", Prefix="happy/")["Contents"]
     assert any("COMMITTED" in item["Key"] for item in kept)
-    pods = real_cluster.get("pods")["items"]
-    assert pods
-    assert {pod["status"]["phase"] for pod in pods} == {"Succeeded"}
     for pod in real_cluster.pods("happy", "train"):
         (container,) = pod["status"]["containerStatuses"]
         assert json.loads(container["state"]["terminated"]["message"])["exitCode"] == 0
