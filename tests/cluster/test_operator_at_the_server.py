@@ -216,7 +216,7 @@ def test_a_job_succeeds_though_the_operator_is_killed_at_every_step(operator: Op
     assert (train["attempt"], train["state"]) == (2, "Succeeded")
     assert train["restartCounters"]["userRestarts"] == 0
     created = [line for line in operator.lines() if "CreateChild train-2" in line.get("actions", [])]
-    assert created and set(created[0]) == {"time", "job", "uid", "stages", "from", "to", "reason", "actions"}
+    assert created and set(created[0]) == {"time", "job", "uid", "attempt", "stages", "from", "to", "reason", "actions"}
     assert "s3-credentials" not in json.dumps(operator.lines())
     reasons = {
         event["reason"] for event in operator.list("events.events.k8s.io") if event["regarding"]["name"] == "tiny"

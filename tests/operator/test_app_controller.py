@@ -197,7 +197,9 @@ def restarting(budget: str) -> JobStatus:
     end = AttemptEnd.model_validate(
         {"time": "2026-11-24T10:00:00Z", "reason": "Stall", "action": "Restart", "budget": budget}
     )
-    return JobStatus(phase="Restarting", reason="Stall", stages=[StageStatus(name="train", attempt=2, attempt_end=end)])
+    return JobStatus(
+        phase="Restarting", reason="Stall", attempt=2, stages=[StageStatus(name="train", attempt=2, attempt_end=end)]
+    )
 
 
 def test_restarts_are_counted_once_and_only_when_they_are_written(shell: Shell) -> None:
@@ -226,6 +228,7 @@ def test_a_decision_is_one_log_line_with_nothing_of_the_spec(shell: Shell, caplo
     assert line == {
         "job": "lab/tiny",
         "uid": JOB_UID,
+        "attempt": 2,
         "stages": ["train-2 Pending"],
         "from": "Pending",
         "to": "Restarting",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +12,9 @@ from tests.support.api_stand_in import Answer, refusal
 from tests.support.virtual_clock import VirtualClock
 from unimrg_operator.app.events import Publisher, Warnings
 from unimrg_operator.app.observe import observe_job
+from unimrg_operator.app.outbox import Outbox
 from unimrg_operator.core.decision import Event
+from unimrg_operator.core.observation import ObservedJob
 
 
 def warning(
@@ -96,3 +99,23 @@ def test_the_same_event_is_published_once_in_five_minutes(api: ScriptedApi) -> N
     publisher.publish(job, replace(event, message="c"))
     publisher.publish(replace(job, uid="another"), event)
     assert len(api.asked("POST")) == 4
+
+
+def test_events_are_written_in_order_without_anybody_waiting() -> None:
+    gate, written = threading.Event(), []
+
+    class Slow:
+        def publish(self, _: ObservedJob, event: Event) -> None:
+            gate.wait(30.0)
+            written.append(event.reason)
+
+    publisher: Any = Slow()
+    outbox = Outbox(publisher)
+    outbox.start()
+    job = observe_job(job_object())
+    for reason in ("A", "B", "C"):
+        outbox.publish(job, Event("Normal", reason, ""))
+    assert written == []
+    gate.set()
+    outbox.stop(30.0)
+    assert written == ["A", "B", "C"]

@@ -81,6 +81,7 @@ def test_it_is_ready_once_every_kind_is_listed_and_says_which_is_not(api: Script
     [
         (["--kubeconfig=MISSING"], 64, "cannot be used"),
         (["--profile=MISSING"], 66, "MISSING"),
+        (["--leader-elect"], 64, "give --lease-namespace"),
         (["--metrics-address=nowhere"], 64, "write HOST:PORT"),
         (["--metrics-address=192.0.2.1:1"], 69, "--metrics-address"),
     ],
@@ -103,7 +104,9 @@ def test_what_keeps_it_from_starting_is_one_clear_line(
     assert message in line
 
 
-@pytest.mark.parametrize("arguments", [[], ["--namespace=lab", "--progress-seconds=0.5"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["--namespace=lab", "--progress-seconds=0.5"], ["--namespace=lab", "--qps=none"]]
+)
 def test_flags_that_make_no_sense_are_refused(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(arguments)

@@ -20,14 +20,17 @@ from unimrg_operator.kube.errors import (
     Forbidden,
     Gone,
     NotFound,
+    NotLeading,
     Refused,
     TooManyRequests,
     Unauthorized,
     Unavailable,
 )
+from unimrg_operator.kube.throttle import Priority
 
 PODS = Resource("", "v1", "pods", "Pod")
 JOBS = Resource("batch", "v1", "jobs", "Job")
+EVENTS = Resource("events.k8s.io", "v1", "events", "Event")
 
 
 @pytest.mark.parametrize(
@@ -113,3 +116,27 @@ def test_an_unusable_configuration_is_named(tmp_path: Path, monkeypatch: pytest.
         broken.write_text(text)
         with pytest.raises(ConfigurationError, match="broken cannot be used"):
             Client.from_environment(broken)
+
+
+def test_writes_wait_by_their_urgency_and_are_not_sent_once_they_may_not_be(api: ScriptedApi) -> None:
+    waited: list[Priority] = []
+    leading = [True, True, True, True, False]
+    client = api.client()
+    client.guard_writes(waited.append, lambda: leading.pop(0))
+    api.others.extend([Answer(body=thing("a", 1))] * 4)
+    client.create(JOBS, "lab", thing("a", 1))
+    client.patch_status(JOBS, "lab", "a", {}, resource_version="1")
+    client.create(EVENTS, "lab", thing("a", 1))
+    client.delete(PODS, "lab", "a", uid="1")
+    with pytest.raises(NotLeading):
+        client.delete(PODS, "lab", "b", uid="1")
+    assert waited == [Priority.ACTION, Priority.STATUS, Priority.EVENT, Priority.ACTION, Priority.ACTION]
+    assert len(api.requests) == 4
+
+
+def test_an_update_replaces_the_object_at_its_version(api: ScriptedApi) -> None:
+    api.others.append(Answer(body=thing("a", 2)))
+    assert api.client().update(JOBS, "lab", "a", thing("a", 1)) == thing("a", 2)
+    (request,) = api.requests
+    assert (request.method, request.path) == ("PUT", "/apis/batch/v1/namespaces/lab/jobs/a")
+    assert request.body["metadata"]["resourceVersion"] == "1"

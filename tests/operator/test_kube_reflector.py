@@ -88,7 +88,7 @@ def test_the_pages_of_a_list_become_one_cache_and_the_watch_continues(api: Scrip
         followed.until(lambda: followed.versions() == {"a": "1", "b": "2", "c": "10"})
         assert followed.reflector.synced
     first, second = api.asked()
-    assert first.query == {"labelSelector": "mine", "limit": "500"}
+    assert first.query == {"labelSelector": "mine", "limit": "200"}
     assert second.query["continue"] == "next"
     (watch,) = api.asked(watch=True)
     expected = {"resourceVersion": "9", "allowWatchBookmarks": "true", "labelSelector": "mine", "timeoutSeconds": "290"}
@@ -178,7 +178,7 @@ def test_the_back_off_doubles_while_lists_fail_and_the_reason_is_visible(api: Sc
         assert not followed.reflector.usable
         assert "things.lab.example in lab cannot be listed: etcd is away" in followed.reflector.reason
         followed.until(lambda: followed.reflector.synced)
-    assert followed.waits == [0.75, 1.5, 3.0, 6.0, 12.0, 22.5, 22.5]
+    assert followed.waits == [0.75, 1.5, 3.0, 6.0, 11.25, 11.25, 11.25]
     assert set(followed.causes) == {"Unavailable"}
 
 

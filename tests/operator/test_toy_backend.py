@@ -82,9 +82,9 @@ class ToyCluster:
         """The controllers act, the operator's watches bring it, and it reconciles."""
         self.controllers()
         for reflector in self.world.reflectors():
-            reflector._listed = True
+            reflector.reason = ""
             reflector.cache.replace(
-                [reflector._prune(item) for item in self.api.kind(reflector.resource.kind).values()]
+                reflector.cache.pack(reflector._prune(item)) for item in self.api.kind(reflector.resource.kind).values()
             )
         self.controller.reconcile(KEY)
         self.clock.now += 1

@@ -91,7 +91,7 @@ def serving(answer: Callable[[Request], Answer], tls: ssl.SSLContext | None = No
                     self.send_header(key, value)
                 self.send_whole(found) if found.stream is None else self.send_parts(found.stream)
 
-        do_GET = do_POST = do_PATCH = do_DELETE = handle_any  # noqa: N815 - as http.server calls them
+        do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = handle_any  # noqa: N815 - as http.server calls them
 
         def send_whole(self, found: Answer) -> None:
             self.send_header("Content-Length", str(len(found.data) + (100 if found.cut else 0)))

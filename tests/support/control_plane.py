@@ -297,13 +297,13 @@ class ControlPlane:
         path.write_text(json.dumps(config, indent=1))
 
 
-def find_assets() -> Path:
-    """Return the folder of the programs; skips the test where there is none.
+def find_assets(*more: str) -> Path:
+    """Return the folder of the programs, and of `more`; skips the test where one of them is missing.
 
     With UNIMRG_REQUIRE_CLUSTER=1 the test fails instead.
     """
     folder = os.environ.get("KUBEBUILDER_ASSETS", "")
-    missing = [name for name in PROGRAMS if not (Path(folder) / name).is_file()]
+    missing = [name for name in (*PROGRAMS, *more) if not (Path(folder) / name).is_file()]
     if folder and not missing:
         return Path(folder).resolve()
     reason = f"KUBEBUILDER_ASSETS ({folder}) lacks {', '.join(missing)}" if folder else "KUBEBUILDER_ASSETS is not set"

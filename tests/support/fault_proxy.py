@@ -21,7 +21,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from tests.support.api_stand_in import status_object
 
-WATCH_SECONDS = 3
+WATCH_SECONDS = 6
 """Watches end after so long, so that many are opened."""
 RATES = {"409": 0.05, "429": 0.05, "500": 0.05, "lost": 0.05, "slow": 0.1, "410": 0.05, "drop": 0.05, "twice": 0.1}
 """Probability of each fault, per request or per event of a watch."""

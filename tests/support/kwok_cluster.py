@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,12 @@ import pytest
 import yaml
 from ruamel.yaml import YAML
 
-from tests.support.control_plane import ControlPlane
+from tests.support.control_plane import ControlPlane, find_assets
 from tests.support.guarded import GuardedProcess
 from tests.support.ports import free_port, http_status
 from tools.crd import crd
 from unimrg_api.cluster import GROUP, PLURAL
+from unimrg_operator.kube.client import Client
 
 Object = dict[str, Any]
 
@@ -42,6 +44,9 @@ class KwokCluster:
         self.namespace = namespace
         self.folder = folder
         self.processes: list[GuardedProcess] = []
+        self.metrics_address = ""
+        """HOST:PORT of /metrics of the operator that was started last."""
+        folder.mkdir(parents=True, exist_ok=True)
         self._profile = folder / "profile.yaml"
         resources = {pod: {"cpu": LARGE, "memory": "1Gi"} for pod in ("smallPod", "cpuPod", "gpuPod")}
         self._profile.write_text(json.dumps({"image": "unimrg-trainer:test", "resources": resources}))
@@ -73,6 +78,10 @@ class KwokCluster:
             process.kill()
         self.control_plane.kubectl("delete", "node", NODE, "--ignore-not-found")
 
+    def client(self) -> Client:
+        """Return the operator's own client, with an admin's rights."""
+        return Client.from_environment(self.control_plane.kubeconfig)
+
     def operator(self, *flags: str, server: str = "", ready: bool = True) -> GuardedProcess:
         """Start an operator with its own account's rights, by way of another address of the API server if given."""
         kubeconfig = self.control_plane.service_account_kubeconfig(SYSTEM, ACCOUNT)
@@ -82,7 +91,7 @@ class KwokCluster:
             config["clusters"][0]["cluster"] = {"server": server}
             kubeconfig = self.folder / f"kubeconfig-{number}"
             kubeconfig.write_text(yaml.safe_dump(config))
-        address = f"127.0.0.1:{free_port()}"
+        address = self.metrics_address = f"127.0.0.1:{free_port()}"
         command = [
             Path(sys.executable).with_name("unimrg-operator"),
             f"--namespace={self.namespace}",
@@ -95,7 +104,7 @@ class KwokCluster:
         process = GuardedProcess(command, self.folder / f"operator-{number}.log")
         self.processes.append(process)
         if ready:
-            process.wait_until(lambda: http_status(f"http://{address}/readyz") == 200, 60.0)
+            process.wait_until(lambda: http_status(f"http://{address}/readyz") == 200, 300.0)
         return process
 
     def submit(self, *names: str, nodes: int = 2) -> None:
@@ -150,7 +159,7 @@ class KwokCluster:
         return found
 
     def _start_kwok(self, run_seconds: float) -> None:
-        assets = self.control_plane.assets
+        assets = find_assets("kwok")
         stages = []
         for stage in yaml.safe_load_all((assets / "manifests" / "kwok" / "stages.yaml").read_text()):
             if stage["metadata"]["name"].startswith("pod-"):
@@ -206,6 +215,24 @@ def _of_trainings(stage: Object, run_seconds: float) -> Object:
         {"key": ".metadata.ownerReferences.[].kind", "operator": "In", "values": ["PyTorchJob"]}
     ]
     return own
+
+
+@contextmanager
+def fresh_kwok_cluster(folder: Path, run_seconds: float = 1.0) -> Iterator[KwokCluster]:
+    """A control plane of its own with such a namespace, for benchmarks."""
+    plane = ControlPlane(folder / "control-plane", find_assets())
+    plane.start()
+    try:
+        plane.create_namespace("bench")
+        cluster = KwokCluster(plane, "bench", folder)
+        try:
+            cluster.start(run_seconds)
+            yield cluster
+        finally:
+            for process in cluster.processes:
+                process.kill()
+    finally:
+        plane.stop()
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from unimrg_api.stages import STAGES
-from unimrg_api.status import JobStatus
 from unimrg_operator.app.apply import Applier, CreationError, backend_missing
 from unimrg_operator.app.events import Warnings
 from unimrg_operator.app.first_seen import FirstSeen
+from unimrg_operator.app.job_metrics import count_changes
 from unimrg_operator.app.log import log_decision
 from unimrg_operator.app.metrics import Metrics
 from unimrg_operator.app.observe import observe_child, observe_job, observe_pod, presumed_child
@@ -85,6 +85,7 @@ class Controller:
         self._beats: dict[str, float] = {}
         self._threads: list[threading.Thread] = []
         metrics.waiting_jobs.set_function(lambda: len(queue))
+        metrics.waiting_age.set_function(queue.age)
 
     def start(self, workers: int = WORKERS) -> None:
         """Begin to work."""
@@ -159,7 +160,7 @@ class Controller:
         job = observation.job
         log_decision(job, decision.status, decision.actions)
         if outcome.wrote_status:
-            self._count_restarts(job.status, decision.status)
+            count_changes(self._metrics, job, decision.status, now)
         waits = [decision.requeue_after, outcome.retry_after, look_again]
         if outcome.creation_error is not None:
             self._failed_creations[key] = _FailedCreation(job.uid, outcome.creation_error, now)
@@ -236,12 +237,6 @@ class Controller:
 
     def _with_warnings(self, namespace: str, thing: ChildOrPod) -> ChildOrPod:
         return replace(thing, warnings=self._warnings.about(namespace, thing.uid))
-
-    def _count_restarts(self, before: JobStatus, after: JobStatus) -> None:
-        for stage in after.stages:
-            end = stage.attempt_end
-            if end is not None and end.action == "Restart" and end != before.stage(stage.name).attempt_end:
-                self._metrics.restarts.labels(end.budget).inc()
 
 
 def _reporting_pods(children: Sequence[Child], pods: Sequence[Pod]) -> list[str]:

@@ -20,7 +20,7 @@ _MESSAGE_LIMIT = 4096
 
 
 class JsonFormatter(logging.Formatter):
-    """{time, level, message}, or {time, job, uid, stages, from, to, reason, actions} for a decision."""
+    """{time, level, message}, or {time, job, uid, attempt, stages, from, to, reason, actions} for a decision."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the record as one line."""
@@ -53,6 +53,7 @@ def log_decision(job: ObservedJob, after: JobStatus, actions: Sequence[Action]) 
     fields = {
         "job": f"{job.namespace}/{job.name}",
         "uid": job.uid,
+        "attempt": after.attempt,
         "stages": [f"{stage.name}-{stage.attempt} {stage.state}" for stage in changed],
         "from": before.phase,
         "to": after.phase,

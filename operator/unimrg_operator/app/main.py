@@ -147,7 +147,7 @@ def _parser() -> argparse.ArgumentParser:
         type=_rate,
         default=QPS,
         metavar="N",
-        help="most creations and deletions per second, and as many statuses and events (default: %(default)s)",
+        help="most creations and deletions per second; twice as many statuses and events (default: %(default)s)",
     )
     parser.add_argument(
         "--leader-elect", action="store_true", help="act only while holding a Lease: for several replicas"

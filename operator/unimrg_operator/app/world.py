@@ -14,7 +14,7 @@ from unimrg_api.stages import JobPhase, StageName
 from unimrg_operator.app.metrics import Metrics
 from unimrg_operator.app.observe import UID_VARIABLE, is_pod_of, is_pod_of_namesake
 from unimrg_operator.backends.base import Resource
-from unimrg_operator.backends.objects import dig, owner_of, text_of
+from unimrg_operator.backends.objects import dicts_of, dig, owner_of, text_of
 from unimrg_operator.backends.registry import SiteBackends
 from unimrg_operator.kube.cache import Change
 from unimrg_operator.kube.client import Client, Object
@@ -29,6 +29,7 @@ PODS = Resource("", "v1", "pods", "Pod")
 _DROPPED = frozenset(
     {"managedFields", "kubectl.kubernetes.io/last-applied-configuration", "template", "volumes", "volumeMounts"}
 )
+_OVER = ("Succeeded", "Failed")
 _VARIABLES = (UID_VARIABLE, cluster.NODE_RANK_VARIABLE)
 
 
@@ -63,6 +64,7 @@ class World:
         self._namespaces = {name: self._reflect(client, name, kinds) for name in dict.fromkeys(namespaces)}
         for phase in get_args(JobPhase):
             metrics.jobs.labels(phase).set_function(partial(self._count, phase))
+        metrics.excluded_nodes.set_function(self._count_excluded_nodes)
         for item in self.reflectors():
             synced = metrics.cache_synced.labels(item.resource.kind, item.namespace)
             synced.set_function(partial(getattr, item, "synced"))
@@ -134,9 +136,9 @@ class World:
         return [item for item in pods if is_pod_of_namesake(item, uid, owner_uids)]
 
     def pods_of_children(self) -> Iterator[tuple[JobKey, Object]]:
-        """Return the pods that a known child of a known job controls, with that job: a label alone says nothing."""
+        """Return the pods that a known child of a live job controls, with that job: a label alone says nothing."""
         for name, namespace in self._namespaces.items():
-            for job in namespace.jobs.cache.all():
+            for job in self._live_jobs(namespace):
                 key = (name, job["metadata"]["name"])
                 owners = self.pod_owners(key, self.children(key, job["metadata"]["uid"]))
                 for pod in namespace.pods.cache.by(key[1]):
@@ -157,7 +159,7 @@ class World:
 
         ours: dict[str, Any] = {"prune": prune, "label_selector": cluster.JOB_LABEL}  # whatever bears this label
         return _Namespace(
-            jobs=reflector(JOBS, prune=prune_job),
+            jobs=reflector(JOBS, prune=prune_job, index=phase_of),
             children=tuple(
                 # A kind that is not built in comes with another operator.
                 reflector(kind, index=lambda item: text_of(owner_of(item), "uid"), optional="." in kind.group, **ours)
@@ -176,8 +178,22 @@ class World:
                 self._changed((metadata["namespace"], name))
 
     def _count(self, phase: str) -> int:
-        jobs = [item for namespace in self._namespaces.values() for item in namespace.jobs.cache.all()]
-        return sum((text_of(item.get("status"), "phase") or "Pending") == phase for item in jobs)
+        return sum(namespace.jobs.cache.count(phase) for namespace in self._namespaces.values())
+
+    def _count_excluded_nodes(self) -> int:
+        jobs = [job for namespace in self._namespaces.values() for job in self._live_jobs(namespace)]
+        stages = [stage for job in jobs for stage in dicts_of(job, "status", "stages")]
+        return len({node for stage in stages for node in dig(stage, "restartCounters", "excludedNodes") or ()})
+
+    @staticmethod
+    def _live_jobs(namespace: _Namespace) -> list[Object]:
+        """Return the jobs that are not over."""
+        return [job for phase in get_args(JobPhase) if phase not in _OVER for job in namespace.jobs.cache.by(phase)]
+
+
+def phase_of(item: Object) -> str:
+    """Return the phase of a UniMRGJob."""
+    return text_of(item.get("status"), "phase") or "Pending"
 
 
 def job_name_of(item: Object) -> str:

@@ -33,7 +33,7 @@ REQUEST_SECONDS = 30.0
 """Longest silence of the API server in an ordinary request."""
 SILENCE_MARGIN_SECONDS = 10.0
 """Added to a watch's own duration: a server that is silent for longer is dead."""
-PAGE_SIZE = 500
+PAGE_SIZE = 200
 _NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _ERROR_BYTES = 65536
 _CHUNK_BYTES = 65536

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 
 from unimrg_api.texts import backoff
-from unimrg_operator.kube.cache import Cache, Change, is_newer, name_of, version_of
+from unimrg_operator.kube.cache import Cache, Change, Entry, is_newer, name_of, version_of
 from unimrg_operator.kube.client import Client, Object, Resource, Watch
 from unimrg_operator.kube.errors import ApiError, Forbidden, Gone, NotFound, Unauthorized, Unavailable, error_of_status
 
@@ -27,7 +27,7 @@ JITTER = 0.1
 RELIST_SECONDS = 2700.0
 """A new list as a safety net."""
 BACK_OFF_SECONDS = 1.0
-MOST_BACK_OFF_SECONDS = 30.0
+MOST_BACK_OFF_SECONDS = 15.0
 LIVED_SECONDS = 5.0
 """A watch that lasted so long was a good one, even if nothing happened."""
 FUTILE_WATCHES = 3
@@ -139,10 +139,10 @@ class Reflector:
 
     def _list(self) -> None:
         self._version = version = ""
-        items: list[Object] = []
+        entries: list[Entry] = []
         try:
             for page in self._client.pages(self.resource, self.namespace, label_selector=self._label_selector):
-                items += [self._prune(item) for item in page.get("items") or []]
+                entries += [self.cache.pack(self._prune(item)) for item in page.get("items") or []]
                 version = version_of(page)
         except NotFound:
             # What was cached stays: an API server that is starting may not know its kinds yet.
@@ -152,7 +152,7 @@ class Reflector:
         except ApiError as error:
             self._report(f"{self} cannot be listed: {error}")
             raise
-        changes = self.cache.replace(items)
+        changes = self.cache.replace(entries)
         self.missing = False
         self._version = version
         for change in changes:

@@ -69,10 +69,13 @@ class Throttle:
 
 
 class WriteLimit:
-    """The rates of one operator: one for creations and deletions, as much again for statuses and events."""
+    """The rates of one operator: one for creations and deletions, twice as much for statuses and events.
+
+    A job has three statuses written until its second child is made: with as much for both, children would wait.
+    """
 
     def __init__(self, per_second: float) -> None:
-        self._actions, self._words = Throttle(per_second), Throttle(per_second)
+        self._actions, self._words = Throttle(per_second), Throttle(2 * per_second)
 
     def wait(self, priority: Priority) -> None:
         """Return when a request of this kind may be sent."""
