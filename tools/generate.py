@@ -1,16 +1,20 @@
-"""Writes the files that follow from code: the pages of docs/reference and the custom resource.
+"""Writes the files that follow from code: the pages of docs/reference, the custom resource, the values of the chart.
 
 python -m tools.generate
+
+Where there is Helm (in KUBEBUILDER_ASSETS or on the PATH), the manifests are written too, which follow from the chart.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
+from tools.chart_values import values_schema, values_yaml
 from tools.commands import commands_page
 from tools.crd import crd_yaml, without_nulls
 from tools.exit_codes import exit_codes_page
+from tools.manifests import ROOT, find_helm, manifests
 from unimrg_api.digests import canonical_json
 from unimrg_api.fields import DECIMALS, RULES, URI_PATTERN
 from unimrg_api.introspection import Location, Schema, fields, format_location, is_required, schema_at
@@ -116,10 +120,19 @@ FILES: dict[str, Callable[[], str]] = {
     "docs/reference/job.md": reference,
     "docs/reference/commands.md": commands_page,
     "docs/reference/exit_codes.md": exit_codes_page,
-    "api/unimrg_api/crd.yaml": crd_yaml,
+    "api/unimrg_api/crd.yaml": crd_yaml,  # in the wheel, and through a link in the chart
+    "manifests/crd.yaml": crd_yaml,  # no link: Kustomize follows none out of its folder
+    "charts/unimrg-operator/values.yaml": values_yaml,
+    "charts/unimrg-operator/values.schema.json": values_schema,
 }
-"""Every generated file, relative to the repository's root, and what writes its text."""
+"""Every file that is generated without Helm, relative to the repository's root, and what writes its text."""
 
 if __name__ == "__main__":
-    for path, text in FILES.items():
-        (Path(__file__).parents[1] / path).write_text(text(), encoding="utf-8")
+    written = {path: text() for path, text in FILES.items()}
+    for path, content in written.items():
+        (ROOT / path).write_text(content, encoding="utf-8")
+    if helm := find_helm():
+        for path, content in manifests(helm).items():
+            (ROOT / path).write_text(content, encoding="utf-8")
+    else:
+        print("no helm: the manifests are left as they are", file=sys.stderr)  # noqa: T201 - a person started it

@@ -38,7 +38,8 @@ SECONDS = 30.0
 class Operator:
     """The operator's process, started, killed and started again; and its namespace through an admin's eyes."""
 
-    def __init__(self, control_plane: ControlPlane, namespace: str, folder: Path) -> None:
+    def __init__(self, control_plane: ControlPlane, namespace: str, folder: Path, *flags: str) -> None:
+        self._flags = flags
         self.control_plane = control_plane
         self.namespace = namespace
         self._folder = folder
@@ -60,6 +61,7 @@ class Operator:
                 f"--profile={self._profile}",
                 f"--metrics-address=127.0.0.1:{free_port()}",
                 "--progress-seconds=1",
+                *self._flags,
             ],
             self._folder / f"operator-{self._starts}.log",
             environment={**os.environ, "KUBECONFIG": "/nowhere"},
@@ -162,7 +164,9 @@ def operator(control_plane: ControlPlane, namespace: str, tmp_path: Path) -> Ite
         {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": ACCOUNT, "namespace": SYSTEM}},
     )
     control_plane.kubectl("wait", "--for=condition=Established", "crd/unimrgjobs.training.unimrg.dev")
-    control_plane.kubectl("apply", f"--namespace={namespace}", f"--filename={ROOT / 'manifests' / 'role.yaml'}")
+    control_plane.kubectl(
+        "apply", f"--namespace={namespace}", f"--filename={ROOT / 'manifests' / 'namespace' / 'role.yaml'}"
+    )
     running = Operator(control_plane, namespace, tmp_path)
     yield running
     running.process.stop()

@@ -43,7 +43,7 @@ def rights(rules: list[dict[str, Any]]) -> set[tuple[str, str, str]]:
 
 
 def test_the_operator_may_change_its_children_and_a_jobs_status_only() -> None:
-    rules = only("role.yaml", "Role")["rules"]
+    rules = only("namespace/role.yaml", "Role")["rules"]
     backend = SiteBackends(SiteProfile())
     children = backend.resources()
     assert {right for right in rights(rules) if right[2] not in READING} == {

@@ -71,7 +71,7 @@ class Cluster:
         )
         self.kubectl("apply", "--server-side", "-f", str(_PROJECT / "manifests" / "crd.yaml"))
         self.control_plane.wait_until_served(f"{PLURAL}.{GROUP}")
-        self.kubectl("apply", "-f", str(_PROJECT / "manifests" / "role.yaml"))
+        self.kubectl("apply", "-f", str(_PROJECT / "manifests" / "namespace" / "role.yaml"))
         self.create_secret(
             S3_SECRET, {"AWS_ACCESS_KEY_ID": self.s3.access_key, "AWS_SECRET_ACCESS_KEY": self.s3.secret_key}
         )

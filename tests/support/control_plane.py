@@ -28,6 +28,15 @@ from tests.support.ports import free_port, http_status
 PROGRAMS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "training-operator", "kubectl")
 READY_SECONDS = 90.0
 _ADMIN_TOKEN = "loopback-admin"
+_AUDIT_POLICY = """\
+apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules:
+  - {level: Metadata, userGroups: [system:serviceaccounts:unimrg-system]}
+  - {level: None}
+"""
+"""Requests of the operator's account: a line each, in `FOLDER/audit.log`."""
 
 
 class KubectlError(Exception):
@@ -129,6 +138,17 @@ class ControlPlane:
         self.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
         self.kubectl("wait", "--for=create", "serviceaccount/default", f"--namespace={name}", "--timeout=30s")
 
+    def rights_used(self, namespace: str) -> set[tuple[str, str, str]]:
+        """Return (group, resource, verb) of all that the operator's account did in a namespace and was let do."""
+        used = set()
+        for line in (self.folder / "audit.log").read_text().splitlines():
+            event = json.loads(line)
+            target = event.get("objectRef", {})
+            if target.get("namespace", "") == namespace and event["responseStatus"].get("code") != 403:
+                resource = "/".join(filter(None, [target.get("resource"), target.get("subresource")]))
+                used.add((target.get("apiGroup", ""), resource, event["verb"]))
+        return used
+
     def service_account_kubeconfig(self, namespace: str, name: str) -> Path:
         """Return a kubeconfig with a fresh token (24 h) of a service account that exists; raises KubectlError."""
         token = self.kubectl("create", "token", name, f"--namespace={namespace}", "--duration=24h").strip()
@@ -155,6 +175,7 @@ class ControlPlane:
         self._wait("etcd", lambda: http_status(f"http://127.0.0.1:{client}/health") == 200)
 
     def _start_api_server(self) -> None:
+        (self.folder / "audit.yaml").write_text(_AUDIT_POLICY)
         (self.folder / "tokens.csv").write_text(f"{_ADMIN_TOKEN},admin,admin,system:masters\n")
         self._spawn(
             "kube-apiserver",
@@ -166,6 +187,8 @@ class ControlPlane:
             "--service-cluster-ip-range=10.0.0.0/16",
             "--authorization-mode=RBAC",
             "--token-auth-file=tokens.csv",
+            "--audit-policy-file=audit.yaml",
+            "--audit-log-path=audit.log",
             "--allow-privileged=true",
             "--endpoint-reconciler-type=none",
             "--service-account-issuer=https://kubernetes.default.svc",
