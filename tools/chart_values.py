@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from io import StringIO
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 from ruamel.yaml import YAML
 
 from tools.crd import without_nulls
-from unimrg_api.fields import RULES, Spec
+from unimrg_api.fields import RULES, Spec, descriptions
 from unimrg_operator.backends.profile import ObjectName, SiteProfile, Toleration
 
 NamespaceName = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")]
@@ -173,21 +173,22 @@ def values_yaml() -> str:
     return "\n".join([f"# {_HEADER}", *_lines(ChartValues(), "")]) + "\n"
 
 
-def _lines(model: BaseModel, indent: str) -> Iterator[str]:
+def _lines(model: Spec, indent: str) -> Iterator[str]:
+    texts = descriptions(type(model))
     for name, field in type(model).model_fields.items():
         value = getattr(model, name)
         if not indent:
             yield ""
-        if field.description:
+        if name in texts:
             yield from textwrap.wrap(
-                field.description, 118 - len(indent), initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# "
+                texts[name], 118 - len(indent), initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# "
             )
         key = f"{indent}{field.alias or name}:"
         if isinstance(value, SiteProfile | ResourceAmounts):
             plain = without_nulls(value.model_dump(by_alias=True, mode="json", exclude_none=True))
             yield key
             yield from textwrap.indent(_dump(plain), f"{indent}  ").splitlines()
-        elif isinstance(value, BaseModel):
+        elif isinstance(value, Spec):
             yield key
             yield from _lines(value, f"{indent}  ")
         else:

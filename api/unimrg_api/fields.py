@@ -96,11 +96,16 @@ def _complete(schema: dict[str, Any], model: type[Spec]) -> None:
     """
     if model.rules:
         schema[RULES] = [rule.to_json() for rule in model.rules]
-    for base in reversed(model.__mro__):
-        for name, text in _docstrings(base).items() if issubclass(base, Spec) else ():
-            entry = schema.get("properties", {}).get(to_camel(name))
-            if entry is not None:
-                entry["description"] = text
+    for name, text in descriptions(model).items():
+        entry = schema.get("properties", {}).get(model.model_fields[name].alias or to_camel(name))
+        if entry is not None:
+            entry["description"] = text
+
+
+def descriptions(model: type[Spec]) -> dict[str, str]:
+    """Return the docstring below each field of a model, inherited ones too."""
+    bases = [base for base in reversed(model.__mro__) if issubclass(base, Spec)]
+    return {name: text for base in bases for name, text in _docstrings(base).items()}
 
 
 @cache

@@ -328,7 +328,7 @@ class ControlPlane:
 
 
 def find_assets(*more: str) -> Path:
-    """Return the folder of the programs, and of `more`; skips the test where one of them is missing, see `go_without`."""
+    """Return the folder of the programs and of `more`; skips the test where one is missing, see `go_without`."""
     folder = os.environ.get("KUBEBUILDER_ASSETS", "")
     missing = [name for name in (*PROGRAMS, *more) if not (Path(folder) / name).is_file()]
     if missing:
