@@ -14,6 +14,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 def test_a_training_as_a_jobset_restarts_whole_and_completes(cluster: Cluster, s3_server: S3Server) -> None:
     cluster.control_plane.start_jobset()
     bucket = s3_server.bucket()
+    cluster.allow_queues_and_jobsets()
     cluster.start_operator()
     cluster.apply(job(cluster, bucket, "sets", backend="JobSet"))
     cluster.wait_for("sets", lambda found: checkpoint_step(found) >= EVERY, 300, "(a commit)")

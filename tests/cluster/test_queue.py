@@ -54,6 +54,7 @@ def test_a_job_waits_its_turn_and_goes_on_after_it_was_pushed_out(
     cluster: Cluster, s3_server: S3Server, queue: str
 ) -> None:
     bucket = s3_server.bucket()
+    cluster.allow_queues_and_jobsets()
     cluster.start_operator(PROFILE, "--kueue")
 
     def apply(name: str, **more: str) -> None:

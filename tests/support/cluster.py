@@ -83,16 +83,27 @@ class Cluster:
 
     def allow_nodes(self) -> None:
         """Give the operator's account the optional right to see nodes (`--watch-nodes`)."""
-        name, api = f"{ACCOUNT}-nodes", "rbac.authorization.k8s.io"
-        rule = {"apiGroups": [""], "resources": ["nodes"], "verbs": ["list", "watch"]}
+        self._allow("ClusterRole", f"{ACCOUNT}-nodes", {"": ("nodes", ["list", "watch"])})
+
+    def allow_queues_and_jobsets(self) -> None:
+        """Give it the optional rights to see what waits in queues (`--kueue`), and to make JobSets."""
+        verbs = ["get", "list", "watch", "create", "delete"]
+        rules = {"kueue.x-k8s.io": ("workloads", ["list", "watch"]), "jobset.x-k8s.io": ("jobsets", verbs)}
+        self._allow("Role", f"{ACCOUNT}-more", rules)
+
+    def _allow(self, kind: str, name: str, rules: Mapping[str, tuple[str, list[str]]]) -> None:
+        """Bind a role of these rules, resource and verbs by API group, to the operator's account."""
+        api = "rbac.authorization.k8s.io"
+        metadata = {"name": name, "namespace": self.namespace} if kind == "Role" else {"name": name}
         account = {"kind": "ServiceAccount", "name": ACCOUNT, "namespace": SYSTEM_NAMESPACE}
+        found = [{"apiGroups": [group], "resources": [what], "verbs": verbs} for group, (what, verbs) in rules.items()]
         self.control_plane.apply(
-            {"apiVersion": f"{api}/v1", "kind": "ClusterRole", "metadata": {"name": name}, "rules": [rule]},
+            {"apiVersion": f"{api}/v1", "kind": kind, "metadata": metadata, "rules": found},
             {
                 "apiVersion": f"{api}/v1",
-                "kind": "ClusterRoleBinding",
-                "metadata": {"name": name},
-                "roleRef": {"apiGroup": api, "kind": "ClusterRole", "name": name},
+                "kind": f"{kind}Binding",
+                "metadata": metadata,
+                "roleRef": {"apiGroup": api, "kind": kind, "name": name},
                 "subjects": [account],
             },
         )

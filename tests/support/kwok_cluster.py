@@ -69,7 +69,7 @@ class KwokCluster:
             {**role, "kind": "RoleBinding", "roleRef": reference, "subjects": [account]},
         )
         self.control_plane.wait_until_served(f"{PLURAL}.{GROUP}")
-        self.kubectl("apply", f"--filename={_ROOT / 'manifests' / 'role.yaml'}")
+        self.kubectl("apply", f"--filename={_ROOT / 'manifests' / 'namespace' / 'role.yaml'}")
         self._start_kwok(run_seconds)
 
     def stop(self) -> None:
