@@ -68,7 +68,7 @@ def writes(cluster: KwokCluster) -> dict[str, int]:
             part.split("=", 1) for part in line[line.index("{") + 1 : line.rindex("}")].split(",") if "=" in part
         )
         resource, verb = labels.get("resource", "").strip('"'), labels.get("verb", "").strip('"')
-        if verb in ("POST", "PUT", "PATCH", "DELETE") and resource in ("unimrgjobs", "pytorchjobs", "jobs", "events"):
+        if verb in ("POST", "PUT", "PATCH", "DELETE") and resource in ("unimrgjobs", "pytorchjobs", "jobs"):
             found[resource] = found.get(resource, 0) + int(float(line.rpartition(" ")[2]))
     return found
 
