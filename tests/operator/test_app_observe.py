@@ -19,6 +19,7 @@ from tests.operator.raw_objects import (
     job_object,
     owner,
     pod_object,
+    running,
     terminated,
 )
 from unimrg_api import cluster
@@ -233,6 +234,20 @@ def test_the_end_of_another_container_is_not_taken_for_the_trainers() -> None:
     status["containerStatuses"][0]["name"] = "sidecar"
     status["phase"] = "Running"
     assert observe_pod(pod_object(status=status)).terminated is None
+
+
+def test_a_pod_is_read_with_the_times_of_its_node_and_its_start() -> None:
+    status = running()
+    assert (observe_pod(pod_object(status=status)).scheduled, observe_pod(pod_object()).started) == (
+        None,
+        at("10:01:05"),
+    )
+    status["conditions"][0]["lastTransitionTime"] = "2026-11-24T10:00:30Z"
+    assert observe_pod(prune(pod_object(status=status))).scheduled == at("10:00:30")
+    status["conditions"][0]["status"] = "False"
+    assert observe_pod(pod_object(status=status)).scheduled is None
+    ended = observe_pod(pod_object(status=terminated(1, startedAt="2026-11-24T10:01:05Z")))
+    assert ended.started == at("10:01:05")
 
 
 @pytest.mark.parametrize(

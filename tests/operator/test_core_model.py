@@ -115,7 +115,7 @@ class OperatorModel(RuleBasedStateMachine):
         self.cluster.suspend_job(suspend)
 
     @rule(suspend=st.booleans())
-    def the_user_changes_his_mind_and_the_operator_sees_it(self, suspend: bool) -> None:
+    def the_user_does_so_and_the_operator_looks(self, suspend: bool) -> None:
         self.cluster.suspend_job(suspend)
         self.does_its_work()
 
