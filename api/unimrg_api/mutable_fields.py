@@ -15,6 +15,7 @@ from unimrg_api.job import JobSpec
 
 MUTABLE_FIELDS: tuple[Location, ...] = (
     ("suspend",),
+    ("queue", "priorityClass"),
     ("runPolicy", "maxRestarts"),
     ("runPolicy", "maxInfraRestarts"),
     ("runPolicy", "activeDeadlineSeconds"),
