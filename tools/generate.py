@@ -60,8 +60,8 @@ def reference() -> str:
 
 _ON_A_CLUSTER = """## What a cluster refuses
 
-A laptop takes these jobs; `unimrg validate` names them in notes. The spec of a job on a cluster cannot be changed, except for
-{}.
+A laptop takes these jobs; `unimrg validate` names them in notes. The spec of a job on a cluster cannot be changed,
+except for {}.
 """
 
 

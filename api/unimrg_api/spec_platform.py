@@ -301,7 +301,7 @@ class RunPolicySpec(Spec):
     """On a cluster, seconds before a restart; doubled with every failure in a row without a new commit."""
     max_backoff_seconds: Annotated[int, Field(ge=0, le=86_400)] = 600
     """On a cluster, most seconds before a restart."""
-    active_deadline_seconds: Annotated[int, Field(ge=60, le=31_536_000)] | None = None
+    active_deadline_seconds: Annotated[int, Field(ge=1, le=31_536_000)] | None = None
     """On a cluster, seconds for which training may run, over all its attempts; then the job fails. Only time in which
     all pods of an attempt run counts: not that in a queue, in suspension, or between attempts. Absent: no deadline.
     May be changed."""

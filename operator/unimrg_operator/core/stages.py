@@ -16,7 +16,7 @@ from unimrg_operator.core.deadline import REASON as DEADLINE_EXCEEDED
 from unimrg_operator.core.lookup import unfinished_children
 from unimrg_operator.core.observation import Observation
 from unimrg_operator.core.suspension import suspension_phase
-from unimrg_operator.core.texts import format_time, parse_time, remaining, shortest_wait
+from unimrg_operator.core.texts import format_time, one_line, parse_time, remaining, shortest_wait
 
 _PHASES: dict[StageState, JobPhase] = {"Running": "Running", "Restarting": "Restarting", "Suspended": "Suspended"}
 
@@ -132,6 +132,7 @@ def _apply_time_limit(
     time_left = remaining(parse_time(stage.start_time), limit, now)
     if time_left:
         return stage, shortest_wait(time_left, wait)
-    message = f"did not finish within {limit // 60} minutes"
+    before = "" if stage.attempt_end is None else stage.attempt_end.message
+    message = one_line(f"did not finish within {limit // 60} minutes", before)
     end = AttemptEnd(time=format_time(now), reason=DEADLINE_EXCEEDED, message=message, action="Fail")
     return with_attempt_end(stage, end), None
