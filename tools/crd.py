@@ -14,19 +14,12 @@ from pydantic import BaseModel
 from ruamel.yaml import YAML
 
 from unimrg_api.cluster import GROUP, PLURAL, SHORT_NAME, SINGULAR, VERSION
-from unimrg_api.fields import LIST_KEYS, LIST_TYPE, PRESERVE, RULES, FieldRule
+from unimrg_api.fields import LIST_KEYS, LIST_TYPE, PRESERVE, RULES
 from unimrg_api.introspection import Schema, resolved
 from unimrg_api.job import KIND, JobSpec, Metadata
 from unimrg_api.locality import CLUSTER_RULES
+from unimrg_api.mutable_fields import transition_rules
 from unimrg_api.status import JobStatus
-
-_SPEC_STAYS = FieldRule(
-    "spec",
-    "the spec of a job cannot be changed, for what has run would no longer be what it says",
-    "create a job with another name",
-    lambda job: True,  # only an API server sees both
-    "self.spec == oldSelf.spec",
-)
 
 _COLUMNS = (
     ("Phase", "string", ".status.phase", 0),
@@ -94,7 +87,7 @@ def crd_yaml() -> str:
 def _schema() -> dict[str, Any]:
     """Return the schema of the whole object; of metadata, API servers allow rules about the name only."""
     spec = structural_schema(JobSpec, defaults=True)
-    spec[RULES] = [*spec[RULES], *(rule.to_json() for rule in CLUSTER_RULES)]
+    spec[RULES] = [*spec[RULES], *(rule.to_json() for rule in (*CLUSTER_RULES, *transition_rules()))]
     name = structural_schema(Metadata, defaults=True)["properties"]["name"]
     return {
         "type": "object",
@@ -107,7 +100,6 @@ def _schema() -> dict[str, Any]:
             "spec": spec,
             "status": structural_schema(JobStatus, defaults=False),
         },
-        RULES: [_SPEC_STAYS.to_json()],
     }
 
 
@@ -115,6 +107,7 @@ _ALWAYS = ("type", "description", "default", RULES)
 _KEYWORDS = {
     "string": (*_ALWAYS, "enum", "pattern", "minLength", "maxLength"),
     "integer": (*_ALWAYS, "minimum", "maximum"),
+    "boolean": _ALWAYS,
     "array": (*_ALWAYS, "items", "minItems", "maxItems", LIST_TYPE, LIST_KEYS),
     "object": (*_ALWAYS, "properties", "required", "additionalProperties", "maxProperties", PRESERVE),
 }

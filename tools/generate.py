@@ -14,6 +14,7 @@ from unimrg_api.fields import DECIMALS, RULES, URI_PATTERN
 from unimrg_api.introspection import Location, Schema, fields, format_location, is_required, schema_at
 from unimrg_api.job import API_VERSION, KIND, UniMRGJob
 from unimrg_api.locality import CLUSTER_RULES
+from unimrg_api.mutable_fields import MUTABLE_FIELDS
 from unimrg_api.spec_model import RECIPES, OpenUniSpec
 
 _INTRODUCTION = f"""# The job, field by field
@@ -51,14 +52,16 @@ def reference() -> str:
         lines.append(f"| {method} | {', '.join(f'{name} {weight}' for name, weight in recipe.items())} |")
     lines += ["", "## Rules between fields\n", "| Where | What is wrong, and what to write instead |", "|---|---|"]
     lines += _rule_rows(between)
-    lines += ["", _ON_A_CLUSTER, "| Where | What is wrong, and what to write instead |", "|---|---|"]
+    mutable = ", ".join(f"`{_path(('spec', *place))}`" for place in MUTABLE_FIELDS)
+    lines += ["", _ON_A_CLUSTER.format(mutable), "| Where | What is wrong, and what to write instead |", "|---|---|"]
     lines += _rule_rows(("spec", rule.to_json()) for rule in CLUSTER_RULES)
     return "\n".join(lines) + "\n"
 
 
 _ON_A_CLUSTER = """## What a cluster refuses
 
-A laptop takes these jobs; `unimrg validate` names them in notes. The spec of a job on a cluster cannot be changed.
+A laptop takes these jobs; `unimrg validate` names them in notes. The spec of a job on a cluster cannot be changed,
+except for {}.
 """
 
 
@@ -85,6 +88,8 @@ def _type(schema: Schema) -> str:
         return f"list ({least} {schema['maxItems']}) of {entry}"
     if "enum" in schema:
         return ", ".join(f"`{choice}`" for choice in schema["enum"])
+    if kind == "boolean":
+        return "`true` or `false`"
     if kind == "integer":
         return f"integer, {schema['minimum']} to {schema['maximum']}"
     if pattern in DECIMALS:

@@ -136,6 +136,8 @@ def _wrong_value(schema: Schema, value: Any, written: str, label: str) -> tuple[
         guess = closest(str(value), choices)
         remedy = f"did you mean {guess}?" if guess and len(choices) > 1 else f"write one of: {', '.join(choices)}"
         return f"must be {' or '.join(choices)}", remedy if len(choices) > 1 else f"write {choices[0]}"
+    if kind == "boolean":
+        return f"must be true or false, not {noun}", f"write {label}true or {label}false, without quotes"
     if kind == "integer":
         least, most = schema["minimum"], schema["maximum"]
         message = f"must be a whole number from {least} to {most}"

@@ -115,6 +115,8 @@ def placeholder(root: type[Spec], location: Location) -> Any:
         return [placeholder(root, (*location, 0))] * schema.get("minItems", 0)
     if kind == "integer":
         return schema.get("minimum", 0)
+    if kind == "boolean":
+        return False
     return (
         schema["enum"][0]
         if "enum" in schema

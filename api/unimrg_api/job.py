@@ -118,6 +118,9 @@ def _parts_rule(name: str, member: str, family: type[FamilySpec]) -> FieldRule:
 class JobSpec(Spec):
     """What a job wants."""
 
+    suspend: bool = False
+    """Whether a cluster runs nothing of the job. Setting it lets what runs save a checkpoint within
+    `checkpoint.graceSeconds` and end; unsetting it starts a new attempt, which goes on from there. May be changed."""
     image: Annotated[str, Field(pattern=r"^[!-~]+$", max_length=512)] | None = None
     """Container image. Absent: the one that the cluster's site profile names. `unimrg run` needs none."""
     model: ModelSpec

@@ -294,13 +294,26 @@ class RunPolicySpec(Spec):
     """Seconds without progress after which an attempt is ended; on a cluster it is restarted. Between two steps, after
     the first one, a third of it, but at least ten times the slowest step so far."""
     max_restarts: Annotated[int, Field(ge=0, le=100)] = 3
-    """On a cluster, restarts, per stage, after failures of the program itself."""
+    """On a cluster, restarts, per stage, after failures of the program itself. May be changed."""
     max_infra_restarts: Annotated[int, Field(ge=0, le=1000)] = 20
-    """On a cluster, restarts, per stage, after failures of machines, networks and stores."""
+    """On a cluster, restarts, per stage, after failures of machines, networks and stores. May be changed."""
     backoff_seconds: Annotated[int, Field(ge=0, le=3600)] = 10
     """On a cluster, seconds before a restart; doubled with every failure in a row without a new commit."""
     max_backoff_seconds: Annotated[int, Field(ge=0, le=86_400)] = 600
     """On a cluster, most seconds before a restart."""
+    active_deadline_seconds: Annotated[int, Field(ge=1, le=31_536_000)] | None = None
+    """On a cluster, seconds for which training may run, over all its attempts; then the job fails. Only time in which
+    all pods of an attempt run counts: not that in a queue, in suspension, or between attempts. Absent: no deadline.
+    May be changed."""
+    start_timeout_seconds: Annotated[int, Field(ge=60, le=604_800)] = 1800
+    """On a cluster, seconds for which an attempt may hold nodes before all its pods run; then it is given up and
+    restarted, counted against `maxInfraRestarts`. An attempt of which no pod has a node waits as long as it takes."""
+    ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=31_536_000)] = 604_800
+    """On a cluster, seconds after the job's end at which its child objects and their pods are deleted, logs included;
+    the job itself stays. May be changed."""
+    keep_failed_pod_seconds: Annotated[int, Field(ge=0, le=604_800)] | None = None
+    """On a cluster, seconds for which the pods of a failed attempt are kept for their logs. Absent: those of the last
+    two failed attempts of each stage are."""
 
     rules = (
         FieldRule(

@@ -32,8 +32,8 @@ class PodSize(Enum):
 
 
 JobPhase = Literal[
-    "Pending", "Checking", "Preparing", "Starting", "Running", "Suspended", "Restarting", "Evaluating", "Finishing",
-    "Succeeded", "Failed",
+    "Pending", "Queued", "Checking", "Preparing", "Starting", "Running", "Suspending", "Suspended", "Restarting",
+    "Evaluating", "Finishing", "Succeeded", "Failed",
 ]  # fmt: skip
 """Derived from the stages, for people; programs read the conditions."""
 

@@ -20,7 +20,9 @@ Number = Annotated[str, Field(max_length=32)]
 Time = Annotated[str, Field(max_length=32, pattern=r"^[0-9]{4}(-[0-9]{2}){2}T[0-9]{2}(:[0-9]{2}){2}Z$")]
 """UTC in ISO 8601, whole seconds."""
 
-ConditionType = Literal["Accepted", "Running", "Progressing", "Checkpointed", "Degraded", "Complete", "Failed"]
+ConditionType = Literal[
+    "Accepted", "Admitted", "Running", "Suspended", "Progressing", "Checkpointed", "Degraded", "Complete", "Failed"
+]  # fmt: skip
 StageState = Literal["Pending", "Starting", "Running", "Suspended", "Restarting", "Succeeded", "Failed", "Skipped"]
 
 
@@ -66,6 +68,12 @@ class RestartCounters(StatusPart):
     """Stalls by node."""
     excluded_nodes: Annotated[list[Name], Field(max_length=64)] = Field(default=[])
     """Nodes that later attempts stay away from."""
+    running_seconds: Annotated[int, Field(ge=0)] = 0
+    """Seconds for which all pods of an attempt ran."""
+    lost_seconds: Annotated[int, Field(ge=0)] = 0
+    """Those of them whose work was lost: from an attempt's last checkpoint to its failure."""
+    idle_pod_seconds: Annotated[int, Field(ge=0)] = 0
+    """Seconds for which pods held a node before all pods of their attempt ran, summed over the pods."""
 
 
 class AttemptEnd(StatusPart):
@@ -80,7 +88,7 @@ class AttemptEnd(StatusPart):
     """Exit code of the pod that ended first; None if there was none to see."""
     pod: Name | None = None
     node: Name | None = None
-    action: Literal["Done", "Fail", "Restart"]
+    action: Literal["Done", "Fail", "Restart", "Suspend"]
     budget: Literal["None", "User", "Infra", "Free"] = "None"
 
 
@@ -102,9 +110,11 @@ class StageStatus(StatusPart):
     """When the first attempt was created; of the finish stage, when it could first be."""
     attempt_time: Time | None = None
     """When the newest attempt was created."""
+    running_time: Time | None = None
+    """Since when all pods of the newest attempt run; None before that, and once the time is in `restartCounters`."""
     completion_time: Time | None = None
     restart_counters: RestartCounters = RestartCounters()
-    """What the attempts up to the newest end have used up."""
+    """What the attempts up to the newest end or suspension have used up."""
     attempt_end: AttemptEnd | None = None
     """How the newest attempt ended; None while it has not."""
     last_attempt_end: AttemptEnd | None = None
@@ -143,6 +153,8 @@ class CheckpointStatus(StatusPart):
 
     uri: Annotated[str, Field(max_length=2048)]
     step: Annotated[int, Field(ge=0)]
+    time: Time | None = None
+    """When a pod first reported it."""
 
 
 class MlflowStatus(StatusPart):
@@ -152,6 +164,17 @@ class MlflowStatus(StatusPart):
     url: Annotated[str, Field(max_length=2048)] | None = None
 
 
+class UsageStatus(StatusPart):
+    """What the job's GPUs did, in seconds times GPUs; time in a queue or in suspension holds none and is not here."""
+
+    gpu_seconds: Annotated[int, Field(ge=0)] = 0
+    """Useful: in attempts that ran, up to the last checkpoint known, or to the end of a stage that succeeded."""
+    lost_gpu_seconds: Annotated[int, Field(ge=0)] = 0
+    """Lost: from the last checkpoint to the failure of an attempt."""
+    idle_gpu_seconds: Annotated[int, Field(ge=0)] = 0
+    """Held by pods before all pods of their attempt ran."""
+
+
 class JobStatus(StatusPart):
     """Everything under `.status`."""
 
@@ -159,7 +182,9 @@ class JobStatus(StatusPart):
     phase: JobPhase = "Pending"
     reason: Annotated[str, Field(max_length=64)] = ""
     """Reason of the condition that explains the phase, for `kubectl get -o wide`."""
-    conditions: Annotated[list[Condition], Field(max_length=8, json_schema_extra=listed_by("type"))] = Field(default=[])
+    conditions: Annotated[list[Condition], Field(max_length=16, json_schema_extra=listed_by("type"))] = Field(
+        default=[]
+    )
     stages: Annotated[list[StageStatus], Field(max_length=8, json_schema_extra=listed_by("name"))] = Field(default=[])
     attempt: Annotated[int, Field(ge=0)] = 0
     """Number of the newest attempt to train, for `kubectl get`."""
@@ -169,6 +194,8 @@ class JobStatus(StatusPart):
         default=[]
     )
     mlflow: MlflowStatus | None = None
+    usage: UsageStatus | None = None
+    """Of a job without GPUs there is none."""
     start_time: Time | None = None
     completion_time: Time | None = None
 

@@ -44,7 +44,7 @@ def test_every_node_has_a_bound_and_every_field_a_description() -> None:
 
 @pytest.mark.parametrize(
     "annotation",
-    [Annotated[int, Field(gt=0)], Annotated[int, Field(multiple_of=2)], float, bool, int | str, tuple[int, int], Any],
+    [Annotated[int, Field(gt=0)], Annotated[int, Field(multiple_of=2)], float, int | str, tuple[int, int], Any],
     ids=str,
 )
 def test_what_a_custom_resource_cannot_say_is_refused_with_its_place(annotation: Any) -> None:

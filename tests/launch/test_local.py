@@ -197,7 +197,17 @@ def test_every_field_that_only_a_cluster_uses_is_named(tmp_path: Path) -> None:
         },
         storage__credentials={"secretName": "keys"},
         tracking={"mlflow": {"credentials": {"secretName": "keys"}}},
-        runPolicy={"stallTimeoutSeconds": 60, "maxRestarts": 5, "maxInfraRestarts": 1, "backoffSeconds": 1},
+        suspend=True,
+        runPolicy={
+            "stallTimeoutSeconds": 60,
+            "maxRestarts": 5,
+            "maxInfraRestarts": 1,
+            "backoffSeconds": 1,
+            "activeDeadlineSeconds": 3600,
+            "startTimeoutSeconds": 60,
+            "ttlSecondsAfterFinished": 0,
+            "keepFailedPodSeconds": 0,
+        },
     )
     job = job.model_copy(update={"metadata": type(job.metadata)(name="tiny", namespace="team")})
     assert local.ignored_fields(tiny_job(tmp_path)[0], None) == []
@@ -213,6 +223,11 @@ def test_every_field_that_only_a_cluster_uses_is_named(tmp_path: Path) -> None:
         "spec.runPolicy.maxRestarts",
         "spec.runPolicy.maxInfraRestarts",
         "spec.runPolicy.backoffSeconds",
+        "spec.suspend",
+        "spec.runPolicy.activeDeadlineSeconds",
+        "spec.runPolicy.startTimeoutSeconds",
+        "spec.runPolicy.ttlSecondsAfterFinished",
+        "spec.runPolicy.keepFailedPodSeconds",
     }
 
 

@@ -21,14 +21,15 @@ from unimrg_operator.core.decide import decide
 from unimrg_operator.core.decision import Action, CreateChild, Decision, DeleteChild, DeletePod, Event
 from unimrg_operator.core.lookup import has_failed, has_succeeded, is_alive
 from unimrg_operator.core.observation import Child, Node, Observation, ObservedJob, Pod, ProgressReport, Terminated
+from unimrg_operator.core.texts import parse_time
 
 NOON = 1_800_000_000.0
 """When every simulation begins."""
 RUN = "s3://bucket/run"
 
 
-def make_job(*, nodes: int = 1, source: bool = False, mode: str = "OnSuccess", **policy: int) -> UniMRGJob:
-    """Return a job; `policy` is spec.runPolicy, `source` asks for a prepare stage."""
+def make_job(*, nodes: int = 1, source: bool = False, mode: str = "OnSuccess", **policy: int | None) -> UniMRGJob:
+    """Return a job; `policy` is spec.runPolicy but for what is None, `source` asks for a prepare stage."""
     data: dict[str, Any] = {"shards": ["s3://bucket/shards"]}
     if source:
         data["sources"] = [{"scenes": {"train": 4, "heldOut": 2, "imageSize": 32, "seed": 1}}]
@@ -43,7 +44,7 @@ def make_job(*, nodes: int = 1, source: bool = False, mode: str = "OnSuccess", *
         "checkpoint": {"uri": RUN, "graceSeconds": 30},
         "stages": {"evaluate": {"mode": mode}},
         "tracking": {"mlflow": {"uri": "https://mlflow.example"}},
-        "runPolicy": policy,
+        "runPolicy": {name: value for name, value in policy.items() if value is not None},
     }
     head = {"apiVersion": "training.unimrg.dev/v1alpha1", "kind": "UniMRGJob", "metadata": {"name": "tiny"}}
     return parse_job({**head, "spec": spec})
@@ -67,6 +68,10 @@ class Cluster:
         """The nodes that the operator may see."""
         self.secret_missing = False
         self.dead_nodes: set[str] = set()
+        self.places = 1000
+        """Pods that the nodes have room for; the others wait."""
+        self.complete = True
+        """Whether the operator sees all that there is."""
         self.created: list[str] = []
         """Names of the children that were really made, in order."""
         self.published: list[Event] = []
@@ -82,15 +87,19 @@ class Cluster:
         shown = self.status if status is None else status
         job = ObservedJob("tiny", "default", "uid", 1, self.job, shown, self.parse_error, self.deleting)
         children, pods = tuple(self.children.values()), tuple(self.pods.values())
-        why = self.creation_error
-        return Observation(job, children, pods, self.report, why, self.previous_job_pods, nodes=self.nodes)
+        why, earlier = self.creation_error, self.previous_job_pods
+        return Observation(job, children, pods, self.report, why, earlier, self.complete, self.nodes)
 
     def decide(self, status: JobStatus | None = None) -> Decision:
         """Decide on what can be seen; nothing that was not shown is acted on, and deciding again changes nothing."""
         shown = self.observe(status)
         decision = decide(shown, self.now)
+        assert self.complete or (decision.status, decision.actions) == (shown.job.status, ()), "decided blindly"
         for action in decision.actions:
             self._check_that_it_was_shown(action, shown.job.status)
+            suspended = self.job is not None and self.job.spec.suspend
+            assert not (suspended and isinstance(action, CreateChild)), f"{action} of a suspended job"
+        self._check_that_a_node_is_held(decision.status)
         again = decide(self.observe(decision.status), self.now)
         assert again.status == decision.status, "a status that was just written is changed"
         assert again.events == (), "an event is published twice"
@@ -103,15 +112,27 @@ class Cluster:
             return
         end = shown.stage(action.stage).attempt_end
         if isinstance(action, CreateChild):
-            known = end is not None and (shown.stage(action.stage).attempt, end.action) == (
-                action.attempt - 1,
-                "Restart",
-            )
+            follows = end is not None and end.action in ("Restart", "Suspend")
+            known = follows and shown.stage(action.stage).attempt == action.attempt - 1
             assert action.attempt == 1 or known, f"{action} does not follow from {end}"
         else:
             newest = max(child.attempt for child in self.children.values() if child.stage == action.stage)
             old = self.children[action.name].attempt < newest
             assert old or end is not None, f"{action} does not follow from {end}"
+
+    def _check_that_a_node_is_held(self, status: JobStatus) -> None:
+        """An attempt without a node is not given up, however long its controller or the scheduler takes."""
+        for stage in status.stages:
+            end = stage.attempt_end
+            if end is not None and end.reason == "StartTimeout" and self.status.stage(stage.name).attempt_end != end:
+                assert any(pod.node and is_alive(pod) for pod in self.pods_of(stage.child or "")), (
+                    f"{end} holds no node"
+                )
+
+    def suspend_job(self, suspend: bool) -> None:
+        """Let the user set spec.suspend."""
+        assert self.job is not None
+        self.job = self.job.model_copy(update={"spec": self.job.spec.model_copy(update={"suspend": suspend})})
 
     def write(self, decision: Decision) -> None:
         """Write the status, then publish the events that go with it."""
@@ -144,6 +165,9 @@ class Cluster:
         stage = self.status.stage(action.stage)
         pods = self.pods_of(action.name)
         assert self.job is not None
+        ended, kept = self.status.completion_time, self.job.spec.run_policy.ttl_seconds_after_finished
+        if ended is not None and self.now >= parse_time(ended) + kept:
+            return
         all_ended = len(pods) >= STAGES[action.stage].pods(self.job) and all(map(has_succeeded, pods))
         assert stage.child != action.name or stage.state != "Succeeded" or not all_ended, f"{action} deletes a success"
 
@@ -196,17 +220,26 @@ class Cluster:
         elif sum(map(has_succeeded, pods)) == expected:
             self.children[child.name] = replace(child, state="Succeeded")
         else:
-            nodes = (f"node-{index}" for index in range(1000))
-            free = (node for node in nodes if node not in {*child.restart_counters.excluded_nodes, *self.dead_nodes})
-            for rank, node in zip(range(expected), free, strict=False):
+            for rank in range(expected):
                 if all(pod.node_rank != rank for pod in pods):
-                    self._make_pod(child, rank, node)
+                    self._make_pod(child, rank)
+            self._schedule(child)
 
-    def _make_pod(self, child: Child, rank: int, node: str) -> None:
+    def _schedule(self, child: Child) -> None:
+        """Give a child's pods their nodes, as far as there is room: node-N to rank N, or the next that can be."""
+        nodes = (f"node-{index}" for index in range(1000))
+        free = [node for node in nodes if node not in {*child.restart_counters.excluded_nodes, *self.dead_nodes}]
+        for pod in self.pods_of(child.name):
+            held = sum(is_alive(other) and other.node is not None for other in self.pods.values())
+            if pod.node is None and is_alive(pod) and held < self.places:
+                node = free[pod.node_rank]
+                self.pods[pod.uid] = replace(pod, node=node, scheduled=self.now, waiting_reason="")
+
+    def _make_pod(self, child: Child, rank: int) -> None:
         self._had_pods.add(child.name)
         name = f"{child.name}-worker-{rank}" if child.stage == "train" else child.name
         uid = self._uid("pod")
-        self.pods[uid] = Pod(name, uid, child.name, rank, "Pending", self.now, node, grace_seconds=30)
+        self.pods[uid] = Pod(name, uid, child.name, rank, "Pending", self.now, waiting_reason="Unschedulable")
 
     def kubelets(self) -> None:
         """Let pods start, and let those go that were asked to end and have."""
@@ -216,7 +249,7 @@ class Cluster:
             if pod.deleting_since is not None:
                 if not is_alive(pod) or pod.phase == "Pending":
                     del self.pods[pod.uid]
-            elif pod.phase == "Pending":
+            elif pod.phase == "Pending" and pod.node is not None:
                 self._start(pod)
 
     def _start(self, pod: Pod) -> None:
@@ -224,7 +257,7 @@ class Cluster:
             reason, message = "CreateContainerConfigError", 'secret "keys" not found'
             self.pods[pod.uid] = replace(pod, waiting_reason=reason, waiting_message=message)
         else:
-            self.pods[pod.uid] = replace(pod, phase="Running", waiting_reason="", waiting_message="")
+            self.pods[pod.uid] = replace(pod, phase="Running", waiting_reason="", waiting_message="", started=self.now)
 
     # ---- what happens to pods
 

@@ -95,12 +95,17 @@ def shell(virtual_clock: VirtualClock) -> Shell:
     return Shell(virtual_clock)
 
 
-def test_nothing_is_decided_before_the_first_list_or_without_a_job(shell: Shell) -> None:
-    shell.usable = False
+def test_a_job_whose_pods_cannot_be_seen_is_looked_at_again_and_left_alone(shell: Shell) -> None:
+    shell.usable, shell.decide = False, decide
+    shell.children, shell.pods = [child_object()], [pod_object()]
     assert shell.reconcile() == 1.0
-    shell.usable, shell.item = True, None
+    (seen,) = shell.seen
+    assert (seen.complete, seen.children, seen.pods) == (False, (), ())
+    shell.item = None
+    assert shell.reconcile() == 1.0
+    shell.usable = True
     assert shell.reconcile() is None
-    assert shell.seen == []
+    shell.applier.apply.assert_not_called()
 
 
 def test_a_job_is_looked_at_again_as_soon_as_anything_asks_for_it(shell: Shell) -> None:

@@ -10,7 +10,8 @@ import pytest
 from unimrg_api.exit_codes import Budget, ExitCode, KillReason, Rule, rule
 from unimrg_api.spec_platform import RunPolicySpec
 from unimrg_api.status import RestartCounters
-from unimrg_operator.core.budgets import backoff, charge
+from unimrg_operator.core.backoff import backoff
+from unimrg_operator.core.budgets import charge
 
 POLICY = RunPolicySpec(max_restarts=2, max_infra_restarts=3, backoff_seconds=10, max_backoff_seconds=60)
 PROGRAM, STORE, INTERRUPTED = rule(ExitCode.PROGRAM), rule(ExitCode.UNAVAILABLE), rule(ExitCode.INTERRUPTED)

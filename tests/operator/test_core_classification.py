@@ -54,7 +54,9 @@ def test_the_container_that_failed_first_is_the_cause() -> None:
     found = cause(ended(0, 84, NOW - 2), ended(1, 70, NOW - 5))
     assert (found.reason, found.pod, found.node, found.exit_code) == ("ProgramFailed", "worker-1", "node-1", 70)
     early = ended(0, 84, NOW - 4)
-    assert look(early, pod(1)) == Classification(requeue_after=6.0)  # an earlier failure may still be reported
+    assert look(early, pod(1)) == Classification(
+        requeue_after=6.0, failing=True
+    )  # an earlier failure may still be reported
     assert cause(early, pod(1), now=NOW + 6).reason == "CommunicationFailed"
     assert cause(early, ended(1, 70, NOW - 5)).reason == "ProgramFailed"
 

@@ -2,20 +2,23 @@
 
 Rules are what may happen, in any order: pods start, fail, are deleted, vanish and come back; nodes die; the operator
 acts on what it saw a moment ago, reads a status that is behind, and is killed between any two of its writes; somebody
-wipes the status; clocks jump. At the end the faults stop, and the job must come to its end by itself.
+wipes the status; the job is suspended and resumed, its deadlines pass; clocks jump. At the end the faults stop, and the
+job must come to its end by itself.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import ClassVar
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tests.operator.simulated_cluster import Cluster, make_job
 from unimrg_api.exit_codes import ExitCode
-from unimrg_api.status import JobStatus
+from unimrg_api.status import AttemptEnd, JobStatus
 from unimrg_operator.core.decision import Decision
 from unimrg_operator.core.lookup import has_succeeded, is_alive, would_keep_running
 from unimrg_operator.core.observation import Child, Pod
@@ -27,13 +30,23 @@ MAX_RESTARTS, MAX_INFRA_RESTARTS = 2, 3
 
 class OperatorModel(RuleBasedStateMachine):
     cluster: Cluster
+    steps: ClassVar[int] = 0
 
     @initialize(
         nodes=st.integers(1, 3), source=st.booleans(), mode=st.sampled_from(["OnSuccess", "Always", "Never"]),
         pause=st.sampled_from([0, 10]), training=st.booleans(), recreated=st.booleans(),
+        deadline=st.sampled_from([None, 60, 3600]), start=st.sampled_from([60, 1800]), ttl=st.sampled_from([0, 604800]),
+        keep=st.sampled_from([None, 0, 60]),
     )  # fmt: skip
-    def submit(self, nodes: int, source: bool, mode: str, pause: int, training: bool, recreated: bool) -> None:
-        policy = {"maxRestarts": MAX_RESTARTS, "maxInfraRestarts": MAX_INFRA_RESTARTS, "backoffSeconds": pause}
+    def submit(
+        self, nodes: int, source: bool, mode: str, pause: int, training: bool, recreated: bool, deadline: int | None,
+        start: int, ttl: int, keep: int | None,
+    ) -> None:  # fmt: skip
+        policy = {
+            "maxRestarts": MAX_RESTARTS, "maxInfraRestarts": MAX_INFRA_RESTARTS, "backoffSeconds": pause,
+            "activeDeadlineSeconds": deadline, "startTimeoutSeconds": start, "ttlSecondsAfterFinished": ttl,
+            "keepFailedPodSeconds": keep,
+        }  # fmt: skip
         self.cluster = Cluster(make_job(nodes=nodes, source=source, mode=mode, **policy))
         if training:
             self.cluster.to_training()
@@ -46,6 +59,7 @@ class OperatorModel(RuleBasedStateMachine):
         self.ended: JobStatus | None = None
         self.suspended: set[str] = set()
         self.done: set[str] = set()
+        self.ends: dict[tuple[str, int], AttemptEnd] = {}
 
     # ---- the operator
 
@@ -79,10 +93,31 @@ class OperatorModel(RuleBasedStateMachine):
         self._write(self.cluster.status)
         self.read = len(self.versions) - 1
 
+    @rule(data=st.data())
+    def cannot_see_everything(self, data: st.DataObject) -> None:
+        """Whatever is missing from what it sees, it does nothing: `Cluster.decide` checks that."""
+        cluster = self.cluster
+        children, pods, cluster.complete = cluster.children, cluster.pods, False
+        cluster.children = {name: child for name, child in children.items() if data.draw(st.booleans())}
+        cluster.pods = {uid: pod for uid, pod in pods.items() if data.draw(st.booleans())}
+        cluster.decide()
+        cluster.children, cluster.pods, cluster.complete = children, pods, True
+
     def _write(self, status: JobStatus) -> None:
         self.cluster.status = status
         if status != self.versions[-1]:
             self.versions.append(status)
+
+    # ---- the user
+
+    @rule(suspend=st.booleans())
+    def the_user_suspends_or_resumes_the_job(self, suspend: bool) -> None:
+        self.cluster.suspend_job(suspend)
+
+    @rule(suspend=st.booleans())
+    def the_user_changes_his_mind_and_the_operator_sees_it(self, suspend: bool) -> None:
+        self.cluster.suspend_job(suspend)
+        self.does_its_work()
 
     # ---- what is meant to happen
 
@@ -150,7 +185,8 @@ class OperatorModel(RuleBasedStateMachine):
     @rule(data=st.data(), known=st.booleans())
     def a_node_dies(self, data: st.DataObject, known: bool) -> None:
         node = data.draw(st.sampled_from(self.alive())).node
-        assert node is not None
+        if node is None:
+            return
         self.cluster.dead_nodes.add(node)
         for pod in self.alive():
             if pod.node == node:
@@ -169,7 +205,7 @@ class OperatorModel(RuleBasedStateMachine):
     @precondition(lambda self: self.ended is None and self._can_heal())
     @rule()
     def somebody_wipes_the_status(self) -> None:
-        self.versions, self.read, self.pending = [JobStatus()], 0, None
+        self.versions, self.read, self.pending, self.ends = [JobStatus()], 0, None, {}
         self.cluster.status = self.versions[0]
 
     @precondition(lambda self: any(map(self._can_be_suspended, self._children())))
@@ -184,6 +220,10 @@ class OperatorModel(RuleBasedStateMachine):
     @rule()
     def a_queue_resumes_it(self) -> None:
         self._resume()
+
+    @rule(places=st.integers(0, 3))
+    def nodes_are_taken_or_become_free(self, places: int) -> None:
+        self.cluster.places = places
 
     @rule(missing=st.booleans())
     def a_secret_goes_or_comes(self, missing: bool) -> None:
@@ -205,6 +245,10 @@ class OperatorModel(RuleBasedStateMachine):
     # ---- what must hold
 
     @invariant()
+    def a_step_is_counted(self) -> None:
+        OperatorModel.steps += 1
+
+    @invariant()
     def at_most_one_attempt_is_alive(self) -> None:
         """An attempt that did its work does not count: its controller may take its time, or make a lost pod again."""
         living = {pod.child for pod in self.alive()}
@@ -216,7 +260,26 @@ class OperatorModel(RuleBasedStateMachine):
         for child in self._children():
             if child.state == "Suspended" and child.uid in self.suspended:
                 end = self.cluster.status.stage(child.stage).attempt_end
-                assert end is None or end.action == "Done", end
+                assert end is None or end.action in ("Done", "Suspend"), end
+
+    @invariant()
+    def an_end_that_was_recorded_stays(self) -> None:
+        for stage in self.cluster.status.stages:
+            if stage.attempt_end is not None:
+                end = self.ends.setdefault((stage.name, stage.attempt), stage.attempt_end)
+                # The time of the last stage may be over before its next attempt.
+                too_late = stage.name == "finish" and stage.attempt_end.reason == "DeadlineExceeded"
+                assert stage.attempt_end == end or too_late, f"{stage.name} {stage.attempt} ended twice"
+            if stage.attempt > 1 and stage.last_attempt_end is not None:
+                before = self.ends.get((stage.name, stage.attempt - 1))
+                assert before is None or before.action in ("Restart", "Suspend"), f"{before} was followed by another"
+
+    @invariant()
+    def time_is_only_added(self) -> None:
+        for stage in self.cluster.status.stages:
+            counters = stage.restart_counters
+            assert counters.lost_seconds <= counters.running_seconds
+            assert stage.running_time is None or stage.attempt_end is None, "time is counted twice"
 
     @invariant()
     def restarts_stay_within_their_budgets(self) -> None:
@@ -239,6 +302,8 @@ class OperatorModel(RuleBasedStateMachine):
             return
         cluster = self.cluster
         cluster.secret_missing, cluster.creation_error, cluster.previous_job_pods = False, None, ()
+        cluster.places = 1000
+        cluster.suspend_job(False)
         self._resume()
         cluster.until(lambda: is_job_terminal(cluster.status), self._work)
         self.the_end_is_the_end()
@@ -246,7 +311,10 @@ class OperatorModel(RuleBasedStateMachine):
             lambda: not any(would_keep_running(cluster.observe(), child, cluster.job) for child in self._children()),
             self._obey,
         )
-        assert cluster.decide().requeue_after is None
+        while (wait := cluster.decide().requeue_after) is not None:
+            cluster.now += wait
+            cluster.reconcile()
+        assert not cluster.children, "children outlive their time"
         self.the_end_is_the_end()
         self.restarts_stay_within_their_budgets()
 
@@ -308,10 +376,24 @@ class OperatorModel(RuleBasedStateMachine):
         return all(stage.child in self.cluster.children for stage in begun)
 
 
+def checked(examples: int) -> settings:
+    """Settings for so many jobs, with up to 50 steps each."""
+    checks = [HealthCheck.too_slow, HealthCheck.filter_too_much]
+    return settings(max_examples=examples, stateful_step_count=50, deadline=None, suppress_health_check=checks)
+
+
 TestOperatorModel = OperatorModel.TestCase
-TestOperatorModel.settings = settings(
-    max_examples=100,
-    stateful_step_count=50,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
-)
+TestOperatorModel.settings = checked(100)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(7200)
+class TestOperatorModelAtLength(OperatorModel.TestCase):  # type: ignore[name-defined, misc, valid-type]
+    """At least 100,000 steps."""
+
+    settings = checked(2500)
+
+    def runTest(self) -> None:  # noqa: N802 (unittest calls it)
+        before = OperatorModel.steps
+        super().runTest()
+        assert OperatorModel.steps - before >= 100_000

@@ -14,6 +14,7 @@ from unimrg_api.stages import StageName
 from unimrg_api.status import CheckpointStatus, JobStatus, MlflowStatus, ProgressStatus
 from unimrg_api.termination import TerminationRecord
 from unimrg_operator.core.observation import ProgressReport, Terminated
+from unimrg_operator.core.texts import format_time
 
 
 @pytest.fixture
@@ -59,7 +60,9 @@ def test_a_report_becomes_progress(cluster: Cluster) -> None:
         ("Understanding", "1"),
         ("Pixel", "0.23456"),
     ]
-    assert cluster.status.checkpoint == CheckpointStatus(uri=f"{RUN}/ckpt/step-00000100/", step=100)
+    assert cluster.status.checkpoint == CheckpointStatus(
+        uri=f"{RUN}/ckpt/step-00000100/", step=100, time=format_time(NOON)
+    )
     assert cluster.condition("Checkpointed") == ("True", "CheckpointSaved")
     assert cluster.status.mlflow == MlflowStatus(run_id="abc", url="https://mlflow.example/abc")
 
@@ -95,7 +98,9 @@ def test_each_stage_shows_its_own_steps_and_the_end_those_of_the_training() -> N
     cluster.succeed("evaluate", scores={"spatial/accuracy": 0.1 + 0.2, "loss": 1.0})
     last = progress(cluster)
     assert (last.steps, last.percent, last.eta, last.loss) == ("400/400", 100, "", "1.5")
-    assert cluster.status.checkpoint == CheckpointStatus(uri=f"{RUN}/ckpt/step-00000400/", step=400)
+    assert cluster.status.checkpoint == CheckpointStatus(
+        uri=f"{RUN}/ckpt/step-00000400/", step=400, time=format_time(cluster.now)
+    )
     assert cluster.status.mlflow == MlflowStatus(run_id="abc")
     assert [(score.name, score.value) for score in cluster.status.benchmarks] == [
         ("loss", "1.0"),
@@ -113,7 +118,9 @@ def test_only_a_newer_commit_of_the_job_replaces_the_one_before(
     cluster.reconcile()
     cluster.report = None
     cluster.fail("train", 85, checkpoint_step=reported)
-    assert cluster.status.checkpoint == CheckpointStatus(uri=f"{RUN}/ckpt/step-{step:08d}/", step=step)
+    assert cluster.status.checkpoint == CheckpointStatus(
+        uri=f"{RUN}/ckpt/step-{step:08d}/", step=step, time=format_time(NOON)
+    )
 
 
 def test_a_commit_beyond_the_last_step_is_dropped_again(cluster: Cluster) -> None:

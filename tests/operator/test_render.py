@@ -98,6 +98,20 @@ def test_the_digest_of_a_spec_includes_every_default() -> None:
     assert spec_digest(changed) != spec_digest(cpu_job())
 
 
+def test_what_may_change_in_a_job_is_not_in_the_digest() -> None:
+    job = cpu_job()
+    policy = job.spec.run_policy.model_copy(
+        update={
+            "max_restarts": 9,
+            "max_infra_restarts": 9,
+            "active_deadline_seconds": 60,
+            "ttl_seconds_after_finished": 1,
+        }
+    )
+    other = job.model_copy(update={"spec": job.spec.model_copy(update={"suspend": True, "run_policy": policy})})
+    assert spec_digest(other) == spec_digest(job)
+
+
 @pytest.mark.parametrize(
     ("stage", "nodes", "master"),
     [

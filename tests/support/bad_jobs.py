@@ -247,6 +247,7 @@ BAD_JOBS = [
     *bad(f"{TRAINING}.seed", "seed: 42", "seed: 99999999999999999999", "seed: -1"),
     *bad("spec.checkpoint.graceSeconds", "graceSeconds: 60", "graceSeconds: 5"),
     *bad("spec.checkpoint.keepEvery", "keepLast: 3", "keepEvery: 0"),
+    *bad("spec.suspend", "method: UniMRG", 'suspend: "true"', "suspend: 1"),
     # decimal strings
     *bad(f"{OBJECTIVES}[1].weight", '"0.5"', *('"NaN"', '"inf"', '"-0.5"', '"5e-1"', "0.5", "2", "[1]")),
     *bad(f"{OPTIMIZER}.learningRate", '"1e-3"', "1e-3", '"0"', '"1e99"', '"1000"'),
@@ -342,6 +343,7 @@ BAD_JOBS += [
     *_on_cluster(f"{TRAINING}.parts", GOOD_MODEL, *(MODEL_WITH_ENCODER.format(one) for one in ("openuni", "showo"))),
     *_on_cluster("spec.runPolicy.maxBackoffSeconds", "backoffSeconds: 5,", "backoffSeconds: 61,"),
     *_on_cluster("spec.runPolicy.maxRestarts", "maxRestarts: 2", "maxRestarts: -1"),
+    *_on_cluster("spec.runPolicy.activeDeadlineSeconds", "maxRestarts: 2", "activeDeadlineSeconds: 0"),
     *_on_cluster(LABELS, "  name: g", "  labels: {team: a b}\n  name: g", "  labels: {a/b/c: d}\n  name: g"),
     *_on_cluster("metadata.annotations", "  name: g", "  annotations: {a b: c}\n  name: g"),
 ]

@@ -21,7 +21,7 @@ from unimrg_operator.app.observe import observe_child, observe_job, observe_pod,
 from unimrg_operator.app.progress_poller import ProgressPoller
 from unimrg_operator.app.world import JobKey, World
 from unimrg_operator.backends.registry import SiteBackends
-from unimrg_operator.core.decide import CREATION_RETRY_SECONDS
+from unimrg_operator.core.decide import BLIND_RETRY_SECONDS, CREATION_RETRY_SECONDS
 from unimrg_operator.core.decision import CreateChild, Decision
 from unimrg_operator.core.lookup import is_alive
 from unimrg_operator.core.observation import Child, Observation, ObservedJob, Pod
@@ -32,8 +32,6 @@ from unimrg_operator.kube.queue import WorkQueue
 logger = logging.getLogger(__name__)
 
 WORKERS = 8
-UNUSABLE_SECONDS = 1.0
-"""How soon to look again at a job of a namespace that was not listed yet."""
 CONFLICT_SECONDS = 0.5
 """How soon to look again at a job that was changed by somebody else: the watch should have brought it by then."""
 QUIET_SECONDS = 10.0
@@ -145,17 +143,19 @@ class Controller:
 
         Raises ApiError where an API server fails.
         """
-        if not self._world.usable(key[0]):
-            return UNUSABLE_SECONDS
-        item = self._world.job(key)
+        usable, item = self._world.usable(key[0]), self._world.job(key)
+        if item is None and not usable:
+            return BLIND_RETRY_SECONDS
         if item is None:
             self._failed_creations.pop(key, None)
             self._poller.forget(key)
             return None
         now = self._clock()
-        observation, look_again = self._observe(key, item, now)
-        observation = self._retry(key, observation, now)
+        observation, look_again = self._observe(key, item, now) if usable else (_unseen(item), None)
+        observation = self._retry(key, observation, now) if usable else observation
         decision = self._decide(observation, now)
+        if not usable:
+            return decision.requeue_after
         outcome = self._applier.apply(item, observation, decision)
         if outcome.conflict:
             return CONFLICT_SECONDS
@@ -253,6 +253,11 @@ class Controller:
             end = stage.attempt_end
             if end is not None and end.action == "Restart" and end != before.stage(stage.name).attempt_end:
                 self._metrics.restarts.labels(end.budget).inc()
+
+
+def _unseen(item: Object) -> Observation:
+    """Return what is known of a job while its children and pods cannot be seen."""
+    return Observation(observe_job(item), complete=False)
 
 
 def _reporting_pods(children: Sequence[Child], pods: Sequence[Pod]) -> list[str]:

@@ -85,6 +85,7 @@ def observe_pod(item: Object, owners: Mapping[str, str] = {}) -> Pod:
     if deletion is not None:
         grace = int_of(metadata, "deletionGracePeriodSeconds", grace)
     reason, message = _waiting(status, conditions)
+    scheduled = conditions.get("PodScheduled", {})
     return Pod(
         name=text_of(metadata, "name"),
         uid=text_of(metadata, "uid"),
@@ -93,6 +94,8 @@ def observe_pod(item: Object, owners: Mapping[str, str] = {}) -> Pod:
         phase=_phase(text_of(status, "phase")),
         created=created,
         node=text_of(spec, "nodeName") or None,
+        scheduled=time_of(dig(scheduled, "lastTransitionTime")) if text_of(scheduled, "status") == "True" else None,
+        started=_started(status),
         deleting_since=None if deletion is None else deletion - grace,
         grace_seconds=grace,
         memory_limit=text_of(dig(_trainer_in(dicts_of(spec, "containers")), "resources", "limits"), "memory"),
@@ -211,6 +214,11 @@ def _disruption(status: Any, conditions: Mapping[str, Any]) -> str:
         return text_of(target, "reason") or "DisruptionTarget"
     # Evicted, NodeLost, NodeShutdown, OutOfcpu, …: what the node says about the pod, not the program.
     return text_of(status, "reason") if text_of(status, "phase") in ("Failed", "Unknown", "Running") else ""
+
+
+def _started(status: Any) -> float | None:
+    state = dig(_trainer_in(dicts_of(status, "containerStatuses")), "state")
+    return time_of(dig(state, "running", "startedAt") or dig(state, "terminated", "startedAt"))
 
 
 def _terminated(status: Any, conditions: Mapping[str, Any], created: float) -> Terminated | None:

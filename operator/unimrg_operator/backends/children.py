@@ -6,6 +6,7 @@ from unimrg_api import cluster
 from unimrg_api.digests import sha256_of
 from unimrg_api.job import UniMRGJob
 from unimrg_api.load import dump_job
+from unimrg_api.mutable_fields import without_mutable_fields
 from unimrg_api.stages import wanted_stages
 from unimrg_api.status import RestartCounters
 from unimrg_operator.backends.base import Attempt
@@ -25,8 +26,8 @@ def child_name(attempt: Attempt) -> str:
 
 
 def spec_digest(job: UniMRGJob) -> str:
-    """Return the digest of a job's spec with every default written out."""
-    return sha256_of(dump_job(job)["spec"])
+    """Return the digest of what all children of a job have in common: its spec with every default written out."""
+    return sha256_of(without_mutable_fields(dump_job(job)["spec"]))
 
 
 def labels_of(attempt: Attempt) -> dict[str, str]:

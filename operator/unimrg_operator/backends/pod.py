@@ -51,7 +51,7 @@ def template(
 
 def metadata(attempt: Attempt) -> k8s.V1ObjectMeta:
     """Return the metadata of the attempt's child. It goes with its job, if there is an object of that yet."""
-    counters = attempt.restart_counters.model_dump(mode="json", by_alias=True)
+    counters = attempt.restart_counters.model_dump(mode="json", by_alias=True, exclude_defaults=True)
     # Without blockOwnerDeletion, which would need a right on the job's finalizers in some clusters.
     owner = {
         "apiVersion": API_VERSION,

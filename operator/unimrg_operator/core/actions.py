@@ -1,4 +1,4 @@
-"""Plans actions: create the next attempt, delete children that still run although their attempt ended, or are old.
+"""Plans the next attempt, and the deletion of children that still run although their attempt has ended.
 
 An attempt is deleted or replaced only after its end is in the observed status. At most one attempt of the whole job
 runs: the next is created when no pod of any other is left.
@@ -6,34 +6,19 @@ runs: the next is created when no pod of any other is left.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from unimrg_api.job import UniMRGJob
 from unimrg_api.stages import STAGES, TRAINING
 from unimrg_api.status import JobStatus, RestartCounters, StageStatus
 from unimrg_operator.core.attempts import is_stage_terminal
-from unimrg_operator.core.budgets import backoff
-from unimrg_operator.core.decision import Action, CreateChild, DeleteChild, DeletePod
-from unimrg_operator.core.lookup import can_create_pods, children_of, is_alive, seconds_until_stuck, would_keep_running
+from unimrg_operator.core.backoff import pause_after
+from unimrg_operator.core.decision import CreateChild, DeleteChild, DeletePod, Plan
+from unimrg_operator.core.lookup import can_create_pods, is_alive, seconds_until_stuck, would_keep_running
 from unimrg_operator.core.observation import Child, Observation
 from unimrg_operator.core.stages import Stages
 from unimrg_operator.core.texts import parse_time, remaining, shortest_wait
 
 CONTROLLER_GRACE_SECONDS = 15
 """Time for a controller to mark its child Failed. Such a child is not deleted here, so that its logs are kept."""
-KEPT_FAILED_CHILDREN = 2
-"""Failed children of each stage that are kept for their logs."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Actions, and the seconds until more can be due without any event."""
-
-    actions: tuple[Action, ...] = ()
-    requeue_after: float | None = None
-
-    def __add__(self, other: Plan) -> Plan:
-        return Plan(self.actions + other.actions, shortest_wait(self.requeue_after, other.requeue_after))
 
 
 def plan_next_attempt(
@@ -46,7 +31,7 @@ def plan_next_attempt(
     if stage.attempt_end is not None:
         if not _is_recorded(stage, observed_status):
             return Plan()
-        wait = remaining(parse_time(stage.attempt_end.time), backoff(stage.restart_counters, job.spec.run_policy), now)
+        wait = remaining(parse_time(stage.attempt_end.time), pause_after(stage, job.spec.run_policy), now)
         if wait:
             return Plan(requeue_after=wait)
     if any(can_create_pods(observation, child, job) for child in observation.children):
@@ -57,6 +42,8 @@ def plan_next_attempt(
         terminating = [(pod, seconds_until_stuck(pod, nodes, now)) for pod in leaving]
         stuck = tuple(DeletePod(pod.name, pod.uid) for pod, seconds_left in terminating if not seconds_left)
         return Plan(stuck, shortest_wait(*(seconds_left for _, seconds_left in terminating)))
+    if job.spec.suspend:
+        return Plan()
     number, training = stage.attempt + 1, stages[TRAINING]
     # the first attempt of a later stage also avoids nodes that training excluded
     initial_counters = RestartCounters(excluded_nodes=training.restart_counters.excluded_nodes)
@@ -79,20 +66,10 @@ def plan_deletion_of_running_children(
             continue
         if child.attempt < stage.attempt:
             plan += Plan((_delete(child),))
-        elif (is_stage_terminal(stage) or stage.state == "Restarting") and _is_recorded(stage, observed_status):
+        elif (is_stage_terminal(stage) or stage.attempt_end is not None) and _is_recorded(stage, observed_status):
             wait = _controller_grace_left(stage, child, now)
             plan += Plan(requeue_after=wait) if wait else Plan((_delete(child),))
     return plan
-
-
-def plan_deletion_of_old_children(observed_status: JobStatus, observation: Observation) -> Plan:
-    """Return the deletion of all but the newest failed children of each stage."""
-    old: list[Child] = []
-    for name in STAGES:
-        failed = [child for child in children_of(observation, name) if child.state == "Failed" and not child.deleting]
-        newest = observed_status.stage(name).attempt
-        old += [child for child in failed[KEPT_FAILED_CHILDREN:] if child.attempt < newest]
-    return Plan(tuple(_delete(child) for child in old))
 
 
 def _is_recorded(stage: StageStatus, observed_status: JobStatus) -> bool:

@@ -8,14 +8,23 @@ from __future__ import annotations
 
 from unimrg_api.job import UniMRGJob
 from unimrg_api.stages import STAGES
-from unimrg_api.status import AttemptEnd, StageState, StageStatus
+from unimrg_api.status import AttemptEnd, CheckpointStatus, StageState, StageStatus
+from unimrg_operator.core.accounting import begin, settle
 from unimrg_operator.core.budgets import charge, limits
 from unimrg_operator.core.classification import Cause, classify
+from unimrg_operator.core.deadline import deadline_end, seconds_to_deadline
 from unimrg_operator.core.lookup import children_of, has_succeeded, pods_of
 from unimrg_operator.core.observation import Child, Observation, Pod
-from unimrg_operator.core.texts import format_time, one_line
+from unimrg_operator.core.start_timeout import start_timeout
+from unimrg_operator.core.suspension import suspension_end
+from unimrg_operator.core.texts import format_time, one_line, parse_time, shortest_wait
 
-_STATE_AFTER_ACTION: dict[str, StageState] = {"Done": "Succeeded", "Fail": "Failed", "Restart": "Restarting"}
+_STATE_AFTER_ACTION: dict[str, StageState] = {
+    "Done": "Succeeded",
+    "Fail": "Failed",
+    "Restart": "Restarting",
+    "Suspend": "Suspended",
+}
 
 
 StageUpdate = tuple[StageStatus, float | None]
@@ -28,12 +37,12 @@ def is_stage_terminal(stage: StageStatus) -> bool:
 
 
 def update_stage(
-    observed: StageStatus, observation: Observation, job: UniMRGJob, checkpoint_step: int, now: float
+    observed: StageStatus, observation: Observation, job: UniMRGJob, checkpoint: CheckpointStatus | None, now: float
 ) -> StageUpdate:
     """Return the stage, updated from the observation.
 
     `observed` may be stale or empty: then it is restored from the newest child and its restart counters.
-    `checkpoint_step` is the step of the newest checkpoint that is known.
+    `checkpoint` is the newest one that is known.
     """
     if is_stage_terminal(observed):
         return observed, None
@@ -42,18 +51,34 @@ def update_stage(
     if stage.attempt == 0:
         return StageStatus(name=observed.name), None
     if stage.attempt_end is not None:
-        return stage.model_copy(update={"state": _STATE_AFTER_ACTION[stage.attempt_end.action]}), None
+        resumed = stage.attempt_end.action == "Suspend" and not job.spec.suspend
+        state = "Restarting" if resumed else _STATE_AFTER_ACTION[stage.attempt_end.action]
+        return stage.model_copy(update={"state": state}), None
     pods = pods_of(observation, child.name) if child is not None else []
     found = classify(stage, child, pods, STAGES[observed.name], job, now, observation.nodes)
     if found.succeeded:
         message = f"attempt {stage.attempt} succeeded"
         end = AttemptEnd(time=format_time(now), reason="Completed", message=message, exit_code=0, action="Done")
-        return with_attempt_end(stage, end), None
-    if found.cause is not None:
-        return _failed(stage, found.cause, job, checkpoint_step, now), None
-    if child is not None and child.state == "Suspended":
+        return with_attempt_end(settle(stage, pods, job, now), end), None
+    if found.cause is not None or child is None:
+        assert found.cause is not None, "an attempt without a child has failed"
+        return _failed(stage, found.cause, pods, job, checkpoint, now), None
+    if found.failing:
+        return _with_pods_and_state(stage, pods, STAGES[observed.name].pods(job), now), found.requeue_after
+    if job.spec.suspend:
+        return with_attempt_end(settle(stage, pods, job, now), suspension_end(now)), None
+    if child.state == "Suspended":
+        stage = stage if stage.state == "Suspended" else settle(stage, pods, job, now)
         return stage.model_copy(update={"state": "Suspended"}), None
-    return _with_pods_and_state(stage, pods, STAGES[observed.name].pods(job)), found.requeue_after
+    stage = _with_pods_and_state(stage, pods, STAGES[observed.name].pods(job), now)
+    left = seconds_to_deadline(stage, job, now)
+    if left == 0:
+        return with_attempt_end(settle(stage, pods, job, now), deadline_end(job, now)), None
+    late = start_timeout(stage, child, pods, job, now)
+    if late.cause is not None:
+        return _failed(stage, late.cause, pods, job, checkpoint, now), None
+    until_deadline = left if stage.running_time is not None else None
+    return stage, shortest_wait(found.requeue_after, until_deadline, late.requeue_after)
 
 
 def _newest_attempt(observed: StageStatus, children: list[Child]) -> tuple[StageStatus, Child | None]:
@@ -82,28 +107,37 @@ def _newest_attempt(observed: StageStatus, children: list[Child]) -> tuple[Stage
     return restored, newest
 
 
-def _with_pods_and_state(stage: StageStatus, pods: list[Pod], expected: int) -> StageStatus:
+def _with_pods_and_state(stage: StageStatus, pods: list[Pod], expected: int, now: float) -> StageStatus:
     """Return a stage whose attempt has not ended: its pods, once all were observed, and Starting or Running."""
     uids = stage.pod_uids
     if not uids and len(pods) == expected and all(pod.deleting_since is None for pod in pods):
         uids = [pod.uid for pod in pods]
     all_running = len(pods) == expected and all(pod.phase == "Running" or has_succeeded(pod) for pod in pods)
-    state = "Running" if all_running or stage.state == "Running" else "Starting"
+    if all_running:
+        stage = begin(stage, pods, now)
+    state = "Starting" if stage.running_time is None else "Running"
     return stage.model_copy(update={"state": state, "pod_uids": uids})
 
 
-def _failed(stage: StageStatus, cause: Cause, job: UniMRGJob, checkpoint_step: int, now: float) -> StageStatus:
-    policy = job.spec.run_policy
-    step = checkpoint_step if STAGES[stage.name].trains else 0
-    charged = charge(stage.restart_counters, cause.rule, cause.node, step, policy)
+def _failed(
+    stage: StageStatus, cause: Cause, pods: list[Pod], job: UniMRGJob, checkpoint: CheckpointStatus | None, now: float
+) -> StageStatus:
+    policy, definition = job.spec.run_policy, STAGES[stage.name]
+    saved = checkpoint if definition.trains else None
+    stage = settle(stage, pods, job, now, lost_since=0.0 if saved is None else parse_time(saved.time))
+    before = stage.restart_counters
+    charged = charge(before, cause.rule, cause.node, 0 if saved is None else saved.step, policy)
     restart, reason, message = charged.restart, cause.reason, cause.message
     if charged.exhausted is not None:
         _, limit, kind = limits(charged.counters, policy)[charged.exhausted]
         reason = "RestartsExhausted"
         message = one_line(f"all {limit} restarts after {kind} are used up", cause.message)
-    max_attempts = STAGES[stage.name].max_attempts
-    if max_attempts is not None and stage.attempt >= max_attempts:
+    restarts = before.user_restarts + before.infra_restarts + before.free_restarts
+    if definition.max_attempts is not None and restarts + 1 >= definition.max_attempts:
         restart = False
+    if restart and seconds_to_deadline(stage, job, now) == 0:
+        end = deadline_end(job, now, cause.message)
+        return with_attempt_end(stage.model_copy(update={"restart_counters": charged.counters}), end)
     end = AttemptEnd(
         time=format_time(now),
         reason=reason,

@@ -1,18 +1,17 @@
-"""Restart budgets: which counter a failed attempt is charged to (rules of `exit_codes`), and the back-off after it."""
+"""Restart budgets: which counter a failed attempt is charged to, by the rules of `exit_codes`.
+
+What only a person can mend (a wrong configuration, corrupt data, refused credentials, …) is never restarted: there the
+rules say FAIL.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from unimrg_api import texts
 from unimrg_api.exit_codes import OUT_OF_MEMORY, Action, Budget, Rule
 from unimrg_api.spec_platform import RunPolicySpec
 from unimrg_api.status import RestartCounters
-
-EXCLUDED_NODES_LIMIT = 16
-"""Limit of excluded nodes; the oldest is dropped first."""
-_STALLS_LIMIT = 64
-"""Limit of nodes whose stalls are counted: the status has room for no more."""
+from unimrg_operator.core.node_exclusion import exclude_node
 
 
 @dataclass(frozen=True)
@@ -41,10 +40,9 @@ def charge(
             "checkpoint_step": max(checkpoint_step, counters.checkpoint_step),
             "consecutive_failures": 1 if advanced_since_last_failure else counters.consecutive_failures + 1,
             "out_of_memory": counters.out_of_memory + (rule == OUT_OF_MEMORY),
-            "stalls": _stalls(counters, rule, node),
         }
     )
-    updated = updated.model_copy(update={"excluded_nodes": _excluded(updated, rule, node)})
+    updated = exclude_node(updated, rule, node)
     if rule.action is Action.FAIL or (rule.fail_after is not None and updated.out_of_memory >= rule.fail_after):
         return Charge(updated, restart=False, budget=Budget.NONE)
     free_step = counters.free_checkpoint_step
@@ -66,25 +64,3 @@ def limits(counters: RestartCounters, policy: RunPolicySpec) -> dict[Budget, tup
         Budget.USER: (counters.user_restarts, policy.max_restarts, "program failures"),
         Budget.INFRA: (counters.infra_restarts, policy.max_infra_restarts, "infrastructure failures"),
     }
-
-
-def backoff(counters: RestartCounters, policy: RunPolicySpec) -> float:
-    """Return the seconds between the last failed attempt and the next."""
-    return texts.backoff(policy.backoff_seconds, policy.max_backoff_seconds, counters.consecutive_failures)
-
-
-def _stalls(counters: RestartCounters, rule: Rule, node: str | None) -> dict[str, int]:
-    stalls = dict(counters.stalls)
-    if rule.exclude_node_after is not None and node is not None and (node in stalls or len(stalls) < _STALLS_LIMIT):
-        stalls[node] = stalls.get(node, 0) + 1
-    return stalls
-
-
-def _excluded(counters: RestartCounters, rule: Rule, node: str | None) -> list[str]:
-    nodes = counters.excluded_nodes
-    if node is None or node in nodes:
-        return nodes
-    stalled = rule.exclude_node_after is not None and counters.stalls.get(node, 0) >= rule.exclude_node_after
-    if not stalled and rule.action is not Action.RESTART_ELSEWHERE:
-        return nodes
-    return [*nodes, node][-EXCLUDED_NODES_LIMIT:]

@@ -57,6 +57,8 @@ class Classification:
     cause: Cause | None = None
     requeue_after: float | None = None
     """Seconds until the classification can change without any event."""
+    failing: bool = False
+    """A pod has failed; which of them did first is known in `requeue_after` seconds."""
 
 
 def classify(
@@ -86,7 +88,7 @@ def classify(
     if failed:
         peers = _Peers(stage, child, pods, nodes)
         if alive and (wait := _failure_window_left(failed, peers, now)):
-            return Classification(requeue_after=wait)
+            return Classification(requeue_after=wait, failing=True)
         return Classification(cause=_cause_of_first_failure(failed, peers, definition, job))
     terminating = [(pod, seconds_until_stuck(pod, nodes, now)) for pod in alive if pod.deleting_since is not None]
     waits = [seconds_left for _, seconds_left in terminating if seconds_left]

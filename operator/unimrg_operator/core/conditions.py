@@ -10,14 +10,15 @@ from unimrg_api.redaction import clean
 from unimrg_api.stages import STAGES, VALIDATION
 from unimrg_api.status import Condition, ConditionType, JobStatus, ProgressStatus, StageStatus
 from unimrg_operator.core.attempts import is_stage_terminal
-from unimrg_operator.core.budgets import backoff, limits
+from unimrg_operator.core.backoff import pause_after
+from unimrg_operator.core.budgets import limits
 from unimrg_operator.core.lookup import children_of, has_succeeded, is_alive, pods_of, unfinished_children
 from unimrg_operator.core.observation import Observation, Pod
 from unimrg_operator.core.progress import ReportedStatus
 from unimrg_operator.core.stages import Stages
 from unimrg_operator.core.texts import format_time, one_line, parse_time, remaining, shortest_wait, valid_reason
 from unimrg_operator.core.trouble.finding import Trouble
-from unimrg_operator.core.trouble.waiting import Waiting, why_waiting
+from unimrg_operator.core.trouble.waiting import Waiting, places_held, why_waiting
 
 _CONFIG_TROUBLES = (Trouble.SECRET_MISSING, Trouble.CONFIG_MAP_MISSING, Trouble.CONTAINER_CONFIG_INVALID)
 """Troubles of the check's pod that say that the job itself names something wrong."""
@@ -93,12 +94,14 @@ def running(inputs: StatusInputs) -> ConditionValue:
     stage = inputs.stages.current
     if stage is None:
         return ConditionValue("False", "Finished", "all stages have ended")
+    if inputs.job.spec.suspend:
+        return ConditionValue("False", "Suspended", "spec.suspend is true")
     if inputs.observation.previous_job_pods and (stage.attempt == 0 or stage.attempt_end is not None):
         return ConditionValue("False", "PreviousJobEnding", _previous_job_message(inputs))
     if stage.attempt == 0 and (blocking := unfinished_children(inputs.observation, inputs.job)):
         return ConditionValue("False", "PreviousStageEnding", f"{stage.name} waits for {', '.join(blocking)} to end")
     if stage.attempt_end is not None:
-        not_before = parse_time(stage.attempt_end.time) + backoff(stage.restart_counters, inputs.job.spec.run_policy)
+        not_before = parse_time(stage.attempt_end.time) + pause_after(stage, inputs.job.spec.run_policy)
         message = f"{stage.name} attempt {stage.attempt + 1} starts after {format_time(not_before)}"
         if alive := [pod.name for pod in inputs.observation.pods if is_alive(pod)]:
             message += f", once these pods have ended: {', '.join(alive)}"
@@ -116,7 +119,22 @@ def running(inputs: StatusInputs) -> ConditionValue:
     if ending:
         return ConditionValue("False", "PodsTerminating", one_line(what, *ending))
     waiting = _waiting(inputs, stage)
-    return ConditionValue("False", waiting.reason, one_line(what, waiting.message), waiting.requeue_after)
+    held = places_held(pods, inputs.job) if waiting.message else ""
+    return ConditionValue("False", waiting.reason, one_line(what, waiting.message, held), waiting.requeue_after)
+
+
+def suspended(inputs: StatusInputs) -> ConditionValue | None:
+    """Whether nothing of the job runs because its user suspended it; None: it never was suspended."""
+    if inputs.job.spec.suspend and inputs.stages.current is not None:
+        if unfinished := unfinished_children(inputs.observation, inputs.job):
+            message = f"spec.suspend is true; these save a checkpoint and end: {', '.join(unfinished)}"
+            return ConditionValue("False", "Suspending", message)
+        return ConditionValue("True", "UserRequested", "nothing runs; set spec.suspend: false to go on")
+    if inputs.observed_status.condition("Suspended") is None:
+        return None
+    if inputs.stages.current is None:
+        return ConditionValue("False", "Finished", "the job has ended")
+    return ConditionValue("False", "Resumed", "spec.suspend is false again")
 
 
 def progressing(inputs: StatusInputs, running_condition: Condition) -> ConditionValue:

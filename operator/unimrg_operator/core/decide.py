@@ -11,23 +11,23 @@ from functools import partial
 from unimrg_api.stages import TRAINING, JobPhase
 from unimrg_api.status import Condition, JobStatus
 from unimrg_operator.core import conditions
-from unimrg_operator.core.actions import (
-    Plan,
-    plan_deletion_of_old_children,
-    plan_deletion_of_running_children,
-    plan_next_attempt,
-)
+from unimrg_operator.core.accounting import usage
+from unimrg_operator.core.actions import plan_deletion_of_running_children, plan_next_attempt
 from unimrg_operator.core.conditions import ConditionValue, StatusInputs
-from unimrg_operator.core.decision import CreateChild, Decision
+from unimrg_operator.core.decision import CreateChild, Decision, Plan
 from unimrg_operator.core.events import acceptance_events, events
+from unimrg_operator.core.failed_children import plan_deletion_of_failed_children
 from unimrg_operator.core.observation import Observation
 from unimrg_operator.core.progress import merge_progress, merge_reports
 from unimrg_operator.core.stages import Stages, decided_result, is_job_terminal, phase_of, update_stages
 from unimrg_operator.core.texts import format_time, shortest_wait
 from unimrg_operator.core.trouble.finding import Trouble
+from unimrg_operator.core.ttl import plan_ttl
 
 CREATION_RETRY_SECONDS = 30
 """Interval at which a job that cannot create children is checked again."""
+BLIND_RETRY_SECONDS = 1
+"""Interval at which a job of which not everything is known is looked at again."""
 PREVIOUS_JOB_RETRY_SECONDS = 10
 """Interval at which pods of an earlier job of the same name are looked for again."""
 
@@ -38,22 +38,25 @@ def decide(observation: Observation, now: float) -> Decision:
     Idempotent: with the returned status as the observed one and nothing else changed, it returns an equal status.
     """
     observed_status = observation.job.status
+    if not observation.complete:
+        return Decision(observed_status, requeue_after=BLIND_RETRY_SECONDS)  # what is not seen need not be gone
     if observation.job.deleting:
         return Decision(observed_status)  # garbage collection deletes the children, with their grace period
+    job = observation.job.parsed
     if is_job_terminal(observed_status):
         stages = Stages(tuple(observed_status.stages))
         plan = plan_deletion_of_running_children(stages, observed_status, observation, now)
+        plan += Plan() if job is None else plan_ttl(observed_status, observation, job, now)
         return Decision(observed_status, plan.actions, requeue_after=plan.requeue_after)
-    job = observation.job.parsed
     if job is None:
         return _invalid_job(observation, now)
     reported = merge_reports(observed_status, observation, job)
-    stages = update_stages(observed_status, observation, job, reported.checkpoint_step, now)
+    stages = update_stages(observed_status, observation, job, reported.checkpoint, now)
     progress = merge_progress(observed_status.progress, stages.current, observation)
     inputs = StatusInputs(observation, job, stages, reported, progress, observed_status, now)
     status, requeue_after = _status(inputs)
     plan = plan_deletion_of_running_children(stages, observed_status, observation, now)
-    plan += plan_deletion_of_old_children(observed_status, observation)
+    plan += plan_deletion_of_failed_children(observed_status, observation, job, now)
     plan += _next_attempt(inputs)
     requeue_after = shortest_wait(stages.requeue_after, plan.requeue_after, requeue_after)
     return Decision(status, plan.actions, events(observed_status, status, job.spec.run_policy), requeue_after)
@@ -75,7 +78,7 @@ def _status(inputs: StatusInputs) -> tuple[JobStatus, float | None]:
     stages, reported, observed_status, now = inputs.stages, inputs.reported, inputs.observed_status, inputs.now
     generation = inputs.observation.job.generation
     result = decided_result(stages, inputs.job)
-    phase = phase_of(stages, result)
+    phase = phase_of(stages, result, inputs.observation, inputs.job)
 
     to_condition = partial(conditions.to_condition, observed_status=observed_status, generation=generation, now=now)
 
@@ -91,6 +94,10 @@ def _status(inputs: StatusInputs) -> tuple[JobStatus, float | None]:
         to_condition("Degraded", conditions.degraded(inputs)),
     ]
     main_condition = _main_condition(found, phase)
+    suspended = conditions.suspended(inputs)
+    if suspended is not None:
+        found.append(to_condition("Suspended", suspended))
+        main_condition = found[-1] if inputs.job.spec.suspend else main_condition
     if stages.current is None and result is not None:
         end = ConditionValue("True", result.reason, result.message)
         main_condition = to_condition("Complete" if result.succeeded else "Failed", end)
@@ -106,6 +113,7 @@ def _status(inputs: StatusInputs) -> tuple[JobStatus, float | None]:
         checkpoint=reported.checkpoint,
         benchmarks=reported.benchmarks,
         mlflow=reported.mlflow,
+        usage=usage(list(stages.all), inputs.job, reported.checkpoint),
         start_time=observed_status.start_time or _start_time(inputs.observation, now),
         completion_time=format_time(now) if stages.current is None else None,
     )

@@ -7,6 +7,7 @@ from typing import Literal
 
 from unimrg_api.stages import StageName
 from unimrg_api.status import JobStatus, RestartCounters
+from unimrg_operator.core.texts import shortest_wait
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,17 @@ class DeletePod:
 
 
 Action = CreateChild | DeleteChild | DeletePod
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one policy contributes: actions, and the seconds until more can be due without any event."""
+
+    actions: tuple[Action, ...] = ()
+    requeue_after: float | None = None
+
+    def __add__(self, other: Plan) -> Plan:
+        return Plan(self.actions + other.actions, shortest_wait(self.requeue_after, other.requeue_after))
 
 
 @dataclass(frozen=True)

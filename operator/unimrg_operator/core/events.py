@@ -6,7 +6,7 @@ from unimrg_api.spec_platform import RunPolicySpec
 from unimrg_api.stages import STAGES
 from unimrg_api.status import JobStatus, StageStatus
 from unimrg_api.texts import duration
-from unimrg_operator.core.budgets import backoff
+from unimrg_operator.core.backoff import backoff
 from unimrg_operator.core.decision import Event
 from unimrg_operator.core.texts import one_line
 from unimrg_operator.core.trouble.finding import Trouble
@@ -18,6 +18,7 @@ def events(old: JobStatus, new: JobStatus, policy: RunPolicySpec) -> tuple[Event
     for stage in new.stages:
         found += _stage_events(old.stage(stage.name), stage, policy)
     found += acceptance_events(old, new)
+    found += _suspension_events(old, new)
     told = {event.reason for event in found}
     found += [event for event in _trouble_events(old, new) if event.reason not in told]
     complete, failed = new.condition("Complete"), new.condition("Failed")
@@ -48,6 +49,15 @@ def _trouble_events(old: JobStatus, new: JobStatus) -> list[Event]:
     ]
 
 
+def _suspension_events(old: JobStatus, new: JobStatus) -> tuple[Event, ...]:
+    """Return an event if the job became suspended, or is no longer."""
+    suspended, before = new.condition("Suspended"), old.condition("Suspended")
+    if suspended is None or (before is not None and before.reason == suspended.reason):
+        return ()
+    is_news = suspended.status == "True" or suspended.reason == "Resumed"
+    return (Event("Normal", "Resumed" if suspended.status == "False" else "Suspended", suspended.message),) * is_news
+
+
 def _stage_events(old: StageStatus, new: StageStatus, policy: RunPolicySpec) -> list[Event]:
     found: list[Event] = []
     if new.attempt > old.attempt:
@@ -57,6 +67,9 @@ def _stage_events(old: StageStatus, new: StageStatus, policy: RunPolicySpec) -> 
         return found
     if end.action == "Done":
         found.append(Event("Normal", "StageSucceeded", f"{new.name} attempt {new.attempt} succeeded"))
+        return found
+    if end.action == "Suspend":
+        found.append(Event("Normal", "Suspending", one_line(f"{new.name} attempt {new.attempt}: {end.message}")))
         return found
     what = f"{new.name} attempt {new.attempt} failed: {end.reason}"
     found.append(Event("Warning", "AttemptFailed", one_line(what, end.message)))

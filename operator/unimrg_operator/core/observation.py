@@ -72,6 +72,10 @@ class Pod:
     phase: Literal["Pending", "Running", "Succeeded", "Failed", "Unknown"]
     created: float
     node: str | None = None
+    scheduled: float | None = None
+    """When it got its node; None: it has none, or that is not known."""
+    started: float | None = None
+    """When the trainer's container started; None: it has not, or that is not known."""
     deleting_since: float | None = None
     """When its deletion was requested (deletionTimestamp minus grace period); None if it was not."""
     deletion_observed_at: float | None = None
@@ -123,5 +127,7 @@ class Observation:
     """Why children cannot be created, as (reason, message): BackendMissing, NameConflict, ImageMissing; see `app/`."""
     previous_job_pods: tuple[str, ...] = ()
     """Names of live pods of an earlier job of the same name: they may still write checkpoints to the same prefix."""
+    complete: bool = True
+    """Whether children and pods are all that there are, as they are now; if not, nothing follows from any of this."""
     nodes: tuple[Node, ...] = ()
     """Nodes of the pods; empty where the operator has no right to see nodes."""

@@ -15,7 +15,7 @@ from unimrg_api.status import CheckpointStatus, JobStatus, MlflowStatus, NamedNu
 from unimrg_api.termination import TerminationRecord
 from unimrg_api.texts import duration
 from unimrg_operator.core.lookup import children_of, pods_of
-from unimrg_operator.core.observation import Observation, ProgressReport
+from unimrg_operator.core.observation import Observation, ProgressReport, Terminated
 from unimrg_operator.core.texts import clamp_count, format_number, format_time
 
 _LOSSES_LIMIT, _BENCHMARKS_LIMIT, _NAME_LIMIT = 16, 32, 64
@@ -30,20 +30,16 @@ class ReportedStatus:
     benchmarks: list[NamedNumber]
     mlflow: MlflowStatus | None
 
-    @property
-    def checkpoint_step(self) -> int:
-        """Step of the newest checkpoint; 0 if there is none."""
-        return self.checkpoint.step if self.checkpoint is not None else 0
-
 
 def merge_reports(observed_status: JobStatus, observation: Observation, job: UniMRGJob) -> ReportedStatus:
     """Return the observed status's fields, updated from what pods report now."""
-    records = _records(observation)
-    steps = [record.checkpoint_step or 0 for record in records]
+    ends = _ends(observation)
+    records = [end.record for end in ends]
+    steps = [(end.record.checkpoint_step or 0, end.finished) for end in ends]
     runs = [(record.mlflow_run_id, record.mlflow_url) for record in records]
     report = observation.report
     if report is not None and any(pod.uid == report.pod_uid for pod in observation.pods):
-        steps.append(report.progress.checkpoint_step or 0)
+        steps.append((report.progress.checkpoint_step or 0, report.received))
         runs.append((report.progress.mlflow_run_id, report.progress.mlflow_url))
     return ReportedStatus(
         checkpoint=_checkpoint(observed_status.checkpoint, steps, job),
@@ -52,10 +48,10 @@ def merge_reports(observed_status: JobStatus, observation: Observation, job: Uni
     )
 
 
-def _records(observation: Observation) -> list[TerminationRecord]:
-    """Return the termination records of all pods, oldest attempts first."""
+def _ends(observation: Observation) -> list[Terminated]:
+    """Return how all pods ended that have, oldest attempts first."""
     return [
-        pod.terminated.record
+        pod.terminated
         for stage in STAGES
         for child in reversed(children_of(observation, stage))
         for pod in pods_of(observation, child.name)
@@ -63,14 +59,22 @@ def _records(observation: Observation) -> list[TerminationRecord]:
     ]
 
 
-def _checkpoint(old: CheckpointStatus | None, steps: list[int], job: UniMRGJob) -> CheckpointStatus | None:
-    """Return the newest checkpoint; steps beyond the job's stop step are ignored."""
+def _checkpoint(
+    old: CheckpointStatus | None, steps: list[tuple[int, float]], job: UniMRGJob
+) -> CheckpointStatus | None:
+    """Return the newest checkpoint of steps and when each was reported; those beyond the job's stop are ignored."""
     last = job.spec.training.resolved_stop_step()
     known = old if old is not None and old.step <= last else None
-    step = max((step for step in steps if 0 < step <= last), default=0)
+    step, moment = min(((step, at) for step, at in steps if 0 < step <= last), key=_newest_first, default=(0, 0.0))
     if step <= (known.step if known is not None else 0):
         return known
-    return CheckpointStatus(uri=f"{job.spec.checkpoint.uri.rstrip('/')}/{step_folder(step)}"[:2048], step=step)
+    uri = f"{job.spec.checkpoint.uri.rstrip('/')}/{step_folder(step)}"[:2048]
+    return CheckpointStatus(uri=uri, step=step, time=format_time(moment))
+
+
+def _newest_first(report: tuple[int, float]) -> tuple[int, float]:
+    step, moment = report
+    return -step, moment
 
 
 def _mlflow(old: MlflowStatus | None, runs: list[tuple[str | None, str | None]]) -> MlflowStatus | None:

@@ -10,11 +10,13 @@ from typing import cast
 
 from unimrg_api.job import UniMRGJob
 from unimrg_api.stages import STAGES, JobPhase, Outcome, StageName, is_skipped, result_of
-from unimrg_api.status import AttemptEnd, JobStatus, StageState, StageStatus
+from unimrg_api.status import AttemptEnd, CheckpointStatus, JobStatus, StageState, StageStatus
 from unimrg_operator.core.attempts import StageUpdate, is_stage_terminal, update_stage, with_attempt_end
+from unimrg_operator.core.deadline import REASON as DEADLINE_EXCEEDED
 from unimrg_operator.core.lookup import unfinished_children
 from unimrg_operator.core.observation import Observation
-from unimrg_operator.core.texts import format_time, parse_time, remaining, shortest_wait
+from unimrg_operator.core.suspension import suspension_phase
+from unimrg_operator.core.texts import format_time, one_line, parse_time, remaining, shortest_wait
 
 _PHASES: dict[StageState, JobPhase] = {"Running": "Running", "Restarting": "Restarting", "Suspended": "Suspended"}
 
@@ -52,12 +54,17 @@ class Result:
 
 
 def update_stages(
-    observed_status: JobStatus, observation: Observation, job: UniMRGJob, checkpoint_step: int, now: float
+    observed_status: JobStatus,
+    observation: Observation,
+    job: UniMRGJob,
+    checkpoint: CheckpointStatus | None,
+    now: float,
 ) -> Stages:
-    """Return every stage, updated from the observation; `checkpoint_step` is that of the newest checkpoint."""
+    """Return every stage, updated from the observation; `checkpoint` is the newest one that is known."""
     stages, order, children = Stages(()), list(STAGES), observation.children
+    checkpoint_step = 0 if checkpoint is None else checkpoint.step
     for name, definition in STAGES.items():
-        stage, wait = update_stage(observed_status.stage(name), observation, job, checkpoint_step, now)
+        stage, wait = update_stage(observed_status.stage(name), observation, job, checkpoint, now)
         if stage.state == "Pending" and is_skipped(name, job, stages.outcomes, checkpoint_step):
             stage = StageStatus(name=name, state="Skipped")
         elif stage.state == "Pending" and any(order.index(child.stage) > order.index(name) for child in children):
@@ -82,12 +89,14 @@ def decided_result(stages: Stages, job: UniMRGJob) -> Result | None:
     return Result(STAGES[failed.name].failure_reason or reason, f"{failed.name}: {message}", succeeded=False)
 
 
-def phase_of(stages: Stages, result: Result | None) -> JobPhase:
+def phase_of(stages: Stages, result: Result | None, observation: Observation, job: UniMRGJob) -> JobPhase:
     """Return the phase of a job; it is terminal once all stages have ended."""
     stage = stages.current
     if stage is None:
         assert result is not None, "all stages have ended, and there is no result"
         return "Succeeded" if result.succeeded else "Failed"
+    if job.spec.suspend:
+        return suspension_phase(observation, job)
     if all(one.attempt == 0 for one in stages.all):
         return "Pending"
     fixed_phase = None if stage.state == "Suspended" else STAGES[stage.name].phase
@@ -112,15 +121,18 @@ def _apply_time_limit(
 
     `available_since` is when its first child could have been created; None while earlier children block it.
     """
-    if stage.state == "Suspended":
+    if is_stage_terminal(stage):
+        return stage, wait
+    if stage.state == "Suspended" or job.spec.suspend:
         return stage.model_copy(update={"start_time": None}), wait
     blocked = stage.attempt == 0 and (unfinished_children(observation, job) or observation.previous_job_pods)
-    if is_stage_terminal(stage) or (available_since is None and blocked):
+    if available_since is None and blocked:
         return stage, wait
     stage = stage.model_copy(update={"start_time": available_since or format_time(now)})
     time_left = remaining(parse_time(stage.start_time), limit, now)
     if time_left:
         return stage, shortest_wait(time_left, wait)
-    message = f"did not finish within {limit // 60} minutes"
-    end = AttemptEnd(time=format_time(now), reason="DeadlineExceeded", message=message, action="Fail")
+    before = "" if stage.attempt_end is None else stage.attempt_end.message
+    message = one_line(f"did not finish within {limit // 60} minutes", before)
+    end = AttemptEnd(time=format_time(now), reason=DEADLINE_EXCEEDED, message=message, action="Fail")
     return with_attempt_end(stage, end), None

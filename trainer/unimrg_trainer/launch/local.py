@@ -61,6 +61,7 @@ _EXIT_CODES_WITHOUT_LOG = (
 
 _CLUSTER_ONLY_FIELDS = {
     "metadata.namespace": "there are none on this machine",
+    "spec.suspend": "whoever starts `unimrg run` wants it to run",
     "spec.image": "the installed unimrg runs",
     "spec.trainer.nodes": "this machine is one node",
     "spec.trainer.volumes": "file:// URIs are folders of this machine",
@@ -71,6 +72,10 @@ _CLUSTER_ONLY_FIELDS = {
         ("spec.runPolicy.maxRestarts", "spec.runPolicy.maxInfraRestarts", "spec.runPolicy.backoffSeconds"),
         "`unimrg run` never restarts; the same command resumes",
     ),
+    "spec.runPolicy.activeDeadlineSeconds": "`unimrg run` has no deadline; Ctrl-C ends it, and a checkpoint is saved",
+    "spec.runPolicy.startTimeoutSeconds": "there are no pods on this machine",
+    "spec.runPolicy.ttlSecondsAfterFinished": "there are no pods on this machine",
+    "spec.runPolicy.keepFailedPodSeconds": "there are no pods on this machine",
 }
 """Fields that `unimrg run` does not use, and why."""
 
@@ -136,7 +141,7 @@ def ignored_fields(job: UniMRGJob, processes: int | None) -> list[str]:
         value: Any = job.model_dump(by_alias=True, exclude_defaults=True)
         for name in path.split("."):
             value = value.get(name) if isinstance(value, dict) else None
-        if value:
+        if value is not None:
             lines.append(f"{path} is ignored: {reason}")
     if job.spec.trainer.gpus_per_node > 0 and processes is None:
         lines.append("spec.trainer.gpusPerNode is ignored: one process trains; --processes N for more")
