@@ -104,7 +104,8 @@ def test_every_rule_refuses_something_in_the_corpus(jobs: Jobs) -> None:
     for rule in CLUSTER_RULES:
         assert any(path == f"spec.{rule.path}" and rule.message in message for path, message in said), rule
     rules = set(re.findall(r'"x-kubernetes-validations": (\[.*?\])(?:, "|\})', json.dumps(SCHEMA["spec"])))
-    messages = {rule["message"] for found in rules for rule in json.loads(found)}
+    # a rule about changes refuses nothing that is new
+    messages = {one["message"] for found in rules for one in json.loads(found) if "oldSelf" not in one["rule"]}
     assert len(messages) > 15
     assert [text for text in messages if not any(text in message for _, message in said)] == []
 

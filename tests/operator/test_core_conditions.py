@@ -115,7 +115,7 @@ def test_half_a_gang_says_who_waits_and_who_holds_a_place(cluster: Cluster) -> N
     assert message(cluster, "Running") == (
         "train: 1 of 2 pods are running; pod tiny-train-2-worker-1 waits: 0/2 nodes are available: 2 Insufficient "
         "nvidia.com/gpu; wait until nvidia.com/gpu is free, or ask for less: spec.trainer.gpusPerNode, "
-        "spec.trainer.nodes; tiny-train-2-worker-0 holds its place meanwhile"
+        "spec.trainer.nodes; tiny-train-2-worker-0 holds its place for 1800 s at most"
     )
 
 

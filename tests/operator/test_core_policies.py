@@ -171,7 +171,7 @@ def test_half_a_gang_is_given_up_after_the_start_timeout() -> None:
     assert end is not None
     assert end.message == (
         "1 of 2 pods ran after 300 s (runPolicy.startTimeoutSeconds), while 1 nodes were held (node-0); "
-        "tiny-train-1-worker-1 on no node waits: Unschedulable"
+        "pod tiny-train-1-worker-1 waits: the scheduler finds no node; kubectl describe pod shows more"
     )
     pods_end(cluster, 143)
     cluster.places = 2

@@ -19,7 +19,7 @@ from unimrg_operator.core.queueing import standing
 from unimrg_operator.core.stages import Stages
 from unimrg_operator.core.texts import format_time, one_line, parse_time, remaining, shortest_wait, valid_reason
 from unimrg_operator.core.trouble.finding import Trouble
-from unimrg_operator.core.trouble.waiting import Waiting, why_waiting
+from unimrg_operator.core.trouble.waiting import Waiting, places_held, why_waiting
 
 _CONFIG_TROUBLES = (Trouble.SECRET_MISSING, Trouble.CONFIG_MAP_MISSING, Trouble.CONTAINER_CONFIG_INVALID)
 """Troubles of the check's pod that say that the job itself names something wrong."""
@@ -136,7 +136,8 @@ def running(inputs: StatusInputs) -> ConditionValue:
     if ending:
         return ConditionValue("False", "PodsTerminating", one_line(what, *ending))
     waiting = _waiting(inputs, stage)
-    return ConditionValue("False", waiting.reason, one_line(what, waiting.message), waiting.requeue_after)
+    held = places_held(pods, inputs.job) if waiting.message else ""
+    return ConditionValue("False", waiting.reason, one_line(what, waiting.message, held), waiting.requeue_after)
 
 
 def suspended(inputs: StatusInputs) -> ConditionValue | None:

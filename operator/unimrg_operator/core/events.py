@@ -20,8 +20,8 @@ def events(old: JobStatus, new: JobStatus, policy: RunPolicySpec) -> tuple[Event
     found += acceptance_events(old, new)
     found += _queue_events(old, new)
     found += _suspension_events(old, new)
-    told = {event.reason for event in found}
-    found += [event for event in _trouble_events(old, new) if event.reason not in told]
+    published = {event.reason for event in found}
+    found += [event for event in _trouble_events(old, new) if event.reason not in published]
     complete, failed = new.condition("Complete"), new.condition("Failed")
     if complete is not None and old.condition("Complete") is None:
         found.append(Event("Normal", "Completed", complete.message))

@@ -14,9 +14,10 @@ from unimrg_operator.core.classification import Cause, Classification
 from unimrg_operator.core.lookup import has_succeeded, is_alive
 from unimrg_operator.core.observation import Child, Pod
 from unimrg_operator.core.texts import one_line
+from unimrg_operator.core.trouble.finding import some_of
+from unimrg_operator.core.trouble.waiting import why_waiting
 
 START_TIMEOUT = Rule("StartTimeout", "its pods did not all start in time", Action.RESTART, Budget.INFRA)
-_PODS_SHOWN = 3
 
 
 def start_timeout(stage: StageStatus, child: Child, pods: list[Pod], job: UniMRGJob, now: float) -> Classification:
@@ -29,21 +30,18 @@ def start_timeout(stage: StageStatus, child: Child, pods: list[Pod], job: UniMRG
     wait = max(first_node, child.created, child.resumed_at or 0.0) + limit - now
     if wait > 0:
         return Classification(requeue_after=wait)
-    return Classification(cause=Cause(START_TIMEOUT.reason, _message(stage, pods, job, limit), START_TIMEOUT))
+    return Classification(cause=Cause(START_TIMEOUT.reason, _message(stage, child, pods, job, now), START_TIMEOUT))
 
 
-def _message(stage: StageStatus, pods: list[Pod], job: UniMRGJob, limit: int) -> str:
+def _message(stage: StageStatus, child: Child, pods: list[Pod], job: UniMRGJob, now: float) -> str:
     """Say how many pods run and on which nodes, and what the others wait for."""
-    late = [pod for pod in pods if pod.phase != "Running" and not has_succeeded(pod)]
-    started, expected = len(pods) - len(late), STAGES[stage.name].pods(job)
+    definition, limit = STAGES[stage.name], job.spec.run_policy.start_timeout_seconds
+    started = sum(pod.phase == "Running" or has_succeeded(pod) for pod in pods)
+    expected = definition.pods(job)
     nodes = sorted({pod.node for pod in pods if pod.node is not None})
-    waits = [
-        f"{pod.name} on {pod.node or 'no node'} waits: {pod.waiting_reason or pod.phase} {pod.waiting_message}"
-        for pod in late[:_PODS_SHOWN]
-    ]
     return one_line(
         f"{started} of {expected} pods ran after {limit} s (runPolicy.startTimeoutSeconds), "
-        f"while {len(nodes)} nodes were held ({', '.join(nodes[:_PODS_SHOWN])})",
-        *waits,
+        f"while {len(nodes)} nodes were held ({some_of(nodes)})",
+        why_waiting(child, pods, definition, job, now).message,
         "" if len(pods) >= expected else f"{expected - len(pods)} pods were not created",
     )

@@ -31,22 +31,30 @@ class Waiting:
 
 def why_waiting(child: Child | None, pods: list[Pod], definition: Stage, job: UniMRGJob, now: float) -> Waiting:
     """Return what the attempt of a child waits for; `pods` are its pods."""
-    alive = [pod for pod in pods if is_alive(pod)]
-    waiting = [pod for pod in alive if pod.phase != "Running"]
+    waiting = [pod for pod in pods if is_alive(pod) and pod.phase != "Running"]
     excluded = child.restart_counters.excluded_nodes if child is not None else []
     found = [(pod, finding) for pod in waiting if (finding := _pod_trouble(pod, definition, job, excluded))]
     if found:
         finding = found[0][1]
         same = [pod.name for pod, other in found if other.reason is finding.reason]
-        return Waiting(finding.reason, one_line(f"{_wait(same)}: {finding.message}", _held(alive)))
+        return Waiting(finding.reason, one_line(f"{_wait(same)}: {finding.message}"))
     if child is None:
         return Waiting()
     if refused := refused_pods(child.warnings, child.name, definition, job):
-        return Waiting(refused.reason, one_line(refused.message, _held(alive)))
+        return Waiting(refused.reason, one_line(refused.message))
     if not pods and child.state == "Active":
         wait = remaining(child.created, NO_POD_SECONDS, now)
         return Waiting(requeue_after=wait) if wait else Waiting(_SILENT.reason, f"{child.name}: {_SILENT.message}")
     return Waiting(message=_unexplained(waiting))
+
+
+def places_held(pods: list[Pod], job: UniMRGJob) -> str:
+    """Return which pods hold their places while others of the attempt wait; empty if none does."""
+    names = [pod.name for pod in pods if is_alive(pod) and pod.phase == "Running"]
+    if not names:
+        return ""
+    hold = "holds its place" if len(names) == 1 else "hold their places"
+    return f"{some_of(names)} {hold} for {job.spec.run_policy.start_timeout_seconds} s at most"
 
 
 _SILENT = Finding(
@@ -77,11 +85,3 @@ def _unexplained(waiting: list[Pod]) -> str:
 
 def _wait(names: list[str]) -> str:
     return f"pod {names[0]} waits" if len(names) == 1 else f"pods {some_of(names)} wait"
-
-
-def _held(alive: list[Pod]) -> str:
-    """Return which pods hold their places while others wait; empty if none does."""
-    names = [pod.name for pod in alive if pod.phase == "Running"]
-    if not names:
-        return ""
-    return f"{some_of(names)} {'holds its place' if len(names) == 1 else 'hold their places'} meanwhile"
