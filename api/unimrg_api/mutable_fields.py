@@ -38,7 +38,7 @@ def transition_rules() -> Iterator[FieldRule]:
     for location, cel in _unchanged():
         yield FieldRule(
             format_location(location),
-            "cannot be changed, for what has run would no longer be what the job says",
+            f"{format_location(location)} cannot be changed, for what has run would no longer be what the job says",
             "create a job with another name",
             lambda spec: True,  # only an API server sees both
             cel,

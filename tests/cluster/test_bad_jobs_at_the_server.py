@@ -137,7 +137,8 @@ def test_no_field_of_a_job_can_be_changed_but_the_few_that_may(jobs: Jobs) -> No
         "spec.runPolicy.keepFailedPodSeconds": {"runPolicy": {"keepFailedPodSeconds": 60}},
     }
     for path, change in refused.items():
-        assert [problem.path for problem in problems_of(patched(change))] == [path]
+        reply = patched(change)
+        assert f"{path.removeprefix('spec.')} cannot be changed" in reply["message"]
     taken = {"maxRestarts": 9, "maxInfraRestarts": 9, "activeDeadlineSeconds": 3600, "ttlSecondsAfterFinished": 0}
     kept = patched({"suspend": True, "runPolicy": taken, "training": {"seed": 42}})
     assert (kept["spec"]["suspend"], kept["spec"]["runPolicy"]) == (True, kept["spec"]["runPolicy"] | taken)
