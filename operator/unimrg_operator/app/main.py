@@ -12,7 +12,7 @@ import logging
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from unimrg_api.errors import UserError
@@ -146,14 +146,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--context", metavar="NAME", help="context of the kubeconfig; default: its current one")
     parser.add_argument(
         "--progress-seconds",
-        type=_seconds,
+        type=_number_up_to(3600, "seconds"),
         default=POLL_SECONDS,
         metavar="N",
         help="how often running jobs are asked for their progress, at least 1 (default: %(default)s)",
     )
     parser.add_argument(
         "--qps",
-        type=_rate,
+        type=_number_up_to(10_000, "requests"),
         default=QPS,
         metavar="N",
         help="most creations and deletions per second; twice as many statuses and events (default: %(default)s)",
@@ -171,24 +171,19 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _rate(text: str) -> float:
-    try:
-        rate = float(text)
-    except ValueError:
-        rate = 0.0
-    if not 1.0 <= rate <= 10000.0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of requests from 1 to 10000")
-    return rate
+def _number_up_to(most: float, unit: str) -> Callable[[str], float]:
+    """Return what reads a flag of 1 to `most` of a unit."""
 
+    def read(text: str) -> float:
+        try:
+            number = float(text)
+        except ValueError:
+            number = 0.0
+        if not 1.0 <= number <= most:
+            raise argparse.ArgumentTypeError(f"{text!r} is no number of {unit} from 1 to {most:.0f}")
+        return number
 
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 1.0 <= seconds <= 3600.0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds from 1 to 3600")
-    return seconds
+    return read
 
 
 def _refuse(error: UserError) -> int:
