@@ -226,6 +226,17 @@ def test_failed_children_are_kept_as_long_as_the_job_says() -> None:
     assert sorted(cluster.children)[1:] == [f"tiny-train-{number}" for number in range(2, 6)]
 
 
+def test_an_old_failed_child_is_deleted_though_the_newest_is_gone() -> None:
+    cluster = training(keepFailedPodSeconds=500, backoffSeconds=0)
+    cluster.fail("train", 70)
+    cluster.settle()
+    del cluster.children["tiny-train-2"]
+    cluster.now += 500
+    cluster.reconcile()
+    assert sorted(cluster.children) == ["tiny-check-1"]
+    assert end_of(cluster) == ("ChildLost", "Restart", "Infra")
+
+
 # ---- the account of GPU time
 
 
