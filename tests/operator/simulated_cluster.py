@@ -128,7 +128,8 @@ class Cluster:
             known = follows and shown.stage(action.stage).attempt == action.attempt - 1
             assert action.attempt == 1 or known, f"{action} does not follow from {end}"
         else:
-            newest = max(child.attempt for child in self.children.values() if child.stage == action.stage)
+            attempts = [child.attempt for child in self.children.values() if child.stage == action.stage]
+            newest = max(shown.stage(action.stage).attempt, *attempts)  # its child may have been deleted by others
             old = self.children[action.name].attempt < newest
             assert old or end is not None, f"{action} does not follow from {end}"
 

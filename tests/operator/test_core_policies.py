@@ -68,6 +68,19 @@ def test_a_suspended_job_ends_its_pods_and_is_resumed_for_nothing() -> None:
     assert cluster.published_reasons()[-4:] == ["Suspending", "Suspended", "Resumed", "StageStarted"]
 
 
+def test_a_suspension_says_nothing_against_the_job() -> None:
+    cluster = Cluster()
+    cluster.settle()
+    cluster.suspend_job(True)
+    cluster.settle()
+    pods_end(cluster, 143)
+    assert cluster.condition("Accepted") == ("Unknown", "Checking")
+    cluster.suspend_job(False)
+    cluster.settle()
+    assert (cluster.status.phase, cluster.status.reason) == ("Checking", "AllPodsRunning")
+    assert {event.type for event in cluster.published} == {"Normal"}
+
+
 def test_nothing_is_created_for_a_job_that_is_suspended_from_the_start() -> None:
     cluster = Cluster()
     cluster.suspend_job(True)
@@ -226,6 +239,17 @@ def test_failed_children_are_kept_as_long_as_the_job_says() -> None:
     assert sorted(cluster.children)[1:] == [f"tiny-train-{number}" for number in range(2, 6)]
 
 
+def test_an_old_failed_child_is_deleted_though_the_newest_is_gone() -> None:
+    cluster = training(keepFailedPodSeconds=500, backoffSeconds=0)
+    cluster.fail("train", 70)
+    cluster.settle()
+    del cluster.children["tiny-train-2"]
+    cluster.now += 500
+    cluster.reconcile()
+    assert sorted(cluster.children) == ["tiny-check-1"]
+    assert end_of(cluster) == ("ChildLost", "Restart", "Infra")
+
+
 # ---- the account of GPU time
 
 
@@ -287,6 +311,22 @@ def test_time_in_a_queue_is_no_running_time() -> None:
     cluster.succeed("train")
     assert cluster.restart_counters() == RestartCounters(running_seconds=150)
     assert usage(cluster) == (300, 0, 0)
+
+
+def test_pods_that_outlive_a_suspension_are_not_counted_twice() -> None:
+    cluster = training()
+    cluster.now += 100
+    cluster.reconcile()
+    cluster.suspend(cluster.children["tiny-train-1"])
+    cluster.reconcile()
+    cluster.now += 20
+    cluster.resume(cluster.children["tiny-train-1"])
+    cluster.reconcile()
+    assert cluster.status.phase == "Starting"
+    pods_end(cluster)
+    cluster.now += 50
+    cluster.succeed("train")
+    assert cluster.restart_counters() == RestartCounters(running_seconds=150)
 
 
 def test_a_job_without_gpus_has_no_account() -> None:

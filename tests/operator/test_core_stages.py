@@ -131,6 +131,8 @@ def test_finish_delays_the_end_by_ten_minutes_at_most(made: bool) -> None:
     assert cluster.now == begun + 600
     assert end_of(cluster, "finish") == "DeadlineExceeded"
     assert "tiny-finish-1" not in cluster.children
+    finish = cluster.status.stage("finish")
+    assert (finish.running_time, finish.restart_counters.running_seconds) == (None, 600 if made else 0)
     assert cluster.condition("Degraded") == ("True", "TrackingIncomplete")
 
 

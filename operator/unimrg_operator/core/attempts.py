@@ -13,7 +13,7 @@ from unimrg_operator.core.accounting import begin, settle
 from unimrg_operator.core.budgets import charge, limits
 from unimrg_operator.core.classification import Cause, classify
 from unimrg_operator.core.deadline import deadline_end, seconds_to_deadline
-from unimrg_operator.core.lookup import children_of, has_succeeded, pods_of
+from unimrg_operator.core.lookup import children_of, ended_before, has_succeeded, pods_of
 from unimrg_operator.core.observation import Child, Observation, Pod
 from unimrg_operator.core.start_timeout import start_timeout
 from unimrg_operator.core.suspension import suspension_end
@@ -56,6 +56,8 @@ def update_stage(
         return stage.model_copy(update={"state": state}), None
     pods = pods_of(observation, child.name) if child is not None else []
     found = classify(stage, child, pods, STAGES[observed.name], job, now, observation.nodes)
+    # those that a suspension ended are in the account already, and may outlive it
+    pods = [pod for pod in pods if not ended_before(pod, parse_time(stage.resume_time))]
     if found.succeeded:
         message = f"attempt {stage.attempt} succeeded"
         end = AttemptEnd(time=format_time(now), reason="Completed", message=message, exit_code=0, action="Done")

@@ -15,7 +15,14 @@ from unimrg_api.exit_codes import DISRUPTED, Action, Budget, ExitCode, KillReaso
 from unimrg_api.job import UniMRGJob
 from unimrg_api.stages import Stage
 from unimrg_api.status import StageStatus
-from unimrg_operator.core.lookup import has_failed, has_succeeded, is_alive, seconds_until_lost, seconds_until_stuck
+from unimrg_operator.core.lookup import (
+    ended_before,
+    has_failed,
+    has_succeeded,
+    is_alive,
+    seconds_until_lost,
+    seconds_until_stuck,
+)
 from unimrg_operator.core.observation import Child, Node, Pod, Terminated
 from unimrg_operator.core.texts import one_line, remaining, shortest_wait, valid_reason
 from unimrg_operator.core.trouble.images import start_failure
@@ -82,7 +89,7 @@ def classify(
     if child.state == "Suspended":
         return Classification()
     if child.resumed_at is not None:
-        pods = [pod for pod in pods if not _failed_before(pod, child.resumed_at)]
+        pods = [pod for pod in pods if is_alive(pod) or not ended_before(pod, child.resumed_at)]
     alive = [pod for pod in pods if is_alive(pod)]
     failed = [pod for pod in pods if has_failed(pod)]
     if failed:
@@ -116,14 +123,6 @@ class _Peers:
     child: Child
     pods: list[Pod]
     nodes: Sequence[Node]
-
-
-def _failed_before(pod: Pod, moment: float) -> bool:
-    """Whether a pod failed, and ended or was terminating before a moment."""
-    if not has_failed(pod):
-        return False
-    terminating = pod.deleting_since is not None and pod.deleting_since < moment
-    return terminating or (pod.terminated is not None and pod.terminated.finished < moment)
 
 
 def _failure_window_left(failed: list[Pod], peers: _Peers, now: float) -> float:

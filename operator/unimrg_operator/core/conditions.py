@@ -77,7 +77,7 @@ def accepted(inputs: StatusInputs) -> ConditionValue:
         return ConditionValue("False", reason, message)
     if check.state in ("Succeeded", "Skipped"):
         return ConditionValue("True", "Valid", "the check succeeded")
-    if check.attempt_end is not None:
+    if check.attempt_end is not None and check.attempt_end.action != "Suspend":
         return ConditionValue("False", check.attempt_end.reason, check.attempt_end.message)
     waiting = _waiting(inputs, check)
     if waiting.reason in _CONFIG_TROUBLES:

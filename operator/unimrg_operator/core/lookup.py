@@ -45,6 +45,13 @@ def has_failed(pod: Pod) -> bool:
     return not is_alive(pod) and not has_succeeded(pod)
 
 
+def ended_before(pod: Pod, moment: float) -> bool:
+    """Whether a pod has not succeeded, and ended or was asked to before a moment, as for a suspension."""
+    asked = pod.deleting_since is not None and pod.deleting_since < moment
+    ended = pod.terminated is not None and pod.terminated.finished < moment
+    return not has_succeeded(pod) and (asked or ended)
+
+
 def node_of(pod: Pod, nodes: Sequence[Node]) -> Node | None:
     """Return the node of a pod; None if it has none, or if nodes are not seen."""
     return next((node for node in nodes if node.name == pod.node), None)

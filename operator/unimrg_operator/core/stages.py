@@ -11,9 +11,10 @@ from typing import cast
 from unimrg_api.job import UniMRGJob
 from unimrg_api.stages import STAGES, JobPhase, Outcome, StageName, is_skipped, result_of
 from unimrg_api.status import AttemptEnd, CheckpointStatus, JobStatus, StageState, StageStatus
+from unimrg_operator.core.accounting import settle
 from unimrg_operator.core.attempts import StageUpdate, is_stage_terminal, update_stage, with_attempt_end
 from unimrg_operator.core.deadline import REASON as DEADLINE_EXCEEDED
-from unimrg_operator.core.lookup import unfinished_children
+from unimrg_operator.core.lookup import pods_of, unfinished_children
 from unimrg_operator.core.observation import Observation
 from unimrg_operator.core.queueing import was_admitted
 from unimrg_operator.core.suspension import suspension_phase
@@ -135,6 +136,8 @@ def _apply_time_limit(
     time_left = remaining(parse_time(stage.start_time), limit, now)
     if time_left:
         return stage, shortest_wait(time_left, wait)
+    if stage.attempt_end is None:
+        stage = settle(stage, pods_of(observation, stage.child or ""), job, now, lost_since=0.0)
     before = "" if stage.attempt_end is None else stage.attempt_end.message
     message = one_line(f"did not finish within {limit // 60} minutes", before)
     end = AttemptEnd(time=format_time(now), reason=DEADLINE_EXCEEDED, message=message, action="Fail")
