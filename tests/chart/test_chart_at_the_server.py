@@ -13,7 +13,7 @@ import yaml
 
 from tests.chart.conftest import Render
 from tests.support.control_plane import ControlPlane, KubectlError
-from tests.support.rendered_children import ROOT, attempt, gpu_job
+from tests.support.rendered_children import ROOT, attempt, gpu_job, rdma_job
 from tools.manifests import CHART
 from unimrg_api import cluster
 from unimrg_operator.backends.profile import load_profile
@@ -97,18 +97,22 @@ def test_the_manifests_install_with_kustomize(plane: ControlPlane) -> None:
     plane.kubectl("delete", "deployment/unimrg-operator", f"--namespace={SYSTEM}")
 
 
-def test_pods_for_h20_nodes_are_taken(plane: ControlPlane, render: Render, tmp_path: Path) -> None:
+@pytest.mark.parametrize("rdma", ["Never", "Always"])
+def test_pods_for_h20_nodes_are_taken(plane: ControlPlane, render: Render, tmp_path: Path, rdma: str) -> None:
     items = render(f"--values={CHART / 'values-h20.yaml'}")
     (config,) = (item for item in items if item["metadata"]["name"].endswith("-site-profile"))
     path = tmp_path / "profile.yaml"
     path.write_text(config["data"]["profile.yaml"])
-    child = SiteBackends(load_profile(path)).render(attempt(gpu_job()))
+    job = gpu_job() if rdma == "Never" else rdma_job()
+    child = SiteBackends(load_profile(path)).render(attempt(job))
     pod = child["spec"]["pytorchReplicaSpecs"]["Worker"]["template"]
-    plane.kubectl("create", "serviceaccount", "trainer", "--namespace=vision")
+    level = "restricted" if rdma == "Never" else "privileged"
+    plane.create_namespace(f"h20-{level}", level)
+    plane.kubectl("create", "serviceaccount", "trainer", f"--namespace=h20-{level}")
     taken = plane.kubectl(
         "create",
         "--dry-run=server",
-        "--namespace=vision",
+        f"--namespace=h20-{level}",
         "--output=yaml",
         "--filename=-",
         input=yaml.safe_dump(
@@ -118,7 +122,11 @@ def test_pods_for_h20_nodes_are_taken(plane: ControlPlane, render: Render, tmp_p
     spec = yaml.safe_load(taken)["spec"]
     assert spec["nodeSelector"] == {"nvidia.com/gpu.product": "NVIDIA-H20"}
     (container,) = spec["containers"]
-    assert container["resources"]["limits"]["nvidia.com/gpu"] == "4"
+    limits, devices = container["resources"]["limits"], {"name": "NCCL_IB_HCA", "value": "mlx5"}
+    assert limits["nvidia.com/gpu"] == "4"
+    assert (limits.get("rdma/hca_shared_devices_a"), devices in container["env"]) == (
+        (None, False) if rdma == "Never" else ("1", True)
+    )
     assert {"name": "NCCL_SOCKET_IFNAME", "value": "eth0"} in container["env"]
     shared = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}["/dev/shm"]
     (volume,) = (item for item in spec["volumes"] if item["name"] == shared)

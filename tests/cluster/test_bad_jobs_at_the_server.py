@@ -192,7 +192,15 @@ def test_kubectl_shows_the_columns(jobs: Jobs) -> None:
     header, row = jobs.plane.kubectl("get", "umj", "shown", "-o", "wide", f"--namespace={jobs.namespace}").splitlines()
     columns = ["NAME", "PHASE", "STEP", "LOSS", "ETA", "MLFLOW", "ATTEMPT", "AGE"]
     assert header.split() == [*columns, "METHOD", "NODES", "QUEUE", "REASON", "CHECKPOINT"]
-    assert row.split()[:2] + row.split()[8:] == ["shown", STATUS["phase"], "UniMRG", "2", "<none>", "Advancing", "10000000"]
+    assert row.split()[:2] + row.split()[8:] == [
+        "shown",
+        STATUS["phase"],
+        "UniMRG",
+        "2",
+        "<none>",
+        "Advancing",
+        "10000000",
+    ]
 
 
 def test_jobs_can_be_asked_for_by_method_and_phase(jobs: Jobs) -> None:

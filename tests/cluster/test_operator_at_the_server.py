@@ -78,12 +78,12 @@ class Operator:
         logs = [self._folder / f"operator-{number + 1}.log" for number in range(self._starts)]
         return [json.loads(line) for log in logs for line in log.read_text().splitlines()]
 
-    def submit(self, name: str = "tiny") -> Object:
-        """Create a job of two pods without GPUs that needs no preparation."""
+    def submit(self, name: str = "tiny", **spec: Any) -> Object:
+        """Create a job of two pods without GPUs that needs no preparation; with further fields of its spec."""
         item = YAML(typ="safe").load(ROOT / "examples" / "quickstart-s3.yaml")
         item["metadata"] = {"name": name, "namespace": self.namespace}
         del item["spec"]["data"]["sources"]
-        item["spec"] |= {"runPolicy": {"backoffSeconds": 0}, "stages": {"evaluate": {"mode": "Never"}}}
+        item["spec"] |= {"runPolicy": {"backoffSeconds": 0}, "stages": {"evaluate": {"mode": "Never"}}, **spec}
         self.control_plane.kubectl("create", "-f", "-", input=json.dumps(item))
         return self.job(name)
 
@@ -91,9 +91,9 @@ class Operator:
         found: Object = self.control_plane.get("unimrgjob", name, f"--namespace={self.namespace}")
         return found
 
-    def condition(self, name: str) -> Object:
-        """A condition of the job; empty if it has none of that name."""
-        conditions = self.job().get("status", {}).get("conditions", [])
+    def condition(self, name: str, job: str = "tiny") -> Object:
+        """A condition of a job; empty if it has none of that name."""
+        conditions = self.job(job).get("status", {}).get("conditions", [])
         return next((item for item in conditions if item["type"] == name), {})
 
     def list(self, kind: str, selector: str = "") -> list[Object]:

@@ -13,26 +13,33 @@ import argparse
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import tarfile
+import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("nftables", "buildah", "runc", "netavark", "uidmap", "mmdebstrap")
 """What `.ci/run` installs."""
 IMAGES = {
-    "unimrg-operator": ("operator/Dockerfile", {}),
     "unimrg-trainer": ("trainer/Dockerfile", {"TORCH": "cpu", "PACKAGES": ""}),
+    "unimrg-operator": ("operator/Dockerfile", {}),
     "unimrg-e2e-s3": ("tests/e2e/s3.Dockerfile", {}),
 }
 """Dockerfile and build arguments of every image; the tag is `TAG`."""
 TAG = "e2e"
 BASE = "localhost/unimrg-base:1"
 _SETTINGS = '[containers]\ndefault_ulimits=[]\npids_limit=0\n[engine]\ncgroup_manager="cgroupfs"\nruntime="runc"\n'
+_NO_NETWORK = (
+    r"Temporary failure (in name resolution|resolving)|Failed to establish a new connection|Network is unreachable"
+    r"|Could not connect to \S+|Connection timed out|ConnectTimeoutError|ReadTimeoutError"
+)
 _ROOT_SYSTEM = "python3,python3-venv,ca-certificates"
 
 
@@ -46,6 +53,10 @@ def missing() -> str:
     return f"there is no {', '.join(absent)}: apt-get install {' '.join(PACKAGES)}" if absent else ""
 
 
+class NetworkMissingError(Exception):
+    """Packages for an image cannot be fetched: nothing of the sources is to blame."""
+
+
 class Machine:
     """The cluster, in a folder that goes with it."""
 
@@ -56,15 +67,21 @@ class Machine:
         self._settings = folder / "containers.conf"
 
     def start(self) -> None:
-        """Build, start and load; prints sizes and times. Raises CalledProcessError."""
+        """Build, start and load; prints sizes and times.
+
+        Raises NetworkMissingError, or RuntimeError with what a program said.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         self._settings.write_text(_SETTINGS)
         self._build_base()
-        archives = [self._build(name) for name in IMAGES]
-        self._timed("cluster", [*self._program("up"), "--with", "scheduler,training-operator,node"])
-        for archive in archives:
-            self._timed(f"load {archive.stem}", [*self._program("load"), str(archive)])
-            archive.unlink()
+        up = [*self._program("up"), "--with", "scheduler,training-operator,node"]
+        with ThreadPoolExecutor(max_workers=2) as pool:
+            # The trainer's image takes longest and comes first; the rest is built and started beside it.
+            archives = [pool.submit(self._build, name) for name in IMAGES]
+            pool.submit(self._timed, "cluster", up).result()
+            for archive in (future.result() for future in archives[::-1]):
+                self._timed(f"load {archive.stem}", [*self._program("load"), str(archive)])
+                archive.unlink()
 
     def stop(self) -> None:
         """End the cluster and everything on its node."""
@@ -102,6 +119,7 @@ class Machine:
         self._timed(
             f"write {name}", ["buildah", "push", tag, f"docker-archive:{archive}:docker.io/library/{name}:{TAG}"]
         )
+        self._buildah("rmi", "--force", tag)
         base, *ours = layer_bytes(archive)
         say(f"{name}: {sum(ours) / 1e6:,.0f} MB above its base of {base / 1e6:,.0f} MB")
         return archive
@@ -113,11 +131,19 @@ class Machine:
         return done.stdout.strip()
 
     def _timed(self, what: str, command: list[str]) -> None:
+        """Run a command and say how long it took, and how much of that a CPU: the machine may have other work."""
         begin = time.monotonic()
-        done = subprocess.run(command, cwd=ROOT, env=self._environment(), capture_output=True, text=True)
-        if done.returncode:
-            raise RuntimeError(f"{what}: {' '.join(command)}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}")
-        say(f"{what}: {time.monotonic() - begin:.0f} s")
+        with tempfile.TemporaryFile("w+") as output:
+            process = subprocess.Popen(command, cwd=ROOT, env=self._environment(), stdout=output, stderr=output)
+            _, status, usage = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+            if process.returncode:
+                output.seek(0)
+                text = output.read()
+                if found := re.search(_NO_NETWORK, text):
+                    raise NetworkMissingError(f"{what} needs a network: {found[0]}")
+                raise RuntimeError(f"{what}: {' '.join(command)}\n{text[-6000:]}")
+        say(f"{what}: {time.monotonic() - begin:.0f} s, of CPU {usage.ru_utime + usage.ru_stime:.0f} s")
 
     def _environment(self) -> dict[str, str]:
         return {**os.environ, "CONTAINERS_CONF": str(self._settings)}

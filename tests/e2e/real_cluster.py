@@ -119,19 +119,20 @@ class RealCluster:
 
     # --- jobs -----------------------------------------------------------------------------------------------
 
-    def quick_start(self, name: str, steps: int = 60, **changes: Any) -> Object:
+    def quick_start(self, name: str, steps: int = 20, **changes: Any) -> Object:
         """Return the S3 quick start with small numbers and this cluster's addresses; `changes` replace its fields."""
         job: Object = yaml.safe_load((ROOT / "examples" / "quickstart-s3.yaml").read_text())
         job["metadata"]["name"] = name
         spec = job["spec"]
         del spec["image"]  # the chart's
-        spec["training"]["schedule"] = {"warmupSteps": 10, "totalSteps": steps}
-        spec["data"]["sources"][0]["scenes"].update(train=200, heldOut=16)
+        spec["training"]["schedule"] = {"warmupSteps": 5, "totalSteps": steps}
+        spec["data"]["sources"][0]["scenes"].update(train=100, heldOut=8)
         spec["data"]["shards"] = [f"s3://{BUCKET}/data"]
         spec["storage"]["endpoint"] = f"http://s3.{SERVICES}.svc:8333"
-        spec["checkpoint"].update(uri=f"s3://{BUCKET}/{name}", everySteps=20)
+        spec["checkpoint"].update(uri=f"s3://{BUCKET}/{name}", everySteps=10)
         spec["tracking"]["mlflow"]["uri"] = f"http://mlflow.{SERVICES}.svc:5000"
-        evaluate = {"mode": "OnSuccess", "benchmarks": [{"spatial": {"questions": 16}}], "heldOutRows": 16}
+        evaluate = {"mode": "OnSuccess", "benchmarks": [{"spatial": {"questions": 8}}], "heldOutRows": 8}
+        spec["model"]["harmon"]["sampling"]["diffusionSteps"] = 10
         spec["stages"]["evaluate"] = {**evaluate, "sampleImages": 1}
         return {**job, "spec": {**spec, **changes}}
 
