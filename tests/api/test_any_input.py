@@ -35,7 +35,7 @@ def check(value: Any) -> None:
         assert parse_job(dump_job(job)) == job
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(st.lists(st.tuples(st.integers(0, 10**6), VALUES), min_size=1, max_size=4))
 def test_a_job_with_anything_anywhere_is_read_or_explained(changes: list[tuple[int, Any]]) -> None:
     value = good()
@@ -49,7 +49,7 @@ def test_a_job_with_anything_anywhere_is_read_or_explained(changes: list[tuple[i
     check(value)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(st.binary(max_size=80) | st.text(max_size=80).map(str.encode))
 @example(b"? [a]\n: b")
 @example(b"!!python/object:os.system x")

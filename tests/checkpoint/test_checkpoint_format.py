@@ -10,7 +10,7 @@ from hashlib import sha256
 import pytest
 import safetensors.torch
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.checkpoints import Whole, assert_same, checkpointer, loaded_by, read_whole, small_state, small_whole
@@ -94,7 +94,6 @@ def test_every_object_is_a_safetensors_file_that_others_open(
     assert found.keys() == expected.tensors.keys()
 
 
-@settings(deadline=None)
 @given(world_size=st.integers(1, 4), chunk=st.integers(1, 50), start=st.integers(0, 60), count=st.integers(0, 60))
 def test_any_range_of_elements_is_what_was_written_there(world_size: int, chunk: int, start: int, count: int) -> None:
     store, expected = DictionaryStore(), mixed(60)

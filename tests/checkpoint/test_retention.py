@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.checkpoints import checkpointer, loads, small_state
@@ -31,7 +31,6 @@ def commits_of(numbers: Sequence[int]) -> list[Commit]:
     return [Commit(step, 0, 1, "", "") for step in numbers]
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow])  # on a machine with other work
 @given(present=st.sets(st.integers(0, 99)), keep_last=st.integers(-1, 10), keep_every=st.none() | st.integers(1, 60))
 def test_the_newest_two_are_never_superfluous(present: set[int], keep_last: int, keep_every: int | None) -> None:
     deleted = set(steps(superfluous(commits_of(list(present)), Policy(keep_last, keep_every))))
@@ -159,7 +158,7 @@ RETAIN = st.tuples(st.just("retain"), st.integers(1, 5), st.sampled_from([*range
 SPOIL = st.tuples(st.just("spoil"), st.integers(0, 3), st.sampled_from(["marker", "data", "aside"]))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(operations=st.lists(st.one_of(SAVE, RETAIN, SPOIL), min_size=4, max_size=20))
 def test_no_sequence_of_saves_crashes_and_damage_loses_the_last_commits(
     operations: list[tuple[str, int, int | str]],

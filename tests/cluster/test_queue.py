@@ -61,7 +61,10 @@ def test_a_job_waits_its_turn_and_goes_on_after_it_was_pushed_out(
         cluster.apply(job(cluster, bucket, name, queue={"name": queue, **more}))
 
     def waits(found: Object) -> bool:
-        return found["status"].get("phase") == "Queued" and "position" in condition(found, "Admitted")["message"]
+        told = ("position", "flavors")  # the queue's controller says the reason after the place
+        return found.get("status", {}).get("phase") == "Queued" and all(
+            word in condition(found, "Admitted")["message"] for word in told
+        )
 
     apply("first")
     cluster.wait_for("first", lambda found: stage(found, "train").get("state") == "Running", 200, "(training)")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.models.rows import ALL, CPU, assert_equal_gradients, gradients, perturbed, rng_for, task
@@ -16,7 +16,7 @@ from tests.support.one_step import FAMILIES, tiny_family
 from unimrg_trainer.models.base import Row
 from unimrg_trainer.packing.composition import Composition
 
-FIXED = settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+FIXED = settings(max_examples=8)
 
 HEADS = st.sampled_from([(2, 1), (3, 3), (4, 2)])
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.operator.raw_objects import (
@@ -326,7 +326,6 @@ _json = st.recursive(
 _keys = ["spec", "status", "conditions", "containerStatuses", "labels", "annotations", "ownerReferences", "containers"]
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no defect
 @given(st.dictionaries(st.sampled_from(_keys), _json, max_size=4), st.dictionaries(st.sampled_from(_keys), _json))
 def test_no_object_makes_observing_fail(top: dict[str, Any], inner: dict[str, Any]) -> None:
     metadata = {"name": "x", "namespace": "lab", "uid": "u", "resourceVersion": "1"}

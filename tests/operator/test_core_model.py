@@ -379,7 +379,7 @@ class OperatorModel(RuleBasedStateMachine):
 def checked(examples: int) -> settings:
     """Settings for so many jobs, with up to 50 steps each."""
     checks = [HealthCheck.too_slow, HealthCheck.filter_too_much]
-    return settings(max_examples=examples, stateful_step_count=50, deadline=None, suppress_health_check=checks)
+    return settings(max_examples=examples, stateful_step_count=50, suppress_health_check=checks)
 
 
 TestOperatorModel = OperatorModel.TestCase

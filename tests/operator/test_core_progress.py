@@ -147,7 +147,7 @@ integers = st.integers(-(2**80), 2**80)
 names = st.text(max_size=20) | st.sampled_from(["x" * 100 + "a", "x" * 100 + "b"])  # alike, once they are cut
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(
     reported=st.builds(
         Progress,

@@ -78,7 +78,7 @@ def test_a_shared_prefix_stands_once_and_chunks_cover_all_places_once(rows: list
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 @pytest.mark.parametrize("heads", [(2, 2), (4, 2)], ids=["plain", "grouped-query"])
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(many_rows())
 def test_both_ways_equal_masked_attention(heads: tuple[int, int], rows: list[RowTokens]) -> None:
     packed = pack_rows(rows)

@@ -121,7 +121,7 @@ def another_encoder(pixels: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(handovers=st.lists(st.integers(1, 12), min_size=1, max_size=3), limit=st.sampled_from([4000, 20_000]))
 def test_writers_whose_encoders_differ_agree_on_one_data_set(handovers: list[int], limit: int) -> None:
     """Each writer is overtaken by another one at a sample; sizes in bytes, and so the bounds of shards, differ too."""
