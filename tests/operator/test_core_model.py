@@ -1,53 +1,55 @@
 """Whatever happens to a cluster, and whenever the operator is killed, its promises hold.
 
-Rules are what may happen, in any order: pods start, fail, are deleted, vanish and come back; nodes die; the operator
-acts on what it saw a moment ago, reads a status that is behind, and is killed between any two of its writes; somebody
-wipes the status; the job is suspended and resumed, its deadlines pass; clocks jump. At the end the faults stop, and the
-job must come to its end by itself.
+Rules are what may happen, in any order: what model_surroundings.py lists, and the operator acts on what it saw a moment
+ago, reads a status that is behind, does not see everything, and is killed between any two of its writes; somebody wipes
+the status; the job is suspended and resumed, its deadlines pass. What each decision must keep is in promises.py, what
+must hold at all times is here. At the end the faults stop, and the job must come to its end by itself.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import ClassVar
 
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import initialize, invariant, precondition, rule
 
+from tests.operator.model_surroundings import Surroundings
 from tests.operator.simulated_cluster import Cluster, make_job
-from unimrg_api.exit_codes import ExitCode
+from unimrg_api.spec_platform import QueueSpec
 from unimrg_api.status import AttemptEnd, JobStatus
 from unimrg_operator.core.decision import Decision
 from unimrg_operator.core.lookup import has_succeeded, is_alive, would_keep_running
-from unimrg_operator.core.observation import Child, Pod
+from unimrg_operator.core.observation import Child
 from unimrg_operator.core.stages import is_job_terminal
+from unimrg_operator.core.texts import parse_time
 
-CODES = sorted({int(code) for code in ExitCode} - {0} | {1, 139})
 MAX_RESTARTS, MAX_INFRA_RESTARTS = 2, 3
 
 
-class OperatorModel(RuleBasedStateMachine):
-    cluster: Cluster
+class OperatorModel(Surroundings):
     steps: ClassVar[int] = 0
 
     @initialize(
         nodes=st.integers(1, 3), source=st.booleans(), mode=st.sampled_from(["OnSuccess", "Always", "Never"]),
         pause=st.sampled_from([0, 10]), training=st.booleans(), recreated=st.booleans(),
         deadline=st.sampled_from([None, 60, 3600]), start=st.sampled_from([60, 1800]), ttl=st.sampled_from([0, 604800]),
-        keep=st.sampled_from([None, 0, 60]),
+        keep=st.sampled_from([None, 0, 60]), queue=st.booleans(), watches_nodes=st.booleans(),
     )  # fmt: skip
     def submit(
         self, nodes: int, source: bool, mode: str, pause: int, training: bool, recreated: bool, deadline: int | None,
-        start: int, ttl: int, keep: int | None,
+        start: int, ttl: int, keep: int | None, queue: bool, watches_nodes: bool,
     ) -> None:  # fmt: skip
         policy = {
             "maxRestarts": MAX_RESTARTS, "maxInfraRestarts": MAX_INFRA_RESTARTS, "backoffSeconds": pause,
             "activeDeadlineSeconds": deadline, "startTimeoutSeconds": start, "ttlSecondsAfterFinished": ttl,
             "keepFailedPodSeconds": keep,
         }  # fmt: skip
-        self.cluster = Cluster(make_job(nodes=nodes, source=source, mode=mode, **policy))
+        job = make_job(nodes=nodes, source=source, mode=mode, **policy)
+        in_queue = job.spec.model_copy(update={"queue": QueueSpec(name="team") if queue else None})
+        self.cluster = Cluster(job.model_copy(update={"spec": in_queue}))
+        self.cluster.quota, self.cluster.watches_nodes = queue, watches_nodes
         if training:
             self.cluster.to_training()
         elif recreated:
@@ -58,6 +60,7 @@ class OperatorModel(RuleBasedStateMachine):
         self.step = 0
         self.ended: JobStatus | None = None
         self.suspended: set[str] = set()
+        """Uids of children that a queue suspended while they were healthy."""
         self.done: set[str] = set()
         self.ends: dict[tuple[str, int], AttemptEnd] = {}
 
@@ -119,86 +122,13 @@ class OperatorModel(RuleBasedStateMachine):
         self.cluster.suspend_job(suspend)
         self.does_its_work()
 
-    # ---- what is meant to happen
+    # ---- what is not meant to happen, and what the operator has noted of it
 
-    @rule()
-    def controllers_act(self) -> None:
-        self.cluster.controllers()
-
-    @rule()
-    def kubelets_act(self) -> None:
-        self.cluster.kubelets()
-
-    @rule()
-    def all_do_their_work(self) -> None:
-        self.controllers_act()
-        self.kubelets_act()
-        self.does_its_work()
-
-    @rule(share=st.integers(1, 9), committed=st.booleans())
-    def training_advances(self, share: int, committed: bool) -> None:
-        self.step += share
-        for pod in self.running():
-            if "-train-" in pod.child and pod.node_rank == 0:
-                self.cluster.report_step(pod, self.step, commit=self.step if committed else None)
-
-    @precondition(lambda self: self.running())
-    @rule(data=st.data())
-    def a_pod_succeeds(self, data: st.DataObject) -> None:
-        pod = data.draw(st.sampled_from(self.running()))
-        self.cluster.end_pod(pod, 0, scores={"a": 0.5})
-
-    @precondition(lambda self: self.running())
-    @rule()
-    def every_pod_succeeds(self) -> None:
-        for pod in self.running():
-            self.cluster.end_pod(pod, 0, checkpoint_step=400, step=400, total_steps=400)
-
-    # ---- what is not
-
-    @precondition(lambda self: self.running())
-    @rule(data=st.data(), code=st.sampled_from(CODES), out_of_memory=st.booleans(), disrupted=st.booleans())
-    def a_pod_fails(self, data: st.DataObject, code: int, out_of_memory: bool, disrupted: bool) -> None:
-        pod = data.draw(st.sampled_from(self.running()))
-        reason = "OOMKilled" if out_of_memory and code == 137 else "Error"
-        self.cluster.end_pod(pod, code, reason=reason, disruption="Evicted" if disrupted else "")
-
-    @precondition(lambda self: self.leaving())
-    @rule(data=st.data(), code=st.sampled_from([0, 85, 143, 137]))
-    def a_pod_ends_as_asked(self, data: st.DataObject, code: int) -> None:
-        pod = data.draw(st.sampled_from(self.leaving()))
-        self.cluster.end_pod(pod, code, checkpoint_step=self.step if code == 85 and self.step else None)
-
-    @precondition(lambda self: self.alive())
-    @rule(data=st.data())
-    def a_pod_is_deleted(self, data: st.DataObject) -> None:
-        pod = data.draw(st.sampled_from(self.alive()))
-        if pod.deleting_since is None:
-            self.cluster.delete_pod(pod)
-
-    @precondition(lambda self: self.cluster.pods)
-    @rule(data=st.data())
-    def a_pod_vanishes(self, data: st.DataObject) -> None:
-        del self.cluster.pods[data.draw(st.sampled_from(sorted(self.cluster.pods)))]
-
-    @precondition(lambda self: self.alive())
-    @rule(data=st.data(), known=st.booleans())
-    def a_node_dies(self, data: st.DataObject, known: bool) -> None:
-        node = data.draw(st.sampled_from(self.alive())).node
-        if node is None:
-            return
-        self.cluster.dead_nodes.add(node)
-        for pod in self.alive():
-            if pod.node == node:
-                since = pod.deleting_since or self.cluster.now
-                gone = replace(pod, deleting_since=since, disruption="NodeLost" if known else pod.disruption)
-                self.cluster.pods[pod.uid] = gone
-
-    @precondition(lambda self: any(child.uid == self._known_uid(child.name) for child in self._children()))
+    @precondition(lambda self: any(child.uid == self._known_uid(child.name) for child in self.children()))
     @rule(data=st.data())
     def somebody_deletes_a_child(self, data: st.DataObject) -> None:
         """One that the operator has noted: of one that it has not, nothing would be left."""
-        known = [child.name for child in self._children() if child.uid == self._known_uid(child.name)]
+        known = [child.name for child in self.children() if child.uid == self._known_uid(child.name)]
         del self.cluster.children[data.draw(st.sampled_from(sorted(known)))]
         self.pending, self.read = None, len(self.versions) - 1
 
@@ -208,39 +138,54 @@ class OperatorModel(RuleBasedStateMachine):
         self.versions, self.read, self.pending, self.ends = [JobStatus()], 0, None, {}
         self.cluster.status = self.versions[0]
 
-    @precondition(lambda self: any(map(self._can_be_suspended, self._children())))
+    @precondition(lambda self: any(map(self._is_healthy, self.children())))
     @rule()
     def a_queue_suspends_a_child(self) -> None:
         """Its pods are asked to end; the operator has seen all of it up to here."""
         self.does_its_work()
-        for child in filter(self._can_be_suspended, self._children()):
+        for child in filter(self._is_healthy, self.children()):
             self.suspended.add(child.uid)
             self.cluster.suspend(child)
 
-    @rule()
-    def a_queue_resumes_it(self) -> None:
-        self._resume()
+    @precondition(lambda self: not self._suspends() and any(map(self._is_healthy, self.children())))
+    @rule(looks=st.sets(st.integers(0, 4)), code=st.sampled_from([0, 85, 143, 137]), waits=st.sampled_from([5, 700]))
+    def an_attempt_is_preempted_and_comes_back(self, looks: set[int], code: int, waits: int) -> None:
+        """Whenever the operator looks meanwhile: it costs nothing and is no new attempt."""
+        self.does_its_work()
+        cluster, child = self.cluster, next(filter(self._is_healthy, self.children()), None)
+        if child is None or any(pod.node in cluster.dead_nodes for pod in cluster.pods_of(child.name)):
+            return
+        before, begun = cluster.status.stage(child.stage), cluster.now
 
-    @rule(places=st.integers(0, 3))
-    def nodes_are_taken_or_become_free(self, places: int) -> None:
-        self.cluster.places = places
+        def perhaps_look(moment: int) -> None:
+            if moment in looks:
+                self.does_its_work()
 
-    @rule(missing=st.booleans())
-    def a_secret_goes_or_comes(self, missing: bool) -> None:
-        self.cluster.secret_missing = missing
-
-    @rule(fault=st.sampled_from([None, ("BackendMissing", "there is no Training Operator")]))
-    def a_creation_error_goes_or_comes(self, fault: tuple[str, str] | None) -> None:
-        self.cluster.creation_error = fault
-
-    @rule()
-    def the_pods_of_an_earlier_job_end(self) -> None:
-        self.cluster.previous_job_pods = ()
-
-    @rule(seconds=st.sampled_from([1, 5, 11, 30, 95, 700, 7200, -3, -3600]))
-    def time_passes(self, seconds: int) -> None:
-        self.cluster.now += seconds
-        self.pending = None
+        cluster.suspend(child)
+        perhaps_look(0)
+        for pod in cluster.pods_of(child.name):
+            if pod.phase == "Running":
+                cluster.end_pod(pod, code)
+        perhaps_look(1)
+        cluster.now += waits
+        cluster.kubelets()
+        perhaps_look(2)
+        cluster.resume(cluster.children[child.name])
+        perhaps_look(3)
+        cluster.controllers()
+        cluster.kubelets()
+        perhaps_look(4)
+        self.does_its_work()
+        after = cluster.status.stage(child.stage)
+        if after.attempt_end is not None:  # what it was asked to end, it ended well; or it had run for its deadline
+            assert (after.attempt_end.action == "Done" and code == 0) or after.attempt_end.reason == "DeadlineExceeded"
+            return
+        assert after.attempt == before.attempt
+        ran = after.restart_counters.running_seconds - before.restart_counters.running_seconds
+        seen_at_once = looks & {0, 1}
+        since = begun if before.running_time is None else parse_time(before.running_time)
+        assert after.running_time is None or parse_time(after.running_time) >= begun + waits, "it ran all the time"
+        assert ran <= max(0.0, begun - since) + (0 if seen_at_once else waits + 1), "time in the queue is running time"
 
     # ---- what must hold
 
@@ -252,12 +197,12 @@ class OperatorModel(RuleBasedStateMachine):
     def at_most_one_attempt_is_alive(self) -> None:
         """An attempt that did its work does not count: its controller may take its time, or make a lost pod again."""
         living = {pod.child for pod in self.alive()}
-        living |= {child.name for child in self._children() if child.state in ("Active", "Suspended")}
+        living |= {child.name for child in self.children() if child.state in ("Active", "Suspended")}
         assert len(living - self._done()) <= 1, living
 
     @invariant()
     def a_suspended_child_waits_and_costs_nothing(self) -> None:
-        for child in self._children():
+        for child in self.children():
             if child.state == "Suspended" and child.uid in self.suspended:
                 end = self.cluster.status.stage(child.stage).attempt_end
                 assert end is None or end.action in ("Done", "Suspend"), end
@@ -283,7 +228,7 @@ class OperatorModel(RuleBasedStateMachine):
 
     @invariant()
     def restarts_stay_within_their_budgets(self) -> None:
-        for holder in [*self._children(), *self.cluster.status.stages]:
+        for holder in [*self.children(), *self.cluster.status.stages]:
             used = holder.restart_counters
             assert used.user_restarts <= MAX_RESTARTS
             assert used.infra_restarts <= MAX_INFRA_RESTARTS
@@ -302,13 +247,13 @@ class OperatorModel(RuleBasedStateMachine):
             return
         cluster = self.cluster
         cluster.secret_missing, cluster.creation_error, cluster.previous_job_pods = False, None, ()
-        cluster.places = 1000
+        cluster.places, cluster.quota = 1000, True
         cluster.suspend_job(False)
-        self._resume()
+        self.resume_children()
         cluster.until(lambda: is_job_terminal(cluster.status), self._work)
         self.the_end_is_the_end()
         cluster.until(
-            lambda: not any(would_keep_running(cluster.observe(), child, cluster.job) for child in self._children()),
+            lambda: not any(would_keep_running(cluster.observe(), child, cluster.job) for child in self.children()),
             self._obey,
         )
         while (wait := cluster.decide().requeue_after) is not None:
@@ -326,11 +271,21 @@ class OperatorModel(RuleBasedStateMachine):
     def _obey(self) -> None:
         for pod in self.leaving():
             self.cluster.end_pod(pod, 143)
-        self._resume()
+        self.resume_children()
 
     # ---- who there is
 
-    def _can_be_suspended(self, child: Child) -> bool:
+    def operator_looks(self) -> None:
+        self.does_its_work()
+
+    def forget_what_was_seen(self) -> None:
+        self.pending = None
+
+    def _suspends(self) -> bool:
+        return self.cluster.job is not None and self.cluster.job.spec.suspend
+
+    def _is_healthy(self, child: Child) -> bool:
+        """Whether an attempt runs or starts, and the operator has seen all of it."""
         stage = self.cluster.status.stage(child.stage)
         pods = self.cluster.pods_of(child.name)
         known = (
@@ -340,32 +295,14 @@ class OperatorModel(RuleBasedStateMachine):
         )
         return known and child.state == "Active" and all(is_alive(pod) and not pod.deleting_since for pod in pods)
 
-    def _resume(self) -> None:
-        for child in self._children():
-            if child.state == "Suspended":
-                self.cluster.resume(child)
-
     def _done(self) -> set[str]:
         """Children whose attempt did its work, whatever became of their pods and of the status since."""
-        for child in self._children():
+        for child in self.children():
             stage, pods = self.cluster.status.stage(child.stage), self.cluster.pods_of(child.name)
             succeeded = bool(pods) and all(map(has_succeeded, pods))
             if succeeded or (stage.state == "Succeeded" and stage.child in (child.name, None)):
                 self.done.add(child.name)
         return self.done
-
-    def _children(self) -> list[Child]:
-        return list(self.cluster.children.values())
-
-    def alive(self) -> list[Pod]:
-        return [pod for pod in self.cluster.pods.values() if is_alive(pod)]
-
-    def running(self) -> list[Pod]:
-        """Pods that may end by themselves."""
-        return [pod for pod in self.alive() if pod.phase == "Running" and pod.node not in self.cluster.dead_nodes]
-
-    def leaving(self) -> list[Pod]:
-        return [pod for pod in self.running() if pod.deleting_since is not None]
 
     def _known_uid(self, name: str) -> str | None:
         return next((stage.child_uid for stage in self.cluster.status.stages if stage.child == name), None)

@@ -313,6 +313,25 @@ def test_time_in_a_queue_is_no_running_time() -> None:
     assert usage(cluster) == (300, 0, 0)
 
 
+def test_a_suspension_that_nobody_saw_ends_the_running_time() -> None:
+    cluster = training(activeDeadlineSeconds=1000)
+    cluster.now += 100
+    cluster.reconcile()
+    cluster.suspend(cluster.children["tiny-train-1"])
+    for pod in cluster.pods_of("tiny-train-1"):
+        cluster.end_pod(pod, 85)
+    cluster.kubelets()
+    cluster.now += 20
+    cluster.resume(cluster.children["tiny-train-1"])
+    cluster.places = 0
+    cluster.settle()
+    assert (cluster.status.phase, cluster.restart_counters()) == ("Starting", RestartCounters(running_seconds=121))
+    cluster.now += 3600  # no pod runs
+    cluster.places = 2
+    cluster.settle()
+    assert (cluster.status.phase, cluster.restart_counters().running_seconds) == ("Running", 121)
+
+
 def test_pods_that_outlive_a_suspension_are_not_counted_twice() -> None:
     cluster = training()
     cluster.now += 100

@@ -47,7 +47,7 @@ def update_stage(
     if is_stage_terminal(observed):
         return observed, None
     children = children_of(observation, observed.name)
-    stage, child = _newest_attempt(observed, children)
+    stage, child = _newest_attempt(observed, children, job, now)
     if stage.attempt == 0:
         return StageStatus(name=observed.name), None
     if stage.attempt_end is not None:
@@ -83,7 +83,9 @@ def update_stage(
     return stage, shortest_wait(found.requeue_after, until_deadline, late.requeue_after)
 
 
-def _newest_attempt(observed: StageStatus, children: list[Child]) -> tuple[StageStatus, Child | None]:
+def _newest_attempt(
+    observed: StageStatus, children: list[Child], job: UniMRGJob, now: float
+) -> tuple[StageStatus, Child | None]:
     """Return the stage at its newest attempt, and that attempt's child if it exists."""
     newest = children[0] if children else None
     if newest is None or newest.attempt < observed.attempt:
@@ -92,6 +94,8 @@ def _newest_attempt(observed: StageStatus, children: list[Child]) -> tuple[Stage
         resumed = None if newest.resumed_at is None else format_time(newest.resumed_at)
         if resumed != observed.resume_time and newest.state != "Suspended":
             # pods recorded before the suspension were deleted by it; their absence is not a failure
+            if observed.running_time is not None:  # the suspension itself was not seen
+                observed = settle(observed, [], job, newest.resumed_at or now)
             return observed.model_copy(update={"resume_time": resumed, "pod_uids": []}), newest
         return observed, newest
     restored = StageStatus(
