@@ -107,7 +107,7 @@ def test_every_right_is_used_and_none_is_missing(
 def live_through_everything(operator: Operator) -> None:
     """A name that is taken, a quota, failures in a row, a pod that does not go away, and success in the end."""
     free(operator, "job", "tiny-check-1")
-    operator.until(lambda: "exceeded quota: none" in operator.condition("Running").get("message", ""))
+    operator.until(lambda: operator.job()["status"].get("reason") == "QuotaExceeded")
     operator.control_plane.kubectl("delete", "quota", "none", f"--namespace={operator.namespace}")
     fail_repeatedly(operator, "tiny-check-{}", 1)
     (pod,) = operator.until_pods("tiny-check-4", 1)
