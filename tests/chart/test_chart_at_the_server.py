@@ -88,13 +88,26 @@ def test_a_job_in_a_cluster_without_training_operator_is_warned_of(helm: str) ->
     assert "MISSING: Kubeflow's Training Operator" in notes
 
 
-def test_the_manifests_install_with_kustomize(plane: ControlPlane) -> None:
-    plane.kubectl(
-        "apply", "--dry-run=server", f"--kustomize={ROOT / 'manifests' / 'namespace'}", "--namespace=research"
-    )
+def test_the_manifests_install_with_kustomize_and_optional_rights(
+    plane: ControlPlane, render: Render, tmp_path: Path
+) -> None:
+    plane.kubectl("apply", f"--kustomize={ROOT / 'manifests' / 'namespace'}", "--namespace=research")
     listed = plane.kubectl("apply", "--server-side", f"--kustomize={ROOT / 'manifests'}", "--force-conflicts")
     assert "deployment.apps/unimrg-operator serverside-applied" in listed
     plane.kubectl("delete", "deployment/unimrg-operator", f"--namespace={SYSTEM}")
+
+    # As docs/how-to/install.md adds them.
+    rights = render(
+        "--set=watchNamespaces={research}",
+        "--set=watch.jobset=true,watch.kueue=true,watch.nodes=true",
+        "--show-only=templates/role.yaml",
+        "--show-only=templates/nodes-role.yaml",
+    )
+    plane.kubectl("apply", "--filename=-", input=yaml.safe_dump_all(rights))
+    rules = plane.get("role", "unimrg-operator", "--namespace=research")["rules"]
+    assert {"jobsets", "workloads", "unimrgjobs"} <= {resource for rule in rules for resource in rule["resources"]}
+    account = f"--as=system:serviceaccount:{SYSTEM}:unimrg-operator"
+    assert plane.kubectl("auth", "can-i", "watch", "nodes", account).strip() == "yes"
 
 
 @pytest.mark.parametrize("rdma", ["Never", "Always"])

@@ -15,11 +15,14 @@ from tests.support.control_plane import ControlPlane
 from tools.crd import crd
 from unimrg_api.exit_codes import ExitCode
 
-pytestmark = pytest.mark.slow
-
 Right = tuple[str, str, str]
-WATCHES: dict[str, Object] = {"minimal": {}}
+WATCHES: dict[str, Object] = {
+    "minimal": {},
+    "nodes-and-kueue": {"nodes": True, "kueue": True},
+    "all": {"nodes": True, "kueue": True, "jobset": True},
+}
 """`watch` in the chart's values, by the name of a profile."""
+MARKS = {"minimal": pytest.mark.slow}
 
 
 def granted(items: list[Object], kind: str, name: str) -> set[Right]:
@@ -35,51 +38,65 @@ def granted(items: list[Object], kind: str, name: str) -> set[Right]:
     }
 
 
-def stranger(api: str, kind: str, name: str) -> Object:
+def stranger(kind: str, name: str) -> Object:
     """Somebody else's object where the operator wants to make a child, which starts nothing."""
-    container = {"name": "pytorch", "image": "x"}
-    template = {"spec": {"restartPolicy": "Never", "containers": [container]}}
-    job = {"suspend": True, "template": template}
+    template = {"spec": {"restartPolicy": "Never", "containers": [{"name": "pytorch", "image": "x"}]}}
     replicas = {"Worker": {"replicas": 1, "restartPolicy": "Never", "template": template}}
-    torch = {"runPolicy": {"suspend": True}, "pytorchReplicaSpecs": replicas}
-    return {"apiVersion": api, "kind": kind, "metadata": {"name": name}, "spec": job if kind == "Job" else torch}
+    api, spec = {
+        "Job": ("batch/v1", {"suspend": True, "template": template}),
+        "PyTorchJob": ("kubeflow.org/v1", {"runPolicy": {"suspend": True}, "pytorchReplicaSpecs": replicas}),
+        "JobSet": (
+            "jobset.x-k8s.io/v1alpha2",
+            {"suspend": True, "replicatedJobs": [{"name": "w", "template": {"spec": {"template": template}}}]},
+        ),
+    }[kind]
+    return {"apiVersion": api, "kind": kind, "metadata": {"name": name}, "spec": spec}
 
 
-def fail_repeatedly(operator: Operator, stage: str, pods: int, first: int, last: int) -> None:
-    """End attempts of a stage as a store out of reach does: the oldest children are deleted."""
-    for number in range(first, last + 1):
-        first = operator.until_pods(f"tiny-{stage}-{number}", pods)[0]  # the controller ends the others
+def fail_repeatedly(operator: Operator, owner: str, pods: int) -> None:
+    """End three attempts of a stage as a store out of reach does: the oldest child is deleted. `owner` is of pods."""
+    for number in range(1, 4):
+        first = operator.until_pods(owner.format(number), pods)[0]  # the controller ends the others
         operator.end_pod(first, int(ExitCode.UNAVAILABLE), reason="StoreUnavailable")
 
 
+def free(operator: Operator, kind: str, child: str) -> None:
+    """Wait for the complaint about somebody else's object, and take the object away."""
+    job = child.split("-")[0]
+    operator.until(lambda: operator.condition("Accepted", job).get("reason") == "NameConflict")
+    operator.control_plane.kubectl("delete", kind, child, f"--namespace={operator.namespace}")
+    operator.process.signal(signal.SIGTERM)  # the Lease is given back, and the next one tries at once
+    operator.process.wait(30.0)
+    operator.start()
+
+
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("name", WATCHES)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=MARKS.get(name, pytest.mark.long)) for name in WATCHES])
 def test_every_right_is_used_and_none_is_missing(
     name: str, plane: ControlPlane, render: Render, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The grace of a pod that does not go away, and a minute more.
     monkeypatch.setattr(test_operator_at_the_server, "SECONDS", 240.0)
-    namespace = f"rights-{name}"
+    namespace, watch = f"rights-{name}", WATCHES[name]
+    if "kueue" in watch:
+        plane.start_kueue()  # and JobSet
     plane.create_namespace(namespace)
     plane.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SYSTEM}}, crd())
     plane.wait_until_served("unimrgjobs.training.unimrg.dev")
-    items = render(values_file(tmp_path, {"watchNamespaces": [namespace], "watch": WATCHES[name]}))
+    items = render(values_file(tmp_path, {"watchNamespaces": [namespace], "watch": watch}))
     rights = [item for item in items if item["kind"].startswith(("Role", "ClusterRole", "ServiceAccount"))]
     plane.apply(*rights)
     (deployment,) = (item for item in items if item["kind"] == "Deployment")
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
     flags = [flag for flag in container["args"] if not flag.startswith(("--namespace", "--profile"))]
     quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}}
-    plane.apply(
-        quota,
-        stranger("batch/v1", "Job", "tiny-check-1"),
-        stranger("kubeflow.org/v1", "PyTorchJob", "tiny-train-1"),
-        namespace=namespace,
-    )
+    plane.apply(quota, stranger("Job", "tiny-check-1"), stranger("PyTorchJob", "tiny-train-1"), namespace=namespace)
     operator = Operator(plane, namespace, tmp_path, *flags)
     try:
         operator.submit()
         live_through_everything(operator)
+        if "jobset" in watch:
+            train_as_a_jobset(operator)
     finally:
         operator.process.stop()
     assert plane.rights_used(namespace) == granted(items, "Role", "unimrg-operator")
@@ -89,22 +106,14 @@ def test_every_right_is_used_and_none_is_missing(
 
 def live_through_everything(operator: Operator) -> None:
     """A name that is taken, a quota, failures in a row, a pod that does not go away, and success in the end."""
-
-    def free(kind: str, child: str) -> None:
-        operator.until(lambda: operator.condition("Accepted").get("reason") == "NameConflict")
-        operator.control_plane.kubectl("delete", kind, child, f"--namespace={operator.namespace}")
-        operator.process.signal(signal.SIGTERM)  # the Lease is given back, and the next one tries at once
-        operator.process.wait(30.0)
-        operator.start()
-
-    free("job", "tiny-check-1")
-    operator.until(lambda: "exceeded quota: none" in operator.condition("Running").get("message", ""))
+    free(operator, "job", "tiny-check-1")
+    operator.until(lambda: operator.job()["status"].get("reason") == "QuotaExceeded")
     operator.control_plane.kubectl("delete", "quota", "none", f"--namespace={operator.namespace}")
-    fail_repeatedly(operator, "check", 1, 1, 3)
+    fail_repeatedly(operator, "tiny-check-{}", 1)
     (pod,) = operator.until_pods("tiny-check-4", 1)
     operator.end_pod(pod)
-    free("pytorchjob", "tiny-train-1")
-    fail_repeatedly(operator, "train", 2, 1, 3)
+    free(operator, "pytorchjob", "tiny-train-1")
+    fail_repeatedly(operator, "tiny-train-{}", 2)
     first, second = operator.until_pods("tiny-train-4", 2)
     for pod in (first, second):
         operator.run_pod(pod)
@@ -115,6 +124,21 @@ def live_through_everything(operator: Operator) -> None:
     (pod,) = operator.until_pods("tiny-finish-1", 1)
     operator.end_pod(pod)
     operator.until(lambda: operator.condition("Complete").get("status") == "True")
+
+
+def train_as_a_jobset(operator: Operator) -> None:
+    """The same of a JobSet: a name that is taken, failures in a row, success."""
+    operator.control_plane.apply(stranger("JobSet", "sets-train-1"), namespace=operator.namespace)
+    operator.submit("sets", backend="JobSet")
+    (pod,) = operator.until_pods("sets-check-1", 1)
+    operator.end_pod(pod)
+    free(operator, "jobset", "sets-train-1")
+    fail_repeatedly(operator, "sets-train-{}-w-0", 2)
+    for pod in operator.until_pods("sets-train-4-w-0", 2):
+        operator.end_pod(pod)
+    (pod,) = operator.until_pods("sets-finish-1", 1)
+    operator.end_pod(pod)
+    operator.until(lambda: operator.condition("Complete", "sets").get("status") == "True")
 
 
 def keep_forever(operator: Operator, pod: Object) -> None:
