@@ -45,14 +45,14 @@ def test_a_job_in_a_bucket_runs_here_and_is_shown_from_anywhere(
         return json.loads(ended.out)
 
     here = shown("status", file)
-    assert (here["state"], here["checkpoint"]["step"], here["progress"]["stage"]) == ("Completed", 4, "finish")
+    assert (here["state"], here["checkpoint"]["step"], here["lastEnd"]["exitCode"]) == ("Completed", 4, 0)
     assert [row["step"] for row in shown("ckpt", "ls", file)] == [4]
 
     monkeypatch.setenv("UNIMRG_STATE", str(tmp_path / "elsewhere"))
     monkeypatch.setenv("AWS_ENDPOINT_URL", str(s3_place.storage.endpoint))
     there = shown("status", f"{s3_place.uri}/run")
     assert (there["state"], there["checkpoint"]["step"]) == ("Completed", 4)
-    assert "progress" not in there
+    assert "lastEnd" not in there
     assert [row["step"] for row in shown("ckpt", "ls", f"{s3_place.uri}/run")] == [4]
     assert unimrg("status", f"{s3_place.uri}/nothing").code == ExitCode.INPUT_MISSING
     assert s3_place.store("run").size("results/contact_sheet.png")
