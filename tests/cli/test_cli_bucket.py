@@ -45,7 +45,7 @@ def test_a_job_in_a_bucket_runs_here_and_is_shown_from_anywhere(
         return json.loads(ended.out)
 
     here = shown("status", file)
-    assert (here["state"], here["checkpoint"]["step"]) == ("Completed", 4)
+    assert (here["state"], here["checkpoint"]["step"], here["lastEnd"]["exitCode"]) == ("Completed", 4, 0)
     assert [row["step"] for row in shown("ckpt", "ls", file)] == [4]
 
     monkeypatch.setenv("UNIMRG_STATE", str(tmp_path / "elsewhere"))

@@ -8,13 +8,15 @@ import pytest
 
 from tests.support.cluster import Cluster, Object
 from tests.support.s3_server import S3Server
-from tests.support.thread_job import EVERY, checkpoint_step, condition, job, rank_log, stage
+from tests.support.thread_job import EVERY, STEPS, checkpoint_step, condition, job, rank_log, stage
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 PROFILE = {"resources": {"cpuPod": {"cpu": "2", "memory": "4Gi"}, "smallPod": {"cpu": "1", "memory": "1Gi"}}}
 QUOTA = {"cpu": "4", "memory": "8Gi"}
 """Of two pods that train, and of nothing beside them."""
+ENDLESS = 100_000
+"""Steps of a job that does not end by itself."""
 
 
 @pytest.fixture
@@ -57,8 +59,10 @@ def test_a_job_waits_its_turn_and_goes_on_after_it_was_pushed_out(
     cluster.allow_queues_and_jobsets()
     cluster.start_operator(PROFILE, "--kueue")
 
-    def apply(name: str, **more: str) -> None:
-        cluster.apply(job(cluster, bucket, name, queue={"name": queue, **more}))
+    def apply(name: str, steps: int, **more: str) -> None:
+        wanted = job(cluster, bucket, name, queue={"name": queue, **more})
+        wanted["spec"]["training"]["schedule"]["totalSteps"] = steps
+        cluster.apply(wanted)
 
     def waits(found: Object) -> bool:
         told = ("position", "flavors")  # the queue's controller says the reason after the place
@@ -66,19 +70,19 @@ def test_a_job_waits_its_turn_and_goes_on_after_it_was_pushed_out(
             word in condition(found, "Admitted")["message"] for word in told
         )
 
-    apply("first")
+    apply("first", ENDLESS)
     cluster.wait_for("first", lambda found: stage(found, "train").get("state") == "Running", 200, "(training)")
     assert condition(cluster.job("first"), "Admitted")["reason"] == "QuotaReserved"
-    apply("second")
+    apply("second", STEPS)
     found = cluster.wait_for("second", waits, 60, "(waiting)")
     admitted = condition(found, "Admitted")
     assert (admitted["status"], admitted["reason"]) == ("False", "WaitingForQuota")
     assert "second-check-1 waits in the queue team, position 1; couldn't assign flavors" in admitted["message"]
     assert found["status"]["reason"] == "WaitingForQuota"
 
-    cluster.wait_for_phase("first", "Succeeded", seconds=400)
+    cluster.kubectl("delete", "umj", "first")
     cluster.wait_for("second", lambda found: checkpoint_step(found) >= EVERY, 300, "(a commit)")
-    apply("third", priorityClass="urgent")
+    apply("third", ENDLESS, priorityClass="urgent")
     found = cluster.wait_for_phase("second", "Suspended", seconds=120)
     assert (found["status"]["reason"], condition(found, "Admitted")["reason"]) == ("QueuePreempted", "Evicted")
     assert "was pushed out of its place; Preempted to accommodate" in condition(found, "Admitted")["message"]
