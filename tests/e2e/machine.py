@@ -26,7 +26,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("nftables", "buildah", "runc", "netavark", "uidmap", "mmdebstrap")
-"""What `.ci/run` installs."""
+"""The Debian packages that this takes."""
 IMAGES = {
     "unimrg-trainer": ("trainer/Dockerfile", {"TORCH": "cpu", "PACKAGES": ""}),
     "unimrg-operator": ("operator/Dockerfile", {}),
