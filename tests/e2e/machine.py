@@ -26,7 +26,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("nftables", "buildah", "runc", "netavark", "uidmap", "mmdebstrap")
-"""What `.ci/run` installs."""
+"""The Debian packages that this takes."""
 IMAGES = {
     "unimrg-trainer": ("trainer/Dockerfile", {"TORCH": "cpu", "PACKAGES": ""}),
     "unimrg-operator": ("operator/Dockerfile", {}),
@@ -74,11 +74,10 @@ class Machine:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._settings.write_text(_SETTINGS)
         self._build_base()
-        up = [*self._program("up"), "--with", "scheduler,training-operator,node"]
         with ThreadPoolExecutor(max_workers=2) as pool:
             # The trainer's image takes longest and comes first; the rest is built and started beside it.
             archives = [pool.submit(self._build, name) for name in IMAGES]
-            pool.submit(self._timed, "cluster", up).result()
+            pool.submit(self._start_cluster).result()
             for archive in (future.result() for future in archives[::-1]):
                 self._timed(f"load {archive.stem}", [*self._program("load"), str(archive)])
                 archive.unlink()
@@ -89,6 +88,16 @@ class Machine:
 
     def _program(self, command: str) -> list[str]:
         return [os.environ["UNIMRG_NODE"], command, str(self.cluster)]
+
+    def _start_cluster(self) -> None:
+        """Start it; once again where a program did not get ready, as on a busy machine."""
+        up = [*self._program("up"), "--with", "scheduler,training-operator,node"]
+        try:
+            self._timed("cluster", up)
+        except RuntimeError as error:
+            say(f"cluster: started again after {str(error).splitlines()[-1]}")
+            self.stop()
+            self._timed("cluster", up)
 
     def _build_base(self) -> None:
         """Debian with Python, from the machine's own package sources, in place of python:slim from a registry."""

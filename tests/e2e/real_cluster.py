@@ -86,7 +86,7 @@ class RealCluster:
         secret = {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": {**values}}
         self.kubectl("apply", "--filename=-", input=json.dumps(secret))
 
-    def ready(self, namespace: str, deployment: str, seconds: int = 180) -> None:
+    def ready(self, namespace: str, deployment: str, seconds: int = 400) -> None:
         """Return when a Deployment's pods are ready; fails with their state."""
         try:
             self.kubectl(
@@ -189,7 +189,7 @@ class RealCluster:
 
     def _run(self, program: str, *arguments: str, input: str | None = None) -> str:
         command = [program, f"--kubeconfig={self.kubeconfig}", *arguments]
-        done = subprocess.run(command, input=input, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(command, input=input, capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, f"{' '.join(arguments)}: {done.stderr.strip()}"
         return done.stdout
 

@@ -9,8 +9,9 @@ import pytest
 
 from tests.e2e.machine import say
 from tests.e2e.real_cluster import RELEASE, SYSTEM, RealCluster, phase, redacted, restarts
+from unimrg_api.exit_codes import ExitCode
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(3600)]
 
 
 def test_the_quick_start_completes_on_real_images(real_cluster: RealCluster) -> None:
@@ -35,6 +36,8 @@ def test_the_quick_start_completes_on_real_images(real_cluster: RealCluster) -> 
             "logs", pod["metadata"]["name"], f"--namespace={real_cluster.namespace}"
         )
     for pod in real_cluster.get("pods", namespace=SYSTEM)["items"]:
-        assert pod["status"]["containerStatuses"][0]["restartCount"] == 0
+        # On a machine so busy that the Lease is not renewed in time, the leader ends, as it should.
+        ended = pod["status"]["containerStatuses"][0]["lastState"].get("terminated", {})
+        assert ended.get("exitCode", ExitCode.UNAVAILABLE) == ExitCode.UNAVAILABLE
     logs = real_cluster.kubectl("logs", f"deployment/{RELEASE}", f"--namespace={SYSTEM}", "--tail=-1")
     assert redacted(logs)

@@ -93,6 +93,7 @@ def run(options: argparse.Namespace, stop: threading.Event) -> ExitCode:
         # Another replica may lead by now: nothing more is written, so there is nothing to bring to an end.
         logger.error("the Lease is lost: ending")
         poller.stop()
+        health.stop()  # a thread that begins for a probe while Python ends would crash it
         return ExitCode.UNAVAILABLE
     stop.wait()
     logger.info("stopping")
