@@ -126,7 +126,7 @@ def test_a_crash_in_native_code_is_named_and_its_peers_may_commit(launch: Launch
 
 
 def test_a_stall_leaves_the_stacks_of_all_ranks_in_their_logs(launch: Launch) -> None:
-    launched = launch("stuck", stall=1)
+    launched = launch("stuck", stall=3)  # enough for a rank to get from its report into the function
     ranks = launched.ranks(2)
     assert launched.code() == 75
     assert "waiting_for_a_step_that_never_comes" in launched.log(0)
