@@ -67,7 +67,8 @@ def prune(target: str, keep_last: int | None, keep_every: int | None, *, confirm
             remedy=f"wait for its end; {held.remedy}",
             exit_code=ExitCode.UNAVAILABLE,
         )
-    doomed = find_doomed(store, Policy(keep_last, keep_every), attempt=max(attempt_numbers(store), default=0))
+    newest_attempt = max(attempt_numbers(store), default=0)
+    doomed = find_doomed(store, Policy(keep_last, keep_every), attempt=newest_attempt, verifying=True)
     if as_json:
         shown = [
             {"step": one.step, "why": one.why, "bytes": one.bytes, "folder": one.folder.key if one.folder else None}

@@ -16,7 +16,7 @@ from tests.support.faulty_stores import WrappedStore, raising
 from unimrg_api.errors import UserError
 from unimrg_trainer.checkpoint.commit import Commit
 from unimrg_trainer.checkpoint.discover import newest_verified, quarantine
-from unimrg_trainer.checkpoint.reader import list_commits
+from unimrg_trainer.checkpoint.reader import inspect_commits, list_commits
 from unimrg_trainer.checkpoint.retention import Policy, retain, superfluous
 from unimrg_trainer.storage.base import StorageError
 
@@ -87,6 +87,27 @@ def test_an_unreadable_marker_counts_for_nothing_and_goes_when_it_is_old(diction
     assert dictionary_store.size(commit.key) is None
     retain(dictionary_store, Policy(2), attempt=2, now=2e10)
     assert dictionary_store.list(commit.folder) == []
+
+
+class DeletingStore(WrappedStore):
+    """Deletes a commit, marker first, when its objects are looked at."""
+
+    def __init__(self, inner: DictionaryStore, commit: Commit) -> None:
+        super().__init__(inner)
+        self._commit = commit
+
+    def list(self, prefix: str = "") -> list[tuple[str, int]]:
+        if prefix == self._commit.folder:
+            for key in (self._commit.key, *(key for key, _ in self.inner.list(prefix))):
+                self.inner.delete(key)
+        return super().list(prefix)
+
+
+def test_a_commit_that_is_deleted_while_it_is_inspected_is_not_damaged(dictionary_store: DictionaryStore) -> None:
+    keeper = checkpointer(dictionary_store)
+    first, _ = (keeper.save(small_state(step), "periodic") for step in (10, 20))
+    reports = inspect_commits(DeletingStore(dictionary_store, first))
+    assert [(one.step, one.finding) for one in reports] == [(20, None)]
 
 
 def abandon(store: DictionaryStore, step: int, attempt: int) -> float:

@@ -54,7 +54,7 @@ def newest_verified(store: ObjectStore, *, best: bool = False) -> Commit | None:
             quarantine(store, marker, str(finding))
         else:
             return commit
-    if not seen.committed:
+    if not seen.committed and not seen.quarantined:
         return None
     raise CheckpointError(
         f"there are commits below {store.uri}/{ROOT}, and none verifies: {'; '.join(findings)}",

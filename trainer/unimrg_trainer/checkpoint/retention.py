@@ -17,6 +17,8 @@ from unimrg_api.commits import ROOT
 from unimrg_api.spec_platform import NEVER_DELETED
 from unimrg_trainer.checkpoint.commit import Commit, best_first, read_markers, reserved_at
 from unimrg_trainer.checkpoint.layout import RESERVATION, Folder, Marker, read_listing
+from unimrg_trainer.checkpoint.manifest import Unverified
+from unimrg_trainer.checkpoint.reader import verify
 from unimrg_trainer.storage.base import ObjectStore, StorageError
 
 logger = logging.getLogger(__name__)
@@ -58,22 +60,28 @@ class Doomed:
         return sum(self.folder.sizes.values()) if self.folder is not None else 0
 
 
-def find_doomed(store: ObjectStore, policy: Policy, *, attempt: int, now: float | None = None) -> list[Doomed]:
+def find_doomed(
+    store: ObjectStore, policy: Policy, *, attempt: int, now: float | None = None, verifying: bool = False
+) -> list[Doomed]:
     """Return what `policy` deletes, in the order in which it has to go; deletes nothing.
 
     `attempt` is the live one: its folders, and those of later ones, are never taken for abandoned. `now` is in seconds
-    since 1970. Raises StorageError.
+    since 1970. With `verifying` the manifest and sizes of every commit are checked, and only those that pass count as
+    kept; a training has done so when it resumed, and what it committed since was checked then. Raises StorageError.
     """
     now = time.time() if now is None else now
     seen = read_listing(store.list(ROOT))
     commits, unreadable = read_markers(store, seen.committed)
-    good = [commit for commit in commits.values() if commit.marker not in seen.quarantined]
+    damaged = seen.quarantined | unreadable.keys()
+    if verifying:
+        damaged |= {commit.marker for commit in commits.values() if not _verifies(store, commit)}
+    good = [commit for commit in commits.values() if commit.marker not in damaged]
     leaving = superfluous(good, policy)
     doomed = [Doomed("superfluous", one.step, one.marker, seen.folders.get(one.folder)) for one in leaving]
     kept = [commit for commit in good if commit not in leaving]
     if len(kept) >= NEVER_DELETED:
         oldest = min(commit.step for commit in kept)
-        for marker in sorted(seen.quarantined | unreadable.keys()):
+        for marker in sorted(damaged):
             if marker.step < oldest:  # as long as it is recent it is kept for people to look at
                 folder = seen.folders.get(commits[marker].folder) if marker in commits else None
                 doomed.append(Doomed("damaged", marker.step, marker, folder))
@@ -87,6 +95,14 @@ def find_doomed(store: ObjectStore, policy: Policy, *, attempt: int, now: float 
             if reserved is not None and now - reserved > ABANDONED_SECONDS:
                 doomed.append(Doomed("abandoned", folder.step, None, folder))
     return doomed
+
+
+def _verifies(store: ObjectStore, commit: Commit) -> bool:
+    try:
+        verify(store, commit)
+    except Unverified:
+        return False
+    return True
 
 
 def delete(store: ObjectStore, doomed: Doomed) -> None:
