@@ -16,6 +16,7 @@ from torch import Tensor
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.spec_training import GuardSpec
+from unimrg_api.texts import counted
 from unimrg_trainer.checkpoint.state import Piece, StateReader
 from unimrg_trainer.engine.metrics import StepMetrics
 
@@ -89,8 +90,8 @@ class NumericGuard:
                     )
                 )
                 return NumericGuardError(
-                    f"{self.skipped} steps had a loss or gradient that is non-finite or a spike, the last one step "
-                    f"{step.step} (spec.training.guard.skipBudget: {self._budget}; loss {step.loss:.4g} of "
+                    f"{counted(self.skipped, 'step')} had a loss or gradient that is non-finite or a spike, the last one "
+                    f"step {step.step} (spec.training.guard.skipBudget: {self._budget}; loss {step.loss:.4g} of "
                     f"{dict(step.losses)}, gradient norm {step.grad_norm:.4g}); {kept}",
                     remedy="start with a lower spec.training.optimizer.learningRate, or in FP32, under another "
                     f"spec.checkpoint.uri; or raise skipBudget{level} to go on from the last checkpoint",
