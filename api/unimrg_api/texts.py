@@ -14,6 +14,11 @@ def duration(seconds: float) -> str:
     return f"{whole}s"
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number of things: `1 step`, `2 steps`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def backoff(initial: float, maximum: float, failures: int, jitter: float = 1.0) -> float:
     """Return the seconds to wait after `failures` in a row (at least 1): `initial`, doubled each time, up to `maximum`.
 

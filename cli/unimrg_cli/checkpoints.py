@@ -13,11 +13,11 @@ from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.load import load_job
 from unimrg_cli.run_view import is_job_file, open_run
-from unimrg_cli.tables import print_doomed
+from unimrg_cli.tables import print_deletable
 from unimrg_trainer.checkpoint.identity import attempt_numbers
 from unimrg_trainer.checkpoint.lease import holder
 from unimrg_trainer.checkpoint.reader import CommitReport, inspect_commits, verify_bytes
-from unimrg_trainer.checkpoint.retention import Policy, delete, find_doomed
+from unimrg_trainer.checkpoint.retention import Policy, delete, find_deletable
 from unimrg_trainer.launch.sync import tracked_job
 from unimrg_trainer.local_folders import run_folder
 from unimrg_trainer.storage import ObjectStore
@@ -67,16 +67,17 @@ def prune(target: str, keep_last: int | None, keep_every: int | None, *, confirm
             remedy=f"wait for its end; {held.remedy}",
             exit_code=ExitCode.UNAVAILABLE,
         )
-    doomed = find_doomed(store, Policy(keep_last, keep_every), attempt=max(attempt_numbers(store), default=0))
+    newest_attempt = max(attempt_numbers(store), default=0)
+    deletable = find_deletable(store, Policy(keep_last, keep_every), attempt=newest_attempt, verifying=True)
     if as_json:
         shown = [
             {"step": one.step, "why": one.why, "bytes": one.bytes, "folder": one.folder.key if one.folder else None}
-            for one in doomed
+            for one in deletable
         ]
         typer.echo(json.dumps({"uri": store.uri, "deleted": confirmed, "checkpoints": shown}, indent=2))
     else:
-        print_doomed(store.uri, doomed, deleted=confirmed)
-    for one in doomed if confirmed else ():
+        print_deletable(store.uri, deletable, deleted=confirmed)
+    for one in deletable if confirmed else ():
         delete(store, one)
 
 

@@ -9,7 +9,7 @@ from rich.filesize import decimal as size
 
 from unimrg_api.arithmetic.memory import Memory
 from unimrg_api.arithmetic.plan import Operations, Plan, Time
-from unimrg_api.texts import duration
+from unimrg_api.texts import counted, duration
 from unimrg_cli.printing import Side, print_rows, print_table
 
 TIGHT = 0.15
@@ -25,8 +25,8 @@ def print_plan(plan: Plan) -> None:
         "model": plan.model,
         "parameters": f"{_count(plan.parameters)}, of which {_count(plan.trained)} are trained",
         "frozen beside": ", ".join(f"{one.name} {_count(one.parameters)}" for one in plan.frozen_encoders),
-        "training": f"{plan.steps} steps of {plan.rows} rows",
-        "processes": f"{plan.processes}, each with {plan.micro_steps} forwards a step",
+        "training": f"{counted(plan.steps, 'step')} of {counted(plan.rows, 'row')}",
+        "processes": f"{plan.processes}, each with {counted(plan.micro_steps, 'forward')} a step",
     }
     printer.rows("", head)
     groups = [[one.name, f"{one.parameters:,}", "yes" if one.trained else "no"] for one in plan.groups]

@@ -20,14 +20,15 @@ tracking_app = typer.Typer(help="Records of a run in MLflow.", no_args_is_help=T
 
 @checkpoints_app.command("ls")
 def list_command(target: Target, output: OutputOption = "table") -> None:
-    """List the committed checkpoints of a run, newest first."""
+    """List the committed checkpoints of a run, newest first, and those that are quarantined."""
     import json
 
     from unimrg_cli.run_view import open_run
-    from unimrg_trainer.checkpoint.reader import inspect_commits
+    from unimrg_trainer.checkpoint.reader import inspect_commits, inspect_quarantined
 
     store = open_run(target)
-    checkpoints = inspect_commits(store)
+    checkpoints = [*inspect_commits(store), *inspect_quarantined(store)]
+    checkpoints.sort(key=lambda one: (one.step, one.generation), reverse=True)
     if output == "json":
         typer.echo(json.dumps([item.model_dump(by_alias=True) for item in checkpoints], indent=2))
         return

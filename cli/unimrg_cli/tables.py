@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.filesize import decimal as size
 
 from unimrg_api.status import ProgressStatus
-from unimrg_api.texts import duration
+from unimrg_api.texts import counted, duration
 from unimrg_cli.cluster_view import (
     AT_WORK,
     NOT_TAKEN_UP,
@@ -26,7 +26,7 @@ from unimrg_cli.cluster_view import (
 from unimrg_cli.printing import Side, print_rows, print_table
 from unimrg_cli.run_view import RunDescription
 from unimrg_trainer.checkpoint.reader import CommitReport
-from unimrg_trainer.checkpoint.retention import Doomed
+from unimrg_trainer.checkpoint.retention import Deletable
 
 Rows = list[tuple[str, str]]
 
@@ -73,7 +73,7 @@ def print_checkpoints(uri: str, checkpoints: list[CommitReport], *, digests: boo
     }
     rows = (
         (str(item.step), "–" if item.attempt is None else str(item.attempt), str(item.generation), size(item.bytes),
-         item.created or "–", item.reason or "–", item.finding or "as written") for item in checkpoints
+         item.created or "–", item.reason or "–", item.finding or "ok") for item in checkpoints
     )  # fmt: skip
     print_table(console, {**columns, "DIGESTS" if digests else "SIZES": "fold"}, rows)
     if not digests:
@@ -81,15 +81,15 @@ def print_checkpoints(uri: str, checkpoints: list[CommitReport], *, digests: boo
         console.print(hint, markup=False, highlight=False, soft_wrap=True, style="dim")
 
 
-def print_doomed(uri: str, doomed: list[Doomed], *, deleted: bool) -> None:
+def print_deletable(uri: str, deletable: list[Deletable], *, deleted: bool) -> None:
     """Print what is, or would be, deleted of a run's checkpoints."""
     console = _console()
-    if not doomed:
+    if not deletable:
         console.print(f"There is nothing to delete at {uri}.", markup=False, highlight=False, soft_wrap=True)
         return
-    rows = ((str(one.step), one.why, size(one.bytes), one.folder.key if one.folder else "–") for one in doomed)
+    rows = ((str(one.step), one.why, size(one.bytes), one.folder.key if one.folder else "–") for one in deletable)
     print_table(console, {"STEP": "right", "WHY": "left", "SIZE": "right", "FOLDER": "fold"}, rows)
-    total = f"{len(doomed)} checkpoints, {size(sum(one.bytes for one in doomed))}"
+    total = f"{counted(len(deletable), 'checkpoint')}, {size(sum(one.bytes for one in deletable))}"
     said = f"Deleting {total}." if deleted else f"{total} would be deleted. Run the command again with --yes to do it."
     console.print(said, markup=False, highlight=False, soft_wrap=True)
 

@@ -167,6 +167,7 @@ def test_if_nothing_verifies_the_job_ends_instead_of_starting_anew(
         assert caught.value.exit_code is ExitCode.NO_VALID_CHECKPOINT
         assert "step 20" in caught.value.message
         assert "spec.checkpoint.uri" in caught.value.remedy
+        dictionary_store.delete(damaged.key)  # nor where a person has deleted the marker
 
 
 def test_sizes_are_enough_to_choose_and_digests_decide_on_reading(dictionary_store: DictionaryStore) -> None:

@@ -21,7 +21,8 @@ from unimrg_trainer.storage import LocalStore
 from unimrg_trainer.storage.base import StorageError
 
 T = TypeVar("T")
-TRAINING = {"model": {"toy": {"size": 2}}, "data": "d" * 64, "precision": "FP32", "seed": 42}
+MODEL = {"family": "harmon", "settings": {"dropout": 0.1}, "init": None}
+TRAINING = {"model": MODEL, "data": "d" * 64, "precision": "FP32", "seed": 42, "guard": []}
 
 
 def test_the_first_claim_gives_the_uid_for_ever(dictionary_store: DictionaryStore) -> None:
@@ -42,18 +43,21 @@ def test_without_a_uid_one_is_drawn(absent: str | None) -> None:
 
 def test_another_training_is_refused_with_the_fields_that_differ(dictionary_store: DictionaryStore) -> None:
     claim_identity(dictionary_store, "uid", TRAINING)
-    model = {"toy": {"password": "hunter22", "size": 3}}
-    other = {**TRAINING, "seed": 43, "data": "e" * 64, "model": model, "optimizer": {"beta1": 0.9}}
+    model = {"family": "harmon", "settings": {"password": "hunter22", "dropout": 0.2}}
+    other = {**TRAINING, "seed": 43, "data": "e" * 64, "model": model, "optimizer": {"beta1": 0.9}, "guard": [6.0, 8]}
     with pytest.raises(UserError) as caught:
         claim_identity(dictionary_store, "uid", other)
     assert caught.value.exit_code is ExitCode.CONFIGURATION
     for said in (
         "spec.training.seed is 42 there and 43 here",
         f'the digest of the data is "{"d" * 64}" there and "{"e" * 64}" here',
-        "spec.model.toy.size is 2 there and 3 here",
+        "spec.model.harmon.dropout is 0.1 there and 0.2 here",
+        "spec.training.guard.spikeThreshold is absent there and 6.0 here",
+        "spec.training.guard.spikeWindow is absent there and 8 here",
         "spec.training.optimizer.beta1 is absent there and 0.9 here",
     ):
         assert said in caught.value.message
+    assert "init" not in caught.value.message, "absent and null are the same"
     assert "precision" not in caught.value.message and "hunter" not in caught.value.message
     assert "spec.checkpoint.uri" in caught.value.remedy
 

@@ -66,6 +66,16 @@ def test_a_later_attempt_of_the_same_job_takes_over_and_the_older_notices(store:
     refused(store)
 
 
+def test_a_lease_of_another_token_or_none_is_lost(dictionary_store: DictionaryStore) -> None:
+    held = acquire(dictionary_store, "job", 3)
+    content = json.loads(dictionary_store.get("lease/00000001.json"))
+    dictionary_store.put("lease/00000001.json", json.dumps({**content, "token": "other", "attempt": 7}).encode())
+    assert "attempt 7" in str(held.renew())
+    dictionary_store.delete("lease/00000001.json")
+    assert held.renew() == "another start"
+    assert dictionary_store.list("lease/") == [], "it is not written again"
+
+
 def test_of_several_starts_at_once_exactly_one_gets_it(store: ObjectStore) -> None:
     together = threading.Barrier(6)
 
@@ -129,7 +139,16 @@ def test_a_start_that_paused_while_others_came_and_went_is_refused(dictionary_st
     assert passed[1].renew() is None
 
 
-LEASE = {"owner": "a", "attempt": 1, "since": "", "host": "b", "machine": "c", "process": 1, "released": False}
+LEASE = {
+    "owner": "a",
+    "attempt": 1,
+    "since": "",
+    "host": "b",
+    "machine": "c",
+    "process": 1,
+    "token": "",
+    "released": False,
+}
 
 
 @pytest.mark.parametrize("content", [b"", b"[1]", b"{}", b'{"owner": 1}', json.dumps(LEASE).encode()])

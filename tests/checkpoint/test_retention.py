@@ -16,8 +16,8 @@ from tests.support.faulty_stores import WrappedStore, raising
 from unimrg_api.errors import UserError
 from unimrg_trainer.checkpoint.commit import Commit
 from unimrg_trainer.checkpoint.discover import newest_verified, quarantine
-from unimrg_trainer.checkpoint.reader import list_commits
-from unimrg_trainer.checkpoint.retention import Policy, retain, superfluous
+from unimrg_trainer.checkpoint.reader import inspect_commits, list_commits
+from unimrg_trainer.checkpoint.retention import Policy, expired, retain
 from unimrg_trainer.storage.base import StorageError
 
 DAY = 24 * 3600.0
@@ -32,8 +32,8 @@ def commits_of(numbers: Sequence[int]) -> list[Commit]:
 
 
 @given(present=st.sets(st.integers(0, 99)), keep_last=st.integers(-1, 10), keep_every=st.none() | st.integers(1, 60))
-def test_the_newest_two_are_never_superfluous(present: set[int], keep_last: int, keep_every: int | None) -> None:
-    deleted = set(steps(superfluous(commits_of(list(present)), Policy(keep_last, keep_every))))
+def test_the_newest_two_are_never_expired(present: set[int], keep_last: int, keep_every: int | None) -> None:
+    deleted = set(steps(expired(commits_of(list(present)), Policy(keep_last, keep_every))))
     left = present - deleted
     newest = set(sorted(present)[-max(2, keep_last) :])
     assert left >= newest
@@ -42,7 +42,7 @@ def test_the_newest_two_are_never_superfluous(present: set[int], keep_last: int,
     else:
         firsts = {step for step in present if not present & set(range(step // keep_every * keep_every, step))}
         assert left - newest == {step for step in firsts if step >= keep_every} - newest
-        assert not superfluous(commits_of(list(left)), Policy(keep_last, keep_every)), "it is kept for good"
+        assert not expired(commits_of(list(left)), Policy(keep_last, keep_every)), "it is kept for good"
 
 
 def test_the_commit_with_the_lowest_score_stays_until_there_is_a_better_one(dictionary_store: DictionaryStore) -> None:
@@ -87,6 +87,27 @@ def test_an_unreadable_marker_counts_for_nothing_and_goes_when_it_is_old(diction
     assert dictionary_store.size(commit.key) is None
     retain(dictionary_store, Policy(2), attempt=2, now=2e10)
     assert dictionary_store.list(commit.folder) == []
+
+
+class DeletingStore(WrappedStore):
+    """Deletes a commit, marker first, when its objects are looked at."""
+
+    def __init__(self, inner: DictionaryStore, commit: Commit) -> None:
+        super().__init__(inner)
+        self._commit = commit
+
+    def list(self, prefix: str = "") -> list[tuple[str, int]]:
+        if prefix == self._commit.folder:
+            for key in (self._commit.key, *(key for key, _ in self.inner.list(prefix))):
+                self.inner.delete(key)
+        return super().list(prefix)
+
+
+def test_a_commit_that_is_deleted_while_it_is_inspected_is_not_damaged(dictionary_store: DictionaryStore) -> None:
+    keeper = checkpointer(dictionary_store)
+    first, _ = (keeper.save(small_state(step), "periodic") for step in (10, 20))
+    reports = inspect_commits(DeletingStore(dictionary_store, first))
+    assert [(one.step, one.finding) for one in reports] == [(20, None)]
 
 
 def abandon(store: DictionaryStore, step: int, attempt: int) -> float:

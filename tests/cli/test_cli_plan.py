@@ -94,6 +94,14 @@ def test_a_job_that_training_refuses_has_no_hours(unimrg: Unimrg, tmp_path: Path
     assert ended.code == 64 and plan["times"] == {} and plan["warnings"] == []
     (reason,) = plan["refused"]
     assert "6 cohorts of an objective cannot be dealt evenly to 8 processes" in reason
+    assert reason.endswith("or use 6 processes (spec.trainer)")
+
+
+def test_a_published_size_without_first_weights_begins_at_random(unimrg: Unimrg, tmp_path: Path) -> None:
+    job = tmp_path / "job.yaml"
+    job.write_text("".join(line for line in RECIPE.read_text().splitlines(True) if "init:" not in line))
+    plan = json.loads(unimrg("plan", job, "-o", "json").out)
+    assert plan["licence"] is None and "begins with random weights" in plan["warnings"][0]
 
 
 def test_wrong_jobs_and_unknown_devices_are_refused(unimrg: Unimrg, tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ from tests.support.faulty_stores import flip
 from unimrg_api.load import load_job
 from unimrg_api.progress import Progress
 from unimrg_api.termination import TerminationRecord
+from unimrg_trainer.checkpoint.discover import quarantine
+from unimrg_trainer.checkpoint.layout import Marker
 from unimrg_trainer.checkpoint.lease import acquire
 from unimrg_trainer.storage import LocalStore
 
@@ -86,11 +88,12 @@ def test_checkpoints_are_listed_newest_first(unimrg: Unimrg, run: Run) -> None:
     ended = unimrg("ckpt", "ls", run.file, "--output", "json")
     assert ended.code == 0
     rows = json.loads(ended.out)
-    assert [(row["step"], row["generation"], row["attempt"]) for row in rows] == [(100, 1, 2), (20, 0, 1), (10, 0, 1)]
-    assert rows[1]["marker"] == "ckpt/step-00000020/COMMITTED-0"
-    assert rows[1]["created"] == "2026-01-02T03:04:05+00:00"
-    assert rows[1]["bytes"] == 100
-    assert all(row["sizesVerified"] for row in rows)
+    listed = [(row["step"], row["generation"], row["attempt"]) for row in rows]
+    assert listed == [(100, 1, 2), (100, 0, None), (20, 0, 1), (10, 0, 1)], "one is quarantined, and says not why"
+    assert rows[2]["marker"] == "ckpt/step-00000020/COMMITTED-0"
+    assert rows[2]["created"] == "2026-01-02T03:04:05+00:00"
+    assert rows[2]["bytes"] == 100
+    assert [row["sizesVerified"] for row in rows] == [True, False, True, True]
 
 
 def test_a_damaged_checkpoint_is_shown_as_such(unimrg: Unimrg, run: Run) -> None:
@@ -113,7 +116,7 @@ def test_file_folder_and_uri_name_the_same_run(
     monkeypatch.chdir(tmp_path)
     listings = {unimrg("ckpt", "ls", target).out for target in (run.file, run.root, run.root.as_uri(), "file://run")}
     assert len(listings) == 1
-    assert "as written" in listings.pop()
+    assert "ok" in listings.pop()
 
 
 def test_a_run_that_has_not_begun_is_no_error_but_a_wrong_uri_is(unimrg: Unimrg, run: Run, tmp_path: Path) -> None:
@@ -248,15 +251,30 @@ def test_verifying_reads_every_byte_and_names_what_is_damaged(unimrg: Unimrg, ru
     assert unimrg("ckpt", "verify", run.file, "--step", "25").code == 66
 
 
+def test_quarantined_checkpoints_are_listed(unimrg: Unimrg, run: Run, written: LocalStore) -> None:
+    quarantine(written, Marker(40, 0), "a byte flipped")
+    rows = json.loads(unimrg("ckpt", "ls", run.file, "--output", "json").out)
+    assert [(row["step"], row["finding"]) for row in rows][:2] == [(40, "quarantined: a byte flipped"), (30, None)]
+
+
+def test_pruning_never_deletes_the_last_commit_that_verifies(unimrg: Unimrg, run: Run, written: LocalStore) -> None:
+    for key, _ in written.list("ckpt/"):
+        if "rank-0" in key and "step-00000010" not in key:
+            written.put(key, written.get(key)[:-1])
+    before = written.list("ckpt/")
+    assert unimrg("ckpt", "prune", run.file, "--keep-last", "2", "--keep-every", "1000", "--yes").code == 0
+    assert written.list("ckpt/") == before
+
+
 def test_pruning_shows_first_and_deletes_only_when_told_to(unimrg: Unimrg, run: Run, written: LocalStore) -> None:
     before = written.list()
     shown = unimrg("ckpt", "prune", run.file, "--keep-last", "2", "--keep-every", "20")
-    assert shown.code == 0 and "1 checkpoints" in shown.out and "--yes" in shown.out
+    assert shown.code == 0 and "1 checkpoint, " in shown.out and "--yes" in shown.out
     assert written.list() == before
     planned = json.loads(unimrg("ckpt", "prune", run.file, "--keep-last", 2, "--keep-every", 20, "-o", "json").out)
     assert (planned["deleted"], [one["step"] for one in planned["checkpoints"]]) == (False, [10])
     deleted = unimrg("ckpt", "prune", run.file, "--keep-last", "2", "--keep-every", "20", "--yes")
-    assert deleted.code == 0 and "superfluous" in deleted.out
+    assert deleted.code == 0 and "expired" in deleted.out
     assert {key.split("/")[1] for key, _ in written.list("ckpt/")} == {f"step-000000{step}" for step in (20, 30, 40)}
     assert unimrg("ckpt", "verify", run.file).code == 0
 

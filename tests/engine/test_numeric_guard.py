@@ -42,7 +42,7 @@ def with_weight(factor: float, *numbers: int, rank: int = 0, world_size: int = 1
 
 
 def trained(plan: Callable[[int], Step], guard: NumericGuard, stop: int = 6) -> tuple[list[Whole], list[Any]]:
-    """(the states saved after every step, the metrics of every step)."""
+    """(the states saved after every step that was taken, and after the last; the metrics of every step)."""
     saved: list[Whole] = []
     points: list[Any] = []
 
@@ -65,14 +65,15 @@ def trained(plan: Callable[[int], Step], guard: NumericGuard, stop: int = 6) -> 
 @pytest.mark.parametrize("poison", [math.nan, math.inf])
 def test_a_skipped_step_changes_no_weight_and_no_moment(poison: float) -> None:
     guard = NumericGuard(GuardSpec(), CPU)
-    saved, points = trained(with_weight(poison, 2), guard)
-    assert [point.skipped for point in points] == [False, False, True, False, False, False]
-    for name, tensor in saved[1].tensors.items():
+    saved, points = trained(with_weight(poison, 2, 5), guard)
+    assert [point.skipped for point in points] == [False, False, True, False, False, True]
+    assert [state.step for state in saved] == [1, 2, 4, 5, 6], "a state that has not changed is only saved at the end"
+    for name, tensor in saved[-2].tensors.items():
         if not name.startswith("guard/"):
-            assert torch.equal(tensor, saved[2].tensors[name]), name
-            assert bool(saved[5].tensors[name].isfinite().all())
-    assert not torch.equal(saved[2].tensors["model/first.weight"], saved[3].tensors["model/first.weight"])
-    assert guard.skipped == 1
+            assert torch.equal(tensor, saved[-1].tensors[name]), name
+            assert bool(tensor.isfinite().all())
+    assert not torch.equal(saved[1].tensors["model/first.weight"], saved[2].tensors["model/first.weight"])
+    assert guard.skipped == 2
 
 
 @pytest.mark.usefixtures("process_group")
@@ -88,6 +89,7 @@ def test_one_step_beyond_the_budget_ends_training_and_spares_the_commit(tmp_path
     with pytest.raises(NumericGuardError, match=r"2 steps had .* the last one step 4") as caught:
         toy_loop(Toy(), stop_step=8, save_every=3, save=save, plan_step=with_weight(math.nan, 1, 3), guard=guard).run(0)
     assert int(caught.value.exit_code) == 82
+    assert caught.value.message.endswith("the last checkpoint is that of step 3")
     assert caught.value.remedy
     assert [state.step for state in saved] == [3]
     loaded = loaded_by(checkpointer(store))
@@ -98,7 +100,7 @@ def test_one_step_beyond_the_budget_ends_training_and_spares_the_commit(tmp_path
 @pytest.mark.usefixtures("process_group")
 @pytest.mark.parametrize("settings", [GuardSpec(skip_budget=4, spike_threshold="20", spike_window=8)])
 def test_a_resumed_training_skips_the_same_steps(settings: GuardSpec) -> None:
-    """Spikes at steps 10 and 13 (too early: 3), interrupted before the first of them."""
+    """Spikes at steps 10 and 13 (too early: 3), interrupted between the two."""
     plan = with_weight(1e4, 3, 10, 13)
     saved, points = trained(plan, NumericGuard(settings, CPU), stop=16)
     assert [point.step for point in points if point.skipped] == [11, 14]
@@ -114,9 +116,26 @@ def test_a_resumed_training_skips_the_same_steps(settings: GuardSpec) -> None:
         save=lambda state, reason: last.append(joined(state)),
         plan_step=plan,
         guard=guard,
-    ).run(11)
+    ).run(12)
     assert_same(last[0], saved[-1])
     assert guard.skipped == 2
+
+
+@pytest.mark.usefixtures("process_group")
+def test_half_a_window_of_spikes_in_a_row_is_a_new_level_also_when_resumed() -> None:
+    settings = GuardSpec(spike_threshold="6", spike_window=9)
+    values = [level + 0.01 * (index % 3) for level in (1.0, 5.0) for index in range(20)]
+    values[22] = math.nan  # ends the first streak, of two
+    for interrupted_at in (25, None):
+        guard, skipped = NumericGuard(settings, CPU), list[int]()
+        for index, value in enumerate(values):
+            if index == interrupted_at:
+                saved = joined(LocalState(index, guard.export_pieces()))
+                guard = NumericGuard(settings, CPU)
+                guard.import_state(saved.reader())
+            if guard.judge(torch.tensor(1.0), torch.tensor(value)):
+                skipped.append(index)
+        assert skipped == [20, 21, 22, 23, 24, 25, 26, 27], "with the fifth in a row the level counts"
 
 
 def test_a_spike_is_judged_by_median_and_median_deviation() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,10 @@ def died(rank: int, status: int, at: float = 1.0) -> RankExit:
     return RankExit(rank, None, status, at)
 
 
+def told(rank: int, status: int, at: float) -> RankExit:
+    return RankExit(rank, None, status, at, last_line="OSError: [Errno 28] No space left on device")
+
+
 def killed(rank: int, at: float = 9.0) -> RankExit:
     """By the launcher."""
     return RankExit(rank, None, -signal.SIGKILL, at, killed_by_launcher=True)
@@ -44,6 +49,7 @@ CASES: list[tuple[str, WorkerGroupExit, ExitCode, int | None]] = [
     ("a communication fault beside a failure", group(ended(0, 84, 1), ended(1, 70, 2)), ExitCode.PROGRAM, 1),
     ("communication faults alone", group(ended(0, 84, 3), ended(1, 84, 2)), ExitCode.COMMUNICATION, 1),
     ("a communication fault, and a peer that hung", group(ended(0, 84, 3), killed(1)), ExitCode.COMMUNICATION, 0),
+    ("one that says nothing, and the cause", group(died(0, 69, 1), told(1, 69, 2)), ExitCode.UNAVAILABLE, 1),
     ("killed by the kernel", group(ended(0, 84, 5), died(1, -9, 5.05)), ExitCode.KILLED, 1),
     ("a failure, and a peer that hung", group(ended(0, 65, 1), killed(1)), ExitCode.DATA_CORRUPT, 0),
     ("a crash in native code", group(died(0, -signal.SIGSEGV)), ExitCode.PROGRAM, 0),
@@ -105,6 +111,8 @@ class DistNetworkError(RuntimeError):
         (Interrupted("stopped after step 3"), ExitCode.INTERRUPTED),
         (OutOfMemoryError("CUDA out of memory"), ExitCode.PROGRAM),
         (MemoryError(), ExitCode.KILLED),
+        (OSError(errno.ENOSPC, "No space left on device"), ExitCode.UNAVAILABLE),
+        (OSError(errno.EIO, "Input/output error"), ExitCode.PROGRAM),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), ExitCode.KILLED),
         (RuntimeError("CUDA error: uncorrectable ECC error encountered"), ExitCode.GPU_FAULT),
         (RuntimeError("[../gloo/transport/tcp/pair.cc:534] Connection closed by peer"), ExitCode.COMMUNICATION),

@@ -100,7 +100,7 @@ def test_a_notice_is_shown_once_and_skipped_steps_as_long_as_there_are_some(show
     later = damaged.model_copy(update={"step": 40, "updated": 2.0})
     text = shown(HALFWAY, damaged, later, terminal=False)
     assert text.count("Note: step 20 is damaged.") == 1
-    assert "2 steps left out" in text
+    assert "2 skipped steps" in text
 
 
 @pytest.mark.parametrize(("stage", "saves"), [("train", True), ("evaluate", False)])

@@ -196,7 +196,7 @@ def test_a_prefix_that_cannot_be_written_is_named_by_its_field(tmp_path: Path) -
 
 def test_processes_that_cohorts_cannot_be_dealt_to_are_refused_by_the_option(tmp_path: Path) -> None:
     job, file = tiny_job(tmp_path)
-    with pytest.raises(UserError, match=r"^--processes 3: 2 cohorts per step are not divisible by 3 processes"):
+    with pytest.raises(UserError, match=r"^--processes 3: 2 cohorts per step cannot be divided by 3 processes"):
         local.run_job(job, file, 3)
     assert not (tmp_path / "run").exists()
 

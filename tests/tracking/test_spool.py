@@ -141,7 +141,7 @@ def test_copying_twice_writes_once_and_restoring_gives_the_same_curves(
 
     copy_segments(tmp_path / "spool", names, dictionary_store)
     before = dict(dictionary_store.objects)
-    copy_segments(tmp_path / "spool", names, dictionary_store)
+    copy_segments(tmp_path / "spool", [*names, "attempt-1/gone.jsonl"], dictionary_store)
     restore_segments(dictionary_store, tmp_path / "elsewhere")
 
     assert dictionary_store.objects == before

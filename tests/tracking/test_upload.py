@@ -154,7 +154,7 @@ def test_a_run_that_was_made_too_late_is_closed_and_never_chosen(monkeypatch: py
         over.append(True)
         return make("a", "RUNNING")
 
-    def proceed() -> None:
+    def raise_if_stopped() -> None:
         if over:
             raise UnavailableError("stopped")
 
@@ -166,7 +166,7 @@ def test_a_run_that_was_made_too_late_is_closed_and_never_chosen(monkeypatch: py
         set_tag=lambda name, key, value: runs[name].data.tags.update({key: value}),
         set_terminated=lambda name, status: setattr(runs[name].info, "status", status),
     )
-    late, next_one = MlflowRun(SETTINGS, proceed), MlflowRun(SETTINGS)
+    late, next_one = MlflowRun(SETTINGS, raise_if_stopped), MlflowRun(SETTINGS)
     for run in (late, next_one):
         monkeypatch.setattr(run, "_connection", server)
     with pytest.raises(UnavailableError, match="stopped"):

@@ -89,3 +89,9 @@ def test_each_answer_gets_its_reaction_and_keeps_its_text(answer: str, kind: typ
     error = translate(RuntimeError(answer))
     assert type(error) is kind
     assert answer in str(error) and said in str(error)
+
+
+def test_of_several_lines_only_the_first_is_shown() -> None:
+    assert str(translate(RuntimeError("database is locked\n[SQL: INSERT]\n(Background on this error)"))) == (
+        "database is locked"
+    )

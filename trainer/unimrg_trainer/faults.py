@@ -1,6 +1,8 @@
-"""Tells faults of machines, memory and networks from errors of programs, by what torch raises for them."""
+"""Tells faults of machines, memory, disks and networks from errors of programs, by what torch raises for them."""
 
 from __future__ import annotations
+
+import errno
 
 from unimrg_api.exit_codes import ExitCode
 
@@ -30,6 +32,8 @@ def fault_of(error: BaseException) -> tuple[ExitCode, str] | None:
         return ExitCode.PROGRAM, "GpuOutOfMemory"
     if isinstance(error, MemoryError) or "can't allocate memory" in text:
         return ExitCode.KILLED, "OutOfMemory"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return ExitCode.UNAVAILABLE, "DiskFull"
     if any(part in text for part in _GPU_FAULT_TEXTS):
         return ExitCode.GPU_FAULT, "GpuFault"
     if is_distributed_error and any(part in text for part in _RENDEZVOUS_TEXTS):

@@ -22,7 +22,7 @@ from unimrg_api.record import SIZE_LIMIT
 from unimrg_api.spec_platform import StorageSpec
 from unimrg_api.stages import StageName
 from unimrg_trainer.files import write_atomically
-from unimrg_trainer.storage.local import explained
+from unimrg_trainer.storage.local import os_errors_as_storage_errors
 
 logger = logging.getLogger(__name__)
 
@@ -150,7 +150,7 @@ def claim_folder(folder: Path, uid: str) -> bool:
     Raises StorageError.
     """
     held = training_in(folder)
-    with explained("write", folder):
+    with os_errors_as_storage_errors("write", folder):
         if held not in (None, uid):
             (folder / "earlier").mkdir(exist_ok=True)
             place = Path(tempfile.mkdtemp(dir=folder / "earlier"))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -50,7 +51,8 @@ class SectionFile:
     def tick(self) -> None:
         """Say that the section goes on, where it may last longer than a stall."""
         self._count += 1
-        os.pwrite(self._descriptor, f"{self._step} {self._count} {self._section}".ljust(_SIZE).encode(), 0)
+        with suppress(OSError):  # a full disk must not end the training
+            os.pwrite(self._descriptor, f"{self._step} {self._count} {self._section}".ljust(_SIZE).encode(), 0)
 
 
 def read_positions(run_dir: Path) -> dict[int, Position]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
 
-from unimrg_api.arithmetic.memory import WIDE
+from unimrg_api.arithmetic.memory import STORAGE_BYTES
 from unimrg_api.job import JobSpec
 from unimrg_api.spec_platform import NEVER_DELETED, CheckpointSpec
 
@@ -32,7 +32,7 @@ class Checkpoints(Section):
 
 def checkpoints_of(spec: JobSpec, parameters: int, trained: int) -> Checkpoints:
     """Return the commits of a job whose module has so many parameters, and trains so many of them."""
-    commit = WIDE[spec.training.precision] * (parameters + 2 * trained)
+    commit = STORAGE_BYTES[spec.training.precision] * (parameters + 2 * trained)
     steps = spec.training.resolved_stop_step()
     commits = -(-steps // spec.checkpoint.every_steps)
     kept = _kept(commits, spec.checkpoint, steps) + (spec.training.early_stop is not None)

@@ -14,9 +14,9 @@ from unimrg_api.arithmetic.layers import Counts, Part
 from unimrg_api.spec_platform import StrategyName
 from unimrg_api.spec_training import Precision, Recompute
 
-WIDE = {"FP32": 4, "BF16": 4, "FP64": 8}
+STORAGE_BYTES = {"FP32": 4, "BF16": 4, "FP64": 8}
 """Bytes of a weight, of a gradient and of a moment."""
-NARROW = {"FP32": 4, "BF16": 2, "FP64": 8}
+COMPUTE_BYTES = {"FP32": 4, "BF16": 2, "FP64": 8}
 """Bytes of a number that matrices are multiplied with."""
 BUCKET = 50_000_000
 """Numbers that DeepSpeed reduces or gathers at once; it has a bucket for each."""
@@ -66,7 +66,7 @@ class Load:
 
 def memory(family: FamilyArithmetic, load: Load, strategy: StrategyName) -> Memory:
     """Return the memory of a step at its peak."""
-    wide, narrow = WIDE[load.precision], NARROW[load.precision]
+    wide, narrow = STORAGE_BYTES[load.precision], COMPUTE_BYTES[load.precision]
     n = load.processes
     whole = family.parameters * wide
     trained = sum(part.parameters for part in family.parts if part in load.trained) * wide
@@ -101,7 +101,7 @@ def peak(family: FamilyArithmetic, load: Load) -> tuple[float, float, float]:
     and one of its blocks is whole, if it is computed again. The gradient of a vocabulary's matrix waits for the
     embedding's, at the end, where they are one.
     """
-    wide = WIDE[load.precision]
+    wide = STORAGE_BYTES[load.precision]
     head = next(part for part in family.parts if part.vocabulary)
     matrix = head.cost.weights * wide * (head in load.trained)
     tied = head.parameters == 0
@@ -122,7 +122,7 @@ def peak(family: FamilyArithmetic, load: Load) -> tuple[float, float, float]:
 
 def _held(part: Part, load: Load) -> tuple[float, float]:
     """Bytes that a part holds for the backward, and those of one of its blocks that the backward computes again."""
-    wide, narrow = WIDE[load.precision], NARROW[load.precision]
+    wide, narrow = STORAGE_BYTES[load.precision], COMPUTE_BYTES[load.precision]
     tokens, block = part.tokens(load.counts), part.block
     kept = tokens * (part.cost.wide * wide + part.cost.narrow * narrow)
     if block is None:
@@ -140,7 +140,7 @@ def _held(part: Part, load: Load) -> tuple[float, float]:
 def score_bytes(part: Part, load: Load) -> float:
     """Bytes of the scores that are held at once: their logarithms, and two gradients of these, in float32 at least; and
     in the type of the computation, as the head gives and takes them."""
-    wide, narrow = WIDE[load.precision], NARROW[load.precision]
+    wide, narrow = STORAGE_BYTES[load.precision], COMPUTE_BYTES[load.precision]
     each = 3 * wide + (2 * narrow if narrow < wide else 0)
     return min(part.tokens(load.counts), SCORED_AT_ONCE) * part.vocabulary * each
 

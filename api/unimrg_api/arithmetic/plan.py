@@ -14,11 +14,12 @@ from unimrg_api.arithmetic.families.base import FamilyArithmetic
 from unimrg_api.arithmetic.families.registry import arithmetic_of
 from unimrg_api.arithmetic.flops import Flops, Trained, flops
 from unimrg_api.arithmetic.memory import Load, Memory, memory
-from unimrg_api.arithmetic.rows import Forward, Texts
+from unimrg_api.arithmetic.rows import Forward, Texts, nearest_process_counts
 from unimrg_api.errors import UserError
 from unimrg_api.job import JobSpec, UniMRGJob
 from unimrg_api.spec_model import ANSWERING, COPYING
 from unimrg_api.spec_platform import StrategyName
+from unimrg_api.texts import counted
 
 USABLE = 0.92
 """Share of a GPU's memory that tensors can have: the rest is the driver's, and lost between them."""
@@ -81,7 +82,7 @@ class Plan(Section):
     """Why training would end at its start, with the way out; such a job has no `times`."""
     model: str
     licence: str | None
-    """Of published weights."""
+    """Of the published weights that training begins with."""
     steps: int
     rows: int
     """Of a step, over all objectives and processes."""
@@ -151,7 +152,7 @@ def plan_of(job: UniMRGJob, assumed: Assumed) -> Plan:
         job=job.metadata.name,
         refused=refused,
         model=f"{spec.model.family()[0]} {settings.variant}",
-        licence=None if published is None else published.licence,
+        licence=published.licence if published is not None and spec.model.init else None,
         steps=steps,
         rows=training.batch.rows_per_objective * step.objectives,
         processes=step.processes,
@@ -175,7 +176,10 @@ def plan_of(job: UniMRGJob, assumed: Assumed) -> Plan:
         checkpoints=checkpoints_of(spec, family.parameters, trained),
         reads=step.reads(assumed.images, steps),
         assumptions=_assumptions(spec, assumed),
-        warnings=_warnings(step, chosen, {name: one.total for name, one in needs.items()}, device, times),
+        warnings=[
+            *_start(spec),
+            *_warnings(step, chosen, {name: one.total for name, one in needs.items()}, device, times),
+        ],
     )
 
 
@@ -308,11 +312,19 @@ def _refused(step: _Step) -> list[str]:
     cohorts = batch.rows_per_objective // batch.cohort_rows
     if cohorts % step.processes:
         found.append(
-            f"{cohorts} cohorts of an objective cannot be dealt evenly to {step.processes} processes; make "
-            f"spec.training.batch.rowsPerObjective a multiple of {step.processes * batch.cohort_rows}, or change "
-            "spec.trainer"
+            f"{counted(cohorts, 'cohort')} of an objective cannot be dealt evenly to {step.processes} processes; make "
+            f"spec.training.batch.rowsPerObjective a multiple of {step.processes * batch.cohort_rows}, or use "
+            f"{nearest_process_counts(cohorts, step.processes)} processes (spec.trainer)"
         )
     return found
+
+
+def _start(spec: JobSpec) -> list[str]:
+    if spec.model.published is None or spec.model.init is not None:
+        return []
+    return [
+        "the model begins with random weights at a published size; give spec.model.init to begin with published ones"
+    ]
 
 
 def _warnings(

@@ -19,6 +19,14 @@ def padded_length(tokens: int) -> int:
     return -(-tokens // multiple) * multiple
 
 
+def nearest_process_counts(cohorts: int, processes: int) -> str:
+    """Return the numbers of processes nearest to `processes`, which does not divide `cohorts`, that do: "3 or 6"."""
+    possible = [count for count in range(1, cohorts + 1) if cohorts % count == 0]
+    below = [count for count in possible if count < processes][-1:]
+    above = [count for count in possible if count > processes][:1]
+    return " or ".join(map(str, below + above))
+
+
 @dataclass(frozen=True)
 class Texts:
     """Tokens of a row's texts, the chat template's included."""

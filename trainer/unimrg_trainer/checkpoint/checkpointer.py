@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import replace
@@ -50,6 +51,8 @@ class Checkpointer:
         self._agreement = agreement
         self._tick = tick
         self._saving: Future[Commit] | None = None
+        self.committed_at = 0.0
+        """When the last commit was made here, by `time.monotonic`."""
 
     def begin(
         self,
@@ -115,6 +118,7 @@ class Checkpointer:
         self, state: LocalState, origin: Origin, before_commit: Callable[[], None], score: float | None
     ) -> Commit:
         commit = write_checkpoint(self._store, state, origin, self._agreement, before_commit, score)
+        self.committed_at = time.monotonic()
         if self._agreement.rank == 0:
             logger.info("committed step %d (%s): %s/%s", commit.step, origin.reason, self._store.uri, commit.key)
             try:

@@ -54,7 +54,7 @@ def newest_verified(store: ObjectStore, *, best: bool = False) -> Commit | None:
             quarantine(store, marker, str(finding))
         else:
             return commit
-    if not seen.committed:
+    if not seen.committed and not seen.quarantined:
         return None
     raise CheckpointError(
         f"there are commits below {store.uri}/{ROOT}, and none verifies: {'; '.join(findings)}",
@@ -137,13 +137,13 @@ def _imported(
         return True
     rank, finding = found[0]
 
-    def condemn() -> None:
+    def quarantine_if_confirmed() -> None:
         if rank != 0 and not _finds_too(store, commit, finding):
             # the fault lies between the store and that rank
             raise CheckpointError(f"rank {rank}, unlike rank 0, found: {finding}")
         quarantine(store, commit.marker, str(finding))
 
-    on_first_rank(agreement, what, condemn)
+    on_first_rank(agreement, what, quarantine_if_confirmed)
     return False
 
 

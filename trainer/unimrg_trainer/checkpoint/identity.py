@@ -12,6 +12,7 @@ from unimrg_api.digests import canonical_json, sha256_of
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.redaction import redact_values
+from unimrg_api.spec_model import ModelSpec
 from unimrg_trainer.storage.base import NotFound, ObjectStore, StorageError, put_once
 
 JOB_KEY = "job.json"
@@ -42,7 +43,9 @@ def claim_identity(store: ObjectStore, uid: str | None, training: Mapping[str, A
 
 def _differences(held: Mapping[str, Any], own: Mapping[str, Any]) -> str:
     """Name the fields in which two trainings differ, with both values."""
-    there, here = (dict(_flat("", one.get("training", {}))) for one in (held, own))
+    there, here = (
+        {name: value for name, value in _fields(one.get("training", {})) if value is not None} for one in (held, own)
+    )
     different = [
         f"{name} is {_shown(there, name)} there and {_shown(here, name)} here"
         for name in sorted(there.keys() | here.keys())
@@ -54,12 +57,33 @@ def _differences(held: Mapping[str, Any], own: Mapping[str, Any]) -> str:
     return "; ".join(different[:NAMED]) + more
 
 
+def _fields(training: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
+    """Yield (field of the job, value) of everything in a training (`UniMRGJob.trained_values`)."""
+    for name, value in training.items():
+        if name == "data":
+            yield "the digest of the data", value
+        elif name == "model":
+            family = value.get("family")
+            yield "the family of spec.model", family
+            yield "spec.model.init", value.get("init")
+            place = family if family in ModelSpec.members else "custom.settings"
+            yield from _flat(f"spec.model.{place}", value.get("settings", {}))
+        elif name == "objectives":
+            yield from ((f"spec.objectives[{one}].weight", weight) for one, weight in value.items())
+        elif name == "parts":
+            yield from ((f"spec.training.parts[{one}].learningRateScale", scale) for one, scale in value.items())
+        elif name == "guard":  # empty: no spikes
+            yield from zip(
+                ("spec.training.guard.spikeThreshold", "spec.training.guard.spikeWindow"), value, strict=False
+            )
+        else:
+            yield from _flat(f"spec.training.{name}", value)
+
+
 def _flat(path: str, value: object) -> Iterator[tuple[str, object]]:
-    """Yield (field of the job, value) of everything in a training."""
-    if isinstance(value, Mapping) and value:
+    if isinstance(value, Mapping):
         for name, item in value.items():
-            first = {"data": "the digest of the data", "model": "spec.model", "objectives": "spec.objectives"}
-            yield from _flat(f"{path}.{name}" if path else first.get(name, f"spec.training.{name}"), item)
+            yield from _flat(f"{path}.{name}", item)
     else:
         yield path, value
 

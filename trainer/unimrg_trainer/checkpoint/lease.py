@@ -24,7 +24,7 @@ from typing import Any
 from unimrg_api.digests import canonical_json
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
-from unimrg_trainer.storage.base import NotFound, ObjectStore, StorageError, put_once
+from unimrg_trainer.storage.base import NotFound, ObjectStore, put_once
 
 logger = logging.getLogger(__name__)
 
@@ -47,10 +47,10 @@ class Lease:
     def renew(self) -> str | None:
         """Write the lease again; return who has taken it over, None if nobody has. Raises StorageError."""
         with self._lock:  # a renewal under way may not undo a release
-            newest = max(_numbers(self._store), default=0)
-            if newest > self._number:
-                taker = _read(self._store, newest)
-                return _described(taker) if taker else "another start"
+            newest = max([self._number, *_numbers(self._store)])
+            held = _read(self._store, newest)
+            if held is None or held["token"] != self._content["token"]:
+                return _described(held) if held else "another start"
             self._store.put(_key(self._number), canonical_json(self._content).encode())
             return None
 
@@ -131,7 +131,7 @@ def renewed(store: ObjectStore, owner: str, attempt: int, on_loss: Callable[[str
         while not ended.wait(RENEW_SECONDS):
             try:
                 taker = lease.renew()
-            except StorageError as error:
+            except Exception as error:  # whatever it is: a lease that nobody renews any more is taken by others
                 logger.warning("the lease could not be renewed: %s", error)
             else:
                 if taker is not None:
@@ -164,7 +164,7 @@ def _read(store: ObjectStore, number: int) -> dict[str, Any] | None:
     except (NotFound, ValueError):
         return None
     fields: dict[str, type] = {"owner": str, "attempt": int, "since": str, "host": str, "machine": str, "process": int}
-    fields |= {"started": int, "released": bool}
+    fields |= {"started": int, "token": str, "released": bool}
     valid = isinstance(content, dict) and all(isinstance(content.get(name), kind) for name, kind in fields.items())
     return content if valid else None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -60,7 +61,23 @@ def list_commits(store: ObjectStore) -> list[Commit]:
 
 def inspect_commits(store: ObjectStore) -> list[CommitReport]:
     """Return every commit that nobody quarantined, newest first, each with what is wrong with it. Changes nothing."""
-    return [_inspect(store, marker) for marker in read_listing(store.list(ROOT)).candidates()]
+    return _inspect_all(store, read_listing(store.list(ROOT)).candidates())
+
+
+def inspect_quarantined(store: ObjectStore) -> list[CommitReport]:
+    """Return the quarantined commits, newest first, each with why it was quarantined. Changes nothing."""
+    reports = []
+    for marker in sorted(read_listing(store.list(ROOT)).quarantined, reverse=True):
+        try:
+            finding = json.loads(store.get(marker.quarantine_key))["finding"]
+        except (NotFound, ValueError, KeyError, TypeError):
+            finding = f"{marker.quarantine_key} does not say why"
+        reports.append(
+            CommitReport(
+                step=marker.step, generation=marker.generation, marker=marker.key, finding=f"quarantined: {finding}"
+            )
+        )
+    return reports
 
 
 def verify_bytes(store: ObjectStore, step: int | None, progress: Callable[[int], None]) -> list[CommitReport]:
@@ -69,7 +86,15 @@ def verify_bytes(store: ObjectStore, step: int | None, progress: Callable[[int],
     Calls `progress` with the bytes read since. Changes nothing.
     """
     markers = read_listing(store.list(ROOT)).candidates()
-    return [_inspect(store, one, progress) for one in markers if step in (None, one.step)]
+    return _inspect_all(store, [one for one in markers if step in (None, one.step)], progress)
+
+
+def _inspect_all(
+    store: ObjectStore, markers: list[Marker], progress: Callable[[int], None] | None = None
+) -> list[CommitReport]:
+    """Inspect each commit; leave out those that retention deleted meanwhile."""
+    reports = (_inspect(store, marker, progress) for marker in markers)
+    return [one for one in reports if one.finding is None or store.size(one.marker) is not None]
 
 
 def _inspect(store: ObjectStore, marker: Marker, progress: Callable[[int], None] | None = None) -> CommitReport:

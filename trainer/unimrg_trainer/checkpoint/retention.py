@@ -17,6 +17,8 @@ from unimrg_api.commits import ROOT
 from unimrg_api.spec_platform import NEVER_DELETED
 from unimrg_trainer.checkpoint.commit import Commit, best_first, read_markers, reserved_at
 from unimrg_trainer.checkpoint.layout import RESERVATION, Folder, Marker, read_listing
+from unimrg_trainer.checkpoint.manifest import Unverified
+from unimrg_trainer.checkpoint.reader import verify
 from unimrg_trainer.storage.base import ObjectStore, StorageError
 
 logger = logging.getLogger(__name__)
@@ -32,7 +34,7 @@ class Policy:
     keep_every: int | None = None
 
 
-def superfluous(commits: Iterable[Commit], policy: Policy) -> list[Commit]:
+def expired(commits: Iterable[Commit], policy: Policy) -> list[Commit]:
     """Return the commits to delete, oldest first. The best is the one with the lowest score, if any has one."""
     ordered = sorted(commits, key=lambda commit: commit.marker)
     kept = set(ordered[-max(policy.keep_last, NEVER_DELETED) :])
@@ -44,10 +46,10 @@ def superfluous(commits: Iterable[Commit], policy: Policy) -> list[Commit]:
 
 
 @dataclass(frozen=True)
-class Doomed:
+class Deletable:
     """What is to be deleted of one step, and why: a commit, or the folder of a writer that was killed."""
 
-    why: Literal["superfluous", "damaged", "abandoned"]
+    why: Literal["expired", "damaged", "abandoned"]
     step: int
     marker: Marker | None
     folder: Folder | None
@@ -58,25 +60,31 @@ class Doomed:
         return sum(self.folder.sizes.values()) if self.folder is not None else 0
 
 
-def find_doomed(store: ObjectStore, policy: Policy, *, attempt: int, now: float | None = None) -> list[Doomed]:
+def find_deletable(
+    store: ObjectStore, policy: Policy, *, attempt: int, now: float | None = None, verifying: bool = False
+) -> list[Deletable]:
     """Return what `policy` deletes, in the order in which it has to go; deletes nothing.
 
     `attempt` is the live one: its folders, and those of later ones, are never taken for abandoned. `now` is in seconds
-    since 1970. Raises StorageError.
+    since 1970. With `verifying` the manifest and sizes of every commit are checked, and only those that pass count as
+    kept; a training has done so when it resumed, and what it committed since was checked then. Raises StorageError.
     """
     now = time.time() if now is None else now
     seen = read_listing(store.list(ROOT))
     commits, unreadable = read_markers(store, seen.committed)
-    good = [commit for commit in commits.values() if commit.marker not in seen.quarantined]
-    leaving = superfluous(good, policy)
-    doomed = [Doomed("superfluous", one.step, one.marker, seen.folders.get(one.folder)) for one in leaving]
+    damaged = seen.quarantined | unreadable.keys()
+    if verifying:
+        damaged |= {commit.marker for commit in commits.values() if not _verifies(store, commit)}
+    good = [commit for commit in commits.values() if commit.marker not in damaged]
+    leaving = expired(good, policy)
+    deletable = [Deletable("expired", one.step, one.marker, seen.folders.get(one.folder)) for one in leaving]
     kept = [commit for commit in good if commit not in leaving]
     if len(kept) >= NEVER_DELETED:
         oldest = min(commit.step for commit in kept)
-        for marker in sorted(seen.quarantined | unreadable.keys()):
+        for marker in sorted(damaged):
             if marker.step < oldest:  # as long as it is recent it is kept for people to look at
                 folder = seen.folders.get(commits[marker].folder) if marker in commits else None
-                doomed.append(Doomed("damaged", marker.step, marker, folder))
+                deletable.append(Deletable("damaged", marker.step, marker, folder))
     referenced = {commit.folder for commit in commits.values()}
     doubtful = {marker.step for marker in unreadable}
     for folder in seen.folders.values():
@@ -85,27 +93,35 @@ def find_doomed(store: ObjectStore, policy: Policy, *, attempt: int, now: float 
             # one without a readable age, which no writer of ours leaves, stays
             reserved = reserved_at(store, folder.key)
             if reserved is not None and now - reserved > ABANDONED_SECONDS:
-                doomed.append(Doomed("abandoned", folder.step, None, folder))
-    return doomed
+                deletable.append(Deletable("abandoned", folder.step, None, folder))
+    return deletable
 
 
-def delete(store: ObjectStore, doomed: Doomed) -> None:
-    """Delete what `find_doomed` found. May be repeated after a crash at any point. Raises StorageError."""
-    if doomed.marker is not None:
-        store.delete(doomed.marker.key)
-    if doomed.folder is not None:
-        _delete_folder(store, doomed.folder)
-    if doomed.marker is not None and doomed.why == "damaged":
-        store.delete(doomed.marker.quarantine_key)
+def _verifies(store: ObjectStore, commit: Commit) -> bool:
+    try:
+        verify(store, commit)
+    except Unverified:
+        return False
+    return True
+
+
+def delete(store: ObjectStore, deletable: Deletable) -> None:
+    """Delete what `find_deletable` found. May be repeated after a crash at any point. Raises StorageError."""
+    if deletable.marker is not None:
+        store.delete(deletable.marker.key)
+    if deletable.folder is not None:
+        _delete_folder(store, deletable.folder)
+    if deletable.marker is not None and deletable.why == "damaged":
+        store.delete(deletable.marker.quarantine_key)
 
 
 def retain(store: ObjectStore, policy: Policy, *, attempt: int, now: float | None = None) -> None:
-    """Delete superfluous commits and abandoned folders (see `find_doomed`)."""
-    doomed = find_doomed(store, policy, attempt=attempt, now=now)
-    for one in doomed:
+    """Delete expired commits and abandoned folders (see `find_deletable`)."""
+    deletable = find_deletable(store, policy, attempt=attempt, now=now)
+    for one in deletable:
         delete(store, one)
-    if doomed:
-        logger.info("deleted %s", ", ".join(f"step {one.step} ({one.why})" for one in doomed))
+    if deletable:
+        logger.info("deleted %s", ", ".join(f"step {one.step} ({one.why})" for one in deletable))
 
 
 def _delete_folder(store: ObjectStore, folder: Folder) -> None:

@@ -23,7 +23,7 @@ ROWS_SHOWN = 4
 
 
 def write_contact_sheet(setup: Setup, planner: StepPlanner) -> Path | None:
-    """Draw the first rows of step 0 into results/, here and in the run's store; None if there is no image.
+    """Draw the first rows of step 0 into results/, here and in the run's store; None if there is no image or no room.
 
     It reads as few cohorts as hold these rows and runs the frozen encoders, but not the model.
     """
@@ -43,8 +43,12 @@ def write_contact_sheet(setup: Setup, planner: StepPlanner) -> Path | None:
         return None
     content = contact_sheet_png(shown, title=f"{setup.job.metadata.name}: inputs and targets of the first step")
     path = setup.env.run_dir / "results" / FILE_NAME
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    except OSError as error:  # it costs no training
+        logger.warning("the contact sheet could not be written: %s", error)
+        return None
     setup.run_store.put(f"results/{FILE_NAME}", content)
     logger.info("%s/results/%s shows inputs and targets of the first step", setup.run_store.uri, FILE_NAME)
     return path

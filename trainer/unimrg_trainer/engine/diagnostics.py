@@ -69,13 +69,16 @@ class StepProfiler:
         if self._profile is None:
             return
         self._on_export()
-        self._profile.stop()
-        self._folder.mkdir(parents=True, exist_ok=True)
+        profile, self._profile = self._profile, None
+        profile.stop()
         path = self._folder / f"trace-from-step-{self._first}.json.gz"
-        self._profile.export_chrome_trace(str(path))
-        self._profile = None
         try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            profile.export_chrome_trace(str(path))
             self._keep(path)
+        except OSError as error:
+            logger.warning("the profile could not be written to %s: %s", path, error)
+            return
         except UserError as error:  # it costs no training
             logger.warning("the profile could not be saved beside the checkpoints: %s", error)
         logger.info("the profile of %d steps from step %d on is in %s", PROFILED_STEPS, self._first, path)

@@ -7,7 +7,7 @@ import math
 from unimrg_trainer.checkpoint.agreement import TorchAgreement, on_first_rank
 from unimrg_trainer.checkpoint.reader import list_commits
 from unimrg_trainer.early_stop import EarlyStopRule, ended_early
-from unimrg_trainer.engine.measuring import Abandoned, held_out_loss, held_out_rows
+from unimrg_trainer.engine.measuring import MeasurementStopped, held_out_loss, held_out_rows
 from unimrg_trainer.engine.reporting import Reporter
 from unimrg_trainer.engine.setup import Setup
 from unimrg_trainer.engine.stopping import CollectiveStopFlag
@@ -61,11 +61,11 @@ class EarlyStop:
         def before_batch() -> None:
             self._sections.tick()
             if self._stop.poll():
-                raise Abandoned
+                raise MeasurementStopped
 
         try:
             losses = held_out_loss(self._setup, self._strategy.row_sums, self._data, self._rows, before_batch)
-        except Abandoned:
+        except MeasurementStopped:
             return False
         weights = self._setup.objective_weights
         loss = sum(weight * losses[name] for name, weight in weights.items()) / len(losses)

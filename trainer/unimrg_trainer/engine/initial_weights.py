@@ -20,7 +20,7 @@ from unimrg_trainer.job_stores import find_weights
 from unimrg_trainer.models.base import Family
 from unimrg_trainer.rng import key_digest
 from unimrg_trainer.storage.copies import local_file
-from unimrg_trainer.storage.local import explained
+from unimrg_trainer.storage.local import os_errors_as_storage_errors
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ def load_published(module: nn.Module, published: WeightsSource) -> None:
     for key in keys:
         path = local_file(store, key, published.cache, published.on_read)
         try:
-            with explained("read", path):
+            with os_errors_as_storage_errors("read", path):
                 content = load_file(path)
                 if twice := content.keys() & found.keys():
                     logger.info("%s replaces %d tensors of the files before it", key, len(twice))

@@ -95,6 +95,10 @@ class TrainingLoop:
         self._rates: list[float] = []
         self._report_started = 0.0
         self._data_wait = 0.0
+        self._committed_step = 0
+        """Of the newest state that was given to `save`, or from which training goes on; 0: none."""
+        self._has_moved = False
+        """Whether a step was taken, not skipped, since then, as far as steps were reported."""
 
     def run(self, first_step: int) -> int:
         """Train; return the number of finished optimiser steps.
@@ -102,7 +106,7 @@ class TrainingLoop:
         Raises Interrupted (exit code 85) after saving a checkpoint if a stop was requested, and NumericGuardError (82)
         before saving anything if too many steps were skipped.
         """
-        finished_steps = first_step
+        finished_steps = self._committed_step = first_step
         if finished_steps >= self.settings.stop_step:
             return finished_steps
         with Prefetcher(self.plan_step, first_step, PREFETCH_STEPS) as steps:
@@ -111,14 +115,17 @@ class TrainingLoop:
             self._dry_run(step)
             self._report_started = time.monotonic()
             while True:
+                before = time.monotonic()
                 self.before_step(finished_steps)
+                self._report_started += time.monotonic() - before  # what it takes is no part of the step
                 self._train(step)
                 finished_steps = step.number + 1
                 stopping = self.stop.poll()
                 at_end = finished_steps == self.settings.stop_step
-                saving = at_end or stopping or finished_steps % self.settings.save_every == 0
-                if saving or finished_steps % REPORT_EVERY == 0:
+                due = at_end or stopping or finished_steps % self.settings.save_every == 0
+                if due or finished_steps % REPORT_EVERY == 0:
                     self._report()
+                saving = at_end or stopping or (due and self._has_moved)  # a state that has not changed is kept already
                 if saving and not stopping:
                     at_end = self.ends_early(finished_steps) or at_end
                     stopping = self.stop.agreed  # it stops on request, too
@@ -145,6 +152,7 @@ class TrainingLoop:
         state = self.strategy.export_state(finished_steps)
         state.pieces.extend(self.guard.export_pieces())
         self.save(state, reason)
+        self._committed_step, self._has_moved = finished_steps, False
 
     def _train(self, step: Step) -> None:
         rate = self.schedule.rate(step.number)
@@ -197,7 +205,8 @@ class TrainingLoop:
 
     def _report(self) -> None:
         metrics = self.collector.flush()
-        exceeded = self.guard.count(metrics)
+        self._has_moved = self._has_moved or not all(step.skipped for step in metrics)
+        exceeded = self.guard.count(metrics, self._committed_step)
         now = time.monotonic()
         count = max(1, len(metrics))
         step_seconds, data_wait = (now - self._report_started) / count, self._data_wait / count
@@ -208,5 +217,5 @@ class TrainingLoop:
             try:
                 self.settle()  # the save in flight is whole, and the last one that this training makes
             except UserError as error:
-                logger.error("the last checkpoint was not saved: %s", error)
+                logger.error("the checkpoint of step %d was not saved: %s", self._committed_step, error)
             raise exceeded

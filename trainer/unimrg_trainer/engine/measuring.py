@@ -32,7 +32,7 @@ HELD_OUT_STEP = -1
 """Step in the rng keys of held-out rows: no optimiser step has this number."""
 
 
-class Abandoned(Exception):  # noqa: N818 - no error
+class MeasurementStopped(Exception):  # noqa: N818 - no error
     """The ranks have agreed to stop before a measurement was complete."""
 
 

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from unimrg_api.arithmetic.rows import nearest_process_counts
 from unimrg_api.errors import UserError
+from unimrg_api.texts import counted
 
 
 @dataclass(frozen=True)
@@ -31,12 +33,9 @@ def cohorts_of_rank(shape: BatchShape, step: int, rank: int, world_size: int) ->
     Raises UserError if the cohorts are not divisible by `world_size`, naming the nearest sizes that divide them.
     """
     if shape.cohorts % world_size:
-        possible = [size for size in range(1, shape.cohorts + 1) if shape.cohorts % size == 0]
-        below = max(size for size in possible if size < world_size)
-        above = [size for size in possible if size > world_size][:1]
-        nearest = " or ".join(str(size) for size in [below, *above])
+        nearest = nearest_process_counts(shape.cohorts, world_size)
         raise UserError(
-            f"{shape.cohorts} cohorts per step are not divisible by {world_size} processes "
+            f"{counted(shape.cohorts, 'cohort')} per step cannot be divided by {world_size} processes "
             f"(spec.training.batch: rowsPerObjective {shape.rows}, cohortRows {shape.cohort_rows})",
             remedy=f"use {nearest} processes (`unimrg run --processes`; on a cluster spec.trainer), "
             f"or make rowsPerObjective a multiple of {world_size * shape.cohort_rows}",

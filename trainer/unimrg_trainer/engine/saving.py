@@ -65,4 +65,5 @@ class BackgroundSaver:
 
     def _record(self, commit: Commit | None) -> None:
         if commit is not None:
-            self._reporter.record_checkpoint(commit.step, time.monotonic() - self._began, self._held)
+            seconds = max(self._held, self._checkpointer.committed_at - self._began)
+            self._reporter.record_checkpoint(commit.step, seconds, self._held)

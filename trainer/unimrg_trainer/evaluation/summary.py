@@ -13,7 +13,7 @@ from rich.console import Group
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from unimrg_api.texts import duration
+from unimrg_api.texts import counted, duration
 from unimrg_trainer.evaluation.held_out import HeldOutLoss, PairedLoss
 from unimrg_trainer.evaluation.image_use import ImageUse
 from unimrg_trainer.evaluation.intervals import interval_text
@@ -115,7 +115,7 @@ class Summary(BaseModel):
 
 def render(summary: Summary) -> Group:
     """Return the table that a run ends with, for `rich.print`; readable without colour."""
-    steps = f"{summary.steps} steps in {duration(summary.seconds)}"
+    steps = f"{counted(summary.steps, 'step')} in {duration(summary.seconds)}"
     parts: list[RichTable | Text] = [
         Text(f"{summary.job}: {summary.model}, {summary.method}", style="bold"),
         Text(f"{steps}, processes: {summary.processes}, attempts: {summary.attempts}"),

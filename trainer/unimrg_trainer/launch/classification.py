@@ -14,6 +14,7 @@ from unimrg_api.exit_codes import ExitCode
 from unimrg_trainer.launch.exit_records import ExitResult
 from unimrg_trainer.launch.watchdog import Stall
 
+_NO_LOG = "no log"
 _SECONDARY_EXIT_CODES = (ExitCode.COMMUNICATION, ExitCode.INTERRUPTED)
 
 
@@ -79,7 +80,7 @@ def _failure(rank: RankExit, end: WorkerGroupExit) -> ExitResult | None:
     if rank.result is not None:
         return None if rank.result.code == ExitCode.OK else rank.result
     status = rank.status
-    code, reason, message = ExitCode.PROGRAM, "NoExitRecord", f"exit status {status}: {rank.last_line or 'no log'}"
+    code, reason, message = ExitCode.PROGRAM, "NoExitRecord", f"exit status {status}: {rank.last_line or _NO_LOG}"
     if end.stop_requested and (rank.killed_by_launcher or status == -signal.SIGTERM):
         code, reason, message = ExitCode.INTERRUPTED, "Interrupted", "killed while stopping"
     elif rank.killed_by_launcher:
@@ -99,5 +100,5 @@ def _failure(rank: RankExit, end: WorkerGroupExit) -> ExitResult | None:
 
 
 def _earliest(failures: Iterable[ExitResult]) -> ExitResult:
-    """The earliest failure, of equal times the lowest rank's."""
-    return min(failures, key=lambda failure: (failure.occurred_at, failure.rank))
+    """The earliest failure that says what happened, or else the earliest; of equal times the lowest rank's."""
+    return min(failures, key=lambda failure: (failure.message.endswith(_NO_LOG), failure.occurred_at, failure.rank))

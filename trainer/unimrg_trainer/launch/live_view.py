@@ -14,7 +14,7 @@ from rich.text import Text
 
 from unimrg_api.progress import Progress
 from unimrg_api.stages import STAGES
-from unimrg_api.texts import duration
+from unimrg_api.texts import counted, duration
 from unimrg_trainer.launch.reports import read_progress
 from unimrg_trainer.launch.signals import StopRequest
 
@@ -55,7 +55,7 @@ def progress_line(report: Progress) -> str:
         *(f"{name} {value:.3f}" for name, value in report.losses.items()),
         f"{report.rows_per_second:.1f} rows/s" if report.rows_per_second else "",
         f"checkpoint {report.checkpoint_step}" if report.checkpoint_step else "",
-        f"{report.skipped_steps} steps left out" if report.skipped_steps else "",
+        counted(report.skipped_steps, "skipped step") if report.skipped_steps else "",
         report.message,
     ]
     return "  ".join(part for part in parts if part)
@@ -76,7 +76,7 @@ def _watch(console: Console, run_dir: Path, ended: threading.Event, stop: StopRe
             if (report.mlflow_problem or "") != problem:
                 problem = report.mlflow_problem or ""
                 message = (
-                    f"Tracking: {problem}. Training goes on." if problem else "Tracking: MLflow takes records again."
+                    f"Tracking: {problem}. Training goes on." if problem else "Tracking: MLflow accepts records again."
                 )
                 console.print(message, markup=False, highlight=False, soft_wrap=True, style="yellow")
             if (report.notice or "") not in ("", notice):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
-from unimrg_trainer.storage.local import explained
+from unimrg_trainer.storage.local import os_errors_as_storage_errors
 
 
 @contextmanager
@@ -22,7 +22,7 @@ def run_lock(folder: Path, run: str | None = None) -> Iterator[None]:
     orphaned rank does not hold the lock.
     """
     path = folder / "lock"
-    with explained("write", path):
+    with os_errors_as_storage_errors("write", path):
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:

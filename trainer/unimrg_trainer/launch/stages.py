@@ -184,7 +184,7 @@ def _run_ranks(context: StageContext, stage: StageName) -> ExitResult:
     if takers:
         context.stop.request("taken over")  # nothing follows
         message = f"{takers[0]} has taken this training over; this attempt was ended and saved nothing more"
-        return ExitResult(ExitCode.INTERRUPTED, "TakenOver", message)
+        return ExitResult(ExitCode.INTERRUPTED, "LeaseLost", message)
     return result
 
 
@@ -207,8 +207,8 @@ def _supervised(context: StageContext, stage: StageName, takers: list[str]) -> E
             grace=env.grace,
             watchdog=Watchdog(env.stall_timeout, time.monotonic()),
             heartbeat=lambda: reports.heartbeat(env.run_dir),
-            ends_stalls=first_node,
-            is_lost=lambda: bool(takers),
+            terminates_on_stall=first_node,
+            lease_lost=lambda: bool(takers),
         )
     return classify(end)
 

@@ -255,21 +255,21 @@ def supervise(
     grace: int,
     watchdog: Watchdog | None = None,
     heartbeat: Callable[[], Heartbeat | None] = lambda: None,
-    ends_stalls: bool = True,
-    is_lost: Callable[[], bool] = lambda: False,
+    terminates_on_stall: bool = True,
+    lease_lost: Callable[[], bool] = lambda: False,
 ) -> WorkerGroupExit:
     """Wait until all ranks have ended; stop or kill them on signals, a failed rank or a stall.
 
-    Once `is_lost`, another attempt writes where these ranks do: they are killed before they save anything.
+    Once `lease_lost`, another attempt writes where these ranks do: they are killed before they save anything.
 
-    No rank is running when it returns. `grace` is in seconds, from the stop request to the end. With `ends_stalls` a
-    stall ends the group; otherwise it only has the stacks dumped, and another node's launcher ends the attempt.
+    No rank is running when it returns. `grace` is in seconds, from the stop request to the end. With
+    `terminates_on_stall` a stall ends the group; otherwise it only has the stacks dumped, and another node's launcher ends the attempt.
     """
     stop_deadline = failure_deadline = float("inf")
     stall: Stall | None = None
     grace_exceeded = False
     try:
-        while group.is_running() and not stop.twice and not is_lost():
+        while group.is_running() and not stop.twice and not lease_lost():
             now = time.monotonic()
             if stop.requested and stop_deadline == float("inf"):
                 logger.info("%s: the ranks stop after their next step and save a checkpoint", stop.cause)
@@ -288,7 +288,7 @@ def supervise(
                 if stall is not None:
                     logger.error("no progress for %.0f s (%s); dumping stacks", stall.seconds, stall.heartbeat)
                     group.signal(STACKS_SIGNAL)
-                    if ends_stalls:
+                    if terminates_on_stall:
                         time.sleep(STACKS_SECONDS)
                         break
                     stall = watchdog = None

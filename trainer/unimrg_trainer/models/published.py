@@ -20,7 +20,7 @@ from torch import Tensor
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_trainer.models.weights import Layout
-from unimrg_trainer.storage.local import explained
+from unimrg_trainer.storage.local import os_errors_as_storage_errors
 
 SAFETENSORS = ".safetensors"
 PICKLED = (".pth", ".pt", ".ckpt", ".bin")
@@ -193,7 +193,7 @@ def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _write(target: Path, write: Callable[[Path], None]) -> None:
     """Write a file as a whole or not at all. Raises StorageError."""
     written = target.with_name(f".partial-{os.getpid()}-{target.name}")
-    with explained("write", target):
+    with os_errors_as_storage_errors("write", target):
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             written.touch()

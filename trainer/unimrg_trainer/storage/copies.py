@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from unimrg_trainer.storage.base import NotFound, ObjectStore, StorageError
-from unimrg_trainer.storage.local import LocalStore, explained
+from unimrg_trainer.storage.local import LocalStore, os_errors_as_storage_errors
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ def local_file(store: ObjectStore, key: str, cache: Path, on_read: Callable[[], 
         raise NotFound(f"there is no object {store.uri}/{key}")
     name = _digest(f"{store.uri}/{key}")
     path = cache / "objects" / f"{name}-{_digest(found.version)}{Path(key).suffix}"
-    with explained("write", path):
+    with os_errors_as_storage_errors("write", path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with (path.parent / f"{name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)

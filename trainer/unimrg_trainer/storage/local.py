@@ -57,7 +57,7 @@ class LocalStore:
 
     def put(self, key: str, data: Content, *, if_absent: bool = False) -> None:
         path = self._path(key)
-        with explained("write", path):
+        with os_errors_as_storage_errors("write", path):
             if if_absent and path.exists():
                 raise AlreadyExists(f"{path} is there already")
             partial = _write_partial(path, data)
@@ -73,7 +73,7 @@ class LocalStore:
 
     def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
         path = self._path(key)
-        with explained("read", path):
+        with os_errors_as_storage_errors("read", path):
             try:
                 with path.open("rb") as file:
                     file.seek(offset)
@@ -83,7 +83,7 @@ class LocalStore:
 
     def size(self, key: str) -> int | None:
         path = self._path(key)
-        with explained("read", path):
+        with os_errors_as_storage_errors("read", path):
             try:
                 return path.stat().st_size if path.is_file() else None
             except FileNotFoundError:
@@ -91,7 +91,7 @@ class LocalStore:
 
     def age(self, key: str) -> float | None:
         path = self._path(key)
-        with explained("read", path):
+        with os_errors_as_storage_errors("read", path):
             try:
                 return time.time() - path.stat().st_mtime
             except FileNotFoundError:
@@ -100,7 +100,7 @@ class LocalStore:
     def list(self, prefix: str = "") -> list[tuple[str, int]]:
         folder = self.root.joinpath(*check_prefix(prefix).split("/")[:-1])
         found: list[tuple[str, int]] = []
-        with explained("list", folder):
+        with os_errors_as_storage_errors("list", folder):
             for path, size in _walk(folder):
                 key = path.relative_to(self.root).as_posix()
                 if key.startswith(prefix):
@@ -109,7 +109,7 @@ class LocalStore:
 
     def delete(self, key: str) -> None:
         path = self._path(key)
-        with explained("delete", path):
+        with os_errors_as_storage_errors("delete", path):
             try:
                 path.unlink()
             except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
@@ -127,7 +127,7 @@ class LocalStore:
 
     def sweep(self, folder: str) -> None:
         place = self.root.joinpath(*check_prefix(folder).split("/"))
-        with explained("delete below", place):
+        with os_errors_as_storage_errors("delete below", place):
             for path in place.rglob(f"{PARTIAL}*"):
                 path.unlink(missing_ok=True)
 
@@ -217,7 +217,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def explained(action: str, path: Path) -> Iterator[None]:
+def os_errors_as_storage_errors(action: str, path: Path) -> Iterator[None]:
     """Turn what the operating system says into a StorageError that names the file and a way out."""
     try:
         yield

@@ -40,8 +40,8 @@ from unimrg_trainer.storage.s3_errors import (
     check_variables,
     code_of,
     of_client,
+    s3_errors_as_storage_errors,
     status_of,
-    translated,
 )
 
 CONNECT_SECONDS = 4
@@ -97,7 +97,7 @@ class S3Store:
 
     def put(self, key: str, data: Content, *, if_absent: bool = False) -> None:
         place = self._place(key)
-        with self._explained("write", key), opened(data) as body:
+        with self._errors_as_storage_errors("write", key), opened(data) as body:
             size = body.seek(0, io.SEEK_END)
 
             def send() -> None:
@@ -127,7 +127,7 @@ class S3Store:
 
     def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
         wanted = ALL if length is None else max(length, 1)  # a range has at least one byte
-        with self._explained("read", key):
+        with self._errors_as_storage_errors("read", key):
             try:
                 content = self._read(key, offset, wanted)
             except _Replaced:  # one request is of one version, however often there is a new one
@@ -153,7 +153,7 @@ class S3Store:
     def find(self, key: str) -> Part | None:
         """Return the object's first byte, length and version; None if there is none. HEAD would not give a reason."""
         try:
-            with self._explained("read", key):
+            with self._errors_as_storage_errors("read", key):
                 return self._read_part(key, 0, 1)
         except NotFound:
             return None
@@ -161,7 +161,7 @@ class S3Store:
     def list(self, prefix: str = "") -> list[tuple[str, int]]:
         found: list[tuple[str, int]] = []
         start = len(self._prefix)
-        with self._explained("list", check_prefix(prefix)):
+        with self._errors_as_storage_errors("list", check_prefix(prefix)):
             pages = self.client.get_paginator("list_objects_v2").paginate(
                 Bucket=self._bucket, Prefix=self._prefix + prefix
             )
@@ -174,7 +174,7 @@ class S3Store:
         return sorted((key, size) for key, size in found if key and not key.endswith("/"))
 
     def delete(self, key: str) -> None:
-        with self._explained("delete", key):
+        with self._errors_as_storage_errors("delete", key):
             try:
                 self.client.delete_object(**self._place(key))
             except ClientError as error:
@@ -182,7 +182,7 @@ class S3Store:
                     raise
 
     def sweep(self, folder: str) -> None:
-        with self._explained("abort uploads below", check_prefix(folder)):
+        with self._errors_as_storage_errors("abort uploads below", check_prefix(folder)):
             pages = self.client.get_paginator("list_multipart_uploads").paginate(
                 Bucket=self._bucket, Prefix=self._prefix + folder
             )
@@ -195,8 +195,8 @@ class S3Store:
     def _place(self, key: str) -> dict[str, str]:
         return {"Bucket": self._bucket, "Key": check_key(self._prefix + check_key(key))}
 
-    def _explained(self, action: str, key: str) -> AbstractContextManager[None]:
-        return translated(action, f"{self.uri}/{key}", self.client)
+    def _errors_as_storage_errors(self, action: str, key: str) -> AbstractContextManager[None]:
+        return s3_errors_as_storage_errors(action, f"{self.uri}/{key}", self.client)
 
     def _read(self, key: str, offset: int, length: int) -> bytes:
         """Read a range of one version of the object; raises _Replaced if there is another by now."""

@@ -77,7 +77,7 @@ _OTHER_CAUSE = {"SlowDown", "TooManyRequests", "RequestTimeout", "ConditionalReq
 
 
 @contextmanager
-def translated(action: str, where: str, client: Any) -> Iterator[None]:
+def s3_errors_as_storage_errors(action: str, where: str, client: Any) -> Iterator[None]:
     """Translate errors of the block, in which `client` tries to `action` the object or bucket `where` (its URI)."""
     what = f"cannot {action} {where} at {clean(client.meta.endpoint_url)}"
     try:

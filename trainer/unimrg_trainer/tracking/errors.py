@@ -57,12 +57,13 @@ def translate(error: Exception) -> Exception:
     """Return one of the errors above for whatever MLflow's client raised, with the server's own text."""
     if isinstance(error, UnavailableError | RefusedError | RunGoneError):
         return error
-    text = clean(str(error), 500).strip() or type(error).__name__
+    whole = str(error).strip() or type(error).__name__
+    text = clean(whole.splitlines()[0], 500)  # what follows, as SQLAlchemy's statement and link, is for its authors
     code = str(getattr(error, "error_code", ""))
-    match = _HTTP_CODE.search(text)
+    match = _HTTP_CODE.search(whole)
     http = int(match[1]) if match else 0
     for part, remedy in _REMEDIES.items():
-        if part.lower() in text.lower():
+        if part.lower() in whole.lower():
             return ActionRequiredError(text, remedy)
     if code in _FORBIDDEN or http in (401, 403):
         return ActionRequiredError(text, _CREDENTIALS, ExitCode.CREDENTIALS)

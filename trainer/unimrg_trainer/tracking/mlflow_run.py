@@ -69,15 +69,15 @@ class MlflowRun:
     raise UnavailableError; `log` and `log_object` also RefusedError and RunGoneError.
     """
 
-    def __init__(self, settings: TrackingSettings, proceed: Callable[[], None] = lambda: None) -> None:
-        """`proceed` is called around the making of a run, and raises UnavailableError in an uploader that was given up:
-        it must not make a second one."""
+    def __init__(self, settings: TrackingSettings, raise_if_stopped: Callable[[], None] = lambda: None) -> None:
+        """`raise_if_stopped` is called around the making of a run, and raises UnavailableError in an uploader that was given
+        up: it must not make a second one."""
         self.settings = settings
         self.run_id = ""
         self.url = ""
         self.params: dict[str, str] = {}
         """The parameters that the run has."""
-        self._proceed = proceed
+        self._raise_if_stopped = raise_if_stopped
         self._connection: Client | None = None
         self._experiment_id = ""
         self._parent_id: str | None = None
@@ -240,10 +240,10 @@ class MlflowRun:
         return self._create_run(start_ms, tags, self.settings.run_name)
 
     def _create_run(self, start_ms: int, tags: dict[str, str], name: str) -> Any:
-        self._proceed()
+        self._raise_if_stopped()
         created = self._client.create_run(self._experiment_id, start_time=start_ms, tags=tags, run_name=name)
         try:
-            self._proceed()
+            self._raise_if_stopped()
         except UnavailableError:  # the request hung, and another uploader may have made the run since
             self._discard(created, "superseded")
             raise

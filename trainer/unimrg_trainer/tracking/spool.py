@@ -150,14 +150,18 @@ class Spool:
 def copy_segments(folder: Path, names: list[str], store: ObjectStore) -> None:
     """Copy closed segments (relative to `folder`) and the files that they name to `RUN/spool/`.
 
-    `store` is rooted at RUN. What is there already is left alone, so it may be called any number of times. Raises
-    what the store raises (StorageError, OSError).
+    `store` is rooted at RUN. What is there already is left alone, so it may be called any number of times. A file that
+    cannot be read is left out after a warning. Raises what the store raises (StorageError).
     """
     present = {key for key, _ in store.list(STORE_FOLDER)}
     files = sorted(path for path in folder.glob("attempt-*/files/*/*") if not path.name.startswith("."))
     for name in [*(path.relative_to(folder).as_posix() for path in files), *names]:
         if STORE_FOLDER + name not in present:
-            content = (folder / name).read_bytes()
+            try:
+                content = (folder / name).read_bytes()
+            except OSError as error:
+                _logger.warning("%s is not tracked: %s", folder / name, error)
+                continue
             if name in names:
                 content = content[: content.rfind(b"\n") + 1]  # without the torn line of a killed writer
             put_once(store, STORE_FOLDER + name, content)

@@ -52,7 +52,7 @@ class SpoolUpload:
     """The run is closed with it; None: it is re-opened."""
     checkpoints: Callable[[], list[Checkpoint]] | None = None
     """Lists those that the store keeps."""
-    proceed: Callable[[], None] = lambda: None
+    raise_if_stopped: Callable[[], None] = lambda: None
     """Called before each request; raises UnavailableError if none is to be made any more."""
     sent: int = field(default=0, init=False)
     """Lines that were acknowledged through this object."""
@@ -107,11 +107,11 @@ class SpoolUpload:
             write_atomically(self.run_dir / MLFLOW_FILE, json.dumps(content))
 
     def _connect(self) -> None:
-        self.proceed()
+        self.raise_if_stopped()
         times = [record.ts for record in read_records(self.folder)]
         now = int(time.time() * 1000)
         tags = self.remote.connect(min(times, default=now))
-        self.proceed()  # a request that hung may return after another uploader has closed the run
+        self.raise_if_stopped()  # a request that hung may return after another uploader has closed the run
         places = {name: text.rpartition(":") for name, text in tags.items() if name.startswith(SENT)}
         self._places = {name: (place[0], int(place[2])) for name, place in places.items() if place[2].isdecimal()}
         self._latest = {}
@@ -208,7 +208,7 @@ class SpoolUpload:
 
     def _refusal(self, request: Callable[[], None]) -> str | None:
         """Make a request; return why the server will never take it, None if it did."""
-        self.proceed()
+        self.raise_if_stopped()
         try:
             request()
         except RefusedError as error:
@@ -219,7 +219,7 @@ class SpoolUpload:
 
     def _latest_of(self, writer: str) -> dict[str, tuple[int, float]]:
         if writer not in self._latest:
-            self.proceed()
+            self.raise_if_stopped()
             self._latest[writer] = self.remote.latest()
         return self._latest[writer]
 

@@ -68,12 +68,12 @@ class Uploader:
         self._stop = threading.Event()
         self._abandon = threading.Event()
 
-        def proceed() -> None:
+        def raise_if_stopped() -> None:
             if self._abandon.is_set():
                 raise UnavailableError("stopped before everything was sent")
 
-        remote = self.remote or MlflowRun(self.settings, proceed)
-        self._upload = SpoolUpload(self.run_dir, remote, self.final_status, self.checkpoints, proceed)
+        remote = self.remote or MlflowRun(self.settings, raise_if_stopped)
+        self._upload = SpoolUpload(self.run_dir, remote, self.final_status, self.checkpoints, raise_if_stopped)
         self._thread = threading.Thread(target=self._run, name="mlflow-uploader", daemon=True)
         self._problem = ""
         self._exit_code: ExitCode | None = None
@@ -129,7 +129,7 @@ class Uploader:
         self._upload.publish(problem)  # also after the first success: an earlier attempt may have left a problem
         if error is None:
             if before[0]:
-                _logger.info("MLflow at %s takes records again", server)
+                _logger.info("MLflow at %s accepts records again", server)
         else:
             level = logging.WARNING if code is ExitCode.UNAVAILABLE else logging.ERROR
             _logger.log(level, "%s; training goes on, the spool keeps everything", self._problem)
