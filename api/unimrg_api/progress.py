@@ -28,7 +28,7 @@ class Progress(Record):
     rows_per_second: float | None = None
     """Rows of all objectives per second, whole world."""
     skipped_steps: int = 0
-    """Steps that the numeric guard left out since the start of training."""
+    """Steps that the numeric guard skipped since the start of training."""
     slowest_rank: int | None = None
     """The rank that took longest over its own part of the last steps."""
     slowest_rank_ratio: float | None = None

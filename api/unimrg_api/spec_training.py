@@ -126,13 +126,13 @@ class PartSpec(Spec):
 
 
 class GuardSpec(Spec):
-    """Which steps are left out: those whose loss or gradient norm is not finite and, where asked for, spikes.
+    """Which steps are skipped: those whose loss or gradient norm is not finite and, where asked for, spikes.
 
-    A step that is left out changes no weight and no moment; schedule and data go on.
+    A skipped step changes no weight and no moment; schedule and data go on.
     """
 
     skip_budget: Annotated[int, Field(ge=0, le=MAXIMUM_STEPS)] = 10
-    """Steps of the whole training that may be left out; one more ends it (exit code 82)."""
+    """Steps of the whole training that may be skipped; one more ends it (exit code 82)."""
     spike_threshold: PositiveRate | None = None
     """Robust standard deviations (of the median absolute deviation) above the median of the last `spikeWindow` steps,
     beyond which a loss or gradient norm is a spike, as a decimal string; "6" is usual. Absent: none, as published."""
@@ -170,7 +170,7 @@ class TrainingSpec(Spec):
     """Parts of the model with a learning rate of their own, or frozen, each once. All others train at the schedule's
     rate, as published."""
     guard: GuardSpec = GuardSpec.model_construct()
-    """Which steps are left out because their numbers are not sound."""
+    """Which steps are skipped: with a loss or gradient that is non-finite or a spike."""
     stop_step: Annotated[int, Field(ge=1, le=MAXIMUM_STEPS)] | None = None
     """Optimiser step after which training ends. Absent: `schedule.totalSteps`. Less than that stops within
     the schedule, as the paper does, which reports step 1000 of 2500."""

@@ -29,8 +29,8 @@ from unimrg_trainer.tracking.segments import read_curves
 SETTINGS = EarlyStopSpec(every_steps=10, patience=2)
 
 
-def commit(step: int, score: float | None) -> Commit:
-    return Commit(step, 0, 1, "manifest", "0" * 64, score)
+def commit(step: int, score: float | None, misses: int = 0) -> Commit:
+    return Commit(step, 0, 1, "manifest", "0" * 64, score, misses)
 
 
 @pytest.mark.parametrize(
@@ -53,10 +53,8 @@ def test_training_ends_after_patience_and_the_checkpoints_alone_say_the_same(
         assert not rule.is_over(step + 5)
         assert rule.is_over(step) == (step == last)
         # of the past, only the best and the newest may be left
-        kept.append(commit(step, score if math.isfinite(score) else None))
+        kept.append(commit(step, score if math.isfinite(score) else None, rule.misses))
         kept = [one for one in kept if one.step in (rule.best_step, step)]
-        if not math.isfinite(rule.best_score):
-            continue  # a resumed training knows of no measurement
         resumed = EarlyStopRule(SETTINGS, [*kept, commit(step + 1, 0.0)], step)
         assert (resumed.best_step, resumed.is_over(step)) == (rule.best_step, rule.is_over(step))
 
@@ -65,12 +63,22 @@ def test_a_training_that_was_never_measured_has_not_ended() -> None:
     assert not EarlyStopRule(SETTINGS, [commit(20, None), commit(40, None)], 40).is_over(40)
 
 
+def test_a_measurement_that_was_abandoned_does_not_count() -> None:
+    """Of step 20, at whose checkpoint the training was interrupted."""
+    rule = EarlyStopRule(SETTINGS, [commit(10, 1.0), commit(20, None)], 20)
+    rule.add(30, 1.5)
+    assert not rule.is_over(30)
+    rule.add(40, 1.5)
+    assert rule.is_over(40)
+
+
 @pytest.mark.parametrize(("reason", "ended"), [("interruption", False), ("final", True)])
 def test_an_interruption_before_a_measurement_is_no_end(tmp_path: Path, reason: str, ended: bool) -> None:
     store = LocalStore(tmp_path / "run")
     keeper = checkpointer(store, keep_last=9)
-    for step, score, why in ((10, 1.0, "periodic"), (20, 1.1, "periodic"), (30, None, reason)):
-        keeper.begin(small_state(step), why, score=score)
+    last = (30, 1.2, 2, reason) if ended else (30, None, 1, reason)
+    for step, score, misses, why in ((10, 1.0, 0, "periodic"), (20, 1.1, 1, "periodic"), last):
+        keeper.begin(small_state(step), why, score=score, misses=misses)
         keeper.settle()
     assert ended_early(store, SETTINGS, 30) == ended
 

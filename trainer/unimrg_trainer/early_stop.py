@@ -1,7 +1,7 @@
 """When a training ends early: its held-out loss has not fallen for so many measurements.
 
-The loss is the score of its step's checkpoint, and the best checkpoint is kept; so all that the rule needs is there
-when a training is resumed, and nothing else has to be remembered.
+The loss is the score of its step's checkpoint, the best checkpoint is kept, and each says how many measurements came
+after the best; so all that the rule needs is there when a training is resumed.
 """
 
 from __future__ import annotations
@@ -19,17 +19,14 @@ class EarlyStopRule:
     """Counts the measurements since the lowest score."""
 
     def __init__(self, settings: EarlyStopSpec, commits: Iterable[Commit], up_to_step: int) -> None:
-        """`commits` are those of the run; those beyond `up_to_step`, from which training goes on, do not count.
-
-        Where none has a score, nothing was measured yet, and the rule counts from `up_to_step`.
-        """
+        """`commits` are those of the run; those beyond `up_to_step`, from which training goes on, do not count."""
         self._settings = settings
-        self.best_step, self.best_score = 0, math.inf
+        self.best_step, self.best_score, self.misses = 0, math.inf, 0
         for commit in sorted(commits, key=lambda one: one.step):
-            if commit.step <= up_to_step and commit.score is not None:
-                self.add(commit.step, commit.score)
-        if self.best_score == math.inf:
-            self.best_step = up_to_step
+            if commit.step <= up_to_step:
+                if commit.score is not None:
+                    self.add(commit.step, commit.score)
+                self.misses = commit.misses  # those between may be deleted
 
     def is_due(self, step: int) -> bool:
         """Whether the held-out loss is measured after this step."""
@@ -38,11 +35,13 @@ class EarlyStopRule:
     def add(self, step: int, score: float) -> None:
         """Take a measurement; one that is not finite is no improvement."""
         if score <= self.best_score and math.isfinite(score):
-            self.best_step, self.best_score = step, score
+            self.best_step, self.best_score, self.misses = step, score, 0
+        else:
+            self.misses += 1
 
     def is_over(self, step: int) -> bool:
         """Whether training ends with this step."""
-        return self.is_due(step) and (step - self.best_step) // self._settings.every_steps >= self._settings.patience
+        return self.is_due(step) and self.misses >= self._settings.patience
 
 
 def ended_early(store: ObjectStore, settings: EarlyStopSpec, step: int) -> bool:

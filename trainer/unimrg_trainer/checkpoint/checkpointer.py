@@ -63,12 +63,13 @@ class Checkpointer:
         spool_segments: Sequence[str] = (),
         before_commit: Callable[[], None] = lambda: None,
         score: float | None = None,
+        misses: int = 0,
     ) -> None:
         """Start to commit the state of which every rank holds pieces, in a thread, while training goes on.
 
         The values must not change until `settle`. `reason`, `mlflow_run_id`, `spool_segments`, `before_commit` (which
-        writes what the manifest refers to) and `score` (`Commit.score`) are rank 0's. Waits for the save before, and
-        raises its failure.
+        writes what the manifest refers to), `score` and `misses` (of `Commit`) are rank 0's. Waits for the save before,
+        and raises its failure.
         """
         self.settle()
         origin = replace(self._origin, reason=reason, mlflow_run_id=mlflow_run_id, spool_segments=list(spool_segments))
@@ -76,7 +77,7 @@ class Checkpointer:
 
         def run() -> None:
             try:
-                saving.set_result(self._write(state, origin, before_commit, score))
+                saving.set_result(self._write(state, origin, before_commit, score, misses))
             except BaseException as error:
                 saving.set_exception(error)
 
@@ -115,9 +116,9 @@ class Checkpointer:
         return commit
 
     def _write(
-        self, state: LocalState, origin: Origin, before_commit: Callable[[], None], score: float | None
+        self, state: LocalState, origin: Origin, before_commit: Callable[[], None], score: float | None, misses: int
     ) -> Commit:
-        commit = write_checkpoint(self._store, state, origin, self._agreement, before_commit, score)
+        commit = write_checkpoint(self._store, state, origin, self._agreement, before_commit, score, misses)
         self.committed_at = time.monotonic()
         if self._agreement.rank == 0:
             logger.info("committed step %d (%s): %s/%s", commit.step, origin.reason, self._store.uri, commit.key)

@@ -16,6 +16,7 @@ import os
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from unimrg_api.commits import step_folder
 from unimrg_api.digests import canonical_json
@@ -39,6 +40,8 @@ class Commit:
     manifest_sha256: str
     score: float | None = None
     """How good the weights are on held-out data, the lower the better; None: not measured."""
+    misses: int = 0
+    """Measurements of the training up to here that came after the one with the lowest score."""
 
     @property
     def marker(self) -> Marker:
@@ -86,7 +89,9 @@ def reserved_at(store: ObjectStore, folder: str) -> float | None:
     return float(created) if isinstance(created, int | float) else None
 
 
-def publish(store: ObjectStore, marker: Marker, folder: str, manifest: Manifest, score: float | None = None) -> Commit:
+def publish(
+    store: ObjectStore, marker: Marker, folder: str, manifest: Manifest, score: float | None = None, misses: int = 0
+) -> Commit:
     """Write the manifest, look once more whether all its objects are there, and write the marker.
 
     Raises CommitConflict if another writer was faster, CheckpointError if an object is not what was written.
@@ -100,7 +105,7 @@ def publish(store: ObjectStore, marker: Marker, folder: str, manifest: Manifest,
     for key, size in {**expected, manifest_key: len(content)}.items():
         if sizes.get(key) != size:
             raise CheckpointError(f"{key} was written with {size} bytes, and the store has {sizes.get(key)}")
-    commit = Commit(marker.step, marker.generation, manifest.attempt, manifest_key, digest, score)
+    commit = Commit(marker.step, marker.generation, manifest.attempt, manifest_key, digest, score, misses)
     if not put_once(store, commit.key, marker_bytes(commit)):
         raise _conflict(store, commit.marker)
     return commit
@@ -121,7 +126,10 @@ def read_marker(store: ObjectStore, marker: Marker) -> Commit:
     if folder is None or folder.step != marker.step or not isinstance(digest, str):
         raise Unverified(f"{marker.key} names no manifest of its step")
     measured = float(score) if isinstance(score, int | float) else None
-    return Commit(marker.step, marker.generation, folder.attempt, str(key), digest, measured)
+    misses = value.get("misses", 0)
+    if not isinstance(misses, int):
+        raise Unverified(f"{marker.key} counts no measurements")
+    return Commit(marker.step, marker.generation, folder.attempt, str(key), digest, measured, misses)
 
 
 def read_markers(
@@ -142,8 +150,16 @@ def read_markers(
 
 def marker_bytes(commit: Commit) -> bytes:
     """The content of a commit marker."""
-    value = {"schema_version": SCHEMA_VERSION, "manifest": commit.manifest_key, "sha256": commit.manifest_sha256}
-    return canonical_json(value if commit.score is None else {**value, "score": commit.score}).encode()
+    value: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "manifest": commit.manifest_key,
+        "sha256": commit.manifest_sha256,
+    }
+    if commit.score is not None:
+        value["score"] = commit.score
+    if commit.misses:
+        value["misses"] = commit.misses
+    return canonical_json(value).encode()
 
 
 def _conflict(store: ObjectStore, marker: Marker) -> CommitConflict:

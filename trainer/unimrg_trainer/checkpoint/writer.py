@@ -65,12 +65,13 @@ def write_checkpoint(
     agreement: Agreement,
     before_commit: Callable[[], None] = lambda: None,
     score: float | None = None,
+    misses: int = 0,
 ) -> Commit:
     """Commit the state of which every rank holds its pieces; returns the same commit on every rank.
 
-    `before_commit` writes what the manifest refers to, on rank 0; `score` is `Commit.score`. Every rank raises the same
-    CheckpointError if any of them fails; then nothing is committed. The one exception is a rank lost after the marker
-    was written: the others fail, and the commit stands.
+    `before_commit` writes what the manifest refers to, on rank 0; `score` and `misses` are those of `Commit`. Every
+    rank raises the same CheckpointError if any of them fails; then nothing is committed. The one exception is a rank
+    lost after the marker was written: the others fail, and the commit stands.
     """
     what = f"the checkpoint of step {state.step}"
     cut: list[list[Piece]] = []
@@ -93,7 +94,7 @@ def write_checkpoint(
             objects={name: entry for share in written for name, entry, _ in share},
             tensors=tensors,
         )
-        return publish(store, marker, folder, manifest, score)
+        return publish(store, marker, folder, manifest, score, misses)
 
     return on_first_rank(agreement, f"publishing {what}", publishing)
 

@@ -79,6 +79,11 @@ class EarlyStop:
             return True
         return False
 
+    @property
+    def misses(self) -> int:
+        """How many measurements came after the one with the lowest loss."""
+        return 0 if self._rule is None else self._rule.misses
+
     def score(self, step: int) -> float | None:
         """Return the held-out loss after `step`; None if it was not measured or is not finite."""
         return self._scores.get(step)

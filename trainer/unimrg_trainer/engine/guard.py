@@ -90,8 +90,8 @@ class NumericGuard:
                     )
                 )
                 return NumericGuardError(
-                    f"{counted(self.skipped, 'step')} had a loss or gradient that is non-finite or a spike, the last one "
-                    f"step {step.step} (spec.training.guard.skipBudget: {self._budget}; loss {step.loss:.4g} of "
+                    f"{counted(self.skipped, 'step')} had a loss or gradient that is non-finite or a spike, the last "
+                    f"one step {step.step} (spec.training.guard.skipBudget: {self._budget}; loss {step.loss:.4g} of "
                     f"{dict(step.losses)}, gradient norm {step.grad_norm:.4g}); {kept}",
                     remedy="start with a lower spec.training.optimizer.learningRate, or in FP32, under another "
                     f"spec.checkpoint.uri; or raise skipBudget{level} to go on from the last checkpoint",

@@ -40,8 +40,10 @@ class BackgroundSaver:
         self._record(self._checkpointer.settle())
         self._began = began
 
-    def save(self, state: LocalState, reason: str, score: float | None = None) -> None:
+    def save(self, state: LocalState, reason: str, score: float | None = None, misses: int = 0) -> None:
         """Save a state that was exported since `settle`, with its held-out loss, if it was measured and is finite.
+
+        `misses` is `Commit.misses`.
 
         Returns at once where `reason` is "periodic".
         """
@@ -53,6 +55,7 @@ class BackgroundSaver:
             spool_segments=segments,
             before_commit=partial(self._reporter.keep_segments, segments),
             score=score,
+            misses=misses,
         )
         self._held = time.monotonic() - self._began
         if reason != "periodic":

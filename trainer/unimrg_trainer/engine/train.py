@@ -136,7 +136,7 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
         plan_step=plan_step,
         prepare=lambda batch: setup.family.prepare(batch, setup.device, setup.parameter_dtype),
         stop=stop_flag,
-        save=lambda state, reason: saver.save(state, reason, early_stop.score(state.step)),
+        save=lambda state, reason: saver.save(state, reason, early_stop.score(state.step), early_stop.misses),
         ends_early=early_stop.ends,
         settle=saver.settle,
         report=reporter.report,

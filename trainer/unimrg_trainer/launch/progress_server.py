@@ -71,7 +71,7 @@ class _ProgressCollector:
             ("total_steps", "Step at which the stage ends.", progress.total_steps),
             ("rows_per_second", "Rows of all objectives per second.", progress.rows_per_second),
             ("total_loss", "Weighted mean of the objectives' losses in the last step.", progress.loss),
-            ("skipped_steps", "Steps left out because their numbers were not sound.", progress.skipped_steps),
+            ("skipped_steps", "Skipped steps: non-finite or a spike.", progress.skipped_steps),
             ("slowest_rank", "Rank that took longest over its own work.", progress.slowest_rank),
             ("slowest_rank_ratio", "Its time, divided by the median of all ranks.", progress.slowest_rank_ratio),
             ("checkpoint_step", "Step of the last checkpoint.", progress.checkpoint_step),

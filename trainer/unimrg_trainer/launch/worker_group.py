@@ -263,7 +263,8 @@ def supervise(
     Once `lease_lost`, another attempt writes where these ranks do: they are killed before they save anything.
 
     No rank is running when it returns. `grace` is in seconds, from the stop request to the end. With
-    `terminates_on_stall` a stall ends the group; otherwise it only has the stacks dumped, and another node's launcher ends the attempt.
+    `terminates_on_stall` a stall ends the group; otherwise it only has the stacks dumped, and another node's launcher
+    ends the attempt.
     """
     stop_deadline = failure_deadline = float("inf")
     stall: Stall | None = None

@@ -70,8 +70,8 @@ class MlflowRun:
     """
 
     def __init__(self, settings: TrackingSettings, raise_if_stopped: Callable[[], None] = lambda: None) -> None:
-        """`raise_if_stopped` is called around the making of a run, and raises UnavailableError in an uploader that was given
-        up: it must not make a second one."""
+        """`raise_if_stopped` is called around the making of a run, and raises UnavailableError in an uploader that was
+        given up: it must not make a second one."""
         self.settings = settings
         self.run_id = ""
         self.url = ""
