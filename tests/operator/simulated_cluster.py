@@ -123,7 +123,9 @@ class Cluster(Platform):
         ended, kept = self.status.completion_time, self.job.spec.run_policy.ttl_seconds_after_finished
         if ended is not None and self.now >= parse_time(ended) + kept:
             return
-        all_ended = len(pods) >= STAGES[action.stage].pods(self.job) and all(map(has_succeeded, pods))
+        # a queue would resume a suspended one, and it would create its pods anew
+        waits = self.children[action.name].state == "Suspended"
+        all_ended = len(pods) >= STAGES[action.stage].pods(self.job) and all(map(has_succeeded, pods)) and not waits
         assert stage.child != action.name or stage.state != "Succeeded" or not all_ended, f"{action} deletes a success"
 
     def reconcile(self) -> Decision:

@@ -170,7 +170,8 @@ class OperatorModel(Surroundings):
         cluster.now += waits
         cluster.kubelets()
         perhaps_look(2)
-        cluster.resume(cluster.children[child.name])
+        if child.name in cluster.children:  # one that was done, and would have begun again, is deleted
+            cluster.resume(cluster.children[child.name])
         perhaps_look(3)
         cluster.controllers()
         cluster.kubelets()

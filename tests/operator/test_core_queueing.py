@@ -130,3 +130,18 @@ def test_the_position_is_by_priority_then_age() -> None:
     ranked = sorted(pending, key=lambda own: position(own, pending))
     assert [name for _, _, name in ranked] == ["a", "d", "b", "c"]
     assert [position(own, pending) for own in ranked] == [1, 2, 3, 4]
+
+
+def test_an_attempt_that_succeeds_as_it_is_pushed_out_does_not_begin_again(cluster: Cluster) -> None:
+    admit(cluster, "check")
+    cluster.end_pod(*cluster.pods_of("tiny-check-1"), 0)
+    cluster.settle()
+    admit(cluster, "train")
+    cluster.suspend(cluster.children["tiny-train-1"])
+    for pod in cluster.pods_of("tiny-train-1"):
+        cluster.end_pod(pod, 0)
+    cluster.reconcile()
+    assert cluster.status.stage("train").state == "Succeeded"
+    assert "tiny-evaluate-1" not in cluster.children
+    cluster.reconcile()  # the queue would resume the child, and it would create its pods anew
+    assert "tiny-train-1" not in cluster.children

@@ -79,8 +79,16 @@ def _is_recorded(stage: StageStatus, observed_status: JobStatus) -> bool:
 
 
 def _controller_grace_left(stage: StageStatus, child: Child, now: float) -> float:
-    """Return the seconds left for the child's controller to mark it Failed; 0 without an exit code of this attempt."""
-    if stage.attempt_end is None or stage.attempt_end.exit_code is None or stage.attempt != child.attempt:
+    """Return the seconds left for the child's controller to mark it Failed; 0 without an exit code of this attempt.
+
+    A controller leaves a suspended child as it is, until a queue resumes it.
+    """
+    if (
+        child.state == "Suspended"
+        or stage.attempt_end is None
+        or stage.attempt_end.exit_code is None
+        or stage.attempt != child.attempt
+    ):
         return 0.0
     return remaining(parse_time(stage.attempt_end.time), CONTROLLER_GRACE_SECONDS, now)
 

@@ -93,8 +93,13 @@ def all_pods_succeeded(observation: Observation, child: Child, job: UniMRGJob | 
 
 
 def can_create_pods(observation: Observation, child: Child, job: UniMRGJob | None) -> bool:
-    """Whether a child can still create pods: it has not ended, and not all of its pods have succeeded."""
-    return child.state in ("Active", "Suspended") and not all_pods_succeeded(observation, child, job)
+    """Whether a child can still create pods: it has not ended, and not all of its pods have succeeded.
+
+    A suspended one creates all of them again once it is resumed, also where the earlier ones had succeeded.
+    """
+    if child.state == "Suspended":
+        return True
+    return child.state == "Active" and not all_pods_succeeded(observation, child, job)
 
 
 def would_keep_running(observation: Observation, child: Child, job: UniMRGJob | None) -> bool:
