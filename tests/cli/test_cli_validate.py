@@ -69,7 +69,7 @@ def test_readers_of_numbers_disagree_and_the_remedy_is_that_of_the_field(unimrg:
     ended.refused(64, "spec.training.seed: 042 is not the same number for kubectl", "\n    write seed: 42\n")
     assert "quote it" not in ended.err
     text = GOOD_JOB.replace("{experiment: tests}", "{experiment: 042}")
-    unimrg("validate", write(tmp_path, text)).refused(64, 'quote it if it is a text: "042"')
+    unimrg("validate", write(tmp_path, text)).refused(64, '\n    write experiment: "042"\n')
 
 
 def test_what_programs_read_about_a_bad_job_is_on_standard_output(unimrg: Unimrg, tmp_path: Path) -> None:
