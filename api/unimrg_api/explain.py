@@ -96,7 +96,7 @@ def show(value: Any) -> str:
 def closest(text: str, known: list[str]) -> str | None:
     """Return the known name that was most likely meant, if one is near; case, - and _ do not count."""
     plain = {re.sub(r"[-_]", "", item).casefold(): item for item in reversed(known)}
-    found = difflib.get_close_matches(re.sub(r"[-_]", "", text).casefold(), list(plain), n=1, cutoff=0.7)
+    found = difflib.get_close_matches(re.sub(r"[-_]", "", text).casefold(), list(plain), n=1, cutoff=0.66)
     return plain[found[0]] if found else None
 
 

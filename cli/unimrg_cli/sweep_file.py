@@ -93,7 +93,7 @@ def _of_values(problems: list[Problem], one: SweptJob, sweep: UniMRGSweep) -> li
     places: dict[Location, Location] = {}
     for index, axis in enumerate(sweep.spec.matrix):
         labels = [label for label, _ in axis.named()]
-        place = ("spec", "matrix", index, "values", labels.index(one.labels[axis.path]))
+        place: Location = ("spec", "matrix", index, "values", labels.index(one.labels[axis.path]))
         places[parse_location(axis.path)] = place
     found = []
     for problem in problems:
