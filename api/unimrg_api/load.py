@@ -171,7 +171,8 @@ def check(root: type[Model], document: Document) -> tuple[Model | None, list[Pro
     if not findings:
         assert model is not None, "a document without problems was not read"
         return model, []
-    return None, [_problem(document, finding) for finding in findings]
+    meant = {item.meant for item in findings if item.meant and value_at(document.value, item.meant) is None}
+    return None, [_problem(document, item) for item in findings if item.location not in meant]  # missing: misspelt
 
 
 def _problem(document: Document, finding: Finding) -> Problem:
