@@ -59,6 +59,8 @@ class Finding:
     """Whether the name of the field is what is wrong, not its value."""
     secret: bool = False
     """Whether the value must not be shown."""
+    meant: Location | None = None
+    """The field that an unknown one was probably meant to be."""
 
 
 def explain(root: type[Spec], location: Location, kind: str, value: Any, written: str | None, text: str) -> Finding:
@@ -96,7 +98,7 @@ def show(value: Any) -> str:
 def closest(text: str, known: list[str]) -> str | None:
     """Return the known name that was most likely meant, if one is near; case, - and _ do not count."""
     plain = {re.sub(r"[-_]", "", item).casefold(): item for item in reversed(known)}
-    found = difflib.get_close_matches(re.sub(r"[-_]", "", text).casefold(), list(plain), n=1, cutoff=0.7)
+    found = difflib.get_close_matches(re.sub(r"[-_]", "", text).casefold(), list(plain), n=1, cutoff=0.66)
     return plain[found[0]] if found else None
 
 
@@ -110,7 +112,8 @@ def _unknown(root: type[Spec], location: Location) -> Finding:
     ]
     guess = closest(name, known) or (elsewhere[0] if len(elsewhere) == 1 else None)
     remedy = f"did you mean {guess}?" if guess is not None else f"known fields here: {', '.join(known)}"
-    return Finding(location, f"there is no field {name!r} here", remedy, at_key=True, secret=True)
+    meant = (*location[:-1], guess) if guess is not None and guess in known else None
+    return Finding(location, f"there is no field {name!r} here", remedy, at_key=True, secret=True, meant=meant)
 
 
 def _description(root: type[Spec], location: Location) -> str:

@@ -26,7 +26,7 @@ from unimrg_api.introspection import (
     schema_at,
     value_at,
 )
-from unimrg_api.job import UniMRGJob
+from unimrg_api.job import SWEEP_KIND, UniMRGJob
 from unimrg_api.yaml_source import Document, read_yaml
 
 Model = TypeVar("Model", bound=Spec)
@@ -64,9 +64,20 @@ def read_document(path: Path) -> Document:
 def job_of(document: Document, path: Path) -> UniMRGJob:
     """Return the job that the document of a file holds.
 
-    Raises JobError (CONFIGURATION) with all problems, each with its line and column.
+    Raises JobError (CONFIGURATION) with all problems, each with its line and column; UserError for a sweep.
     """
+    if is_sweep(document):
+        command = f"unimrg sweep {path}"
+        remedy = (
+            f"run or submit them all: {command}; its jobs: {command} --dry-run; where they stand: {command} --results"
+        )
+        raise UserError(f"{path} is a sweep of several jobs", remedy=remedy)
     return read_model(UniMRGJob, document, path)
+
+
+def is_sweep(document: Document) -> bool:
+    """Return whether a file is meant as a sweep's."""
+    return isinstance(document.value, dict) and document.value.get("kind") == SWEEP_KIND
 
 
 def read_model(root: type[Model], document: Document, path: Path) -> Model:
@@ -75,12 +86,22 @@ def read_model(root: type[Model], document: Document, path: Path) -> Model:
         raise JobError(document.problems, source=str(path))
     model, problems = check(root, document)
     known = {problem.path for problem in document.problems}
-    remedies = {problem.path: problem.remedy for problem in problems}  # of a field, which knows what is wanted there
+    remedies = {item.path: _quoted(root, document, item) for item in document.problems}
+    remedies |= {problem.path: problem.remedy for problem in problems}  # of a field, which knows what is wanted there
     unread = [replace(item, remedy=remedies.get(item.path) or item.remedy) for item in document.problems]
     problems = unread + [problem for problem in problems if problem.path not in known]
     if problems or model is None:
         raise JobError(sorted(problems, key=by_place), source=str(path))
     return model
+
+
+def _quoted(root: type[Spec], document: Document, problem: Problem) -> str:
+    """Return how what readers take differently is written at a field that holds a text; empty at others."""
+    location = parse_location(problem.path)
+    position = document.positions.get(location)
+    if position is None or not position.text or (schema_at(root, location) or {}).get("type") != "string":
+        return ""
+    return f'write {location[-1]}: "{position.text}"'
 
 
 def parse_job(value: Any) -> UniMRGJob:
@@ -150,7 +171,8 @@ def check(root: type[Model], document: Document) -> tuple[Model | None, list[Pro
     if not findings:
         assert model is not None, "a document without problems was not read"
         return model, []
-    return None, [_problem(document, finding) for finding in findings]
+    meant = {item.meant for item in findings if item.meant and value_at(document.value, item.meant) is None}
+    return None, [_problem(document, item) for item in findings if item.location not in meant]  # missing: misspelt
 
 
 def _problem(document: Document, finding: Finding) -> Problem:

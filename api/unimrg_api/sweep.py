@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from copy import deepcopy
@@ -12,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from unimrg_api.cluster import SWEEP_LABEL
-from unimrg_api.fields import FieldRule, Spec, Violation
+from unimrg_api.fields import Spec, Violation
 from unimrg_api.introspection import Location, parse_location, schema_at
 from unimrg_api.job import NAME_PATTERN, UniMRGJob
 
@@ -74,22 +75,15 @@ class SweepSpec(Spec):
     matrix: Annotated[list[AxisSpec], Field(min_length=1, max_length=8)]
     """What varies; there is a job for every combination of values."""
 
-    rules = (
-        FieldRule(
-            "matrix",
-            "the same field varies twice",
-            "give each field once",
-            lambda spec: len({axis.path for axis in spec.matrix}) == len(spec.matrix),
-            "true",
-        ),
-        FieldRule(
-            "matrix",
-            f"a sweep has at most {MOST_JOBS} jobs",
-            "make several sweeps of it",
-            lambda spec: len(list(product(*(axis.values for axis in spec.matrix)))) <= MOST_JOBS,
-            "true",
-        ),
-    )
+    def violations(self) -> Iterator[Violation]:
+        """No field varies twice, and there are not too many jobs."""
+        first: dict[str, int] = {}
+        for index, axis in enumerate(self.matrix):
+            if (other := first.setdefault(axis.path, index)) != index:
+                message = f"{axis.path} varies in matrix[{other}] already"
+                yield Violation(f"matrix[{index}].path", message, f"put all its values into matrix[{other}]")
+        if math.prod(len(axis.values) for axis in self.matrix) > MOST_JOBS:
+            yield Violation("matrix", f"a sweep has at most {MOST_JOBS} jobs", "make several sweeps of it")
 
 
 class UniMRGSweep(Spec):

@@ -8,16 +8,11 @@ from pathlib import Path
 
 from unimrg_api.errors import JobError, Problem, UserError, by_place
 from unimrg_api.introspection import parse_location
-from unimrg_api.job import SWEEP_KIND, UniMRGJob
+from unimrg_api.job import UniMRGJob
 from unimrg_api.load import job_of, read_document
 from unimrg_api.locality import cluster_notes, cluster_problems
 from unimrg_api.yaml_source import Document
 from unimrg_cli.inputs import missing_inputs
-
-
-def is_sweep(document: Document) -> bool:
-    """Return whether a file is meant as a sweep's."""
-    return isinstance(document.value, dict) and document.value.get("kind") == SWEEP_KIND
 
 
 def check_job(file: Path, document: Document | None = None) -> tuple[UniMRGJob, list[str]]:
@@ -26,7 +21,6 @@ def check_job(file: Path, document: Document | None = None) -> tuple[UniMRGJob, 
     Raises JobError with all problems, inputs included; UserError for a sweep.
     """
     document = document or read_document(file)
-    _refuse_sweep(document, file)
     problems, job = [], None
     try:
         job = job_of(document, file)
@@ -52,17 +46,11 @@ def check_cluster_job(file: Path) -> tuple[UniMRGJob, Document]:
     Raises JobError with all problems of the job or, once it is right by itself, with all that a cluster refuses.
     """
     document = read_document(file)
-    _refuse_sweep(document, file)
     job = job_of(document, file)
     problems = cluster_problems(job)
     if problems:
         raise JobError(placed(problems, document), source=str(file))
     return job, document
-
-
-def _refuse_sweep(document: Document, file: Path) -> None:
-    if is_sweep(document):
-        raise UserError(f"{file} is a sweep of several jobs", remedy=f"run or submit them all: unimrg sweep {file}")
 
 
 def namespace_of(job: UniMRGJob, wanted: str | None) -> str | None:

@@ -66,12 +66,14 @@ def submit(
     if dry_run and wait:
         raise typer.BadParameter("a dry run creates nothing to wait for", param_hint="--wait")
     job, document = check_cluster_job(file)
-    cluster = connected(namespace_of(job, namespace), context, kubeconfig)
+    wanted = namespace_of(job, namespace)
+    cluster = connected(wanted, context, kubeconfig)
     from unimrg_cli.submit import create, next_commands
     from unimrg_cli.waiting import watch
 
     created = create(cluster, document, file, dry_run=dry_run)
     where = f"UniMRGJob {created.name} in namespace {created.namespace}"
+    where += " (the kubeconfig's context names it)" if wanted is None else ""
     code = 0
     if output == "table" and dry_run:
         typer.echo(f"the cluster would take the {where}; nothing was created")

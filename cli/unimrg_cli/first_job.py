@@ -145,18 +145,18 @@ def _lines(value: dict[str, Any], location: Location) -> list[str]:
         elif isinstance(item, list) and item and isinstance(item[0], dict):
             lines.append(f"{indent}{name}:")
             for index, entry in enumerate(item):
-                first, *rest = _entry(entry, (*place, index), indent + "    ")
-                lines += [f"{indent}  - {first}", *rest]
+                lines += _entry(entry, (*place, index), f"{indent}  ")
         else:
             lines.append(f"{indent}{name}: {_flow(item)}")
     return lines
 
 
 def _entry(entry: dict[str, Any], place: Location, indent: str) -> list[str]:
-    """Return the only member of an entry of a list, with its fields on one line."""
+    """Return the only member of an entry of a list below its comment, with its fields on one line."""
     ((name, fields),) = entry.items()
     shown = ", ".join(f"{key}: {_flow(value)}" for key, value in fields.items())
-    return [f"{name}: {{{shown}}}", *(f"{indent}# {line}" for line in _comment((*place, name), _WIDTH - len(indent)))]
+    comment = [f"{indent}# {line}" for line in _comment((*place, name), _WIDTH - len(indent))]
+    return [*comment, f"{indent}- {name}: {{{shown}}}"]
 
 
 def _flow(value: Any) -> str:
@@ -171,6 +171,8 @@ def _comment(place: Location, width: int) -> list[str]:
 
 def write_first_job(file: Path, family: str, method: str, place: str, name: str, *, force: bool) -> None:
     """Write a first job into a file. Raises UserError for a file that is there already, unless `force`."""
+    if file.is_dir():
+        raise UserError(f"{file} is a folder", remedy=f"give a file's name, e.g. {file / 'job.yaml'}")
     value = first_job(family, method, place, name)
     parse_job(value)  # so that a wrong name is refused before anything is written
     try:

@@ -56,9 +56,13 @@ def _chosen(given: str | None, option: str, known: tuple[str, ...], default: str
     if given is None and sys.stdin.isatty():
         given = typer.prompt(f"{option.removeprefix('--')} ({', '.join(known)})", default=default, err=True)
     for choice in known:
-        if (given or default).lower() == choice.lower():
+        if _plain(given or default) == _plain(choice):
             return choice
     raise typer.BadParameter(f"{given!r} is none of {', '.join(known)}", param_hint=option)
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("-", "").replace("_", "")
 
 
 @job_app.command()
@@ -70,8 +74,8 @@ def validate(file: JobFile, output: OutputOption = "table") -> None:
     import json
 
     from unimrg_api.errors import JobError
-    from unimrg_api.load import read_document
-    from unimrg_cli.check import check_job, is_sweep
+    from unimrg_api.load import is_sweep, read_document
+    from unimrg_cli.check import check_job
 
     try:
         document = read_document(file)
@@ -127,7 +131,7 @@ def plan(
 
     job = load_job(file)
     texts = Texts(question_tokens, answer_tokens, prompt_tokens)
-    planned = plan_of(job, Assumed(texts, mfu, device, images))
+    planned = plan_of(job, Assumed(texts, mfu, device.upper(), images))
     if output == "json":
         typer.echo(planned.model_dump_json(by_alias=True, indent=2))
     else:

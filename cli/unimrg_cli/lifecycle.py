@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from unimrg_api.errors import UserError
+from unimrg_api.exit_codes import ExitCode
 from unimrg_cli.cluster_client import Cluster, ServerError
 from unimrg_cli.cluster_view import ClusterJob, headline, read_job
 from unimrg_cli.waiting import exit_code
@@ -13,16 +14,26 @@ def set_suspended(cluster: Cluster, name: str, suspend: bool) -> tuple[ClusterJo
     job = read_job(cluster.job(name))
     command = f"unimrg {'resume' if suspend else 'suspend'} {name} -n {job.namespace}"
     if exit_code(job.status) is not None:
-        raise UserError(
-            f"{name} has ended and cannot be {'suspended' if suspend else 'resumed'}: {headline(job)}",
-            remedy="submit it under another metadata.name; with the same spec.checkpoint.uri it goes on from there",
-        )
+        raise _ended(job, suspend)
     if job.suspend == suspend:
         return job, f"{name} {'is suspended already' if suspend else 'is not suspended'}: {headline(job)}"
     job = read_job(cluster.suspend_job(name, suspend))
     if suspend:
         return job, f"{name} is being suspended: its pods end after a last commit. To go on from it: {command}"
     return job, f"{name} goes on from its last commit. To stop it again: {command}"
+
+
+def _ended(job: ClusterJob, suspend: bool) -> UserError:
+    """Return why a job that has ended can be neither suspended nor resumed, and what can be done."""
+    if exit_code(job.status) == ExitCode.OK:
+        return UserError(f"{job.name} is complete; nothing is left to do")
+    remedy = (
+        f"correct the cause, then unimrg cancel {job.name} -n {job.namespace} and submit it again: with the same "
+        "spec.checkpoint.uri it goes on from its last commit, if there is one"
+    )
+    return UserError(
+        f"{job.name} has ended and cannot be {'suspended' if suspend else 'resumed'}: {headline(job)}", remedy=remedy
+    )
 
 
 def what_stays(job: ClusterJob) -> str:

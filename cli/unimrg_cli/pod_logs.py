@@ -108,6 +108,10 @@ def _on_a_node(job: ClusterJob, stage: StageStatus, wanted: Selection) -> Select
 
     Raises _GoneError for a rank whose log no pod repeats.
     """
+    nodes = TrainerSpec.model_validate(job.spec.get("trainer") or {}).nodes if STAGES[stage.name].distributed else 1
+    ranks = nodes * _ranks_per_node(job) if STAGES[stage.name].distributed else 1
+    _known("node", wanted.node, nodes)
+    _known("rank", wanted.rank, ranks)
     if wanted.rank is None:
         return wanted
     node, place = divmod(wanted.rank, _ranks_per_node(job))
@@ -118,6 +122,16 @@ def _on_a_node(job: ClusterJob, stage: StageStatus, wanted: Selection) -> Select
             message += f"; that of rank {wanted.rank} is kept when attempt {attempt} of {stage.name} ends"
         raise _GoneError(message, job, stage, attempt)
     return replace(wanted, node=node)
+
+
+def _known(what: str, number: int | None, count: int) -> None:
+    """Raise UserError for the number of a node or rank that the stage does not have."""
+    if number is not None and number >= count:
+        known = f"its {what}s are {', '.join(map(str, range(min(count, 8))))}{f' … {count - 1}' if count > 8 else ''}"
+        only = f"its only {what} is 0"
+        raise UserError(
+            f"there is no {what} {number}; {known if count > 1 else only}", exit_code=ExitCode.INPUT_MISSING
+        )
 
 
 def _ranks_per_node(job: ClusterJob) -> int:
@@ -196,7 +210,7 @@ def _pods(cluster: Cluster, job: ClusterJob, stage: StageStatus, wanted: Selecti
         soon = newest and stage.state == "Starting"
         raise _none(f"{what} has no pod of node {wanted.node}, only of {ranks}", job, soon=soon)
     if attempt > stage.attempt:
-        raise _none(f"there is no {what}: the newest is {stage.attempt}", job)
+        raise _none(f"there is no {what}: its attempts are 1…{stage.attempt}", job)
     if newest and stage.attempt_end is None and not _has_ended(job):
         raise _none(f"{what} has no pod yet", job)
     end = f"; it ended: {end_text(stage.attempt_end)}" if newest and stage.attempt_end is not None else ""
@@ -237,6 +251,8 @@ def _none(message: str, job: ClusterJob, *, soon: bool | None = None) -> UserErr
     if not soon:
         return UserError(message, exit_code=ExitCode.INPUT_MISSING)
     remedy = "ask again in a while, or wait for it with --follow"
+    if job.status is None:
+        remedy += f"; is unimrg-operator running, and does it watch the namespace {job.namespace}?"
     return UserError(message, remedy=remedy, exit_code=ExitCode.UNAVAILABLE)
 
 

@@ -9,9 +9,8 @@ from typing import Any
 
 from unimrg_api.cluster import SWEEP_LABEL
 from unimrg_api.commits import SUMMARY_KEY
-from unimrg_api.errors import JobError, UserError
+from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
-from unimrg_api.locality import cluster_problems
 from unimrg_api.yaml_source import Document
 from unimrg_cli.cluster_client import Cluster
 from unimrg_cli.cluster_view import ClusterJob, headline, read_job
@@ -21,14 +20,6 @@ from unimrg_cli.sweep_file import Sweep
 from unimrg_cli.sweep_results import JobResult, SweepResult, cluster_result, sweep_result
 from unimrg_cli.waiting import POLL_SECONDS, SILENCE_SECONDS, exit_code
 from unimrg_trainer.storage import open_store
-
-
-def refuse_on_a_cluster(sweep: Sweep, file: Path) -> None:
-    """Raise JobError with what a cluster refuses of the first job that it refuses."""
-    for job in sweep.jobs:
-        problems = cluster_problems(job.job)
-        if problems:
-            raise JobError(problems, source=f"{file} as {job.name}")
 
 
 def look(cluster: Cluster, sweep: Sweep) -> SweepResult:

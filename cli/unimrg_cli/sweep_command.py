@@ -44,9 +44,14 @@ def sweep(
     scores of each job, and means over seeds.
     """
     from unimrg_cli.extras import require
-    from unimrg_cli.sweep_file import load_sweep, missing
+    from unimrg_cli.sweep_file import load_sweep, missing, refuse_on_a_cluster
 
+    if dry_run and results:
+        raise typer.BadParameter("a dry run shows the jobs and not their results", param_hint="--results")
     planned = load_sweep(file)
+    on_cluster = on_cluster or any((namespace, context, kubeconfig))
+    if on_cluster and not results:
+        refuse_on_a_cluster(planned, file)
     if dry_run:
         import json
 
@@ -56,14 +61,13 @@ def sweep(
         typer.echo(json.dumps(values, indent=2) if output == "json" else to_yaml(values), nl=output == "json")
         return
     code = 0
-    if on_cluster or any((namespace, context, kubeconfig)):
+    if on_cluster:
         from unimrg_cli.cluster_commands import connected
 
         cluster = connected(namespace or planned.jobs[0].job.metadata.namespace, context, kubeconfig)
         from unimrg_cli import sweep_cluster
 
         if not results:
-            sweep_cluster.refuse_on_a_cluster(planned, file)
             code = sweep_cluster.submit_all(cluster, planned, file, parallel, wait=wait)
         found = sweep_cluster.look(cluster, planned)
     else:

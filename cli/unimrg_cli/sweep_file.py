@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Mapping
@@ -9,15 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unimrg_api.errors import JobError, UserError
+from unimrg_api.errors import JobError, Problem, UserError
 from unimrg_api.fields import path_of, resolve_uri
-from unimrg_api.introspection import parse_location
+from unimrg_api.introspection import Location, format_location, parse_location
 from unimrg_api.job import SWEEP_KIND, UniMRGJob
-from unimrg_api.load import job_of, parse_job, read_document, read_model
+from unimrg_api.load import is_sweep, job_of, parse_job, read_document, read_model
+from unimrg_api.locality import cluster_problems
 from unimrg_api.spec_platform import TRACKING_PATTERN
 from unimrg_api.sweep import SEED, SweptJob, UniMRGSweep
 from unimrg_api.yaml_source import Document
-from unimrg_cli.check import is_sweep, stands_at
+from unimrg_cli.check import placed, stands_at
 from unimrg_cli.inputs import missing_inputs
 from unimrg_trainer.tracking.settings import sqlite_path, sqlite_uri
 
@@ -73,10 +75,44 @@ def load_sweep(file: Path, document: Document | None = None) -> Sweep:
     sweep = read_model(UniMRGSweep, document, file)
     base_file = stands_at(file).resolve().parent / sweep.spec.job
     base = read_document(base_file)
-    if base.problems or not isinstance(base.value, dict):
+    if base.problems or not isinstance(base.value, dict) or is_sweep(base):
         job_of(base, base_file)
-    jobs = [_planned(one, sweep.metadata.name, base, base_file) for one in sweep.jobs(base.value)]
+    jobs = []
+    for one in sweep.jobs(base.value):
+        try:
+            jobs.append(_planned(one, base, base_file))
+        except JobError as error:
+            if found := _of_values(error.problems, one, sweep):
+                raise JobError(placed(found, document), source=str(file)) from None
+            raise
     return Sweep(sweep.metadata.name, jobs, [axis.path for axis in sweep.spec.matrix])
+
+
+def _of_values(problems: list[Problem], one: SweptJob, sweep: UniMRGSweep) -> list[Problem]:
+    """Return the problems of a job that its values of the matrix have, at their places in the sweep."""
+    places: dict[Location, Location] = {}
+    for index, axis in enumerate(sweep.spec.matrix):
+        labels = [label for label, _ in axis.named()]
+        place: Location = ("spec", "matrix", index, "values", labels.index(one.labels[axis.path]))
+        places[parse_location(axis.path)] = place
+    found = []
+    for problem in problems:
+        location = parse_location(problem.path)
+        for path, place in places.items():
+            if location[: len(path)] == path:
+                message = f"as {problem.path} of {one.name}: {problem.message}"
+                remedy = problem.remedy.replace(f"{location[-1]}: ", "")
+                path_of_value = format_location((*place, *location[len(path) :]))
+                found.append(dataclasses.replace(problem, path=path_of_value, message=message, remedy=remedy))
+    return found
+
+
+def refuse_on_a_cluster(sweep: Sweep, file: Path) -> None:
+    """Raise JobError with what a cluster refuses of the first job that it refuses."""
+    for job in sweep.jobs:
+        problems = cluster_problems(job.job)
+        if problems:
+            raise JobError(problems, source=f"{file} as {job.name}")
 
 
 def missing(sweep: Sweep) -> JobError | None:
@@ -88,7 +124,7 @@ def missing(sweep: Sweep) -> JobError | None:
     return None
 
 
-def _planned(one: SweptJob, sweep: str, base: Document, file: Path) -> PlannedJob:
+def _planned(one: SweptJob, base: Document, file: Path) -> PlannedJob:
     """Check a job, whose problems are shown at the lines of the file that it varies, and make its paths absolute."""
     varied = [parse_location(path) for path in one.labels]
     kept = {

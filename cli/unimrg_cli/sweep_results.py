@@ -135,8 +135,8 @@ def as_rows(result: SweepResult) -> tuple[list[str], list[list[str]], list[list[
         for job in result.jobs
     ]  # fmt: skip
     means = [
-        [" ".join(mean.labels.values()) or "all", "mean", *(_mean(mean.losses.get(name)) for name in losses),
-         *(_mean(mean.scores.get(name)) for name in scores)]
+        [" ".join(mean.labels.values()) or "all", "mean", *(_mean(name, mean.losses.get(name)) for name in losses),
+         *(_mean(name, mean.scores.get(name)) for name in scores)]
         for mean in result.means
     ]  # fmt: skip
     return columns, jobs, means
@@ -146,19 +146,21 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
 
 
-def _mean(value: Mean | None) -> str:
+def _mean(name: str, value: Mean | None) -> str:
     if value is None:
         return ""
-    return _number(value.mean) + ("" if value.deviation is None else f" ± {value.deviation:.2g} ({value.jobs})")
+    counted = name.endswith("/n")  # how much was judged, which is no result
+    spread = "" if counted or value.deviation is None else f" ± {value.deviation:.2g} ({value.jobs})"
+    return _number(value.mean) + spread
 
 
 def as_text(result: SweepResult, form: Format) -> str:
-    """Return the table as JSON, CSV or Markdown."""
+    """Return the table as JSON, CSV or Markdown; CSV, for programs, without means, which are no numbers."""
     if form == "json":
         return result.model_dump_json(by_alias=True, exclude_none=True, indent=2)
     columns, jobs, means = as_rows(result)
     if form == "csv":
         text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([columns, *jobs, *means])
+        csv.writer(text, lineterminator="\n").writerows([columns, *jobs])
         return text.getvalue().rstrip("\n")
     return "\n".join(f"| {' | '.join(row)} |" for row in (columns, ["---"] * len(columns), *jobs, *means))

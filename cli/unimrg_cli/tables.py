@@ -162,7 +162,9 @@ def _job_rows(job: ClusterJob, now: float) -> Rows:
         rows.append((item.type, f"{known}{item.reason}{': ' if item.message else ''}{one_line(item.message)}"))
     if status.progress is not None:
         rows += _progress_rows(status.progress, now, active=status.phase in AT_WORK)
-    rows += [("doing", one_line(item.message)) for item in status.conditions if item.reason == "Advancing"]
+    counted = status.progress is not None and status.progress.stage != "train"  # its steps say what is done
+    doing = [item.message for item in status.conditions if item.reason == "Advancing" and not counted]
+    rows += [("doing", one_line(message)) for message in doing]
     if status.checkpoint is not None:
         rows.append(("checkpoint", f"step {status.checkpoint.step}, {status.checkpoint.uri}"))
     rows += [(score.name, short_number(score.value)) for score in status.benchmarks]

@@ -75,7 +75,7 @@ def test_the_processes_of_a_job_learn_the_sweep_and_no_other_label() -> None:
         ([{**SEEDS, "labels": ["a"]}], "spec.matrix[0].labels", "1 for 3 values"),
         ([{**SEEDS, "values": [1, "1"]}], "spec.matrix[0].values", "the same name"),
         ([{"path": "spec.objectives", "values": [[]]}], "spec.matrix[0].values", "no short names"),
-        ([METHODS, METHODS], "spec.matrix", "varies twice"),
+        ([METHODS, METHODS], "spec.matrix[1].path", "spec.method varies in matrix[0] already"),
         ([{**SEEDS, "values": list(range(60))}, {**SEEDS, "path": "spec.trainer.nodes", "values": list(range(5))}],
          "spec.matrix", "at most 256"),
         ([{**METHODS, "labels": ["a" * 20, "b" * 20]}], "", "at most 40"),

@@ -113,11 +113,16 @@ KEPT = "s3://runs/good/logs/attempt-N/"
 @pytest.mark.parametrize(
     ("written", "options", "code", "words"),
     [
-        (None, [], 69, ("nothing has begun", "no operator has set its status yet")),
+        (
+            None,
+            [],
+            69,
+            ("nothing has begun", "no operator has set its status yet", "does it watch the namespace research?"),
+        ),
         ({"phase": "Pending"}, ["--stage", "train"], 69, ("the stage train has not begun", "Pending")),
         (SUCCEEDED, ["--stage", "finish"], 66, ("the stage finish has not begun", "Succeeded")),
         (stages("Starting"), [], 69, ("attempt 2 of train has no pod yet", "--follow")),
-        (RUNNING, ["--attempt", "3"], 69, ("there is no attempt 3 of train: the newest is 2",)),
+        (RUNNING, ["--attempt", "3"], 69, ("there is no attempt 3 of train: its attempts are 1…2",)),
         (RUNNING, ["--attempt", "1"], 66, ("the pods of attempt 1 of train are gone", KEPT)),
         (ENDED, [], 66, ("the pods of attempt 2 of train are gone", "Stall (75): no step for 900 s", KEPT)),
         (SUCCEEDED, ["--stage", "train"], 66, ("are gone", KEPT)),
@@ -139,7 +144,8 @@ def test_without_pods_the_reason_is_shown(
 @pytest.mark.parametrize("node", ["-1", "²", ""])
 def test_a_node_that_is_no_rank_is_wrong_usage(node: str, cluster: Cluster) -> None:
     assert cluster.logs(f"--node={node}").code == 64
-    cluster.logs("--node", 7).refused(66, "no pod of node 7, only of 0, 1")
+    cluster.logs("--node", 7).refused(66, "there is no node 7; its nodes are 0, 1")
+    cluster.logs("--rank", 9).refused(66, "there is no rank 9; its ranks are 0, 1, 2, 3")
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,11 @@ def test_every_combination_is_a_valid_job_of_its_place(place: str, unimrg: Unimr
         assert ended.code == 0, ended.err
 
 
+def test_a_family_has_its_published_spelling_and_a_folder_is_no_file(unimrg: Unimrg, tmp_path: Path) -> None:
+    assert unimrg("init", tmp_path / "job.yaml", "--family", "Show-o").code == 0
+    unimrg("init", tmp_path).refused(64, f"{tmp_path} is a folder", "give a file's name")
+
+
 def test_comments_say_what_the_reference_says(unimrg: Unimrg, tmp_path: Path) -> None:
     file = tmp_path / "job.yaml"
     assert unimrg("init", file).code == 0

@@ -70,7 +70,10 @@ def test_resuming_is_the_way_back_and_an_ended_job_has_none(about: Any, api_stan
     assert api_stand_in.requests[-1].body == {"spec": {"suspend": False}}
     assert "is not suspended" in about("resume", written=[RUNNING]).out
     for command in ("suspend", "resume"):
-        about(command, written=[SUCCEEDED]).refused(64, "good has ended and cannot be")
+        about(command, written=[SUCCEEDED]).refused(64, "good is complete; nothing is left to do")
+        about(command, written=[failed(66)]).refused(
+            64, "good has ended and cannot be", "unimrg cancel good -n research"
+        )
 
 
 def test_a_job_is_deleted_by_its_uid_and_what_stays_is_named(about: Any, api_stand_in: StandIn) -> None:

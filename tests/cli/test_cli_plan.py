@@ -58,6 +58,11 @@ def test_what_does_not_fit_is_a_warning_with_a_way_out(unimrg: Unimrg, tmp_path:
     assert ["training.recompute: Nothing fits too" in line for line in roomy["warnings"]][-1]
 
 
+def test_more_than_the_peak_is_a_warning_and_devices_have_no_case(unimrg: Unimrg) -> None:
+    plan = json.loads(unimrg("plan", RECIPE, "--device", "h20", "--mfu", 1, "-o", "json").out)
+    assert plan["device"] == "H20" and plan["warnings"][0].startswith("no device can do this")
+
+
 def test_frozen_encoders_that_take_long_are_a_warning(unimrg: Unimrg, tmp_path: Path) -> None:
     """In FP32: 13 % of the recipe's time on an H20, 41 % on an A100, and no way around a vision tower."""
     for device, noted in (("H20", 0), ("A100", 1)):

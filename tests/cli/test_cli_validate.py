@@ -64,12 +64,18 @@ def test_a_problem_begins_its_line_like_a_compilers_message(unimrg: Unimrg, tmp_
     assert (second, rest) == ("    write e.g. rowsPerObjective: 16", [])
 
 
+def test_a_misspelt_field_is_one_problem(unimrg: Unimrg, tmp_path: Path) -> None:
+    ended = unimrg("validate", write(tmp_path, GOOD_JOB.replace("    uri: file://run\n", "    url: file://run\n")))
+    ended.refused(64, "spec.checkpoint.url: there is no field 'url' here", "did you mean uri?")
+    assert "missing" not in ended.err
+
+
 def test_readers_of_numbers_disagree_and_the_remedy_is_that_of_the_field(unimrg: Unimrg, tmp_path: Path) -> None:
     ended = unimrg("validate", write(tmp_path, GOOD_JOB.replace("seed: 42", "seed: 042")))
     ended.refused(64, "spec.training.seed: 042 is not the same number for kubectl", "\n    write seed: 42\n")
     assert "quote it" not in ended.err
     text = GOOD_JOB.replace("{experiment: tests}", "{experiment: 042}")
-    unimrg("validate", write(tmp_path, text)).refused(64, 'quote it if it is a text: "042"')
+    unimrg("validate", write(tmp_path, text)).refused(64, '\n    write experiment: "042"\n')
 
 
 def test_what_programs_read_about_a_bad_job_is_on_standard_output(unimrg: Unimrg, tmp_path: Path) -> None:

@@ -196,7 +196,7 @@ def test_of_a_status_nothing_is_added_and_no_longer_message_is_taken(jobs: Jobs)
 def test_kubectl_shows_the_columns(jobs: Jobs) -> None:
     put_status(jobs, "shown", {**STATUS, "reason": "Advancing"})
     header, row = jobs.plane.kubectl("get", "umj", "shown", "-o", "wide", f"--namespace={jobs.namespace}").splitlines()
-    columns = ["NAME", "PHASE", "STEP", "LOSS", "ETA", "MLFLOW", "ATTEMPT", "AGE"]
+    columns = ["NAME", "PHASE", "STEP", "LOSS", "ETA", "ATTEMPT", "AGE", "MLFLOW"]
     assert header.split() == [*columns, "METHOD", "NODES", "QUEUE", "REASON", "CHECKPOINT"]
     cells = row.split()  # there is no queue, and nothing stands in its column
     assert cells[:2] + cells[8:] == ["shown", STATUS["phase"], "UniMRG", "2", "Advancing", "10000000"]

@@ -47,6 +47,8 @@ def usage(cluster: Cluster) -> tuple[int, int, int]:
 
 def test_a_suspended_job_ends_its_pods_and_is_resumed_for_nothing() -> None:
     cluster = training()
+    cluster.report_step(cluster.pod("tiny-train-1"), 5, commit=7, eta_seconds=50)
+    cluster.reconcile()
     cluster.suspend_job(True)
     cluster.settle()
     assert (cluster.status.phase, cluster.condition("Suspended")) == ("Suspending", ("False", "Suspending"))
@@ -55,6 +57,8 @@ def test_a_suspended_job_ends_its_pods_and_is_resumed_for_nothing() -> None:
     assert "tiny-train-1" not in cluster.children
     assert (cluster.status.phase, cluster.status.reason) == ("Suspended", "UserRequested")
     assert cluster.condition("Suspended") == ("True", "UserRequested")
+    shown = cluster.status.progress
+    assert shown is not None and (shown.step, shown.eta) == (7, ""), "the last commit, and no time that is left"
     assert end_of(cluster) == ("Suspended", "Suspend", "None")
     cluster.now += 7200
     assert cluster.settle().requeue_after is None

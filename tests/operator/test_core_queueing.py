@@ -58,7 +58,7 @@ def admit(cluster: Cluster, stage: str) -> None:
 def test_a_waiting_job_says_why_in_kueues_words_and_where(
     cluster: Cluster, says: dict[str, Any], reason: str, text: str
 ) -> None:
-    assert cluster.condition("Admitted") == ("False", "WaitingForQuota")
+    assert cluster.condition("Admitted") == ("False", "QueueNotVisible")
     assert "the operator runs without --kueue" in message(cluster)
     kueue_says(cluster, "check", **says)
     assert cluster.condition("Admitted") == ("False", reason)
@@ -101,9 +101,9 @@ def test_a_preempted_training_goes_on_at_no_cost(cluster: Cluster) -> None:
     assert cluster.created == ["tiny-check-1", "tiny-train-1"]
     about_the_queue = [event for event in cluster.published if not event.reason.startswith("Stage")]
     assert [(event.type, event.reason) for event in about_the_queue] == [
-        ("Normal", "WaitingForQuota"),
+        ("Normal", "QueueNotVisible"),
         ("Normal", "QuotaReserved"),
-        ("Normal", "WaitingForQuota"),
+        ("Normal", "QueueNotVisible"),
         ("Normal", "QuotaReserved"),
         ("Warning", "Evicted"),
         ("Normal", "QuotaReserved"),

@@ -64,6 +64,7 @@ def main() -> None:
             f"# MLflow: {mlflow.uri}",
             f"# logs: {folder}",
             f"unimrg submit {example} -n {NAMESPACE}",
+            "# pods are processes of this machine: the names of images are ignored",
             "# Ctrl-C here ends it all",
         )
         over.wait()

@@ -346,6 +346,12 @@ def _warnings(
             f"frozen encoders take {share:.0%} of the time on {device.name}, for they compute in FP32; "
             f"{step.way_around_encoders()}"
         )
+    hfu = max(time.hfu for time in times.values())
+    if hfu > 1:
+        found.append(
+            f"no device can do this: with what is computed again it would be {hfu:.0%} of the peak (HFU); give a lower "
+            "--mfu"
+        )
     room = USABLE * device.memory
     held = memory(step.family, replace(step.load(), recompute="Nothing"), strategy).total
     if needs[strategy] > room:
@@ -356,7 +362,7 @@ def _warnings(
         ]
         found.append(
             f"does not fit: a process needs {needs[strategy] / 1e9:.0f} GB, and {room / 1e9:.0f} GB of {device.name} "
-            f"can be used; try {' or '.join(ways) or 'another device'}"
+            f"can be used; try {', '.join(ways) or 'another device'}"
         )
     elif recompute != "Nothing" and held <= room:
         computed = chosen.computed

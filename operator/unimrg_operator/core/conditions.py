@@ -146,7 +146,9 @@ def suspended(inputs: StatusInputs) -> ConditionValue | None:
         if unfinished := unfinished_children(inputs.observation, inputs.job):
             message = f"spec.suspend is true; these save a checkpoint and end: {', '.join(unfinished)}"
             return ConditionValue("False", "Suspending", message)
-        return ConditionValue("True", "UserRequested", "nothing runs; set spec.suspend: false to go on")
+        return ConditionValue(
+            "True", "UserRequested", "nothing runs; to go on, set spec.suspend: false (unimrg resume)"
+        )
     if inputs.observed_status.condition("Suspended") is None:
         return None
     if inputs.stages.current is None:

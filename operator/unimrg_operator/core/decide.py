@@ -52,7 +52,7 @@ def decide(observation: Observation, now: float) -> Decision:
         return _invalid_job(observation, now)
     reported = merge_reports(observed_status, observation, job)
     stages = update_stages(observed_status, observation, job, reported.checkpoint, now)
-    progress = merge_progress(observed_status.progress, stages.current, observation)
+    progress = merge_progress(observed_status.progress, stages.current, observation, reported.checkpoint)
     inputs = StatusInputs(observation, job, stages, reported, progress, observed_status, now)
     status, requeue_after = _status(inputs)
     plan = plan_deletion_of_running_children(stages, observed_status, observation, now)

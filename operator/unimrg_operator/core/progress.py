@@ -14,9 +14,9 @@ from unimrg_api.stages import STAGES, TRAINING, StageName
 from unimrg_api.status import CheckpointStatus, JobStatus, MlflowStatus, NamedNumber, ProgressStatus, StageStatus
 from unimrg_api.termination import TerminationRecord
 from unimrg_api.texts import duration
-from unimrg_operator.core.lookup import children_of, pods_of
+from unimrg_operator.core.lookup import children_of, is_alive, pods_of
 from unimrg_operator.core.observation import Observation, ProgressReport, Terminated
-from unimrg_operator.core.texts import clamp_count, format_number, format_time
+from unimrg_operator.core.texts import clamp_count, format_number, format_time, parse_time
 
 _LOSSES_LIMIT, _BENCHMARKS_LIMIT, _NAME_LIMIT = 16, 32, 64
 _CLOCK_SKEW_SECONDS = 60
@@ -94,12 +94,16 @@ def _benchmarks(records: list[TerminationRecord]) -> list[NamedNumber]:
 
 
 def merge_progress(
-    old: ProgressStatus | None, current: StageStatus | None, observation: Observation
+    old: ProgressStatus | None,
+    current: StageStatus | None,
+    observation: Observation,
+    checkpoint: CheckpointStatus | None,
 ) -> ProgressStatus | None:
     """Return the current stage's own progress; once no stage that reports is left, the training's.
 
     It comes from the report of a running pod, else from the training's newest termination record, else from the old
-    status. Another stage's steps are never shown; its losses are kept, because only training has any.
+    status. Another stage's steps are never shown; its losses are kept, because only training has any. Once none of its
+    pods is left there is no ETA, and a training has come as far as its checkpoint at least.
     """
     reports = current is not None and STAGES[current.name].reports_progress
     name = current.name if current is not None and reports else TRAINING
@@ -108,11 +112,20 @@ def merge_progress(
     pod = pods.get(report.pod_uid) if report is not None else None
     if report is not None and pod is not None and pod.terminated is None and report.progress.total_steps > 0:
         return _from_report(old, name, report)
-    if STAGES[name].trains and (recorded := _from_records(old, name, observation)) is not None:
-        return recorded
-    if old is None or old.stage == name:
-        return old
-    return ProgressStatus(stage=name, loss=old.loss, losses=old.losses) if old.losses else None
+    shown = _from_records(old, name, observation) if STAGES[name].trains else None
+    shown = shown or old
+    if shown is None or shown.stage == name:
+        at_rest = not any(is_alive(pod) for pod in pods.values())
+        return _at_rest(shown, checkpoint) if shown is not None and at_rest else shown
+    return ProgressStatus(stage=name, loss=shown.loss, losses=shown.losses) if shown.losses else None
+
+
+def _at_rest(shown: ProgressStatus, checkpoint: CheckpointStatus | None) -> ProgressStatus:
+    """Return the progress of a stage of which nothing runs."""
+    shown = shown.model_copy(update={"eta": "", "eta_seconds": None, "rows_per_second": None})
+    if checkpoint is None or not STAGES[shown.stage].trains or not shown.step < checkpoint.step <= shown.total_steps:
+        return shown
+    return _progress(shown, shown.stage, checkpoint.step, shown.total_steps, parse_time(checkpoint.time))
 
 
 def _from_records(old: ProgressStatus | None, name: StageName, observation: Observation) -> ProgressStatus | None:

@@ -25,7 +25,10 @@ COUNTED_POSITIONS = 20
 _NOT_TAKEN_IN = (
     "Kueue knows nothing of it: is Kueue installed, and is {kind} among integrations.frameworks of its configuration?"
 )
-_NOT_VISIBLE = "why cannot be seen: the operator runs without --kueue, or may not list workloads in this namespace"
+_NOT_VISIBLE = (
+    "why cannot be seen: the operator runs without --kueue (watch.kueue of the chart), or may not list workloads in "
+    "this namespace"
+)
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ def standing(stage: StageStatus, observation: Observation, job: UniMRGJob, now: 
         return Standing(True, "QuotaReserved", f"{child.name} was admitted by the queue {name}")
     waits = f"{child.name} waits in the queue {name}"
     if observation.workloads is None:
-        return Standing(False, "Evicted" if was_admitted(stage) else "WaitingForQuota", f"{waits}; {_NOT_VISIBLE}")
+        return Standing(False, "Evicted" if was_admitted(stage) else "QueueNotVisible", f"{waits}; {_NOT_VISIBLE}")
     if known is None:
         return _unseen(waits, child, now)
     if known.position is not None:

@@ -11,6 +11,8 @@ _REFUSED = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "MALFORMED_REQUEST", "RESO
 _FORBIDDEN = {"PERMISSION_DENIED", "CUSTOMER_UNAUTHORIZED", "UNAUTHENTICATED"}
 _HTTP_CODE = re.compile(r"failed with error code (\d{3})")
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+_CAUSE = re.compile(r".*Max retries exceeded.*Caused by \w+\(.*?(?:\): |: )([^:].*?)[\"']\)\)", re.S)
+"""What lies behind a failed connection, in the text of urllib3."""
 _REMEDIES = {
     "Invalid Host header": "start it as `mlflow server --allowed-hosts NAME`, NAME being the host and port of"
     " spec.tracking.mlflow.uri",
@@ -49,6 +51,8 @@ def explain(server: str, error: Exception) -> tuple[str, ExitCode]:
     what = "refuses this job's records" if isinstance(error, ActionRequiredError) else "cannot be reached"
     # Addresses of objects differ in each attempt, and would make one cause look like many.
     text = _ADDRESS.sub("", clean(str(error) if known else repr(error), 500))
+    if cause := _CAUSE.fullmatch(text):
+        text = cause[1]
     code = error.exit_code if isinstance(error, UnavailableError) else ExitCode.UNAVAILABLE
     return f"MLflow at {server} {what}: {text}", code
 

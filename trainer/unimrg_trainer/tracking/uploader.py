@@ -132,7 +132,10 @@ class Uploader:
                 _logger.info("MLflow at %s accepts records again", server)
         else:
             level = logging.WARNING if code is ExitCode.UNAVAILABLE else logging.ERROR
-            _logger.log(level, "%s; training goes on, the spool keeps everything", self._problem)
+            beside = (
+                "the spool keeps everything" if self.final_status else "training goes on, the spool keeps everything"
+            )
+            _logger.log(level, "%s; %s", self._problem, beside)
 
 
 def finish(
