@@ -73,7 +73,7 @@ def submit(
 
     created = create(cluster, document, file, dry_run=dry_run)
     where = f"UniMRGJob {created.name} in namespace {created.namespace}"
-    where += " (the kubeconfig's context names it)" if wanted is None else ""
+    where += " (that of the kubeconfig's context; -n names another)" if wanted is None else ""
     code = 0
     if output == "table" and dry_run:
         typer.echo(f"the cluster would take the {where}; nothing was created")
