@@ -141,9 +141,9 @@ def system(control_plane: ControlPlane, namespace: str) -> Iterator[str]:
     """The operator as its manifests install it, in a namespace of the test's own, with `namespace` to look after."""
     name = f"{namespace}-system"
     control_plane.apply(crd())
-    for file in ("operator", "profile", "user-roles", "role"):
+    for file in ("operator", "profile", "user-roles", "namespace/role"):
         text = (ROOT / "manifests" / f"{file}.yaml").read_text().replace(SYSTEM, name)
-        where = [f"--namespace={namespace}"] if file == "role" else []
+        where = [f"--namespace={namespace}"] if file == "namespace/role" else []
         control_plane.kubectl("apply", "--warnings-as-errors", *where, "-f", "-", input=text)
     yield name
     control_plane.kubectl("delete", "namespace", name, "--wait=false")

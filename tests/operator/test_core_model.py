@@ -329,7 +329,7 @@ TestOperatorModel.settings = checked(100)
 class TestOperatorModelAtLength(OperatorModel.TestCase):  # type: ignore[name-defined, misc, valid-type]
     """At least 100,000 steps."""
 
-    settings = checked(2500)
+    settings = checked(2750)
 
     def runTest(self) -> None:  # noqa: N802 (unittest calls it)
         before = OperatorModel.steps
