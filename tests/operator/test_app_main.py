@@ -62,7 +62,7 @@ def test_it_is_ready_once_every_kind_is_listed_and_says_which_is_not(api: Script
             api.lists.append(list_of(1, job_object(status={"phase": "Failed"})))
             until_page(port, "/readyz", 200)
             until_page(port, "/metrics", 200, 'unimrg_jobs{phase="Failed"} 1.0')
-            until_page(port, "/metrics", 200, 'unimrg_cache_synced{kind="PyTorchJob",namespace="lab"} 1.0')
+            metrics = until_page(port, "/metrics", 200, 'unimrg_cache_synced{kind="PyTorchJob",namespace="lab"} 1.0')
             for name in ("unimrg_reconcile_seconds_count", "unimrg_workqueue_depth", "# TYPE unimrg_restarts_total"):
                 assert name in metrics
         finally:
