@@ -203,8 +203,10 @@ class OperatorModel(Surroundings):
 
     @invariant()
     def a_suspended_child_waits_and_costs_nothing(self) -> None:
+        waiting = {child.uid for child in self.children() if child.state == "Suspended"}
+        self.suspended &= waiting  # one that was resumed may fail, and be suspended again before that was seen
         for child in self.children():
-            if child.state == "Suspended" and child.uid in self.suspended:
+            if child.uid in self.suspended:
                 end = self.cluster.status.stage(child.stage).attempt_end
                 assert end is None or end.action in ("Done", "Suspend"), end
 
