@@ -175,10 +175,10 @@ FORBIDDEN = [
 def test_the_operators_pod_is_admitted_and_its_account_has_these_rights(
     control_plane: ControlPlane, namespace: str, system: str
 ) -> None:
-    (pod,) = eventually(
-        lambda: control_plane.get("pods", f"--namespace={system}")["items"], lambda items: len(items) == 1
+    pods = eventually(
+        lambda: control_plane.get("pods", f"--namespace={system}")["items"], lambda found: len(found) == 2
     )
-    assert pod["spec"]["serviceAccountName"] == "unimrg-operator"
+    assert {pod["spec"]["serviceAccountName"] for pod in pods} == {"unimrg-operator"}
     account = f"--kubeconfig={control_plane.service_account_kubeconfig(system, 'unimrg-operator')}"
 
     def may(verb: str, resource: str, where: str = namespace) -> bool:
