@@ -10,7 +10,7 @@ from pathlib import Path
 
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
-from unimrg_api.stages import STAGES
+from unimrg_api.stages import STAGES, StageName
 from unimrg_cli.run_view import is_running, locate_run
 from unimrg_trainer.storage import LocalStore, ObjectStore
 
@@ -23,7 +23,7 @@ _KEY = re.compile(rf"logs/attempt-(\d{{1,9}})/({'|'.join(STAGES)})/rank-(\d{{1,9
 class KeptSelection:
     """Which of the kept logs are wanted."""
 
-    stage: str | None = None
+    stage: StageName | None = None
     """None: the newest of the attempt."""
     attempt: int | None = None
     """Number under the run's prefix; None: the newest."""
@@ -54,7 +54,7 @@ def show_run_logs(target: str, wanted: KeptSelection, *, follow: bool) -> None:
     followed. Raises UserError where there is no such log.
     """
     store, local = locate_run(target)
-    if wanted.stage is not None and not STAGES[wanted.stage].distributed:  # type: ignore[index]
+    if wanted.stage is not None and not STAGES[wanted.stage].distributed:
         raise UserError(
             f"the stage {wanted.stage} has no ranks, and so no log of its own",
             remedy=f"`unimrg run` writes about it to {local.root}/logs/launcher.log",

@@ -18,7 +18,7 @@ def _job_names(incomplete: str) -> list[str]:
         from unimrg_cli.cluster_client import connect
 
         return [job["metadata"]["name"] for job in connect(None, None, None).jobs() if _begins(job, incomplete)]
-    except Exception:  # whatever is wrong is told once the command itself is run
+    except Exception:  # the command itself reports whatever is wrong
         return []
 
 

@@ -147,13 +147,13 @@ def describe_run(target: str) -> RunDescription:
     mlflow = mlflow_run(local.root) if ours else {}
     at_rest = _state_at_rest(store, outcomes, max(attempts, default=None), progress, last_end)
     running = is_running(local.root / "lock")
-    told = progress is not None and (running or progress.step)  # the last check says nothing of a run that is over
+    shows_progress = progress is not None and (running or progress.step)  # that of a check is stale once it is over
     return RunDescription(
         uri=store.uri,
         state="Running" if running else at_rest,
         uid=uid if isinstance(uid, str) else None,
         attempts=len(attempts),
-        progress=progress if told else None,
+        progress=progress if shows_progress else None,
         checkpoint=checkpoints[0] if checkpoints else None,
         outcomes=outcomes,
         last_end=last_end,

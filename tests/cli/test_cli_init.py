@@ -13,6 +13,7 @@ from unimrg_api.load import load_job
 from unimrg_api.locality import cluster_problems
 from unimrg_cli import job_commands
 
+RECIPES = Path(__file__).parents[2] / "examples" / "recipes"
 FAMILIES, METHODS = ("harmon", "openuni", "showo"), ("SFT", "RecA", "UniMRG")
 
 
@@ -27,6 +28,15 @@ def test_every_combination_is_a_valid_job_of_its_place(place: str, unimrg: Unimr
         assert (cluster_problems(job) == []) == (place == "cluster")
         ended = unimrg("validate", file)
         assert ended.code == 0, ended.err
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_job_of_a_published_size_trains_as_the_recipe_says(family: str, unimrg: Unimrg, tmp_path: Path) -> None:
+    unimrg("init", tmp_path / "job.yaml", "--family", family, "--method", "UniMRG", "--place", "cluster")
+    job, recipe = load_job(tmp_path / "job.yaml").spec, load_job(RECIPES / f"unimrg-{family}.yaml").spec
+    assert job.model.family() == recipe.model.family()
+    assert (job.training.optimizer, job.training.schedule) == (recipe.training.optimizer, recipe.training.schedule)
+    assert (job.training.batch, job.training.stop_step) == (recipe.training.batch, recipe.training.stop_step)
 
 
 def test_a_family_has_its_published_spelling_and_a_folder_is_no_file(unimrg: Unimrg, tmp_path: Path) -> None:

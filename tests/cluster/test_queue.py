@@ -65,9 +65,9 @@ def test_a_job_waits_its_turn_and_goes_on_after_it_was_pushed_out(
         cluster.apply(wanted)
 
     def waits(found: Object) -> bool:
-        told = ("position", "flavors")  # the queue's controller says the reason after the place
+        expected = ("position", "flavors")  # the queue's controller says the reason after the place
         return found.get("status", {}).get("phase") == "Queued" and all(
-            word in condition(found, "Admitted")["message"] for word in told
+            word in condition(found, "Admitted")["message"] for word in expected
         )
 
     apply("first", ENDLESS)

@@ -7,11 +7,12 @@ from typing import Any
 from tests.operator.raw_objects import CHILD_UID, Raw, child_object, owner
 from tests.operator.scripted_api import ScriptedApi
 from unimrg_operator.app.metrics import Metrics
-from unimrg_operator.app.queues import WORKLOADS, prune_workload
+from unimrg_operator.app.queues import WORKLOADS, Workloads, prune_workload
 from unimrg_operator.app.world import JobKey, World
 from unimrg_operator.backends.profile import SiteProfile
 from unimrg_operator.backends.registry import SiteBackends
 from unimrg_operator.core.observation import Workload
+from unimrg_operator.kube.cache import Cache
 
 NO_QUOTA = "couldn't assign flavors to pod set worker: insufficient unused quota for nvidia.com/gpu in flavor h20"
 PREEMPTED = "Preempted to accommodate a workload (UID: cedb5373) due to prioritization in the ClusterQueue"
@@ -64,6 +65,22 @@ def test_a_workload_is_read_with_its_place_among_those_that_wait(api: ScriptedAp
     assert queued == [("lab", "tiny")]
     reflector._changed((None, prune_workload(workload("own", "another", WAITING))))
     assert queued == [("lab", "tiny")]
+
+
+def test_positions_are_by_priority_then_age_and_follow_every_change() -> None:
+    def waiting(name: str, priority: int, second: int) -> Raw:
+        item = workload(name, name, WAITING, priority=priority)
+        item["metadata"]["creationTimestamp"] = f"2026-11-24T10:01:{second:02}Z"
+        return prune_workload(item)
+
+    cache = Cache()
+    for item in (waiting("b", 0, 10), waiting("a", 5, 30), waiting("c", 0, 10), waiting("d", 0, 5)):
+        cache.put(item)
+    workloads = Workloads(cache)
+    assert [found.position for found in workloads.of(["a", "d", "b", "c", "no one"])] == [1, 2, 3, 4]
+    cache.remove("d")
+    cache.put(waiting("c", 7, 10))
+    assert [found.position for found in workloads.of(["c", "a", "b", "d"])] == [1, 2, 3]
 
 
 def test_workloads_are_looked_at_only_where_the_operator_is_told_to_and_may(api: ScriptedApi) -> None:

@@ -11,7 +11,6 @@ from tests.operator.simulated_cluster import Cluster, make_job
 from unimrg_api.spec_platform import QueueSpec
 from unimrg_api.status import RestartCounters
 from unimrg_operator.core.observation import Workload
-from unimrg_operator.core.queueing import position
 
 NO_QUOTA = "insufficient unused quota for nvidia.com/gpu, 16 more needed"
 
@@ -123,13 +122,6 @@ def test_the_condition_is_there_only_with_a_queue_and_false_at_the_end(cluster: 
     other.workloads = (Workload(child.uid, "default"),)  # a site's Kueue may take in jobs that name no queue
     other.reconcile()
     assert other.condition("Admitted") == ("False", "Evicted")
-
-
-def test_the_position_is_by_priority_then_age() -> None:
-    pending = [(0, 10.0, "b"), (5, 30.0, "a"), (0, 10.0, "c"), (0, 5.0, "d")]
-    ranked = sorted(pending, key=lambda own: position(own, pending))
-    assert [name for _, _, name in ranked] == ["a", "d", "b", "c"]
-    assert [position(own, pending) for own in ranked] == [1, 2, 3, 4]
 
 
 def test_an_attempt_that_succeeds_as_it_is_pushed_out_does_not_begin_again(cluster: Cluster) -> None:

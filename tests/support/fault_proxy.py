@@ -1,4 +1,4 @@
-"""An HTTP proxy before an API server that fails as networks and loaded servers do, by the draw of a seeded lot.
+"""An HTTP proxy before an API server that fails as networks and loaded servers do, at moments drawn from a seed.
 
 Refusals (409, 429 with Retry-After, 500), answers that are lost after the request was carried out, latency; of watches
 events that are lost or come twice. A watch that lost one ends soon, and its successor is told 410: as where history was

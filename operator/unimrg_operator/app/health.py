@@ -29,7 +29,7 @@ def health_server(address: str, controller: Controller, world: World, metrics: M
     def readyz() -> tuple[int, str, bytes]:
         behind = [item for item in world.reflectors() if not item.synced]
         text = "".join(f"{item}: {item.reason}\n" for item in behind) or "all caches are in step\n"
-        # A job may ask for a backend that this cluster has not: it is told, and others go on.
+        # A job may ask for a backend that this cluster has not: its status says so, and other jobs go on.
         return 200 if all(item.absent for item in behind) else 503, "text/plain", text.encode()
 
     pages = {"/healthz": healthz, "/readyz": readyz, "/metrics": lambda: (200, CONTENT_TYPE_LATEST, metrics.text())}

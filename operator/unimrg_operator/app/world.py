@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, get_args
 
 from unimrg_api import cluster
@@ -13,7 +13,7 @@ from unimrg_api.job import KIND, UniMRGJob
 from unimrg_api.stages import JobPhase, StageName
 from unimrg_operator.app.metrics import Metrics
 from unimrg_operator.app.observe import UID_VARIABLE, is_pod_of, is_pod_of_namesake
-from unimrg_operator.app.queues import WORKLOADS, observe_workloads, prune_workload
+from unimrg_operator.app.queues import WORKLOADS, Workloads, prune_workload
 from unimrg_operator.backends.base import Resource
 from unimrg_operator.backends.objects import dicts_of, dig, owner_of, text_of
 from unimrg_operator.backends.registry import SiteBackends
@@ -43,6 +43,11 @@ class _Namespace:
     pods: Reflector
     workloads: Reflector | None
     """Kueue's; None where nobody looks at them."""
+
+    @cached_property
+    def queued(self) -> Workloads | None:
+        """What the Workloads say."""
+        return None if self.workloads is None else Workloads(self.workloads.cache)
 
 
 class World:
@@ -132,10 +137,10 @@ class World:
 
     def workloads(self, namespace: str, child_uids: Collection[str]) -> tuple[Workload, ...] | None:
         """Return what Kueue says of children; None where it is not looked at, or the right to is missing."""
-        reflector = self._namespaces[namespace].workloads
-        if reflector is None or reflector.hidden:
+        found = self._namespaces[namespace]
+        if found.workloads is None or found.queued is None or found.workloads.hidden:
             return None
-        return observe_workloads(child_uids, reflector.cache.all())
+        return found.queued.of(child_uids)
 
     def namesakes_pods(self, key: JobKey, uid: str, owner_uids: Collection[str]) -> list[Object]:
         """Return the pods of earlier jobs that had the name of the job with that uid."""

@@ -6,7 +6,6 @@ again, has not failed and has used up nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from unimrg_api.job import UniMRGJob
@@ -20,7 +19,7 @@ UNSEEN_SECONDS = 60
 LOOK_AGAIN_SECONDS = 30
 """How soon a position is determined again: it changes with what others do."""
 COUNTED_POSITIONS = 20
-"""Positions beyond are not told apart: each would be a write for every job that waits, whenever one is admitted."""
+"""Positions beyond share one message: each would be a write for every job that waits, whenever one is admitted."""
 
 _NOT_TAKEN_IN = (
     "Kueue knows nothing of it: is Kueue installed, and is {kind} among integrations.frameworks of its configuration?"
@@ -70,15 +69,6 @@ def standing(stage: StageStatus, observation: Observation, job: UniMRGJob, now: 
         return Standing(False, "Evicted", message, LOOK_AGAIN_SECONDS)
     reason = "QueueNotFound" if known.inadmissible else "WaitingForQuota"
     return Standing(False, reason, one_line(waits, why), LOOK_AGAIN_SECONDS)
-
-
-def position(own: tuple[int, float, str], pending: Iterable[tuple[int, float, str]]) -> int:
-    """Return the place of a Workload, counted from 1, among those that wait in the same queue.
-
-    Each is (priority, Unix time of creation, name): Kueue takes the highest priority first, and of it the oldest.
-    """
-    priority, created, name = own
-    return 1 + sum((-other[0], other[1], other[2]) < (-priority, created, name) for other in pending)
 
 
 def _unseen(waits: str, child: Child, now: float) -> Standing:

@@ -43,6 +43,8 @@ class Cache:
         self._lock = threading.Lock()
         self._entries: dict[str, Entry] = {}
         self._names: defaultdict[str, set[str]] = defaultdict(set)
+        self.changes = 0
+        """Rises with every change: what is computed from all objects stays true as long as it stays."""
 
     def pack(self, item: Object) -> Entry:
         """Return an object as it is kept. Raises KeyError or TypeError for what is no object."""
@@ -125,6 +127,7 @@ class Cache:
 
     def _put(self, entry: Entry) -> Entry | None:
         before = self._remove(entry.name)
+        self.changes += 1
         self._entries[entry.name] = entry
         self._names[entry.key].add(entry.name)
         return before
@@ -132,6 +135,7 @@ class Cache:
     def _remove(self, name: str) -> Entry | None:
         before = self._entries.pop(name, None)
         if before is not None:
+            self.changes += 1
             self._names[before.key].discard(name)
             if not self._names[before.key]:
                 del self._names[before.key]

@@ -66,11 +66,6 @@ def _quota(match: Match, definition: Stage, job: UniMRGJob) -> Finding:
     return Finding(Trouble.QUOTA_EXCEEDED, cause, "wait until other jobs end, ask for less, or have the quota raised")
 
 
-def _quota_wants(match: Match, definition: Stage, job: UniMRGJob) -> Finding:
-    cause = f"ResourceQuota {match[1]} counts what these pods do not set: {match[2]}"
-    return Finding(Trouble.QUOTA_EXCEEDED, cause, "take that out of the quota, or give it a default by a LimitRange")
-
-
 def _limit(match: Match, definition: Stage, job: UniMRGJob) -> Finding:
     bound, resource, what, allowed, asked = match.groups()
     field = f"{size_field(definition, job)}.{resource}" if resource in ("cpu", "memory") else "spec.trainer.gpusPerNode"
@@ -87,22 +82,6 @@ def _pod_security(match: Match, definition: Stage, job: UniMRGJob) -> Finding:
     return Finding(Trouble.POD_SECURITY, cause, remedy)
 
 
-def _account(match: Match, definition: Stage, job: UniMRGJob) -> Finding:
-    cause = f'ServiceAccount "{match[1]}" does not exist'
-    remedy = "create it in the job's namespace, or correct spec.trainer.serviceAccountName"
-    return Finding(Trouble.SERVICE_ACCOUNT_MISSING, cause, remedy)
-
-
-def _priority(match: Match, definition: Stage, job: UniMRGJob) -> Finding:
-    cause = f'PriorityClass "{match[1]}" does not exist'
-    return Finding(Trouble.PRIORITY_CLASS_MISSING, cause, "create it, or correct priorityClassName in the site profile")
-
-
-def _terminating(match: Match, definition: Stage, job: UniMRGJob) -> Finding:
-    cause = f"namespace {match[1]} is being deleted, and nothing new starts in it"
-    return Finding(Trouble.NAMESPACE_TERMINATING, cause, "create the job in another namespace")
-
-
 def _denied(match: Match, definition: Stage, job: UniMRGJob) -> Finding:
     cause = f"admission webhook {match[1]} refuses it: {shorten(match[2], 90)}"
     return Finding(Trouble.PODS_REFUSED, cause, "change what it names, or ask who runs the webhook")
@@ -117,17 +96,54 @@ def _webhook(match: Match, definition: Stage, job: UniMRGJob) -> Finding:
 def _right(match: Match, definition: Stage, job: UniMRGJob) -> Finding:
     kind = f"{match[2]}.{match[3]}" if match[3] else match[2]
     cause = f"the operator has no right to {match[1]} {kind} in this namespace"
-    return Finding(Trouble.RIGHT_MISSING, cause, "bind the operator's Role there (manifests/role.yaml)")
+    return Finding(
+        Trouble.RIGHT_MISSING,
+        cause,
+        "add the namespace to watchNamespaces of the chart, or bind the Role of manifests/namespace there",
+    )
+
+
+def _said(trouble: Trouble, cause: str, remedy: str) -> Callable[[Match, Stage, UniMRGJob], Finding]:
+    """Return the meaning of a text of which only the groups of its pattern vary: `\\1` in `cause` is the first."""
+    return lambda match, definition, job: Finding(trouble, match.expand(cause), remedy)
 
 
 _MEANINGS: tuple[tuple[re.Pattern[str], Callable[[Match, Stage, UniMRGJob], Finding]], ...] = (
     (_QUOTA, _quota),
-    (_QUOTA_WANTS, _quota_wants),
+    (
+        _QUOTA_WANTS,
+        _said(
+            Trouble.QUOTA_EXCEEDED,
+            r"ResourceQuota \1 counts what these pods do not set: \2",
+            "take that out of the quota, or give it a default by a LimitRange",
+        ),
+    ),
     (_LIMIT, _limit),
     (_POD_SECURITY, _pod_security),
-    (_ACCOUNT, _account),
-    (_PRIORITY, _priority),
-    (_TERMINATING, _terminating),
+    (
+        _ACCOUNT,
+        _said(
+            Trouble.SERVICE_ACCOUNT_MISSING,
+            r'ServiceAccount "\1" does not exist',
+            "create it in the job's namespace, or correct spec.trainer.serviceAccountName",
+        ),
+    ),
+    (
+        _PRIORITY,
+        _said(
+            Trouble.PRIORITY_CLASS_MISSING,
+            r'PriorityClass "\1" does not exist',
+            "create it, or correct priorityClassName in the site profile",
+        ),
+    ),
+    (
+        _TERMINATING,
+        _said(
+            Trouble.NAMESPACE_TERMINATING,
+            r"namespace \1 is being deleted, and nothing new starts in it",
+            "create the job in another namespace",
+        ),
+    ),
     (_DENIED, _denied),
     (_WEBHOOK, _webhook),
     (_RIGHT, _right),
