@@ -1,6 +1,6 @@
 """Gives an attempt up that holds nodes and does not start: all of its pods must run within `startTimeoutSeconds`.
 
-The time begins when the first pod gets a node: some pods do not hold their nodes for ever while others find none, and an
+The time begins when the first pod gets a node: some pods do not hold their nodes for ever while others find none. An
 attempt that holds no node waits as long as it takes. So neither a full cluster nor a slow training operator costs one.
 """
 
