@@ -34,6 +34,9 @@ FAILURE_WINDOW_SECONDS = 10
 
 CHILD_LOST = Rule("ChildLost", "the attempt's object was deleted", Action.RESTART, Budget.INFRA)
 
+CLOCK_TOLERANCE_SECONDS = 2
+"""A program ends with `COMMUNICATION` after a peer has gone: one that ended this much later by its node's clock may be it."""
+
 _SECONDARY_EXIT_CODES: set[int] = {
     ExitCode.COMMUNICATION,
     ExitCode.INTERRUPTED,
@@ -139,12 +142,17 @@ def _failure_window_left(failed: list[Pod], peers: _Peers, now: float) -> float:
 
 
 def _first_failed_container(failed: list[Pod]) -> tuple[Pod, Terminated] | None:
-    """Return the failed container that ended first; within a second, one that may be the cause comes first."""
+    """Return the failed container that ended first; within a second, one that may be the cause comes first.
+
+    Another failure within `CLOCK_TOLERANCE_SECONDS` comes before a lost connection, which is its consequence.
+    """
     ended = [(pod, pod.terminated) for pod in failed if pod.terminated is not None and pod.terminated.exit_code != 0]
 
     def order(item: tuple[Pod, Terminated]) -> tuple[int, bool, int]:
         pod, end = item
-        return int(end.finished), end.exit_code in _SECONDARY_EXIT_CODES and not is_out_of_memory(end), pod.node_rank
+        connection_lost = end.exit_code == ExitCode.COMMUNICATION
+        finished = int(end.finished) + (CLOCK_TOLERANCE_SECONDS if connection_lost else 0)
+        return finished, end.exit_code in _SECONDARY_EXIT_CODES and not is_out_of_memory(end), pod.node_rank
 
     return min(ended, key=order, default=None)
 
