@@ -66,6 +66,17 @@ def test_what_follows_from_a_failure_in_the_same_second_is_not_its_cause(code: i
     assert cause(ended(0, code, NOW - 1.9), ended(1, 70, NOW - 1.1)).reason == "ProgramFailed"
 
 
+@pytest.mark.parametrize("code", [70, 137])
+def test_a_connection_lost_just_before_a_peer_ended_is_not_the_cause(code: int) -> None:
+    found = cause(ended(0, 84, NOW - 3), ended(1, code, NOW - 1.5))
+    assert (found.reason, found.pod, found.rule.budget) == (
+        "ProgramFailed" if code == 70 else "Killed",
+        "worker-1",
+        Budget.USER,
+    )
+    assert cause(ended(0, 84, NOW - 5), ended(1, code, NOW - 1.5)).reason == "CommunicationFailed"
+
+
 def test_an_unknown_exit_code_is_the_programs() -> None:
     assert cause(ended(0, 42), ended(1, 42)).reason == "ProgramFailed"
 
