@@ -10,6 +10,7 @@ from unimrg_api.explain import show
 from unimrg_api.fields import FieldRule
 from unimrg_api.introspection import parse_location, value_at
 from unimrg_api.job import JobSpec, UniMRGJob
+from unimrg_api.spec_maps import PRODUCERS
 from unimrg_api.spec_platform import MAXIMUM_GPUS, MAXIMUM_NODES, MAXIMUM_PROCESSES, mounted_in_cel
 
 _UPWARDS = r"(^|/|%2[fF])([.]|%2[eE]){2}($|/|%2[fF])"
@@ -104,6 +105,20 @@ _IMAGES = _uri_rules(
     "!has(self.data.sources) || self.data.sources.all(source, !has(source.images) || {})",
     "source.images.uri",
 )
+
+
+def _weights_rule(place: str) -> FieldRule:
+    """Return the rule for the weights of a model that makes maps, by its place below `spec.data.maps`."""
+
+    def uris(spec: JobSpec) -> list[str]:
+        models = {} if spec.data.maps is None else spec.data.maps.models()
+        return [models[place].weights] if place in models else []
+
+    path, (name, _, _) = f"data.maps.{place}.weights", place.partition(".")
+    present = f"has(self.data.maps) && has(self.data.maps.{name}) && has(self.data.maps.{place})"
+    return _uri_rules(path, uris, f"!({present}) || {{}}", f"self.{path}")[0]
+
+
 _CHECKPOINT = _uri_rules("checkpoint.uri", lambda spec: [spec.checkpoint.uri], "{}", "self.checkpoint.uri")
 
 
@@ -124,6 +139,7 @@ _BATCH, _TRAINER = "self.training.batch", "self.trainer"
 
 CLUSTER_RULES = (
     *(files for files, _ in (_INIT, _ASSETS, _IMAGES, _SHARDS, _CHECKPOINT)),
+    *map(_weights_rule, PRODUCERS),
     *(written for _, written in (_CHECKPOINT, _PREPARED)),
     FieldRule(
         "tracking.mlflow.uri",

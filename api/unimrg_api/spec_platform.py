@@ -166,15 +166,25 @@ class ImagesSpec(Spec):
     )
 
 
+class PhotographsSpec(Spec):
+    """Photographs that Python packages ship, cut into squares: a hundred images, with caption and questions. The
+    packages are those of `unimrg[photographs]`. One photograph has depth; `data.maps.segmentation` makes contours."""
+
+    held_out: Annotated[int, Field(ge=1, le=8)]
+    """Photographs kept for the evaluation, with all of their squares; there are 14."""
+
+
 class SourceSpec(OneOf):
     """One thing that the prepare stage turns into shards."""
 
-    members = ("scenes", "images", "custom")
+    members = ("scenes", "images", "photographs", "custom")
 
     scenes: ScenesSpec | None = None
     """Generated images to train on and to evaluate with."""
     images: ImagesSpec | None = None
     """Images of a folder, for sample grids."""
+    photographs: PhotographsSpec | None = None
+    """Photographs that Python packages ship."""
     custom: CustomSpec | None = None
     """A source of an installed package, from the entry-point group `unimrg.sources`."""
 

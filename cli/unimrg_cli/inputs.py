@@ -12,6 +12,7 @@ from unimrg_api.exit_codes import ExitCode
 from unimrg_api.explain import show
 from unimrg_api.fields import path_of, resolve_uri
 from unimrg_api.introspection import Location, format_location, value_at
+from unimrg_api.spec_maps import PRODUCERS
 from unimrg_api.spec_platform import IMAGE_SUFFIXES
 from unimrg_api.yaml_source import Document
 
@@ -45,6 +46,8 @@ def _places(value: Any) -> Iterator[Location]:
     if isinstance(sources, list):
         for index in range(len(sources)):
             yield ("spec", "data", "sources", index, "images", "uri")
+    for place in PRODUCERS:
+        yield ("spec", "data", "maps", *place.split("."), "weights")
     yield ("spec", "model", "init")
     yield ("spec", "model", "assets")
     shards = value_at(value, ("spec", "data", "shards"))
@@ -60,6 +63,9 @@ def _look(field: str | int, path: Path) -> tuple[str, str] | None:
         remedy = f"correct the path, or leave the field out ({without})"
         found = path.is_dir() or (field == "init" and path.exists())
         return None if found else (f"{path} {'is not a folder' if path.exists() else 'does not exist'}", remedy)
+    if field == "weights":
+        remedy = "correct the path, or put the weights there (docs/method/data.md says which)"
+        return None if path.exists() else (f"{path} does not exist", remedy)
     remedy = "correct the path, or leave the source out" if field == "uri" else "correct the path, or give data.sources"
     if not path.is_dir():
         return f"the folder {path} {'is not a folder' if path.exists() else 'does not exist'}", remedy

@@ -14,6 +14,7 @@ from unimrg_trainer.preparation.base import Source, SourceFactory
 SOURCES = {
     "scenes": "unimrg_trainer.preparation.sources.scenes:Scenes",
     "images": "unimrg_trainer.preparation.sources.images:Images",
+    "photographs": "unimrg_trainer.preparation.sources.photographs:Photographs",
 }
 
 
