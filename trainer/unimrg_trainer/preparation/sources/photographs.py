@@ -18,9 +18,9 @@ from PIL import Image
 
 from unimrg_api.errors import JobError, Problem
 from unimrg_api.exit_codes import ExitCode
-from unimrg_api.spec_platform import PhotographsSpec
+from unimrg_api.spec_sources import PhotographsSpec
 from unimrg_trainer.files import file_sha256
-from unimrg_trainer.preparation.base import SourceSample
+from unimrg_trainer.preparation.base import SourcePlace, SourceSample
 
 VERSION = 1
 """Goes up when this code makes other samples of the same files."""
@@ -92,15 +92,16 @@ class Square:
 class Photographs:
     """The source `photographs` (docs/method/data.md#photographs)."""
 
-    def __init__(self, settings: Mapping[str, Any], base: Path, field: str) -> None:
+    def __init__(self, settings: Mapping[str, Any], place: SourcePlace) -> None:
         held_out = PhotographsSpec.model_validate(settings).held_out
-        self._paths = _find(f"{field}.photographs")
+        self._paths = _find(place.field)
         chosen = {"train": PHOTOGRAPHS[:-held_out], "heldOut": PHOTOGRAPHS[-held_out:]}
         self._squares = {
             split: [square for photograph in photographs for square in self._cut(photograph)]
             for split, photographs in chosen.items()
         }
         self.splits = {split: len(squares) for split, squares in self._squares.items()}
+        self.texts: dict[str, int] = {}
 
     def identity(self) -> Any:
         """Return the photographs of each split, with licence and digests of their files, and this code's version."""
@@ -113,9 +114,6 @@ class Photographs:
             for split, photographs in splits.items()
         }
         return {"version": VERSION, **entries}
-
-    def check(self) -> None:
-        """They were all found, and their files are those that the packages were released with."""
 
     def sample(self, split: str, number: int) -> SourceSample:
         """Return a square, with what the photograph shows as caption and answer, and with depth where it is known."""
@@ -131,7 +129,8 @@ class Photographs:
             {"kind": "colour", "question": "Is this photograph in colour?", "answer": "no" if grey else "yes"},
         ]
         caption = f"A photograph of {photograph.shows}."
-        return SourceSample(image=_cut_out(pixels, square), maps=maps, caption=caption, questions=questions)
+        name = f"{photograph.file} at ({square.left}, {square.top}), {square.side} pixels"
+        return SourceSample(_cut_out(pixels, square), maps, caption, questions, name)
 
     def _cut(self, photograph: Photograph) -> list[Square]:
         """Return squares of the shorter side, and of half of it, side by side; together they cover everything."""
@@ -206,7 +205,8 @@ def _disparity(path: Path) -> np.ndarray:
 def _depth(disparity: np.ndarray) -> np.ndarray:
     """Return depth as it is stored, uint8: disparity stretched to 0–255, nearer is brighter; constant: 0."""
     low, high = disparity.min(), disparity.max()
-    return np.round((disparity - low) / max(high - low, 1e-6) * 255).astype(np.uint8)
+    stretched: np.ndarray = np.round((disparity - low) / max(high - low, 1e-6) * 255).astype(np.uint8)
+    return stretched
 
 
 def _cut_out(image: np.ndarray, square: Square) -> np.ndarray:
