@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
@@ -75,8 +76,12 @@ def test_unknown_disparity_is_the_farther_neighbours(tmp_path: Path) -> None:
 
 
 def test_photographs_become_shards_that_are_read(dictionary_store: DictionaryStore) -> None:
-    prepare(SPECS, Path("/"), dictionary_store, lambda *_: None)
+    prepared = prepare(SPECS, Path("/"), dictionary_store, lambda *_: None)
     source, data = open_source(), Dataset.open(dictionary_store, "heldOut")
+    manifest = json.loads(dictionary_store.objects[f"{prepared.prefix}/train/manifest.json"])
+    assert "CC0, Rachel Michetti" in {
+        entry["licence"] for entry in manifest["provenance"]["content"]["photographs"]["train"]
+    }
     assert len(data.images) == source.splits["heldOut"]
     np.testing.assert_array_equal(data.image_sample(0).image, source.sample("heldOut", 0).image)
 
