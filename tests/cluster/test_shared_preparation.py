@@ -39,7 +39,10 @@ def test_a_killed_pod_costs_its_shard_and_the_other_pods_work_stays(
     assert there and not any(key.endswith("PUBLISHED") for key in there)
     ages = {key: store.age(key) for key in there if key.endswith(".tar")}
     done = cluster.wait_for("shared", lambda found: stage(found, "prepare").get("state") == "Succeeded", 240)
-    assert stage(done, "prepare")["restartCounters"]["userRestarts"] == 1, (stage(done, "prepare"), cluster.describe("shared"))
+    assert stage(done, "prepare")["restartCounters"]["userRestarts"] == 1, (
+        stage(done, "prepare"),
+        cluster.describe("shared"),
+    )
     assert all((store.age(key) or 0.0) > (age or 0.0) for key, age in ages.items()), "a shard was written again"
     expected = DictionaryStore()
     prepare([SourceSpec.model_validate(SCENES)], Path("/"), expected, lambda *_: None)
