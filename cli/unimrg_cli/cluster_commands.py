@@ -61,11 +61,13 @@ def submit(
 
     Its file is checked first, also for what only a cluster refuses. JSON is that of `unimrg status`.
     """
-    from unimrg_cli.check import check_cluster_job, namespace_of
+    from unimrg_cli.check import check_cluster_job, namespace_of, placeholder_notes
 
     if dry_run and wait:
         raise typer.BadParameter("a dry run creates nothing to wait for", param_hint="--wait")
     job, document = check_cluster_job(file)
+    for note in placeholder_notes(job):
+        typer.echo(f"note: {note}", err=True)
     wanted = namespace_of(job, namespace)
     cluster = connected(wanted, context, kubeconfig)
     from unimrg_cli.submit import create, next_commands
