@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -35,12 +36,12 @@ def check_job(file: Path, document: Document | None = None) -> tuple[UniMRGJob, 
     problems += [problem for problem in missing if problem.path not in known]
     if problems or job is None:
         raise JobError(sorted(problems, key=by_place), source=str(file))
-    return job, [*cluster_notes(job), *placeholder_notes(job)]
+    return job, [*cluster_notes(job), *placeholder_notes(document)]
 
 
-def placeholder_notes(job: UniMRGJob) -> list[str]:
+def placeholder_notes(document: Document) -> list[str]:
     """Return a sentence for the names that `unimrg init` leaves to be replaced, if there are any."""
-    text = job.spec.model_dump_json(by_alias=True, exclude_none=True)
+    text = json.dumps(document.value)
     names = dict.fromkeys(match[1] for match in re.finditer(_PLACEHOLDER, text))
     return [f"{', '.join(names)} stand for names of yours: replace them before the job is submitted"] if names else []
 
