@@ -47,6 +47,9 @@ _SECONDARY_EXIT_CODES: set[int] = {
 """Exit codes that mostly follow another pod's failure: they decide between failures in the same second."""
 
 
+_NOT_TRIED_AGAIN = " (not tried again: mend that, then delete this job and create it anew)"
+
+
 @dataclass(frozen=True)
 class Cause:
     """Why an attempt failed, and the restart rule that applies."""
@@ -198,6 +201,8 @@ def _cause_of_first_failure(failed: list[Pod], peers: _Peers, definition: Stage,
     may_follow_disruption = restarts and kill_reason is not KillReason.OUT_OF_MEMORY
     disruption_before = _earlier_disruption(pod, end.finished, peers) if may_follow_disruption else ""
     remedy = memory_remedy(pod, definition, job) if kill_reason is KillReason.OUT_OF_MEMORY else ""
+    if restart_rule.action is Action.FAIL:
+        remedy = _NOT_TRIED_AGAIN
     where = f"pod {pod.name} on {pod.node or 'no node'}"
     meaning = f"{where}: exit code {end.exit_code}, {restart_rule.meaning}{remedy}"
     message = one_line(meaning, away if restart_rule is DISRUPTED else "", disruption_before, end.record.message)
