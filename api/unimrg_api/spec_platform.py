@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from unimrg_api.fields import LINE_PATTERN, VISIBLE, FieldRule, ShortUri, Spec, Uri
+from unimrg_api.spec_maps import MapsSpec
 from unimrg_api.unions import CustomSpec, OneOf, each_once
 
 StrategyName = Literal["DDP", "ZeRO1", "ZeRO2", "ZeRO3", "FSDP2"]
@@ -183,6 +184,9 @@ class DataSpec(Spec):
 
     sources: Annotated[list[SourceSpec], Field(min_length=1, max_length=4)] | None = None
     """What the prepare stage turns into shards under `shards`, each source once. Absent: the shards exist."""
+    maps: MapsSpec | None = None
+    """Models that make depth and segmentation of the images to train on and to evaluate with whose source brings none.
+    They run in the prepare stage. Absent: only maps that the sources bring."""
     shards: Annotated[list[Uri], Field(min_length=1, max_length=1)]
     """The prefix that holds the shards. A list, for a later version may mix several."""
     image_encoding: Literal["Online", "Prepared"] = "Online"
@@ -197,6 +201,13 @@ class DataSpec(Spec):
 
     rules = (
         each_once("sources", SourceSpec, "!has(self.sources) || {}"),
+        FieldRule(
+            "maps",
+            "maps are made only of data that the job prepares itself",
+            "set data.sources, or leave maps out",
+            lambda data: data.maps is None or data.sources is not None,
+            "!has(self.maps) || has(self.sources)",
+        ),
         FieldRule(
             "imageEncoding",
             "only data that the job prepares itself can be encoded then",
