@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -184,13 +185,18 @@ def test_images_come_with_what_lies_beside_them(
 ) -> None:
     base = put({**FOLDER, **TARS})
     place = {"folder": "own", "webDataset": "tars", "webDataset by number": "tars/part-{00..02}.tar"}[kind]
-    digest = run(dictionary_store, tmp_path, {kind.split()[0]: {"uri": f"{base}/{place}", "heldOut": 1}})
+    digest = run(
+        dictionary_store, tmp_path, {kind.split()[0]: {"uri": f"{base}/{place}", "heldOut": 1, "licence": "CC0-1.0"}}
+    )
     found = shades(dictionary_store, digest)
     one = next(sample for shade, sample in found.items() if 98 <= shade <= 102)
     assert one.caption == "A red picture." and (one.maps["depth"] == 7).all()
     assert found[30].caption is None and found[30].maps == {}
     assert questions(dictionary_store, digest) == [(True, "Which?", "Red.", {"kind": "colour"})]
     sizes = {split: manifest.samples for split, manifest in manifests(dictionary_store, digest).items()}
+    told = manifests(dictionary_store, digest)["train"].provenance
+    assert told["sources"] == [{kind.split()[0]: {"uri": f"{base}/{place}", "heldOut": 1, "licence": "CC0-1.0"}}]
+    assert told["versions"]["numpy"] == np.__version__
     assert sizes["heldOut"] == 1 and sum(sizes.values()) == 3 + (kind != "folder") - len(odd(dictionary_store, digest))
 
 
