@@ -197,6 +197,16 @@ def test_nothing_is_made_for_a_job_that_does_not_parse(begun: bool) -> None:
     assert cluster.published_reasons()[-1:] == ["InvalidSpec"]
 
 
+def test_a_success_stays_when_the_spec_of_its_ended_job_no_longer_parses() -> None:
+    cluster = at_finish()
+    (pod,) = cluster.pods_of("tiny-finish-1")
+    cluster.end_pod(pod, 0)
+    assert cluster.reconcile() and cluster.status.phase == "Succeeded"
+    assert cluster.children["tiny-finish-1"].state == "Active"  # its controller is slow
+    cluster.job = None
+    assert cluster.decide().actions == ()
+
+
 def test_what_keeps_children_from_being_made_is_shown_until_it_is_gone() -> None:
     cluster = Cluster()
     cluster.creation_error = ("BackendMissing", "there is no Training Operator")
