@@ -6,6 +6,7 @@ simplejpeg and OpenCV decoded fastest of what was measured (docs/method/data.md)
 from __future__ import annotations
 
 import io
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -90,10 +91,18 @@ def take_in(content: bytes) -> tuple[bytes, list[str]]:
     except Exception as error:  # PIL's plugins raise many kinds: OSError, SyntaxError, struct.error, …
         raise ValueError(_DAMAGED) from error
     try:
-        decode_image(content)  # what reads it later must be able to
+        decode_again(content)  # what reads it later must be able to
     except ValueError as error:
         raise ValueError(_DAMAGED) from error
     return content, odd
+
+
+@lru_cache(maxsize=16)
+def decode_again(content: bytes) -> np.ndarray:
+    """Decode as `decode_image`, and remember the latest few: one that was taken in is looked at by several models."""
+    pixels = decode_image(content)
+    pixels.flags.writeable = False
+    return pixels
 
 
 def _decode_slowly(content: bytes) -> np.ndarray:

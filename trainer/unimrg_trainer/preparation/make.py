@@ -11,7 +11,7 @@ from functools import partial
 from itertools import islice
 
 from unimrg_api.errors import UserError
-from unimrg_trainer.data.decode import encode_png, image_extension, take_in
+from unimrg_trainer.data.decode import decode_again, encode_png, image_extension, take_in
 from unimrg_trainer.data.members import decode_member, encode_array
 from unimrg_trainer.data.shards import IMAGE_MEMBERS, TAR_END, TEXT_MEMBER, OddItem, odd_entry, tar_entry
 from unimrg_trainer.preparation.base import BadItem, Encoder, SourceSample
@@ -81,7 +81,7 @@ class Maker:
             member = f"{producer.map}.png"
             lacking = [(sample, image) for sample in samples if member not in sample and (image := _image_of(sample))]
             if lacking:
-                images = [decode_member(image, sample[image], image)[0] for sample, image in lacking]
+                images = [decode_again(sample[image]) for sample, image in lacking]
                 for (sample, _), pixels in zip(lacking, producer.produce(images), strict=True):
                     sample[member] = encode_png(pixels)
 
