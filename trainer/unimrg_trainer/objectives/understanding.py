@@ -18,10 +18,11 @@ class Understanding:
     map = None
 
     def task(self, sample: Sample, rng: np.random.Generator) -> Task:
-        """Return the sample's own question and answer."""
-        sample.require(self.name, answer=True)
+        """Return the sample's own question and answer, and what follows them; a text alone has no image."""
+        sample.require(self.name, image=False, answer=True)
         assert sample.question is not None
-        return Task(sample, sample.question, answer=sample.answer)
+        further = [(turn["question"], turn["answer"]) for turn in sample.attributes.get("further", ())]
+        return Task(sample, sample.question, answer=sample.answer, further=further)
 
     def inference_prompt(self) -> str:
         """Raise LookupError: every sample has a question of its own."""

@@ -1,9 +1,10 @@
-"""Text in training rows: tokens with labels, and an answer cut to the room that its question leaves."""
+"""Text in training rows: tokens with labels, and answers cut to the room that their first question leaves."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
@@ -22,15 +23,28 @@ class TextSegment(Segment):
     labels: tuple[int, ...]
 
 
-def text_segment(ids: Sequence[int], answer: Sequence[int] = ()) -> TextSegment:
-    """Return a segment of `ids`, which are not learnt, and of an `answer` behind them, which is."""
-    return TextSegment(length=len(ids) + len(answer), token_ids=(*ids, *answer), labels=(*[IGNORE] * len(ids), *answer))
+class Turns(Protocol):
+    """A family's template, as far as a conversation goes on behind its first question."""
+
+    def answer(self, text: str) -> list[int]:
+        """Ids of an answer, all of which are learnt."""
+        ...
+
+    def further(self, text: str) -> list[int]:
+        """Ids between an answer and the answer to a later question."""
+        ...
 
 
-def cut_answer(task: Task, question: Sequence[int], answer: Sequence[int], limit: int) -> list[int]:
-    """Return as much of the answer as fits behind its question within `limit` tokens.
+def text_segment(ids: Sequence[int], answer: Sequence[int] = (), labels: Sequence[int] | None = None) -> TextSegment:
+    """Return a segment of `ids`, which are not learnt, and of an `answer` behind them, which is, or has `labels`."""
+    learnt = answer if labels is None else labels
+    return TextSegment(length=len(ids) + len(answer), token_ids=(*ids, *answer), labels=(*[IGNORE] * len(ids), *learnt))
 
-    UserError (DATA_CORRUPT) where nothing does.
+
+def answers(task: Task, question: Sequence[int], template: Turns, limit: int) -> tuple[list[int], list[int]]:
+    """Return what follows the first question, as ids and labels: its answer, then further questions with their answers.
+
+    As much as fits within `limit` tokens. UserError (DATA_CORRUPT) where nothing does.
     """
     room = limit - len(question)
     if room <= 0:
@@ -40,4 +54,18 @@ def cut_answer(task: Task, question: Sequence[int], answer: Sequence[int], limit
             remedy="shorten or drop the sample",
             exit_code=ExitCode.DATA_CORRUPT,
         )
-    return list(answer[:room])
+    assert task.answer is not None
+    ids = template.answer(task.answer)
+    labels = list(ids)
+    for asked, answered in task.further:
+        between, answer = template.further(asked), template.answer(answered)
+        if len(ids) + len(between) >= room:
+            break
+        ids = [*ids, *between, *answer]
+        labels += [*[IGNORE] * len(between), *answer]
+    return ids[:room], labels[:room]
+
+
+def learnt(labels: Sequence[int]) -> int:
+    """Return how many tokens are to be predicted."""
+    return sum(label != IGNORE for label in labels)

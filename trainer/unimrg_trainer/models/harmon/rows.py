@@ -17,7 +17,7 @@ import numpy as np
 from unimrg_api.sizes.harmon import HarmonConfig
 from unimrg_trainer.maps.base import ImageMap
 from unimrg_trainer.models.base import RngFor, Row
-from unimrg_trainer.models.common.text import cut_answer, text_segment
+from unimrg_trainer.models.common.text import answers, learnt, text_segment
 from unimrg_trainer.models.harmon.encodings import Geometry, image_encoding
 from unimrg_trainer.models.harmon.template import Template
 from unimrg_trainer.objectives.base import Task
@@ -86,11 +86,10 @@ def lay_out(
     if with_image:
         segments.append(ImageSegment(length=config.image_slots, sample=task.sample, geometry=geometry))
     if task.map is None:
-        assert task.answer is not None
-        question, answer = template.question(task.prompt, with_image=with_image), template.answer(task.answer)
-        answer = cut_answer(task, question, answer, config.question_limit)
-        segments.append(text_segment(question, answer))
-        loss_terms = len(answer)
+        question = template.question(task.prompt, with_image=with_image)
+        answer, labels = answers(task, question, template, config.question_limit)
+        segments.append(text_segment(question, answer, labels))
+        loss_terms = learnt(labels)
     else:
         segments.append(text_segment(template.prompt(task.prompt)))
         length = config.tokens - masked + config.mar.buffers

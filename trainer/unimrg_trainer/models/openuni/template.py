@@ -39,6 +39,10 @@ class Template:
         """Ids of an answer, all of which are learnt."""
         return [*self._tokenizer.encode(text), self._tokenizer.turn_end]
 
+    def further(self, text: str) -> list[int]:
+        """Ids between an answer and the answer to a later question."""
+        return [*self._tokenizer.encode("\n"), *self._turn(text, with_image=False)]
+
     def prompt(self, text: str, *, with_image: bool) -> list[int]:
         """Ids between the image, or the start of the row, and the queries."""
         request = text.strip() if with_image else FROM_TEXT + text.strip()

@@ -20,7 +20,7 @@ import numpy as np
 from unimrg_api.sizes.showo import ShowOConfig
 from unimrg_trainer.maps.base import ImageMap
 from unimrg_trainer.models.base import RngFor, Row
-from unimrg_trainer.models.common.text import IGNORE, cut_answer
+from unimrg_trainer.models.common.text import IGNORE, answers, learnt
 from unimrg_trainer.models.showo.encodings import Use, image_encoding
 from unimrg_trainer.models.showo.template import Template
 from unimrg_trainer.objectives.base import Task
@@ -135,18 +135,23 @@ def plan_row(
         before = generation_prompt(config, prompt, image)
         parts = [*before, *generated(config, task.sample, task.map, masked, with_source=image is not None)]
         return ShowORow(objective, global_row, masked, tuple(parts))
-    assert task.answer is not None
     question = template.question(task.prompt)
-    answer = cut_answer(task, question, template.answer(task.answer), config.question_limit)
-    return ShowORow(objective, global_row, len(answer), answering(config, template.system, question, answer, image))
+    answer, labels = answers(task, question, template, config.question_limit)
+    said = answering(config, template.system, question, answer, image, labels)
+    return ShowORow(objective, global_row, learnt(labels), said)
 
 
 def answering(
-    config: ShowOConfig, system: Sequence[int], question: Sequence[int], answer: Sequence[int], image: Sample | None
+    config: ShowOConfig,
+    system: Sequence[int],
+    question: Sequence[int],
+    answer: Sequence[int],
+    image: Sample | None,
+    labels_of_answer: Sequence[int] | None = None,
 ) -> tuple[Part, ...]:
-    """A question with its answer, which is learnt; the answer is empty at inference."""
+    """A question with its answer, which is learnt, or has labels of its own; the answer is empty at inference."""
     text = [*question, *answer]
-    labels = [IGNORE] * len(question) + list(answer)
+    labels = [*[IGNORE] * len(question), *(answer if labels_of_answer is None else labels_of_answer)]
     opening = [config.special("mmu"), *system]
     if image is None:
         return (_text(0, [*opening, *text], [IGNORE] * len(opening) + labels),)
