@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -31,6 +31,11 @@ class Sample:
     """What the source says beyond that (JSON values), e.g. the kind of question; read by benchmarks only."""
     encodings: Mapping[str, np.ndarray] = field(default_factory=dict)
     """Name → what a model's frozen encoder made of image or map; only where that was asked for instead of pixels."""
+
+    @property
+    def further(self) -> Sequence[tuple[str, str]]:
+        """The turns of a conversation that follow question and answer, each a question with its answer."""
+        return [(turn["question"], turn["answer"]) for turn in self.attributes.get("further", ())]
 
     def squared(self) -> Sample:
         """Return the sample padded to a square: the image with grey, its maps with 0 (far away, no contour)."""
