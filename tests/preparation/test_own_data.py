@@ -258,6 +258,7 @@ ODD = {
     "text.jpg": (b"no image", "it is no image, or damaged at its beginning", True),
     "latin.png": (picture(31), "its caption is not UTF-8", True),
     "strange.png": (picture(32), "its JSON is not as documented", True),
+    "gone.depth.png": (grey(2), "it is a map without an image", True),
 }
 
 
@@ -284,6 +285,7 @@ def test_odd_files_are_counted_with_their_names_and_end_nothing(
     for shade in range(30, 40, 2):
         (folder / f"fine-{shade}.png").write_bytes(picture(shade))
     (folder / os.fsdecode(b"caf\xe9.png")).write_bytes(picture(41))
+    (folder / "fine-30.depth.png").write_bytes(grey(1))
     source = {"folder": {"uri": "file://own", "heldOut": 1}}
     digest = run(dictionary_store, tmp_path, source)
     found = odd(dictionary_store, digest)
@@ -296,7 +298,7 @@ def test_odd_files_are_counted_with_their_names_and_end_nothing(
     assert found == expected
     samples = sum(manifest.samples for manifest in manifests(dictionary_store, digest).values())
     assert samples == len(ODD) + 6 - sum(left_out for _, _, left_out in ODD.values())
-    with pytest.raises(UserError, match=r"[45] of 18 items cannot be used.*maxBadFraction \(0\.2\)") as caught:
+    with pytest.raises(UserError, match=r"[456] of 19 items cannot be used.*maxBadFraction \(0\.2\)") as caught:
         run(DictionaryStore(), tmp_path, source, bad="0.2")
     assert caught.value.exit_code is ExitCode.DATA_CORRUPT
 

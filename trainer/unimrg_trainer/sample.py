@@ -28,7 +28,8 @@ class Sample:
     answer: str | None = None
     """Question and answer of a question sample, both None for an image sample."""
     attributes: Mapping[str, Any] = field(default_factory=dict)
-    """What the source says beyond that (JSON values), e.g. the kind of question; read by benchmarks only."""
+    """What the source says beyond that (JSON values), e.g. the kind of question, for benchmarks; `further` are the
+    turns that follow in the same conversation, each with `question` and `answer`."""
     encodings: Mapping[str, np.ndarray] = field(default_factory=dict)
     """Name → what a model's frozen encoder made of image or map; only where that was asked for instead of pixels."""
 

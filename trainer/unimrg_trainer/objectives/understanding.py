@@ -18,8 +18,8 @@ class Understanding:
     map = None
 
     def task(self, sample: Sample, rng: np.random.Generator) -> Task:
-        """Return the sample's own conversation."""
-        sample.require(self.name, answer=True)
+        """Return the sample's own conversation; a text alone has no image."""
+        sample.require(self.name, image=False, answer=True)
         assert sample.question is not None
         return Task(sample, sample.question, answer=sample.answer, further=sample.further)
 
