@@ -88,3 +88,12 @@ def test_the_loss_of_a_conversation_is_that_of_its_answers(name: str) -> None:
 
     alone, more, last = loss([]), loss(TURNS[:1]), loss(TURNS)
     assert alone < more < last
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_a_text_alone_is_a_row_without_an_image(name: str) -> None:
+    sample = Sample("text", question="Where is it?", answer="Left.")
+    task = objective("Understanding").task(sample, np.random.default_rng(0))
+    (row,) = tiny_family(name).plan("Understanding", [(0, task)], rng_for)
+    parts: Any = row.parts if hasattr(row, "parts") else row.segments
+    assert all(hasattr(part, "token_ids") for part in parts) and row.loss_terms > 0
