@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -15,7 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tests.models import harmon_rows, openuni_rows, showo_rows
-from tests.models.rows import ALL, assert_equal_gradients, gradients, perturbed, picture
+from tests.models.rows import ALL, assert_equal_gradients, gradients, perturbed, picture, rng_for, task
+from unimrg_api.errors import UserError
+from unimrg_api.exit_codes import ExitCode
+from unimrg_trainer.models.registry import find_family
 from unimrg_trainer.models.requests import AnswerRequest, GenerateRequest
 from unimrg_trainer.objectives.registry import objective
 
@@ -89,6 +93,21 @@ def test_one_forward_equals_one_forward_per_row(kind: Kind) -> None:
     alone = torch.cat([module(kind.rows.batch_of(family, [row])) for row in rows])
     torch.testing.assert_close(sums, alone, rtol=1e-10, atol=0)
     assert_equal_gradients(together, gradients(module, (alone * weights).sum()))
+
+
+def test_rows_without_an_image_have_losses_and_change_no_others(kind: Kind) -> None:
+    """Text alone, and an image generated from its prompt alone: there is no picture that they could read."""
+    family = kind.open()
+    module = perturbed(family)
+    wanted = [("Understanding", task("Understanding", 0, image=False)), ("Depth", task("Depth", 1, image=False))]
+    rows = [row for number, (name, one) in enumerate(wanted) for row in family.plan(name, [(number, one)], rng_for)]
+    with torch.no_grad():
+        sums = module(kind.rows.batch_of(family, rows))
+        among = module(kind.rows.batch_of(family, [*kind.rows.rows_of(family, ALL, [4]), *rows]))
+        text_alone = module(kind.rows.batch_of(family, rows[:1]))
+    assert sums.isfinite().all() and (sums > 0).all()
+    torch.testing.assert_close(among[-2:], sums, rtol=1e-10, atol=0)
+    torch.testing.assert_close(text_alone, sums[:1], rtol=1e-10, atol=0)
 
 
 @pytest.mark.parametrize("objectives", [("Understanding",), ("Pixel",), ALL, ("Understanding", "Depth")])
@@ -170,3 +189,27 @@ def test_an_image_comes_out_and_the_module_is_left_as_it_was(
     assert module.training
     with pytest.raises(ValueError, match=f"{size}×{size}"):
         family.generate(module, [GenerateRequest("Make it.", seed=1, row=0, size=48)])
+
+
+@pytest.mark.parametrize(
+    ("name", "variant", "files"),
+    [
+        ("harmon", "1.5B", ["kl16.safetensors", "qwen2.5-tokenizer.json"]),
+        ("openuni", "B-512", ["internvl3-1b-vision.safetensors", "dc-ae.safetensors", "internvl3-tokenizer.json"]),
+        ("openuni", "L-512", ["internvl3-2b-vision.safetensors", "dc-ae.safetensors", "internvl3-tokenizer.json"]),
+        ("showo", "VQ-512", ["phi-1.5-tokenizer.json", "magvitv2.safetensors"]),
+        ("showo", "CLIP-256",
+         ["phi-1.5-tokenizer.json", "magvitv2.safetensors", "clip-vit-large-patch14-336.safetensors"]),
+    ],
+)  # fmt: skip
+def test_files_that_a_size_needs_are_asked_for_by_name(
+    tmp_path: Path, name: str, variant: str, files: list[str]
+) -> None:
+    assert not find_family(name, {"variant": "Tiny"}).needed_files()
+    family = find_family(name, {"variant": variant})
+    for file in files:
+        with pytest.raises(UserError, match=rf"{file} is missing") as error:
+            [asset.find(tmp_path) for asset in family.needed_files()]
+        assert error.value.exit_code is ExitCode.INPUT_MISSING and error.value.remedy
+        (tmp_path / file).touch()
+    [asset.find(tmp_path) for asset in family.needed_files()]

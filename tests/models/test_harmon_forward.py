@@ -14,7 +14,7 @@ from tests.models.rows import ALL, gradients, perturbed, rng_for, task
 from unimrg_trainer.models.common.text import TextSegment
 from unimrg_trainer.models.harmon.family import HarmonFamily
 from unimrg_trainer.models.harmon.mar import interpolation_matrix
-from unimrg_trainer.models.harmon.rows import ImageSegment, draw_masked
+from unimrg_trainer.models.harmon.rows import draw_masked
 from unimrg_trainer.rng import generator
 
 
@@ -79,22 +79,6 @@ def test_the_understanding_loss_is_the_cross_entropy_of_the_answer() -> None:
     output = module.llm(inputs_embeds=embeddings, labels=labels)
     expected = output.loss * sum(label >= 0 for label in text.labels)
     assert module(batch)[0].item() == pytest.approx(expected.item(), rel=1e-6)
-
-
-def test_rows_without_an_image_have_losses_and_read_none() -> None:
-    """Text alone, and an image generated from its prompt alone (about another sample's picture)."""
-    harmon = family()
-    module = perturbed(harmon)
-    answering = row(harmon, "Understanding", 0, task("Understanding", 0, image=False))
-    generating = row(harmon, "Depth", 1, task("Depth", 1, image=False))
-    assert not any(isinstance(s, ImageSegment) for one in (answering, generating) for s in one.segments)
-    sums = module(batch_of(harmon, [answering, generating]))
-    assert sums.isfinite().all() and (sums > 0).all()
-    text_alone = batch_of(harmon, [answering])
-    assert len(text_alone.pictures) == 0
-    torch.testing.assert_close(module(text_alone), sums[:1], rtol=1e-10, atol=0)
-    among = module(batch_of(harmon, [*rows_of(harmon, ALL, [4]), answering, generating]))
-    torch.testing.assert_close(among[-2:], sums, rtol=1e-10, atol=0)
 
 
 def test_dropout_follows_torchs_generator() -> None:

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from tests.models.openuni_rows import batch_of, family, mixed_rows, row, rows_of
-from tests.models.rows import ALL, assert_equal_gradients, gradients, perturbed, picture, rng_for, task
+from tests.models.rows import ALL, gradients, perturbed, picture, rng_for, task
 from unimrg_api.arithmetic.rows import padded_length
 from unimrg_trainer.maps.geometry import squash
 from unimrg_trainer.maps.registry import find_map
@@ -30,21 +30,6 @@ def module() -> OpenUni:
 
 def pixels_of(image: torch.Tensor) -> torch.Tensor:
     return image[None].permute(0, 3, 1, 2) / 127.5 - 1
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_openunis_packed_rows_equal_rows_of_their_own(module: OpenUni, seed: int) -> None:
-    """Losses and gradients; FlexAttention has no backward on a CPU."""
-    rows = mixed_rows(openuni, seed)
-    weights = torch.linspace(0.3, 2.0, len(rows), dtype=torch.float64)
-    official = module(batch_of(openuni, rows))
-    expected = gradients(module, (official * weights).sum())
-    grouped = module(batch_of(openuni, rows, composition=Composition.GROUPED))
-    torch.testing.assert_close(grouped, official, rtol=1e-10, atol=0)
-    assert_equal_gradients(expected, gradients(module, (grouped * weights).sum()))
-    with torch.no_grad():
-        flex = module(batch_of(openuni, rows, composition=Composition.FLEX))
-    torch.testing.assert_close(flex, official, rtol=1e-10, atol=0)
 
 
 @pytest.mark.parametrize("composition", [Composition.GROUPED, Composition.FLEX])
@@ -174,18 +159,6 @@ def test_openunis_matrices_decay_and_vectors_do_not(module: OpenUni) -> None:
     decayed = {name for name, parameter in module.named_parameters() if openuni.decays(name, parameter)}
     assert {"meta_queries", "projector.weight", "transformer.scale_shift_table"} <= decayed
     assert not {"projector.bias", "lmm.language_model.model.norm.weight", "transformer.caption_norm.weight"} & decayed
-
-
-def test_openuni_rows_without_an_image_have_losses_and_read_none(module: OpenUni) -> None:
-    rows = [row(openuni, name, 0, task(name, 0, image=False)) for name in ("Understanding", "Depth")]
-    batch = batch_of(openuni, rows)
-    assert batch.features is not None and len(batch.features) == 0
-    with torch.no_grad():
-        sums = module(batch)
-        among = module(batch_of(openuni, [*rows_of(openuni, ALL, [4]), *rows]))
-        text_alone = module(batch_of(openuni, rows[:1]))
-    torch.testing.assert_close(among[-2:], sums, rtol=1e-10, atol=0)
-    torch.testing.assert_close(text_alone, sums[:1], rtol=1e-10, atol=0)
 
 
 def test_openunis_draws_depend_on_the_row_and_on_nothing_else() -> None:
