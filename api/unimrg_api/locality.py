@@ -98,12 +98,31 @@ _ASSETS = _uri_rules(
     "!has(self.model.assets) || {}",
     "self.model.assets",
 )
-_IMAGES = _uri_rules(
-    "data.sources",
-    lambda spec: [source.images.uri for source in spec.data.sources or () if source.images is not None],
-    "!has(self.data.sources) || self.data.sources.all(source, !has(source.images) || {})",
-    "source.images.uri",
+SOURCE_URIS = (
+    "images.uri",
+    "folder.uri",
+    "webDataset.uri",
+    "llava.annotations",
+    "llava.images",
+    "llava.maps.depth",
+    "llava.maps.segmentation",
 )
+"""Every URI of a source, from `spec.data.sources[…]` on."""
+
+
+def _source_rules(uri: str) -> FieldRule:
+    """Return the rule for one of SOURCE_URIS."""
+    names = uri.split(".")
+    present = " && ".join(f"has(source.{'.'.join(names[: count + 1])})" for count in range(len(names)))
+
+    def uris(spec: JobSpec) -> Iterable[str]:
+        values = (source.model_dump(by_alias=True, exclude_none=True) for source in spec.data.sources or ())
+        return [found for value in values if (found := value_at(value, tuple(names))) is not None]
+
+    guard = f"!has(self.data.sources) || self.data.sources.all(source, !({present}) || {{}})"
+    return _uri_rules("data.sources", uris, guard, f"source.{uri}")[0]
+
+
 _CHECKPOINT = _uri_rules("checkpoint.uri", lambda spec: [spec.checkpoint.uri], "{}", "self.checkpoint.uri")
 
 
@@ -123,7 +142,8 @@ def _even_split(spec: JobSpec) -> str:
 _BATCH, _TRAINER = "self.training.batch", "self.trainer"
 
 CLUSTER_RULES = (
-    *(files for files, _ in (_INIT, _ASSETS, _IMAGES, _SHARDS, _CHECKPOINT)),
+    *(files for files, _ in (_INIT, _ASSETS, _SHARDS, _CHECKPOINT)),
+    *map(_source_rules, SOURCE_URIS),
     *(written for _, written in (_CHECKPOINT, _PREPARED)),
     FieldRule(
         "tracking.mlflow.uri",

@@ -82,6 +82,13 @@ spec:
     sources:
       - scenes: {train: 100, heldOut: 10, imageSize: 48, seed: 7}
       - images: {uri: file:///mnt/models/photographs}
+      - folder: {uri: file:///mnt/models/own, heldOut: 5, licence: CC0-1.0}
+      - llava:
+          annotations: file:///mnt/models/llava.json
+          images: file:///mnt/models/coco
+          maps: {depth: file:///mnt/models/depth, segmentation: file:///mnt/models/contours}
+          heldOut: 7
+    preparation: {pods: 2, processes: 8, maxBadFraction: "0.02"}
     shards: [file:///mnt/scratch/shards]
   storage:
     endpoint: https://minio.example:9000
@@ -360,7 +367,13 @@ BAD_JOBS += [
     *_on_cluster(f"{VOLUMES}[2].mountPath", SPARE, *(f"mountPath: {path}" for path in ("/run", "/dev/shm"))),
     *_on_cluster(f"{VOLUMES}[1].mountPath", SCRATCH, 'mountPath: "", readOnly: Always', "mountPath: mnt"),
     *_on_cluster(f"{VOLUMES}[0].readOnly", "readOnly: Always", "readOnly: true"),
-    *_on_cluster(f"{SOURCES}[1].images.uri", "file:///mnt/models/ph", "s3://bucket/ph"),
+    *_on_cluster(f"{SOURCES}[1].images.uri", "file:///mnt/models/ph", "s3://B/ph"),
+    *_on_cluster(f"{SOURCES}[2].folder.heldOut", "heldOut: 5", "heldOut: 0"),
+    *_on_cluster(f"{SOURCES}[2].folder.licence", "CC0-1.0", '" "'),
+    *_on_cluster(f"{SOURCES}[3].llava.images", "          images: file:///mnt/models/coco\n", ""),
+    *_on_cluster("spec.data.preparation.pods", "pods: 2", "pods: 0"),
+    *_on_cluster("spec.data.preparation.processes", "processes: 8", "processes: 65"),
+    *_on_cluster("spec.data.preparation.maxBadFraction", '"0.02"', '"1.5"', "0.02"),
     *_on_cluster(f"{TRAINING}.parts", GOOD_MODEL, *(MODEL_WITH_ENCODER.format(one) for one in ("openuni", "showo"))),
     *_on_cluster(f"{TRAINING}.parts", GOOD_MODEL, *ALL_FROZEN),
     *_on_cluster("spec.runPolicy.maxBackoffSeconds", "backoffSeconds: 5,", "backoffSeconds: 61,"),
@@ -378,6 +391,13 @@ FOR_A_CLUSTER = [
     *_on_cluster(INIT, f"file://{WEIGHTS}", "file://harmon"),
     *_on_cluster("spec.model.assets", "/mnt/models/assets", "/home/me/assets", "/mnt/models2", "/mnt/models/../x"),
     *_on_cluster(SOURCES, "/mnt/models/ph", "/home/ph"),
+    *_on_cluster(SOURCES, "/mnt/models/own", "/home/own"),
+    *_on_cluster(SOURCES, "folder: {uri: file:///mnt/models", "webDataset: {uri: file:///home"),
+    *(
+        case
+        for place in ("llava.json", "coco", "depth", "contours")
+        for case in _on_cluster(SOURCES, f"/mnt/models/{place}", f"/home/{place}")
+    ),
     *_on_cluster(SHARDS, "/mnt/scratch/shards", "/data", "/mnt/models/shards"),
     *_on_cluster(URI, "s3://runs/good", "file://run", "file:///mnt/models"),
     *_on_cluster(f"{MLFLOW}.uri", "https://mlflow.example", "sqlite:///runs.db"),
