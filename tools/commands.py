@@ -31,7 +31,7 @@ the kubeconfig's namespace. [Exit codes]({codes}) says what an exit code means; 
 
 | Command | Keys |
 |---|---|
-| `init` | `file`, `job`, `family`, `method`, `place`, `next` |
+| `init` | `file`, `job`, `family`, `method`, `place`, `notes`, `next` |
 | `validate` | `file`, `valid`, `notes`, `problems`, and `job`, or `sweep` and `jobs` |
 | a problem | {problem} |
 | `plan` | {plan} |
@@ -44,7 +44,7 @@ the kubeconfig's namespace. [Exit codes]({codes}) says what an exit code means; 
 | `sweep --dry-run` | a list of jobs |
 | `ckpt ls`, `ckpt verify` | a list: {commit} |
 | `ckpt prune` | `uri`, `deleted`, `checkpoints`: `step`, `why`, `bytes`, `folder` |
-| `data prepare` | {prepared} |
+| `data prepare`, `data pack` | {prepared} |
 | `data inspect` | a list: {dataset}; a split has {split} |
 | `data verify` | a list: `uri`, `damaged`: {damage} |
 | `data stats` | {stats}; a distribution has {spread} |

@@ -6,11 +6,14 @@ Each imports what it needs when it runs.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from unimrg_cli.options import JobFile, OutputOption
+
+if TYPE_CHECKING:
+    from unimrg_cli.data_prepare import PreparedReport
 
 data_app = typer.Typer(
     help="Data of a job: prepare it, and look at what is prepared.", no_args_is_help=True, rich_markup_mode=None
@@ -22,11 +25,14 @@ DataTarget = Annotated[
         metavar="FILE_OR_URI", help="The job's file, the folder or URI of prepared data, or that of one data set in it."
     ),
 ]
+ProcessesOption = Annotated[
+    int | None, typer.Option("--processes", "-p", min=1, max=64, help="Processes. (default: the job's, else 1)")
+]
 SplitOption = Annotated[str, typer.Option("--split", help="train, heldOut or preview.")]
 
 
 @data_app.command()
-def prepare(file: JobFile, output: OutputOption = "table") -> None:
+def prepare(file: JobFile, processes: ProcessesOption = None, output: OutputOption = "table") -> None:
     """Prepare the data of a job on this machine, and do nothing else.
 
     It lies at the job's spec.data.shards then. What is there already is not made again, so the same command goes on
@@ -39,7 +45,48 @@ def prepare(file: JobFile, output: OutputOption = "table") -> None:
     require("trainer")
     from unimrg_cli.data_prepare import prepare_here
 
-    found = prepare_here(job, stands_at(file))
+    _show(prepare_here(job, stands_at(file), processes), output)
+
+
+@data_app.command()
+def pack(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="A folder of images, LLaVA's annotations (.json, .jsonl), a folder of WebDataset tars, or tars by "
+            "number (part-{000..127}.tar); paths or URIs.",
+        ),
+    ],
+    out: Annotated[str, typer.Option("--out", help="Folder or URI to write the data set to.")],
+    images: Annotated[str | None, typer.Option("--images", help="Of annotations: the folder of their images.")] = None,
+    held_out: Annotated[
+        int, typer.Option("--held-out", min=1, help="Samples that are kept for evaluations and not trained on.")
+    ] = 64,
+    licence: Annotated[
+        str | None, typer.Option("--licence", help="Under which licence the images may be used; it is noted.")
+    ] = None,
+    max_bad_fraction: Annotated[
+        str, typer.Option("--max-bad-fraction", help="Part of all items that may be left out.")
+    ] = "0.01",
+    processes: ProcessesOption = None,
+    output: OutputOption = "table",
+) -> None:
+    """Prepare images without a job's file.
+
+    Jobs that name the folder in spec.data.shards and no sources train on it. What needs models, maps that do not exist
+    yet and encodings, is prepared for a job's file only.
+    """
+    from unimrg_cli.extras import require
+
+    require("trainer")
+    from unimrg_cli.data_prepare import pack_here
+
+    common = {"heldOut": held_out, **({"licence": licence} if licence is not None else {})}
+    _show(pack_here(source, out, images, common, max_bad_fraction, processes), output)
+
+
+def _show(found: PreparedReport, output: str) -> None:
     if output == "json":
         typer.echo(found.model_dump_json(by_alias=True, indent=2))
     else:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import logging
+import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
+from urllib.parse import quote
 
 from rich.console import Console
 
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
-from unimrg_api.job import UniMRGJob
+from unimrg_api.job import API_VERSION, KIND, UniMRGJob
+from unimrg_api.load import parse_job
 from unimrg_cli.data_view import View
 from unimrg_trainer.data.publication import folder_of, published
 from unimrg_trainer.data.shards import join
@@ -22,6 +27,7 @@ from unimrg_trainer.launch.local import local_environment
 from unimrg_trainer.launch.signals import StopRequest
 from unimrg_trainer.launch.stages import execute
 from unimrg_trainer.local_folders import TERMINATION_FILE, provide_home
+from unimrg_trainer.storage import open_store
 
 
 class PreparedReport(View):
@@ -33,8 +39,8 @@ class PreparedReport(View):
     """Whether it was there already."""
 
 
-def prepare_here(job: UniMRGJob, file: Path) -> PreparedReport:
-    """Write the data set of a job's sources to its store, unless it is there.
+def prepare_here(job: UniMRGJob, file: Path, processes: int | None = None) -> PreparedReport:
+    """Write the data set of a job's sources to its store, unless it is there; by `processes`, or as many as it says.
 
     Raises UserError for a job without sources and for whatever ends the stage, with the stage's exit code.
     """
@@ -46,7 +52,7 @@ def prepare_here(job: UniMRGJob, file: Path) -> PreparedReport:
     provide_home()
     logging.getLogger("unimrg_trainer").addHandler(logging.NullHandler())  # the error says what the log would
     with TemporaryDirectory(prefix="unimrg-prepare-") as scratch:
-        job = _without_run(fit_to_machine(job, None)[0], Path(scratch))
+        job = _alone(fit_to_machine(job, None)[0], Path(scratch), processes)
         env = local_environment(job, file, None)
         env = replace(env, run_dir=Path(scratch), termination_log=Path(scratch) / TERMINATION_FILE)
         store, digest = data_store(job, env), wanted_digest(job, env)
@@ -59,7 +65,48 @@ def prepare_here(job: UniMRGJob, file: Path) -> PreparedReport:
     return PreparedReport(uri=join(store.uri, folder_of(digest)), digest=digest, reused=reused)
 
 
-def _without_run(job: UniMRGJob, scratch: Path) -> UniMRGJob:
+def _alone(job: UniMRGJob, scratch: Path, processes: int | None) -> UniMRGJob:
     """Return the job with its run in a folder of its own: what is prepared need not fit the training that is there."""
-    checkpoint = job.spec.checkpoint.model_copy(update={"uri": scratch.as_uri()})
-    return job.model_copy(update={"spec": job.spec.model_copy(update={"checkpoint": checkpoint})})
+    spec = job.spec
+    checkpoint = spec.checkpoint.model_copy(update={"uri": scratch.as_uri()})
+    preparation = spec.data.preparation.model_copy(
+        update={"pods": 1, "processes": processes or spec.data.preparation.processes}
+    )
+    data = spec.data.model_copy(update={"preparation": preparation})
+    return job.model_copy(update={"spec": spec.model_copy(update={"checkpoint": checkpoint, "data": data})})
+
+
+def pack_here(
+    source: str, out: str, images: str | None, common: Mapping[str, Any], max_bad_fraction: str, processes: int | None
+) -> PreparedReport:
+    """Prepare a folder of images, LLaVA's annotations (*.json, *.jsonl, with their `images`), or WebDataset tars.
+
+    `common` are settings that every source has. Paths count from the working folder. Raises UserError as `prepare_here`
+    does.
+    """
+    place = _uri(source)
+    if source.lower().endswith((".json", ".jsonl")):
+        if images is None:
+            raise UserError(f"{source} holds annotations", remedy="name the folder of their images with --images")
+        kind = {"llava": {"annotations": place, "images": _uri(images), **common}}
+    elif "{" in source or any(key.endswith(".tar") for key, _ in open_store(place).list()):
+        kind = {"webDataset": {"uri": place, **common}}
+    else:
+        kind = {"folder": {"uri": place, **common}}
+    data = {"sources": [kind], "shards": [_uri(out)], "preparation": {"maxBadFraction": max_bad_fraction}}
+    # a job to carry the data: nothing of its model or training counts
+    spec = {"model": {"harmon": {"variant": "Tiny"}}, "trainer": {"gpusPerNode": 0}, "data": data}
+    spec |= {
+        "training": {
+            "batch": {"rowsPerObjective": 1, "cohortRows": 1, "microBatchRows": 1},
+            "schedule": {"warmupSteps": 0, "totalSteps": 1},
+        },
+        "checkpoint": {"uri": "file:///unused"},
+    }
+    job = parse_job({"apiVersion": API_VERSION, "kind": KIND, "metadata": {"name": "pack"}, "spec": spec})
+    return prepare_here(job, Path.cwd() / "job", processes)
+
+
+def _uri(place: str) -> str:
+    """Return a path as a URI; braces, which stand for several tars, stay."""
+    return place if "://" in place else f"file://{quote(os.path.abspath(place), safe='/{}')}"  # noqa: PTH100 - links stay

@@ -40,7 +40,7 @@ class Shown:
     number: int
     sample: Sample
     questions: Sequence[tuple[str, str]]
-    """(question, answer)"""
+    """(question, answer) of every turn"""
 
 
 def check_target(file: Path) -> None:
@@ -56,8 +56,8 @@ def read_samples(place: Place, split: str, numbers: Sequence[int], count: int) -
 
     Raises UserError for damage, and for a number or split that is not there.
     """
-    data = Dataset.open(place.store, split, place.publication.digest)
-    total = len(data.images)
+    (manifest,) = place.manifests(split)
+    data, total = Dataset.open(place.store, split, place.publication.digest), manifest.samples
     if missing := [number for number in numbers if not 0 <= number < total]:
         raise UserError(f"the split {split} has no sample {missing[0]}", remedy=f"its samples are 0 to {total - 1}")
     count = min(count, total)
@@ -76,7 +76,8 @@ def write_preview(file: Path, shown: Sequence[Shown], title: str) -> None:
 
 def _questions(data: Dataset, number: int) -> list[tuple[str, str]]:
     samples = [data.question_sample(question, maps=(), image=False) for question in data.questions_about(number)]
-    return [(sample.question or "", sample.answer or "") for sample in samples]
+    first = [[{"question": one.question, "answer": one.answer}, *one.attributes.get("further", ())] for one in samples]
+    return [(turn["question"] or "", turn["answer"] or "") for turns in first for turn in turns]
 
 
 def _picture(shown: Sequence[Shown], title: str) -> bytes:

@@ -154,9 +154,10 @@ def _add(found: _Found, texts: Any, size: tuple[int, int] | None) -> None:
     if texts.get("caption"):
         found.texts["caption"].append(texts["caption"])
     for asked in texts.get("questions", ()):
-        for kind in ("question", "answer"):
-            if asked.get(kind):
-                found.texts[kind].append(asked[kind])
+        for turn in (asked, *asked.get("further", ())):
+            for kind in ("question", "answer"):
+                if turn.get(kind):
+                    found.texts[kind].append(turn[kind])
 
 
 def _report(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -13,6 +14,9 @@ from unimrg_cli.printing import Side, print_rows, print_table
 from unimrg_trainer.data.verify import Finding
 
 _SPREAD: dict[str, Side] = {"MINIMUM": "right", "MEDIAN": "right", "95 %": "right", "MAXIMUM": "right"}
+_ODD: dict[str, Side] = {"SPLIT": "left", "ODD": "right", "LEFT OUT": "right", "WHY": "left", "NAMES": "fold"}
+_NAMES = 3
+"""Names of odd items that the table has; JSON has all that the manifest has."""
 _ANSWER_LENGTH = 80
 
 
@@ -22,6 +26,7 @@ def print_datasets(reports: Sequence[DatasetReport]) -> None:
     columns: dict[str, Side] = {
         "SPLIT": "left",
         "SAMPLES": "right",
+        "IMAGES": "right",
         "QUESTIONS": "right",
         "SHARDS": "right",
         "SIZE": "right",
@@ -32,10 +37,21 @@ def print_datasets(reports: Sequence[DatasetReport]) -> None:
             console.print()
         print_rows(console, [("data set", report.uri), ("digest", report.digest)])
         rows = (
-            (one.split, f"{one.samples:,}", f"{one.questions:,}", f"{one.shards:,}", size(one.bytes),
+            (one.split, f"{one.samples:,}", f"{one.images:,}", f"{one.questions:,}", f"{one.shards:,}", size(one.bytes),
              ", ".join(one.members)) for one in report.splits
         )  # fmt: skip
         print_table(console, columns, rows)
+        odd = [
+            (one.split, f"{oddity.count:,}", f"{oddity.left_out:,}", reason, ", ".join(oddity.names[:_NAMES]))
+            for one in report.splits for reason, oddity in one.odd.items()
+        ]  # fmt: skip
+        if odd:
+            console.print()
+            print_table(console, _ODD, odd)
+        console.print()
+        known = {json.dumps(one.provenance, sort_keys=True): one.provenance for one in report.splits if one.provenance}
+        for provenance in known.values():
+            print_rows(console, [(name, json.dumps(value)) for name, value in provenance.items()])
 
 
 def print_findings(uris: Sequence[str], findings: Sequence[Finding]) -> None:

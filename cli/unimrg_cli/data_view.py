@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
@@ -18,7 +19,7 @@ from unimrg_api.fields import resolve_uri
 from unimrg_api.load import load_job
 from unimrg_cli.run_view import is_job_file
 from unimrg_trainer.data.publication import Publication, find_publication, find_publications, folder_of
-from unimrg_trainer.data.shards import CorruptDataError, Manifest, join, read_index
+from unimrg_trainer.data.shards import CorruptDataError, Manifest, Oddity, join, read_index
 from unimrg_trainer.data.verify import Finding, manifest_of, verify_split
 from unimrg_trainer.storage import ObjectStore, open_store
 
@@ -36,12 +37,18 @@ class SplitReport(View):
 
     split: str
     samples: int
+    images: int
+    """Samples with an image; the others are text alone."""
     questions: int
     shards: int
     bytes: int
     """Size of its shards, without their indices."""
     members: list[str]
     """Files of a sample by extension, of its first and its last shard."""
+    odd: dict[str, Oddity]
+    """Items of the sources that were left out, or are not what they seem, by reason."""
+    provenance: dict[str, Any]
+    """Where the samples are from, as the manifest has it."""
 
 
 class DatasetReport(View):
@@ -192,8 +199,11 @@ def _describe(place: Place, manifest: Manifest) -> SplitReport:
     return SplitReport(
         split=manifest.split,
         samples=manifest.samples,
+        images=manifest.images,
         questions=manifest.questions,
         shards=len(manifest.shards),
         bytes=sum(shard.length for shard in manifest.shards),
         members=list(members),
+        odd=manifest.odd,
+        provenance=manifest.provenance,
     )

@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import re
+import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -19,10 +20,12 @@ from tests.support.command_line import Unimrg
 from tests.support.faulty_stores import flip
 from tests.support.local_jobs import tiny_job
 from tests.support.s3_stores import Place
+from tests.support.written_shards import write_split
 from unimrg_api.exit_codes import ExitCode
 from unimrg_trainer.data.publication import Publication, folder_of, publish
 from unimrg_trainer.preparation.base import SourceSample
-from unimrg_trainer.preparation.write import members_of, write_split
+from unimrg_trainer.preparation.make import members_of
+from unimrg_trainer.scenes import generate
 from unimrg_trainer.storage import LocalStore, ObjectStore
 
 RED, DIGEST = np.full((40, 60, 3), (255, 0, 0), np.uint8), "d" * 64
@@ -37,7 +40,7 @@ SAMPLES = [
 
 def write(store: ObjectStore, digest: str = DIGEST) -> None:
     """Publish the samples, two to a shard."""
-    files = [members_of(sample) for sample in SAMPLES]
+    files = [members_of(sample)[0] for sample in SAMPLES]
     manifest = write_split(store, folder_of(digest), "train", len(files), files.__getitem__, samples_per_shard=2)
     publish(store, Publication(digest=digest, prefix=folder_of(digest), manifests={"train": manifest}))
 
@@ -132,7 +135,7 @@ def test_stats_count_what_the_samples_hold(unimrg: Unimrg, data: Path) -> None:
     assert (found["samples"], found["questions"], found["examined"]) == (3, 3, 3)
     members = {one["name"]: (one["samples"], round(one["share"], 2)) for one in found["members"]}
     assert members == {"json": (3, 1.0), "png": (3, 1.0), "depth.png": (1, 0.33)}
-    stored = sum(len(members_of(sample)["json"]) for sample in SAMPLES)
+    stored = sum(len(members_of(sample)[0]["json"]) for sample in SAMPLES)
     assert next(one["bytes"] for one in found["members"] if one["name"] == "json") == stored
     assert found["sizes"] == [{"value": "60x40", "count": 2}, {"value": "60x20", "count": 1}]
     assert found["answers"] == [{"value": "so", "count": 2}, {"value": "no", "count": 1}]
@@ -141,6 +144,75 @@ def test_stats_count_what_the_samples_hold(unimrg: Unimrg, data: Path) -> None:
     assert shown(unimrg, "stats", data, "--samples", "1")["texts"].keys() == {"caption", "question", "answer"}
     table = unimrg("data", "stats", data).out
     assert re.search(r"depth\.png +1 +33\.3%", table) and re.search(r"2 +60x40", table)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Five images with maps, captions and questions, of which one cannot be read."""
+    place = tmp_path / "own"
+    place.mkdir()
+    for number in range(5):
+        scene = generate(7, number, 32)
+        for ending, pixels in (("", scene.image), (".depth", scene.depth), (".segmentation", scene.segmentation)):
+            Image.fromarray(pixels).save(place / f"{number}{ending}.png")
+        asked = [{"question": one.question, "answer": one.answer} for one in scene.questions]
+        (place / f"{number}.json").write_text(json.dumps({"caption": scene.caption, "questions": asked}))
+    (place / "3.png").write_bytes(b"no image")
+    return place
+
+
+def test_a_first_job_for_ones_own_images_prepares_them(unimrg: Unimrg, folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "own.yaml"
+    assert json.loads(unimrg("init", file, "--images", folder, "-o", "json").out)["notes"] == []
+    assert unimrg("validate", file).code == 0
+    unimrg("data", "prepare", file).refused(ExitCode.DATA_CORRUPT, "1 of 5 items cannot be used", "3.png")
+    file.write_text(file.read_text().replace("  data:\n", '  data:\n    preparation: {maxBadFraction: "0.5"}\n'))
+    shown(unimrg, "prepare", file, "-p", 2)
+    (report,) = shown(unimrg, "inspect", file)
+    splits = {one["split"]: one for one in report["splits"]}
+    assert sum(one["images"] for one in splits.values()) == 4 and splits["heldOut"]["samples"] <= 1
+    (left_out,) = (oddity for one in splits.values() for oddity in one["odd"].values())
+    assert left_out == {"count": 1, "left_out": 1, "names": ["3.png"]}
+    assert "3.png" in unimrg("data", "inspect", file).out
+    for path in folder.glob("*.depth.png"):
+        path.unlink()
+    (note,) = json.loads(unimrg("init", file, "--images", folder, "--force", "-o", "json").out)["notes"]
+    assert "NAME.depth.png" in note and "spec.data.maps" in note
+    unimrg("init", file, "--images", tmp_path / "nowhere", "--force").refused(64, "nowhere is not a folder")
+
+
+def test_images_annotations_and_tars_are_packed_without_a_job(unimrg: Unimrg, folder: Path, tmp_path: Path) -> None:
+    unimrg("data", "pack", folder, "--out", tmp_path / "a").refused(ExitCode.INPUT_MISSING, "held out")
+    shown(unimrg, "pack", folder, "--out", tmp_path / "bad", "--held-out", 1, "--max-bad-fraction", "0.2")
+    for path in folder.glob("3.*"):
+        path.unlink()
+    packed = shown(unimrg, "pack", folder, "--out", tmp_path / "a", "--held-out", 1, "--licence", "CC0")
+    (report,) = shown(unimrg, "inspect", packed["uri"])
+    assert [(one["split"], one["samples"]) for one in report["splits"]] == [("train", 3), ("heldOut", 1)]
+    turns = [{"from": who, "value": text} for who, text in (("human", "<image>\nWhat?"), ("gpt", "This."))] * 2
+    records = [{"image": f"{number}.png", "conversations": turns} for number in (0, 1, 2)]
+    (tmp_path / "mix.json").write_text(json.dumps([*records, {"conversations": turns}]))
+    unimrg("data", "pack", tmp_path / "mix.json", "--out", tmp_path / "b").refused(64, "--images")
+    shown(unimrg, "pack", tmp_path / "mix.json", "--images", folder, "--out", tmp_path / "b", "--held-out", 1)
+    (report,) = shown(unimrg, "inspect", tmp_path / "b")
+    assert sum(one["samples"] for one in report["splits"]) == 4
+    assert sum(one["images"] for one in report["splits"]) == 3
+    found = shown(unimrg, "stats", tmp_path / "b", "--split", "train")
+    assert found["texts"]["question"]["characters"]["count"] == 2 * found["questions"]  # of two turns each
+    shown(unimrg, "preview", tmp_path / "b", "--out", tmp_path / "b.html")
+    assert (tmp_path / "b.html").read_text().count("What?<br>→ This.") == 2 * found["questions"]
+    tars = tmp_path / "tars"
+    tars.mkdir()
+    for number in range(2):
+        with tarfile.open(tars / f"part-{number}.tar", "w") as tar:
+            for path in sorted(folder.glob(f"[{2 * number}{2 * number + 1}].*")):
+                tar.add(path, path.name)
+    for source in (tars / "part-{0..1}.tar", tars):
+        shown(unimrg, "pack", source, "--out", tmp_path / "c", "--held-out", 1)
+        (report,) = shown(unimrg, "inspect", tmp_path / "c")
+        assert sum(one["samples"] for one in report["splits"]) == 3
+        assert "depth.png" in report["splits"][0]["members"]
+        shutil.rmtree(tmp_path / "c")
 
 
 def test_stats_of_a_job_count_tokens(unimrg: Unimrg, tmp_path: Path) -> None:
