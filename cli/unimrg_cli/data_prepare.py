@@ -18,6 +18,7 @@ from unimrg_api.exit_codes import ExitCode
 from unimrg_api.job import API_VERSION, KIND, UniMRGJob
 from unimrg_api.load import parse_job
 from unimrg_cli.data_view import View
+from unimrg_cli.first_job import FAMILIES
 from unimrg_trainer.data.publication import folder_of, published
 from unimrg_trainer.data.shards import join
 from unimrg_trainer.job_stores import data_store, wanted_digest
@@ -95,7 +96,7 @@ def pack_here(
         kind = {"folder": {"uri": place, **common}}
     data = {"sources": [kind], "shards": [_uri(out)], "preparation": {"maxBadFraction": max_bad_fraction}}
     # a job to carry the data: nothing of its model or training counts
-    spec = {"model": {"harmon": {"variant": "Tiny"}}, "trainer": {"gpusPerNode": 0}, "data": data}
+    spec: dict[str, Any] = {"model": {FAMILIES[0]: {"variant": "Tiny"}}, "trainer": {"gpusPerNode": 0}, "data": data}
     spec |= {
         "training": {
             "batch": {"rowsPerObjective": 1, "cohortRows": 1, "microBatchRows": 1},

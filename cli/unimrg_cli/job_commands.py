@@ -26,7 +26,7 @@ def init(
     place: Annotated[str | None, typer.Option("--place", help="laptop or cluster.")] = None,
     name: Annotated[str | None, typer.Option("--name", help="Name of the job. (default: METHOD-FAMILY)")] = None,
     images: Annotated[
-        str | None, typer.Option("--images", help="Folder or URI of images to train on. (default: generated scenes)")
+        str | None, typer.Option("--images", help="Folder or URI of images to train on. (default: generated ones)")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
     output: OutputOption = "table",
