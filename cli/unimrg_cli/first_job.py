@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal, get_args
+from urllib.parse import quote
 
 from unimrg_api.errors import UserError
 from unimrg_api.introspection import Location, schema_at
@@ -85,12 +86,14 @@ _BESIDE = {
 """By objective, the ending of what it learns from, and what to do without."""
 
 
-def first_job(family: str, method: str, place: str, name: str, images: str | None = None) -> dict[str, Any]:
-    """Return the job as plain values; `images` is the folder, or URI of one, that is trained on."""
+def first_job(
+    family: str, method: str, place: str, name: str, images: str | None = None, base: Path = Path()
+) -> dict[str, Any]:
+    """Return the job as plain values; `images` is the folder, or its URI, that is trained on, `base` the job's folder."""
     spec = _laptop(family, name) if place == "laptop" else _cluster(family, name)
     if images is not None:
         held_out = _held_out(images)
-        spec["data"]["sources"] = [{"folder": {"uri": _uri(images), "heldOut": held_out}}]
+        spec["data"]["sources"] = [{"folder": {"uri": _uri(images, base), "heldOut": held_out}}]
         spec["stages"]["evaluate"].update(benchmarks=[], heldOutRows=held_out)
     model = spec.pop("model")
     return {
@@ -140,13 +143,20 @@ def _cluster(family: str, name: str) -> dict[str, Any]:
     }
 
 
-def _uri(images: str) -> str:
-    return images if "://" in images else Path(images).resolve().as_uri()
+def _uri(images: str, base: Path) -> str:
+    """Return a folder as a URI, relative where it lies in the job's."""
+    if "://" in images:
+        return images
+    folder, base = Path(images).resolve(), base.resolve()
+    inside = folder != base and folder.is_relative_to(base)
+    return f"file://{quote(folder.relative_to(base).as_posix())}" if inside else folder.as_uri()
 
 
 def _held_out(images: str) -> int:
     """Return how many images to keep for the evaluation: a tenth, as far as they can be counted here, at most 64."""
-    count = 640 if "://" in images else sum(name.lower().endswith(IMAGE_SUFFIXES) for name in _names(images))
+    names = [] if "://" in images else [name.lower() for name in _names(images)]
+    maps = tuple(ending for ending, _ in _BESIDE.values())
+    count = sum(name.endswith(IMAGE_SUFFIXES) and not name.endswith(maps) for name in names) or 640
     return min(64, max(1, count // 10))
 
 
@@ -217,7 +227,7 @@ def write_first_job(
         raise UserError(f"{images} is not a folder", remedy="name the folder of your images, or its URI")
     if file.is_dir():
         raise UserError(f"{file} is a folder", remedy=f"give a file's name, e.g. {file / 'job.yaml'}")
-    value = first_job(family, method, place, name, images)
+    value = first_job(family, method, place, name, images, file.parent)
     job = parse_job(value)  # so that a wrong name is refused before anything is written
     try:
         with file.open("w" if force else "x", encoding="utf-8") as stream:

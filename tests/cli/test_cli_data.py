@@ -164,6 +164,7 @@ def folder(tmp_path: Path) -> Path:
 def test_a_first_job_for_ones_own_images_prepares_them(unimrg: Unimrg, folder: Path, tmp_path: Path) -> None:
     file = tmp_path / "own.yaml"
     assert json.loads(unimrg("init", file, "--images", folder, "-o", "json").out)["notes"] == []
+    assert '{uri: "file://own", heldOut: 1}' in file.read_text()
     assert unimrg("validate", file).code == 0
     unimrg("data", "prepare", file).refused(ExitCode.DATA_CORRUPT, "1 of 5 items cannot be used", "3.png")
     file.write_text(file.read_text().replace("  data:\n", '  data:\n    preparation: {maxBadFraction: "0.5"}\n'))
@@ -251,15 +252,18 @@ def test_a_wrong_request_is_answered_with_what_to_do(unimrg: Unimrg, data: Path,
         unimrg("data", *arguments).refused(code, text)
 
 
-def test_data_in_a_bucket_is_verified_by_its_uri(
-    s3_place: Place, unimrg: Unimrg, monkeypatch: pytest.MonkeyPatch
+def test_images_in_a_bucket_are_packed_and_verified_there(
+    s3_place: Place, unimrg: Unimrg, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", str(s3_place.storage.endpoint))
+    for path in (*folder.glob("0.*"), *folder.glob("1.*")):
+        s3_place.store("own").put(path.name, path)
     store, uri = s3_place.store("data"), f"{s3_place.uri}/data"
-    write(store)
-    assert shown(unimrg, "inspect", uri)[0]["splits"][0]["samples"] == 3
-    assert shown(unimrg, "verify", uri)[0]["damaged"] == []
-    key = f"{folder_of(DIGEST)}/train/train-000000.tar"
+    packed = shown(unimrg, "pack", f"{s3_place.uri}/own", "--out", uri, "--held-out", 1)
+    (report,) = shown(unimrg, "inspect", uri)
+    assert [(one["split"], one["samples"]) for one in report["splits"]] == [("train", 1), ("heldOut", 1)]
+    assert shown(unimrg, "verify", uri)[0] == {"uri": packed["uri"], "damaged": []}
+    key = f"{folder_of(packed['digest'])}/train/train-000000.tar"
     content = store.get(key)
     store.put(key, content[:520] + flip(content[520:521]) + content[521:])
     ended = unimrg("data", "verify", uri)
