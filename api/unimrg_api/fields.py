@@ -258,7 +258,7 @@ Uri = Annotated[
     AfterValidator(possible_uri),
 ]
 """`s3://bucket/prefix`, `file:///absolute/path`, or `file://path` relative to the folder of the job's file."""
-ShortUri = Annotated[Uri, Field(max_length=512)]
+ShortUri = Annotated[Uri, Field(max_length=256)]
 """A URI in a list of several entries: an API server counts the cost of its rules for each of them."""
 
 

@@ -11,6 +11,7 @@ from unimrg_api.fields import FieldRule
 from unimrg_api.introspection import parse_location, value_at
 from unimrg_api.job import JobSpec, UniMRGJob
 from unimrg_api.spec_platform import MAXIMUM_GPUS, MAXIMUM_NODES, MAXIMUM_PROCESSES, mounted_in_cel
+from unimrg_api.spec_sources import SOURCE_URIS
 
 _UPWARDS = r"(^|/|%2[fF])([.]|%2[eE]){2}($|/|%2[fF])"
 """A part of a URI that leads out of its folder, in Python's and Go's regular expressions alike."""
@@ -98,16 +99,6 @@ _ASSETS = _uri_rules(
     "!has(self.model.assets) || {}",
     "self.model.assets",
 )
-SOURCE_URIS = (
-    "images.uri",
-    "folder.uri",
-    "webDataset.uri",
-    "llava.annotations",
-    "llava.images",
-    "llava.maps.depth",
-    "llava.maps.segmentation",
-)
-"""Every URI of a source, from `spec.data.sources[…]` on."""
 
 
 def _source_rules(uri: str) -> FieldRule:

@@ -11,6 +11,17 @@ from unimrg_api.fields import LINE_PATTERN, Share, ShortUri, Spec
 MAXIMUM_HELD_OUT = 1_000_000
 MAXIMUM_WORKERS = 64
 
+SOURCE_URIS = (
+    "images.uri",
+    "folder.uri",
+    "webDataset.uri",
+    "llava.annotations",
+    "llava.images",
+    "llava.maps.depth",
+    "llava.maps.segmentation",
+)
+"""Every URI of a source, from `spec.data.sources[…]` on."""
+
 HeldOut = Annotated[int, Field(ge=1, le=MAXIMUM_HELD_OUT)]
 Licence = Annotated[str, Field(pattern=LINE_PATTERN, max_length=256)]
 

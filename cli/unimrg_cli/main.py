@@ -1,4 +1,8 @@
-"""The `unimrg` command. Every command imports what it needs when it runs, so help and validation are instant."""
+"""The `unimrg` command. Every command imports what it needs when it runs, so help and validation are instant.
+
+The modules of commands evaluate their annotations at once (no `from __future__ import annotations`): typer would
+compile each one's text at every start.
+"""
 
 from __future__ import annotations
 

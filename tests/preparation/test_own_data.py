@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -184,13 +185,18 @@ def test_images_come_with_what_lies_beside_them(
 ) -> None:
     base = put({**FOLDER, **TARS})
     place = {"folder": "own", "webDataset": "tars", "webDataset by number": "tars/part-{00..02}.tar"}[kind]
-    digest = run(dictionary_store, tmp_path, {kind.split()[0]: {"uri": f"{base}/{place}", "heldOut": 1}})
+    digest = run(
+        dictionary_store, tmp_path, {kind.split()[0]: {"uri": f"{base}/{place}", "heldOut": 1, "licence": "CC0-1.0"}}
+    )
     found = shades(dictionary_store, digest)
     one = next(sample for shade, sample in found.items() if 98 <= shade <= 102)
     assert one.caption == "A red picture." and (one.maps["depth"] == 7).all()
     assert found[30].caption is None and found[30].maps == {}
     assert questions(dictionary_store, digest) == [(True, "Which?", "Red.", {"kind": "colour"})]
     sizes = {split: manifest.samples for split, manifest in manifests(dictionary_store, digest).items()}
+    told = manifests(dictionary_store, digest)["train"].provenance
+    assert told["sources"] == [{kind.split()[0]: {"uri": f"{base}/{place}", "heldOut": 1, "licence": "CC0-1.0"}}]
+    assert told["versions"]["numpy"] == np.__version__
     assert sizes["heldOut"] == 1 and sum(sizes.values()) == 3 + (kind != "folder") - len(odd(dictionary_store, digest))
 
 
@@ -252,6 +258,7 @@ ODD = {
     "text.jpg": (b"no image", "it is no image, or damaged at its beginning", True),
     "latin.png": (picture(31), "its caption is not UTF-8", True),
     "strange.png": (picture(32), "its JSON is not as documented", True),
+    "gone.depth.png": (grey(2), "it is a map without an image", True),
 }
 
 
@@ -278,6 +285,7 @@ def test_odd_files_are_counted_with_their_names_and_end_nothing(
     for shade in range(30, 40, 2):
         (folder / f"fine-{shade}.png").write_bytes(picture(shade))
     (folder / os.fsdecode(b"caf\xe9.png")).write_bytes(picture(41))
+    (folder / "fine-30.depth.png").write_bytes(grey(1))
     source = {"folder": {"uri": "file://own", "heldOut": 1}}
     digest = run(dictionary_store, tmp_path, source)
     found = odd(dictionary_store, digest)
@@ -290,7 +298,7 @@ def test_odd_files_are_counted_with_their_names_and_end_nothing(
     assert found == expected
     samples = sum(manifest.samples for manifest in manifests(dictionary_store, digest).values())
     assert samples == len(ODD) + 6 - sum(left_out for _, _, left_out in ODD.values())
-    with pytest.raises(UserError, match=r"[45] of 18 items cannot be used.*maxBadFraction \(0\.2\)") as caught:
+    with pytest.raises(UserError, match=r"[456] of 19 items cannot be used.*maxBadFraction \(0\.2\)") as caught:
         run(DictionaryStore(), tmp_path, source, bad="0.2")
     assert caught.value.exit_code is ExitCode.DATA_CORRUPT
 

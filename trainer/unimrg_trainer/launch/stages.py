@@ -168,15 +168,15 @@ def _prepare(context: StageContext) -> ExitResult:
 
 def _run_ranks(context: StageContext, stage: StageName) -> ExitResult:
     """Run a stage on all ranks of this node; on the first node with the lease and uploads to MLflow."""
-    takers: list[str] = []
+    new_holders: list[str] = []
     if context.env.node_rank != 0:
-        return _supervised(context, stage, takers, gpus=_has_gpus(context))
-    with renewed(context.run_store, context.owner, int(context.env.attempt), takers.append) as lease:
+        return _supervised(context, stage, new_holders, gpus=_has_gpus(context))
+    with renewed(context.run_store, context.owner, int(context.env.attempt), new_holders.append) as lease:
         context.leases.append(lease)
-        result = _supervised(context, stage, takers, gpus=_has_gpus(context))
-    if takers:
+        result = _supervised(context, stage, new_holders, gpus=_has_gpus(context))
+    if new_holders:
         context.stop.request("taken over")  # nothing follows
-        message = f"{takers[0]} has taken this training over; this attempt was ended and saved nothing more"
+        message = f"{new_holders[0]} has taken this training over; this attempt was ended and saved nothing more"
         return ExitResult(ExitCode.INTERRUPTED, "LeaseLost", message)
     return result
 
@@ -185,7 +185,7 @@ def _has_gpus(context: StageContext) -> bool:
     return context.job.spec.trainer.gpus_per_node > 0
 
 
-def _supervised(context: StageContext, stage: StageName, takers: list[str], *, gpus: bool) -> ExitResult:
+def _supervised(context: StageContext, stage: StageName, new_holders: list[str], *, gpus: bool) -> ExitResult:
     """Run a stage on all ranks of this node; they are killed once there is a taker of the lease."""
     env, stop = context.env, context.stop
     check_node(env, gpus=gpus)
@@ -206,7 +206,7 @@ def _supervised(context: StageContext, stage: StageName, takers: list[str], *, g
             watchdog=Watchdog(env.stall_timeout, time.monotonic()),
             heartbeat=lambda: reports.heartbeat(env.run_dir),
             terminates_on_stall=first_node,
-            lease_lost=lambda: bool(takers),
+            lease_lost=lambda: bool(new_holders),
         )
     return classify(end)
 

@@ -6,10 +6,12 @@ prepare the same data at once. Whoever is started again makes what is missing (d
 
 from __future__ import annotations
 
+import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,9 @@ WAIT_SECONDS = 1.0
 """Between two looks of the first worker for what the others have stored."""
 SHOWN = 10
 """Bad items that a message names."""
+_LIBRARIES = ("unimrg", "numpy", "pillow", "opencv-python-headless", "simplejpeg")
+_OF_MODELS = ("torch", "transformers")
+"""Distributions on which the bytes of a data set may depend."""
 
 
 @dataclass(frozen=True)
@@ -98,9 +103,21 @@ def prepare(
     work.make(Maker(maps, encoder), share)
     if share.worker == 0:
         work.wait()
-        manifests = work.finish({"sources": {name: source.identity() for name, source in sources.items()}})
+        manifests = work.finish(provenance(specs, encoder, maps))
         publish(store, Publication(digest=digest, prefix=work.prefix, manifests=manifests))
     return Prepared(digest, work.prefix, reused=False)
+
+
+def provenance(specs: Sequence[SourceSpec], encoder: Encoder | None, maps: Sequence[MapProducer]) -> dict[str, Any]:
+    """Return what a manifest says of where its samples are from: sources as the job names them, with their licences,
+    what made maps and encodings, from which weights, and the versions of the libraries at work."""
+    used = [*_LIBRARIES, *(_OF_MODELS if maps or encoder is not None else ())]
+    return {
+        "sources": [dict([spec.selected()]) for spec in specs],
+        "maps": {producer.map: producer.identity() for producer in maps},
+        "encoder": None if encoder is None else encoder.identity(),
+        "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in used}},
+    }
 
 
 @dataclass
@@ -134,16 +151,13 @@ class _Work:
             self.done.add(part)
             self._refuse_too_many({part: index})
             if share.workers > 1 and share.worker == 0:
-                self.done |= stored_parts(self.store, self.prefix, self.parts)
+                self._look()
 
     def wait(self) -> None:
         """Wait for the shards of the other workers, whose failures their launcher or the operator sees."""
         while len(self.done) < len(self.parts):
             time.sleep(WAIT_SECONDS)
-            before = len(self.done)
-            self.done |= stored_parts(self.store, self.prefix, self.parts)
-            if len(self.done) > before:
-                self._report()
+            self._look()
 
     def finish(self, provenance: Mapping[str, Any]) -> dict[str, str]:
         """Store the manifest of every split; return their sha256."""
@@ -155,6 +169,13 @@ class _Work:
             )
             for items in self.splits
         }
+
+    def _look(self) -> None:
+        """See what the other workers have done."""
+        before = len(self.done)
+        self.done |= stored_parts(self.store, self.prefix, self.parts)
+        if len(self.done) > before:
+            self._report()
 
     def _report(self, extra: int = 0) -> None:
         total = sum(len(items) for items in self.splits)

@@ -8,7 +8,7 @@ from typing import Any
 
 from unimrg_api.spec_platform import IMAGE_SUFFIXES, ImagesSpec
 from unimrg_api.spec_sources import FolderSpec
-from unimrg_trainer.preparation.base import SourcePlace, SourceSample
+from unimrg_trainer.preparation.base import BadItem, SourcePlace, SourceSample
 from unimrg_trainer.preparation.sources.beside import held_out_of, sample_of
 from unimrg_trainer.preparation.sources.files import File, Files
 
@@ -60,6 +60,8 @@ class Folder:
         """Return an image with what lies beside it. Raises BadItem, and as `Files.read` does."""
         file = self._images[self._numbers[split][number]]
         root, read = _root(file.name), self._files.read
+        if root.rpartition(".")[2] in {map for found in self._maps.values() for map in found}:
+            raise BadItem(file.name, "it is a map without an image")
         maps = {map: read(other) for map, other in self._maps.get(root, {}).items()}
         listed = self._files.listed
         texts = {kind: read(listed[name]) for kind in ("txt", "json") if (name := f"{root}.{kind}") in listed}
