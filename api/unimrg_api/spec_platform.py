@@ -10,7 +10,7 @@ from pydantic import Field
 
 from unimrg_api.fields import LINE_PATTERN, VISIBLE, FieldRule, ShortUri, Spec, Uri
 from unimrg_api.spec_maps import MapsSpec
-from unimrg_api.spec_sources import FolderSpec, LlavaSpec, PreparationSpec, WebDatasetSpec
+from unimrg_api.spec_sources import FolderSpec, LlavaSpec, PhotographsSpec, PreparationSpec, WebDatasetSpec
 from unimrg_api.unions import CustomSpec, OneOf, each_once
 
 StrategyName = Literal["DDP", "ZeRO1", "ZeRO2", "ZeRO3", "FSDP2"]
@@ -160,7 +160,7 @@ class ImagesSpec(Spec):
 class SourceSpec(OneOf):
     """One thing that the prepare stage turns into shards."""
 
-    members = ("scenes", "images", "folder", "llava", "webDataset", "custom")
+    members = ("scenes", "images", "folder", "llava", "webDataset", "photographs", "custom")
 
     scenes: ScenesSpec | None = None
     """Generated images to train on and to evaluate with."""
@@ -172,6 +172,8 @@ class SourceSpec(OneOf):
     """Conversations about images, in the form of LLaVA."""
     web_dataset: WebDatasetSpec | None = None
     """Tars in WebDataset's form."""
+    photographs: PhotographsSpec | None = None
+    """Photographs that Python packages ship."""
     custom: CustomSpec | None = None
     """A source of an installed package, from the entry-point group `unimrg.sources`."""
 

@@ -89,7 +89,7 @@ _BESIDE = {
 def first_job(
     family: str, method: str, place: str, name: str, images: str | None = None, base: Path = Path()
 ) -> dict[str, Any]:
-    """Return the job as plain values; `images` is the folder, or its URI, that is trained on, `base` the job's folder."""
+    """Return the job, in the folder `base`, as plain values; `images` is the folder that is trained on, or its URI."""
     spec = _laptop(family, name) if place == "laptop" else _cluster(family, name)
     if images is not None:
         held_out = _held_out(images)
