@@ -5,19 +5,20 @@ from __future__ import annotations
 import base64
 import html
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from unimrg_api.errors import UserError
+from unimrg_cli.data_stats import evenly
 from unimrg_cli.data_view import Place
-from unimrg_trainer.data.dataset import Dataset
 from unimrg_trainer.data.decode import encode_png
+from unimrg_trainer.data.members import decode_member
+from unimrg_trainer.data.shards import IMAGE_MEMBERS, TEXT_MEMBER, IndexEntry, Shard, read_index, read_members
 from unimrg_trainer.evaluation.pictures import samples_png
 from unimrg_trainer.files import write_atomically
-from unimrg_trainer.sample import Sample
 
 SUFFIXES = (".png", ".html")
 _LINES = 14
@@ -35,12 +36,17 @@ _PAGE = """<!doctype html>
 
 @dataclass(frozen=True)
 class Shown:
-    """A sample and the questions about it."""
+    """A sample as it is stored, without what a model's encoder made of it."""
 
     number: int
-    sample: Sample
+    key: str
+    name: str
+    """What its source calls it."""
+    pictures: Mapping[str, np.ndarray]
+    """`image`, and maps by name; uint8 [H, W] or [H, W, 3]."""
+    caption: str
     questions: Sequence[tuple[str, str]]
-    """(question, answer) of every turn"""
+    """(question, answer) of every turn."""
 
 
 def check_target(file: Path) -> None:
@@ -57,12 +63,34 @@ def read_samples(place: Place, split: str, numbers: Sequence[int], count: int) -
     Raises UserError for damage, and for a number or split that is not there.
     """
     (manifest,) = place.manifests(split)
-    data, total = Dataset.open(place.store, split, place.publication.digest), manifest.samples
+    total = manifest.samples
     if missing := [number for number in numbers if not 0 <= number < total]:
         raise UserError(f"the split {split} has no sample {missing[0]}", remedy=f"its samples are 0 to {total - 1}")
-    count = min(count, total)
-    chosen = numbers or [number * total // count for number in range(count)]
-    return [Shown(number, data.image_sample(number), _questions(data, number)) for number in chosen]
+    chosen = numbers or evenly(total, count)
+    found, start = dict[int, Shown](), 0
+    for shard in manifest.shards:
+        inside = [number for number in chosen if start <= number < start + shard.samples]
+        index = read_index(place.store, place.publication.prefix, split, shard) if inside else []
+        found |= {number: _read(place, split, shard, index[number - start], number) for number in inside}
+        start += shard.samples
+    return [found[number] for number in chosen]
+
+
+def _read(place: Place, split: str, shard: Shard, entry: IndexEntry, number: int) -> Shown:
+    shown = [name for name in entry.members if name == TEXT_MEMBER or name.endswith(("png", "jpg"))]
+    contents = read_members(place.store, place.publication.prefix, split, shard, entry, shown)
+    read = {name: decode_member(name, content, f"{entry.key} in {shard.name}")[0] for name, content in contents.items()}
+    texts = read.pop(TEXT_MEMBER)
+    pictures = {"image" if name in IMAGE_MEMBERS else name.removesuffix(".png"): read[name] for name in read}
+    turns = [turn for asked in texts.get("questions", ()) for turn in (asked, *asked.get("further", ()))]
+    return Shown(
+        number,
+        entry.key,
+        texts.get("name") or "",
+        {name: pictures[name] for name in sorted(pictures, key=lambda name: (name != "image", name))},
+        texts.get("caption") or "",
+        [(str(turn.get("question", "")), str(turn.get("answer", ""))) for turn in turns],
+    )
 
 
 def write_preview(file: Path, shown: Sequence[Shown], title: str) -> None:
@@ -74,18 +102,12 @@ def write_preview(file: Path, shown: Sequence[Shown], title: str) -> None:
         raise UserError(f"{file} cannot be written: {error.strerror or error}", remedy="name another file") from None
 
 
-def _questions(data: Dataset, number: int) -> list[tuple[str, str]]:
-    samples = [data.question_sample(question, maps=(), image=False) for question in data.questions_about(number)]
-    first = [[{"question": one.question, "answer": one.answer}, *one.attributes.get("further", ())] for one in samples]
-    return [(turn["question"] or "", turn["answer"] or "") for turns in first for turn in turns]
-
-
 def _picture(shown: Sequence[Shown], title: str) -> bytes:
-    return samples_png([(f"{one.number}", one.sample, _text(one)) for one in shown], title=title)
+    return samples_png([(f"{one.number}", one.pictures, _text(one)) for one in shown], title=title)
 
 
 def _text(one: Shown) -> str:
-    parts = [one.sample.caption or "", *(f"Q: {question}\nA: {answer}" for question, answer in one.questions)]
+    parts = [one.caption, *(f"Q: {question}\nA: {answer}" for question, answer in one.questions)]
     lines = [
         line for part in parts for whole in part.splitlines() for line in textwrap.wrap(whole, 56, max_lines=4) if part
     ]
@@ -97,11 +119,11 @@ def _page(shown: Sequence[Shown], title: str) -> str:
 
 
 def _row(one: Shown) -> str:
-    pictures = {"image": one.sample.image, **one.sample.maps}
-    cells = [f"<td>{name}<br>{_tag(pixels)}</td>" for name, pixels in pictures.items() if pixels is not None]
-    texts = [one.sample.caption, *(f"{question}\n→ {answer}" for question, answer in one.questions)]
+    cells = [f"<td>{name}<br>{_tag(pixels)}</td>" for name, pixels in one.pictures.items()]
+    texts = [one.caption, *(f"{question}\n→ {answer}" for question, answer in one.questions)]
     said = "".join(f"<p>{html.escape(text).replace(chr(10), '<br>')}</p>" for text in texts if text)
-    return f"<tr><th>{one.number}<br>{html.escape(one.sample.key)}</th><td>{said}</td>{''.join(cells)}</tr>"
+    named = "<br>".join(html.escape(text) for text in (str(one.number), one.key, one.name) if text)
+    return f"<tr><th>{named}</th><td>{said}</td>{''.join(cells)}</tr>"
 
 
 def _tag(pixels: np.ndarray) -> str:

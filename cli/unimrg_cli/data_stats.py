@@ -112,7 +112,7 @@ def measure(place: Place, split: str, limit: int, count_tokens: CountTokens | No
     Raises UserError for damage, and for a split that is not there.
     """
     (manifest,) = place.manifests(split)
-    chosen = _evenly(manifest.samples, limit)
+    chosen = evenly(manifest.samples, limit)
     found, start = _Found(), 0
     with ThreadPoolExecutor(READERS) as pool:
         for shard in track(manifest.shards, "", console=Console(stderr=True), transient=True):
@@ -128,7 +128,8 @@ def measure(place: Place, split: str, limit: int, count_tokens: CountTokens | No
     return _report(place, manifest, found, len(chosen), count_tokens)
 
 
-def _evenly(count: int, limit: int) -> Sequence[int]:
+def evenly(count: int, limit: int) -> Sequence[int]:
+    """Return up to `limit` of the numbers below `count`, evenly spaced."""
     return range(count) if limit >= count else [number * count // limit for number in range(limit)]
 
 

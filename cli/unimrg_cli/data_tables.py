@@ -51,7 +51,7 @@ def print_datasets(reports: Sequence[DatasetReport]) -> None:
         console.print()
         known = {json.dumps(one.provenance, sort_keys=True): one.provenance for one in report.splits if one.provenance}
         for provenance in known.values():
-            print_rows(console, [(name, json.dumps(value)) for name, value in provenance.items()])
+            print_rows(console, [(name, json.dumps(value)) for name, value in provenance.items() if value])
 
 
 def print_findings(uris: Sequence[str], findings: Sequence[Finding]) -> None:

@@ -193,7 +193,7 @@ def _of_job(file: Path) -> list[Place]:
 
 def _describe(place: Place, manifest: Manifest) -> SplitReport:
     members: dict[str, None] = {}
-    for shard in {shard.name: shard for shard in (manifest.shards[0], manifest.shards[-1])}.values():
+    for shard in {shard.name: shard for shard in (*manifest.shards[:1], *manifest.shards[-1:])}.values():
         for entry in read_index(place.store, place.publication.prefix, manifest.split, shard):
             members |= dict.fromkeys(entry.members)
     return SplitReport(

@@ -17,7 +17,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from unimrg_trainer.maps.base import ImageMap
-from unimrg_trainer.sample import Sample
 
 LOSS = "train/loss"
 
@@ -134,23 +133,22 @@ def contact_sheet_png(objectives: Mapping[str, Sequence[Preview]], *, title: str
     return _png(figure, "")
 
 
-def samples_png(rows: Sequence[tuple[str, Sample, str]], *, title: str = "") -> bytes:
-    """Draw each row (label, sample, text) on a line: the sample's image, its maps, and the text beside them."""
-    maps = list(dict.fromkeys(name for _, sample, _ in rows for name in sample.maps))
-    widths = [1.0] * (1 + len(maps)) + [2.4]
+def samples_png(rows: Sequence[tuple[str, Mapping[str, np.ndarray], str]], *, title: str = "") -> bytes:
+    """Draw each row (label, pictures by name, text) on a line; pictures are uint8 [H, W] or [H, W, 3]."""
+    names = list(dict.fromkeys(name for _, pictures, _ in rows for name in pictures))
+    widths = [1.0] * len(names) + [2.4]
     figure = Figure(figsize=(1.9 * sum(widths), 1.9 * len(rows) + 0.5), dpi=110, layout="constrained")
     tiles = figure.subplots(len(rows), len(widths), squeeze=False, width_ratios=widths)
-    for (label, sample, text), line in zip(rows, tiles, strict=True):
-        for pixels, tile in zip([sample.image, *map(sample.maps.get, maps)], line[:-1], strict=True):
+    for (label, pictures, text), line in zip(rows, tiles, strict=True):
+        for name, tile in zip(names, line, strict=False):
             tile.set(xticks=[], yticks=[])
-            tile.set_frame_on(pixels is not None)
-            if pixels is not None:
-                tile.imshow(pixels, cmap="gray", vmin=0, vmax=255)
-        line[0].set_ylabel(label, fontsize=8)
+            tile.set_frame_on(name in pictures)
+            if name in pictures:
+                tile.imshow(pictures[name], cmap="gray", vmin=0, vmax=255)
         line[-1].axis("off")
-        line[-1].text(0, 1, text, fontsize=7, va="top", parse_math=False, transform=line[-1].transAxes)
-    for caption, tile in zip(["image", *maps], tiles[0], strict=False):
-        tile.set_title(caption, fontsize=8)
+        line[-1].text(0, 1, f"{label}\n{text}", fontsize=7, va="top", parse_math=False, transform=line[-1].transAxes)
+    for name, tile in zip(names, tiles[0], strict=False):
+        tile.set_title(name, fontsize=8)
     figure.suptitle(title, fontsize=9)
     return _png(figure, "")
 
