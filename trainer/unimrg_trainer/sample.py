@@ -31,6 +31,8 @@ class Sample:
     """What the source says beyond that (JSON values), e.g. the kind of question; read by benchmarks only."""
     encodings: Mapping[str, np.ndarray] = field(default_factory=dict)
     """Name → what a model's frozen encoder made of image or map; only where that was asked for instead of pixels."""
+    replaces: str = ""
+    """What is wrong with the sample in whose place this one is read; "" for a sample in its own place."""
 
     def squared(self) -> Sample:
         """Return the sample padded to a square: the image with grey, its maps with 0 (far away, no contour)."""
