@@ -10,6 +10,7 @@ from unimrg_api.explain import show
 from unimrg_api.fields import FieldRule
 from unimrg_api.introspection import parse_location, value_at
 from unimrg_api.job import JobSpec, UniMRGJob
+from unimrg_api.spec_maps import PRODUCERS
 from unimrg_api.spec_platform import MAXIMUM_GPUS, MAXIMUM_NODES, MAXIMUM_PROCESSES, mounted_in_cel
 from unimrg_api.spec_sources import SOURCE_URIS
 
@@ -114,6 +115,18 @@ def _source_rules(uri: str) -> FieldRule:
     return _uri_rules("data.sources", uris, guard, f"source.{uri}")[0]
 
 
+def _weights_rule(place: str) -> FieldRule:
+    """Return the rule for the weights of a model that makes maps, by its place below `spec.data.maps`."""
+
+    def uris(spec: JobSpec) -> list[str]:
+        models = {} if spec.data.maps is None else spec.data.maps.models()
+        return [models[place].weights] if place in models else []
+
+    path, (name, _, _) = f"data.maps.{place}.weights", place.partition(".")
+    present = f"has(self.data.maps) && has(self.data.maps.{name}) && has(self.data.maps.{place})"
+    return _uri_rules(path, uris, f"!({present}) || {{}}", f"self.{path}")[0]
+
+
 _CHECKPOINT = _uri_rules("checkpoint.uri", lambda spec: [spec.checkpoint.uri], "{}", "self.checkpoint.uri")
 
 
@@ -135,6 +148,7 @@ _BATCH, _TRAINER = "self.training.batch", "self.trainer"
 CLUSTER_RULES = (
     *(files for files, _ in (_INIT, _ASSETS, _SHARDS, _CHECKPOINT)),
     *map(_source_rules, SOURCE_URIS),
+    *map(_weights_rule, PRODUCERS),
     *(written for _, written in (_CHECKPOINT, _PREPARED)),
     FieldRule(
         "tracking.mlflow.uri",

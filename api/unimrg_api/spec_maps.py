@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
+from pydantic.alias_generators import to_snake
 
 from unimrg_api.fields import RULES, URI_PATTERN, URI_RULES, FieldRule, Spec, possible_uri
 from unimrg_api.unions import OneOf
@@ -74,6 +75,10 @@ class SegmentationMapSpec(OneOf):
     """Holistically-Nested Edge Detection."""
 
 
+PRODUCERS = ("depth.depthAnything", "segmentation.sam", "segmentation.hed")
+"""Place of every model below `spec.data.maps`: the map that it makes, and its name."""
+
+
 class MapsSpec(Spec):
     """Models that make maps of the images whose source brings none."""
 
@@ -82,14 +87,15 @@ class MapsSpec(Spec):
     segmentation: SegmentationMapSpec | None = None
     """Segmentation. Absent: only what the sources bring."""
 
-    def weights(self) -> dict[str, WeightsSpec]:
-        """Return the weights of every model by their place below this part, e.g. `depth.depthAnything`."""
-        found: list[tuple[str, WeightsSpec | None]] = []
-        if self.depth is not None:
-            found += [("depth.depthAnything", self.depth.depth_anything)]
-        if self.segmentation is not None:
-            found += [("segmentation.sam", self.segmentation.sam), ("segmentation.hed", self.segmentation.hed)]
-        return {place: spec for place, spec in found if spec is not None}
+    def models(self) -> dict[str, WeightsSpec]:
+        """Return the models that are chosen, by their place: one of PRODUCERS."""
+        found: dict[str, WeightsSpec] = {}
+        for place in PRODUCERS:
+            name, _, model = place.partition(".")
+            chosen = getattr(self, name)
+            if chosen is not None and chosen.key == model:
+                found[place] = getattr(chosen, to_snake(model))
+        return found
 
     rules = (
         FieldRule(

@@ -74,6 +74,14 @@ class LlavaSpec(OwnDataSpec):
     """Maps that exist already."""
 
 
+class PhotographsSpec(Spec):
+    """Photographs that Python packages ship, cut into squares: a hundred images, with caption and questions. The
+    packages are those of `unimrg[photographs]`. One photograph has depth; `data.maps.segmentation` makes contours."""
+
+    held_out: Annotated[int, Field(ge=1, le=8)]
+    """Photographs kept for the evaluation, with all of their squares; there are 14."""
+
+
 class PreparationSpec(Spec):
     """How data is prepared; nothing of it changes what is prepared."""
 

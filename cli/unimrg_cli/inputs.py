@@ -13,6 +13,7 @@ from unimrg_api.exit_codes import ExitCode
 from unimrg_api.explain import show
 from unimrg_api.fields import path_of, resolve_uri
 from unimrg_api.introspection import Location, format_location, value_at
+from unimrg_api.spec_maps import PRODUCERS
 from unimrg_api.spec_platform import IMAGE_SUFFIXES
 from unimrg_api.spec_sources import SOURCE_URIS
 from unimrg_api.yaml_source import Document
@@ -48,6 +49,8 @@ def _places(value: Any) -> Iterator[Location]:
         for index in range(len(sources)):
             for uri in SOURCE_URIS:
                 yield ("spec", "data", "sources", index, *uri.split("."))
+    for place in PRODUCERS:
+        yield ("spec", "data", "maps", *place.split("."), "weights")
     yield ("spec", "model", "init")
     yield ("spec", "model", "assets")
     shards = value_at(value, ("spec", "data", "shards"))
@@ -64,6 +67,9 @@ def _look(location: Location, path: Path) -> tuple[str, str] | None:
         remedy = f"correct the path, or leave the field out ({without})"
         found = path.is_dir() or (field == "init" and path.exists())
         return None if found else (f"{path} {'is not a folder' if path.exists() else 'does not exist'}", remedy)
+    if field == "weights":
+        remedy = "correct the path, or put the weights there (docs/method/producers.md says which)"
+        return None if path.exists() else (f"{path} does not exist", remedy)
     source = "sources" in location
     remedy = "correct the path, or leave the source out" if source else "correct the path, or give data.sources"
     if "{" in path.name:

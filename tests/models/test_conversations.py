@@ -1,78 +1,99 @@
-"""A conversation of several turns is one row in every family: all answers are learnt, no question is."""
+"""Further turns of a conversation in the rows of every family: written out as text, cut, and learnt from."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import chain
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
-from tests.models import harmon_rows, openuni_rows, showo_rows
-from tests.models.rows import rng_for, sample
+from tests.models.rows import CPU, perturbed, picture, rng_for
+from tests.support.one_step import tiny_family
 from unimrg_trainer.models.common.text import IGNORE
-from unimrg_trainer.objectives.understanding import Understanding
-from unimrg_trainer.rng import generator
+from unimrg_trainer.objectives.registry import objective
+from unimrg_trainer.packing.composition import Composition
 from unimrg_trainer.sample import Sample
 
-FAMILIES = {"harmon": harmon_rows.family(), "openuni": openuni_rows.family(), "showo": showo_rows.family()}
-FURTHER = [{"question": "And the cat?", "answer": "Left."}, {"question": "Why?", "answer": "It sleeps."}]
+TURNS = [{"question": "And beside it?", "answer": "A red cross."}, {"question": "Is it near?", "answer": "No."}]
+WRITTEN = {
+    "harmon": "{0}Where is it?END\nSTARTassistant\nLeft.END\n"
+    "STARTuser\nAnd beside it?END\nSTARTassistant\nA red cross.END\nSTARTuser\nIs it near?END\nSTARTassistant\nNo.END",
+    "showo": "USER: Where is it? ASSISTANT: Left.EOTUSER: And beside it? ASSISTANT: A red cross.EOT"
+    "USER: Is it near? ASSISTANT: No.EOT",
+}
+WRITTEN["openuni"] = WRITTEN["harmon"]
 
 
-def talked(key: str, *, image: bool = True, further: Sequence[dict[str, str]] = FURTHER) -> Sample:
-    plain = sample(key, image=image)
-    return Sample(
-        plain.key, plain.image, question="What is it?", answer="A room.", attributes={"further": list(further)}
-    )
-
-
-def row_of(family: Any, said: Sample) -> Any:
-    task = Understanding().task(said, generator("test"))
+def texts_of(family: Any, further: list[dict[str, str]]) -> tuple[list[int], list[int], Any]:
+    """Ids and labels of the last text of a row about an image, and the row."""
+    attributes = {"further": further} if further else {}
+    sample = Sample("sample", picture("sample"), question="Where is it?", answer="Left.", attributes=attributes)
+    understanding = objective("Understanding")
+    task = understanding.task(sample, np.random.default_rng(0))
     (row,) = family.plan("Understanding", [(0, task)], rng_for)
-    return row
+    text = (row.parts if hasattr(row, "parts") else row.segments)[-1]
+    return list(text.token_ids), list(text.labels), row
 
 
-def texts(row: Any) -> tuple[list[int], list[int]]:
-    """Ids and labels of all text of a row, in order."""
-    parts = [part for part in getattr(row, "segments", None) or row.parts if hasattr(part, "token_ids")]
-    return [each for part in parts for each in part.token_ids], [each for part in parts for each in part.labels]
+def spelt(family: Any, ids: list[int]) -> str:
+    """The text of ids, special tokens as words."""
+    tokenizer = family.tokenizer
+    words = {"EOT": "<|endoftext|>"} if family.name == "showo" else {"START": "<|im_start|>", "END": "<|im_end|>"}
+    names = {tokenizer.special(name): word for word, name in words.items()}
+    if family.name == "openuni":
+        names[family.template.image_end] = ""
+    parts, run = [], list[int]()
+    for token in [*ids, None]:
+        if token is None or token in names:
+            parts += [tokenizer.decode(run), names.get(token, "")]
+            run = []
+        else:
+            run.append(token)
+    return "".join(parts)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_all_answers_are_learnt_and_no_question_is(name: str) -> None:
-    family = FAMILIES[name]
-    row = row_of(family, talked("a"))
-    ids, labels = texts(row)
-    lead = " " if name == "showo" else ""
-    end = family.tokenizer.special("<|endoftext|>") if name == "showo" else family.tokenizer.turn_end
-    encode = family.tokenizer.encode
-    learnt = [[*encode(f"{lead}{answer}"), end] for answer in ("A room.", "Left.", "It sleeps.")]
-    assert [label for label in labels if label != IGNORE] == [*chain(*learnt)]
-    assert row.loss_terms == len([*chain(*learnt)])
-    assert all(label in (IGNORE, token) for token, label in zip(ids, labels, strict=True))
-    if name == "showo":
-        between = encode("USER: And the cat? ASSISTANT:")
-    else:
-        start = family.tokenizer.turn_start
-        turn = [start, *encode("user\n")] if name == "harmon" else [start]
-        asked = encode("And the cat?") if name == "harmon" else encode("user\nAnd the cat?")
-        between = [*encode("\n"), *turn, *asked, end, *encode("\n"), start, *encode("assistant\n")]
-    first = next(n for n, label in enumerate(labels) if label != IGNORE) + len(learnt[0])
-    assert ids[first : first + len(between)] == between
+@pytest.mark.parametrize("name", WRITTEN)
+def test_each_answer_of_a_conversation_is_predicted_and_nothing_else(name: str) -> None:
+    family = tiny_family(name)
+    ids, labels, row = texts_of(family, TURNS)
+    assert spelt(family, ids) == WRITTEN[name].format("\n")
+    predicted = [token for token, label in zip(ids, labels, strict=True) if label != IGNORE]
+    assert predicted == [label for label in labels if label != IGNORE]
+    end = "EOT" if name == "showo" else "END"
+    assert [answer.strip() for answer in spelt(family, predicted).split(end)] == ["Left.", "A red cross.", "No.", ""]
+    assert row.loss_terms == len(predicted)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_turns_beyond_the_limit_are_cut_at_the_end(name: str) -> None:
-    family = FAMILIES[name]
-    one, many = row_of(family, talked("a", further=())), row_of(family, talked("a", further=FURTHER * 200))
-    ids, labels = texts(many)
-    assert ids[: len(texts(one)[0])] == texts(one)[0]
-    assert one.loss_terms < many.loss_terms == sum(label != IGNORE for label in labels)
-    assert len(ids) <= family.config.question_limit + len(texts(one)[0])
+@pytest.mark.parametrize("name", WRITTEN)
+def test_a_conversation_beyond_the_limit_ends_with_an_answer(name: str) -> None:
+    family = tiny_family(name)
+    limit = family.config.question_limit
+    ids, labels, row = texts_of(family, TURNS * 40)
+    assert len(ids) <= limit and labels[-1] != IGNORE
+    assert row.loss_terms == sum(label != IGNORE for label in labels)
+    assert ids[: len(texts_of(family, [])[0])] == texts_of(family, [])[0]
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", WRITTEN)
+def test_the_loss_of_a_conversation_is_that_of_its_answers(name: str) -> None:
+    """Sums of negative log-likelihoods, to which each further answer adds, and which no question changes."""
+    family = tiny_family(name)
+    module = perturbed(family).eval()
+
+    def loss(further: list[dict[str, str]]) -> float:
+        _, _, row = texts_of(family, further)
+        batch = family.collate([row], rng_for, Composition.OFFICIAL)
+        return module(family.prepare(batch, CPU, torch.float64)).sum().item()
+
+    alone, more, last = loss([]), loss(TURNS[:1]), loss(TURNS)
+    assert alone < more < last
+
+
+@pytest.mark.parametrize("name", WRITTEN)
 def test_a_text_alone_is_a_row_without_an_image(name: str) -> None:
-    row = row_of(FAMILIES[name], talked("t", image=False))
-    parts = getattr(row, "segments", None) or row.parts
+    sample = Sample("text", question="Where is it?", answer="Left.")
+    task = objective("Understanding").task(sample, np.random.default_rng(0))
+    (row,) = tiny_family(name).plan("Understanding", [(0, task)], rng_for)
+    parts: Any = row.parts if hasattr(row, "parts") else row.segments
     assert all(hasattr(part, "token_ids") for part in parts) and row.loss_terms > 0

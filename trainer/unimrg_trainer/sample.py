@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -32,6 +32,13 @@ class Sample:
     turns that follow in the same conversation, each with `question` and `answer`."""
     encodings: Mapping[str, np.ndarray] = field(default_factory=dict)
     """Name → what a model's frozen encoder made of image or map; only where that was asked for instead of pixels."""
+    replaces: str = ""
+    """What is wrong with the sample in whose place this one is read; "" for a sample in its own place."""
+
+    @property
+    def further(self) -> Sequence[tuple[str, str]]:
+        """The turns of a conversation that follow question and answer, each a question with its answer."""
+        return [(turn["question"], turn["answer"]) for turn in self.attributes.get("further", ())]
 
     def squared(self) -> Sample:
         """Return the sample padded to a square: the image with grey, its maps with 0 (far away, no contour)."""

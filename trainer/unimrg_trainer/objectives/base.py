@@ -24,7 +24,7 @@ class Task:
     answer: str | None = None
     """The text to predict."""
     further: Sequence[tuple[str, str]] = ()
-    """Questions and answers that follow in the same conversation; the answers are to be predicted too."""
+    """Questions that follow in the same conversation, with their answers, which are predicted too."""
     map: ImageMap | None = None
     """The map of the sample to generate."""
 

@@ -103,17 +103,20 @@ def prepare(
     work.make(Maker(maps, encoder), share)
     if share.worker == 0:
         work.wait()
-        manifests = work.finish(provenance(specs, encoder, maps))
+        manifests = work.finish(provenance(specs, sources, encoder, maps))
         publish(store, Publication(digest=digest, prefix=work.prefix, manifests=manifests))
     return Prepared(digest, work.prefix, reused=False)
 
 
-def provenance(specs: Sequence[SourceSpec], encoder: Encoder | None, maps: Sequence[MapProducer]) -> dict[str, Any]:
+def provenance(
+    specs: Sequence[SourceSpec], sources: Mapping[str, Source], encoder: Encoder | None, maps: Sequence[MapProducer]
+) -> dict[str, Any]:
     """Return what a manifest says of where its samples are from: sources as the job names them, with their licences,
-    what made maps and encodings, from which weights, and the versions of the libraries at work."""
+    and by their content; what made maps and encodings, from which weights; versions of the libraries at work."""
     used = [*_LIBRARIES, *(_OF_MODELS if maps or encoder is not None else ())]
     return {
         "sources": [dict([spec.selected()]) for spec in specs],
+        "content": {name: source.identity() for name, source in sources.items()},
         "maps": {producer.map: producer.identity() for producer in maps},
         "encoder": None if encoder is None else encoder.identity(),
         "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in used}},

@@ -14,6 +14,7 @@ from unimrg_trainer.preparation.base import Source, SourceFactory, SourcePlace
 
 SOURCES = {
     "scenes": "unimrg_trainer.preparation.sources.scenes:Scenes",
+    "photographs": "unimrg_trainer.preparation.sources.photographs:Photographs",
     "images": "unimrg_trainer.preparation.sources.folder:Images",
     "folder": "unimrg_trainer.preparation.sources.folder:Folder",
     "llava": "unimrg_trainer.preparation.sources.llava:Llava",

@@ -1,4 +1,4 @@
-"""Text in training rows: tokens with labels, and answers cut to the room that their first question leaves."""
+"""Text in training rows: tokens with labels, and conversations cut to the room that there is."""
 
 from __future__ import annotations
 
@@ -23,31 +23,29 @@ class TextSegment(Segment):
     labels: tuple[int, ...]
 
 
+def text_segment(ids: Sequence[int], answer: Sequence[int] = ()) -> TextSegment:
+    """Return a segment of `ids`, which are not predicted, and of an `answer` behind them, which is."""
+    return TextSegment(length=len(ids) + len(answer), token_ids=(*ids, *answer), labels=(*[IGNORE] * len(ids), *answer))
+
+
 class Turns(Protocol):
-    """A family's template, as far as a conversation goes on behind its first question."""
+    """What a family's template says of a conversation's texts."""
 
     def answer(self, text: str) -> list[int]:
-        """Ids of an answer, all of which are learnt."""
+        """Ids of an answer, all of which are predicted."""
         ...
 
-    def further(self, text: str) -> list[int]:
-        """Ids between an answer and the answer to a later question."""
+    def follow_up(self, text: str) -> list[int]:
+        """Ids between an answer and the answer to the question that follows it."""
         ...
 
 
-def text_segment(ids: Sequence[int], answer: Sequence[int] = (), labels: Sequence[int] | None = None) -> TextSegment:
-    """Return a segment of `ids`, which are not learnt, and of an `answer` behind them, which is, or has `labels`."""
-    learnt = answer if labels is None else labels
-    return TextSegment(length=len(ids) + len(answer), token_ids=(*ids, *answer), labels=(*[IGNORE] * len(ids), *learnt))
+def conversation(task: Task, question: Sequence[int], template: Turns, limit: int) -> TextSegment:
+    """Return a question, as its ids, with its answer and the further turns of a task: at most `limit` tokens.
 
-
-def answers(task: Task, question: Sequence[int], template: Turns, limit: int) -> tuple[list[int], list[int]]:
-    """Return what follows the first question, as ids and labels: its answer, then further questions with their answers.
-
-    As much as fits within `limit` tokens. UserError (DATA_CORRUPT) where nothing does.
+    What does not fit is cut at the end. UserError (DATA_CORRUPT) where nothing of the first answer does.
     """
-    room = limit - len(question)
-    if room <= 0:
+    if len(question) >= limit:
         raise UserError(
             f"sample {task.sample.key!r}: a question of {len(question)} tokens leaves no room for its answer "
             f"within {limit}: {task.prompt[:60]!r}",
@@ -55,17 +53,19 @@ def answers(task: Task, question: Sequence[int], template: Turns, limit: int) ->
             exit_code=ExitCode.DATA_CORRUPT,
         )
     assert task.answer is not None
-    ids = template.answer(task.answer)
-    labels = list(ids)
-    for asked, answered in task.further:
-        between, answer = template.further(asked), template.answer(answered)
-        if len(ids) + len(between) >= room:
+    ids, labels = list[int](), list[int]()
+    turns = [(list(question), task.answer)]
+    turns += [(template.follow_up(asked), answered) for asked, answered in task.further]
+    for asked_ids, answered in turns:
+        if len(ids) + len(asked_ids) >= limit:
             break
-        ids = [*ids, *between, *answer]
-        labels += [*[IGNORE] * len(between), *answer]
-    return ids[:room], labels[:room]
+        answer_ids = template.answer(answered)
+        ids += [*asked_ids, *answer_ids]
+        labels += [*[IGNORE] * len(asked_ids), *answer_ids]
+    ids, labels = ids[:limit], labels[:limit]
+    return TextSegment(length=len(ids), token_ids=tuple(ids), labels=tuple(labels))
 
 
-def learnt(labels: Sequence[int]) -> int:
-    """Return how many tokens are to be predicted."""
+def labelled(labels: Sequence[int]) -> int:
+    """Return how many tokens are predicted."""
     return sum(label != IGNORE for label in labels)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from unimrg_api.sizes.openuni import OpenUniConfig
 from unimrg_trainer.maps.base import ImageMap
 from unimrg_trainer.models.base import Row
-from unimrg_trainer.models.common.text import answers, learnt, text_segment
+from unimrg_trainer.models.common.text import conversation, labelled, text_segment
 from unimrg_trainer.models.openuni.template import Template
 from unimrg_trainer.objectives.base import Task
 from unimrg_trainer.packing.segments import Segment
@@ -54,9 +54,9 @@ def lay_out(config: OpenUniConfig, template: Template, objective: str, global_ro
         segments.append(ImageSegment(length=config.vision.tokens, sample=task.sample, for_question=task.map is None))
     if task.map is None:
         question = template.question(task.prompt, with_image=with_image)
-        answer, labels = answers(task, question, template, config.question_limit)
-        segments.append(text_segment(question, answer, labels))
-        loss_terms = learnt(labels)
+        text = conversation(task, question, template, config.question_limit)
+        segments.append(text)
+        loss_terms = labelled(text.labels)
     else:
         segments.append(text_segment(template.prompt(task.prompt, with_image=with_image)))
         segments.append(QuerySegment(length=config.queries, sample=task.sample, map=task.map))

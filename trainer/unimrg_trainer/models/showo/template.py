@@ -36,8 +36,8 @@ class Template:
         """Ids of an answer, all of which are learnt."""
         return [*self._tokenizer.encode(f" {text.strip()}"), self.text_end]
 
-    def further(self, text: str) -> list[int]:
-        """Ids between an answer and the answer to a later question."""
+    def follow_up(self, text: str) -> list[int]:
+        """Ids between an answer and the answer to the question that follows it."""
         return self.question(text)
 
     def prompt(self, text: str) -> list[int]:

@@ -11,12 +11,12 @@ from unimrg_api.spec_maps import MapsSpec
 from unimrg_api.spec_platform import StorageSpec
 from unimrg_trainer.preparation.producers.base import MapProducer
 
-PRODUCERS = {
+MODELS = {
     "depth.depthAnything": "unimrg_trainer.preparation.producers.depth_anything:DepthAnything",
     "segmentation.sam": "unimrg_trainer.preparation.producers.sam:Sam",
     "segmentation.hed": "unimrg_trainer.preparation.producers.hed:Hed",
 }
-"""Place in `spec.data.maps`, from the map's name on → factory."""
+"""Place below `spec.data.maps` → factory."""
 
 
 def open_producers(
@@ -33,10 +33,10 @@ def open_producers(
     `storage` says how `s3://` is spoken to; copies of weights from elsewhere are kept in `cache`.
     """
     found: list[MapProducer] = []
-    for place, spec in ({} if maps is None else maps.weights()).items():
+    for place, spec in ({} if maps is None else maps.models()).items():
         from unimrg_trainer.preparation.producers.weights import Weights  # torch, too, only where a model is named
 
         weights = Weights(f"spec.data.maps.{place}", resolve_uri(spec.weights, base), spec.sha256, storage, cache)
-        module, _, name = PRODUCERS[place].partition(":")
+        module, _, name = MODELS[place].partition(":")
         found.append(getattr(import_module(module), name)(spec, weights, device))
     return found
