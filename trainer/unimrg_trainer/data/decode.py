@@ -84,7 +84,8 @@ def take_in(content: bytes) -> TakenIn:
         with Image.open(io.BytesIO(content)) as image:
             if image.width * image.height > MAXIMUM_PIXELS:
                 raise ValueError(_TOO_LARGE)
-            if image.getexif().get(_ORIENTATION, 1) != 1:
+            looked_for = image.format != "PNG" or "exif" in image.info  # else the whole PNG is decoded to find none
+            if looked_for and image.getexif().get(_ORIENTATION, 1) != 1:
                 odd.append("its EXIF tag asks for a rotation, which is ignored")
             if image.format not in ("JPEG", "PNG"):
                 odd.append(f"{image.format}, stored as PNG")
@@ -93,9 +94,7 @@ def take_in(content: bytes) -> TakenIn:
             if image.mode in _ODD_MODES:
                 odd.append(_ODD_MODES[image.mode])
             if image.format == "PNG":
-                image.load()  # OpenCV decodes what there is of one that is cut off
-                if image.mode == "RGB":
-                    return TakenIn(content, np.asarray(image), odd)
+                image.verify()  # OpenCV decodes what there is of one that is cut off
     except Image.DecompressionBombError as error:
         raise ValueError(_TOO_LARGE) from error
     except UnidentifiedImageError as error:
