@@ -18,6 +18,7 @@ from tests.support.s3_answers import answering
 from tests.support.s3_server import S3Server
 from tests.support.s3_stores import Place
 from tests.support.tcp_gate import TcpGate
+from tests.support.written_shards import write_split
 from unimrg_api.errors import Interrupted, UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.spec_platform import SourceSpec, StorageSpec
@@ -27,7 +28,6 @@ from unimrg_trainer.engine.row_reader import RowReader
 from unimrg_trainer.objectives.registry import objective
 from unimrg_trainer.preparation import prepare as prepare_module
 from unimrg_trainer.preparation.prepare import prepare
-from unimrg_trainer.preparation.write import write_split
 from unimrg_trainer.scenes import generate
 from unimrg_trainer.storage import patient, s3
 from unimrg_trainer.storage.base import StorageError
