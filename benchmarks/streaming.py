@@ -113,13 +113,13 @@ def ours(endpoint: str, row: str, count: int, first: int) -> None:
     from unimrg_trainer.data.dataset import Dataset
     from unimrg_trainer.data.prefetch import Prefetcher
     from unimrg_trainer.data.read_ahead import ReadAhead
-    from unimrg_trainer.storage import open_store
+    from unimrg_trainer.storage.s3 import S3Store
 
     wanted: dict[str, Any] = {"maps": ("depth", "segmentation")}
     if row == "b":
         wanted = {"maps": (), "image": False, "encodings": [f"toy-512.{name}" for name in "abcd"]}
     print("start", flush=True)
-    store = open_store(f"s3://{row}", StorageSpec(endpoint=endpoint, addressing="Path"))
+    store = S3Store(f"s3://{row}", StorageSpec(endpoint=endpoint, addressing="Path"))
     data = Dataset.open(store, "train", DIGEST)
     order = data.order("images", 1)
     groups = (
@@ -157,7 +157,7 @@ def decode_only(folder: Path, row: str, count: int) -> None:
     """Decode the same samples from memory in two threads, and nothing else: what no reader can be faster than."""
     from unimrg_trainer.data.members import decode_member
 
-    contents = list(samples_of(row, min(count, 96)))
+    contents = list(samples_of(row, min(count, 32)))
     print("start", flush=True)
     print("first", flush=True)
 
@@ -267,7 +267,7 @@ def main() -> None:
         else:
             decode_only(Path(place), row, int(count))
         return
-    rounds, counts = (2, {"a": 480, "b": 960, "c": 192}) if chosen.quick else (5, {"a": 1920, "b": 3840, "c": 960})
+    rounds, counts = (2, {"a": 256, "b": 768, "c": 96}) if chosen.quick else (5, {"a": 1920, "b": 3840, "c": 960})
     keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "OMP_NUM_THREADS": "1"}
     environment = {**os.environ, **keys, "PYTHONWARNINGS": "ignore"}
     results: dict[str, dict[str, list[dict[str, float]]]] = {}

@@ -8,6 +8,7 @@ documentation does it. Prints a line when the first batch is there, and one at t
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import random
@@ -125,6 +126,7 @@ def spdl_boto3(urls: list[str], samples: int, batch: int) -> Iterable[Any]:
     return batches()
 
 
+MODULES = {"webdataset": ("torch", "webdataset"), "spdl + boto3": ("boto3", "spdl.pipeline")}
 RIVALS = {"webdataset": webdataset, "spdl + boto3": spdl_boto3}
 
 
@@ -132,6 +134,8 @@ def main() -> None:
     name, base, shards, samples, batch = sys.argv[1:]
     urls = [f"{base}/{shard}" for shard in shards.split(",")]
     read = 0
+    for module in MODULES[name]:  # what is imported is no reading
+        importlib.import_module(module)
     print("start", flush=True)
     for found in RIVALS[name](urls, int(samples), int(batch)):
         if not read:
