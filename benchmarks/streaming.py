@@ -1,6 +1,6 @@
 """What reading samples costs beside the best that others offer: CPU, speed, first batch, resume, memory.
 
-python benchmarks/streaming.py [--quick] [--rivals PYTHON]
+python benchmarks/streaming.py [--quick] [--rows ab] [--rivals PYTHON]
 
 Needs nginx with its Lua module on the PATH; it serves the shards at full speed, and behind another port as a far object
 store does: 30 ms to the first byte, 64 MB/s per connection. PYTHON is an interpreter with streaming_rivals.txt; without
@@ -257,6 +257,7 @@ def median(runs: list[dict[str, float]], figure: str) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description="What reading samples costs.")
     parser.add_argument("--quick", action="store_true", help="fewer samples and rounds")
+    parser.add_argument("--rows", default="".join(ROWS), help="of a, b and c, e.g. ab")
     parser.add_argument("--rivals", default="", help="interpreter of the rivals' environment")
     parser.add_argument("--one", nargs=5, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
@@ -274,10 +275,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="streaming-") as name:
         folder = Path(name)
         folder.chmod(0o755)
-        shards = {row: write(folder, row, count) for row, count in counts.items()}
+        shards = {row: write(folder, row, count) for row, count in counts.items() if row in chosen.rows}
         with serving(folder) as (fast, far):
             me = [sys.executable, __file__, "--one"]
-            for row, number in itertools.product(ROWS, range(rounds)):
+            for row, number in itertools.product(chosen.rows, range(rounds)):
                 count = str(counts[row])
                 commands = {
                     "ours": [*me, "ours", fast, row, count, "0"],

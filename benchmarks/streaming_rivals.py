@@ -97,7 +97,8 @@ def spdl_boto3(urls: list[str], samples: int, batch: int) -> Iterable[Any]:
     def shuffled() -> Iterator[dict[str, bytes]]:
         buffer: list[dict[str, bytes]] = []
         shards = PipelineBuilder().add_source(order).pipe(fetch, concurrency=2).pipe(cut).add_sink(2)
-        with shards.build(num_threads=2) as pipeline:
+        pipeline = shards.build(num_threads=2)
+        with pipeline.auto_stop():
             for content in pipeline:
                 for sample in content:
                     if len(buffer) < SHUFFLE:
@@ -120,7 +121,7 @@ def spdl_boto3(urls: list[str], samples: int, batch: int) -> Iterable[Any]:
     )
 
     def batches() -> Iterator[Any]:
-        with pipeline:
+        with pipeline.auto_stop():
             yield from pipeline
 
     return batches()
