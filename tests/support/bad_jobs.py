@@ -7,6 +7,7 @@ tests/cluster/test_bad_jobs_at_the_server.py (the API server's).
 from __future__ import annotations
 
 import copy
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,6 +83,20 @@ spec:
     sources:
       - scenes: {train: 100, heldOut: 10, imageSize: 48, seed: 7}
       - images: {uri: file:///mnt/models/photographs}
+      - folder: {uri: file:///mnt/models/own, heldOut: 5, licence: CC0-1.0}
+      - llava:
+          annotations: file:///mnt/models/llava.json
+          images: file:///mnt/models/coco
+          maps: {depth: file:///mnt/models/depth, segmentation: file:///mnt/models/contours}
+          heldOut: 7
+    maps:
+      depth:
+        depthAnything:
+          weights: file:///mnt/models/v2
+          sha256: "0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f"
+      segmentation:
+        sam: {weights: "hf://facebook/sam@1e1e1e1e1e1e1e1e1e1e1e1e1e1e1e1e1e1e1e1e", pointsPerSide: 16, style: Regions}
+    preparation: {pods: 2, processes: 8, maxBadFraction: "0.02"}
     shards: [file:///mnt/scratch/shards]
   storage:
     endpoint: https://minio.example:9000
@@ -195,6 +210,7 @@ TRAINING, BATCH, OPTIMIZER = "spec.training", "spec.training.batch", "spec.train
 OBJECTIVES, DEPTH = "spec.objectives", '{name: Depth, weight: "0.5"}'
 SOURCES, SCENES = "spec.data.sources", "      - scenes: {train: 100, heldOut: 10, imageSize: 48, seed: 7}"
 ENCODING = "    shards: [file://data]\n    imageEncoding: "
+ONLINE, READING = "    imageEncoding: Online", "spec.data.reading"
 BENCHMARKS, SPATIAL = "spec.stages.evaluate.benchmarks", "[spatial: {questions: 8}]"
 URI, RUN = "spec.checkpoint.uri", "uri: file://run"
 MLFLOW, LABELS = "spec.tracking.mlflow", "metadata.labels"
@@ -309,7 +325,17 @@ BAD_JOBS = [
     *bad("spec.trainer.diagnostics.gradientNormsEvery", "gradientNormsEvery: 5", "gradientNormsEvery: 0"),
     *bad("spec.trainer.diagnostics.profileStep", "profileStep: 4", "profileStep: 0", "profileStep: 39"),
     *bad("spec.trainer.diagnostics.deterministic", "deterministic: Never", "deterministic: false"),
-    *bad("spec.data.shards", "[file://data]", "file://data", "[]", "[file://data, file://more]"),
+    *bad("spec.data.shards", "[file://data]", "file://data", "[]", f"[{', '.join(['file://data'] * 17)}]"),
+    *bad("spec.data.weights", ONLINE, f"{ONLINE}\n    weights: []"),
+    *bad("spec.data.weights[0]", ONLINE, f"{ONLINE}\n    weights: [1]", f'{ONLINE}\n    weights: ["-1"]'),
+    *bad(
+        f"{READING}.patienceSeconds", ONLINE, *(f"{ONLINE}\n    reading: {{patienceSeconds: {n}}}" for n in (-1, 86401))
+    ),
+    *bad(
+        f"{READING}.maxSubstitutedFraction",
+        ONLINE,
+        *(f"{ONLINE}\n    reading: {{maxSubstitutedFraction: {text}}}" for text in ("0.01", '"1.1"')),
+    ),
     # rules between fields
     *bad(f"{BATCH}.rowsPerObjective", "cohortRows: 8", "cohortRows: 5"),
     *bad(f"{TRAINING}.schedule.warmupSteps", "warmupSteps: 5", "warmupSteps: 51"),
@@ -328,6 +354,8 @@ BAD_JOBS = [
     *bad(BENCHMARKS, SPATIAL, "[spatial: {}, spatial: {questions: 8}]", "[spatial: {}, custom: {name: spatial}]"),
     *bad(BENCHMARKS, SPATIAL, "[generatedMaps: {}, spatial: {}, generatedMaps: {images: 8}]"),
     *bad("spec.data.imageEncoding", "imageEncoding: Online", "imageEncoding: online"),
+    *bad("spec.data.weights", ONLINE, *(f"{ONLINE}\n    weights: {text}" for text in ('["1", "2"]', '["0.0"]'))),
+    *bad("spec.data.shards", f"{ENCODING}Online", f"{ENCODING}Prepared".replace("data]", "data, file://more]")),
     *bad("spec.trainer.rdma", "compile: Never", "rdma: Always"),
     *bad("spec.data.imageEncoding", f"    sources:\n{SCENES}\n{ENCODING}Online", f"{ENCODING}Prepared"),
     *bad(SOURCES, SCENES, f"{SCENES}\n{SCENES}", "      - images: {uri: file:///a}"),
@@ -341,6 +369,11 @@ def _on_cluster(path: str, old: str, *new: str) -> list[BadJob]:
 ENDPOINT, ADDRESS = "spec.storage.endpoint", "https://minio.example:9000"
 VOLUMES, SPARE, SCRATCH = "spec.trainer.volumes", "mountPath: /mnt/spare", "mountPath: /mnt/scratch"
 INIT, SHARDS, WEIGHTS = "spec.model.init", "spec.data.shards", "/mnt/models/harmon"
+MAPS, DEPTH_WEIGHTS, SAM = "spec.data.maps", "file:///mnt/models/v2", "sam: {weights"
+GOOD_SAM = next(line for line in GOOD_CLUSTER_JOB.splitlines() if "  sam: " in line)
+(GOOD_DEPTH,) = re.findall(r"      depth:\n(?:        .*\n)+", GOOD_CLUSTER_JOB)
+GOOD_SOURCES, GOOD_MAPS = re.findall(r"    (?:sources|maps):\n(?:      .*\n)+", GOOD_CLUSTER_JOB)
+DEPTH_ANYTHING, SEGMENTATION = f"{MAPS}.depth.depthAnything", f"{MAPS}.segmentation"
 
 BAD_JOBS += [
     *_on_cluster(ENDPOINT, ADDRESS, "https://me:hunter2@minio", f"{ADDRESS}/bucket", "minio:9000", "https://a:65536"),
@@ -360,7 +393,26 @@ BAD_JOBS += [
     *_on_cluster(f"{VOLUMES}[2].mountPath", SPARE, *(f"mountPath: {path}" for path in ("/run", "/dev/shm"))),
     *_on_cluster(f"{VOLUMES}[1].mountPath", SCRATCH, 'mountPath: "", readOnly: Always', "mountPath: mnt"),
     *_on_cluster(f"{VOLUMES}[0].readOnly", "readOnly: Always", "readOnly: true"),
-    *_on_cluster(f"{SOURCES}[1].images.uri", "file:///mnt/models/ph", "s3://bucket/ph"),
+    *_on_cluster(
+        f"{SOURCES}[0].photographs.heldOut", SCENES, *(f"      - photographs: {{heldOut: {n}}}" for n in (0, 9, "two"))
+    ),
+    *_on_cluster(
+        f"{DEPTH_ANYTHING}.weights", DEPTH_WEIGHTS, "hf://a/b", f"hf://a@{'1e' * 20}", "s3://bucket", "/depth"
+    ),
+    *_on_cluster(f"{DEPTH_ANYTHING}.sha256", "0f" * 32, "0F" * 32, "0f" * 20),
+    *_on_cluster(f"{MAPS}.depth", GOOD_DEPTH, "      depth: {}\n"),
+    *_on_cluster(SEGMENTATION, SAM, "hed: {weights: file:///mnt/models/hed}\n        sam: {weights"),
+    *_on_cluster(f"{SEGMENTATION}.sam.pointsPerSide", "pointsPerSide: 16", "pointsPerSide: 0", "pointsPerSide: 129"),
+    *_on_cluster(f"{SEGMENTATION}.sam.style", "style: Regions", "style: regions"),
+    *_on_cluster(MAPS, GOOD_MAPS, "    maps: {}\n"),
+    *_on_cluster(MAPS, GOOD_SOURCES, ""),
+    *_on_cluster(f"{SOURCES}[1].images.uri", "file:///mnt/models/ph", "s3://B/ph"),
+    *_on_cluster(f"{SOURCES}[2].folder.heldOut", "heldOut: 5", "heldOut: 0"),
+    *_on_cluster(f"{SOURCES}[2].folder.licence", "CC0-1.0", '" "'),
+    *_on_cluster(f"{SOURCES}[3].llava.images", "          images: file:///mnt/models/coco\n", ""),
+    *_on_cluster("spec.data.preparation.pods", "pods: 2", "pods: 0"),
+    *_on_cluster("spec.data.preparation.processes", "processes: 8", "processes: 65"),
+    *_on_cluster("spec.data.preparation.maxBadFraction", '"0.02"', '"1.5"', "0.02"),
     *_on_cluster(f"{TRAINING}.parts", GOOD_MODEL, *(MODEL_WITH_ENCODER.format(one) for one in ("openuni", "showo"))),
     *_on_cluster(f"{TRAINING}.parts", GOOD_MODEL, *ALL_FROZEN),
     *_on_cluster("spec.runPolicy.maxBackoffSeconds", "backoffSeconds: 5,", "backoffSeconds: 61,"),
@@ -378,6 +430,16 @@ FOR_A_CLUSTER = [
     *_on_cluster(INIT, f"file://{WEIGHTS}", "file://harmon"),
     *_on_cluster("spec.model.assets", "/mnt/models/assets", "/home/me/assets", "/mnt/models2", "/mnt/models/../x"),
     *_on_cluster(SOURCES, "/mnt/models/ph", "/home/ph"),
+    *_on_cluster(f"{DEPTH_ANYTHING}.weights", "/mnt/models/v2", "/home/me/depth", "/mnt/models/../x"),
+    *_on_cluster(f"{SEGMENTATION}.sam.weights", "hf://facebook/sam@" + "1e" * 20, "file:///home/me/sam"),
+    *_on_cluster(f"{SEGMENTATION}.hed.weights", GOOD_SAM, "        hed: {weights: file:///home/me/hed}"),
+    *_on_cluster(SOURCES, "/mnt/models/own", "/home/own"),
+    *_on_cluster(SOURCES, "folder: {uri: file:///mnt/models", "webDataset: {uri: file:///home"),
+    *(
+        case
+        for place in ("llava.json", "coco", "depth", "contours")
+        for case in _on_cluster(SOURCES, f"/mnt/models/{place}", f"/home/{place}")
+    ),
     *_on_cluster(SHARDS, "/mnt/scratch/shards", "/data", "/mnt/models/shards"),
     *_on_cluster(URI, "s3://runs/good", "file://run", "file:///mnt/models"),
     *_on_cluster(f"{MLFLOW}.uri", "https://mlflow.example", "sqlite:///runs.db"),

@@ -35,7 +35,7 @@ FAILURE_WINDOW_SECONDS = 10
 CHILD_LOST = Rule("ChildLost", "the attempt's object was deleted", Action.RESTART, Budget.INFRA)
 
 CLOCK_TOLERANCE_SECONDS = 2
-"""After a peer has gone, a program ends with `COMMUNICATION`: one that by its clock ended so much later may be it."""
+"""A program ends with `COMMUNICATION` because a peer has gone, even if that peer ended later by its node's clock."""
 
 _SECONDARY_EXIT_CODES: set[int] = {
     ExitCode.COMMUNICATION,

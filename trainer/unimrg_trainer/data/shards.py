@@ -1,8 +1,11 @@
 """The format of prepared data: WebDataset tars, an index beside each, and one manifest per split.
 
-    <split>/manifest.json            samples, questions, shards with sha256 of tar and index
+    <split>/manifest.json            counts, shards with sha256 of tar and index, odd items, where all of it is from
     <split>/<split>-000000.tar       plain tar: <key>.json, <key>.<encoding>.npy, <key>.png or .jpg, <key>.<map>.png
     <split>/<split>-000000.tar.idx   JSON: for every sample and member its offset, length and crc32
+
+Samples with an image come before those of text alone. An item of a source that is no sample, for it cannot be read, is
+listed in its tar, in the member `__odd__` (names like this are passed over by webdataset).
 
 The tars can be read by `tarfile`, webdataset and the like. We read members by offset from the index, one ranged read
 per sample, and check every byte: a damaged header or body is an error with a name, never a missing sample. Owner, time
@@ -16,21 +19,27 @@ import io
 import json
 import tarfile
 import zlib
-from collections.abc import Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+import numpy as np
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_trainer.storage.base import NotFound, ObjectStore
 
-FORMAT = 3
+FORMAT = 4
 """Goes up when the layout of tar, index or manifest changes; part of the digest of prepared data."""
 
 TEXT_MEMBER = "json"
 IMAGE_MEMBERS = ("png", "jpg")
 """Members of a sample by their extension; every other one is `<map>.png`, or an encoding (`data/members.py`)."""
+
+ODD_MEMBER = "__odd__"
+"""Member of a tar with what was odd about the items that it was made of: a JSON list of `OddItem`."""
+NAMED = 100
+"""Names that a manifest gives of each kind of oddity."""
 
 _BLOCK = tarfile.BLOCKSIZE
 _RESTORE = "delete this data set and prepare it again, or restore the file from a copy"
@@ -40,6 +49,10 @@ class CorruptDataError(UserError):
     """Stored data is not what was written: named by shard, sample key and offset."""
 
     default_exit_code = ExitCode.DATA_CORRUPT
+
+
+class DamagedSample(CorruptDataError):  # noqa: N818 - a condition of one sample, whose place another one may take
+    """One sample cannot be read; those beside it may be whole."""
 
 
 class _Record(BaseModel):
@@ -65,6 +78,23 @@ class IndexEntry(_Record):
     questions: int
     members: dict[str, Member]
 
+    @property
+    def image(self) -> Member | None:
+        """Its image; None for text alone."""
+        return next((self.members[member] for member in IMAGE_MEMBERS if member in self.members), None)
+
+
+class OddItem(_Record):
+    """An item of a source that a person may want to look at: it could not be taken in, or not as it was."""
+
+    number: int
+    """Within its split, from 0, as in the keys of samples."""
+    name: str
+    """What its source calls it, in printable characters."""
+    reason: str
+    left_out: bool
+    """It is no sample."""
+
 
 class ShardIndex(_Record):
     """Content of a `.tar.idx` file: the samples of a tar, and its length (bytes) and sha256."""
@@ -73,10 +103,52 @@ class ShardIndex(_Record):
     length: int
     sha256: str
     samples: list[IndexEntry]
+    odd: list[OddItem] = []
 
     @property
     def questions(self) -> int:
         return sum(sample.questions for sample in self.samples)
+
+
+class IndexTable(Sequence[IndexEntry]):
+    """The samples of one index in arrays: about 150 bytes for each, a twentieth of what they take as objects.
+
+    Raises KeyError, TypeError, AttributeError or ValueError for what is not the content of an index.
+    """
+
+    def __init__(self, samples: Sequence[Mapping[str, Any]]) -> None:
+        """`samples` as they stand in the file (`ShardIndex`)."""
+        self._keys = [str(sample["key"]) for sample in samples]
+        self._names = sorted({name for sample in samples for name in sample["members"]})
+        absent = {"offset": -1, "length": 0, "crc32": 0}
+        rows = [[sample["members"].get(name, absent) for name in self._names] for sample in samples]
+        places = [[(one["offset"], one["length"], one["crc32"]) for one in row] for row in rows]
+        self._places = np.array(places, dtype=np.int64).reshape(len(rows), len(self._names), 3)
+        self._questions = np.cumsum([0, *(int(sample["questions"]) for sample in samples)])
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    @property
+    def questions(self) -> int:
+        return int(self._questions[-1])
+
+    def questions_of(self, sample: int) -> range:
+        """Return the numbers, within the shard, of the questions about a sample."""
+        return range(int(self._questions[sample]), int(self._questions[sample + 1]))
+
+    def sample_of(self, question: int) -> int:
+        """Return the sample that a question is about."""
+        return int(np.searchsorted(self._questions, question, side="right")) - 1
+
+    def __getitem__(self, sample: Any) -> Any:
+        members = {
+            name: Member.model_construct(offset=offset, length=length, crc32=crc32)
+            for name, (offset, length, crc32) in zip(self._names, self._places[sample].tolist(), strict=True)
+            if offset >= 0
+        }
+        questions = len(self.questions_of(sample))
+        return IndexEntry.model_construct(key=self._keys[sample], questions=questions, members=members)
 
 
 class Shard(_Record):
@@ -90,17 +162,33 @@ class Shard(_Record):
     index_sha256: str
 
 
+class Oddity(_Record):
+    """How many items of a split are odd for one reason; `names` are the first of them."""
+
+    count: int
+    left_out: int
+    names: list[str]
+
+
 class Manifest(_Record):
     """Content of a split's `manifest.json`."""
 
     format: int = FORMAT
     split: str
     samples: int
+    images: int
+    """Samples with an image; they are the first ones."""
     questions: int
     shards: list[Shard]
+    odd: dict[str, Oddity] = {}
+    """By reason."""
+    provenance: dict[str, Any] = {}
+    """JSON: where the samples are from, under which licences, what made their maps and encodings, with which versions.
+    For people; nothing depends on it."""
 
 
 Parsed = TypeVar("Parsed", Manifest, ShardIndex)
+_ODD_ITEMS = TypeAdapter(list[OddItem])
 
 
 def tar_entry(name: str, content: bytes) -> bytes:
@@ -120,11 +208,15 @@ def index_of(tar: bytes, where: str) -> ShardIndex:
     """Return the index of a whole tar. Raises CorruptDataError, naming `where`, if it is not one of samples."""
     members: dict[str, dict[str, Member]] = {}
     questions: dict[str, int] = {}
+    odd: list[OddItem] = []
     try:
         with tarfile.open(fileobj=io.BytesIO(tar)) as archive:
             for info in archive:
                 key, _, extension = info.name.partition(".")
                 content = tar[info.offset_data : info.offset_data + info.size]
+                if info.name == ODD_MEMBER:
+                    odd = _ODD_ITEMS.validate_json(content)
+                    continue
                 member = Member(offset=info.offset_data, length=info.size, crc32=zlib.crc32(content))
                 members.setdefault(key, {})[extension] = member
                 if extension == TEXT_MEMBER:
@@ -132,7 +224,12 @@ def index_of(tar: bytes, where: str) -> ShardIndex:
     except (tarfile.TarError, ValueError) as error:
         raise CorruptDataError(f"{where} is not a shard: {error}", remedy=_RESTORE) from error
     samples = [IndexEntry(key=key, questions=questions.get(key, 0), members=found) for key, found in members.items()]
-    return ShardIndex(length=len(tar), sha256=sha256(tar), samples=samples)
+    return ShardIndex(length=len(tar), sha256=sha256(tar), samples=samples, odd=odd)
+
+
+def odd_entry(items: Sequence[OddItem]) -> bytes:
+    """Return the entry of a tar that lists odd items; nothing for none."""
+    return tar_entry(ODD_MEMBER, _ODD_ITEMS.dump_json(list(items))) if items else b""
 
 
 def as_json(record: ShardIndex | Manifest) -> bytes:
@@ -146,42 +243,71 @@ def read_manifest(store: ObjectStore, prefix: str, split: str, expected_sha256: 
     return parse(Manifest, _read_whole(store, key, expected_sha256), f"{store.uri}/{key}")
 
 
-def read_index(store: ObjectStore, prefix: str, split: str, shard: Shard) -> list[IndexEntry]:
+def read_index(store: ObjectStore, prefix: str, split: str, shard: Shard) -> IndexTable:
     """Read and check the index of one shard. Raises CorruptDataError."""
     key = join(prefix, split, shard.name + ".idx")
     where = f"{store.uri}/{key}"
     try:
-        index = parse(ShardIndex, _read_whole(store, key, shard.index_sha256), where)
+        raw = _read_whole(store, key, shard.index_sha256)
     except NotFound as error:
         raise _missing(where) from error
-    if (len(index.samples), index.questions) != (shard.samples, shard.questions):
+    try:
+        content = json.loads(raw)
+        found, table = content["format"], IndexTable(content["samples"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CorruptDataError(f"{where} is not an index: {error!r}", remedy="prepare the data again") from error
+    if found != FORMAT:
+        raise _other_format(where, found)
+    if (len(table), table.questions) != (shard.samples, shard.questions):
         raise CorruptDataError(
-            f"{where} lists {len(index.samples)} samples with {index.questions} questions, "
+            f"{where} lists {len(table)} samples with {table.questions} questions, "
             f"the manifest says {shard.samples} with {shard.questions}",
             remedy="prepare the data again",
         )
-    return index.samples
+    return table
+
+
+class Extent(NamedTuple):
+    """A piece of one object: what one ranged read brings."""
+
+    store: ObjectStore
+    key: str
+    offset: int
+    length: int
+
+
+def extent_of(
+    store: ObjectStore, prefix: str, split: str, shard: Shard, sample: IndexEntry, extensions: Collection[str]
+) -> Extent:
+    """Return the piece of a shard that holds these members of a sample."""
+    members = [sample.members[extension] for extension in extensions]
+    first = min(member.offset for member in members)
+    return Extent(store, join(prefix, split, shard.name), first, max(member.end for member in members) - first)
+
+
+def read_extent(extent: Extent) -> bytes:
+    """Read a piece of an object, fewer bytes where the object ends before. Raises StorageError."""
+    return extent.store.get(extent.key, extent.offset, extent.length)
 
 
 def read_members(
-    store: ObjectStore, prefix: str, split: str, shard: Shard, sample: IndexEntry, extensions: Sequence[str]
+    sample: IndexEntry, extensions: Collection[str], extent: Extent, read: Callable[[Extent], bytes] = read_extent
 ) -> dict[str, bytes]:
-    """Read members of one sample with one ranged read. Raises CorruptDataError for what is damaged twice in a row."""
-    key = join(prefix, split, shard.name)
-    where = f"{store.uri}/{key}"
-    members = {extension: sample.members[extension] for extension in extensions}
-    first = min(member.offset for member in members.values())
-    last = max(member.end for member in members.values())
+    """Read members of one sample with one ranged read, of `extent_of` them. `read` may have the bytes already.
+
+    Raises DamagedSample for what is damaged twice in a row.
+    """
+    where = f"{extent.store.uri}/{extent.key}"
     damage = ""
-    for _ in range(2):
+    for attempt in (read, read_extent):
         try:
-            span = store.get(key, first, last - first)
+            span = attempt(extent)
         except NotFound as error:
             raise _missing(where) from error
-        contents, damage = _cut(span, first, members)
+        contents, damage = _cut(span, extent.offset, {name: sample.members[name] for name in extensions})
         if not damage:
             return contents
-    raise CorruptDataError(f"shard {where} is damaged at sample {sample.key!r}: {damage} (read twice)", remedy=_RESTORE)
+    raise DamagedSample(f"shard {where} is damaged at sample {sample.key!r}: {damage} (read twice)", remedy=_RESTORE)
 
 
 def sha256(content: bytes) -> str:
@@ -201,9 +327,7 @@ def parse(kind: type[Parsed], content: bytes, where: str) -> Parsed:
     except ValidationError as error:
         raise CorruptDataError(f"{where} is not a {kind.__name__}: {error}", remedy="prepare the data again") from error
     if record.format != FORMAT:
-        raise CorruptDataError(
-            f"{where} has format {record.format}, this version reads {FORMAT}", remedy="prepare it again"
-        )
+        raise _other_format(where, record.format)
     return record
 
 
@@ -227,6 +351,10 @@ def _read_whole(store: ObjectStore, key: str, expected_sha256: str | None) -> by
         if expected_sha256 is None or sha256(content) == expected_sha256:
             return content
     raise CorruptDataError(f"{store.uri}/{key} does not match its sha256 (read twice)", remedy=_RESTORE)
+
+
+def _other_format(where: str, found: object) -> CorruptDataError:
+    return CorruptDataError(f"{where} has format {found}, this version reads {FORMAT}", remedy="prepare it again")
 
 
 def _missing(where: str) -> UserError:

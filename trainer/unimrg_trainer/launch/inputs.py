@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import importlib
 import json
 import logging
 import uuid
-from collections.abc import Iterator
 
 from unimrg_api import plugins
 from unimrg_api.cluster import SWEEP_LABEL, sweep_label
@@ -18,7 +16,7 @@ from unimrg_api.fields import resolve_uri
 from unimrg_api.job import UniMRGJob
 from unimrg_api.load import parse_job
 from unimrg_trainer.checkpoint.identity import JOB_KEY, attempt_numbers, claim_attempt, claim_identity, find_attempt
-from unimrg_trainer.job_stores import data_digest, wanted_digest
+from unimrg_trainer.job_stores import data_digest
 from unimrg_trainer.storage.base import ObjectStore, StorageError, put_once
 from unimrg_trainer.tracking.client import check_server
 from unimrg_trainer.tracking.settings import TrackingSettings, tracking_uri
@@ -104,7 +102,7 @@ def find_run(env: PodEnvironment, job: UniMRGJob, run_store: ObjectStore) -> Pod
     training, whose MLflow run must not be closed.
     """
     try:
-        data = wanted_digest(job, env) or data_digest(job, env)
+        data = data_digest(job, env, prepared=False)
     except UserError as error:
         logger.warning("the data set no longer exists; assuming that this prefix belongs to this job: %s", error)
     else:
@@ -118,20 +116,6 @@ def find_run(env: PodEnvironment, job: UniMRGJob, run_store: ObjectStore) -> Pod
     except (StorageError, ValueError, KeyError, TypeError) as error:
         logger.warning("%s/%s does not name the training: %s", run_store.uri, JOB_KEY, error)
     return dataclasses.replace(env, uid=uid, attempt=str(attempt))
-
-
-@contextlib.contextmanager
-def prefix_user_errors(field: str) -> Iterator[None]:
-    """Prefix user errors of the block with a field of the job."""
-    try:
-        yield
-    except JobError:
-        raise  # names its fields itself
-    except UserError as error:
-        if error.message.startswith(field):
-            raise
-        message = f"{field}: {error.message}"
-        raise type(error)(message, remedy=error.remedy, exit_code=error.exit_code) from error
 
 
 def probe(store: ObjectStore) -> None:
@@ -174,12 +158,17 @@ def tracking_settings(job: UniMRGJob, env: PodEnvironment) -> TrackingSettings:
     )
 
 
+def tracking_problem(job: UniMRGJob, env: PodEnvironment) -> str | None:
+    """Return why the MLflow server will not accept the job's records; None if it will, or if it is a local database."""
+    uri = job.spec.tracking.mlflow.uri or ""
+    if not uri.startswith(("http://", "https://")):
+        return None
+    # The identity of the job may not be claimed yet, and no run is made here.
+    numbered = dataclasses.replace(env, uid=env.uid or "check", attempt=env.attempt or "0")
+    return check_server(tracking_settings(job, numbered))
+
+
 def warn_if_tracking_fails(job: UniMRGJob, env: PodEnvironment) -> None:
     """Warn if the MLflow server will not accept the job's records; the job continues."""
-    uri = job.spec.tracking.mlflow.uri or ""
-    if uri.startswith(("http://", "https://")):
-        # The identity of the job may not be claimed yet, and no run is made here.
-        numbered = dataclasses.replace(env, uid=env.uid or "check", attempt=env.attempt or "0")
-        problem = check_server(tracking_settings(job, numbered))
-        if problem is not None:
-            logger.warning("%s. The job continues: its records stay in the spool and are uploaded later", problem)
+    if (problem := tracking_problem(job, env)) is not None:
+        logger.warning("%s. The job continues: its records stay in the spool and are uploaded later", problem)
