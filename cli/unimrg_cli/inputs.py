@@ -68,7 +68,7 @@ def _look(location: Location, path: Path) -> tuple[str, str] | None:
         found = path.is_dir() or (field == "init" and path.exists())
         return None if found else (f"{path} {'is not a folder' if path.exists() else 'does not exist'}", remedy)
     if field == "weights":
-        remedy = "correct the path, or put the weights there (docs/method/data.md says which)"
+        remedy = "correct the path, or put the weights there (docs/method/producers.md says which)"
         return None if path.exists() else (f"{path} does not exist", remedy)
     source = "sources" in location
     remedy = "correct the path, or leave the source out" if source else "correct the path, or give data.sources"

@@ -14,6 +14,7 @@ from tests.models.rows import perturbed, picture
 from tests.models.showo_rows import BOTH, family
 from unimrg_api.sizes.showo import ShowOConfig
 from unimrg_trainer.maps.pixel import PIXEL
+from unimrg_trainer.models.common.text import text_segment
 from unimrg_trainer.models.requests import AnswerRequest, GenerateRequest
 from unimrg_trainer.models.showo.family import ShowOFamily
 from unimrg_trainer.models.showo.inference import draw
@@ -153,7 +154,7 @@ def greedy_without_cache(showo: ShowOFamily, module: ShowO, request: AnswerReque
     with torch.no_grad():
         while len(answer) < new:
             asked = [*template.asked(request.prompt), *answer]
-            row = ShowORow("", 0, 0, answering(config, template.system, asked, (), image))
+            row = ShowORow("", 0, 0, answering(config, template.system, text_segment(asked), image))
             batch = showo.prepare(showo.collate([row], lambda *_: generator("any")), CPU, torch.float64)
             token = int(module.scores(module.states(batch)[0, -1]).argmax())
             if token == template.text_end:

@@ -30,7 +30,7 @@ AT_ONCE = 8
 
 
 class DepthAnything:
-    """The producer `depthAnything` (docs/method/data.md#producers)."""
+    """The producer `depthAnything` (docs/method/producers.md)."""
 
     map = "depth"
 

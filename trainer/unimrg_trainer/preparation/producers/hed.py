@@ -29,7 +29,7 @@ _SMOOTHING = 2.0
 
 
 class Hed:
-    """The producer `hed` (docs/method/data.md#producers)."""
+    """The producer `hed` (docs/method/producers.md)."""
 
     map = "segmentation"
 

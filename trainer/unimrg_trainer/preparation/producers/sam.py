@@ -30,7 +30,7 @@ MEAN, DEVIATION = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 
 class Sam:
-    """The producer `sam` (docs/method/data.md#producers)."""
+    """The producer `sam` (docs/method/producers.md)."""
 
     map = "segmentation"
 

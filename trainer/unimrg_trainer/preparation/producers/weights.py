@@ -147,13 +147,13 @@ class Weights:
     def _missing(self, message: str) -> UserError:
         return UserError(
             f"{self.field}.weights: {message}",
-            remedy="correct the place, or put the weights there; docs/method/data.md says which",
+            remedy="correct the place, or put the weights there; docs/method/producers.md says which",
             exit_code=ExitCode.INPUT_MISSING,
         )
 
     def _corrupt(self, message: str) -> UserError:
         return UserError(
             f"{self.field}.weights: {message}",
-            remedy="name weights of this model, or get the files again; docs/method/data.md says which",
+            remedy="name weights of this model, or get the files again; docs/method/producers.md says which",
             exit_code=ExitCode.DATA_CORRUPT,
         )

@@ -90,7 +90,7 @@ class Square:
 
 
 class Photographs:
-    """The source `photographs` (docs/method/data.md#photographs)."""
+    """The source `photographs` (docs/method/producers.md#photographs)."""
 
     def __init__(self, settings: Mapping[str, Any], place: SourcePlace) -> None:
         held_out = PhotographsSpec.model_validate(settings).held_out
