@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from fractions import Fraction as Ratio
 from itertools import combinations
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from unimrg_api.fields import LINE_PATTERN, VISIBLE, FieldRule, ShortUri, Spec, Uri
+from unimrg_api.fields import LINE_PATTERN, VISIBLE, FieldRule, Share, ShortUri, Spec, Uri, Weight
 from unimrg_api.spec_maps import MapsSpec
 from unimrg_api.spec_sources import FolderSpec, LlavaSpec, PhotographsSpec, PreparationSpec, WebDatasetSpec
 from unimrg_api.unions import CustomSpec, OneOf, each_once
@@ -178,6 +179,17 @@ class SourceSpec(OneOf):
     """A source of an installed package, from the entry-point group `unimrg.sources`."""
 
 
+class ReadingSpec(Spec):
+    """How shards are read while training and evaluation run."""
+
+    patience_seconds: Annotated[int, Field(ge=0, le=86_400)] = 600
+    """Seconds without an answer from the storage after which reading gives up, and the attempt ends. Until then the
+    processes wait where they are, and say so."""
+    max_substituted_fraction: Share = "0.001"
+    """Largest fraction of samples, of those read or of the data set, that may turn out damaged. In the place of each
+    stands the next one that is whole, always the same; it is counted and logged. Beyond it training ends."""
+
+
 class DataSpec(Spec):
     """What is trained on."""
 
@@ -186,14 +198,24 @@ class DataSpec(Spec):
     maps: MapsSpec | None = None
     """Models that make depth and segmentation of the images to train on and to evaluate with whose source brings none.
     They run in the prepare stage. Absent: only maps that the sources bring."""
-    shards: Annotated[list[Uri], Field(min_length=1, max_length=1)]
-    """The prefix that holds the shards. A list, for a later version may mix several."""
+    shards: Annotated[list[Uri], Field(min_length=1, max_length=16)]
+    """The prefixes that hold the shards, one data set in each; several are mixed. What `sources` describe is prepared
+    under the first."""
+    weights: Annotated[list[Weight], Field(min_length=1, max_length=16)] | None = None
+    """How much of what is read comes from each of `shards`, in any unit: of any stretch of rows each has its share.
+    Absent: as much as it has."""
     preparation: PreparationSpec = PreparationSpec.model_construct()
     """How the prepare stage works."""
+    reading: ReadingSpec = ReadingSpec.model_construct()
+    """How shards are read."""
     image_encoding: Literal["Online", "Prepared"] = "Online"
     """When the model's image codec (its autoencoder or image tokenizer, which is not trained) encodes the images and
     maps to train on. Online: in every step that reads them. Prepared: once, when the data is prepared; the results lie
     in the shards, and training reads these instead of pixels. Losses are the same."""
+
+    def proportions(self) -> list[Ratio] | None:
+        """Return the weights as numbers; None: in proportion to size."""
+        return None if self.weights is None else [Ratio(weight) for weight in self.weights]
 
     def generated(self) -> tuple[int, int] | None:
         """Return how many images the job generates to train on, and their side in pixels; None for other data."""
@@ -208,6 +230,23 @@ class DataSpec(Spec):
             "set data.sources, or leave maps out",
             lambda data: data.maps is None or data.sources is not None,
             "!has(self.maps) || has(self.sources)",
+        ),
+        FieldRule(
+            "weights",
+            "each of data.shards needs a weight, and one of them has to be above zero",
+            "write as many as there are shards, or leave weights out",
+            lambda data: (
+                data.weights is None or (len(data.weights) == len(data.shards) and any(map(float, data.weights)))
+            ),
+            "!has(self.weights) || (size(self.weights) == size(self.shards) && "
+            "!self.weights.all(weight, weight.matches('^[0.]+$')))",
+        ),
+        FieldRule(
+            "shards",
+            "the codec's results are prepared with the first of the shards, and the others lack them",
+            "name one prefix, or use imageEncoding: Online",
+            lambda data: data.image_encoding != "Prepared" or len(data.shards) == 1,
+            "self.imageEncoding != 'Prepared' || size(self.shards) == 1",
         ),
         FieldRule(
             "imageEncoding",

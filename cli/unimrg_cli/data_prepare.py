@@ -21,7 +21,7 @@ from unimrg_cli.data_view import View
 from unimrg_cli.first_job import FAMILIES
 from unimrg_trainer.data.publication import folder_of, published
 from unimrg_trainer.data.shards import join
-from unimrg_trainer.job_stores import data_store, wanted_digest
+from unimrg_trainer.job_stores import data_stores, wanted_digest
 from unimrg_trainer.launch.devices import fit_to_machine
 from unimrg_trainer.launch.live_view import live_view
 from unimrg_trainer.launch.local import local_environment
@@ -56,7 +56,7 @@ def prepare_here(job: UniMRGJob, file: Path, processes: int | None = None) -> Pr
         job = _alone(fit_to_machine(job, None)[0], Path(scratch), processes)
         env = local_environment(job, file, None)
         env = replace(env, run_dir=Path(scratch), termination_log=Path(scratch) / TERMINATION_FILE)
-        store, digest = data_store(job, env), wanted_digest(job, env)
+        store, digest = data_stores(job, env)[0], wanted_digest(job, env)
         assert digest is not None
         reused = published(store, digest) is not None
         with StopRequest().installed() as stop, live_view(Console(stderr=True), env.run_dir, stop):

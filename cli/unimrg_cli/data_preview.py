@@ -16,7 +16,15 @@ from unimrg_cli.data_stats import evenly
 from unimrg_cli.data_view import Place
 from unimrg_trainer.data.decode import encode_png
 from unimrg_trainer.data.members import decode_member
-from unimrg_trainer.data.shards import IMAGE_MEMBERS, TEXT_MEMBER, IndexEntry, Shard, read_index, read_members
+from unimrg_trainer.data.shards import (
+    IMAGE_MEMBERS,
+    TEXT_MEMBER,
+    IndexEntry,
+    Shard,
+    extent_of,
+    read_index,
+    read_members,
+)
 from unimrg_trainer.evaluation.pictures import samples_png
 from unimrg_trainer.files import write_atomically
 
@@ -78,7 +86,7 @@ def read_samples(place: Place, split: str, numbers: Sequence[int], count: int) -
 
 def _read(place: Place, split: str, shard: Shard, entry: IndexEntry, number: int) -> Shown:
     shown = [name for name in entry.members if name == TEXT_MEMBER or name.endswith(("png", "jpg"))]
-    contents = read_members(place.store, place.publication.prefix, split, shard, entry, shown)
+    contents = read_members(entry, shown, extent_of(place.store, place.publication.prefix, split, shard, entry, shown))
     read = {name: decode_member(name, content, f"{entry.key} in {shard.name}")[0] for name, content in contents.items()}
     texts = read.pop(TEXT_MEMBER)
     pictures = {"image" if name in IMAGE_MEMBERS else name.removesuffix(".png"): read[name] for name in read}

@@ -27,6 +27,7 @@ from unimrg_trainer.data.shards import (
     IndexEntry,
     Manifest,
     Shard,
+    extent_of,
     read_index,
     read_members,
 )
@@ -137,7 +138,9 @@ def _read(place: Place, split: str, shard: Shard, entry: IndexEntry) -> tuple[An
     """Return the texts of a sample and the width and height of its image, None if it has none; no image is decoded."""
     picture = next((name for name in IMAGE_MEMBERS if name in entry.members), None)
     wanted = [name for name in (TEXT_MEMBER, picture) if name is not None]
-    contents = read_members(place.store, place.publication.prefix, split, shard, entry, wanted)
+    contents = read_members(
+        entry, wanted, extent_of(place.store, place.publication.prefix, split, shard, entry, wanted)
+    )
     try:
         if picture is None:
             return json.loads(contents[TEXT_MEMBER]), None

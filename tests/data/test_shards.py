@@ -16,6 +16,8 @@ from unimrg_trainer.data.shards import (
     CorruptDataError,
     IndexEntry,
     Manifest,
+    Shard,
+    extent_of,
     read_index,
     read_manifest,
     read_members,
@@ -63,6 +65,10 @@ def samples_of(store: DictionaryStore, manifest: Manifest) -> list[IndexEntry]:
     return [sample for shard in manifest.shards for sample in read_index(store, "data", "train", shard)]
 
 
+def contents_of(store: DictionaryStore, shard: Shard, sample: IndexEntry, names: list[str]) -> dict[str, bytes]:
+    return read_members(sample, names, extent_of(store, "data", "train", shard, sample, names))
+
+
 def test_tarfile_reads_what_was_written(store: CountingStore) -> None:
     manifest = write(store, samples_per_shard=2)
     found: dict[str, dict[str, bytes]] = {}
@@ -93,7 +99,7 @@ def test_members_are_read_by_one_ranged_read(store: CountingStore) -> None:
     shard = manifest.shards[0]
     for sample in samples_of(store, manifest):
         store.reads.clear()
-        contents = read_members(store, "data", "train", shard, sample, ["json", "png"])
+        contents = contents_of(store, shard, sample, ["json", "png"])
         assert contents == SAMPLES[sample.key]
         assert len(store.reads) == 1
         assert store.reads[0] < shard.length / 2
@@ -103,7 +109,7 @@ def test_a_read_that_goes_wrong_once_is_repeated(store: CountingStore) -> None:
     manifest = write(store)
     sample = samples_of(store, manifest)[3]
     store.bad_reads = 1
-    contents = read_members(store, "data", "train", manifest.shards[0], sample, ["json", "png"])
+    contents = contents_of(store, manifest.shards[0], sample, ["json", "png"])
     assert contents == SAMPLES[sample.key]
 
 
@@ -115,14 +121,14 @@ def test_a_corrupt_byte_is_named_by_shard_key_and_offset(store: CountingStore) -
     tar[place] ^= 1
     store.objects[f"data/train/{shard.name}"] = bytes(tar)
     with pytest.raises(CorruptDataError) as caught:
-        read_members(store, "data", "train", shard, sample, ["json", "png"])
+        contents_of(store, shard, sample, ["json", "png"])
     for part in (shard.name, "train-00000003", str(sample.members["png"].offset), "checksum"):
         assert part in caught.value.message
     assert caught.value.exit_code is ExitCode.DATA_CORRUPT
     assert caught.value.remedy
     for other in samples_of(store, manifest):
         if other.key != sample.key:
-            assert read_members(store, "data", "train", shard, other, ["png"])
+            assert contents_of(store, shard, other, ["png"])
 
 
 def test_a_truncated_shard_is_an_error_with_a_name(store: CountingStore) -> None:
@@ -132,7 +138,7 @@ def test_a_truncated_shard_is_an_error_with_a_name(store: CountingStore) -> None
     for end in (last.members["png"].offset + 10, last.members["json"].offset - 600):
         store.objects[key] = store.objects[key][:end]
         with pytest.raises(CorruptDataError, match=r"train-00000004.*ends after"):
-            read_members(store, "data", "train", manifest.shards[0], last, ["json", "png"])
+            contents_of(store, manifest.shards[0], last, ["json", "png"])
 
 
 def test_a_missing_shard_is_an_error_with_a_name(store: CountingStore) -> None:
@@ -140,7 +146,7 @@ def test_a_missing_shard_is_an_error_with_a_name(store: CountingStore) -> None:
     sample = samples_of(store, manifest)[0]
     del store.objects[f"data/train/{manifest.shards[0].name}"]
     with pytest.raises(UserError, match=r"train-000000\.tar.*does not exist") as caught:
-        read_members(store, "data", "train", manifest.shards[0], sample, ["png"])
+        contents_of(store, manifest.shards[0], sample, ["png"])
     assert caught.value.exit_code is ExitCode.INPUT_MISSING
 
 

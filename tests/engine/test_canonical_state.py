@@ -72,6 +72,7 @@ def test_a_state_is_a_whole_model_and_shares_no_memory_with_it() -> None:
         *(f"model/{name}" for name, _ in module.named_parameters()),
         *(f"{moment}/{name}" for moment in ("exp_avg", "exp_avg_sq") for name in trained),
         "guard/skipped",
+        "data/substituted",
     }
     assert "model/unreached" in MemoryReader([first]).tensors  # frozen
     for piece, before in zip(first.pieces, as_it_was.pieces, strict=True):

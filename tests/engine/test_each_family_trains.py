@@ -17,8 +17,9 @@ from tests.support.train_stage import ASKED_TO_STOP, newest, run_stage
 from unimrg_api.errors import Interrupted
 from unimrg_trainer.data.dataset import Dataset
 from unimrg_trainer.engine import contact_sheet
+from unimrg_trainer.engine.row_reader import RowReader
 from unimrg_trainer.engine.setup import Setup
-from unimrg_trainer.engine.step_plan import RowReader, StepPlanner
+from unimrg_trainer.engine.step_plan import StepPlanner
 from unimrg_trainer.engine.strategies import ddp
 from unimrg_trainer.evaluation.pictures import Preview
 from unimrg_trainer.maps.geometry import squash

@@ -23,7 +23,8 @@ from unimrg_api.sizes.openuni import DcAeConfig
 from unimrg_api.sizes.showo import MagvitConfig
 from unimrg_trainer.data.shards import CorruptDataError
 from unimrg_trainer.engine.encoding import FamilyEncoder
-from unimrg_trainer.engine.step_plan import MicroStep, RowReader, StepPlanner
+from unimrg_trainer.engine.row_reader import RowReader
+from unimrg_trainer.engine.step_plan import MicroStep, StepPlanner
 from unimrg_trainer.models.common.encodings import Encoder
 from unimrg_trainer.models.common.unique_images import UniqueImages
 from unimrg_trainer.models.harmon.kl16 import Kl16

@@ -9,7 +9,7 @@ import pytest
 from tests.support.one_step import planner_of, tiny_family
 from tests.support.scene_records import SceneRecords
 from unimrg_api.errors import UserError
-from unimrg_trainer.engine.step_plan import RowReader, require_questions
+from unimrg_trainer.engine.row_reader import RowReader, require_questions
 from unimrg_trainer.objectives.registry import objective
 
 

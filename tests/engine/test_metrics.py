@@ -15,8 +15,9 @@ from tests.support.scene_records import SceneRecords
 from tests.support.toy_training import TOY_WEIGHTS, micro_step
 from unimrg_trainer.checkpoint.agreement import Agreement
 from unimrg_trainer.engine.metrics import MetricsCollector, StepMetrics
+from unimrg_trainer.engine.row_reader import RowReader
 from unimrg_trainer.engine.rows import BatchShape
-from unimrg_trainer.engine.step_plan import RowReader, StepPlanner
+from unimrg_trainer.engine.step_plan import StepPlanner
 from unimrg_trainer.models.registry import find_family
 from unimrg_trainer.objectives.registry import objective
 
@@ -47,6 +48,7 @@ def measured(rank: int, world_size: int, micro_batch_rows: int) -> tuple[list[St
             terms |= {(row.objective, row.global_row): row.loss_terms for row in one.rows}
             sums = [row_sum(row.objective, row.global_row) for row in one.rows]
             collector.add_micro_step(one, torch.tensor(sums, dtype=torch.float64))
+        collector.add_substituted(number + rank)
         collector.end_step(number + 1, collector.reduced_losses(), torch.tensor(number / 8), torch.tensor(False))
     return collector.flush(), terms
 
@@ -82,6 +84,7 @@ def test_two_ranks_report_means_of_cohort_means_without_weights(tmp_path: Path, 
     (first, some), (second, others) = run_ranks(2, tmp_path / "meeting", measured_on, micro_batch_rows)
     assert first == second
     assert not some.keys() & others.keys()
+    assert [point.substituted for point in first] == [2 * number + 1 for number in STEPS]
     terms = some | others
     assert len(set(terms.values())) > 2  # rows of different length: a mean over rows would be another number
     assert_right(first, terms)

@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.scene_records import SceneRecords
 from unimrg_trainer.engine.other_images import with_other_images
-from unimrg_trainer.engine.step_plan import RowReader
+from unimrg_trainer.engine.row_reader import RowReader
 from unimrg_trainer.objectives.registry import objective
 
 

@@ -16,6 +16,7 @@ from unimrg_trainer.engine.rank_times import SlowestRank
 from unimrg_trainer.engine.reporting import Reporter
 from unimrg_trainer.launch.reports import read_progress
 from unimrg_trainer.storage import LocalStore
+from unimrg_trainer.storage.patient import Waits
 from unimrg_trainer.tracking.segments import read_curves
 
 SKIPPED = [False, True, False, True, True]
@@ -27,6 +28,7 @@ def setup_of(folder: Path) -> Any:
     job, _ = tiny_job(folder)
     env = SimpleNamespace(run_dir=folder / "local", attempt="1", nodes=1, node_rank=0, spec_base=folder)
     setup: Any = SimpleNamespace(job=job, env=env, rank=0, world_size=1, data_digest="d", operations=None)
+    setup.waits = Waits()
     setup.objectives, setup.objective_weights = ["Depth"], {"Depth": 1.0}
     setup.family, setup.run_store = SimpleNamespace(name="harmon", variant="Tiny"), LocalStore(folder / "run")
     return setup
@@ -44,6 +46,16 @@ def test_a_report_says_how_training_is_spread_and_why_the_first_step_is_long(tmp
     assert (later.step, later.message, later.slowest_rank) == (3, "DDP, 1 process", None)
     recorded = read_curves(tmp_path / "job" / "local" / "spool")
     assert "perf/step_s" in recorded and not any("slowest" in name for name in recorded)
+
+
+def test_what_a_training_waits_for_stands_before_the_rest_and_goes(tmp_path: Path) -> None:
+    setup = setup_of(tmp_path / "job")
+    reports = Reporter(setup, 5, 2, 0, 1)
+    setup.waits.show("waiting for storage")
+    assert read_progress(tmp_path / "job" / "local").message == "waiting for storage; DDP, 1 process"
+    setup.waits.show("")
+    assert read_progress(tmp_path / "job" / "local").message == "DDP, 1 process"
+    reports.close()
 
 
 def curves(folder: Path, *windows: range) -> dict[str, dict[int, float]]:

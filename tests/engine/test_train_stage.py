@@ -16,8 +16,9 @@ from tests.support.train_stage import ASKED_TO_STOP, newest, run_stage
 from unimrg_api.errors import Interrupted
 from unimrg_trainer.data.dataset import Dataset
 from unimrg_trainer.engine.initial_weights import build_initial
+from unimrg_trainer.engine.row_reader import RowReader
 from unimrg_trainer.engine.rows import BatchShape
-from unimrg_trainer.engine.step_plan import RowReader, StepPlanner
+from unimrg_trainer.engine.step_plan import StepPlanner
 from unimrg_trainer.launch.reports import read_progress
 from unimrg_trainer.models.registry import find_family
 from unimrg_trainer.objectives.registry import objective

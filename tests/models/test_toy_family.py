@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from tests.support.scene_records import SceneRecords
+from unimrg_trainer.engine.row_reader import RowReader
 from unimrg_trainer.engine.rows import BatchShape
-from unimrg_trainer.engine.step_plan import RowReader, Step, StepPlanner
+from unimrg_trainer.engine.step_plan import Step, StepPlanner
 from unimrg_trainer.models.base import Family
 from unimrg_trainer.models.registry import find_family
 from unimrg_trainer.models.requests import AnswerRequest, GenerateRequest

@@ -210,6 +210,7 @@ TRAINING, BATCH, OPTIMIZER = "spec.training", "spec.training.batch", "spec.train
 OBJECTIVES, DEPTH = "spec.objectives", '{name: Depth, weight: "0.5"}'
 SOURCES, SCENES = "spec.data.sources", "      - scenes: {train: 100, heldOut: 10, imageSize: 48, seed: 7}"
 ENCODING = "    shards: [file://data]\n    imageEncoding: "
+ONLINE, READING = "    imageEncoding: Online", "spec.data.reading"
 BENCHMARKS, SPATIAL = "spec.stages.evaluate.benchmarks", "[spatial: {questions: 8}]"
 URI, RUN = "spec.checkpoint.uri", "uri: file://run"
 MLFLOW, LABELS = "spec.tracking.mlflow", "metadata.labels"
@@ -324,7 +325,17 @@ BAD_JOBS = [
     *bad("spec.trainer.diagnostics.gradientNormsEvery", "gradientNormsEvery: 5", "gradientNormsEvery: 0"),
     *bad("spec.trainer.diagnostics.profileStep", "profileStep: 4", "profileStep: 0", "profileStep: 39"),
     *bad("spec.trainer.diagnostics.deterministic", "deterministic: Never", "deterministic: false"),
-    *bad("spec.data.shards", "[file://data]", "file://data", "[]", "[file://data, file://more]"),
+    *bad("spec.data.shards", "[file://data]", "file://data", "[]", f"[{', '.join(['file://data'] * 17)}]"),
+    *bad("spec.data.weights", ONLINE, f"{ONLINE}\n    weights: []"),
+    *bad("spec.data.weights[0]", ONLINE, f"{ONLINE}\n    weights: [1]", f'{ONLINE}\n    weights: ["-1"]'),
+    *bad(
+        f"{READING}.patienceSeconds", ONLINE, *(f"{ONLINE}\n    reading: {{patienceSeconds: {n}}}" for n in (-1, 86401))
+    ),
+    *bad(
+        f"{READING}.maxSubstitutedFraction",
+        ONLINE,
+        *(f"{ONLINE}\n    reading: {{maxSubstitutedFraction: {text}}}" for text in ("0.01", '"1.1"')),
+    ),
     # rules between fields
     *bad(f"{BATCH}.rowsPerObjective", "cohortRows: 8", "cohortRows: 5"),
     *bad(f"{TRAINING}.schedule.warmupSteps", "warmupSteps: 5", "warmupSteps: 51"),
@@ -343,6 +354,8 @@ BAD_JOBS = [
     *bad(BENCHMARKS, SPATIAL, "[spatial: {}, spatial: {questions: 8}]", "[spatial: {}, custom: {name: spatial}]"),
     *bad(BENCHMARKS, SPATIAL, "[generatedMaps: {}, spatial: {}, generatedMaps: {images: 8}]"),
     *bad("spec.data.imageEncoding", "imageEncoding: Online", "imageEncoding: online"),
+    *bad("spec.data.weights", ONLINE, *(f"{ONLINE}\n    weights: {text}" for text in ('["1", "2"]', '["0.0"]'))),
+    *bad("spec.data.shards", f"{ENCODING}Online", f"{ENCODING}Prepared".replace("data]", "data, file://more]")),
     *bad("spec.trainer.rdma", "compile: Never", "rdma: Always"),
     *bad("spec.data.imageEncoding", f"    sources:\n{SCENES}\n{ENCODING}Online", f"{ENCODING}Prepared"),
     *bad(SOURCES, SCENES, f"{SCENES}\n{SCENES}", "      - images: {uri: file:///a}"),

@@ -12,8 +12,9 @@ from tests.support.scene_records import SceneRecords
 from unimrg_api.spec_training import OptimizerSpec
 from unimrg_trainer.checkpoint.agreement import Agreement
 from unimrg_trainer.engine.optimizer import build_optimizer
+from unimrg_trainer.engine.row_reader import RowReader
 from unimrg_trainer.engine.rows import BatchShape
-from unimrg_trainer.engine.step_plan import RowReader, StepPlanner
+from unimrg_trainer.engine.step_plan import StepPlanner
 from unimrg_trainer.engine.strategies.ddp import DataParallel
 from unimrg_trainer.models.base import Family
 from unimrg_trainer.models.registry import find_family

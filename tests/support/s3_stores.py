@@ -27,10 +27,13 @@ class Place:
     def store(self, folder: str = "run", part_bytes: int = PART_BYTES) -> S3Store:
         return S3Store(f"{self.uri}/{folder}", self.storage, part_bytes=part_bytes)
 
+    def at(self, gate: TcpGate) -> Place:
+        """The same prefix, reached through a gate before the server."""
+        return Place(self.uri, self.storage.model_copy(update={"endpoint": gate.uri}))
+
     def through(self, gate: TcpGate, folder: str = "run", part_bytes: int = PART_BYTES) -> S3Store:
         """The same store, reached through a gate before the server."""
-        storage = self.storage.model_copy(update={"endpoint": gate.uri})
-        return S3Store(f"{self.uri}/{folder}", storage, part_bytes=part_bytes)
+        return self.at(gate).store(folder, part_bytes)
 
     @contextmanager
     def counted(self) -> Iterator[Requests]:

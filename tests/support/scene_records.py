@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from unimrg_trainer.data.dataset import Source
+from unimrg_trainer.data.order import Order, StoredOrder, WindowedOrder
 from unimrg_trainer.sample import Sample
 from unimrg_trainer.scenes import generate
 
@@ -19,6 +21,10 @@ class SceneRecords:
         self.questions = [
             (index, turn) for index, scene in enumerate(self.scenes) for turn in range(len(scene.questions))
         ]
+
+    def order(self, source: Source, seed: int | None) -> Order:
+        size = len(self.images if source == "images" else self.questions)
+        return StoredOrder(size) if seed is None else WindowedOrder(seed, source, [size])
 
     def image_sample(self, index: int, maps: object = None) -> Sample:
         scene = self.scenes[index]

@@ -5,15 +5,18 @@ The launcher and the engine both ask this page, so that they cannot mean differe
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+from collections.abc import Iterator
 from urllib.parse import unquote
 
 from unimrg_api.environment import PodEnvironment
-from unimrg_api.errors import UserError
+from unimrg_api.errors import JobError, UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.fields import resolve_uri
 from unimrg_api.job import UniMRGJob
 from unimrg_api.spec_platform import StorageSpec
+from unimrg_trainer.data.mixture import mixture_digest
 from unimrg_trainer.data.publication import find_publication
 from unimrg_trainer.preparation.base import Encoder
 from unimrg_trainer.preparation.prepare import digest_of
@@ -29,9 +32,9 @@ def run_store(job: UniMRGJob, env: PodEnvironment) -> ObjectStore:
     return open_store(resolve_uri(job.spec.checkpoint.uri, env.spec_base), job.spec.storage)
 
 
-def data_store(job: UniMRGJob, env: PodEnvironment) -> ObjectStore:
-    """Where the data set is, or where it is prepared."""
-    return open_store(resolve_uri(job.spec.data.shards[0], env.spec_base), job.spec.storage)
+def data_stores(job: UniMRGJob, env: PodEnvironment) -> list[ObjectStore]:
+    """Where the data sets are; the first is where one is prepared."""
+    return [open_store(resolve_uri(uri, env.spec_base), job.spec.storage) for uri in job.spec.data.shards]
 
 
 def wanted_digest(job: UniMRGJob, env: PodEnvironment) -> str | None:
@@ -64,9 +67,39 @@ def map_producers(job: UniMRGJob, env: PodEnvironment) -> list[MapProducer]:
     return open_producers(job.spec.data.maps, env.spec_base, device, storage=job.spec.storage, cache=env.cache)
 
 
-def data_digest(job: UniMRGJob, env: PodEnvironment) -> str:
-    """The digest of the data set that the job trains on. Raises UserError (66) if it is not there, or not yet."""
-    return find_publication(data_store(job, env), wanted_digest(job, env)).digest
+def data_digests(job: UniMRGJob, env: PodEnvironment, *, prepared: bool = True) -> list[str]:
+    """The digests of the data sets that the job trains on.
+
+    Raises UserError (66) for one that is not there, or not yet, unless that which is still to be `prepared` may be.
+    """
+    wanted = wanted_digest(job, env)
+    digests = []
+    for number, store in enumerate(data_stores(job, env)):
+        digest = wanted if number == 0 else None
+        if digest is None or prepared:
+            with prefix_user_errors(f"spec.data.shards[{number}]"):
+                digest = find_publication(store, digest).digest
+        digests.append(digest)
+    return digests
+
+
+def data_digest(job: UniMRGJob, env: PodEnvironment, *, prepared: bool = True) -> str:
+    """The digest of all data that the job trains on, and of how it is mixed. Raises as `data_digests`."""
+    return mixture_digest(data_digests(job, env, prepared=prepared), job.spec.data.proportions())
+
+
+@contextlib.contextmanager
+def prefix_user_errors(field: str) -> Iterator[None]:
+    """Prefix user errors of the block with a field of the job."""
+    try:
+        yield
+    except JobError:
+        raise  # names its fields itself
+    except UserError as error:
+        if error.message.startswith(field):
+            raise
+        message = f"{field}: {error.message}"
+        raise type(error)(message, remedy=error.remedy, exit_code=error.exit_code) from error
 
 
 def find_weights(uri: str, storage: StorageSpec | None = None) -> tuple[ObjectStore, list[str]]:

@@ -32,6 +32,8 @@ class Sample:
     turns that follow in the same conversation, each with `question` and `answer`."""
     encodings: Mapping[str, np.ndarray] = field(default_factory=dict)
     """Name → what a model's frozen encoder made of image or map; only where that was asked for instead of pixels."""
+    replaces: str = ""
+    """What is wrong with the sample in whose place this one is read; "" for a sample in its own place."""
 
     @property
     def further(self) -> Sequence[tuple[str, str]]:

@@ -1,7 +1,8 @@
 """What a checkpoint holds: full-precision tensors by canonical name, in pieces that ranks hold, and the step.
 
 Names are `model/<name>` for weights, `exp_avg/<name>` and `exp_avg_sq/<name>` for AdamW's moments, whatever
-strategy trained them, so that each can go on from another's checkpoint; `guard/<name>` for the numeric guard's memory.
+strategy trained them, so that each can go on from another's checkpoint; `guard/<name>` for the numeric guard's memory,
+`data/<name>` for what became of the data.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from unimrg_trainer.checkpoint.manifest import Dtype
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """AdamW's two tensors beside each trained weight."""
 
-GROUPS = ("model", *MOMENTS, "guard")
+GROUPS = ("model", *MOMENTS, "guard", "data")
 """What the part of a tensor's name before the first slash may be."""
 
 DTYPES: dict[Dtype, torch.dtype] = {name: getattr(torch, name) for name in get_args(Dtype)}

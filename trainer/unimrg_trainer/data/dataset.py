@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_right
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from itertools import accumulate
-from typing import Any
+from typing import Any, Literal
 
 from cachetools import LRUCache
 
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_trainer.data.members import decode_member, encoding_member
+from unimrg_trainer.data.order import Order, StoredOrder, WindowedOrder
 from unimrg_trainer.data.publication import find_publication
 from unimrg_trainer.data.shards import (
     IMAGE_MEMBERS,
     TEXT_MEMBER,
     CorruptDataError,
+    Extent,
     IndexEntry,
+    IndexTable,
     Manifest,
-    Shard,
+    extent_of,
     join,
+    read_extent,
     read_index,
     read_manifest,
     read_members,
@@ -31,6 +35,10 @@ from unimrg_trainer.sample import Sample
 from unimrg_trainer.storage.base import NotFound, ObjectStore
 
 CACHE_BYTES = 64 * 2**20
+INDICES = 128
+"""Indices that are held; of 2048 samples each they take about 40 MiB."""
+
+Source = Literal["images", "questions"]
 
 
 class Dataset:
@@ -50,12 +58,16 @@ class Dataset:
         self.questions = range(manifest.questions)
         self._store = store
         self._prefix = prefix
-        self._manifest = manifest
         self._shards = manifest.shards
-        self._sample_starts = [0, *accumulate(shard.samples for shard in manifest.shards)]
-        self._question_starts = [0, *accumulate(shard.questions for shard in manifest.shards)]
+        ends = accumulate(shard.samples for shard in manifest.shards)
+        images = [min(end, len(self.images)) for end in ends]  # those with an image come first
+        self._sizes: dict[Source, list[int]] = {
+            "images": [end - start for start, end in zip([0, *images], images, strict=False)],
+            "questions": [shard.questions for shard in manifest.shards],
+        }
+        self._starts = {source: [0, *accumulate(sizes)] for source, sizes in self._sizes.items()}
         self._lock = threading.Lock()
-        self._indices: dict[int, tuple[list[IndexEntry], list[int]]] = {}
+        self._indices: LRUCache[int, IndexTable] = LRUCache(INDICES)
         self._decoded: LRUCache[tuple[str, str], tuple[Any, int]] = LRUCache(CACHE_BYTES, lambda entry: entry[1])
         """Member of a sample → its content and size in memory (bytes)."""
 
@@ -90,65 +102,91 @@ class Dataset:
             ) from error
         return cls(store, publication.prefix, manifest, publication.digest, square=square)
 
+    def order(self, source: Source, seed: int | None) -> Order:
+        """Return the order in which training with `seed` reads, or, without one, evaluation."""
+        if seed is None:
+            return StoredOrder(len(self.images if source == "images" else self.questions))
+        return WindowedOrder(seed, source, self._sizes[source])
+
     def image_sample(
-        self, number: int, /, maps: Collection[str] | None = None, image: bool = True, encodings: Collection[str] = ()
+        self,
+        number: int,
+        /,
+        maps: Collection[str] | None = None,
+        image: bool = True,
+        encodings: Collection[str] = (),
+        read: Callable[[Extent], bytes] | None = None,
     ) -> Sample:
         """Return image sample `number` (0 … len(images) − 1): an image with its maps, without a question.
 
         `maps` names those that are wanted (None: all that are stored; one that is absent is left out); without `image`
         the pixels are neither read nor decoded. `encodings` names what is read encoded, each of which must be there.
-        Raises CorruptDataError.
+        `read` brings the sample's `extent`; without it one that was read lately costs nothing.
+        Raises DamagedSample; CorruptDataError for what concerns more than this sample.
         """
-        shard = self._shard_of(number, self._sample_starts)
-        return self._read(shard, number - self._sample_starts[shard], None, maps, image, encodings)
+        return self._read(*self._place("images", number), maps, image, encodings, read)
 
     def question_sample(
-        self, number: int, /, maps: Collection[str] | None = None, image: bool = True, encodings: Collection[str] = ()
+        self,
+        number: int,
+        /,
+        maps: Collection[str] | None = None,
+        image: bool = True,
+        encodings: Collection[str] = (),
+        read: Callable[[Extent], bytes] | None = None,
     ) -> Sample:
         """Return question sample `number` (0 … len(questions) − 1): as an image sample, with one question."""
-        shard = self._shard_of(number, self._question_starts)
-        starts = self._index(shard)[1]
-        within = number - self._question_starts[shard]
-        sample = bisect_right(starts, within) - 1
-        return self._read(shard, sample, within - starts[sample], maps, image, encodings)
+        return self._read(*self._place("questions", number), maps, image, encodings, read)
+
+    def extent(
+        self,
+        source: Source,
+        number: int,
+        /,
+        maps: Collection[str] | None = None,
+        image: bool = True,
+        encodings: Collection[str] = (),
+    ) -> Extent:
+        """Return what has to be read for a sample."""
+        shard, sample, _ = self._place(source, number)
+        entry = self._index(shard)[sample]
+        picture, chosen, encoded = self._wanted(shard, entry, maps, image, encodings)
+        wanted = {TEXT_MEMBER, *picture, *chosen.values(), *encoded.values()}
+        return extent_of(self._store, self._prefix, self.split, self._shards[shard], entry, wanted)
 
     def questions_about(self, image: int, /) -> range:
         """Return the numbers of the question samples about image sample `image`."""
-        shard = self._shard_of(image, self._sample_starts)
-        samples, starts = self._index(shard)
-        within = image - self._sample_starts[shard]
-        first = self._question_starts[shard] + starts[within]
-        return range(first, first + samples[within].questions)
+        shard, sample, _ = self._place("images", image)
+        first, own = self._starts["questions"][shard], self._index(shard).questions_of(sample)
+        return range(first + own.start, first + own.stop)
 
-    def _shard_of(self, number: int, starts: list[int]) -> int:
+    def _place(self, source: Source, number: int) -> tuple[int, int, int | None]:
+        """Return the shard of a sample, its number there, and the number of the question about it, if it has one."""
+        starts = self._starts[source]
         if not 0 <= number < starts[-1]:
             raise IndexError(f"sample {number} of {starts[-1]} in split {self.split!r}")
-        return bisect_right(starts, number) - 1
+        shard = bisect_right(starts, number) - 1
+        within = number - starts[shard]
+        if source == "images":
+            return shard, within, None
+        sample = self._index(shard).sample_of(within)
+        return shard, sample, within - self._index(shard).questions_of(sample).start
 
-    def _index(self, shard: int) -> tuple[list[IndexEntry], list[int]]:
-        """Samples of a shard, and the number of its first question for each; read when first needed."""
+    def _index(self, shard: int) -> IndexTable:
+        """The samples of a shard; read when first needed."""
         with self._lock:
             known = self._indices.get(shard)
         if known is None:
-            samples = read_index(self._store, self._prefix, self.split, self._shards[shard])
-            starts = [0, *accumulate(sample.questions for sample in samples)][:-1]
-            known = (samples, starts)
+            known = read_index(self._store, self._prefix, self.split, self._shards[shard])
             with self._lock:
                 self._indices[shard] = known
         return known
 
-    def _read(
-        self,
-        shard: int,
-        within: int,
-        question: int | None,
-        maps: Collection[str] | None,
-        image: bool,
-        encodings: Collection[str],
-    ) -> Sample:
-        entry = self._index(shard)[0][within]
-        wanted = {TEXT_MEMBER}
-        pictures = next((name for name in IMAGE_MEMBERS if name in entry.members), None) if image else None
+    def _wanted(
+        self, shard: int, entry: IndexEntry, maps: Collection[str] | None, image: bool, encodings: Collection[str]
+    ) -> tuple[list[str], dict[str, str], dict[str, str]]:
+        """Return the member of the image, if it is wanted and there, and those of the maps and encodings by name."""
+        picture = [name for name in IMAGE_MEMBERS if name in entry.members][:1] if image else []
         stored = {member.removesuffix(".png"): member for member in entry.members if member.endswith(".png")}
         chosen = {name: member for name, member in stored.items() if maps is None or name in maps}
         if entry.image is None:
@@ -159,13 +197,26 @@ class Dataset:
                 raise CorruptDataError(
                     f"sample {entry.key} in {self._shards[shard].name} has no {member}", remedy="prepare the data again"
                 )
-        wanted |= {*chosen.values(), *encoded.values(), *([pictures] if pictures is not None else [])}
-        contents = self._contents(self._shards[shard], entry, wanted)
+        return picture, chosen, encoded
+
+    def _read(
+        self,
+        shard: int,
+        sample: int,
+        question: int | None,
+        maps: Collection[str] | None,
+        image: bool,
+        encodings: Collection[str],
+        read: Callable[[Extent], bytes] | None,
+    ) -> Sample:
+        entry = self._index(shard)[sample]
+        picture, chosen, encoded = self._wanted(shard, entry, maps, image, encodings)
+        contents = self._contents(shard, entry, {TEXT_MEMBER, *picture, *chosen.values(), *encoded.values()}, read)
         texts = contents[TEXT_MEMBER]
         asked = {} if question is None else texts["questions"][question]
-        sample = Sample(
+        found = Sample(
             key=entry.key,
-            image=None if pictures is None else contents[pictures],
+            image=contents[picture[0]] if picture else None,
             maps={name: contents[member] for name, member in chosen.items()},
             encodings={name: contents[member] for name, member in encoded.items()},
             caption=texts.get("caption"),
@@ -173,16 +224,28 @@ class Dataset:
             answer=asked.get("answer"),
             attributes={name: value for name, value in asked.items() if name not in ("question", "answer")},
         )
-        return sample.squared() if self._square else sample
+        return found.squared() if self._square else found
 
-    def _contents(self, shard: Shard, entry: IndexEntry, members: Collection[str]) -> dict[str, Any]:
-        """Return the decoded members of a sample, from the cache or from the store."""
+    def _contents(
+        self, shard: int, entry: IndexEntry, members: Collection[str], read: Callable[[Extent], bytes] | None
+    ) -> dict[str, Any]:
+        """Return the decoded members of a sample, from the cache or from the store.
+
+        What is read ahead comes once in an epoch, and is not kept.
+        """
         with self._lock:
-            known = {member: self._decoded.get((entry.key, member)) for member in members}
-        missing = [member for member, content in known.items() if content is None]
-        raw = read_members(self._store, self._prefix, self.split, shard, entry, missing) if missing else {}
-        for member in missing:
-            known[member] = decoded = decode_member(member, raw[member], f"{entry.key} in {shard.name}")
-            with self._lock, suppress(ValueError):  # larger than the whole cache
-                self._decoded[entry.key, member] = decoded
-        return {member: content[0] for member, content in known.items() if content is not None}
+            known = (
+                {}
+                if read
+                else {name: self._decoded[entry.key, name] for name in members if (entry.key, name) in self._decoded}
+            )
+        missing = [member for member in members if member not in known]
+        if missing:
+            extent = extent_of(self._store, self._prefix, self.split, self._shards[shard], entry, missing)
+            raw = read_members(entry, missing, extent, read or read_extent)
+            for member in missing:
+                known[member] = decode_member(member, raw[member], f"{entry.key} in {self._shards[shard].name}")
+                if read is None:
+                    with self._lock, suppress(ValueError):  # larger than the whole cache
+                        self._decoded[entry.key, member] = known[member]
+        return {member: content for member, (content, _) in known.items()}

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from unimrg_trainer.data.decode import decode_image, decode_map
-from unimrg_trainer.data.shards import IMAGE_MEMBERS, TEXT_MEMBER, CorruptDataError
+from unimrg_trainer.data.shards import IMAGE_MEMBERS, TEXT_MEMBER, DamagedSample
 
 _ARRAY = ".npy"
 
@@ -27,7 +27,7 @@ def encode_array(array: np.ndarray) -> bytes:
 
 
 def decode_member(member: str, content: bytes, where: str) -> tuple[Any, int]:
-    """Return what a member holds and its size in memory (bytes). Raises CorruptDataError that names sample and shard,
+    """Return what a member holds and its size in memory (bytes). Raises DamagedSample that names sample and shard,
     `where`."""
     try:
         if member == TEXT_MEMBER:
@@ -38,7 +38,7 @@ def decode_member(member: str, content: bytes, where: str) -> tuple[Any, int]:
         else:
             array = decode_image(content) if member in IMAGE_MEMBERS else decode_map(content)
     except (ValueError, MemoryError) as error:  # a damaged header may ask for any size
-        raise CorruptDataError(
+        raise DamagedSample(
             f"{member} of sample {where} cannot be decoded: {error}", remedy="prepare the data again"
         ) from error
     array.flags.writeable = False  # shared by everyone who reads this sample

@@ -7,7 +7,7 @@ The marker names the manifests, a manifest its shards and their indices, an inde
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from pydantic import BaseModel, ConfigDict
 
@@ -18,6 +18,7 @@ from unimrg_trainer.data.shards import (
     IndexEntry,
     Manifest,
     Shard,
+    extent_of,
     join,
     read_index,
     read_manifest,
@@ -64,7 +65,7 @@ def verify_split(
     """
     for shard in manifest.shards:
         where = f"{store.uri}/{join(prefix, manifest.split, shard.name)}"
-        index: list[IndexEntry] = []
+        index: Sequence[IndexEntry] = ()
         try:
             index = read_index(store, prefix, manifest.split, shard)
         except StorageError:
@@ -77,7 +78,12 @@ def verify_split(
 
 
 def _verify_shard(
-    store: ObjectStore, prefix: str, split: str, shard: Shard, index: list[IndexEntry], progress: Callable[[int], None]
+    store: ObjectStore,
+    prefix: str,
+    split: str,
+    shard: Shard,
+    index: Sequence[IndexEntry],
+    progress: Callable[[int], None],
 ) -> Iterator[tuple[str | None, str]]:
     """Yield (key of a damaged sample or None, problem) for one shard."""
     key = join(prefix, split, shard.name)
@@ -92,7 +98,7 @@ def _verify_shard(
     whole = True
     for entry in index:
         try:
-            read_members(store, prefix, split, shard, entry, list(entry.members))
+            read_members(entry, list(entry.members), extent_of(store, prefix, split, shard, entry, list(entry.members)))
         except CorruptDataError as error:
             whole = False
             yield entry.key, error.message

@@ -28,7 +28,7 @@ from unimrg_trainer.checkpoint.agreement import TorchAgreement, on_first_rank
 from unimrg_trainer.checkpoint.commit import Commit
 from unimrg_trainer.checkpoint.discover import load_newest, newest_verified
 from unimrg_trainer.checkpoint.tensors import CommitReader
-from unimrg_trainer.data.dataset import Dataset
+from unimrg_trainer.data.mixture import Data
 from unimrg_trainer.engine.initial_weights import build_initial
 from unimrg_trainer.engine.measuring import (
     SharedWork,
@@ -40,9 +40,9 @@ from unimrg_trainer.engine.measuring import (
 )
 from unimrg_trainer.engine.other_images import with_other_images
 from unimrg_trainer.engine.reporting import open_spool
+from unimrg_trainer.engine.row_reader import RowReader
 from unimrg_trainer.engine.run_description import record_dataset
-from unimrg_trainer.engine.setup import Setup, set_up
-from unimrg_trainer.engine.step_plan import RowReader
+from unimrg_trainer.engine.setup import Setup, set_up, waiting
 from unimrg_trainer.engine.stopping import StopFlag
 from unimrg_trainer.engine.strategies.base import import_weights
 from unimrg_trainer.evaluation.benchmarks.base import BenchmarkResult, Item
@@ -74,7 +74,7 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
     """
     benchmarks = {entry.key: find_benchmark(*entry.selected()) for entry in job.spec.stages.evaluate.benchmarks}
     sections = SectionFile(env.run_dir, int(os.environ["RANK"]))
-    setup = set_up(env, job, sections.tick)
+    setup = set_up(env, job, waiting(sections, stop))
     best = job.spec.training.early_stop is not None
     digest = job.training_digest(setup.data_digest)
     agreement = TorchAgreement(setup.gloo_group)
@@ -138,7 +138,7 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
 
 
 def other_image_losses(
-    setup: Setup, module: nn.Module, held_out: Dataset, rows: int, work: SharedWork, progress: StoppableProgress
+    setup: Setup, module: nn.Module, held_out: Data, rows: int, work: SharedWork, progress: StoppableProgress
 ) -> dict[str, np.ndarray] | None:
     """Losses of the held-out rows when each is shown another image than its own; None if there is no other."""
     training = setup.job.spec.training
@@ -151,7 +151,7 @@ def other_image_losses(
     return held_out_losses(other, module, held_out, rows, work, progress, "held-out loss with other images, batch")
 
 
-def clusters_of(setup: Setup, held_out: Dataset, rows: int) -> dict[str, list[str]]:
+def clusters_of(setup: Setup, held_out: Data, rows: int) -> dict[str, list[str]]:
     """Label rows that are not independent: questions about one image, and images of a cohort (one mask rate)."""
     reader = RowReader(held_out, seed=None, same_images=setup.same_images)
     cohort_rows = setup.job.spec.training.batch.cohort_rows
@@ -164,7 +164,7 @@ def clusters_of(setup: Setup, held_out: Dataset, rows: int) -> dict[str, list[st
     }
 
 
-def draw_samples(setup: Setup, held_out: Dataset, runner: Runner) -> list[GridRow]:
+def draw_samples(setup: Setup, held_out: Data, runner: Runner) -> list[GridRow]:
     """Generate every map that the job trains, for held-out images and for previews; nothing for `sampleImages: 0`."""
     maps = [objective.map for objective in setup.objectives if objective.map is not None]
     prompts = [objective.inference_prompt() for objective in setup.objectives if objective.map is not None]
@@ -172,7 +172,7 @@ def draw_samples(setup: Setup, held_out: Dataset, runner: Runner) -> list[GridRo
     if count == 0 or not maps:
         return []
     samples = [(f"held-out {index}", held_out.image_sample(index)) for index in range(count)]
-    if "preview" in Dataset.splits(setup.data_store, setup.data_digest):
+    if setup.has_split("preview"):
         previews = setup.open_data("preview")
         chosen = previews.images[:PREVIEW_IMAGES]
         samples += [(f"preview {index}", previews.image_sample(index)) for index in chosen]

@@ -12,7 +12,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -26,6 +26,7 @@ from unimrg_trainer.engine.schedule import Schedule
 from unimrg_trainer.engine.step_plan import Step
 from unimrg_trainer.engine.stopping import CollectiveStopFlag
 from unimrg_trainer.engine.strategies.base import Strategy
+from unimrg_trainer.engine.substitutions import Substitutions
 from unimrg_trainer.models.base import Batch
 from unimrg_trainer.rng import key_digest
 from unimrg_trainer.sections import Section
@@ -82,6 +83,7 @@ class TrainingLoop:
     settings: LoopSettings
     rank_times: RankTimes | None
     """None: ranks cannot be told apart, because a forward waits for the others."""
+    substitutions: Substitutions = field(default_factory=lambda: Substitutions(1.0, 1, 1))
     enter: Callable[[Section, int], None] = lambda section, finished_steps: None
     """Called when a part of a step begins, for the watchdog."""
     before_step: Callable[[int], None] = lambda finished_steps: None
@@ -104,7 +106,7 @@ class TrainingLoop:
         """Train; return the number of finished optimiser steps.
 
         Raises Interrupted (exit code 85) after saving a checkpoint if a stop was requested, and NumericGuardError (82)
-        before saving anything if too many steps were skipped.
+        before saving anything if too many steps were skipped, UserError (65) if too many samples were substituted.
         """
         finished_steps = self._committed_step = first_step
         if finished_steps >= self.settings.stop_step:
@@ -150,15 +152,18 @@ class TrainingLoop:
         """Export and save the state; nothing here holds it longer than the save does."""
         self.settle()
         state = self.strategy.export_state(finished_steps)
-        state.pieces.extend(self.guard.export_pieces())
+        state.pieces.extend([*self.guard.export_pieces(), *self.substitutions.export_pieces()])
         self.save(state, reason)
         self._committed_step, self._has_moved = finished_steps, False
 
     def _train(self, step: Step) -> None:
         rate = self.schedule.rate(step.number)
+        for damage in step.substituted:
+            logger.warning("step %d has another sample in the place of a damaged one: %s", step.number + 1, damage)
         if self.settings.objective_norms_every and (step.number + 1) % self.settings.objective_norms_every == 0:
             self._measure_objective_norms(step)
         self._forward_backward(step)
+        self.collector.add_substituted(len(step.substituted))
         losses = self.collector.reduced_losses()
         norm = self.strategy.clip(self.settings.clip_norm)
         skip = self.guard.judge(losses.sum(), norm)
@@ -206,7 +211,7 @@ class TrainingLoop:
     def _report(self) -> None:
         metrics = self.collector.flush()
         self._has_moved = self._has_moved or not all(step.skipped for step in metrics)
-        exceeded = self.guard.count(metrics, self._committed_step)
+        exceeded = self.guard.count(metrics, self._committed_step) or self.substitutions.count(metrics)
         now = time.monotonic()
         count = max(1, len(metrics))
         step_seconds, data_wait = (now - self._report_started) / count, self._data_wait / count

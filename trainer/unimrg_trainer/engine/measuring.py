@@ -16,10 +16,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from unimrg_api.errors import Interrupted
-from unimrg_trainer.data.dataset import Dataset
+from unimrg_trainer.data.mixture import Data
+from unimrg_trainer.engine.row_reader import RowReader
 from unimrg_trainer.engine.rows import BatchShape
 from unimrg_trainer.engine.setup import Setup
-from unimrg_trainer.engine.step_plan import RowReader, StepPlanner
+from unimrg_trainer.engine.step_plan import StepPlanner
 from unimrg_trainer.engine.stopping import StopFlag
 from unimrg_trainer.models.base import Batch, Family, OnRound
 from unimrg_trainer.models.requests import AnswerRequest, GenerateRequest
@@ -111,7 +112,7 @@ def cohorts_of(rows: int, cohort_rows: int) -> list[range]:
     return [range(first, first + cohort_rows) for first in range(0, rows, cohort_rows)]
 
 
-def held_out_rows(setup: Setup, held_out: Dataset) -> int:
+def held_out_rows(setup: Setup, held_out: Data) -> int:
     """Number of rows to evaluate: as many as the job wants, at most as many as there are."""
     wanted = setup.job.spec.stages.evaluate.held_out_rows
     sizes = {"questions": len(held_out.questions), "images": len(held_out.images)}
@@ -126,7 +127,7 @@ def held_out_rows(setup: Setup, held_out: Dataset) -> int:
 def held_out_losses(
     setup: Setup,
     row_sums: Callable[[Batch], Tensor],
-    data: Dataset,
+    data: Data,
     rows: int,
     work: SharedWork,
     progress: Callable[[str, int, int], None],
@@ -170,7 +171,7 @@ def held_out_losses(
 
 
 def held_out_loss(
-    setup: Setup, row_sums: Callable[[Batch], Tensor], data: Dataset, rows: int, before_batch: Callable[[], None]
+    setup: Setup, row_sums: Callable[[Batch], Tensor], data: Data, rows: int, before_batch: Callable[[], None]
 ) -> dict[str, float]:
     """Mean held-out loss of each objective in the middle of training, over as many rows as the evaluation takes.
 

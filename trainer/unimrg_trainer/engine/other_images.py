@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from unimrg_trainer.engine.step_plan import RowReader
+from unimrg_trainer.engine.row_reader import RowReader
 from unimrg_trainer.evaluation.derangement import derangement
 from unimrg_trainer.objectives.base import Objective
 from unimrg_trainer.objectives.other_image import OtherImage

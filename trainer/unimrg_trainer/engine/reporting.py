@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
 from unimrg_api.progress import Progress
+from unimrg_api.texts import counted
 from unimrg_trainer.engine.loop import LoopReport
 from unimrg_trainer.engine.run_description import describe_run
 from unimrg_trainer.engine.setup import Setup
@@ -42,6 +44,9 @@ class Reporter:
             checkpoint_step=resume_step or None,
             message=self._message,
         )
+        self._lock = threading.Lock()
+        self._wait = ""
+        setup.waits.show = self.show_wait
         self._spool: Spool | None = None
         if setup.rank == 0:
             self._spool = open_spool(setup)
@@ -73,6 +78,7 @@ class Reporter:
                 {
                     **{name: value for name, value in measurements.items() if math.isfinite(value)},
                     "train/skipped_steps": float(skipped),
+                    "data/substituted": float(point.substituted),
                     "optim/lr": rate,
                     "data/rows_seen": float(point.step * self._rows_per_step),
                     "perf/step_s": measured.step_seconds,
@@ -94,6 +100,8 @@ class Reporter:
             message=self._message,
             **ratios,
         )
+        if substituted := sum(point.substituted for point in measured.metrics):
+            self.notify(f"{counted(substituted, 'damaged sample')} had another one in its place up to step {last.step}")
         if slowest is not None and slowest.ratio >= SLOW_RANK_RATIO:
             logger.warning(
                 "rank %d is slow: %.1f times the median of all ranks (%.2f s per step in its forward passes, %.2f s "
@@ -117,6 +125,12 @@ class Reporter:
         values = {"heldout/loss": loss, **{f"heldout/loss/{name.lower()}": value for name, value in losses.items()}}
         self._spool.step(step, {name: value for name, value in values.items() if math.isfinite(value)})
         logger.info("held-out loss %.4f after step %d", loss, step)
+
+    def show_wait(self, text: str) -> None:
+        """Tell what the training waits for, "" once it does not any more. Called from another thread."""
+        self._wait = text
+        if self._spool is not None:
+            self._update()
 
     def heartbeat(self, finished: int) -> None:
         """Update the step in progress.json at most once a second, without synchronizing the device."""
@@ -168,7 +182,11 @@ class Reporter:
             self._spool.close_segment()
 
     def _update(self, **changes: object) -> None:
-        self._progress = write_progress(self._setup.env.run_dir, self._progress.model_copy(update=changes))
+        with self._lock:
+            self._progress = self._progress.model_copy(update=changes)
+            shown = "; ".join(text for text in (self._wait, self._progress.message) if text)
+            written = write_progress(self._setup.env.run_dir, self._progress.model_copy(update={"message": shown}))
+            self._progress = self._progress.model_copy(update={"updated": written.updated})
 
 
 def open_spool(setup: Setup) -> Spool:

@@ -49,7 +49,7 @@ def describe_run(setup: Setup, spool: Spool, parameter_count: int, frozen_count:
 
 def record_dataset(setup: Setup, spool: Spool, context: str) -> str:
     """Record the job's data set as one that is read for `context` (`training`, `evaluation`); return its name there."""
-    uri = resolve_uri(setup.job.spec.data.shards[0], setup.env.spec_base)
+    uri = ", ".join(resolve_uri(uri, setup.env.spec_base) for uri in setup.job.spec.data.shards)
     name = _data_name(setup.job) + ("" if context == "training" else " (held out)")
     spool.dataset(name, setup.data_digest, uri, context)
     return name
@@ -60,6 +60,7 @@ def description(setup: Setup, parameter_count: int) -> str:
     spec, base = setup.job.spec, setup.env.spec_base
     training = spec.training
     objectives = ", ".join(f"{name} × {weight:g}" for name, weight in setup.objective_weights.items())
+    places = ", ".join(f"`{resolve_uri(uri, base)}`" for uri in spec.data.shards)
     start = f"`{resolve_uri(spec.model.init, base)}`" if spec.model.init else f"random weights of seed {training.seed}"
     batch = f"{training.batch.rows_per_objective} rows of each objective per step"
     name = f"{setup.family.name} {setup.family.variant}"
@@ -67,7 +68,7 @@ def description(setup: Setup, parameter_count: int) -> str:
 
 - objectives: {objectives}
 - start: {start}
-- data: {_data_name(setup.job)} at `{resolve_uri(spec.data.shards[0], base)}`, digest `{setup.data_digest}`
+- data: {_data_name(setup.job)} at {places}, digest `{setup.data_digest}`
 - length: {training.resolved_stop_step()} steps, {batch}, seed {training.seed}, {setup.world_size} process(es)
 - checkpoints: `{resolve_uri(spec.checkpoint.uri, base)}`
 
@@ -107,7 +108,8 @@ def parameters(setup: Setup, parameter_count: int, frozen_count: int) -> dict[st
 
 def _data_name(job: UniMRGJob) -> str:
     sources = [source.key for source in job.spec.data.sources or ()]
-    return " + ".join(sources) or job.spec.data.shards[0].rstrip("/").rpartition("/")[2]
+    shards = job.spec.data.shards[1 if sources else 0 :]
+    return " + ".join([*sources, *(uri.rstrip("/").rpartition("/")[2] for uri in shards)])
 
 
 def _user() -> str:

@@ -14,27 +14,31 @@ import torch
 import torch.distributed as dist
 
 from unimrg_api.environment import PodEnvironment
-from unimrg_api.errors import UserError
+from unimrg_api.errors import Interrupted, UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.fields import resolve_uri
 from unimrg_api.job import UniMRGJob
 from unimrg_trainer.data.dataset import Dataset
+from unimrg_trainer.data.mixture import Data, Mixture, mixture_digest
 from unimrg_trainer.engine.choices import open_family, provide_files
 from unimrg_trainer.engine.initial_weights import WeightsSource
 from unimrg_trainer.engine.operations import StepOperations, open_operations
-from unimrg_trainer.engine.step_plan import require_questions
+from unimrg_trainer.engine.row_reader import require_questions
+from unimrg_trainer.engine.stopping import StopFlag
 from unimrg_trainer.engine.strategies.base import PARAMETER_DTYPES
-from unimrg_trainer.job_stores import data_digest, data_store, run_store
+from unimrg_trainer.job_stores import data_digests, data_stores, run_store
 from unimrg_trainer.models.base import Family
 from unimrg_trainer.objectives.base import Objective
 from unimrg_trainer.objectives.registry import in_order, objective
 from unimrg_trainer.packing.composition import Composition
+from unimrg_trainer.sections import SectionFile
 from unimrg_trainer.storage.base import ObjectStore
+from unimrg_trainer.storage.patient import PatientStore, Waits
 
 logger = logging.getLogger(__name__)
 
 GROUP_TIMEOUT = datetime.timedelta(minutes=10)
-"""Time-out of a collective."""
+"""Time-out of a collective, beyond how long another rank may wait for the storage."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +56,11 @@ class Setup:
     objective_weights: dict[str, float]
     objectives: list[Objective]
     run_store: ObjectStore
-    data_store: ObjectStore
+    data_sets: list[tuple[ObjectStore, str]]
+    """Store and digest of each data set; reads ride out outages."""
+    waits: Waits
     data_digest: str
+    """Of all of them, and of how they are mixed."""
     initial_weights: WeightsSource | None
     """The published weights that training starts from; None: random weights from the seed."""
 
@@ -91,9 +98,21 @@ class Setup:
         """Whether questions are about the images that a step generates."""
         return self.job.spec.training.batch.image_sharing == "All"
 
-    def open_data(self, split: str) -> Dataset:
-        """Open a split of the job's data. Raises UserError (65) if it lacks questions about its images."""
-        data = Dataset.open(self.data_store, split, self.data_digest, square=self.same_images)
+    def has_split(self, split: str) -> bool:
+        """Whether any of the job's data sets has a split."""
+        return any(split in Dataset.splits(store, digest) for store, digest in self.data_sets)
+
+    def open_data(self, split: str) -> Data:
+        """Open a split of the job's data: of every data set, or, of another split than `train`, of those that have it.
+
+        Raises UserError: 66 where it is missing, 65 if it lacks questions about its images.
+        """
+        data_sets = self.data_sets
+        if len(data_sets) > 1 and split != "train":
+            data_sets = [one for one in data_sets if split in Dataset.splits(*one)] or data_sets[:1]
+        parts = [Dataset.open(store, split, digest, square=self.same_images) for store, digest in data_sets]
+        weights = self.job.spec.data.proportions() if split == "train" else None
+        data = parts[0] if len(parts) == 1 else Mixture(parts, weights)
         asks = any(objective.source == "questions" for objective in self.objectives)
         if self.same_images and asks and split != "preview":
             require_questions(data)
@@ -105,7 +124,17 @@ def has_compiler() -> bool:
     return any(shutil.which(name) for name in (os.environ.get("CC", "cc"), "gcc"))
 
 
-def join_group(gpus_per_node: int) -> tuple[int, int, torch.device]:
+def waiting(sections: SectionFile, stop: StopFlag) -> Waits:
+    """Return what a stage does while it waits for the storage: it ticks, and ends where a stop is requested."""
+
+    def raise_if_stopped() -> None:
+        if stop.requested:
+            raise Interrupted("stopped while it waited for the storage; the last checkpoint is kept")
+
+    return Waits(sections.tick, raise_if_stopped=raise_if_stopped)
+
+
+def join_group(gpus_per_node: int, timeout: datetime.timedelta = GROUP_TIMEOUT) -> tuple[int, int, torch.device]:
     """Join the process group; return (rank, world size, device). A job without GPUs stays on the CPU.
 
     Raises UserError (80) if a job for GPUs finds none: it never falls back to the CPU.
@@ -121,7 +150,7 @@ def join_group(gpus_per_node: int) -> tuple[int, int, torch.device]:
                 exit_code=ExitCode.PREFLIGHT,
             )
         torch.cuda.set_device(local_rank)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=GROUP_TIMEOUT)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=timeout)
     device = torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
     return dist.get_rank(), dist.get_world_size(), device
 
@@ -136,10 +165,12 @@ def require_gpu(gpus_per_node: int) -> None:
         )
 
 
-def set_up(env: PodEnvironment, job: UniMRGJob, on_read: Callable[[], None]) -> Setup:
-    """Join the group and open everything that the job names. `on_read` is called with every piece that is fetched."""
-    rank, world_size, device = join_group(job.spec.trainer.gpus_per_node)
-    gloo_group = dist.new_group(backend="gloo", timeout=GROUP_TIMEOUT)
+def set_up(env: PodEnvironment, job: UniMRGJob, waits: Waits) -> Setup:
+    """Join the group and open everything that the job names. `waits` hears of every piece that is fetched."""
+    on_read, patience = waits.tick, job.spec.data.reading.patience_seconds
+    timeout = GROUP_TIMEOUT + datetime.timedelta(seconds=patience)
+    rank, world_size, device = join_group(job.spec.trainer.gpus_per_node, timeout)
+    gloo_group = dist.new_group(backend="gloo", timeout=timeout)
     assert gloo_group is not None
     threads = os.environ.get("OMP_NUM_THREADS")
     if threads:
@@ -149,6 +180,7 @@ def set_up(env: PodEnvironment, job: UniMRGJob, on_read: Callable[[], None]) -> 
     # in the registry's order: row order is part of dropout's rng key, and the job's order must not change it
     wanted = {name: weight for name, weight in job.spec.resolved_objectives().items() if weight > 0}
     weights = {name: wanted[name] for name in in_order(wanted)}
+    stores, digests = data_stores(job, env), data_digests(job, env)
     return Setup(
         env=env,
         job=job,
@@ -160,8 +192,11 @@ def set_up(env: PodEnvironment, job: UniMRGJob, on_read: Callable[[], None]) -> 
         objective_weights=weights,
         objectives=[objective(name, job.spec.training.prompts) for name in weights],
         run_store=run_store(job, env),
-        data_store=data_store(job, env),
-        data_digest=data_digest(job, env),
+        data_sets=[
+            (PatientStore(store, patience, waits), digest) for store, digest in zip(stores, digests, strict=True)
+        ],
+        waits=waits,
+        data_digest=mixture_digest(digests, job.spec.data.proportions()),
         initial_weights=initial_weights_source(env, job, on_read),
     )
 

@@ -5,22 +5,19 @@ Everything here is a function of (job, data, step, rank, world size) and runs on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from unimrg_api.errors import UserError
-from unimrg_api.exit_codes import ExitCode
-from unimrg_trainer.data.order import position
+from unimrg_trainer.data.dataset import Source
+from unimrg_trainer.data.shards import Extent
+from unimrg_trainer.engine.row_reader import RowReader, Samples
 from unimrg_trainer.engine.rows import BatchShape, cohorts_of_rank
-from unimrg_trainer.maps.base import ImageMap
 from unimrg_trainer.models.base import Batch, Family, Row
-from unimrg_trainer.models.common.encodings import Reading
 from unimrg_trainer.objectives.base import Objective
 from unimrg_trainer.packing.composition import Composition
 from unimrg_trainer.packing.segments import rows_digest
@@ -53,6 +50,8 @@ class Step:
 
     number: int
     micro_steps: tuple[MicroStep, ...]
+    substituted: tuple[str, ...] = ()
+    """Of each sample that stands in the place of a damaged one, what is wrong with that one."""
 
 
 def pinned(step: Step, device: torch.device) -> Step:
@@ -67,87 +66,7 @@ def pinned(step: Step, device: torch.device) -> Step:
         )
         for one in step.micro_steps
     )
-    return Step(step.number, tuple(micro_steps))
-
-
-class ReadSample(Protocol):
-    """Reads a sample with the maps, the image and the encodings that are asked for; `maps` None: all."""
-
-    def __call__(
-        self,
-        sample_index: int,
-        /,
-        maps: Collection[str] | None = None,
-        image: bool = True,
-        encodings: Collection[str] = (),
-    ) -> Sample: ...
-
-
-class SampleSource(Protocol):
-    """The part of a data set (`data/dataset.py`) that the planner uses."""
-
-    @property
-    def images(self) -> Sized: ...
-
-    @property
-    def questions(self) -> Sized: ...
-
-    @property
-    def image_sample(self) -> ReadSample: ...
-
-    @property
-    def question_sample(self) -> ReadSample: ...
-
-    def questions_about(self, image: int, /) -> range: ...
-
-
-@dataclass(frozen=True)
-class RowReader:
-    """Reads the sample of a global row, in shuffled order by `seed`, or in stored order (None: evaluation).
-
-    With `same_images` a question is about the image that other objectives have at the same global row. With `reading`,
-    the family's, what rows read encoded is read so, and the image only where they need its pixels too.
-    """
-
-    dataset: SampleSource
-    seed: int | None
-    same_images: bool = False
-    reading: Callable[[ImageMap | None], Reading] | None = None
-
-    def __call__(self, objective: Objective, global_row: int) -> Sample:
-        """The sample with what the objective learns from."""
-        wanted = self._wanted(objective.map)
-        if objective.source == "images":
-            sample_index = self._index("images", len(self.dataset.images), global_row)
-            return self.dataset.image_sample(sample_index, **wanted)
-        if not self.same_images:
-            sample_index = self._index("questions", len(self.dataset.questions), global_row)
-            return self.dataset.question_sample(sample_index, **wanted)
-        image = self._index("images", len(self.dataset.images), global_row)
-        questions = self.dataset.questions_about(image)
-        drawn = int(generator("question", self.seed or 0, global_row).integers(len(questions)))
-        return self.dataset.question_sample(questions[drawn], **wanted)
-
-    def _wanted(self, map: ImageMap | None) -> dict[str, Any]:
-        """What a data set is asked for, of a sample to learn `map` from, or an answer."""
-        if self.reading is None:
-            return {"maps": () if map is None else (map.name,)}
-        reading = self.reading(map)
-        return {"maps": (), "image": reading.image, "encodings": {encoding.name for encoding in reading.encodings}}
-
-    def _index(self, source: str, size: int, global_row: int) -> int:
-        return global_row % size if self.seed is None else position(self.seed, source, size, global_row)
-
-
-def require_questions(dataset: SampleSource) -> None:
-    """Raise UserError (65) unless there is a question about every image, as `RowReader.same_images` needs."""
-    unasked = next((image for image in range(len(dataset.images)) if not dataset.questions_about(image)), None)
-    if unasked is not None:
-        raise UserError(
-            f"image sample {unasked} has no question, and spec.training.batch.imageSharing is All",
-            remedy="use imageSharing: Generation, or data with a question about every image",
-            exit_code=ExitCode.DATA_CORRUPT,
-        )
+    return replace(step, micro_steps=tuple(micro_steps))
 
 
 @dataclass(frozen=True)
@@ -167,14 +86,40 @@ class StepPlanner:
     seed: int
     composition: Composition = Composition.OFFICIAL
 
-    def plan_step(self, step: int, rank: int, world_size: int) -> Step:
-        """Plan and collate optimiser step `step` (0-based) for `rank`."""
-        return self.plan_cohorts(cohorts_of_rank(self.shape, step, rank, world_size), step)
+    @property
+    def sources(self) -> set[Source]:
+        """The orders that the objectives follow: a step has a sample of each for every row."""
+        return {self.reader.source(objective) for objective in self.objectives}
 
-    def plan_cohorts(self, cohorts: Sequence[range], step: int) -> Step:
+    def plan_step(
+        self,
+        step: int,
+        rank: int,
+        world_size: int,
+        read: Callable[[Extent], bytes] | None = None,
+        spread: Callable[..., Iterable[Sample]] = map,
+    ) -> Step:
+        """Plan and collate optimiser step `step` (0-based) for `rank`; `read` and `spread` as in `read_together`."""
+        return self.plan_cohorts(cohorts_of_rank(self.shape, step, rank, world_size), step, read, spread)
+
+    def extents(self, step: int, rank: int, world_size: int) -> list[Extent]:
+        """Return what `plan_step` will read."""
+        cohorts = cohorts_of_rank(self.shape, step, rank, world_size)
+        return self.reader.extents(self.objectives, [row for cohort in cohorts for row in cohort])
+
+    def plan_cohorts(
+        self,
+        cohorts: Sequence[range],
+        step: int,
+        read: Callable[[Extent], bytes] | None = None,
+        spread: Callable[..., Iterable[Sample]] = map,
+    ) -> Step:
         """Plan and collate the given cohorts of every objective under the rng keys of step `step`."""
+        rows = [row for cohort in cohorts for row in cohort]
+        samples = self.reader.read_together(self.objectives, rows, read, spread)
+        substituted = tuple(sample.replaces for sample in samples.values() if sample.replaces)
         per_objective = [
-            [row for cohort in cohorts for row in self._cohort(objective, cohort, step)]
+            [row for cohort in cohorts for row in self._cohort(objective, cohort, step, samples)]
             for objective in self.objectives
         ]
         assert len({len(rows) for rows in per_objective}) == 1, "every objective has as many rows"
@@ -182,12 +127,13 @@ class StepPlanner:
         for first in range(0, len(per_objective[0]), self.micro_batch_rows):
             part = slice(first, first + self.micro_batch_rows)
             micro_steps.append(self._micro_step([row for rows in per_objective for row in rows[part]], step))
-        return Step(step, tuple(micro_steps))
+        return Step(step, tuple(micro_steps), substituted)
 
-    def _cohort(self, objective: Objective, cohort: range, step: int) -> list[tuple[Row, float]]:
+    def _cohort(self, objective: Objective, cohort: range, step: int, samples: Samples) -> list[tuple[Row, float]]:
         """Rows of one cohort with their weights."""
+        source = self.reader.source(objective)
         tasks = [
-            (row, objective.task(self.reader(objective, row), self._rng(step, objective.name, row, "prompt")))
+            (row, objective.task(samples[source, row], self._rng(step, objective.name, row, "prompt")))
             for row in cohort
         ]
         rows = self.family.plan(objective.name, tasks, partial(self._rng, step))

@@ -5,6 +5,9 @@ from __future__ import annotations
 import datetime
 import logging
 import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import torch.distributed as dist
 from torch import nn
@@ -20,7 +23,8 @@ from unimrg_trainer.checkpoint.identity import check_resume
 from unimrg_trainer.checkpoint.retention import Policy
 from unimrg_trainer.checkpoint.state import StateReader
 from unimrg_trainer.checkpoint.writer import Origin
-from unimrg_trainer.data.dataset import Dataset
+from unimrg_trainer.data.mixture import Data
+from unimrg_trainer.data.read_ahead import ReadAhead
 from unimrg_trainer.engine.diagnostics import StepProfiler, compile_blocks, use_deterministic_kernels
 from unimrg_trainer.engine.early_stop import EarlyStop
 from unimrg_trainer.engine.guard import NumericGuard
@@ -33,15 +37,17 @@ from unimrg_trainer.engine.preflight import check_device, check_ring
 from unimrg_trainer.engine.rank_times import RankTimes
 from unimrg_trainer.engine.recompute import recompute_activations
 from unimrg_trainer.engine.reporting import Reporter
+from unimrg_trainer.engine.row_reader import RowReader
 from unimrg_trainer.engine.rows import BatchShape
 from unimrg_trainer.engine.saving import BackgroundSaver
 from unimrg_trainer.engine.schedule import Schedule
-from unimrg_trainer.engine.setup import Setup, has_compiler, set_up
-from unimrg_trainer.engine.step_plan import RowReader, Step, StepPlanner, pinned
+from unimrg_trainer.engine.setup import Setup, has_compiler, set_up, waiting
+from unimrg_trainer.engine.step_plan import Step, StepPlanner, pinned
 from unimrg_trainer.engine.stopping import CollectiveStopFlag, StopFlag
 from unimrg_trainer.engine.strategies.base import Strategy
 from unimrg_trainer.engine.strategies.choose import build_strategy
 from unimrg_trainer.engine.strategies.selfcheck import require_working
+from unimrg_trainer.engine.substitutions import Substitutions
 from unimrg_trainer.local_folders import log_folder
 from unimrg_trainer.sections import Section, SectionFile
 
@@ -49,6 +55,8 @@ logger = logging.getLogger(__name__)
 
 SAVE_TIMEOUT = datetime.timedelta(minutes=30)
 """How much longer than the fastest rank a rank may take for its part of a checkpoint."""
+MOST_DECODERS = 8
+"""Threads of a rank that decode: no more than its share of the processors, and no fewer than two."""
 
 
 def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
@@ -60,7 +68,7 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
     diagnostics = job.spec.trainer.diagnostics
     if diagnostics.deterministic == "Always":
         use_deterministic_kernels()
-    setup = set_up(env, job, sections.tick)
+    setup = set_up(env, job, waiting(sections, stop))
     check_device(setup.device)
     check_ring(setup.device)
     training = job.spec.training
@@ -71,7 +79,7 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
     dataset = setup.open_data("train")
     checkpointer = Checkpointer(
         setup.run_store,
-        Origin(env.uid, int(env.attempt), strategy_name, job.training_digest(dataset.digest), dataset.digest),
+        Origin(env.uid, int(env.attempt), strategy_name, job.training_digest(setup.data_digest), setup.data_digest),
         retention=Policy(job.spec.checkpoint.keep_last, job.spec.checkpoint.keep_every),
         agreement=TorchAgreement(dist.new_group(backend="gloo", timeout=SAVE_TIMEOUT)),
         tick=sections.tick,
@@ -88,7 +96,13 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
         setup.device,
     )
     guard = NumericGuard(training.guard, setup.device)
-    first_step = 0 if newest is None else _resume(checkpointer, strategy, guard)
+    planner = _open_planner(setup, dataset)
+    substitutions = Substitutions(
+        float(job.spec.data.reading.max_substituted_fraction),
+        training.batch.rows_per_objective * len(planner.sources),
+        sum(len(dataset.images if source == "images" else dataset.questions) for source in planner.sources),
+    )
+    first_step = 0 if newest is None else _resume(checkpointer, strategy, guard, substitutions)
 
     frozen_count = sum(len(part.frozen) for part in parts)
     reporter = Reporter(setup, training.resolved_stop_step(), first_step, frozen_count, parameter_count)
@@ -99,16 +113,11 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
         )
     if compiled:
         reporter.first_step_compiles(compiled)
-    planner = _open_planner(setup, dataset)
     if first_step == 0 and setup.rank == 0:
         # on one rank only: it imports matplotlib, which takes a second
         from unimrg_trainer.engine.contact_sheet import write_contact_sheet
 
         reporter.record_image(write_contact_sheet(setup, planner), "inputs and targets", 0)
-
-    def plan_step(number: int) -> Step:
-        step = planner.plan_step(number, setup.rank, setup.world_size)
-        return pinned(setup.operations.counted(step) if setup.operations else step, setup.device)
 
     saver = BackgroundSaver(checkpointer, reporter, stop, env.run_dir)
 
@@ -123,35 +132,37 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
         logger.info("nothing to train: the held-out loss ended this training with step %d", first_step)
         stop_step = first_step
     profiler = _open_profiler(setup, sections)
-    loop = TrainingLoop(
-        strategy=strategy,
-        schedule=Schedule(
-            float(training.optimizer.learning_rate),
-            training.schedule.warmup_steps,
-            training.schedule.total_steps,
-            training.schedule.kind,
-        ),
-        collector=MetricsCollector(setup.objective_weights),
-        guard=guard,
-        plan_step=plan_step,
-        prepare=lambda batch: setup.family.prepare(batch, setup.device, setup.parameter_dtype),
-        stop=stop_flag,
-        save=lambda state, reason: saver.save(state, reason, early_stop.score(state.step), early_stop.misses),
-        ends_early=early_stop.ends,
-        settle=saver.settle,
-        report=reporter.report,
-        rank_times=None if strategy.forward_waits else RankTimes(module, setup.device, setup.gloo_group),
-        enter=enter,
-        before_step=profiler.before_step if profiler is not None else lambda finished_steps: None,
-        settings=LoopSettings(
-            stop_step=stop_step,
-            save_every=job.spec.checkpoint.every_steps,
-            clip_norm=float(training.optimizer.clip_norm),
-            seed=training.seed,
-            objective_norms_every=diagnostics.gradient_norms_every,
-        ),
-    )
-    loop.run(first_step)
+    with _planned_ahead(setup, planner, first_step, stop_step) as plan_step:
+        loop = TrainingLoop(
+            strategy=strategy,
+            schedule=Schedule(
+                float(training.optimizer.learning_rate),
+                training.schedule.warmup_steps,
+                training.schedule.total_steps,
+                training.schedule.kind,
+            ),
+            collector=MetricsCollector(setup.objective_weights),
+            guard=guard,
+            substitutions=substitutions,
+            plan_step=plan_step,
+            prepare=lambda batch: setup.family.prepare(batch, setup.device, setup.parameter_dtype),
+            stop=stop_flag,
+            save=lambda state, reason: saver.save(state, reason, early_stop.score(state.step), early_stop.misses),
+            ends_early=early_stop.ends,
+            settle=saver.settle,
+            report=reporter.report,
+            rank_times=None if strategy.forward_waits else RankTimes(module, setup.device, setup.gloo_group),
+            enter=enter,
+            before_step=profiler.before_step if profiler is not None else lambda finished_steps: None,
+            settings=LoopSettings(
+                stop_step=stop_step,
+                save_every=job.spec.checkpoint.every_steps,
+                clip_norm=float(training.optimizer.clip_norm),
+                seed=training.seed,
+                objective_norms_every=diagnostics.gradient_norms_every,
+            ),
+        )
+        loop.run(first_step)
     if profiler is not None:
         profiler.close()
     reporter.close()
@@ -195,12 +206,13 @@ def _build_module(setup: Setup, *, resuming: bool) -> tuple[nn.Module, list[Part
     return module, parts, compiled
 
 
-def _resume(checkpointer: Checkpointer, strategy: Strategy, guard: NumericGuard) -> int:
+def _resume(checkpointer: Checkpointer, strategy: Strategy, guard: NumericGuard, substitutions: Substitutions) -> int:
     """Import the newest checkpoint that verifies; return its step."""
 
     def restore(reader: StateReader) -> None:
         strategy.import_state(reader)
         guard.import_state(reader)
+        substitutions.import_state(reader)
 
     commit = checkpointer.load_newest(restore)
     assert commit is not None, "without a commit that verifies it raises"
@@ -208,7 +220,7 @@ def _resume(checkpointer: Checkpointer, strategy: Strategy, guard: NumericGuard)
     return commit.step
 
 
-def _open_planner(setup: Setup, dataset: Dataset) -> StepPlanner:
+def _open_planner(setup: Setup, dataset: Data) -> StepPlanner:
     training = setup.job.spec.training
     prepared = setup.job.spec.data.image_encoding == "Prepared"
     return StepPlanner(
@@ -221,6 +233,24 @@ def _open_planner(setup: Setup, dataset: Dataset) -> StepPlanner:
         seed=training.seed,
         composition=setup.composition,
     )
+
+
+@contextmanager
+def _planned_ahead(
+    setup: Setup, planner: StepPlanner, first_step: int, stop_step: int
+) -> Iterator[Callable[[int], Step]]:
+    """In the block, what plans a step from samples that are read ahead and decoded in threads."""
+    ranks = setup.rank, setup.world_size
+    groups = (planner.extents(step, *ranks) for step in range(first_step, stop_step))
+    threads = min(MOST_DECODERS, max(2, len(os.sched_getaffinity(0)) // setup.env.processes))
+    with ReadAhead(groups, first_step) as ahead, ThreadPoolExecutor(threads, thread_name_prefix="decode") as decoders:
+
+        def plan_step(number: int) -> Step:
+            with ahead.group(number) as group:
+                step = planner.plan_step(number, *ranks, group.read, decoders.map)
+            return pinned(setup.operations.counted(step) if setup.operations else step, setup.device)
+
+        yield plan_step
 
 
 def _open_profiler(setup: Setup, sections: SectionFile) -> StepProfiler | None:

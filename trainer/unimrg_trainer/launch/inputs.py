@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import importlib
 import json
 import logging
 import uuid
-from collections.abc import Iterator
 
 from unimrg_api import plugins
 from unimrg_api.cluster import SWEEP_LABEL, sweep_label
@@ -18,7 +16,7 @@ from unimrg_api.fields import resolve_uri
 from unimrg_api.job import UniMRGJob
 from unimrg_api.load import parse_job
 from unimrg_trainer.checkpoint.identity import JOB_KEY, attempt_numbers, claim_attempt, claim_identity, find_attempt
-from unimrg_trainer.job_stores import data_digest, wanted_digest
+from unimrg_trainer.job_stores import data_digest
 from unimrg_trainer.storage.base import ObjectStore, StorageError, put_once
 from unimrg_trainer.tracking.client import check_server
 from unimrg_trainer.tracking.settings import TrackingSettings, tracking_uri
@@ -104,7 +102,7 @@ def find_run(env: PodEnvironment, job: UniMRGJob, run_store: ObjectStore) -> Pod
     training, whose MLflow run must not be closed.
     """
     try:
-        data = wanted_digest(job, env) or data_digest(job, env)
+        data = data_digest(job, env, prepared=False)
     except UserError as error:
         logger.warning("the data set no longer exists; assuming that this prefix belongs to this job: %s", error)
     else:
@@ -118,20 +116,6 @@ def find_run(env: PodEnvironment, job: UniMRGJob, run_store: ObjectStore) -> Pod
     except (StorageError, ValueError, KeyError, TypeError) as error:
         logger.warning("%s/%s does not name the training: %s", run_store.uri, JOB_KEY, error)
     return dataclasses.replace(env, uid=uid, attempt=str(attempt))
-
-
-@contextlib.contextmanager
-def prefix_user_errors(field: str) -> Iterator[None]:
-    """Prefix user errors of the block with a field of the job."""
-    try:
-        yield
-    except JobError:
-        raise  # names its fields itself
-    except UserError as error:
-        if error.message.startswith(field):
-            raise
-        message = f"{field}: {error.message}"
-        raise type(error)(message, remedy=error.remedy, exit_code=error.exit_code) from error
 
 
 def probe(store: ObjectStore) -> None:

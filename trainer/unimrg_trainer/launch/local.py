@@ -103,7 +103,7 @@ def run_job(
     console = console or Console()
     if processes is not None:
         batch = job.spec.training.batch
-        with inputs.prefix_user_errors(f"--processes {processes}"):
+        with job_stores.prefix_user_errors(f"--processes {processes}"):
             cohorts_of_rank(BatchShape(batch.rows_per_objective, batch.cohort_rows), 0, 0, processes)
     job, fallback = fit_to_machine(job, processes)
     env = local_environment(job, job_file, processes)
@@ -261,7 +261,7 @@ class _Session:
     def _is_already_complete(self) -> bool:
         """Whether nothing is left to compute: then data that was deleted since need not be prepared again."""
         try:
-            digest = job_stores.wanted_digest(self.job, self.env) or job_stores.data_digest(self.job, self.env)
+            digest = job_stores.data_digest(self.job, self.env, prepared=False)
             inputs.check_identity(self.job, self.env, self.run_store, digest)
         except UserError as error:
             logger.info("completeness cannot be decided before the data is prepared: %s", error)

@@ -42,7 +42,7 @@ def prepare_share(job: UniMRGJob, env: PodEnvironment, share: Share) -> Prepared
     prepared = prepare(
         sources,
         env.spec_base,
-        job_stores.data_store(job, env),
+        job_stores.data_stores(job, env)[0],
         report,
         job_stores.image_encoder(job, env),
         job_stores.map_producers(job, env),
@@ -52,7 +52,7 @@ def prepare_share(job: UniMRGJob, env: PodEnvironment, share: Share) -> Prepared
         share=share,
     )
     if share.worker == 0:
-        inputs.check_identity(job, env, job_stores.run_store(job, env), prepared.digest)
+        inputs.check_identity(job, env, job_stores.run_store(job, env), job_stores.data_digest(job, env))
     return prepared
 
 

@@ -23,7 +23,7 @@ from unimrg_trainer import job_stores
 from unimrg_trainer.checkpoint.identity import attempt_numbers, check_resume
 from unimrg_trainer.checkpoint.lease import Lease, renewed
 from unimrg_trainer.checkpoint.reader import list_commits
-from unimrg_trainer.data.publication import find_publication, published
+from unimrg_trainer.data.publication import published
 from unimrg_trainer.engine.rows import BatchShape, cohorts_of_rank
 from unimrg_trainer.launch import inputs, outcomes, reports, worker_group
 from unimrg_trainer.launch.classification import classify
@@ -124,11 +124,10 @@ def _check(context: StageContext) -> ExitResult:
     cohorts_of_rank(shape, 0, 0, env.nodes * env.processes)
     with context.stop.interruptible():
         inputs.check_custom_names(job, env)
-        with inputs.prefix_user_errors("spec.checkpoint.uri"):
+        with job_stores.prefix_user_errors("spec.checkpoint.uri"):
             inputs.probe(context.run_store)
-        with inputs.prefix_user_errors("spec.data.shards[0]"):
-            data = _check_data(context)
-        with inputs.prefix_user_errors("spec.checkpoint.uri"):
+        data = _check_data(context)
+        with job_stores.prefix_user_errors("spec.checkpoint.uri"):
             inputs.check_identity(job, env, context.run_store, data)
             step = outcomes.checkpoint_step(context.run_store)
             check_resume(job.spec.checkpoint.resume, job.spec.checkpoint.uri, step)
@@ -137,17 +136,17 @@ def _check(context: StageContext) -> ExitResult:
 
 
 def _check_data(context: StageContext) -> str:
-    """Return the data set's digest.
+    """Return the digest of the data.
 
     Raises UserError unless it is published, or its sources are readable and its store is writable.
     """
     job, env = context.job, context.env
-    wanted = job_stores.wanted_digest(job, env)
-    store = job_stores.data_store(job, env)
-    if wanted is not None and published(store, wanted) is None:
-        inputs.probe(store)
-        return wanted
-    return find_publication(store, wanted).digest
+    with job_stores.prefix_user_errors("spec.data.shards[0]"):
+        wanted = job_stores.wanted_digest(job, env)
+        store = job_stores.data_stores(job, env)[0]
+        if wanted is not None and published(store, wanted) is None:
+            inputs.probe(store)
+    return job_stores.data_digest(job, env, prepared=False)
 
 
 def _prepare(context: StageContext) -> ExitResult:
@@ -162,7 +161,7 @@ def _prepare(context: StageContext) -> ExitResult:
     share = Share(context.env.node_rank, context.env.nodes)
     with context.stop.interruptible():
         prepared = prepare_share(context.job, context.env, share)
-    where = f"{job_stores.data_store(context.job, context.env).uri}/{prepared.prefix}"
+    where = f"{job_stores.data_stores(context.job, context.env)[0].uri}/{prepared.prefix}"
     return ExitResult(ExitCode.OK, "Completed", f"found in {where}" if prepared.reused else f"written to {where}")
 
 

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
 from typing import Any, Literal, TypeVar
 
@@ -55,6 +55,8 @@ PART_BYTES = 16 << 20
 """Size of the pieces in which large objects travel."""
 SINGLE_BYTES = 32 << 20
 """Up to here an object is put by one request."""
+PIECE_BYTES = 1 << 20
+"""What is received at once: all but the last piece of a reply that breaks off is kept."""
 PARALLEL = 8
 """Pieces of one object that travel at once."""
 CONNECTIONS = 32
@@ -119,7 +121,8 @@ class S3Store:
             # reply to its last request was lost, and is made anew.
             again = ("ConditionalRequestConflict", "NoSuchUpload")
             try:
-                _repeated(send, lambda error: code_of(error) in again)
+                renewed = self._renewal()
+                _repeated(send, lambda error: code_of(error) in again or renewed(error))
             except ClientError as error:
                 if if_absent and status_of(error) == 412:
                     raise AlreadyExists(f"{self.uri}/{key} is there already") from None
@@ -205,6 +208,19 @@ class S3Store:
                         Bucket=self._bucket, Key=upload["Key"], UploadId=upload["UploadId"]
                     )
 
+    def _renewal(self) -> Callable[[Exception], bool]:
+        """Return what says, once, that a call is worth repeating after this error: the keys had expired."""
+        client, left = self.client, [True]
+
+        def renewed(error: Exception) -> bool:
+            if code_of(error) not in EXPIRED or not left:
+                return False
+            left.clear()
+            _forget(client)
+            return True
+
+        return renewed
+
     def _place(self, key: str) -> dict[str, str]:
         return {"Bucket": self._bucket, "Key": check_key(self._prefix + check_key(key))}
 
@@ -227,20 +243,37 @@ class S3Store:
         return content
 
     def _read_part(self, key: str, start: int, count: int, version: str | None = None) -> Part:
-        """Read `count` bytes, fewer at the end of the object, with one request and as many more as it breaks off."""
-        wanted = f"bytes={start}-{start + count - 1}"
-        condition = {} if version is None else {"IfMatch": version}
+        """Read `count` bytes, fewer at the end of the object, with one request, and one more for what is missing
+        whenever a reply breaks off."""
+        pieces: list[bytes] = []
+        same_as = version
 
         def receive() -> Part:
-            answer = self.client.get_object(**self._place(key), Range=wanted, **condition)
+            nonlocal same_as
+            begin = start + sum(map(len, pieces))
+            condition = {} if same_as is None else {"IfMatch": same_as}
+            try:
+                answer = self.client.get_object(
+                    **self._place(key), Range=f"bytes={begin}-{start + count - 1}", **condition
+                )
+            except ClientError as error:
+                if version is None and same_as is not None and status_of(error) == 412:
+                    same_as = None
+                    pieces.clear()
+                    raise _BrokenOff("there is another version now") from error
+                raise
             try:
                 with closing(answer["Body"]):  # a reply that is refused must not hold its connection
-                    return _received(answer, start, count, f"cannot read {self.uri}/{key}")
+                    part = _received(answer, begin, start + count - begin, pieces, f"cannot read {self.uri}/{key}")
+                    return replace(part, content=pieces[0] if len(pieces) == 1 else b"".join(pieces))
             except _BROKEN_OFF as error:
+                if pieces:
+                    same_as = str(answer["ETag"])
                 raise _BrokenOff(error) from error
 
+        renewed = self._renewal()
         try:
-            return _repeated(receive, lambda error: isinstance(error, _BrokenOff))
+            return _repeated(receive, lambda error: isinstance(error, _BrokenOff) or renewed(error))
         except ClientError as error:
             if status_of(error) == 412 or (status_of(error) == 416 and version is not None):
                 raise _Replaced from None
@@ -277,8 +310,11 @@ class _Replaced(Exception):  # noqa: N818 - a condition, handled in this module
     """The object is no longer the one whose first part was read."""
 
 
-def _received(answer: dict[str, Any], start: int, count: int, what: str) -> Part:
-    """Receive the content of a reply; raises OSError, or as botocore does, if it is not what was asked for."""
+def _received(answer: dict[str, Any], start: int, count: int, pieces: list[bytes], what: str) -> Part:
+    """Append the content of a reply to `pieces`; return what is said about it.
+
+    Raises OSError, or as botocore does, if it is not what was asked for; what came until then is in `pieces`.
+    """
     if answer["ResponseMetadata"]["HTTPStatusCode"] == 200 and "ContentRange" not in answer:
         if answer.get("ContentLength") == 0:
             return Part(b"", 0, "")  # an empty object has no ranges
@@ -291,12 +327,23 @@ def _received(answer: dict[str, Any], start: int, count: int, what: str) -> Part
     if match is None or int(match[1]) != start or "ETag" not in answer:
         raise OSError(f"asked for bytes from {start}, got {answer.get('ContentRange') or 'no range'}")
     total = int(match[3])
-    content: bytes = answer["Body"].read()
-    if len(content) != min(count, total - start):
-        raise OSError(f"{len(content)} of {min(count, total - start)} bytes came")
+    body = answer["Body"]
+    left = whole = min(count, total - start)
+    while left and (piece := body.read(min(left, PIECE_BYTES))):
+        pieces.append(piece)
+        left -= len(piece)
+    if left:
+        raise OSError(f"{whole - left} of {whole} bytes came")
+    try:
+        body.read()  # at the end botocore verifies the checksum, if there is one
+    except BaseException:
+        pieces.clear()
+        raise
     now = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
-    return Part(content, total, str(answer["ETag"]), now, answer.get("LastModified"))
+    return Part(b"", total, str(answer["ETag"]), now, answer.get("LastModified"))
 
+
+EXPIRED = ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired")
 
 _clients: dict[tuple[object, ...], Any] = {}
 _clients_lock = threading.Lock()
@@ -339,6 +386,14 @@ def connect(settings: StorageSpec) -> Any:
             ) from error
         _clients[identity] = client
         return client
+
+
+def _forget(client: Any) -> None:
+    """Let the next caller make a client anew, which reads the keys again, where they come from a file."""
+    with _clients_lock:
+        for identity, known in list(_clients.items()):
+            if known is client:
+                del _clients[identity]
 
 
 def _repeated(call: Callable[[], T], is_worth_it: Callable[[Exception], bool]) -> T:

@@ -97,7 +97,8 @@ def s3_errors_as_storage_errors(action: str, where: str, client: Any) -> Iterato
 
 def code_of(error: Exception) -> str:
     """The service's code, "" if there is none; a reply without content (to HEAD) has its status there: `404`."""
-    return str(getattr(error, "response", {}).get("Error", {}).get("Code", ""))
+    answer = getattr(error, "response", None) or {}  # a time-out has one that is None
+    return str(answer.get("Error", {}).get("Code", ""))
 
 
 def status_of(error: ClientError) -> int:
