@@ -18,7 +18,6 @@ from tests.support.s3_answers import answering
 from tests.support.s3_server import S3Server
 from tests.support.s3_stores import Place
 from tests.support.tcp_gate import TcpGate
-from tests.support.written_shards import write_split
 from unimrg_api.errors import Interrupted, UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.spec_platform import SourceSpec, StorageSpec
@@ -26,7 +25,7 @@ from unimrg_trainer.data.dataset import Dataset
 from unimrg_trainer.data.read_ahead import ReadAhead
 from unimrg_trainer.engine.row_reader import RowReader
 from unimrg_trainer.objectives.registry import objective
-from unimrg_trainer.preparation import prepare as prepare_module
+from unimrg_trainer.preparation import items
 from unimrg_trainer.preparation.prepare import prepare
 from unimrg_trainer.scenes import generate
 from unimrg_trainer.storage import patient, s3
@@ -197,7 +196,7 @@ TABLE: dict[str, tuple[Fault, int | ExitCode, str]] = {
 def around(
     s3_place: Place, s3_gate: TcpGate, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Surroundings:
-    monkeypatch.setattr(prepare_module, "write_split", partial(write_split, samples_per_shard=PER_SHARD))
+    monkeypatch.setattr(items, "ITEMS_PER_SHARD", PER_SHARD)
     monkeypatch.setattr(s3, "ATTEMPTS", 2)
     for name, value in {"FIRST_PAUSE": 0.05, "LONGEST_PAUSE": 0.2, "SLOW_SECONDS": 0.2, "TICK_SECONDS": 0.05}.items():
         monkeypatch.setattr(patient, name, value)
