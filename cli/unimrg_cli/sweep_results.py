@@ -74,7 +74,7 @@ def job_result(job: PlannedJob, state: str, results: Mapping[str, Any]) -> JobRe
         for name, loss in (results.get("held_out") or {}).items()
         if isinstance(loss, dict) and isinstance(loss.get("after"), int | float)
     }
-    scores: dict[str, float] = Field(default={})
+    scores: dict[str, float] = {}
     with suppress(ImportError, ValueError):  # on a machine that only looks, or of another version
         from unimrg_trainer.evaluation.summary import Summary
 
@@ -93,7 +93,7 @@ def cluster_result(job: PlannedJob, found: ClusterJob | None, results: Mapping[s
 
 def sweep_result(sweep: Sweep, jobs: list[JobResult]) -> SweepResult:
     """Return the table of all jobs, with means over seeds where these vary."""
-    groups: dict[tuple[str, ...], list[JobResult]] = Field(default={})
+    groups: dict[tuple[str, ...], list[JobResult]] = {}
     for job in jobs if SEED in sweep.axes else ():
         if job.state == FINISHED:
             groups.setdefault(tuple(job.labels[path] for path in sweep.compared), []).append(job)
