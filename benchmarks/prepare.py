@@ -2,13 +2,13 @@
 
 python benchmarks/prepare.py [--quick] [--samples N] [--repeats N]
 
-Samples are JPEGs of 640 × 480 pixels; in place of the models stand their outputs, depth as float32 and 40 masks for each
-image. *Packing* makes shards from them as the prepare stage does: files are looked at, depth is stretched, contours are
-drawn, both are encoded, and a shard with its index is stored. Its limit is what no writer could leave out, called by hand
-on the same arrays: decode the file once, Canny on each mask's pixels, minimum and maximum and one product, two PNGs, one
-copy, SHA-256 and CRC. *Sharing* is the whole preparation by one process and by two, each of which makes every second
-shard. Rivals alternate. CPU seconds count, for they do not depend on what else the machine does; of two processes the
-slower one's. Ends with one line of JSON.
+Samples are JPEGs of 640 × 480 pixels; in place of the models stand their outputs, depth as float32 and 40 masks for
+each image. *Packing* makes shards from them as the prepare stage does: files are looked at, depth is stretched,
+contours are drawn, both are encoded, and a shard with its index is stored. Its limit is what no writer could leave
+out, called by hand on the same arrays: decode the file once, Canny on each mask's pixels, minimum, maximum and one
+product, two PNGs, one copy, SHA-256 and CRC. *Sharing* is the packing by one process, and by two of which each makes
+every second shard. Rivals alternate. CPU seconds count, for they do not depend on what else the machine does; of two
+processes the slower one's. Ends with one line of JSON.
 """
 
 from __future__ import annotations
@@ -65,6 +65,10 @@ class Outputs:
             self.depths.append((rows / HEIGHT + waves[0] / 8 + rng.normal(0, 1e-3, rows.shape)).astype(np.float32))
             self.masks.append([self._ellipse(rng, rows, columns) for _ in range(MASKS)])
 
+    def file(self, number: int) -> bytes:
+        """Return a JPEG that no other number has: behind its end stands the number."""
+        return bytes(self.files[number % KINDS]) + number.to_bytes(8)
+
     @staticmethod
     def _ellipse(rng: np.random.Generator, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
         (y, x), (a, b) = rng.uniform((0, 0), (HEIGHT, WIDTH)), rng.uniform(15, 120, 2)
@@ -78,13 +82,14 @@ class Planted:
     texts: Mapping[str, int] = {}
 
     def __init__(self, outputs: Outputs, count: int) -> None:
-        self._outputs, self.splits = outputs, {"train": count}
+        self._outputs = outputs
+        self.splits: Mapping[str, int] = {"train": count}
 
     def identity(self) -> Any:
         return "planted"
 
     def sample(self, split: str, number: int) -> SourceSample:
-        return SourceSample(self._outputs.files[number % KINDS])
+        return SourceSample(self._outputs.file(number))
 
 
 class PlantedMaps:
@@ -121,14 +126,14 @@ def limit(outputs: Outputs, folder: Path, count: int) -> None:
     for start in range(0, count, SAMPLES_PER_SHARD):
         tar = bytearray()
         for number in range(start, min(start + SAMPLES_PER_SHARD, count)):
-            file, depth = outputs.files[number % KINDS], outputs.depths[number % KINDS]
+            file, depth = outputs.file(number), outputs.depths[number % KINDS]
             simplejpeg.decode_jpeg(file)
             low, high = depth.min(), depth.max()
             stretched = ((depth - low) / (high - low) * 255).astype(np.uint8)
             lines = np.zeros((HEIGHT, WIDTH), np.uint8)
             for mask in outputs.masks[number % KINDS]:
-                rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-                box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+                left, top, width, height = cv2.boundingRect(mask.view(np.uint8))
+                box = slice(top, top + height), slice(left, left + width)
                 np.maximum(lines[box], cv2.Canny(mask[box].view(np.uint8) * 255, 100, 200), out=lines[box])
             for content in (
                 file,

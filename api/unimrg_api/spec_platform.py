@@ -198,7 +198,7 @@ class DataSpec(Spec):
     maps: MapsSpec | None = None
     """Models that make depth and segmentation of the images to train on and to evaluate with whose source brings none.
     They run in the prepare stage. Absent: only maps that the sources bring."""
-    shards: Annotated[list[Uri], Field(min_length=1, max_length=16)]
+    shards: Annotated[list[ShortUri], Field(min_length=1, max_length=16)]
     """The prefixes that hold the shards, one data set in each; several are mixed. What `sources` describe is prepared
     under the first."""
     weights: Annotated[list[Weight], Field(min_length=1, max_length=16)] | None = None

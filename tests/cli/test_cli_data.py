@@ -24,7 +24,7 @@ from tests.support.written_shards import write_split
 from unimrg_api.exit_codes import ExitCode
 from unimrg_trainer.data.publication import Publication, folder_of, publish
 from unimrg_trainer.preparation.base import SourceSample
-from unimrg_trainer.preparation.make import members_of
+from unimrg_trainer.preparation.make import pack
 from unimrg_trainer.scenes import generate
 from unimrg_trainer.storage import LocalStore, ObjectStore
 
@@ -40,7 +40,7 @@ SAMPLES = [
 
 def write(store: ObjectStore, digest: str = DIGEST) -> None:
     """Publish the samples, two to a shard."""
-    files = [members_of(sample)[0] for sample in SAMPLES]
+    files = [pack(sample).members for sample in SAMPLES]
     manifest = write_split(store, folder_of(digest), "train", len(files), files.__getitem__, samples_per_shard=2)
     publish(store, Publication(digest=digest, prefix=folder_of(digest), manifests={"train": manifest}))
 
@@ -135,7 +135,7 @@ def test_stats_count_what_the_samples_hold(unimrg: Unimrg, data: Path) -> None:
     assert (found["samples"], found["questions"], found["examined"]) == (3, 3, 3)
     members = {one["name"]: (one["samples"], round(one["share"], 2)) for one in found["members"]}
     assert members == {"json": (3, 1.0), "png": (3, 1.0), "depth.png": (1, 0.33)}
-    stored = sum(len(members_of(sample)[0]["json"]) for sample in SAMPLES)
+    stored = sum(len(pack(sample).members["json"]) for sample in SAMPLES)
     assert next(one["bytes"] for one in found["members"] if one["name"] == "json") == stored
     assert found["sizes"] == [{"value": "60x40", "count": 2}, {"value": "60x20", "count": 1}]
     assert found["answers"] == [{"value": "so", "count": 2}, {"value": "no", "count": 1}]

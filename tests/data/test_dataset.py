@@ -18,7 +18,7 @@ from unimrg_trainer.data.dataset import Dataset
 from unimrg_trainer.data.publication import Publication, folder_of, publish
 from unimrg_trainer.preparation import items
 from unimrg_trainer.preparation.base import SourceSample
-from unimrg_trainer.preparation.make import members_of
+from unimrg_trainer.preparation.make import pack
 from unimrg_trainer.preparation.prepare import Prepared, prepare
 from unimrg_trainer.preparation.sources.scenes import HELD_OUT_START
 from unimrg_trainer.scenes import generate
@@ -81,7 +81,7 @@ def test_a_sample_holds_only_what_was_asked_for(store: DictionaryStore) -> None:
 
 def test_a_map_of_any_name_is_stored_and_read_back(dictionary_store: DictionaryStore) -> None:
     normals = np.arange(4 * 4 * 3, dtype=np.uint8).reshape(4, 4, 3)
-    write(dictionary_store, members_of(SourceSample(np.zeros((4, 4, 3), np.uint8), {"normals": normals}))[0])
+    write(dictionary_store, pack(SourceSample(np.zeros((4, 4, 3), np.uint8), {"normals": normals})).members)
     sample = Dataset.open(dictionary_store, "train").image_sample(0)
     assert list(sample.maps) == ["normals"]
     np.testing.assert_array_equal(sample.maps["normals"], normals)

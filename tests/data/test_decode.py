@@ -66,8 +66,14 @@ def test_what_is_damaged_or_no_image_is_refused(content: bytes) -> None:
 
 
 def test_other_formats_become_png_and_oddities_are_told() -> None:
-    stored, odd = take_in(encoded("BMP"))
-    np.testing.assert_array_equal(decode_image(stored), RED_LEFT)
-    assert odd == ["BMP, stored as PNG"]
-    assert take_in(encoded("JPEG")) == (encoded("JPEG"), [])
-    assert take_in(encoded("JPEG", "CMYK")) == (encoded("JPEG", "CMYK"), ["CMYK"])
+    for kind, mode, odd in [
+        ("BMP", "RGB", ["BMP, stored as PNG"]),
+        ("JPEG", "RGB", []),
+        ("JPEG", "CMYK", ["CMYK"]),
+        ("PNG", "RGB", []),
+        ("PNG", "L", []),
+        ("PNG", "P", ["colours of a palette"]),
+    ]:
+        taken = take_in(encoded(kind, mode))
+        assert taken.odd == odd and (taken.content == encoded(kind, mode)) is (kind != "BMP")
+        np.testing.assert_array_equal(taken.pixels, decode_image(taken.content))

@@ -132,7 +132,7 @@ CHECKSUMS = "spec.storage.checksums: WhenRequired"
         (503, "SlowDown", ExitCode.UNAVAILABLE, False),
         (500, "InternalError", ExitCode.UNAVAILABLE, True),
         (409, "ConditionalRequestConflict", ExitCode.UNAVAILABLE, False),
-        (400, "ExpiredToken", ExitCode.CREDENTIALS, False),
+        (400, "InvalidToken", ExitCode.CREDENTIALS, False),
         (403, "AccessDenied", ExitCode.CREDENTIALS, True),
         (403, "RequestTimeTooSkewed", ExitCode.CREDENTIALS, False),
         (501, "NotImplemented", ExitCode.CONFIGURATION, True),

@@ -6,6 +6,7 @@ simplejpeg and OpenCV decoded fastest of what was measured (docs/method/data.md)
 from __future__ import annotations
 
 import io
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -61,8 +62,19 @@ def image_extension(content: bytes) -> str:
     raise ValueError("its content is neither JPEG nor PNG")
 
 
-def take_in(content: bytes) -> tuple[bytes, list[str]]:
-    """Return an image file as it is stored, and what a person may want to know about it.
+class TakenIn(NamedTuple):
+    """An image as it is stored."""
+
+    content: bytes
+    """A JPEG or PNG file."""
+    pixels: np.ndarray
+    """What `decode_image` makes of it."""
+    odd: list[str]
+    """What a person may want to know about it."""
+
+
+def take_in(content: bytes) -> TakenIn:
+    """Return an image file as it is stored, decoded once.
 
     A JPEG or PNG that `decode_image` reads stays as it is, other formats become PNG. Raises ValueError with one of a
     few reasons for what cannot be used.
@@ -72,15 +84,17 @@ def take_in(content: bytes) -> tuple[bytes, list[str]]:
         with Image.open(io.BytesIO(content)) as image:
             if image.width * image.height > MAXIMUM_PIXELS:
                 raise ValueError(_TOO_LARGE)
-            if image.getexif().get(_ORIENTATION, 1) != 1:
+            looked_for = image.format != "PNG" or "exif" in image.info  # else the whole PNG is decoded to find none
+            if looked_for and image.getexif().get(_ORIENTATION, 1) != 1:
                 odd.append("its EXIF tag asks for a rotation, which is ignored")
             if image.format not in ("JPEG", "PNG"):
                 odd.append(f"{image.format}, stored as PNG")
-                return encode_png(np.asarray(image.convert("RGB"))), odd
+                pixels = np.asarray(image.convert("RGB"))
+                return TakenIn(encode_png(pixels), pixels, odd)
             if image.mode in _ODD_MODES:
                 odd.append(_ODD_MODES[image.mode])
             if image.format == "PNG":
-                image.load()  # OpenCV decodes what there is of one that is cut off
+                image.verify()  # OpenCV decodes what there is of one that is cut off
     except Image.DecompressionBombError as error:
         raise ValueError(_TOO_LARGE) from error
     except UnidentifiedImageError as error:
@@ -90,10 +104,9 @@ def take_in(content: bytes) -> tuple[bytes, list[str]]:
     except Exception as error:  # PIL's plugins raise many kinds: OSError, SyntaxError, struct.error, …
         raise ValueError(_DAMAGED) from error
     try:
-        decode_image(content)  # what reads it later must be able to
+        return TakenIn(content, decode_image(content), odd)  # what reads it later must be able to
     except ValueError as error:
         raise ValueError(_DAMAGED) from error
-    return content, odd
 
 
 def _decode_slowly(content: bytes) -> np.ndarray:

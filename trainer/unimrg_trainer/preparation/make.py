@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 
+import numpy as np
+
 from unimrg_api.errors import UserError
 from unimrg_trainer.data.decode import encode_png, image_extension, take_in
-from unimrg_trainer.data.members import decode_member, encode_array
-from unimrg_trainer.data.shards import IMAGE_MEMBERS, TAR_END, TEXT_MEMBER, OddItem, odd_entry, tar_entry
+from unimrg_trainer.data.members import encode_array
+from unimrg_trainer.data.shards import TAR_END, TEXT_MEMBER, OddItem, odd_entry, tar_entry
 from unimrg_trainer.preparation.base import BadItem, Encoder, SourceSample
 from unimrg_trainer.preparation.items import Items, Part
 from unimrg_trainer.preparation.producers.base import MapProducer
@@ -27,8 +29,17 @@ READERS = 4
 
 _MAP_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
-Members = dict[str, bytes]
-"""Extension → content of the files of one sample."""
+
+@dataclass
+class Packed:
+    """A sample on its way into a shard."""
+
+    members: dict[str, bytes]
+    """Extension → content of its files."""
+    image: np.ndarray | None
+    """uint8 [H, W, 3], as its file is decoded later; None for text alone."""
+    maps: dict[str, np.ndarray]
+    odd: list[str]
 
 
 @dataclass(frozen=True)
@@ -48,12 +59,13 @@ class Maker:
                 read = zip(part.numbers, pool.map(partial(_read, items), part.numbers), strict=True)
                 while batch := list(islice(read, SAMPLES_AT_ONCE)):
                     found = dict(self._samples(batch, odd))
-                    self._add_maps(list(found.values()))
-                    if self.encoder is not None and items.split == self.encoded:
-                        _encode(self.encoder, found)
+                    pictured = [packed for packed in found.values() if packed.image is not None]
+                    self._add_maps(pictured)
+                    if self.encoder is not None and items.split == self.encoded and pictured:
+                        _encode(self.encoder, pictured)
                     for number, _ in batch:
                         if number in found:
-                            for member, content in found[number].items():
+                            for member, content in found[number].members.items():
                                 tar += tar_entry(f"{sample_key(items.split, number)}.{member}", content)
                         done(number + 1 - part.numbers.start)
             finally:
@@ -62,53 +74,54 @@ class Maker:
 
     def _samples(
         self, batch: Sequence[tuple[int, SourceSample | BadItem]], odd: list[OddItem]
-    ) -> Iterator[tuple[int, Members]]:
-        """Yield the files of each sample of a batch; adds what is odd to `odd`."""
+    ) -> Iterator[tuple[int, Packed]]:
+        """Yield each sample of a batch; adds what is odd to `odd`."""
         for number, item in batch:
             try:
                 if isinstance(item, BadItem):
                     raise item
-                members, notes = members_of(item)
+                packed = pack(item)
             except BadItem as error:
                 odd.append(OddItem(number=number, name=_printable(error.name), reason=error.reason, left_out=True))
             else:
                 name = _printable(item.name)
-                odd += [OddItem(number=number, name=name, reason=reason, left_out=False) for reason in notes]
-                yield number, members
+                odd += [OddItem(number=number, name=name, reason=reason, left_out=False) for reason in packed.odd]
+                yield number, packed
 
-    def _add_maps(self, samples: Sequence[Members]) -> None:
+    def _add_maps(self, pictured: Sequence[Packed]) -> None:
         for producer in self.maps:
-            member = f"{producer.map}.png"
-            lacking = [(sample, image) for sample in samples if member not in sample and (image := _image_of(sample))]
+            lacking = [packed for packed in pictured if producer.map not in packed.maps]
             if lacking:
-                images = [decode_member(image, sample[image], image)[0] for sample, image in lacking]
-                for (sample, _), pixels in zip(lacking, producer.produce(images), strict=True):
-                    sample[member] = encode_png(pixels)
+                images = [packed.image for packed in lacking if packed.image is not None]
+                for packed, pixels in zip(lacking, producer.produce(images), strict=True):
+                    packed.maps[producer.map] = pixels
+                    packed.members[f"{producer.map}.png"] = encode_png(pixels)
 
 
-def members_of(sample: SourceSample) -> tuple[Members, list[str]]:
-    """Return the files of a sample, texts first, and what is odd about it.
+def pack(sample: SourceSample) -> Packed:
+    """Return the files of a sample, texts first, with what they hold.
 
     Raises BadItem for an image that cannot be used, UserError for a map with an impossible name.
     """
     texts = {"caption": sample.caption, "questions": list(sample.questions)}
     if sample.name:
         texts["name"] = _printable(sample.name)
-    members, odd = {TEXT_MEMBER: json.dumps(texts).encode()}, list(sample.odd)
+    members, odd, image = {TEXT_MEMBER: json.dumps(texts).encode()}, list(sample.odd), None
     if isinstance(sample.image, bytes):
         try:
-            image, notes = take_in(sample.image)
+            content, image, notes = take_in(sample.image)
         except ValueError as error:
             raise BadItem(sample.name, str(error)) from error
-        members[image_extension(image)] = image
+        members[image_extension(content)] = content
         odd += notes
     elif sample.image is not None:
-        members["png"] = encode_png(sample.image)
+        image = sample.image
+        members["png"] = encode_png(image)
     for name, pixels in sample.maps.items():
         if not _MAP_NAME.fullmatch(name):
             raise UserError(f"a source gives a map named {name!r}", remedy="use letters, digits, - and _")
         members[f"{name}.png"] = encode_png(pixels)
-    return members, odd
+    return Packed(members, image, dict(sample.maps), odd)
 
 
 def _read(items: Items, number: int) -> SourceSample | BadItem:
@@ -118,27 +131,14 @@ def _read(items: Items, number: int) -> SourceSample | BadItem:
         return error
 
 
-def _encode(encoder: Encoder, found: dict[int, Members]) -> None:
-    """Add what an encoder makes of each sample with an image."""
-    pictured = {number: members for number, members in found.items() if _image_of(members) is not None}
-    if not pictured:
-        return
-    arrays = encoder.encode([_sample(str(number), members) for number, members in pictured.items()])
-    for (number, members), encoded in zip(pictured.items(), arrays, strict=True):
+def _encode(encoder: Encoder, pictured: Sequence[Packed]) -> None:
+    """Add what an encoder makes of samples with images."""
+    samples = [Sample(str(number), packed.image, packed.maps) for number, packed in enumerate(pictured)]
+    for packed, encoded in zip(pictured, encoder.encode(samples), strict=True):
         # behind the texts: a short read then serves whoever needs no pixels
-        first = {TEXT_MEMBER: members[TEXT_MEMBER]}
-        found[number] = {**first, **{name: encode_array(array) for name, array in encoded.items()}, **members}
-
-
-def _image_of(members: Members) -> str | None:
-    return next((member for member in IMAGE_MEMBERS if member in members), None)
-
-
-def _sample(key: str, members: Members) -> Sample:
-    """Return a sample as who reads its stored files gets it."""
-    contents = {member: decode_member(member, content, key)[0] for member, content in members.items()}
-    maps = {member.removesuffix(".png"): contents[member] for member in contents if member.endswith(".png")}
-    return Sample(key, contents[_image_of(members) or ""], maps)
+        first = {TEXT_MEMBER: packed.members[TEXT_MEMBER]}
+        arrays = {name: encode_array(array) for name, array in encoded.items()}
+        packed.members = {**first, **arrays, **packed.members}
 
 
 def _printable(name: str) -> str:

@@ -202,11 +202,12 @@ class _Work:
 
 def _verify(store: ObjectStore, publication: Publication) -> None:
     """Check that a published data set's manifests are whole and that its shards have their length."""
+    sizes = dict(store.list(publication.prefix + "/"))
     for split, digest in publication.manifests.items():
         manifest = shards.read_manifest(store, publication.prefix, split, digest)
         for shard in manifest.shards:
             key = join(publication.prefix, split, shard.name)
-            size = store.size(key)
+            size = sizes.get(key)
             if size != shard.length:
                 state = "is missing" if size is None else f"has {size} instead of {shard.length} bytes"
                 raise shards.CorruptDataError(

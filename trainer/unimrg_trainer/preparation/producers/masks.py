@@ -32,11 +32,8 @@ class Mask:
 
 def cut_out(mask: np.ndarray) -> Mask | None:
     """Return a mask, bool [H, W], cut to its box; None for an empty one."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if not rows.size:
-        return None
-    top, left = int(rows[0]), int(columns[0])
-    return Mask(mask[top : rows[-1] + 1, left : columns[-1] + 1].copy(), left, top)
+    left, top, width, height = cv2.boundingRect(mask.view(np.uint8))
+    return Mask(mask[top : top + height, left : left + width].copy(), left, top) if width else None
 
 
 def suppressed(boxes: np.ndarray, scores: np.ndarray, threshold: float) -> list[int]:

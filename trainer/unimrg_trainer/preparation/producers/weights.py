@@ -20,6 +20,7 @@ from unimrg_api.exit_codes import ExitCode
 from unimrg_api.spec_platform import StorageSpec
 from unimrg_trainer.files import file_sha256
 from unimrg_trainer.storage import open_store
+from unimrg_trainer.storage.base import StorageError
 from unimrg_trainer.storage.copies import local_file
 
 logger = logging.getLogger(__name__)
@@ -44,8 +45,9 @@ class Weights:
 
     def config(self) -> dict[str, Any]:
         """Return what `config.json` in the folder says. Raises UserError: missing (66), no JSON object (65)."""
+        content = self._file(CONFIG_FILE).read_bytes()
         try:
-            found = json.loads(self._file(CONFIG_FILE).read_bytes())
+            found = json.loads(content)
         except ValueError as error:
             raise self._corrupt(f"{CONFIG_FILE} in {self.uri} is not JSON: {error}") from error
         if not isinstance(found, dict):
@@ -134,15 +136,20 @@ class Weights:
         return local_file(store, key, self.cache)
 
     def _from_hub(self, name: str) -> Path:
-        from huggingface_hub import hf_hub_download  # takes a second, and few jobs need it
-        from huggingface_hub.errors import HfHubHTTPError
+        """Return a file of the repository; one that is in the cache is not asked for again.
+
+        Raises StorageError while the hub cannot be reached.
+        """
+        from huggingface_hub import errors, hf_hub_download  # takes a second, and few jobs need it
 
         repository, _, commit = self.uri.removeprefix("hf://").partition("@")
         try:
             return Path(hf_hub_download(repository, name, revision=commit, cache_dir=self.cache / "hub"))
-        except (HfHubHTTPError, OSError) as error:
-            reason = " ".join(str(error).split())[:300]
-            raise self._missing(f"{name} of {self.uri} cannot be fetched: {reason}") from error
+        except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.RemoteEntryNotFoundError) as error:
+            raise self._missing(f"the hub gives no {name} of {self.uri}: {_line(error)}") from error
+        except (errors.HfHubHTTPError, OSError) as error:
+            message = f"{self.field}.weights: {name} of {self.uri} cannot be fetched now: {_line(error)}"
+            raise StorageError(message, remedy="try again, or put the files where the job's pods reach them") from error
 
     def _missing(self, message: str) -> UserError:
         return UserError(
@@ -157,3 +164,7 @@ class Weights:
             remedy="name weights of this model, or get the files again; docs/method/producers.md says which",
             exit_code=ExitCode.DATA_CORRUPT,
         )
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
