@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic.alias_generators import to_camel
+from pydantic import Field, ValidationError
 
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
@@ -13,16 +12,15 @@ from unimrg_api.introspection import format_location
 from unimrg_api.progress import Progress
 from unimrg_api.redaction import clean
 from unimrg_api.status import AttemptEnd, Condition, JobStatus, ProgressStatus, RestartCounters, StageStatus
+from unimrg_cli.view import View
 
 NOT_TAKEN_UP = "no operator has set its status yet"
 AT_WORK = ("Preparing", "Running", "Evaluating")
 """Phases in which the last report of progress is about what runs now."""
 
 
-class ClusterJob(BaseModel):
+class ClusterJob(View):
     """A UniMRGJob as its cluster has it."""
-
-    model_config = ConfigDict(frozen=True, alias_generator=to_camel, populate_by_name=True)
 
     name: str
     namespace: str

@@ -17,8 +17,8 @@ from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.job import API_VERSION, KIND, UniMRGJob
 from unimrg_api.load import parse_job
-from unimrg_cli.data_view import View
 from unimrg_cli.first_job import FAMILIES
+from unimrg_cli.view import View
 from unimrg_trainer.data.publication import folder_of, published
 from unimrg_trainer.data.shards import join
 from unimrg_trainer.job_stores import data_stores, wanted_digest

@@ -18,8 +18,9 @@ from rich.progress import track
 
 from unimrg_api.errors import UserError
 from unimrg_api.load import load_job
-from unimrg_cli.data_view import Place, View
+from unimrg_cli.data_view import Place
 from unimrg_cli.run_view import is_job_file
+from unimrg_cli.view import View
 from unimrg_trainer.data.shards import (
     IMAGE_MEMBERS,
     TEXT_MEMBER,

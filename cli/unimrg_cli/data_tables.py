@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from rich.console import Console
 from rich.filesize import decimal as size
 
 from unimrg_cli.data_stats import Spread, StatsReport
 from unimrg_cli.data_view import DatasetReport
-from unimrg_cli.printing import Side, print_rows, print_table
+from unimrg_cli.printing import Side, print_rows, print_table, table_console
 from unimrg_trainer.data.verify import Finding
 
 _SPREAD: dict[str, Side] = {"MINIMUM": "right", "MEDIAN": "right", "95 %": "right", "MAXIMUM": "right"}
@@ -22,7 +21,7 @@ _ANSWER_LENGTH = 80
 
 def print_datasets(reports: Sequence[DatasetReport]) -> None:
     """Print the splits of each data set."""
-    console = _console()
+    console = table_console()
     columns: dict[str, Side] = {
         "SPLIT": "left",
         "SAMPLES": "right",
@@ -56,7 +55,7 @@ def print_datasets(reports: Sequence[DatasetReport]) -> None:
 
 def print_findings(uris: Sequence[str], findings: Sequence[Finding]) -> None:
     """Print what is damaged, a line each, or that nothing is."""
-    console = _console()
+    console = table_console()
     for finding in findings:
         console.print(f"{finding.split}: {finding.problem}", markup=False, highlight=False, soft_wrap=True)
     if not findings:
@@ -66,7 +65,7 @@ def print_findings(uris: Sequence[str], findings: Sequence[Finding]) -> None:
 
 def print_stats(report: StatsReport) -> None:
     """Print the distributions of a split."""
-    console = _console()
+    console = table_console()
     read = f"{report.examined:,} of them were read, evenly spaced" if report.examined < report.samples else "all read"
     head = [
         ("data set", report.uri),
@@ -113,9 +112,3 @@ def _cells(spread: Spread) -> tuple[str, ...]:
 def _cut(text: str) -> str:
     line = " ".join(text.split())
     return line if len(line) <= _ANSWER_LENGTH else f"{line[: _ANSWER_LENGTH - 1]}…"
-
-
-def _console() -> Console:
-    console = Console()
-    # a table for a file or a pipe is not folded at the width of some terminal
-    return console if console.is_terminal else Console(width=240)

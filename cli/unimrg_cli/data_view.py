@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-from pydantic.alias_generators import to_camel
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
@@ -17,19 +15,15 @@ from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.fields import resolve_uri
 from unimrg_api.load import load_job
+from unimrg_api.texts import counted
 from unimrg_cli.run_view import is_job_file
+from unimrg_cli.view import View
 from unimrg_trainer.data.publication import Publication, find_publication, find_publications, folder_of
 from unimrg_trainer.data.shards import CorruptDataError, Manifest, Oddity, join, read_index
 from unimrg_trainer.data.verify import Finding, manifest_of, verify_split
 from unimrg_trainer.storage import ObjectStore, open_store
 
 _FOLDER = re.compile(r"[0-9a-f]{16}")
-
-
-class View(BaseModel):
-    """Keys of JSON output are in camel case."""
-
-    model_config = ConfigDict(frozen=True, alias_generator=to_camel, populate_by_name=True)
 
 
 class SplitReport(View):
@@ -158,11 +152,10 @@ def damage(findings: list[Finding]) -> UserError | None:
     """The error to end with if something is damaged."""
     if not findings:
         return None
-    samples = len({finding.sample for finding in findings if finding.sample is not None})
-    objects = len({finding.object for finding in findings})
+    objects = counted(len({finding.object for finding in findings}), "object")
+    samples = counted(len({finding.sample for finding in findings} - {None}), "sample")
     return UserError(
-        f"{objects} {'object is' if objects == 1 else 'objects are'} damaged"
-        + (f", with {samples} {'sample' if samples == 1 else 'samples'}" if samples else ""),
+        f"the data is damaged: {objects}, {samples}",
         remedy="restore what is named above from a copy, or delete the data set and prepare it again",
         exit_code=ExitCode.DATA_CORRUPT,
     )

@@ -12,6 +12,12 @@ Side = Literal["left", "right", "fold"]
 """How a column is aligned; one that is folded holds long text."""
 
 
+def table_console() -> Console:
+    """Return a console for tables: for a file or a pipe they are not folded at the width of some terminal."""
+    console = Console()
+    return console if console.is_terminal else Console(width=240)
+
+
 def print_rows(console: Console, rows: Iterable[tuple[str, str]]) -> None:
     """Print named values below each other; empty ones are left out."""
     table = Table(show_header=False, box=None, pad_edge=False)

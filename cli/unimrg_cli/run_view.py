@@ -9,8 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict
-from pydantic.alias_generators import to_camel
+from pydantic import Field
 
 from unimrg_api.commits import FINISHED_KEY, SUMMARY_KEY, outcome_key
 from unimrg_api.errors import UserError
@@ -21,6 +20,7 @@ from unimrg_api.load import load_job
 from unimrg_api.progress import Progress
 from unimrg_api.stages import STAGES, outcome_of
 from unimrg_api.termination import TerminationRecord
+from unimrg_cli.view import View
 from unimrg_trainer.checkpoint.reader import CommitReport, inspect_commits
 from unimrg_trainer.local_folders import PROGRESS_FILE, TERMINATION_FILE, mlflow_run, run_folder, training_in
 from unimrg_trainer.storage import LocalStore, ObjectStore, open_store
@@ -35,11 +35,7 @@ _OUTCOME = re.compile(outcome_key(r"(\d+)", f"({'|'.join(STAGES)})"))
 _ATTEMPT = re.compile(r"attempts/(\d+)\.json")
 
 
-class _View(BaseModel):
-    model_config = ConfigDict(frozen=True, alias_generator=to_camel, populate_by_name=True)
-
-
-class Outcome(_View):
+class Outcome(View):
     """How one stage of an attempt ended."""
 
     attempt: int
@@ -49,7 +45,7 @@ class Outcome(_View):
     message: str
 
 
-class RunDescription(_View):
+class RunDescription(View):
     """The state of a run, read from the objects under its prefix."""
 
     uri: str
@@ -64,7 +60,7 @@ class RunDescription(_View):
     """The last report, one with steps unless the run goes on."""
     checkpoint: CommitReport | None = None
     """The newest commit."""
-    outcomes: list[Outcome] = []
+    outcomes: list[Outcome] = Field(default=[])
     """Ends of the train and evaluate stages, by attempt."""
     last_end: TerminationRecord | None = None
     """The termination record of the last stage on this machine, whichever it was."""

@@ -9,22 +9,18 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
-from pydantic.alias_generators import to_camel
+from pydantic import Field
 
 from unimrg_api.sweep import SEED
 from unimrg_cli.cluster_view import ClusterJob
 from unimrg_cli.sweep_file import PlannedJob, Sweep
+from unimrg_cli.view import View
 
 Format = Literal["table", "json", "csv", "markdown"]
 FINISHED = "Completed"
 
 
-class _View(BaseModel):
-    model_config = ConfigDict(frozen=True, alias_generator=to_camel, populate_by_name=True)
-
-
-class JobResult(_View):
+class JobResult(View):
     """What is known of one job."""
 
     name: str
@@ -34,13 +30,13 @@ class JobResult(_View):
     """Prefix of its run."""
     state: str
     """NotStarted, Running, Stopped, Completed or Failed; on a cluster also any other phase."""
-    losses: dict[str, float] = {}
+    losses: dict[str, float] = Field(default={})
     """Loss of the held-out rows after training, by objective."""
-    scores: dict[str, float] = {}
+    scores: dict[str, float] = Field(default={})
     """Results of the evaluation, by name."""
 
 
-class Mean(_View):
+class Mean(View):
     """A figure over several seeds."""
 
     mean: float
@@ -49,20 +45,20 @@ class Mean(_View):
     jobs: int
 
 
-class MeanResult(_View):
+class MeanResult(View):
     """The completed jobs that differ in their seeds only."""
 
     labels: dict[str, str]
-    losses: dict[str, Mean] = {}
-    scores: dict[str, Mean] = {}
+    losses: dict[str, Mean] = Field(default={})
+    scores: dict[str, Mean] = Field(default={})
 
 
-class SweepResult(_View):
+class SweepResult(View):
     """A sweep's table."""
 
     sweep: str
     jobs: list[JobResult]
-    means: list[MeanResult] = []
+    means: list[MeanResult] = Field(default=[])
     """Empty where no seed varies."""
 
     @property

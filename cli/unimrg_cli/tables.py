@@ -24,7 +24,7 @@ from unimrg_cli.cluster_view import (
     stage_end,
     steps_text,
 )
-from unimrg_cli.printing import Side, print_rows, print_table
+from unimrg_cli.printing import Side, print_rows, print_table, table_console
 from unimrg_cli.run_view import RunDescription
 from unimrg_trainer.checkpoint.reader import CommitReport
 from unimrg_trainer.checkpoint.retention import Deletable
@@ -34,7 +34,7 @@ Rows = list[tuple[str, str]]
 
 def print_status(shown: BaseModel) -> None:
     """Print where a run (RunDescription) or a job on a cluster (ClusterJob) stands."""
-    console = _console()
+    console = table_console()
     if isinstance(shown, RunDescription):
         print_rows(console, _run_rows(shown, time.time()))
         if shown.results is not None:
@@ -60,7 +60,7 @@ def print_status(shown: BaseModel) -> None:
 
 def print_checkpoints(uri: str, checkpoints: list[CommitReport], *, digests: bool) -> None:
     """Print the committed checkpoints of a run, newest first, whose `digests` were compared, or only their sizes."""
-    console = _console()
+    console = table_console()
     if not checkpoints:
         console.print(f"{uri} holds no committed checkpoint yet.", markup=False, highlight=False, soft_wrap=True)
         return
@@ -84,7 +84,7 @@ def print_checkpoints(uri: str, checkpoints: list[CommitReport], *, digests: boo
 
 def print_deletable(uri: str, deletable: list[Deletable], *, deleted: bool) -> None:
     """Print what is, or would be, deleted of a run's checkpoints."""
-    console = _console()
+    console = table_console()
     if not deletable:
         console.print(f"There is nothing to delete at {uri}.", markup=False, highlight=False, soft_wrap=True)
         return
@@ -98,19 +98,13 @@ def print_deletable(uri: str, deletable: list[Deletable], *, deleted: bool) -> N
 def print_checks(outcomes: Iterable[tuple[str, str, bool, str]]) -> None:
     """Print (strategy, largest difference of a weight, whether it passed, what was checked) of each check."""
     rows = ((strategy, error, "passed" if passed else "FAILED", case) for strategy, error, passed, case in outcomes)
-    print_table(_console(), {"STRATEGY": "left", "OFF BY": "right", "RESULT": "left", "CASE": "fold"}, rows)
+    print_table(table_console(), {"STRATEGY": "left", "OFF BY": "right", "RESULT": "left", "CASE": "fold"}, rows)
 
 
 def print_sweep(columns: list[str], jobs: list[list[str]], means: list[list[str]]) -> None:
     """Print the table of a sweep: its columns, a row for each job and for each mean over seeds."""
     sides: dict[str, Side] = {name.replace("/", "/\n"): "right" for name in columns[2:]}
-    print_table(_console(), {"JOB": "left", "STATE": "left", **sides}, [*jobs, *means])
-
-
-def _console() -> Console:
-    console = Console()
-    # a table for a file or a pipe is not folded at the width of some terminal
-    return console if console.is_terminal else Console(width=240)
+    print_table(table_console(), {"JOB": "left", "STATE": "left", **sides}, [*jobs, *means])
 
 
 def _run_rows(run: RunDescription, now: float) -> Rows:

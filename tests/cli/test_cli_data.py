@@ -267,5 +267,5 @@ def test_images_in_a_bucket_are_packed_and_verified_there(
     content = store.get(key)
     store.put(key, content[:520] + flip(content[520:521]) + content[521:])
     ended = unimrg("data", "verify", uri)
-    ended.refused(ExitCode.DATA_CORRUPT, "1 object is damaged")
+    ended.refused(ExitCode.DATA_CORRUPT, "damaged: 1 object, 1 sample")
     assert f"{uri}/{key}" in ended.out and "'train-00000000'" in ended.out
