@@ -4,7 +4,8 @@ python benchmarks/operator_latency.py [--quick] [--kopf PYTHON]
 
 Decisions are timed in this process: from a cached job, its children and pods to the decision and the rendered
 manifest, as a worker does it, over the states that a job goes through. Then, at a real API server, jobs are created one
-after the other, and the time is taken from the creation's answer until a watch shows the child. With `--kopf`, the
+after the other, with pauses in which what the one before leads to happens, and the time is taken from the creation's
+answer until a watch shows the child. With `--kopf`, the
 interpreter of an environment with kopf, an operator in kopf that creates the same Job in its handler takes turns with
 ours. Ends with one line of JSON.
 """
@@ -43,6 +44,7 @@ from unimrg_operator.kube.cache import Cache
 
 TARGET_MS = 50.0
 """99th percentile of decide and render."""
+PAUSE_SECONDS = 3.0
 KOPF = """
 import json, kopf, urllib.request, ssl, yaml, os
 config = yaml.safe_load(open(os.environ["KUBECONFIG"]))
@@ -140,6 +142,7 @@ def reaction_ms(cluster: KwokCluster, watcher: Watcher, label: str, count: int) 
         client.create(JOBS, "bench", job_object(name, "bench"))
         created = time.monotonic()
         taken.append((watcher.until(f"{name}-check-1") - created) * 1000)
+        time.sleep(PAUSE_SECONDS)
     client.close()
     return taken
 

@@ -148,7 +148,7 @@ def check(root: type[Model], document: Document) -> tuple[Model | None, list[Pro
     findings = list(_nulls(root, document.value, ()))
     wrong = {finding.location for finding in findings}
     met = Counter[Location]()
-    copy = deepcopy(document.value)
+    copy = deepcopy(document.value) if wrong else document.value
     for location in wrong:
         _put_right(root, copy, location)
     model = None
@@ -160,6 +160,7 @@ def check(root: type[Model], document: Document) -> tuple[Model | None, list[Pro
             found = list(_findings(root, error, document))
         findings += [item for item in found if not any(_touches(place, wrong) for place in _places(item))]
         met.update({item.location for item in found})
+        copy = deepcopy(copy)
         for item in found:
             # A rule's own place is put right first: what else it reads may be right, and wrong for another rule only.
             places = _places(item) if met[item.location] == TRIES else {item.location}

@@ -23,7 +23,7 @@ def identities(cluster: RealCluster, job: str) -> set[tuple[str, str]]:
 
 
 def test_no_outage_restarts_a_training_or_makes_anything_twice(real_cluster: RealCluster) -> None:
-    real_cluster.submit(real_cluster.quick_start("outages", steps=600))
+    real_cluster.submit(real_cluster.quick_start("outages", steps=100_000))
     job = real_cluster.wait_for("outages", lambda found: step(found) >= 10, "at step 10", seconds=900)
     before = identities(real_cluster, "outages")
 
@@ -41,11 +41,10 @@ def test_no_outage_restarts_a_training_or_makes_anything_twice(real_cluster: Rea
     real_cluster.kubectl("delete", *pods)
     real_cluster.ready(SYSTEM, RELEASE)
     goes_on("every pod of the operator was killed")
-    assert step(real_cluster.job("outages")) < 600, "all of it happened in mid-training"
+    assert phase(real_cluster.job("outages")) == "Running", "all of it happened in mid-training"
     assert identities(real_cluster, "outages") == before
-    done = real_cluster.wait_for("outages", lambda found: phase(found) == "Succeeded", "Succeeded", seconds=1500)
-    assert restarts(done) == 0
-    assert identities(real_cluster, "outages") >= before
+    assert restarts(real_cluster.job("outages")) == 0
+    real_cluster.kubectl("delete", "umj", "outages", f"--namespace={real_cluster.namespace}")
 
 
 def test_memory_that_is_too_little_is_told_with_the_field_that_says_so(real_cluster: RealCluster) -> None:

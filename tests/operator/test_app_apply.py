@@ -251,6 +251,17 @@ def test_an_object_of_another_owner_is_a_conflict_and_not_touched(shell: Shell, 
     assert [method for method, _ in shell.requests()] == ["POST", "GET"]
 
 
+def test_only_a_status_from_which_nothing_follows_is_held(shell: Shell) -> None:
+    item, status = job_object(status=stored(STATUS)), JobStatus(phase="Starting")
+    seen = Observation(observe_job(item))
+    assert shell.applier.apply(item, seen, Decision(status), hold=True) == Outcome(held=True)
+    assert shell.applier.apply(item, seen, Decision(STATUS), hold=True) == Outcome()
+    assert shell.requests() == []
+    shell.api.others += [ok(job_object()), ok()]
+    told = Decision(status, events=(Event("Normal", "A", "b"),))
+    assert shell.applier.apply(item, seen, told, hold=True) == Outcome(wrote_status=True)
+
+
 @pytest.mark.parametrize(
     ("answer", "reason", "message"),
     [

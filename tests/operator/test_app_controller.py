@@ -116,6 +116,22 @@ def test_a_job_is_looked_at_again_as_soon_as_anything_asks_for_it(shell: Shell) 
         assert shell.reconcile() == seconds
 
 
+def test_a_status_from_which_nothing_follows_waits_for_a_second(virtual_clock: VirtualClock, shell: Shell) -> None:
+    def hold() -> bool:
+        return bool(shell.applier.apply.call_args.kwargs["hold"])
+
+    shell.applier.apply.return_value = Outcome(wrote_status=True)
+    shell.reconcile()
+    assert not hold()
+    virtual_clock.advance(0.4)
+    shell.applier.apply.return_value = Outcome(held=True)
+    assert shell.reconcile() == pytest.approx(0.6)
+    assert hold()
+    virtual_clock.advance(0.6)
+    shell.reconcile()
+    assert not hold()
+
+
 def test_a_failed_creation_is_shown_at_once_and_retried_every_30_seconds(
     virtual_clock: VirtualClock, shell: Shell
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -121,3 +122,15 @@ def test_an_array_with_objects_is_not_read() -> None:
     """Reading one would run code of whoever wrote it."""
     with pytest.raises(ValueError, match="pickle"):
         encode_array(np.array([{}]))
+
+
+def test_arrays_come_back_whatever_their_type_and_order() -> None:
+    grid = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
+    for array in (grid, np.asfortranarray(grid), grid.astype(">f4"), np.float16(3), np.zeros((0, 4))):
+        found, size = decode_member("a.npy", encode_array(np.asanyarray(array)), "here")
+        np.testing.assert_array_equal(found, array)
+        assert (found.dtype, size) == (np.asanyarray(array).dtype, found.nbytes) and not found.flags.writeable
+    pickled = io.BytesIO()
+    np.save(pickled, np.array([{}], dtype=object), allow_pickle=True)
+    with pytest.raises(CorruptDataError, match="objects"):
+        decode_member("a.npy", pickled.getvalue(), "here")

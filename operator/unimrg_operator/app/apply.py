@@ -54,6 +54,8 @@ class Outcome:
     conflict: bool = False
     """The job has changed meanwhile or is gone: nothing was done."""
     wrote_status: bool = False
+    held: bool = False
+    """The status has changed and was not written yet."""
     creation_error: CreationError | None = None
     retry_after: float | None = None
     """Seconds after which an action is to be tried again that has to wait for somebody else."""
@@ -86,10 +88,12 @@ class Applier:
         self._clock = clock
         self._going = FirstSeen()
 
-    def apply(self, item: Object, observation: Observation, decision: Decision) -> Outcome:
-        """Carry out what was decided about the UniMRGJob `item`."""
+    def apply(self, item: Object, observation: Observation, decision: Decision, *, hold: bool = False) -> Outcome:
+        """Carry out what was decided about the UniMRGJob `item`; `hold` a status from which nothing follows."""
         job = observation.job
         patch = difference(item.get("status") or {}, status_object(decision.status))
+        if patch and hold and not decision.actions and not decision.events:
+            return Outcome(held=True)
         if patch:
             version = item["metadata"]["resourceVersion"]
             try:

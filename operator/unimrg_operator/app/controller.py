@@ -25,6 +25,7 @@ from unimrg_operator.core.decide import BLIND_RETRY_SECONDS, CREATION_RETRY_SECO
 from unimrg_operator.core.decision import CreateChild, Decision
 from unimrg_operator.core.lookup import is_alive
 from unimrg_operator.core.observation import Child, Observation, ObservedJob, Pod
+from unimrg_operator.core.texts import remaining, shortest_wait
 from unimrg_operator.kube.client import Object
 from unimrg_operator.kube.errors import ApiError
 from unimrg_operator.kube.queue import WorkQueue
@@ -34,6 +35,8 @@ logger = logging.getLogger(__name__)
 WORKERS = 8
 CONFLICT_SECONDS = 0.5
 """How soon to look again at a job that was changed by somebody else: the watch should have brought it by then."""
+STATUS_SECONDS = 1.0
+"""A status from which nothing follows is written so long after the one before: starting pods make several a second."""
 QUIET_SECONDS = 10.0
 """Age of a child from which on missing or waiting pods are worth a look at the Warning events."""
 WARNINGS_SECONDS = 15.0
@@ -82,6 +85,8 @@ class Controller:
         self._nodes = nodes
         self._clock = clock
         self._failed_creations: dict[JobKey, _FailedCreation] = {}
+        self._written: dict[JobKey, float] = {}
+        """When each job's status was last written."""
         self._deletions = FirstSeen()
         self._beats: dict[str, float] = {}
         self._threads: list[threading.Thread] = []
@@ -149,6 +154,7 @@ class Controller:
             return BLIND_RETRY_SECONDS
         if item is None:
             self._failed_creations.pop(key, None)
+            self._written.pop(key, None)
             self._poller.forget(key)
             return None
         now = self._clock()
@@ -157,12 +163,16 @@ class Controller:
         decision = self._decide(observation, now)
         if not usable:
             return decision.requeue_after
-        outcome = self._applier.apply(item, observation, decision)
+        left = remaining(self._written.get(key, 0.0), STATUS_SECONDS, now)
+        outcome = self._applier.apply(item, observation, decision, hold=left > 0)
         if outcome.conflict:
             return CONFLICT_SECONDS
+        if outcome.held:
+            return shortest_wait(left, decision.requeue_after, look_again)
         job = observation.job
         log_decision(job, decision.status, decision.actions)
         if outcome.wrote_status:
+            self._written[key] = now
             count_changes(self._metrics, job, decision.status, now)
         waits = [decision.requeue_after, outcome.retry_after, look_again]
         if outcome.creation_error is not None:

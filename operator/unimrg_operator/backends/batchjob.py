@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from kubernetes import client as k8s
-
 from unimrg_api.stages import STAGES
-from unimrg_operator.backends import pod
+from unimrg_operator.backends import k8s, pod
 from unimrg_operator.backends.base import Attempt, Manifest, ObservedState, Resource, state_of
 from unimrg_operator.backends.children import suspended
 from unimrg_operator.backends.objects import dig

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from kubernetes import client as k8s
-
-from unimrg_operator.backends import batchjob, pod
+from unimrg_operator.backends import batchjob, k8s, pod
 from unimrg_operator.backends.base import Attempt, Manifest, ObservedState, Resource, state_of
 from unimrg_operator.backends.batchjob import BatchJobBackend
 from unimrg_operator.backends.children import child_name, labels_of, suspended

@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from kubernetes import client as k8s
+from kubernetes.client import ApiClient
 
 from unimrg_api import cluster
 from unimrg_api.digests import canonical_json
@@ -18,7 +18,7 @@ from unimrg_api.job import API_VERSION, KIND, UniMRGJob
 from unimrg_api.load import process_spec
 from unimrg_api.spec_platform import SecretSpec
 from unimrg_api.stages import STAGES, PodSize
-from unimrg_operator.backends import children
+from unimrg_operator.backends import children, k8s
 from unimrg_operator.backends.base import Attempt, Manifest
 from unimrg_operator.backends.profile import RdmaSpec, SiteProfile
 
@@ -81,8 +81,8 @@ def to_manifest(model: Any) -> Manifest:
 
 
 @cache
-def _serializer() -> k8s.ApiClient:
-    return k8s.ApiClient()
+def _serializer() -> ApiClient:
+    return ApiClient()
 
 
 def _pod(attempt: Attempt, profile: SiteProfile, node_rank: str | None, master_address: str) -> k8s.V1PodSpec:
