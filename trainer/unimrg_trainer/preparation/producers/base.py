@@ -22,7 +22,7 @@ class MapProducer(Protocol):
         ...
 
     def produce(self, images: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
-        """Return the map of each image: uint8 [H, W, 3] (RGB) → uint8 [H, W] of the same size, in the same order.
+        """Return the map of each image: uint8 [H, W, 3] (RGB) → uint8 [H, W] or [H, W, 3] of the same size, in order.
 
         The model is loaded by the first call. A map depends on its image alone, not on those beside it. Raises
         UserError for weights that do not fit.
