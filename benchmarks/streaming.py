@@ -96,13 +96,13 @@ def npy(array: np.ndarray) -> bytes:
 
 def write(folder: Path, row: str, count: int) -> list[str]:
     """Write a data set; return the keys of its shards."""
+    from tests.support.written_shards import write_split
     from unimrg_trainer.data.publication import Publication, publish
-    from unimrg_trainer.preparation.write import write_split
     from unimrg_trainer.storage import LocalStore
 
     store = LocalStore(folder / "objects" / row)
     made = samples_of(row, count)
-    manifest = write_split(store, PREFIX, "train", count, lambda _: next(made), bytes_per_shard=16 << 20)
+    manifest = write_split(store, PREFIX, "train", count, lambda _: next(made), samples_per_shard=128)
     publish(store, Publication(digest=DIGEST, prefix=PREFIX, manifests={"train": manifest}))
     return [f"{row}/{key}" for key, _ in store.list() if key.endswith(".tar")]
 

@@ -44,6 +44,7 @@ EXCEPT = {
     f"{API}/spec_model.py": "the job's union of families, and the names of objectives in the published methods",
     f"{API}/spec_stages.py": "the job's union of benchmarks",
     f"{API}/spec_platform.py": "the job's union of sources",
+    f"{API}/spec_sources.py": "the sources' settings",
     "cli/unimrg_cli/first_job.py": "a first job for each family, as its quick start and its recipe have it",
     f"{API}/job.py": "exports the members of the unions, and the rules of the published methods",
 }

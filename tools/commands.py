@@ -11,10 +11,14 @@ from pydantic import BaseModel
 from unimrg_api.arithmetic.plan import Plan
 from unimrg_api.errors import Problem
 from unimrg_cli.cluster_view import ClusterJob
+from unimrg_cli.data_prepare import PreparedReport
+from unimrg_cli.data_stats import Spread, StatsReport
+from unimrg_cli.data_view import DatasetReport, SplitReport
 from unimrg_cli.main import app
 from unimrg_cli.run_view import RunDescription
 from unimrg_cli.sweep_results import JobResult, Mean, MeanResult, SweepResult
 from unimrg_trainer.checkpoint.reader import CommitReport
+from unimrg_trainer.data.verify import Finding
 
 _INTRODUCTION = """# Commands
 
@@ -27,7 +31,7 @@ the kubeconfig's namespace. [Exit codes]({codes}) says what an exit code means; 
 
 | Command | Keys |
 |---|---|
-| `init` | `file`, `job`, `family`, `method`, `place`, `next` |
+| `init` | `file`, `job`, `family`, `method`, `place`, `notes`, `next` |
 | `validate` | `file`, `valid`, `notes`, `problems`, and `job`, or `sweep` and `jobs` |
 | a problem | {problem} |
 | `plan` | {plan} |
@@ -40,6 +44,11 @@ the kubeconfig's namespace. [Exit codes]({codes}) says what an exit code means; 
 | `sweep --dry-run` | a list of jobs |
 | `ckpt ls`, `ckpt verify` | a list: {commit} |
 | `ckpt prune` | `uri`, `deleted`, `checkpoints`: `step`, `why`, `bytes`, `folder` |
+| `data prepare`, `data pack` | {prepared} |
+| `data inspect` | a list: {dataset}; a split has {split} |
+| `data verify` | a list: `uri`, `damaged`: {damage} |
+| `data stats` | {stats}; a distribution has {spread} |
+| `data preview` | `file`, `samples` |
 | `selfcheck` | a list: `strategy`, `case`, `error`, `passed` |
 
 What is not known is `null` or left out.
@@ -59,6 +68,12 @@ def commands_page() -> str:
         "means": _keys(MeanResult),
         "mean": _keys(Mean),
         "commit": _keys(CommitReport),
+        "prepared": _keys(PreparedReport),
+        "dataset": _keys(DatasetReport),
+        "split": _keys(SplitReport),
+        "damage": _keys(Finding),
+        "stats": _keys(StatsReport),
+        "spread": _keys(Spread),
     }
     return _INTRODUCTION.format(**keys) + "\n".join(_sections(typer.main.get_command(app), "unimrg")) + "\n"
 

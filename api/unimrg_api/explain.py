@@ -11,6 +11,7 @@ from unimrg_api.fields import DECIMALS, URI_PATTERN, Spec
 from unimrg_api.introspection import Location, Schema, fields, format_location, is_required, schema_at
 from unimrg_api.job import NAME_PATTERN, NAMESPACE_PATTERN
 from unimrg_api.redaction import clean
+from unimrg_api.spec_maps import SHA256_PATTERN, WEIGHTS_PATTERN
 from unimrg_api.spec_platform import (
     ENDPOINT_PATTERN,
     MOUNT_PATTERN,
@@ -32,6 +33,11 @@ _FORMS = {
     TRACKING_PATTERN: ("the address of a tracking server", "http://mlflow:5000"),
     MOUNT_PATTERN: ("an absolute path of plain names, without .. and a slash at the end", "/mnt/data"),
     URI_PATTERN: ("a URI: file://path, or s3://bucket/prefix without white space, backslash or control character", ""),
+    WEIGHTS_PATTERN: (
+        "a file:// or s3:// URI, or hf://OWNER/NAME@COMMIT with all 40 digits of the commit",
+        "hf://facebook/sam-vit-huge@0123456789abcdef0123456789abcdef01234567",
+    ),
+    SHA256_PATTERN: ("64 hexadecimal digits in small letters, as `sha256sum` prints them", "e3b0c442…"),
 }
 """For each form of a text: what it must be, and an example; "": one is made from what was written."""
 

@@ -242,7 +242,8 @@ URI_RULES = (
 """What no store can hold. Folders and buckets hold the same, so that what is in one can be copied to the other."""
 
 
-def _possible(uri: str) -> str:
+def possible_uri(uri: str) -> str:
+    """Return the URI. Raises pydantic's error for one that no store can hold."""
     refuse([rule.violation(uri) for rule in URI_RULES if not rule.holds(uri)][:1])
     return uri
 
@@ -254,10 +255,10 @@ Uri = Annotated[
         max_length=1024,  # API servers bound the cost of the rules by it
         json_schema_extra={RULES: [rule.to_json() for rule in URI_RULES]},
     ),
-    AfterValidator(_possible),
+    AfterValidator(possible_uri),
 ]
 """`s3://bucket/prefix`, `file:///absolute/path`, or `file://path` relative to the folder of the job's file."""
-ShortUri = Annotated[Uri, Field(max_length=512)]
+ShortUri = Annotated[Uri, Field(max_length=256)]
 """A URI in a list of several entries: an API server counts the cost of its rules for each of them."""
 
 

@@ -10,7 +10,9 @@ from unimrg_api.explain import show
 from unimrg_api.fields import FieldRule
 from unimrg_api.introspection import parse_location, value_at
 from unimrg_api.job import JobSpec, UniMRGJob
+from unimrg_api.spec_maps import PRODUCERS
 from unimrg_api.spec_platform import MAXIMUM_GPUS, MAXIMUM_NODES, MAXIMUM_PROCESSES, mounted_in_cel
+from unimrg_api.spec_sources import SOURCE_URIS
 
 _UPWARDS = r"(^|/|%2[fF])([.]|%2[eE]){2}($|/|%2[fF])"
 """A part of a URI that leads out of its folder, in Python's and Go's regular expressions alike."""
@@ -98,12 +100,33 @@ _ASSETS = _uri_rules(
     "!has(self.model.assets) || {}",
     "self.model.assets",
 )
-_IMAGES = _uri_rules(
-    "data.sources",
-    lambda spec: [source.images.uri for source in spec.data.sources or () if source.images is not None],
-    "!has(self.data.sources) || self.data.sources.all(source, !has(source.images) || {})",
-    "source.images.uri",
-)
+
+
+def _source_rules(uri: str) -> FieldRule:
+    """Return the rule for one of SOURCE_URIS."""
+    names = uri.split(".")
+    present = " && ".join(f"has(source.{'.'.join(names[: count + 1])})" for count in range(len(names)))
+
+    def uris(spec: JobSpec) -> Iterable[str]:
+        values = (source.model_dump(by_alias=True, exclude_none=True) for source in spec.data.sources or ())
+        return [found for value in values if (found := value_at(value, tuple(names))) is not None]
+
+    guard = f"!has(self.data.sources) || self.data.sources.all(source, !({present}) || {{}})"
+    return _uri_rules("data.sources", uris, guard, f"source.{uri}")[0]
+
+
+def _weights_rule(place: str) -> FieldRule:
+    """Return the rule for the weights of a model that makes maps, by its place below `spec.data.maps`."""
+
+    def uris(spec: JobSpec) -> list[str]:
+        models = {} if spec.data.maps is None else spec.data.maps.models()
+        return [models[place].weights] if place in models else []
+
+    path, (name, _, _) = f"data.maps.{place}.weights", place.partition(".")
+    present = f"has(self.data.maps) && has(self.data.maps.{name}) && has(self.data.maps.{place})"
+    return _uri_rules(path, uris, f"!({present}) || {{}}", f"self.{path}")[0]
+
+
 _CHECKPOINT = _uri_rules("checkpoint.uri", lambda spec: [spec.checkpoint.uri], "{}", "self.checkpoint.uri")
 
 
@@ -123,7 +146,9 @@ def _even_split(spec: JobSpec) -> str:
 _BATCH, _TRAINER = "self.training.batch", "self.trainer"
 
 CLUSTER_RULES = (
-    *(files for files, _ in (_INIT, _ASSETS, _IMAGES, _SHARDS, _CHECKPOINT)),
+    *(files for files, _ in (_INIT, _ASSETS, _SHARDS, _CHECKPOINT)),
+    *map(_source_rules, SOURCE_URIS),
+    *map(_weights_rule, PRODUCERS),
     *(written for _, written in (_CHECKPOINT, _PREPARED)),
     FieldRule(
         "tracking.mlflow.uri",

@@ -10,6 +10,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from unimrg_api.fields import LINE_PATTERN, VISIBLE, FieldRule, Share, ShortUri, Spec, Uri, Weight
+from unimrg_api.spec_maps import MapsSpec
+from unimrg_api.spec_sources import FolderSpec, LlavaSpec, PhotographsSpec, PreparationSpec, WebDatasetSpec
 from unimrg_api.unions import CustomSpec, OneOf, each_once
 
 StrategyName = Literal["DDP", "ZeRO1", "ZeRO2", "ZeRO3", "FSDP2"]
@@ -35,7 +37,7 @@ MOUNT_PATTERN = r"^(/[A-Za-z0-9_][A-Za-z0-9._-]*)+$"
 POD_FOLDERS = ("/cache", "/dev", "/run/unimrg", "/tmp")
 """What pods use themselves: no volume of a job is mounted at, above or below one of these."""
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 """What the names of image files end with, in small letters or large ones."""
 
 
@@ -153,28 +155,26 @@ class ImagesSpec(Spec):
     """Images of a folder, for sample grids. They have no depth or segmentation and are not trained on."""
 
     uri: ShortUri
-    """Folder of JPEG or PNG files, as `file://`."""
-
-    rules = (
-        FieldRule(
-            "uri",
-            "images are read from a folder only, not from an object store",
-            "use a file:// URI; shards, once prepared, may lie elsewhere",
-            lambda images: not images.uri.startswith("s3://"),
-            "!self.uri.startsWith('s3://')",
-        ),
-    )
+    """Folder of images."""
 
 
 class SourceSpec(OneOf):
     """One thing that the prepare stage turns into shards."""
 
-    members = ("scenes", "images", "custom")
+    members = ("scenes", "images", "folder", "llava", "webDataset", "photographs", "custom")
 
     scenes: ScenesSpec | None = None
     """Generated images to train on and to evaluate with."""
     images: ImagesSpec | None = None
     """Images of a folder, for sample grids."""
+    folder: FolderSpec | None = None
+    """Images of a folder to train on, with captions, questions and maps beside them."""
+    llava: LlavaSpec | None = None
+    """Conversations about images, in the form of LLaVA."""
+    web_dataset: WebDatasetSpec | None = None
+    """Tars in WebDataset's form."""
+    photographs: PhotographsSpec | None = None
+    """Photographs that Python packages ship."""
     custom: CustomSpec | None = None
     """A source of an installed package, from the entry-point group `unimrg.sources`."""
 
@@ -195,12 +195,17 @@ class DataSpec(Spec):
 
     sources: Annotated[list[SourceSpec], Field(min_length=1, max_length=4)] | None = None
     """What the prepare stage turns into shards under `shards`, each source once. Absent: the shards exist."""
-    shards: Annotated[list[Uri], Field(min_length=1, max_length=16)]
+    maps: MapsSpec | None = None
+    """Models that make depth and segmentation of the images to train on and to evaluate with whose source brings none.
+    They run in the prepare stage. Absent: only maps that the sources bring."""
+    shards: Annotated[list[ShortUri], Field(min_length=1, max_length=16)]
     """The prefixes that hold the shards, one data set in each; several are mixed. What `sources` describe is prepared
     under the first."""
     weights: Annotated[list[Weight], Field(min_length=1, max_length=16)] | None = None
     """How much of what is read comes from each of `shards`, in any unit: of any stretch of rows each has its share.
     Absent: as much as it has."""
+    preparation: PreparationSpec = PreparationSpec.model_construct()
+    """How the prepare stage works."""
     reading: ReadingSpec = ReadingSpec.model_construct()
     """How shards are read."""
     image_encoding: Literal["Online", "Prepared"] = "Online"
@@ -219,6 +224,13 @@ class DataSpec(Spec):
 
     rules = (
         each_once("sources", SourceSpec, "!has(self.sources) || {}"),
+        FieldRule(
+            "maps",
+            "maps are made only of data that the job prepares itself",
+            "set data.sources, or leave maps out",
+            lambda data: data.maps is None or data.sources is not None,
+            "!has(self.maps) || has(self.sources)",
+        ),
         FieldRule(
             "weights",
             "each of data.shards needs a weight, and one of them has to be above zero",

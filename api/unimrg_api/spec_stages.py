@@ -43,7 +43,7 @@ class EvaluateSpec(Spec):
     mode: Literal["Always", "OnSuccess", "Never"] = "OnSuccess"
     """When to evaluate: whatever became of the training, only after it succeeded, or not at all."""
     benchmarks: Annotated[list[BenchmarkSpec], Field(max_length=16)] = Field(
-        default=[BenchmarkSpec(spatial=SpatialSpec())]
+        default=[BenchmarkSpec.model_construct(spatial=SpatialSpec.model_construct())]
     )
     """Benchmarks to run, each once; losses of held-out rows are measured without any."""
     held_out_rows: Annotated[int, Field(ge=1, le=1_000_000)] = 256

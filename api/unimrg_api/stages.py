@@ -53,13 +53,16 @@ class Stage:
     distributed: bool = False
     """Its work runs in one rank per GPU (or CPU process) under the launcher."""
     every_node: bool = False
-    """It has `trainer.nodes` pods, made by the training backend; any other stage is one pod of a batch Job."""
+    """It has `trainer.nodes` pods, made by the training backend; any other stage is a batch Job."""
+    shared: bool = False
+    """Its work is shared by `data.preparation.pods` pods of that Job; otherwise it has one."""
     reports_progress: bool = False
     """Its pod of node rank 0 serves progress that is worth polling."""
     scores: bool = False
     """It leaves a summary with scores, which its termination record carries."""
     encodes: bool = False
-    """It runs the model's image codec where the job says `data.imageEncoding: Prepared`, and then gets its GPUs."""
+    """It runs the model's image codec where the job says `data.imageEncoding: Prepared`, and the models of `data.maps`,
+    and then gets the job's GPUs."""
     fails_job: bool = True
     """Its failure is the job's failure. Otherwise it runs whatever the others came to, and changes nothing about it."""
     failure_reason: str | None = None
@@ -73,15 +76,18 @@ class Stage:
 
     def pods(self, job: UniMRGJob) -> int:
         """Return how many pods an attempt has."""
-        return job.spec.trainer.nodes if self.every_node else 1
+        if self.every_node:
+            return job.spec.trainer.nodes
+        return job.spec.data.preparation.pods if self.shared else 1
 
     def nodes(self, job: UniMRGJob) -> int:
         """Return UNIMRG_NODES of its pods: validation checks the split of the batch over all nodes."""
-        return job.spec.trainer.nodes if self.every_node or self.validates else 1
+        return job.spec.trainer.nodes if self.validates else self.pods(job)
 
     def pod_size(self, job: UniMRGJob) -> PodSize:
         """Return which resources its pods get."""
-        encodes = self.encodes and job.spec.data.image_encoding == "Prepared"
+        data = job.spec.data
+        encodes = self.encodes and (data.image_encoding == "Prepared" or data.maps is not None)
         size = PodSize.GPU if encodes else self.size
         return PodSize.CPU if size is PodSize.GPU and not job.spec.trainer.gpus_per_node else size
 
@@ -94,7 +100,7 @@ STAGES: dict[StageName, Stage] = {
     stage.name: stage
     for stage in (
         Stage("check", PodSize.SMALL, phase="Checking", validates=True, grace_seconds=30),
-        Stage("prepare", PodSize.CPU, phase="Preparing", reports_progress=True, encodes=True),
+        Stage("prepare", PodSize.CPU, phase="Preparing", shared=True, reports_progress=True, encodes=True),
         Stage("train", PodSize.GPU, trains=True, distributed=True, every_node=True, reports_progress=True),
         Stage(
             "evaluate",

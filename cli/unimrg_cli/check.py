@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,6 +15,9 @@ from unimrg_api.load import job_of, read_document
 from unimrg_api.locality import cluster_notes, cluster_problems
 from unimrg_api.yaml_source import Document
 from unimrg_cli.inputs import missing_inputs
+
+_PLACEHOLDER = r"://(your-bucket|[a-z0-9.-]+\.example)(?=[:/\"])"
+"""What `unimrg init` writes where only its user knows the name: a bucket, and hosts that cannot exist (RFC 2606)."""
 
 
 def check_job(file: Path, document: Document | None = None) -> tuple[UniMRGJob, list[str]]:
@@ -31,7 +36,14 @@ def check_job(file: Path, document: Document | None = None) -> tuple[UniMRGJob, 
     problems += [problem for problem in missing if problem.path not in known]
     if problems or job is None:
         raise JobError(sorted(problems, key=by_place), source=str(file))
-    return job, cluster_notes(job)
+    return job, [*cluster_notes(job), *placeholder_notes(document)]
+
+
+def placeholder_notes(document: Document) -> list[str]:
+    """Return a sentence for the names that `unimrg init` leaves to be replaced, if there are any."""
+    text = json.dumps(document.value)
+    names = dict.fromkeys(match[1] for match in re.finditer(_PLACEHOLDER, text))
+    return [f"{', '.join(names)} stand for names of yours: replace them before the job is submitted"] if names else []
 
 
 def stands_at(file: Path) -> Path:

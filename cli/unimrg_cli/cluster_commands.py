@@ -3,8 +3,6 @@
 Each imports what it needs when it runs.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -30,7 +28,7 @@ if TYPE_CHECKING:
 cluster_app = typer.Typer(rich_markup_mode=None)
 
 
-def connected(namespace: str | None, context: str | None, kubeconfig: Path | None) -> Cluster:
+def connected(namespace: str | None, context: str | None, kubeconfig: Path | None) -> "Cluster":
     """Return the cluster that the options name. Raises UserError where the packages for it are missing."""
     from unimrg_cli.extras import require
 
@@ -40,7 +38,7 @@ def connected(namespace: str | None, context: str | None, kubeconfig: Path | Non
     return connect(namespace, context, kubeconfig)
 
 
-def print_json(shown: BaseModel) -> None:
+def print_json(shown: "BaseModel") -> None:
     """Print a model as JSON, without what it does not have."""
     typer.echo(shown.model_dump_json(by_alias=True, exclude_none=True, indent=2))
 
@@ -61,11 +59,13 @@ def submit(
 
     Its file is checked first, also for what only a cluster refuses. JSON is that of `unimrg status`.
     """
-    from unimrg_cli.check import check_cluster_job, namespace_of
+    from unimrg_cli.check import check_cluster_job, namespace_of, placeholder_notes
 
     if dry_run and wait:
         raise typer.BadParameter("a dry run creates nothing to wait for", param_hint="--wait")
     job, document = check_cluster_job(file)
+    for note in placeholder_notes(document):
+        typer.echo(f"note: {note}", err=True)
     wanted = namespace_of(job, namespace)
     cluster = connected(wanted, context, kubeconfig)
     from unimrg_cli.submit import create, next_commands

@@ -127,6 +127,12 @@ def restarts_text(counters: RestartCounters) -> str:
     return ", ".join(f"{count} {name}" for name, count in counts.items() if count)
 
 
+def score_name(name: str) -> str:
+    """Return the name of a result for people: `held-out depth relative change` for MLflow's name with slashes."""
+    text = one_line(name).removeprefix("eval/").replace("heldout/", "held-out/", 1)
+    return text.replace("/", " ").replace("_", " ")
+
+
 def short_number(text: str) -> str:
     """Return a decimal number with six significant digits at most."""
     try:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 import textwrap
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal, get_args
+from urllib.parse import quote
 
 from unimrg_api.errors import UserError
 from unimrg_api.introspection import Location, schema_at
 from unimrg_api.job import API_VERSION, KIND, UniMRGJob
 from unimrg_api.load import parse_job
 from unimrg_api.spec_model import Method
+from unimrg_api.spec_platform import IMAGE_SUFFIXES
 from unimrg_cli.yaml_text import scalar
 
 Place = Literal["laptop", "cluster"]
@@ -61,7 +64,7 @@ PLACES: tuple[str, ...] = get_args(Place)
 
 _HEADS = {
     "laptop": """\
-# {method} for {family}, small enough for this machine: generated scenes, CPU processes, folders beside this file.
+# {method} for {family}, small enough for this machine: CPU processes, folders beside this file.
 #   unimrg run {file}         (again: it goes on where it was)
 #   unimrg status {file}
 """,
@@ -74,11 +77,24 @@ _HEADS = {
 """,
 }
 _WIDTH = 110
+_PRODUCE = "name a model that makes them in spec.data.maps, or leave the objective out (spec.objectives)"
+_BESIDE = {
+    "Understanding": (".json", "write them, or leave the objective out (spec.objectives)"),
+    "Depth": (".depth.png", _PRODUCE),
+    "Segmentation": (".segmentation.png", _PRODUCE),
+}
+"""By objective, the ending of what it learns from, and what to do without."""
 
 
-def first_job(family: str, method: str, place: str, name: str) -> dict[str, Any]:
-    """Return the job as plain values."""
+def first_job(
+    family: str, method: str, place: str, name: str, images: str | None = None, base: Path = Path()
+) -> dict[str, Any]:
+    """Return the job, in the folder `base`, as plain values; `images` is the folder that is trained on, or its URI."""
     spec = _laptop(family, name) if place == "laptop" else _cluster(family, name)
+    if images is not None:
+        held_out = _held_out(images)
+        spec["data"]["sources"] = [{"folder": {"uri": _uri(images, base), "heldOut": held_out}}]
+        spec["stages"]["evaluate"].update(benchmarks=[], heldOutRows=held_out)
     model = spec.pop("model")
     return {
         "apiVersion": API_VERSION,
@@ -127,6 +143,37 @@ def _cluster(family: str, name: str) -> dict[str, Any]:
     }
 
 
+def _uri(images: str, base: Path) -> str:
+    """Return a folder as a URI, relative where it lies in the job's."""
+    if "://" in images:
+        return images
+    folder, base = Path(images).resolve(), base.resolve()
+    inside = folder != base and folder.is_relative_to(base)
+    return f"file://{quote(folder.relative_to(base).as_posix())}" if inside else folder.as_uri()
+
+
+def _held_out(images: str) -> int:
+    """Return how many images to keep for the evaluation: a tenth, as far as they can be counted here, at most 64."""
+    names = [] if "://" in images else [name.lower() for name in _names(images)]
+    maps = tuple(ending for ending, _ in _BESIDE.values())
+    count = sum(name.endswith(IMAGE_SUFFIXES) and not name.endswith(maps) for name in names) or 640
+    return min(64, max(1, count // 10))
+
+
+def _names(images: str) -> list[str]:
+    return [path.name for path in Path(images).rglob("*")]
+
+
+def missing_beside(images: str, objectives: Collection[str]) -> list[str]:
+    """Return what some objectives learn from and no image of a folder has beside it; nothing for a URI."""
+    names = [] if "://" in images else _names(images)
+    return [
+        f"{objective} learns from files NAME{ending} beside images, and there is none: {remedy}"
+        for objective, (ending, remedy) in _BESIDE.items()
+        if objective in objectives and names and not any(name.endswith(ending) for name in names)
+    ]
+
+
 def job_text(value: dict[str, Any], place: str, file: str) -> str:
     """Return a job as commented YAML; the comments are the first sentences of what the reference says."""
     (family,) = set(value["spec"]["model"]) & set(FAMILIES)
@@ -169,12 +216,19 @@ def _comment(place: Location, width: int) -> list[str]:
     return textwrap.wrap(first, max(width, 40), break_long_words=False, break_on_hyphens=False)
 
 
-def write_first_job(file: Path, family: str, method: str, place: str, name: str, *, force: bool) -> None:
-    """Write a first job into a file. Raises UserError for a file that is there already, unless `force`."""
+def write_first_job(
+    file: Path, family: str, method: str, place: str, name: str, images: str | None, *, force: bool
+) -> list[str]:
+    """Write a first job into a file; return what it lacks to be trained.
+
+    Raises UserError for a file that is there already, unless `force`, and for a folder of images that is not there.
+    """
+    if images is not None and "://" not in images and not Path(images).is_dir():
+        raise UserError(f"{images} is not a folder", remedy="name the folder of your images, or its URI")
     if file.is_dir():
         raise UserError(f"{file} is a folder", remedy=f"give a file's name, e.g. {file / 'job.yaml'}")
-    value = first_job(family, method, place, name)
-    parse_job(value)  # so that a wrong name is refused before anything is written
+    value = first_job(family, method, place, name, images, file.parent)
+    job = parse_job(value)  # so that a wrong name is refused before anything is written
     try:
         with file.open("w" if force else "x", encoding="utf-8") as stream:
             stream.write(job_text(value, place, str(file)))
@@ -184,3 +238,4 @@ def write_first_job(file: Path, family: str, method: str, place: str, name: str,
         raise UserError(
             f"{file} cannot be written: {error.strerror or error}", remedy="choose a folder that is there and yours"
         ) from None
+    return [] if images is None else missing_beside(images, job.spec.resolved_objectives())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ from unimrg_api.exit_codes import ExitCode
 from unimrg_api.explain import show
 from unimrg_api.fields import path_of, resolve_uri
 from unimrg_api.introspection import Location, format_location, value_at
+from unimrg_api.spec_maps import PRODUCERS
 from unimrg_api.spec_platform import IMAGE_SUFFIXES
+from unimrg_api.spec_sources import SOURCE_URIS
 from unimrg_api.yaml_source import Document
 
 
@@ -29,7 +32,7 @@ def missing_inputs(document: Document, base: Path) -> list[Problem]:
             continue
         path = path_of(resolve_uri(value, base))
         try:
-            finding = _look(location[-1], path)
+            finding = _look(location, path)
         except OSError as error:
             remedy = "choose a shorter path" if error.errno == errno.ENAMETOOLONG else "check its permissions"
             finding = f"{path} cannot be looked at: {error.strerror or error}", remedy
@@ -44,7 +47,10 @@ def _places(value: Any) -> Iterator[Location]:
     sources = value_at(value, ("spec", "data", "sources"))
     if isinstance(sources, list):
         for index in range(len(sources)):
-            yield ("spec", "data", "sources", index, "images", "uri")
+            for uri in SOURCE_URIS:
+                yield ("spec", "data", "sources", index, *uri.split("."))
+    for place in PRODUCERS:
+        yield ("spec", "data", "maps", *place.split("."), "weights")
     yield ("spec", "model", "init")
     yield ("spec", "model", "assets")
     shards = value_at(value, ("spec", "data", "shards"))
@@ -53,17 +59,34 @@ def _places(value: Any) -> Iterator[Location]:
             yield ("spec", "data", "shards", index)
 
 
-def _look(field: str | int, path: Path) -> tuple[str, str] | None:
+def _look(location: Location, path: Path) -> tuple[str, str] | None:
     """Return what is missing and the remedy, or None if all is there."""
+    kind, field = location[-2:]
     if field in ("init", "assets"):
         without = "weights are then random" if field == "init" else "the family's folder in the cache is then used"
         remedy = f"correct the path, or leave the field out ({without})"
         found = path.is_dir() or (field == "init" and path.exists())
         return None if found else (f"{path} {'is not a folder' if path.exists() else 'does not exist'}", remedy)
-    remedy = "correct the path, or leave the source out" if field == "uri" else "correct the path, or give data.sources"
+    if field == "weights":
+        remedy = "correct the path, or put the weights there (docs/method/producers.md says which)"
+        return None if path.exists() else (f"{path} does not exist", remedy)
+    source = "sources" in location
+    remedy = "correct the path, or leave the source out" if source else "correct the path, or give data.sources"
+    if "{" in path.name:
+        path = path.parent  # tars by number
+    if field == "annotations":
+        return None if path.is_file() else (f"the file {path} does not exist", remedy)
     if not path.is_dir():
         return f"the folder {path} {'is not a folder' if path.exists() else 'does not exist'}", remedy
-    names = [item.name.lower() for item in path.iterdir() if not item.name.startswith(".")] if field == "uri" else []
-    if field == "uri" and not any(name.endswith(IMAGE_SUFFIXES) for name in names):
+    if kind in ("images", "folder") and not any(_images_below(path)):
         return f"the folder {path} holds no image ({', '.join(IMAGE_SUFFIXES)})", remedy
     return None
+
+
+def _images_below(path: Path) -> Iterator[str]:
+    return (
+        name
+        for _, _, names in os.walk(path, followlinks=True)
+        for name in names
+        if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
+    )

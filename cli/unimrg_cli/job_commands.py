@@ -3,8 +3,6 @@
 Each imports what it needs when it runs.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -25,6 +23,9 @@ def init(
     method: Annotated[str | None, typer.Option("--method", help="SFT, RecA or UniMRG.")] = None,
     place: Annotated[str | None, typer.Option("--place", help="laptop or cluster.")] = None,
     name: Annotated[str | None, typer.Option("--name", help="Name of the job. (default: METHOD-FAMILY)")] = None,
+    images: Annotated[
+        str | None, typer.Option("--images", help="Folder or URI of images to train on. (default: generated ones)")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
     output: OutputOption = "table",
 ) -> None:
@@ -38,15 +39,18 @@ def init(
     method = _chosen(method, "--method", METHODS, "UniMRG")
     place = _chosen(place, "--place", PLACES, "laptop")
     name = name or f"{method.lower()}-{family}"
-    write_first_job(file, family, method, place, name, force=force)
+    notes = write_first_job(file, family, method, place, name, images, force=force)
     following = [f"unimrg validate {file}", f"unimrg {'run' if place == 'laptop' else 'plan'} {file}"]
     if output == "json":
         import json
 
         chosen = {"family": family, "method": method, "place": place}
-        typer.echo(json.dumps({"file": str(file), "job": name, **chosen, "next": following}, indent=2))
+        typer.echo(json.dumps({"file": str(file), "job": name, **chosen, "notes": notes, "next": following}, indent=2))
         return
-    typer.echo(f"wrote {file}. Next:")
+    typer.echo(f"wrote {file}")
+    for note in notes:
+        typer.echo(f"note: {note}")
+    typer.echo("Next:")
     for command in following:
         typer.echo(f"  {command}")
 

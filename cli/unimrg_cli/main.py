@@ -1,4 +1,8 @@
-"""The `unimrg` command. Every command imports what it needs when it runs, so help and validation are instant."""
+"""The `unimrg` command. Every command imports what it needs when it runs, so help and validation are instant.
+
+The modules of commands evaluate their annotations at once (no `from __future__ import annotations`): typer would
+compile each one's text at every start.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ import typer
 
 from unimrg_api.exit_codes import ExitCode
 from unimrg_cli.cluster_commands import cluster_app
+from unimrg_cli.data_commands import data_app
 from unimrg_cli.job_commands import job_app
 from unimrg_cli.run_commands import checkpoints_app, tracking_app
 from unimrg_cli.sweep_command import sweep_app
@@ -26,6 +31,7 @@ app = typer.Typer(
 app.add_typer(job_app)
 app.add_typer(sweep_app)
 app.add_typer(cluster_app)
+app.add_typer(data_app, name="data")
 app.add_typer(checkpoints_app, name="ckpt")
 app.add_typer(tracking_app, name="track")
 

@@ -3,8 +3,6 @@
 Each imports what it needs when it runs.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

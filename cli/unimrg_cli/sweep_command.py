@@ -1,7 +1,5 @@
 """The command `unimrg sweep`: several jobs that differ in few fields, on this machine or on a cluster."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -84,7 +82,7 @@ def sweep(
     raise typer.Exit(code)
 
 
-def _print(found: SweepResult, output: Literal["table", "json", "csv", "markdown"]) -> None:
+def _print(found: "SweepResult", output: Literal["table", "json", "csv", "markdown"]) -> None:
     from unimrg_cli.sweep_results import as_rows, as_text
 
     if output != "table":

@@ -19,6 +19,7 @@ from unimrg_cli.cluster_view import (
     notable,
     one_line,
     restarts_text,
+    score_name,
     short_number,
     stage_end,
     steps_text,
@@ -167,7 +168,7 @@ def _job_rows(job: ClusterJob, now: float) -> Rows:
     rows += [("doing", one_line(message)) for message in doing]
     if status.checkpoint is not None:
         rows.append(("checkpoint", f"step {status.checkpoint.step}, {status.checkpoint.uri}"))
-    rows += [(score.name, short_number(score.value)) for score in status.benchmarks]
+    rows += [(score_name(score.name), short_number(score.value)) for score in status.benchmarks]
     if status.mlflow is not None:
         rows.append(("MLflow", status.mlflow.url or (status.mlflow.run_id and f"run {status.mlflow.run_id}") or ""))
     return rows

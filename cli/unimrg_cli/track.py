@@ -35,7 +35,7 @@ def sync(target: str, tracking_uri: str | None) -> ExitCode:
             f"the job's spec.tracking.mlflow.uri, {job.spec.tracking.mlflow.uri}, counts from the folder of its file",
             remedy="give the job's file, or --tracking-uri",
         )
-    hint = "Sending what MLflow lacks; without an answer this goes on for up to an hour. Ctrl-C ends it without loss."
+    hint = "Sending what MLflow lacks; this may take up to an hour. Ctrl-C ends it without loss."
     typer.echo(hint, err=True)
     with StopRequest().installed() as stop:
         result, run = sync_run(job, file, run_dir, stop)

@@ -21,7 +21,7 @@ from unimrg_trainer.checkpoint.objects import BufferStream
 from unimrg_trainer.checkpoint.reader import read_manifest
 from unimrg_trainer.checkpoint.state import DTYPES, LocalState, Piece
 from unimrg_trainer.checkpoint.tensors import CommitReader
-from unimrg_trainer.checkpoint.writer import parts, shares
+from unimrg_trainer.checkpoint.writer import assign_to_ranks, split_into_objects
 
 
 def every_bit_pattern(dtype: torch.dtype) -> torch.Tensor:
@@ -147,18 +147,18 @@ SIZES = st.dictionaries(st.text("abc", min_size=1), st.integers(0, 1000), max_si
 
 @given(sizes=SIZES, world_size=st.integers(1, 9))
 def test_shares_hold_every_tensor_once_and_are_balanced(sizes: dict[str, int], world_size: int) -> None:
-    dealt = shares(sizes, world_size)
+    dealt = assign_to_ranks(sizes, world_size)
     assert len(dealt) == world_size
     assert sorted(name for names in dealt for name in names) == sorted(sizes)
     loads = [sum(sizes[name] for name in names) for names in dealt]
     assert max(loads) <= sum(loads) / world_size + max(sizes.values(), default=0)
-    assert dealt == shares(dict(reversed(sizes.items())), world_size), "the order of names may not matter"
+    assert dealt == assign_to_ranks(dict(reversed(sizes.items())), world_size), "the order of names may not matter"
 
 
 @given(sizes=SIZES, limit=st.integers(4, 2000))
 def test_parts_keep_every_element_and_the_limit(sizes: dict[str, int], limit: int) -> None:
     pieces = [Piece(name, (size,), 0, torch.arange(size).to(torch.float32)) for name, size in sizes.items()]
-    cut = parts(pieces, limit)
+    cut = split_into_objects(pieces, limit)
     assert all(part and sum(piece.values.nbytes for piece in part) <= limit for part in cut)
     held: dict[str, list[float]] = {name: [] for name in sizes}
     for piece in (piece for part in cut for piece in part):

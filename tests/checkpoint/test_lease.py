@@ -163,7 +163,8 @@ def test_the_holder_renews_survives_an_outage_and_is_told_of_its_loss(
 ) -> None:
     monkeypatch.setattr(lease, "RENEW_SECONDS", 0.01)
     seen, lost, takers = threading.Event(), threading.Event(), list[str]()
-    outages = [raising(lambda: StorageError("away"), "lease")] * 3
+    errors = (StorageError("away"), StorageError("away"), MemoryError("a thread that ends would lose the lease"))
+    outages = [raising(lambda error=error: error, "lease") for error in errors]
 
     def before(action: str, key: str) -> None:
         if len(dictionary_store.writes) > 1 and outages:

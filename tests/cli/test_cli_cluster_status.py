@@ -53,8 +53,8 @@ def test_a_running_job_in_full(shown: Any) -> None:
 
 def test_a_complete_job_shows_scores_and_no_time_that_is_left(shown: Any) -> None:
     out = shown(SUCCEEDED).out
-    assert "Complete    Succeeded: all is done" in out
-    assert "spatial     0.447" in out
+    assert "Succeeded: all is done" in out
+    assert "held-out depth relative change  -0.447" in out
     assert "1h20m" not in out and "ago" not in out
 
 
@@ -197,7 +197,7 @@ def test_waiting_ends_with_the_job_and_shows_each_change_once(submitted: Any) ->
         "Restarting (Stall)",
         "Succeeded: all is done",
     ]
-    assert "spatial     0.447" in ended.out
+    assert "held-out depth relative change  -0.447" in ended.out
 
 
 @pytest.mark.parametrize(("code", "expected"), [(66, 66), (137, 137), (1, 70), (None, 70), (0, 70)])

@@ -28,6 +28,9 @@ def test_every_combination_is_a_valid_job_of_its_place(place: str, unimrg: Unimr
         assert (cluster_problems(job) == []) == (place == "cluster")
         ended = unimrg("validate", file)
         assert ended.code == 0, ended.err
+        assert ("note: your-bucket, s3.example, mlflow.example stand for names of yours" in ended.out) == (
+            place == "cluster"
+        )
 
 
 @pytest.mark.parametrize("family", FAMILIES)

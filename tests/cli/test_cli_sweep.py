@@ -217,7 +217,11 @@ def test_a_cluster_gets_as_many_jobs_at_a_time_as_wanted(unimrg: Unimrg, cluster
     assert jobs.created[0]["spec"]["checkpoint"]["uri"] == "s3://bucket/run/methods/sft-s1"
     found = json.loads(ended.out)
     assert [job["state"] for job in found["jobs"]] == ["Completed", "Failed", "Completed", "Completed"]
-    assert found["means"][1]["scores"]["spatial"] == {"mean": 0.447, "deviation": 0.0, "jobs": 2}
+    assert found["means"][1]["scores"]["eval/heldout/depth/relative_change"] == {
+        "mean": -0.447,
+        "deviation": 0.0,
+        "jobs": 2,
+    }
 
 
 def test_jobs_that_a_cluster_has_are_not_created_again(unimrg: Unimrg, cluster_sweep: Path, jobs: Jobs) -> None:

@@ -8,13 +8,13 @@ from tests.support.cluster import Cluster
 from tests.support.s3_server import S3Server
 from tests.support.thread_job import EVERY, STEPS, checkpoint_step, condition, job, rank_log, stage
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.timeout(900)
 
 
+@pytest.mark.slow
 def test_a_training_as_a_jobset_restarts_whole_and_completes(cluster: Cluster, s3_server: S3Server) -> None:
-    cluster.control_plane.start_jobset()
     bucket = s3_server.bucket()
-    cluster.allow_queues_and_jobsets()
+    cluster.use_backend("JobSet")
     cluster.start_operator()
     cluster.apply(job(cluster, bucket, "sets", backend="JobSet"))
     cluster.wait_for("sets", lambda found: checkpoint_step(found) >= EVERY, 300, "(a commit)")
@@ -34,3 +34,17 @@ def test_a_training_as_a_jobset_restarts_whole_and_completes(cluster: Cluster, s
         ("sets-train-1", "Failed"),
         ("sets-train-2", "Completed"),
     ]
+
+
+@pytest.mark.long
+def test_a_drained_node_of_a_jobset_costs_nothing(cluster: Cluster, s3_server: S3Server) -> None:
+    bucket = s3_server.bucket()
+    cluster.use_backend("JobSet")
+    cluster.start_operator()
+    cluster.apply(job(cluster, bucket, "drained", backend="JobSet"))
+    cluster.wait_for("drained", lambda found: checkpoint_step(found) >= EVERY, 300, "(a commit)")
+    leaving = cluster.pods("drained", "train", 1)[1]["metadata"]["name"]
+    cluster.kubectl("delete", "pod", leaving, "--wait=false")
+    train = stage(cluster.wait_for_phase("drained", "Succeeded", seconds=400), "train")
+    assert (train["attempt"], train["restartCounters"]["freeRestarts"]) == (2, 1)
+    assert "resumed from step" in rank_log(cluster, bucket, "drained", 2)

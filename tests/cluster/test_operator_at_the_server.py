@@ -20,6 +20,7 @@ from ruamel.yaml import YAML
 from tests.support.control_plane import ControlPlane
 from tests.support.guarded import GuardedProcess
 from tests.support.ports import free_port
+from tests.support.thread_job import stage
 from tools.crd import crd
 from unimrg_api.environment import ports
 from unimrg_api.exit_codes import ExitCode
@@ -212,7 +213,7 @@ def test_a_job_succeeds_though_the_operator_is_killed_at_every_step(operator: Op
     children = operator.children()
     assert list(children) == ["tiny-check-1", "tiny-finish-1", "tiny-train-1", "tiny-train-2"]
     assert children.items() >= made.items()
-    train = next(stage for stage in operator.job()["status"]["stages"] if stage["name"] == "train")
+    train = stage(operator.job(), "train")
     assert (train["attempt"], train["state"]) == (2, "Succeeded")
     assert train["restartCounters"]["userRestarts"] == 0
     created = [line for line in operator.lines() if "CreateChild train-2" in line.get("actions", [])]

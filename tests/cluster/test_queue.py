@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.cluster import Cluster, Object
+from tests.support.cluster import BACKENDS, Cluster, Object
 from tests.support.s3_server import S3Server
 from tests.support.thread_job import EVERY, STEPS, checkpoint_step, condition, job, rank_log, stage
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = pytest.mark.timeout(1200)
 
 PROFILE = {"resources": {"cpuPod": {"cpu": "2", "memory": "4Gi"}, "smallPod": {"cpu": "1", "memory": "1Gi"}}}
 QUOTA = {"cpu": "4", "memory": "8Gi"}
@@ -52,15 +52,16 @@ def queue(cluster: Cluster) -> Iterator[str]:
     control_plane.kubectl("delete", "clusterqueue", own, "--wait=false")
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_a_job_waits_its_turn_and_goes_on_after_it_was_pushed_out(
-    cluster: Cluster, s3_server: S3Server, queue: str
+    cluster: Cluster, s3_server: S3Server, queue: str, backend: str
 ) -> None:
     bucket = s3_server.bucket()
     cluster.allow_queues_and_jobsets()
     cluster.start_operator(PROFILE, "--kueue")
 
     def apply(name: str, steps: int, **more: str) -> None:
-        wanted = job(cluster, bucket, name, queue={"name": queue, **more})
+        wanted = job(cluster, bucket, name, queue={"name": queue, **more}, backend=backend)
         wanted["spec"]["training"]["schedule"]["totalSteps"] = steps
         cluster.apply(wanted)
 
@@ -77,7 +78,10 @@ def test_a_job_waits_its_turn_and_goes_on_after_it_was_pushed_out(
     found = cluster.wait_for("second", waits, 60, "(waiting)")
     admitted = condition(found, "Admitted")
     assert (admitted["status"], admitted["reason"]) == ("False", "WaitingForQuota")
-    assert "second-check-1 waits in the queue team, position 1; couldn't assign flavors" in admitted["message"]
+    assert (
+        "second-check-1 waits in the queue team, at position 1 of this LocalQueue; couldn't assign flavors"
+        in admitted["message"]
+    )
     assert found["status"]["reason"] == "WaitingForQuota"
 
     cluster.kubectl("delete", "umj", "first")

@@ -7,11 +7,11 @@ import json
 import pytest
 
 from tests.cluster.test_thread import assert_resumed, store, trains, wait_for_commit
-from tests.support.cluster import Cluster, Object
+from tests.support.cluster import BACKENDS, Cluster, Object
 from tests.support.thread_job import EVERY, condition, job, stage
 from unimrg_trainer.checkpoint.reader import list_commits
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(600)
 
 NAME = "paused"
 
@@ -28,9 +28,11 @@ def change(cluster: Cluster, **spec: object) -> None:
     cluster.kubectl("patch", "umj", NAME, "--type=merge", f"--patch={json.dumps({'spec': spec})}")
 
 
-def test_a_job_is_suspended_resumed_from_its_checkpoint_and_ended_by_its_deadline(cluster: Cluster) -> None:
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_job_is_suspended_resumed_and_ended_by_its_deadline(cluster: Cluster, backend: str) -> None:
     bucket = cluster.s3.bucket()
-    wanted = job(cluster, bucket, NAME)
+    cluster.use_backend(backend)
+    wanted = job(cluster, bucket, NAME, backend=backend)
     wanted["spec"]["training"]["schedule"]["totalSteps"] = 100_000  # it never ends by itself
     cluster.start_operator()
     cluster.apply(wanted)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.cluster import Cluster, Object
+from tests.support.cluster import BACKENDS, Cluster, Object
 from tests.support.s3_server import S3Server
 from tests.support.thread_job import job, stage
 
@@ -74,11 +74,15 @@ def test_a_webhook_that_is_down_is_named_and_once_it_is_back_training_begins(
     assert events(cluster, "hooked") == ["BackendUnavailable"]
 
 
-@pytest.mark.slow
-def test_a_machine_that_is_switched_off_is_left_after_a_minute(cluster: Cluster, s3_server: S3Server) -> None:
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_job_leaves_a_machine_that_is_switched_off_and_completes(
+    cluster: Cluster, s3_server: S3Server, backend: str
+) -> None:
     cluster.allow_nodes()
+    cluster.use_backend(backend)
     cluster.start_operator(None, "--watch-nodes")
-    cluster.apply(job(cluster, s3_server.bucket(), "survivor"))
+    cluster.apply(job(cluster, s3_server.bucket(), "survivor", backend=backend))
     cluster.wait_for("survivor", lambda found: stage(found, "train").get("state") == "Running", 240.0)
     assert {pod["spec"]["nodeName"] for pod in cluster.pods("survivor", "train")} == {"node-0", "node-1"}
     cluster.kubelet.switch_off("node-1")
@@ -88,6 +92,7 @@ def test_a_machine_that_is_switched_off_is_left_after_a_minute(cluster: Cluster,
         assert {pod["spec"]["nodeName"] for pod in cluster.pods("survivor", "train", 2)} == {"node-0"}
         left = [pod["spec"]["nodeName"] for pod in cluster.pods("survivor", "train", 1)]
         assert "node-1" not in left, "its pod was given up"
+        cluster.wait_for_phase("survivor", "Succeeded", seconds=240.0)
     finally:
         cluster.kubelet.switch_on("node-1")
     assert stage(found, "train")["lastAttemptEnd"]["reason"] == "PodLost"

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.support.dictionary_store import DictionaryStore
+from tests.support.written_shards import write_split
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.spec_platform import SourceSpec
 from unimrg_trainer.data.dataset import Dataset
 from unimrg_trainer.data.publication import Publication, folder_of, publish
-from unimrg_trainer.preparation import prepare as prepare_module
+from unimrg_trainer.preparation import items
 from unimrg_trainer.preparation.base import SourceSample
+from unimrg_trainer.preparation.make import pack
 from unimrg_trainer.preparation.prepare import Prepared, prepare
 from unimrg_trainer.preparation.sources.scenes import HELD_OUT_START
-from unimrg_trainer.preparation.write import members_of, write_split
 from unimrg_trainer.scenes import generate
 
 TRAIN, HELD_OUT, SIZE, SEED = 7, 3, 32, 9
@@ -39,7 +39,7 @@ def prepare_scenes(store: DictionaryStore, train: int = TRAIN, held_out: int = H
 
 @pytest.fixture
 def store(dictionary_store: DictionaryStore, monkeypatch: pytest.MonkeyPatch) -> DictionaryStore:
-    monkeypatch.setattr(prepare_module, "write_split", partial(write_split, samples_per_shard=3))
+    monkeypatch.setattr(items, "ITEMS_PER_SHARD", 3)
     prepare_scenes(dictionary_store)
     return dictionary_store
 
@@ -81,7 +81,7 @@ def test_a_sample_holds_only_what_was_asked_for(store: DictionaryStore) -> None:
 
 def test_a_map_of_any_name_is_stored_and_read_back(dictionary_store: DictionaryStore) -> None:
     normals = np.arange(4 * 4 * 3, dtype=np.uint8).reshape(4, 4, 3)
-    write(dictionary_store, members_of(SourceSample(np.zeros((4, 4, 3), np.uint8), {"normals": normals})))
+    write(dictionary_store, pack(SourceSample(np.zeros((4, 4, 3), np.uint8), {"normals": normals})).members)
     sample = Dataset.open(dictionary_store, "train").image_sample(0)
     assert list(sample.maps) == ["normals"]
     np.testing.assert_array_equal(sample.maps["normals"], normals)

@@ -25,9 +25,8 @@ from unimrg_trainer.data.dataset import Dataset
 from unimrg_trainer.data.read_ahead import ReadAhead
 from unimrg_trainer.engine.row_reader import RowReader
 from unimrg_trainer.objectives.registry import objective
-from unimrg_trainer.preparation import prepare as prepare_module
+from unimrg_trainer.preparation import items
 from unimrg_trainer.preparation.prepare import prepare
-from unimrg_trainer.preparation.write import write_split
 from unimrg_trainer.scenes import generate
 from unimrg_trainer.storage import patient, s3
 from unimrg_trainer.storage.base import StorageError
@@ -197,7 +196,7 @@ TABLE: dict[str, tuple[Fault, int | ExitCode, str]] = {
 def around(
     s3_place: Place, s3_gate: TcpGate, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Surroundings:
-    monkeypatch.setattr(prepare_module, "write_split", partial(write_split, samples_per_shard=PER_SHARD))
+    monkeypatch.setattr(items, "ITEMS_PER_SHARD", PER_SHARD)
     monkeypatch.setattr(s3, "ATTEMPTS", 2)
     for name, value in {"FIRST_PAUSE": 0.05, "LONGEST_PAUSE": 0.2, "SLOW_SECONDS": 0.2, "TICK_SECONDS": 0.05}.items():
         monkeypatch.setattr(patient, name, value)

@@ -14,7 +14,7 @@ from unimrg_api.errors import UserError
 from unimrg_trainer.data.dataset import Dataset
 from unimrg_trainer.data.mixture import Mixture, mixture_digest
 from unimrg_trainer.preparation.base import SourceSample
-from unimrg_trainer.preparation.write import members_of
+from unimrg_trainer.preparation.make import pack
 
 
 def data_set(colour: int, samples: int, questions: int) -> Dataset:
@@ -22,7 +22,7 @@ def data_set(colour: int, samples: int, questions: int) -> Dataset:
     store = DictionaryStore()
     asked = [{"question": f"{colour} {number}?", "answer": "yes"} for number in range(questions)]
     image = np.full((4, 4, 3), colour, np.uint8)
-    write(store, *(members_of(SourceSample(image, {}, f"{number}", asked)) for number in range(samples)))
+    write(store, *(pack(SourceSample(image, {}, f"{number}", asked)).members for number in range(samples)))
     return Dataset.open(store, "train")
 
 

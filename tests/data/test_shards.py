@@ -9,6 +9,7 @@ import tarfile
 import pytest
 
 from tests.support.dictionary_store import DictionaryStore
+from tests.support.written_shards import write_split
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_trainer.data.shards import (
@@ -22,7 +23,6 @@ from unimrg_trainer.data.shards import (
     read_members,
     sha256,
 )
-from unimrg_trainer.preparation.write import write_split
 from unimrg_trainer.storage import ObjectStore
 
 SAMPLES = {
@@ -92,11 +92,6 @@ def test_the_manifest_counts_and_names_every_shard_with_its_digests(store: Count
         assert (shard.sha256, shard.length) == (sha256(tar), len(tar))
         assert shard.index_sha256 == sha256(store.objects[f"data/train/{shard.name}.idx"])
     assert store.writes[-1] == "data/train/manifest.json"
-
-
-def test_a_shard_is_closed_when_it_has_enough_bytes(store: CountingStore) -> None:
-    manifest = write(store, bytes_per_shard=4000)
-    assert [shard.samples for shard in manifest.shards] == [2, 2, 1]
 
 
 def test_members_are_read_by_one_ranged_read(store: CountingStore) -> None:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -116,6 +118,18 @@ class RealCluster:
                 )
             finally:
                 forward.terminate()
+
+    def freeze(self, program: str, seconds: float) -> None:
+        """Let a program of the cluster stand still for so long; skips where its process is not one of this machine."""
+        state = self.kubeconfig.with_name("state.json")  # of the program that UNIMRG_NODE names
+        if not state.is_file():
+            pytest.skip("the programs of this cluster cannot be stopped from here")
+        pid = json.loads(state.read_text())["pids"][program]
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            time.sleep(seconds)
+        finally:
+            os.kill(pid, signal.SIGCONT)
 
     # --- jobs -----------------------------------------------------------------------------------------------
 

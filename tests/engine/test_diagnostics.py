@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from tests.support.checkpoints import Whole, assert_same, joined
-from tests.support.local_jobs import tiny_job
+from tests.support.local_jobs import prepare_data, tiny_job
 from tests.support.processes import run_ranks
 from tests.support.toy_training import TOY_WEIGHTS, Toy, toy_loop, toy_step
 from tests.support.train_stage import run_stage
@@ -26,8 +26,6 @@ from unimrg_trainer.engine.diagnostics import compile_blocks
 from unimrg_trainer.engine.metrics import StepMetrics
 from unimrg_trainer.engine.rank_times import RankTimes, SlowestRank
 from unimrg_trainer.engine.recompute import recompute_activations
-from unimrg_trainer.preparation.prepare import prepare
-from unimrg_trainer.storage import LocalStore
 from unimrg_trainer.tracking.segments import read_curves
 
 
@@ -165,8 +163,7 @@ def test_a_job_gets_its_trace_and_norms_with_deterministic_kernels(
         training__precision="FP32",
         trainer__diagnostics={"gradientNormsEvery": 2, "profileStep": 1, "deterministic": "Always"},
     )
-    assert job.spec.data.sources is not None
-    prepare(job.spec.data.sources, tmp_path, LocalStore(tmp_path / "data"), lambda *_: None)
+    prepare_data(job, tmp_path)
     try:
         run_stage(tmp_path, job, 1, monkeypatch)
         assert torch.are_deterministic_algorithms_enabled()

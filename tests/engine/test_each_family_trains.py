@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.support.checkpoints import assert_same
-from tests.support.local_jobs import tiny_job
+from tests.support.local_jobs import prepare_data, tiny_job
 from tests.support.one_step import FAMILIES, OBJECTIVES
 from tests.support.train_stage import ASKED_TO_STOP, newest, run_stage
 from unimrg_api.errors import Interrupted
@@ -24,7 +24,6 @@ from unimrg_trainer.engine.strategies import ddp
 from unimrg_trainer.evaluation.pictures import Preview
 from unimrg_trainer.maps.geometry import squash
 from unimrg_trainer.objectives.registry import objective
-from unimrg_trainer.preparation.prepare import prepare
 from unimrg_trainer.storage import LocalStore
 
 pytestmark = pytest.mark.timeout(120)
@@ -87,8 +86,7 @@ def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
     changes = {"model": {request.param: {"variant": "Tiny"}}, "training__stopStep": 3, "training__seed": SEED}
     job, _ = tiny_job(folder, **changes)
-    assert job.spec.data.sources is not None
-    prepare(job.spec.data.sources, folder, LocalStore(folder / "data"), lambda *_: None)
+    prepare_data(job, folder)
     dataset = Dataset.open(LocalStore(folder / "data"), "train")
     digest = job.training_digest(dataset.digest)
     with pytest.raises(Interrupted):

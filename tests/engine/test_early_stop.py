@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.support.checkpoints import checkpointer, small_state
-from tests.support.local_jobs import tiny_job
+from tests.support.local_jobs import prepare_data, tiny_job
 from tests.support.train_stage import run_stage
 from unimrg_api.errors import Interrupted
 from unimrg_api.spec_training import EarlyStopSpec
@@ -22,7 +22,6 @@ from unimrg_trainer.engine import early_stop
 from unimrg_trainer.engine.evaluate import main as evaluate
 from unimrg_trainer.launch import outcomes
 from unimrg_trainer.launch.reports import read_progress
-from unimrg_trainer.preparation.prepare import prepare
 from unimrg_trainer.storage import LocalStore
 from unimrg_trainer.tracking.segments import read_curves
 
@@ -116,8 +115,7 @@ def test_a_stop_request_during_a_measurement_is_obeyed_at_the_next_batch(
         data__sources=[{"scenes": {"train": 4, "heldOut": 8, "imageSize": 32, "seed": 1}}],
         stages__evaluate={"heldOutRows": 8, "mode": "Never"},
     )
-    assert job.spec.data.sources is not None
-    prepare(job.spec.data.sources, tmp_path, LocalStore(tmp_path / "data"), lambda *_: None)
+    prepare_data(job, tmp_path)
     stop, real, batches = SimpleNamespace(requested=False), early_stop.held_out_loss, []
 
     def asked(setup: Any, row_sums: Any, *arguments: Any) -> dict[str, float]:
@@ -154,8 +152,7 @@ def test_a_job_ends_early_with_the_losses_that_the_evaluation_measures(
         "checkpoint__everySteps": 2,
     }
     job, _ = tiny_job(tmp_path, **settings, stages__evaluate=evaluation)
-    assert job.spec.data.sources is not None
-    prepare(job.spec.data.sources, tmp_path, LocalStore(tmp_path / "data"), lambda *_: None)
+    prepare_data(job, tmp_path)
     store = LocalStore(tmp_path / "run")
     real, added = early_stop.held_out_loss, iter([1.0, 0.0, 0.5])
 

@@ -9,14 +9,12 @@ from typing import Any
 
 import pytest
 
-from tests.support.local_jobs import tiny_job
+from tests.support.local_jobs import prepare_data, tiny_job
 from tests.support.train_stage import run_stage
 from unimrg_api.errors import Interrupted
 from unimrg_trainer.engine import evaluate
 from unimrg_trainer.evaluation.summary import Summary
-from unimrg_trainer.preparation.prepare import prepare
 from unimrg_trainer.sections import read_positions
-from unimrg_trainer.storage import LocalStore
 from unimrg_trainer.tracking.segments import read_curves
 
 HELD_OUT = 3
@@ -40,8 +38,7 @@ def test_trained_maps_are_scored_and_losses_measured_with_other_images(
         data__sources=[{"scenes": {"train": 4, "heldOut": HELD_OUT, "imageSize": 32, "seed": 1}}],
         stages={"evaluate": {"benchmarks": [{"generatedMaps": {"images": 8}}], "heldOutRows": 3, "sampleImages": 0}},
     )
-    assert job.spec.data.sources is not None
-    prepare(job.spec.data.sources, tmp_path, LocalStore(tmp_path / "data"), lambda *_: None)
+    prepare_data(job, tmp_path)
     run_stage(tmp_path, job, 1, monkeypatch)
     run_stage(tmp_path, job, 2, monkeypatch, stage=evaluate.main)
     (work,) = read_positions(tmp_path / "pod-2").values()

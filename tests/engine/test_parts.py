@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.support.local_jobs import tiny_job
+from tests.support.local_jobs import prepare_data, tiny_job
 from tests.support.one_step import FAMILIES, TINY, tiny_family
 from tests.support.train_stage import newest, run_stage
 from unimrg_api.errors import UserError
@@ -20,7 +20,6 @@ from unimrg_trainer.engine.optimizer import build_optimizer, set_learning_rate
 from unimrg_trainer.engine.parts import part_of, parts_of, parts_table, rate_scales
 from unimrg_trainer.models.registry import find_family
 from unimrg_trainer.objectives.registry import objective
-from unimrg_trainer.preparation.prepare import prepare
 from unimrg_trainer.storage import LocalStore
 
 SPECS = {"harmon": HarmonSpec, "openuni": OpenUniSpec, "showo": ShowOSpec}
@@ -107,8 +106,7 @@ def test_a_frozen_part_keeps_its_weights_and_the_log_says_so(
         training__stopStep=1,
         training__precision="FP32",
     )
-    assert job.spec.data.sources is not None
-    prepare(job.spec.data.sources, tmp_path, LocalStore(tmp_path / "data"), lambda *_: None)
+    prepare_data(job, tmp_path)
     with caplog.at_level(logging.INFO):
         run_stage(tmp_path, job, 1, monkeypatch)
     family = find_family("harmon", {"variant": "Tiny"})

@@ -9,7 +9,7 @@ import torch
 
 from tests.support.checkpoints import assert_same
 from tests.support.faulty_stores import raising
-from tests.support.local_jobs import tiny_job
+from tests.support.local_jobs import prepare_data, tiny_job
 from tests.support.one_step import TINY, freeze
 from tests.support.published_recipe import Recipe, assert_trained_alike, rate_by_hand, train_by_hand
 from tests.support.train_stage import ASKED_TO_STOP, newest, run_stage
@@ -22,7 +22,6 @@ from unimrg_trainer.engine.step_plan import StepPlanner
 from unimrg_trainer.launch.reports import read_progress
 from unimrg_trainer.models.registry import find_family
 from unimrg_trainer.objectives.registry import objective
-from unimrg_trainer.preparation.prepare import prepare
 from unimrg_trainer.storage import LocalStore
 from unimrg_trainer.storage.base import StorageError
 from unimrg_trainer.tracking.segments import read_curves
@@ -59,8 +58,7 @@ def test_a_job_interrupted_and_resumed_follows_the_recipe_by_hand(
         training__precision="FP64",
         training__seed=SEED,
     )
-    assert job.spec.data.sources is not None
-    prepare(job.spec.data.sources, tmp_path, LocalStore(tmp_path / "data"), lambda *_: None)
+    prepare_data(job, tmp_path)
     dataset = Dataset.open(LocalStore(tmp_path / "data"), "train")
     digest = job.training_digest(dataset.digest)
 

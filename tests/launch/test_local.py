@@ -212,6 +212,7 @@ def test_every_field_that_only_a_cluster_uses_is_named(tmp_path: Path) -> None:
             "volumes": [{"claimName": "a", "mountPath": "/mnt/a"}],
         },
         storage__credentials={"secretName": "keys"},
+        data__preparation={"pods": 2, "processes": 2},
         tracking={"mlflow": {"credentials": {"secretName": "keys"}}},
         suspend=True,
         runPolicy={
@@ -229,6 +230,7 @@ def test_every_field_that_only_a_cluster_uses_is_named(tmp_path: Path) -> None:
     assert local.ignored_fields(tiny_job(tmp_path)[0], None) == []
     assert {line.partition(" is ignored")[0] for line in local.ignored_fields(job, None)} == {
         "spec.image",
+        "spec.data.preparation.pods",
         "spec.trainer.nodes",
         "spec.trainer.gpusPerNode",
         "spec.storage.credentials",

@@ -14,7 +14,7 @@ from unimrg_api.errors import Interrupted
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.stages import StageName
 from unimrg_api.termination import TerminationRecord
-from unimrg_trainer.launch import logs, outcomes, stages, worker_group
+from unimrg_trainer.launch import logs, outcomes, preparing, stages, worker_group
 from unimrg_trainer.launch.local import local_environment
 from unimrg_trainer.launch.signals import StopRequest
 from unimrg_trainer.storage import open_store
@@ -106,7 +106,7 @@ def test_an_interrupted_preparation_publishes_nothing(tmp_path: Path, monkeypatc
             raise KeyboardInterrupt
 
     monkeypatch.setattr(stages.reports, "report_stage", interrupt)
-    monkeypatch.setattr(stages, "REPORT_SECONDS", 0.0)
+    monkeypatch.setattr(preparing, "REPORT_SECONDS", 0.0)
     assert stages.execute("prepare", env, stop).code is ExitCode.INTERRUPTED
     assert not list((tmp_path / "data").rglob("PUBLISHED"))
 

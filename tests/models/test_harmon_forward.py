@@ -14,8 +14,7 @@ from tests.models.rows import ALL, gradients, perturbed, rng_for, task
 from unimrg_trainer.models.common.text import TextSegment
 from unimrg_trainer.models.harmon.family import HarmonFamily
 from unimrg_trainer.models.harmon.mar import interpolation_matrix
-from unimrg_trainer.models.harmon.rows import ImageSegment, draw_masked
-from unimrg_trainer.objectives.registry import objective
+from unimrg_trainer.models.harmon.rows import draw_masked
 from unimrg_trainer.rng import generator
 
 
@@ -25,17 +24,6 @@ def test_positions_are_interpolated_bilinearly() -> None:
         picture = learned.T.reshape(1, 5, grid, grid)
         expected = functional.interpolate(picture, (side, side), mode="bilinear", align_corners=False).flatten(2)[0].T
         torch.testing.assert_close(interpolation_matrix(grid, side).double() @ learned, expected, rtol=0, atol=1e-6)
-
-
-def test_a_rows_loss_does_not_depend_on_its_company() -> None:
-    harmon = family()
-    module = perturbed(harmon)
-    rows = rows_of(harmon, ALL, [4, 5])
-    with torch.no_grad():
-        alone = module(batch_of(harmon, rows_of(harmon, ["Depth"], [5])))
-        among = module(batch_of(harmon, rows))
-    index = next(i for i, one in enumerate(rows) if (one.objective, one.global_row) == ("Depth", 5))
-    torch.testing.assert_close(among[index], alone[0], rtol=1e-10, atol=0)
 
 
 def test_a_mask_that_says_causal_equals_no_mask() -> None:
@@ -69,16 +57,6 @@ def test_targets_reach_the_encoder_unscaled() -> None:
     assert found["mar.z_proj.weight"].norm() > 0 and found["proj_in.0.weight"].norm() > 0
 
 
-@pytest.mark.parametrize("objectives", [("Understanding",), ("Pixel",), ALL, ("Understanding", "Depth")])
-def test_what_is_frozen_is_what_no_gradient_reaches(objectives: tuple[str, ...]) -> None:
-    harmon = family()
-    module = perturbed(harmon)
-    found = gradients(module, module(batch_of(harmon, rows_of(harmon, objectives, [0, 1]))).sum())
-    reached = {name for name, gradient in found.items() if gradient.any()}
-    unreached = {name for name, _ in module.named_parameters()} - reached
-    assert unreached == harmon.frozen([objective(name) for name in objectives])
-
-
 def test_a_target_without_a_visible_token_has_a_loss() -> None:
     harmon = family()
     everything = row(harmon, "Depth", 0, task("Depth", 0), masked=TOKENS)
@@ -103,22 +81,6 @@ def test_the_understanding_loss_is_the_cross_entropy_of_the_answer() -> None:
     assert module(batch)[0].item() == pytest.approx(expected.item(), rel=1e-6)
 
 
-def test_rows_without_an_image_have_losses_and_read_none() -> None:
-    """Text alone, and an image generated from its prompt alone (about another sample's picture)."""
-    harmon = family()
-    module = perturbed(harmon)
-    answering = row(harmon, "Understanding", 0, task("Understanding", 0, image=False))
-    generating = row(harmon, "Depth", 1, task("Depth", 1, image=False))
-    assert not any(isinstance(s, ImageSegment) for one in (answering, generating) for s in one.segments)
-    sums = module(batch_of(harmon, [answering, generating]))
-    assert sums.isfinite().all() and (sums > 0).all()
-    text_alone = batch_of(harmon, [answering])
-    assert len(text_alone.pictures) == 0
-    torch.testing.assert_close(module(text_alone), sums[:1], rtol=1e-10, atol=0)
-    among = module(batch_of(harmon, [*rows_of(harmon, ALL, [4]), answering, generating]))
-    torch.testing.assert_close(among[-2:], sums, rtol=1e-10, atol=0)
-
-
 def test_dropout_follows_torchs_generator() -> None:
     harmon = family(dropout=0.1)
     torch.manual_seed(0)
@@ -132,17 +94,6 @@ def test_dropout_follows_torchs_generator() -> None:
         torch.manual_seed(seed)
         results.append(module(batch))
     assert torch.equal(results[0], results[1]) and not torch.equal(results[0], results[2])
-
-
-def test_bfloat16_autocast_keeps_losses_in_float32() -> None:
-    harmon = family()
-    module = perturbed(harmon, torch.float32)
-    batch = batch_of(harmon, rows_of(harmon, ALL, [0]), torch.float32)
-    with torch.autocast("cpu", torch.bfloat16):
-        low = module(batch)
-    low.sum().backward()
-    assert low.dtype == torch.float32
-    torch.testing.assert_close(low, module(batch), rtol=0.05, atol=0)
 
 
 def test_the_mean_mask_rate_is_the_published_one() -> None:

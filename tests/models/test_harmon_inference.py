@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 import torch
-from torch import nn
-from torch.nn import functional
 
 from tests.models.harmon_rows import family
 from tests.models.rows import CPU, perturbed, picture
@@ -58,20 +55,6 @@ def test_greedy_answers_with_a_cache_equal_those_without() -> None:
     assert len(set(answers)) > 1
 
 
-def test_an_answer_ends_with_its_turn() -> None:
-    """A head that gives one word and then always ends the turn: that word, however many tokens are allowed."""
-    harmon = family()
-    module = perturbed(harmon)
-    word = harmon.tokenizer.encode("left")[0]
-    scripted = iter([word, harmon.tokenizer.turn_end])
-
-    def replace_scores(_module: nn.Module, _inputs: object, output: torch.Tensor) -> torch.Tensor:
-        return functional.one_hot(torch.tensor([next(scripted)]), output.shape[-1]).double()
-
-    module.llm.lm_head.register_forward_hook(replace_scores)
-    assert harmon.answer(module, [AnswerRequest("Why?", picture("x"))], max_new_tokens=9) == ["left"]
-
-
 def test_tokens_are_masked_along_a_cosine_that_ends_at_none() -> None:
     assert masked_after(144, 1) == [0]
     assert masked_after(1024, 4) == [946, 724, 391, 0]
@@ -102,26 +85,6 @@ def test_without_an_image_the_published_wording_and_rounds_apply() -> None:
     assert HarmonFamily({"variant": "Tiny"}).sampling == SamplingSettings()
 
 
-def test_a_generated_image_does_not_depend_on_its_batch() -> None:
-    """Prompts of different length, with an image and without, together and apart."""
-    harmon = family(**FEW)
-    module = perturbed(harmon).eval()
-    requests = [
-        GenerateRequest("Make it.", seed=9, row=0, image=picture("x")),
-        GenerateRequest("Make it again, but in another colour.", seed=9, row=1, image=picture("y")),
-        GenerateRequest("A red circle.", seed=9, row=2),
-    ]
-
-    def tokens(chosen: list[GenerateRequest]) -> torch.Tensor:
-        with harmon._inference(module) as inference:
-            return inference.generate(chosen, harmon.sampling, lambda done, total: None)
-
-    together = tokens(requests)
-    apart = torch.cat([tokens([requests[1]]), tokens([requests[2], requests[0]])])[[2, 0, 1]]
-    torch.testing.assert_close(together, apart, rtol=1e-8, atol=1e-8)
-    assert not torch.allclose(together[0], together[1])
-
-
 def test_the_first_round_is_what_training_would_compute() -> None:
     """With all tokens masked the sampler's conditions equal those of one uncached pass over the whole row."""
     harmon = family(steps=1, diffusionSteps=1, guidance="1")
@@ -146,31 +109,3 @@ def test_the_first_round_is_what_training_would_compute() -> None:
         masked = (torch.arange(buffers + tokens) >= buffers).expand(2, -1)
         module.conditions(empty, states, grid, masked)
     torch.testing.assert_close(caught[0], caught[1], rtol=1e-9, atol=1e-9)
-
-
-@pytest.mark.parametrize("guidance", ["1", "3.0"])
-@pytest.mark.parametrize("image", [picture("x"), None], ids=["from an image", "from text alone"])
-def test_an_image_comes_out_and_the_module_is_left_as_it_was(guidance: str, image: np.ndarray | None) -> None:
-    harmon = family(dropout=0.1, steps=2, textSteps=2, diffusionSteps=3, guidance=guidance)
-    module = perturbed(harmon, torch.float32)
-    size = harmon.config.image_size
-    rounds: list[tuple[int, int]] = []
-    made = [
-        harmon.generate(
-            module,
-            [GenerateRequest("Make it.", seed=seed, row=row, image=image) for row in (0, 1)],
-            on_round=lambda done, total: rounds.append((done, total)),
-        )
-        for seed in (1, 1, 2)
-    ]
-    assert rounds == [(0, 2), (1, 2)] * 3
-    assert all(one.shape == (size, size, 3) and one.dtype == np.uint8 for images in made for one in images)
-    assert np.array_equal(made[0], made[1])
-    assert not np.array_equal(made[0], made[2]) and not np.array_equal(made[0][0], made[0][1])
-    assert module.training
-
-
-def test_another_size_than_the_models_own_is_refused() -> None:
-    harmon = family()
-    with pytest.raises(ValueError, match="32×32"):
-        harmon.generate(harmon.build(), [GenerateRequest("Make it.", seed=1, row=0, size=48)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tests.models.tables import Table, attention, conv, linear, norm, qwen2, resnet, shapes
 from unimrg_api.sizes.harmon import config_of
 from unimrg_trainer.models.harmon.codec import KL16
 from unimrg_trainer.models.harmon.family import HarmonFamily
@@ -19,30 +20,10 @@ SIZES = {
 }
 
 
-def linear(table: dict[str, tuple[int, ...]], name: str, outputs: int, inputs: int, bias: bool = True) -> None:
-    table[f"{name}.weight"] = (outputs, inputs)
-    if bias:
-        table[f"{name}.bias"] = (outputs,)
-
-
-def norm(table: dict[str, tuple[int, ...]], name: str, width: int) -> None:
-    table[f"{name}.weight"] = table[f"{name}.bias"] = (width,)
-
-
-def published_table(variant: str) -> dict[str, tuple[int, ...]]:
+def published_table(variant: str) -> Table:
     (D, L, q, kv, head, ff, V, d, blocks, W, depth, b, places, C, classes, time) = SIZES[variant]  # noqa: N806
-    t: dict[str, tuple[int, ...]] = {"llm.model.embed_tokens.weight": (V, D), "llm.lm_head.weight": (V, D)}
-    t["llm.model.norm.weight"] = (D,)
-    for i in range(L):
-        layer = f"llm.model.layers.{i}"
-        linear(t, f"{layer}.self_attn.q_proj", q * head, D)
-        linear(t, f"{layer}.self_attn.k_proj", kv * head, D)
-        linear(t, f"{layer}.self_attn.v_proj", kv * head, D)
-        linear(t, f"{layer}.self_attn.o_proj", D, q * head, bias=False)
-        linear(t, f"{layer}.mlp.gate_proj", ff, D, bias=False)
-        linear(t, f"{layer}.mlp.up_proj", ff, D, bias=False)
-        linear(t, f"{layer}.mlp.down_proj", D, ff, bias=False)
-        t[f"{layer}.input_layernorm.weight"] = t[f"{layer}.post_attention_layernorm.weight"] = (D,)
+    t: Table = {"llm.model.embed_tokens.weight": (V, D), "llm.lm_head.weight": (V, D)}
+    qwen2(t, "llm.model", L, D, q * head, kv * head, ff)
     t["mar.class_emb.weight"] = (classes, d)
     t["mar.fake_latent"] = (1, d)
     linear(t, "mar.z_proj", d, C)
@@ -78,10 +59,6 @@ def published_table(variant: str) -> dict[str, tuple[int, ...]]:
     linear(t, "proj_out.0", D, D)
     linear(t, "proj_out.2", d, D)
     return t
-
-
-def shapes(module: torch.nn.Module) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
 
 
 @pytest.mark.parametrize(("variant", "file"), [("0.5B", "harmon_0.5b.pth"), ("1.5B", "harmon_1.5b.pth")])
@@ -127,28 +104,8 @@ def test_the_head_is_the_embedding() -> None:
     assert "llm.lm_head.weight" not in dict(module.named_parameters())
 
 
-def conv(table: dict[str, tuple[int, ...]], name: str, outputs: int, inputs: int, size: int) -> None:
-    table[f"{name}.weight"] = (outputs, inputs, size, size)
-    table[f"{name}.bias"] = (outputs,)
-
-
-def resnet(table: dict[str, tuple[int, ...]], name: str, inputs: int, outputs: int) -> None:
-    norm(table, f"{name}.norm1", inputs)
-    conv(table, f"{name}.conv1", outputs, inputs, 3)
-    norm(table, f"{name}.norm2", outputs)
-    conv(table, f"{name}.conv2", outputs, outputs, 3)
-    if inputs != outputs:
-        conv(table, f"{name}.nin_shortcut", outputs, inputs, 1)
-
-
-def attention(table: dict[str, tuple[int, ...]], name: str, channels: int) -> None:
-    norm(table, f"{name}.norm", channels)
-    for part in ("q", "k", "v", "proj_out"):
-        conv(table, f"{name}.{part}", channels, channels, 1)
-
-
-def kl16_table() -> dict[str, tuple[int, ...]]:
-    t: dict[str, tuple[int, ...]] = {}
+def kl16_table() -> Table:
+    t: Table = {}
     conv(t, "encoder.conv_in", 128, 3, 3)
     for level, (inputs, outputs) in enumerate([(128, 128), (128, 128), (128, 256), (256, 256), (256, 512)]):
         resnet(t, f"encoder.down.{level}.block.0", inputs, outputs)

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from tests.models.harmon_rows import TOKENS, family, row
 from tests.models.rows import task
 from unimrg_api.errors import UserError
-from unimrg_api.exit_codes import ExitCode
 from unimrg_trainer.models.common.text import IGNORE, TextSegment
-from unimrg_trainer.models.harmon.codec import KL16
 from unimrg_trainer.models.harmon.encodings import Geometry
-from unimrg_trainer.models.harmon.family import TOKENIZER, HarmonFamily
 from unimrg_trainer.models.harmon.rows import ImageSegment, TargetSegment
 
 harmon = family()
@@ -82,15 +77,3 @@ def test_a_long_answer_is_cut_and_a_question_without_room_is_refused() -> None:
     assert cut.loss_terms == sum(label != IGNORE for label in text.labels) < limit
     with pytest.raises(UserError, match=r"'7'.*no room for its answer"):
         row(harmon, "Understanding", 0, task("Understanding", 7, prompt="why " * 300, answer="so"))
-
-
-def test_files_that_a_size_needs_are_checked_before_anything_is_built(tmp_path: Path) -> None:
-    assert not HarmonFamily({"variant": "Tiny"}).needed_files()
-    published = HarmonFamily({"variant": "1.5B"})
-    published.assets = tmp_path
-    for name in (KL16.file, TOKENIZER.file):
-        with pytest.raises(UserError, match=rf"{name} is missing") as error:
-            [asset.find(published.assets) for asset in published.needed_files()]
-        assert error.value.exit_code is ExitCode.INPUT_MISSING
-        (tmp_path / name).touch()
-    [asset.find(published.assets) for asset in published.needed_files()]

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from tests.models.openuni_rows import batch_of, family, mixed_rows, row, rows_of
-from tests.models.rows import ALL, assert_equal_gradients, gradients, perturbed, picture, rng_for, task
+from tests.models.rows import ALL, gradients, perturbed, picture, rng_for, task
 from unimrg_api.arithmetic.rows import padded_length
 from unimrg_trainer.maps.geometry import squash
 from unimrg_trainer.maps.registry import find_map
@@ -30,32 +30,6 @@ def module() -> OpenUni:
 
 def pixels_of(image: torch.Tensor) -> torch.Tensor:
     return image[None].permute(0, 3, 1, 2) / 127.5 - 1
-
-
-def test_one_forward_of_openuni_equals_one_forward_per_row(module: OpenUni) -> None:
-    rows = rows_of(openuni, ALL, range(2))
-    weights = torch.linspace(0.3, 2.0, len(rows), dtype=torch.float64)
-    sums = module(batch_of(openuni, rows))
-    together = gradients(module, (sums * weights).sum())
-    apart = [module(batch_of(openuni, [one])) for one in rows]
-    torch.testing.assert_close(sums, torch.cat(apart), rtol=1e-10, atol=0)
-    assert_equal_gradients(together, gradients(module, (torch.cat(apart) * weights).sum()))
-    assert {name for name, _ in module.named_parameters()} == together.keys()
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_openunis_packed_rows_equal_rows_of_their_own(module: OpenUni, seed: int) -> None:
-    """Losses and gradients; FlexAttention has no backward on a CPU."""
-    rows = mixed_rows(openuni, seed)
-    weights = torch.linspace(0.3, 2.0, len(rows), dtype=torch.float64)
-    official = module(batch_of(openuni, rows))
-    expected = gradients(module, (official * weights).sum())
-    grouped = module(batch_of(openuni, rows, composition=Composition.GROUPED))
-    torch.testing.assert_close(grouped, official, rtol=1e-10, atol=0)
-    assert_equal_gradients(expected, gradients(module, (grouped * weights).sum()))
-    with torch.no_grad():
-        flex = module(batch_of(openuni, rows, composition=Composition.FLEX))
-    torch.testing.assert_close(flex, official, rtol=1e-10, atol=0)
 
 
 @pytest.mark.parametrize("composition", [Composition.GROUPED, Composition.FLEX])
@@ -187,18 +161,6 @@ def test_openunis_matrices_decay_and_vectors_do_not(module: OpenUni) -> None:
     assert not {"projector.bias", "lmm.language_model.model.norm.weight", "transformer.caption_norm.weight"} & decayed
 
 
-def test_openuni_rows_without_an_image_have_losses_and_read_none(module: OpenUni) -> None:
-    rows = [row(openuni, name, 0, task(name, 0, image=False)) for name in ("Understanding", "Depth")]
-    batch = batch_of(openuni, rows)
-    assert batch.features is not None and len(batch.features) == 0
-    with torch.no_grad():
-        sums = module(batch)
-        among = module(batch_of(openuni, [*rows_of(openuni, ALL, [4]), *rows]))
-        text_alone = module(batch_of(openuni, rows[:1]))
-    torch.testing.assert_close(among[-2:], sums, rtol=1e-10, atol=0)
-    torch.testing.assert_close(text_alone, sums[:1], rtol=1e-10, atol=0)
-
-
 def test_openunis_draws_depend_on_the_row_and_on_nothing_else() -> None:
     alone = batch_of(openuni, rows_of(openuni, ["Depth"], [5]))
     among = batch_of(openuni, rows_of(openuni, ["Pixel", "Depth"], [5, 6]))
@@ -217,16 +179,6 @@ def test_an_openuni_rows_loss_terms_are_those_that_its_batch_sums() -> None:
     for index in batch.target_rows:
         counted[index] += openuni.config.latent_terms
     assert counted == [one.loss_terms for one in rows]
-
-
-def test_openunis_losses_stay_in_float32_under_autocast() -> None:
-    module = perturbed(openuni, torch.float32)
-    batch = batch_of(openuni, rows_of(openuni, ALL, [0]), torch.float32)
-    with torch.autocast("cpu", torch.bfloat16):
-        low = module(batch)
-    low.sum().backward()
-    assert low.dtype == torch.float32
-    torch.testing.assert_close(low, module(batch), rtol=0.05, atol=0)
 
 
 def test_a_preview_shows_what_an_openuni_row_reads_and_learns() -> None:

@@ -7,8 +7,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from torch import nn
-from torch.nn import functional
 
 from tests.models.openuni_rows import batch_of, family, rows_of
 from tests.models.rows import ALL, perturbed, picture
@@ -64,57 +62,6 @@ def test_openunis_answers_with_a_cache_equal_those_without(module: OpenUni) -> N
     answers = openuni.answer(module, requests, max_new_tokens=6)
     assert answers == [greedy_without_cache(module, request, 6) for request in requests]
     assert len(set(answers)) > 1
-
-
-def test_an_openuni_answer_ends_with_its_turn() -> None:
-    """A head that gives one word, an id behind the vocabulary, and then ends the turn."""
-    module = perturbed(openuni)
-    scripted = iter([openuni.tokenizer.encode("left")[0], 769, openuni.tokenizer.turn_end])
-
-    def replace_scores(_module: nn.Module, _inputs: object, output: torch.Tensor) -> torch.Tensor:
-        return functional.one_hot(torch.tensor([next(scripted)]), output.shape[-1]).double()
-
-    module.language_model.lm_head.register_forward_hook(replace_scores)
-    assert openuni.answer(module, [AnswerRequest("Why?", picture("x"))], max_new_tokens=9) == ["left"]
-
-
-def test_an_openuni_image_does_not_depend_on_its_batch(module: OpenUni) -> None:
-    """Prompts of different length, with an image and without, together and apart."""
-    requests = [
-        GenerateRequest("Make it.", seed=9, row=0, image=picture("x")),
-        GenerateRequest("Make it again, but in another colour.", seed=9, row=1, image=picture("y")),
-        GenerateRequest("A red circle.", seed=9, row=2),
-    ]
-
-    def latents(chosen: list[GenerateRequest]) -> torch.Tensor:
-        with openuni._inference(module) as inference:
-            return inference.generate(chosen, openuni.sampling, lambda done, total: None)
-
-    together = latents(requests)
-    apart = torch.cat([latents([requests[1]]), latents([requests[2], requests[0]])])[[2, 0, 1]]
-    torch.testing.assert_close(together, apart, rtol=1e-8, atol=1e-8)
-    assert not torch.allclose(together[0], together[1])
-
-
-@pytest.mark.parametrize("image", [picture("x"), None], ids=["from an image", "from text alone"])
-def test_an_openuni_image_comes_out_and_the_module_is_left_as_it_was(image: np.ndarray | None) -> None:
-    module = perturbed(openuni, torch.float32).train()
-    rounds: list[tuple[int, int]] = []
-    made = [
-        openuni.generate(
-            module,
-            [GenerateRequest("Make it.", seed=seed, row=row, image=image) for row in (0, 1)],
-            on_round=lambda done, total: rounds.append((done, total)),
-        )
-        for seed in (1, 1, 2)
-    ]
-    assert rounds == [(0, 3), (1, 3), (2, 3)] * 3
-    assert all(one.shape == (32, 32, 3) and one.dtype == np.uint8 for images in made for one in images)
-    assert np.array_equal(made[0], made[1])
-    assert not np.array_equal(made[0], made[2]) and not np.array_equal(made[0][0], made[0][1])
-    assert module.training
-    with pytest.raises(ValueError, match="32×32"):
-        openuni.generate(module, [GenerateRequest("Make it.", seed=1, row=0, size=48)])
 
 
 def test_guidance_goes_away_from_the_published_prompt(module: OpenUni) -> None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tests.models.tables import Table, conv, linear, norm, qwen2, shapes
 from unimrg_api.sizes.openuni import VARIANTS, DcAeConfig
 from unimrg_trainer.models.openuni.codec import build_autoencoder
 from unimrg_trainer.models.openuni.module import OpenUni
 from unimrg_trainer.models.openuni.vision import VisionTower
 from unimrg_trainer.models.openuni.weights import FROZEN, layouts
-
-Table = dict[str, tuple[int, ...]]
 
 SIZES = {
     # D, layers, kv width, ff, vocabulary, queries, connector layers, its ff, SANA width, layers, cross width,
@@ -22,31 +21,11 @@ SIZES = {
 }
 
 
-def linear(table: Table, name: str, outputs: int, inputs: int, bias: bool = True) -> None:
-    table[f"{name}.weight"] = (outputs, inputs)
-    if bias:
-        table[f"{name}.bias"] = (outputs,)
-
-
-def norm(table: Table, name: str, width: int) -> None:
-    table[f"{name}.weight"] = table[f"{name}.bias"] = (width,)
-
-
 def published_table(variant: str) -> Table:
     D, layers, kv, ff, vocabulary, queries, depth, inner, S, blocks, cross, caption, C = SIZES[variant]  # noqa: N806
     language = "lmm.language_model"
     t: Table = {f"{language}.model.embed_tokens.weight": (vocabulary, D), f"{language}.lm_head.weight": (vocabulary, D)}
-    t[f"{language}.model.norm.weight"] = (D,)
-    for i in range(layers):
-        layer = f"{language}.model.layers.{i}"
-        linear(t, f"{layer}.self_attn.q_proj", D, D)
-        linear(t, f"{layer}.self_attn.k_proj", kv, D)
-        linear(t, f"{layer}.self_attn.v_proj", kv, D)
-        linear(t, f"{layer}.self_attn.o_proj", D, D, bias=False)
-        linear(t, f"{layer}.mlp.gate_proj", ff, D, bias=False)
-        linear(t, f"{layer}.mlp.up_proj", ff, D, bias=False)
-        linear(t, f"{layer}.mlp.down_proj", D, ff, bias=False)
-        t[f"{layer}.input_layernorm.weight"] = t[f"{layer}.post_attention_layernorm.weight"] = (D,)
+    qwen2(t, f"{language}.model", layers, D, D, kv, ff)
     t["meta_queries"] = (queries, D)
     for i in range(depth):
         layer = f"connector.layers.{i}"
@@ -82,10 +61,6 @@ def published_table(variant: str) -> Table:
         t[f"{block}.ff.conv_depth.weight"], t[f"{block}.ff.conv_depth.bias"] = (2 * hidden, 1, 3, 3), (2 * hidden,)
         t[f"{block}.ff.conv_point.weight"] = (S, hidden, 1, 1)
     return t
-
-
-def shapes(module: torch.nn.Module) -> Table:
-    return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
 
 
 @pytest.fixture(scope="module")
@@ -131,12 +106,6 @@ def test_the_vision_tower_has_internvls_names_and_shapes(variant: str, width: in
     linear(t, "mlp1.1", width, 4096)
     linear(t, "mlp1.3", width, width)
     assert shapes(tower) == t
-
-
-def conv(table: Table, name: str, outputs: int, inputs: int, size: int, groups: int = 1, bias: bool = True) -> None:
-    table[f"{name}.weight"] = (outputs, inputs // groups, size, size)
-    if bias:
-        table[f"{name}.bias"] = (outputs,)
 
 
 def autoencoder_block(table: Table, name: str, width: int, attention: bool) -> None:

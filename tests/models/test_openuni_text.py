@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from tests.models.openuni_rows import family, row, rows_of
 from tests.models.rows import rng_for, task
 from unimrg_api.errors import UserError
-from unimrg_api.exit_codes import ExitCode
 from unimrg_trainer.models.common.text import IGNORE, TextSegment
-from unimrg_trainer.models.openuni.family import OpenUniFamily
 from unimrg_trainer.models.openuni.rows import ImageSegment, QuerySegment
 
 openuni = family()
@@ -78,18 +74,3 @@ def test_places_predict_the_label_behind_them() -> None:
                     expected.append((place - 1, segment.labels[offset]))
                 place += 1
     assert list(zip(batch.predictors.tolist(), batch.labels.tolist(), strict=True)) == expected and expected
-
-
-def test_files_that_an_openuni_needs_are_asked_for_by_name(tmp_path: Path) -> None:
-    assert not OpenUniFamily({"variant": "Tiny"}).needed_files()
-    for variant, tower in (("B-512", "internvl3-1b-vision"), ("L-512", "internvl3-2b-vision")):
-        folder = tmp_path / variant
-        folder.mkdir()
-        published = OpenUniFamily({"variant": variant})
-        published.assets = folder
-        for name in (f"{tower}.safetensors", "dc-ae.safetensors", "internvl3-tokenizer.json"):
-            with pytest.raises(UserError, match=rf"{name} is missing") as error:
-                [asset.find(published.assets) for asset in published.needed_files()]
-            assert error.value.exit_code is ExitCode.INPUT_MISSING and error.value.remedy
-            (folder / name).touch()
-        [asset.find(published.assets) for asset in published.needed_files()]

@@ -91,7 +91,9 @@ def test_losses_and_gradients_equal_in_float64(name: str) -> None:
 def test_both_ways_to_compute_attention_equal(name: str) -> None:
     """FlexAttention has no backward on a CPU; test_packed_on_a_gpu.py compares that too."""
     family = tiny_family(name)
-    rows = [row for n in (0, 1) for one in ALL for row in family.plan(one, [(n, task(one, n))], rng_for)]
+    tasks = [(one, task(one, number)) for number in (0, 1) for one in ALL]
+    tasks += [(one, task(one, 2, image=False)) for one in ("Understanding", "Depth")]
+    rows = [row for n, (one, asked) in enumerate(tasks) for row in family.plan(one, [(n, asked)], rng_for)]
     module = perturbed(family)
     with torch.no_grad():
         grouped, flex = (sums_of(family, module, rows, c) for c in (Composition.GROUPED, Composition.FLEX))

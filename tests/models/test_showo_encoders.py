@@ -16,7 +16,6 @@ from torch.nn import functional
 from tests.models.rows import ALL, CPU, perturbed, picture, rng_for, sample
 from tests.models.showo_rows import CODES, TINY, batch_of, family, rows_of
 from unimrg_api.errors import UserError
-from unimrg_api.exit_codes import ExitCode
 from unimrg_api.sizes.showo import BlocksConfig, MagvitConfig
 from unimrg_trainer.maps.geometry import squash
 from unimrg_trainer.maps.registry import find_map
@@ -25,9 +24,8 @@ from unimrg_trainer.models.showo import family as family_file
 from unimrg_trainer.models.showo.blocks import BlockColours
 from unimrg_trainer.models.showo.codes import MAGVIT, decode_images, encode_images
 from unimrg_trainer.models.showo.encodings import source_geometry
-from unimrg_trainer.models.showo.family import TOKENIZER, ShowOFamily
 from unimrg_trainer.models.showo.magvit import Magvit
-from unimrg_trainer.models.showo.vision import CLIP, DEVIATION, MEAN, centre_crop, features, open_tower
+from unimrg_trainer.models.showo.vision import DEVIATION, MEAN, centre_crop, features, open_tower
 
 SMALL = MagvitConfig(
     width=8,
@@ -179,21 +177,6 @@ def test_a_preview_shows_what_the_loss_sees() -> None:
             assert np.array_equal(source, squash(picture(3), 32))
         means = find_map("depth").target(sample(3), 32).reshape(8, 4, 8, 4, 3).mean((1, 3))
         assert np.abs(target[::4, ::4] - means).max() <= 255 / 14 + 1  # half a level of colour
-
-
-def test_files_that_a_size_needs_are_checked_before_anything_is_built(tmp_path: Path) -> None:
-    assert not ShowOFamily({"variant": "Tiny"}).needed_files()
-    for variant, files in (("VQ-512", [TOKENIZER, MAGVIT]), ("CLIP-256", [TOKENIZER, MAGVIT, CLIP])):
-        folder = tmp_path / variant
-        folder.mkdir()
-        published = ShowOFamily({"variant": variant})
-        published.assets = folder
-        for asset in files:
-            with pytest.raises(UserError, match=rf"{asset.file} is missing") as error:
-                [asset.find(published.assets) for asset in published.needed_files()]
-            assert error.value.exit_code is ExitCode.INPUT_MISSING and error.value.remedy == asset.remedy
-            (folder / asset.file).touch()
-        [asset.find(published.assets) for asset in published.needed_files()]
 
 
 def test_weights_of_another_tokenizer_are_refused(tmp_path: Path) -> None:

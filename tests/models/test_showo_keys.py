@@ -6,13 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from tests.models.test_harmon_keys import attention, conv, linear, norm, resnet, shapes
+from tests.models.tables import Table, attention, conv, linear, norm, resnet, shapes
 from unimrg_api.sizes.showo import config_of
 from unimrg_trainer.models.showo.family import ShowOFamily
 from unimrg_trainer.models.showo.magvit import Magvit
 from unimrg_trainer.models.showo.module import ShowO
 
-Table = dict[str, tuple[int, ...]]
 SIZES = {
     # vocabulary, D, layers, ff, width of the tower
     "Tiny": (1291, 96, 3, 192, 48),

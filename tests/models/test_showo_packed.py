@@ -12,6 +12,7 @@ from tests.models.rows import ALL, assert_equal_gradients, gradients, perturbed,
 from tests.models.showo_rows import BOTH, batch_of, family, rows_of
 from unimrg_api.sizes.showo import ShowOConfig, config_of
 from unimrg_trainer.maps.pixel import PIXEL
+from unimrg_trainer.models.common.text import text_segment
 from unimrg_trainer.models.showo.family import ShowOFamily
 from unimrg_trainer.models.showo.rows import Part, ShowORow, answering, generated, generation_prompt, row_tokens
 from unimrg_trainer.packing import packed
@@ -81,10 +82,10 @@ def test_only_equal_beginnings_have_equal_keys() -> None:
         prompt = generating(config, [1, 2, 3])
         assert key(prompt) == key(generating(config, [4, 5, 6])) != key(prompt, "b")
         assert (key(prompt) == key(generating(config, [1, 2]))) == bool(config.clip)
-        question = answering(config, [9], [1, 2], [3], GIVEN)
-        assert key(question) == key(answering(config, [9], [5], [6, 7], GIVEN)) != key(prompt)
-        assert key(question) != key(answering(config, [8], [1, 2], [3], GIVEN))
-        assert key(answering(config, [9], [1], [2], None)) is None
+        question = answering(config, [9], text_segment([1, 2], [3]), GIVEN)
+        assert key(question) == key(answering(config, [9], text_segment([5], [6, 7]), GIVEN)) != key(prompt)
+        assert key(question) != key(answering(config, [8], text_segment([1, 2], [3]), GIVEN))
+        assert key(answering(config, [9], text_segment([1], [2]), None)) is None
 
 
 @pytest.mark.parametrize("variant", ["VQ-256", "VQ-512", "CLIP-256", "CLIP-512"])
@@ -92,7 +93,7 @@ def test_published_rows_share_all_up_to_the_images_eoi(variant: str) -> None:
     config = config_of(variant)
     codes, source, shown = config.tokens, config.source_tokens, config.source_tokens if config.clip else config.tokens
     rows = [generating(config, [1] * 9), generating(config, [2] * 9)]
-    rows += [answering(config, [9] * 28, [1] * count, [2] * 4, GIVEN) for count in (5, 7)]
+    rows += [answering(config, [9] * 28, text_segment([1] * count, [2] * 4), GIVEN) for count in (5, 7)]
     packed_rows = packed.pack_rows([row_tokens(parts, "image") for parts in rows])
     ends = [int(places[-1]) + 1 for places in packed_rows.places]
     generations = 3 + source + 2 * (9 + codes + 2)

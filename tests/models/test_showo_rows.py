@@ -12,7 +12,7 @@ from tests.models.showo_rows import CODES, TINY, family, rows_of
 from unimrg_api.errors import UserError
 from unimrg_api.sizes.showo import ShowOConfig, config_of
 from unimrg_trainer.maps.pixel import PIXEL
-from unimrg_trainer.models.common.text import IGNORE
+from unimrg_trainer.models.common.text import IGNORE, text_segment
 from unimrg_trainer.models.showo.rows import (
     ImagePart,
     ShowORow,
@@ -175,5 +175,5 @@ def test_long_texts_are_cut_and_a_question_without_room_is_refused() -> None:
 
 
 def test_a_question_without_an_image_is_text_alone() -> None:
-    parts = answering(TINY, [5], [6, 7], [8], None)
+    parts = answering(TINY, [5], text_segment([6, 7], [8]), None)
     assert [part.length for part in parts] == [5]

@@ -23,9 +23,11 @@ from unimrg_operator.core.texts import parse_time
 RUN = "s3://bucket/run"
 
 
-def make_job(*, nodes: int = 1, source: bool = False, mode: str = "OnSuccess", **policy: int | None) -> UniMRGJob:
-    """Return a job; `policy` is spec.runPolicy but for what is None, `source` asks for a prepare stage."""
-    data: dict[str, Any] = {"shards": ["s3://bucket/shards"]}
+def make_job(
+    *, nodes: int = 1, source: bool = False, pods: int = 1, mode: str = "OnSuccess", **policy: int | None
+) -> UniMRGJob:
+    """Return a job; `policy` is spec.runPolicy but for what is None, `source` asks for a prepare stage, of `pods`."""
+    data: dict[str, Any] = {"shards": ["s3://bucket/shards"], "preparation": {"pods": pods}}
     if source:
         data["sources"] = [{"scenes": {"train": 4, "heldOut": 2, "imageSize": 32, "seed": 1}}]
     spec = {

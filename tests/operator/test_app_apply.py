@@ -23,7 +23,7 @@ from tests.operator.raw_objects import (
 from tests.operator.scripted_api import ScriptedApi, list_of
 from tests.support.api_stand_in import NOT_FOUND, Answer, refusal
 from unimrg_api import cluster
-from unimrg_api.status import JobStatus, RestartCounters
+from unimrg_api.status import JobStatus, RestartCounters, StageStatus
 from unimrg_operator.app.apply import Applier, Outcome, difference
 from unimrg_operator.app.apply import status_object as stored
 from unimrg_operator.app.events import Publisher
@@ -271,6 +271,19 @@ def test_a_refused_child_is_a_fault_that_ends_the_actions(
     assert outcome.creation_error[0] == reason
     assert message in outcome.creation_error[1]
     assert shell.requests() == [("POST", "pytorchjobs"), ("POST", "events")]
+
+
+def test_of_a_stage_no_zeros_are_stored_and_what_is_read_back_is_the_same() -> None:
+    counters = RestartCounters(free_restarts=1, free_checkpoint_step=0)
+    train = StageStatus(name="train", state="Running", attempt=1, restart_counters=counters)
+    status = JobStatus(stages=[train, StageStatus(name="evaluate")])
+    shown = stored(status)
+    assert shown["stages"] == [
+        {"name": "train", "state": "Running", "attempt": 1,
+         "restartCounters": {"freeRestarts": 1, "freeCheckpointStep": 0}},
+        {"name": "evaluate", "state": "Pending"},
+    ]  # fmt: skip
+    assert (shown["phase"], shown["attempt"], JobStatus.model_validate(shown)) == ("Pending", 0, status)
 
 
 def test_a_job_that_cannot_be_rendered_is_a_fault(shell: Shell) -> None:

@@ -73,6 +73,16 @@ def test_a_child_is_cached_as_soon_as_it_was_created(cached: Cached) -> None:
     assert cached.queued == [KEY]
 
 
+def test_a_job_is_looked_at_anew_as_soon_as_its_status_was_written(cached: Cached) -> None:
+    before = job_object()
+    cached.put("UniMRGJob", before)
+    version = before["metadata"]["resourceVersion"]
+    cached.world.written(KEY, "another", job_object())
+    assert cached.queued == []  # the watch was faster, and has told
+    cached.world.written(KEY, version, job_object())
+    assert cached.queued == [KEY]
+
+
 def test_pods_belong_to_this_job_or_an_earlier_one_or_to_none(cached: Cached) -> None:
     own, earlier = pod_object(), pod_object(rank=1, ownerReferences=[owner("PyTorchJob", "tiny-train-1", "9")])
     earlier["spec"]["containers"][0]["env"] = [{"name": "UNIMRG_UID", "value": "another"}]

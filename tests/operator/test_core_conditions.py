@@ -224,8 +224,8 @@ def test_the_cause_of_a_failure_is_in_the_condition(cluster: Cluster) -> None:
     cluster.succeed("finish")
     assert cluster.condition("Failed") == ("True", "NonFiniteLoss")
     assert message(cluster, "Failed") == (
-        "train: pod tiny-train-1-worker-1 on node-1: exit code 82, too many losses or gradients are not finite; "
-        "loss is NaN"
+        "train: pod tiny-train-1-worker-1 on node-1: exit code 82, too many losses or gradients are not finite "
+        "(not tried again: mend that, then delete this job and create it anew); loss is NaN"
     )
     assert cluster.status.condition("Complete") is None
 

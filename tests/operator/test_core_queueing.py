@@ -47,8 +47,8 @@ def admit(cluster: Cluster, stage: str) -> None:
 @pytest.mark.parametrize(
     ("says", "reason", "text"),
     [
-        ({}, "WaitingForQuota", f"waits in the queue team, position 2; {NO_QUOTA}"),
-        ({"position": 21}, "WaitingForQuota", "queue team, behind more than 20 others;"),
+        ({}, "WaitingForQuota", f"waits in the queue team, at position 2 of this LocalQueue; {NO_QUOTA}"),
+        ({"position": 21}, "WaitingForQuota", "queue team, behind more than 20 others of this LocalQueue;"),
         ({"inadmissible": True, "message": "LocalQueue team doesn't exist"}, "QueueNotFound", "doesn't exist"),
         ({"reserved": True, "position": None}, "WaitingForQuota", "queue team; quota is reserved"),
         ({"evicted": "Preempted to accommodate"}, "Evicted", "pushed out of its place; Preempted to accommodate;"),

@@ -72,6 +72,25 @@ def test_before_the_training_a_failure_ends_the_job_at_once(stage: StageName, co
     assert cluster.published[-1].message.startswith(f"{reason}; {stage}: pod tiny-{stage}-1")
 
 
+def test_pods_that_share_a_stage_fail_together_and_succeed_together() -> None:
+    cluster = Cluster(make_job(source=True, pods=3))
+    cluster.settle()
+    cluster.succeed("check")
+    assert len(cluster.pods_of("tiny-prepare-1")) == 3
+    cluster.end_pod(cluster.pod("tiny-prepare-1", 2), 0)
+    cluster.settle()
+    assert (cluster.status.phase, cluster.status.stage("prepare").state) == ("Preparing", "Running")
+    cluster.fail("prepare", 69, rank=1)
+    cluster.wait()
+    assert len(cluster.pods_of("tiny-prepare-2")) == 3
+    assert cluster.restart_counters("prepare").infra_restarts == 1
+    for rank in (1, 2, 0):
+        assert cluster.current == "prepare"
+        cluster.end_pod(cluster.pod("tiny-prepare-2", rank), 0)
+        cluster.settle()
+    assert cluster.current == "train"
+
+
 @pytest.mark.parametrize(
     ("mode", "commit", "evaluated"),
     [("OnSuccess", 5, False), ("Always", 5, True), ("Always", None, False), ("Never", 5, False)],
@@ -176,6 +195,16 @@ def test_nothing_is_made_for_a_job_that_does_not_parse(begun: bool) -> None:
     assert cluster.status.phase == ("Running" if begun else "Pending")
     assert cluster.condition("Accepted") == ("False", "InvalidSpec")
     assert cluster.published_reasons()[-1:] == ["InvalidSpec"]
+
+
+def test_a_success_stays_when_the_spec_of_its_ended_job_no_longer_parses() -> None:
+    cluster = at_finish()
+    (pod,) = cluster.pods_of("tiny-finish-1")
+    cluster.end_pod(pod, 0)
+    assert cluster.reconcile() and cluster.status.phase == "Succeeded"
+    assert cluster.children["tiny-finish-1"].state == "Active"  # its controller is slow
+    cluster.job = None
+    assert cluster.decide().actions == ()
 
 
 def test_what_keeps_children_from_being_made_is_shown_until_it_is_gone() -> None:

@@ -102,7 +102,8 @@ def test_events_change_the_cache_and_are_reported_with_before_and_after(api: Scr
         event("ADDED", thing("b", 3)),
         event("DELETED", thing("c", 4)),
     )
-    api.watches.append(Answer(stream=[one[:20], one[20:] + two + three[:-1], b"\n", HOLD]))  # lines in any pieces
+    # lines in any pieces; what is known already is no change
+    api.watches.append(Answer(stream=[one[:20], one[20:] + one + two + three[:-1], b"\n", HOLD]))
     with Followed(api) as followed:
         followed.until(lambda: len(followed.changes) == 5)
         cache = followed.reflector.cache

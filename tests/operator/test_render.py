@@ -144,6 +144,26 @@ def test_the_launcher_reads_its_environment(kind: str | None, stage: StageName, 
     assert (manifest["apiVersion"], manifest["kind"]) == (f"{resource.group}/{resource.version}", resource.kind)
 
 
+def test_pods_that_share_the_preparation_are_those_of_an_indexed_job() -> None:
+    preparation = {"pods": 3, "processes": 4}
+    sources = [{"scenes": {"train": 4, "heldOut": 2, "imageSize": 32, "seed": 1}}]
+    data = {"sources": sources, "shards": ["file:///mnt/runs/data"], "preparation": preparation}
+    manifest = backend().render(attempt(gpu_job(data=data), "prepare"))
+    spec = manifest["spec"]
+    assert (spec["completionMode"], spec["completions"], spec["parallelism"], spec["backoffLimit"]) == (
+        "Indexed",
+        3,
+        3,
+        0,
+    )
+    env = PodEnvironment.from_environ(environ_in_pod(manifest, 2))
+    assert (env.node_rank, env.nodes) == (2, 3)
+    assert "nvidia.com/gpu" not in container(manifest)["resources"]["limits"]
+    weights = {"depth": {"depthAnything": {"weights": "s3://models/depth"}}}
+    manifest = backend().render(attempt(gpu_job(data={**data, "maps": weights}), "prepare"))
+    assert container(manifest)["resources"]["limits"]["nvidia.com/gpu"] == "4"
+
+
 @pytest.mark.parametrize(("kind", "stage"), [*((None, stage) for stage in STAGES), ("JobSet", "train")])
 def test_a_child_in_a_queue_is_labelled_and_suspended_and_its_pods_are_not(kind: str, stage: StageName) -> None:
     """A Kueue that manages jobs without a queue's name would hold an unlabelled one of any stage for ever."""

@@ -21,7 +21,7 @@ from unimrg_api.errors import UserError
 from unimrg_api.spec_platform import SourceSpec
 from unimrg_trainer.data.dataset import Dataset
 from unimrg_trainer.data.shards import CorruptDataError
-from unimrg_trainer.preparation import write
+from unimrg_trainer.preparation import items, make
 from unimrg_trainer.preparation.prepare import Prepared, prepare
 from unimrg_trainer.storage import LocalStore, ObjectStore
 from unimrg_trainer.storage.base import StorageError
@@ -31,7 +31,7 @@ SOURCES = [SourceSpec.model_validate({"scenes": {"train": 10, "heldOut": 2, "ima
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(write.write_split.__kwdefaults__, "samples_per_shard", 3)
+    monkeypatch.setattr(items, "ITEMS_PER_SHARD", 3)
 
 
 def run(store: ObjectStore, progress: Callable[[int, int], None] = lambda *_: None) -> Prepared:
@@ -92,7 +92,7 @@ def test_a_killed_writer_publishes_nothing_and_the_next_goes_on(tmp_path: Path, 
         Dataset.open(store, "train")
     seen: list[int] = []
     assert not run(store, lambda done, total: seen.append(done)).reused
-    assert seen == [0, 3, 6, 7, 8, 9, 10, 11, 12]  # two shards were there
+    assert seen == [6, 7, 8, 9, 10, 11, 12]  # two shards were there
     assert contents(store) == whole
 
 
@@ -122,12 +122,11 @@ def another_encoder(pixels: np.ndarray) -> bytes:
 
 
 @settings(max_examples=25)
-@given(handovers=st.lists(st.integers(1, 12), min_size=1, max_size=3), limit=st.sampled_from([4000, 20_000]))
-def test_writers_whose_encoders_differ_agree_on_one_data_set(handovers: list[int], limit: int) -> None:
-    """Each writer is overtaken by another one at a sample; sizes in bytes, and so the bounds of shards, differ too."""
+@given(handovers=st.lists(st.integers(1, 12), min_size=1, max_size=3))
+def test_writers_whose_encoders_differ_agree_on_one_data_set(handovers: list[int]) -> None:
+    """Each writer is overtaken by another one at a sample."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(write.write_split.__kwdefaults__, "bytes_per_shard", limit)
-        encoders, store = [write.encode_png, another_encoder], DictionaryStore()
+        encoders, store = [make.encode_png, another_encoder], DictionaryStore()
 
         def writer(remaining: list[int]) -> Prepared:
             encoder = encoders[len(remaining) % 2]
@@ -136,14 +135,14 @@ def test_writers_whose_encoders_differ_agree_on_one_data_set(handovers: list[int
             def progress(done: int, total: int) -> None:
                 if remaining and done == remaining[0] and not overtaken:
                     overtaken.append(writer(remaining[1:]))
-                patch.setattr(write, "encode_png", encoder)
+                patch.setattr(make, "encode_png", encoder)
 
-            patch.setattr(write, "encode_png", encoder)
+            patch.setattr(make, "encode_png", encoder)
             return run(store, progress)
 
         written = writer(handovers)
         plain = DictionaryStore()
-        patch.setattr(write, "encode_png", encoders[0])
+        patch.setattr(make, "encode_png", encoders[0])
         run(plain)
         for split in ("train", "heldOut"):
             data, expected = (Dataset.open(each, split, written.digest) for each in (store, plain))
@@ -155,7 +154,7 @@ def test_writers_whose_encoders_differ_agree_on_one_data_set(handovers: list[int
         assert run(store).reused
 
 
-@pytest.mark.parametrize("content", [b"no tar", b"", write.TAR_END], ids=["text", "nothing", "no samples"])
+@pytest.mark.parametrize("content", [b"no tar", b"", make.TAR_END], ids=["text", "nothing", "no samples"])
 def test_what_is_no_shard_is_refused(dictionary_store: DictionaryStore, content: bytes) -> None:
     prefix = run(DictionaryStore()).prefix
     dictionary_store.objects[f"{prefix}/train/train-000000.tar"] = content

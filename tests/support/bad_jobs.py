@@ -7,6 +7,7 @@ tests/cluster/test_bad_jobs_at_the_server.py (the API server's).
 from __future__ import annotations
 
 import copy
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,6 +83,20 @@ spec:
     sources:
       - scenes: {train: 100, heldOut: 10, imageSize: 48, seed: 7}
       - images: {uri: file:///mnt/models/photographs}
+      - folder: {uri: file:///mnt/models/own, heldOut: 5, licence: CC0-1.0}
+      - llava:
+          annotations: file:///mnt/models/llava.json
+          images: file:///mnt/models/coco
+          maps: {depth: file:///mnt/models/depth, segmentation: file:///mnt/models/contours}
+          heldOut: 7
+    maps:
+      depth:
+        depthAnything:
+          weights: file:///mnt/models/v2
+          sha256: "0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f"
+      segmentation:
+        sam: {weights: "hf://facebook/sam@1e1e1e1e1e1e1e1e1e1e1e1e1e1e1e1e1e1e1e1e", pointsPerSide: 16, style: Regions}
+    preparation: {pods: 2, processes: 8, maxBadFraction: "0.02"}
     shards: [file:///mnt/scratch/shards]
   storage:
     endpoint: https://minio.example:9000
@@ -354,6 +369,11 @@ def _on_cluster(path: str, old: str, *new: str) -> list[BadJob]:
 ENDPOINT, ADDRESS = "spec.storage.endpoint", "https://minio.example:9000"
 VOLUMES, SPARE, SCRATCH = "spec.trainer.volumes", "mountPath: /mnt/spare", "mountPath: /mnt/scratch"
 INIT, SHARDS, WEIGHTS = "spec.model.init", "spec.data.shards", "/mnt/models/harmon"
+MAPS, DEPTH_WEIGHTS, SAM = "spec.data.maps", "file:///mnt/models/v2", "sam: {weights"
+GOOD_SAM = next(line for line in GOOD_CLUSTER_JOB.splitlines() if "  sam: " in line)
+(GOOD_DEPTH,) = re.findall(r"      depth:\n(?:        .*\n)+", GOOD_CLUSTER_JOB)
+GOOD_SOURCES, GOOD_MAPS = re.findall(r"    (?:sources|maps):\n(?:      .*\n)+", GOOD_CLUSTER_JOB)
+DEPTH_ANYTHING, SEGMENTATION = f"{MAPS}.depth.depthAnything", f"{MAPS}.segmentation"
 
 BAD_JOBS += [
     *_on_cluster(ENDPOINT, ADDRESS, "https://me:hunter2@minio", f"{ADDRESS}/bucket", "minio:9000", "https://a:65536"),
@@ -373,7 +393,26 @@ BAD_JOBS += [
     *_on_cluster(f"{VOLUMES}[2].mountPath", SPARE, *(f"mountPath: {path}" for path in ("/run", "/dev/shm"))),
     *_on_cluster(f"{VOLUMES}[1].mountPath", SCRATCH, 'mountPath: "", readOnly: Always', "mountPath: mnt"),
     *_on_cluster(f"{VOLUMES}[0].readOnly", "readOnly: Always", "readOnly: true"),
-    *_on_cluster(f"{SOURCES}[1].images.uri", "file:///mnt/models/ph", "s3://bucket/ph"),
+    *_on_cluster(
+        f"{SOURCES}[0].photographs.heldOut", SCENES, *(f"      - photographs: {{heldOut: {n}}}" for n in (0, 9, "two"))
+    ),
+    *_on_cluster(
+        f"{DEPTH_ANYTHING}.weights", DEPTH_WEIGHTS, "hf://a/b", f"hf://a@{'1e' * 20}", "s3://bucket", "/depth"
+    ),
+    *_on_cluster(f"{DEPTH_ANYTHING}.sha256", "0f" * 32, "0F" * 32, "0f" * 20),
+    *_on_cluster(f"{MAPS}.depth", GOOD_DEPTH, "      depth: {}\n"),
+    *_on_cluster(SEGMENTATION, SAM, "hed: {weights: file:///mnt/models/hed}\n        sam: {weights"),
+    *_on_cluster(f"{SEGMENTATION}.sam.pointsPerSide", "pointsPerSide: 16", "pointsPerSide: 0", "pointsPerSide: 129"),
+    *_on_cluster(f"{SEGMENTATION}.sam.style", "style: Regions", "style: regions"),
+    *_on_cluster(MAPS, GOOD_MAPS, "    maps: {}\n"),
+    *_on_cluster(MAPS, GOOD_SOURCES, ""),
+    *_on_cluster(f"{SOURCES}[1].images.uri", "file:///mnt/models/ph", "s3://B/ph"),
+    *_on_cluster(f"{SOURCES}[2].folder.heldOut", "heldOut: 5", "heldOut: 0"),
+    *_on_cluster(f"{SOURCES}[2].folder.licence", "CC0-1.0", '" "'),
+    *_on_cluster(f"{SOURCES}[3].llava.images", "          images: file:///mnt/models/coco\n", ""),
+    *_on_cluster("spec.data.preparation.pods", "pods: 2", "pods: 0"),
+    *_on_cluster("spec.data.preparation.processes", "processes: 8", "processes: 65"),
+    *_on_cluster("spec.data.preparation.maxBadFraction", '"0.02"', '"1.5"', "0.02"),
     *_on_cluster(f"{TRAINING}.parts", GOOD_MODEL, *(MODEL_WITH_ENCODER.format(one) for one in ("openuni", "showo"))),
     *_on_cluster(f"{TRAINING}.parts", GOOD_MODEL, *ALL_FROZEN),
     *_on_cluster("spec.runPolicy.maxBackoffSeconds", "backoffSeconds: 5,", "backoffSeconds: 61,"),
@@ -391,6 +430,16 @@ FOR_A_CLUSTER = [
     *_on_cluster(INIT, f"file://{WEIGHTS}", "file://harmon"),
     *_on_cluster("spec.model.assets", "/mnt/models/assets", "/home/me/assets", "/mnt/models2", "/mnt/models/../x"),
     *_on_cluster(SOURCES, "/mnt/models/ph", "/home/ph"),
+    *_on_cluster(f"{DEPTH_ANYTHING}.weights", "/mnt/models/v2", "/home/me/depth", "/mnt/models/../x"),
+    *_on_cluster(f"{SEGMENTATION}.sam.weights", "hf://facebook/sam@" + "1e" * 20, "file:///home/me/sam"),
+    *_on_cluster(f"{SEGMENTATION}.hed.weights", GOOD_SAM, "        hed: {weights: file:///home/me/hed}"),
+    *_on_cluster(SOURCES, "/mnt/models/own", "/home/own"),
+    *_on_cluster(SOURCES, "folder: {uri: file:///mnt/models", "webDataset: {uri: file:///home"),
+    *(
+        case
+        for place in ("llava.json", "coco", "depth", "contours")
+        for case in _on_cluster(SOURCES, f"/mnt/models/{place}", f"/home/{place}")
+    ),
     *_on_cluster(SHARDS, "/mnt/scratch/shards", "/data", "/mnt/models/shards"),
     *_on_cluster(URI, "s3://runs/good", "file://run", "file:///mnt/models"),
     *_on_cluster(f"{MLFLOW}.uri", "https://mlflow.example", "sqlite:///runs.db"),

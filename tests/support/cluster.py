@@ -85,6 +85,12 @@ class Cluster:
         """Give the operator's account the optional right to see nodes (`--watch-nodes`)."""
         self._allow("ClusterRole", f"{ACCOUNT}-nodes", {"": ("nodes", ["list", "watch"])})
 
+    def use_backend(self, backend: str) -> None:
+        """Have what makes pods of such children run, and let the operator make them."""
+        if backend == "JobSet":
+            self.control_plane.start_jobset()
+            self.allow_queues_and_jobsets()
+
     def allow_queues_and_jobsets(self) -> None:
         """Give it the optional rights to see what waits in queues (`--kueue`), and to make JobSets."""
         verbs = ["get", "list", "watch", "create", "delete"]
@@ -242,6 +248,10 @@ def _phase(job: Object) -> str:
 
 def _attempt(item: Object) -> int:
     return int(item["metadata"]["labels"][ATTEMPT_LABEL])
+
+
+BACKENDS = [pytest.param("PyTorchJob", marks=pytest.mark.slow), pytest.param("JobSet", marks=pytest.mark.long)]
+"""Values of `spec.backend` for a test that both pass."""
 
 
 @pytest.fixture

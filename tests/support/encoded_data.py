@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from tests.models.rows import SIDE, picture
 from tests.support.dictionary_store import DictionaryStore
@@ -14,18 +15,26 @@ from unimrg_trainer.engine.encoding import FamilyEncoder
 from unimrg_trainer.models.base import Family
 from unimrg_trainer.objectives.registry import objective
 from unimrg_trainer.preparation.base import SourceSample
-from unimrg_trainer.preparation.encode import EncodedMembers
-from unimrg_trainer.preparation.write import Members, members_of, write_split
+from unimrg_trainer.preparation.items import Items
+from unimrg_trainer.preparation.make import Maker
+from unimrg_trainer.preparation.write import put_manifest, put_shard, read_indices
 
 COUNT = 5
 PREFIX, DIGEST = "d" * 16, "d" * 64
 
 
-def members(number: int) -> Members:
-    """The files of a sample with two questions."""
-    maps = {name: picture((number, name), *SIDE) for name in ("depth", "segmentation")}
-    questions = [{"question": f"Where is number {n}?", "answer": "left " * (1 + n)} for n in (number, number + 1)]
-    return members_of(SourceSample(picture(number), maps, "A picture.", questions))
+class Pictures:
+    """A source of samples with two questions each."""
+
+    splits: ClassVar[dict[str, int]] = {"train": COUNT}
+    texts: ClassVar[dict[str, int]] = {}
+
+    def identity(self) -> Any: ...
+
+    def sample(self, split: str, number: int) -> SourceSample:
+        maps = {name: picture((number, name), *SIDE) for name in ("depth", "segmentation")}
+        questions = [{"question": f"Where is number {n}?", "answer": "left " * (1 + n)} for n in (number, number + 1)]
+        return SourceSample(picture(number), maps, "A picture.", questions)
 
 
 @dataclass
@@ -38,7 +47,10 @@ class EncodedData:
     @classmethod
     def write(cls, encoder: FamilyEncoder, *, square: bool = False) -> EncodedData:
         store = DictionaryStore()
-        manifest = write_split(store, PREFIX, "train", COUNT, EncodedMembers(members, COUNT, encoder))
+        items = Items([Pictures()], "train")
+        (part,) = items.parts()
+        put_shard(store, PREFIX, part, Maker(encoder=encoder).make(items, part))
+        manifest = put_manifest(store, PREFIX, "train", read_indices(store, PREFIX, [part]), {})
         publish(store, Publication(digest=DIGEST, prefix=PREFIX, manifests={"train": manifest}))
         return cls(store, square)
 

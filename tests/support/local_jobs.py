@@ -8,6 +8,8 @@ from typing import Any
 
 from unimrg_api.job import UniMRGJob
 from unimrg_api.load import load_job
+from unimrg_trainer.preparation.prepare import prepare
+from unimrg_trainer.storage import LocalStore
 
 WITH_IMAGES = [
     {"scenes": {"train": 4, "heldOut": 2, "imageSize": 32, "seed": 1}},
@@ -52,3 +54,9 @@ def tiny_job(folder: Path, **changes: Any) -> tuple[UniMRGJob, Path]:
     file = folder / "job.yaml"
     file.write_text(json.dumps(content))  # JSON is YAML
     return load_job(file), file
+
+
+def prepare_data(job: UniMRGJob, folder: Path) -> None:
+    """Prepare the data of a job that lies in `folder`."""
+    assert job.spec.data.sources is not None
+    prepare(job.spec.data.sources, folder, LocalStore(folder / "data"), lambda *_: None)

@@ -18,7 +18,7 @@ from ruamel.yaml import YAML
 from unimrg_api.job import UniMRGJob
 from unimrg_api.load import load_job, parse_job
 from unimrg_api.status import RestartCounters
-from unimrg_operator.backends import jobset, pytorchjob
+from unimrg_operator.backends import batchjob, pytorchjob
 from unimrg_operator.backends.base import Attempt, Manifest
 from unimrg_operator.backends.children import first_attempts
 from unimrg_operator.backends.profile import SiteProfile, load_profile
@@ -147,7 +147,7 @@ def container(manifest: Manifest) -> dict[str, Any]:
 
 def environ_in_pod(manifest: Manifest, rank: int = 0) -> dict[str, str]:
     """Return what a process of the pod of a node rank sees, as a kubelet makes it, but for values from Secrets."""
-    fields = {"status.podIP": "10.1.2.3", pytorchjob.NODE_RANK: str(rank), jobset.NODE_RANK: str(rank)}
+    fields = {"status.podIP": "10.1.2.3", pytorchjob.NODE_RANK: str(rank), batchjob.NODE_RANK: str(rank)}
     known: dict[str, str] = {}
 
     def replacement(match: re.Match[str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tests.support.cluster import Cluster, Object
+from unimrg_api.status import StageStatus
 
 STEPS = 60
 EVERY = 5
@@ -54,7 +55,9 @@ def condition(found: Object, name: str) -> Object:
 
 
 def stage(found: Object, name: str) -> Object:
-    return next((item for item in found.get("status", {}).get("stages", []) if item["name"] == name), {})
+    """Return a stage of a job's status, also what is not stored because it is zero; empty where there is none."""
+    stages = (item for item in found.get("status", {}).get("stages", []) if item["name"] == name)
+    return next((StageStatus.model_validate(item).model_dump(by_alias=True) for item in stages), {})
 
 
 def checkpoint_step(found: Object) -> int:

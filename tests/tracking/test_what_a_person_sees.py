@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from tests.support.local_jobs import tiny_job
+from tests.support.local_jobs import prepare_data, tiny_job
 from tests.support.mlflow_server import MlflowServer
 from tests.support.train_stage import run_stage
 from unimrg_api.load import parse_job
@@ -21,7 +21,6 @@ from unimrg_trainer.checkpoint.identity import claim_attempt, claim_identity
 from unimrg_trainer.checkpoint.reader import list_commits
 from unimrg_trainer.data.dataset import Dataset
 from unimrg_trainer.engine import evaluate
-from unimrg_trainer.preparation.prepare import prepare
 from unimrg_trainer.storage import LocalStore
 from unimrg_trainer.tracking.segments import read_curves
 from unimrg_trainer.tracking.spool import save_spool
@@ -49,8 +48,7 @@ class Job:
             },
         )
         self.job = job
-        assert job.spec.data.sources is not None
-        prepare(job.spec.data.sources, folder, LocalStore(folder / "data"), lambda *_: None)
+        prepare_data(job, folder)
         self.run = folder / "run"
         store, data = LocalStore(self.run), LocalStore(folder / "data")
         claim_identity(store, "f00d", job.trained_values(Dataset.open(data, "train").digest))

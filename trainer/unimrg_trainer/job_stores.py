@@ -20,6 +20,8 @@ from unimrg_trainer.data.mixture import mixture_digest
 from unimrg_trainer.data.publication import find_publication
 from unimrg_trainer.preparation.base import Encoder
 from unimrg_trainer.preparation.prepare import digest_of
+from unimrg_trainer.preparation.producers.base import MapProducer
+from unimrg_trainer.preparation.producers.registry import open_producers
 from unimrg_trainer.preparation.registry import open_sources
 from unimrg_trainer.storage import open_store
 from unimrg_trainer.storage.base import ObjectStore
@@ -43,7 +45,8 @@ def wanted_digest(job: UniMRGJob, env: PodEnvironment) -> str | None:
     sources = job.spec.data.sources
     if sources is None:
         return None
-    return digest_of(open_sources(sources, env.spec_base), image_encoder(job, env))
+    opened = open_sources(sources, env.spec_base, job.spec.storage, env.cache)
+    return digest_of(opened, image_encoder(job, env), map_producers(job, env))
 
 
 def image_encoder(job: UniMRGJob, env: PodEnvironment) -> Encoder | None:
@@ -56,6 +59,12 @@ def image_encoder(job: UniMRGJob, env: PodEnvironment) -> Encoder | None:
     # by name, and only here: it imports torch, which takes seconds
     found: Encoder = importlib.import_module("unimrg_trainer.engine.encoding").open_encoder(job, env)
     return found
+
+
+def map_producers(job: UniMRGJob, env: PodEnvironment) -> list[MapProducer]:
+    """What makes the maps that the job's sources do not bring, on a GPU for a job that has any."""
+    device = "cuda" if job.spec.trainer.gpus_per_node else "cpu"
+    return open_producers(job.spec.data.maps, env.spec_base, device, storage=job.spec.storage, cache=env.cache)
 
 
 def data_digests(job: UniMRGJob, env: PodEnvironment, *, prepared: bool = True) -> list[str]:

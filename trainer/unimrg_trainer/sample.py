@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -28,11 +28,17 @@ class Sample:
     answer: str | None = None
     """Question and answer of a question sample, both None for an image sample."""
     attributes: Mapping[str, Any] = field(default_factory=dict)
-    """What the source says beyond that (JSON values), e.g. the kind of question; read by benchmarks only."""
+    """What the source says beyond that (JSON values), e.g. the kind of question, for benchmarks; `further` are the
+    turns that follow in the same conversation, each with `question` and `answer`."""
     encodings: Mapping[str, np.ndarray] = field(default_factory=dict)
     """Name → what a model's frozen encoder made of image or map; only where that was asked for instead of pixels."""
     replaces: str = ""
     """What is wrong with the sample in whose place this one is read; "" for a sample in its own place."""
+
+    @property
+    def further(self) -> Sequence[tuple[str, str]]:
+        """The turns of a conversation that follow question and answer, each a question with its answer."""
+        return [(turn["question"], turn["answer"]) for turn in self.attributes.get("further", ())]
 
     def squared(self) -> Sample:
         """Return the sample padded to a square: the image with grey, its maps with 0 (far away, no contour)."""

@@ -210,8 +210,11 @@ class Applier:
 
 
 def status_object(status: JobStatus) -> Object:
-    """Return a status as the API server stores it: without what is not set."""
-    return status.model_dump(mode="json", by_alias=True, exclude_none=True)
+    """Return a status as the API server stores it: without what is not set, and of a stage without zeros."""
+    stored = status.model_dump(mode="json", by_alias=True, exclude_none=True)
+    stages = [stage.model_dump(mode="json", by_alias=True, exclude_defaults=True) for stage in status.stages]
+    named = [{**shown, "state": stage.state} for stage, shown in zip(status.stages, stages, strict=True)]
+    return {**stored, "stages": named}
 
 
 def difference(before: Any, after: Object) -> Object:

@@ -103,8 +103,12 @@ class World:
         return self._namespaces[key[0]].jobs.cache.get(key[1])
 
     def written(self, key: JobKey, base_version: str, item: Object) -> None:
-        """Take in what the API server returned when we changed the job that was at `base_version`."""
-        self._namespaces[key[0]].jobs.cache.exchange(base_version, prune_job(item))
+        """Take in what the API server returned when we changed the job that was at `base_version`.
+
+        The job is looked at anew: a decision may wait for a status to be stored. The watch will only repeat it.
+        """
+        if self._namespaces[key[0]].jobs.cache.exchange(base_version, prune_job(item)):
+            self._changed(key)
 
     def created(self, resource: Resource, namespace: str, item: Object) -> None:
         """Take in the child that the API server returned when we created it."""

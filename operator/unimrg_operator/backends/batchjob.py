@@ -1,14 +1,18 @@
-"""An attempt that is one pod, as a Job of Kubernetes itself, without a restart of its own."""
+"""An attempt whose pods do not talk to one another, as a Job of Kubernetes itself, without a restart of its own."""
 
 from __future__ import annotations
 
 from kubernetes import client as k8s
 
+from unimrg_api.stages import STAGES
 from unimrg_operator.backends import pod
 from unimrg_operator.backends.base import Attempt, Manifest, ObservedState, Resource, state_of
 from unimrg_operator.backends.children import suspended
 from unimrg_operator.backends.objects import dig
 from unimrg_operator.backends.profile import SiteProfile
+
+NODE_RANK = "metadata.annotations['batch.kubernetes.io/job-completion-index']"
+"""Kubernetes' annotation on the pods of an Indexed Job."""
 
 
 class BatchJobBackend:
@@ -19,11 +23,14 @@ class BatchJobBackend:
 
     def render(self, attempt: Attempt, profile: SiteProfile) -> Manifest:
         """Return the Job of an attempt. Raises UserError for a job that cannot be run here."""
+        count = STAGES[attempt.stage].pods(attempt.job)
+        pods = count if count > 1 else None
+        template = pod.template(attempt, profile, node_rank=None if pods is None else NODE_RANK)
         job = k8s.V1Job(
             api_version=self.resource.api_version,
             kind=self.resource.kind,
             metadata=pod.metadata(attempt),
-            spec=job_spec(pod.template(attempt, profile), suspend=suspended(attempt)),
+            spec=job_spec(template, pods=pods, suspend=suspended(attempt)),
         )
         return pod.to_manifest(job)
 

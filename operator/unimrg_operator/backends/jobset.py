@@ -11,8 +11,6 @@ from unimrg_operator.backends.children import child_name, labels_of, suspended
 from unimrg_operator.backends.objects import dig
 from unimrg_operator.backends.profile import SiteProfile
 
-NODE_RANK = "metadata.annotations['batch.kubernetes.io/job-completion-index']"
-"""Kubernetes' annotation on the pods of an Indexed Job."""
 GROUP_NAME = "w"
 """Name of the one replicated Job. It is part of the pods' names, for which JobSet leaves 63 characters: one letter."""
 
@@ -30,7 +28,9 @@ class JobSetBackend:
         """
         name = child_name(attempt)
         pods = pod.environment_of(attempt).nodes
-        template = pod.template(attempt, profile, node_rank=NODE_RANK, master_address=f"{name}-{GROUP_NAME}-0-0.{name}")
+        template = pod.template(
+            attempt, profile, node_rank=batchjob.NODE_RANK, master_address=f"{name}-{GROUP_NAME}-0-0.{name}"
+        )
         nodes = k8s.V1JobTemplateSpec(
             metadata=k8s.V1ObjectMeta(labels=labels_of(attempt)), spec=batchjob.job_spec(template, pods=pods)
         )

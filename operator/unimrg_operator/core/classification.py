@@ -35,7 +35,7 @@ FAILURE_WINDOW_SECONDS = 10
 CHILD_LOST = Rule("ChildLost", "the attempt's object was deleted", Action.RESTART, Budget.INFRA)
 
 CLOCK_TOLERANCE_SECONDS = 2
-"""A program ends with `COMMUNICATION` after a peer has gone: one that ended this much later by its node's clock may be it."""
+"""A program ends with `COMMUNICATION` because a peer has gone, even if that peer ended later by its node's clock."""
 
 _SECONDARY_EXIT_CODES: set[int] = {
     ExitCode.COMMUNICATION,
@@ -45,6 +45,9 @@ _SECONDARY_EXIT_CODES: set[int] = {
     ExitCode.TERMINATED,
 }
 """Exit codes that mostly follow another pod's failure: they decide between failures in the same second."""
+
+
+_NOT_TRIED_AGAIN = " (not tried again: mend that, then delete this job and create it anew)"
 
 
 @dataclass(frozen=True)
@@ -198,6 +201,8 @@ def _cause_of_first_failure(failed: list[Pod], peers: _Peers, definition: Stage,
     may_follow_disruption = restarts and kill_reason is not KillReason.OUT_OF_MEMORY
     disruption_before = _earlier_disruption(pod, end.finished, peers) if may_follow_disruption else ""
     remedy = memory_remedy(pod, definition, job) if kill_reason is KillReason.OUT_OF_MEMORY else ""
+    if restart_rule.action is Action.FAIL:
+        remedy = _NOT_TRIED_AGAIN
     where = f"pod {pod.name} on {pod.node or 'no node'}"
     meaning = f"{where}: exit code {end.exit_code}, {restart_rule.meaning}{remedy}"
     message = one_line(meaning, away if restart_rule is DISRUPTED else "", disruption_before, end.record.message)

@@ -86,10 +86,13 @@ def seconds_until_stuck(pod: Pod, nodes: Sequence[Node], now: float) -> float:
 
 
 def all_pods_succeeded(observation: Observation, child: Child, job: UniMRGJob | None) -> bool:
-    """Whether all pods of a child have succeeded, even if its controller has not recorded that yet."""
+    """Whether all pods of a child have succeeded, even if its controller has not recorded that yet.
+
+    Without a job, whose spec does not parse (any more), they are those that there are.
+    """
     pods = pods_of(observation, child.name)
-    succeeded = sum(map(has_succeeded, pods))
-    return job is not None and succeeded >= STAGES[child.stage].pods(job) and not any(map(is_alive, pods))
+    succeeded, expected = sum(map(has_succeeded, pods)), 1 if job is None else STAGES[child.stage].pods(job)
+    return succeeded >= expected and not any(map(is_alive, pods))
 
 
 def can_create_pods(observation: Observation, child: Child, job: UniMRGJob | None) -> bool:

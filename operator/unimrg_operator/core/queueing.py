@@ -78,4 +78,6 @@ def _unseen(waits: str, child: Child, now: float) -> Standing:
 
 
 def _place(number: int) -> str:
-    return f", position {number}" if number <= COUNTED_POSITIONS else f", behind more than {COUNTED_POSITIONS} others"
+    """Return a place among those of this LocalQueue; the others of its ClusterQueue are in other namespaces."""
+    where = f"at position {number}" if number <= COUNTED_POSITIONS else f"behind more than {COUNTED_POSITIONS} others"
+    return f", {where} of this LocalQueue"

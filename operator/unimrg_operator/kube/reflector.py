@@ -204,9 +204,12 @@ class Reflector:
         if kind == "ERROR":
             self._version = ""
             raise error_of_status(item if isinstance(item, dict) else {})
-        version, change = version_of(item), None
+        version = version_of(item)
+        change: Change | None = None
         if kind in ("ADDED", "MODIFIED"):
-            change = self.cache.put(self._prune(item))
+            before, now = self.cache.put(self._prune(item))
+            if before is None or version_of(before) != version:  # else it is what we wrote ourselves, and known
+                change = before, now
         elif kind == "DELETED":
             before, _ = self.cache.remove(name_of(item))
             change = (before or self._prune(item), None)

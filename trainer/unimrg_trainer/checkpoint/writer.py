@@ -74,10 +74,10 @@ def write_checkpoint(
     lost after the marker was written: the others fail, and the commit stands.
     """
     what = f"the checkpoint of step {state.step}"
-    cut: list[list[Piece]] = []
-    runs = _agree_on_contents(state, cut, what, agreement)
+    objects: list[list[Piece]] = []
+    runs = _agree_on_contents(state, objects, what, agreement)
     marker, folder = on_first_rank(agreement, f"reserving {what}", lambda: reserve(store, state.step, origin.attempt))
-    written = on_all_ranks(agreement, f"writing {what}", lambda: write_parts(store, folder, cut, agreement.rank))
+    written = on_all_ranks(agreement, f"writing {what}", lambda: write_objects(store, folder, objects, agreement.rank))
 
     def publishing() -> Commit:
         before_commit()
@@ -99,7 +99,7 @@ def write_checkpoint(
     return on_first_rank(agreement, f"publishing {what}", publishing)
 
 
-def shares(sizes: Mapping[str, int], world_size: int) -> list[list[str]]:
+def assign_to_ranks(sizes: Mapping[str, int], world_size: int) -> list[list[str]]:
     """Deal tensors (bytes by name) to ranks: the largest first, each to the rank with least so far.
 
     The same on every rank; no rank has more than the mean and one tensor.
@@ -113,7 +113,7 @@ def shares(sizes: Mapping[str, int], world_size: int) -> list[list[str]]:
     return [sorted(names) for names in result]
 
 
-def parts(pieces: Sequence[Piece], limit: int) -> list[list[Piece]]:
+def split_into_objects(pieces: Sequence[Piece], limit: int) -> list[list[Piece]]:
     """Deal pieces to objects of at most `limit` bytes of values, wide types first, as safetensors aligns them.
 
     Only a piece that is larger than an object is cut.
@@ -135,10 +135,10 @@ def parts(pieces: Sequence[Piece], limit: int) -> list[list[Piece]]:
     return result
 
 
-def write_parts(store: ObjectStore, folder: str, cut: Sequence[Sequence[Piece]], rank: int) -> list[Written]:
-    """Write one object for each part below `folder`, from where its values lie in memory."""
+def write_objects(store: ObjectStore, folder: str, objects: Sequence[Sequence[Piece]], rank: int) -> list[Written]:
+    """Write objects, each of its pieces, below `folder`, from where its values lie in memory."""
     written = []
-    for number, pieces in enumerate(cut):
+    for number, pieces in enumerate(objects):
         header, place = Header(), 0
         for run in map(_run, pieces):
             name, entry = describe(run.name, run.dtype, run.shape, run.start, run.count, place)
@@ -163,7 +163,7 @@ def _run(piece: Piece) -> Run:
     return Run(piece.name, DTYPE_NAMES[piece.values.dtype], piece.shape, piece.start, piece.values.numel())
 
 
-def _agree_on_contents(state: LocalState, cut: list[list[Piece]], what: str, agreement: Agreement) -> list[Run]:
+def _agree_on_contents(state: LocalState, objects: list[list[Piece]], what: str, agreement: Agreement) -> list[Run]:
     """Cut this rank's pieces into objects, and return the runs of all ranks, by rank.
 
     Raises CheckpointError (PROGRAM) unless together they are one state.
@@ -173,8 +173,8 @@ def _agree_on_contents(state: LocalState, cut: list[list[Piece]], what: str, agr
         problem = state.problem()
         if problem is not None:
             raise CheckpointError(problem, exit_code=ExitCode.PROGRAM)
-        cut.extend(parts(state.pieces, OBJECT_BYTES))
-        return state.step, [_run(piece) for part in cut for piece in part]
+        objects.extend(split_into_objects(state.pieces, OBJECT_BYTES))
+        return state.step, [_run(piece) for pieces in objects for piece in pieces]
 
     outlines = on_all_ranks(agreement, what, outline)
     runs = [run for _, held in outlines for run in held]

@@ -54,7 +54,7 @@ class Dataset:
         self._square = square
         self.split = manifest.split
         self.digest = digest
-        self.images = range(manifest.samples)
+        self.images = range(manifest.images)
         self.questions = range(manifest.questions)
         self._store = store
         self._prefix = prefix
@@ -189,6 +189,8 @@ class Dataset:
         picture = [name for name in IMAGE_MEMBERS if name in entry.members][:1] if image else []
         stored = {member.removesuffix(".png"): member for member in entry.members if member.endswith(".png")}
         chosen = {name: member for name, member in stored.items() if maps is None or name in maps}
+        if entry.image is None:
+            encodings = ()  # text alone
         encoded = {name: encoding_member(name, square=self._square) for name in encodings}
         for member in encoded.values():
             if member not in entry.members:

@@ -6,12 +6,26 @@ simplejpeg and OpenCV decoded fastest of what was measured (docs/method/data.md)
 from __future__ import annotations
 
 import io
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
+MAXIMUM_PIXELS = 89_000_000
+"""A larger image is taken for a bomb: PIL warns from here on."""
+_ORIENTATION = 0x0112
+_TOO_LARGE, _DAMAGED = "it has more than 89 million pixels", "it is damaged, or cut off"
+_ODD_MODES = {
+    "CMYK": "CMYK",
+    "P": "colours of a palette",
+    "PA": "colours of a palette",
+    "RGBA": "transparency is ignored",
+    "LA": "transparency is ignored",
+    "I;16": "16 bits, read as 8",
+    "I": "16 bits, read as 8",
+}
 _BEGINNINGS = {b"\xff\xd8": "jpg", b"\x89PNG\r\n\x1a\n": "png"}
 
 
@@ -48,15 +62,51 @@ def image_extension(content: bytes) -> str:
     raise ValueError("its content is neither JPEG nor PNG")
 
 
-def check_image(content: bytes) -> None:
-    """Decode an image file completely. Raises ValueError with a reason if it is damaged, or neither JPEG nor PNG."""
+class TakenIn(NamedTuple):
+    """An image as it is stored."""
+
+    content: bytes
+    """A JPEG or PNG file."""
+    pixels: np.ndarray
+    """What `decode_image` makes of it."""
+    odd: list[str]
+    """What a person may want to know about it."""
+
+
+def take_in(content: bytes) -> TakenIn:
+    """Return an image file as it is stored, decoded once.
+
+    A JPEG or PNG that `decode_image` reads stays as it is, other formats become PNG. Raises ValueError with one of a
+    few reasons for what cannot be used.
+    """
+    odd: list[str] = []
     try:
         with Image.open(io.BytesIO(content)) as image:
-            image.load()
-    except Exception as error:  # PIL's plugins raise many kinds: OSError, SyntaxError, DecompressionBombError, …
-        raise ValueError(_reason(error)) from error
-    image_extension(content)
-    decode_image(content)  # what reads it later must be able to
+            if image.width * image.height > MAXIMUM_PIXELS:
+                raise ValueError(_TOO_LARGE)
+            looked_for = image.format != "PNG" or "exif" in image.info  # else the whole PNG is decoded to find none
+            if looked_for and image.getexif().get(_ORIENTATION, 1) != 1:
+                odd.append("its EXIF tag asks for a rotation, which is ignored")
+            if image.format not in ("JPEG", "PNG"):
+                odd.append(f"{image.format}, stored as PNG")
+                pixels = np.asarray(image.convert("RGB"))
+                return TakenIn(encode_png(pixels), pixels, odd)
+            if image.mode in _ODD_MODES:
+                odd.append(_ODD_MODES[image.mode])
+            if image.format == "PNG":
+                image.verify()  # OpenCV decodes what there is of one that is cut off
+    except Image.DecompressionBombError as error:
+        raise ValueError(_TOO_LARGE) from error
+    except UnidentifiedImageError as error:
+        raise ValueError("it is no image, or damaged at its beginning") from error
+    except ValueError:
+        raise
+    except Exception as error:  # PIL's plugins raise many kinds: OSError, SyntaxError, struct.error, …
+        raise ValueError(_DAMAGED) from error
+    try:
+        return TakenIn(content, decode_image(content), odd)  # what reads it later must be able to
+    except ValueError as error:
+        raise ValueError(_DAMAGED) from error
 
 
 def _decode_slowly(content: bytes) -> np.ndarray:
@@ -64,14 +114,7 @@ def _decode_slowly(content: bytes) -> np.ndarray:
         with Image.open(io.BytesIO(content)) as image:
             return np.asarray(image.convert("RGB"))
     except OSError as error:
-        raise ValueError(_reason(error)) from error
-
-
-def _reason(error: Exception) -> str:
-    """Return PIL's reason without the name of the object that it read from."""
-    if isinstance(error, UnidentifiedImageError):
-        return "it is no image, or damaged at its beginning"
-    return str(error) or type(error).__name__
+        raise ValueError(str(error)) from error
 
 
 def _present(pixels: np.ndarray | None) -> np.ndarray:

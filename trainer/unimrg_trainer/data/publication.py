@@ -58,17 +58,23 @@ def find_publication(store: ObjectStore, digest: str | None = None) -> Publicati
         if found is None:
             raise _absent(f"{store.uri} holds no finished data set {folder_of(digest)}")
         return found
-    markers = [key for key, _ in store.list() if key.endswith("/" + _MARKER) and key.count("/") == 1]
-    if len(markers) > 1:
-        names = ", ".join(key.split("/")[0] for key in markers)
+    known = find_publications(store)
+    if len(known) > 1:
+        names = ", ".join(each.prefix for each in known)
         raise _absent(
             f"{store.uri} holds several data sets ({names}), and the job does not say which",
             "set spec.data.sources to those of the one you mean, or point spec.data.shards at a prefix with one",
         )
-    found = _read_marker(store, markers[0]) if markers else None
-    if found is None:
+    if not known:
         raise _absent(f"{store.uri} holds no finished data set")
-    return found
+    return known[0]
+
+
+def find_publications(store: ObjectStore) -> list[Publication]:
+    """Return every finished data set of a store, by its folder. Raises CorruptDataError for a broken marker."""
+    markers = [key for key, _ in store.list() if key.endswith("/" + _MARKER) and key.count("/") == 1]
+    found = (_read_marker(store, key) for key in markers)
+    return [publication for publication in found if publication is not None]
 
 
 def _read_marker(store: ObjectStore, key: str) -> Publication | None:

@@ -1,8 +1,11 @@
 """The format of prepared data: WebDataset tars, an index beside each, and one manifest per split.
 
-    <split>/manifest.json            samples, questions, shards with sha256 of tar and index
+    <split>/manifest.json            counts, shards with sha256 of tar and index, odd items, where all of it is from
     <split>/<split>-000000.tar       plain tar: <key>.json, <key>.<encoding>.npy, <key>.png or .jpg, <key>.<map>.png
     <split>/<split>-000000.tar.idx   JSON: for every sample and member its offset, length and crc32
+
+Samples with an image come before those of text alone. An item of a source that is no sample, for it cannot be read, is
+listed in its tar, in the member `__odd__` (names like this are passed over by webdataset).
 
 The tars can be read by `tarfile`, webdataset and the like. We read members by offset from the index, one ranged read
 per sample, and check every byte: a damaged header or body is an error with a name, never a missing sample. Owner, time
@@ -20,18 +23,23 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_trainer.storage.base import NotFound, ObjectStore
 
-FORMAT = 3
+FORMAT = 4
 """Goes up when the layout of tar, index or manifest changes; part of the digest of prepared data."""
 
 TEXT_MEMBER = "json"
 IMAGE_MEMBERS = ("png", "jpg")
 """Members of a sample by their extension; every other one is `<map>.png`, or an encoding (`data/members.py`)."""
+
+ODD_MEMBER = "__odd__"
+"""Member of a tar with what was odd about the items that it was made of: a JSON list of `OddItem`."""
+NAMED = 100
+"""Names that a manifest gives of each kind of oddity."""
 
 _BLOCK = tarfile.BLOCKSIZE
 _RESTORE = "delete this data set and prepare it again, or restore the file from a copy"
@@ -70,6 +78,23 @@ class IndexEntry(_Record):
     questions: int
     members: dict[str, Member]
 
+    @property
+    def image(self) -> Member | None:
+        """Its image; None for text alone."""
+        return next((self.members[member] for member in IMAGE_MEMBERS if member in self.members), None)
+
+
+class OddItem(_Record):
+    """An item of a source that a person may want to look at: it could not be taken in, or not as it was."""
+
+    number: int
+    """Within its split, from 0, as in the keys of samples."""
+    name: str
+    """What its source calls it, in printable characters."""
+    reason: str
+    left_out: bool
+    """It is no sample."""
+
 
 class ShardIndex(_Record):
     """Content of a `.tar.idx` file: the samples of a tar, and its length (bytes) and sha256."""
@@ -78,6 +103,7 @@ class ShardIndex(_Record):
     length: int
     sha256: str
     samples: list[IndexEntry]
+    odd: list[OddItem] = []
 
     @property
     def questions(self) -> int:
@@ -136,17 +162,33 @@ class Shard(_Record):
     index_sha256: str
 
 
+class Oddity(_Record):
+    """How many items of a split are odd for one reason; `names` are the first of them."""
+
+    count: int
+    left_out: int
+    names: list[str]
+
+
 class Manifest(_Record):
     """Content of a split's `manifest.json`."""
 
     format: int = FORMAT
     split: str
     samples: int
+    images: int
+    """Samples with an image; they are the first ones."""
     questions: int
     shards: list[Shard]
+    odd: dict[str, Oddity] = {}
+    """By reason."""
+    provenance: dict[str, Any] = {}
+    """JSON: where the samples are from, under which licences, what made their maps and encodings, with which versions.
+    For people; nothing depends on it."""
 
 
 Parsed = TypeVar("Parsed", Manifest, ShardIndex)
+_ODD_ITEMS = TypeAdapter(list[OddItem])
 
 
 def tar_entry(name: str, content: bytes) -> bytes:
@@ -166,11 +208,15 @@ def index_of(tar: bytes, where: str) -> ShardIndex:
     """Return the index of a whole tar. Raises CorruptDataError, naming `where`, if it is not one of samples."""
     members: dict[str, dict[str, Member]] = {}
     questions: dict[str, int] = {}
+    odd: list[OddItem] = []
     try:
         with tarfile.open(fileobj=io.BytesIO(tar)) as archive:
             for info in archive:
                 key, _, extension = info.name.partition(".")
                 content = tar[info.offset_data : info.offset_data + info.size]
+                if info.name == ODD_MEMBER:
+                    odd = _ODD_ITEMS.validate_json(content)
+                    continue
                 member = Member(offset=info.offset_data, length=info.size, crc32=zlib.crc32(content))
                 members.setdefault(key, {})[extension] = member
                 if extension == TEXT_MEMBER:
@@ -178,7 +224,12 @@ def index_of(tar: bytes, where: str) -> ShardIndex:
     except (tarfile.TarError, ValueError) as error:
         raise CorruptDataError(f"{where} is not a shard: {error}", remedy=_RESTORE) from error
     samples = [IndexEntry(key=key, questions=questions.get(key, 0), members=found) for key, found in members.items()]
-    return ShardIndex(length=len(tar), sha256=sha256(tar), samples=samples)
+    return ShardIndex(length=len(tar), sha256=sha256(tar), samples=samples, odd=odd)
+
+
+def odd_entry(items: Sequence[OddItem]) -> bytes:
+    """Return the entry of a tar that lists odd items; nothing for none."""
+    return tar_entry(ODD_MEMBER, _ODD_ITEMS.dump_json(list(items))) if items else b""
 
 
 def as_json(record: ShardIndex | Manifest) -> bytes:

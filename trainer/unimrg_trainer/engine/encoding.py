@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +14,7 @@ from unimrg_api.plugins import package_of
 from unimrg_trainer.data.members import encoding_member
 from unimrg_trainer.engine.choices import open_family, provide_files
 from unimrg_trainer.engine.setup import require_gpu
+from unimrg_trainer.files import file_sha256
 from unimrg_trainer.models.base import Family
 from unimrg_trainer.models.common.unique_images import UniqueImages
 from unimrg_trainer.objectives.base import Objective
@@ -58,7 +56,7 @@ class FamilyEncoder:
     def identity(self) -> Any:
         """Return what is encoded, with which weights (the sha256 of their file), and by which packages beside us."""
         weights = self._family.encoder_file()
-        digest = None if weights is None else _sha256(weights.find(self._family.assets))
+        digest = None if weights is None else file_sha256(weights.find(self._family.assets))
         names = [encoding_member(encoding.name, square=self._square) for encoding in self._encodings]
         maps = [("unimrg.maps", each.map.name) for each in self._objectives if each.map is not None]
         found = {package_of(group, name) for group, name in [("unimrg.families", self._family.name), *maps]}
@@ -91,14 +89,3 @@ class FamilyEncoder:
         pixels = images.collected().pixels.to("cuda" if self._gpus else "cpu")
         encoded: np.ndarray = self._family.encode(pixels).cpu().numpy()
         return encoded
-
-
-def _sha256(path: Path) -> str:
-    state = path.stat()
-    return _file_sha256(path, state.st_size, state.st_mtime_ns)
-
-
-@lru_cache(maxsize=4)
-def _file_sha256(path: Path, size: int, modified: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -65,7 +65,7 @@ def open_operations(spec: JobSpec, device: torch.device) -> StepOperations | Non
             spec.model.family()[0], spec.training.precision, name,
         )  # fmt: skip
         return None
-    learnt = {objective for objective, weight in spec.resolved_objectives().items() if weight}
-    wanted = (ANSWERS if ANSWERING in learnt else frozenset()) | (IMAGES if learnt - {ANSWERING} else frozenset())
+    with_loss = {objective for objective, weight in spec.resolved_objectives().items() if weight}
+    wanted = (ANSWERS if ANSWERING in with_loss else frozenset()) | (IMAGES if with_loss - {ANSWERING} else frozenset())
     trained = Trained(wanted, frozen_parts(spec))
     return StepOperations(arithmetic_of(settings), trained, spec.resolved_recompute(), known)

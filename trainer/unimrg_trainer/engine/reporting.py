@@ -163,17 +163,17 @@ class Reporter:
         if self._spool is not None:
             copy_segments(self._spool.folder, names, self._setup.run_store)
 
-    def record_checkpoint(self, step: int, seconds: float, held_seconds: float) -> None:
+    def record_checkpoint(self, step: int, seconds: float, stall_seconds: float) -> None:
         """Record that a checkpoint was committed, how long that took, and how long it held the training up."""
         if self._spool is None:
             return
-        self._spool.step(step, {"ckpt/save_s": seconds, "ckpt/held_s": held_seconds})
+        self._spool.step(step, {"ckpt/save_s": seconds, "ckpt/stall_s": stall_seconds})
         self._update(checkpoint_step=step, checkpoint_time=time.time())
         logger.info(
             "committed the checkpoint of step %d in %.2f s, of which %.2f s held the training up",
             step,
             seconds,
-            held_seconds,
+            stall_seconds,
         )
 
     def close(self) -> None:

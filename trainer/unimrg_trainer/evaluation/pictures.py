@@ -1,4 +1,4 @@
-"""The pictures of a run, as PNG: its curves, and what the model generates beside the truth.
+"""The pictures of a run and of its data, as PNG: curves, samples, what the model generates beside the truth.
 
 The same arguments give the same bytes on one installation.
 """
@@ -129,6 +129,26 @@ def contact_sheet_png(objectives: Mapping[str, Sequence[Preview]], *, title: str
             if image is not None:
                 tile.imshow(image)
         line[0].set_ylabel(f"{name}\n{what}", fontsize=8)
+    figure.suptitle(title, fontsize=9)
+    return _png(figure, "")
+
+
+def samples_png(rows: Sequence[tuple[str, Mapping[str, np.ndarray], str]], *, title: str = "") -> bytes:
+    """Draw each row (label, pictures by name, text) on a line; pictures are uint8 [H, W] or [H, W, 3]."""
+    names = list(dict.fromkeys(name for _, pictures, _ in rows for name in pictures))
+    widths = [1.0] * len(names) + [2.4]
+    figure = Figure(figsize=(1.9 * sum(widths), 1.9 * len(rows) + 0.5), dpi=110, layout="constrained")
+    tiles = figure.subplots(len(rows), len(widths), squeeze=False, width_ratios=widths)
+    for (label, pictures, text), line in zip(rows, tiles, strict=True):
+        for name, tile in zip(names, line, strict=False):
+            tile.set(xticks=[], yticks=[])
+            tile.set_frame_on(name in pictures)
+            if name in pictures:
+                tile.imshow(pictures[name], cmap="gray", vmin=0, vmax=255)
+        line[-1].axis("off")
+        line[-1].text(0, 1, f"{label}\n{text}", fontsize=7, va="top", parse_math=False, transform=line[-1].transAxes)
+    for name, tile in zip(names, tiles[0], strict=False):
+        tile.set_title(name, fontsize=8)
     figure.suptitle(title, fontsize=9)
     return _png(figure, "")
 

@@ -158,12 +158,17 @@ def tracking_settings(job: UniMRGJob, env: PodEnvironment) -> TrackingSettings:
     )
 
 
+def tracking_problem(job: UniMRGJob, env: PodEnvironment) -> str | None:
+    """Return why the MLflow server will not accept the job's records; None if it will, or if it is a local database."""
+    uri = job.spec.tracking.mlflow.uri or ""
+    if not uri.startswith(("http://", "https://")):
+        return None
+    # The identity of the job may not be claimed yet, and no run is made here.
+    numbered = dataclasses.replace(env, uid=env.uid or "check", attempt=env.attempt or "0")
+    return check_server(tracking_settings(job, numbered))
+
+
 def warn_if_tracking_fails(job: UniMRGJob, env: PodEnvironment) -> None:
     """Warn if the MLflow server will not accept the job's records; the job continues."""
-    uri = job.spec.tracking.mlflow.uri or ""
-    if uri.startswith(("http://", "https://")):
-        # The identity of the job may not be claimed yet, and no run is made here.
-        numbered = dataclasses.replace(env, uid=env.uid or "check", attempt=env.attempt or "0")
-        problem = check_server(tracking_settings(job, numbered))
-        if problem is not None:
-            logger.warning("%s. The job continues: its records stay in the spool and are uploaded later", problem)
+    if (problem := tracking_problem(job, env)) is not None:
+        logger.warning("%s. The job continues: its records stay in the spool and are uploaded later", problem)

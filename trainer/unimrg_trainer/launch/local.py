@@ -66,6 +66,7 @@ _CLUSTER_ONLY_FIELDS = {
     "spec.image": "the installed unimrg runs",
     "spec.backend": "no pods are made",
     "spec.queue": "nothing waits for quota",
+    "spec.data.preparation.pods": "this machine is one node",
     "spec.trainer.nodes": "this machine is one node",
     "spec.trainer.rdma": "this machine is one node",
     "spec.trainer.volumes": "file:// URIs are folders of this machine",

@@ -1,6 +1,6 @@
 """One rank process: it is killed when its launcher ends, handles signals, runs a stage's engine, writes its result.
 
-`python -m unimrg_trainer.launch.rank train|evaluate`. The order matters: signal handling first, slow imports after.
+`python -m unimrg_trainer.launch.rank prepare|train|evaluate`. The order matters: signals first, slow imports after.
 """
 
 from __future__ import annotations
@@ -32,7 +32,11 @@ BLOCKED_SIGNALS = (signal.SIGTERM, signal.SIGINT, STACKS_SIGNAL)
 PARENT_VARIABLE = "UNIMRG_LAUNCHER_PID"
 """Environment variable with the launcher's pid."""
 
-_ENGINES = {"train": "unimrg_trainer.engine.train", "evaluate": "unimrg_trainer.engine.evaluate"}
+_ENGINES = {
+    "prepare": "unimrg_trainer.launch.preparing",
+    "train": "unimrg_trainer.engine.train",
+    "evaluate": "unimrg_trainer.engine.evaluate",
+}
 """Engine module of each stage, imported by name so that the launcher does not import torch."""
 
 _PR_SET_PDEATHSIG = 1

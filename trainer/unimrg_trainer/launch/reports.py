@@ -53,10 +53,12 @@ def heartbeat(run_dir: Path) -> Heartbeat | None:
     return Heartbeat(progress.stage, progress.step, progress.updated, positions)
 
 
-def report_stage(run_dir: Path, stage: StageName, step: int = 0, total_steps: int = 0) -> None:
+def report_stage(
+    run_dir: Path, stage: StageName, step: int = 0, total_steps: int = 0, eta_seconds: float | None = None
+) -> None:
     """Write the launcher's progress in a stage; resets steps and losses, keeps the last checkpoint and the notice."""
     last = _progress(run_dir)
-    report = Progress(stage=stage, step=step, total_steps=total_steps)
+    report = Progress(stage=stage, step=step, total_steps=total_steps, eta_seconds=eta_seconds)
     kept = {"checkpoint_step": last.checkpoint_step, "notice": last.notice}
     write_progress(run_dir, report.model_copy(update=kept))
 

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from unimrg_api.environment import PodEnvironment
@@ -30,10 +30,11 @@ from unimrg_trainer.launch.classification import classify
 from unimrg_trainer.launch.exit_records import ExitResult, result_from_error
 from unimrg_trainer.launch.logs import Echo, rank_log, tail
 from unimrg_trainer.launch.preflight import check_node
+from unimrg_trainer.launch.preparing import prepare_share, uses_gpus
 from unimrg_trainer.launch.signals import StopRequest
 from unimrg_trainer.launch.watchdog import Watchdog
 from unimrg_trainer.local_folders import claim_folder, log_folder
-from unimrg_trainer.preparation.prepare import prepare
+from unimrg_trainer.preparation.prepare import Share
 from unimrg_trainer.storage.base import ObjectStore, StorageError
 from unimrg_trainer.tracking.mlflow_run import Checkpoint
 from unimrg_trainer.tracking.settings import TerminalStatus
@@ -51,8 +52,6 @@ FINISH_SECONDS, FINISH_SECONDS_AFTER_STOP = 60.0, 15.0
 SAVE_SECONDS, SAVE_SECONDS_AFTER_STOP = 60.0, 6.0
 """Limit for saving outcome, metrics and logs to the run's store. After a stop request this and the limit for uploads
 fit into worker_group.GRACE_MARGIN_SECONDS."""
-REPORT_SECONDS = 0.5
-"""Minimum interval between progress reports of `prepare`."""
 _MLFLOW_STATUS: dict[Outcome, TerminalStatus] = {"Succeeded": "FINISHED", "Failed": "FAILED"}
 
 
@@ -152,56 +151,53 @@ def _check_data(context: StageContext) -> str:
 
 def _prepare(context: StageContext) -> ExitResult:
     """Turn the job's sources into shards, unless the job names existing shards or they are published already."""
-    sources = context.job.spec.data.sources
-    if sources is None:
+    data = context.job.spec.data
+    if data.sources is None:
         return ExitResult(ExitCode.OK, "Completed", "the job names existing shards; there is nothing to prepare")
-    reported = 0.0
-
-    def report(done: int, total: int) -> None:
-        nonlocal reported
-        if time.monotonic() - reported >= REPORT_SECONDS or done == total:
-            reported = time.monotonic()
-            reports.report_stage(context.env.run_dir, "prepare", step=done, total_steps=total)
-
-    store = job_stores.data_stores(context.job, context.env)[0]
+    if data.preparation.processes > 1:
+        # none of them talks to another: what is done is in the store
+        env = replace(context.env, processes=data.preparation.processes, attempt=context.env.attempt or "1")
+        return _supervised(replace(context, env=env), "prepare", [], gpus=uses_gpus(context.job))
+    share = Share(context.env.node_rank, context.env.nodes)
     with context.stop.interruptible():
-        encoder = job_stores.image_encoder(context.job, context.env)
-        prepared = prepare(sources, context.env.spec_base, store, report, encoder)
-        inputs.check_identity(
-            context.job, context.env, context.run_store, job_stores.data_digest(context.job, context.env)
-        )
-    where = f"{store.uri}/{prepared.prefix}"
+        prepared = prepare_share(context.job, context.env, share)
+    where = f"{job_stores.data_stores(context.job, context.env)[0].uri}/{prepared.prefix}"
     return ExitResult(ExitCode.OK, "Completed", f"found in {where}" if prepared.reused else f"written to {where}")
 
 
 def _run_ranks(context: StageContext, stage: StageName) -> ExitResult:
     """Run a stage on all ranks of this node; on the first node with the lease and uploads to MLflow."""
-    takers: list[str] = []
+    new_holders: list[str] = []
     if context.env.node_rank != 0:
-        return _supervised(context, stage, takers)
-    with renewed(context.run_store, context.owner, int(context.env.attempt), takers.append) as lease:
+        return _supervised(context, stage, new_holders, gpus=_has_gpus(context))
+    with renewed(context.run_store, context.owner, int(context.env.attempt), new_holders.append) as lease:
         context.leases.append(lease)
-        result = _supervised(context, stage, takers)
-    if takers:
+        result = _supervised(context, stage, new_holders, gpus=_has_gpus(context))
+    if new_holders:
         context.stop.request("taken over")  # nothing follows
-        message = f"{takers[0]} has taken this training over; this attempt was ended and saved nothing more"
+        message = f"{new_holders[0]} has taken this training over; this attempt was ended and saved nothing more"
         return ExitResult(ExitCode.INTERRUPTED, "LeaseLost", message)
     return result
 
 
-def _supervised(context: StageContext, stage: StageName, takers: list[str]) -> ExitResult:
+def _has_gpus(context: StageContext) -> bool:
+    return context.job.spec.trainer.gpus_per_node > 0
+
+
+def _supervised(context: StageContext, stage: StageName, new_holders: list[str], *, gpus: bool) -> ExitResult:
     """Run a stage on all ranks of this node; they are killed once there is a taker of the lease."""
     env, stop = context.env, context.stop
-    check_node(env, gpus=context.job.spec.trainer.gpus_per_node > 0)
+    check_node(env, gpus=gpus)
     worker_group.wait_for_master(env, stop)
     if stop.requested:
         raise Interrupted(f"stopped before {stage} began")
     logs = log_folder(env.run_dir, env.attempt, stage)
     echo = Echo(rank_log(logs, env.node_rank * env.processes))
-    gpu_override = {"CUDA_VISIBLE_DEVICES": ""} if context.job.spec.trainer.gpus_per_node == 0 else {}
+    gpu_override = {} if gpus else {"CUDA_VISIBLE_DEVICES": ""}
     group = worker_group.start(context.rank_module, [stage], env, logs, overrides=gpu_override)
     first_node = env.node_rank == 0
-    with echo if context.echo else nullcontext(), _uploading(context):
+    tracked = _uploading(context) if STAGES[stage].distributed else nullcontext()
+    with echo if context.echo else nullcontext(), tracked:
         end = worker_group.supervise(
             group,
             stop=stop,
@@ -209,7 +205,7 @@ def _supervised(context: StageContext, stage: StageName, takers: list[str]) -> E
             watchdog=Watchdog(env.stall_timeout, time.monotonic()),
             heartbeat=lambda: reports.heartbeat(env.run_dir),
             terminates_on_stall=first_node,
-            lease_lost=lambda: bool(takers),
+            lease_lost=lambda: bool(new_holders),
         )
     return classify(end)
 

@@ -22,6 +22,8 @@ from unimrg_trainer.tracking.spool import restore_segments
 
 SYNC_SECONDS = 3600.0
 """Limit for one command; it may be repeated and goes on where it ended."""
+ABSENT_SERVER_SECONDS = 10.0
+"""Limit where a first check found that the server accepts nothing: the command then says why and ends."""
 
 
 def tracked_job(store: ObjectStore, run_dir: Path) -> Path:
@@ -62,6 +64,7 @@ def sync_run(job: UniMRGJob, job_file: Path, run_dir: Path | None, stop: StopReq
         found = inputs.find_run(env, job, run_store)
         if found is not None:
             claim_folder(found.run_dir, found.uid)
-        result = finish_run(found or env, job, run_store, stop, SYNC_SECONDS)
+        limit = SYNC_SECONDS if inputs.tracking_problem(job, env) is None else ABSENT_SERVER_SECONDS
+        result = finish_run(found or env, job, run_store, stop, limit)
         known = mlflow_run(env.run_dir)
     return result, known.get("url") or known.get("run_id", "")

@@ -5,6 +5,7 @@ An objective knows neither tokens nor tensors (that is the family) nor how much 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -22,6 +23,8 @@ class Task:
     prompt: str
     answer: str | None = None
     """The text to predict."""
+    further: Sequence[tuple[str, str]] = ()
+    """Questions that follow in the same conversation, with their answers, which are predicted too."""
     map: ImageMap | None = None
     """The map of the sample to generate."""
 

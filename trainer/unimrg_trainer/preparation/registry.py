@@ -5,30 +5,43 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from unimrg_api.environment import PodEnvironment
 from unimrg_api.errors import UserError
 from unimrg_api.plugins import load
-from unimrg_api.spec_platform import SourceSpec
+from unimrg_api.spec_platform import SourceSpec, StorageSpec
 from unimrg_trainer.data.publication import SPLITS
-from unimrg_trainer.preparation.base import Source, SourceFactory
+from unimrg_trainer.preparation.base import Source, SourceFactory, SourcePlace
 
 SOURCES = {
     "scenes": "unimrg_trainer.preparation.sources.scenes:Scenes",
-    "images": "unimrg_trainer.preparation.sources.images:Images",
+    "photographs": "unimrg_trainer.preparation.sources.photographs:Photographs",
+    "images": "unimrg_trainer.preparation.sources.folder:Images",
+    "folder": "unimrg_trainer.preparation.sources.folder:Folder",
+    "llava": "unimrg_trainer.preparation.sources.llava:Llava",
+    "webDataset": "unimrg_trainer.preparation.sources.web_dataset:WebDataset",
 }
 
 
-def open_sources(specs: Sequence[SourceSpec], base: Path) -> dict[str, Source]:
-    """Return the job's sources by name, in its order. Raises UserError or JobError naming the field."""
+def open_sources(
+    specs: Sequence[SourceSpec], base: Path, storage: StorageSpec | None = None, cache: Path = PodEnvironment.cache
+) -> dict[str, Source]:
+    """Return the job's sources by name, in its order; for the rest see `SourcePlace`.
+
+    Raises UserError or JobError naming the field.
+    """
     opened: dict[str, Source] = {}
     for index, spec in enumerate(specs):
         name, settings = spec.selected()
         field = f"spec.data.sources[{index}]"
         factory: SourceFactory = load("unimrg.sources", SOURCES, name, field=field)
-        source = factory(settings, base, field)
+        opened[name] = factory(settings, SourcePlace(f"{field}.{name}", base, storage, cache))
+    return opened
+
+
+def check_splits(sources: dict[str, Source]) -> None:
+    """Raise UserError for a source, of a package, with splits of its own."""
+    for name, source in sources.items():
         if unknown := sorted(set(source.splits) - set(SPLITS)):
             raise UserError(
-                f"{field}: the source {name} has a split {unknown[0]!r}",
-                remedy=f"a package may use {', '.join(SPLITS)}",
+                f"the source {name} has a split {unknown[0]!r}", remedy=f"a package may use {', '.join(SPLITS)}"
             )
-        opened[name] = source
-    return opened

@@ -137,6 +137,15 @@ class S3Store:
                 content = self._read_part(key, offset, wanted).content
         return content[:length]
 
+    def get_version(self, key: str, version: str, offset: int = 0, length: int | None = None) -> bytes | None:
+        """Return what `get` does, of the version that `versions` told; None if there is another by now, or none."""
+        wanted = ALL if length is None else max(length, 1)
+        try:
+            with self._errors_as_storage_errors("read", key):
+                return self._read(key, offset, wanted, version)[:length]
+        except (_Replaced, NotFound):
+            return None
+
     def size(self, key: str) -> int | None:
         found = self.find(key)
         return None if found is None else found.total
@@ -161,8 +170,9 @@ class S3Store:
         except NotFound:
             return None
 
-    def list(self, prefix: str = "") -> list[tuple[str, int]]:
-        found: list[tuple[str, int]] = []
+    def versions(self, prefix: str = "") -> list[tuple[str, int, str]]:
+        """Return what `list` does, each with the version (ETag) of its object."""
+        found: list[tuple[str, int, str]] = []
         start = len(self._prefix)
         with self._errors_as_storage_errors("list", check_prefix(prefix)):
             pages = self.client.get_paginator("list_objects_v2").paginate(
@@ -172,9 +182,12 @@ class S3Store:
                 if "IsTruncated" not in page:
                     # Python's HTTP client takes a reply whose connection breaks in the headers for one without the rest
                     raise ValueError("it was cut short, or is not of S3")
-                found += [(entry["Key"][start:], entry["Size"]) for entry in page.get("Contents", [])]
+                found += [(entry["Key"][start:], entry["Size"], entry["ETag"]) for entry in page.get("Contents", [])]
         # keys with a slash at the end are what consoles show as empty folders
-        return sorted((key, size) for key, size in found if key and not key.endswith("/"))
+        return sorted(entry for entry in found if entry[0] and not entry[0].endswith("/"))
+
+    def list(self, prefix: str = "") -> list[tuple[str, int]]:
+        return [(key, size) for key, size, _ in self.versions(prefix)]
 
     def delete(self, key: str) -> None:
         with self._errors_as_storage_errors("delete", key):
@@ -214,10 +227,10 @@ class S3Store:
     def _errors_as_storage_errors(self, action: str, key: str) -> AbstractContextManager[None]:
         return s3_errors_as_storage_errors(action, f"{self.uri}/{key}", self.client)
 
-    def _read(self, key: str, offset: int, length: int) -> bytes:
+    def _read(self, key: str, offset: int, length: int, version: str | None = None) -> bytes:
         """Read a range of one version of the object; raises _Replaced if there is another by now."""
         part = self._part_bytes
-        first = self._read_part(key, offset, min(part, length))
+        first = self._read_part(key, offset, min(part, length), version)
         end = min(first.total, offset + length)
         starts = range(offset + len(first.content), end, part)
         if not starts:

@@ -18,7 +18,7 @@ from unimrg_api.errors import UserError
 from unimrg_api.spec_platform import StrategyName
 from unimrg_api.spec_training import Precision
 from unimrg_trainer.checkpoint.state import MOMENTS, LocalState, Piece, StateReader
-from unimrg_trainer.checkpoint.writer import shares
+from unimrg_trainer.checkpoint.writer import assign_to_ranks
 from unimrg_trainer.engine.optimizer import set_learning_rate
 from unimrg_trainer.models.base import Batch
 
@@ -207,7 +207,7 @@ class Strategy(ABC):
     def _owners(self) -> dict[str, int]:
         """Return which rank exports each parameter that all of them hold: dealt by size."""
         sizes = {name: torch.Size(shape).numel() for name, shape in self.shapes.items()}
-        return {name: rank for rank, names in enumerate(shares(sizes, self.world_size)) for name in names}
+        return {name: rank for rank, names in enumerate(assign_to_ranks(sizes, self.world_size)) for name in names}
 
 
 def check_same_model(shapes: Mapping[str, tuple[int, ...]], trained: set[str], reader: StateReader) -> None:

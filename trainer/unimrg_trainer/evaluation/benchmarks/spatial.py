@@ -42,7 +42,7 @@ class Spatial:
         def item(number: int) -> Item:
             sample = held_out.question_sample(number, maps=())
             request = AnswerRequest(sample.question or "", sample.image)
-            return Item(sample.key, request, sample.answer, {"kind": sample.attributes["kind"]})
+            return Item(sample.key, request, sample.answer, {"kind": sample.attributes.get("kind", "other")})
 
         return LazyItems(min(self._questions, len(held_out.questions)), item)
 

@@ -69,14 +69,14 @@ class SequenceBatch(TensorBatch):
     """int [B, L]: position ids."""
     attention: Attention
     predictors: Tensor
-    """int [N]: the place whose output predicts each learnt token, row by row."""
+    """int [N]: the place whose output predicts each labelled token, row by row."""
     labels: Tensor
     """int [N]: that token, as the family numbers it."""
     labels_per_row: tuple[int, ...]
-    """Learnt tokens of each row."""
+    """Labelled tokens of each row."""
 
     def row_sums(self, losses: Tensor) -> list[Tensor]:
-        """Sum the losses [N] of the learnt tokens for each row."""
+        """Sum the losses [N] of the labelled tokens for each row."""
         return [part.sum() for part in torch.split(losses, list(self.labels_per_row))]
 
 
@@ -94,7 +94,7 @@ class SequenceBuilder:
         """int [B · L]: the source of each place."""
         self.texts: list[int] = []
         self.predictors: list[int] = []
-        """The place whose output predicts each learnt token, row by row."""
+        """The place whose output predicts each labelled token, row by row."""
         self.labels: list[int] = []
         self.labels_per_row = [0] * len(layout.places)
 
@@ -114,10 +114,10 @@ class SequenceBuilder:
         return sources
 
     def put_text(self, row: int, tokens: slice, text: TextSegment) -> None:
-        """Add a text; each of its learnt tokens is predicted at the token before it."""
+        """Add a text; each of its labelled tokens is predicted at the token before it."""
         self.put_tokens(row, tokens, text.token_ids)
-        learnt = np.flatnonzero(np.array(text.labels) != IGNORE)
-        self.learn(row, tokens.start + learnt - 1, np.array(text.labels)[learnt])
+        labelled = np.flatnonzero(np.array(text.labels) != IGNORE)
+        self.learn(row, tokens.start + labelled - 1, np.array(text.labels)[labelled])
 
     def learn(self, row: int, tokens: np.ndarray, labels: np.ndarray) -> None:
         """Have some tokens of a row predict these labels."""

@@ -38,9 +38,9 @@ def collate(config: HarmonConfig, rows: Sequence[HarmonRow], rng: RngFor, compos
         if isinstance(segment, ImageSegment)
     ]
     targets = [(row, segment) for row, segment in segments if isinstance(segment, TargetSegment)]
-    learnt = [unique.add(target.sample, encoder.of_map(target.map)) for _, target in targets]
+    target_images = [unique.add(target.sample, encoder.of_map(target.map)) for _, target in targets]
     draws = [_draw(config, row, target, rng) for row, target in targets]
-    return assemble(config, rows, draws, images, learnt, unique.collected(), composition)
+    return assemble(config, rows, draws, images, target_images, unique.collected(), composition)
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,14 +60,14 @@ def assemble(
     rows: Sequence[HarmonRow],
     draws: Sequence[TargetDraws],
     images: Sequence[int],
-    learnt: Sequence[int],
+    target_images: Sequence[int],
     pictures: Images,
     composition: Composition = Composition.OFFICIAL,
 ) -> HarmonBatch:
     """Build the batch of rows with given random inputs.
 
-    In the order of their segments: `draws` and `learnt` of each target, `images` of each image; `images` and `learnt`
-    are indices into the different images `pictures`.
+    In the order of their segments: `draws` and `target_images` of each target, `images` of each image; both kinds of
+    images are indices into the different images `pictures`.
     """
     visible, real = _visible(config.tokens, draws)
     places = _Places(config, rows, images, visible.shape[1], composition)
@@ -79,7 +79,7 @@ def assemble(
         pictures=pictures,
         latents=None,
         images=index_tensor(places.read),
-        targets=index_tensor(learnt),
+        targets=index_tensor(target_images),
         visible=index_tensor(visible),
         visible_real=None if real.all() else torch.from_numpy(real),
         returns=index_tensor(places.returns),

@@ -122,8 +122,8 @@ def loss_sums(module: Harmon, latents: Tensor, rows: Sequence[GivenRow]) -> Tens
     targets = [row.target for row in rows if row.target is not None]
     images = [row.prompt.image for row in rows if row.prompt.image is not None]
     draws = [_draws(target) for target in targets]
-    learnt, pictures = [target.image for target in targets], unknown_images(codec_encoder(config), len(latents))
-    batch = assemble(config, [_row(config, row) for row in rows], draws, images, learnt, pictures)
+    target_images, pictures = [target.image for target in targets], unknown_images(codec_encoder(config), len(latents))
+    batch = assemble(config, [_row(config, row) for row in rows], draws, images, target_images, pictures)
     moved = batch.to(latents.device, latents.dtype)
     sums: Tensor = module(replace(moved, latents=latents))
     return sums
@@ -137,8 +137,8 @@ def _draws(target: GivenTarget) -> TargetDraws:
 
 def _row(config: HarmonConfig, row: GivenRow) -> HarmonRow:
     def text(ids: Sequence[int], labels: Sequence[int] = ()) -> TextSegment:
-        learnt = tuple(labels) or (IGNORE,) * len(ids)
-        return TextSegment(length=len(ids), token_ids=tuple(ids), labels=learnt)
+        label_ids = tuple(labels) or (IGNORE,) * len(ids)
+        return TextSegment(length=len(ids), token_ids=tuple(ids), labels=label_ids)
 
     segments: list[Segment] = [text(row.prompt.before)]
     if row.prompt.image is not None:

@@ -126,8 +126,8 @@ class HarmonFamily:
         """All that a row sees of pictures are tokens of the codec."""
         if map is None:
             return Reading([image_encoding(self.config, Geometry.PAD)], image=False)
-        learnt = codec_encoder(self.config).of_map(map)
-        return Reading([image_encoding(self.config, Geometry.SQUASH), learnt], image=False)
+        target = codec_encoder(self.config).of_map(map)
+        return Reading([image_encoding(self.config, Geometry.SQUASH), target], image=False)
 
     def encode(self, images: Tensor) -> Tensor:
         """uint8 [B, H, H, 3] → tokens float16 [B, S, C] on the same device; the codec computes in float32."""

@@ -1,6 +1,7 @@
 """Harmon's training rows: segments of text, input images and target images, and how a cohort of them is planned.
 
     answering:   <|im_start|>user⏎ [image] ⏎question<|im_end|>⏎<|im_start|>assistant⏎ answer<|im_end|>
+                 ⏎<|im_start|>user⏎question<|im_end|>⏎<|im_start|>assistant⏎ answer<|im_end|>    for further turns
     generating:  <|im_start|>user⏎ [image] prompt<|im_end|>⏎<|im_start|>assistant⏎ [target]
 
 Without an image the prompt follows the opening directly (docs/method/harmon.md).
@@ -17,7 +18,7 @@ import numpy as np
 from unimrg_api.sizes.harmon import HarmonConfig
 from unimrg_trainer.maps.base import ImageMap
 from unimrg_trainer.models.base import RngFor, Row
-from unimrg_trainer.models.common.text import cut_answer, text_segment
+from unimrg_trainer.models.common.text import conversation, labelled, text_segment
 from unimrg_trainer.models.harmon.encodings import Geometry, image_encoding
 from unimrg_trainer.models.harmon.template import Template
 from unimrg_trainer.objectives.base import Task
@@ -86,11 +87,10 @@ def lay_out(
     if with_image:
         segments.append(ImageSegment(length=config.image_slots, sample=task.sample, geometry=geometry))
     if task.map is None:
-        assert task.answer is not None
-        question, answer = template.question(task.prompt, with_image=with_image), template.answer(task.answer)
-        answer = cut_answer(task, question, answer, config.question_limit)
-        segments.append(text_segment(question, answer))
-        loss_terms = len(answer)
+        question = template.question(task.prompt, with_image=with_image)
+        text = conversation(task, question, template, config.question_limit)
+        segments.append(text)
+        loss_terms = labelled(text.labels)
     else:
         segments.append(text_segment(template.prompt(task.prompt)))
         length = config.tokens - masked + config.mar.buffers

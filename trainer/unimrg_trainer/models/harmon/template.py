@@ -40,6 +40,10 @@ class Template:
         """Ids of an answer, all of which are learnt."""
         return [*self._tokenizer.encode(text), self._tokenizer.turn_end]
 
+    def follow_up(self, text: str) -> list[int]:
+        """Ids between an answer and the answer to the question that follows it."""
+        return [*self._tokenizer.encode("\n"), *self.opening(), *self._close(text)]
+
     def _close(self, text: str) -> list[int]:
         tokenizer = self._tokenizer
         return [

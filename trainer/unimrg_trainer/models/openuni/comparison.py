@@ -73,8 +73,10 @@ def losses(
     if len(features) != len(showing):
         raise ValueError(f"{len(features)} features are given for {len(showing)} images in the rows")
     image_of_row = [showing.index(index) if index in showing else None for index in range(len(rows))]
-    tiles, squares, learnt = (unknown_images(codec_encoder(module.config), count) for count in (0, len(features), 0))
-    images = BatchImages(tiles, squares, learnt, image_of_row, range(len(latents)))
+    tiles, squares, target_images = (
+        unknown_images(codec_encoder(module.config), count) for count in (0, len(features), 0)
+    )
+    images = BatchImages(tiles, squares, target_images, image_of_row, range(len(latents)))
     batch = assemble(module.config, rows, images, timesteps=timesteps, sigmas=sigmas, noise=noise)
     batch = batch.to(features.device, module.meta_queries.dtype)
     per_row: Tensor = module(replace(batch, features=features, latents=latents))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from unimrg_api.sizes.openuni import OpenUniConfig
 from unimrg_trainer.maps.base import ImageMap
 from unimrg_trainer.models.base import Row
-from unimrg_trainer.models.common.text import cut_answer, text_segment
+from unimrg_trainer.models.common.text import conversation, labelled, text_segment
 from unimrg_trainer.models.openuni.template import Template
 from unimrg_trainer.objectives.base import Task
 from unimrg_trainer.packing.segments import Segment
@@ -53,11 +53,10 @@ def lay_out(config: OpenUniConfig, template: Template, objective: str, global_ro
         segments.append(text_segment(template.opening()))
         segments.append(ImageSegment(length=config.vision.tokens, sample=task.sample, for_question=task.map is None))
     if task.map is None:
-        assert task.answer is not None
-        question, answer = template.question(task.prompt, with_image=with_image), template.answer(task.answer)
-        answer = cut_answer(task, question, answer, config.question_limit)
-        segments.append(text_segment(question, answer))
-        loss_terms = len(answer)
+        question = template.question(task.prompt, with_image=with_image)
+        text = conversation(task, question, template, config.question_limit)
+        segments.append(text)
+        loss_terms = labelled(text.labels)
     else:
         segments.append(text_segment(template.prompt(task.prompt, with_image=with_image)))
         segments.append(QuerySegment(length=config.queries, sample=task.sample, map=task.map))

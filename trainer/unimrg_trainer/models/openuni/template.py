@@ -1,6 +1,7 @@
 """OpenUni's conversation format as token ids (docs/method/openuni.md). There is no system prompt.
 
 answering:   <|im_start|>user⏎<img> [image] </img>⏎question<|im_end|>⏎<|im_start|>assistant⏎answer<|im_end|>
+             ⏎<|im_start|>user⏎question<|im_end|>⏎<|im_start|>assistant⏎answer<|im_end|>    for further turns
 generating:  <|im_start|>user⏎<img> [image] </img>⏎prompt<|im_end|>⏎<|im_start|>assistant⏎<img> [queries]
              <|im_start|>user⏎Generate an image: prompt<|im_end|>⏎<|im_start|>assistant⏎<img> [queries]
 """
@@ -38,6 +39,10 @@ class Template:
     def answer(self, text: str) -> list[int]:
         """Ids of an answer, all of which are learnt."""
         return [*self._tokenizer.encode(text), self._tokenizer.turn_end]
+
+    def follow_up(self, text: str) -> list[int]:
+        """Ids between an answer and the answer to the question that follows it."""
+        return [*self._tokenizer.encode("\n"), *self._turn(text, with_image=False)]
 
     def prompt(self, text: str, *, with_image: bool) -> list[int]:
         """Ids between the image, or the start of the row, and the queries."""

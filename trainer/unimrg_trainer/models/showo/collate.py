@@ -123,8 +123,8 @@ class _Places:
     def _put_text(self, row: int, tokens: slice, part: TextPart) -> None:
         """An answer's token is predicted at the token before it."""
         sources = self.builder.put_tokens(row, tokens, part.token_ids)
-        learnt = np.flatnonzero(np.array(part.labels) != IGNORE)
-        self.builder.learn(row, tokens.start + learnt - 1, sources[learnt])
+        labelled = np.flatnonzero(np.array(part.labels) != IGNORE)
+        self.builder.learn(row, tokens.start + labelled - 1, sources[labelled])
 
     def _put_image(self, row: int, tokens: slice, pool: Pool, which: int) -> None:
         if pool == "pictures":

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from unimrg_api.sizes.showo import ShowOConfig
 from unimrg_trainer.maps.pixel import PIXEL
+from unimrg_trainer.models.common.text import text_segment
 from unimrg_trainer.models.common.unique_images import unknown_images
 from unimrg_trainer.models.showo.batch import ShowOBatch
 from unimrg_trainer.models.showo.collate import Pool, Resolved, assemble
@@ -173,7 +174,8 @@ def _starts(config: ShowOConfig, given: Sequence[GivenTarget], device: torch.dev
 
 def _beginning(config: ShowOConfig, row: Given) -> ShowORow:
     if isinstance(row, GivenAnswer):
-        parts = answering(config, row.system, row.question, row.answer, None if row.image is None else _GIVEN)
+        text = text_segment(row.question, row.answer)
+        parts = answering(config, row.system, text, None if row.image is None else _GIVEN)
     else:
         parts = generation_prompt(config, row.prompt, None if row.source is None else _GIVEN)
     return ShowORow("given", 0, 0, parts)

@@ -113,8 +113,8 @@ class ShowOFamily:
     def reading(self, map: ImageMap | None) -> Reading:
         """A row sees codes of what it learns; of what it reads too, unless the tower reads pixels."""
         shown = [] if self.config.clip else [image_encoding(self.config, Use.SOURCE if map else Use.QUESTION)]
-        learnt = [picture_encoder(self.config).of_map(map)] if map else []
-        return Reading([*shown, *learnt], image=self.config.clip is not None)
+        targets = [picture_encoder(self.config).of_map(map)] if map else []
+        return Reading([*shown, *targets], image=self.config.clip is not None)
 
     def encode(self, images: Tensor) -> Tensor:
         """uint8 [B, S, S, 3] → codes int16 [B, (S/stride)²] on the same device; the tokenizer computes in float32."""
@@ -148,8 +148,8 @@ class ShowOFamily:
             views = self._decode(batch.codes[split:], self.config.source_tokens)
         pools = {"pictures": pictures, "views": views}
         shown = [None if found is None else pools[found[0]][found[1]] for found in batch.conditions]
-        learnt = [None if target is None else pictures[target] for target in batch.targets]
-        return list(zip(shown, learnt, strict=True))
+        targets = [None if target is None else pictures[target] for target in batch.targets]
+        return list(zip(shown, targets, strict=True))
 
     def layouts(self) -> Sequence[Layout]:
         """See `weights.layouts`."""

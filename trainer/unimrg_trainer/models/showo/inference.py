@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from unimrg_trainer.models.base import OnRound
+from unimrg_trainer.models.common.text import text_segment
 from unimrg_trainer.models.common.tokenizer import TextTokenizer
 from unimrg_trainer.models.requests import AnswerRequest, GenerateRequest
 from unimrg_trainer.models.showo.batch import ShowOBatch
@@ -68,7 +69,7 @@ class Inference:
         images = [None if r.image is None else Sample("", r.image) for r in requests]
         prompts = self._read(
             [
-                answering(config, template.system, template.asked(r.prompt), (), image)
+                answering(config, template.system, text_segment(template.asked(r.prompt)), image)
                 for r, image in zip(requests, images, strict=True)
             ]
         )

@@ -1,7 +1,7 @@
 """Show-o's rows: parts of text, input images and images to generate, with positions and visibility.
 
-    answering, CLIP:   mmu system soi [image] eoi question answer
-    answering, codes:  mmu soi [image] eoi question answer
+    answering, CLIP:   mmu system soi [image] eoi question answer [question answer …]
+    answering, codes:  mmu soi [image] eoi question answer [question answer …]
     generating:        mmu soi [image] eoi sot prompt eot … soi [codes] eoi
     without an image:  t2i sot prompt eot soi [codes] eoi
 
@@ -20,7 +20,7 @@ import numpy as np
 from unimrg_api.sizes.showo import ShowOConfig
 from unimrg_trainer.maps.base import ImageMap
 from unimrg_trainer.models.base import RngFor, Row
-from unimrg_trainer.models.common.text import IGNORE, cut_answer
+from unimrg_trainer.models.common.text import IGNORE, TextSegment, conversation, labelled
 from unimrg_trainer.models.showo.encodings import Use, image_encoding
 from unimrg_trainer.models.showo.template import Template
 from unimrg_trainer.objectives.base import Task
@@ -135,27 +135,22 @@ def plan_row(
         before = generation_prompt(config, prompt, image)
         parts = [*before, *generated(config, task.sample, task.map, masked, with_source=image is not None)]
         return ShowORow(objective, global_row, masked, tuple(parts))
-    assert task.answer is not None
-    question = template.question(task.prompt)
-    answer = cut_answer(task, question, template.answer(task.answer), config.question_limit)
-    return ShowORow(objective, global_row, len(answer), answering(config, template.system, question, answer, image))
+    text = conversation(task, template.question(task.prompt), template, config.question_limit)
+    answered = answering(config, template.system, text, image)
+    return ShowORow(objective, global_row, labelled(text.labels), answered)
 
 
-def answering(
-    config: ShowOConfig, system: Sequence[int], question: Sequence[int], answer: Sequence[int], image: Sample | None
-) -> tuple[Part, ...]:
-    """A question with its answer, which is learnt; the answer is empty at inference."""
-    text = [*question, *answer]
-    labels = [IGNORE] * len(question) + list(answer)
+def answering(config: ShowOConfig, system: Sequence[int], text: TextSegment, image: Sample | None) -> tuple[Part, ...]:
+    """A question with its answer, which is predicted, and further turns; the question alone at inference."""
     opening = [config.special("mmu"), *system]
     if image is None:
-        return (_text(0, [*opening, *text], [IGNORE] * len(opening) + labels),)
+        return (_text(0, [*opening, *text.token_ids], [IGNORE] * len(opening) + list(text.labels)),)
     codes = config.clip is None  # then all that precedes the text is seen by all, else the image alone
     before = _text(0, [*opening, config.special("soi")], seen_by_all=codes)
     length = config.tokens if codes else config.source_tokens
     shown = ImagePart(length=length, first=before.end, seen_by_all=True, sample=image, use=Use.QUESTION)
     end = _text(shown.end, [config.special("eoi")], seen_by_all=codes)
-    return before, shown, end, _text(end.end, text, labels)
+    return before, shown, end, _text(end.end, text.token_ids, text.labels)
 
 
 def generation_prompt(config: ShowOConfig, prompt: Sequence[int], source: Sample | None) -> tuple[Part, ...]:

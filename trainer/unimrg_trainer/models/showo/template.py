@@ -36,6 +36,10 @@ class Template:
         """Ids of an answer, all of which are learnt."""
         return [*self._tokenizer.encode(f" {text.strip()}"), self.text_end]
 
+    def follow_up(self, text: str) -> list[int]:
+        """Ids between an answer and the answer to the question that follows it."""
+        return self.question(text)
+
     def prompt(self, text: str) -> list[int]:
         """Ids between an input image and the image to generate."""
         return self._closed(f"USER: \n {text} ASSISTANT:", self._config.prompt_limit)

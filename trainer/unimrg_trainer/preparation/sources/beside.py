@@ -1,0 +1,74 @@
+"""A sample from files that belong together by their names: an image, texts and maps beside it.
+
+NAME.jpg (.jpeg, .png, .webp)   the image
+NAME.txt                        its caption
+NAME.json                       {"caption": …, "questions": [{"question": …, "answer": …}, …]}, both as one likes
+NAME.MAP.png                    a map of it, e.g. NAME.depth.png
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from unimrg_trainer.data.decode import decode_map
+from unimrg_trainer.preparation.base import BadItem, SourcePlace, SourceSample
+from unimrg_trainer.rng import generator
+
+_BAD_JSON = "its JSON is not as documented"
+
+
+def sample_of(name: str, image: bytes | None, texts: Mapping[str, bytes], maps: Mapping[str, bytes]) -> SourceSample:
+    """Return a sample; `texts` are the contents of its `txt` and `json`, `maps` are PNG or JPEG files.
+
+    Raises BadItem for texts that are not as documented and maps that cannot be decoded.
+    """
+    caption, questions = None, list[Mapping[str, Any]]()
+    if (content := texts.get("json")) is not None:
+        try:
+            values = json.loads(content)
+            caption, questions = values.get("caption"), values.get("questions", [])
+            fits = isinstance(caption, str | None) and all(
+                isinstance(q[part], str) for q in questions for part in _PARTS
+            )
+        except (ValueError, AttributeError, TypeError, KeyError):
+            fits = False
+        if not fits:
+            raise BadItem(name, _BAD_JSON)
+    if (content := texts.get("txt")) is not None:
+        try:
+            caption = content.decode().strip()
+        except UnicodeDecodeError as error:
+            raise BadItem(name, "its caption is not UTF-8") from error
+    pixels = {map: map_of(name, content) for map, content in maps.items()}
+    return SourceSample(image, pixels, caption, questions, name)
+
+
+_PARTS = ("question", "answer")
+
+
+def map_of(name: str, content: bytes) -> np.ndarray:
+    """Return a map of 8 bits, with one channel where all are equal. Raises BadItem."""
+    try:
+        pixels = decode_map(content)
+    except ValueError as error:
+        raise BadItem(name, "its map cannot be decoded") from error
+    if pixels.dtype != np.uint8:
+        pixels = (pixels // 257).astype(np.uint8)
+    flat = pixels.ndim == 3 and bool((pixels == pixels[:, :, :1]).all())
+    return np.ascontiguousarray(pixels[:, :, 0]) if flat else pixels
+
+
+def held_out_of(count: int, held_out: int, place: SourcePlace) -> Mapping[str, np.ndarray]:
+    """Return the items of each split, in ascending order: the held-out ones are drawn, always the same of `count`.
+
+    Raises JobError where none is left to train on.
+    """
+    if held_out >= count:
+        message = f"all of its {count} items would be held out, and none trained on"
+        raise place.refused("heldOut", str(held_out), message, f"use at most {max(count - 1, 0)}, or add items")
+    drawn = generator("held-out", count).permutation(count)
+    return {"train": np.sort(drawn[held_out:]), "heldOut": np.sort(drawn[:held_out])}

@@ -1,0 +1,148 @@
+"""Tars in WebDataset's form, of a folder or a bucket: their headers are read once, then each file by its place."""
+
+from __future__ import annotations
+
+import io
+import re
+import tarfile
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from unimrg_api.exit_codes import ExitCode
+from unimrg_api.spec_platform import IMAGE_SUFFIXES
+from unimrg_api.spec_sources import WebDatasetSpec
+from unimrg_trainer.preparation.base import BadItem, SourcePlace, SourceSample
+from unimrg_trainer.preparation.sources.beside import held_out_of, sample_of
+from unimrg_trainer.preparation.sources.files import File, Files, digest_of_files
+
+READ_AHEAD = 64 << 10
+"""Bytes that are read for a header: those of small files are in it, and the next headers."""
+TARS_AT_ONCE = 16
+_NUMBERS = re.compile(r"\{(\d+)\.\.(\d+)\}")
+
+
+class _Item(NamedTuple):
+    """A sample: its tar, its key, and ending → (first byte, length)."""
+
+    tar: File
+    key: str
+    members: Mapping[str, tuple[int, int]]
+
+
+class WebDataset:
+    """The source `webDataset`."""
+
+    def __init__(self, settings: Mapping[str, Any], place: SourcePlace) -> None:
+        self._settings, self._place = WebDatasetSpec.model_validate(settings), place
+        folder, _, pattern = self._settings.uri.rpartition("/") if "{" in self._settings.uri else ("", "", "")
+        self._pattern = pattern
+        self._files = Files(folder or self._settings.uri, place, "uri")
+        self.texts: dict[str, int] = {}
+
+    def identity(self) -> Any:
+        """Return the digest of the tars' names, sizes and versions, and how much is held out."""
+        return {"files": digest_of_files(self._tars), "heldOut": self._settings.held_out}
+
+    @cached_property
+    def splits(self) -> Mapping[str, int]:
+        """How many samples each split has: every tar's headers are read. Raises JobError (65) for what is no tar."""
+        return {split: len(numbers) for split, numbers in self._numbers.items()}
+
+    def sample(self, split: str, number: int) -> SourceSample:
+        """Return a sample. Raises BadItem, and as `Files.read` does."""
+        item = self._items[self._numbers[split][number]]
+        name = f"{item.tar.name}:{item.key}"
+        images = [ending for ending in item.members if f".{ending}".lower() in IMAGE_SUFFIXES]
+        if not images:
+            raise BadItem(name, "it has no image")
+        read = {ending: self._files.read(item.tar, *place) for ending, place in item.members.items()}
+        maps = {ending.removesuffix(".png"): content for ending, content in read.items() if ending.endswith(".png")}
+        return sample_of(name, read[images[0]], {kind: read[kind] for kind in ("txt", "json") if kind in read}, maps)
+
+    @cached_property
+    def _numbers(self) -> Mapping[str, Any]:
+        return held_out_of(len(self._items), self._settings.held_out, self._place)
+
+    @cached_property
+    def _tars(self) -> list[File]:
+        """The tars by name. Raises JobError (66) where there are none, or not all that are asked for."""
+        listed = self._files.listed
+        if self._pattern:
+            names = _expanded(self._pattern)
+            missing = [name for name in names if name not in listed]
+        else:
+            names, missing = [name for name in listed if name.endswith(".tar")], []
+        if missing or not names:
+            absent = f"{len(missing)} tars do not exist, the first is {missing[0]}" if missing else "there is no tar"
+            raise self._files.refused(absent, "correct the URI, or put them there")
+        return [listed[name] for name in names]
+
+    @cached_property
+    def _items(self) -> list[_Item]:
+        with ThreadPoolExecutor(TARS_AT_ONCE, thread_name_prefix="tars") as pool:
+            return [item for items in pool.map(self._samples_of, self._tars) for item in items]
+
+    def _samples_of(self, tar: File) -> list[_Item]:
+        found: dict[str, dict[str, tuple[int, int]]] = {}
+        try:
+            for name, start, size in _members(lambda at, length: self._files.read(tar, at, length), tar.size):
+                folder, slash, last = name.rpartition("/")
+                stem, _, ending = last.partition(".")
+                if not (stem.startswith("__") and stem.endswith("__")):  # metadata
+                    found.setdefault(f"{folder}{slash}{stem}", {})[ending] = (start, size)
+        except tarfile.TarError as error:
+            message = f"{tar.name} is no whole tar: {error}"
+            raise self._place.refused(
+                "uri", self._settings.uri, message, "replace it", ExitCode.DATA_CORRUPT
+            ) from error
+        return [_Item(tar, key, members) for key, members in found.items()]
+
+
+def _expanded(pattern: str) -> list[str]:
+    """Return the names that a pattern like part-{000..127}.tar stands for."""
+    match = _NUMBERS.search(pattern)
+    if match is None:
+        return [pattern]
+    first, last = int(match[1]), int(match[2])
+    width = len(match[1])
+    return [
+        name
+        for number in range(first, last + 1)
+        for name in _expanded(f"{pattern[: match.start()]}{number:0{width}}{pattern[match.end() :]}")
+    ]
+
+
+class _Remote(io.RawIOBase):
+    """A file that is read in parts, as a stream that can be placed anywhere."""
+
+    def __init__(self, read: Callable[[int, int], bytes], size: int) -> None:
+        self._part, self._size, self._at = read, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        length = min(len(buffer), max(self._size - self._at, 0))
+        content = self._part(self._at, length) if length else b""
+        buffer[: len(content)] = content
+        self._at += len(content)
+        return len(content)
+
+
+def _members(read: Callable[[int, int], bytes], size: int) -> Iterator[tuple[str, int, int]]:
+    """Yield (name, first byte, length) of each file of a tar. Raises TarError."""
+    with tarfile.open(fileobj=io.BufferedReader(_Remote(read, size), READ_AHEAD), mode="r:") as archive:
+        for info in archive:
+            if info.isreg():
+                if info.offset_data + info.size > size:
+                    raise tarfile.ReadError(f"{info.name} is cut off")
+                yield info.name, info.offset_data, info.size
