@@ -66,7 +66,12 @@ def samples_of(row: str, count: int) -> Iterator[dict[str, bytes]]:
         ).encode()
         if row == "b":
             arrays = {f"toy-512.{name}.npy": draw.standard_normal((16, 32, 32)) for name in ("a", "b", "c", "d")}
-            yield {"json": texts, **{name: npy(array.astype(np.float16)) for name, array in arrays.items()}}
+            picture = png(np.zeros((8, 8, 3), np.uint8))  # samples with an image have one; nobody decodes it here
+            yield {
+                "json": texts,
+                "png": picture,
+                **{name: npy(array.astype(np.float16)) for name, array in arrays.items()},
+            }
             continue
         source = photographs[number % len(photographs)]
         side = int(min(source.shape[:2]) * draw.uniform(0.6, 1.0))
