@@ -66,7 +66,12 @@ def samples_of(row: str, count: int) -> Iterator[dict[str, bytes]]:
         ).encode()
         if row == "b":
             arrays = {f"toy-512.{name}.npy": draw.standard_normal((16, 32, 32)) for name in ("a", "b", "c", "d")}
-            yield {"json": texts, **{name: npy(array.astype(np.float16)) for name, array in arrays.items()}}
+            picture = png(np.zeros((8, 8, 3), np.uint8))  # samples with an image have one; nobody decodes it here
+            yield {
+                "json": texts,
+                "png": picture,
+                **{name: npy(array.astype(np.float16)) for name, array in arrays.items()},
+            }
             continue
         source = photographs[number % len(photographs)]
         side = int(min(source.shape[:2]) * draw.uniform(0.6, 1.0))
@@ -96,13 +101,13 @@ def npy(array: np.ndarray) -> bytes:
 
 def write(folder: Path, row: str, count: int) -> list[str]:
     """Write a data set; return the keys of its shards."""
+    from tests.support.written_shards import write_split
     from unimrg_trainer.data.publication import Publication, publish
-    from unimrg_trainer.preparation.write import write_split
     from unimrg_trainer.storage import LocalStore
 
     store = LocalStore(folder / "objects" / row)
     made = samples_of(row, count)
-    manifest = write_split(store, PREFIX, "train", count, lambda _: next(made), bytes_per_shard=16 << 20)
+    manifest = write_split(store, PREFIX, "train", count, lambda _: next(made), samples_per_shard=128)
     publish(store, Publication(digest=DIGEST, prefix=PREFIX, manifests={"train": manifest}))
     return [f"{row}/{key}" for key, _ in store.list() if key.endswith(".tar")]
 

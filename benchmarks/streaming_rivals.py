@@ -37,7 +37,12 @@ def decode(name: str, content: bytes) -> Any:
 
 
 def decode_sample(sample: dict[str, Any]) -> dict[str, Any]:
-    return {name: decode(name, content) for name, content in sample.items() if not name.startswith("__")}
+    encoded = any(name.endswith("npy") for name in sample)
+    return {
+        name: decode(name, content)
+        for name, content in sample.items()
+        if not name.startswith("__") and not (encoded and name == "png")
+    }
 
 
 def stacked(samples: list[dict[str, Any]]) -> dict[str, Any]:
