@@ -59,17 +59,17 @@ def samples_of(row: str, count: int) -> Iterator[dict[str, bytes]]:
     import simplejpeg
 
     draw = np.random.default_rng(1)
-    photographs = [cv2.imread(str(path)) for path in sorted((ROOT / "examples/photographs").glob("*.jpg"))]
+    files = sorted((ROOT / "examples/photographs").glob("*.jpg"))
+    photographs: list[Any] = [cv2.imread(str(path)) for path in files]
     for number in range(count):
         texts = json.dumps(
             {"caption": "A photograph.", "questions": [{"question": "?", "answer": f"{number}"}]}
         ).encode()
         if row == "b":
             arrays = {f"toy-512.{name}.npy": draw.standard_normal((16, 32, 32)) for name in ("a", "b", "c", "d")}
-            picture = png(np.zeros((8, 8, 3), np.uint8))  # samples with an image have one; nobody decodes it here
             yield {
                 "json": texts,
-                "png": picture,
+                "png": png(np.zeros((8, 8, 3), np.uint8)),  # samples with an image have one; it is not decoded here
                 **{name: npy(array.astype(np.float16)) for name, array in arrays.items()},
             }
             continue
@@ -143,7 +143,7 @@ def ours(endpoint: str, row: str, count: int, first: int) -> None:
             with ahead.group(number) as group:
                 records = [order.record(number * BATCH + place) for place in range(BATCH)]
                 samples = list(decoders.map(lambda r: data.image_sample(r, **wanted, read=group.read), records))
-            arrays = [{"image": s.image, **s.maps, **s.encodings} for s in samples]
+            arrays: list[dict[str, Any]] = [{"image": s.image, **s.maps, **s.encodings} for s in samples]
             names = [name for name, array in arrays[0].items() if array is not None]
             return {name: np.stack([one[name] for one in arrays]) for name in names}
 

@@ -33,6 +33,7 @@ def decode(name: str, content: bytes) -> Any:
     if name.endswith("jpg"):
         return simplejpeg.decode_jpeg(content, colorspace="RGB")
     pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    assert pixels is not None, name
     return pixels if pixels.ndim == 2 else np.ascontiguousarray(pixels[:, :, 2::-1])
 
 
