@@ -14,12 +14,12 @@ from pydantic import Field
 from unimrg_api.digests import sha256_of
 from unimrg_api.fields import FieldRule, Spec, Violation
 from unimrg_api.part_rules import part_rules
+from unimrg_api.spec_data import DataSpec
 from unimrg_api.spec_model import HarmonSpec, Method, ModelSpec, OpenUniSpec, ShowOSpec
 from unimrg_api.spec_platform import (
     OBJECT_NAME_PATTERN,
     PROFILED_STEPS,
     CheckpointSpec,
-    DataSpec,
     QueueSpec,
     RunPolicySpec,
     StorageSpec,

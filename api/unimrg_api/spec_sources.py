@@ -1,4 +1,4 @@
-"""The part of a job that says what the prepare stage turns into shards, and how it works."""
+"""The part of a job that says what the prepare stage turns into shards."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from typing import Annotated
 
 from pydantic import Field
 
-from unimrg_api.fields import LINE_PATTERN, Share, ShortUri, Spec
+from unimrg_api.fields import LINE_PATTERN, ShortUri, Spec
+from unimrg_api.unions import CustomSpec, OneOf
 
+MAXIMUM_SCENES = 10_000_000
 MAXIMUM_HELD_OUT = 1_000_000
-MAXIMUM_WORKERS = 64
 
 SOURCE_URIS = (
     "images.uri",
@@ -21,6 +22,8 @@ SOURCE_URIS = (
     "llava.maps.segmentation",
 )
 """Every URI of a source, from `spec.data.sources[…]` on."""
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+"""What the names of image files end with, in small letters or large ones."""
 
 HeldOut = Annotated[int, Field(ge=1, le=MAXIMUM_HELD_OUT)]
 Licence = Annotated[str, Field(pattern=LINE_PATTERN, max_length=256)]
@@ -82,13 +85,42 @@ class PhotographsSpec(Spec):
     """Photographs kept for the evaluation, with all of their squares; there are 14."""
 
 
-class PreparationSpec(Spec):
-    """How data is prepared; nothing of it changes what is prepared."""
+class ScenesSpec(Spec):
+    """Generated images, with exact depth, segmentation, captions and questions."""
 
-    pods: Annotated[int, Field(ge=1, le=MAXIMUM_WORKERS)] = 1
-    """On a cluster, pods that prepare, each some of the shards."""
-    processes: Annotated[int, Field(ge=1, le=MAXIMUM_WORKERS)] = 1
-    """Processes of each pod; they take its GPUs in turn, where there are any."""
-    max_bad_fraction: Share = "0.01"
-    """Part of all items that may be left out because they cannot be read. Each is counted and named in the manifest;
-    above this the stage fails."""
+    train: Annotated[int, Field(ge=1, le=MAXIMUM_SCENES)]
+    """Scenes to train on."""
+    held_out: Annotated[int, Field(ge=1, le=MAXIMUM_SCENES)]
+    """Scenes kept for the evaluation; none of them is trained on."""
+    image_size: Annotated[int, Field(ge=32, le=1024)]
+    """Side of the square images, in pixels; below 32 the objects cannot be told apart."""
+    seed: Annotated[int, Field(ge=0, le=4_294_967_295)]
+    """Root of the scenes' randomness: the same seed gives the same images."""
+
+
+class ImagesSpec(Spec):
+    """Images of a folder, for sample grids. They have no depth or segmentation and are not trained on."""
+
+    uri: ShortUri
+    """Folder of images."""
+
+
+class SourceSpec(OneOf):
+    """One thing that the prepare stage turns into shards."""
+
+    members = ("scenes", "images", "folder", "llava", "webDataset", "photographs", "custom")
+
+    scenes: ScenesSpec | None = None
+    """Generated images to train on and to evaluate with."""
+    images: ImagesSpec | None = None
+    """Images of a folder, for sample grids."""
+    folder: FolderSpec | None = None
+    """Images of a folder to train on, with captions, questions and maps beside them."""
+    llava: LlavaSpec | None = None
+    """Conversations about images, in the form of LLaVA."""
+    web_dataset: WebDatasetSpec | None = None
+    """Tars in WebDataset's form."""
+    photographs: PhotographsSpec | None = None
+    """Photographs that Python packages ship."""
+    custom: CustomSpec | None = None
+    """A source of an installed package, from the entry-point group `unimrg.sources`."""

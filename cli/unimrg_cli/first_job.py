@@ -14,7 +14,7 @@ from unimrg_api.introspection import Location, schema_at
 from unimrg_api.job import API_VERSION, KIND, UniMRGJob
 from unimrg_api.load import parse_job
 from unimrg_api.spec_model import Method
-from unimrg_api.spec_platform import IMAGE_SUFFIXES
+from unimrg_api.spec_sources import IMAGE_SUFFIXES
 from unimrg_cli.yaml_text import scalar
 
 Place = Literal["laptop", "cluster"]

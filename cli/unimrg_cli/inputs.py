@@ -14,8 +14,7 @@ from unimrg_api.explain import show
 from unimrg_api.fields import path_of, resolve_uri
 from unimrg_api.introspection import Location, format_location, value_at
 from unimrg_api.spec_maps import PRODUCERS
-from unimrg_api.spec_platform import IMAGE_SUFFIXES
-from unimrg_api.spec_sources import SOURCE_URIS
+from unimrg_api.spec_sources import IMAGE_SUFFIXES, SOURCE_URIS
 from unimrg_api.yaml_source import Document
 
 

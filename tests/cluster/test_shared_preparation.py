@@ -10,7 +10,8 @@ from tests.support.cluster import Cluster
 from tests.support.dictionary_store import DictionaryStore
 from tests.support.s3_server import S3Server
 from tests.support.thread_job import job, stage
-from unimrg_api.spec_platform import SourceSpec, StorageSpec
+from unimrg_api.spec_platform import StorageSpec
+from unimrg_api.spec_sources import SourceSpec
 from unimrg_trainer.preparation.prepare import prepare
 from unimrg_trainer.storage import open_store
 

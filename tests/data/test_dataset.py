@@ -13,7 +13,7 @@ from tests.support.dictionary_store import DictionaryStore
 from tests.support.written_shards import write_split
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
-from unimrg_api.spec_platform import SourceSpec
+from unimrg_api.spec_sources import SourceSpec
 from unimrg_trainer.data.dataset import Dataset
 from unimrg_trainer.data.publication import Publication, folder_of, publish
 from unimrg_trainer.preparation import items

@@ -20,7 +20,8 @@ from tests.support.s3_stores import Place
 from tests.support.tcp_gate import TcpGate
 from unimrg_api.errors import Interrupted, UserError
 from unimrg_api.exit_codes import ExitCode
-from unimrg_api.spec_platform import SourceSpec, StorageSpec
+from unimrg_api.spec_platform import StorageSpec
+from unimrg_api.spec_sources import SourceSpec
 from unimrg_trainer.data.dataset import Dataset
 from unimrg_trainer.data.read_ahead import ReadAhead
 from unimrg_trainer.engine.row_reader import RowReader

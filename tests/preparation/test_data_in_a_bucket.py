@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from tests.support.s3_stores import Place
-from unimrg_api.spec_platform import SourceSpec
+from unimrg_api.spec_sources import SourceSpec
 from unimrg_trainer.data.dataset import Dataset
 from unimrg_trainer.preparation.prepare import Prepared, prepare
 from unimrg_trainer.storage import LocalStore, ObjectStore

@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.dictionary_store import DictionaryStore
 from tests.support.faulty_stores import WrappedStore, raising
-from unimrg_api.spec_platform import SourceSpec
+from unimrg_api.spec_sources import SourceSpec
 from unimrg_trainer.data.dataset import Dataset
 from unimrg_trainer.data.members import decode_member, encode_array, encoding_member
 from unimrg_trainer.data.shards import CorruptDataError

@@ -19,7 +19,8 @@ from tests.support.dictionary_store import DictionaryStore
 from tests.support.s3_stores import Place
 from unimrg_api.errors import JobError, UserError
 from unimrg_api.exit_codes import ExitCode
-from unimrg_api.spec_platform import SourceSpec, StorageSpec
+from unimrg_api.spec_platform import StorageSpec
+from unimrg_api.spec_sources import SourceSpec
 from unimrg_trainer.data.dataset import Dataset
 from unimrg_trainer.data.shards import Manifest, read_manifest
 from unimrg_trainer.preparation.prepare import prepare

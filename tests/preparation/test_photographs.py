@@ -14,7 +14,7 @@ from PIL import Image
 from tests.support.dictionary_store import DictionaryStore
 from unimrg_api.errors import JobError
 from unimrg_api.exit_codes import ExitCode
-from unimrg_api.spec_platform import SourceSpec
+from unimrg_api.spec_sources import SourceSpec
 from unimrg_trainer.data.dataset import Dataset
 from unimrg_trainer.preparation.prepare import prepare
 from unimrg_trainer.preparation.registry import open_sources

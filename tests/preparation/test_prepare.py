@@ -17,7 +17,7 @@ from tests.support.dictionary_store import DictionaryStore
 from unimrg_api.errors import JobError, UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.fields import resolve_uri
-from unimrg_api.spec_platform import SourceSpec
+from unimrg_api.spec_sources import SourceSpec
 from unimrg_trainer.data.dataset import Dataset
 from unimrg_trainer.preparation import registry
 from unimrg_trainer.preparation.base import SourcePlace, SourceSample

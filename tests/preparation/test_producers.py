@@ -25,7 +25,7 @@ from tools import hed_weights
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.spec_maps import HedSpec, MapsSpec, SamSpec
-from unimrg_api.spec_platform import SourceSpec
+from unimrg_api.spec_sources import SourceSpec
 from unimrg_trainer.data.dataset import Dataset
 from unimrg_trainer.data.decode import encode_png
 from unimrg_trainer.files import file_sha256

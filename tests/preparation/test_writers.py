@@ -18,7 +18,7 @@ from PIL import Image
 from tests.support.dictionary_store import DictionaryStore
 from tests.support.faulty_stores import WrappedStore, raising
 from unimrg_api.errors import UserError
-from unimrg_api.spec_platform import SourceSpec
+from unimrg_api.spec_sources import SourceSpec
 from unimrg_trainer.data.dataset import Dataset
 from unimrg_trainer.data.shards import CorruptDataError
 from unimrg_trainer.preparation import items, make

@@ -19,7 +19,8 @@ from unimrg_api.digests import sha256_of
 from unimrg_api.environment import PodEnvironment
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
-from unimrg_api.spec_platform import SourceSpec, StorageSpec
+from unimrg_api.spec_platform import StorageSpec
+from unimrg_api.spec_sources import SourceSpec
 from unimrg_trainer.data import shards
 from unimrg_trainer.data.publication import Publication, folder_of, publish, published
 from unimrg_trainer.data.shards import OddItem, join

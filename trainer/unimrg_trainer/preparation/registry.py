@@ -8,7 +8,8 @@ from pathlib import Path
 from unimrg_api.environment import PodEnvironment
 from unimrg_api.errors import UserError
 from unimrg_api.plugins import load
-from unimrg_api.spec_platform import SourceSpec, StorageSpec
+from unimrg_api.spec_platform import StorageSpec
+from unimrg_api.spec_sources import SourceSpec
 from unimrg_trainer.data.publication import SPLITS
 from unimrg_trainer.preparation.base import Source, SourceFactory, SourcePlace
 

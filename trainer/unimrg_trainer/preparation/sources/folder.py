@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
-from unimrg_api.spec_platform import IMAGE_SUFFIXES, ImagesSpec
-from unimrg_api.spec_sources import FolderSpec
+from unimrg_api.spec_sources import IMAGE_SUFFIXES, FolderSpec, ImagesSpec
 from unimrg_trainer.preparation.base import BadItem, SourcePlace, SourceSample
 from unimrg_trainer.preparation.sources.beside import held_out_of, sample_of
 from unimrg_trainer.preparation.sources.files import File, Files

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from unimrg_api.spec_platform import ScenesSpec
+from unimrg_api.spec_sources import ScenesSpec
 from unimrg_trainer import scenes
 from unimrg_trainer.preparation.base import SourcePlace, SourceSample
 

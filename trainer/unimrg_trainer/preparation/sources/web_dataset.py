@@ -11,8 +11,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from unimrg_api.exit_codes import ExitCode
-from unimrg_api.spec_platform import IMAGE_SUFFIXES
-from unimrg_api.spec_sources import WebDatasetSpec
+from unimrg_api.spec_sources import IMAGE_SUFFIXES, WebDatasetSpec
 from unimrg_trainer.preparation.base import BadItem, SourcePlace, SourceSample
 from unimrg_trainer.preparation.sources.beside import held_out_of, sample_of
 from unimrg_trainer.preparation.sources.files import File, Files, digest_of_files
