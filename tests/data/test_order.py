@@ -55,13 +55,14 @@ def test_shards_meet_others_in_every_epoch() -> None:
 
 
 def test_the_order_is_the_same_on_every_machine() -> None:
-    first, second = [9, 4, 8, 1, 6, 5, 7, 0, 3, 2], [8, 9, 5, 7, 3, 4, 6, 2, 1, 0]
-    assert rows(WindowedOrder(42, "images", [2] * 5), 20) == first + second
+    first, second = [7, 6, 1, 3, 9, 2, 0, 8, 5, 4], [2, 7, 9, 4, 8, 1, 3, 5, 0, 6]
+    assert rows(WindowedOrder(42, "images", [2] * 5), 20) == first + second  # one window
+    assert rows(WindowedOrder(42, "images", [1] * 10), 10) == [8, 1, 4, 3, 0, 7, 6, 5, 9, 2]
 
 
 def test_a_damaged_record_gives_its_place_to_the_rest_of_its_window() -> None:
     order = WindowedOrder(1, "images", [3] * 8)
-    window = rows(order, 12)
+    window = rows(order, 24)
     assert [order.record(5), *order.substitutes(5)] == window[5:] + window[:5]
     assert list(StoredOrder(4).substitutes(1)) == []
 

@@ -19,7 +19,8 @@ import numpy as np
 
 from unimrg_trainer.rng import generator
 
-WINDOW_SHARDS = 4
+WINDOW_SHARDS = 8
+"""2,048 images of data that we prepared, whose items lie in the shards at random: a window is a sample of all."""
 
 
 class Order(Protocol):
@@ -88,9 +89,10 @@ class WindowedOrder:
         return shards, np.concatenate(([0], behind[WINDOW_SHARDS - 1 : -1 : WINDOW_SHARDS]))
 
     def _shuffle(self, epoch: int, number: int) -> np.ndarray:
-        shards = self._epoch(epoch)[0][number * WINDOW_SHARDS :][:WINDOW_SHARDS]
-        records = np.concatenate([np.arange(self._starts[shard], self._ends[shard]) for shard in shards])
-        return generator("order", self._seed, self._source, epoch, number).permutation(records)
+        shards, bounds = self._epoch(epoch)
+        chosen = np.sort(shards[number * WINDOW_SHARDS :][:WINDOW_SHARDS])
+        records = np.concatenate([np.arange(self._starts[shard], self._ends[shard]) for shard in chosen])
+        return generator("order", self._seed, self._source, epoch * len(bounds) + number).permutation(records)
 
 
 class MixedOrder:

@@ -62,13 +62,21 @@ def map_of(name: str, content: bytes) -> np.ndarray:
     return np.ascontiguousarray(pixels[:, :, 0]) if flat else pixels
 
 
-def held_out_of(count: int, held_out: int, place: SourcePlace) -> Mapping[str, np.ndarray]:
-    """Return the items of each split, in ascending order: the held-out ones are drawn, always the same of `count`.
+def split_at_random(
+    count: int, held_out: int, place: SourcePlace, texts_from: int | None = None
+) -> Mapping[str, np.ndarray]:
+    """Return the items of each split in an order that is drawn, always the same for `count`; texts, which are numbered
+    from `texts_from` on, come last.
 
+    So each shard is a sample of all, however the source is sorted: training reads the shards of a window together.
     Raises JobError where none is left to train on.
     """
     if held_out >= count:
         message = f"all of its {count} items would be held out, and none trained on"
         raise place.refused("heldOut", str(held_out), message, f"use at most {max(count - 1, 0)}, or add items")
     drawn = generator("held-out", count).permutation(count)
-    return {"train": np.sort(drawn[held_out:]), "heldOut": np.sort(drawn[:held_out])}
+    if texts_from is not None:
+        drawn = np.concatenate(
+            [part[np.argsort(part >= texts_from, kind="stable")] for part in np.split(drawn, [held_out])]
+        )
+    return {"train": drawn[held_out:], "heldOut": drawn[:held_out]}

@@ -8,7 +8,7 @@ from typing import Any
 
 from unimrg_api.spec_sources import IMAGE_SUFFIXES, FolderSpec, ImagesSpec
 from unimrg_trainer.preparation.base import BadItem, SourcePlace, SourceSample
-from unimrg_trainer.preparation.sources.beside import held_out_of, sample_of
+from unimrg_trainer.preparation.sources.beside import sample_of, split_at_random
 from unimrg_trainer.preparation.sources.files import File, Files
 
 
@@ -68,7 +68,7 @@ class Folder:
 
     @cached_property
     def _numbers(self) -> Mapping[str, Any]:
-        return held_out_of(len(self._images), self._settings.held_out, self._place)
+        return split_at_random(len(self._images), self._settings.held_out, self._place)
 
     @cached_property
     def _images(self) -> list[File]:

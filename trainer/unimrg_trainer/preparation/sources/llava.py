@@ -22,7 +22,7 @@ from unimrg_api.exit_codes import ExitCode
 from unimrg_api.fields import resolve_uri
 from unimrg_api.spec_sources import LlavaSpec
 from unimrg_trainer.preparation.base import BadItem, SourcePlace, SourceSample
-from unimrg_trainer.preparation.sources.beside import held_out_of, map_of
+from unimrg_trainer.preparation.sources.beside import map_of, split_at_random
 from unimrg_trainer.preparation.sources.files import Files
 from unimrg_trainer.storage import open_store
 from unimrg_trainer.storage.base import NotFound
@@ -96,7 +96,7 @@ class Llava:
 
     @cached_property
     def _numbers(self) -> Mapping[str, np.ndarray]:
-        return held_out_of(len(self._table), self._settings.held_out, self._place)
+        return split_at_random(len(self._table), self._settings.held_out, self._place, self._table.images)
 
     @cached_property
     def _annotations(self) -> Path:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.spec_sources import IMAGE_SUFFIXES, WebDatasetSpec
 from unimrg_trainer.preparation.base import BadItem, SourcePlace, SourceSample
-from unimrg_trainer.preparation.sources.beside import held_out_of, sample_of
+from unimrg_trainer.preparation.sources.beside import sample_of, split_at_random
 from unimrg_trainer.preparation.sources.files import File, Files, digest_of_files
 
 READ_AHEAD = 64 << 10
@@ -62,7 +62,7 @@ class WebDataset:
 
     @cached_property
     def _numbers(self) -> Mapping[str, Any]:
-        return held_out_of(len(self._items), self._settings.held_out, self._place)
+        return split_at_random(len(self._items), self._settings.held_out, self._place)
 
     @cached_property
     def _tars(self) -> list[File]:
