@@ -104,7 +104,7 @@ def test_a_large_stream_travels_in_parts_with_checksums_and_is_never_held_as_a_w
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert checksums == [True] * 20
-    assert peak < 15 * part, peak
+    assert peak < 18 * part, peak  # s3transfer queues 10 parts, besides those that travel
     store = s3_place.store()
     assert store.size("a") == stream.size
     assert store.get("a", 7 * part, 100) == content[2 * part :][:100]
