@@ -6,6 +6,8 @@ simplejpeg and OpenCV decoded fastest of what was measured (docs/method/data.md)
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from typing import NamedTuple
 
 import cv2
@@ -26,7 +28,10 @@ _ODD_MODES = {
     "I;16": "16 bits, read as 8",
     "I": "16 bits, read as 8",
 }
-_BEGINNINGS = {b"\xff\xd8": "jpg", b"\x89PNG\r\n\x1a\n": "png"}
+_PNG = b"\x89PNG\r\n\x1a\n"
+_GREY_8_BITS = (8, 0, 0, 0, 0)
+"""Bits, kind of colours, compression, filters and interlacing in a PNG's header."""
+_BEGINNINGS = {b"\xff\xd8": "jpg", _PNG: "png"}
 
 
 def decode_image(content: bytes) -> np.ndarray:
@@ -42,14 +47,18 @@ def decode_image(content: bytes) -> np.ndarray:
 
 def decode_map(content: bytes) -> np.ndarray:
     """Decode a PNG of one channel to uint8 [H, W], of three to [H, W, 3] (RGB). Raises ValueError where it cannot."""
+    plain = _decode_unfiltered(content)
+    if plain is not None:
+        return plain
     pixels = _present(cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED))
     return pixels if pixels.ndim == 2 else np.ascontiguousarray(pixels[:, :, 2::-1])
 
 
 def encode_png(pixels: np.ndarray) -> bytes:
     """Encode uint8 [H, W, 3] (RGB) or [H, W] without loss."""
-    ordered = pixels if pixels.ndim == 2 else np.ascontiguousarray(pixels[:, :, ::-1])
-    encoded, content = cv2.imencode(".png", ordered)
+    if pixels.ndim == 2:
+        return _encode_unfiltered(pixels)
+    encoded, content = cv2.imencode(".png", np.ascontiguousarray(pixels[:, :, ::-1]))
     assert encoded, pixels.shape
     return bytes(content)
 
@@ -107,6 +116,39 @@ def take_in(content: bytes) -> TakenIn:
         return TakenIn(content, decode_image(content), odd)  # what reads it later must be able to
     except ValueError as error:
         raise ValueError(_DAMAGED) from error
+
+
+def _encode_unfiltered(pixels: np.ndarray) -> bytes:
+    """Encode uint8 [H, W] as a PNG whose rows are not predicted from one another: decoding is inflating, and takes half
+    the time of OpenCV's decoder; for contours also fewer bytes."""
+    height, width = pixels.shape
+    rows = np.zeros((height, 1 + width), np.uint8)  # a row begins with the number of its filter, 0: none
+    rows[:, 1:] = pixels
+    header = struct.pack(">IIBBBBB", width, height, *_GREY_8_BITS)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows, 6)), (b"IEND", b""))
+    return _PNG + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks
+    )
+
+
+def _decode_unfiltered(content: bytes) -> np.ndarray | None:
+    """Decode what `_encode_unfiltered` makes; None for any other PNG, and for one that is damaged."""
+    if content[:16] != _PNG + b"\0\0\0\rIHDR" or content[24:29] != bytes(_GREY_8_BITS) or content[37:41] != b"IDAT":
+        return None
+    width, height = struct.unpack(">II", content[16:24])
+    end = 41 + int.from_bytes(content[33:37])
+    size = height * (1 + width)
+    if content[end + 8 : end + 12] != b"IEND" or not 0 < size <= MAXIMUM_PIXELS:
+        return None
+    inflater = zlib.decompressobj()
+    try:
+        rows = np.frombuffer(inflater.decompress(content[41:end], size), np.uint8)
+    except zlib.error:
+        return None
+    if rows.size != size or not inflater.eof:
+        return None
+    rows = rows.reshape(height, 1 + width)
+    return None if rows[:, 0].any() else np.ascontiguousarray(rows[:, 1:])
 
 
 def _decode_slowly(content: bytes) -> np.ndarray:
