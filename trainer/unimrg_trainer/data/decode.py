@@ -125,7 +125,7 @@ def _encode_unfiltered(pixels: np.ndarray) -> bytes:
     rows = np.zeros((height, 1 + width), np.uint8)  # a row begins with the number of its filter, 0: none
     rows[:, 1:] = pixels
     header = struct.pack(">IIBBBBB", width, height, *_GREY_8_BITS)
-    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows, 6)), (b"IEND", b""))
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows.tobytes(), 6)), (b"IEND", b""))
     return _PNG + b"".join(
         struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks
     )
