@@ -117,15 +117,19 @@ def test_a_read_that_fails_fails_where_its_piece_is_used() -> None:
 
 
 def test_an_error_of_the_plan_comes_behind_the_groups_before_it() -> None:
+    store = SlowStore(objects=1, size=1024 * KB)
+    planned = groups_of(store, 64 * KB, 2)[:3]
+
     def groups() -> Iterator[Sequence[Extent]]:
-        yield []
+        yield from planned
         raise KeyError("index")
 
     with ReadAhead(groups()) as ahead:
-        with ahead.group(0):
-            pass
+        for number, extents in enumerate(planned):
+            with ahead.group(number) as group:
+                assert [group.read(extent) for extent in extents] == [expected(extent) for extent in extents]
         with pytest.raises(KeyError, match="index"):
-            ahead.group(1)
+            ahead.group(len(planned))
 
 
 def test_closing_ends_all_threads_while_nothing_is_taken() -> None:

@@ -266,6 +266,7 @@ class Hub(BaseHTTPRequestHandler):
 
     folder: Path
     asked: ClassVar[list[str]] = []
+    refuses: ClassVar[bool] = False
 
     def do_HEAD(self) -> None:
         self._answer(None)
@@ -279,7 +280,7 @@ class Hub(BaseHTTPRequestHandler):
         path = self.folder / self.path.removeprefix(start)
         found = self.path.startswith(start) and path.is_file()
         content = path.read_bytes() if found else b""
-        self.send_response(200 if found else 404)
+        self.send_response(403 if self.refuses else 200 if found else 404)
         if not found:
             self.send_header("X-Error-Code", "EntryNotFound" if self.path.startswith(start) else "RepoNotFound")
         self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
@@ -323,15 +324,20 @@ def test_weights_of_the_hub_are_fetched_once_at_their_commit(hub: type[Hub], mod
     np.testing.assert_array_equal(found, open_one(DEPTH, models).produce(IMAGES[:1])[0])
 
 
-def test_what_the_hub_has_not_is_missing_and_its_silence_is_not(
+def test_what_the_hub_lacks_refuses_or_cannot_give_now_has_its_exit_code(
     hub: type[Hub], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(UserError, match=r"the hub gives no config\.json") as caught:
         on_hub("owner/other", tmp_path).identity()
     assert caught.value.exit_code == ExitCode.INPUT_MISSING
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # as without a network, but at once
-    with pytest.raises(StorageError, match="cannot be fetched now"):
+    hub.refuses = True
+    with pytest.raises(StorageError, match="cannot be fetched .the hub answers 403") as caught:
         on_hub("owner/depth", tmp_path).identity()
+    assert caught.value.exit_code == ExitCode.CREDENTIALS and "HF_TOKEN" in caught.value.remedy
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # as without a network, but at once
+    with pytest.raises(StorageError, match="cannot be fetched") as caught:
+        on_hub("owner/depth", tmp_path).identity()
+    assert caught.value.exit_code == ExitCode.UNAVAILABLE
 
 
 def test_the_tool_writes_hed_weights_from_keras_file(models: Path, tmp_path: Path) -> None:

@@ -23,6 +23,8 @@ READ_BYTES = 4 << 20
 GAP_BYTES = 128 << 10
 """What may lie between two pieces of one read: reading it costs less than another request."""
 CONNECTIONS = 8
+MOST_GROUPS = 1024
+"""Groups that are looked at together, however little they need."""
 
 
 class Group:
@@ -119,9 +121,10 @@ class ReadAhead:
             self._changed.notify_all()
         self._planner.join()
         self._pool.shutdown(wait=True, cancel_futures=True)
-        for group in self._open:
-            for piece in group.pieces.values():
-                piece.cancel()
+        with self._changed:
+            unread = [piece for group in self._open for piece in group.pieces.values()]
+        for piece in unread:
+            piece.cancel()
 
     def __enter__(self) -> ReadAhead:
         return self
@@ -132,23 +135,29 @@ class ReadAhead:
         self.close()
 
     def _plan(self) -> None:
-        try:
-            limit = min(FIRST_BYTES, self._memory_bytes)
-            while not self._closed and (taken := self._take(limit)):
-                for read in reads_of(taken):
-                    with self._changed:
-                        while not self._may_start(read):
-                            self._changed.wait()
-                        if self._closed:
-                            return
-                        self.held += read.length
-                    self._pool.submit(_fetch, read)
-                limit = self._memory_bytes
-        except BaseException as error:
-            self._failure = error
+        limit = min(FIRST_BYTES, self._memory_bytes)
+        while not self._closed and (taken := self._take(limit)):
+            for read in reads_of(taken):
+                with self._changed:
+                    while not self._may_start(read):
+                        self._changed.wait()
+                    if self._closed:
+                        return
+                    self.held += read.length
+                self._pool.submit(_fetch, read)
+            limit = self._memory_bytes
         with self._changed:
             self._planned = True
             self._changed.notify_all()
+
+    def _next_extents(self) -> Sequence[Extent] | None:
+        if self._failure is not None:
+            return None
+        try:
+            return next(self._groups, None)
+        except BaseException as error:
+            self._failure = error
+            return None
 
     def _may_start(self, read: _Read) -> bool:
         return self._closed or read.group <= self._wanted or self.held + read.length <= self._memory_bytes
@@ -157,11 +166,12 @@ class ReadAhead:
         """Take the next groups, of about `limit` bytes; fewer where they turn to other objects.
 
         These begin another window of the order, whose pieces are closer together if they are looked at as a whole.
+        Where the groups' iterator raises, those before it are returned, to be read, and the error is kept.
         """
         taken: dict[int, Group] = {}
         objects: set[tuple[int, str]] = set()
         size = 0
-        while size < limit and (extents := next(self._groups, None)) is not None:
+        while size < limit and len(taken) < MOST_GROUPS and (extents := self._next_extents()) is not None:
             group = Group(self, extents)
             size += group.length
             taken[self._next] = group
@@ -205,4 +215,7 @@ def _fetch(read: _Read) -> None:
         return
     for extent, piece in read.pieces:
         begin = extent.offset - read.extent.offset
-        piece.set_result(bytes(content[begin : begin + extent.length]))  # a copy, for the rest to be freed
+        try:
+            piece.set_result(bytes(content[begin : begin + extent.length]))  # a copy, for the rest to be freed
+        except MemoryError as error:
+            piece.set_exception(error)

@@ -84,7 +84,7 @@ class PatientStore:
         with self._lock:
             self._began[token] = began
             if self._watch is None:
-                self._watch = threading.Thread(target=self._tell, name="storage-watch", daemon=True)
+                self._watch = threading.Thread(target=self._report_waits, name="storage-watch", daemon=True)
                 self._watch.start()
         try:
             while True:
@@ -110,9 +110,9 @@ class PatientStore:
             self._waits.raise_if_stopped()
             time.sleep(min(left, TICK_SECONDS))
 
-    def _tell(self) -> None:
-        """Say, for as long as there are reads, whether one of them waits. It is not said longer than the patience
-        lasts, so that a read that hangs for ever is found."""
+    def _report_waits(self) -> None:
+        """Report, for as long as there are reads, whether one of them waits. This ends with the patience, so that a
+        read that hangs for ever is found."""
         shown = False
         while True:
             time.sleep(TICK_SECONDS)
@@ -132,7 +132,10 @@ class PatientStore:
                 shown = False
                 self._waits.problem = ""
                 self._waits.show("")
-                logger.warning("the wait for %s is over", self.uri)
+                if waited < SLOW_SECONDS:
+                    logger.warning("the wait for %s is over", self.uri)
+                else:
+                    logger.error("a read of %s has not returned for %s", self.uri, duration(waited))
 
 
 def _given_up(error: StorageError, attempts: int, seconds: float) -> StorageError:

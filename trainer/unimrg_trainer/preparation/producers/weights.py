@@ -22,6 +22,7 @@ from unimrg_trainer.files import file_sha256
 from unimrg_trainer.storage import open_store
 from unimrg_trainer.storage.base import StorageError
 from unimrg_trainer.storage.copies import local_file
+from unimrg_trainer.storage.local import os_errors_as_storage_errors
 
 logger = logging.getLogger(__name__)
 
@@ -138,7 +139,7 @@ class Weights:
     def _from_hub(self, name: str) -> Path:
         """Return a file of the repository; one that is in the cache is not asked for again.
 
-        Raises StorageError while the hub cannot be reached.
+        Raises StorageError: while the hub cannot be reached (69), where it refuses the token (77), on a full disk.
         """
         from huggingface_hub import errors, hf_hub_download  # takes a second, and few jobs need it
 
@@ -147,9 +148,20 @@ class Weights:
             return Path(hf_hub_download(repository, name, revision=commit, cache_dir=self.cache / "hub"))
         except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.RemoteEntryNotFoundError) as error:
             raise self._missing(f"the hub gives no {name} of {self.uri}: {_line(error)}") from error
-        except (errors.HfHubHTTPError, OSError) as error:
-            message = f"{self.field}.weights: {name} of {self.uri} cannot be fetched now: {_line(error)}"
-            raise StorageError(message, remedy="try again, or put the files where the job's pods reach them") from error
+        except OSError as error:  # the hub's errors are some of these
+            if error.errno is not None:  # a full disk, for one
+                with os_errors_as_storage_errors(f"store {name} of {self.uri} in", self.cache / "hub"):
+                    raise
+            status = _status(error)
+            refused, answer = status in (401, 403), f" (the hub answers {status})" if status else ""
+            message = f"{self.field}.weights: {name} of {self.uri} cannot be fetched{answer}: {_line(error)}"
+            raise StorageError(
+                message,
+                remedy="set HF_TOKEN to a token that may read it, or put the files where the job's pods reach them"
+                if refused
+                else "try again, or put the files where the job's pods reach them",
+                exit_code=ExitCode.CREDENTIALS if refused else ExitCode.UNAVAILABLE,
+            ) from error
 
     def _missing(self, message: str) -> UserError:
         return UserError(
@@ -164,6 +176,15 @@ class Weights:
             remedy="name weights of this model, or get the files again; docs/method/producers.md says which",
             exit_code=ExitCode.DATA_CORRUPT,
         )
+
+
+def _status(error: BaseException | None) -> int:
+    """Return the HTTP status in an error or what it came from; 0: there was no answer."""
+    while error is not None:
+        if status := getattr(getattr(error, "response", None), "status_code", 0):
+            return int(status)
+        error = error.__cause__
+    return 0
 
 
 def _line(error: Exception) -> str:
