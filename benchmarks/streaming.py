@@ -6,7 +6,7 @@ Needs nginx with its Lua module on the PATH; it serves the shards at full speed,
 store does: 30 ms to the first byte, 64 MB/s per connection. PYTHON is an interpreter with streaming_rivals.txt; without
 it only our own reader and its limit are measured. All read the same tars, shuffled, in batches, with two threads or
 processes, one process per measurement, in turn. Rows: (a) photographs of 512 pixels (JPEG) with 8-bit depth and
-contours, (b) latents, 4 × 32 KiB, (c) the same pictures as (a), all PNG. CPU is that of the whole process tree from the
+contours as the prepare stage writes them, (b) latents, 4 × 32 KiB, (c) the same pictures as (a), all PNG of OpenCV. CPU is that of the whole process tree from the
 start of reading on; memory is the peak of its PSS above what it had before. Ends with one line of JSON.
 """
 
@@ -58,6 +58,8 @@ def samples_of(row: str, count: int) -> Iterator[dict[str, bytes]]:
     import cv2
     import simplejpeg
 
+    from unimrg_trainer.data.decode import encode_png
+
     draw = np.random.default_rng(1)
     files = sorted((ROOT / "examples/photographs").glob("*.jpg"))
     photographs: list[Any] = [cv2.imread(str(path)) for path in files]
@@ -82,7 +84,8 @@ def samples_of(row: str, count: int) -> Iterator[dict[str, bytes]]:
         depth = cv2.normalize(grey + np.linspace(0, 120, SIZE)[:, None], None, 0, 255, cv2.NORM_MINMAX).astype(np.uint8)
         edges = cv2.Canny(cv2.GaussianBlur(image, (0, 0), 2), 40, 90)
         rgb = np.ascontiguousarray(image[:, :, ::-1])
-        maps = {f"{name}.png": png(picture) for name, picture in (("depth", depth), ("segmentation", edges))}
+        write = png if row == "c" else encode_png
+        maps = {f"{name}.png": write(picture) for name, picture in (("depth", depth), ("segmentation", edges))}
         picture = {"png": png(image)} if row == "c" else {"jpg": simplejpeg.encode_jpeg(rgb, quality=92)}
         yield {"json": texts, **picture, **maps}
 

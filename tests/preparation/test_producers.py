@@ -331,7 +331,7 @@ def test_what_the_hub_lacks_refuses_or_cannot_give_now_has_its_exit_code(
         on_hub("owner/other", tmp_path).identity()
     assert caught.value.exit_code == ExitCode.INPUT_MISSING
     hub.refuses = True
-    with pytest.raises(StorageError, match="cannot be fetched .the hub answers 403") as caught:
+    with pytest.raises(StorageError, match=r"cannot be fetched .the hub answers 403") as caught:
         on_hub("owner/depth", tmp_path).identity()
     assert caught.value.exit_code == ExitCode.CREDENTIALS and "HF_TOKEN" in caught.value.remedy
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # as without a network, but at once
