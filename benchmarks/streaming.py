@@ -6,8 +6,9 @@ Needs nginx with its Lua module on the PATH; it serves the shards at full speed,
 store does: 30 ms to the first byte, 64 MB/s per connection. PYTHON is an interpreter with streaming_rivals.txt; without
 it only our own reader and its limit are measured. All read the same tars, shuffled, in batches, with two threads or
 processes, one process per measurement, in turn. Rows: (a) photographs of 512 pixels (JPEG) with 8-bit depth and
-contours as the prepare stage writes them, (b) latents, 4 × 32 KiB, (c) the same pictures as (a), all PNG of OpenCV. CPU is that of the whole process tree from the
-start of reading on; memory is the peak of its PSS above what it had before. Ends with one line of JSON.
+contours as the prepare stage writes them, (b) latents, 4 × 32 KiB, (c) the same pictures as (a), all PNG of OpenCV.
+CPU is that of the whole process tree from the start of reading on; memory is the peak of its PSS above what it had
+before. Ends with one line of JSON.
 """
 
 from __future__ import annotations
