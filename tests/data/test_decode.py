@@ -77,3 +77,15 @@ def test_other_formats_become_png_and_oddities_are_told() -> None:
         taken = take_in(encoded(kind, mode))
         assert taken.odd == odd and (taken.content == encoded(kind, mode)) is (kind != "BMP")
         np.testing.assert_array_equal(taken.pixels, decode_image(taken.content))
+
+
+def test_a_grey_png_of_ours_is_read_by_others_and_damage_in_it_is_found() -> None:
+    pixels = np.random.default_rng(2).integers(0, 256, (37, 53), np.uint8)
+    content = encode_png(pixels)
+    with Image.open(io.BytesIO(content)) as image:
+        assert (image.mode, image.format) == ("L", "PNG")
+        np.testing.assert_array_equal(np.asarray(image), pixels)
+    np.testing.assert_array_equal(decode_map(content), pixels)
+    for damaged in (content[:-30], content[:60] + b"\0\0\0\0" + content[64:], content[:16] + b"\x7f" + content[17:]):
+        with pytest.raises(ValueError, match="not an image that can be decoded"):
+            decode_map(damaged)
