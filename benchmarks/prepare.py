@@ -6,9 +6,9 @@ Samples are JPEGs of 640 × 480 pixels; in place of the models stand their outpu
 each image. *Packing* makes shards from them as the prepare stage does: files are looked at, depth is stretched,
 contours are drawn, both are encoded, and a shard with its index is stored. Its limit is what no writer could leave
 out, called by hand on the same arrays: decode the file once, Canny on each mask's pixels, minimum, maximum and one
-product, two PNGs, one copy, SHA-256 and CRC. *Sharing* is the packing by one process, and by two of which each makes
-every second shard. Rivals alternate. CPU seconds count, for they do not depend on what else the machine does; of two
-processes the slower one's. Ends with one line of JSON.
+product, two deflations, one copy, SHA-256 and CRC. *Sharing* is the packing by one process, and by two of which
+each makes every second shard. Rivals alternate. CPU seconds count, for they do not depend on what else the machine
+does; of two processes the slower one's. Ends with one line of JSON.
 """
 
 from __future__ import annotations
@@ -135,11 +135,7 @@ def limit(outputs: Outputs, folder: Path, count: int) -> None:
                 left, top, width, height = cv2.boundingRect(mask.view(np.uint8))
                 box = slice(top, top + height), slice(left, left + width)
                 np.maximum(lines[box], cv2.Canny(mask[box].view(np.uint8) * 255, 100, 200), out=lines[box])
-            for content in (
-                file,
-                cv2.imencode(".png", stretched)[1].tobytes(),
-                cv2.imencode(".png", lines)[1].tobytes(),
-            ):
+            for content in (file, zlib.compress(stretched.tobytes(), 6), zlib.compress(lines.tobytes(), 6)):
                 zlib.crc32(content)
                 tar += content
         hashlib.sha256(tar)
