@@ -225,6 +225,11 @@ def write_first_job(
     """
     if images is not None and "://" not in images and not Path(images).is_dir():
         raise UserError(f"{images} is not a folder", remedy="name the folder of your images, or its URI")
+    if images is not None and "://" not in images and file.resolve().is_relative_to(Path(images).resolve()):
+        raise UserError(
+            f"{file} would lie in the folder of images, and what its job writes would become part of the data",
+            remedy="write it beside that folder, or give the images a folder of their own",
+        )
     if file.is_dir():
         raise UserError(f"{file} is a folder", remedy=f"give a file's name, e.g. {file / 'job.yaml'}")
     value = first_job(family, method, place, name, images, file.parent)

@@ -13,14 +13,15 @@ from unimrg_api.exit_codes import ExitCode
 from unimrg_api.explain import show
 from unimrg_api.fields import path_of, resolve_uri
 from unimrg_api.introspection import Location, format_location, value_at
+from unimrg_api.output_places import REMEDY, outputs_in_sources
 from unimrg_api.spec_maps import PRODUCERS
 from unimrg_api.spec_sources import IMAGE_SUFFIXES, SOURCE_URIS
 from unimrg_api.yaml_source import Document
 
 
 def missing_inputs(document: Document, base: Path) -> list[Problem]:
-    """Return a problem (INPUT_MISSING) for each `file://` URI of a job's document at which what it names is not there;
-    relative ones count from `base`.
+    """Return a problem (INPUT_MISSING) for each `file://` URI of a job's document at which what it names is not there,
+    and for each output in a folder that data is prepared from; relative ones count from `base`.
 
     Works on the document's values and not on a job, so that it can be asked about a job that has other problems too.
     """
@@ -39,6 +40,9 @@ def missing_inputs(document: Document, base: Path) -> list[Problem]:
             line, column = document.place(location)
             problem = Problem(format_location(location), show(value), *finding, line, column, ExitCode.INPUT_MISSING)
             found.append(problem)
+    for place, uri, message in outputs_in_sources(value_at(document.value, ("spec",)), base):
+        line, column = document.place(("spec", *place))
+        found.append(Problem(format_location(("spec", *place)), show(uri), message, REMEDY, line, column))
     return found
 
 

@@ -87,3 +87,9 @@ def test_on_a_terminal_what_is_not_given_is_asked(
     assert unimrg("init", file).code == 0
     job = load_job(file)
     assert (job.spec.model.family()[0], job.spec.method, job.spec.trainer.gpus_per_node) == ("openuni", "UniMRG", 8)
+
+
+def test_a_job_in_the_folder_of_images_is_refused(unimrg: Unimrg, tmp_path: Path) -> None:
+    ended = unimrg("init", tmp_path / "job.yaml", "--images", tmp_path)
+    ended.refused(64, "would lie in the folder of images", "beside that folder")
+    assert not list(tmp_path.iterdir())

@@ -7,7 +7,9 @@ import os
 import time
 
 from unimrg_api.environment import PodEnvironment
+from unimrg_api.errors import UserError
 from unimrg_api.job import UniMRGJob
+from unimrg_api.output_places import REMEDY, outputs_in_sources
 from unimrg_api.stages import STAGES, PodSize
 from unimrg_trainer import job_stores
 from unimrg_trainer.launch import inputs, reports
@@ -39,6 +41,8 @@ def prepare_share(job: UniMRGJob, env: PodEnvironment, share: Share) -> Prepared
     report = _Report(env) if share.worker == 0 else _Alive(env, share.worker)
     sources, spec = job.spec.data.sources, job.spec
     assert sources is not None
+    for place, _, message in outputs_in_sources(spec.model_dump(by_alias=True), env.spec_base):
+        raise UserError(f"spec.{place[0]}.{place[1]}: {message}", remedy=REMEDY)
     prepared = prepare(
         sources,
         env.spec_base,
