@@ -86,7 +86,7 @@ def _read_marker(store: ObjectStore, key: str) -> Publication | None:
         return Publication.model_validate_json(content)
     except ValidationError as error:
         raise CorruptDataError(
-            f"the marker {store.uri}/{key} cannot be read: {error}",
+            f"the marker {store.uri}/{key} is {'empty' if not content else 'not what was written'}",
             remedy="delete the marker and prepare the data again",
         ) from error
 

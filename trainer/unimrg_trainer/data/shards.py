@@ -325,10 +325,19 @@ def parse(kind: type[Parsed], content: bytes, where: str) -> Parsed:
     try:
         record = kind.model_validate_json(content)
     except ValidationError as error:
-        raise CorruptDataError(f"{where} is not a {kind.__name__}: {error}", remedy="prepare the data again") from error
+        raise CorruptDataError(
+            f"{where} is not what was written: {error.error_count()} of its fields are wrong, {_first(error)}",
+            remedy="delete this data set and prepare it again",
+        ) from error
     if record.format != FORMAT:
         raise _other_format(where, record.format)
     return record
+
+
+def _first(error: ValidationError) -> str:
+    """Return the first thing that is wrong in a record: where, and what."""
+    first = error.errors(include_url=False)[0]
+    return f"first {'.'.join(map(str, first['loc'])) or 'all of it'}: {first['msg']}"
 
 
 def _cut(span: bytes, first: int, members: Mapping[str, Member]) -> tuple[dict[str, bytes], str]:

@@ -45,7 +45,7 @@ class Substitutions:
                     f"{counted(self.total, 'sample')} of {read} could not be read up to step {step.step}, and others "
                     f"stood in their place: more than spec.data.reading.maxSubstitutedFraction allows "
                     f"({self.largest_fraction:g})",
-                    remedy="the log names each with its damage: prepare the data again, or restore these shards; or "
+                    remedy="`unimrg data verify` and the log name each: prepare the data again, restore the shards, or "
                     "raise the fraction",
                     exit_code=ExitCode.DATA_CORRUPT,
                 )

@@ -106,7 +106,9 @@ def execute(
         context = StageContext(attempt_env or env, job, run_store, env.uid, stop, echo, rank_module)
         result = _STAGES[stage](context)
     except KeyboardInterrupt:
-        result = ExitResult(ExitCode.INTERRUPTED, "Interrupted", f"interrupted during {stage}; what is finished is kept")
+        result = ExitResult(
+            ExitCode.INTERRUPTED, "Interrupted", f"interrupted during {stage}; what is finished is kept"
+        )
         if stop.twice:
             result = ExitResult(ExitCode.INTERRUPTED_TWICE, "InterruptedTwice", f"interrupted twice during {stage}")
     except Exception as error:
