@@ -128,7 +128,7 @@ def test_frozen_parts_run_once_for_each_image_and_geometry(monkeypatch: pytest.M
     for number, by_name in tasks.items():
         image = by_name["Pixel"].sample
         rows += [
-            row(openuni, name, number, Task(image, asked.prompt, asked.answer, asked.map))
+            row(openuni, name, number, Task(image, asked.prompt, asked.answer, map=asked.map))
             for name, asked in by_name.items()
         ]
     batch = batch_of(openuni, [*rows, *rows])
