@@ -88,7 +88,7 @@ def prepare(cluster: KwokCluster, finished: int, live: int) -> None:
     (job,) = templates[KEYS[0]]
     job["status"] |= {"phase": "Succeeded", "reason": "Completed", "completionTime": job["status"]["startTime"]}
     for stage in job["status"]["stages"]:
-        stage |= {"state": "Succeeded"} if stage["attempt"] else {}
+        stage |= {"state": "Succeeded"} if stage.get("attempt") else {}
     text = json.dumps({KEYS[0]: [job]})
     for number in range(finished):
         put(cluster, json.loads(copy_of(text, f"done-{number}")))
