@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import cv2
@@ -22,7 +22,8 @@ class Greys:
     """A source of one split whose images are grey; `strange` says what becomes of an item instead."""
 
     def __init__(self, split: str, count: int, strange: Callable[[int], SourceSample | None] = lambda _: None) -> None:
-        self.splits, self.texts = {split: count}, dict[str, int]()
+        self.splits: Mapping[str, int] = {split: count}
+        self.texts: Mapping[str, int] = {}
         self.lock, self.read, self._strange = threading.Lock(), 0, strange
 
     def identity(self) -> Any: ...
