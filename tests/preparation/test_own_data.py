@@ -200,6 +200,8 @@ def test_images_come_with_what_lies_beside_them(
     assert told["versions"]["numpy"] == np.__version__
     with_depth = sum(manifest.maps.get("depth", 0) for manifest in manifests(dictionary_store, digest).values())
     assert with_depth == sum("depth" in sample.maps for sample in everything(dictionary_store, digest).values()) > 0
+    with_depth = sum(manifest.maps.get("depth", 0) for manifest in manifests(dictionary_store, digest).values())
+    assert with_depth == sum("depth" in sample.maps for sample in everything(dictionary_store, digest).values()) > 0
     assert sizes["heldOut"] == 1 and sum(sizes.values()) == 3 + (kind != "folder") - len(odd(dictionary_store, digest))
 
 
