@@ -154,3 +154,25 @@ def test_of_several_data_sets_the_source_says_which(store: DictionaryStore) -> N
         Dataset.open(store, "train")
     assert "spec.data.sources" in error.value.remedy and "digest" not in str(error.value)
     assert len(Dataset.open(store, "train", other.digest).images) == 1
+
+
+def test_what_images_lack_is_known_before_any_is_read(dictionary_store: DictionaryStore) -> None:
+    grey = np.zeros((4, 4), np.uint8)
+    asked = [{"question": "Which?", "answer": "None."}]
+    samples = [
+        SourceSample(np.zeros((4, 4, 3), np.uint8), {"depth": grey, "normals": grey}, questions=asked),
+        SourceSample(np.ones((4, 4, 3), np.uint8), {"depth": grey}),
+        SourceSample(caption="text alone", questions=asked),
+    ]
+    write(dictionary_store, *(pack(sample).members for sample in samples))
+    data = Dataset.open(dictionary_store, "train")
+    for name in [name for name in dictionary_store.objects if not name.endswith("PUBLISHED")]:
+        del dictionary_store.objects[name]
+    data.require(["depth"])
+    for wanted, message in (
+        ({"maps": ["depth", "normals"]}, r"1 of 2 images of split 'train' at .*/d{16} have no map 'normals'"),
+        ({"questions": True}, "some images of split 'train' at .* have no question.*imageSharing"),
+    ):
+        with pytest.raises(UserError, match=message) as caught:
+            data.require(**wanted)  # type: ignore[arg-type]
+        assert caught.value.exit_code is ExitCode.DATA_CORRUPT and caught.value.remedy

@@ -87,6 +87,7 @@ def test_the_manifest_counts_and_names_every_shard_with_its_digests(store: Count
     manifest = write(store, samples_per_shard=2)
     assert [shard.samples for shard in manifest.shards] == [2, 2, 1]
     assert (manifest.samples, manifest.questions) == (5, 10)
+    assert (manifest.images, manifest.maps, manifest.least_questions) == (5, {}, 2)
     for shard in manifest.shards:
         tar = store.objects[f"data/train/{shard.name}"]
         assert (shard.sha256, shard.length) == (sha256(tar), len(tar))

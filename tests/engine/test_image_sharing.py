@@ -3,27 +3,51 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 
+from tests.data.test_dataset import write
+from tests.support.dictionary_store import DictionaryStore
 from tests.support.one_step import planner_of, tiny_family
 from tests.support.scene_records import SceneRecords
 from unimrg_api.errors import UserError
-from unimrg_trainer.engine.row_reader import RowReader, require_questions
+from unimrg_trainer.engine.row_reader import RowReader
+from unimrg_trainer.engine.setup import Setup
 from unimrg_trainer.objectives.registry import objective
+from unimrg_trainer.preparation.base import SourceSample
+from unimrg_trainer.preparation.make import pack
 
 
-class WithoutQuestions(SceneRecords):
-    """The same scenes; about the one numbered 2 nothing is asked."""
+def test_data_is_refused_before_the_first_step_for_what_rows_lack(dictionary_store: DictionaryStore) -> None:
+    grey = np.zeros((4, 4), np.uint8)
+    sample = SourceSample(np.zeros((4, 4, 3), np.uint8), {"depth": grey, "segmentation": grey})
+    write(dictionary_store, pack(sample).members)
 
-    def questions_about(self, image: int) -> range:
-        return range(0) if image == 2 else super().questions_about(image)
+    def open_train(sharing: str, method: str) -> None:
+        batch = SimpleNamespace(image_sharing=sharing)
+        spec = SimpleNamespace(
+            training=SimpleNamespace(batch=batch),
+            data=SimpleNamespace(proportions=lambda: None),
+            resolved_objectives=lambda: {"Understanding": 1.0, method: 1.0},
+        )
+        setup: Any = SimpleNamespace(
+            job=SimpleNamespace(spec=spec), data_sets=[(dictionary_store, "d" * 64)], same_images=sharing == "All"
+        )
+        Setup.open_data(setup, "train")
 
-
-def test_data_needs_a_question_about_every_image() -> None:
-    require_questions(SceneRecords(4))
-    with pytest.raises(UserError, match=r"image sample 2 has no question.*imageSharing"):
-        require_questions(WithoutQuestions(4))
+    open_train("Generation", "Depth")
+    with pytest.raises(UserError, match="no question"):
+        open_train("All", "Depth")
+    del sample.maps["depth"]  # type: ignore[attr-defined]
+    store = DictionaryStore()
+    write(store, pack(sample).members)
+    dictionary_store.objects = store.objects
+    open_train("Generation", "Pixel")
+    with pytest.raises(UserError, match=r"1 of 1 images .* no map 'depth'"):
+        open_train("Generation", "Depth")
 
 
 def test_a_question_is_about_the_image_of_its_global_row() -> None:

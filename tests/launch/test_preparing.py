@@ -80,7 +80,7 @@ def test_a_killed_process_costs_its_shard_and_no_more(
     data = tmp_path / "data"
 
     def kill_the_second(group: Any) -> None:
-        while not list(data.rglob("train-000000.tar.idx")):
+        while not list(data.rglob("train-000001.tar.idx")):  # of the two that are its share
             time.sleep(0.005)
         os.kill(group._workers[1].process.pid, signal.SIGKILL)
 

@@ -6,17 +6,22 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.support.local_jobs import tiny_job
+from tests.support.written_shards import write_split
 from unimrg_api.environment import PodEnvironment
 from unimrg_api.errors import Interrupted
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.stages import StageName
 from unimrg_api.termination import TerminationRecord
+from unimrg_trainer.data.publication import Publication, publish
 from unimrg_trainer.launch import logs, outcomes, preparing, stages, worker_group
 from unimrg_trainer.launch.local import local_environment
 from unimrg_trainer.launch.signals import StopRequest
+from unimrg_trainer.preparation.base import SourceSample
+from unimrg_trainer.preparation.make import pack
 from unimrg_trainer.storage import open_store
 from unimrg_trainer.storage.base import ObjectStore
 from unimrg_trainer.tracking.settings import TerminalStatus
@@ -72,6 +77,22 @@ def test_packages_that_are_not_installed_are_all_named_by_the_check(tmp_path: Pa
         "spec.stages.evaluate.benchmarks[0].custom": "absent-benchmark",
     }.items():
         assert path in ended(env).message and repr(name) in ended(env).message
+
+
+def test_a_map_that_images_lack_fails_the_check_if_it_is_learnt(tmp_path: Path) -> None:
+    for name, maps in (("whole", ("depth", "segmentation")), ("lacking", ("depth",))):
+        grey, store = np.zeros((4, 4), np.uint8), open_store((tmp_path / name).as_uri())
+        files = pack(SourceSample(np.zeros((4, 4, 3), np.uint8), dict.fromkeys(maps, grey))).members
+        manifest = write_split(store, "d" * 16, "train", 3, lambda _, files=files: files)  # type: ignore[misc]
+        publish(store, Publication(digest="d" * 64, prefix="d" * 16, manifests={"train": manifest}))
+    mixed = {"data": {"shards": ["file://whole", "file://lacking"]}}
+    env = environment(tmp_path, **mixed)
+    assert run_stage("check", env) is ExitCode.DATA_CORRUPT
+    message = ended(env).message
+    assert "spec.data.shards" in message and "3 of 3 images" in message and "no map 'segmentation'" in message
+    assert (tmp_path / "lacking").as_uri() in message
+    assert run_stage("check", environment(tmp_path, **mixed, method="RecA")) is ExitCode.OK
+    assert run_stage("check", environment(tmp_path, data={"shards": ["file://whole"]})) is ExitCode.OK
 
 
 def test_what_follows_the_ranks_fits_into_the_end_of_the_grace_period() -> None:

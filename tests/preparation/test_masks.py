@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from unimrg_trainer.preparation.producers.depth_anything import grey, input_shape
 from unimrg_trainer.preparation.producers.hed import THRESHOLD, ridges
-from unimrg_trainer.preparation.producers.masks import Mask, colour, contours, cut_out, regions, suppressed
+from unimrg_trainer.preparation.producers.masks import Mask, PackedMask, colour, contours, cut_out, regions, suppressed
 from unimrg_trainer.preparation.producers.sam import reduce
 
 Box = tuple[int, int, int, int]
@@ -46,6 +46,14 @@ def test_contours_are_the_maximum_of_canny_over_whole_masks(shape: tuple[int, in
     np.testing.assert_array_equal(contours(cut(masks), *shape), expected)
     for mask in masks:  # each by itself too: the maximum could hide a fault
         np.testing.assert_array_equal(contours(cut([mask]), *shape), cv2.Canny(mask.astype(np.uint8) * 255, 100, 200))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_packed_mask_comes_back_in_its_place(shape: tuple[int, int]) -> None:
+    for mask in cut(drawn_masks(*shape)):
+        back = PackedMask.of(mask).unpacked()
+        np.testing.assert_array_equal(back.pixels, mask.pixels)
+        assert back.box == mask.box and back.pixels.dtype == bool
 
 
 def test_without_a_mask_contours_and_regions_are_black() -> None:

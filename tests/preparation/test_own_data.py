@@ -198,6 +198,10 @@ def test_images_come_with_what_lies_beside_them(
     told = manifests(dictionary_store, digest)["train"].provenance
     assert told["sources"] == [{kind.split()[0]: {"uri": f"{base}/{place}", "heldOut": 1, "licence": "CC0-1.0"}}]
     assert told["versions"]["numpy"] == np.__version__
+    with_depth = sum(manifest.maps.get("depth", 0) for manifest in manifests(dictionary_store, digest).values())
+    assert with_depth == sum("depth" in sample.maps for sample in everything(dictionary_store, digest).values()) > 0
+    with_depth = sum(manifest.maps.get("depth", 0) for manifest in manifests(dictionary_store, digest).values())
+    assert with_depth == sum("depth" in sample.maps for sample in everything(dictionary_store, digest).values()) > 0
     assert sizes["heldOut"] == 1 and sum(sizes.values()) == 3 + (kind != "folder") - len(odd(dictionary_store, digest))
 
 
@@ -301,6 +305,8 @@ def test_odd_files_are_counted_with_their_names_and_end_nothing(
     assert samples == len(ODD) + 6 - sum(left_out for _, _, left_out in ODD.values())
     with pytest.raises(UserError, match=r"[456] of 19 items cannot be used.*maxBadFraction \(0\.2\)") as caught:
         run(DictionaryStore(), tmp_path, source, bad="0.2")
+    with pytest.raises(UserError, match=r"6 of 19 items cannot be used.*maxBadFraction \(0\.2\)"):
+        run(dictionary_store, tmp_path, source, bad="0.2")  # though it is published, by a job that allows more
     assert caught.value.exit_code is ExitCode.DATA_CORRUPT
 
 

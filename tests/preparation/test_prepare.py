@@ -206,6 +206,7 @@ class Stripes:
 
 
 STRIPES = {"custom": {"name": "stripes", "settings": {"width": 5}}}
+TEXT_FIRST = {0: SourceSample(caption="text alone"), 1: SourceSample(np.zeros((2, 2, 3), np.uint8))}
 BAD_MAP = SourceSample(np.zeros((2, 2, 3), np.uint8), {"a.b": np.zeros((2, 2), np.uint8)})
 
 
@@ -222,7 +223,15 @@ def test_a_package_brings_a_source(dictionary_store: DictionaryStore, monkeypatc
 
 @pytest.mark.parametrize(
     ("attribute", "value", "message"),
-    [("splits", {"test": 1}, "has a split 'test'"), ("sample", lambda *_: BAD_MAP, "map named 'a.b'")],
+    [
+        ("splits", {"test": 1}, "has a split 'test'"),
+        ("sample", lambda *_: BAD_MAP, "map named 'a.b'"),
+        (
+            "sample",
+            lambda self, split, number: TEXT_FIRST[number],
+            "train-00000000 is text alone and stands before train-00000001",
+        ),
+    ],
 )
 def test_what_a_package_does_wrong_is_named(
     dictionary_store: DictionaryStore, monkeypatch: pytest.MonkeyPatch, attribute: str, value: Any, message: str

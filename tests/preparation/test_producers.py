@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+import tracemalloc
 import zipfile
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -31,6 +32,7 @@ from unimrg_trainer.data.decode import encode_png
 from unimrg_trainer.files import file_sha256
 from unimrg_trainer.preparation.prepare import prepare
 from unimrg_trainer.preparation.producers import hed, sam
+from unimrg_trainer.preparation.producers.masks import Mask
 from unimrg_trainer.preparation.producers.registry import open_producers
 from unimrg_trainer.preparation.producers.sam import Sam
 from unimrg_trainer.preparation.producers.weights import Weights
@@ -146,6 +148,22 @@ def test_sam_draws_what_passes_the_published_filters(models: Path, shape: tuple[
     expected = np.max([cv2.Canny(mask.astype(np.uint8) * 255, 100, 200) for mask in kept], axis=0)
     (found,) = producer.produce([picture(height, width)])
     np.testing.assert_array_equal(found, expected)
+
+
+def test_masks_to_choose_from_take_little_memory(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def candidates(_: np.ndarray) -> Iterator[tuple[Mask, float]]:
+        for number in range(100):
+            mask = np.zeros((1024, 1024), bool)
+            mask[number:, : 1024 - number] = True
+            yield Mask(mask, 0, 0), 1.0 - number / 1000
+
+    producer = sam_of(models)
+    monkeypatch.setattr(producer, "_candidates", candidates)
+    tracemalloc.start()
+    (best,) = producer.masks(IMAGES[0])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert best.pixels.all() and peak < 10 * best.pixels.nbytes
 
 
 def bilinear(image: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -22,7 +22,8 @@ from unimrg_api.spec_sources import SourceSpec
 from unimrg_trainer.data.dataset import Dataset
 from unimrg_trainer.data.shards import CorruptDataError
 from unimrg_trainer.preparation import items, make
-from unimrg_trainer.preparation.prepare import Prepared, prepare
+from unimrg_trainer.preparation import prepare as preparation
+from unimrg_trainer.preparation.prepare import Prepared, Share, prepare
 from unimrg_trainer.storage import LocalStore, ObjectStore
 from unimrg_trainer.storage.base import StorageError
 
@@ -112,6 +113,26 @@ def test_lost_replies_are_no_failure(dictionary_store: DictionaryStore, whole: d
     lose = raising(lambda: StorageError("no connection"), "")
     run(WrappedStore(dictionary_store, after=lose))
     assert dictionary_store.objects == whole
+
+
+def test_the_first_worker_gives_signs_of_life_while_it_waits(
+    tmp_path: Path, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preparation, "WAIT_SECONDS", 0.001)
+    store, seen, threads = LocalStore(tmp_path), list[int](), list[threading.Thread]()
+
+    def work(worker: int, progress: Callable[[int, int], None] = lambda *_: None) -> None:
+        prepare(SOURCES, Path("/"), store, progress, share=Share(worker, 2))
+
+    def wait_for_three_reports_of_the_same(done: int, total: int) -> None:
+        seen.append(done)
+        if seen[-3:] == [done] * 3 and done < total and not threads:
+            threads.append(threading.Thread(target=work, args=(1,)))
+            threads[0].start()
+
+    work(0, wait_for_three_reports_of_the_same)
+    threads[0].join(20)
+    assert seen[-1] == 12 and contents(store) == whole
 
 
 def another_encoder(pixels: np.ndarray) -> bytes:

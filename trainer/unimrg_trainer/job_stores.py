@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from urllib.parse import unquote
 
 from unimrg_api.environment import PodEnvironment
@@ -15,9 +15,12 @@ from unimrg_api.errors import JobError, UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.fields import resolve_uri
 from unimrg_api.job import UniMRGJob
+from unimrg_api.spec_model import ANSWERING
 from unimrg_api.spec_platform import StorageSpec
+from unimrg_trainer.data.dataset import Dataset
 from unimrg_trainer.data.mixture import mixture_digest
 from unimrg_trainer.data.publication import find_publication
+from unimrg_trainer.maps.registry import stored_maps
 from unimrg_trainer.preparation.base import Encoder
 from unimrg_trainer.preparation.prepare import digest_of
 from unimrg_trainer.preparation.producers.base import MapProducer
@@ -86,6 +89,18 @@ def data_digests(job: UniMRGJob, env: PodEnvironment, *, prepared: bool = True) 
 def data_digest(job: UniMRGJob, env: PodEnvironment, *, prepared: bool = True) -> str:
     """The digest of all data that the job trains on, and of how it is mixed. Raises as `data_digests`."""
     return mixture_digest(data_digests(job, env, prepared=prepared), job.spec.data.proportions())
+
+
+def require_contents(job: UniMRGJob, parts: Sequence[Dataset]) -> None:
+    """Raise UserError (65) unless one split of the job's data sets has what its rows need: in `train`, of all that are
+    read, every map that is learnt, and, with `imageSharing: All`, a question about every image."""
+    spec = job.spec
+    objectives = [name for name, weight in spec.resolved_objectives().items() if weight > 0]
+    asked = spec.training.batch.image_sharing == "All" and ANSWERING in objectives
+    for number, part in enumerate(parts):
+        trains, shares = part.split == "train", spec.data.proportions()
+        if not trains or shares is None or shares[number]:
+            part.require(stored_maps(objectives) if trains else (), questions=asked and part.split != "preview")
 
 
 @contextlib.contextmanager

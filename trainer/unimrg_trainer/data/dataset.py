@@ -59,6 +59,7 @@ class Dataset:
         self._store = store
         self._prefix = prefix
         self._shards = manifest.shards
+        self._manifest = manifest
         ends = accumulate(shard.samples for shard in manifest.shards)
         images = [min(end, len(self.images)) for end in ends]  # those with an image come first
         self._sizes: dict[Source, list[int]] = {
@@ -101,6 +102,24 @@ class Dataset:
                 remedy="delete this data set and prepare it again",
             ) from error
         return cls(store, publication.prefix, manifest, publication.digest, square=square)
+
+    def require(self, maps: Collection[str] = (), *, questions: bool = False) -> None:
+        """Raise UserError (65) unless every image has these maps and, with `questions`, a question about it."""
+        where = f"images of split {self.split!r} at {join(self._store.uri, self._prefix)}"
+        for name in maps:
+            lacking = len(self.images) - self._manifest.maps.get(name, 0)
+            if lacking:
+                raise UserError(
+                    f"{lacking} of {len(self.images)} {where} have no map {name!r}, which an objective learns from",
+                    remedy="let spec.data.maps make it, or leave the objective out",
+                    exit_code=ExitCode.DATA_CORRUPT,
+                )
+        if questions and self.images and not self._manifest.least_questions:
+            raise UserError(
+                f"some {where} have no question, and spec.training.batch.imageSharing is All",
+                remedy="use imageSharing: Generation, or data with a question about every image",
+                exit_code=ExitCode.DATA_CORRUPT,
+            )
 
     def order(self, source: Source, seed: int | None) -> Order:
         """Return the order in which training with `seed` reads, or, without one, evaluation."""

@@ -29,7 +29,7 @@ from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_trainer.storage.base import NotFound, ObjectStore
 
-FORMAT = 4
+FORMAT = 5
 """Goes up when the layout of tar, index or manifest changes; part of the digest of prepared data."""
 
 TEXT_MEMBER = "json"
@@ -82,6 +82,11 @@ class IndexEntry(_Record):
     def image(self) -> Member | None:
         """Its image; None for text alone."""
         return next((self.members[member] for member in IMAGE_MEMBERS if member in self.members), None)
+
+    @property
+    def maps(self) -> list[str]:
+        """Names of its maps."""
+        return [name.removesuffix(".png") for name in self.members if name.endswith(".png") and name != "png"]
 
 
 class OddItem(_Record):
@@ -179,6 +184,10 @@ class Manifest(_Record):
     images: int
     """Samples with an image; they are the first ones."""
     questions: int
+    least_questions: int
+    """Questions about the image about which there are fewest; 0 without images."""
+    maps: dict[str, int]
+    """Map → images that have it."""
     shards: list[Shard]
     odd: dict[str, Oddity] = {}
     """By reason."""

@@ -10,8 +10,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol, cast
 
-from unimrg_api.errors import UserError
-from unimrg_api.exit_codes import ExitCode
 from unimrg_trainer.data.dataset import Source
 from unimrg_trainer.data.order import Order
 from unimrg_trainer.data.shards import DamagedSample, Extent
@@ -181,14 +179,3 @@ class RowReader:
         questions = self.dataset.questions_about(record)
         drawn = int(generator("question", self.seed or 0, row).integers(len(questions)))
         return self.dataset.question_sample(questions[drawn], **more)
-
-
-def require_questions(dataset: SampleSource) -> None:
-    """Raise UserError (65) unless there is a question about every image, as `RowReader.same_images` needs."""
-    unasked = next((image for image in range(len(dataset.images)) if not dataset.questions_about(image)), None)
-    if unasked is not None:
-        raise UserError(
-            f"image sample {unasked} has no question, and spec.training.batch.imageSharing is All",
-            remedy="use imageSharing: Generation, or data with a question about every image",
-            exit_code=ExitCode.DATA_CORRUPT,
-        )

@@ -23,10 +23,9 @@ from unimrg_trainer.data.mixture import Data, Mixture, mixture_digest
 from unimrg_trainer.engine.choices import open_family, provide_files
 from unimrg_trainer.engine.initial_weights import WeightsSource
 from unimrg_trainer.engine.operations import StepOperations, open_operations
-from unimrg_trainer.engine.row_reader import require_questions
 from unimrg_trainer.engine.stopping import StopFlag
 from unimrg_trainer.engine.strategies.base import PARAMETER_DTYPES
-from unimrg_trainer.job_stores import data_digests, data_stores, run_store
+from unimrg_trainer.job_stores import data_digests, data_stores, require_contents, run_store
 from unimrg_trainer.models.base import Family
 from unimrg_trainer.objectives.base import Objective
 from unimrg_trainer.objectives.registry import in_order, objective
@@ -105,18 +104,15 @@ class Setup:
     def open_data(self, split: str) -> Data:
         """Open a split of the job's data: of every data set, or, of another split than `train`, of those that have it.
 
-        Raises UserError: 66 where it is missing, 65 if it lacks questions about its images.
+        Raises UserError: 66 where it is missing, 65 if it lacks what rows need.
         """
         data_sets = self.data_sets
         if len(data_sets) > 1 and split != "train":
             data_sets = [one for one in data_sets if split in Dataset.splits(*one)] or data_sets[:1]
         parts = [Dataset.open(store, split, digest, square=self.same_images) for store, digest in data_sets]
         weights = self.job.spec.data.proportions() if split == "train" else None
-        data = parts[0] if len(parts) == 1 else Mixture(parts, weights)
-        asks = any(objective.source == "questions" for objective in self.objectives)
-        if self.same_images and asks and split != "preview":
-            require_questions(data)
-        return data
+        require_contents(self.job, parts)
+        return parts[0] if len(parts) == 1 else Mixture(parts, weights)
 
 
 def has_compiler() -> bool:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import cast
 
 from unimrg_api.plugins import load
+from unimrg_api.spec_model import ANSWERING
 from unimrg_trainer.maps.base import ImageMap
 
 MAPS = {
@@ -18,3 +20,10 @@ MAPS = {
 def find_map(name: str) -> ImageMap:
     """Return the map of that name. Raises UserError listing the known ones."""
     return cast(ImageMap, load("unimrg.maps", MAPS, name, field="spec.objectives"))
+
+
+def stored_maps(objectives: Iterable[str]) -> list[str]:
+    """Return the names of the maps that shards must hold for objectives, by the names that a job gives these."""
+    built_in = {found.objective: found for found in map(find_map, MAPS)}
+    maps = [built_in.get(name) or find_map(name) for name in objectives if name != ANSWERING]
+    return [one.name for one in maps if one.stored]

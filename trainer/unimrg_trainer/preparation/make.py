@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
+import logging
 import re
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
-from itertools import islice
 
+import cv2
 import numpy as np
 
 from unimrg_api.errors import UserError
@@ -22,11 +24,19 @@ from unimrg_trainer.preparation.producers.base import MapProducer
 from unimrg_trainer.preparation.write import sample_key
 from unimrg_trainer.sample import Sample
 
+logger = logging.getLogger(__name__)
+
 SAMPLES_AT_ONCE = 8
 """Samples whose maps and encodings are computed together."""
+READ_AHEAD = 2 * SAMPLES_AT_ONCE
+"""Items that are read while those before them are worked on: they and their maps are in memory, decoded."""
 READERS = 4
 """Items that are read from their source at once."""
 
+WITHOUT_MAPS = "preview"
+"""The split that nothing is learnt from, and no map is made for."""
+_OF_ONE_ITEM = (ValueError, RecursionError, MemoryError, cv2.error)
+"""What content that nobody foresaw makes decoders and parsers raise; text that is no UTF-8 is a ValueError."""
 _MAP_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
 
@@ -53,27 +63,37 @@ class Maker:
 
     def make(self, items: Items, part: Part, done: Callable[[int], None] = lambda count: None) -> bytes:
         """Return the tar of a part; `done` is called with the number of items that are done. Raises as sources do."""
-        tar, odd = bytearray(), list[OddItem]()
+        tar, odd = io.BytesIO(), list[OddItem]()  # which gives its bytes away without a copy
         with ThreadPoolExecutor(READERS, thread_name_prefix="items") as pool:
             try:
-                read = zip(part.numbers, pool.map(partial(_read, items), part.numbers), strict=True)
-                while batch := list(islice(read, SAMPLES_AT_ONCE)):
-                    found = dict(self._samples(batch, odd))
-                    pictured = [packed for packed in found.values() if packed.image is not None]
-                    self._add_maps(pictured)
-                    if self.encoder is not None and items.split == self.encoded and pictured:
-                        _encode(self.encoder, pictured)
-                    for number, _ in batch:
-                        if number in found:
-                            for member, content in found[number].members.items():
-                                tar += tar_entry(f"{sample_key(items.split, number)}.{member}", content)
-                        done(number + 1 - part.numbers.start)
+                read = _read_ahead(pool, items, part.numbers)
+                for first in range(0, len(part.numbers), SAMPLES_AT_ONCE):
+                    numbers = part.numbers[first : first + SAMPLES_AT_ONCE]
+                    found = self._members(items.split, zip(numbers, read, strict=False), odd)
+                    for count, number in enumerate(numbers, first + 1):
+                        for member, content in found.pop(number, {}).items():
+                            tar.write(tar_entry(f"{sample_key(items.split, number)}.{member}", content))
+                        done(count)
             finally:
                 pool.shutdown(cancel_futures=True)
-        return bytes(tar) + odd_entry(odd) + TAR_END
+        tar.write(odd_entry(odd))
+        tar.write(TAR_END)
+        return tar.getvalue()
+
+    def _members(
+        self, split: str, batch: Iterable[tuple[int, SourceSample | BadItem]], odd: list[OddItem]
+    ) -> dict[int, dict[str, bytes]]:
+        """Return the files of each sample of a batch, of which no pixels stay in memory; adds what is odd to `odd`."""
+        found = dict(self._samples(batch, odd))
+        pictured = [packed for packed in found.values() if packed.image is not None]
+        if split != WITHOUT_MAPS:
+            self._add_maps(pictured)
+        if self.encoder is not None and split == self.encoded and pictured:
+            _encode(self.encoder, pictured)
+        return {number: packed.members for number, packed in found.items()}
 
     def _samples(
-        self, batch: Sequence[tuple[int, SourceSample | BadItem]], odd: list[OddItem]
+        self, batch: Iterable[tuple[int, SourceSample | BadItem]], odd: list[OddItem]
     ) -> Iterator[tuple[int, Packed]]:
         """Yield each sample of a batch; adds what is odd to `odd`."""
         for number, item in batch:
@@ -101,8 +121,17 @@ class Maker:
 def pack(sample: SourceSample) -> Packed:
     """Return the files of a sample, texts first, with what they hold.
 
-    Raises BadItem for an image that cannot be used, UserError for a map with an impossible name.
+    Raises BadItem for a sample that cannot be used, UserError for a map with an impossible name.
     """
+    try:
+        return _packed(sample)
+    except UserError:
+        raise
+    except _OF_ONE_ITEM as error:
+        raise _bad(sample.name, error) from error
+
+
+def _packed(sample: SourceSample) -> Packed:
     texts = {"caption": sample.caption, "questions": list(sample.questions)}
     if sample.name:
         texts["name"] = _printable(sample.name)
@@ -124,11 +153,32 @@ def pack(sample: SourceSample) -> Packed:
     return Packed(members, image, dict(sample.maps), odd)
 
 
+def _read_ahead(pool: Executor, items: Items, numbers: Iterable[int]) -> Iterator[SourceSample | BadItem]:
+    """Yield items in order, while no more than READ_AHEAD that follow are being read, or were."""
+    waiting = deque[Future[SourceSample | BadItem]]()
+    for number in numbers:
+        waiting.append(pool.submit(_read, items, number))
+        if len(waiting) > READ_AHEAD:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
 def _read(items: Items, number: int) -> SourceSample | BadItem:
     try:
         return items.sample(number)
-    except BadItem as error:
+    except UserError:
+        raise
+    except _OF_ONE_ITEM as error:
+        return _bad(f"item {number}", error)
+
+
+def _bad(name: str, error: Exception) -> BadItem:
+    """Return what an error says of one item; details, which differ from item to item, stand in the log."""
+    if isinstance(error, BadItem):
         return error
+    logger.warning("%s cannot be used", _printable(name), exc_info=error)
+    return BadItem(name, f"it cannot be read: {type(error).__name__}")
 
 
 def _encode(encoder: Encoder, pictured: Sequence[Packed]) -> None:

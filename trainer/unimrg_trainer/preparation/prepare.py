@@ -23,13 +23,13 @@ from unimrg_api.spec_platform import StorageSpec
 from unimrg_api.spec_sources import SourceSpec
 from unimrg_trainer.data import shards
 from unimrg_trainer.data.publication import Publication, folder_of, publish, published
-from unimrg_trainer.data.shards import OddItem, join
+from unimrg_trainer.data.shards import Oddity, join
 from unimrg_trainer.preparation.base import Encoder, Source
 from unimrg_trainer.preparation.items import Items, Part, splits_of
 from unimrg_trainer.preparation.make import Maker
 from unimrg_trainer.preparation.producers.base import MapProducer
 from unimrg_trainer.preparation.registry import check_splits, open_sources
-from unimrg_trainer.preparation.write import oddities, put_manifest, put_shard, read_indices, stored_parts
+from unimrg_trainer.preparation.write import added, oddities, put_manifest, put_shard, read_indices, stored_parts
 from unimrg_trainer.storage.base import ObjectStore
 
 Progress = Callable[[int, int], None]
@@ -97,7 +97,7 @@ def prepare(
     digest = digest_of(sources, encoder, maps)
     found = published(store, digest)
     if found is not None:
-        _verify(store, found)
+        _verify(store, found, Decimal(max_bad_fraction))
         return Prepared(digest, found.prefix, reused=True)
     check_splits(sources)
     work = _Work(store, folder_of(digest), splits_of(list(sources.values())), progress, Decimal(max_bad_fraction))
@@ -135,8 +135,8 @@ class _Work:
     max_bad_fraction: Decimal
     parts: dict[Part, Items] = field(init=False)
     done: set[Part] = field(init=False)
-    bad: dict[Part, list[OddItem]] = field(default_factory=dict)
-    """Items left out, of the parts whose index was seen."""
+    bad: dict[str, Oddity] = field(default_factory=dict)
+    """Items left out of the shards of this worker, by reason."""
 
     def __post_init__(self) -> None:
         self.parts = {part: items for items in self.splits for part in items.parts()}
@@ -153,7 +153,8 @@ class _Work:
                 tar = maker.make(items, part, self._report)
             index = put_shard(self.store, self.prefix, part, tar)
             self.done.add(part)
-            self._refuse_too_many({part: index})
+            self.bad = added([self.bad, oddities(item for item in index.odd if item.left_out)])
+            refuse_too_many(self.bad, self.total, self.max_bad_fraction)
             if share.workers > 1 and share.worker == 0:
                 self._look()
 
@@ -165,49 +166,56 @@ class _Work:
 
     def finish(self, provenance: Mapping[str, Any]) -> dict[str, str]:
         """Store the manifest of every split; return their sha256."""
-        indices = read_indices(self.store, self.prefix, list(self.parts))
-        self._refuse_too_many({part: index for part, (index, _) in indices.items()})
+        found = read_indices(self.store, self.prefix, list(self.parts))
+        refuse_too_many(added(one.odd for one in found.values()), self.total, self.max_bad_fraction)
         return {
             items.split: put_manifest(
-                self.store, self.prefix, items.split, {part: indices[part] for part in items.parts()}, provenance
+                self.store, self.prefix, items.split, [found[part] for part in items.parts()], provenance
             )
             for items in self.splits
         }
 
     def _look(self) -> None:
-        """See what the other workers have done."""
-        before = len(self.done)
+        """See what the other workers have done; who waits for them reports too, or it would seem to have stalled."""
         self.done |= stored_parts(self.store, self.prefix, self.parts)
-        if len(self.done) > before:
-            self._report()
+        self._report()
+
+    @property
+    def total(self) -> int:
+        """Items of all splits."""
+        return sum(len(items) for items in self.splits)
 
     def _report(self, extra: int = 0) -> None:
-        total = sum(len(items) for items in self.splits)
-        self.progress(sum(len(part.numbers) for part in self.done) + extra, total)
-
-    def _refuse_too_many(self, indices: Mapping[Part, shards.ShardIndex]) -> None:
-        """Raise UserError (65) once more items are left out than the job allows."""
-        self.bad |= {part: [item for item in index.odd if item.left_out] for part, index in indices.items()}
-        bad = [item for items in self.bad.values() for item in items]
-        total = sum(len(items) for items in self.splits)
-        if len(bad) > self.max_bad_fraction * total:
-            reasons = ", ".join(f"{reason} ({found.count})" for reason, found in oddities(bad).items())
-            names = ", ".join(item.name for item in bad[:SHOWN])
-            raise UserError(
-                f"{len(bad)} of {total} items cannot be used, which is more than spec.data.preparation.maxBadFraction "
-                f"({self.max_bad_fraction}) allows: {reasons}; the first are {names}",
-                remedy="mend the source, or allow more",
-                exit_code=ExitCode.DATA_CORRUPT,
-            )
+        self.progress(sum(len(part.numbers) for part in self.done) + extra, self.total)
 
 
-def _verify(store: ObjectStore, publication: Publication) -> None:
-    """Check that a published data set's manifests are whole and that its shards have their length."""
+def refuse_too_many(odd: Mapping[str, Oddity], total: int, max_bad_fraction: Decimal) -> None:
+    """Raise UserError (65) once more of `total` items are left out than the job allows."""
+    left_out = {reason: one for reason, one in odd.items() if one.left_out}
+    count = sum(one.left_out for one in left_out.values())
+    if count > max_bad_fraction * total:
+        reasons = ", ".join(f"{reason} ({one.left_out})" for reason, one in left_out.items())
+        names = ", ".join([name for one in left_out.values() for name in one.names][:SHOWN])
+        raise UserError(
+            f"{count} of {total} items cannot be used, which is more than spec.data.preparation.maxBadFraction "
+            f"({max_bad_fraction}) allows: {reasons}; the first are {names}",
+            remedy="mend the source, or allow more",
+            exit_code=ExitCode.DATA_CORRUPT,
+        )
+
+
+def _verify(store: ObjectStore, publication: Publication, max_bad_fraction: Decimal) -> None:
+    """Check that a published data set's manifests are whole, that its shards have their length, and that no more items
+    were left out than this job allows: another one may have prepared it."""
     sizes = dict(store.list(publication.prefix + "/"))
-    for split, digest in publication.manifests.items():
-        manifest = shards.read_manifest(store, publication.prefix, split, digest)
+    names = publication.manifests
+    manifests = [shards.read_manifest(store, publication.prefix, split, names[split]) for split in names]
+    odd = added(manifest.odd for manifest in manifests)
+    total = sum(manifest.samples for manifest in manifests) + sum(one.left_out for one in odd.values())
+    refuse_too_many(odd, total, max_bad_fraction)
+    for manifest in manifests:
         for shard in manifest.shards:
-            key = join(publication.prefix, split, shard.name)
+            key = join(publication.prefix, manifest.split, shard.name)
             size = sizes.get(key)
             if size != shard.length:
                 state = "is missing" if size is None else f"has {size} instead of {shard.length} bytes"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -28,6 +29,28 @@ class Mask:
         """First and last column and row: left, top, right, bottom, all of them in the mask."""
         height, width = self.pixels.shape
         return self.left, self.top, self.left + width - 1, self.top + height - 1
+
+
+@dataclass(frozen=True)
+class PackedMask:
+    """A mask that waits, in a small part of the memory: of a large image there are thousands to choose from."""
+
+    content: bytes
+    shape: tuple[int, int]
+    left: int
+    top: int
+
+    @classmethod
+    def of(cls, mask: Mask) -> PackedMask:
+        """Return a mask packed."""
+        height, width = mask.pixels.shape
+        return cls(zlib.compress(np.packbits(mask.pixels).tobytes(), 1), (height, width), mask.left, mask.top)
+
+    def unpacked(self) -> Mask:
+        """Return the mask."""
+        height, width = self.shape
+        bits = np.unpackbits(np.frombuffer(zlib.decompress(self.content), np.uint8), count=height * width)
+        return Mask(bits.view(bool).reshape(height, width), self.left, self.top)
 
 
 def cut_out(mask: np.ndarray) -> Mask | None:

@@ -15,7 +15,7 @@ from torch.nn.functional import interpolate, pad
 
 from unimrg_api.digests import sha256_of
 from unimrg_api.spec_maps import SamSpec
-from unimrg_trainer.preparation.producers.masks import Mask, contours, cut_out, regions, suppressed
+from unimrg_trainer.preparation.producers.masks import Mask, PackedMask, contours, cut_out, regions, suppressed
 from unimrg_trainer.preparation.producers.weights import Weights
 
 VERSION = 1
@@ -69,15 +69,17 @@ class Sam:
     def masks(self, image: np.ndarray) -> list[Mask]:
         """Return the masks of an image, uint8 [H, W, 3], best first: those that the model is sure of, that change
         little with the threshold, and whose boxes no better one covers."""
-        found: list[Mask] = []
+        found: list[PackedMask] = []
+        boxes: list[tuple[int, int, int, int]] = []
         scores: list[float] = []
         for mask, score in self._candidates(image):
-            found.append(mask)
+            found.append(PackedMask.of(mask))
+            boxes.append(mask.box)
             scores.append(score)
         if not found:
             return []
-        boxes = np.array([mask.box for mask in found], np.float32)
-        return [found[index] for index in suppressed(boxes, np.array(scores), MOST_OVERLAP)]
+        kept = suppressed(np.array(boxes, np.float32), np.array(scores), MOST_OVERLAP)
+        return [found[index].unpacked() for index in kept]
 
     def _candidates(self, image: np.ndarray) -> Iterator[tuple[Mask, float]]:
         """Yield the masks of an image that are good enough by themselves, with the model's estimate of how good."""
