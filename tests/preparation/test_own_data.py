@@ -327,6 +327,31 @@ def test_what_is_no_data_is_refused_with_its_field(
     assert caught.value.problems[0].path.startswith(f"spec.data.sources[0].{next(iter(source))}.")
 
 
+def _flipped(tar: bytes, at: int) -> bytes:
+    return tar[:at] + bytes([tar[at] ^ 1]) + tar[at + 1 :]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda tar: _flipped(tar, 2048), "byte 2048"),
+        (lambda tar: tar[:2048], "byte 2048"),
+        (lambda tar: tar[:2048] + bytes(512) + tar[2560:], "byte 2048"),
+        (lambda tar: tar[:3000], "is no whole tar"),
+    ],
+    ids=["a bit of the third header", "cut before it", "zeros in its place", "cut within its file"],
+)
+def test_a_damaged_tar_never_loses_what_follows_in_silence(
+    spoil: Callable[[bytes], bytes], message: str, dictionary_store: DictionaryStore, tmp_path: Path
+) -> None:
+    whole = tar_of({f"{n}.png": picture(n) for n in range(4)})  # each has a header and a block
+    (tmp_path / "tars").mkdir()
+    (tmp_path / "tars/0.tar").write_bytes(spoil(whole))
+    with pytest.raises(JobError, match=message) as caught:
+        run(dictionary_store, tmp_path, {"webDataset": {"uri": "file://tars", "heldOut": 1}})
+    assert caught.value.exit_code is ExitCode.DATA_CORRUPT
+
+
 @pytest.mark.parametrize("chunk", [1, 7, 1 << 20])
 @pytest.mark.parametrize("lines", [False, True])
 def test_records_are_found_where_they_lie(chunk: int, lines: bool, tmp_path: Path) -> None:

@@ -92,11 +92,13 @@ class WebDataset:
                 if not (stem.startswith("__") and stem.endswith("__")):  # metadata
                     found.setdefault(f"{folder}{slash}{stem}", {})[ending] = (start, size)
         except tarfile.TarError as error:
-            message = f"{tar.name} is no whole tar: {error}"
-            raise self._place.refused(
-                "uri", self._settings.uri, message, "replace it", ExitCode.DATA_CORRUPT
-            ) from error
+            raise self._refused(f"{tar.name} is no whole tar: {error}") from error
+        except BadItem as error:
+            raise self._refused(f"{tar.name} cannot be used: {error.reason}") from error
         return [_Item(tar, key, members) for key, members in found.items()]
+
+    def _refused(self, message: str) -> Exception:
+        return self._place.refused("uri", self._settings.uri, message, "replace it", ExitCode.DATA_CORRUPT)
 
 
 def _expanded(pattern: str) -> list[str]:
@@ -139,9 +141,14 @@ class _Remote(io.RawIOBase):
 
 def _members(read: Callable[[int, int], bytes], size: int) -> Iterator[tuple[str, int, int]]:
     """Yield (name, first byte, length) of each file of a tar. Raises TarError."""
-    with tarfile.open(fileobj=io.BufferedReader(_Remote(read, size), READ_AHEAD), mode="r:") as archive:
+    stream = io.BufferedReader(_Remote(read, size), READ_AHEAD)
+    with tarfile.open(fileobj=stream, mode="r:") as archive:
         for info in archive:
             if info.isreg():
                 if info.offset_data + info.size > size:
                     raise tarfile.ReadError(f"{info.name} is cut off")
                 yield info.name, info.offset_data, info.size
+        stream.seek(archive.offset)
+        end = stream.read(2 * tarfile.BLOCKSIZE)
+        if not end or any(end):  # tarfile takes a header that is damaged or missing for the end
+            raise tarfile.ReadError(f"its header at byte {archive.offset} is damaged or missing")
