@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from unimrg_trainer.data import decode
 from unimrg_trainer.data.decode import decode_image, decode_map, encode_png, image_extension, take_in
 
 RED_LEFT = np.zeros((16, 32, 3), dtype=np.uint8)
@@ -63,6 +64,19 @@ def test_the_extension_follows_the_content() -> None:
 def test_what_is_damaged_or_no_image_is_refused(content: bytes) -> None:
     with pytest.raises(ValueError, match="damaged"):
         take_in(content)
+
+
+@pytest.mark.parametrize("content", [b"", b"text", encoded("BMP"), encoded("PNG")[:40]])
+def test_what_is_no_map_is_refused(content: bytes) -> None:
+    with pytest.raises(ValueError, match="damaged"):
+        decode_map(content)
+
+
+def test_an_image_and_a_map_of_too_many_pixels_are_refused_unread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decode, "MAXIMUM_PIXELS", 32 * 16 - 1)
+    for read in (take_in, decode_map):
+        with pytest.raises(ValueError, match="more than 89 million"):
+            read(encoded("PNG"))
 
 
 def test_other_formats_become_png_and_oddities_are_told() -> None:

@@ -28,6 +28,8 @@ _ODD_MODES = {
     "I;16": "16 bits, read as 8",
     "I": "16 bits, read as 8",
 }
+_OF_MAPS = ("PNG", "JPEG", "MPO", "WEBP")
+"""Formats by PIL's names: those of the file names by which sources know images."""
 _PNG = b"\x89PNG\r\n\x1a\n"
 _GREY_8_BITS = (8, 0, 0, 0, 0)
 """Bits, kind of colours, compression, filters and interlacing in a PNG's header."""
@@ -42,15 +44,25 @@ def decode_image(content: bytes) -> np.ndarray:
         except ValueError:
             return _decode_slowly(content)  # e.g. four colours (CMYK), which simplejpeg does not convert
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-    return _present(cv2.imdecode(np.frombuffer(content, np.uint8), flags))
+    return _decode_by_opencv(content, flags)
 
 
 def decode_map(content: bytes) -> np.ndarray:
-    """Decode a PNG of one channel to uint8 [H, W], of three to [H, W, 3] (RGB). Raises ValueError where it cannot."""
+    """Decode a PNG of one channel to uint8 [H, W], of three to [H, W, 3] (RGB); 16 bits stay uint16.
+
+    Raises ValueError where it cannot, and for more than MAXIMUM_PIXELS.
+    """
     plain = _decode_unfiltered(content)
     if plain is not None:
         return plain
-    pixels = _present(cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED))
+    try:
+        with Image.open(io.BytesIO(content), formats=_OF_MAPS) as image:
+            too_large = image.width * image.height > MAXIMUM_PIXELS
+    except Exception as error:  # as in `take_in`
+        raise ValueError(_DAMAGED) from error
+    if too_large:
+        raise ValueError(_TOO_LARGE)
+    pixels = _decode_by_opencv(content, cv2.IMREAD_UNCHANGED)
     return pixels if pixels.ndim == 2 else np.ascontiguousarray(pixels[:, :, 2::-1])
 
 
@@ -155,11 +167,15 @@ def _decode_slowly(content: bytes) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(content)) as image:
             return np.asarray(image.convert("RGB"))
-    except OSError as error:
+    except Exception as error:  # as in `take_in`
         raise ValueError(str(error)) from error
 
 
-def _present(pixels: np.ndarray | None) -> np.ndarray:
+def _decode_by_opencv(content: bytes, flags: int) -> np.ndarray:
+    try:
+        pixels = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
+    except cv2.error as error:  # it is empty, or says that it is larger than OpenCV allows
+        raise ValueError(_DAMAGED) from error
     if pixels is None:
         raise ValueError("not an image that can be decoded")
     return pixels
