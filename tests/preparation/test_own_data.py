@@ -23,8 +23,10 @@ from unimrg_api.spec_platform import StorageSpec
 from unimrg_api.spec_sources import SourceSpec
 from unimrg_trainer.data.dataset import Dataset
 from unimrg_trainer.data.shards import Manifest, read_manifest
+from unimrg_trainer.preparation.base import SourcePlace
 from unimrg_trainer.preparation.prepare import prepare
 from unimrg_trainer.preparation.sources.llava import records_in
+from unimrg_trainer.preparation.sources.web_dataset import WebDataset
 from unimrg_trainer.sample import Sample
 from unimrg_trainer.storage import ObjectStore
 
@@ -199,6 +201,30 @@ def test_images_come_with_what_lies_beside_them(
     assert told["sources"] == [{kind.split()[0]: {"uri": f"{base}/{place}", "heldOut": 1, "licence": "CC0-1.0"}}]
     assert told["versions"]["numpy"] == np.__version__
     assert sizes["heldOut"] == 1 and sum(sizes.values()) == 3 + (kind != "folder") - len(odd(dictionary_store, digest))
+
+
+def test_images_whose_names_have_a_dot_are_images(dictionary_store: DictionaryStore, tmp_path: Path) -> None:
+    names = ["photo.jpg", "photo.edited.jpg", "photo.1.png", "photo.depth.jpg", "photo.pixel.png"]
+    (tmp_path / "own").mkdir()
+    for number, name in enumerate(names):
+        (tmp_path / "own" / name).write_bytes(picture(number * 40, "JPEG" if name.endswith("jpg") else "PNG"))
+    (tmp_path / "own/photo.edited.segmentation.PNG").write_bytes(grey(9))
+    digest = run(dictionary_store, tmp_path, {"folder": {"uri": "file://own", "heldOut": 1}})
+    found = shades(dictionary_store, digest)
+    assert len(found) == len(names) and odd(dictionary_store, digest) == {}
+    assert [shade for shade, sample in found.items() if sample.maps.keys() == {"segmentation"}] == [40]
+
+
+def test_only_what_a_sample_needs_is_read_of_a_tar(s3_place: Place, tmp_path: Path) -> None:
+    store = s3_place.store("tars")
+    store.put(
+        "0.tar", tar_of({"a.mp4": bytes(1 << 17), "a.png": picture(1), "a.txt": b"A.", "a.npy": b"", "b.png": b""})
+    )
+    source = WebDataset({"uri": store.uri, "heldOut": 1}, SourcePlace("source", tmp_path, s3_place.storage))
+    assert source.splits == {"train": 1, "heldOut": 1}
+    with s3_place.counted() as reading:
+        samples = [source.sample(split, 0) for split in source.splits]
+    assert {sample.caption for sample in samples} == {"A.", None} and reading.methods == {"GET": 3}
 
 
 def test_all_that_is_said_of_an_image_is_one_sample(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import cast
 
-from unimrg_api.plugins import load
+from unimrg_api.plugins import load, names
 from unimrg_trainer.maps.base import ImageMap
 
 MAPS = {
@@ -18,3 +18,9 @@ MAPS = {
 def find_map(name: str) -> ImageMap:
     """Return the map of that name. Raises UserError listing the known ones."""
     return cast(ImageMap, load("unimrg.maps", MAPS, name, field="spec.objectives"))
+
+
+def stored_maps() -> frozenset[str]:
+    """Return the names that maps have in shards, and beside images. Raises UserError for a package that is broken."""
+    known = [find_map(name) for name in names("unimrg.maps", MAPS)]
+    return frozenset(map.name for map in known if map.stored)

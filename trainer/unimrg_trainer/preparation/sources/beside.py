@@ -4,7 +4,7 @@ NAME.jpg (.jpeg, .png, .webp)   the image
 NAME.txt                        its caption
 NAME.json                       {"caption": …, "questions": [{"question": …, "answer": …}, …]}, both as one likes;
                                 a question may have further turns, "further": [{"question": …, "answer": …}, …]
-NAME.MAP.png                    a map of it, e.g. NAME.depth.png
+NAME.MAP.png                    a map of it, e.g. NAME.depth.png; a MAP that is not registered makes it an image
 """
 
 from __future__ import annotations
@@ -51,6 +51,8 @@ def sample_of(name: str, image: bytes | None, texts: Mapping[str, bytes], maps: 
     return SourceSample(image, pixels, caption, questions, name)
 
 
+VERSION = 1
+"""Goes up when sources make other samples of the same files."""
 _PARTS = ("question", "answer")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 """What stands for bytes that are not UTF-8, and is none itself."""

@@ -22,7 +22,7 @@ from unimrg_api.exit_codes import ExitCode
 from unimrg_api.fields import resolve_uri
 from unimrg_api.spec_sources import LlavaSpec
 from unimrg_trainer.preparation.base import BadItem, SourcePlace, SourceSample
-from unimrg_trainer.preparation.sources.beside import is_text, map_of, split_at_random
+from unimrg_trainer.preparation.sources.beside import VERSION, is_text, map_of, split_at_random
 from unimrg_trainer.preparation.sources.files import Files
 from unimrg_trainer.storage import open_store
 from unimrg_trainer.storage.base import NotFound
@@ -47,9 +47,13 @@ class Llava:
         """Return the digests of the annotations and of the folders' listings, and how much is held out."""
         with self._annotations.open("rb") as file:
             annotations = hashlib.file_digest(file, "sha256").hexdigest()
-        maps = {name: files.identity() for name, files in self._maps.items()}
-        held_out = self._settings.held_out
-        return {"annotations": annotations, "images": self._images.identity(), "maps": maps, "heldOut": held_out}
+        return {
+            "version": VERSION,
+            "annotations": annotations,
+            "images": self._images.identity(),
+            "maps": {name: files.identity() for name, files in self._maps.items()},
+            "heldOut": self._settings.held_out,
+        }
 
     @cached_property
     def splits(self) -> Mapping[str, int]:

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.spec_sources import IMAGE_SUFFIXES, WebDatasetSpec
+from unimrg_trainer.maps.registry import stored_maps
 from unimrg_trainer.preparation.base import BadItem, SourcePlace, SourceSample
-from unimrg_trainer.preparation.sources.beside import sample_of, split_at_random
+from unimrg_trainer.preparation.sources.beside import VERSION, sample_of, split_at_random
 from unimrg_trainer.preparation.sources.files import File, Files, digest_of_files
 
 READ_AHEAD = 64 << 10
@@ -42,7 +43,7 @@ class WebDataset:
 
     def identity(self) -> Any:
         """Return the digest of the tars' names, sizes and versions, and how much is held out."""
-        return {"files": digest_of_files(self._tars), "heldOut": self._settings.held_out}
+        return {"version": VERSION, "files": digest_of_files(self._tars), "heldOut": self._settings.held_out}
 
     @cached_property
     def splits(self) -> Mapping[str, int]:
@@ -56,9 +57,15 @@ class WebDataset:
         images = [ending for ending in item.members if f".{ending}".lower() in IMAGE_SUFFIXES]
         if not images:
             raise BadItem(name, "it has no image")
-        read = {ending: self._files.read(item.tar, *place) for ending, place in item.members.items()}
-        maps = {ending.removesuffix(".png"): content for ending, content in read.items() if ending.endswith(".png")}
-        return sample_of(name, read[images[0]], {kind: read[kind] for kind in ("txt", "json") if kind in read}, maps)
+        maps = {f"{map}.png": map for map in self._known_maps}
+        used = (images[0], "txt", "json", *maps)  # others may be films and arrays
+        read = {kind: self._files.read(item.tar, *item.members[kind]) for kind in used if kind in item.members}
+        texts = {kind: read[kind] for kind in ("txt", "json") if kind in read}
+        return sample_of(name, read[images[0]], texts, {map: read[kind] for kind, map in maps.items() if kind in read})
+
+    @cached_property
+    def _known_maps(self) -> frozenset[str]:
+        return stored_maps()
 
     @cached_property
     def _numbers(self) -> Mapping[str, Any]:
