@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -84,10 +85,34 @@ def test_other_formats_become_png_and_oddities_are_told() -> None:
         ("BMP", "RGB", ["BMP, stored as PNG"]),
         ("JPEG", "RGB", []),
         ("JPEG", "CMYK", ["CMYK"]),
+        ("MPO", "RGB", []),
+        ("TIFF", "RGB", ["TIFF, stored as PNG"]),
+        ("WEBP", "RGB", ["WEBP, stored as PNG"]),
         ("PNG", "RGB", []),
         ("PNG", "L", []),
         ("PNG", "P", ["colours of a palette"]),
     ]:
         taken = take_in(encoded(kind, mode))
-        assert taken.odd == odd and (taken.content == encoded(kind, mode)) is (kind != "BMP")
+        assert taken.odd == odd and (taken.content == encoded(kind, mode)) is (kind in ("JPEG", "MPO", "PNG"))
         np.testing.assert_array_equal(taken.pixels, decode_image(taken.content))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+@pytest.mark.parametrize("colours", [1, 3])
+def test_sixteen_bits_are_scaled_to_eight_and_told(kind: str, colours: int) -> None:
+    deep = np.linspace(0, 65535, 40, dtype=np.uint16).reshape(5, 8)
+    pixels = deep if colours == 1 else np.repeat(deep[:, :, None], colours, axis=2)
+    _, content = cv2.imencode(f".{kind.lower()}", pixels)
+    taken = take_in(content.tobytes())
+    assert "more than 8 bits, read as 8" in taken.odd and taken.pixels.dtype == np.uint8
+    np.testing.assert_allclose(taken.pixels, np.repeat(deep[:, :, None] / 257, 3, axis=2), atol=1)
+    np.testing.assert_array_equal(taken.pixels, decode_image(taken.content))
+
+
+def test_what_is_no_photograph_is_never_opened() -> None:
+    tiff = io.BytesIO()
+    Image.fromarray(np.ones((4, 4), np.float32)).save(tiff, "TIFF")
+    postscript = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n%%EndComments\n"
+    for content, reason in ((postscript, "no image"), (tiff.getvalue(), "neither whole numbers")):
+        with pytest.raises(ValueError, match=reason):
+            take_in(content)
