@@ -23,8 +23,10 @@ from unimrg_api.spec_platform import StorageSpec
 from unimrg_api.spec_sources import SourceSpec
 from unimrg_trainer.data.dataset import Dataset
 from unimrg_trainer.data.shards import Manifest, read_manifest
+from unimrg_trainer.preparation.base import SourcePlace
 from unimrg_trainer.preparation.prepare import prepare
 from unimrg_trainer.preparation.sources.llava import records_in
+from unimrg_trainer.preparation.sources.web_dataset import WebDataset
 from unimrg_trainer.sample import Sample
 from unimrg_trainer.storage import ObjectStore
 
@@ -205,6 +207,30 @@ def test_images_come_with_what_lies_beside_them(
     assert sizes["heldOut"] == 1 and sum(sizes.values()) == 3 + (kind != "folder") - len(odd(dictionary_store, digest))
 
 
+def test_images_whose_names_have_a_dot_are_images(dictionary_store: DictionaryStore, tmp_path: Path) -> None:
+    names = ["photo.jpg", "photo.edited.jpg", "photo.1.png", "photo.depth.jpg", "photo.pixel.png"]
+    (tmp_path / "own").mkdir()
+    for number, name in enumerate(names):
+        (tmp_path / "own" / name).write_bytes(picture(number * 40, "JPEG" if name.endswith("jpg") else "PNG"))
+    (tmp_path / "own/photo.edited.segmentation.PNG").write_bytes(grey(9))
+    digest = run(dictionary_store, tmp_path, {"folder": {"uri": "file://own", "heldOut": 1}})
+    found = shades(dictionary_store, digest)
+    assert len(found) == len(names) and odd(dictionary_store, digest) == {}
+    assert [shade for shade, sample in found.items() if sample.maps.keys() == {"segmentation"}] == [40]
+
+
+def test_only_what_a_sample_needs_is_read_of_a_tar(s3_place: Place, tmp_path: Path) -> None:
+    store = s3_place.store("tars")
+    store.put(
+        "0.tar", tar_of({"a.mp4": bytes(1 << 17), "a.png": picture(1), "a.txt": b"A.", "a.npy": b"", "b.png": b""})
+    )
+    source = WebDataset({"uri": store.uri, "heldOut": 1}, SourcePlace("source", tmp_path, s3_place.storage))
+    assert source.splits == {"train": 1, "heldOut": 1}
+    with s3_place.counted() as reading:
+        samples = [source.sample(split, 0) for split in source.splits]
+    assert {sample.caption for sample in samples} == {"A.", None} and reading.methods == {"GET": 3}
+
+
 def test_all_that_is_said_of_an_image_is_one_sample(
     put: Put, dictionary_store: DictionaryStore, tmp_path: Path
 ) -> None:
@@ -233,7 +259,7 @@ def test_all_that_is_said_of_an_image_is_one_sample(
     assert set(found) == {200, 90} and (found[200].maps["depth"] == 10).all() and (found[90].maps["depth"] == 20).all()
     assert odd(dictionary_store, digest) == {
         "its image does not exist": (1, 1, ["gqa/gone.png"]),
-        "a record has no conversation of questions and answers": (1, 0, ["gqa/2.png"]),
+        "a record has no conversation of questions and answers in UTF-8": (1, 0, ["gqa/2.png"]),
     }
 
 
@@ -250,6 +276,33 @@ def test_a_text_is_read_without_encodings(dictionary_store: DictionaryStore, tmp
     ].samples
 
 
+def test_a_record_with_odd_bytes_ends_nothing(dictionary_store: DictionaryStore, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    lines = [json.dumps({"image": f"{n}.png", "conversations": conversation("Q?", "A.")}).encode() for n in range(3)]
+    lines += [json.dumps({"id": "text", "conversations": conversation("Q?", "\ud800")}).encode()]
+    for number in range(3):
+        (tmp_path / f"images/{number}.png").write_bytes(picture(number))
+    lines[1], lines[2] = lines[1].replace(b"A.", b"A\tB"), lines[2].replace(b"A.", b"caf\xe9")
+    (tmp_path / "records.jsonl").write_bytes(b"\n".join(lines))
+    source = {"annotations": "file://records.jsonl", "images": "file://images", "heldOut": 1}
+    digest = run(dictionary_store, tmp_path, {"llava": source})
+    assert {answer for _, _, answer, _ in questions(dictionary_store, digest)} == {"A.", "A\tB"}
+    ((count, left_out, names),) = odd(dictionary_store, digest).values()
+    assert (count, left_out, set(names)) == (2, 1, {"2.png", "text"})
+
+
+def test_keys_that_nobody_can_ask_for_are_left_out(
+    s3_place: Place, dictionary_store: DictionaryStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", str(s3_place.storage.endpoint))
+    store = s3_place.store("odd")
+    bucket, _, prefix = store.uri.removeprefix("s3://").partition("/")
+    for number, name in enumerate(["a\x7fb.jpg", "fine.jpg", "good.jpg"]):
+        store.client.put_object(Bucket=bucket, Key=f"{prefix}/{name}", Body=picture(number))
+    digest = run(dictionary_store, tmp_path, {"folder": {"uri": store.uri, "heldOut": 1}})
+    assert odd(dictionary_store, digest) == {"its key is none that every client can ask for": (1, 1, ["a\\x7fb.jpg"])}
+
+
 ODD = {
     "cmyk.jpg": (picture(40, "JPEG", "CMYK"), "CMYK", False),
     "palette.png": (picture(50, mode="P"), "colours of a palette", False),
@@ -258,12 +311,18 @@ ODD = {
     "turned.jpg": (None, "its EXIF tag asks for a rotation, which is ignored", False),
     "animated.png": (picture(80, "GIF"), "GIF, stored as PNG", False),
     "again.png": (picture(30), "the image is that of an earlier sample", False),
+    "once more.png": (picture(30), "the image is that of an earlier sample", False),
     "cut.png": (picture(90)[:-30], "it is damaged, or cut off", True),
     "bomb.png": (None, "it has more than 89 million pixels", True),
     "text.jpg": (b"no image", "it is no image, or damaged at its beginning", True),
     "latin.png": (picture(31), "its caption is not UTF-8", True),
     "strange.png": (picture(32), "its JSON is not as documented", True),
     "gone.depth.png": (grey(2), "it is a map without an image", True),
+    "nested.png": (picture(33), "its JSON is not as documented", True),
+    "further.png": (picture(35), "its JSON is not as documented", True),
+    "empty.png": (picture(36), "its map cannot be decoded", True),
+    "huge.png": (picture(37), "its map cannot be decoded", True),
+    "void.jpg": (b"", "it is no image, or damaged at its beginning", True),
 }
 
 
@@ -287,6 +346,10 @@ def test_odd_files_are_counted_with_their_names_and_end_nothing(
         (folder / name).write_bytes(made[name] if content is None else content)
     (folder / "latin.txt").write_bytes(b"caf\xe9")
     (folder / "strange.json").write_text('{"questions": [{"question": 1}]}')
+    (folder / "nested.json").write_text("[" * 100_000)
+    (folder / "further.json").write_text('{"questions": [{"question": "a", "answer": "b", "further": [1]}]}')
+    (folder / "empty.depth.png").write_bytes(b"")
+    (folder / "huge.depth.png").write_bytes(bomb())
     for shade in range(30, 40, 2):
         (folder / f"fine-{shade}.png").write_bytes(picture(shade))
     (folder / os.fsdecode(b"caf\xe9.png")).write_bytes(picture(41))
@@ -294,16 +357,19 @@ def test_odd_files_are_counted_with_their_names_and_end_nothing(
     source = {"folder": {"uri": "file://own", "heldOut": 1}}
     digest = run(dictionary_store, tmp_path, source)
     found = odd(dictionary_store, digest)
-    duplicate = found.pop("the image is that of an earlier sample", None)
-    if duplicate is not None:  # one of the two may be held out
-        assert duplicate[:2] == (1, 0)
-    expected = {
-        reason: (1, int(left_out), [name]) for name, (_, reason, left_out) in ODD.items() if name != "again.png"
-    }
-    assert found == expected
+    duplicate = found.pop("the image is that of an earlier sample")
+    train = Dataset.open(dictionary_store, "train", digest)
+    copies = sum((train.image_sample(number).image == (30, 0, 0)).all() for number in train.images)
+    assert copies >= 2 and duplicate[:2] == (copies - 1, 0)  # one may be held out
+    expected = dict[str, tuple[int, int, set[str]]]()
+    for name, (_, reason, left_out) in ODD.items():
+        count, _, names = expected.get(reason, (0, 0, set()))
+        expected[reason] = (count + 1, int(left_out) * (count + 1), {*names, name})
+    del expected["the image is that of an earlier sample"]
+    assert {reason: (count, left_out, set(names)) for reason, (count, left_out, names) in found.items()} == expected
     samples = sum(manifest.samples for manifest in manifests(dictionary_store, digest).values())
     assert samples == len(ODD) + 6 - sum(left_out for _, _, left_out in ODD.values())
-    with pytest.raises(UserError, match=r"[456] of 19 items cannot be used.*maxBadFraction \(0\.2\)") as caught:
+    with pytest.raises(UserError, match=r"\d+ of 25 items cannot be used.*maxBadFraction \(0\.2\)") as caught:
         run(DictionaryStore(), tmp_path, source, bad="0.2")
     with pytest.raises(UserError, match=r"6 of 19 items cannot be used.*maxBadFraction \(0\.2\)"):
         run(dictionary_store, tmp_path, source, bad="0.2")  # though it is published, by a job that allows more
@@ -331,6 +397,31 @@ def test_what_is_no_data_is_refused_with_its_field(
     with pytest.raises(JobError, match=message) as caught:
         run(dictionary_store, tmp_path, source)
     assert caught.value.problems[0].path.startswith(f"spec.data.sources[0].{next(iter(source))}.")
+
+
+def _flipped(tar: bytes, at: int) -> bytes:
+    return tar[:at] + bytes([tar[at] ^ 1]) + tar[at + 1 :]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda tar: _flipped(tar, 2048), "byte 2048"),
+        (lambda tar: tar[:2048], "byte 2048"),
+        (lambda tar: tar[:2048] + bytes(512) + tar[2560:], "byte 2048"),
+        (lambda tar: tar[:3000], "is no whole tar"),
+    ],
+    ids=["a bit of the third header", "cut before it", "zeros in its place", "cut within its file"],
+)
+def test_a_damaged_tar_never_loses_what_follows_in_silence(
+    spoil: Callable[[bytes], bytes], message: str, dictionary_store: DictionaryStore, tmp_path: Path
+) -> None:
+    whole = tar_of({f"{n}.png": picture(n) for n in range(4)})  # each has a header and a block
+    (tmp_path / "tars").mkdir()
+    (tmp_path / "tars/0.tar").write_bytes(spoil(whole))
+    with pytest.raises(JobError, match=message) as caught:
+        run(dictionary_store, tmp_path, {"webDataset": {"uri": "file://tars", "heldOut": 1}})
+    assert caught.value.exit_code is ExitCode.DATA_CORRUPT
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 1 << 20])

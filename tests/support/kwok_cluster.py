@@ -139,7 +139,10 @@ class KwokCluster:
         return {
             name: (
                 item["status"].get("phase"),
-                [(stage["name"], stage.get("attempt", 0), stage["state"]) for stage in item["status"].get("stages", [])],
+                [
+                    (stage["name"], stage.get("attempt", 0), stage["state"])
+                    for stage in item["status"].get("stages", [])
+                ],
             )
             for name, item in self.jobs().items()
         }

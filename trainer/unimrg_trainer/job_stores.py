@@ -20,7 +20,7 @@ from unimrg_api.spec_platform import StorageSpec
 from unimrg_trainer.data.dataset import Dataset
 from unimrg_trainer.data.mixture import mixture_digest
 from unimrg_trainer.data.publication import find_publication
-from unimrg_trainer.maps.registry import stored_maps
+from unimrg_trainer.maps.registry import maps_of
 from unimrg_trainer.preparation.base import Encoder
 from unimrg_trainer.preparation.prepare import digest_of
 from unimrg_trainer.preparation.producers.base import MapProducer
@@ -100,7 +100,7 @@ def require_contents(job: UniMRGJob, parts: Sequence[Dataset]) -> None:
     for number, part in enumerate(parts):
         trains, shares = part.split == "train", spec.data.proportions()
         if not trains or shares is None or shares[number]:
-            part.require(stored_maps(objectives) if trains else (), questions=asked and part.split != "preview")
+            part.require(maps_of(objectives) if trains else (), questions=asked and part.split != "preview")
 
 
 @contextlib.contextmanager

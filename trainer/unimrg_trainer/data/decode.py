@@ -13,21 +13,29 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import simplejpeg
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 MAXIMUM_PIXELS = 89_000_000
 """A larger image is taken for a bomb: PIL warns from here on."""
 _ORIENTATION = 0x0112
 _TOO_LARGE, _DAMAGED = "it has more than 89 million pixels", "it is damaged, or cut off"
+_TOO_DEEP = "its pixels are neither whole numbers of 16 bits nor fewer"
+_BITS, _PNG_BITS = 8, 24
+"""Usual bits of a channel, and where a PNG says how many it has."""
 _ODD_MODES = {
     "CMYK": "CMYK",
     "P": "colours of a palette",
     "PA": "colours of a palette",
     "RGBA": "transparency is ignored",
     "LA": "transparency is ignored",
-    "I;16": "16 bits, read as 8",
-    "I": "16 bits, read as 8",
 }
+_AS_THEY_ARE = ("JPEG", "MPO", "PNG")
+"""Formats as PIL calls what it opened: an MPO is a JPEG that others follow."""
+_OF_MAPS = ("JPEG", "PNG", "WEBP")
+_OF_IMAGES = (*_OF_MAPS, "GIF", "TIFF", "BMP")
+"""PIL knows more, some of which start programs: an EPS is run by Ghostscript."""
+_BITS_PER_SAMPLE = 258
+"""A tag of TIFF."""
 _PNG = b"\x89PNG\r\n\x1a\n"
 _GREY_8_BITS = (8, 0, 0, 0, 0)
 """Bits, kind of colours, compression, filters and interlacing in a PNG's header."""
@@ -42,15 +50,25 @@ def decode_image(content: bytes) -> np.ndarray:
         except ValueError:
             return _decode_slowly(content)  # e.g. four colours (CMYK), which simplejpeg does not convert
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-    return _present(cv2.imdecode(np.frombuffer(content, np.uint8), flags))
+    return _decode_by_opencv(content, flags)
 
 
 def decode_map(content: bytes) -> np.ndarray:
-    """Decode a PNG of one channel to uint8 [H, W], of three to [H, W, 3] (RGB). Raises ValueError where it cannot."""
+    """Decode a PNG of one channel to uint8 [H, W], of three to [H, W, 3] (RGB); 16 bits stay uint16.
+
+    Raises ValueError where it cannot, and for more than MAXIMUM_PIXELS.
+    """
     plain = _decode_unfiltered(content)
     if plain is not None:
         return plain
-    pixels = _present(cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED))
+    try:
+        with Image.open(io.BytesIO(content), formats=_OF_MAPS) as image:
+            too_large = image.width * image.height > MAXIMUM_PIXELS
+    except Exception as error:  # as in `take_in`
+        raise ValueError(_DAMAGED) from error
+    if too_large:
+        raise ValueError(_TOO_LARGE)
+    pixels = _decode_by_opencv(content, cv2.IMREAD_UNCHANGED)
     return pixels if pixels.ndim == 2 else np.ascontiguousarray(pixels[:, :, 2::-1])
 
 
@@ -85,20 +103,23 @@ class TakenIn(NamedTuple):
 def take_in(content: bytes) -> TakenIn:
     """Return an image file as it is stored, decoded once.
 
-    A JPEG or PNG that `decode_image` reads stays as it is, other formats become PNG. Raises ValueError with one of a
-    few reasons for what cannot be used.
+    A JPEG or PNG that `decode_image` reads stays as it is, GIF, TIFF, BMP and WebP become PNG.
+    Raises ValueError with one of a few reasons for what cannot be used.
     """
     odd: list[str] = []
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with Image.open(io.BytesIO(content), formats=_OF_IMAGES) as image:
             if image.width * image.height > MAXIMUM_PIXELS:
                 raise ValueError(_TOO_LARGE)
             looked_for = image.format != "PNG" or "exif" in image.info  # else the whole PNG is decoded to find none
             if looked_for and image.getexif().get(_ORIENTATION, 1) != 1:
                 odd.append("its EXIF tag asks for a rotation, which is ignored")
-            if image.format not in ("JPEG", "PNG"):
+            bits = _bits_of(image, content)
+            if bits > _BITS:
+                odd.append("more than 8 bits, read as 8")
+            if image.format not in _AS_THEY_ARE:
                 odd.append(f"{image.format}, stored as PNG")
-                pixels = np.asarray(image.convert("RGB"))
+                pixels = _to_8_bits(np.asarray(image), bits) if bits > _BITS else np.asarray(image.convert("RGB"))
                 return TakenIn(encode_png(pixels), pixels, odd)
             if image.mode in _ODD_MODES:
                 odd.append(_ODD_MODES[image.mode])
@@ -116,6 +137,28 @@ def take_in(content: bytes) -> TakenIn:
         return TakenIn(content, decode_image(content), odd)  # what reads it later must be able to
     except ValueError as error:
         raise ValueError(_DAMAGED) from error
+
+
+def _bits_of(image: Image.Image, content: bytes) -> int:
+    """Return how many bits a channel has in an image's file."""
+    if image.format == "PNG":
+        return content[_PNG_BITS]
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        return int(max(image.tag_v2.get(_BITS_PER_SAMPLE, (1,))))
+    return _BITS
+
+
+def _to_8_bits(pixels: np.ndarray, bits: int) -> np.ndarray:
+    """Return pixels of `bits` bits as PIL reads them, uint16 [H, W] or, at 8 bits already, [H, W, 3], as colours of 8.
+
+    Raises ValueError for others.
+    """
+    if pixels.dtype == np.uint16:
+        grey: np.ndarray = (pixels.astype(np.uint32) * 255 // (2**bits - 1)).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if pixels.dtype != np.uint8 or pixels.ndim != 3:
+        raise ValueError(_TOO_DEEP)
+    return np.ascontiguousarray(pixels[:, :, :3])
 
 
 def _encode_unfiltered(pixels: np.ndarray) -> bytes:
@@ -153,13 +196,17 @@ def _decode_unfiltered(content: bytes) -> np.ndarray | None:
 
 def _decode_slowly(content: bytes) -> np.ndarray:
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with Image.open(io.BytesIO(content), formats=("JPEG",)) as image:
             return np.asarray(image.convert("RGB"))
-    except OSError as error:
+    except Exception as error:  # as in `take_in`
         raise ValueError(str(error)) from error
 
 
-def _present(pixels: np.ndarray | None) -> np.ndarray:
+def _decode_by_opencv(content: bytes, flags: int) -> np.ndarray:
+    try:
+        pixels: np.ndarray | None = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
+    except cv2.error as error:  # it is empty, or says that it is larger than OpenCV allows
+        raise ValueError(_DAMAGED) from error
     if pixels is None:
         raise ValueError("not an image that can be decoded")
     return pixels

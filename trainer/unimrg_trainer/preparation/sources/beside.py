@@ -2,13 +2,15 @@
 
 NAME.jpg (.jpeg, .png, .webp)   the image
 NAME.txt                        its caption
-NAME.json                       {"caption": …, "questions": [{"question": …, "answer": …}, …]}, both as one likes
-NAME.MAP.png                    a map of it, e.g. NAME.depth.png
+NAME.json                       {"caption": …, "questions": [{"question": …, "answer": …}, …]}, both as one likes;
+                                a question may have further turns, "further": [{"question": …, "answer": …}, …]
+NAME.MAP.png                    a map of it, e.g. NAME.depth.png; a MAP that is not registered makes it an image
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,10 +33,12 @@ def sample_of(name: str, image: bytes | None, texts: Mapping[str, bytes], maps: 
         try:
             values = json.loads(content)
             caption, questions = values.get("caption"), values.get("questions", [])
-            fits = isinstance(caption, str | None) and all(
-                isinstance(q[part], str) for q in questions for part in _PARTS
+            turns = [turn for asked in questions for turn in (asked, *asked.get("further", ()))]
+            fits = all(
+                is_text(text)
+                for text in ("" if caption is None else caption, *(turn[part] for turn in turns for part in _PARTS))
             )
-        except (ValueError, AttributeError, TypeError, KeyError):
+        except (ValueError, AttributeError, TypeError, KeyError, RecursionError):
             fits = False
         if not fits:
             raise BadItem(name, _BAD_JSON)
@@ -47,7 +51,16 @@ def sample_of(name: str, image: bytes | None, texts: Mapping[str, bytes], maps: 
     return SourceSample(image, pixels, caption, questions, name)
 
 
+VERSION = 1
+"""Goes up when sources make other samples of the same files."""
 _PARTS = ("question", "answer")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+"""What stands for bytes that are not UTF-8, and is none itself."""
+
+
+def is_text(value: Any) -> bool:
+    """Tell whether a value is a text that UTF-8 can hold."""
+    return isinstance(value, str) and _SURROGATE.search(value) is None
 
 
 def map_of(name: str, content: bytes) -> np.ndarray:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from unimrg_api.fields import path_of, resolve_uri
 from unimrg_trainer.data.shards import CorruptDataError
 from unimrg_trainer.preparation.base import BadItem, SourcePlace
+from unimrg_trainer.storage.base import StorageError, check_key
 from unimrg_trainer.storage.local import os_errors_as_storage_errors
 
 if TYPE_CHECKING:
@@ -55,10 +56,15 @@ class Files:
     def read(self, file: File, offset: int = 0, length: int | None = None) -> bytes:
         """Return the content of a file that was listed, or a part of it.
 
-        Raises BadItem for one that cannot be read, CorruptDataError (65) for one that changed since, StorageError.
+        Raises BadItem for one that may not be read, or whose key nobody can ask for, CorruptDataError (65) for one that
+        changed since, StorageError.
         """
         if self._root is not None:
             return self._read_local(self._root / file.name, file, offset, length)
+        try:
+            check_key(file.name)
+        except StorageError as error:
+            raise BadItem(file.name, "its key is none that every client can ask for") from error
         content = self._store.get_version(file.name, file.version, offset, length)
         if content is None:
             raise self._changed(file)

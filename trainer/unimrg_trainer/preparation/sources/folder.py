@@ -7,8 +7,9 @@ from functools import cached_property
 from typing import Any
 
 from unimrg_api.spec_sources import IMAGE_SUFFIXES, FolderSpec, ImagesSpec
+from unimrg_trainer.maps.registry import stored_maps
 from unimrg_trainer.preparation.base import BadItem, SourcePlace, SourceSample
-from unimrg_trainer.preparation.sources.beside import sample_of, split_at_random
+from unimrg_trainer.preparation.sources.beside import VERSION, sample_of, split_at_random
 from unimrg_trainer.preparation.sources.files import File, Files
 
 
@@ -48,7 +49,7 @@ class Folder:
 
     def identity(self) -> Any:
         """Return the digest of the folder's listing and how much of it is held out."""
-        return {"files": self._files.identity(), "heldOut": self._settings.held_out}
+        return {"version": VERSION, "files": self._files.identity(), "heldOut": self._settings.held_out}
 
     @cached_property
     def splits(self) -> Mapping[str, int]:
@@ -58,11 +59,10 @@ class Folder:
     def sample(self, split: str, number: int) -> SourceSample:
         """Return an image with what lies beside it. Raises BadItem, and as `Files.read` does."""
         file = self._images[self._numbers[split][number]]
-        root, read = _root(file.name), self._files.read
-        if root.rpartition(".")[2] in {map for found in self._maps.values() for map in found}:
+        root, read, listed = _root(file.name), self._files.read, self._files.listed
+        if self._map_of(file):
             raise BadItem(file.name, "it is a map without an image")
         maps = {map: read(other) for map, other in self._maps.get(root, {}).items()}
-        listed = self._files.listed
         texts = {kind: read(listed[name]) for kind in ("txt", "json") if (name := f"{root}.{kind}") in listed}
         return sample_of(file.name, read(file), texts, maps)
 
@@ -81,10 +81,20 @@ class Folder:
         images = images_of(self._files)
         roots, found = {_root(file.name) for file in images}, dict[str, dict[str, File]]()
         for file in images:
-            root, dot, map = _root(file.name).rpartition(".")
-            if dot and root in roots and "/" not in map:
+            root, _, _ = _root(file.name).rpartition(".")
+            if root in roots and (map := self._map_of(file)):
                 found.setdefault(root, {})[map] = file
         return found
+
+    def _map_of(self, file: File) -> str:
+        """Return which map a file is by its name, empty for none: photo.edited.jpg is an image like any other."""
+        root, _, suffix = file.name.rpartition(".")
+        _, dot, map = root.rpartition(".")
+        return map if dot and suffix.lower() == "png" and map in self._known else ""
+
+    @cached_property
+    def _known(self) -> frozenset[str]:
+        return stored_maps()
 
 
 def images_of(files: Files) -> list[File]:

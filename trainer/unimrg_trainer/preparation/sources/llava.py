@@ -22,7 +22,7 @@ from unimrg_api.exit_codes import ExitCode
 from unimrg_api.fields import resolve_uri
 from unimrg_api.spec_sources import LlavaSpec
 from unimrg_trainer.preparation.base import BadItem, SourcePlace, SourceSample
-from unimrg_trainer.preparation.sources.beside import map_of, split_at_random
+from unimrg_trainer.preparation.sources.beside import VERSION, is_text, map_of, split_at_random
 from unimrg_trainer.preparation.sources.files import Files
 from unimrg_trainer.storage import open_store
 from unimrg_trainer.storage.base import NotFound
@@ -31,7 +31,7 @@ from unimrg_trainer.storage.copies import local_file
 CHUNK = 8 << 20
 _BETWEEN = re.compile(r"[\s,]*")
 _IMAGE_MARK = "<image>"
-_MALFORMED = "a record has no conversation of questions and answers"
+_MALFORMED = "a record has no conversation of questions and answers in UTF-8"
 
 
 class Llava:
@@ -47,9 +47,13 @@ class Llava:
         """Return the digests of the annotations and of the folders' listings, and how much is held out."""
         with self._annotations.open("rb") as file:
             annotations = hashlib.file_digest(file, "sha256").hexdigest()
-        maps = {name: files.identity() for name, files in self._maps.items()}
-        held_out = self._settings.held_out
-        return {"annotations": annotations, "images": self._images.identity(), "maps": maps, "heldOut": held_out}
+        return {
+            "version": VERSION,
+            "annotations": annotations,
+            "images": self._images.identity(),
+            "maps": {name: files.identity() for name, files in self._maps.items()},
+            "heldOut": self._settings.held_out,
+        }
 
     @cached_property
     def splits(self) -> Mapping[str, int]:
@@ -88,7 +92,8 @@ class Llava:
         raise BadItem(name, "its map does not exist")
 
     def _record(self, start: int, end: int) -> dict[str, Any]:
-        return dict(json.loads(os.pread(self._descriptor, end - start, start)))
+        content = os.pread(self._descriptor, end - start, start).decode(errors="surrogateescape")
+        return dict(json.loads(content, strict=False))  # as `records_in` reads it
 
     @cached_property
     def _descriptor(self) -> int:
@@ -168,6 +173,8 @@ def records_in(path: Path, chunk: int = CHUNK) -> Iterator[tuple[int, int, dict[
                 if at == len(text):
                     raise ValueError("it ends too early")
                 record, end = decoder.raw_decode(text, at)
+            except RecursionError as error:
+                raise ValueError(f"byte {before + at}: it is nested too deeply") from error
             except ValueError as error:
                 if more:
                     read = file.read(chunk)
@@ -195,7 +202,7 @@ def _question_of(record: Mapping[str, Any]) -> dict[str, Any] | None:
     pairs = list(zip(texts[::2], texts[1::2], strict=False))
     asked = all(speaker in ("human", "user") for speaker in speakers[: 2 * len(pairs) : 2])
     answered = all(speaker in ("gpt", "assistant") for speaker in speakers[1 : 2 * len(pairs) : 2])
-    if not (asked and answered and all(isinstance(text, str) for pair in pairs for text in pair)):
+    if not (asked and answered and all(is_text(text) for pair in pairs for text in pair)):
         return None
     first, *further = [
         {"question": question.replace(_IMAGE_MARK, "").strip(), "answer": answer.strip()} for question, answer in pairs

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.spec_sources import IMAGE_SUFFIXES, WebDatasetSpec
+from unimrg_trainer.maps.registry import stored_maps
 from unimrg_trainer.preparation.base import BadItem, SourcePlace, SourceSample
-from unimrg_trainer.preparation.sources.beside import sample_of, split_at_random
+from unimrg_trainer.preparation.sources.beside import VERSION, sample_of, split_at_random
 from unimrg_trainer.preparation.sources.files import File, Files, digest_of_files
 
 READ_AHEAD = 64 << 10
@@ -42,7 +43,7 @@ class WebDataset:
 
     def identity(self) -> Any:
         """Return the digest of the tars' names, sizes and versions, and how much is held out."""
-        return {"files": digest_of_files(self._tars), "heldOut": self._settings.held_out}
+        return {"version": VERSION, "files": digest_of_files(self._tars), "heldOut": self._settings.held_out}
 
     @cached_property
     def splits(self) -> Mapping[str, int]:
@@ -56,9 +57,15 @@ class WebDataset:
         images = [ending for ending in item.members if f".{ending}".lower() in IMAGE_SUFFIXES]
         if not images:
             raise BadItem(name, "it has no image")
-        read = {ending: self._files.read(item.tar, *place) for ending, place in item.members.items()}
-        maps = {ending.removesuffix(".png"): content for ending, content in read.items() if ending.endswith(".png")}
-        return sample_of(name, read[images[0]], {kind: read[kind] for kind in ("txt", "json") if kind in read}, maps)
+        maps = {f"{map}.png": map for map in self._known_maps}
+        used = (images[0], "txt", "json", *maps)  # others may be films and arrays
+        read = {kind: self._files.read(item.tar, *item.members[kind]) for kind in used if kind in item.members}
+        texts = {kind: read[kind] for kind in ("txt", "json") if kind in read}
+        return sample_of(name, read[images[0]], texts, {map: read[kind] for kind, map in maps.items() if kind in read})
+
+    @cached_property
+    def _known_maps(self) -> frozenset[str]:
+        return stored_maps()
 
     @cached_property
     def _numbers(self) -> Mapping[str, Any]:
@@ -92,11 +99,13 @@ class WebDataset:
                 if not (stem.startswith("__") and stem.endswith("__")):  # metadata
                     found.setdefault(f"{folder}{slash}{stem}", {})[ending] = (start, size)
         except tarfile.TarError as error:
-            message = f"{tar.name} is no whole tar: {error}"
-            raise self._place.refused(
-                "uri", self._settings.uri, message, "replace it", ExitCode.DATA_CORRUPT
-            ) from error
+            raise self._refused(f"{tar.name} is no whole tar: {error}") from error
+        except BadItem as error:
+            raise self._refused(f"{tar.name} cannot be used: {error.reason}") from error
         return [_Item(tar, key, members) for key, members in found.items()]
+
+    def _refused(self, message: str) -> Exception:
+        return self._place.refused("uri", self._settings.uri, message, "replace it", ExitCode.DATA_CORRUPT)
 
 
 def _expanded(pattern: str) -> list[str]:
@@ -139,9 +148,14 @@ class _Remote(io.RawIOBase):
 
 def _members(read: Callable[[int, int], bytes], size: int) -> Iterator[tuple[str, int, int]]:
     """Yield (name, first byte, length) of each file of a tar. Raises TarError."""
-    with tarfile.open(fileobj=io.BufferedReader(_Remote(read, size), READ_AHEAD), mode="r:") as archive:
+    stream = io.BufferedReader(_Remote(read, size), READ_AHEAD)
+    with tarfile.open(fileobj=stream, mode="r:") as archive:
         for info in archive:
             if info.isreg():
                 if info.offset_data + info.size > size:
                     raise tarfile.ReadError(f"{info.name} is cut off")
                 yield info.name, info.offset_data, info.size
+        stream.seek(archive.offset)
+        end = stream.read(2 * tarfile.BLOCKSIZE)
+        if not end or any(end):  # tarfile takes a header that is damaged or missing for the end
+            raise tarfile.ReadError(f"its header at byte {archive.offset} is damaged or missing")
