@@ -307,7 +307,7 @@ ODD = {
     "cmyk.jpg": (picture(40, "JPEG", "CMYK"), "CMYK", False),
     "palette.png": (picture(50, mode="P"), "colours of a palette", False),
     "alpha.png": (picture(60, mode="RGBA"), "transparency is ignored", False),
-    "deep.png": (picture(70, mode="I;16"), "16 bits, read as 8", False),
+    "deep.png": (picture(70, mode="I;16"), "more than 8 bits, read as 8", False),
     "turned.jpg": (None, "its EXIF tag asks for a rotation, which is ignored", False),
     "animated.png": (picture(80, "GIF"), "GIF, stored as PNG", False),
     "again.png": (picture(30), "the image is that of an earlier sample", False),
