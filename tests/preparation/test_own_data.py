@@ -279,8 +279,8 @@ def test_a_record_with_odd_bytes_ends_nothing(dictionary_store: DictionaryStore,
     for number in range(3):
         (tmp_path / f"images/{number}.png").write_bytes(picture(number))
     lines[1], lines[2] = lines[1].replace(b"A.", b"A\tB"), lines[2].replace(b"A.", b"caf\xe9")
-    (tmp_path / "records.jsonl").write_bytes(b"\n".join(lines))
-    source = {"annotations": "file://records.jsonl", "images": "file://images", "heldOut": 1}
+    (tmp_path / "recörds 1.jsonl").write_bytes(b"\n".join(lines))
+    source = {"annotations": "file://recörds 1.jsonl", "images": "file://images", "heldOut": 1}
     digest = run(dictionary_store, tmp_path, {"llava": source})
     assert {answer for _, _, answer, _ in questions(dictionary_store, digest)} == {"A.", "A\tB"}
     ((count, left_out, names),) = odd(dictionary_store, digest).values()
@@ -303,7 +303,7 @@ ODD = {
     "cmyk.jpg": (picture(40, "JPEG", "CMYK"), "CMYK", False),
     "palette.png": (picture(50, mode="P"), "colours of a palette", False),
     "alpha.png": (picture(60, mode="RGBA"), "transparency is ignored", False),
-    "deep.png": (picture(70, mode="I;16"), "16 bits, read as 8", False),
+    "deep.png": (picture(70, mode="I;16"), "more than 8 bits, read as 8", False),
     "turned.jpg": (None, "its EXIF tag asks for a rotation, which is ignored", False),
     "animated.png": (picture(80, "GIF"), "GIF, stored as PNG", False),
     "again.png": (picture(30), "the image is that of an earlier sample", False),
@@ -376,7 +376,10 @@ def test_odd_files_are_counted_with_their_names_and_end_nothing(
         ({"folder": {"uri": "file://own", "heldOut": 3}}, "all of its 3 items would be held out"),
         ({"webDataset": {"uri": "file://own", "heldOut": 1}}, "there is no tar"),
         ({"webDataset": {"uri": "file://tars/part-{00..04}.tar", "heldOut": 1}}, "the first is part-03.tar"),
-        ({"llava": {"annotations": "file://no.json", "images": "file://own", "heldOut": 1}}, "there is no such file"),
+        (
+            {"llava": {"annotations": "file://no.json", "images": "file://own", "heldOut": 1}},
+            "annotations: there is no such file",
+        ),
         ({"llava": {"annotations": "file://own/one.jpg", "images": "file://own", "heldOut": 1}}, "byte 0"),
         ({"llava": {"annotations": "file://cut.json", "images": "file://own", "heldOut": 1}}, "byte 322"),
     ],
@@ -423,11 +426,20 @@ def test_a_damaged_tar_never_loses_what_follows_in_silence(
 def test_records_are_found_where_they_lie(chunk: int, lines: bool, tmp_path: Path) -> None:
     one_each = "\n".join(json.dumps(record, ensure_ascii=False) for record in RECORDS)
     file = tmp_path / "records"
-    file.write_text(one_each if lines else json.dumps(RECORDS, ensure_ascii=False, indent=1))
+    mark = "\ufeff" if chunk == 7 else ""
+    file.write_text(mark + (one_each if lines else json.dumps(RECORDS, ensure_ascii=False, indent=1)))
     content = file.read_bytes()
     found = list(records_in(file, chunk))
     assert [json.loads(content[start:end]) for start, end, _ in found] == RECORDS
     assert [record.get("image") for _, _, record in found] == [record.get("image") for record in RECORDS]
+
+
+def test_an_error_at_the_beginning_is_told_before_all_is_read(tmp_path: Path) -> None:
+    with (tmp_path / "records").open("wb") as file:
+        file.write(b'[{"id": 1}, {"id" 2}')
+        file.truncate(8 << 30)  # no room is taken, and reading all of it would take that much memory
+    with pytest.raises(ValueError, match="byte 12"):
+        list(records_in(tmp_path / "records"))
 
 
 def test_an_image_that_changes_meanwhile_is_not_taken_in(
