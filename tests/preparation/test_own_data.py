@@ -318,6 +318,7 @@ ODD = {
     "further.png": (picture(35), "its JSON is not as documented", True),
     "empty.png": (picture(36), "its map cannot be decoded", True),
     "huge.png": (picture(37), "its map cannot be decoded", True),
+    "sized.png": (picture(39), "a map has another size than its image", False),
     "void.jpg": (b"", "it is no image, or damaged at its beginning", True),
 }
 
@@ -344,6 +345,7 @@ def test_odd_files_are_counted_with_their_names_and_end_nothing(
     (folder / "strange.json").write_text('{"questions": [{"question": 1}]}')
     (folder / "nested.json").write_text("[" * 100_000)
     (folder / "further.json").write_text('{"questions": [{"question": "a", "answer": "b", "further": [1]}]}')
+    Image.new("L", (3, 4)).save(folder / "sized.depth.png")
     (folder / "empty.depth.png").write_bytes(b"")
     (folder / "huge.depth.png").write_bytes(bomb())
     for shade in range(30, 40, 2):
@@ -365,7 +367,7 @@ def test_odd_files_are_counted_with_their_names_and_end_nothing(
     assert {reason: (count, left_out, set(names)) for reason, (count, left_out, names) in found.items()} == expected
     samples = sum(manifest.samples for manifest in manifests(dictionary_store, digest).values())
     assert samples == len(ODD) + 6 - sum(left_out for _, _, left_out in ODD.values())
-    with pytest.raises(UserError, match=r"\d+ of 25 items cannot be used.*maxBadFraction \(0\.2\)") as caught:
+    with pytest.raises(UserError, match=r"\d+ of 26 items cannot be used.*maxBadFraction \(0\.2\)") as caught:
         run(DictionaryStore(), tmp_path, source, bad="0.2")
     assert caught.value.exit_code is ExitCode.DATA_CORRUPT
 
