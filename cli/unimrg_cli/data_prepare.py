@@ -17,6 +17,7 @@ from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.job import API_VERSION, KIND, UniMRGJob
 from unimrg_api.load import parse_job
+from unimrg_api.spec_sources import IMAGE_SUFFIXES
 from unimrg_cli.first_job import FAMILIES
 from unimrg_cli.view import View
 from unimrg_trainer.data.publication import folder_of, published
@@ -90,7 +91,7 @@ def pack_here(
         if images is None:
             raise UserError(f"{source} holds annotations", remedy="name the folder of their images with --images")
         kind = {"llava": {"annotations": place, "images": _uri(images), **common}}
-    elif "{" in source or any(key.endswith(".tar") for key, _ in open_store(place).list()):
+    elif "{" in source or _holds_tars(place):
         kind = {"webDataset": {"uri": place, **common}}
     else:
         kind = {"folder": {"uri": place, **common}}
@@ -106,6 +107,19 @@ def pack_here(
     }
     job = parse_job({"apiVersion": API_VERSION, "kind": KIND, "metadata": {"name": "pack"}, "spec": spec})
     return prepare_here(job, Path.cwd() / "job", processes)
+
+
+def _holds_tars(place: str) -> bool:
+    """Tell whether a folder is of tars, and not of images. Raises UserError where it is of both."""
+    seen = [key for key, _ in open_store(place).list() if not any(part.startswith(".") for part in key.split("/"))]
+    tar = next((key for key in seen if key.endswith(".tar")), None)
+    image = next((key for key in seen if key.lower().endswith(IMAGE_SUFFIXES)), None)
+    if tar is not None and image is not None:
+        raise UserError(
+            f"{place} holds tars and images, e.g. {tar} and {image}, and only one kind can be packed at once",
+            remedy="move one kind to a folder of its own, or name the tars by number (part-{000..127}.tar)",
+        )
+    return tar is not None
 
 
 def _uri(place: str) -> str:

@@ -127,7 +127,7 @@ def _page(shown: Sequence[Shown], title: str) -> str:
 
 
 def _row(one: Shown) -> str:
-    cells = [f"<td>{name}<br>{_tag(pixels)}</td>" for name, pixels in one.pictures.items()]
+    cells = [f"<td>{html.escape(name)}<br>{_tag(pixels)}</td>" for name, pixels in one.pictures.items()]
     texts = [one.caption, *(f"{question}\n→ {answer}" for question, answer in one.questions)]
     said = "".join(f"<p>{html.escape(text).replace(chr(10), '<br>')}</p>" for text in texts if text)
     named = "<br>".join(html.escape(text) for text in (str(one.number), one.key, one.name) if text)

@@ -22,6 +22,7 @@ from tests.support.local_jobs import tiny_job
 from tests.support.s3_stores import Place
 from tests.support.written_shards import write_split
 from unimrg_api.exit_codes import ExitCode
+from unimrg_cli.data_preview import Shown, write_preview
 from unimrg_trainer.data.publication import Publication, folder_of, publish
 from unimrg_trainer.preparation.base import SourceSample
 from unimrg_trainer.preparation.make import pack
@@ -214,6 +215,8 @@ def test_images_annotations_and_tars_are_packed_without_a_job(unimrg: Unimrg, fo
         assert sum(one["samples"] for one in report["splits"]) == 3
         assert "depth.png" in report["splits"][0]["members"]
         shutil.rmtree(tmp_path / "c")
+    shutil.copy(folder / "0.png", tars)
+    unimrg("data", "pack", tars, "--out", tmp_path / "c").refused(64, "part-0.tar and 0.png")
 
 
 def test_stats_of_a_job_count_tokens(unimrg: Unimrg, tmp_path: Path) -> None:
@@ -234,6 +237,11 @@ def test_a_preview_shows_images_maps_and_texts(unimrg: Unimrg, data: Path) -> No
     assert shown(unimrg, "preview", data, "--out", picture, "--samples", 2)["samples"] == [0, 1]
     pixels = np.asarray(Image.open(picture).convert("RGB"))
     assert (pixels == (255, 0, 0)).all(axis=-1).sum() > 10_000
+
+
+def test_names_of_maps_are_texts_in_a_preview(tmp_path: Path) -> None:
+    write_preview(tmp_path / "p.html", [Shown(0, "k", "n", {"<script>": RED}, "", ())], "title")
+    assert "<td>&lt;script&gt;<br>" in (tmp_path / "p.html").read_text()
 
 
 def test_a_wrong_request_is_answered_with_what_to_do(unimrg: Unimrg, data: Path, tmp_path: Path) -> None:

@@ -283,8 +283,8 @@ def test_a_record_with_odd_bytes_ends_nothing(dictionary_store: DictionaryStore,
     for number in range(3):
         (tmp_path / f"images/{number}.png").write_bytes(picture(number))
     lines[1], lines[2] = lines[1].replace(b"A.", b"A\tB"), lines[2].replace(b"A.", b"caf\xe9")
-    (tmp_path / "records.jsonl").write_bytes(b"\n".join(lines))
-    source = {"annotations": "file://records.jsonl", "images": "file://images", "heldOut": 1}
+    (tmp_path / "recörds 1.jsonl").write_bytes(b"\n".join(lines))
+    source = {"annotations": "file://recörds 1.jsonl", "images": "file://images", "heldOut": 1}
     digest = run(dictionary_store, tmp_path, {"llava": source})
     assert {answer for _, _, answer, _ in questions(dictionary_store, digest)} == {"A.", "A\tB"}
     ((count, left_out, names),) = odd(dictionary_store, digest).values()
@@ -322,6 +322,7 @@ ODD = {
     "further.png": (picture(35), "its JSON is not as documented", True),
     "empty.png": (picture(36), "its map cannot be decoded", True),
     "huge.png": (picture(37), "its map cannot be decoded", True),
+    "sized.png": (picture(39), "a map has another size than its image", False),
     "void.jpg": (b"", "it is no image, or damaged at its beginning", True),
 }
 
@@ -348,6 +349,7 @@ def test_odd_files_are_counted_with_their_names_and_end_nothing(
     (folder / "strange.json").write_text('{"questions": [{"question": 1}]}')
     (folder / "nested.json").write_text("[" * 100_000)
     (folder / "further.json").write_text('{"questions": [{"question": "a", "answer": "b", "further": [1]}]}')
+    Image.new("L", (3, 4)).save(folder / "sized.depth.png")
     (folder / "empty.depth.png").write_bytes(b"")
     (folder / "huge.depth.png").write_bytes(bomb())
     for shade in range(30, 40, 2):
@@ -369,9 +371,9 @@ def test_odd_files_are_counted_with_their_names_and_end_nothing(
     assert {reason: (count, left_out, set(names)) for reason, (count, left_out, names) in found.items()} == expected
     samples = sum(manifest.samples for manifest in manifests(dictionary_store, digest).values())
     assert samples == len(ODD) + 6 - sum(left_out for _, _, left_out in ODD.values())
-    with pytest.raises(UserError, match=r"\d+ of 25 items cannot be used.*maxBadFraction \(0\.2\)") as caught:
+    with pytest.raises(UserError, match=r"\d+ of 26 items cannot be used.*maxBadFraction \(0\.2\)") as caught:
         run(DictionaryStore(), tmp_path, source, bad="0.2")
-    with pytest.raises(UserError, match=r"6 of 19 items cannot be used.*maxBadFraction \(0\.2\)"):
+    with pytest.raises(UserError, match=r"11 of 26 items cannot be used.*maxBadFraction \(0\.2\)"):
         run(dictionary_store, tmp_path, source, bad="0.2")  # though it is published, by a job that allows more
     assert caught.value.exit_code is ExitCode.DATA_CORRUPT
 
@@ -382,7 +384,10 @@ def test_odd_files_are_counted_with_their_names_and_end_nothing(
         ({"folder": {"uri": "file://own", "heldOut": 3}}, "all of its 3 items would be held out"),
         ({"webDataset": {"uri": "file://own", "heldOut": 1}}, "there is no tar"),
         ({"webDataset": {"uri": "file://tars/part-{00..04}.tar", "heldOut": 1}}, "the first is part-03.tar"),
-        ({"llava": {"annotations": "file://no.json", "images": "file://own", "heldOut": 1}}, "there is no such file"),
+        (
+            {"llava": {"annotations": "file://no.json", "images": "file://own", "heldOut": 1}},
+            "annotations: there is no such file",
+        ),
         ({"llava": {"annotations": "file://own/one.jpg", "images": "file://own", "heldOut": 1}}, "byte 0"),
         ({"llava": {"annotations": "file://cut.json", "images": "file://own", "heldOut": 1}}, "byte 322"),
     ],
@@ -429,11 +434,20 @@ def test_a_damaged_tar_never_loses_what_follows_in_silence(
 def test_records_are_found_where_they_lie(chunk: int, lines: bool, tmp_path: Path) -> None:
     one_each = "\n".join(json.dumps(record, ensure_ascii=False) for record in RECORDS)
     file = tmp_path / "records"
-    file.write_text(one_each if lines else json.dumps(RECORDS, ensure_ascii=False, indent=1))
+    mark = "\ufeff" if chunk == 7 else ""
+    file.write_text(mark + (one_each if lines else json.dumps(RECORDS, ensure_ascii=False, indent=1)))
     content = file.read_bytes()
     found = list(records_in(file, chunk))
     assert [json.loads(content[start:end]) for start, end, _ in found] == RECORDS
     assert [record.get("image") for _, _, record in found] == [record.get("image") for record in RECORDS]
+
+
+def test_an_error_at_the_beginning_is_told_before_all_is_read(tmp_path: Path) -> None:
+    with (tmp_path / "records").open("wb") as file:
+        file.write(b'[{"id": 1}, {"id" 2}')
+        file.truncate(8 << 30)  # no room is taken, and reading all of it would take that much memory
+    with pytest.raises(ValueError, match="byte 12"):
+        list(records_in(tmp_path / "records"))
 
 
 def test_an_image_that_changes_meanwhile_is_not_taken_in(

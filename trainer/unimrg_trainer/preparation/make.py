@@ -150,6 +150,8 @@ def _packed(sample: SourceSample) -> Packed:
         if not _MAP_NAME.fullmatch(name):
             raise UserError(f"a source gives a map named {name!r}", remedy="use letters, digits, - and _")
         members[f"{name}.png"] = encode_png(pixels)
+    if image is not None and any(pixels.shape[:2] != image.shape[:2] for pixels in sample.maps.values()):
+        odd.append("a map has another size than its image")
     return Packed(members, image, dict(sample.maps), odd)
 
 

@@ -10,11 +10,13 @@ import hashlib
 import json
 import os
 import re
+from codecs import BOM_UTF8 as BOM
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 
@@ -29,6 +31,8 @@ from unimrg_trainer.storage.base import NotFound
 from unimrg_trainer.storage.copies import local_file
 
 CHUNK = 8 << 20
+RECORD_BYTES = 64 << 20
+"""Longest record: what has not ended by then is taken for damaged."""
 _BETWEEN = re.compile(r"[\s,]*")
 _IMAGE_MARK = "<image>"
 _MALFORMED = "a record has no conversation of questions and answers in UTF-8"
@@ -107,6 +111,8 @@ class Llava:
     def _annotations(self) -> Path:
         uri = resolve_uri(self._settings.annotations, self._place.base)
         folder, _, name = uri.rpartition("/")
+        if folder.startswith("file://"):
+            name = unquote(name, errors="surrogateescape")
         try:
             path = local_file(open_store(folder, self._place.storage), name, self._place.cache)
         except NotFound:
@@ -119,8 +125,9 @@ class Llava:
     def _table(self) -> _Table:
         first: dict[str, int] = {}
         of_image, of_text = list[tuple[int, int, int]](), list[tuple[int, int]]()
+        path = self._annotations
         try:
-            for start, end, record in records_in(self._annotations):
+            for start, end, record in records_in(path):
                 image = record.get("image")
                 if image:
                     of_image.append((first.setdefault(str(image), len(first)), start, end))
@@ -160,7 +167,9 @@ def records_in(path: Path, chunk: int = CHUNK) -> Iterator[tuple[int, int, dict[
     """
     decoder = json.JSONDecoder(strict=False)
     with path.open("rb") as file:
-        text, before, at = "", 0, 0  # `text` begins at byte `before` of the file, and is gone through up to `at`
+        before = len(BOM) if file.read(len(BOM)) == BOM else 0
+        file.seek(before)
+        text, at = "", 0  # `text` begins at byte `before` of the file, and is gone through up to `at`
         more, opened = True, False
         while True:
             at = _BETWEEN.match(text, at).end()  # type: ignore[union-attr]
@@ -176,7 +185,7 @@ def records_in(path: Path, chunk: int = CHUNK) -> Iterator[tuple[int, int, dict[
             except RecursionError as error:
                 raise ValueError(f"byte {before + at}: it is nested too deeply") from error
             except ValueError as error:
-                if more:
+                if more and len(text) - at <= RECORD_BYTES:
                     read = file.read(chunk)
                     more = bool(read)
                     # Latin-1 maps bytes to characters one to one, so that places in the text are places in the file
