@@ -23,9 +23,11 @@ from unimrg_api.spec_platform import StorageSpec
 from unimrg_api.spec_sources import SourceSpec
 from unimrg_trainer.data.dataset import Dataset
 from unimrg_trainer.data.shards import Manifest, read_manifest
-from unimrg_trainer.preparation.base import SourcePlace
+from unimrg_trainer.preparation.base import Source, SourcePlace
 from unimrg_trainer.preparation.prepare import prepare
-from unimrg_trainer.preparation.sources.llava import records_in
+from unimrg_trainer.preparation.sources import beside
+from unimrg_trainer.preparation.sources.folder import Folder
+from unimrg_trainer.preparation.sources.llava import Llava, records_in
 from unimrg_trainer.preparation.sources.web_dataset import WebDataset
 from unimrg_trainer.sample import Sample
 from unimrg_trainer.storage import ObjectStore
@@ -442,6 +444,23 @@ def test_an_error_at_the_beginning_is_told_before_all_is_read(tmp_path: Path) ->
         file.truncate(8 << 30)  # no room is taken, and reading all of it would take that much memory
     with pytest.raises(ValueError, match="byte 12"):
         list(records_in(tmp_path / "records"))
+    (tmp_path / "nested").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match="byte 1: it is nested too deeply"):
+        list(records_in(tmp_path / "nested"))
+
+
+@pytest.mark.parametrize("kind", [Folder, WebDataset, Llava])
+def test_another_version_of_a_source_makes_other_data(
+    kind: type[Source], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own.tar").write_bytes(TARS["tars/part-00.tar"])
+    here: Json = {"uri": "file://.", "annotations": "file://own.tar", "images": "file://.", "heldOut": 1}
+    fields = ("annotations", "images", "heldOut") if kind is Llava else ("uri", "heldOut")
+    source: Any = kind
+    made = source({name: here[name] for name in fields}, SourcePlace("source", tmp_path))
+    before = made.identity()
+    monkeypatch.setattr(f"{kind.__module__}.VERSION", beside.VERSION + 1)
+    assert made.identity() == {**before, "version": beside.VERSION + 1} != before
 
 
 def test_an_image_that_changes_meanwhile_is_not_taken_in(
