@@ -105,7 +105,7 @@ def test_a_grey_png_of_ours_is_read_by_others_and_damage_in_it_is_found() -> Non
         np.testing.assert_array_equal(np.asarray(image), pixels)
     np.testing.assert_array_equal(decode_map(content), pixels)
     for damaged in (content[:-30], content[:60] + b"\0\0\0\0" + content[64:], content[:16] + b"\x7f" + content[17:]):
-        with pytest.raises(ValueError, match="can be decoded|it is damaged"):
+        with pytest.raises(ValueError, match=r"can be decoded|it is damaged"):
             decode_map(damaged)
 
 

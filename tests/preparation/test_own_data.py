@@ -2,53 +2,25 @@
 
 from __future__ import annotations
 
-import io
 import json
-import os
-import tarfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from tests.support.dictionary_store import DictionaryStore
+from tests.support.own_data import Json, conversation, grey, manifests, odd, picture, questions, run, shades, tar_of
 from tests.support.s3_stores import Place
 from unimrg_api.errors import JobError, UserError
 from unimrg_api.exit_codes import ExitCode
-from unimrg_api.spec_platform import StorageSpec
-from unimrg_api.spec_sources import SourceSpec
 from unimrg_trainer.data.dataset import Dataset
-from unimrg_trainer.data.shards import Manifest, read_manifest
-from unimrg_trainer.preparation.base import SourcePlace
-from unimrg_trainer.preparation.prepare import prepare
-from unimrg_trainer.preparation.sources.llava import records_in
+from unimrg_trainer.preparation.base import Source, SourcePlace
+from unimrg_trainer.preparation.sources import beside
+from unimrg_trainer.preparation.sources.folder import Folder
+from unimrg_trainer.preparation.sources.llava import Llava, records_in
 from unimrg_trainer.preparation.sources.web_dataset import WebDataset
-from unimrg_trainer.sample import Sample
-from unimrg_trainer.storage import ObjectStore
-
-Json = dict[str, Any]
-
-
-def picture(shade: int, kind: str = "PNG", mode: str = "RGB", **options: Any) -> bytes:
-    """A file with a picture of one colour, 6 × 4 pixels."""
-    buffer = io.BytesIO()
-    Image.new("RGB", (6, 4), (shade, 0, 0)).convert(mode).save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def grey(shade: int) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("L", (6, 4), shade).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def conversation(*texts: str) -> list[Json]:
-    return [{"from": ("human", "gpt")[n % 2], "value": text} for n, text in enumerate(texts)]
-
 
 RECORDS = [
     {
@@ -63,6 +35,8 @@ RECORDS = [
     {"id": "gone", "image": "gqa/gone.png", "conversations": conversation("<image>\nWhere?", "Nowhere.")},
     {"id": "u", "conversations": conversation("Say no.", "No.")},
 ]
+
+
 LLAVA = {
     "llava.json": json.dumps(RECORDS, ensure_ascii=False).encode(),
     "images/coco/ä 1.png": picture(200),
@@ -70,6 +44,8 @@ LLAVA = {
     "depth/coco/ä 1.png": grey(10),
     "depth/gqa/2.png": grey(20),
 }
+
+
 FOLDER = {
     "own/one.jpg": picture(100, "JPEG"),
     "own/one.txt": b" A red picture. ",
@@ -84,16 +60,6 @@ FOLDER = {
 }
 
 
-def tar_of(files: dict[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for name, content in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-    return buffer.getvalue()
-
-
 TARS = {
     "tars/part-00.tar": tar_of(
         {"one.jpg": FOLDER["own/one.jpg"], "one.txt": b"A red picture.", "one.depth.png": grey(7)}
@@ -102,6 +68,7 @@ TARS = {
     + b"",
     "tars/part-02.tar": tar_of({"three.png": picture(30)}),
 }
+
 
 Put = Callable[[dict[str, bytes]], str]
 
@@ -126,60 +93,6 @@ def put(request: pytest.FixtureRequest, tmp_path: Path) -> Put:
         return store.uri
 
     return in_folder if request.param == "file" else in_bucket
-
-
-def run(store: ObjectStore, base: Path, source: Json, bad: str = "0.5", **options: Any) -> str:
-    return prepare(
-        [SourceSpec.model_validate(source)],
-        base,
-        store,
-        lambda *_: None,
-        cache=base / "cache",
-        storage=StorageSpec(addressing="Path"),
-        max_bad_fraction=bad,
-        **options,
-    ).digest
-
-
-def everything(store: ObjectStore, digest: str) -> dict[str, Sample]:
-    """Every sample of the data by the name of its source, with its questions in `attributes`."""
-    found = {}
-    for split in ("train", "heldOut"):
-        data = Dataset.open(store, split, digest)
-        for number in data.images:
-            sample = data.image_sample(number)
-            found[sample.key] = sample
-    return found
-
-
-def manifests(store: ObjectStore, digest: str) -> dict[str, Manifest]:
-    return {split: read_manifest(store, digest[:16], split, None) for split in ("train", "heldOut")}
-
-
-def questions(store: ObjectStore, digest: str) -> list[tuple[bool, str | None, str | None, Any]]:
-    found = []
-    for split in ("train", "heldOut"):
-        data = Dataset.open(store, split, digest)
-        for number in data.questions:
-            sample = data.question_sample(number)
-            found.append((sample.image is not None, sample.question, sample.answer, sample.attributes))
-    return sorted(found, key=str)
-
-
-def odd(store: ObjectStore, digest: str) -> dict[str, tuple[int, int, list[str]]]:
-    """Reason → (count, left out, names), over both splits."""
-    found: dict[str, tuple[int, int, list[str]]] = {}
-    for manifest in manifests(store, digest).values():
-        for reason, one in manifest.odd.items():
-            count, left_out, names = found.get(reason, (0, 0, []))
-            found[reason] = (count + one.count, left_out + one.left_out, [*names, *one.names])
-    return found
-
-
-def shades(store: ObjectStore, digest: str) -> dict[int, Sample]:
-    return {
-        int(sample.image[0, 0, 0]): sample for sample in everything(store, digest).values() if sample.image is not None
-    }
 
 
 @pytest.mark.parametrize("kind", ["folder", "webDataset", "webDataset by number"])
@@ -276,108 +189,6 @@ def test_a_text_is_read_without_encodings(dictionary_store: DictionaryStore, tmp
     ].samples
 
 
-def test_a_record_with_odd_bytes_ends_nothing(dictionary_store: DictionaryStore, tmp_path: Path) -> None:
-    (tmp_path / "images").mkdir()
-    lines = [json.dumps({"image": f"{n}.png", "conversations": conversation("Q?", "A.")}).encode() for n in range(3)]
-    lines += [json.dumps({"id": "text", "conversations": conversation("Q?", "\ud800")}).encode()]
-    for number in range(3):
-        (tmp_path / f"images/{number}.png").write_bytes(picture(number))
-    lines[1], lines[2] = lines[1].replace(b"A.", b"A\tB"), lines[2].replace(b"A.", b"caf\xe9")
-    (tmp_path / "recörds 1.jsonl").write_bytes(b"\n".join(lines))
-    source = {"annotations": "file://recörds 1.jsonl", "images": "file://images", "heldOut": 1}
-    digest = run(dictionary_store, tmp_path, {"llava": source})
-    assert {answer for _, _, answer, _ in questions(dictionary_store, digest)} == {"A.", "A\tB"}
-    ((count, left_out, names),) = odd(dictionary_store, digest).values()
-    assert (count, left_out, set(names)) == (2, 1, {"2.png", "text"})
-
-
-def test_keys_that_nobody_can_ask_for_are_left_out(
-    s3_place: Place, dictionary_store: DictionaryStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("AWS_ENDPOINT_URL", str(s3_place.storage.endpoint))
-    store = s3_place.store("odd")
-    bucket, _, prefix = store.uri.removeprefix("s3://").partition("/")
-    for number, name in enumerate(["a\x7fb.jpg", "fine.jpg", "good.jpg"]):
-        store.client.put_object(Bucket=bucket, Key=f"{prefix}/{name}", Body=picture(number))
-    digest = run(dictionary_store, tmp_path, {"folder": {"uri": store.uri, "heldOut": 1}})
-    assert odd(dictionary_store, digest) == {"its key is none that every client can ask for": (1, 1, ["a\\x7fb.jpg"])}
-
-
-ODD = {
-    "cmyk.jpg": (picture(40, "JPEG", "CMYK"), "CMYK", False),
-    "palette.png": (picture(50, mode="P"), "colours of a palette", False),
-    "alpha.png": (picture(60, mode="RGBA"), "transparency is ignored", False),
-    "deep.png": (picture(70, mode="I;16"), "more than 8 bits, read as 8", False),
-    "turned.jpg": (None, "its EXIF tag asks for a rotation, which is ignored", False),
-    "animated.png": (picture(80, "GIF"), "GIF, stored as PNG", False),
-    "again.png": (picture(30), "the image is that of an earlier sample", False),
-    "once more.png": (picture(30), "the image is that of an earlier sample", False),
-    "cut.png": (picture(90)[:-30], "it is damaged, or cut off", True),
-    "bomb.png": (None, "it has more than 89 million pixels", True),
-    "text.jpg": (b"no image", "it is no image, or damaged at its beginning", True),
-    "latin.png": (picture(31), "its caption is not UTF-8", True),
-    "strange.png": (picture(32), "its JSON is not as documented", True),
-    "gone.depth.png": (grey(2), "it is a map without an image", True),
-    "nested.png": (picture(33), "its JSON is not as documented", True),
-    "further.png": (picture(35), "its JSON is not as documented", True),
-    "empty.png": (picture(36), "its map cannot be decoded", True),
-    "huge.png": (picture(37), "its map cannot be decoded", True),
-    "sized.png": (picture(39), "a map has another size than its image", False),
-    "void.jpg": (b"", "it is no image, or damaged at its beginning", True),
-}
-
-
-def bomb() -> bytes:
-    """A small PNG that says it has 10¹⁰ pixels."""
-    content = bytearray(picture(1))
-    content[16:24] = (100_000).to_bytes(4, "big") * 2
-    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
-    return bytes(content)
-
-
-def test_odd_files_are_counted_with_their_names_and_end_nothing(
-    dictionary_store: DictionaryStore, tmp_path: Path
-) -> None:
-    tags = Image.Exif()
-    tags[0x0112] = 6
-    made = {"turned.jpg": picture(45, "JPEG", exif=tags), "bomb.png": bomb()}
-    folder = tmp_path / "own"
-    folder.mkdir()
-    for name, (content, _, _) in ODD.items():
-        (folder / name).write_bytes(made[name] if content is None else content)
-    (folder / "latin.txt").write_bytes(b"caf\xe9")
-    (folder / "strange.json").write_text('{"questions": [{"question": 1}]}')
-    (folder / "nested.json").write_text("[" * 100_000)
-    (folder / "further.json").write_text('{"questions": [{"question": "a", "answer": "b", "further": [1]}]}')
-    Image.new("L", (3, 4)).save(folder / "sized.depth.png")
-    (folder / "empty.depth.png").write_bytes(b"")
-    (folder / "huge.depth.png").write_bytes(bomb())
-    for shade in range(30, 40, 2):
-        (folder / f"fine-{shade}.png").write_bytes(picture(shade))
-    (folder / os.fsdecode(b"caf\xe9.png")).write_bytes(picture(41))
-    (folder / "fine-30.depth.png").write_bytes(grey(1))
-    source = {"folder": {"uri": "file://own", "heldOut": 1}}
-    digest = run(dictionary_store, tmp_path, source)
-    found = odd(dictionary_store, digest)
-    duplicate = found.pop("the image is that of an earlier sample")
-    train = Dataset.open(dictionary_store, "train", digest)
-    copies = sum((train.image_sample(number).image == (30, 0, 0)).all() for number in train.images)
-    assert copies >= 2 and duplicate[:2] == (copies - 1, 0)  # one may be held out
-    expected = dict[str, tuple[int, int, set[str]]]()
-    for name, (_, reason, left_out) in ODD.items():
-        count, _, names = expected.get(reason, (0, 0, set()))
-        expected[reason] = (count + 1, int(left_out) * (count + 1), {*names, name})
-    del expected["the image is that of an earlier sample"]
-    assert {reason: (count, left_out, set(names)) for reason, (count, left_out, names) in found.items()} == expected
-    samples = sum(manifest.samples for manifest in manifests(dictionary_store, digest).values())
-    assert samples == len(ODD) + 6 - sum(left_out for _, _, left_out in ODD.values())
-    with pytest.raises(UserError, match=r"\d+ of 26 items cannot be used.*maxBadFraction \(0\.2\)") as caught:
-        run(DictionaryStore(), tmp_path, source, bad="0.2")
-    with pytest.raises(UserError, match=r"11 of 26 items cannot be used.*maxBadFraction \(0\.2\)"):
-        run(dictionary_store, tmp_path, source, bad="0.2")  # though it is published, by a job that allows more
-    assert caught.value.exit_code is ExitCode.DATA_CORRUPT
-
-
 @pytest.mark.parametrize(
     ("source", "message"),
     [
@@ -404,31 +215,6 @@ def test_what_is_no_data_is_refused_with_its_field(
     assert caught.value.problems[0].path.startswith(f"spec.data.sources[0].{next(iter(source))}.")
 
 
-def _flipped(tar: bytes, at: int) -> bytes:
-    return tar[:at] + bytes([tar[at] ^ 1]) + tar[at + 1 :]
-
-
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (lambda tar: _flipped(tar, 2048), "byte 2048"),
-        (lambda tar: tar[:2048], "byte 2048"),
-        (lambda tar: tar[:2048] + bytes(512) + tar[2560:], "byte 2048"),
-        (lambda tar: tar[:3000], "is no whole tar"),
-    ],
-    ids=["a bit of the third header", "cut before it", "zeros in its place", "cut within its file"],
-)
-def test_a_damaged_tar_never_loses_what_follows_in_silence(
-    spoil: Callable[[bytes], bytes], message: str, dictionary_store: DictionaryStore, tmp_path: Path
-) -> None:
-    whole = tar_of({f"{n}.png": picture(n) for n in range(4)})  # each has a header and a block
-    (tmp_path / "tars").mkdir()
-    (tmp_path / "tars/0.tar").write_bytes(spoil(whole))
-    with pytest.raises(JobError, match=message) as caught:
-        run(dictionary_store, tmp_path, {"webDataset": {"uri": "file://tars", "heldOut": 1}})
-    assert caught.value.exit_code is ExitCode.DATA_CORRUPT
-
-
 @pytest.mark.parametrize("chunk", [1, 7, 1 << 20])
 @pytest.mark.parametrize("lines", [False, True])
 def test_records_are_found_where_they_lie(chunk: int, lines: bool, tmp_path: Path) -> None:
@@ -448,6 +234,23 @@ def test_an_error_at_the_beginning_is_told_before_all_is_read(tmp_path: Path) ->
         file.truncate(8 << 30)  # no room is taken, and reading all of it would take that much memory
     with pytest.raises(ValueError, match="byte 12"):
         list(records_in(tmp_path / "records"))
+    (tmp_path / "nested").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match="byte 1: it is nested too deeply"):
+        list(records_in(tmp_path / "nested"))
+
+
+@pytest.mark.parametrize("kind", [Folder, WebDataset, Llava])
+def test_another_version_of_a_source_makes_other_data(
+    kind: type[Source], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own.tar").write_bytes(TARS["tars/part-00.tar"])
+    here: Json = {"uri": "file://.", "annotations": "file://own.tar", "images": "file://.", "heldOut": 1}
+    fields = ("annotations", "images", "heldOut") if kind is Llava else ("uri", "heldOut")
+    source: Any = kind
+    made = source({name: here[name] for name in fields}, SourcePlace("source", tmp_path))
+    before = made.identity()
+    monkeypatch.setattr(f"{kind.__module__}.VERSION", beside.VERSION + 1)
+    assert made.identity() == {**before, "version": beside.VERSION + 1} != before
 
 
 def test_an_image_that_changes_meanwhile_is_not_taken_in(
