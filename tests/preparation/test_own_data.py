@@ -11,7 +11,19 @@ import numpy as np
 import pytest
 
 from tests.support.dictionary_store import DictionaryStore
-from tests.support.own_data import Json, conversation, grey, manifests, odd, picture, questions, run, shades, tar_of
+from tests.support.own_data import (
+    Json,
+    conversation,
+    everything,
+    grey,
+    manifests,
+    odd,
+    picture,
+    questions,
+    run,
+    shades,
+    tar_of,
+)
 from tests.support.s3_stores import Place
 from unimrg_api.errors import JobError, UserError
 from unimrg_api.exit_codes import ExitCode
@@ -113,8 +125,6 @@ def test_images_come_with_what_lies_beside_them(
     told = manifests(dictionary_store, digest)["train"].provenance
     assert told["sources"] == [{kind.split()[0]: {"uri": f"{base}/{place}", "heldOut": 1, "licence": "CC0-1.0"}}]
     assert told["versions"]["numpy"] == np.__version__
-    with_depth = sum(manifest.maps.get("depth", 0) for manifest in manifests(dictionary_store, digest).values())
-    assert with_depth == sum("depth" in sample.maps for sample in everything(dictionary_store, digest).values()) > 0
     with_depth = sum(manifest.maps.get("depth", 0) for manifest in manifests(dictionary_store, digest).values())
     assert with_depth == sum("depth" in sample.maps for sample in everything(dictionary_store, digest).values()) > 0
     assert sizes["heldOut"] == 1 and sum(sizes.values()) == 3 + (kind != "folder") - len(odd(dictionary_store, digest))
