@@ -124,4 +124,4 @@ def _holds_tars(place: str) -> bool:
 
 def _uri(place: str) -> str:
     """Return a path as a URI; braces, which stand for several tars, stay."""
-    return place if "://" in place else f"file://{quote(os.path.abspath(place), safe='/{}')}"  # noqa: PTH100 - links stay
+    return place if "://" in place else f"file://{quote(os.fsencode(os.path.abspath(place)), safe='/{}')}"  # noqa: PTH100 - links stay

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 import re
 import shutil
 import tarfile
@@ -188,6 +189,7 @@ def test_images_annotations_and_tars_are_packed_without_a_job(unimrg: Unimrg, fo
     shown(unimrg, "pack", folder, "--out", tmp_path / "bad", "--held-out", 1, "--max-bad-fraction", "0.2")
     for path in folder.glob("3.*"):
         path.unlink()
+    folder = folder.rename(folder.with_name(os.fsdecode(b"own\xff")))
     packed = shown(unimrg, "pack", folder, "--out", tmp_path / "a", "--held-out", 1, "--licence", "CC0")
     (report,) = shown(unimrg, "inspect", packed["uri"])
     assert [(one["split"], one["samples"]) for one in report["splits"]] == [("train", 3), ("heldOut", 1)]

@@ -210,14 +210,18 @@ def test_a_text_is_read_without_encodings(dictionary_store: DictionaryStore, tmp
             "annotations: there is no such file",
         ),
         ({"llava": {"annotations": "file://own/one.jpg", "images": "file://own", "heldOut": 1}}, "byte 0"),
+        (
+            {"llava": {"annotations": "file://other.json", "images": "file://own", "heldOut": 1}},
+            "none of its 1 records has `conversations`",
+        ),
         ({"llava": {"annotations": "file://cut.json", "images": "file://own", "heldOut": 1}}, "byte 322"),
     ],
 )
 def test_what_is_no_data_is_refused_with_its_field(
     source: Json, message: str, dictionary_store: DictionaryStore, tmp_path: Path
 ) -> None:
-    cut = {"cut.json": LLAVA["llava.json"][:400]}
-    for name, content in {**FOLDER, **TARS, **cut}.items():
+    wrong = {"cut.json": LLAVA["llava.json"][:400], "other.json": b'{"a": 1}'}
+    for name, content in {**FOLDER, **TARS, **wrong}.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(content)
     with pytest.raises(JobError, match=message) as caught:

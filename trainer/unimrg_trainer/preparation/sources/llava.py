@@ -29,6 +29,7 @@ from unimrg_trainer.preparation.sources.files import Files
 from unimrg_trainer.storage import open_store
 from unimrg_trainer.storage.base import NotFound
 from unimrg_trainer.storage.copies import local_file
+from unimrg_trainer.storage.local import os_errors_as_storage_errors
 
 CHUNK = 8 << 20
 RECORD_BYTES = 64 << 20
@@ -119,22 +120,27 @@ class Llava:
             path = None
         if path is None or not path.is_file():
             raise self._refused("there is no such file", "correct the URI", ExitCode.INPUT_MISSING)
-        return path
+        with os_errors_as_storage_errors("read", path), path.open("rb"):
+            return path
 
     @cached_property
     def _table(self) -> _Table:
         first: dict[str, int] = {}
         of_image, of_text = list[tuple[int, int, int]](), list[tuple[int, int]]()
-        path = self._annotations
+        path, conversations = self._annotations, False
         try:
             for start, end, record in records_in(path):
                 image = record.get("image")
+                conversations = conversations or "conversations" in record
                 if image:
                     of_image.append((first.setdefault(str(image), len(first)), start, end))
                 else:
                     of_text.append((start, end))
         except ValueError as error:
             raise self._refused(f"it is no JSON list of records: {error}", "correct the file") from error
+        if not conversations:
+            found = f"none of its {len(of_image) + len(of_text)} records has `conversations`"
+            raise self._refused(found, "give a JSON list of records as LLaVA has them, or one on each line")
         texts = [(len(first) + number, start, end) for number, (start, end) in enumerate(of_text)]
         rows = np.array([*of_image, *texts], dtype=np.int64).reshape(-1, 3)
         return _Table(rows[np.argsort(rows[:, 0], kind="stable")], len(first))
