@@ -190,16 +190,16 @@ class _Work:
 
 
 def refuse_too_many(odd: Mapping[str, Oddity], total: int, max_bad_fraction: Decimal) -> None:
-    """Raise UserError (65) once more of `total` items are left out than the job allows."""
+    """Raise UserError (65) once more of `total` items are left out than the job allows; not all may be seen yet."""
     left_out = {reason: one for reason, one in odd.items() if one.left_out}
     count = sum(one.left_out for one in left_out.values())
     if count > max_bad_fraction * total:
         reasons = ", ".join(f"{reason} ({one.left_out})" for reason, one in left_out.items())
         names = ", ".join([name for one in left_out.values() for name in one.names][:SHOWN])
         raise UserError(
-            f"{count} of {total} items cannot be used, which is more than spec.data.preparation.maxBadFraction "
+            f"at least {count} of {total} items cannot be used, which is more than spec.data.preparation.maxBadFraction "
             f"({max_bad_fraction}) allows: {reasons}; the first are {names}",
-            remedy="mend the source, or allow more",
+            remedy="mend the source, or allow more (`unimrg data pack` has --max-bad-fraction)",
             exit_code=ExitCode.DATA_CORRUPT,
         )
 
