@@ -197,7 +197,7 @@ def refuse_too_many(odd: Mapping[str, Oddity], total: int, max_bad_fraction: Dec
         reasons = ", ".join(f"{reason} ({one.left_out})" for reason, one in left_out.items())
         names = ", ".join([name for one in left_out.values() for name in one.names][:SHOWN])
         raise UserError(
-            f"at least {count} of {total} items cannot be used, which is more than spec.data.preparation.maxBadFraction "
+            f"at least {count} of {total} items cannot be used, more than spec.data.preparation.maxBadFraction "
             f"({max_bad_fraction}) allows: {reasons}; the first are {names}",
             remedy="mend the source, or allow more (`unimrg data pack` has --max-bad-fraction)",
             exit_code=ExitCode.DATA_CORRUPT,
