@@ -13,9 +13,15 @@ from unimrg_cli.printing import Side, print_rows, print_table, table_console
 from unimrg_trainer.data.verify import Finding
 
 _SPREAD: dict[str, Side] = {"MINIMUM": "right", "MEDIAN": "right", "95 %": "right", "MAXIMUM": "right"}
-_ODD: dict[str, Side] = {"SPLIT": "left", "ODD": "right", "LEFT OUT": "right", "WHY": "left", "NAMES": "fold"}
+_ISSUE_COLUMNS: dict[str, Side] = {
+    "SPLIT": "left",
+    "ITEMS": "right",
+    "LEFT OUT": "right",
+    "WHY": "left",
+    "NAMES": "fold",
+}
 _NAMES = 3
-"""Names of odd items that the table has; JSON has all that the manifest has."""
+"""Names of items with issues that the table has; JSON has all that the manifest has."""
 _ANSWER_LENGTH = 80
 
 
@@ -40,13 +46,13 @@ def print_datasets(reports: Sequence[DatasetReport]) -> None:
              ", ".join(one.members)) for one in report.splits
         )  # fmt: skip
         print_table(console, columns, rows)
-        odd = [
-            (one.split, f"{oddity.count:,}", f"{oddity.left_out:,}", reason, ", ".join(oddity.names[:_NAMES]))
-            for one in report.splits for reason, oddity in one.odd.items()
+        issues = [
+            (one.split, f"{issue.count:,}", f"{issue.left_out:,}", reason, ", ".join(issue.names[:_NAMES]))
+            for one in report.splits for reason, issue in one.issues.items()
         ]  # fmt: skip
-        if odd:
+        if issues:
             console.print()
-            print_table(console, _ODD, odd)
+            print_table(console, _ISSUE_COLUMNS, issues)
         console.print()
         known = {json.dumps(one.provenance, sort_keys=True): one.provenance for one in report.splits if one.provenance}
         for provenance in known.values():

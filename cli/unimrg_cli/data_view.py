@@ -19,7 +19,7 @@ from unimrg_api.texts import counted
 from unimrg_cli.run_view import is_job_file
 from unimrg_cli.view import View
 from unimrg_trainer.data.publication import Publication, find_publication, find_publications, folder_of
-from unimrg_trainer.data.shards import CorruptDataError, Manifest, Oddity, join, read_index
+from unimrg_trainer.data.shards import CorruptDataError, IssueCount, Manifest, join, read_index
 from unimrg_trainer.data.verify import Finding, manifest_of, verify_split
 from unimrg_trainer.storage import ObjectStore, open_store
 
@@ -39,7 +39,7 @@ class SplitReport(View):
     """Size of its shards, without their indices."""
     members: list[str]
     """Files of a sample by extension, of its first and its last shard."""
-    odd: dict[str, Oddity]
+    issues: dict[str, IssueCount]
     """Items of the sources that were left out, or are not what they seem, by reason."""
     provenance: dict[str, Any]
     """Where the samples are from, as the manifest has it."""
@@ -197,6 +197,6 @@ def _describe(place: Place, manifest: Manifest) -> SplitReport:
         shards=len(manifest.shards),
         bytes=sum(shard.length for shard in manifest.shards),
         members=list(members),
-        odd=manifest.odd,
+        issues=manifest.issues,
         provenance=manifest.provenance,
     )

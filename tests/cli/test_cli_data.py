@@ -174,7 +174,7 @@ def test_a_first_job_for_ones_own_images_prepares_them(unimrg: Unimrg, folder: P
     (report,) = shown(unimrg, "inspect", file)
     splits = {one["split"]: one for one in report["splits"]}
     assert sum(one["images"] for one in splits.values()) == 4 and splits["heldOut"]["samples"] <= 1
-    (left_out,) = (oddity for one in splits.values() for oddity in one["odd"].values())
+    (left_out,) = (issue for one in splits.values() for issue in one["issues"].values())
     assert left_out == {"count": 1, "left_out": 1, "names": ["3.png"]}
     assert "3.png" in unimrg("data", "inspect", file).out
     for path in folder.glob("*.depth.png"):

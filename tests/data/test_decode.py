@@ -81,7 +81,7 @@ def test_an_image_and_a_map_of_too_many_pixels_are_refused_unread(monkeypatch: p
 
 
 def test_other_formats_become_png_and_oddities_are_told() -> None:
-    for kind, mode, odd in [
+    for kind, mode, issues in [
         ("BMP", "RGB", ["BMP, stored as PNG"]),
         ("JPEG", "RGB", []),
         ("JPEG", "CMYK", ["CMYK"]),
@@ -93,7 +93,7 @@ def test_other_formats_become_png_and_oddities_are_told() -> None:
         ("PNG", "P", ["colours of a palette"]),
     ]:
         taken = take_in(encoded(kind, mode))
-        assert taken.odd == odd and (taken.content == encoded(kind, mode)) is (kind in ("JPEG", "MPO", "PNG"))
+        assert taken.issues == issues and (taken.content == encoded(kind, mode)) is (kind in ("JPEG", "MPO", "PNG"))
         np.testing.assert_array_equal(taken.pixels, decode_image(taken.content))
 
 
@@ -116,7 +116,7 @@ def test_sixteen_bits_are_scaled_to_eight_and_told(kind: str, colours: int) -> N
     pixels = deep if colours == 1 else np.repeat(deep[:, :, None], colours, axis=2)
     _, content = cv2.imencode(f".{kind.lower()}", pixels)
     taken = take_in(content.tobytes())
-    assert "more than 8 bits, read as 8" in taken.odd and taken.pixels.dtype == np.uint8
+    assert "more than 8 bits, read as 8" in taken.issues and taken.pixels.dtype == np.uint8
     np.testing.assert_allclose(taken.pixels, np.repeat(deep[:, :, None] / 257, 3, axis=2), atol=1)
     np.testing.assert_array_equal(taken.pixels, decode_image(taken.content))
 

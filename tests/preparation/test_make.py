@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from unimrg_api.errors import UserError
-from unimrg_trainer.data.shards import CorruptDataError, OddItem, ShardIndex, index_of
+from unimrg_trainer.data.shards import CorruptDataError, ItemIssue, ShardIndex, index_of
 from unimrg_trainer.preparation.base import SourceSample
 from unimrg_trainer.preparation.items import Items
 from unimrg_trainer.preparation.make import READ_AHEAD, SAMPLES_AT_ONCE, Maker
@@ -89,7 +89,7 @@ def raising(error: Exception) -> Callable[[], SourceSample]:
 )
 def test_what_nobody_foresaw_costs_one_item(strange: Callable[[], SourceSample], name: str, kind: str) -> None:
     index = make(Greys("train", 5, lambda number: strange() if number == 2 else None))
-    assert index.odd == [OddItem(number=2, name=name, reason=f"it cannot be read: {kind}", left_out=True)]
+    assert index.issues == [ItemIssue(number=2, name=name, reason=f"it cannot be read: {kind}", left_out=True)]
     assert [sample.key[-1] for sample in index.samples] == ["0", "1", "3", "4"]
 
 

@@ -16,8 +16,8 @@ from tests.support.own_data import (
     conversation,
     everything,
     grey,
+    issues,
     manifests,
-    odd,
     picture,
     questions,
     run,
@@ -43,7 +43,7 @@ RECORDS = [
     {"id": "t", "conversations": conversation("Say yes.", "Yes.")},
     {"id": "b", "image": "gqa/2.png", "conversations": conversation("Which colour?\n<image>", "Dark red.")},
     {"id": "a2", "image": "coco/ä 1.png", "conversations": conversation("<image>\nHow large?", "Small.")},
-    {"id": "odd", "image": "gqa/2.png", "conversations": "none"},
+    {"id": "issues", "image": "gqa/2.png", "conversations": "none"},
     {"id": "gone", "image": "gqa/gone.png", "conversations": conversation("<image>\nWhere?", "Nowhere.")},
     {"id": "u", "conversations": conversation("Say no.", "No.")},
 ]
@@ -127,7 +127,9 @@ def test_images_come_with_what_lies_beside_them(
     assert told["versions"]["numpy"] == np.__version__
     with_depth = sum(manifest.maps.get("depth", 0) for manifest in manifests(dictionary_store, digest).values())
     assert with_depth == sum("depth" in sample.maps for sample in everything(dictionary_store, digest).values()) > 0
-    assert sizes["heldOut"] == 1 and sum(sizes.values()) == 3 + (kind != "folder") - len(odd(dictionary_store, digest))
+    assert sizes["heldOut"] == 1 and sum(sizes.values()) == 3 + (kind != "folder") - len(
+        issues(dictionary_store, digest)
+    )
 
 
 def test_images_whose_names_have_a_dot_are_images(dictionary_store: DictionaryStore, tmp_path: Path) -> None:
@@ -138,7 +140,7 @@ def test_images_whose_names_have_a_dot_are_images(dictionary_store: DictionarySt
     (tmp_path / "own/photo.edited.segmentation.PNG").write_bytes(grey(9))
     digest = run(dictionary_store, tmp_path, {"folder": {"uri": "file://own", "heldOut": 1}})
     found = shades(dictionary_store, digest)
-    assert len(found) == len(names) and odd(dictionary_store, digest) == {}
+    assert len(found) == len(names) and issues(dictionary_store, digest) == {}
     assert [shade for shade, sample in found.items() if sample.maps.keys() == {"segmentation"}] == [40]
 
 
@@ -180,7 +182,7 @@ def test_all_that_is_said_of_an_image_is_one_sample(
     )
     found = shades(dictionary_store, digest)
     assert set(found) == {200, 90} and (found[200].maps["depth"] == 10).all() and (found[90].maps["depth"] == 20).all()
-    assert odd(dictionary_store, digest) == {
+    assert issues(dictionary_store, digest) == {
         "its image does not exist": (1, 1, ["gqa/gone.png"]),
         "a record has no conversation of questions and answers in UTF-8": (1, 0, ["gqa/2.png"]),
     }

@@ -85,11 +85,11 @@ def questions(store: ObjectStore, digest: str) -> list[tuple[bool, str | None, s
     return sorted(found, key=str)
 
 
-def odd(store: ObjectStore, digest: str) -> dict[str, tuple[int, int, list[str]]]:
+def issues(store: ObjectStore, digest: str) -> dict[str, tuple[int, int, list[str]]]:
     """Reason → (count, left out, names), over both splits."""
     found: dict[str, tuple[int, int, list[str]]] = {}
     for manifest in manifests(store, digest).values():
-        for reason, one in manifest.odd.items():
+        for reason, one in manifest.issues.items():
             count, left_out, names = found.get(reason, (0, 0, []))
             found[reason] = (count + one.count, left_out + one.left_out, [*names, *one.names])
     return found

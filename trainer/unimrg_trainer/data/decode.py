@@ -22,7 +22,7 @@ _TOO_LARGE, _DAMAGED = "it has more than 89 million pixels", "it is damaged, or 
 _TOO_DEEP = "its pixels are neither whole numbers of 16 bits nor fewer"
 _BITS, _PNG_BITS = 8, 24
 """Usual bits of a channel, and where a PNG says how many it has."""
-_ODD_MODES = {
+_NOTED_MODES = {
     "CMYK": "CMYK",
     "P": "colours of a palette",
     "PA": "colours of a palette",
@@ -96,7 +96,7 @@ class TakenIn(NamedTuple):
     """A JPEG or PNG file."""
     pixels: np.ndarray
     """What `decode_image` makes of it."""
-    odd: list[str]
+    issues: list[str]
     """What a person may want to know about it."""
 
 
@@ -106,23 +106,23 @@ def take_in(content: bytes) -> TakenIn:
     A JPEG or PNG that `decode_image` reads stays as it is, GIF, TIFF, BMP and WebP become PNG.
     Raises ValueError with one of a few reasons for what cannot be used.
     """
-    odd: list[str] = []
+    issues: list[str] = []
     try:
         with Image.open(io.BytesIO(content), formats=_OF_IMAGES) as image:
             if image.width * image.height > MAXIMUM_PIXELS:
                 raise ValueError(_TOO_LARGE)
             looked_for = image.format != "PNG" or "exif" in image.info  # else the whole PNG is decoded to find none
             if looked_for and image.getexif().get(_ORIENTATION, 1) != 1:
-                odd.append("its EXIF tag asks for a rotation, which is ignored")
+                issues.append("its EXIF tag asks for a rotation, which is ignored")
             bits = _bits_of(image, content)
             if bits > _BITS:
-                odd.append("more than 8 bits, read as 8")
+                issues.append("more than 8 bits, read as 8")
             if image.format not in _AS_THEY_ARE:
-                odd.append(f"{image.format}, stored as PNG")
+                issues.append(f"{image.format}, stored as PNG")
                 pixels = _to_8_bits(np.asarray(image), bits) if bits > _BITS else np.asarray(image.convert("RGB"))
-                return TakenIn(encode_png(pixels), pixels, odd)
-            if image.mode in _ODD_MODES:
-                odd.append(_ODD_MODES[image.mode])
+                return TakenIn(encode_png(pixels), pixels, issues)
+            if image.mode in _NOTED_MODES:
+                issues.append(_NOTED_MODES[image.mode])
             if image.format == "PNG":
                 image.verify()  # OpenCV decodes what there is of one that is cut off
     except Image.DecompressionBombError as error:
@@ -134,7 +134,7 @@ def take_in(content: bytes) -> TakenIn:
     except Exception as error:  # PIL's plugins raise many kinds: OSError, SyntaxError, struct.error, …
         raise ValueError(_DAMAGED) from error
     try:
-        return TakenIn(content, decode_image(content), odd)  # what reads it later must be able to
+        return TakenIn(content, decode_image(content), issues)  # what reads it later must be able to
     except ValueError as error:
         raise ValueError(_DAMAGED) from error
 

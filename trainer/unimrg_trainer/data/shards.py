@@ -1,11 +1,11 @@
 """The format of prepared data: WebDataset tars, an index beside each, and one manifest per split.
 
-    <split>/manifest.json            counts, shards with sha256 of tar and index, odd items, where all of it is from
+    <split>/manifest.json            counts, shards with sha256 of tar and index, items with issues, where all of it is from
     <split>/<split>-000000.tar       plain tar: <key>.json, <key>.<encoding>.npy, <key>.png or .jpg, <key>.<map>.png
     <split>/<split>-000000.tar.idx   JSON: for every sample and member its offset, length and crc32
 
 Samples with an image come before those of text alone. An item of a source that is no sample, for it cannot be read, is
-listed in its tar, in the member `__odd__` (names like this are passed over by webdataset).
+listed in its tar, in the member `__issues__` (names like this are passed over by webdataset).
 
 The tars can be read by `tarfile`, webdataset and the like. We read members by offset from the index, one ranged read
 per sample, and check every byte: a damaged header or body is an error with a name, never a missing sample. Owner, time
@@ -36,10 +36,10 @@ TEXT_MEMBER = "json"
 IMAGE_MEMBERS = ("png", "jpg")
 """Members of a sample by their extension; every other one is `<map>.png`, or an encoding (`data/members.py`)."""
 
-ODD_MEMBER = "__odd__"
-"""Member of a tar with what was odd about the items that it was made of: a JSON list of `OddItem`."""
+ISSUES_MEMBER = "__issues__"
+"""Member of a tar with what was issues about the items that it was made of: a JSON list of `ItemIssue`."""
 NAMED = 100
-"""Names that a manifest gives of each kind of oddity."""
+"""Names that a manifest gives of each kind of issue."""
 
 _BLOCK = tarfile.BLOCKSIZE
 _RESTORE = "delete this data set and prepare it again, or restore the file from a copy"
@@ -89,7 +89,7 @@ class IndexEntry(_Record):
         return [name.removesuffix(".png") for name in self.members if name.endswith(".png") and name != "png"]
 
 
-class OddItem(_Record):
+class ItemIssue(_Record):
     """An item of a source that a person may want to look at: it could not be taken in, or not as it was."""
 
     number: int
@@ -108,7 +108,7 @@ class ShardIndex(_Record):
     length: int
     sha256: str
     samples: list[IndexEntry]
-    odd: list[OddItem] = []
+    issues: list[ItemIssue] = []
 
     @property
     def questions(self) -> int:
@@ -167,8 +167,8 @@ class Shard(_Record):
     index_sha256: str
 
 
-class Oddity(_Record):
-    """How many items of a split are odd for one reason; `names` are the first of them."""
+class IssueCount(_Record):
+    """How many items of a split are issues for one reason; `names` are the first of them."""
 
     count: int
     left_out: int
@@ -189,7 +189,7 @@ class Manifest(_Record):
     maps: dict[str, int]
     """Map → images that have it."""
     shards: list[Shard]
-    odd: dict[str, Oddity] = {}
+    issues: dict[str, IssueCount] = {}
     """By reason."""
     provenance: dict[str, Any] = {}
     """JSON: where the samples are from, under which licences, what made their maps and encodings, with which versions.
@@ -197,7 +197,7 @@ class Manifest(_Record):
 
 
 Parsed = TypeVar("Parsed", Manifest, ShardIndex)
-_ODD_ITEMS = TypeAdapter(list[OddItem])
+_ISSUES = TypeAdapter(list[ItemIssue])
 
 
 def tar_entry(name: str, content: bytes) -> bytes:
@@ -217,14 +217,14 @@ def index_of(tar: bytes, where: str) -> ShardIndex:
     """Return the index of a whole tar. Raises CorruptDataError, naming `where`, if it is not one of samples."""
     members: dict[str, dict[str, Member]] = {}
     questions: dict[str, int] = {}
-    odd: list[OddItem] = []
+    issues: list[ItemIssue] = []
     try:
         with tarfile.open(fileobj=io.BytesIO(tar)) as archive:
             for info in archive:
                 key, _, extension = info.name.partition(".")
                 content = tar[info.offset_data : info.offset_data + info.size]
-                if info.name == ODD_MEMBER:
-                    odd = _ODD_ITEMS.validate_json(content)
+                if info.name == ISSUES_MEMBER:
+                    issues = _ISSUES.validate_json(content)
                     continue
                 member = Member(offset=info.offset_data, length=info.size, crc32=zlib.crc32(content))
                 members.setdefault(key, {})[extension] = member
@@ -233,12 +233,12 @@ def index_of(tar: bytes, where: str) -> ShardIndex:
     except (tarfile.TarError, ValueError) as error:
         raise CorruptDataError(f"{where} is not a shard: {error}", remedy=_RESTORE) from error
     samples = [IndexEntry(key=key, questions=questions.get(key, 0), members=found) for key, found in members.items()]
-    return ShardIndex(length=len(tar), sha256=sha256(tar), samples=samples, odd=odd)
+    return ShardIndex(length=len(tar), sha256=sha256(tar), samples=samples, issues=issues)
 
 
-def odd_entry(items: Sequence[OddItem]) -> bytes:
-    """Return the entry of a tar that lists odd items; nothing for none."""
-    return tar_entry(ODD_MEMBER, _ODD_ITEMS.dump_json(list(items))) if items else b""
+def issues_entry(items: Sequence[ItemIssue]) -> bytes:
+    """Return the entry of a tar that lists items with issues; nothing for none."""
+    return tar_entry(ISSUES_MEMBER, _ISSUES.dump_json(list(items))) if items else b""
 
 
 def as_json(record: ShardIndex | Manifest) -> bytes:

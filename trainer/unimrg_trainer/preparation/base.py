@@ -29,7 +29,7 @@ class SourceSample:
     """Each with `question` and `answer`; further JSON values become attributes of the sample."""
     name: str = ""
     """What a person finds it by in the source."""
-    odd: Sequence[str] = ()
+    issues: Sequence[str] = ()
     """What a person may want to know about it, in a few fixed phrases by which such samples are counted."""
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from unimrg_api.errors import UserError
 from unimrg_trainer.data.decode import encode_png, image_extension, take_in
 from unimrg_trainer.data.members import encode_array
-from unimrg_trainer.data.shards import TAR_END, TEXT_MEMBER, OddItem, odd_entry, tar_entry
+from unimrg_trainer.data.shards import TAR_END, TEXT_MEMBER, ItemIssue, issues_entry, tar_entry
 from unimrg_trainer.preparation.base import BadItem, Encoder, SourceSample
 from unimrg_trainer.preparation.items import Items, Part
 from unimrg_trainer.preparation.producers.base import MapProducer
@@ -49,7 +49,7 @@ class Packed:
     image: np.ndarray | None
     """uint8 [H, W, 3], as its file is decoded later; None for text alone."""
     maps: dict[str, np.ndarray]
-    odd: list[str]
+    issues: list[str]
 
 
 @dataclass(frozen=True)
@@ -63,28 +63,28 @@ class Maker:
 
     def make(self, items: Items, part: Part, done: Callable[[int], None] = lambda count: None) -> bytes:
         """Return the tar of a part; `done` is called with the number of items that are done. Raises as sources do."""
-        tar, odd = io.BytesIO(), list[OddItem]()  # which gives its bytes away without a copy
+        tar, issues = io.BytesIO(), list[ItemIssue]()  # which gives its bytes away without a copy
         with ThreadPoolExecutor(READERS, thread_name_prefix="items") as pool:
             try:
                 read = _read_ahead(pool, items, part.numbers)
                 for first in range(0, len(part.numbers), SAMPLES_AT_ONCE):
                     numbers = part.numbers[first : first + SAMPLES_AT_ONCE]
-                    found = self._members(items.split, zip(numbers, read, strict=False), odd)
+                    found = self._members(items.split, zip(numbers, read, strict=False), issues)
                     for count, number in enumerate(numbers, first + 1):
                         for member, content in found.pop(number, {}).items():
                             tar.write(tar_entry(f"{sample_key(items.split, number)}.{member}", content))
                         done(count)
             finally:
                 pool.shutdown(cancel_futures=True)
-        tar.write(odd_entry(odd))
+        tar.write(issues_entry(issues))
         tar.write(TAR_END)
         return tar.getvalue()
 
     def _members(
-        self, split: str, batch: Iterable[tuple[int, SourceSample | BadItem]], odd: list[OddItem]
+        self, split: str, batch: Iterable[tuple[int, SourceSample | BadItem]], issues: list[ItemIssue]
     ) -> dict[int, dict[str, bytes]]:
-        """Return the files of each sample of a batch, of which no pixels stay in memory; adds what is odd to `odd`."""
-        found = dict(self._samples(batch, odd))
+        """Return the files of each sample of a batch, of which no pixels stay in memory; adds what is issues to `issues`."""
+        found = dict(self._samples(batch, issues))
         pictured = [packed for packed in found.values() if packed.image is not None]
         if split != WITHOUT_MAPS:
             self._add_maps(pictured)
@@ -93,19 +93,21 @@ class Maker:
         return {number: packed.members for number, packed in found.items()}
 
     def _samples(
-        self, batch: Iterable[tuple[int, SourceSample | BadItem]], odd: list[OddItem]
+        self, batch: Iterable[tuple[int, SourceSample | BadItem]], issues: list[ItemIssue]
     ) -> Iterator[tuple[int, Packed]]:
-        """Yield each sample of a batch; adds what is odd to `odd`."""
+        """Yield each sample of a batch; adds what is issues to `issues`."""
         for number, item in batch:
             try:
                 if isinstance(item, BadItem):
                     raise item
                 packed = pack(item)
             except BadItem as error:
-                odd.append(OddItem(number=number, name=_printable(error.name), reason=error.reason, left_out=True))
+                issues.append(ItemIssue(number=number, name=_printable(error.name), reason=error.reason, left_out=True))
             else:
                 name = _printable(item.name)
-                odd += [OddItem(number=number, name=name, reason=reason, left_out=False) for reason in packed.odd]
+                issues += [
+                    ItemIssue(number=number, name=name, reason=reason, left_out=False) for reason in packed.issues
+                ]
                 yield number, packed
 
     def _add_maps(self, pictured: Sequence[Packed]) -> None:
@@ -135,14 +137,14 @@ def _packed(sample: SourceSample) -> Packed:
     texts = {"caption": sample.caption, "questions": list(sample.questions)}
     if sample.name:
         texts["name"] = _printable(sample.name)
-    members, odd, image = {TEXT_MEMBER: json.dumps(texts).encode()}, list(sample.odd), None
+    members, issues, image = {TEXT_MEMBER: json.dumps(texts).encode()}, list(sample.issues), None
     if isinstance(sample.image, bytes):
         try:
             content, image, notes = take_in(sample.image)
         except ValueError as error:
             raise BadItem(sample.name, str(error)) from error
         members[image_extension(content)] = content
-        odd += notes
+        issues += notes
     elif sample.image is not None:
         image = sample.image
         members["png"] = encode_png(image)
@@ -151,8 +153,8 @@ def _packed(sample: SourceSample) -> Packed:
             raise UserError(f"a source gives a map named {name!r}", remedy="use letters, digits, - and _")
         members[f"{name}.png"] = encode_png(pixels)
     if image is not None and any(pixels.shape[:2] != image.shape[:2] for pixels in sample.maps.values()):
-        odd.append("a map has another size than its image")
-    return Packed(members, image, dict(sample.maps), odd)
+        issues.append("a map has another size than its image")
+    return Packed(members, image, dict(sample.maps), issues)
 
 
 def _read_ahead(pool: Executor, items: Items, numbers: Iterable[int]) -> Iterator[SourceSample | BadItem]:

@@ -23,13 +23,13 @@ from unimrg_api.spec_platform import StorageSpec
 from unimrg_api.spec_sources import SourceSpec
 from unimrg_trainer.data import shards
 from unimrg_trainer.data.publication import Publication, folder_of, publish, published
-from unimrg_trainer.data.shards import Oddity, join
+from unimrg_trainer.data.shards import IssueCount, join
 from unimrg_trainer.preparation.base import Encoder, Source
 from unimrg_trainer.preparation.items import Items, Part, splits_of
 from unimrg_trainer.preparation.make import Maker
 from unimrg_trainer.preparation.producers.base import MapProducer
 from unimrg_trainer.preparation.registry import check_splits, open_sources
-from unimrg_trainer.preparation.write import added, oddities, put_manifest, put_shard, read_indices, stored_parts
+from unimrg_trainer.preparation.write import added, issue_counts, put_manifest, put_shard, read_indices, stored_parts
 from unimrg_trainer.storage.base import ObjectStore
 
 Progress = Callable[[int, int], None]
@@ -135,7 +135,7 @@ class _Work:
     max_bad_fraction: Decimal
     parts: dict[Part, Items] = field(init=False)
     done: set[Part] = field(init=False)
-    bad: dict[str, Oddity] = field(default_factory=dict)
+    bad: dict[str, IssueCount] = field(default_factory=dict)
     """Items left out of the shards of this worker, by reason."""
 
     def __post_init__(self) -> None:
@@ -153,7 +153,7 @@ class _Work:
                 tar = maker.make(items, part, self._report)
             index = put_shard(self.store, self.prefix, part, tar)
             self.done.add(part)
-            self.bad = added([self.bad, oddities(item for item in index.odd if item.left_out)])
+            self.bad = added([self.bad, issue_counts(item for item in index.issues if item.left_out)])
             refuse_too_many(self.bad, self.total, self.max_bad_fraction)
             if share.workers > 1 and share.worker == 0:
                 self._look()
@@ -167,7 +167,7 @@ class _Work:
     def finish(self, provenance: Mapping[str, Any]) -> dict[str, str]:
         """Store the manifest of every split; return their sha256."""
         found = read_indices(self.store, self.prefix, list(self.parts))
-        refuse_too_many(added(one.odd for one in found.values()), self.total, self.max_bad_fraction)
+        refuse_too_many(added(one.issues for one in found.values()), self.total, self.max_bad_fraction)
         return {
             items.split: put_manifest(
                 self.store, self.prefix, items.split, [found[part] for part in items.parts()], provenance
@@ -189,9 +189,9 @@ class _Work:
         self.progress(sum(len(part.numbers) for part in self.done) + extra, self.total)
 
 
-def refuse_too_many(odd: Mapping[str, Oddity], total: int, max_bad_fraction: Decimal) -> None:
+def refuse_too_many(issues: Mapping[str, IssueCount], total: int, max_bad_fraction: Decimal) -> None:
     """Raise UserError (65) once more of `total` items are left out than the job allows; not all may be seen yet."""
-    left_out = {reason: one for reason, one in odd.items() if one.left_out}
+    left_out = {reason: one for reason, one in issues.items() if one.left_out}
     count = sum(one.left_out for one in left_out.values())
     if count > max_bad_fraction * total:
         reasons = ", ".join(f"{reason} ({one.left_out})" for reason, one in left_out.items())
@@ -210,9 +210,9 @@ def _verify(store: ObjectStore, publication: Publication, max_bad_fraction: Deci
     sizes = dict(store.list(publication.prefix + "/"))
     names = publication.manifests
     manifests = [shards.read_manifest(store, publication.prefix, split, names[split]) for split in names]
-    odd = added(manifest.odd for manifest in manifests)
-    total = sum(manifest.samples for manifest in manifests) + sum(one.left_out for one in odd.values())
-    refuse_too_many(odd, total, max_bad_fraction)
+    issues = added(manifest.issues for manifest in manifests)
+    total = sum(manifest.samples for manifest in manifests) + sum(one.left_out for one in issues.values())
+    refuse_too_many(issues, total, max_bad_fraction)
     for manifest in manifests:
         for shard in manifest.shards:
             key = join(publication.prefix, manifest.split, shard.name)

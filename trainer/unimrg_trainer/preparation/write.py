@@ -21,9 +21,9 @@ from unimrg_api.exit_codes import ExitCode
 from unimrg_trainer.data.shards import (
     NAMED,
     CorruptDataError,
+    IssueCount,
+    ItemIssue,
     Manifest,
-    OddItem,
-    Oddity,
     Shard,
     ShardIndex,
     as_json,
@@ -77,7 +77,7 @@ class Summary:
     """Map → images that have it."""
     least_questions: int | None
     """Questions about the image about which there are fewest; None without images."""
-    odd: dict[str, Oddity]
+    issues: dict[str, IssueCount]
     images: np.ndarray
     """int64 [N, 2]: number of each sample with an image, length and checksum of its file in one."""
     first_text: int | None
@@ -117,7 +117,7 @@ def _summary(part: Part, index: ShardIndex, digest: str) -> Summary:
         index_sha256=digest,
     )
     pairs = np.array(images, np.int64).reshape(-1, 2)
-    return Summary(shard, maps, min(questions, default=None), oddities(index.odd), pairs, first_text)
+    return Summary(shard, maps, min(questions, default=None), issue_counts(index.issues), pairs, first_text)
 
 
 def put_manifest(
@@ -144,33 +144,33 @@ def put_manifest(
         least_questions=min((one.least_questions for one in summaries if one.least_questions is not None), default=0),
         maps=dict(sorted(sum((one.maps for one in summaries), Counter[str]()).items())),
         shards=[one.shard for one in summaries],
-        odd=added([*(one.odd for one in summaries), oddities(_duplicates(split, images))]),
+        issues=added([*(one.issues for one in summaries), issue_counts(_duplicates(split, images))]),
         provenance=dict(provenance),
     )
     return sha256(_put_first(store, join(prefix, split, "manifest.json"), as_json(manifest)))
 
 
-def oddities(items: Iterable[OddItem]) -> dict[str, Oddity]:
-    """Return the counts of odd items by reason."""
-    by_reason: dict[str, list[OddItem]] = {}
+def issue_counts(items: Iterable[ItemIssue]) -> dict[str, IssueCount]:
+    """Return the counts of items with issues by reason."""
+    by_reason: dict[str, list[ItemIssue]] = {}
     for item in items:
         by_reason.setdefault(item.reason, []).append(item)
     return {
-        reason: Oddity(
+        reason: IssueCount(
             count=len(found), left_out=sum(item.left_out for item in found), names=[one.name for one in found[:NAMED]]
         )
         for reason, found in sorted(by_reason.items())
     }
 
 
-def added(counts: Iterable[Mapping[str, Oddity]]) -> dict[str, Oddity]:
+def added(counts: Iterable[Mapping[str, IssueCount]]) -> dict[str, IssueCount]:
     """Return the sums of counts by reason, with the first names."""
-    by_reason: dict[str, list[Oddity]] = {}
+    by_reason: dict[str, list[IssueCount]] = {}
     for one in counts:
-        for reason, oddity in one.items():
-            by_reason.setdefault(reason, []).append(oddity)
+        for reason, issue in one.items():
+            by_reason.setdefault(reason, []).append(issue)
     return {
-        reason: Oddity(
+        reason: IssueCount(
             count=sum(one.count for one in found),
             left_out=sum(one.left_out for one in found),
             names=[name for one in found for name in one.names][:NAMED],
@@ -179,12 +179,12 @@ def added(counts: Iterable[Mapping[str, Oddity]]) -> dict[str, Oddity]:
     }
 
 
-def _duplicates(split: str, images: np.ndarray) -> list[OddItem]:
+def _duplicates(split: str, images: np.ndarray) -> list[ItemIssue]:
     """Return the images, int64 [N, 2] (number, content), whose content is that of an earlier one."""
     again = np.ones(len(images), bool)
     again[np.unique(images[:, 1], return_index=True)[1]] = False
     numbers = images[again, 0].tolist()
-    return [OddItem(number=one, name=sample_key(split, one), reason=DUPLICATE, left_out=False) for one in numbers]
+    return [ItemIssue(number=one, name=sample_key(split, one), reason=DUPLICATE, left_out=False) for one in numbers]
 
 
 def _key(prefix: str, part: Part) -> str:
@@ -198,7 +198,7 @@ def _put_first(store: ObjectStore, key: str, content: bytes) -> bytes:
 
 def _check_items(index: ShardIndex, part: Part, where: str) -> None:
     """Raise CorruptDataError unless a shard is made of the items of its part: each is a sample or left out."""
-    left_out = {sample_key(part.split, item.number) for item in index.odd if item.left_out}
+    left_out = {sample_key(part.split, item.number) for item in index.issues if item.left_out}
     expected = [key for number in part.numbers if (key := sample_key(part.split, number)) not in left_out]
     if [sample.key for sample in index.samples] != expected:
         raise CorruptDataError(

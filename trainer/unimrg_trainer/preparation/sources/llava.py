@@ -78,15 +78,15 @@ class Llava:
         name = str(records[0].get("image") or records[0].get("id") or f"record {item}")
         found = [_question_of(record) for record in records]
         questions = [question for question in found if question is not None]
-        odd = [_MALFORMED] * (len(questions) < len(found))
+        issues = [_MALFORMED] * (len(questions) < len(found))
         if item >= self._table.images:
-            if odd:
+            if issues:
                 raise BadItem(name, _MALFORMED)
             return SourceSample(questions=questions, name=name)
         if (file := self._images.listed.get(name)) is None:
             raise BadItem(name, "its image does not exist")
         maps = {map: map_of(name, self._read_map(files, name)) for map, files in self._maps.items()}
-        return SourceSample(self._images.read(file), maps, questions=questions, name=name, odd=odd)
+        return SourceSample(self._images.read(file), maps, questions=questions, name=name, issues=issues)
 
     @staticmethod
     def _read_map(files: Files, name: str) -> bytes:

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from tests.support.dictionary_store import DictionaryStore
-from tests.support.own_data import conversation, grey, manifests, odd, picture, questions, run, tar_of
+from tests.support.own_data import conversation, grey, issues, manifests, picture, questions, run, tar_of
 from tests.support.s3_stores import Place
 from unimrg_api.errors import JobError, UserError
 from unimrg_api.exit_codes import ExitCode
@@ -30,7 +30,7 @@ def test_a_record_with_odd_bytes_ends_nothing(dictionary_store: DictionaryStore,
     source = {"annotations": "file://recörds 1.jsonl", "images": "file://images", "heldOut": 1}
     digest = run(dictionary_store, tmp_path, {"llava": source})
     assert {answer for _, _, answer, _ in questions(dictionary_store, digest)} == {"A.", "A\tB"}
-    ((count, left_out, names),) = odd(dictionary_store, digest).values()
+    ((count, left_out, names),) = issues(dictionary_store, digest).values()
     assert (count, left_out, set(names)) == (2, 1, {"2.png", "text"})
 
 
@@ -38,15 +38,17 @@ def test_keys_that_nobody_can_ask_for_are_left_out(
     s3_place: Place, dictionary_store: DictionaryStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", str(s3_place.storage.endpoint))
-    store = s3_place.store("odd")
+    store = s3_place.store("issues")
     bucket, _, prefix = store.uri.removeprefix("s3://").partition("/")
     for number, name in enumerate(["a\x7fb.jpg", "fine.jpg", "good.jpg"]):
         store.client.put_object(Bucket=bucket, Key=f"{prefix}/{name}", Body=picture(number))
     digest = run(dictionary_store, tmp_path, {"folder": {"uri": store.uri, "heldOut": 1}})
-    assert odd(dictionary_store, digest) == {"its key is none that every client can ask for": (1, 1, ["a\\x7fb.jpg"])}
+    assert issues(dictionary_store, digest) == {
+        "its key is none that every client can ask for": (1, 1, ["a\\x7fb.jpg"])
+    }
 
 
-ODD = {
+ITEMS = {
     "cmyk.jpg": (picture(40, "JPEG", "CMYK"), "CMYK", False),
     "palette.png": (picture(50, mode="P"), "colours of a palette", False),
     "alpha.png": (picture(60, mode="RGBA"), "transparency is ignored", False),
@@ -86,7 +88,7 @@ def test_odd_files_are_counted_with_their_names_and_end_nothing(
     made = {"turned.jpg": picture(45, "JPEG", exif=tags), "bomb.png": bomb()}
     folder = tmp_path / "own"
     folder.mkdir()
-    for name, (content, _, _) in ODD.items():
+    for name, (content, _, _) in ITEMS.items():
         (folder / name).write_bytes(made[name] if content is None else content)
     (folder / "latin.txt").write_bytes(b"caf\xe9")
     (folder / "strange.json").write_text('{"questions": [{"question": 1}]}')
@@ -101,19 +103,19 @@ def test_odd_files_are_counted_with_their_names_and_end_nothing(
     (folder / "fine-30.depth.png").write_bytes(grey(1))
     source = {"folder": {"uri": "file://own", "heldOut": 1}}
     digest = run(dictionary_store, tmp_path, source)
-    found = odd(dictionary_store, digest)
+    found = issues(dictionary_store, digest)
     duplicate = found.pop("the image is that of an earlier sample")
     train = Dataset.open(dictionary_store, "train", digest)
     copies = sum((train.image_sample(number).image == (30, 0, 0)).all() for number in train.images)
     assert copies >= 2 and duplicate[:2] == (copies - 1, 0)  # one may be held out
     expected = dict[str, tuple[int, int, set[str]]]()
-    for name, (_, reason, left_out) in ODD.items():
+    for name, (_, reason, left_out) in ITEMS.items():
         count, _, names = expected.get(reason, (0, 0, set()))
         expected[reason] = (count + 1, int(left_out) * (count + 1), {*names, name})
     del expected["the image is that of an earlier sample"]
     assert {reason: (count, left_out, set(names)) for reason, (count, left_out, names) in found.items()} == expected
     samples = sum(manifest.samples for manifest in manifests(dictionary_store, digest).values())
-    assert samples == len(ODD) + 6 - sum(left_out for _, _, left_out in ODD.values())
+    assert samples == len(ITEMS) + 6 - sum(left_out for _, _, left_out in ITEMS.values())
     with pytest.raises(UserError, match=r"\d+ of 26 items cannot be used.*maxBadFraction \(0\.2\)") as caught:
         run(DictionaryStore(), tmp_path, source, bad="0.2")
     with pytest.raises(UserError, match=r"\d+ of 26 items cannot be used.*maxBadFraction \(0\.2\)"):
