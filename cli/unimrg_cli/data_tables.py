@@ -13,13 +13,7 @@ from unimrg_cli.printing import Side, print_rows, print_table, table_console
 from unimrg_trainer.data.verify import Finding
 
 _SPREAD: dict[str, Side] = {"MINIMUM": "right", "MEDIAN": "right", "95 %": "right", "MAXIMUM": "right"}
-_ISSUE_COLUMNS: dict[str, Side] = {
-    "SPLIT": "left",
-    "ITEMS": "right",
-    "LEFT OUT": "right",
-    "WHY": "left",
-    "NAMES": "fold",
-}
+_ISSUES: dict[str, Side] = {"SPLIT": "left", "ITEMS": "right", "LEFT OUT": "right", "WHY": "left", "NAMES": "fold"}
 _NAMES = 3
 """Names of items with issues that the table has; JSON has all that the manifest has."""
 _ANSWER_LENGTH = 80
@@ -52,7 +46,7 @@ def print_datasets(reports: Sequence[DatasetReport]) -> None:
         ]  # fmt: skip
         if issues:
             console.print()
-            print_table(console, _ISSUE_COLUMNS, issues)
+            print_table(console, _ISSUES, issues)
         console.print()
         known = {json.dumps(one.provenance, sort_keys=True): one.provenance for one in report.splits if one.provenance}
         for provenance in known.values():

@@ -43,7 +43,7 @@ RECORDS = [
     {"id": "t", "conversations": conversation("Say yes.", "Yes.")},
     {"id": "b", "image": "gqa/2.png", "conversations": conversation("Which colour?\n<image>", "Dark red.")},
     {"id": "a2", "image": "coco/ä 1.png", "conversations": conversation("<image>\nHow large?", "Small.")},
-    {"id": "issues", "image": "gqa/2.png", "conversations": "none"},
+    {"id": "odd", "image": "gqa/2.png", "conversations": "none"},
     {"id": "gone", "image": "gqa/gone.png", "conversations": conversation("<image>\nWhere?", "Nowhere.")},
     {"id": "u", "conversations": conversation("Say no.", "No.")},
 ]

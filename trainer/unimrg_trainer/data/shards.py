@@ -1,6 +1,6 @@
 """The format of prepared data: WebDataset tars, an index beside each, and one manifest per split.
 
-    <split>/manifest.json            counts, shards with sha256 of tar and index, items with issues, where all of it is from
+    <split>/manifest.json            counts, shards with sha256 of tar and index, items with issues, provenance
     <split>/<split>-000000.tar       plain tar: <key>.json, <key>.<encoding>.npy, <key>.png or .jpg, <key>.<map>.png
     <split>/<split>-000000.tar.idx   JSON: for every sample and member its offset, length and crc32
 
@@ -37,7 +37,7 @@ IMAGE_MEMBERS = ("png", "jpg")
 """Members of a sample by their extension; every other one is `<map>.png`, or an encoding (`data/members.py`)."""
 
 ISSUES_MEMBER = "__issues__"
-"""Member of a tar with what was issues about the items that it was made of: a JSON list of `ItemIssue`."""
+"""Member of a tar with the issues of the items that it was made of: a JSON list of `ItemIssue`."""
 NAMED = 100
 """Names that a manifest gives of each kind of issue."""
 
@@ -168,7 +168,7 @@ class Shard(_Record):
 
 
 class IssueCount(_Record):
-    """How many items of a split are issues for one reason; `names` are the first of them."""
+    """How many items of a split have one issue; `names` are the first of them."""
 
     count: int
     left_out: int

@@ -83,7 +83,7 @@ class Maker:
     def _members(
         self, split: str, batch: Iterable[tuple[int, SourceSample | BadItem]], issues: list[ItemIssue]
     ) -> dict[int, dict[str, bytes]]:
-        """Return the files of each sample of a batch, of which no pixels stay in memory; adds what is issues to `issues`."""
+        """Return the files of each sample of a batch, of which no pixels stay in memory; extends `issues`."""
         found = dict(self._samples(batch, issues))
         pictured = [packed for packed in found.values() if packed.image is not None]
         if split != WITHOUT_MAPS:
@@ -95,7 +95,7 @@ class Maker:
     def _samples(
         self, batch: Iterable[tuple[int, SourceSample | BadItem]], issues: list[ItemIssue]
     ) -> Iterator[tuple[int, Packed]]:
-        """Yield each sample of a batch; adds what is issues to `issues`."""
+        """Yield each sample of a batch; extends `issues`."""
         for number, item in batch:
             try:
                 if isinstance(item, BadItem):
