@@ -129,9 +129,9 @@ def _page(shown: Sequence[Shown], title: str) -> str:
 def _row(one: Shown) -> str:
     cells = [f"<td>{html.escape(name)}<br>{_tag(pixels)}</td>" for name, pixels in one.pictures.items()]
     texts = [one.caption, *(f"{question}\n→ {answer}" for question, answer in one.questions)]
-    said = "".join(f"<p>{html.escape(text).replace(chr(10), '<br>')}</p>" for text in texts if text)
+    paragraphs = "".join(f"<p>{html.escape(text).replace(chr(10), '<br>')}</p>" for text in texts if text)
     named = "<br>".join(html.escape(text) for text in (str(one.number), one.key, one.name) if text)
-    return f"<tr><th>{named}</th><td>{said}</td>{''.join(cells)}</tr>"
+    return f"<tr><th>{named}</th><td>{paragraphs}</td>{''.join(cells)}</tr>"
 
 
 def _tag(pixels: np.ndarray) -> str:

@@ -90,7 +90,7 @@ class IndexEntry(_Record):
 
 
 class ItemIssue(_Record):
-    """An item of a source that a person may want to look at: it could not be taken in, or not as it was."""
+    """An item of a source that a person may want to look at: it could not be used, or not as it was."""
 
     number: int
     """Within its split, from 0, as in the keys of samples."""

@@ -1,7 +1,7 @@
 """Compares every byte of a prepared data set with the digests that were written with it; needs no numpy.
 
 The marker names the manifests, a manifest its shards and their indices, an index the members of every sample
-(docs/method/data.md). Damage is told by sample and member where the index still says where these lie.
+(docs/method/data.md). Damage is reported by sample and member where the index still says where these lie.
 """
 
 from __future__ import annotations
