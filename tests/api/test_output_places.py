@@ -9,14 +9,14 @@ import pytest
 
 from unimrg_api.output_places import outputs_in_sources
 
-BASE = Path("/work/jobs")
+BASE = Path("/jobs")
 
 
 @pytest.mark.parametrize(
     ("source", "shards", "checkpoint", "places"),
     [
         ({"folder": {"uri": "file://."}}, "file://data", "file://run", [("data", "shards", 0), ("checkpoint", "uri")]),
-        ({"folder": {"uri": "file:///work/jobs/photos/"}}, "file://photos/data", "file://run", [("data", "shards", 0)]),
+        ({"folder": {"uri": "file:///jobs/photos/"}}, "file://photos/data", "file://run", [("data", "shards", 0)]),
         ({"folder": {"uri": "file://photos"}}, "file://photos2/data", "file://x/../photos", [("checkpoint", "uri")]),
         ({"webDataset": {"uri": "s3://b/tars/p-{0..9}.tar"}}, "s3://b/tars/out", "s3://b/run", [("data", "shards", 0)]),
         ({"llava": {"annotations": "s3://b/a.json", "images": "s3://b/i"}}, "s3://b/a.json", "s3://b/run", []),

@@ -19,7 +19,7 @@ from unimrg_trainer.checkpoint.commit import reserve
 from unimrg_trainer.checkpoint.manifest import CheckpointError
 from unimrg_trainer.checkpoint.reader import list_commits
 from unimrg_trainer.checkpoint.retention import Policy, retain
-from unimrg_trainer.storage import s3
+from unimrg_trainer.storage import s3_client
 
 
 def test_commits_are_found_loaded_and_deleted(s3_place: Place) -> None:
@@ -116,7 +116,7 @@ def trouble(kind: str, place: Place, gate: TcpGate, operation: str = "PutObject"
 def test_whatever_happens_on_the_way_a_save_is_whole_or_ends_with_its_code(
     s3_place: Place, s3_gate: TcpGate, monkeypatch: pytest.MonkeyPatch, kind: str, code: ExitCode | None
 ) -> None:
-    monkeypatch.setattr(s3, "READ_SECONDS", 0.5)
+    monkeypatch.setattr(s3_client, "READ_SECONDS", 0.5)
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     through = Place(s3_place.uri, s3_place.storage.model_copy(update={"endpoint": s3_gate.uri}))
     faults = ExitStack()
@@ -194,7 +194,7 @@ def test_what_is_damaged_in_a_bucket_is_quarantined_and_the_older_commit_taken(
 def test_a_read_that_breaks_off_on_its_way_condemns_no_commit(
     s3_place: Place, s3_gate: TcpGate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(s3, "READ_SECONDS", 0.5)
+    monkeypatch.setattr(s3_client, "READ_SECONDS", 0.5)
     checkpointer(s3_place.store()).save(small_state(10), "periodic")
     for after, silently in ((0, False), (350, False), (420, True)):
         through = s3_place.through(s3_gate, "run")

@@ -29,7 +29,7 @@ from unimrg_trainer.objectives.registry import objective
 from unimrg_trainer.preparation import items
 from unimrg_trainer.preparation.prepare import prepare
 from unimrg_trainer.scenes import generate
-from unimrg_trainer.storage import patient, s3
+from unimrg_trainer.storage import patient, s3, s3_client
 from unimrg_trainer.storage.base import StorageError
 from unimrg_trainer.storage.patient import PatientStore, Waits
 
@@ -80,8 +80,8 @@ def missing(around: Surroundings) -> Iterator[None]:
 def broken_off(around: Surroundings, *, silently: bool) -> Iterator[None]:
     around.gate.break_answers(2, after=2000, silently=silently)
     with pytest.MonkeyPatch.context() as patches:
-        patches.setattr(s3, "READ_SECONDS", 1.0)
-        s3._forget(s3.connect(around.place.at(around.gate).storage))
+        patches.setattr(s3_client, "READ_SECONDS", 1.0)
+        s3_client.forget(s3.connect(around.place.at(around.gate).storage))
         yield
     assert around.gate.broken == 2
 
@@ -115,7 +115,7 @@ def expired(around: Surroundings, *, renewed: bool) -> Iterator[None]:
         return client
 
     around.write_keys(expired=True)
-    s3._forget(connect(around.place.at(around.gate).storage))  # it has read the file before
+    s3_client.forget(connect(around.place.at(around.gate).storage))  # it has read the file before
     with pytest.MonkeyPatch.context() as patches:
         patches.setattr(s3, "connect", watched)
         yield
@@ -198,7 +198,7 @@ def around(
     s3_place: Place, s3_gate: TcpGate, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Surroundings:
     monkeypatch.setattr(items, "ITEMS_PER_SHARD", PER_SHARD)
-    monkeypatch.setattr(s3, "ATTEMPTS", 2)
+    monkeypatch.setattr(s3_client, "ATTEMPTS", 2)
     for name, value in {"FIRST_PAUSE": 0.05, "LONGEST_PAUSE": 0.2, "SLOW_SECONDS": 0.2, "TICK_SECONDS": 0.05}.items():
         monkeypatch.setattr(patient, name, value)
     prepare(SOURCES, tmp_path, s3_place.store("data"), lambda *_: None)

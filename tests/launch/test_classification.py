@@ -25,7 +25,7 @@ def died(rank: int, status: int, at: float = 1.0) -> RankExit:
     return RankExit(rank, None, status, at)
 
 
-def told(rank: int, status: int, at: float) -> RankExit:
+def reporting(rank: int, status: int, at: float) -> RankExit:
     return RankExit(rank, None, status, at, last_line="OSError: [Errno 28] No space left on device")
 
 
@@ -49,7 +49,7 @@ CASES: list[tuple[str, WorkerGroupExit, ExitCode, int | None]] = [
     ("a communication fault beside a failure", group(ended(0, 84, 1), ended(1, 70, 2)), ExitCode.PROGRAM, 1),
     ("communication faults alone", group(ended(0, 84, 3), ended(1, 84, 2)), ExitCode.COMMUNICATION, 1),
     ("a communication fault, and a peer that hung", group(ended(0, 84, 3), killed(1)), ExitCode.COMMUNICATION, 0),
-    ("one that says nothing, and the cause", group(died(0, 69, 1), told(1, 69, 2)), ExitCode.UNAVAILABLE, 1),
+    ("one that says nothing, and the cause", group(died(0, 69, 1), reporting(1, 69, 2)), ExitCode.UNAVAILABLE, 1),
     ("killed by the kernel", group(ended(0, 84, 5), died(1, -9, 5.05)), ExitCode.KILLED, 1),
     ("a failure, and a peer that hung", group(ended(0, 65, 1), killed(1)), ExitCode.DATA_CORRUPT, 0),
     ("a crash in native code", group(died(0, -signal.SIGSEGV)), ExitCode.PROGRAM, 0),

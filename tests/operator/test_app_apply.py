@@ -258,8 +258,8 @@ def test_only_a_status_from_which_nothing_follows_is_held(shell: Shell) -> None:
     assert shell.applier.apply(item, seen, Decision(STATUS), hold=True) == Outcome()
     assert shell.requests() == []
     shell.api.others += [ok(job_object()), ok()]
-    told = Decision(status, events=(Event("Normal", "A", "b"),))
-    assert shell.applier.apply(item, seen, told, hold=True) == Outcome(wrote_status=True)
+    decided = Decision(status, events=(Event("Normal", "A", "b"),))
+    assert shell.applier.apply(item, seen, decided, hold=True) == Outcome(wrote_status=True)
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ def test_a_job_is_looked_at_anew_as_soon_as_its_status_was_written(cached: Cache
     cached.put("UniMRGJob", before)
     version = before["metadata"]["resourceVersion"]
     cached.world.written(KEY, "another", job_object())
-    assert cached.queued == []  # the watch was faster, and has told
+    assert cached.queued == []  # the watch was faster
     cached.world.written(KEY, version, job_object())
     assert cached.queued == [KEY]
 

@@ -122,9 +122,9 @@ def test_images_come_with_what_lies_beside_them(
     assert found[30].caption is None and found[30].maps == {}
     assert questions(dictionary_store, digest) == [(True, "Which?", "Red.", {"kind": "colour"})]
     sizes = {split: manifest.samples for split, manifest in manifests(dictionary_store, digest).items()}
-    told = manifests(dictionary_store, digest)["train"].provenance
-    assert told["sources"] == [{kind.split()[0]: {"uri": f"{base}/{place}", "heldOut": 1, "licence": "CC0-1.0"}}]
-    assert told["versions"]["numpy"] == np.__version__
+    provenance = manifests(dictionary_store, digest)["train"].provenance
+    assert provenance["sources"] == [{kind.split()[0]: {"uri": f"{base}/{place}", "heldOut": 1, "licence": "CC0-1.0"}}]
+    assert provenance["versions"]["numpy"] == np.__version__
     with_depth = sum(manifest.maps.get("depth", 0) for manifest in manifests(dictionary_store, digest).values())
     assert with_depth == sum("depth" in sample.maps for sample in everything(dictionary_store, digest).values()) > 0
     assert sizes["heldOut"] == 1 and sum(sizes.values()) == 3 + (kind != "folder") - len(

@@ -19,7 +19,7 @@ from tests.support.s3_stores import Place
 from tests.support.tcp_gate import TcpGate
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.spec_platform import StorageSpec
-from unimrg_trainer.storage import s3
+from unimrg_trainer.storage import s3, s3_client
 from unimrg_trainer.storage.base import AlreadyExists, NotFound, StorageError
 from unimrg_trainer.storage.s3 import S3Store
 
@@ -30,7 +30,7 @@ from unimrg_trainer.storage.s3 import S3Store
 def test_a_reply_that_breaks_off_is_asked_for_again(
     s3_place: Place, s3_gate: TcpGate, monkeypatch: pytest.MonkeyPatch, silently: bool
 ) -> None:
-    monkeypatch.setattr(s3, "READ_SECONDS", 0.5)
+    monkeypatch.setattr(s3_client, "READ_SECONDS", 0.5)
     content = bytes(range(256)) * 2000
     s3_place.store().put("a", content)
     store = s3_place.through(s3_gate, part_bytes=200_000)
@@ -228,7 +228,7 @@ def test_a_missing_bucket_is_a_missing_input_and_named(s3_place: Place) -> None:
 def test_an_endpoint_that_refuses_or_never_answers_is_an_outage(
     s3_place: Place, s3_gate: TcpGate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(s3, "READ_SECONDS", 0.2)
+    monkeypatch.setattr(s3_client, "READ_SECONDS", 0.2)
     s3_gate.swallow()
     assert failure(lambda: s3_place.through(s3_gate).get("a")).exit_code is ExitCode.UNAVAILABLE
     s3_gate.close()

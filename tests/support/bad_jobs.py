@@ -1,4 +1,4 @@
-"""The corpus of bad jobs, one table: each is a good job with one change, and the path at which it is wrong.
+"""The corpus of bad jobs, in one file for it is one table: each is a good job with one change, and where it is wrong.
 
 Two runners hold every reader to it: tests/api/test_bad_jobs.py (the command line's and the operator's reading) and
 tests/cluster/test_bad_jobs_at_the_server.py (the API server's).

@@ -11,7 +11,7 @@ from botocore.awsrequest import AWSResponse
 
 from tests.support.s3_stores import Place
 from unimrg_trainer.storage.base import StorageError
-from unimrg_trainer.storage.s3 import connect
+from unimrg_trainer.storage.s3_client import connect
 
 
 def failure(call: Callable[[], object]) -> StorageError:

@@ -14,7 +14,8 @@ import pytest
 from tests.support.s3_server import S3Server
 from tests.support.tcp_gate import TcpGate
 from unimrg_api.spec_platform import StorageSpec
-from unimrg_trainer.storage.s3 import PART_BYTES, S3Store, connect
+from unimrg_trainer.storage.s3 import PART_BYTES, S3Store
+from unimrg_trainer.storage.s3_client import connect
 
 
 @dataclass(frozen=True)

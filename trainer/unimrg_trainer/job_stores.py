@@ -93,7 +93,7 @@ def data_digest(job: UniMRGJob, env: PodEnvironment, *, prepared: bool = True) -
 
 def require_contents(job: UniMRGJob, parts: Sequence[Dataset]) -> None:
     """Raise UserError (65) unless one split of the job's data sets has what its rows need: in `train`, of all that are
-    read, every map that is learnt, and, with `imageSharing: All`, a question about every image."""
+    read, every map that an objective learns, and, with `imageSharing: All`, a question about every image."""
     spec = job.spec
     objectives = [name for name, weight in spec.resolved_objectives().items() if weight > 0]
     asked = spec.training.batch.image_sharing == "All" and ANSWERING in objectives

@@ -162,7 +162,7 @@ def require_gpu(gpus_per_node: int) -> None:
 
 
 def set_up(env: PodEnvironment, job: UniMRGJob, waits: Waits) -> Setup:
-    """Join the group and open everything that the job names. `waits` hears of every piece that is fetched."""
+    """Join the group and open everything that the job names. `waits` ticks with every piece that is fetched."""
     on_read, patience = waits.tick, job.spec.data.reading.patience_seconds
     timeout = GROUP_TIMEOUT + datetime.timedelta(seconds=patience)
     rank, world_size, device = join_group(job.spec.trainer.gpus_per_node, timeout)

@@ -10,23 +10,18 @@ from __future__ import annotations
 
 import datetime
 import io
-import logging
-import os
 import random
 import re
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
-import boto3
 import urllib3
 from boto3.s3.transfer import TransferConfig
-from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, FlexibleChecksumError
 
 from unimrg_api.exit_codes import ExitCode
@@ -34,21 +29,9 @@ from unimrg_api.redaction import clean
 from unimrg_api.spec_platform import StorageSpec
 from unimrg_api.texts import backoff
 from unimrg_trainer.storage.base import AlreadyExists, Content, NotFound, StorageError, check_key, check_prefix, opened
-from unimrg_trainer.storage.s3_errors import (
-    CHECKSUMS,
-    UNREACHABLE,
-    check_variables,
-    code_of,
-    of_client,
-    s3_errors_as_storage_errors,
-    status_of,
-)
+from unimrg_trainer.storage.s3_client import connect, forget
+from unimrg_trainer.storage.s3_errors import CHECKSUMS, UNREACHABLE, code_of, s3_errors_as_storage_errors, status_of
 
-CONNECT_SECONDS = 4
-READ_SECONDS = 10
-ATTEMPTS = 4
-"""Requests of one call. An address that takes no connection is given up after at most 25 seconds, one that never
-replies after 50; for `get` from one whose replies begin and then fall silent see BODY_ATTEMPTS."""
 BODY_ATTEMPTS = 5
 """How often the content of one reply is asked for; botocore repeats requests only until their reply begins."""
 PART_BYTES = 16 << 20
@@ -59,12 +42,8 @@ PIECE_BYTES = 1 << 20
 """What is received at once: all but the last piece of a reply that breaks off is kept."""
 PARALLEL = 8
 """Pieces of one object that travel at once."""
-CONNECTIONS = 32
-DEFAULT_REGION = "us-east-1"
 ALL = 1 << 62
 """More bytes than an object has."""
-
-logging.getLogger("botocore.credentials").setLevel(logging.WARNING)  # it reports each time where it found keys
 
 T = TypeVar("T")
 
@@ -216,7 +195,7 @@ class S3Store:
             if code_of(error) not in EXPIRED or not left:
                 return False
             left.clear()
-            _forget(client)
+            forget(client)
             return True
 
         return renewed
@@ -344,56 +323,6 @@ def _received(answer: dict[str, Any], start: int, count: int, pieces: list[bytes
 
 
 EXPIRED = ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired")
-
-_clients: dict[tuple[object, ...], Any] = {}
-_clients_lock = threading.Lock()
-
-
-def connect(settings: StorageSpec) -> Any:
-    """Return the client for these settings and this environment: one per process, for sockets outlive no fork.
-
-    Raises StorageError (CONFIGURATION or CREDENTIALS) if no client can be made of them.
-    """
-    environment = frozenset(item for item in os.environ.items() if item[0].startswith("AWS_"))
-    identity = (os.getpid(), settings, environment)
-    with _clients_lock:
-        if identity in _clients:
-            return _clients[identity]
-        check_variables(os.environ)
-        # None leaves it to botocore, whose own variables and files then count
-        checksums: Literal["when_required"] | None = "when_required" if settings.checksums == "WhenRequired" else None
-        addressing: Any = None if settings.addressing == "Auto" else {"addressing_style": settings.addressing.lower()}
-        config = Config(
-            connect_timeout=CONNECT_SECONDS,
-            read_timeout=READ_SECONDS,
-            retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
-            max_pool_connections=CONNECTIONS,
-            s3=addressing,
-            request_checksum_calculation=checksums,
-            response_checksum_validation=checksums,
-        )
-        try:
-            session = boto3.session.Session()
-            region = settings.region or os.environ.get("AWS_REGION") or session.region_name or DEFAULT_REGION
-            client = session.client("s3", endpoint_url=settings.endpoint, region_name=region, config=config)
-        except BotoCoreError as error:
-            raise of_client(error, "cannot make a client of S3") from error
-        except ValueError as error:
-            raise StorageError(
-                f"cannot make a client of S3: {clean(str(error), 300)}",
-                remedy="correct AWS_ENDPOINT_URL, or give spec.storage.endpoint",
-                exit_code=ExitCode.CONFIGURATION,
-            ) from error
-        _clients[identity] = client
-        return client
-
-
-def _forget(client: Any) -> None:
-    """Let the next caller make a client anew, which reads the keys again, where they come from a file."""
-    with _clients_lock:
-        for identity, known in list(_clients.items()):
-            if known is client:
-                del _clients[identity]
 
 
 def _repeated(call: Callable[[], T], is_worth_it: Callable[[Exception], bool]) -> T:
