@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.support.benchmark_subject import PLACE, subject
 from tests.support.scene_records import SceneRecords
 from unimrg_api.errors import Interrupted, UserError
-from unimrg_trainer.evaluation.benchmarks.base import BenchmarkResult, HeldOut, Item, LazyItems, Result, Table
+from unimrg_trainer.evaluation.benchmarks.base import BenchmarkResult, Item, LazyItems, Table
 from unimrg_trainer.evaluation.benchmarks.registry import find_benchmark
 from unimrg_trainer.evaluation.runner import ANSWER_BLOCK, Runner
-from unimrg_trainer.maps.base import ImageMap
-from unimrg_trainer.maps.registry import find_map
 from unimrg_trainer.models.requests import AnswerRequest, GenerateRequest
 
 TEXT, IMAGES = {AnswerRequest}, {GenerateRequest}
@@ -116,41 +115,18 @@ def toys(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("toys")
 def test_benchmarks_of_a_package_are_found_by_name_and_scored() -> None:
     data = SceneRecords(3)
-    words = runner().measure(find_benchmark("words", {"images": 3}), data, TEXT, seed=0)
+    words = runner().measure(find_benchmark("words", {"images": 3}, PLACE), subject(data), TEXT, seed=0)
     assert words is not None and words.metrics == {"mean": 3.0} and len(words.table.rows) == 3
-    greys = runner().measure(find_benchmark("bright-and-dark", {}), data, IMAGES, seed=0)
+    greys = runner().measure(find_benchmark("bright-and-dark", {}, PLACE), subject(), IMAGES, seed=0)
     assert greys is not None and greys.metrics == {"bright": 0.0, "dark": 1.0} and greys.headline == ("bright", "dark")
 
 
 @pytest.mark.usefixtures("toys")
 def test_a_benchmark_of_what_is_not_trained_is_left_out() -> None:
-    data = SceneRecords(1)
-    assert runner().measure(find_benchmark("words", {}), data, IMAGES, seed=0) is None
-    assert runner().measure(find_benchmark("bright-and-dark", {}), data, TEXT, seed=0) is None
-    assert runner().measure(find_benchmark("bright-and-dark", {"prompts": []}), data, IMAGES, seed=0) is None
-
-
-def test_a_benchmark_of_maps_is_asked_for_those_that_the_job_trains() -> None:
-    class OneItemEach:
-        name, max_new_tokens = "each", 1
-
-        def __init__(self, maps: Sequence[ImageMap] = ()) -> None:
-            self.maps = maps
-
-        def of_maps(self, maps: Sequence[ImageMap]) -> OneItemEach:
-            return OneItemEach(maps)
-
-        def items(self, held_out: HeldOut) -> list[Item]:
-            return [Item(map.name, GenerateRequest(map.canonical_prompt, 0, 0)) for map in self.maps]
-
-        def score(self, results: Iterable[tuple[Item, Result]], seed: int) -> BenchmarkResult:
-            return BenchmarkResult({item.key: 1.0 for item, _ in results}, (), Table("", [], []))
-
-    data = SceneRecords(1)
-    maps = [find_map(name) for name in ("depth", "pixel")]
-    result = runner().measure(OneItemEach(), data, IMAGES, seed=0, maps=maps)
-    assert result is not None and set(result.metrics) == {"depth", "pixel"}
-    assert runner().measure(OneItemEach(), data, IMAGES, seed=0) is None
+    data = subject(SceneRecords(1))
+    assert runner().measure(find_benchmark("words", {}, PLACE), data, IMAGES, seed=0) is None
+    assert runner().measure(find_benchmark("bright-and-dark", {}, PLACE), data, TEXT, seed=0) is None
+    assert runner().measure(find_benchmark("bright-and-dark", {"prompts": []}, PLACE), data, IMAGES, seed=0) is None
 
 
 @pytest.mark.usefixtures("toys")
@@ -160,7 +136,7 @@ def test_a_benchmark_of_maps_is_asked_for_those_that_the_job_trains() -> None:
 )
 def test_an_unknown_benchmark_and_wrong_settings_are_the_users(name: str, settings: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError, match=said) as caught:
-        find_benchmark(name, settings)
+        find_benchmark(name, settings, PLACE)
     assert caught.value.remedy
 
 

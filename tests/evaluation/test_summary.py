@@ -9,6 +9,7 @@ import re
 import pytest
 from rich.console import Console
 
+from tests.support.benchmark_subject import PLACE, subject
 from tests.support.scene_records import SceneRecords
 from unimrg_trainer.evaluation.benchmarks.base import BenchmarkResult, Item, Table
 from unimrg_trainer.evaluation.benchmarks.generated_maps import GeneratedMaps
@@ -120,8 +121,8 @@ def test_every_table_is_printed_without_colour() -> None:
 def generated_maps() -> BenchmarkResult:
     """Scores of outputs that are the true maps turned upside down."""
     data, maps = SceneRecords(8, size=32), {name: find_map(name) for name in MAPS}
-    benchmark = GeneratedMaps({"images": 8}).of_maps(list(maps.values()))
-    items = benchmark.items(data)
+    benchmark = GeneratedMaps({"images": 8}, PLACE)
+    items = benchmark.items(subject(data, list(maps.values())))
     listed = [items[index] for index in range(len(items))]
     return benchmark.score(
         [(item, maps[item.attributes["map"]].target(item.truth, 32)[::-1]) for item in listed], seed=0
@@ -133,7 +134,7 @@ def test_the_tables_fit_eighty_columns() -> None:
     answers = [
         (Item(str(i), AnswerRequest(""), truth, {"kind": kind}), truth) for i, (kind, truth) in enumerate(truths)
     ]
-    perfect = Spatial({"questions": 3000}).score(answers, seed=0)
+    perfect = Spatial({"questions": 3000}, PLACE).score(answers, seed=0)
     rows = compare({"Understanding": [12.25, 12.5]}, {"Understanding": [0.25, 0.75]}, seed=0)
     use = compare_images({"Understanding": [0.25, 0.75]}, {"Understanding": [12.25, 12.5]}, seed=0)
     results = {"spatial": perfect, "generatedMaps": generated_maps()}

@@ -21,7 +21,7 @@ from unimrg_api.errors import UserError
 from unimrg_trainer.maps.geometry import squash
 from unimrg_trainer.models.base import OnRound, RngFor, Row
 from unimrg_trainer.models.common.encodings import Reading
-from unimrg_trainer.models.requests import AnswerRequest, GenerateRequest
+from unimrg_trainer.models.requests import DEFAULT_STYLE, AnswerRequest, GenerateRequest
 from unimrg_trainer.objectives.base import Objective, Task
 from unimrg_trainer.packing.composition import Composition
 from unimrg_trainer.packing.segments import Attention, Segment, row_length, row_tokens, segment_slices
@@ -74,7 +74,7 @@ class ToyModule(nn.Module):
 
 
 class ToyFamily:
-    name, variant, assets = "toy", "small", Path()
+    name, variant, assets, prompt_style = "toy", "small", Path(), DEFAULT_STYLE
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         for name in settings.keys() - {"width", "sampling"}:

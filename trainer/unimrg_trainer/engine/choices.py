@@ -20,8 +20,10 @@ from unimrg_api.errors import JobError, Problem, UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.fields import resolve_uri
 from unimrg_api.job import UniMRGJob
+from unimrg_api.spec_stages import BenchmarkSpec
 from unimrg_trainer.engine.initial_weights import check_headers
 from unimrg_trainer.engine.parts import check_parts, parts_of
+from unimrg_trainer.evaluation.benchmarks.base import BenchmarkPlace, NeedsFiles
 from unimrg_trainer.evaluation.benchmarks.registry import find_benchmark
 from unimrg_trainer.models.base import Family
 from unimrg_trainer.models.common.assets import Asset, assets_folder
@@ -120,9 +122,23 @@ def _components(job: UniMRGJob, env: PodEnvironment) -> Iterator[tuple[str, bool
     yield "spec.training.parts", custom, lambda: _check_parts(job, family())
     for index, entry in enumerate(spec.objectives or ()):
         yield f"spec.objectives[{index}]", entry.custom is not None, partial(objective, entry.key)
-    for index, benchmark in enumerate(spec.stages.evaluate.benchmarks):
-        path = f"spec.stages.evaluate.benchmarks[{index}]"
-        yield path, benchmark.custom is not None, partial(find_benchmark, *benchmark.selected())
+    for benchmark, place in benchmark_places(job, env):
+        yield place.field, benchmark.custom is not None, partial(_check_benchmark, benchmark, place)
+
+
+def benchmark_places(job: UniMRGJob, env: PodEnvironment) -> Iterator[tuple[BenchmarkSpec, BenchmarkPlace]]:
+    """Yield each benchmark of the job's evaluation with its place."""
+    evaluate = job.spec.stages.evaluate
+    for index, entry in enumerate(evaluate.benchmarks):
+        field = f"spec.stages.evaluate.benchmarks[{index}]"
+        yield entry, BenchmarkPlace(field, env.spec_base, job.spec.storage, env.cache)
+
+
+def _check_benchmark(entry: BenchmarkSpec, place: BenchmarkPlace) -> None:
+    """Build a benchmark, and have it look for the files that it needs."""
+    benchmark = find_benchmark(*entry.selected(), place)
+    if isinstance(benchmark, NeedsFiles):
+        benchmark.check_files()
 
 
 def _check_parts(job: UniMRGJob, family: Family) -> None:

@@ -29,6 +29,7 @@ from unimrg_trainer.checkpoint.commit import Commit
 from unimrg_trainer.checkpoint.discover import load_newest, newest_verified
 from unimrg_trainer.checkpoint.tensors import CommitReader
 from unimrg_trainer.data.mixture import Data
+from unimrg_trainer.engine.choices import benchmark_places
 from unimrg_trainer.engine.initial_weights import build_initial
 from unimrg_trainer.engine.measuring import (
     SharedWork,
@@ -45,7 +46,7 @@ from unimrg_trainer.engine.run_description import record_dataset
 from unimrg_trainer.engine.setup import Setup, set_up, waiting
 from unimrg_trainer.engine.stopping import StopFlag
 from unimrg_trainer.engine.strategies.base import import_weights
-from unimrg_trainer.evaluation.benchmarks.base import BenchmarkResult, Item
+from unimrg_trainer.evaluation.benchmarks.base import BenchmarkResult, Item, Subject
 from unimrg_trainer.evaluation.benchmarks.registry import find_benchmark
 from unimrg_trainer.evaluation.held_out import HeldOutLoss, compare
 from unimrg_trainer.evaluation.image_use import ImageUse, compare_images
@@ -72,7 +73,7 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
 
     Raises UserError (exit code 66) if the job has no checkpoint, Interrupted (85) if a stop was requested.
     """
-    benchmarks = {entry.key: find_benchmark(*entry.selected()) for entry in job.spec.stages.evaluate.benchmarks}
+    benchmarks = {entry.key: find_benchmark(*entry.selected(), place) for entry, place in benchmark_places(job, env)}
     sections = SectionFile(env.run_dir, int(os.environ["RANK"]))
     setup = set_up(env, job, waiting(sections, stop))
     best = job.spec.training.early_stop is not None
@@ -118,9 +119,10 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
     other = other_image_losses(setup, module, held_out, rows, work, progress)
     runner = Runner(TrainedModel(setup.family, module), work, progress)
     maps = [objective.map for objective in setup.objectives if objective.map is not None]
+    subject = Subject(held_out, maps, setup.family.prompt_style, setup.device.type)
     trained = {GenerateRequest if objective.map else AnswerRequest for objective in setup.objectives}
     scores = {
-        name: runner.measure(benchmark, held_out, trained, job.spec.training.seed, maps)
+        name: runner.measure(benchmark, subject, trained, job.spec.training.seed)
         for name, benchmark in benchmarks.items()
     }
     grid = draw_samples(setup, held_out, runner)

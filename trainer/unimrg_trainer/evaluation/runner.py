@@ -14,8 +14,7 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
-from unimrg_trainer.evaluation.benchmarks.base import AsksForMaps, Benchmark, BenchmarkResult, HeldOut, Items, Result
-from unimrg_trainer.maps.base import ImageMap
+from unimrg_trainer.evaluation.benchmarks.base import Benchmark, BenchmarkResult, Items, Result, Subject
 from unimrg_trainer.models.requests import AnswerRequest, GenerateRequest
 
 logger = logging.getLogger(__name__)
@@ -87,21 +86,14 @@ class Runner:
         return [result for block_results in self.ranks.gather(results) for result in block_results]
 
     def measure(
-        self,
-        benchmark: Benchmark,
-        held_out: HeldOut,
-        trained: Collection[type],
-        seed: int,
-        maps: Sequence[ImageMap] = (),
+        self, benchmark: Benchmark, subject: Subject, trained: Collection[type], seed: int
     ) -> BenchmarkResult | None:
         """Return the result of a benchmark on rank 0, None elsewhere.
 
-        `trained` are the types of request that the training made the model fit for, `maps` those that it learnt to
-        generate. A benchmark of another type, or without items, is left out: None.
+        `trained` are the types of request that the training made the model fit for. A benchmark of another type, or
+        without items, is left out: None.
         """
-        if isinstance(benchmark, AsksForMaps):
-            benchmark = benchmark.of_maps(maps)
-        items = benchmark.items(held_out)
+        items = benchmark.items(subject)
         if not len(items) or type(items[0].request) not in trained:
             reason = "nothing trains for what it asks" if len(items) else "the held-out data has nothing to ask about"
             logger.warning("the benchmark %s is left out: %s", benchmark.name, reason)

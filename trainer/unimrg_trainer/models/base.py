@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from unimrg_trainer.maps.base import ImageMap
 from unimrg_trainer.models.common.assets import Asset
 from unimrg_trainer.models.common.encodings import Reading
-from unimrg_trainer.models.requests import AnswerRequest, GenerateRequest
+from unimrg_trainer.models.requests import AnswerRequest, GenerateRequest, PromptStyle
 from unimrg_trainer.models.weights import Layout
 from unimrg_trainer.objectives.base import Objective, Task
 from unimrg_trainer.packing.composition import Composition
@@ -55,6 +55,8 @@ class Family(Protocol):
     name: str
     variant: str
     """Name of the size, for reports."""
+    prompt_style: PromptStyle
+    """How benchmarks end their questions to it."""
     assets: Path
     """Folder of the needed files; `engine/choices.py` sets it to where the job says."""
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from unimrg_api.plugins import load
-from unimrg_trainer.evaluation.benchmarks.base import Benchmark, BenchmarkFactory
+from unimrg_trainer.evaluation.benchmarks.base import Benchmark, BenchmarkFactory, BenchmarkPlace
 
 BENCHMARKS = {
     "spatial": "unimrg_trainer.evaluation.benchmarks.spatial:Spatial",
@@ -15,7 +15,7 @@ BENCHMARKS = {
 """Name → factory."""
 
 
-def find_benchmark(name: str, settings: Mapping[str, Any]) -> Benchmark:
+def find_benchmark(name: str, settings: Mapping[str, Any], place: BenchmarkPlace) -> Benchmark:
     """Return the benchmark of that name. Raises UserError for an unknown one, or for settings that it does not take."""
-    factory = load("unimrg.benchmarks", BENCHMARKS, name, field="spec.stages.evaluate.benchmarks")
-    return cast(BenchmarkFactory, factory)(settings)
+    factory = load("unimrg.benchmarks", BENCHMARKS, name, field=place.field)
+    return cast(BenchmarkFactory, factory)(settings, place)

@@ -32,7 +32,14 @@ from unimrg_trainer.models.harmon.rows import HarmonRow, plan_cohort
 from unimrg_trainer.models.harmon.sampling import SamplingSettings
 from unimrg_trainer.models.harmon.template import Template
 from unimrg_trainer.models.harmon.weights import layouts
-from unimrg_trainer.models.requests import AnswerRequest, GenerateRequest, require_size
+from unimrg_trainer.models.requests import (
+    LETTER_ONLY,
+    VLMEVALKIT_CHOICE,
+    AnswerRequest,
+    GenerateRequest,
+    PromptStyle,
+    require_size,
+)
 from unimrg_trainer.models.weights import Layout
 from unimrg_trainer.objectives.base import Objective, Task
 from unimrg_trainer.packing.composition import Composition
@@ -65,6 +72,7 @@ class HarmonFamily:
     """
 
     name = "harmon"
+    prompt_style = PromptStyle("harmon", VLMEVALKIT_CHOICE + LETTER_ONLY)
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         spec = HarmonSpec.model_validate(settings)

@@ -33,7 +33,7 @@ from unimrg_trainer.models.openuni.rows import OpenUniRow, lay_out
 from unimrg_trainer.models.openuni.template import IMAGE_END, IMAGE_START, SPECIAL_IDS, Template
 from unimrg_trainer.models.openuni.vision import VisionTower, draw_weights
 from unimrg_trainer.models.openuni.weights import TOKENIZER, assets, layouts, vision_asset
-from unimrg_trainer.models.requests import AnswerRequest, GenerateRequest, require_size
+from unimrg_trainer.models.requests import LETTER_ONLY, AnswerRequest, GenerateRequest, PromptStyle, require_size
 from unimrg_trainer.models.weights import Layout
 from unimrg_trainer.objectives.base import Objective, Task
 from unimrg_trainer.packing.composition import Composition
@@ -58,6 +58,11 @@ class OpenUniFamily:
     """
 
     name = "openuni"
+    prompt_style = PromptStyle(
+        "internvlchat",
+        LETTER_ONLY,
+        {"hallusionBench": " Please answer yes or no. Answer the question using a single word or phrase."},
+    )
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         spec = OpenUniSpec.model_validate(settings)

@@ -23,7 +23,7 @@ from unimrg_trainer.models.common.batches import evaluation_mode
 from unimrg_trainer.models.common.encodings import Reading
 from unimrg_trainer.models.common.frozen import full_precision
 from unimrg_trainer.models.common.tokenizer import TEXT_END, TINY_TOKENIZER, TextTokenizer
-from unimrg_trainer.models.requests import AnswerRequest, GenerateRequest, require_size
+from unimrg_trainer.models.requests import DEFAULT_STYLE, AnswerRequest, GenerateRequest, require_size
 from unimrg_trainer.models.showo.batch import ShowOBatch
 from unimrg_trainer.models.showo.codes import MAGVIT, ImageTokenizer, decode_images, encode_images, open_image_tokenizer
 from unimrg_trainer.models.showo.collate import collate
@@ -53,6 +53,7 @@ class ShowOFamily:
     """
 
     name = "showo"
+    prompt_style = DEFAULT_STYLE
 
     def __init__(self, settings: Mapping[str, Any], config: ShowOConfig | None = None) -> None:
         spec = ShowOSpec.model_validate(settings)
