@@ -13,6 +13,7 @@ import numpy as np
 
 from unimrg_api.commits import SUMMARY_KEY
 from unimrg_api.job import UniMRGJob
+from unimrg_api.redaction import redact_values
 from unimrg_trainer.checkpoint.commit import Commit
 from unimrg_trainer.engine.run_description import record_dataset
 from unimrg_trainer.engine.setup import Setup
@@ -134,8 +135,9 @@ class Results:
             processes=setup.world_size,
             attempts=max(1, len(_resumes(spool))),
             weights="initial" if commit is None else "checkpoint",
-            weights_sha256=found.weights,
             checkpoint="" if commit is None else commit.key,
+            checkpoint_sha256=found.weights,
+            training=redact_values(setup.job.trained_values(setup.data_digest)),
             data_digest=setup.data_digest if setup.data_sets else "",
             seeds=seeds_of(setup.job),
             versions={name: importlib.metadata.version(name) for name in RECORDED_PACKAGES},

@@ -5,7 +5,7 @@ Nothing here reads a clock: whoever builds a summary passes the times.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from rich import box
@@ -43,11 +43,13 @@ class Summary(BaseModel):
     attempts: int = 1
     weights: Literal["checkpoint", "initial"] = "checkpoint"
     """What was evaluated: a checkpoint, or the weights that training would start from."""
-    weights_sha256: str = ""
-    """SHA-256 of the initial weights, or of the checkpoint's manifest."""
     checkpoint: str = ""
     """Key of the evaluated checkpoint; empty for the initial weights."""
+    checkpoint_sha256: str = ""
+    """SHA-256 of its manifest; of initial weights, of all parameters."""
     data_digest: str = ""
+    training: dict[str, Any] = Field(default_factory=dict)
+    """What makes two jobs the same training, by field (`UniMRGJob.trained_values`)."""
     seeds: dict[str, int] = Field(default_factory=dict)
     """What a seed is for → seed: training (and the bootstrap of the intervals), scenes."""
     versions: dict[str, str] = Field(default_factory=dict)
