@@ -33,7 +33,7 @@ TEXTS = [
 FRAGMENTS = [
     *LETTERS, *(letter.lower() for letter in LETTERS), "Z", "(B)", "**D**", "[C]", "A.", "B:", "#C#", "{A}", "C,",
     "answer", "is", "the answer is", "The correct answer is", "ANSWER IS", "yes", "no", "Yes.", "No,", "not", "no-one",
-    "1,2", ".", "..", "?", "!", "-", "_", "yes/no", "\n", "\t", "  ", "nan", "None", "cannot", "maybe", "…", "’", "é", "是",
+    "1,2", ".", "..", "?", "!", "-", "_", "yes/no", "\n", "\t", "  ", "nan", "None", "cannot", "maybe", "…", "é", "是",
     "I can't process this file.", "Cannot determine the answer", "I'm sorry, but without the image provided",
     "Sorry, I can't help with images of people yet.", "Failed to obtain answer via API", "\u3000", "\x1f",
 ]  # fmt: skip

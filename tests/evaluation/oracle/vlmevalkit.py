@@ -2,8 +2,8 @@
 
     python vlmevalkit.py REQUEST.json ANSWER.json
 
-Its packages' `__init__` modules, which import every model and switch off the checks of TLS certificates, are replaced by
-empty ones. Nothing of UniMRG is imported.
+Its packages' `__init__` modules, which import every model and switch off the checks of TLS certificates, are replaced
+by empty ones. Nothing of UniMRG is imported.
 """
 
 import ast
@@ -56,7 +56,7 @@ def multiple_choice_scores(request, folder):
     data = load(request["predictions"])
     data = data.sort_values(by="index")
     data["prediction"] = [str(x) for x in data["prediction"]]
-    for key in data.keys():
+    for key in list(data):
         data[key.lower() if key not in list(string.ascii_uppercase) else key] = data.pop(key)
     benchmark = request["benchmark"]
 

@@ -6,6 +6,7 @@ and what each row contributes. `benchmark` is that of a table of one's own.
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from collections import Counter, defaultdict
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
+from urllib.parse import unquote
 
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
@@ -41,6 +43,8 @@ from unimrg_trainer.evaluation.vlmevalkit.replies import (
 )
 from unimrg_trainer.evaluation.vlmevalkit.tables import QuestionTable, Row, file_md5, read_questions, write_predictions
 from unimrg_trainer.models.requests import AnswerRequest, PromptStyle
+
+logger = logging.getLogger(__name__)
 
 MAX_NEW_TOKENS = 1024
 """VLMEvalKit's limit of a reply."""
@@ -257,6 +261,10 @@ class TsvBenchmark:
             table = read_questions(path)
             check_rows(table.rows, self._rules.kind)
             self._rules.check(table.rows)
+            logger.info("%s: %d rows to ask, %d without an image", path, len(table.rows), table.without_image)
+            if table.vanished:
+                first = "; ".join(table.vanished[:3])
+                logger.warning("%s: %d options read as missing, as in VLMEvalKit: %s", path, len(table.vanished), first)
             self._asked = table
         return self._asked
 
@@ -277,6 +285,6 @@ def first_clusters(rows: Sequence[Row], clusters: Mapping[str, str], limit: int 
 
 def benchmark(settings: Mapping[str, Any], place: BenchmarkPlace) -> TsvBenchmark:
     """Return the benchmark of a table of one's own, named `tsv-` and the file's name."""
-    stem = PurePosixPath(settings["file"]).stem
+    stem = PurePosixPath(unquote(settings["file"])).stem
     rules = TableRules(f"tsv-{in_metric(stem).replace(' ', '_')}", settings["kind"], ("acc",))
     return TsvBenchmark(rules, settings, place)
