@@ -86,12 +86,11 @@ def test_a_table_that_is_missing_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("limit", "taken"), [(1, ["0"]), (5, ["0"]), (100, ["0", "1", "2"])])
-def test_a_limit_takes_whole_clusters_under_another_name(tmp_path: Path, limit: int, taken: list[str]) -> None:
+def test_a_limit_takes_whole_clusters(tmp_path: Path, limit: int, taken: list[str]) -> None:
     rows = mmbench_table(tmp_path)
     sizes = [sum(int(row["index"]) % 1_000_000 == question for row in rows) for question in range(3)]
     assert sizes[0] <= 5 < sizes[0] + sizes[1]
     benchmark = made(tmp_path, "mmbench", {"anyFile": True, "limit": limit})
-    assert benchmark.name == "dev/mmbench"
     result = ask(benchmark, "A")
     assert sorted({item.cluster for item in result.items}) == taken
     assert not any("the whole table has" in warning for warning in result.warnings)

@@ -48,9 +48,8 @@ logger = logging.getLogger(__name__)
 
 MAX_NEW_TOKENS = 1024
 """VLMEvalKit's limit of a reply."""
-DEV = "dev/"
-"""Before the name of a benchmark of which only a part is asked, so that its scores are never taken for whole ones."""
 PREDICTIONS = "predictions.tsv"
+"""The table of predictions, among a benchmark's files."""
 
 
 @dataclass(frozen=True)
@@ -177,7 +176,7 @@ def in_metric(group: str) -> str:
 def _table(
     rules: TableRules, items: Sequence[ItemScore], members: Mapping[str, Sequence[ItemScore]], seed: int
 ) -> Table:
-    metrics = list(means(items))
+    metrics = [*rules.headline, *(metric for metric in means(items) if metric not in rules.headline)]
     rows = []
     for group, of_group in {"all": items, **dict(sorted(members.items()))}.items():
         named, first = means(of_group), rules.headline[0]
@@ -201,7 +200,7 @@ class TsvBenchmark:
         self._any_file = bool(settings.get("anyFile"))
         self._uri: str | None = settings.get("file")
         self._asked: QuestionTable | None = None
-        self.name = rules.name if self._limit is None else DEV + rules.name
+        self.name = rules.name
 
     def check_files(self) -> None:
         """Raise UserError: 66 without the table, or where it is another one than meant; 65 if it cannot be scored."""
@@ -259,14 +258,19 @@ class TsvBenchmark:
                     exit_code=ExitCode.INPUT_MISSING,
                 )
             table = read_questions(path)
-            check_rows(table.rows, self._rules.kind)
-            self._rules.check(table.rows)
+            check_questions(self._rules, table)
             logger.info("%s: %d rows to ask, %d without an image", path, len(table.rows), table.without_image)
             if table.vanished:
                 first = "; ".join(table.vanished[:3])
                 logger.warning("%s: %d options read as missing, as in VLMEvalKit: %s", path, len(table.vanished), first)
             self._asked = table
         return self._asked
+
+
+def check_questions(rules: TableRules, table: QuestionTable) -> None:
+    """Raise UserError (65) for questions whose answers could not be scored, before anyone is asked."""
+    check_rows(table.rows, rules.kind)
+    rules.check(table.rows)
 
 
 def first_clusters(rows: Sequence[Row], clusters: Mapping[str, str], limit: int | None) -> Sequence[Row]:
@@ -284,7 +288,11 @@ def first_clusters(rows: Sequence[Row], clusters: Mapping[str, str], limit: int 
 
 
 def benchmark(settings: Mapping[str, Any], place: BenchmarkPlace) -> TsvBenchmark:
-    """Return the benchmark of a table of one's own, named `tsv-` and the file's name."""
-    stem = PurePosixPath(unquote(settings["file"])).stem
-    rules = TableRules(f"tsv-{in_metric(stem).replace(' ', '_')}", settings["kind"], ("acc",))
-    return TsvBenchmark(rules, settings, place)
+    """Return the benchmark of a table of one's own."""
+    return TsvBenchmark(own_table(unquote(settings["file"]), settings["kind"]), settings, place)
+
+
+def own_table(file: str, kind: Kind) -> TableRules:
+    """Return the rules of a table of one's own, named `tsv-` and the file's name."""
+    name = in_metric(PurePosixPath(file).stem).replace(" ", "_")
+    return TableRules(f"tsv-{name}", kind, ("acc",))
