@@ -135,7 +135,7 @@ def render(summary: Summary) -> Group:
         Text(f"{steps}, processes: {summary.processes}, attempts: {summary.attempts}"),
     ]
     for table in summary.tables().values():
-        parts += _titled(table)
+        parts += titled(table)
     parts += [Text(f"{name}: {text}") for name, result in summary.benchmarks.items() for text in result.warnings]
     parts.append(Text())
     parts.extend(Text(f"{what}: {where}") for what, where in summary.files.items())
@@ -160,8 +160,8 @@ def _pair_cells(pair: PairedLoss, first: float, second: float) -> list[str]:
     return [f"{first:.4f}", f"{second:.4f}", change, interval_text(pair.interval, "+.4f"), verdict]
 
 
-def _titled(table: Table) -> list[RichTable | Text]:
-    """An open table under its title, which rich would fold to the table's width."""
+def titled(table: Table) -> list[RichTable | Text]:
+    """Return an open table under its title, which rich would fold to the table's width."""
     shown = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for index, name in enumerate(table.columns):
         shown.add_column(name, justify="left" if index == 0 else "right", no_wrap=True)
