@@ -1,0 +1,63 @@
+"""What benchmarks of images share that are generated from prompts of a published file: which, with what noise, as PNG.
+
+Image i of prompt p has the random numbers (i, p), whatever else is asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from unimrg_api.errors import UserError
+from unimrg_api.exit_codes import ExitCode
+from unimrg_trainer.evaluation.benchmarks.base import BenchmarkPlace, Item, LazyItems
+from unimrg_trainer.models.requests import GenerateRequest
+
+T = TypeVar("T")
+DEV = "dev/"
+"""Begins the name of a benchmark that is asked in part."""
+
+
+def parsed(place: BenchmarkPlace, name: str, origin: str, parse: Callable[[bytes], T]) -> tuple[T, str]:
+    """Return what `parse` makes of the file `name` of the benchmarks' folder, and the file's MD5.
+
+    Raises UserError that says where the file is from: missing (66), refused by `parse` with a ValueError (65).
+    """
+    try:
+        content = place.open(name).read_bytes()
+    except UserError as error:
+        raise UserError(str(error), remedy=f"{error.remedy}: it is {origin}", exit_code=error.exit_code) from error
+    try:
+        return parse(content), hashlib.md5(content, usedforsecurity=False).hexdigest()
+    except ValueError as error:
+        raise UserError(
+            f"{place.field}: {name} of spec.stages.evaluate.files is not the benchmark's: {error}",
+            remedy=f"put the published file there: it is {origin}",
+            exit_code=ExitCode.DATA_CORRUPT,
+        ) from error
+
+
+def chosen(prompts: int, images_per_prompt: int, limit: int | None) -> list[int]:
+    """Return the numbers of the prompts that are asked: all, or as many as `limit` images allow, at least one, spread
+    evenly over the file, for it is in the order of what is tested."""
+    if limit is None:
+        return list(range(prompts))
+    count = min(prompts, max(1, limit // images_per_prompt))
+    return [index * prompts // count for index in range(count)]
+
+
+def image_items(numbers: Sequence[int], images_per_prompt: int, prompt_of: Callable[[int], str]) -> LazyItems:
+    """Return an item for each image of each prompt; attributes `prompt` and `image` are their numbers."""
+
+    def item(index: int) -> Item:
+        number, image = numbers[index // images_per_prompt], index % images_per_prompt
+        request = GenerateRequest(prompt_of(number), seed=image, row=number)
+        return Item(f"{number:05d}/{image:04d}", request, attributes={"prompt": number, "image": image})
+
+    return LazyItems(len(numbers) * images_per_prompt, item)
+
+
+def digest_of_prompts(prompts: Sequence[str]) -> str:
+    """Return the SHA-256 of the prompts that are asked, in their order."""
+    return hashlib.sha256("\0".join(prompts).encode()).hexdigest()
