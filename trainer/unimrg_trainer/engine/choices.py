@@ -20,7 +20,7 @@ from unimrg_api.errors import JobError, Problem, UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.fields import resolve_uri
 from unimrg_api.job import UniMRGJob
-from unimrg_api.spec_stages import BenchmarkSpec
+from unimrg_api.spec_benchmarks import BenchmarkSpec
 from unimrg_trainer.engine.initial_weights import check_headers
 from unimrg_trainer.engine.parts import check_parts, parts_of
 from unimrg_trainer.evaluation.benchmarks.base import BenchmarkPlace, NeedsFiles
@@ -127,11 +127,10 @@ def _components(job: UniMRGJob, env: PodEnvironment) -> Iterator[tuple[str, bool
 
 
 def benchmark_places(job: UniMRGJob, env: PodEnvironment) -> Iterator[tuple[BenchmarkSpec, BenchmarkPlace]]:
-    """Yield each benchmark of the job's evaluation with its place."""
+    """Yield each benchmark of the job's evaluation, those of its suite too, with its place."""
     evaluate = job.spec.stages.evaluate
-    for index, entry in enumerate(evaluate.benchmarks):
-        field = f"spec.stages.evaluate.benchmarks[{index}]"
-        yield entry, BenchmarkPlace(field, env.spec_base, job.spec.storage, env.cache)
+    for field, entry in evaluate.all_benchmarks():
+        yield entry, BenchmarkPlace(field, env.spec_base, job.spec.storage, env.cache, evaluate.files)
 
 
 def _check_benchmark(entry: BenchmarkSpec, place: BenchmarkPlace) -> None:
