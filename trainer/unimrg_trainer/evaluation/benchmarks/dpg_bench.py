@@ -28,7 +28,7 @@ from unimrg_trainer.evaluation.benchmarks.base import (
     Subject,
     Table,
 )
-from unimrg_trainer.evaluation.benchmarks.prompted import DEV, chosen, digest_of_prompts, image_items, parsed
+from unimrg_trainer.evaluation.benchmarks.prompted import chosen, digest_of_prompts, image_items, parsed
 from unimrg_trainer.evaluation.judges.base import Answerer, open_judge
 
 FILE = "dpg_bench/dpg_bench.csv"
@@ -41,6 +41,7 @@ class DpgBench:
     """Settings as in `spec.stages.evaluate.benchmarks`: images per prompt, limit, the judge's weights, and whether the
     reference's defects are wanted."""
 
+    name = "dpgBench"
     max_new_tokens = 1
 
     def __init__(self, settings: Mapping[str, Any], place: BenchmarkPlace) -> None:
@@ -49,7 +50,6 @@ class DpgBench:
         self._reference = bool(settings.get("referenceCompat", False))
         self._settings, self._place = settings, place
         self._device = "cpu"
-        self.name = "dpgBench" if self._limit is None else f"{DEV}dpgBench"
 
     def check_files(self) -> None:
         """Raise UserError for a table that is missing or not DPG-Bench's, and for a judge that is none."""

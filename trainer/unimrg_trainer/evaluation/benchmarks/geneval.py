@@ -27,7 +27,7 @@ from unimrg_trainer.evaluation.benchmarks.base import (
     Subject,
     Table,
 )
-from unimrg_trainer.evaluation.benchmarks.prompted import DEV, chosen, digest_of_prompts, image_items, parsed
+from unimrg_trainer.evaluation.benchmarks.prompted import chosen, digest_of_prompts, image_items, parsed
 from unimrg_trainer.evaluation.judges.base import ColourJudge, Detector, Found, open_judge
 
 FILE = "geneval/evaluation_metadata.jsonl"
@@ -38,6 +38,7 @@ RULE_SET = "geneval-1"
 class GenEval:
     """Settings as in `spec.stages.evaluate.benchmarks`: images per prompt, limit, and the judges' weights."""
 
+    name = "genEval"
     max_new_tokens = 1
 
     def __init__(self, settings: Mapping[str, Any], place: BenchmarkPlace) -> None:
@@ -45,7 +46,6 @@ class GenEval:
         self._limit: int | None = settings.get("limit")
         self._settings, self._place = settings, place
         self._device = "cpu"
-        self.name = "genEval" if self._limit is None else f"{DEV}genEval"
 
     def check_files(self) -> None:
         """Raise UserError for prompts that are missing or not GenEval's, and for judges that are none."""

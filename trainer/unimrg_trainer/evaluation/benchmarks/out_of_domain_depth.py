@@ -27,7 +27,6 @@ from unimrg_trainer.evaluation.benchmarks.base import (
     Subject,
 )
 from unimrg_trainer.evaluation.benchmarks.generated_maps import NOISE_SEED, Pair, map_scores
-from unimrg_trainer.evaluation.benchmarks.prompted import DEV
 from unimrg_trainer.maps.base import ImageMap
 from unimrg_trainer.models.requests import GenerateRequest
 from unimrg_trainer.preparation.base import BadItem, SourcePlace
@@ -43,6 +42,7 @@ AT_ONCE = 8
 class OutOfDomainDepth:
     """Settings as in `spec.stages.evaluate.benchmarks`: the folder of images, the model's weights, and a limit."""
 
+    name = "outOfDomainDepth"
     max_new_tokens = 1
 
     def __init__(self, settings: Mapping[str, Any], place: BenchmarkPlace) -> None:
@@ -50,7 +50,6 @@ class OutOfDomainDepth:
         self._limit: int | None = settings.get("limit")
         self._device = "cpu"
         self._depth: ImageMap | None = None
-        self.name = "outOfDomainDepth" if self._limit is None else f"{DEV}outOfDomainDepth"
 
     def check_files(self) -> None:
         """Raise UserError where there is no image, and where the model's weights are missing."""

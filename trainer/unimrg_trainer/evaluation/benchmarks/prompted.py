@@ -15,8 +15,6 @@ from unimrg_trainer.evaluation.benchmarks.base import BenchmarkPlace, Item, Lazy
 from unimrg_trainer.models.requests import GenerateRequest
 
 T = TypeVar("T")
-DEV = "dev/"
-"""Begins the name of a benchmark that is asked in part."""
 
 
 def parsed(place: BenchmarkPlace, name: str, origin: str, parse: Callable[[bytes], T]) -> tuple[T, str]:
