@@ -160,7 +160,7 @@ def _missing(
             for target in targets:
                 held = relations(box, target)
                 if relation not in held:
-                    return f"expected {name} {relation} target, found {' and '.join(sorted(held)) or 'no relation'}"
+                    return f"expected {name} {relation} target, found {' and '.join(sorted(held)) or 'near'} target"
     return ""
 
 
