@@ -14,6 +14,12 @@ BENCHMARKS = {
     "genEval": "unimrg_trainer.evaluation.benchmarks.geneval:GenEval",
     "dpgBench": "unimrg_trainer.evaluation.benchmarks.dpg_bench:DpgBench",
     "outOfDomainDepth": "unimrg_trainer.evaluation.benchmarks.out_of_domain_depth:OutOfDomainDepth",
+    "mmbench": "unimrg_trainer.evaluation.benchmarks.mmbench:benchmark",
+    "mmvp": "unimrg_trainer.evaluation.benchmarks.mmvp:benchmark",
+    "hallusionBench": "unimrg_trainer.evaluation.benchmarks.hallusionbench:benchmark",
+    "realWorldQa": "unimrg_trainer.evaluation.benchmarks.realworldqa:benchmark",
+    "vsr": "unimrg_trainer.evaluation.benchmarks.vsr:benchmark",
+    "tsv": "unimrg_trainer.evaluation.benchmarks.tsv:benchmark",
 }
 """Name → factory."""
 
