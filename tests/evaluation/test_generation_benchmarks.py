@@ -22,7 +22,7 @@ from tests.support.tiny_judges import (
     save_clip,
     settings_of,
 )
-from tests.support.tiny_producers import picture, save_depth_anything
+from tests.support.tiny_producers import DEPTH, open_one, picture, save_depth_anything
 from unimrg_api.errors import UserError
 from unimrg_trainer.data.decode import decode_image, encode_png
 from unimrg_trainer.evaluation.benchmarks.base import BenchmarkPlace, BenchmarkResult, NeedsFiles, ReducesImages
@@ -30,6 +30,7 @@ from unimrg_trainer.evaluation.benchmarks.registry import find_benchmark
 from unimrg_trainer.evaluation.geneval import CLASSES, COLOURS, TAGS
 from unimrg_trainer.maps.registry import find_map
 from unimrg_trainer.models.requests import GenerateRequest
+from unimrg_trainer.sample import Sample
 
 
 def opened(name: str, base: Path, planted: dict[str, Any] | None = None, **settings: Any) -> Any:
@@ -265,15 +266,23 @@ def test_depth_out_of_domain_is_compared_with_the_producers_map(tmp_path: Path) 
         (f"{n}.png", depth.canonical_prompt) for n in range(4)
     ]
     np.testing.assert_array_equal(asked[2].request.image, picture(40, 40, 2))
-    from tests.support.tiny_producers import DEPTH, open_one
-    from unimrg_trainer.sample import Sample
-
     maps = open_one(DEPTH, tmp_path).produce([item.request.image for item in asked])
     truths = [depth.target(Sample("", maps={"depth": map}), 32) for map in maps]
-    perfect = benchmark.score(zip(asked, truths, strict=True), seed=0)
+
+    def scored(images: list[np.ndarray]) -> BenchmarkResult:
+        files = Kept()
+        reduced = [
+            benchmark.reduce(item, image, subject(maps=[depth]), files)
+            for item, image in zip(asked, images, strict=True)
+        ]
+        np.testing.assert_array_equal(decode_image(files.files["00003-truth.png"]), truths[3])
+        np.testing.assert_array_equal(decode_image(files.files["00003-generated.png"]), images[3])
+        return benchmark.score(zip(asked, json.loads(json.dumps(reduced)), strict=True), seed=0)  # type: ignore
+
+    perfect = scored(truths)
     assert perfect.metrics["depth/absrel"] == 0 and perfect.metrics["depth/rho"] == pytest.approx(1)
     assert perfect.metrics["depth/absrel_n"] == 4 and "depth/object_error" not in perfect.metrics
-    shifted = benchmark.score(zip(asked, [*truths[1:], truths[0]], strict=True), seed=0)
+    shifted = scored([*truths[1:], truths[0]])
     assert shifted.metrics["depth/absrel"] > 0.01 and shifted.metrics["depth/rho"] < 0.99
     assert perfect.provenance == shifted.provenance and len(perfect.provenance["images_sha256"]) == 64
     assert len(depth_benchmark(tmp_path, limit=2).items(subject(maps=[depth]))) == 2

@@ -6,20 +6,24 @@ depth says about the same image (docs/method/evaluation.md).
 
 from __future__ import annotations
 
+import base64
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.fields import resolve_uri
 from unimrg_api.spec_maps import DepthAnythingSpec
-from unimrg_trainer.data.decode import take_in
+from unimrg_trainer.data.decode import decode_image, encode_png, take_in
 from unimrg_trainer.evaluation.benchmarks.base import (
     BenchmarkPlace,
     BenchmarkResult,
+    FileSink,
     Item,
     Items,
     LazyItems,
@@ -35,8 +39,8 @@ from unimrg_trainer.preparation.sources.files import File, Files
 from unimrg_trainer.preparation.sources.folder import images_of
 from unimrg_trainer.sample import Sample
 
-AT_ONCE = 8
-"""Images that the model of depth is shown together."""
+if TYPE_CHECKING:
+    from unimrg_trainer.preparation.producers.weights import Weights
 
 
 class OutOfDomainDepth:
@@ -53,7 +57,7 @@ class OutOfDomainDepth:
 
     def check_files(self) -> None:
         """Raise UserError where there is no image, and where the model's weights are missing."""
-        _ = self._images, self._producer("cpu").identity()
+        _ = self._images, self._weights.config()
 
     def items(self, subject: Subject) -> Items:
         """One item for each image; none where the job does not train depth."""
@@ -61,27 +65,34 @@ class OutOfDomainDepth:
         self._depth = next((map for map in subject.maps if map.name == "depth"), None)
         return LazyItems(len(self._images), self._item) if self._depth else []
 
+    def reduce(self, item: Item, image: np.ndarray, subject: Subject, files: FileSink) -> dict[str, str]:
+        """Return what was generated and what the model of depth says, as PNG; both are kept as files too."""
+        request = item.request
+        assert self._depth is not None and isinstance(request, GenerateRequest) and request.image is not None
+        (depth,) = self._producer.produce([request.image])
+        truth = self._depth.target(Sample(item.key, maps={"depth": depth}), len(image))
+        made = {"generated": encode_png(image), "truth": encode_png(truth[:, :, 0])}
+        for name, content in made.items():
+            files.write(f"{request.row:05d}-{name}.png", content)
+        return {name: base64.b64encode(content).decode() for name, content in made.items()} | {
+            "image_sha256": hashlib.sha256(np.ascontiguousarray(request.image).data).hexdigest()
+        }
+
     def score(self, results: Iterable[tuple[Item, Result]], seed: int) -> BenchmarkResult:
         """Metrics `depth/MEASURE`, as `generatedMaps` has them."""
-        assert self._depth is not None
-        generated = [(item.truth, image) for item, image in results]
-        producer, digest = self._producer(self._device), hashlib.sha256()
-        pairs: list[Pair] = []
-        for start in range(0, len(generated), AT_ONCE):
-            some = generated[start : start + AT_ONCE]
-            depths = producer.produce([sample.image for sample, _ in some])
-            for (sample, image), depth in zip(some, depths, strict=True):
-                digest.update(sample.image.tobytes())
-                known = replace(sample, image=None, maps={"depth": depth})
-                pairs.append(Pair(image, self._depth.target(known, len(image)), known))
-        found = map_scores({"depth": pairs}, "depth out of domain, against Depth Anything", seed)
-        identity = producer.identity()
+        digest, pairs = hashlib.sha256(), []
+        for item, made in results:
+            image, truth = (decode_image(base64.b64decode(made[name])) for name in ("generated", "truth"))
+            pairs.append(Pair(image, truth, Sample(item.key)))
+            digest.update(made["image_sha256"].encode())
+        identity = self._producer.identity()
         provenance = {
             "rule_set": "generated-maps-1",
             "images_sha256": digest.hexdigest(),
             "judge": f"{identity['model']} {identity['version']}",
             "judge_sha256": identity["weights"],
         }
+        found = map_scores({"depth": pairs}, "depth out of domain, against Depth Anything", seed)
         return replace(found, provenance=provenance)
 
     def _item(self, number: int) -> Item:
@@ -95,8 +106,7 @@ class OutOfDomainDepth:
                 remedy="take the file away, or put a whole one there",
                 exit_code=ExitCode.DATA_CORRUPT,
             ) from error
-        request = GenerateRequest(self._depth.canonical_prompt, NOISE_SEED, number, image)
-        return Item(file.name, request, Sample(file.name, image))
+        return Item(file.name, GenerateRequest(self._depth.canonical_prompt, NOISE_SEED, number, image))
 
     @cached_property
     def _files(self) -> Files:
@@ -109,10 +119,15 @@ class OutOfDomainDepth:
     def _images(self) -> list[File]:
         return images_of(self._files)[: self._limit]
 
-    def _producer(self, device: str) -> MapProducer:
-        from unimrg_trainer.preparation.producers.depth_anything import DepthAnything  # torch, where it is asked for
-        from unimrg_trainer.preparation.producers.weights import Weights
+    @cached_property
+    def _weights(self) -> Weights:
+        from unimrg_trainer.preparation.producers.weights import Weights  # torch, where it is asked for
 
-        place, uri = self._place, self._settings["weights"]
-        weights = Weights(place.field, resolve_uri(uri, place.base), None, place.storage, place.cache)
-        return DepthAnything(DepthAnythingSpec(weights=uri), weights, device)
+        place, uri = self._place, resolve_uri(self._settings["weights"], self._place.base)
+        return Weights(place.field, uri, None, place.storage, place.cache)
+
+    @cached_property
+    def _producer(self) -> MapProducer:
+        from unimrg_trainer.preparation.producers.depth_anything import DepthAnything
+
+        return DepthAnything(DepthAnythingSpec(weights=self._settings["weights"]), self._weights, self._device)
