@@ -8,10 +8,13 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from unimrg_api.fields import Spec, Uri
+from unimrg_api.spec_maps import WeightsUri
 from unimrg_api.unions import CustomSpec, OneOf
 
 EntryUri = Annotated[Uri, Field(max_length=224)]
 """A URI of one of several entries with several URIs: an API server's budget for rules counts each of them."""
+JudgeUri = Annotated[WeightsUri, Field(max_length=224)]
+"""As `EntryUri`, or `hf://OWNER/NAME@COMMIT`."""
 Limit = Annotated[int, Field(ge=1, le=1_000_000)]
 ImagesPerPrompt = Annotated[int, Field(ge=1, le=64)]
 RuleSet = Literal["Vk0020", "Vk202606"]
@@ -36,8 +39,8 @@ class LimitedSpec(Spec):
     """A benchmark of which a part may be asked."""
 
     limit: Limit | None = None
-    """Ask the first items alone, at most so many and never a part of what is scored together; metrics are then named
-    `dev/…`, for they are not the benchmark's. Absent: all."""
+    """Ask a fixed part alone: at most so many items, and never a part of what is scored together. Metrics are then
+    named `dev/…`, for they are not the benchmark's. Absent: all."""
 
 
 class AnswersSpec(LimitedSpec):
@@ -69,10 +72,10 @@ class GenEvalSpec(LimitedSpec):
 
     images_per_prompt: ImagesPerPrompt = 4
     """Images of each prompt; the published tables of Harmon and Show-o have 12, those of OpenUni 4."""
-    detector: EntryUri | None = None
+    detector: JudgeUri | None = None
     """Weights of the object detector, a folder in the form of transformers' Mask2FormerForUniversalSegmentation.
     Absent: images are written and not scored."""
-    colours: EntryUri | None = None
+    colours: JudgeUri | None = None
     """Weights of the model that names colours, a folder in the form of transformers' CLIPModel. Absent: prompts about
     colours are not scored."""
 
@@ -82,7 +85,7 @@ class DpgBenchSpec(LimitedSpec):
 
     images_per_prompt: ImagesPerPrompt = 4
     """Images of each prompt."""
-    judge: EntryUri | None = None
+    judge: JudgeUri | None = None
     """Weights of the model that answers the questions, a folder in a form of transformers. Absent: images are written
     and not scored."""
     reference_compat: bool = False
@@ -94,7 +97,7 @@ class OutOfDomainDepthSpec(LimitedSpec):
 
     images: EntryUri
     """Folder of images."""
-    weights: EntryUri
+    weights: JudgeUri
     """The model that says what is true: as `data.maps.depth.depthAnything.weights`."""
 
 

@@ -33,7 +33,8 @@ class EvaluateSpec(Spec):
     """Benchmarks to run, each once; losses of held-out rows are measured without any."""
     files: ShortUri | None = None
     """Folder with the files of published benchmarks, which their owners publish: MMBench_DEV_EN.tsv, MMVP.tsv,
-    HallusionBench.tsv, RealWorldQA.tsv, VSR-zeroshot.tsv, geneval/evaluation_metadata.jsonl, dpg_bench/."""
+    HallusionBench.tsv, RealWorldQA.tsv, VSR-zeroshot.tsv, geneval/evaluation_metadata.jsonl,
+    dpg_bench/dpg_bench.csv."""
     checkpoints: Literal["Chosen", "Kept"] = "Chosen"
     """Which checkpoints the benchmarks are put to: the newest, or with `training.earlyStop` the best, or besides it
     every other one that is still kept when training ends."""

@@ -169,6 +169,12 @@ class EarlyStopSpec(Spec):
     benchmark: SelectionSpec | None = None
     """What is measured. Absent: the loss on held-out rows. A benchmark has to have a `limit`, or few questions."""
 
+    def measured(self, score: float) -> str:
+        """Return what a checkpoint's score, the lowest of all, says to people."""
+        if self.benchmark is None:
+            return f"held-out loss {score:.4g}, the lowest"
+        return f"{self.benchmark.name} {self.benchmark.metric} {-score:.4g}, the highest"
+
 
 class TrainingSpec(Spec):
     """How the model is trained."""
