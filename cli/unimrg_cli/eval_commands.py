@@ -26,7 +26,7 @@ def doctor(
         list[Path], typer.Argument(metavar="PATH", help="Tables of questions (.tsv), or folders with them.")
     ],
     family: Annotated[
-        str | None, typer.Option("--family", help="Show the prompt as this family is asked: harmon, openuni, showo.")
+        str | None, typer.Option("--family", help="Show the prompt as this family is asked; a wrong name lists them.")
     ] = None,
     output: OutputOption = "table",
 ) -> None:
