@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 from collections import Counter
 from pathlib import Path
@@ -101,6 +102,8 @@ def test_geneval_writes_the_layout_that_its_scripts_read_and_scores_it(tmp_path:
     assert {tag: result.metrics[tag] for tag in TAGS} == {tag: halves.get(tag, 0.0) for tag in TAGS}
     assert result.metrics["overall"] == pytest.approx(100 / 6) and result.headline == ("overall",)
     assert result.metrics["correct_prompts"] == pytest.approx(100 * (80 + 94) / 553)
+    content = (tmp_path / "geneval" / "evaluation_metadata.jsonl").read_bytes()
+    assert result.provenance["data_md5"] == hashlib.md5(content).hexdigest()
     assert result.provenance["image_size"] == "8×8" and result.provenance["detector"] == "planted"
     assert not result.warnings
     check_items(result)
@@ -284,7 +287,7 @@ def test_depth_out_of_domain_is_compared_with_the_producers_map(tmp_path: Path) 
     assert perfect.metrics["depth/absrel_n"] == 4 and "depth/object_error" not in perfect.metrics
     shifted = scored([*truths[1:], truths[0]])
     assert shifted.metrics["depth/absrel"] > 0.01 and shifted.metrics["depth/rho"] < 0.99
-    assert perfect.provenance == shifted.provenance and len(perfect.provenance["images_sha256"]) == 64
+    assert perfect.provenance == shifted.provenance and len(perfect.provenance["data_md5"]) == 32
     assert len(depth_benchmark(tmp_path, limit=2).items(subject(maps=[depth]))) == 2
 
 

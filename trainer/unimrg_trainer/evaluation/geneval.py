@@ -52,11 +52,9 @@ def read_records(content: bytes) -> list[dict[str, Any]]:
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
-            _check(record)
-        except (ValueError, KeyError, TypeError, IndexError) as error:
-            raise ValueError(f"line {number} is no record of GenEval: {type(error).__name__}: {error}") from error
-        records.append(record)
+            records.append(read_record(line))
+        except ValueError as error:
+            raise ValueError(f"line {number} is no record of GenEval: {error}") from error
     found = Counter(record["tag"] for record in records)
     if found != TAGS or len({record["prompt"] for record in records}) != len(records):
         listed = ", ".join(f"{tag} {count}" for tag, count in found.items()) or "none"
@@ -69,8 +67,18 @@ def read_records(content: bytes) -> list[dict[str, Any]]:
     return records
 
 
+def read_record(content: str | bytes) -> dict[str, Any]:
+    """Return one prompt with what it demands. Raises ValueError for what the rules cannot read."""
+    try:
+        record: dict[str, Any] = json.loads(content)
+        _check(record)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from error
+    return record
+
+
 def _check(record: Any) -> None:
-    """Raise ValueError, KeyError, TypeError or IndexError for what the rules cannot read."""
+    """Raise ValueError, KeyError or TypeError for what the rules cannot read."""
     if record["tag"] not in TAGS:
         raise ValueError(f"unknown tag {record['tag']!r}")
     if not isinstance(record["prompt"], str):
@@ -85,7 +93,7 @@ def _check(record: Any) -> None:
         if "position" in clause:
             _, earlier = clause["position"]
             if not 0 <= earlier < number:
-                raise IndexError("a position refers to no earlier clause")
+                raise ValueError("a position refers to no earlier clause")
 
 
 def needs_colours(record: Mapping[str, Any]) -> bool:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ from unimrg_trainer.evaluation.benchmarks.base import (
     Subject,
     Table,
 )
-from unimrg_trainer.evaluation.benchmarks.prompted import chosen, digest_of_prompts, image_items, parsed
+from unimrg_trainer.evaluation.benchmarks.prompted import chosen, digest_of_prompts, image_item, image_items, parsed
 from unimrg_trainer.evaluation.judges.base import Answerer, open_judge
 
 FILE = "dpg_bench/dpg_bench.csv"
@@ -49,35 +50,50 @@ class DpgBench:
         self._limit: int | None = settings.get("limit")
         self._reference = bool(settings.get("referenceCompat", False))
         self._settings, self._place = settings, place
-        self._device = "cpu"
+        self.device = "cpu"
 
     def check_files(self) -> None:
         """Raise UserError for a table that is missing or not DPG-Bench's, and for a judge that is none."""
         _ = self._read
-        open_judge("judge", self._settings, self._place, self._device)
+        open_judge("judge", self._settings, self._place, self.device)
 
     def items(self, subject: Subject) -> Items:
         """One item for each image of each prompt, prompt by prompt."""
-        self._device = subject.device
-        return image_items(self._asked, self._images, lambda number: self._graphs[self._names[number]].prompt)
+        self.device = subject.device
+        names = list(self._graphs)
+        return image_items(self._asked, self._images, lambda number, image: self._item(number, image, names[number]))
+
+    def of_folder(self, folder: Path) -> Iterator[tuple[Item, Path]]:
+        """Yield the images ITEM_NUMBER.png of a folder; other files are passed over."""
+        numbers = {name: number for number, name in enumerate(self._graphs)}
+        found = [
+            (numbers[name], int(image), path)
+            for path in folder.glob("*.png")
+            for name, _, image in [path.stem.rpartition("_")]
+            if name in numbers and image.isdecimal()
+        ]
+        for number, image, path in sorted(found):
+            yield self._item(number, image, path.stem.rpartition("_")[0]), path
 
     def reduce(self, item: Item, image: np.ndarray, subject: Subject, files: FileSink) -> dict[str, Any]:
-        """Write the image as ITEM_NUMBER.png, and return the answers about it by number of the question."""
-        name = self._name(item)
-        path = f"{name}_{item.attributes['image']}.png"
+        """Write the image as ITEM_NUMBER.png, and return the answers about it."""
+        path = f"{item.attributes['name']}_{item.attributes['image']}.png"
         files.write(path, encode_png(image))
-        made: dict[str, Any] = {"file": path}
+        return {"file": path} | self.judge(item, image)
+
+    def judge(self, item: Item, image: np.ndarray) -> dict[str, Any]:
+        """Return the answers about an image by number of the question, where there is a judge."""
         if self._judge is None:
-            return made
-        questions = self._graphs[name].questions
+            return {}
+        questions = self._graphs[item.attributes["name"]].questions
         answers: list[str] = []
         for _ in range(REPEATS if self._reference else 1):
             answers = self._judge.answers(image, [question.text for question in questions.values()])
-        return made | {"answers": {str(number): answer for number, answer in zip(questions, answers, strict=True)}}
+        return {"answers": {str(number): answer for number, answer in zip(questions, answers, strict=True)}}
 
     def score(self, results: Iterable[tuple[Item, Result]], seed: int) -> BenchmarkResult:
         """Percentages: the score, `SCORE/CATEGORY` of both levels, `unparsed_rate`, answers that are no yes or no."""
-        made = [(self._name(item), result) for item, result in results]
+        made = [(str(item.attributes["name"]), result) for item, result in results]
         if self._judge is None:
             rows = [["all", str(len(made)), "not scored"]]
             warning = f"{len(made)} images were written and not scored: dpgBench.judge names no weights"
@@ -124,26 +140,23 @@ class DpgBench:
         return self._read[0]
 
     @cached_property
-    def _names(self) -> list[str]:
-        return list(self._graphs)
-
-    @cached_property
     def _asked(self) -> list[int]:
         return chosen(len(self._graphs), self._images, self._limit)
 
     @cached_property
     def _judge(self) -> Answerer | None:
-        found: Answerer | None = open_judge("judge", self._settings, self._place, self._device)
+        found: Answerer | None = open_judge("judge", self._settings, self._place, self.device)
         return found
 
-    def _name(self, item: Item) -> str:
-        return self._names[int(item.attributes["prompt"])]
+    def _item(self, number: int, image: int, name: str) -> Item:
+        return image_item(number, image, self._graphs[name].prompt, name=name)
 
     def _provenance(self) -> dict[str, str]:
+        prompts = [graph.prompt for graph in self._graphs.values()]
         return {
             "rule_set": "dpg-reference" if self._reference else "dpg-corrected-1",
             "data_md5": self._read[1],
-            "prompt_sha256": digest_of_prompts([self._graphs[self._names[number]].prompt for number in self._asked]),
+            "prompt_sha256": digest_of_prompts([prompts[number] for number in self._asked]),
             "images_per_prompt": str(self._images),
             **(self._judge.identity() if self._judge is not None else {}),
         }

@@ -8,12 +8,16 @@ job that names no detector gets the images alone, one without a judge of colours
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from unimrg_api.errors import UserError
+from unimrg_api.exit_codes import ExitCode
 from unimrg_trainer.data.decode import encode_png
 from unimrg_trainer.evaluation import geneval
 from unimrg_trainer.evaluation.benchmarks.base import (
@@ -27,7 +31,7 @@ from unimrg_trainer.evaluation.benchmarks.base import (
     Subject,
     Table,
 )
-from unimrg_trainer.evaluation.benchmarks.prompted import chosen, digest_of_prompts, image_items, parsed
+from unimrg_trainer.evaluation.benchmarks.prompted import chosen, digest_of_prompts, image_item, image_items, parsed
 from unimrg_trainer.evaluation.judges.base import ColourJudge, Detector, Found, open_judge
 
 FILE = "geneval/evaluation_metadata.jsonl"
@@ -45,35 +49,54 @@ class GenEval:
         self._images = int(settings["imagesPerPrompt"])
         self._limit: int | None = settings.get("limit")
         self._settings, self._place = settings, place
-        self._device = "cpu"
+        self.device = "cpu"
 
     def check_files(self) -> None:
         """Raise UserError for prompts that are missing or not GenEval's, and for judges that are none."""
         _ = self._read
         for setting in ("detector", "colours"):
-            open_judge(setting, self._settings, self._place, self._device)
+            open_judge(setting, self._settings, self._place, self.device)
 
     def items(self, subject: Subject) -> Items:
         """One item for each image of each prompt, prompt by prompt."""
-        self._device = subject.device
-        return image_items(self._asked, self._images, lambda number: self._records[number]["prompt"])
+        self.device = subject.device
+        return image_items(self._asked, self._images, lambda number, image: _item(number, image, self._read[0][number]))
+
+    def of_folder(self, folder: Path) -> Iterator[tuple[Item, Path]]:
+        """Yield the images of a folder in GenEval's layout; folders and files that are no numbers are passed over."""
+        for place in sorted((one for one in folder.iterdir() if one.name.isdecimal()), key=lambda one: int(one.name)):
+            path = place / "metadata.jsonl"
+            try:
+                record = geneval.read_record(path.read_bytes())
+            except (OSError, ValueError) as error:
+                raise UserError(
+                    f"{path} is no record of GenEval: {error}",
+                    remedy="put the prompt's line of evaluation_metadata.jsonl there, or take the folder away",
+                    exit_code=ExitCode.DATA_CORRUPT,
+                ) from error
+            images = [one for one in place.glob("samples/*.png") if one.stem.isdecimal()]
+            for image in sorted(images, key=lambda one: int(one.stem)):
+                yield _item(int(place.name), int(image.stem), record), image
 
     def reduce(self, item: Item, image: np.ndarray, subject: Subject, files: FileSink) -> dict[str, Any]:
         """Write the image where GenEval looks for it, and return the decision about it with all that led to it."""
-        number, record = item.attributes["prompt"], self._records[item.attributes["prompt"]]
-        path = f"{number:05d}/samples/{item.attributes['image']:04d}.png"
+        number, path = item.attributes["prompt"], f"{item.key.replace('/', '/samples/')}.png"
         files.write(path, encode_png(image))
         if item.attributes["image"] == 0:
-            files.write(f"{number:05d}/metadata.jsonl", json.dumps(record).encode())
-        made: dict[str, Any] = {"file": path, "size": "×".join(map(str, image.shape[1::-1]))}
+            files.write(f"{number:05d}/metadata.jsonl", json.dumps(item.attributes["record"]).encode())
+        return {"file": path} | self.judge(item, image)
+
+    def judge(self, item: Item, image: np.ndarray) -> dict[str, Any]:
+        """Return the size of an image and, where there is a detector, the decision about it."""
+        made: dict[str, Any] = {"size": "×".join(map(str, image.shape[1::-1]))}
         if self._detector is None:
             return made
         found = {name: list(objects) for name, objects in self._detector.detect(image).items()}
-        return made | judged(record, image, found, self._colours)
+        return made | judged(item.attributes["record"], image, found, self._colours)
 
     def score(self, results: Iterable[tuple[Item, Result]], seed: int) -> BenchmarkResult:
         """Percentages: `overall`, one of each tag, `correct_images`, `correct_prompts`; see `geneval.scores`."""
-        made = [(item, self._records[item.attributes["prompt"]], result) for item, result in results]
+        made = [(item, item.attributes["record"], result) for item, result in results]
         decided = [(item, record, result) for item, record, result in made if result.get("correct") is not None]
         scores = geneval.scores(geneval.Judged(_prompt(item), one["tag"], r["correct"]) for item, one, r in decided)
         counts = {tag: sum(record["tag"] == tag for _, record, _ in made) for tag in geneval.TAGS}
@@ -89,7 +112,7 @@ class GenEval:
             Table("GenEval, % of images", ["tag", "images", "correct"], rows),
             items=tuple(_items(decided, complete="overall" in scores)),
             means_of_categories=("overall",) if "overall" in scores else (),
-            provenance=self._provenance(sorted({result["size"] for _, _, result in made})),
+            provenance=self._provenance(made),
             warnings=tuple(self._warnings(made, decided, counts)),
             files={"results.jsonl": _as_geneval_writes(decided)} if decided else {},
         )
@@ -98,33 +121,31 @@ class GenEval:
     def _read(self) -> tuple[list[dict[str, Any]], str]:
         return parsed(self._place, FILE, ORIGIN, geneval.read_records)
 
-    @property
-    def _records(self) -> list[dict[str, Any]]:
-        return self._read[0]
-
     @cached_property
     def _asked(self) -> list[int]:
-        return chosen(len(self._records), self._images, self._limit)
+        return chosen(len(self._read[0]), self._images, self._limit)
 
     @cached_property
     def _detector(self) -> Detector | None:
-        found: Detector | None = open_judge("detector", self._settings, self._place, self._device)
+        found: Detector | None = open_judge("detector", self._settings, self._place, self.device)
         return found
 
     @cached_property
     def _colours(self) -> ColourJudge | None:
-        found: ColourJudge | None = open_judge("colours", self._settings, self._place, self._device)
+        found: ColourJudge | None = open_judge("colours", self._settings, self._place, self.device)
         return found
 
-    def _provenance(self, sizes: Sequence[str]) -> dict[str, str]:
-        prompts = [self._records[number]["prompt"] for number in self._asked]
+    def _provenance(self, made: Sequence[tuple[Item, Mapping[str, Any], Result]]) -> dict[str, str]:
+        prompts = {item.attributes["prompt"]: record["prompt"] for item, record, _ in made}
+        images = Counter(item.attributes["prompt"] for item, _, _ in made)
         found = {
             "rule_set": RULE_SET,
-            "data_md5": self._read[1],
-            "prompt_sha256": digest_of_prompts(prompts),
-            "images_per_prompt": str(self._images),
-            "image_size": ", ".join(sizes),
+            "prompt_sha256": digest_of_prompts([prompts[number] for number in sorted(prompts)]),
+            "images_per_prompt": _different(images.values()),
+            "image_size": _different(result["size"] for _, _, result in made),
         }
+        if self._place.files is not None:
+            found["data_md5"] = self._read[1]
         for judge in (self._detector, self._colours):
             found |= judge.identity() if judge is not None else {}
         return found
@@ -136,6 +157,9 @@ class GenEval:
             return
         if left_out:
             yield f"{left_out} images of prompts about colours were not scored: genEval.colours names no weights"
+        prompts, all_prompts = len({_prompt(item) for item, _, _ in made}), sum(geneval.TAGS.values())
+        if self._limit is None and prompts != all_prompts:
+            yield f"there are images of {prompts} prompts, not of {all_prompts}"
         if absent := [tag for tag, count in counts.items() if not count]:
             yield f"so few prompts were asked that none has the tag {', '.join(absent)}"
         empty = sum(not result["objects"] for _, _, result in decided)
@@ -168,6 +192,14 @@ def judged(
         decision = geneval.decide(record, boxes, colours_of)
         result |= {"correct": decision.correct, "reason": decision.reason}
     return result
+
+
+def _item(number: int, image: int, record: Mapping[str, Any]) -> Item:
+    return image_item(number, image, record["prompt"], record=record)
+
+
+def _different(values: Iterable[Any]) -> str:
+    return ", ".join(map(str, sorted(set(values))))
 
 
 def _prompt(item: Item) -> str:

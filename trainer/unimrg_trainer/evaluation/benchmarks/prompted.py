@@ -6,8 +6,11 @@ Image i of prompt p has the random numbers (i, p), whatever else is asked for.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+import numpy as np
 
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
@@ -45,15 +48,35 @@ def chosen(prompts: int, images_per_prompt: int, limit: int | None) -> list[int]
     return [index * prompts // count for index in range(count)]
 
 
-def image_items(numbers: Sequence[int], images_per_prompt: int, prompt_of: Callable[[int], str]) -> LazyItems:
-    """Return an item for each image of each prompt; attributes `prompt` and `image` are their numbers."""
+def image_item(number: int, image: int, prompt: str, **attributes: Any) -> Item:
+    """Return the item of an image of prompt `number`; its attributes have both numbers besides those given."""
+    request = GenerateRequest(prompt, seed=image, row=number)
+    attributes |= {"prompt": number, "image": image}
+    return Item(f"{number:05d}/{image:04d}", request, attributes=attributes)
 
-    def item(index: int) -> Item:
-        number, image = numbers[index // images_per_prompt], index % images_per_prompt
-        request = GenerateRequest(prompt_of(number), seed=image, row=number)
-        return Item(f"{number:05d}/{image:04d}", request, attributes={"prompt": number, "image": image})
 
-    return LazyItems(len(numbers) * images_per_prompt, item)
+def image_items(numbers: Sequence[int], images_per_prompt: int, item: Callable[[int, int], Item]) -> LazyItems:
+    """Return the items of all images of the prompts: `item` makes one of the numbers of prompt and image."""
+    return LazyItems(
+        len(numbers) * images_per_prompt,
+        lambda index: item(numbers[index // images_per_prompt], index % images_per_prompt),
+    )
+
+
+@runtime_checkable
+class JudgesFolders(Protocol):
+    """What a benchmark has besides if it can judge images that lie in its layout, whoever generated them."""
+
+    device: str
+    """Where its judges run."""
+
+    def of_folder(self, folder: Path) -> Iterator[tuple[Item, Path]]:
+        """Yield the images that lie there, in the order of their numbers. Raises UserError for what cannot be read."""
+        ...
+
+    def judge(self, item: Item, image: np.ndarray) -> dict[str, Any]:
+        """Return what `score` needs about an image, but for its `file`."""
+        ...
 
 
 def digest_of_prompts(prompts: Sequence[str]) -> str:
