@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ import pytest
 from tests.support.benchmark_subject import PLACE, subject
 from tests.support.benchmark_tables import image, mmbench_rows, mmvp_rows, write_table, yes_no_rows
 from unimrg_api.errors import UserError
+from unimrg_trainer.evaluation.benchmarks import realworldqa
 from unimrg_trainer.evaluation.benchmarks.base import Benchmark, BenchmarkResult, NeedsFiles
 from unimrg_trainer.evaluation.benchmarks.registry import find_benchmark
-from unimrg_trainer.evaluation.vlmevalkit.tables import read_table
+from unimrg_trainer.evaluation.benchmarks.tsv import TsvBenchmark
+from unimrg_trainer.evaluation.vlmevalkit.tables import file_md5, read_table
 
 SEED = 0
 
@@ -114,9 +117,19 @@ def test_a_table_of_ones_own_is_asked_under_its_name(tmp_path: Path) -> None:
     assert not any("whole table" in warning for warning in result.warnings)
 
 
-def test_questions_without_options_are_refused_before_the_model_is_asked(tmp_path: Path) -> None:
+def test_questions_without_options_are_refused_before_the_model_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rows = [{"index": 1, "image": image(1), "question": "How many?", "answer": "3"}]
-    write_table(tmp_path / "RealWorldQA.tsv", rows)
-    benchmark = made(tmp_path, "realWorldQa", {"anyFile": True})
-    with pytest.raises(UserError, match="1 rows have no options, so no rule says which replies are right: 1"):
-        benchmark.items(subject())
+    rows += [{"index": 2, "image": image(2), "question": "Which?", "answer": "A", "A": "this", "B": "that"}]
+    path = write_table(tmp_path / "RealWorldQA.tsv", rows)
+    with pytest.raises(UserError, match=r"rows without options: 1 \(1\)") as refused:
+        made(tmp_path, "realWorldQa", {"anyFile": True}).items(subject())
+    assert refused.value.exit_code == 65
+    published = replace(realworldqa.RULES, source=replace(realworldqa.RULES.source, md5=file_md5(path), rows=2))
+    monkeypatch.setattr(realworldqa, "benchmark", partial(TsvBenchmark, published))
+    benchmark = made(tmp_path, "realWorldQa", {})
+    assert benchmark.items(subject())[0].request.prompt == "Question: How many?\n"
+    result = ask(benchmark, "A 3")
+    assert result.metrics["acc"] == 50 and result.metrics["unparsed_rate"] == 50
+    assert result.warnings[0].startswith("Rows without options: 1 (1); no reply to them is right")

@@ -36,7 +36,7 @@ from unimrg_trainer.evaluation.vlmevalkit.replies import (
     Kind,
     Reply,
     answer_counts_file,
-    check_rows,
+    never_right,
     read_replies,
     reply_metrics,
     reply_warnings,
@@ -139,13 +139,17 @@ def score_table(
     )
     members: dict[str, list[ItemScore]] = defaultdict(list)
     for reply, item in zip(replies, items, strict=True):
-        for group in rules.groups(reply.row):
+        for group in dict.fromkeys(rules.groups(reply.row)):
             members[group].append(item)
     metrics = means(items) | rules.further(replies)
     for group in sorted(members):
         named = means(members[group])
         metrics |= {f"{metric}/{in_metric(group)}": named[metric] for metric in rules.by_group if metric in named}
-    warnings = [*rules.doubts(rows), *reply_warnings(replies)]
+    never = [
+        f"{said[:1].upper()}{said[1:]}; no reply to them is right, as in VLMEvalKit."
+        for said in never_right(rows, rules.kind)
+    ]
+    warnings = [*never, *rules.doubts(rows), *reply_warnings(replies)]
     if rules.source and len(rows) != rules.source.rows:
         warnings.insert(0, f"Scored are {len(rows)} rows; the whole table has {rules.source.rows}.")
     return BenchmarkResult(
@@ -268,9 +272,18 @@ class TsvBenchmark:
 
 
 def check_questions(rules: TableRules, table: QuestionTable) -> None:
-    """Raise UserError (65) for questions whose answers could not be scored, before anyone is asked."""
-    check_rows(table.rows, rules.kind)
+    """Raise UserError (65) for questions whose answers could not be scored, before anyone is asked.
+
+    Rows that no reply can answer are refused in every table but the published one, which is scored as it stands.
+    """
     rules.check(table.rows)
+    said = never_right(table.rows, rules.kind)
+    if said and not (rules.source and table.md5 == rules.source.md5):
+        raise UserError(
+            "; ".join(said),
+            remedy="correct them or take them out, and name the table in an entry `tsv`",
+            exit_code=ExitCode.DATA_CORRUPT,
+        )
 
 
 def first_clusters(rows: Sequence[Row], clusters: Mapping[str, str], limit: int | None) -> Sequence[Row]:

@@ -184,7 +184,7 @@ def _read_cells(path: Path) -> list[dict[str, str]]:
         if path.suffix == ".json":
             records = [dict(record) for record in json.loads(path.read_text(encoding="utf-8"))]
         elif path.suffix == ".xlsx":
-            records = pandas.read_excel(path).to_dict("records")
+            records = pandas.read_excel(path, engine="openpyxl").to_dict("records")
         else:
             records = pandas.read_csv(path, sep="," if path.suffix == ".csv" else "\t").to_dict("records")
     except FileNotFoundError:
