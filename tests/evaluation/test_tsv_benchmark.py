@@ -106,12 +106,12 @@ def test_pairs_stay_whole_and_share_a_cluster(tmp_path: Path) -> None:
     assert [item.cluster for item in result.items] == ["1", "1", "3", "3"]
 
 
-def test_a_table_of_ones_own_is_asked_under_its_name(tmp_path: Path) -> None:
+def test_a_table_of_ones_own_is_asked_and_scored(tmp_path: Path) -> None:
     rows = [{**row, "image": image(int(row["index"]) // 2)} for row in yes_no_rows(random.Random(0), 6)]
     write_table(tmp_path / "my things.tsv", rows)
     benchmark = made(tmp_path, "tsv", {"file": f"{tmp_path.as_uri()}/my%20things.tsv", "kind": "YesNo"})
     result = ask(benchmark, "yes")
-    assert benchmark.name == "tsv-my_things"
+    assert benchmark.name == "tsv"
     assert result.metrics["acc"] == 100 * sum(row["answer"] == "Yes" for row in rows) / 6
     assert len({item.cluster for item in result.items}) == 3, "questions about one image are one cluster"
     assert not any("whole table" in warning for warning in result.warnings)

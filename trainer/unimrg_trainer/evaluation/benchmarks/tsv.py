@@ -12,9 +12,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
 from typing import Any
-from urllib.parse import unquote
 
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
@@ -300,12 +298,11 @@ def first_clusters(rows: Sequence[Row], clusters: Mapping[str, str], limit: int 
     return [row for row in rows if clusters[row["index"]] in taken]
 
 
+def own_table(kind: Kind) -> TableRules:
+    """Return the rules of a table of one's own."""
+    return TableRules("tsv", kind, ("acc",))
+
+
 def benchmark(settings: Mapping[str, Any], place: BenchmarkPlace) -> TsvBenchmark:
     """Return the benchmark of a table of one's own."""
-    return TsvBenchmark(own_table(unquote(settings["file"]), settings["kind"]), settings, place)
-
-
-def own_table(file: str, kind: Kind) -> TableRules:
-    """Return the rules of a table of one's own, named `tsv-` and the file's name."""
-    name = in_metric(PurePosixPath(file).stem).replace(" ", "_")
-    return TableRules(f"tsv-{name}", kind, ("acc",))
+    return TsvBenchmark(own_table(settings["kind"]), settings, place)

@@ -104,10 +104,8 @@ def reply_warnings(replies: Sequence[Reply]) -> list[str]:
     if empty > DOUBTFUL * n:
         warnings.append(f"Empty replies: {empty} of {n}.")
     for answer, (given, right) in answer_counts(replies).items():
-        if given > ONE_SIDED * n and right < n / 2:
-            warnings.append(
-                f"The answer {answer or 'none'}: given {given} times in {n} replies, and right {right} times."
-            )
+        if answer and given > ONE_SIDED * n and right < n / 2:
+            warnings.append(f"The answer {answer}: given {given} times in {n} replies, and right {right} times.")
     return warnings
 
 
