@@ -13,7 +13,7 @@ from unimrg_api.exit_codes import ExitCode
 from unimrg_api.plugins import load
 from unimrg_cli.view import View
 from unimrg_trainer.evaluation.benchmarks.published import PUBLISHED
-from unimrg_trainer.evaluation.benchmarks.tsv import TableRules, check_questions, own_table
+from unimrg_trainer.evaluation.benchmarks.tsv import check_questions, own_table
 from unimrg_trainer.evaluation.vlmevalkit.prompts import options
 from unimrg_trainer.evaluation.vlmevalkit.tables import file_md5, read_questions
 from unimrg_trainer.models.registry import FAMILIES

@@ -12,7 +12,7 @@ from tests.support.benchmark_subject import PLACE, subject
 from tests.support.benchmark_tables import image, mmbench_rows, mmvp_rows, write_table, yes_no_rows
 from unimrg_api.errors import UserError
 from unimrg_trainer.evaluation.benchmarks import realworldqa
-from unimrg_trainer.evaluation.benchmarks.base import Benchmark, BenchmarkResult, NeedsFiles
+from unimrg_trainer.evaluation.benchmarks.base import Benchmark, BenchmarkResult, LazyItems, NeedsFiles
 from unimrg_trainer.evaluation.benchmarks.registry import find_benchmark
 from unimrg_trainer.evaluation.benchmarks.tsv import TsvBenchmark
 from unimrg_trainer.evaluation.vlmevalkit.tables import file_md5, read_table
@@ -56,6 +56,15 @@ def test_rows_become_requests_and_replies_become_scores(tmp_path: Path) -> None:
     assert result.provenance.keys() == {"rule_set", "judge", "data_md5", "prompt_sha256", "prompt_style"}
     assert (result.provenance["rule_set"], result.provenance["prompt_style"]) == ("vk-2026-06", "vlmevalkit")
     assert any("its MD5 is" in warning and "b6caf1133a01" in warning for warning in result.warnings)
+
+
+def test_items_are_scored_without_their_images(tmp_path: Path) -> None:
+    mmbench_table(tmp_path)
+    items = made(tmp_path, "mmbench", {"anyFile": True}).items(subject())
+    assert isinstance(items, LazyItems)
+    whole, bare = items[1], items.for_score(1)
+    assert whole.request.image is not None and bare.request.image is None
+    assert (whole.key, whole.request.prompt, whole.truth) == (bare.key, bare.request.prompt, bare.truth)
 
 
 def test_the_prediction_table_has_every_column_but_the_image(tmp_path: Path) -> None:

@@ -214,12 +214,16 @@ class TsvBenchmark:
         clusters = self._rules.clusters(table.rows)
         rows = first_clusters(table.rows, clusters, self._limit)
 
-        def item(number: int) -> Item:
+        def without_image(number: int) -> Item:
             row = rows[number]
-            request = AnswerRequest(self._rules.prompt(row, subject.prompts), table.image(row["index"]))
+            request = AnswerRequest(self._rules.prompt(row, subject.prompts))
             return Item(clusters[row["index"]], request, row["answer"], {"row": row, "style": subject.prompts.name})
 
-        return LazyItems(len(rows), item)
+        def item(number: int) -> Item:
+            bare = without_image(number)
+            return replace(bare, request=replace(bare.request, image=table.image(rows[number]["index"])))
+
+        return LazyItems(len(rows), item, without_image)
 
     def score(self, results: Iterable[tuple[Item, Result]], seed: int) -> BenchmarkResult:
         """Scores of the replies, with the table of predictions as VLMEvalKit would have written it."""
