@@ -92,9 +92,10 @@ def test_another_file_than_the_pinned_one_is_refused(tmp_path: Path) -> None:
 def test_a_table_that_is_missing_is_named(tmp_path: Path) -> None:
     benchmark = made(tmp_path, "vsr", {})
     assert isinstance(benchmark, NeedsFiles)
-    with pytest.raises(UserError, match=r"VSR-zeroshot\.tsv") as refused:
+    with pytest.raises(UserError, match=r"there is no file .*VSR-zeroshot\.tsv") as refused:
         benchmark.check_files()
     assert refused.value.exit_code == 66
+    assert "huggingface.co" in refused.value.remedy and "5ff5e49908ac1cfad35c60b92b001aeb" in refused.value.remedy
 
 
 @pytest.mark.parametrize(("limit", "taken"), [(1, ["0"]), (5, ["0"]), (100, ["0", "1", "2"])])

@@ -12,6 +12,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from unimrg_api.errors import UserError
@@ -110,12 +111,12 @@ class TableRules:
 
 
 def score_table(
-    rules: TableRules, rows: Sequence[Row], predictions: Sequence[str], rule_set: str, seed: int
+    rules: TableRules, rows: Sequence[Row], predictions: Sequence[str], rule_set: str, seed: int, *, part: bool = False
 ) -> BenchmarkResult:
     """Score a table of replies: rows with `index`, `answer` and what the benchmark needs, and the text for each.
 
-    `rule_set` is a value of `RULE_SETS`, `seed` that of intervals. Metrics are in percent. Raises UserError (65) for
-    rows that cannot be scored.
+    `rule_set` is a value of `RULE_SETS`, `seed` that of intervals; `part`: not all of the benchmark was to be asked.
+    Metrics are in percent. Raises UserError (65) for rows that cannot be scored.
     """
     if not rows:
         raise UserError("the table of replies has no rows", exit_code=ExitCode.DATA_CORRUPT)
@@ -148,7 +149,7 @@ def score_table(
         for said in never_right(rows, rules.kind)
     ]
     warnings = [*never, *rules.doubts(rows), *reply_warnings(replies)]
-    if rules.source and len(rows) != rules.source.rows:
+    if rules.source and len(rows) != rules.source.rows and not part:
         warnings.insert(0, f"Scored are {len(rows)} rows; the whole table has {rules.source.rows}.")
     return BenchmarkResult(
         metrics | reply_metrics(replies),
@@ -231,13 +232,11 @@ class TsvBenchmark:
         rows = [attributes["row"] for attributes, _, _ in asked]
         replies = [reply for _, _, reply in asked]
         table = self._table()
-        result = score_table(self._rules, rows, replies, self._rule_set, seed)
-        source = self._rules.source
-        warnings = list(result.warnings)
-        if self._limit is not None and source:
-            warnings = warnings[1:] if len(rows) != source.rows else warnings  # a part is what was asked for
+        result = score_table(self._rules, rows, replies, self._rule_set, seed, part=self._limit is not None)
+        source, warnings = self._rules.source, result.warnings
         if source and table.md5 != source.md5:
-            warnings.append(f"The table is another one than VLMEvalKit's: its MD5 is {table.md5}, not {source.md5}.")
+            another = f"The table is another one than VLMEvalKit's: its MD5 is {table.md5}, not {source.md5}."
+            warnings = (*warnings, another)
         return replace(
             result,
             provenance=result.provenance
@@ -248,14 +247,13 @@ class TsvBenchmark:
                 ),
                 "prompt_style": asked[0][0]["style"],
             },
-            warnings=tuple(warnings),
+            warnings=warnings,
             files=result.files | {PREDICTIONS: write_predictions(rows, replies)},
         )
 
     def _table(self) -> QuestionTable:
         if self._asked is None:
-            source = self._rules.source
-            path = self._place.open(source.file) if source else self._place.open_uri(str(self._uri))
+            source, path = self._rules.source, self._path()
             if source and not self._any_file and (found := file_md5(path)) != source.md5:
                 raise UserError(
                     f"{self._place.field}: {path} is not the {source.file} that VLMEvalKit scores: its MD5 is {found} "
@@ -271,6 +269,16 @@ class TsvBenchmark:
                 logger.warning("%s: %d options read as missing, as in VLMEvalKit: %s", path, len(table.vanished), first)
             self._asked = table
         return self._asked
+
+    def _path(self) -> Path:
+        source = self._rules.source
+        if source is None:
+            return self._place.open_uri(str(self._uri))
+        try:
+            return self._place.open(source.file)
+        except UserError as error:
+            remedy = f"{error.remedy}; {source.file} comes from {source.url} and has the MD5 {source.md5}"
+            raise UserError(error.message, remedy=remedy, exit_code=error.exit_code) from None
 
 
 def check_questions(rules: TableRules, table: QuestionTable) -> None:
