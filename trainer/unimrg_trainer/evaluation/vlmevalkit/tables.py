@@ -94,8 +94,7 @@ def read_questions(path: Path) -> QuestionTable:
         raise broken(path, f"row {several[0]} has several images; benchmarks ask about a single one")
     ids = {id(image): _short_digest(image) for image in images.values()}
     kept = [
-        {name: value for name, value in row.items() if name != "image"}
-        | {"image_id": ids[id(images[row["index"]])]}
+        {name: value for name, value in row.items() if name != "image"} | {"image_id": ids[id(images[row["index"]])]}
         for row in shown
     ]
     return QuestionTable(kept, images, len(rows) - len(shown), _vanished(path), file_md5(path))
