@@ -49,8 +49,8 @@ def build(quick: bool) -> tuple[Any, Any]:
     family: Any = find_family("harmon", {"variant": "Tiny"})
     if not quick:
         language = replace(family.config.language, width=192, layers=4, heads=6, key_value_heads=2, feed_forward=576)
-        mar = replace(family.config.mar, grid=16)
-        family.config = replace(family.config, language=language, mar=mar, image_size=128)
+        mar = replace(family.config.mar, grid=12)
+        family.config = replace(family.config, language=language, mar=mar, image_size=64)
     return family, family.build().eval()
 
 

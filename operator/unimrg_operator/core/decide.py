@@ -113,6 +113,7 @@ def _status(inputs: StatusInputs) -> tuple[JobStatus, float | None]:
         progress=inputs.progress,
         checkpoint=reported.checkpoint,
         benchmarks=reported.benchmarks,
+        scores=reported.scores,
         mlflow=reported.mlflow,
         usage=usage(list(stages.all), inputs.job, reported.checkpoint),
         start_time=observed_status.start_time or _start_time(inputs.observation, now),
