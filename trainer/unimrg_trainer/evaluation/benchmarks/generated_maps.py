@@ -16,7 +16,16 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from unimrg_trainer.evaluation.benchmarks.base import BenchmarkResult, HeldOut, Item, LazyItems, Result, Table
+from unimrg_trainer.evaluation.benchmarks.base import (
+    BenchmarkPlace,
+    BenchmarkResult,
+    Item,
+    Items,
+    LazyItems,
+    Result,
+    Subject,
+    Table,
+)
 from unimrg_trainer.evaluation.derangement import derangement
 from unimrg_trainer.evaluation.image_scores import (
     best_contours,
@@ -45,17 +54,17 @@ class GeneratedMaps:
     name = "generatedMaps"
     max_new_tokens = 1
 
-    def __init__(self, settings: Mapping[str, Any], maps: Sequence[ImageMap] = ()) -> None:
-        self._settings = settings
+    def __init__(self, settings: Mapping[str, Any], place: BenchmarkPlace) -> None:
         self._images = int(settings["images"])
-        self._maps = {map.name: map for map in maps}
+        self._maps: dict[str, ImageMap] = {}
 
-    def of_maps(self, maps: Sequence[ImageMap]) -> GeneratedMaps:
-        """Return the benchmark that asks for these maps."""
-        return GeneratedMaps(self._settings, maps)
-
-    def items(self, held_out: HeldOut) -> LazyItems:
-        """One item for each map and image; a map that an image's truth is not known of is not asked for."""
+    def items(self, subject: Subject) -> Items:
+        """One item for each map that the job trains and image; a map that an image's truth is not known of is not
+        asked for."""
+        held_out = subject.held_out
+        if held_out is None:
+            return []
+        self._maps = {map.name: map for map in subject.maps}
         asked = [  # image by image, so that each is decoded once for all its maps
             (map, number)
             for number in held_out.images[: self._images]
