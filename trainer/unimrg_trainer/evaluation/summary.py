@@ -5,7 +5,7 @@ Nothing here reads a clock: whoever builds a summary passes the times.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from rich import box
@@ -41,8 +41,14 @@ class Summary(BaseModel):
     """Date and time (ISO 8601, UTC); figures state its date."""
     processes: int
     attempts: int = 1
+    weights: Literal["checkpoint", "initial"] = "checkpoint"
+    """What was evaluated: a checkpoint of this training, or the weights that it would begin with."""
     checkpoint: str = ""
     """Key of the evaluated checkpoint."""
+    checkpoint_sha256: str = ""
+    """Of its manifest."""
+    training: dict[str, Any] = Field(default_factory=dict)
+    """What makes two jobs the same training, by field (`UniMRGJob.trained_values`)."""
     data_digest: str = ""
     seeds: dict[str, int] = Field(default_factory=dict)
     """What a seed is for → seed: training (and the bootstrap of the intervals), scenes."""

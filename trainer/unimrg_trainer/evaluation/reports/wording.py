@@ -1,0 +1,183 @@
+"""How numbers and runs are written in every form of a report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from unimrg_api.digests import sha256_of
+from unimrg_trainer.evaluation.reports.columns import Column
+from unimrg_trainer.evaluation.reports.comparison import Cell, Comparison, Difference
+from unimrg_trainer.evaluation.reports.grouping import provenance_of
+from unimrg_trainer.evaluation.reports.published import QuotedRow
+from unimrg_trainer.evaluation.reports.report import ModelReport
+
+DAGGER, DOUBLE_DAGGER = "†", "‡"
+LEGEND = (
+    "Scores are in percent unless their title says otherwise. ± is half the width of the 95 % interval over items: "
+    "what another draw of items would change (bootstrap over clusters). sd is the standard deviation between seeds: "
+    "what another training would change. A score without ± has no scores of items. Δ is the difference on the same "
+    "items with its paired 95 % interval; p is the exact McNemar test, for single runs with right-or-wrong scores, and "
+    "takes items as independent. Bold: the best of its column, where the interval of its lead over the second best "
+    f"excludes 0. {DAGGER} incomplete or doubtful, see the notes. {DOUBLE_DAGGER} quoted, not measured here: neither "
+    "averaged nor compared."
+)
+
+
+@dataclass(frozen=True)
+class Text:
+    """A cell of a table: the number, what stands small beside it, and whether it is set in bold."""
+
+    main: str
+    note: str = ""
+    bold: bool = False
+
+    @property
+    def plain(self) -> str:
+        """All of it on a line."""
+        return " ".join(filter(None, (self.main, self.note)))
+
+
+NOTHING = Text("–")
+
+
+def number(value: float, form: str = ".1f") -> str:
+    """Return a number with a real minus sign."""
+    return f"{value:{form}}".replace("-", "−")
+
+
+def score_text(cell: Cell | None) -> Text:
+    """Return a score with half the width of its interval and the deviation between seeds."""
+    if cell is None:
+        return NOTHING
+    parts = []
+    if cell.interval is not None:
+        parts.append(f"±{number((cell.interval.high - cell.interval.low) / 2)}")
+    if cell.mean.deviation is not None:
+        parts.append(f"sd {number(cell.mean.deviation)}")
+    return Text(number(cell.mean.mean) + (DAGGER if cell.notes else ""), ", ".join(parts), cell.best)
+
+
+def difference_text(difference: Difference | None) -> Text:
+    """Return a difference with its interval and p."""
+    if difference is None:
+        return NOTHING
+    parts = []
+    if (interval := difference.interval) is not None:
+        parts.append(f"[{number(interval.low, '+.1f')}, {number(interval.high, '+.1f')}]")
+    if (p_value := difference.p_value) is not None:
+        parts.append("p < 0.001" if p_value < 0.001 else f"p {p_value:.3f}")
+    return Text(number(difference.value, "+.1f"), ", ".join(parts))
+
+
+def quote_text(row: QuotedRow, column: Column) -> Text:
+    """Return what is published for a column."""
+    quote = row.quotes.get((column.benchmark, column.metric))
+    if quote is None:
+        return NOTHING
+    value = "" if quote.value is None else number(quote.value, ".2f")
+    difference = "" if quote.difference is None else f"Δ {number(quote.difference, '+.2f')}"
+    return Text((value or difference) + DOUBLE_DAGGER, difference if value else "")
+
+
+def score_rows(table: Comparison) -> Iterator[tuple[str, list[Text]]]:
+    """Yield the rows of a table: the scores, then the differences from the baseline."""
+    columns = range(len(table.columns))
+    for index, row in enumerate(table.rows):
+        seeds = f" ({len(row.runs)} seeds)" if len(row.runs) > 1 else ""
+        yield row.label + seeds, [score_text(table.cells.get((index, column))) for column in columns]
+    for index, row in enumerate(table.rows):
+        if table.baseline is not None and index != table.baseline:
+            cells = [table.cells.get((index, column)) for column in columns]
+            label = f"Δ {row.label} − {table.rows[table.baseline].label}"
+            yield label, [difference_text(cell.difference if cell else None) for cell in cells]
+
+
+def column_heads(table: Comparison) -> list[tuple[str, str]]:
+    """Return title and number of items of each column."""
+    heads = []
+    for index, column in enumerate(table.columns):
+        counts = {cell.n for (_, place), cell in table.cells.items() if place == index and cell.n is not None}
+        better = " (less is better)" if column.lower_is_better else ""
+        heads.append((column.title + better, f"n={'/'.join(map(str, sorted(counts)))}" if counts else ""))
+    return heads
+
+
+def category_rows(table: Comparison, number_of_table: int) -> Iterator[tuple[str, list[Text]]]:
+    """Yield the rows of a table by category: items, and for each row of the main table score and difference."""
+    of_category = table.categories[number_of_table]
+    for name, count in of_category.counts.items():
+        cells = [Text(str(count))]
+        for index, _ in enumerate(table.rows):
+            cell = of_category.cells[index].get(name)
+            if cell is None:
+                cells.append(NOTHING)
+            elif cell.difference is None:
+                cells.append(Text(number(cell.mean)))
+            else:
+                cells.append(Text(number(cell.mean), difference_text(cell.difference).plain))
+        yield name or "(none)", cells
+
+
+def notes_of(model: ModelReport) -> list[str]:
+    """Return why scores are marked as incomplete."""
+    notes: dict[str, None] = {}
+    if model.main.baseline is None:
+        notes[f"nothing is compared: no run has the initial weights of {model.block.model}, or was given as --base"] = (
+            None
+        )
+    for table in [model.main, *(comparison for _, comparison in model.ablations)]:
+        for (row, column), cell in table.cells.items():
+            for note in cell.notes:
+                notes[f"{table.columns[column].benchmark}, {table.rows[row].label}: {note}"] = None
+    return list(notes)
+
+
+RUN_HEADS = ("row", "seed", "weights", "step", "checkpoint", "training", "data", "versions", "evaluated", "run")
+"""Columns of the table of runs; digests are cut to twelve digits."""
+
+
+def run_rows(model: ModelReport) -> Iterator[list[str]]:
+    """Yield a line about each run: what was evaluated, and what is needed to do it again."""
+    for row in model.block.all_rows:
+        for run in row.runs:
+            summary = run.summary
+            versions = ", ".join(f"{name} {version}" for name, version in summary.versions.items())
+            digest = sha256_of(summary.training)[:12] if summary.training else "–"
+            yield [
+                row.label if row.label == row.method else f"{row.method}, {row.label}",
+                "–" if run.seed is None else str(run.seed),
+                summary.weights,
+                str(summary.steps),
+                summary.checkpoint_sha256[:12] or "–",
+                digest,
+                summary.data_digest[:12] or "–",
+                versions or "–",
+                summary.finished or "–",
+                run.uri,
+            ]
+
+
+def scoring_rows(model: ModelReport) -> Iterator[tuple[str, str]]:
+    """Yield (benchmark, what its scores depend on besides the model); the same for all runs that are compared."""
+    seen = set()
+    for row in model.block.all_rows:
+        for run in row.runs:
+            for name, result in run.summary.benchmarks.items():
+                if name not in seen:
+                    seen.add(name)
+                    found = [f"{key}: {value}" for key, value in provenance_of(run, name).items() if value]
+                    unparsed = result.metrics.get("unparsed_rate")
+                    extra = [] if unparsed is None else [f"unparsed in {row.label}: {number(unparsed)} %"]
+                    yield name, "; ".join([*found, *extra]) or "–"
+
+
+def quoted_sources(model: ModelReport) -> list[str]:
+    """Return where each quoted number is from."""
+    titles = {(column.benchmark, column.metric): column.title for column in model.columns}
+    return [
+        f"{row.label}, {titles[place]}: {quote.source}"
+        for row in model.quoted
+        for place, quote in row.quotes.items()
+        if place in titles
+    ]
