@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import json
 import re
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
 from tests.support.benchmark_subject import PLACE, subject
 from tests.support.scene_records import SceneRecords
-from unimrg_trainer.evaluation.benchmarks.base import BenchmarkResult, Item, Table
+from unimrg_trainer.evaluation.benchmarks.base import BenchmarkResult, Item, ItemScore, Table
 from unimrg_trainer.evaluation.benchmarks.generated_maps import GeneratedMaps
 from unimrg_trainer.evaluation.benchmarks.spatial import Spatial
 from unimrg_trainer.evaluation.held_out import compare
@@ -116,6 +117,20 @@ def test_every_table_is_printed_without_colour() -> None:
     assert understanding.rstrip().endswith("lower")
     assert "results/grid.png" in text
     assert "\x1b" not in text
+
+
+def test_items_and_files_stay_out_of_the_summary_and_a_part_has_names_of_its_own() -> None:
+    items = (ItemScore("7", "7", "", {"mean": 1.0}, prediction="three"),)
+    part = replace(
+        TOY, items=items, files={"table.tsv": b"a"}, limit=5, provenance={"data_md5": "d"}, warnings=("Odd.",)
+    )
+    text = summary(benchmarks={"toy": part}).to_json()
+    read = Summary.from_json(text)
+    assert "three" not in text and "table.tsv" not in text
+    assert read.benchmarks["toy"] == replace(part, items=(), files={})
+    ours = [name for name in [*read.metrics(), *read.headline()] if "/toy/" in name]
+    assert ours and all(name.startswith("dev/toy/") for name in ours)
+    assert "toy: Odd." in printed(read)
 
 
 def generated_maps() -> BenchmarkResult:

@@ -14,5 +14,12 @@ PLACE = BenchmarkPlace("spec.stages.evaluate.benchmarks[0].toy", Path("/nowhere"
 """A place without files."""
 
 
+class Files(dict[str, bytes]):
+    """What benchmarks write, in memory."""
+
+    def write(self, path: str, content: bytes) -> None:
+        self[path] = content
+
+
 def subject(data: Any = None, maps: Sequence[ImageMap] = ()) -> Subject:
     return Subject(data, maps, DEFAULT_STYLE)

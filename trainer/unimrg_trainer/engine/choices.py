@@ -20,11 +20,12 @@ from unimrg_api.errors import JobError, Problem, UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.fields import resolve_uri
 from unimrg_api.job import UniMRGJob
-from unimrg_api.spec_stages import BenchmarkSpec
+from unimrg_api.spec_benchmarks import BenchmarkSpec
 from unimrg_trainer.engine.initial_weights import check_headers
 from unimrg_trainer.engine.parts import check_parts, parts_of
 from unimrg_trainer.evaluation.benchmarks.base import BenchmarkPlace, NeedsFiles
 from unimrg_trainer.evaluation.benchmarks.registry import find_benchmark
+from unimrg_trainer.evaluation.runner import Asked
 from unimrg_trainer.models.base import Family
 from unimrg_trainer.models.common.assets import Asset, assets_folder
 from unimrg_trainer.models.registry import find_family
@@ -127,11 +128,20 @@ def _components(job: UniMRGJob, env: PodEnvironment) -> Iterator[tuple[str, bool
 
 
 def benchmark_places(job: UniMRGJob, env: PodEnvironment) -> Iterator[tuple[BenchmarkSpec, BenchmarkPlace]]:
-    """Yield each benchmark of the job's evaluation with its place."""
+    """Yield each benchmark of the job's evaluation, those of its suite too, with its place."""
     evaluate = job.spec.stages.evaluate
-    for index, entry in enumerate(evaluate.benchmarks):
-        field = f"spec.stages.evaluate.benchmarks[{index}]"
-        yield entry, BenchmarkPlace(field, env.spec_base, job.spec.storage, env.cache)
+    for field, entry in evaluate.all_benchmarks():
+        yield entry, BenchmarkPlace(field, env.spec_base, job.spec.storage, env.cache, evaluate.files)
+
+
+def asked_benchmarks(job: UniMRGJob, env: PodEnvironment) -> dict[str, Asked]:
+    """Return the benchmarks of the job's evaluation by name, its suite's too. Raises UserError for wrong settings."""
+    found = {}
+    for entry, place in benchmark_places(job, env):
+        name, settings = entry.selected()
+        limit = None if entry.custom is not None else settings.get("limit")
+        found[entry.key] = Asked(find_benchmark(name, settings, place), settings, limit)
+    return found
 
 
 def _check_benchmark(entry: BenchmarkSpec, place: BenchmarkPlace) -> None:

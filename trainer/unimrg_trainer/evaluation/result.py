@@ -58,6 +58,8 @@ class BenchmarkResult:
     whose values differ are not compared."""
     warnings: tuple[str, ...] = ()
     """What makes the scores incomplete or doubtful, in whole sentences; shown with them."""
+    limit: int | None = None
+    """Only the first items were asked, at most so many; set by the runner."""
     files: Annotated[dict[str, bytes], Field(exclude=True)] = field(default_factory=dict)
     """Further files: path below results/NAME/ → content."""
 

@@ -46,9 +46,11 @@ def checkpoint_step(run_store: ObjectStore, *, best: bool = False) -> int:
 
 def is_complete(run_store: ObjectStore, job: UniMRGJob) -> bool:
     """Whether nothing is left to compute: the checkpoint of the stop step exists and, where wanted, is evaluated."""
-    step = checkpoint_step(run_store)
     if job.spec.checkpoint.resume == "Never":
         return False
+    if not job.spec.trains:
+        return is_evaluated(run_store, job, 0)
+    step = checkpoint_step(run_store)
     if step < job.spec.training.resolved_stop_step() and not _ended_early(run_store, job, step):
         return False
     if job.spec.stages.evaluate.mode == "Never":

@@ -52,6 +52,8 @@ class PromptStyle:
     """What follows the options of a multiple-choice question, on a line of its own."""
     yes_no_endings: Mapping[str, str] = field(default_factory=dict)
     """Benchmark → what follows its yes/no questions at once; absent: nothing."""
+    labels: bool = True
+    """Whether hint, question and options of a multiple-choice question are announced by the words."""
 
 
 DEFAULT_STYLE = PromptStyle("vlmevalkit", VLMEVALKIT_CHOICE)

@@ -11,6 +11,12 @@ from unimrg_trainer.evaluation.benchmarks.base import Benchmark, BenchmarkFactor
 BENCHMARKS = {
     "spatial": "unimrg_trainer.evaluation.benchmarks.spatial:Spatial",
     "generatedMaps": "unimrg_trainer.evaluation.benchmarks.generated_maps:GeneratedMaps",
+    "mmbench": "unimrg_trainer.evaluation.benchmarks.mmbench:benchmark",
+    "mmvp": "unimrg_trainer.evaluation.benchmarks.mmvp:benchmark",
+    "hallusionBench": "unimrg_trainer.evaluation.benchmarks.hallusionbench:benchmark",
+    "realWorldQa": "unimrg_trainer.evaluation.benchmarks.realworldqa:benchmark",
+    "vsr": "unimrg_trainer.evaluation.benchmarks.vsr:benchmark",
+    "tsv": "unimrg_trainer.evaluation.benchmarks.tsv:benchmark",
 }
 """Name → factory."""
 

@@ -62,6 +62,7 @@ class OpenUniFamily:
         "internvlchat",
         LETTER_ONLY,
         {"hallusionBench": " Please answer yes or no. Answer the question using a single word or phrase."},
+        labels=False,
     )
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
