@@ -113,7 +113,7 @@ def dpg(draw: Draw) -> Iterator[ItemScore]:
     """1065 prompts whose score is a fraction."""
     for prompt in range(1065):
         score = (draw(prompt) + draw(prompt + 2000) + 2) / 4
-        yield ItemScore(f"{prompt:04d}", f"{prompt:04d}", "", {"overall": score}, f"a long prompt {prompt}")
+        yield ItemScore(f"{prompt:04d}", f"{prompt:04d}", "", {"dpg_blip": score}, f"a long prompt {prompt}")
 
 
 BENCHMARKS: dict[str, tuple[Callable[[Draw], Iterator[ItemScore]], tuple[str, ...]]] = {
@@ -123,7 +123,7 @@ BENCHMARKS: dict[str, tuple[Callable[[Draw], Iterator[ItemScore]], tuple[str, ..
     "realWorldQa": (plain("acc", 765, 1, 0), ("acc",)),
     "vsr": (plain("acc", 1222, 2, 7), ("acc",)),
     "genEval": (geneval, ("overall",)),
-    "dpgBench": (dpg, ("overall",)),
+    "dpgBench": (dpg, ("dpg_blip",)),
 }
 
 

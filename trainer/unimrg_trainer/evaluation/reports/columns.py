@@ -9,9 +9,6 @@ from importlib import resources
 
 from unimrg_trainer.evaluation.result import BenchmarkResult
 
-SUBSET = "dev/"
-"""How names of benchmarks begin of which only a part was asked."""
-
 
 @dataclass(frozen=True)
 class Column:
@@ -23,6 +20,13 @@ class Column:
     kind: str = ""
     """`understanding`, `generation`, or empty: not known."""
     lower_is_better: bool = False
+    unit: str = "%"
+    """`%`, `dB`, or `1` for what lies between 0 and 1."""
+
+    @property
+    def digits(self) -> int:
+        """Decimals for people; programs get one more."""
+        return 3 if self.unit == "1" else 1
 
     def gain(self, difference: float) -> float:
         """Return a difference with the sign that makes a positive one better."""
@@ -45,13 +49,14 @@ def columns_of(found: Iterable[Mapping[str, BenchmarkResult]]) -> list[Column]:
         for name, result in one.items():
             results.setdefault(name, result)
             metrics.setdefault(name, set()).update(result.metrics)
-    known = read_csv("columns.csv")
     columns = []
-    for row in known:
+    for row in read_csv("columns.csv"):
         for name in results:
-            if name.removeprefix(SUBSET) == row["benchmark"] and row["metric"] in metrics[name]:
-                title = row["title"] + (" (subset)" if name.startswith(SUBSET) else "")
-                columns.append(Column(name, row["metric"], title, row["kind"], row["better"] == "lower"))
+            if name == row["benchmark"] and row["metric"] in metrics[name]:
+                part = "" if results[name].limit is None else ", a part"
+                less = row["better"] == "lower"
+                title = row["title"] + {"dB": ", dB"}.get(row["unit"], "") + (", less is better" if less else "") + part
+                columns.append(Column(name, row["metric"], title, row["kind"], less, row["unit"]))
     for name, result in results.items():
         if not any(column.benchmark == name for column in columns):
             shown = [metric for metric in result.headline if not _counts(metric)]
@@ -61,4 +66,4 @@ def columns_of(found: Iterable[Mapping[str, BenchmarkResult]]) -> list[Column]:
 
 def _counts(metric: str) -> bool:
     last = metric.rpartition("/")[2]
-    return last == "n" or last.startswith("majority") or last.endswith(("_n", "_rate"))
+    return last in ("n", "images") or last.startswith("majority") or last.endswith(("_n", "_rate"))

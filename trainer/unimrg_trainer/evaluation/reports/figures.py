@@ -41,7 +41,8 @@ def interval_figures(table: Comparison) -> Iterator[Figure]:
         ends = [end for cell in cells.values() if (interval := cell.interval) for end in (interval.low, interval.high)]
         scale = Scale([*ends, *(cell.mean.mean for cell in cells.values())], LABELS + 8, WIDTH - 12)
         bottom = 10 + 24 * len(cells)
-        said = "; ".join(f"{table.rows[row].label} {number(cell.mean.mean)}" for row, cell in cells.items())
+        form = f".{column.digits}f"
+        said = "; ".join(f"{table.rows[row].label} {number(cell.mean.mean, form)}" for row, cell in cells.items())
         drawing = Drawing(bottom + 26, f"{column.title}: scores with intervals", f"{said}.")
         _x_axis(drawing, scale, 6, bottom)
         for place, (row, cell) in enumerate(cells.items()):
@@ -49,7 +50,7 @@ def interval_figures(table: Comparison) -> Iterator[Figure]:
             drawing.text(LABELS, y + 4, _short(table.rows[row].label), "end")
             if (interval := cell.interval) is not None:
                 drawing.line(scale(interval.low), y, scale(interval.high), y, f"bar s{row % 7}")
-            drawing.marker(scale(cell.mean.mean), y, row, f"{table.rows[row].label}: {number(cell.mean.mean)}")
+            drawing.marker(scale(cell.mean.mean), y, row, f"{table.rows[row].label}: {number(cell.mean.mean, form)}")
         yield Figure(drawing, f"{column.title}: score and 95 % interval over items, {heads[index][1]}.")
 
 
@@ -89,10 +90,10 @@ def scatter_figure(model: ModelReport) -> Figure | None:
 
 def step_figures(table: Comparison) -> Iterator[Figure]:
     """One for each column whose score is known at several steps: the mean over seeds at each kept checkpoint."""
-    for column in table.columns:
+    for column, (_, counted) in zip(table.columns, column_heads(table), strict=True):
         curves = {index: curve for index, row in enumerate(table.rows) if len(curve := _by_step(row, column)) > 1}
         if curves:
-            caption = f"{column.title} at kept checkpoints, mean over seeds."
+            caption = f"{column.title} at kept checkpoints, mean over seeds, {counted}."
             yield Figure(_curves(curves, table.rows, f"{column.title} by step", "step", marked=True), caption)
 
 
@@ -128,7 +129,8 @@ def _gains(
         ends += [gain.value, *((gain.interval.low, gain.interval.high) if gain.interval else ())]
     scale = Scale(ends, LABELS + 8, WIDTH - 12)
     bottom = 8 + 18 * len(order)
-    said = "; ".join(f"{name} {number(gains[name].value, '+.1f')}" for name in order)
+    form = f"+.{column.digits}f"
+    said = "; ".join(f"{name} {number(gains[name].value, form)}" for name in order)
     title = f"{column.title}: gain of {table.rows[row].label} over {table.rows[table.baseline or 0].label} by category"
     drawing = Drawing(bottom + 26, title, f"{said}.")
     _x_axis(drawing, scale, 4, bottom)
@@ -138,7 +140,7 @@ def _gains(
         drawing.text(LABELS, y + 4, _short(f"{name} ({counts[name]})", 22), "end", "small")
         if gain.interval is not None:
             drawing.line(scale(gain.interval.low), y, scale(gain.interval.high), y, f"bar s{row % 7}")
-        drawing.marker(scale(gain.value), y, row, f"{name}: {number(gain.value, '+.1f')}")
+        drawing.marker(scale(gain.value), y, row, f"{name}: {number(gain.value, form)}")
     return Figure(drawing, f"{title}, 95 % paired intervals (items in brackets).")
 
 
@@ -146,8 +148,11 @@ def _firsts(table: Comparison, kind: str) -> list[int]:
     """Return the first column of each benchmark of a kind that every row has and whose scores are percentages."""
     found: dict[str, int] = {}
     for index, column in enumerate(table.columns):
-        percent = not column.lower_is_better and "(" not in column.title
-        if percent and column.kind == kind and all((row, index) in table.cells for row in range(len(table.rows))):
+        if (
+            column.unit == "%"
+            and column.kind == kind
+            and all((row, index) in table.cells for row in range(len(table.rows)))
+        ):
             found.setdefault(column.benchmark, index)
     return list(found.values())
 

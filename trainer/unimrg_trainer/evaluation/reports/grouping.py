@@ -188,9 +188,13 @@ def _refuse_different_scoring(runs: Sequence[EvaluatedRun]) -> None:
 
 
 def provenance_of(run: EvaluatedRun, benchmark: str) -> dict[str, str]:
-    """Return what must be equal in runs that are compared; where a benchmark brings no data, the job's counts."""
-    found = dict(run.summary.benchmarks[benchmark].provenance)
-    return found if "data_md5" in found else {**found, "data_digest": run.summary.data_digest}
+    """Return what must be equal in runs that are compared. A benchmark that names no data of its own asks about the
+    job's, whose digest then counts."""
+    result = run.summary.benchmarks[benchmark]
+    found = dict(result.provenance)
+    if not any(name.startswith(("data_", "images_sha")) for name in found):
+        found["data_digest"] = run.summary.data_digest
+    return found if result.limit is None else {**found, "limit": str(result.limit)}
 
 
 def _different_items(first: EvaluatedRun, other: EvaluatedRun, name: str) -> list[str]:

@@ -43,10 +43,12 @@ def as_page(report: Report) -> str:
         '<meta name="color-scheme" content="light dark">'
         f"<title>Results: {escape(models)}</title><style>\n{style}</style></head>\n<body>\n"
     )
-    body = [f'<h1>Results</h1><p class="soft">{escape(models)} · {escape(report.date)}</p><p>{escape(LEGEND)}</p>']
+    reading = '<a href="#reading">How to read this</a>'
+    body = [f'<h1>Results</h1><p class="soft">{escape(models)} · {escape(report.date)} · {reading}</p>']
     body += [part for model in report.models for part in _model(model, report.date)]
     if report.left_out:
         body.append(f"<h2>Left out</h2>{_list(report.left_out)}")
+    body.append(f'<h2 id="reading">How to read this</h2>{_list(LEGEND)}')
     return head + "\n".join(body) + "\n</body></html>\n"
 
 
@@ -57,13 +59,13 @@ def _model(model: ModelReport, date: str) -> Iterator[str]:
     yield _figures("Scores", [*([scatter] if scatter else []), *interval_figures(model.main)], date)
     for ablation, table in model.ablations:
         yield f"<h3>Ablations of {escape(ablation.method)}</h3>"
-        yield _scores(table, f"Each compared with the reference of {ablation.method}")
+        yield _scores(table, f"Each compared with {ablation.method}")
     yield _figures("Gains by category", list(gain_figures(model.main)), date)
     for index, of_category in enumerate(model.main.categories):
         heads = [("category", ""), ("n", ""), *((row.label, "") for row in model.main.rows)]
         rows = ((name, cells, "") for name, cells in category_rows(model.main, index))
         title = f"{of_category.column.title} by category"
-        yield f"<details><summary>{escape(title)}</summary>{_table(title, heads, rows)}</details>"
+        yield f'<details class="table"><summary>{escape(title)}</summary>{_table(title, heads, rows)}</details>'
     yield _figures("During training", [*step_figures(model.main), *loss_figures(model.main)], date)
     if model.flips:
         yield "<h3>Items that changed</h3>"
@@ -124,7 +126,8 @@ def _figures(title: str, figures: Sequence[Figure], date: str) -> str:
     if not figures:
         return ""
     shown = "".join(
-        f"<figure>{one.drawing.render()}<figcaption>{escape(one.caption)} {escape(date)}</figcaption></figure>\n"
+        f"<figure>{one.drawing.render()}"
+        f"<figcaption>{escape(one.caption)} <time>{escape(date)}</time></figcaption></figure>\n"
         for one in figures
     )
     return f'<h3>{escape(title)}</h3><div class="figures">{shown}</div>'

@@ -32,7 +32,7 @@ CSV_COLUMNS = (
 
 def as_markdown(report: Report) -> str:
     """Return tables, notes and provenance."""
-    lines = ["# Results", "", f"{report.date}. {LEGEND}", ""]
+    lines = ["# Results", "", report.date, ""]
     for model in report.models:
         lines += [f"## {model.block.model}", ""]
         lines += _scores(model.main, model)
@@ -54,7 +54,9 @@ def as_markdown(report: Report) -> str:
         if sources := quoted_sources(model):
             lines += [f"{DOUBLE_DAGGER} Quoted:", "", *(f"- {source}" for source in sources), ""]
         lines += ["### Runs", "", *_table(RUN_HEADS, run_rows(model))]
-    lines += [f"- {sentence}" for sentence in report.left_out]
+    if report.left_out:
+        lines += ["## Left out", "", *(f"- {sentence}" for sentence in report.left_out), ""]
+    lines += ["## How to read this", "", *(f"- {sentence}" for sentence in LEGEND)]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -91,26 +93,28 @@ def as_csv(report: Report) -> str:
         for row in model.quoted:
             for (benchmark, metric), quote in row.quotes.items():
                 where = {"model": model.block.model, "table": "main", "row": row.label, "quoted": quote.source}
-                values = {"score": _two(quote.value), "difference": _two(quote.difference)}
+                values = {"score": _rounded(quote.value, 2), "difference": _rounded(quote.difference, 2)}
                 writer.writerow({**where, "benchmark": benchmark, "metric": metric, **values})
     return text.getvalue()
 
 
 def _lines(table: Comparison) -> Iterator[dict[str, str]]:
     for (row, index), cell in sorted(table.cells.items()):
+        digits = table.columns[index].digits + 1
         yield {
             "row": table.rows[row].label,
             "seeds": str(cell.mean.jobs),
             "benchmark": table.columns[index].benchmark,
             "metric": table.columns[index].metric,
             "n": "" if cell.n is None else str(cell.n),
-            "score": _two(cell.mean.mean),
-            "sd": _two(cell.mean.deviation),
-            **_ends("", cell.interval),
-            **_of_difference(cell.difference),
+            "score": _rounded(cell.mean.mean, digits),
+            "sd": _rounded(cell.mean.deviation, digits),
+            **_ends("", cell.interval, digits),
+            **_of_difference(cell.difference, digits),
             "incomplete": "; ".join(cell.notes),
         }
     for of_category in table.categories:
+        digits = of_category.column.digits + 1
         for row, cells in enumerate(of_category.cells):
             for name, one in cells.items():
                 yield {
@@ -120,21 +124,26 @@ def _lines(table: Comparison) -> Iterator[dict[str, str]]:
                     "metric": of_category.column.metric,
                     "category": name,
                     "n": str(of_category.counts[name]),
-                    "score": _two(one.mean),
-                    **_of_difference(one.difference),
+                    "score": _rounded(one.mean, digits),
+                    **_of_difference(one.difference, digits),
                 }
 
 
-def _of_difference(difference: Difference | None) -> dict[str, str]:
+def _of_difference(difference: Difference | None, digits: int) -> dict[str, str]:
     if difference is None:
         return {}
-    p_value = "" if difference.p_value is None else f"{difference.p_value:.4g}"
-    return {"difference": _two(difference.value), **_ends("difference_", difference.interval), "p": p_value}
+    return {
+        "difference": _rounded(difference.value, digits),
+        **_ends("difference_", difference.interval, digits),
+        "p": "" if difference.p_value is None else f"{difference.p_value:.4g}",
+    }
 
 
-def _ends(prefix: str, interval: Interval | None) -> dict[str, str]:
-    return {} if interval is None else {f"{prefix}low": _two(interval.low), f"{prefix}high": _two(interval.high)}
+def _ends(prefix: str, interval: Interval | None, digits: int) -> dict[str, str]:
+    if interval is None:
+        return {}
+    return {f"{prefix}low": _rounded(interval.low, digits), f"{prefix}high": _rounded(interval.high, digits)}
 
 
-def _two(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"
+def _rounded(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"

@@ -14,13 +14,15 @@ from unimrg_trainer.evaluation.reports.report import ModelReport
 
 DAGGER, DOUBLE_DAGGER = "†", "‡"
 LEGEND = (
-    "Scores are in percent unless their title says otherwise. ± is half the width of the 95 % interval over items: "
-    "what another draw of items would change (bootstrap over clusters). sd is the standard deviation between seeds: "
-    "what another training would change. A score without ± has no scores of items. Δ is the difference on the same "
-    "items with its paired 95 % interval; p is the exact McNemar test, for single runs with right-or-wrong scores, and "
-    "takes items as independent. Bold: the best of its column, where the interval of its lead over the second best "
-    f"excludes 0. {DAGGER} incomplete or doubtful, see the notes. {DOUBLE_DAGGER} quoted, not measured here: neither "
-    "averaged nor compared."
+    "Scores are in percent, those with three decimals between 0 and 1.",
+    "± is half the width of the 95 % interval over items: what another draw of items would change (bootstrap over "
+    "clusters). A score without ± has no scores of items.",
+    "sd is the standard deviation between seeds: what another training would change.",
+    "Δ is the difference on the same items with its paired 95 % interval; p is the exact McNemar test, for single runs "
+    "with right-or-wrong scores, and takes items as independent.",
+    "Bold: the best of its column, where the interval of its lead over the second best excludes 0.",
+    f"{DAGGER} incomplete or doubtful, see the notes.",
+    f"{DOUBLE_DAGGER} quoted, not measured here: neither averaged nor compared.",
 )
 
 
@@ -43,31 +45,32 @@ NOTHING = Text("–")
 
 def number(value: float, form: str = ".1f") -> str:
     """Return a number with a real minus sign."""
-    return f"{value:{form}}".replace("-", "−")
+    text = f"{value:{form}}"
+    return (text if float(text) else f"{0.0:{form}}").replace("-", "−")
 
 
-def score_text(cell: Cell | None) -> Text:
+def score_text(cell: Cell | None, column: Column) -> Text:
     """Return a score with half the width of its interval and the deviation between seeds."""
     if cell is None:
         return NOTHING
-    parts = []
+    parts, form = [], f".{column.digits}f"
     if cell.interval is not None:
-        parts.append(f"±{number((cell.interval.high - cell.interval.low) / 2)}")
+        parts.append(f"±{number((cell.interval.high - cell.interval.low) / 2, form)}")
     if cell.mean.deviation is not None:
-        parts.append(f"sd {number(cell.mean.deviation)}")
-    return Text(number(cell.mean.mean) + (DAGGER if cell.notes else ""), ", ".join(parts), cell.best)
+        parts.append(f"sd {number(cell.mean.deviation, form)}")
+    return Text(number(cell.mean.mean, form) + (DAGGER if cell.notes else ""), ", ".join(parts), cell.best)
 
 
-def difference_text(difference: Difference | None) -> Text:
+def difference_text(difference: Difference | None, column: Column) -> Text:
     """Return a difference with its interval and p."""
     if difference is None:
         return NOTHING
-    parts = []
+    parts, form = [], f"+.{column.digits}f"
     if (interval := difference.interval) is not None:
-        parts.append(f"[{number(interval.low, '+.1f')}, {number(interval.high, '+.1f')}]")
+        parts.append(f"[{number(interval.low, form)}, {number(interval.high, form)}]")
     if (p_value := difference.p_value) is not None:
         parts.append("p < 0.001" if p_value < 0.001 else f"p {p_value:.3f}")
-    return Text(number(difference.value, "+.1f"), ", ".join(parts))
+    return Text(number(difference.value, form), ", ".join(parts))
 
 
 def quote_text(row: QuotedRow, column: Column) -> Text:
@@ -82,15 +85,15 @@ def quote_text(row: QuotedRow, column: Column) -> Text:
 
 def score_rows(table: Comparison) -> Iterator[tuple[str, list[Text]]]:
     """Yield the rows of a table: the scores, then the differences from the baseline."""
-    columns = range(len(table.columns))
+    columns = list(enumerate(table.columns))
     for index, row in enumerate(table.rows):
         seeds = f" ({len(row.runs)} seeds)" if len(row.runs) > 1 else ""
-        yield row.label + seeds, [score_text(table.cells.get((index, column))) for column in columns]
+        yield row.label + seeds, [score_text(table.cells.get((index, place)), column) for place, column in columns]
     for index, row in enumerate(table.rows):
         if table.baseline is not None and index != table.baseline:
-            cells = [table.cells.get((index, column)) for column in columns]
+            cells = [(table.cells.get((index, place)), column) for place, column in columns]
             label = f"Δ {row.label} − {table.rows[table.baseline].label}"
-            yield label, [difference_text(cell.difference if cell else None) for cell in cells]
+            yield label, [difference_text(cell.difference if cell else None, column) for cell, column in cells]
 
 
 def column_heads(table: Comparison) -> list[tuple[str, str]]:
@@ -98,14 +101,14 @@ def column_heads(table: Comparison) -> list[tuple[str, str]]:
     heads = []
     for index, column in enumerate(table.columns):
         counts = {cell.n for (_, place), cell in table.cells.items() if place == index and cell.n is not None}
-        better = " (less is better)" if column.lower_is_better else ""
-        heads.append((column.title + better, f"n={'/'.join(map(str, sorted(counts)))}" if counts else ""))
+        heads.append((column.title, f"n={'/'.join(map(str, sorted(counts)))}" if counts else ""))
     return heads
 
 
 def category_rows(table: Comparison, number_of_table: int) -> Iterator[tuple[str, list[Text]]]:
     """Yield the rows of a table by category: items, and for each row of the main table score and difference."""
     of_category = table.categories[number_of_table]
+    form = f".{of_category.column.digits}f"
     for name, count in of_category.counts.items():
         cells = [Text(str(count))]
         for index, _ in enumerate(table.rows):
@@ -113,9 +116,9 @@ def category_rows(table: Comparison, number_of_table: int) -> Iterator[tuple[str
             if cell is None:
                 cells.append(NOTHING)
             elif cell.difference is None:
-                cells.append(Text(number(cell.mean)))
+                cells.append(Text(number(cell.mean, form)))
             else:
-                cells.append(Text(number(cell.mean), difference_text(cell.difference).plain))
+                cells.append(Text(number(cell.mean, form), difference_text(cell.difference, of_category.column).plain))
         yield name or "(none)", cells
 
 
