@@ -17,7 +17,7 @@ from scipy import stats
 from tests.support.evaluated_runs import PROVENANCE, curves, made_up_run, result_of
 from unimrg_api.errors import UserError
 from unimrg_cli.report_runs import StoredRun
-from unimrg_trainer.evaluation.intervals import bootstrap_means, cluster_sums
+from unimrg_trainer.evaluation.intervals import Interval, bootstrap_means, cluster_sums
 from unimrg_trainer.evaluation.reports.page import as_page
 from unimrg_trainer.evaluation.reports.report import Report, make_report
 from unimrg_trainer.evaluation.reports.runs import EvaluatedRun, read_run
@@ -77,6 +77,8 @@ def test_clustered_intervals_are_those_that_scipy_draws() -> None:
     expected = drawn(lambda a, n, b, m: b.sum() / m.sum(), *sums)
     assert (one.low, one.high) == pytest.approx(expected, abs=0.03)
     assert bootstrap_means(columns, ["one"] * 400, [[0], [1, 2]], seed=3) == [None, None]
+    lonely = np.where(np.arange(400) < 4, values, np.nan)[:, None]
+    assert bootstrap_means(lonely, clusters, [[0]], seed=3) == [None]
 
 
 def test_two_checkpoints_are_compared_on_the_same_items(tmp_path: Path) -> None:
@@ -239,15 +241,21 @@ def test_a_score_without_items_is_shown_beside_those_with(tmp_path: Path) -> Non
     results = {}
     for name, right in (("base", [1, 0]), ("run", [1, 1])):
         result = answers(right * 30)
-        results[name] = replace(result, metrics={**result.metrics, "f1": 61.25}, headline=("acc_question", "f1"))
+        results[name] = replace(
+            result,
+            metrics={**result.metrics, "f1": 61.25, "f1_low": 60.0, "f1_high": 63.0, "f2": 1.0},
+            headline=("acc_question", "f1", "f2"),
+        )
     runs = [
         made_up_run(tmp_path / name, initial=name == "base", benchmarks=(), results={"other": result})
         for name, result in results.items()
     ]
     (model,) = make_report([read(run) for run in runs], date=DATE).models
-    assert [column.title for column in model.columns] == ["other acc_question", "other f1"]
-    assert model.main.cells[1, 1].interval is None and model.main.cells[1, 1].notes == ()
-    assert model.main.cells[1, 0].interval is not None
+    assert [column.title for column in model.columns] == ["other acc_question", "other f1", "other f2"]
+    assert model.main.cells[1, 1].interval == Interval(60.0, 63.0), "the benchmark's own"
+    assert model.main.cells[1, 2].interval is None and model.main.cells[1, 2].notes == ()
+    difference = model.main.cells[1, 1].difference
+    assert difference is not None and difference.interval is None
 
 
 def test_quoted_numbers_are_marked_and_stand_alone(tmp_path: Path) -> None:

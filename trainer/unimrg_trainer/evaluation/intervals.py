@@ -105,8 +105,8 @@ def bootstrap_means(
     """Return the percentile bootstrap interval of the mean of the means of each group of columns in `averaged`.
 
     `values` [rows, columns] is NaN where a row does not count for a column; a group of one is that column's own mean.
-    The same draws of clusters serve all columns, so that hundreds of them cost little more than one. None below two
-    clusters, and where no row counts. Rows come in an order of their own, such as that of their names.
+    The same draws of clusters serve all columns, so that hundreds of them cost little more than one. None where fewer
+    than two clusters count. Rows come in an order of their own, such as that of their names.
     """
     labels, unit = np.unique(np.asarray(clusters, dtype=str), return_inverse=True)
     units = len(labels)
@@ -130,7 +130,11 @@ def bootstrap_means(
     for column in np.flatnonzero(np.isnan(ends[0])):
         known = drawn[~np.isnan(drawn[:, column]), column]
         ends[:, column] = np.quantile(known, [1 - TAIL, TAIL]) if len(known) else np.nan
-    return [None if np.isnan(low) else Interval(float(low), float(high)) for low, high in ends.T]
+    counted = (of_units[:, values.shape[1] :] > 0).sum(axis=0)[pattern.ravel()]
+    return [
+        Interval(float(low), float(high)) if min(counted[list(group)]) > 1 else None
+        for group, (low, high) in zip(averaged, ends.T, strict=True)
+    ]
 
 
 def _draws(units: int, seed: int, resamples: int) -> Iterator[np.ndarray]:

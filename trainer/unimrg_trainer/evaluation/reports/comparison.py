@@ -217,9 +217,18 @@ class _Benchmark:
         if gain is not None and gain.excludes(0.0):
             pair = self._best(column, means, scores)
             best = pair is not None and pair[0] == row
+        n, interval = self._own(row, column.metric)
+        if row in scores:
+            n, interval = int(np.sum(~np.isnan(scores[row]))), found.get(("score", index, row))
+        return Cell(means[row], n, interval, difference, self._notes(row), best)
+
+    def _own(self, row: int, metric: str) -> tuple[int | None, Interval | None]:
+        """Return how many items the benchmark itself counted, and of a single run the interval that it gives."""
         metrics = self.runs[row][0].summary.benchmarks[self.name].metrics
-        n = int(np.sum(~np.isnan(scores[row]))) if row in scores else int(metrics["n"]) if "n" in metrics else None
-        return Cell(means[row], n, found.get(("score", index, row)), difference, self._notes(row), best)
+        n = metrics.get(f"{metric}_n", metrics.get("n"))
+        low, high = (metrics.get(f"{metric}_{end}") for end in ("low", "high"))
+        interval = Interval(low, high) if low is not None and high is not None else None
+        return None if n is None else int(n), interval if len(self.runs[row]) == 1 else None
 
     def _p_value(self, one: np.ndarray | None, other: np.ndarray | None, *rows: int) -> float | None:
         if one is None or other is None or any(len(self.runs[row]) > 1 for row in rows):
@@ -235,7 +244,8 @@ class _Benchmark:
         notes = dict.fromkeys(text for run in runs for text in run.summary.benchmarks[self.name].warnings)
         if len(runs) < len(of_row):
             notes[f"{len(of_row) - len(runs)} of {len(of_row)} runs have no score of {self.name}"] = None
-        if missing := [run.uri for run in runs if self.name not in run.items]:
+        missing = [run.uri for run in runs if self.name not in run.items]
+        if missing and self.table is not None:  # else it has no items at all
             notes[f"no interval: there is no results/items/{self.name}.jsonl in {', '.join(missing)}"] = None
         return tuple(notes)
 

@@ -49,7 +49,7 @@ class Flips:
 
 
 def flips_of(baseline: Row, row: Row, columns: Sequence[Column]) -> list[Flips]:
-    """Compare the runs of the lowest seed: the first score of each benchmark that is 0 or 1 for every item."""
+    """Compare the runs of the lowest seed: the first score of each benchmark that is 0 or 1 for every item and changed for one."""
     found: dict[str, Flips] = {}
     before, after = baseline.runs[0], row.runs[0]
     for column in columns:
@@ -66,6 +66,8 @@ def _flips(before: EvaluatedRun, after: EvaluatedRun, column: Column, baseline: 
     if not one.has(column.metric) or not {*first[~np.isnan(first)], *second[~np.isnan(second)]} <= {0.0, 1.0}:
         return None
     gained, lost = np.flatnonzero(first < second), np.flatnonzero(first > second)
+    if not len(gained) and not len(lost):
+        return None
 
     def chosen(numbers: np.ndarray) -> tuple[Flip, ...]:
         places = np.unique(np.linspace(0, len(numbers) - 1, min(SHOWN, len(numbers))).astype(int))

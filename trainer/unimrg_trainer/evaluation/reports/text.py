@@ -48,12 +48,12 @@ def as_markdown(report: Report) -> str:
                 f"{flips.gained} wrong → right, {flips.lost} right → wrong"
             )
         lines += [""] if model.flips else []
-        lines += ["### How it was scored", "", *_table(["benchmark", "with"], map(list, scoring_rows(model)))]
+        lines += ["### How it was scored", "", *_table(["benchmark", "with"], map(list, scoring_rows(model)), "---")]
         if notes := notes_of(model):
             lines += ["Notes:", "", *(f"- {note}" for note in notes), ""]
         if sources := quoted_sources(model):
             lines += [f"{DOUBLE_DAGGER} Quoted:", "", *(f"- {source}" for source in sources), ""]
-        lines += ["### Runs", "", *_table(RUN_HEADS, run_rows(model))]
+        lines += ["### Runs", "", *_table(RUN_HEADS, run_rows(model), "---")]
     if report.left_out:
         lines += ["## Left out", "", *(f"- {sentence}" for sentence in report.left_out), ""]
     lines += ["## How to read this", "", *(f"- {sentence}" for sentence in LEGEND)]
@@ -74,8 +74,8 @@ def _cell(text: Text) -> str:
     return " ".join(filter(None, (main, text.note)))
 
 
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    sides = ["---", *["---:"] * (len(heads) - 1)]
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], side: str = "---:") -> list[str]:
+    sides = ["---", *[side] * (len(heads) - 1)]
     escaped = ([cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows)
     return [*(f"| {' | '.join(row)} |" for row in (heads, sides, *escaped)), ""]
 

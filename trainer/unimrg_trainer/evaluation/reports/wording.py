@@ -16,7 +16,7 @@ DAGGER, DOUBLE_DAGGER = "†", "‡"
 LEGEND = (
     "Scores are in percent, those with three decimals between 0 and 1.",
     "± is half the width of the 95 % interval over items: what another draw of items would change (bootstrap over "
-    "clusters). A score without ± has no scores of items.",
+    "clusters). A score without items has the benchmark's own interval, or none.",
     "sd is the standard deviation between seeds: what another training would change.",
     "Δ is the difference on the same items with its paired 95 % interval; p is the exact McNemar test, for single runs "
     "with right-or-wrong scores, and takes items as independent.",
@@ -172,7 +172,8 @@ def scoring_rows(model: ModelReport) -> Iterator[tuple[str, str]]:
                     found = [f"{key}: {value}" for key, value in provenance_of(run, name).items() if value]
                     unparsed = result.metrics.get("unparsed_rate")
                     extra = [] if unparsed is None else [f"unparsed in {row.label}: {number(unparsed)} %"]
-                    yield name, "; ".join([*found, *extra]) or "–"
+                    extra += [] if name in run.items else ["no scores of items, so differences have no intervals"]
+                    yield name, "; ".join([*found, *extra])
 
 
 def quoted_sources(model: ModelReport) -> list[str]:
