@@ -258,6 +258,24 @@ def test_a_score_without_items_is_shown_beside_those_with(tmp_path: Path) -> Non
     assert difference is not None and difference.interval is None
 
 
+def test_what_a_judge_is_missing_for_is_said(tmp_path: Path) -> None:
+    unscored = replace(
+        answers([1, 0]), metrics={"images": 8.0}, headline=("images",), items=(), warnings=("No judge.",)
+    )
+    results = {"mmvp": answers([1, 0]), "other": unscored}
+    runs = [
+        made_up_run(tmp_path / "one", benchmarks=(), results=results),
+        made_up_run(tmp_path / "two", seed=2, benchmarks=(), results=results, steps=500),
+    ]
+    (model,) = make_report([read(run) for run in runs], date=DATE).models
+    assert [column.benchmark for column in model.columns] == ["mmvp"]
+    assert notes_of(model) == [
+        "nothing is compared: no run has the initial weights of openuni L-512, or was given as --base",
+        "UniMRG: its runs were evaluated at different steps, 500, 1000",
+        "other, UniMRG: not scored; No judge.",
+    ]
+
+
 def test_quoted_numbers_are_marked_and_stand_alone(tmp_path: Path) -> None:
     report = pair(tmp_path, [1, 0] * 20, [1, 1] * 20)
     markdown = as_markdown(report)

@@ -49,7 +49,8 @@ class Flips:
 
 
 def flips_of(baseline: Row, row: Row, columns: Sequence[Column]) -> list[Flips]:
-    """Compare the runs of the lowest seed: the first score of each benchmark that is 0 or 1 for every item and changed for one."""
+    """Compare the runs of the lowest seed: of each benchmark the first score that is 0 or 1 for every item, and that
+    changed for at least one."""
     found: dict[str, Flips] = {}
     before, after = baseline.runs[0], row.runs[0]
     for column in columns:

@@ -123,17 +123,26 @@ def category_rows(table: Comparison, number_of_table: int) -> Iterator[tuple[str
 
 
 def notes_of(model: ModelReport) -> list[str]:
-    """Return why scores are marked as incomplete."""
-    notes: dict[str, None] = {}
+    """Return why scores are incomplete or missing, and what else a reader should know about the rows."""
+    notes = []
     if model.main.baseline is None:
-        notes[f"nothing is compared: no run has the initial weights of {model.block.model}, or was given as --base"] = (
-            None
+        notes.append(
+            f"nothing is compared: no run has the initial weights of {model.block.model}, or was given as --base"
         )
     for table in [model.main, *(comparison for _, comparison in model.ablations)]:
-        for (row, column), cell in table.cells.items():
-            for note in cell.notes:
-                notes[f"{table.columns[column].benchmark}, {table.rows[row].label}: {note}"] = None
-    return list(notes)
+        for (index, column), cell in table.cells.items():
+            where = f"{table.columns[column].benchmark}, {table.rows[index].label}"
+            notes += [f"{where}: {note}" for note in cell.notes]
+    shown = {column.benchmark for column in model.columns}
+    for row in model.block.all_rows:
+        steps = sorted({run.summary.steps for run in row.runs})
+        if len(steps) > 1:
+            notes.append(f"{row.label}: its runs were evaluated at different steps, {', '.join(map(str, steps))}")
+        for run in row.runs:
+            for name, result in run.summary.benchmarks.items():
+                if name not in shown:
+                    notes.append(f"{name}, {row.label}: not scored; {' '.join(result.warnings)}")
+    return list(dict.fromkeys(notes))
 
 
 RUN_HEADS = ("row", "seed", "weights", "step", "checkpoint", "training", "data", "versions", "evaluated", "run")
