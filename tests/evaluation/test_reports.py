@@ -171,6 +171,11 @@ def test_runs_that_were_scored_differently_are_refused(tmp_path: Path) -> None:
     changed = made_up_run(tmp_path / "items", benchmarks=(), results={"mmvp": answers([1, 0, 1])})
     with pytest.raises(UserError, match="2 items there and 3 here"):
         make_report([read(base), read(changed)], date=DATE)
+    (base / "results/items/mmvp.jsonl").unlink()
+    two = made_up_run(tmp_path / "two", seed=2, benchmarks=(), results={"mmvp": answers([1, 0])})
+    with pytest.raises(UserError, match="3 items there and 2 here"):
+        make_report([read(base), read(changed), read(two)], date=DATE)
+    base = two
     changed = made_up_run(tmp_path / "clusters", benchmarks=(), results={"mmvp": answers([1, 0], per_cluster=2)})
     with pytest.raises(UserError, match="an item, its cluster and category are"):
         make_report([read(base), read(changed)], date=DATE)

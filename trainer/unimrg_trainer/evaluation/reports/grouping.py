@@ -167,7 +167,8 @@ def _refuse_different_scoring(runs: Sequence[EvaluatedRun]) -> None:
     """Raise UserError where a benchmark of two runs was not asked and scored in the same way."""
     names = dict.fromkeys(name for run in runs for name in run.summary.benchmarks)
     for name in names:
-        asked = [run for run in runs if name in run.summary.benchmarks]
+        # first one with items, so that those of all others are compared with them
+        asked = sorted((run for run in runs if name in run.summary.benchmarks), key=lambda run: name not in run.items)
         first = asked[0]
         for other in asked[1:]:
             one, two = provenance_of(first, name), provenance_of(other, name)
