@@ -19,9 +19,10 @@ from unimrg_cli.eval_images import JudgedReport
 from unimrg_cli.eval_scores import ScoreReport
 from unimrg_cli.main import app
 from unimrg_cli.run_view import RunDescription
-from unimrg_cli.sweep_results import JobResult, Mean, MeanResult, SweepResult
+from unimrg_cli.sweep_results import JobResult, MeanResult, SweepResult
 from unimrg_trainer.checkpoint.reader import CommitReport
 from unimrg_trainer.data.verify import Finding
+from unimrg_trainer.evaluation.over_seeds import Mean
 
 _INTRODUCTION = """# Commands
 
