@@ -99,6 +99,7 @@ def pack_here(
     # a job to carry the data: nothing of its model or training counts
     spec: dict[str, Any] = {"model": {FAMILIES[0]: {"variant": "Tiny"}}, "trainer": {"gpusPerNode": 0}, "data": data}
     spec |= {
+        "method": "SFT",  # which needs no map
         "training": {
             "batch": {"rowsPerObjective": 1, "cohortRows": 1, "microBatchRows": 1},
             "schedule": {"warmupSteps": 0, "totalSteps": 1},

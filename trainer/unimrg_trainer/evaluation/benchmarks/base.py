@@ -15,7 +15,7 @@ import numpy as np
 from unimrg_trainer.evaluation.result import BenchmarkResult, Table
 from unimrg_trainer.maps.base import ImageMap
 from unimrg_trainer.models.requests import AnswerRequest, GenerateRequest
-from unimrg_trainer.sample import Sample
+from unimrg_trainer.sample import ALL, Sample, Wanted
 
 __all__ = ["AsksForMaps", "Benchmark", "BenchmarkResult", "HeldOut", "Item", "Items", "LazyItems", "Result", "Table"]
 
@@ -42,7 +42,7 @@ class HeldOut(Protocol):
 
     def image_sample(self, number: int, /) -> Sample: ...
 
-    def question_sample(self, number: int, /, maps: Sequence[str] | None = None) -> Sample: ...
+    def question_sample(self, number: int, /, wanted: Wanted = ALL) -> Sample: ...
 
 
 class Items(Protocol):
