@@ -91,6 +91,13 @@ class DataSpec(Spec):
         ),
         FieldRule(
             "shards",
+            "a prefix is named twice",
+            "name each once; data.weights says how much is read of it",
+            lambda data: len(set(data.shards)) == len(data.shards),
+            "self.shards.all(uri, self.shards.exists_one(other, other == uri))",
+        ),
+        FieldRule(
+            "shards",
             "the codec's results are prepared with the first of the shards, and the others lack them",
             "name one prefix, or use imageEncoding: Online",
             lambda data: data.image_encoding != "Prepared" or len(data.shards) == 1,

@@ -61,7 +61,7 @@ LLAVA = {
 
 FOLDER = {
     "own/one.jpg": picture(100, "JPEG"),
-    "own/one.txt": b" A red picture. ",
+    "own/one.txt": b"\xef\xbb\xbf A red picture. ",
     "own/one.depth.png": grey(7),
     "own/deep/two.png": picture(150),
     "own/deep/two.json": json.dumps(
