@@ -331,6 +331,7 @@ BAD_JOBS = [
     *bad(
         f"{READING}.patienceSeconds", ONLINE, *(f"{ONLINE}\n    reading: {{patienceSeconds: {n}}}" for n in (-1, 86401))
     ),
+    *bad(f"{READING}.cacheGiB", ONLINE, *(f"{ONLINE}\n    reading: {{cacheGiB: {n}}}" for n in (-1, "1Gi"))),
     *bad(
         f"{READING}.maxSubstitutedFraction",
         ONLINE,
