@@ -13,9 +13,12 @@ from tests.support.bad_jobs import GOOD_JOB, SMALLEST
 from unimrg_api.fields import path_of, resolve_uri
 from unimrg_api.job import UniMRGJob
 from unimrg_api.load import parse_job
-from unimrg_api.locality import cluster_notes
+from unimrg_api.locality import cluster_notes, cluster_problems
+from unimrg_api.spec_benchmarks import requests_of
 from unimrg_api.spec_platform import TrainerSpec
 from unimrg_api.yaml_source import read_yaml
+
+NEVER = (("stages.train", {"mode": "Never"}),)
 
 
 def changed(*changes: tuple[str, Any]) -> UniMRGJob:
@@ -49,9 +52,29 @@ def test_a_suite_adds_benchmarks_and_an_entry_replaces_its_own() -> None:
     ]
 
 
+def test_what_a_benchmark_asks_for_at_most_is_known_from_the_job() -> None:
+    entries: list[dict[str, Any]] = [
+        {"spatial": {"questions": 8}},
+        {"generatedMaps": {"images": 4}},
+        {"mmbench": {"limit": 400}},
+        {"genEval": {"imagesPerPrompt": 12}},
+        {"tsv": {"file": "file://a.tsv", "kind": "YesNo"}},
+        {"custom": {"name": "mmvp-of-ours"}},
+    ]
+    evaluate = {"files": "file://b", "benchmarks": entries}
+    chosen = changed(("stages.evaluate", evaluate)).spec.stages.evaluate.all_benchmarks()
+    assert [requests_of(entry, maps=3) for _, entry in chosen] == [8, 12, 400, 6636, None, None]
+
+
 def test_only_a_job_that_does_not_train_may_have_no_data() -> None:
     never = changed(("stages.train", {"mode": "Never"}), ("data", {})).spec
     assert not never.trains and never.data.shards == []
+
+
+def test_cohorts_need_not_divide_among_processes_that_do_not_train() -> None:
+    processes = ("trainer.processesPerNode", 3)
+    fields = [[problem.path for problem in cluster_problems(changed(*more, processes))] for more in ((), NEVER)]
+    assert [path for path in fields[0] if path not in fields[1]] == ["spec.training.batch.rowsPerObjective"]
 
 
 @pytest.mark.parametrize(

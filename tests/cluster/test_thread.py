@@ -203,11 +203,11 @@ def test_progress_and_scores_stand_in_the_status(finished: Finished) -> None:
     assert status["progress"]["steps"] == f"{STEPS}/{STEPS}"
     assert float(status["progress"]["loss"]) > 0
     scores = {score["name"]: float(score["value"]) for score in status["benchmarks"]}
-    assert {"eval/spatial/acc", "eval/tsv-own/acc"} <= scores.keys()
-    shown = f"spatial/acc {scores['eval/spatial/acc']:.4g}, tsv-own/acc {scores['eval/tsv-own/acc']:.4g}"
+    assert {"eval/spatial/acc", "eval/tsv/acc"} <= scores.keys()
+    shown = f"spatial/acc {scores['eval/spatial/acc']:.4g}, tsv/acc {scores['eval/tsv/acc']:.4g}"
     assert status["scores"] == shown and shown in finished.cluster.kubectl("get", "umj", "-o", "wide")
-    items = finished.run.get("results/items/tsv-own.jsonl").decode().splitlines()
-    assert len(items) == 4 and finished.run.get("results/tsv-own/predictions.tsv")
+    items = finished.run.get("results/items/tsv.jsonl").decode().splitlines()
+    assert len(items) == 4 and finished.run.get("results/tsv/predictions.tsv")
 
 
 def test_the_run_in_mlflow_is_finished_at_the_last_step(finished: Finished) -> None:
