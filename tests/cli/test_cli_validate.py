@@ -128,6 +128,12 @@ def test_a_folder_that_cannot_be_looked_at_is_a_problem_and_no_bug(
             "",
             "spec.data.shards[0]",
         ),
+        ("checkpoints: Kept", "suite: Quick, files: file://weights", "spec.stages.evaluate.files"),
+        (
+            "[spatial: {questions: 8}]",
+            "[tsv: {file: file://weights, kind: YesNo}]",
+            "spec.stages.evaluate.benchmarks[0].tsv.file",
+        ),
     ],
 )
 def test_other_inputs_are_looked_for_too(old: str, new: str, path: str, unimrg: Unimrg, tmp_path: Path) -> None:
