@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Barrier
 from typing import Any
@@ -49,6 +49,10 @@ class ThreadRanks:
     barrier: Barrier = field(default_factory=lambda: Barrier(1))
     parts: dict[int, Sequence[Any]] = field(default_factory=dict)
 
+    @property
+    def world_size(self) -> int:
+        return self.barrier.parties
+
     def share(self, items: Sequence[Any]) -> Sequence[Any]:
         return items[self.rank :: self.barrier.parties]
 
@@ -69,9 +73,12 @@ def test_results_and_batches_are_those_of_one_rank_at_any_world_size(request_typ
     def make(number: int) -> Item:
         return Item("", AnswerRequest(str(number)) if request_type is AnswerRequest else GenerateRequest("", 1, number))
 
-    def ask(rank: int, world_size: int, barrier: Barrier, parts: dict[int, Any]) -> tuple[list[Any], list[int]]:
+    def ask(
+        rank: int, world_size: int, barrier: Barrier, parts: dict[int, Any], evenly: bool = False
+    ) -> tuple[list[Any], list[int]]:
         model = EchoModel()
-        return runner(model, ThreadRanks(rank, barrier, parts)).ask(LazyItems(75, make), "toy"), model.asked
+        one = replace(runner(model, ThreadRanks(rank, barrier, parts)), evenly=evenly)
+        return one.ask(LazyItems(75, make), "toy"), model.asked
 
     expected, batches = ask(0, 1, Barrier(1), {})
     assert [str(result if isinstance(result, str) else result[0, 0, 0]) for result in expected] == [
@@ -83,6 +90,11 @@ def test_results_and_batches_are_those_of_one_rank_at_any_world_size(request_typ
             ends = list(pool.map(lambda rank: ask(rank, world_size, barrier, parts), range(world_size)))  # noqa: B023
         assert all(np.array_equal(results, expected) for results, _ in ends)
         assert sorted(size for _, sizes in ends for size in sizes) == sorted(batches)
+        parts.clear()
+        with ThreadPoolExecutor(world_size) as pool:
+            ends = list(pool.map(lambda rank: ask(rank, world_size, barrier, parts, True), range(world_size)))  # noqa: B023
+        assert all(np.array_equal(results, expected) for results, _ in ends)
+        assert len({len(sizes) for _, sizes in ends}) == 1
 
 
 def test_images_of_a_share_are_read_once_before_they_are_scored() -> None:
@@ -226,7 +238,7 @@ def test_an_error_names_the_items_of_its_block() -> None:
 @pytest.mark.usefixtures("toys")
 @pytest.mark.parametrize(
     ("name", "settings", "said"),
-    [("typo", {}, "spatial, generatedMaps, words, bright-and-dark"), ("words", {"images": "two"}, "images: 'two'")],
+    [("typo", {}, "spatial, generatedMaps, .*words, bright-and-dark"), ("words", {"images": "two"}, "images: 'two'")],
 )
 def test_an_unknown_benchmark_and_wrong_settings_are_the_users(name: str, settings: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError, match=said) as caught:

@@ -57,11 +57,17 @@ def options(random: random.Random) -> dict[str, str]:
 
 
 def image(seed: int) -> str:
-    """Return a small picture, a PNG in base64; no two seeds below 2²⁴ give the same."""
+    """Return a small picture of one colour, a PNG in base64; no two seeds below 2²⁴ give the same."""
     picture = Image.new("RGB", (8, 8), (seed >> 16 & 255, seed >> 8 & 255, seed & 255))
-    picture.putpixel((0, 0), (1, 2, 3))
     file = io.BytesIO()
     picture.save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def noise(seed: int, side: int = 64) -> str:
+    """Return a square picture of noise, which takes about 4 bytes of base64 for each pixel."""
+    file = io.BytesIO()
+    Image.frombytes("RGB", (side, side), random.Random(seed).randbytes(3 * side * side)).save(file, "PNG")
     return base64.b64encode(file.getvalue()).decode()
 
 

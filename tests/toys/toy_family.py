@@ -6,7 +6,7 @@ lines, and text is single characters. One small transformer computes it all.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -126,7 +126,14 @@ class ToyFamily:
     def layouts(self) -> Sequence[Any]:
         return []
 
-    def answer(self, module: nn.Module, requests: Sequence[AnswerRequest], *, max_new_tokens: int) -> list[str]:
+    def answer(
+        self,
+        module: nn.Module,
+        requests: Sequence[AnswerRequest],
+        *,
+        max_new_tokens: int,
+        on_token: Callable[[], None] = lambda: None,
+    ) -> list[str]:
         return [self._answer(module, request, max_new_tokens) for request in requests]
 
     def _answer(self, module: Any, request: AnswerRequest, most: int) -> str:

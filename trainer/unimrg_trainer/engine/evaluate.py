@@ -174,7 +174,11 @@ class Evaluation:
         software = [importlib.metadata.version(name) for name in ("unimrg", "torch")]
         digest = sha256_of([weights, spec.model.family(), str(setup.parameter_dtype), setup.device.type, software])
         return Runner(
-            TrainedModel(setup.family, self.module), self.work, self.progress, StoredBlocks(setup.run_store), digest
+            TrainedModel(setup.family, self.module, self.progress.go_on),
+            self.work,
+            self.progress,
+            StoredBlocks(setup.run_store),
+            digest,
         )
 
     def _scores(self, runner: Runner, results: Results, folder: str) -> dict[str, BenchmarkResult]:
@@ -187,8 +191,8 @@ class Evaluation:
             fit = {GenerateRequest, AnswerRequest}
         seed = setup.job.spec.training.seed
         scores = {
-            name: runner.measure(asked, subject, fit, seed, results.files(f"{folder}/{name}"))
-            for name, asked in self.benchmarks.items()
+            asked.name: runner.measure(asked, subject, fit, seed, results.files(f"{folder}/{asked.name}"))
+            for asked in self.benchmarks.values()
         }
         return {name: result for name, result in scores.items() if result is not None}
 

@@ -84,7 +84,7 @@ class Results:
         contents = {f"{folder}/{name}": content for name, content in pictures.values()}
         for name, result in found.benchmarks.items():
             if result.items:
-                lines = (json.dumps(asdict(item), ensure_ascii=False) for item in result.items)
+                lines = (json.dumps(asdict(item)) for item in result.items)
                 contents[f"{folder}/items/{name}.jsonl"] = "".join(f"{line}\n" for line in lines).encode()
             contents |= {f"{folder}/{name}/{path}": content for path, content in result.files.items()}
         contents[f"{folder}/{Path(SUMMARY_KEY).name}"] = summary.to_json().encode()  # the last: then all is there

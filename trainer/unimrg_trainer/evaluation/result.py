@@ -20,6 +20,11 @@ class Table:
     rows: list[list[str]]
 
 
+def prefix_of(limit: int | None) -> str:
+    """Return how names of metrics begin: those of a benchmark, or of a part of one."""
+    return "eval" if limit is None else "dev"
+
+
 @dataclass(frozen=True)
 class ItemScore:
     """What one item of a benchmark contributed, so that two checkpoints can be compared item by item."""

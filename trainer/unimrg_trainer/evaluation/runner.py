@@ -23,11 +23,13 @@ from unimrg_trainer.evaluation.benchmarks.base import (
     FileSink,
     Item,
     Items,
+    LazyItems,
     ReducesImages,
     Result,
     Subject,
 )
 from unimrg_trainer.evaluation.blocks import StoredBlocks, block_digest
+from unimrg_trainer.evaluation.result import prefix_of
 from unimrg_trainer.models.requests import AnswerRequest, GenerateRequest
 
 logger = logging.getLogger(__name__)
@@ -59,6 +61,9 @@ class Ranks(Protocol):
     @property
     def rank(self) -> int: ...
 
+    @property
+    def world_size(self) -> int: ...
+
     def share(self, items: Sequence[T]) -> Sequence[T]:
         """Return this rank's share of the items."""
         ...
@@ -82,6 +87,11 @@ class Asked:
     def name(self) -> str:
         return self.benchmark.name
 
+    @property
+    def prefix(self) -> str:
+        """How names of its metrics begin."""
+        return prefix_of(self.limit)
+
 
 @dataclass(frozen=True)
 class Runner:
@@ -94,6 +104,8 @@ class Runner:
     """Where finished blocks are kept; None: nowhere."""
     weights: str = ""
     """Digest of the weights and of how they generate, which blocks are found by."""
+    evenly: bool = False
+    """Every rank asks equally many blocks, some of them once more: for a `progress` that is a collective call."""
 
     def ask(
         self,
@@ -112,7 +124,8 @@ class Runner:
             return []
         size = ANSWER_BLOCK if isinstance(items[0].request, AnswerRequest) else IMAGE_BLOCK
         blocks = [range(first, min(first + size, len(items))) for first in range(0, len(items), size)]
-        mine = self.ranks.share(blocks)
+        left_over = -len(blocks) % self.ranks.world_size if self.evenly else 0
+        mine = self.ranks.share(blocks + blocks[-1:] * left_over)
         results: list[list[Result]] = []
         for done, block in enumerate(mine):
             self.progress(f"{label}, block", done, len(mine))
@@ -137,7 +150,8 @@ class Runner:
             if self.blocks is not None:
                 self.blocks.keep(digest, answers)
             results.append(answers)
-        return [result for block_results in self.ranks.gather(results) for result in block_results]
+        gathered = self.ranks.gather(results)[: len(blocks)]
+        return [result for block_results in gathered for result in block_results]
 
     def _block(self, items: Sequence[Item], max_new_tokens: int, on_round: Callable[[int, int], None]) -> list[Result]:
         texts = [item.request for item in items if isinstance(item.request, AnswerRequest)]
@@ -167,7 +181,8 @@ class Runner:
         results = self.ask(items, asked.name, max_new_tokens=benchmark.max_new_tokens, settings=settings, reduce=reduce)
         if self.ranks.rank != 0:
             return None
-        result = benchmark.score(((items[index], result) for index, result in enumerate(results)), seed)
+        item = items.for_score if isinstance(items, LazyItems) else items.__getitem__
+        result = benchmark.score(((item(index), result) for index, result in enumerate(results)), seed)
         return result if asked.limit is None else replace(result, limit=asked.limit)
 
 

@@ -17,7 +17,7 @@ from unimrg_api.texts import counted, duration
 from unimrg_trainer.evaluation.held_out import HeldOutLoss, PairedLoss
 from unimrg_trainer.evaluation.image_use import ImageUse
 from unimrg_trainer.evaluation.intervals import interval_text
-from unimrg_trainer.evaluation.result import BenchmarkResult, Table
+from unimrg_trainer.evaluation.result import BenchmarkResult, Table, prefix_of
 
 
 class Summary(BaseModel):
@@ -97,14 +97,14 @@ class Summary(BaseModel):
                 values["other_image_relative_change"] = use.relative_change
             flat |= {f"eval/heldout/{objective.lower()}/{name}": float(value) for name, value in values.items()}
         for benchmark, result in self.benchmarks.items():
-            flat |= {f"{_prefix(result)}/{benchmark}/{name}": value for name, value in result.metrics.items()}
+            flat |= {f"{prefix_of(result.limit)}/{benchmark}/{name}": value for name, value in result.metrics.items()}
         return flat
 
     def headline(self) -> dict[str, float]:
         """Return the few metrics that fit a termination record."""
         names = [f"eval/heldout/{objective.lower()}/relative_change" for objective in self.held_out]
         for benchmark, one in self.benchmarks.items():
-            names += [f"{_prefix(one)}/{benchmark}/{name}" for name in one.headline]
+            names += [f"{prefix_of(one.limit)}/{benchmark}/{name}" for name in one.headline]
         metrics = self.metrics()
         return {name: metrics[name] for name in names if name in metrics}
 
@@ -119,10 +119,6 @@ class Summary(BaseModel):
         if self.image_use:
             found["image_use"] = _image_table(self.image_use)
         return found | {name: result.table for name, result in self.benchmarks.items()}
-
-
-def _prefix(result: BenchmarkResult) -> str:
-    return "eval" if result.limit is None else "dev"
 
 
 def render(summary: Summary) -> Group:

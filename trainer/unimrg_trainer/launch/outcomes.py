@@ -60,7 +60,7 @@ def is_complete(run_store: ObjectStore, job: UniMRGJob) -> bool:
 
 
 def _ended_early(run_store: ObjectStore, job: UniMRGJob, step: int) -> bool:
-    """Whether training ended with the checkpoint of `step` because the held-out loss did not fall any more."""
+    """Whether training ended with the checkpoint of `step` because measurements did not get better any more."""
     settings = job.spec.training.early_stop
     return settings is not None and step > 0 and ended_early(run_store, settings, step)
 

@@ -133,8 +133,18 @@ class Family(Protocol):
         """Return the published files that this model's weights, and those of its frozen encoders, come in."""
         ...
 
-    def answer(self, module: nn.Module, requests: Sequence[AnswerRequest], *, max_new_tokens: int) -> list[str]:
-        """Answer each request greedily. The module is used in evaluation mode, and left as it was."""
+    def answer(
+        self,
+        module: nn.Module,
+        requests: Sequence[AnswerRequest],
+        *,
+        max_new_tokens: int,
+        on_token: Callable[[], None] = lambda: None,
+    ) -> list[str]:
+        """Answer each request greedily. The module is used in evaluation mode, and left as it was.
+
+        `on_token` is called before every further token of all answers; it may end the work by raising.
+        """
         ...
 
     def generate(

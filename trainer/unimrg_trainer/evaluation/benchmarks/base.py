@@ -101,12 +101,18 @@ class LazyItems:
 
     count: int
     make: Callable[[int], Item]
+    make_for_score: Callable[[int], Item] | None = None
+    """Makes an item as its score needs it, where that takes less: without an image that is costly to decode."""
 
     def __len__(self) -> int:
         return self.count
 
     def __getitem__(self, index: int) -> Item:
         return self.make(index)
+
+    def for_score(self, index: int) -> Item:
+        """Return an item to score, which may lack its image."""
+        return (self.make_for_score or self.make)(index)
 
 
 class Benchmark(Protocol):

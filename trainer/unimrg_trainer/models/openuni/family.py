@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -176,10 +176,17 @@ class OpenUniFamily:
         """See `weights.layouts`."""
         return layouts(self.config)
 
-    def answer(self, module: nn.Module, requests: Sequence[AnswerRequest], *, max_new_tokens: int) -> list[str]:
+    def answer(
+        self,
+        module: nn.Module,
+        requests: Sequence[AnswerRequest],
+        *,
+        max_new_tokens: int,
+        on_token: Callable[[], None] = lambda: None,
+    ) -> list[str]:
         """Answer each request greedily; an image is stretched to one square of the tower's size."""
         with self._inference(module) as inference:
-            return inference.answer(requests, max_new_tokens=max_new_tokens)
+            return inference.answer(requests, max_new_tokens=max_new_tokens, on_token=on_token)
 
     def generate(
         self, module: nn.Module, requests: Sequence[GenerateRequest], *, on_round: OnRound = lambda done, total: None
