@@ -51,7 +51,7 @@ the kubeconfig's namespace. [Exit codes]({codes}) says what an exit code means; 
 | `data prepare`, `data pack` | {prepared} |
 | `data inspect` | a list: {dataset}; a split has {split} |
 | `data verify` | a list: `uri`, `damaged`: {damage} |
-| `data stats` | {stats}; a distribution has {spread} |
+| `data stats` | a list: {stats}; a distribution has {spread} |
 | `data preview` | `file`, `samples` |
 | `eval doctor` | a list: {questions} |
 | `eval score` | {scores} |

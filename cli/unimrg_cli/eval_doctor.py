@@ -16,7 +16,6 @@ from unimrg_trainer.evaluation.benchmarks.published import PUBLISHED
 from unimrg_trainer.evaluation.benchmarks.tsv import check_questions, own_table
 from unimrg_trainer.evaluation.vlmevalkit.prompts import options
 from unimrg_trainer.evaluation.vlmevalkit.tables import file_md5, read_questions
-from unimrg_trainer.models.registry import FAMILIES
 from unimrg_trainer.models.requests import DEFAULT_STYLE, PromptStyle
 
 
@@ -81,6 +80,8 @@ def trouble(reports: Sequence[TableReport]) -> UserError | None:
 def _style(family: str | None) -> PromptStyle:
     if family is None:
         return DEFAULT_STYLE
+    from unimrg_trainer.models.registry import FAMILIES  # brings torch
+
     style: PromptStyle = load("unimrg.families", FAMILIES, family, field="--family").prompt_style
     return style
 

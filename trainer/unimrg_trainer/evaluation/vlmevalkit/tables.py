@@ -14,6 +14,7 @@ import hashlib
 import io
 import json
 import string
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -185,7 +186,9 @@ def _read_cells(path: Path) -> list[dict[str, str]]:
         elif path.suffix == ".xlsx":
             records = pandas.read_excel(path, engine="openpyxl").to_dict("records")
         else:
-            records = pandas.read_csv(path, sep="," if path.suffix == ".csv" else "\t").to_dict("records")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", pandas.errors.DtypeWarning)  # of pieces that differ in type: so it is
+                records = pandas.read_csv(path, sep="," if path.suffix == ".csv" else "\t").to_dict("records")
     except FileNotFoundError:
         raise UserError(
             f"there is no file {path}", remedy="correct the path", exit_code=ExitCode.INPUT_MISSING
