@@ -108,6 +108,14 @@ def test_nothing_is_bold_where_the_lead_may_be_chance(tmp_path: Path) -> None:
     assert "**" not in as_markdown(Report(DATE, [model], []))
 
 
+def test_a_score_of_nothing_but_wrong_answers_is_not_certain(tmp_path: Path) -> None:
+    (model,) = pair(tmp_path, [0] * 40, [1] * 40, per_cluster=2).models
+    (nothing, everything) = (model.main.cells[row, 0].interval for row in (0, 1))
+    z = stats.norm.ppf(0.975)
+    assert nothing is not None and (nothing.low, nothing.high) == (0, pytest.approx(100 * z * z / (20 + z * z)))
+    assert everything is not None and (everything.low, everything.high) == (pytest.approx(100 - nothing.high), 100)
+
+
 def test_items_of_a_cluster_widen_the_interval(tmp_path: Path) -> None:
     base, trained = [0] * 120, ([1] * 4 + [0] * 4) * 15
     for per_cluster in (1, 4):
@@ -241,7 +249,7 @@ def test_without_items_a_score_has_no_interval_and_says_so(tmp_path: Path) -> No
     assert cell.interval is None and cell.difference is not None and cell.difference.interval is None
     assert cell.difference.value == pytest.approx(50) and not cell.best
     assert notes_of(report.models[0]) == [
-        f"mmvp, UniMRG: no interval: there is no results/items/mmvp.jsonl in file://{tmp_path}/run"
+        f"mmvp (UniMRG): no interval: there is no results/items/mmvp.jsonl in file://{tmp_path}/run"
     ]
     assert "| 100.0† |" in as_markdown(report)
 
@@ -281,7 +289,7 @@ def test_what_a_judge_is_missing_for_is_said(tmp_path: Path) -> None:
     assert notes_of(model) == [
         "nothing is compared: no run has the initial weights of openuni L-512, or was given as --base",
         "UniMRG: its runs were evaluated at different steps, 500, 1000",
-        "other, UniMRG: not scored; No judge.",
+        "other (UniMRG): not scored; No judge.",
     ]
 
 

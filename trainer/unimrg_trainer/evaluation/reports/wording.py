@@ -129,10 +129,11 @@ def notes_of(model: ModelReport) -> list[str]:
         notes.append(
             f"nothing is compared: no run has the initial weights of {model.block.model}, or was given as --base"
         )
+    rows: dict[tuple[str, str], dict[str, None]] = {}
     for table in [model.main, *(comparison for _, comparison in model.ablations)]:
         for (index, column), cell in table.cells.items():
-            where = f"{table.columns[column].benchmark}, {table.rows[index].label}"
-            notes += [f"{where}: {note}" for note in cell.notes]
+            for note in cell.notes:
+                rows.setdefault((table.columns[column].benchmark, note), {})[table.rows[index].label] = None
     shown = {column.benchmark for column in model.columns}
     for row in model.block.all_rows:
         steps = sorted({run.summary.steps for run in row.runs})
@@ -141,8 +142,8 @@ def notes_of(model: ModelReport) -> list[str]:
         for run in row.runs:
             for name, result in run.summary.benchmarks.items():
                 if name not in shown:
-                    notes.append(f"{name}, {row.label}: not scored; {' '.join(result.warnings)}")
-    return list(dict.fromkeys(notes))
+                    rows.setdefault((name, f"not scored; {' '.join(result.warnings)}"), {})[row.label] = None
+    return notes + [f"{name} ({', '.join(labels)}): {note}" for (name, note), labels in rows.items()]
 
 
 RUN_HEADS = ("row", "seed", "weights", "step", "checkpoint", "training", "data", "versions", "evaluated", "run")
