@@ -33,11 +33,13 @@ class Text:
     main: str
     note: str = ""
     bold: bool = False
+    last: str = ""
+    """What stands below the note."""
 
     @property
     def plain(self) -> str:
         """All of it on a line."""
-        return " ".join(filter(None, (self.main, self.note)))
+        return " ".join(filter(None, (self.main, ", ".join(filter(None, (self.note, self.last))))))
 
 
 NOTHING = Text("–")
@@ -65,12 +67,10 @@ def difference_text(difference: Difference | None, column: Column) -> Text:
     """Return a difference with its interval and p."""
     if difference is None:
         return NOTHING
-    parts, form = [], f"+.{column.digits}f"
-    if (interval := difference.interval) is not None:
-        parts.append(f"[{number(interval.low, form)}, {number(interval.high, form)}]")
-    if (p_value := difference.p_value) is not None:
-        parts.append("p < 0.001" if p_value < 0.001 else f"p {p_value:.3f}")
-    return Text(number(difference.value, form), ", ".join(parts))
+    form, interval, p_value = f"+.{column.digits}f", difference.interval, difference.p_value
+    ends = "" if interval is None else f"[{number(interval.low, form)}, {number(interval.high, form)}]"
+    chance = "" if p_value is None else "p < 0.001" if p_value < 0.001 else f"p {p_value:.3f}"
+    return Text(number(difference.value, form), ends, last=chance)
 
 
 def quote_text(row: QuotedRow, column: Column) -> Text:
