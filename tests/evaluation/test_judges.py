@@ -84,6 +84,16 @@ def test_the_detector_sees_an_image_at_its_training_size(
     assert not pixels[0, :, shown[0] :].any() and not pixels[0, :, :, shown[1] :].any()
 
 
+def test_the_detector_sees_an_image_scaled_bilinearly() -> None:
+    image = picture(12, 15)
+    expected = np.stack([bilinear(image[..., channel], 20, 25) for channel in range(3)])
+    mean, deviation = (
+        np.array(values)[:, None, None] for values in ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+    )
+    found = model_input(image, (20, 25))[0, :, :20, :25].numpy() * deviation + mean
+    assert np.abs(found - expected).max() < 1.01  # it is rounded to whole numbers
+
+
 def test_the_detector_names_what_it_finds(folder: Path) -> None:
     from transformers import Mask2FormerForUniversalSegmentation
 
