@@ -122,17 +122,18 @@ def ours(endpoint: str, row: str, count: int, first: int) -> None:
     from unimrg_trainer.data.dataset import Dataset
     from unimrg_trainer.data.prefetch import Prefetcher
     from unimrg_trainer.data.read_ahead import ReadAhead
+    from unimrg_trainer.sample import Wanted
     from unimrg_trainer.storage.s3 import S3Store
 
-    wanted: dict[str, Any] = {"maps": ("depth", "segmentation")}
+    wanted = Wanted(maps=("depth", "segmentation"))
     if row == "b":
-        wanted = {"maps": (), "image": False, "encodings": [f"toy-512.{name}" for name in "abcd"]}
+        wanted = Wanted((), image=False, encodings=[f"toy-512.{name}" for name in "abcd"])
     print("start", flush=True)
     store = S3Store(f"s3://{row}", StorageSpec(endpoint=endpoint, addressing="Path"))
     data = Dataset.open(store, "train", DIGEST)
     order = data.order("images", 1)
     groups = (
-        [data.extent("images", order.record(number * BATCH + place), **wanted) for place in range(BATCH)]
+        [data.extent("images", order.record(number * BATCH + place), wanted) for place in range(BATCH)]
         for number in itertools.count(first // BATCH)
     )
     end = first // BATCH + -(-count // BATCH)
@@ -146,7 +147,7 @@ def ours(endpoint: str, row: str, count: int, first: int) -> None:
                 return {}
             with ahead.group(number) as group:
                 records = [order.record(number * BATCH + place) for place in range(BATCH)]
-                samples = list(decoders.map(lambda r: data.image_sample(r, **wanted, read=group.read), records))
+                samples = list(decoders.map(lambda r: data.image_sample(r, wanted, group.read), records))
             arrays: list[dict[str, Any]] = [{"image": s.image, **s.maps, **s.encodings} for s in samples]
             names = [name for name, array in arrays[0].items() if array is not None]
             return {name: np.stack([one[name] for one in arrays]) for name in names}

@@ -19,9 +19,10 @@ from unimrg_cli.eval_images import JudgedReport
 from unimrg_cli.eval_scores import ScoreReport
 from unimrg_cli.main import app
 from unimrg_cli.run_view import RunDescription
-from unimrg_cli.sweep_results import JobResult, Mean, MeanResult, SweepResult
+from unimrg_cli.sweep_results import JobResult, MeanResult, SweepResult
 from unimrg_trainer.checkpoint.reader import CommitReport
 from unimrg_trainer.data.verify import Finding
+from unimrg_trainer.evaluation.over_seeds import Mean
 
 _INTRODUCTION = """# Commands
 
@@ -50,7 +51,7 @@ the kubeconfig's namespace. [Exit codes]({codes}) says what an exit code means; 
 | `data prepare`, `data pack` | {prepared} |
 | `data inspect` | a list: {dataset}; a split has {split} |
 | `data verify` | a list: `uri`, `damaged`: {damage} |
-| `data stats` | {stats}; a distribution has {spread} |
+| `data stats` | a list: {stats}; a distribution has {spread} |
 | `data preview` | `file`, `samples` |
 | `eval doctor` | a list: {questions} |
 | `eval score` | {scores} |

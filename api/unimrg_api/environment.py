@@ -55,6 +55,11 @@ class PodEnvironment:
     grace: int = 300
     """UNIMRG_GRACE: seconds between SIGTERM and SIGKILL."""
 
+    @property
+    def data_cache(self) -> Path:
+        """Where blocks of shards are kept (`data.reading.cacheGiB`)."""
+        return self.cache / "shards"
+
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> PodEnvironment:
         """Read the variables; one that is missing or empty has its default.

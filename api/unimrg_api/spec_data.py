@@ -33,6 +33,10 @@ class ReadingSpec(Spec):
     patience_seconds: Annotated[int, Field(ge=0, le=86_400)] = 600
     """Seconds without an answer from the storage after which reading gives up, and the attempt ends. Until then the
     processes wait where they are, and say so."""
+    cache_gib: Annotated[int, Field(ge=0, le=65_536, alias="cacheGiB")] = 0
+    """Disk space of each node, in GiB, that keeps what is read of shards in a bucket for later epochs. Other data sets
+    that nobody reads make room; of one that is larger, the rest is read from the bucket in every epoch. A pod has it as
+    a volume of its own."""
     max_substituted_fraction: Share = "0.001"
     """Largest fraction of samples, of those read or of the data set, that may turn out damaged. In the place of each
     stands the next one that is whole, always the same; it is counted and logged. Beyond it training ends."""
@@ -89,6 +93,13 @@ class DataSpec(Spec):
             ),
             "!has(self.weights) || (size(self.weights) == size(self.shards) && "
             "!self.weights.all(weight, weight.matches('^[0.]+$')))",
+        ),
+        FieldRule(
+            "shards",
+            "a prefix is named twice",
+            "name each once; data.weights says how much is read of it",
+            lambda data: len(set(data.shards)) == len(data.shards),
+            "self.shards.all(uri, self.shards.exists_one(other, other == uri))",
         ),
         FieldRule(
             "shards",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from unimrg_api.texts import counted
 from unimrg_cli.options import JobFile, OutputOption
 
 if TYPE_CHECKING:
@@ -91,6 +92,8 @@ def _show(found: PreparedReport, output: str) -> None:
         typer.echo(found.model_dump_json(by_alias=True, indent=2))
     else:
         typer.echo(f"{'found in' if found.reused else 'written to'} {found.uri}")
+        for reason, count in found.issues.items():
+            typer.echo(f"note: {counted(count, 'item')}: {reason} (`unimrg data inspect` names them)", err=True)
 
 
 @data_app.command()
@@ -159,27 +162,29 @@ def stats(
     ] = 1000,
     output: OutputOption = "table",
 ) -> None:
-    """Show distributions: sizes of images, lengths of texts, answers, which maps samples have, bytes.
+    """Show distributions of each data set: sizes of images, lengths of texts, answers, which maps samples have, bytes.
 
     Lengths are in tokens, too, where a job's file is given.
     """
     from unimrg_cli.extras import require
 
     require("trainer")
-    from unimrg_cli.data_stats import measure, token_counter
-    from unimrg_cli.data_view import locate_one
+    import json
 
-    place = locate_one(target)
+    from unimrg_cli.data_stats import measure, token_counter
+    from unimrg_cli.data_view import locate
+
+    places = locate(target)
     count_tokens, problem = token_counter(target)
     if problem:
         typer.echo(f"note: tokens are not counted: {problem}", err=True)
-    report = measure(place, split, samples, count_tokens)
+    reports = [measure(place, split, samples, count_tokens) for place in places]
     if output == "json":
-        typer.echo(report.model_dump_json(by_alias=True, indent=2))
+        typer.echo(json.dumps([report.model_dump(by_alias=True) for report in reports], indent=2))
         return
     from unimrg_cli.data_tables import print_stats
 
-    print_stats(report)
+    print_stats(reports)
 
 
 @data_app.command()
@@ -193,19 +198,19 @@ def preview(
     ] = None,
     output: OutputOption = "table",
 ) -> None:
-    """Draw samples: image, maps and texts beside each other, as training reads them."""
+    """Draw samples of each data set: image, maps and texts beside each other, as training reads them."""
     import json
 
     from unimrg_cli.extras import require
 
     require("trainer")
     from unimrg_cli.data_preview import check_target, read_samples, write_preview
-    from unimrg_cli.data_view import locate_one
+    from unimrg_cli.data_view import locate
 
     check_target(out)
-    place = locate_one(target)
-    shown = read_samples(place, split, number or [], samples)
-    write_preview(out, shown, f"{place.uri}, {split}")
+    places = locate(target)
+    shown = [one for place in places for one in read_samples(place, split, number or [], samples)]
+    write_preview(out, shown, f"{split} of {', then '.join(place.uri for place in places)}")
     if output == "json":
         typer.echo(json.dumps({"file": str(out), "samples": [one.number for one in shown]}, indent=2))
     else:

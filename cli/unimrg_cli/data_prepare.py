@@ -20,8 +20,9 @@ from unimrg_api.load import parse_job
 from unimrg_api.spec_sources import IMAGE_SUFFIXES
 from unimrg_cli.first_job import FAMILIES
 from unimrg_cli.view import View
-from unimrg_trainer.data.publication import folder_of, published
+from unimrg_trainer.data.publication import published
 from unimrg_trainer.data.shards import join
+from unimrg_trainer.data.verify import manifest_of
 from unimrg_trainer.job_stores import data_stores, wanted_digest
 from unimrg_trainer.launch.devices import fit_to_machine
 from unimrg_trainer.launch.live_view import live_view
@@ -29,6 +30,7 @@ from unimrg_trainer.launch.local import local_environment
 from unimrg_trainer.launch.signals import StopRequest
 from unimrg_trainer.launch.stages import execute
 from unimrg_trainer.local_folders import TERMINATION_FILE, provide_home
+from unimrg_trainer.preparation.write import added
 from unimrg_trainer.storage import open_store
 
 
@@ -39,6 +41,8 @@ class PreparedReport(View):
     digest: str
     reused: bool
     """Whether it was there already."""
+    issues: dict[str, int]
+    """Items of the sources that were left out, or are not what they seem, by reason."""
 
 
 def prepare_here(job: UniMRGJob, file: Path, processes: int | None = None) -> PreparedReport:
@@ -64,7 +68,11 @@ def prepare_here(job: UniMRGJob, file: Path, processes: int | None = None) -> Pr
             end = execute("prepare", env, stop)
     if end.code is not ExitCode.OK:
         raise UserError(end.record.message, exit_code=end.code)
-    return PreparedReport(uri=join(store.uri, folder_of(digest)), digest=digest, reused=reused)
+    made = published(store, digest)
+    assert made is not None
+    issues = added(manifest_of(store, made, split).issues for split in made.manifests)
+    counts = {reason: one.count for reason, one in issues.items()}
+    return PreparedReport(uri=join(store.uri, made.prefix), digest=digest, reused=reused, issues=counts)
 
 
 def _alone(job: UniMRGJob, scratch: Path, processes: int | None) -> UniMRGJob:
@@ -99,6 +107,7 @@ def pack_here(
     # a job to carry the data: nothing of its model or training counts
     spec: dict[str, Any] = {"model": {FAMILIES[0]: {"variant": "Tiny"}}, "trainer": {"gpusPerNode": 0}, "data": data}
     spec |= {
+        "method": "SFT",  # which needs no map
         "training": {
             "batch": {"rowsPerObjective": 1, "cohortRows": 1, "microBatchRows": 1},
             "schedule": {"warmupSteps": 0, "totalSteps": 1},

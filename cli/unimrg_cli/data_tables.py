@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
+from rich.console import Console
 from rich.filesize import decimal as size
 
 from unimrg_cli.data_stats import Spread, StatsReport
@@ -29,6 +30,7 @@ def print_datasets(reports: Sequence[DatasetReport]) -> None:
         "QUESTIONS": "right",
         "SHARDS": "right",
         "SIZE": "right",
+        "MAPS": "fold",
         "MEMBERS": "fold",
     }
     for number, report in enumerate(reports):
@@ -37,7 +39,8 @@ def print_datasets(reports: Sequence[DatasetReport]) -> None:
         print_rows(console, [("data set", report.uri), ("digest", report.digest)])
         rows = (
             (one.split, f"{one.samples:,}", f"{one.images:,}", f"{one.questions:,}", f"{one.shards:,}", size(one.bytes),
-             ", ".join(one.members)) for one in report.splits
+             ", ".join(f"{name} {count:,}" for name, count in one.maps.items()) or "-", ", ".join(one.members))
+            for one in report.splits
         )  # fmt: skip
         print_table(console, columns, rows)
         issues = [
@@ -63,9 +66,16 @@ def print_findings(uris: Sequence[str], findings: Sequence[Finding]) -> None:
             console.print(f"{uri}: every byte is as it was written", markup=False, highlight=False, soft_wrap=True)
 
 
-def print_stats(report: StatsReport) -> None:
-    """Print the distributions of a split."""
+def print_stats(reports: Sequence[StatsReport]) -> None:
+    """Print the distributions of a split of each data set."""
     console = table_console()
+    for number, report in enumerate(reports):
+        if number:
+            console.print()
+        _print_stats(console, report)
+
+
+def _print_stats(console: Console, report: StatsReport) -> None:
     read = f"{report.examined:,} of them were read, evenly spaced" if report.examined < report.samples else "all read"
     head = [
         ("data set", report.uri),

@@ -18,7 +18,7 @@ from unimrg_api.load import load_job
 from unimrg_api.texts import counted
 from unimrg_cli.run_view import is_job_file
 from unimrg_cli.view import View
-from unimrg_trainer.data.publication import Publication, find_publication, find_publications, folder_of
+from unimrg_trainer.data.publication import Publication, find_publications, folder_of, published
 from unimrg_trainer.data.shards import CorruptDataError, IssueCount, Manifest, join, read_index
 from unimrg_trainer.data.verify import Finding, manifest_of, verify_split
 from unimrg_trainer.storage import ObjectStore, open_store
@@ -37,6 +37,8 @@ class SplitReport(View):
     shards: int
     bytes: int
     """Size of its shards, without their indices."""
+    maps: dict[str, int]
+    """Map → images that have it."""
     members: list[str]
     """Files of a sample by extension, of its first and its last shard."""
     issues: dict[str, IssueCount]
@@ -111,16 +113,6 @@ def locate(target: str) -> list[Place]:
     return places
 
 
-def locate_one(target: str) -> Place:
-    """Return the only data set that `target` names; raises as `locate`, and UserError for several."""
-    places = locate(target)
-    if len(places) > 1:
-        raise UserError(
-            f"{target} names several data sets", remedy=f"give one of {', '.join(place.uri for place in places)}"
-        )
-    return places[0]
-
-
 def describe(place: Place) -> DatasetReport:
     """Describe a data set by its manifests. Raises CorruptDataError where one is damaged."""
     return DatasetReport(
@@ -162,26 +154,21 @@ def damage(findings: list[Finding]) -> UserError | None:
 
 
 def _of_job(file: Path) -> list[Place]:
-    """Return what a job trains on: the data set of its sources, or that at each of its prefixes."""
-    from unimrg_trainer.job_stores import wanted_digest
+    """Return what a job trains on: the data set at each of its prefixes, at the first that of its sources."""
+    from unimrg_trainer.job_stores import data_stores, find_data, wanted_digest
     from unimrg_trainer.launch.local import local_environment
 
     job = load_job(file)
     env = local_environment(job, file, None)
     digest = wanted_digest(job, env)
-    stores = [open_store(resolve_uri(uri, env.spec_base), job.spec.storage) for uri in job.spec.data.shards]
-    if digest is None:
-        return [Place(store, find_publication(store)) for store in stores]
-    try:
-        return [Place(stores[0], find_publication(stores[0], digest))]
-    except UserError as error:
-        if error.exit_code is not ExitCode.INPUT_MISSING:
-            raise
+    stores = data_stores(job, env)
+    if digest is not None and published(stores[0], digest) is None:
         raise UserError(
             f"the data of {file} is not prepared yet: {stores[0].uri} holds no data set {folder_of(digest)}",
             remedy=f"prepare it: `unimrg data prepare {file}`, or give the URI of the data that is there",
-            exit_code=error.exit_code,
-        ) from error
+            exit_code=ExitCode.INPUT_MISSING,
+        )
+    return [Place(store, found) for store, found in zip(stores, find_data(stores, digest), strict=True)]
 
 
 def _describe(place: Place, manifest: Manifest) -> SplitReport:
@@ -196,6 +183,7 @@ def _describe(place: Place, manifest: Manifest) -> SplitReport:
         questions=manifest.questions,
         shards=len(manifest.shards),
         bytes=sum(shard.length for shard in manifest.shards),
+        maps=manifest.maps,
         members=list(members),
         issues=manifest.issues,
         provenance=manifest.provenance,

@@ -13,10 +13,9 @@ from unimrg_api.exit_codes import ExitCode
 from unimrg_api.plugins import load
 from unimrg_cli.view import View
 from unimrg_trainer.evaluation.benchmarks.published import PUBLISHED
-from unimrg_trainer.evaluation.benchmarks.tsv import TableRules, check_questions, own_table
+from unimrg_trainer.evaluation.benchmarks.tsv import check_questions, own_table
 from unimrg_trainer.evaluation.vlmevalkit.prompts import options
-from unimrg_trainer.evaluation.vlmevalkit.tables import QuestionTable, file_md5, read_questions
-from unimrg_trainer.models.registry import FAMILIES
+from unimrg_trainer.evaluation.vlmevalkit.tables import file_md5, read_questions
 from unimrg_trainer.models.requests import DEFAULT_STYLE, PromptStyle
 
 
@@ -81,6 +80,8 @@ def trouble(reports: Sequence[TableReport]) -> UserError | None:
 def _style(family: str | None) -> PromptStyle:
     if family is None:
         return DEFAULT_STYLE
+    from unimrg_trainer.models.registry import FAMILIES  # brings torch
+
     style: PromptStyle = load("unimrg.families", FAMILIES, family, field="--family").prompt_style
     return style
 
@@ -102,7 +103,7 @@ def _examine(path: Path, style: PromptStyle) -> TableReport:
         problems.append(f"MD5 is not {source.md5}: fetch {source.url}, or set anyFile: true")
     try:
         table = read_questions(path)
-        rules = rules or _own_rules(path, table)
+        rules = rules or own_table("MultipleChoice" if any(options(row) for row in table.rows) else "YesNo")
         report = report.model_copy(
             update={
                 "rows": len(table.rows),
@@ -120,7 +121,3 @@ def _examine(path: Path, style: PromptStyle) -> TableReport:
     except UserError as error:
         problems.append(error.message)
     return report.model_copy(update={"problem": "; ".join(problems) or None})
-
-
-def _own_rules(path: Path, table: QuestionTable) -> TableRules:
-    return own_table(path.name, "MultipleChoice" if any(options(row) for row in table.rows) else "YesNo")

@@ -53,7 +53,7 @@ def score_predictions(path: Path, benchmark: str, kind: Kind, rule_set: str, aga
 
     Raises UserError: 66 without the file, 65 for a table that cannot be scored or shares no metric with `against`.
     """
-    rules = PUBLISHED[benchmark] if benchmark in PUBLISHED else own_table(path.name, kind)
+    rules = PUBLISHED[benchmark] if benchmark in PUBLISHED else own_table(kind)
     rows = read_table(path)
     need_columns(path, rows, "index", "answer")
     if not any("prediction" in row for row in rows):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import textwrap
 from collections.abc import Collection
@@ -161,16 +162,31 @@ def _held_out(images: str) -> int:
 
 
 def _names(images: str) -> list[str]:
-    return [path.name for path in Path(images).rglob("*")]
+    """Return the names of all files below a folder. Raises UserError where a folder cannot be read."""
+
+    def refuse(error: OSError) -> None:
+        raise UserError(
+            f"the folder {error.filename} cannot be read: {error.strerror}",
+            remedy="check its permissions: training reads it too",
+        )
+
+    return [name for _, _, files in os.walk(images, onerror=refuse) for name in files]
 
 
 def missing_beside(images: str, objectives: Collection[str]) -> list[str]:
-    """Return what some objectives learn from and no image of a folder has beside it; nothing for a URI."""
-    names = [] if "://" in images else _names(images)
+    """Return what a folder lacks to be trained on: images, or what objectives learn from and no image has beside it.
+
+    Nothing for a URI.
+    """
+    if "://" in images:
+        return []
+    names = _names(images)
+    if not any(name.lower().endswith(IMAGE_SUFFIXES) for name in names):
+        return [f"{images} holds no image ({', '.join(IMAGE_SUFFIXES)}) yet, and training needs two at least"]
     return [
         f"{objective} learns from files NAME{ending} beside images, and there is none: {remedy}"
         for objective, (ending, remedy) in _BESIDE.items()
-        if objective in objectives and names and not any(name.endswith(ending) for name in names)
+        if objective in objectives and not any(name.endswith(ending) for name in names)
     ]
 
 

@@ -23,10 +23,12 @@ def test_a_job_in_a_bucket_runs_here_and_is_shown_from_anywhere(
     s3_place: Place, tmp_path: Path, unimrg: Unimrg, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("UNIMRG_STATE", str(tmp_path / "state"))
+    monkeypatch.setenv("UNIMRG_CACHE", str(tmp_path / "cache"))
     job, file = tiny_job(
         tmp_path,
         training__schedule={"warmupSteps": 1, "totalSteps": 4},
         data__shards=[f"{s3_place.uri}/data"],
+        data__reading={"cacheGiB": 1},
         checkpoint__uri=f"{s3_place.uri}/run",
         storage=s3_place.storage.model_dump(by_alias=True, exclude_none=True) | {"credentials": {"secretName": "keys"}},
         stages={"evaluate": {"mode": "Never"}},
@@ -37,6 +39,7 @@ def test_a_job_in_a_bucket_runs_here_and_is_shown_from_anywhere(
     assert f"Run: {s3_place.uri}/run" in ended.out
     assert "spec.storage.credentials is ignored" in ended.out
     assert list(tmp_path.glob("state/runs/*/mlflow.db"))
+    assert list(tmp_path.glob("cache/shards/*/train-000000.tar.0"))
     assert [key for key, _ in s3_place.store("run").list() if "local/" in key] == []
 
     def shown(*arguments: object) -> Any:

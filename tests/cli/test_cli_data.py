@@ -67,6 +67,7 @@ def test_a_job_is_prepared_once_and_shown_by_its_file_or_its_folder(unimrg: Unim
     (report,) = shown(unimrg, "inspect", file)
     splits = {one["split"]: (one["samples"], one["shards"], "depth.png" in one["members"]) for one in report["splits"]}
     assert splits == {"train": (4, 1, True), "heldOut": (2, 1, True)}
+    assert [one["maps"] for one in report["splits"]] == [{"depth": n, "segmentation": n} for n in (4, 2)]
     assert [report] == shown(unimrg, "inspect", tmp_path / "data") == shown(unimrg, "inspect", made["uri"])
     assert made["uri"] in unimrg("data", "inspect", file).out
     assert not (tmp_path / "run").exists()  # nothing but data
@@ -76,8 +77,9 @@ def test_several_data_sets_are_listed_and_one_is_chosen_by_its_folder(unimrg: Un
     other = "e" * 64
     write(LocalStore(data), other)
     assert [one["digest"] for one in shown(unimrg, "inspect", data)] == [DIGEST, other]
-    unimrg("data", "stats", data).refused(ExitCode.CONFIGURATION, folder_of(other))
-    assert shown(unimrg, "stats", data / folder_of(other))["samples"] == 3
+    assert [Path(one["uri"]).name for one in shown(unimrg, "stats", data)] == [folder_of(DIGEST), folder_of(other)]
+    assert [one["samples"] for one in shown(unimrg, "stats", data / folder_of(other))] == [3]
+    assert shown(unimrg, "preview", data, "--out", data / "both.html", "--samples", 2)["samples"] == [0, 1, 0, 1]
 
 
 def _member(tar: Path, name: str) -> slice:
@@ -133,7 +135,7 @@ def test_verify_names_what_is_damaged(
 
 
 def test_stats_count_what_the_samples_hold(unimrg: Unimrg, data: Path) -> None:
-    found = shown(unimrg, "stats", data)
+    (found,) = shown(unimrg, "stats", data)
     assert (found["samples"], found["questions"], found["examined"]) == (3, 3, 3)
     members = {one["name"]: (one["samples"], round(one["share"], 2)) for one in found["members"]}
     assert members == {"json": (3, 1.0), "png": (3, 1.0), "depth.png": (1, 0.33)}
@@ -143,7 +145,7 @@ def test_stats_count_what_the_samples_hold(unimrg: Unimrg, data: Path) -> None:
     assert found["answers"] == [{"value": "so", "count": 2}, {"value": "no", "count": 1}]
     questions = {"count": 3, "minimum": 1, "median": 4, "percentile95": 4, "maximum": 10}
     assert found["texts"]["question"] == {"characters": questions, "tokens": None}
-    assert shown(unimrg, "stats", data, "--samples", "1")["texts"].keys() == {"caption", "question", "answer"}
+    assert shown(unimrg, "stats", data, "--samples", "1")[0]["texts"].keys() == {"caption", "question", "answer"}
     table = unimrg("data", "stats", data).out
     assert re.search(r"depth\.png +1 +33\.3%", table) and re.search(r"2 +60x40", table)
 
@@ -201,7 +203,7 @@ def test_images_annotations_and_tars_are_packed_without_a_job(unimrg: Unimrg, fo
     (report,) = shown(unimrg, "inspect", tmp_path / "b")
     assert sum(one["samples"] for one in report["splits"]) == 4
     assert sum(one["images"] for one in report["splits"]) == 3
-    found = shown(unimrg, "stats", tmp_path / "b", "--split", "train")
+    (found,) = shown(unimrg, "stats", tmp_path / "b", "--split", "train")
     assert found["texts"]["question"]["characters"]["count"] == 2 * found["questions"]  # of two turns each
     shown(unimrg, "preview", tmp_path / "b", "--out", tmp_path / "b.html")
     assert (tmp_path / "b.html").read_text().count("What?<br>→ This.") == 2 * found["questions"]
@@ -224,7 +226,7 @@ def test_images_annotations_and_tars_are_packed_without_a_job(unimrg: Unimrg, fo
 def test_stats_of_a_job_count_tokens(unimrg: Unimrg, tmp_path: Path) -> None:
     _, file = tiny_job(tmp_path)
     shown(unimrg, "prepare", file)
-    answers = shown(unimrg, "stats", file)["texts"]["answer"]
+    answers = shown(unimrg, "stats", file)[0]["texts"]["answer"]
     assert answers["tokens"]["maximum"] == 1 < answers["characters"]["maximum"]  # the small tokenizer has these words
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 from pathlib import Path
 
 import pytest
@@ -47,7 +48,7 @@ def test_doctor_shows_its_findings_to_a_person(unimrg: Unimrg, tmp_path: Path) -
     write_table(tmp_path / "RealWorldQA.tsv", rows)
     ended = unimrg("eval", "doctor", tmp_path / "RealWorldQA.tsv")
     ended.refused(65, "1 of 1 tables would be refused")
-    for said in ("not the published file", "4 (the published file: 765)", "1 rows have no options", "How many?"):
+    for said in ("not the published file", "4 (the published file: 765)", "rows without options: 1 (1)", "How many?"):
         assert said in ended.out
     unimrg("eval", "doctor", tmp_path / "none").refused(66, "no table and no folder with one")
 
@@ -60,7 +61,7 @@ def test_scores_of_a_table_of_replies(unimrg: Unimrg, replies: Path) -> None:
     assert report["metrics"]["acc_question"] == pytest.approx(100 * 4 / 6)
     assert report["metrics"]["acc_pair"] == pytest.approx(100 / 3)
     shown = unimrg("eval", "score", replies, "-b", "mmvp").out
-    for said in ("acc_question", "66.7", "33.3", "2 of 6 replies name no answer", "the whole table has 300"):
+    for said in ("acc_question", "66.7", "33.3", "name no answer: 2 of 6", "the whole table has 300"):
         assert said in shown
 
 
@@ -75,9 +76,16 @@ def test_scores_are_compared_with_vlmevalkits(unimrg: Unimrg, replies: Path, tmp
     assert "acc_pair  33.3333     50.0000" in ended.out
 
 
-def test_what_cannot_be_scored_is_refused(unimrg: Unimrg, replies: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_scored_is_refused(
+    unimrg: Unimrg, replies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     unimrg("eval", "score", tmp_path / "none.tsv", "-b", "mmvp").refused(66, "there is no file")
-    unimrg("eval", "score", replies, "-b", "vsr").refused(65, "answer other than Yes or No")
+    unimrg("eval", "score", replies, "-b", "hallusionBench").refused(
+        65, "rows whose index lacks the six parts of HallusionBench, joined by `_`: 6"
+    )
+    (tmp_path / "replies.xlsx").write_bytes(b"")
+    monkeypatch.setitem(sys.modules, "openpyxl", None)
+    unimrg("eval", "score", tmp_path / "replies.xlsx", "-b", "mmvp").refused(64, "openpyxl", "PRED_FORMAT=tsv")
     write_table(tmp_path / "questions.tsv", mmvp_rows(random.Random(0), 1))
     unimrg("eval", "score", tmp_path / "questions.tsv", "-b", "mmvp").refused(65, "has no prediction")
 

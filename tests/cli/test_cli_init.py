@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -87,6 +90,26 @@ def test_on_a_terminal_what_is_not_given_is_asked(
     assert unimrg("init", file).code == 0
     job = load_job(file)
     assert (job.spec.model.family()[0], job.spec.method, job.spec.trainer.gpus_per_node) == ("openuni", "UniMRG", 8)
+
+
+def test_a_folder_without_images_is_named_and_one_that_cannot_be_read_refused(
+    unimrg: Unimrg, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own/deep").mkdir(parents=True)
+    assert (
+        f"{tmp_path / 'own'} holds no image" in unimrg("init", tmp_path / "job.yaml", "--images", tmp_path / "own").out
+    )
+    scan = os.scandir
+
+    def denied(path: Any) -> Any:  # a test that runs as root may read everything
+        if str(path).endswith("deep"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", denied)
+    ended = unimrg("init", tmp_path / "other.yaml", "--images", tmp_path / "own")
+    ended.refused(64, f"{tmp_path / 'own/deep'} cannot be read: Permission denied", "permissions")
+    assert not (tmp_path / "other.yaml").exists()
 
 
 def test_a_job_in_the_folder_of_images_is_refused(unimrg: Unimrg, tmp_path: Path) -> None:

@@ -15,12 +15,13 @@ from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.spec_sources import SourceSpec
 from unimrg_trainer.data.dataset import Dataset
-from unimrg_trainer.data.publication import Publication, folder_of, publish
+from unimrg_trainer.data.publication import Publication, find_publication, folder_of, publish
 from unimrg_trainer.preparation import items
 from unimrg_trainer.preparation.base import SourceSample
 from unimrg_trainer.preparation.make import pack
 from unimrg_trainer.preparation.prepare import Prepared, prepare
 from unimrg_trainer.preparation.sources.scenes import HELD_OUT_START
+from unimrg_trainer.sample import Wanted
 from unimrg_trainer.scenes import generate
 
 TRAIN, HELD_OUT, SIZE, SEED = 7, 3, 32, 9
@@ -74,8 +75,8 @@ def test_question_samples_are_all_questions_of_all_scenes(store: DictionaryStore
 def test_a_sample_holds_only_what_was_asked_for(store: DictionaryStore) -> None:
     data = Dataset.open(store, "train")
     assert set(data.question_sample(0).maps) == {"depth", "segmentation"}
-    assert set(data.question_sample(0, maps=("depth", "normals")).maps) == {"depth"}
-    text = data.question_sample(0, maps=(), image=False)
+    assert set(data.question_sample(0, Wanted(("depth", "normals"))).maps) == {"depth"}
+    text = data.question_sample(0, Wanted((), image=False))
     assert text.image is None and text.maps == {} and text.question is not None
 
 
@@ -100,9 +101,9 @@ def test_splits_are_named_and_share_the_digest_of_the_data_set(store: Dictionary
     digest = Dataset.open(store, "train").digest
     assert digest == Dataset.open(store, "heldOut").digest == Dataset.open(store, "train", digest).digest
     assert store.writes[-1] == f"{digest[:16]}/PUBLISHED"
-    assert Dataset.splits(store) == Dataset.splits(store, digest) == ["train", "heldOut"]
+    assert list(find_publication(store).manifests) == ["train", "heldOut"]
     with pytest.raises(UserError, match="no finished data set"):
-        Dataset.splits(store, "0" * 64)
+        find_publication(store, "0" * 64)
 
 
 def test_threads_read_the_same_records(store: DictionaryStore) -> None:

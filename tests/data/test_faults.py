@@ -23,7 +23,9 @@ from unimrg_api.exit_codes import ExitCode
 from unimrg_api.spec_platform import StorageSpec
 from unimrg_api.spec_sources import SourceSpec
 from unimrg_trainer.data.dataset import Dataset
+from unimrg_trainer.data.local_cache import LocalCache
 from unimrg_trainer.data.read_ahead import ReadAhead
+from unimrg_trainer.data.shards import Extent, read_extent
 from unimrg_trainer.engine.row_reader import RowReader
 from unimrg_trainer.objectives.registry import objective
 from unimrg_trainer.preparation import items
@@ -214,8 +216,9 @@ def around(
     return found
 
 
+@pytest.mark.parametrize("cached", [False, True])
 @pytest.mark.parametrize("name", TABLE)
-def test_each_fault_has_its_outcome(around: Surroundings, name: str) -> None:
+def test_each_fault_has_its_outcome(around: Surroundings, name: str, cached: bool, tmp_path: Path) -> None:
     fault, outcome, said = TABLE[name]
     shown: list[str] = []
 
@@ -228,13 +231,14 @@ def test_each_fault_has_its_outcome(around: Surroundings, name: str) -> None:
     patience = 1.5 if outcome is ExitCode.UNAVAILABLE else 20
     store = PatientStore(around.place.through(around.gate, "data"), patience, Waits(show=show))
     reader = RowReader(Dataset.open(store, "train"), seed=1)
+    bring = LocalCache(tmp_path / "cache", 1 << 30).read if cached else read_extent
     with fault(around):
         if isinstance(outcome, ExitCode):
             with pytest.raises(UserError) as caught:
-                read(reader)
+                read(reader, bring)
             assert caught.value.exit_code is outcome and re.search(said, str(caught.value)), caught.value
             return
-        samples = read(reader)
+        samples = read(reader, bring)
     substituted = [sample for sample in samples if sample.replaces]
     assert len(substituted) == outcome
     for row, sample in zip(ROWS, samples, strict=True):
@@ -248,11 +252,11 @@ def test_each_fault_has_its_outcome(around: Surroundings, name: str) -> None:
         assert "waiting for storage" in shown[0] and not around.away.is_set()
 
 
-def read(reader: RowReader) -> list[Any]:
+def read(reader: RowReader, bring: Callable[[Extent], bytes]) -> list[Any]:
     """Read all rows as training does, in steps of four."""
     steps = [range(first, first + 4) for first in ROWS[::4]]
     found: list[Any] = []
-    with ReadAhead(iter([reader.extents(OBJECTIVES, rows) for rows in steps])) as ahead:
+    with ReadAhead(iter([reader.extents(OBJECTIVES, rows) for rows in steps]), read=bring) as ahead:
         for number, rows in enumerate(steps):
             with ahead.group(number) as group:
                 samples = reader.read_together(OBJECTIVES, rows, group.read)

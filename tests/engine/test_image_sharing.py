@@ -14,6 +14,7 @@ from tests.support.dictionary_store import DictionaryStore
 from tests.support.one_step import planner_of, tiny_family
 from tests.support.scene_records import SceneRecords
 from unimrg_api.errors import UserError
+from unimrg_trainer.data.publication import find_publication
 from unimrg_trainer.engine.row_reader import RowReader
 from unimrg_trainer.engine.setup import Setup
 from unimrg_trainer.objectives.registry import objective
@@ -34,7 +35,9 @@ def test_data_is_refused_before_the_first_step_for_what_rows_lack(dictionary_sto
             resolved_objectives=lambda: {"Understanding": 1.0, method: 1.0},
         )
         setup: Any = SimpleNamespace(
-            job=SimpleNamespace(spec=spec), data_sets=[(dictionary_store, "d" * 64)], same_images=sharing == "All"
+            job=SimpleNamespace(spec=spec),
+            data_sets=[(dictionary_store, find_publication(dictionary_store))],
+            same_images=sharing == "All",
         )
         Setup.open_data(setup, "train")
 

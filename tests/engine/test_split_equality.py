@@ -82,7 +82,7 @@ def test_the_step_is_the_weighted_mean_over_objectives_of_cohort_means(
 class MapsSwapped(SceneRecords):
     """The same images, every two of which have exchanged their maps."""
 
-    def image_sample(self, index: int, maps: object = None) -> Sample:
+    def image_sample(self, index: int, wanted: object = None, read: object = None) -> Sample:
         return replace(super().image_sample(index), maps=super().image_sample(index ^ 1).maps)
 
 

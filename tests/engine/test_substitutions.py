@@ -25,10 +25,10 @@ class Damaged(SceneRecords):
 
     bad: tuple[int, ...] = (2, 3)
 
-    def image_sample(self, index: int, maps: object = None) -> Sample:
+    def image_sample(self, index: int, wanted: object = None, read: object = None) -> Sample:
         if index in self.bad:
             raise DamagedSample(f"sample {index} is damaged")
-        return super().image_sample(index, maps)
+        return super().image_sample(index)
 
 
 def points(*substituted: int) -> list[StepMetrics]:

@@ -73,8 +73,8 @@ def test_it_asks_for_every_map_with_the_wording_of_inference() -> None:
 
 def test_a_map_that_an_image_has_no_truth_of_is_not_asked_for() -> None:
     class WithoutSomeMaps(SceneRecords):
-        def image_sample(self, index: int, maps: object = None) -> Sample:
-            sample = super().image_sample(index, maps)
+        def image_sample(self, index: int, wanted: object = None, read: object = None) -> Sample:
+            sample = super().image_sample(index)
             return sample if index == 1 else replace(sample, maps={})
 
     _, items, _ = benchmark(WithoutSomeMaps(3), "pixel", "depth")

@@ -238,7 +238,7 @@ def test_an_error_names_the_items_of_its_block() -> None:
 @pytest.mark.usefixtures("toys")
 @pytest.mark.parametrize(
     ("name", "settings", "said"),
-    [("typo", {}, r"spatial, generatedMaps, .*words, bright-and-dark"), ("words", {"images": "two"}, "images: 'two'")],
+    [("typo", {}, "spatial, generatedMaps, .*words, bright-and-dark"), ("words", {"images": "two"}, "images: 'two'")],
 )
 def test_an_unknown_benchmark_and_wrong_settings_are_the_users(name: str, settings: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError, match=said) as caught:

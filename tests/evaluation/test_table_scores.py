@@ -191,18 +191,11 @@ def test_scores_are_those_of_the_table_and_never_of_an_earlier_one() -> None:
 @pytest.mark.parametrize(
     ("rules", "rows", "said"),
     [
-        (realworldqa.RULES, [{"index": "4", "answer": "yes"}], "1 rows have no options.*: 4"),
-        (
-            realworldqa.RULES,
-            [{"index": "4", "answer": "C", "A": "x"}],
-            "have an answer that is none of their options: 4",
-        ),
-        (vsr.RULES, [{"index": "4", "answer": "yes"}], "have an answer other than Yes or No: 4"),
-        (mmvp.RULES, mmvp_rows(random.Random(0), 2)[:3], "are followed by no second row of their pair.*: 3"),
-        (mmvp.RULES, mmvp_rows(random.Random(0), 2)[1:3], "are followed by no second row.*: 2"),
-        (mmbench.RULES, [question(1_000_003, "A")], "are all rotations.*: 1000003"),
-        (mmbench.RULES, [{**question(1, "A"), "index": "one"}], "have an index that is no number: one"),
-        (hallusionbench.RULES, [{"index": "VD_1_0", "answer": "Yes"}], "without the six parts.*: VD_1_0"),
+        (mmvp.RULES, mmvp_rows(random.Random(0), 2)[:3], r"no second row of their pair follows.*: 1 \(3\)"),
+        (mmvp.RULES, mmvp_rows(random.Random(0), 2)[1:3], r"no second row .*: 1 \(2\)"),
+        (mmbench.RULES, [question(1_000_003, "A")], r"rotations of missing ones.*: 1 \(1000003\)"),
+        (mmbench.RULES, [{**question(1, "A"), "index": "one"}], r"whose index is no number: 1 \(one\)"),
+        (hallusionbench.RULES, [{"index": "VD_1_0", "answer": "Yes"}], r"lacks the six parts.*: 1 \(VD_1_0\)"),
         (vsr.RULES, [], "has no rows"),
     ],
 )
@@ -215,17 +208,22 @@ def test_rows_that_cannot_be_scored_are_named(rules: TableRules, rows: list[Row]
 @pytest.mark.parametrize(
     ("rules", "rows", "given", "said"),
     [
-        (mmbench.RULES, [question(1, "A"), question(2_000_001, "C")], ["A", "C"], "1 questions have fewer rotations"),
-        (mmbench.RULES, [question(1, "A"), question(1_000_002, "B")], ["A", "B"], "1 questions have no unrotated row"),
-        (vsr.RULES, yes_no_rows(random.Random(0), 10), ["Yes"] * 9 + ["well"], "1 of 10 replies name no answer"),
-        (vsr.RULES, yes_no_rows(random.Random(0), 10), ["Yes"] * 9 + [" "], "1 of 10 replies are empty"),
+        (realworldqa.RULES, [{"index": "4", "answer": "yes"}], ["yes"], "Rows without options: 1 (4); no reply"),
+        (realworldqa.RULES, [{"index": "4", "answer": "C", "A": "x"}], ["C"], "that is none of their options: 1 (4)"),
+        (vsr.RULES, [{"index": "4", "answer": "yes"}], ["yes"], "with an answer other than Yes or No: 1 (4)"),
+        (mmbench.RULES, [question(1, "A"), question(2_000_001, "C")], ["A", "C"], "fewer rotations than options: 1;"),
+        (mmbench.RULES, [question(1, "A"), question(1_000_002, "B")], ["A", "B"], "without their unrotated row: 1;"),
+        (vsr.RULES, yes_no_rows(random.Random(0), 10), ["Yes"] * 9 + ["well"], "name no answer: 1 of 10"),
+        (vsr.RULES, yes_no_rows(random.Random(0), 10), ["Yes"] * 9 + [" "], "Empty replies: 1 of 10"),
         (vsr.RULES, yes_no_rows(random.Random(0), 10), ["No"] * 10, "Scored are 10 rows; the whole table has 1222"),
         (vsr.RULES, [{"index": str(i), "answer": "Yes" if i else "No"} for i in range(9)], ["No"] * 9,
-         "The answer is No in 9 of 9 replies, and right in 1 of the questions"),
+         "The answer No: given 9 times in 9 replies, and right 1 times"),
     ],
 )  # fmt: skip
 def test_what_makes_a_score_doubtful_is_said(rules: TableRules, rows: list[Row], given: list[str], said: str) -> None:
-    assert any(said in warning for warning in scored(rules, rows, given).warnings)
+    result = scored(rules, rows, given)
+    assert any(said in warning for warning in result.warnings)
+    assert "1 (4)" not in said or result.metrics["acc"] == 0
 
 
 def test_which_answers_were_given_is_a_file() -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from tests.support.benchmark_tables import image, write_table
 from unimrg_api.errors import UserError
+from unimrg_api.plugins import load
 from unimrg_trainer.evaluation.vlmevalkit.compare import as_our_metrics
 from unimrg_trainer.evaluation.vlmevalkit.prompts import choice_prompt, prompts_digest, yes_no_prompt
 from unimrg_trainer.evaluation.vlmevalkit.tables import (
@@ -20,6 +21,7 @@ from unimrg_trainer.evaluation.vlmevalkit.tables import (
     read_table,
     write_predictions,
 )
+from unimrg_trainer.models.registry import FAMILIES
 from unimrg_trainer.models.requests import DEFAULT_STYLE, LETTER_ONLY, PromptStyle
 
 ROW = {"index": 0, "image": image(1), "question": "What?", "A": "red", "B": "blue", "answer": "A"}
@@ -104,6 +106,29 @@ def test_prompts_are_worded_as_vlmevalkit_words_them() -> None:
     assert choice_prompt(row, bare) == f"Look.\nWhich?\nA. red\nC. blue\n{LETTER_ONLY}"
     assert yes_no_prompt(row, bare, "hallusionBench") == "Which? Please answer yes or no."
     assert yes_no_prompt(row, bare, "vsr") == yes_no_prompt(row, DEFAULT_STYLE, "hallusionBench") == "Which?"
+
+
+SELECT = "Please select the correct answer from the options above. \n"
+
+
+@pytest.mark.parametrize(
+    ("family", "choice", "hallusion"),
+    [
+        ("harmon", f"Question: Which?\nOptions:\nA. red\nC. blue\n{SELECT}{LETTER_ONLY}", "Which?"),
+        ("showo", f"Question: Which?\nOptions:\nA. red\nC. blue\n{SELECT}", "Which?"),
+        (
+            "openuni",
+            f"Which?\nA. red\nC. blue\n{LETTER_ONLY}",
+            "Which? Please answer yes or no. Answer the question using a single word or phrase.",
+        ),
+    ],
+)
+def test_each_family_is_asked_as_its_wrapper_asks(family: str, choice: str, hallusion: str) -> None:
+    style = load("unimrg.families", FAMILIES, family, field="").prompt_style
+    row = {"question": "Which?", "A": "red", "C": "blue"}
+    assert choice_prompt(row, style) == choice
+    assert yes_no_prompt(row, style, "hallusionBench") == hallusion
+    assert yes_no_prompt(row, style, "vsr") == "Which?"
 
 
 def test_the_digest_of_prompts_knows_text_and_not_order() -> None:

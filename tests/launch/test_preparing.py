@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import signal
 import threading
@@ -15,6 +16,9 @@ import pytest
 from tests.support.local_jobs import tiny_job
 from unimrg_api.environment import PodEnvironment
 from unimrg_api.exit_codes import ExitCode
+from unimrg_api.load import parse_job
+from unimrg_trainer.data.publication import folder_of
+from unimrg_trainer.job_stores import wanted_digest
 from unimrg_trainer.launch import stages
 from unimrg_trainer.launch.local import local_environment
 from unimrg_trainer.launch.reports import read_progress
@@ -78,9 +82,15 @@ def test_a_killed_process_costs_its_shard_and_no_more(
 ) -> None:
     env, start = environment(tmp_path, processes=2), stages.worker_group.start
     data = tmp_path / "data"
+    digest = wanted_digest(parse_job(json.loads(env.spec)), env)
+    assert digest is not None
+    # of the second's two shards it makes one; at the other, whose name a pipe has that nobody writes to, it waits
+    pipe = data / folder_of(digest) / "heldOut" / "heldOut-000000.tar"
+    pipe.parent.mkdir(parents=True)
+    os.mkfifo(pipe)
 
     def kill_the_second(group: Any) -> None:
-        while not list(data.rglob("train-000001.tar.idx")):  # of the two that are its share
+        while not list(data.rglob("train-000001.tar.idx")):
             time.sleep(0.005)
         os.kill(group._workers[1].process.pid, signal.SIGKILL)
 
@@ -92,6 +102,7 @@ def test_a_killed_process_costs_its_shard_and_no_more(
     with monkeypatch.context() as patch:
         patch.setattr(stages.worker_group, "start", started)
         assert run(env) is ExitCode.KILLED
+    pipe.unlink()
     left = contents(tmp_path)
     assert not any("PUBLISHED" in key for key in left) and left.items() <= whole.items()
     times = {path: path.stat().st_mtime_ns for path in data.rglob("*.tar")}

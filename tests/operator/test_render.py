@@ -215,6 +215,20 @@ def test_rdma_is_for_the_pods_that_train_and_refused_where_the_site_has_none() -
         backend(SiteProfile(image="a:1")).render(attempt(job, "check"))
 
 
+def test_training_has_a_volume_for_its_cache_of_shards() -> None:
+    job = gpu_job()
+    reading = job.spec.data.reading.model_copy(update={"cache_gib": 500})
+    data = job.spec.data.model_copy(update={"reading": reading})
+    job = job.model_copy(update={"spec": job.spec.model_copy(update={"data": data})})
+    sizes = {}
+    for child in first_attempts(job, "research"):
+        pod = pod_template(backend().render(child))["spec"]
+        volumes = {volume["name"]: volume["emptyDir"] for volume in pod["volumes"] if "emptyDir" in volume}
+        mounts = {mount["name"]: mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]}
+        sizes[child.stage] = volumes.get("data-cache", {}).get("sizeLimit"), mounts.get("data-cache")
+    assert sizes.pop("train") == ("501Gi", str(PodEnvironment().data_cache)) and set(sizes.values()) == {(None, None)}
+
+
 def test_rdma_may_leave_pods_what_they_are_or_give_them_the_nodes_network() -> None:
     def rendered(**rdma: str) -> Manifest:
         profile = SiteProfile.model_validate({"image": "a:1", "rdma": {"resource": "rdma/hca", "count": 2, **rdma}})

@@ -17,7 +17,7 @@ from unimrg_trainer.data.members import decode_member, encode_array, encoding_me
 from unimrg_trainer.data.shards import CorruptDataError
 from unimrg_trainer.preparation import items
 from unimrg_trainer.preparation.prepare import Prepared, prepare
-from unimrg_trainer.sample import Sample
+from unimrg_trainer.sample import Sample, Wanted
 from unimrg_trainer.storage import ObjectStore
 
 TRAIN = 21
@@ -57,7 +57,7 @@ def test_arrays_are_those_of_the_stored_pictures(dictionary_store: DictionarySto
     run(dictionary_store)
     data = Dataset.open(dictionary_store, "train")
     for number in range(TRAIN):
-        sample = data.image_sample(number, encodings=(NAME,))
+        sample = data.image_sample(number, Wanted(encodings=(NAME,)))
         assert sample.encodings[NAME].dtype == np.float16 and not sample.encodings[NAME].flags.writeable
         np.testing.assert_array_equal(sample.encodings[NAME], mean_colour(sample))
     plain = DictionaryStore()
@@ -78,7 +78,7 @@ def test_a_row_without_pictures_reads_one_short_piece(dictionary_store: Dictiona
             return super().get(key, offset, length)
 
     data = Dataset.open(Counting(dictionary_store), "train")
-    sample = data.image_sample(3, maps=(), image=False, encodings=(NAME,))
+    sample = data.image_sample(3, Wanted((), image=False, encodings=(NAME,)))
     whole = len(next(content for key, content in dictionary_store.objects.items() if key.endswith("train-000000.tar")))
     assert sample.image is None and sample.maps == {} and 0 < read[-1] < 3 * 512 + 1024 < whole / 5
 
@@ -88,7 +88,7 @@ def test_only_what_is_trained_on_is_encoded_a_few_samples_together(dictionary_st
     run(dictionary_store, encoder)
     assert encoder.samples_of_calls == [5, 5, 5, 5, 1]
     with pytest.raises(CorruptDataError, match=r"heldOut-00000000 in heldOut-000000.tar has no toy-32.image.whole.npy"):
-        Dataset.open(dictionary_store, "heldOut").image_sample(0, encodings=(NAME,))
+        Dataset.open(dictionary_store, "heldOut").image_sample(0, Wanted(encodings=(NAME,)))
 
 
 def test_another_encoder_prepares_another_data_set(dictionary_store: DictionaryStore) -> None:

@@ -108,6 +108,9 @@ def test_odd_files_are_counted_with_their_names_and_end_nothing(
     train = Dataset.open(dictionary_store, "train", digest)
     copies = sum((train.image_sample(number).image == (30, 0, 0)).all() for number in train.images)
     assert copies >= 2 and duplicate[:2] == (copies - 1, 0)  # one may be held out
+    equal = {"again.png", "once more.png", "fine-30.png"}
+    pairs = [set(name.removesuffix(")").split(" (as ")) for name in duplicate[2]]
+    assert all(len(pair) == 2 and pair <= equal for pair in pairs)
     expected = dict[str, tuple[int, int, set[str]]]()
     for name, (_, reason, left_out) in ITEMS.items():
         count, _, names = expected.get(reason, (0, 0, set()))
@@ -121,6 +124,31 @@ def test_odd_files_are_counted_with_their_names_and_end_nothing(
     with pytest.raises(UserError, match=r"\d+ of 26 items cannot be used.*maxBadFraction \(0\.2\)"):
         run(dictionary_store, tmp_path, source, bad="0.2")  # though it is published, by a job that allows more
     assert caught.value.exit_code is ExitCode.DATA_CORRUPT
+
+
+def test_equal_images_in_both_splits_are_named_with_their_equals(
+    dictionary_store: DictionaryStore, tmp_path: Path
+) -> None:
+    (tmp_path / "own").mkdir()
+    shades = {"a.png": 10, "b.png": 10, "c.png": 10, "d.png": 99}
+    for name, shade in shades.items():
+        (tmp_path / "own" / name).write_bytes(picture(shade))
+    digest = run(dictionary_store, tmp_path, {"folder": {"uri": "file://own", "heldOut": 2}})
+    train, held_out = (shades_of(dictionary_store, split, digest) for split in ("train", "heldOut"))
+    found = issues(dictionary_store, digest)
+    count, left_out, names = found["the image is held out, too"]
+    assert (count, left_out) == (train.count(10), 0) and held_out.count(10)
+    assert len(names) == count and all(
+        shades[one] == shades[other] == 10 and one != other
+        for name in names
+        for one, other in [name.removesuffix(")").split(" (as ")]
+    )
+
+
+def shades_of(store: DictionaryStore, split: str, digest: str) -> list[int]:
+    data = Dataset.open(store, split, digest)
+    samples = (data.image_sample(number) for number in data.images)
+    return [int(sample.image[0, 0, 0]) for sample in samples if sample.image is not None]
 
 
 def _flipped(tar: bytes, at: int) -> bytes:

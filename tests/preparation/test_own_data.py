@@ -33,6 +33,7 @@ from unimrg_trainer.preparation.sources import beside
 from unimrg_trainer.preparation.sources.folder import Folder
 from unimrg_trainer.preparation.sources.llava import Llava, records_in
 from unimrg_trainer.preparation.sources.web_dataset import WebDataset
+from unimrg_trainer.sample import Wanted
 
 RECORDS = [
     {
@@ -60,7 +61,7 @@ LLAVA = {
 
 FOLDER = {
     "own/one.jpg": picture(100, "JPEG"),
-    "own/one.txt": b" A red picture. ",
+    "own/one.txt": b"\xef\xbb\xbf A red picture. ",
     "own/one.depth.png": grey(7),
     "own/deep/two.png": picture(150),
     "own/deep/two.json": json.dumps(
@@ -195,7 +196,9 @@ def test_a_text_is_read_without_encodings(dictionary_store: DictionaryStore, tmp
     source = {"annotations": "file://llava.json", "images": "file://images", "heldOut": 1}
     digest = run(dictionary_store, tmp_path, {"llava": source})
     data = Dataset.open(dictionary_store, "train", digest)
-    texts = [data.question_sample(number, image=False, encodings=("x",)) for number in list(data.questions)[-1:]]
+    texts = [
+        data.question_sample(number, Wanted(image=False, encodings=("x",))) for number in list(data.questions)[-1:]
+    ]
     assert [sample.encodings for sample in texts] == [{}] and len(data.images) < manifests(dictionary_store, digest)[
         "train"
     ].samples

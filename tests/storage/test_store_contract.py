@@ -117,6 +117,7 @@ def test_a_listing_is_sorted_and_compares_prefixes_as_text(store: ObjectStore) -
     assert store.list("a") == [("a/10", 4), ("a/9", 3), ("a/sub/x", 7), ("ab", 2)]
     assert store.list("a/su") == [("a/sub/x", 7)]
     assert store.list("nothing/here/") == []
+    assert store.folders() == ["a"]
 
 
 def test_keys_may_be_any_text(store: ObjectStore) -> None:

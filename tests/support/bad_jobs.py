@@ -367,12 +367,13 @@ BAD_JOBS = [
     *bad("spec.trainer.diagnostics.profileStep", "profileStep: 4", "profileStep: 0", "profileStep: 39"),
     *bad("spec.trainer.diagnostics.deterministic", "deterministic: Never", "deterministic: false"),
     *bad("spec.data.shards", "    shards: [file://data]\n", ""),
-    *bad("spec.data.shards", "[file://data]", "file://data", "[]", f"[{', '.join(['file://data'] * 17)}]"),
+    *bad("spec.data.shards", "[file://data]", "file://data", "[]", f"[{', '.join(f'file://{n}' for n in range(17))}]"),
     *bad("spec.data.weights", ONLINE, f"{ONLINE}\n    weights: []"),
     *bad("spec.data.weights[0]", ONLINE, f"{ONLINE}\n    weights: [1]", f'{ONLINE}\n    weights: ["-1"]'),
     *bad(
         f"{READING}.patienceSeconds", ONLINE, *(f"{ONLINE}\n    reading: {{patienceSeconds: {n}}}" for n in (-1, 86401))
     ),
+    *bad(f"{READING}.cacheGiB", ONLINE, *(f"{ONLINE}\n    reading: {{cacheGiB: {n}}}" for n in (-1, "1Gi"))),
     *bad(
         f"{READING}.maxSubstitutedFraction",
         ONLINE,
@@ -398,6 +399,7 @@ BAD_JOBS = [
     *bad("spec.data.imageEncoding", "imageEncoding: Online", "imageEncoding: online"),
     *bad("spec.data.weights", ONLINE, *(f"{ONLINE}\n    weights: {text}" for text in ('["1", "2"]', '["0.0"]'))),
     *bad("spec.data.shards", f"{ENCODING}Online", f"{ENCODING}Prepared".replace("data]", "data, file://more]")),
+    *bad("spec.data.shards", "[file://data]", "[file://data, file://more, file://data]"),
     *bad("spec.trainer.rdma", "compile: Never", "rdma: Always"),
     *bad("spec.data.imageEncoding", f"    sources:\n{SCENES}\n{ENCODING}Online", f"{ENCODING}Prepared"),
     *bad(SOURCES, SCENES, f"{SCENES}\n{SCENES}", "      - images: {uri: file:///a}"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import threading
 import time
 
@@ -46,6 +47,9 @@ class DictionaryStore:
     def list(self, prefix: str = "") -> list[tuple[str, int]]:
         check_prefix(prefix)
         return [(key, len(value)) for key, value in sorted(self.objects.items()) if key.startswith(prefix)]
+
+    def folders(self) -> builtins.list[str]:
+        return sorted({key.partition("/")[0] for key in self.objects if "/" in key})
 
     def delete(self, key: str) -> None:
         self.objects.pop(check_key(key), None)

@@ -50,7 +50,7 @@ class EncodedData:
         items = Items([Pictures()], "train")
         (part,) = items.parts()
         put_shard(store, PREFIX, part, Maker(encoder=encoder).make(items, part))
-        manifest = put_manifest(store, PREFIX, "train", list(read_indices(store, PREFIX, [part]).values()), {})
+        manifest = put_manifest(store, PREFIX, "train", read_indices(store, PREFIX, [part]), {})
         publish(store, Publication(digest=DIGEST, prefix=PREFIX, manifests={"train": manifest}))
         return cls(store, square)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import re
 from collections.abc import Callable
 
@@ -40,6 +41,9 @@ class WrappedStore:
 
     def list(self, prefix: str = "") -> list[tuple[str, int]]:
         return self.inner.list(prefix)
+
+    def folders(self) -> builtins.list[str]:
+        return self.inner.folders()
 
     def delete(self, key: str) -> None:
         self._before("delete", key)

@@ -26,7 +26,7 @@ class SceneRecords:
         size = len(self.images if source == "images" else self.questions)
         return StoredOrder(size) if seed is None else WindowedOrder(seed, source, [size])
 
-    def image_sample(self, index: int, maps: object = None) -> Sample:
+    def image_sample(self, index: int, wanted: object = None, read: object = None) -> Sample:
         scene = self.scenes[index]
         return Sample(
             f"{index:06d}", scene.image, {"depth": scene.depth, "segmentation": scene.segmentation}, scene.caption
@@ -36,7 +36,7 @@ class SceneRecords:
         first = next(number for number, (scene, _) in enumerate(self.questions) if scene == image)
         return range(first, first + len(self.scenes[image].questions))
 
-    def question_sample(self, index: int, maps: object = None) -> Sample:
+    def question_sample(self, index: int, wanted: object = None, read: object = None) -> Sample:
         scene, turn = self.questions[index]
         question = self.scenes[scene].questions[turn]
         return replace(

@@ -43,4 +43,4 @@ def write_split(
             for member, content in members(number).items()
         ]
         put_shard(store, prefix, part, b"".join(entries) + TAR_END)
-    return put_manifest(store, prefix, split, list(read_indices(store, prefix, parts).values()), {})
+    return put_manifest(store, prefix, split, read_indices(store, prefix, parts), {})

@@ -19,7 +19,7 @@ from unimrg_api.spec_model import ANSWERING
 from unimrg_api.spec_platform import StorageSpec
 from unimrg_trainer.data.dataset import Dataset
 from unimrg_trainer.data.mixture import mixture_digest
-from unimrg_trainer.data.publication import find_publication
+from unimrg_trainer.data.publication import Publication, find_publication
 from unimrg_trainer.maps.registry import maps_of
 from unimrg_trainer.preparation.base import Encoder
 from unimrg_trainer.preparation.prepare import digest_of
@@ -70,25 +70,38 @@ def map_producers(job: UniMRGJob, env: PodEnvironment) -> list[MapProducer]:
     return open_producers(job.spec.data.maps, env.spec_base, device, storage=job.spec.storage, cache=env.cache)
 
 
-def data_digests(job: UniMRGJob, env: PodEnvironment, *, prepared: bool = True) -> list[str]:
-    """The digests of the data sets that the job trains on.
+def find_data(stores: Sequence[ObjectStore], wanted: str | None, first: int = 0) -> list[Publication]:
+    """Return the data sets of a job, from store number `first` on; `wanted` is the digest of that of its sources.
 
-    Raises UserError (66) for one that is not there, or not yet, unless that which is still to be `prepared` may be.
+    Raises UserError (66) for one that is not there, or not yet.
     """
-    wanted = wanted_digest(job, env)
-    digests = []
-    for number, store in enumerate(data_stores(job, env)):
-        digest = wanted if number == 0 else None
-        if digest is None or prepared:
-            with prefix_user_errors(f"spec.data.shards[{number}]"):
-                digest = find_publication(store, digest).digest
-        digests.append(digest)
-    return digests
+    found = []
+    for number, store in list(enumerate(stores))[first:]:
+        with prefix_user_errors(f"spec.data.shards[{number}]"):
+            found.append(find_publication(store, wanted if number == 0 else None))
+    return found
 
 
 def data_digest(job: UniMRGJob, env: PodEnvironment, *, prepared: bool = True) -> str:
-    """The digest of all data that the job trains on, and of how it is mixed. Raises as `data_digests`."""
-    return mixture_digest(data_digests(job, env, prepared=prepared), job.spec.data.proportions())
+    """The digest of all data that the job trains on, and of how it is mixed.
+
+    Raises UserError (66) for data that is not there, or not yet, unless that which is still to be `prepared` may be.
+    """
+    wanted = wanted_digest(job, env)
+    awaited = [] if prepared or wanted is None else [wanted]
+    found = find_data(data_stores(job, env), wanted, len(awaited))
+    return mixture_digest([*awaited, *(one.digest for one in found)], job.spec.data.proportions())
+
+
+def check_data(job: UniMRGJob, env: PodEnvironment) -> str:
+    """Return what `data_digest` does. Raises UserError (65), too, unless the data has what is trained on, or else
+    evaluated with."""
+    stores = data_stores(job, env)
+    found = find_data(stores, wanted_digest(job, env))
+    split = "train" if job.spec.trains else "heldOut"
+    with prefix_user_errors("spec.data.shards"):
+        require_contents(job, [Dataset.of(store, one, split) for store, one in zip(stores, found, strict=True)])
+    return mixture_digest([one.digest for one in found], job.spec.data.proportions())
 
 
 def require_contents(job: UniMRGJob, parts: Sequence[Dataset]) -> None:

@@ -13,6 +13,20 @@ from unimrg_api.exit_codes import ExitCode
 from unimrg_trainer.maps.geometry import PADDING_GREY, centre_on_square
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """What is read of a sample besides its texts; what is not wanted is neither read nor decoded."""
+
+    maps: Collection[str] | None = None
+    """Names of maps, of which those that are stored are read; None: all that are."""
+    image: bool = True
+    encodings: Collection[str] = ()
+    """Names of encodings (`models/common/encodings.py`), each of which must be there."""
+
+
+ALL = Wanted()
+
+
 @dataclass(frozen=True, eq=False)
 class Sample:
     """One image with all that is known about it. Arrays are read-only and may be shared."""

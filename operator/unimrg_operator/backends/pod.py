@@ -128,6 +128,8 @@ def _container(attempt: Attempt, profile: SiteProfile, environ: list[k8s.V1EnvVa
         )
     environment, rdma = PodEnvironment(), _pods_rdma(attempt, profile)
     mounts = {"run": environment.run_dir, "cache": environment.cache, "tmp": "/tmp", "shm": "/dev/shm"}
+    if _cache_gib(attempt):
+        mounts["data-cache"] = environment.data_cache
     return k8s.V1Container(
         name=cluster.TRAINER_CONTAINER,
         image=image,
@@ -162,6 +164,11 @@ def _container(attempt: Attempt, profile: SiteProfile, environ: list[k8s.V1EnvVa
     )
 
 
+def _cache_gib(attempt: Attempt) -> int:
+    """Return the size of the cache of shards, which training has alone; 0 for none."""
+    return attempt.job.spec.data.reading.cache_gib if attempt.stage == "train" else 0
+
+
 def _volumes(attempt: Attempt, profile: SiteProfile) -> list[k8s.V1Volume]:
     def folder(name: str, size: str | None = None, medium: str | None = None) -> k8s.V1Volume:
         return k8s.V1Volume(name=name, empty_dir=k8s.V1EmptyDirVolumeSource(size_limit=size, medium=medium))
@@ -169,6 +176,8 @@ def _volumes(attempt: Attempt, profile: SiteProfile) -> list[k8s.V1Volume]:
     return [
         folder("run"),
         folder("cache", profile.cache_size),
+        # of a size of its own, with room for what is being written: a pod that exceeds one is evicted
+        *([folder("data-cache", f"{size + 1}Gi")] if (size := _cache_gib(attempt)) else []),
         folder("tmp"),
         folder("shm", profile.shared_memory, "Memory"),
         *(

@@ -15,7 +15,7 @@ from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_trainer.data.members import decode_member, encoding_member
 from unimrg_trainer.data.order import Order, StoredOrder, WindowedOrder
-from unimrg_trainer.data.publication import find_publication
+from unimrg_trainer.data.publication import Publication, find_publication
 from unimrg_trainer.data.shards import (
     IMAGE_MEMBERS,
     TEXT_MEMBER,
@@ -31,7 +31,7 @@ from unimrg_trainer.data.shards import (
     read_manifest,
     read_members,
 )
-from unimrg_trainer.sample import Sample
+from unimrg_trainer.sample import ALL, Sample, Wanted
 from unimrg_trainer.storage.base import NotFound, ObjectStore
 
 CACHE_BYTES = 64 * 2**20
@@ -72,21 +72,17 @@ class Dataset:
         self._decoded: LRUCache[tuple[str, str], tuple[Any, int]] = LRUCache(CACHE_BYTES, lambda entry: entry[1])
         """Member of a sample → its content and size in memory (bytes)."""
 
-    @staticmethod
-    def splits(store: ObjectStore, digest: str | None = None) -> list[str]:
-        """Return the names of the splits of the data set `digest`, or of the only one in `store`.
-
-        Raises UserError as `open` does. Who may go without a split asks here, so that damage is not taken for absence.
-        """
-        return list(find_publication(store, digest).manifests)
-
     @classmethod
     def open(cls, store: ObjectStore, split: str, digest: str | None = None, *, square: bool = False) -> Dataset:
         """Open a split (`train`, `heldOut`, `preview`) of the data set `digest`, or of the only one in `store`.
 
         Raises UserError: INPUT_MISSING if there is no such data set or split, DATA_CORRUPT if it is damaged.
         """
-        publication = find_publication(store, digest)
+        return cls.of(store, find_publication(store, digest), split, square=square)
+
+    @classmethod
+    def of(cls, store: ObjectStore, publication: Publication, split: str, *, square: bool = False) -> Dataset:
+        """Open a split of a data set whose marker was read. Raises UserError as `open` does."""
         if split not in publication.manifests:
             names = ", ".join(publication.manifests)
             raise UserError(
@@ -128,50 +124,28 @@ class Dataset:
         return WindowedOrder(seed, source, self._sizes[source])
 
     def image_sample(
-        self,
-        number: int,
-        /,
-        maps: Collection[str] | None = None,
-        image: bool = True,
-        encodings: Collection[str] = (),
-        read: Callable[[Extent], bytes] | None = None,
+        self, number: int, /, wanted: Wanted = ALL, read: Callable[[Extent], bytes] | None = None
     ) -> Sample:
         """Return image sample `number` (0 … len(images) − 1): an image with its maps, without a question.
 
-        `maps` names those that are wanted (None: all that are stored; one that is absent is left out); without `image`
-        the pixels are neither read nor decoded. `encodings` names what is read encoded, each of which must be there.
         `read` brings the sample's `extent`; without it one that was read lately costs nothing.
         Raises DamagedSample; CorruptDataError for what concerns more than this sample.
         """
-        return self._read(*self._place("images", number), maps, image, encodings, read)
+        return self._read(*self._place("images", number), wanted, read)
 
     def question_sample(
-        self,
-        number: int,
-        /,
-        maps: Collection[str] | None = None,
-        image: bool = True,
-        encodings: Collection[str] = (),
-        read: Callable[[Extent], bytes] | None = None,
+        self, number: int, /, wanted: Wanted = ALL, read: Callable[[Extent], bytes] | None = None
     ) -> Sample:
         """Return question sample `number` (0 … len(questions) − 1): as an image sample, with one question."""
-        return self._read(*self._place("questions", number), maps, image, encodings, read)
+        return self._read(*self._place("questions", number), wanted, read)
 
-    def extent(
-        self,
-        source: Source,
-        number: int,
-        /,
-        maps: Collection[str] | None = None,
-        image: bool = True,
-        encodings: Collection[str] = (),
-    ) -> Extent:
+    def extent(self, source: Source, number: int, /, wanted: Wanted = ALL) -> Extent:
         """Return what has to be read for a sample."""
         shard, sample, _ = self._place(source, number)
         entry = self._index(shard)[sample]
-        picture, chosen, encoded = self._wanted(shard, entry, maps, image, encodings)
-        wanted = {TEXT_MEMBER, *picture, *chosen.values(), *encoded.values()}
-        return extent_of(self._store, self._prefix, self.split, self._shards[shard], entry, wanted)
+        picture, chosen, encoded = self._members(shard, entry, wanted)
+        members = {TEXT_MEMBER, *picture, *chosen.values(), *encoded.values()}
+        return extent_of(self._store, self._prefix, self.split, self._shards[shard], entry, members)
 
     def questions_about(self, image: int, /) -> range:
         """Return the numbers of the question samples about image sample `image`."""
@@ -201,15 +175,14 @@ class Dataset:
                 self._indices[shard] = known
         return known
 
-    def _wanted(
-        self, shard: int, entry: IndexEntry, maps: Collection[str] | None, image: bool, encodings: Collection[str]
+    def _members(
+        self, shard: int, entry: IndexEntry, wanted: Wanted
     ) -> tuple[list[str], dict[str, str], dict[str, str]]:
         """Return the member of the image, if it is wanted and there, and those of the maps and encodings by name."""
-        picture = [name for name in IMAGE_MEMBERS if name in entry.members][:1] if image else []
+        picture = [name for name in IMAGE_MEMBERS if name in entry.members][:1] if wanted.image else []
         stored = {member.removesuffix(".png"): member for member in entry.members if member.endswith(".png")}
-        chosen = {name: member for name, member in stored.items() if maps is None or name in maps}
-        if entry.image is None:
-            encodings = ()  # text alone
+        chosen = {name: member for name, member in stored.items() if wanted.maps is None or name in wanted.maps}
+        encodings = () if entry.image is None else wanted.encodings  # none of text alone
         encoded = {name: encoding_member(name, square=self._square) for name in encodings}
         for member in encoded.values():
             if member not in entry.members:
@@ -219,17 +192,10 @@ class Dataset:
         return picture, chosen, encoded
 
     def _read(
-        self,
-        shard: int,
-        sample: int,
-        question: int | None,
-        maps: Collection[str] | None,
-        image: bool,
-        encodings: Collection[str],
-        read: Callable[[Extent], bytes] | None,
+        self, shard: int, sample: int, question: int | None, wanted: Wanted, read: Callable[[Extent], bytes] | None
     ) -> Sample:
         entry = self._index(shard)[sample]
-        picture, chosen, encoded = self._wanted(shard, entry, maps, image, encodings)
+        picture, chosen, encoded = self._members(shard, entry, wanted)
         contents = self._contents(shard, entry, {TEXT_MEMBER, *picture, *chosen.values(), *encoded.values()}, read)
         texts = contents[TEXT_MEMBER]
         asked = {} if question is None else texts["questions"][question]

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from itertools import accumulate, pairwise
-from typing import Any
 
 from unimrg_api.digests import sha256_of
 from unimrg_api.errors import UserError
 from unimrg_trainer.data.dataset import Dataset, Source
 from unimrg_trainer.data.order import MixedOrder, Order, StoredOrder
 from unimrg_trainer.data.shards import Extent
-from unimrg_trainer.sample import Sample
+from unimrg_trainer.sample import ALL, Sample, Wanted
 
 
 class Mixture:
@@ -52,20 +51,24 @@ class Mixture:
         ]
         return MixedOrder(list(zip(orders, starts, strict=False)), weights)
 
-    def image_sample(self, number: int, /, *args: Any, **wanted: Any) -> Sample:
+    def image_sample(
+        self, number: int, /, wanted: Wanted = ALL, read: Callable[[Extent], bytes] | None = None
+    ) -> Sample:
         """As of one data set (`Dataset.image_sample`)."""
         part, own = self._find("images", number)
-        return self._named(part, self._parts[part].image_sample(own, *args, **wanted))
+        return self._named(part, self._parts[part].image_sample(own, wanted, read))
 
-    def question_sample(self, number: int, /, *args: Any, **wanted: Any) -> Sample:
+    def question_sample(
+        self, number: int, /, wanted: Wanted = ALL, read: Callable[[Extent], bytes] | None = None
+    ) -> Sample:
         """As of one data set (`Dataset.question_sample`)."""
         part, own = self._find("questions", number)
-        return self._named(part, self._parts[part].question_sample(own, *args, **wanted))
+        return self._named(part, self._parts[part].question_sample(own, wanted, read))
 
-    def extent(self, source: Source, number: int, /, *args: Any, **wanted: Any) -> Extent:
+    def extent(self, source: Source, number: int, /, wanted: Wanted = ALL) -> Extent:
         """As of one data set (`Dataset.extent`)."""
         part, own = self._find(source, number)
-        return self._parts[part].extent(source, own, *args, **wanted)
+        return self._parts[part].extent(source, own, wanted)
 
     def questions_about(self, image: int, /) -> range:
         """Return the numbers of the question samples about image sample `image`."""

@@ -72,8 +72,7 @@ def find_publication(store: ObjectStore, digest: str | None = None) -> Publicati
 
 def find_publications(store: ObjectStore) -> list[Publication]:
     """Return every finished data set of a store, by its folder. Raises CorruptDataError for a broken marker."""
-    markers = [key for key, _ in store.list() if key.endswith("/" + _MARKER) and key.count("/") == 1]
-    found = (_read_marker(store, key) for key in markers)
+    found = (_read_marker(store, join(folder, _MARKER)) for folder in store.folders())
     return [publication for publication in found if publication is not None]
 
 

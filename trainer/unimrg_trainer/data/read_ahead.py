@@ -8,7 +8,7 @@ is read whatever memory is taken, so that nothing can stop for lack of it.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
@@ -23,8 +23,9 @@ READ_BYTES = 4 << 20
 GAP_BYTES = 128 << 10
 """What may lie between two pieces of one read: reading it costs less than another request."""
 CONNECTIONS = 8
-MOST_GROUPS = 1024
-"""Groups that are looked at together, however little they need."""
+MOST_GROUPS = 256
+"""Groups that are looked at together, and read before they are waited for, however little they need: a piece of a few
+kilobytes takes as much again for keeping it."""
 
 
 class Group:
@@ -76,11 +77,14 @@ class ReadAhead:
         *,
         memory_bytes: int = MEMORY_BYTES,
         connections: int = CONNECTIONS,
+        read: Callable[[Extent], bytes] = read_extent,
     ) -> None:
-        """What is held may exceed `memory_bytes` by as much again, for a group that is waited for."""
+        """`read` brings what lies together, from the storage or a cache before it (`data/local_cache.py`). What is held
+        may exceed `memory_bytes` by as much again, for a group that is waited for."""
         self._groups = groups
         self._next = first
         self._memory_bytes = memory_bytes
+        self._read = read
         self._changed = threading.Condition()
         self._ready: dict[int, Group] = {}
         self._open: set[Group] = set()
@@ -144,7 +148,7 @@ class ReadAhead:
                     if self._closed:
                         return
                     self.held += read.length
-                self._pool.submit(_fetch, read)
+                self._pool.submit(_fetch, read, self._read)
             limit = self._memory_bytes
         with self._changed:
             self._planned = True
@@ -160,7 +164,9 @@ class ReadAhead:
             return None
 
     def _may_start(self, read: _Read) -> bool:
-        return self._closed or read.group <= self._wanted or self.held + read.length <= self._memory_bytes
+        if self._closed or read.group <= self._wanted:
+            return True
+        return read.group <= self._wanted + MOST_GROUPS and self.held + read.length <= self._memory_bytes
 
     def _take(self, limit: int) -> dict[int, Group]:
         """Take the next groups, of about `limit` bytes; fewer where they turn to other objects.
@@ -206,9 +212,9 @@ def reads_of(groups: dict[int, Group]) -> list[_Read]:
     return sorted(reads, key=lambda read: read.group)
 
 
-def _fetch(read: _Read) -> None:
+def _fetch(read: _Read, bring: Callable[[Extent], bytes]) -> None:
     try:
-        content = memoryview(read_extent(read.extent))
+        content = memoryview(bring(read.extent))
     except BaseException as error:
         for _, piece in read.pieces:
             piece.set_exception(error)

@@ -5,10 +5,10 @@ Everything here is a function of (job, data, row), whichever rank reads it and w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Protocol, cast
+from typing import Protocol, cast
 
 from unimrg_trainer.data.dataset import Source
 from unimrg_trainer.data.order import Order
@@ -17,20 +17,14 @@ from unimrg_trainer.maps.base import ImageMap
 from unimrg_trainer.models.common.encodings import Reading
 from unimrg_trainer.objectives.base import Objective
 from unimrg_trainer.rng import generator
-from unimrg_trainer.sample import Sample
+from unimrg_trainer.sample import ALL, Sample, Wanted
 
 
 class ReadSample(Protocol):
-    """Reads a sample with the maps, the image and the encodings that are asked for; `maps` None: all."""
+    """Reads a sample with what is wanted of it; `read` brings its extent."""
 
     def __call__(
-        self,
-        sample_index: int,
-        /,
-        maps: Collection[str] | None = None,
-        image: bool = True,
-        encodings: Collection[str] = (),
-        read: Callable[[Extent], bytes] | None = None,
+        self, sample_index: int, /, wanted: Wanted = ALL, read: Callable[[Extent], bytes] | None = None
     ) -> Sample: ...
 
 
@@ -57,15 +51,7 @@ class SampleSource(Protocol):
 class ExtentSource(SampleSource, Protocol):
     """A data set that can say beforehand what has to be read."""
 
-    def extent(
-        self,
-        source: Source,
-        number: int,
-        /,
-        maps: Collection[str] | None = None,
-        image: bool = True,
-        encodings: Collection[str] = (),
-    ) -> Extent: ...
+    def extent(self, source: Source, number: int, /, wanted: Wanted = ALL) -> Extent: ...
 
 
 Samples = Mapping[tuple[Source, int], Sample]
@@ -114,7 +100,7 @@ class RowReader:
         """Return what `read_together` will read of a data set that can say so beforehand."""
         data = cast(ExtentSource, self.dataset)
         return [
-            data.extent(source, self._orders[source].record(row), **wanted)
+            data.extent(source, self._orders[source].record(row), wanted)
             for source, wanted in self._wanted_by_source(objectives).items()
             for row in rows
         ]
@@ -124,27 +110,27 @@ class RowReader:
         sizes: dict[Source, int] = {"images": len(self.dataset.images), "questions": len(self.dataset.questions)}
         return {source: self.dataset.order(source, self.seed) for source, size in sizes.items() if size}
 
-    def _wanted_by_source(self, objectives: Sequence[Objective]) -> dict[Source, dict[str, Any]]:
+    def _wanted_by_source(self, objectives: Sequence[Objective]) -> dict[Source, Wanted]:
         sources = dict.fromkeys(self.source(objective) for objective in objectives)
         return {
             source: self._wanted([objective for objective in objectives if self.source(objective) == source])
             for source in sources
         }
 
-    def _wanted(self, objectives: Sequence[Objective]) -> dict[str, Any]:
+    def _wanted(self, objectives: Sequence[Objective]) -> Wanted:
         """What a data set is asked for, of a sample that these objectives learn from."""
         maps = [objective.map for objective in objectives]
         if self.reading is None:
-            return {"maps": tuple(map.name for map in maps if map is not None)}
+            return Wanted(tuple(map.name for map in maps if map is not None))
         readings = [self.reading(map) for map in maps]
         encodings = {encoding.name for reading in readings for encoding in reading.encodings}
-        return {"maps": (), "image": any(reading.image for reading in readings), "encodings": encodings}
+        return Wanted((), any(reading.image for reading in readings), encodings)
 
     def _read(
         self,
         source: Source,
         row: int,
-        wanted: Mapping[str, Any],
+        wanted: Wanted,
         asked: bool = True,
         read: Callable[[Extent], bytes] | None = None,
     ) -> Sample:
@@ -162,20 +148,13 @@ class RowReader:
             raise
 
     def _record(
-        self,
-        source: Source,
-        row: int,
-        record: int,
-        wanted: Mapping[str, Any],
-        asked: bool,
-        read: Callable[[Extent], bytes] | None,
+        self, source: Source, row: int, record: int, wanted: Wanted, asked: bool, read: Callable[[Extent], bytes] | None
     ) -> Sample:
         """Read a record; with `same_images` and if it is `asked` about, with a question drawn for the row."""
-        more = wanted if read is None else {**wanted, "read": read}
         if source == "questions":
-            return self.dataset.question_sample(record, **more)
+            return self.dataset.question_sample(record, wanted, read)
         if not self.same_images or not asked:
-            return self.dataset.image_sample(record, **more)
+            return self.dataset.image_sample(record, wanted, read)
         questions = self.dataset.questions_about(record)
         drawn = int(generator("question", self.seed or 0, row).integers(len(questions)))
-        return self.dataset.question_sample(questions[drawn], **more)
+        return self.dataset.question_sample(questions[drawn], wanted, read)

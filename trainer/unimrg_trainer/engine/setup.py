@@ -18,14 +18,16 @@ from unimrg_api.errors import Interrupted, UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.fields import resolve_uri
 from unimrg_api.job import UniMRGJob
+from unimrg_trainer.checkpoint.agreement import TorchAgreement, on_first_rank
 from unimrg_trainer.data.dataset import Dataset
 from unimrg_trainer.data.mixture import Data, Mixture, mixture_digest
+from unimrg_trainer.data.publication import Publication
 from unimrg_trainer.engine.choices import open_family, provide_files
 from unimrg_trainer.engine.initial_weights import WeightsSource
 from unimrg_trainer.engine.operations import StepOperations, open_operations
 from unimrg_trainer.engine.stopping import StopFlag
 from unimrg_trainer.engine.strategies.base import PARAMETER_DTYPES
-from unimrg_trainer.job_stores import data_digests, data_stores, require_contents, run_store
+from unimrg_trainer.job_stores import data_stores, find_data, require_contents, run_store, wanted_digest
 from unimrg_trainer.models.base import Family
 from unimrg_trainer.objectives.base import Objective
 from unimrg_trainer.objectives.registry import in_order, objective
@@ -55,8 +57,8 @@ class Setup:
     objective_weights: dict[str, float]
     objectives: list[Objective]
     run_store: ObjectStore
-    data_sets: list[tuple[ObjectStore, str]]
-    """Store and digest of each data set; reads ride out outages."""
+    data_sets: list[tuple[ObjectStore, Publication]]
+    """Each data set with its store; reads ride out outages."""
     waits: Waits
     data_digest: str
     """Of all of them, and of how they are mixed."""
@@ -99,7 +101,7 @@ class Setup:
 
     def has_split(self, split: str) -> bool:
         """Whether any of the job's data sets has a split."""
-        return any(split in Dataset.splits(store, digest) for store, digest in self.data_sets)
+        return any(split in publication.manifests for _, publication in self.data_sets)
 
     def open_data(self, split: str) -> Data:
         """Open a split of the job's data: of every data set, or, of another split than `train`, of those that have it.
@@ -108,8 +110,8 @@ class Setup:
         """
         data_sets = self.data_sets
         if len(data_sets) > 1 and split != "train":
-            data_sets = [one for one in data_sets if split in Dataset.splits(*one)] or data_sets[:1]
-        parts = [Dataset.open(store, split, digest, square=self.same_images) for store, digest in data_sets]
+            data_sets = [one for one in data_sets if split in one[1].manifests] or data_sets[:1]
+        parts = [Dataset.of(*one, split, square=self.same_images) for one in data_sets]
         weights = self.job.spec.data.proportions() if split == "train" else None
         require_contents(self.job, parts)
         return parts[0] if len(parts) == 1 else Mixture(parts, weights)
@@ -176,7 +178,11 @@ def set_up(env: PodEnvironment, job: UniMRGJob, waits: Waits) -> Setup:
     # in the registry's order: row order is part of dropout's rng key, and the job's order must not change it
     wanted = {name: weight for name, weight in job.spec.resolved_objectives().items() if weight > 0}
     weights = {name: wanted[name] for name in in_order(wanted)}
-    stores, digests = data_stores(job, env), data_digests(job, env)
+    stores = [PatientStore(store, patience, waits) for store in data_stores(job, env)]
+    # by one rank: sources are listed again, and every rank must mean the same data
+    found = on_first_rank(
+        TorchAgreement(gloo_group), "finding the data", lambda: find_data(stores, wanted_digest(job, env))
+    )
     return Setup(
         env=env,
         job=job,
@@ -188,11 +194,9 @@ def set_up(env: PodEnvironment, job: UniMRGJob, waits: Waits) -> Setup:
         objective_weights=weights,
         objectives=[objective(name, job.spec.training.prompts) for name in weights],
         run_store=run_store(job, env),
-        data_sets=[
-            (PatientStore(store, patience, waits), digest) for store, digest in zip(stores, digests, strict=True)
-        ],
+        data_sets=list(zip(stores, found, strict=True)),
         waits=waits,
-        data_digest=mixture_digest(digests, job.spec.data.proportions()),
+        data_digest=mixture_digest([one.digest for one in found], job.spec.data.proportions()),
         initial_weights=initial_weights_source(env, job, on_read),
     )
 

@@ -23,8 +23,10 @@ from unimrg_trainer.checkpoint.identity import check_resume
 from unimrg_trainer.checkpoint.retention import Policy
 from unimrg_trainer.checkpoint.state import StateReader
 from unimrg_trainer.checkpoint.writer import Origin
+from unimrg_trainer.data.local_cache import LocalCache
 from unimrg_trainer.data.mixture import Data
 from unimrg_trainer.data.read_ahead import ReadAhead
+from unimrg_trainer.data.shards import read_extent
 from unimrg_trainer.engine.diagnostics import StepProfiler, compile_blocks, use_deterministic_kernels
 from unimrg_trainer.engine.early_stop import EarlyStop
 from unimrg_trainer.engine.guard import NumericGuard
@@ -243,7 +245,12 @@ def _planned_ahead(
     ranks = setup.rank, setup.world_size
     groups = (planner.extents(step, *ranks) for step in range(first_step, stop_step))
     threads = min(MOST_DECODERS, max(2, len(os.sched_getaffinity(0)) // setup.env.processes))
-    with ReadAhead(groups, first_step) as ahead, ThreadPoolExecutor(threads, thread_name_prefix="decode") as decoders:
+    quota = setup.job.spec.data.reading.cache_gib << 30
+    read = LocalCache(setup.env.data_cache, quota).read if quota else read_extent
+    with (
+        ReadAhead(groups, first_step, read=read) as ahead,
+        ThreadPoolExecutor(threads, thread_name_prefix="decode") as decoders,
+    ):
 
         def plan_step(number: int) -> Step:
             with ahead.group(number) as group:

@@ -23,6 +23,7 @@ from unimrg_trainer.evaluation.benchmarks.base import (
     FileSink,
     Item,
     Items,
+    LazyItems,
     ReducesImages,
     Result,
     Subject,
@@ -180,7 +181,8 @@ class Runner:
         results = self.ask(items, asked.name, max_new_tokens=benchmark.max_new_tokens, settings=settings, reduce=reduce)
         if self.ranks.rank != 0:
             return None
-        result = benchmark.score(((items[index], result) for index, result in enumerate(results)), seed)
+        item = items.for_score if isinstance(items, LazyItems) else items.__getitem__
+        result = benchmark.score(((item(index), result) for index, result in enumerate(results)), seed)
         return result if asked.limit is None else replace(result, limit=asked.limit)
 
 

@@ -37,7 +37,7 @@ def uses_gpus(job: UniMRGJob) -> bool:
 
 def prepare_share(job: UniMRGJob, env: PodEnvironment, share: Share) -> Prepared:
     """Make some of the job's data set. The first worker reports the progress of all, publishes, and checks that the
-    run's prefix is not another training's. Raises as `prepare` does."""
+    data has what is trained on, and that the run's prefix is not another training's. Raises as `prepare` does."""
     report = _Report(env) if share.worker == 0 else _Alive(env, share.worker)
     sources, spec = job.spec.data.sources, job.spec
     assert sources is not None
@@ -56,7 +56,7 @@ def prepare_share(job: UniMRGJob, env: PodEnvironment, share: Share) -> Prepared
         share=share,
     )
     if share.worker == 0:
-        inputs.check_identity(job, env, job_stores.run_store(job, env), job_stores.data_digest(job, env))
+        inputs.check_identity(job, env, job_stores.run_store(job, env), job_stores.check_data(job, env))
     return prepared
 
 

@@ -23,8 +23,6 @@ from unimrg_trainer import job_stores
 from unimrg_trainer.checkpoint.identity import attempt_numbers, check_resume
 from unimrg_trainer.checkpoint.lease import Lease, renewed
 from unimrg_trainer.checkpoint.reader import list_commits
-from unimrg_trainer.data.dataset import Dataset
-from unimrg_trainer.data.mixture import mixture_digest
 from unimrg_trainer.data.publication import published
 from unimrg_trainer.engine.rows import BatchShape, cohorts_of_rank
 from unimrg_trainer.launch import inputs, outcomes, reports, worker_group
@@ -160,11 +158,7 @@ def _check_data(context: StageContext) -> str:
         if wanted is not None and published(stores[0], wanted) is None:
             inputs.probe(stores[0])
             return job_stores.data_digest(job, env, prepared=False)
-    digests = job_stores.data_digests(job, env)
-    with job_stores.prefix_user_errors("spec.data.shards"):
-        pairs, split = zip(stores, digests, strict=True), "train" if job.spec.trains else "heldOut"
-        job_stores.require_contents(job, [Dataset.open(store, split, digest) for store, digest in pairs])
-    return mixture_digest(digests, job.spec.data.proportions())
+    return job_stores.check_data(job, env)
 
 
 def _prepare(context: StageContext) -> ExitResult:

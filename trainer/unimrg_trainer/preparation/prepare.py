@@ -169,10 +169,7 @@ class _Work:
         found = read_indices(self.store, self.prefix, list(self.parts))
         refuse_too_many(added(one.issues for one in found.values()), self.total, self.max_bad_fraction)
         return {
-            items.split: put_manifest(
-                self.store, self.prefix, items.split, [found[part] for part in items.parts()], provenance
-            )
-            for items in self.splits
+            items.split: put_manifest(self.store, self.prefix, items.split, found, provenance) for items in self.splits
         }
 
     def _look(self) -> None:

@@ -8,10 +8,12 @@ missing.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -20,7 +22,9 @@ from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_trainer.data.shards import (
     NAMED,
+    TEXT_MEMBER,
     CorruptDataError,
+    IndexEntry,
     IssueCount,
     ItemIssue,
     Manifest,
@@ -36,6 +40,7 @@ from unimrg_trainer.preparation.items import Part
 from unimrg_trainer.storage.base import ObjectStore, put_once
 
 DUPLICATE = "the image is that of an earlier sample"
+HELD_OUT_TOO = "the image is held out, too"
 _READERS = 16
 
 
@@ -121,13 +126,14 @@ def _summary(part: Part, index: ShardIndex, digest: str) -> Summary:
 
 
 def put_manifest(
-    store: ObjectStore, prefix: str, split: str, summaries: Sequence[Summary], provenance: Mapping[str, Any]
+    store: ObjectStore, prefix: str, split: str, found: Mapping[Part, Summary], provenance: Mapping[str, Any]
 ) -> str:
-    """Store a split's manifest, which follows from its indices in order, unless there is one; return its sha256.
+    """Store a split's manifest, which follows from all indices in order, unless there is one; return its sha256.
 
     Raises UserError (65) where samples of text alone come before images, as those of a source of a package may.
     """
-    images = np.concatenate([np.empty((0, 2), np.int64), *(one.images for one in summaries)])
+    summaries = [one for part, one in found.items() if part.split == split]
+    images = _images(found, split)
     first_text = next((one.first_text for one in summaries if one.first_text is not None), None)
     if first_text is not None and len(images) and images[-1, 0] > first_text:
         raise UserError(
@@ -144,7 +150,7 @@ def put_manifest(
         least_questions=min((one.least_questions for one in summaries if one.least_questions is not None), default=0),
         maps=dict(sorted(sum((one.maps for one in summaries), Counter[str]()).items())),
         shards=[one.shard for one in summaries],
-        issues=added([*(one.issues for one in summaries), issue_counts(_duplicates(split, images))]),
+        issues=added([*(one.issues for one in summaries), issue_counts(_duplicates(store, prefix, split, found))]),
         provenance=dict(provenance),
     )
     return sha256(_put_first(store, join(prefix, split, "manifest.json"), as_json(manifest)))
@@ -179,12 +185,47 @@ def added(counts: Iterable[Mapping[str, IssueCount]]) -> dict[str, IssueCount]:
     }
 
 
-def _duplicates(split: str, images: np.ndarray) -> list[ItemIssue]:
-    """Return the images, int64 [N, 2] (number, content), whose content is that of an earlier one."""
-    again = np.ones(len(images), bool)
-    again[np.unique(images[:, 1], return_index=True)[1]] = False
-    numbers = images[again, 0].tolist()
-    return [ItemIssue(number=one, name=sample_key(split, one), reason=DUPLICATE, left_out=False) for one in numbers]
+def _images(found: Mapping[Part, Summary], split: str) -> np.ndarray:
+    return np.concatenate(
+        [np.empty((0, 2), np.int64), *(one.images for part, one in found.items() if part.split == split)]
+    )
+
+
+def _duplicates(store: ObjectStore, prefix: str, split: str, found: Mapping[Part, Summary]) -> list[ItemIssue]:
+    """Return the images of a split whose content is that of an earlier one, and those to train on that are held out.
+
+    The first of each kind are named as their source names them, with the other's name.
+    """
+    images = _images(found, split)
+    first = {content: number for number, content in images[::-1].tolist()}
+    pairs = [(number, DUPLICATE, split, first[content]) for number, content in images.tolist()]
+    pairs = [(number, reason, split, other) for number, reason, split, other in pairs if other != number]
+    if split == "train":
+        held_out = {content: number for number, content in _images(found, "heldOut")[::-1].tolist()}
+        pairs += [
+            (number, HELD_OUT_TOO, "heldOut", held_out[content])
+            for number, content in images.tolist()
+            if content in held_out
+        ]
+
+    @cache
+    def samples(part: Part) -> dict[str, IndexEntry]:
+        key = _key(prefix, part) + ".idx"
+        return {one.key: one for one in parse(ShardIndex, store.get(key), f"{store.uri}/{key}").samples}
+
+    def name(split: str, number: int) -> str:
+        key = sample_key(split, number)
+        part = next(part for part in found if part.split == split and number in part.numbers)
+        texts = samples(part)[key].members[TEXT_MEMBER]
+        return str(json.loads(store.get(_key(prefix, part), texts.offset, texts.length)).get("name") or key)
+
+    seen, issues = Counter[str](), list[ItemIssue]()
+    for number, reason, place, other in pairs:
+        seen[reason] += 1
+        named = seen[reason] <= NAMED
+        text = f"{name(split, number)} (as {name(place, other)})" if named else sample_key(split, number)
+        issues.append(ItemIssue(number=number, name=text, reason=reason, left_out=False))
+    return issues
 
 
 def _key(prefix: str, part: Part) -> str:

@@ -6,6 +6,7 @@ one winner. That is all the protocols on top of it (checkpoints, prepared data, 
 
 from __future__ import annotations
 
+import builtins
 import io
 import re
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -78,6 +79,10 @@ class ObjectStore(Protocol):
 
         The prefix is compared as text: end it with a slash to mean a folder.
         """
+        ...
+
+    def folders(self) -> builtins.list[str]:
+        """Return the first parts of the keys that have more than one, sorted; what lies below them is not listed."""
         ...
 
     def delete(self, key: str) -> None:

@@ -6,6 +6,7 @@ writer that is killed leaves only such a file; no reader sees it, and a later li
 
 from __future__ import annotations
 
+import builtins
 import errno
 import os
 import shutil
@@ -106,6 +107,11 @@ class LocalStore:
                 if key.startswith(prefix):
                     found.append((key, size))
         return sorted(found)
+
+    def folders(self) -> builtins.list[str]:
+        with os_errors_as_storage_errors("list", self.root), suppress(FileNotFoundError, NotADirectoryError):
+            return sorted(entry.name for entry in os.scandir(self.root) if entry.is_dir(follow_symlinks=False))
+        return []
 
     def delete(self, key: str) -> None:
         path = self._path(key)

@@ -6,6 +6,7 @@ know what a training waits for.
 
 from __future__ import annotations
 
+import builtins
 import logging
 import random
 import threading
@@ -69,6 +70,9 @@ class PatientStore:
 
     def list(self, prefix: str = "") -> list[tuple[str, int]]:
         return self._patiently(lambda: self._inner.list(prefix))
+
+    def folders(self) -> builtins.list[str]:
+        return self._patiently(self._inner.folders)
 
     def put(self, key: str, data: Content, *, if_absent: bool = False) -> None:
         self._inner.put(key, data, if_absent=if_absent)

@@ -8,12 +8,13 @@ folder of a checkpoint `sweep` aborts it, elsewhere the bucket's life-cycle rule
 
 from __future__ import annotations
 
+import builtins
 import datetime
 import io
 import random
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field, replace
@@ -154,19 +155,23 @@ class S3Store:
         found: list[tuple[str, int, str]] = []
         start = len(self._prefix)
         with self._errors_as_storage_errors("list", check_prefix(prefix)):
-            pages = self.client.get_paginator("list_objects_v2").paginate(
-                Bucket=self._bucket, Prefix=self._prefix + prefix
-            )
-            for page in pages:
-                if "IsTruncated" not in page:
-                    # Python's HTTP client takes a reply whose connection breaks in the headers for one without the rest
-                    raise ValueError("it was cut short, or is not of S3")
+            for page in self._pages(prefix):
                 found += [(entry["Key"][start:], entry["Size"], entry["ETag"]) for entry in page.get("Contents", [])]
         # keys with a slash at the end are what consoles show as empty folders
         return sorted(entry for entry in found if entry[0] and not entry[0].endswith("/"))
 
     def list(self, prefix: str = "") -> list[tuple[str, int]]:
         return [(key, size) for key, size, _ in self.versions(prefix)]
+
+    def folders(self) -> builtins.list[str]:
+        start = len(self._prefix)
+        with self._errors_as_storage_errors("list", ""):
+            found = [
+                entry["Prefix"][start:-1]
+                for page in self._pages("", Delimiter="/")
+                for entry in page.get("CommonPrefixes", [])
+            ]
+        return sorted(name for name in found if name)
 
     def delete(self, key: str) -> None:
         with self._errors_as_storage_errors("delete", key):
@@ -186,6 +191,15 @@ class S3Store:
                     self.client.abort_multipart_upload(
                         Bucket=self._bucket, Key=upload["Key"], UploadId=upload["UploadId"]
                     )
+
+    def _pages(self, prefix: str, **options: str) -> Iterator[dict[str, Any]]:
+        """Yield the pages of a listing."""
+        pages = self.client.get_paginator("list_objects_v2")
+        for page in pages.paginate(Bucket=self._bucket, Prefix=self._prefix + prefix, **options):
+            if "IsTruncated" not in page:
+                # Python's HTTP client takes a reply whose connection breaks in the headers for one without the rest
+                raise ValueError("it was cut short, or is not of S3")
+            yield page
 
     def _renewal(self) -> Callable[[Exception], bool]:
         """Return what says, once, that a call is worth repeating after this error: the keys had expired."""

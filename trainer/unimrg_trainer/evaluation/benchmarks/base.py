@@ -23,7 +23,7 @@ from unimrg_api.spec_platform import StorageSpec
 from unimrg_trainer.evaluation.result import BenchmarkResult, ItemScore, Table
 from unimrg_trainer.maps.base import ImageMap
 from unimrg_trainer.models.requests import AnswerRequest, GenerateRequest, PromptStyle
-from unimrg_trainer.sample import Sample
+from unimrg_trainer.sample import ALL, Sample, Wanted
 from unimrg_trainer.storage import open_store
 from unimrg_trainer.storage.base import NotFound
 from unimrg_trainer.storage.copies import local_file
@@ -70,7 +70,7 @@ class HeldOut(Protocol):
 
     def image_sample(self, number: int, /) -> Sample: ...
 
-    def question_sample(self, number: int, /, maps: Sequence[str] | None = None) -> Sample: ...
+    def question_sample(self, number: int, /, wanted: Wanted = ALL) -> Sample: ...
 
 
 @dataclass(frozen=True)
@@ -101,12 +101,18 @@ class LazyItems:
 
     count: int
     make: Callable[[int], Item]
+    make_for_score: Callable[[int], Item] | None = None
+    """Makes an item as its score needs it, where that takes less: without an image that is costly to decode."""
 
     def __len__(self) -> int:
         return self.count
 
     def __getitem__(self, index: int) -> Item:
         return self.make(index)
+
+    def for_score(self, index: int) -> Item:
+        """Return an item to score, which may lack its image."""
+        return (self.make_for_score or self.make)(index)
 
 
 class Benchmark(Protocol):

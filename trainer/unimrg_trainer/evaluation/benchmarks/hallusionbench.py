@@ -35,7 +35,7 @@ def contributions(replies: Sequence[Reply]) -> Contributions:
 def check(rows: Sequence[Row]) -> None:
     """Raise UserError (65) for indices without six parts."""
     refuse_rows(
-        "have an index without the six parts of HallusionBench, joined by `_`",
+        "rows whose index lacks the six parts of HallusionBench, joined by `_`",
         [row for row in rows if len(row["index"].split("_")) <= QUESTION],
     )
 

@@ -55,9 +55,9 @@ def groups(row: Row) -> list[str]:
 
 def check(rows: Sequence[Row]) -> None:
     """Raise UserError (65) for indices that are no numbers, and for a table without unrotated rows."""
-    refuse_rows("have an index that is no number", [row for row in rows if not row["index"].isdecimal()])
+    refuse_rows("rows whose index is no number", [row for row in rows if not row["index"].isdecimal()])
     if not any(int(row["index"]) < ROTATION for row in rows):
-        refuse_rows(f"are all rotations: no index is below {ROTATION}", rows)
+        refuse_rows(f"rows that are rotations of missing ones, as no index is below {ROTATION}", rows)
 
 
 def doubts(rows: Sequence[Row]) -> list[str]:
@@ -69,9 +69,9 @@ def doubts(rows: Sequence[Row]) -> list[str]:
     headless = [name for name, rotations in found.items() if all(row["index"] != name for row in rotations)]
     said = []
     if lacking:
-        said.append(f"{len(lacking)} questions have fewer rotations than options, which flatters acc_circular.")
+        said.append(f"Questions with fewer rotations than options: {len(lacking)}; that flatters acc_circular.")
     if headless:
-        said.append(f"{len(headless)} questions have no unrotated row and are left out of acc_circular.")
+        said.append(f"Questions without their unrotated row: {len(headless)}; acc_circular leaves them out.")
     return said
 
 

@@ -38,7 +38,7 @@ def clusters(rows: Sequence[Row]) -> dict[str, str]:
 def check(rows: Sequence[Row]) -> None:
     """Raise UserError (65) unless the rows, in the order of their indices, are pairs with the same question."""
     alone = [first for first, second in pairs(rows) if second is None or first["question"] != second["question"]]
-    refuse_rows("are followed by no second row of their pair, with the same question", alone)
+    refuse_rows("rows that no second row of their pair follows, with the same question", alone)
 
 
 RULES = TableRules(

@@ -1,6 +1,6 @@
 """RealWorldQA as VLMEvalKit has it: multiple choice about photographs, the share of right answers.
 
-The authors' own file has free answers besides; rows without options are refused and not guessed
+The authors' own file has free answers besides; a reply to a row without options is not guessed at
 (docs/decisions/0052-rows-without-options-are-refused.md).
 """
 

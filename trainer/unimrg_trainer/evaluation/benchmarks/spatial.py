@@ -35,6 +35,7 @@ from unimrg_trainer.evaluation.intervals import (
     wilson,
 )
 from unimrg_trainer.models.requests import AnswerRequest
+from unimrg_trainer.sample import Wanted
 
 
 class Spatial:
@@ -53,7 +54,7 @@ class Spatial:
             return []
 
         def item(number: int) -> Item:
-            sample = held_out.question_sample(number, maps=())
+            sample = held_out.question_sample(number, Wanted(maps=()))
             request = AnswerRequest(sample.question or "", sample.image)
             return Item(sample.key, request, sample.answer, {"kind": sample.attributes.get("kind", "other")})
 

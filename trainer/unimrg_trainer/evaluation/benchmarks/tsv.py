@@ -12,9 +12,8 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
+from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
@@ -36,7 +35,7 @@ from unimrg_trainer.evaluation.vlmevalkit.replies import (
     Kind,
     Reply,
     answer_counts_file,
-    check_rows,
+    never_right,
     read_replies,
     reply_metrics,
     reply_warnings,
@@ -112,12 +111,12 @@ class TableRules:
 
 
 def score_table(
-    rules: TableRules, rows: Sequence[Row], predictions: Sequence[str], rule_set: str, seed: int
+    rules: TableRules, rows: Sequence[Row], predictions: Sequence[str], rule_set: str, seed: int, *, part: bool = False
 ) -> BenchmarkResult:
     """Score a table of replies: rows with `index`, `answer` and what the benchmark needs, and the text for each.
 
-    `rule_set` is a value of `RULE_SETS`, `seed` that of intervals. Metrics are in percent. Raises UserError (65) for
-    rows that cannot be scored.
+    `rule_set` is a value of `RULE_SETS`, `seed` that of intervals; `part`: not all of the benchmark was to be asked.
+    Metrics are in percent. Raises UserError (65) for rows that cannot be scored.
     """
     if not rows:
         raise UserError("the table of replies has no rows", exit_code=ExitCode.DATA_CORRUPT)
@@ -139,14 +138,18 @@ def score_table(
     )
     members: dict[str, list[ItemScore]] = defaultdict(list)
     for reply, item in zip(replies, items, strict=True):
-        for group in rules.groups(reply.row):
+        for group in dict.fromkeys(rules.groups(reply.row)):
             members[group].append(item)
     metrics = means(items) | rules.further(replies)
     for group in sorted(members):
         named = means(members[group])
         metrics |= {f"{metric}/{in_metric(group)}": named[metric] for metric in rules.by_group if metric in named}
-    warnings = [*rules.doubts(rows), *reply_warnings(replies)]
-    if rules.source and len(rows) != rules.source.rows:
+    never = [
+        f"{said[:1].upper()}{said[1:]}; no reply to them is right, as in VLMEvalKit."
+        for said in never_right(rows, rules.kind)
+    ]
+    warnings = [*never, *rules.doubts(rows), *reply_warnings(replies)]
+    if rules.source and len(rows) != rules.source.rows and not part:
         warnings.insert(0, f"Scored are {len(rows)} rows; the whole table has {rules.source.rows}.")
     return BenchmarkResult(
         metrics | reply_metrics(replies),
@@ -212,12 +215,16 @@ class TsvBenchmark:
         clusters = self._rules.clusters(table.rows)
         rows = first_clusters(table.rows, clusters, self._limit)
 
-        def item(number: int) -> Item:
+        def without_image(number: int) -> Item:
             row = rows[number]
-            request = AnswerRequest(self._rules.prompt(row, subject.prompts), table.image(row["index"]))
+            request = AnswerRequest(self._rules.prompt(row, subject.prompts))
             return Item(clusters[row["index"]], request, row["answer"], {"row": row, "style": subject.prompts.name})
 
-        return LazyItems(len(rows), item)
+        def item(number: int) -> Item:
+            bare = without_image(number)
+            return replace(bare, request=replace(bare.request, image=table.image(rows[number]["index"])))
+
+        return LazyItems(len(rows), item, without_image)
 
     def score(self, results: Iterable[tuple[Item, Result]], seed: int) -> BenchmarkResult:
         """Scores of the replies, with the table of predictions as VLMEvalKit would have written it."""
@@ -225,13 +232,11 @@ class TsvBenchmark:
         rows = [attributes["row"] for attributes, _, _ in asked]
         replies = [reply for _, _, reply in asked]
         table = self._table()
-        result = score_table(self._rules, rows, replies, self._rule_set, seed)
-        source = self._rules.source
-        warnings = list(result.warnings)
-        if self._limit is not None and source:
-            warnings = warnings[1:] if len(rows) != source.rows else warnings  # a part is what was asked for
+        result = score_table(self._rules, rows, replies, self._rule_set, seed, part=self._limit is not None)
+        source, warnings = self._rules.source, result.warnings
         if source and table.md5 != source.md5:
-            warnings.append(f"The table is another one than VLMEvalKit's: its MD5 is {table.md5}, not {source.md5}.")
+            another = f"The table is another one than VLMEvalKit's: its MD5 is {table.md5}, not {source.md5}."
+            warnings = (*warnings, another)
         return replace(
             result,
             provenance=result.provenance
@@ -242,14 +247,13 @@ class TsvBenchmark:
                 ),
                 "prompt_style": asked[0][0]["style"],
             },
-            warnings=tuple(warnings),
+            warnings=warnings,
             files=result.files | {PREDICTIONS: write_predictions(rows, replies)},
         )
 
     def _table(self) -> QuestionTable:
         if self._asked is None:
-            source = self._rules.source
-            path = self._place.open(source.file) if source else self._place.open_uri(str(self._uri))
+            source, path = self._rules.source, self._path()
             if source and not self._any_file and (found := file_md5(path)) != source.md5:
                 raise UserError(
                     f"{self._place.field}: {path} is not the {source.file} that VLMEvalKit scores: its MD5 is {found} "
@@ -266,11 +270,30 @@ class TsvBenchmark:
             self._asked = table
         return self._asked
 
+    def _path(self) -> Path:
+        source = self._rules.source
+        if source is None:
+            return self._place.open_uri(str(self._uri))
+        try:
+            return self._place.open(source.file)
+        except UserError as error:
+            remedy = f"{error.remedy}; {source.file} comes from {source.url} and has the MD5 {source.md5}"
+            raise UserError(error.message, remedy=remedy, exit_code=error.exit_code) from None
+
 
 def check_questions(rules: TableRules, table: QuestionTable) -> None:
-    """Raise UserError (65) for questions whose answers could not be scored, before anyone is asked."""
-    check_rows(table.rows, rules.kind)
+    """Raise UserError (65) for questions whose answers could not be scored, before anyone is asked.
+
+    Rows that no reply can answer are refused in every table but the published one, which is scored as it stands.
+    """
     rules.check(table.rows)
+    said = never_right(table.rows, rules.kind)
+    if said and not (rules.source and table.md5 == rules.source.md5):
+        raise UserError(
+            "; ".join(said),
+            remedy="correct them or take them out, and name the table in an entry `tsv`",
+            exit_code=ExitCode.DATA_CORRUPT,
+        )
 
 
 def first_clusters(rows: Sequence[Row], clusters: Mapping[str, str], limit: int | None) -> Sequence[Row]:
@@ -287,12 +310,11 @@ def first_clusters(rows: Sequence[Row], clusters: Mapping[str, str], limit: int 
     return [row for row in rows if clusters[row["index"]] in taken]
 
 
+def own_table(kind: Kind) -> TableRules:
+    """Return the rules of a table of one's own."""
+    return TableRules("tsv", kind, ("acc",))
+
+
 def benchmark(settings: Mapping[str, Any], place: BenchmarkPlace) -> TsvBenchmark:
     """Return the benchmark of a table of one's own."""
-    return TsvBenchmark(own_table(unquote(settings["file"]), settings["kind"]), settings, place)
-
-
-def own_table(file: str, kind: Kind) -> TableRules:
-    """Return the rules of a table of one's own, named `tsv-` and the file's name."""
-    name = in_metric(PurePosixPath(file).stem).replace(" ", "_")
-    return TableRules(f"tsv-{name}", kind, ("acc",))
+    return TsvBenchmark(own_table(settings["kind"]), settings, place)

@@ -15,13 +15,14 @@ def options(row: Row) -> dict[str, str]:
 
 
 def choice_prompt(row: Row, style: PromptStyle) -> str:
-    """Return hint, question and options, each on a line, and the style's ending."""
-    lines = [row["question"], *(f"{letter}. {text}" for letter, text in options(row).items())]
-    if style.labels:
-        lines[:1] = [f"Question: {row['question']}", "Options:"]
-    if "hint" in row:
-        lines.insert(0, f"Hint: {row['hint']}" if style.labels else row["hint"])
-    return "\n".join([*lines, style.choice_ending])
+    """Return hint, question and options, each on a line, and the style's ending; without options the question alone."""
+    hint, question, head = ("Hint: ", "Question: ", ["Options:"]) if style.labels else ("", "", [])
+    shown = options(row)
+    lines = [f"{hint}{row['hint']}"] if "hint" in row else []
+    lines.append(f"{question}{row['question']}")
+    if shown:
+        lines += [*head, *(f"{letter}. {text}" for letter, text in shown.items())]
+    return "\n".join([*lines, style.choice_ending if shown else ""])
 
 
 def yes_no_prompt(row: Row, style: PromptStyle, benchmark: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -53,11 +53,7 @@ class Reply:
 
 
 def read_replies(rows: Sequence[Row], predictions: Sequence[str], kind: Kind, rule_set: str) -> list[Reply]:
-    """Return the replies in the order of their indices, so that no score depends on the order of rows.
-
-    Raises UserError (65) as `check_rows`.
-    """
-    check_rows(rows, kind)
+    """Return the replies in the order of their indices, so that no score depends on the order of rows."""
     replies = []
     for row, prediction in zip(rows, predictions, strict=True):
         text = as_read_back(prediction)
@@ -67,17 +63,13 @@ def read_replies(rows: Sequence[Row], predictions: Sequence[str], kind: Kind, ru
     return sorted(replies, key=lambda reply: by_index(reply.row))
 
 
-def check_rows(rows: Sequence[Row], kind: Kind) -> None:
-    """Raise UserError (65) for questions that cannot be scored: without options, or with an answer that is none."""
-    if kind == "MultipleChoice":
-        refuse_rows(
-            "have no options, so no rule says which replies are right", [row for row in rows if not options(row)]
-        )
-        refuse_rows(
-            "have an answer that is none of their options", [row for row in rows if row["answer"] not in options(row)]
-        )
-    else:
-        refuse_rows("have an answer other than Yes or No", [row for row in rows if row["answer"] not in YES_NO])
+def never_right(rows: Sequence[Row], kind: Kind) -> list[str]:
+    """Say which questions no reply can answer: those without options, or with an answer that is none of them."""
+    if kind == "YesNo":
+        return _named("rows with an answer other than Yes or No", [row for row in rows if row["answer"] not in YES_NO])
+    bare = [row for row in rows if not options(row)]
+    other = [row for row in rows if options(row) and row["answer"] not in options(row)]
+    return _named("rows without options", bare) + _named("rows with an answer that is none of their options", other)
 
 
 def by_index(row: Row) -> tuple[int, str]:
@@ -107,13 +99,13 @@ def reply_warnings(replies: Sequence[Reply]) -> list[str]:
     warnings = []
     unparsed = sum(not reply.parsed for reply in replies)
     if unparsed > DOUBTFUL * n:
-        warnings.append(f"{unparsed} of {n} replies name no answer and count as wrong.")
+        warnings.append(f"Replies that name no answer: {unparsed} of {n}; they count as wrong.")
     empty = sum(not reply.prediction.strip() for reply in replies)
     if empty > DOUBTFUL * n:
-        warnings.append(f"{empty} of {n} replies are empty.")
+        warnings.append(f"Empty replies: {empty} of {n}.")
     for answer, (given, right) in answer_counts(replies).items():
-        if given > ONE_SIDED * n and right < n / 2:
-            warnings.append(f"The answer is {answer} in {given} of {n} replies, and right in {right} of the questions.")
+        if answer and given > ONE_SIDED * n and right < n / 2:
+            warnings.append(f"The answer {answer}: given {given} times in {n} replies, and right {right} times.")
     return warnings
 
 
@@ -133,13 +125,12 @@ def answer_counts_file(replies: Sequence[Reply]) -> bytes:
     return file.getvalue().encode()
 
 
-def refuse_rows(what: str, rows: Iterable[Row]) -> None:
-    """Raise UserError (65) that names these rows; nothing where there are none."""
-    found = [row["index"] for row in rows]
-    if found:
-        first = ", ".join(found[:5]) + (", …" if len(found) > 5 else "")
-        raise UserError(
-            f"{len(found)} rows {what}: {first}",
-            remedy="take the rows out of the table and name it in an entry `tsv`, or correct them",
-            exit_code=ExitCode.DATA_CORRUPT,
-        )
+def refuse_rows(what: str, rows: Sequence[Row]) -> None:
+    """Raise UserError (65) with `what` these rows are and their indices; nothing where there are none."""
+    if said := _named(what, rows):
+        raise UserError(said[0], remedy="correct the table", exit_code=ExitCode.DATA_CORRUPT)
+
+
+def _named(what: str, rows: Sequence[Row]) -> list[str]:
+    first = ", ".join(row["index"] for row in rows[:5]) + (", …" if len(rows) > 5 else "")
+    return [f"{what}: {len(rows)} ({first})"] if rows else []

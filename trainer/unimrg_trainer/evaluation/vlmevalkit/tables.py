@@ -14,6 +14,7 @@ import hashlib
 import io
 import json
 import string
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -94,8 +95,7 @@ def read_questions(path: Path) -> QuestionTable:
         raise broken(path, f"row {several[0]} has several images; benchmarks ask about a single one")
     ids = {id(image): _short_digest(image) for image in images.values()}
     kept = [
-        {name: value for name, value in row.items() if name not in ("image", "image_path")}
-        | {"image_id": ids[id(images[row["index"]])]}
+        {name: value for name, value in row.items() if name != "image"} | {"image_id": ids[id(images[row["index"]])]}
         for row in shown
     ]
     return QuestionTable(kept, images, len(rows) - len(shown), _vanished(path), file_md5(path))
@@ -184,9 +184,11 @@ def _read_cells(path: Path) -> list[dict[str, str]]:
         if path.suffix == ".json":
             records = [dict(record) for record in json.loads(path.read_text(encoding="utf-8"))]
         elif path.suffix == ".xlsx":
-            records = pandas.read_excel(path).to_dict("records")
+            records = pandas.read_excel(path, engine="openpyxl").to_dict("records")
         else:
-            records = pandas.read_csv(path, sep="," if path.suffix == ".csv" else "\t").to_dict("records")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", pandas.errors.DtypeWarning)  # of pieces that differ in type: so it is
+                records = pandas.read_csv(path, sep="," if path.suffix == ".csv" else "\t").to_dict("records")
     except FileNotFoundError:
         raise UserError(
             f"there is no file {path}", remedy="correct the path", exit_code=ExitCode.INPUT_MISSING

@@ -44,14 +44,14 @@ def sample_of(name: str, image: bytes | None, texts: Mapping[str, bytes], maps: 
             raise BadItem(name, _BAD_JSON)
     if (content := texts.get("txt")) is not None:
         try:
-            caption = content.decode().strip()
+            caption = content.decode("utf-8-sig").strip()  # some editors put a byte order mark first
         except UnicodeDecodeError as error:
             raise BadItem(name, "its caption is not UTF-8") from error
     pixels = {map: map_of(name, content) for map, content in maps.items()}
     return SourceSample(image, pixels, caption, questions, name)
 
 
-VERSION = 1
+VERSION = 2
 """Goes up when sources make other samples of the same files."""
 _PARTS = ("question", "answer")
 _SURROGATE = re.compile("[\ud800-\udfff]")
