@@ -17,6 +17,7 @@ from unimrg_api.errors import UserError
 from unimrg_trainer.evaluation.benchmarks.base import BenchmarkPlace
 from unimrg_trainer.evaluation.geneval import CLASSES, COLOURS
 from unimrg_trainer.evaluation.judges.base import Found, open_judge
+from unimrg_trainer.evaluation.judges.clip import cut_out
 from unimrg_trainer.evaluation.judges.mask2former import instances, model_input, shown_shape
 from unimrg_trainer.files import file_sha256
 
@@ -153,6 +154,7 @@ def test_a_colour_is_the_nearest_description_of_what_the_mask_shows(folder: Path
     for image in images:
         grey = image.copy()
         grey[~mask] = 0x99
+        np.testing.assert_array_equal(cut_out(image, one), grey[5:35, 10:30])
         pixels = processor(grey[5:35, 10:30], return_tensors="pt")["pixel_values"]
         with torch.inference_mode():
             seen = unit(model.get_image_features(pixels).pooler_output.numpy()[0])
@@ -194,7 +196,7 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_model_that_plays_another_role_is_refused(folder: Path) -> None:
-    with pytest.raises(UserError, match="'blip', and that is none that finds objects"):
+    with pytest.raises(UserError, match="'blip', none that finds objects"):
         opened("detector", "blip", folder)
     with pytest.raises(UserError, match="none that tells colours"):
         opened("colours", "mask2former", folder)
