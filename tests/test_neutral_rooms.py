@@ -37,6 +37,7 @@ SHARED = [
 
 EXCEPT = {
     f"{TRAINER}/evaluation/benchmarks": "one file for each benchmark, and their registry",
+    f"{TRAINER}/evaluation/judges": "one file for each model that judges",
     f"{TRAINER}/preparation/sources": "one file for each source",
     f"{TRAINER}/preparation/registry.py": "the registry of sources",
     f"{TRAINER}/preparation/producers": "one file for each model that makes a map, and their registry",

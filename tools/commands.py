@@ -15,6 +15,7 @@ from unimrg_cli.data_prepare import PreparedReport
 from unimrg_cli.data_stats import Spread, StatsReport
 from unimrg_cli.data_view import DatasetReport, SplitReport
 from unimrg_cli.eval_doctor import TableReport
+from unimrg_cli.eval_images import JudgedReport
 from unimrg_cli.eval_scores import ScoreReport
 from unimrg_cli.main import app
 from unimrg_cli.run_view import RunDescription
@@ -53,6 +54,7 @@ the kubeconfig's namespace. [Exit codes]({codes}) says what an exit code means; 
 | `data preview` | `file`, `samples` |
 | `eval doctor` | a list: {questions} |
 | `eval score` | {scores} |
+| `eval judge` | {judged} |
 | `selfcheck` | a list: `strategy`, `case`, `error`, `passed` |
 
 What is not known is `null` or left out.
@@ -80,6 +82,7 @@ def commands_page() -> str:
         "spread": _keys(Spread),
         "questions": _keys(TableReport),
         "scores": _keys(ScoreReport),
+        "judged": _keys(JudgedReport),
     }
     return _INTRODUCTION.format(**keys) + "\n".join(_sections(typer.main.get_command(app), "unimrg")) + "\n"
 

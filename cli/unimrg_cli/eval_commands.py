@@ -1,4 +1,4 @@
-"""The commands `unimrg eval …`, about benchmarks' tables of questions and of replies.
+"""The commands `unimrg eval …`, about benchmarks' tables of questions and of replies, and their images.
 
 Each imports what it needs when it runs.
 """
@@ -11,7 +11,9 @@ import typer
 from unimrg_cli.options import OutputOption, Target
 
 eval_app = typer.Typer(
-    help="Benchmarks: check their files, and score tables of replies.", no_args_is_help=True, rich_markup_mode=None
+    help="Benchmarks: check their files, score tables of replies, judge images.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 
 Benchmark = Literal["mmbench", "mmvp", "hallusionBench", "realWorldQa", "vsr", "tsv"]
@@ -85,6 +87,56 @@ def score(
     error = disagreement(report)
     if error is not None:
         raise error
+
+
+@eval_app.command()
+def judge(
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Images in the layout of the benchmark, as a run writes them.")
+    ],
+    benchmark: Annotated[
+        Literal["genEval", "dpgBench"], typer.Option("--benchmark", "-b", help="As a job names it.")
+    ] = "genEval",
+    detector: Annotated[str | None, typer.Option("--detector", help="As genEval.detector of a job.")] = None,
+    colours: Annotated[str | None, typer.Option("--colours", help="As genEval.colours of a job.")] = None,
+    answerer: Annotated[str | None, typer.Option("--judge", help="As dpgBench.judge of a job.")] = None,
+    files: Annotated[
+        str | None, typer.Option("--files", help="Folder with dpg_bench/dpg_bench.csv, as stages.evaluate.files.")
+    ] = None,
+    images_per_prompt: Annotated[
+        int, typer.Option("--images-per-prompt", help="Those of DPG-Bench; missing ones are counted.", min=1)
+    ] = 4,
+    reference_compat: Annotated[
+        bool, typer.Option("--reference-compat", help="As dpgBench.referenceCompat of a job.")
+    ] = False,
+    device: Annotated[Literal["cpu", "cuda"], typer.Option("--device", help="Where the judges run.")] = "cpu",
+    out: Annotated[Path | None, typer.Option("--out", help="Folder to write decisions or answers to.")] = None,
+    output: OutputOption = "table",
+) -> None:
+    """Judge images that were generated: by a run without judges, by published scripts, or photographs as a check.
+
+    Places of weights are file://PATH, s3://BUCKET/PREFIX or hf://OWNER/NAME@COMMIT.
+    """
+    import json
+
+    from unimrg_cli.extras import require
+
+    require("trainer")
+    from unimrg_cli.eval_images import judge_images
+    from unimrg_cli.eval_view import print_judged
+
+    settings = {
+        "imagesPerPrompt": images_per_prompt,
+        "detector": detector,
+        "colours": colours,
+        "judge": answerer,
+        "referenceCompat": reference_compat,
+    }
+    report = judge_images(folder, benchmark, settings, files, device, out)
+    if output == "json":
+        typer.echo(json.dumps(report.model_dump(by_alias=True), indent=2))
+    else:
+        print_judged(report)
 
 
 @eval_app.command()

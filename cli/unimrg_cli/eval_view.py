@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from rich.text import Text
 
 from unimrg_cli.eval_doctor import TableReport
+from unimrg_cli.eval_images import JudgedReport
 from unimrg_cli.eval_scores import ScoreReport
 from unimrg_cli.printing import print_rows, print_table, table_console
 from unimrg_trainer.evaluation.summary import titled
@@ -40,6 +41,13 @@ def print_tables(reports: Sequence[TableReport]) -> None:
         if report.prompt is not None:
             console.print(Text(report.prompt), soft_wrap=True)
         console.print()
+
+
+def print_judged(report: JudgedReport) -> None:
+    """Print the scores of images, by whom they are judged, and what makes them doubtful."""
+    console = table_console()
+    console.print(*titled(report.table)[1:], sep="\n")
+    print_rows(console, [*report.provenance.items(), *(("warning", warning) for warning in report.warnings)])
 
 
 def print_scores(report: ScoreReport) -> None:

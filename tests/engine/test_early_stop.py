@@ -218,7 +218,7 @@ def test_a_benchmark_selects_and_every_kept_checkpoint_is_evaluated(
         assert (found.steps, found.checkpoint_sha256) == (commit.step, commit.manifest_sha256)
         accuracies[commit.step] = found.benchmarks["spatial"].metrics["acc"]
         assert len((place / "items" / "spatial.jsonl").read_text().splitlines()) == 8
-    assert accuracies == {one.step: pytest.approx(-(one.score or math.nan)) for one in commits} and len(accuracies) == 2
+    assert accuracies == {one.step: pytest.approx(-(one.score or 0.0)) for one in commits} and len(accuracies) == 2
     assert f"(spatial acc {accuracies[best.step]:.4g}, the highest)" in (
         read_progress(folders[0] / "pod-2").notice or ""
     )

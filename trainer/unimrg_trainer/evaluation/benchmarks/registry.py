@@ -11,6 +11,9 @@ from unimrg_trainer.evaluation.benchmarks.base import Benchmark, BenchmarkFactor
 BENCHMARKS = {
     "spatial": "unimrg_trainer.evaluation.benchmarks.spatial:Spatial",
     "generatedMaps": "unimrg_trainer.evaluation.benchmarks.generated_maps:GeneratedMaps",
+    "genEval": "unimrg_trainer.evaluation.benchmarks.geneval:GenEval",
+    "dpgBench": "unimrg_trainer.evaluation.benchmarks.dpg_bench:DpgBench",
+    "outOfDomainDepth": "unimrg_trainer.evaluation.benchmarks.out_of_domain_depth:OutOfDomainDepth",
     "mmbench": "unimrg_trainer.evaluation.benchmarks.mmbench:benchmark",
     "mmvp": "unimrg_trainer.evaluation.benchmarks.mmvp:benchmark",
     "hallusionBench": "unimrg_trainer.evaluation.benchmarks.hallusionbench:benchmark",
