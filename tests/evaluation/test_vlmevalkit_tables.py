@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tests.support.benchmark_tables import image, write_table
 from unimrg_api.errors import UserError
 from unimrg_api.plugins import load
+from unimrg_trainer.evaluation.benchmarks.published import PUBLISHED
 from unimrg_trainer.evaluation.vlmevalkit.compare import as_our_metrics
 from unimrg_trainer.evaluation.vlmevalkit.prompts import choice_prompt, prompts_digest, yes_no_prompt
 from unimrg_trainer.evaluation.vlmevalkit.tables import (
@@ -162,7 +163,7 @@ def test_predictions_of_vlmevalkit_are_read_from_json_too(tmp_path: Path) -> Non
 def test_result_tables_of_vlmevalkit_are_read_in_our_names(tmp_path: Path) -> None:
     def scores(name: str, text: str) -> dict[str, float]:
         (tmp_path / "s.csv").write_text(text)
-        return as_our_metrics(name, read_scores(tmp_path / "s.csv"))
+        return as_our_metrics(PUBLISHED[name], read_scores(tmp_path / "s.csv"))
 
     assert scores("mmvp", '"Average","Overall"\n"0.5","0.25"\n') == {"acc_question": 50, "acc_pair": 25}
     assert scores("mmvp", '"split","Overall"\n"none","0.5"\n') == {"acc_question": 50}, "before 2025-12-20"
