@@ -129,14 +129,15 @@ class Evaluation:
         runner = self._runner(commit.manifest_sha256)
         scores = self._scores(runner, results, "results")
         grid = draw_samples(setup, held_out, runner)
-        clusters = self._clusters if setup.rank == 0 else {}
+        first = setup.rank == 0
+        clusters = self._clusters if first else {}
         compared = partial(compare, before, seed=seed, clusters=clusters)
         results.write(
             Evaluated(
                 commit,
                 commit.manifest_sha256,
-                losses=compared(after) if setup.rank == 0 else {},
-                image_use={} if other is None else compare_images(after, other, seed=seed, clusters=clusters),
+                losses=compared(after) if first else {},
+                image_use=compare_images(after, other, seed=seed, clusters=clusters) if first and other else {},
                 benchmarks=scores,
                 grid=grid,
             )
