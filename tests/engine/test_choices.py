@@ -97,7 +97,7 @@ def test_an_installed_family_with_all_that_learns_frozen_is_refused(
             assert [problem.path for problem in error.value.problems] == ["spec.training.parts"]
 
 
-def test_every_file_of_a_suite_that_is_missing_is_named_at_once_with_its_md5(tmp_path: Path) -> None:
+def test_every_missing_file_of_a_suite_is_named_at_once_with_its_md5(tmp_path: Path) -> None:
     (tmp_path / "files").mkdir()
     (tmp_path / "files" / "MMVP.tsv").write_text("index\tquestion\n")
     evaluate = {"suite": "Understanding", "files": "file://files"}

@@ -78,7 +78,7 @@ def test_trained_maps_are_scored_and_losses_measured_with_other_images(
 
 
 @pytest.mark.timeout(120)
-def test_initial_weights_are_scored_without_data_and_begin_a_run_of_the_tracker(
+def test_initial_weights_are_scored_and_begin_a_run_of_the_tracker(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "toys"))
