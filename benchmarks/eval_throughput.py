@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from torch.multiprocessing.spawn import spawn
 
 from unimrg_trainer.engine.measuring import SharedWork, TrainedModel
 from unimrg_trainer.evaluation.benchmarks.base import Item
@@ -90,7 +91,7 @@ def work(rank: int, quick: bool, repeats: int, port: int, found: Any) -> None:
     dist.init_process_group("gloo", rank=rank, world_size=RANKS)
     family, module = build(quick)
     items = questions(family.config.image_size)
-    requests = [item.request for item in items]
+    requests = [item.request for item in items if isinstance(item.request, AnswerRequest)]
     model = TrainedModel(family, module)
 
     def blocks(ranks: SharedWork) -> list[Any]:
@@ -136,10 +137,11 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
-    context = mp.get_context("spawn")
+    context = get_context("spawn")
     found = context.SimpleQueue()
     port = 20_000 + os.getpid() % 20_000
-    processes = mp.spawn(work, (options.quick, options.repeats, port, found), nprocs=RANKS, join=False)
+    arguments = (options.quick, options.repeats, port, found)
+    processes = spawn(work, arguments, nprocs=RANKS, join=False)  # type: ignore[no-untyped-call]
     seconds, same = found.get()
     processes.join()
     ratios = {
