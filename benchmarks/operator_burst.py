@@ -5,7 +5,8 @@ python benchmarks/operator_burst.py [--quick]
 On a real API server with Training Operator, whose pods kwok runs. The jobs are there before the operator starts; its
 time is from being ready until every job has its PyTorchJob, which takes the check's Job, its end and several statuses
 before. The loop has the Jobs and PyTorchJobs rendered beforehand and only sends them, by the same client at the same
-rate. Each has a control plane of its own. Ends with one line of JSON.
+rate. Each has a control plane of its own, and they take turns: loop, operator, operator, loop. Ends with one line of
+JSON.
 """
 
 from __future__ import annotations
@@ -79,10 +80,16 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="100 jobs at 10 requests per second")
     jobs, qps = (100, 10.0) if parser.parse_args().quick else (1000, QPS)
     with tempfile.TemporaryDirectory() as folder:
-        loop = loop_seconds(Path(folder) / "loop", jobs, qps)
-        operator = operator_seconds(Path(folder) / "operator", jobs, qps)
-    ratio = operator / loop
-    figures = {"jobs": jobs, "qps": qps, "operatorSeconds": round(operator, 1), "loopSeconds": round(loop, 1)}
+        turns = (loop_seconds, operator_seconds, operator_seconds, loop_seconds)
+        times = [run(Path(folder) / str(number), jobs, qps) for number, run in enumerate(turns)]
+    loop, operator = times[::3], times[1:3]
+    ratio = sum(operator) / sum(loop)
+    figures = {
+        "jobs": jobs,
+        "qps": qps,
+        "operatorSeconds": [round(seconds, 1) for seconds in operator],
+        "loopSeconds": [round(seconds, 1) for seconds in loop],
+    }
     machine = f"{os.cpu_count()} x {platform.machine()}"
     report = {"name": "operator_burst", "figures": figures, "ratio": round(ratio, 2), "target": TARGET}
     print(json.dumps({**report, "holds": ratio <= TARGET, "machine": machine}))

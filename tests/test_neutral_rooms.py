@@ -37,13 +37,15 @@ SHARED = [
 
 EXCEPT = {
     f"{TRAINER}/evaluation/benchmarks": "one file for each benchmark, and their registry",
+    f"{TRAINER}/evaluation/judges": "one file for each model that judges",
     f"{TRAINER}/preparation/sources": "one file for each source",
     f"{TRAINER}/preparation/registry.py": "the registry of sources",
     f"{TRAINER}/preparation/producers": "one file for each model that makes a map, and their registry",
     f"{API}/sizes": "one file for each family, and their language model",
     f"{API}/arithmetic/families": "one file for each family, and their registry",
     f"{API}/spec_model.py": "the job's union of families, and the names of objectives in the published methods",
-    f"{API}/spec_stages.py": "the job's union of benchmarks",
+    f"{API}/spec_benchmarks.py": "the job's union of benchmarks",
+    f"{API}/spec_stages.py": "the benchmark of a job that names none",
     f"{API}/spec_sources.py": "the job's union of sources, and their settings",
     f"{API}/spec_data.py": "whether the job generates its images, and an example in a message",
     f"{API}/spec_maps.py": "the job's unions of models that make maps",

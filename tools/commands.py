@@ -14,11 +14,15 @@ from unimrg_cli.cluster_view import ClusterJob
 from unimrg_cli.data_prepare import PreparedReport
 from unimrg_cli.data_stats import Spread, StatsReport
 from unimrg_cli.data_view import DatasetReport, SplitReport
+from unimrg_cli.eval_doctor import TableReport
+from unimrg_cli.eval_images import JudgedReport
+from unimrg_cli.eval_scores import ScoreReport
 from unimrg_cli.main import app
 from unimrg_cli.run_view import RunDescription
-from unimrg_cli.sweep_results import JobResult, Mean, MeanResult, SweepResult
+from unimrg_cli.sweep_results import JobResult, MeanResult, SweepResult
 from unimrg_trainer.checkpoint.reader import CommitReport
 from unimrg_trainer.data.verify import Finding
+from unimrg_trainer.evaluation.over_seeds import Mean
 
 _INTRODUCTION = """# Commands
 
@@ -49,6 +53,9 @@ the kubeconfig's namespace. [Exit codes]({codes}) says what an exit code means; 
 | `data verify` | a list: `uri`, `damaged`: {damage} |
 | `data stats` | a list: {stats}; a distribution has {spread} |
 | `data preview` | `file`, `samples` |
+| `eval doctor` | a list: {questions} |
+| `eval score` | {scores} |
+| `eval judge` | {judged} |
 | `selfcheck` | a list: `strategy`, `case`, `error`, `passed` |
 
 What is not known is `null` or left out.
@@ -74,6 +81,9 @@ def commands_page() -> str:
         "damage": _keys(Finding),
         "stats": _keys(StatsReport),
         "spread": _keys(Spread),
+        "questions": _keys(TableReport),
+        "scores": _keys(ScoreReport),
+        "judged": _keys(JudgedReport),
     }
     return _INTRODUCTION.format(**keys) + "\n".join(_sections(typer.main.get_command(app), "unimrg")) + "\n"
 

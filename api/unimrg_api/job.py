@@ -14,6 +14,7 @@ from pydantic import Field
 from unimrg_api.digests import sha256_of
 from unimrg_api.fields import FieldRule, Spec, Violation
 from unimrg_api.part_rules import part_rules
+from unimrg_api.spec_benchmarks import BenchmarkSpec
 from unimrg_api.spec_data import DataSpec
 from unimrg_api.spec_model import HarmonSpec, Method, ModelSpec, OpenUniSpec, ShowOSpec
 from unimrg_api.spec_platform import (
@@ -28,7 +29,7 @@ from unimrg_api.spec_platform import (
     TrainerSpec,
 )
 from unimrg_api.spec_stages import StagesSpec
-from unimrg_api.spec_training import ObjectiveSpec, Recompute, TrainingSpec
+from unimrg_api.spec_training import ObjectiveSpec, Recompute, SelectionSpec, TrainingSpec
 from unimrg_api.unions import each_once
 
 API_VERSION = "training.unimrg.dev/v1alpha1"
@@ -36,6 +37,8 @@ KIND = "UniMRGJob"
 SWEEP_KIND = "UniMRGSweep"
 """Kind of the file that `unimrg sweep` takes."""
 
+DIVIDING = ("FSDP2", "ZeRO3")
+"""Strategies that leave each process with a part of the weights."""
 ZERO = ("ZeRO1", "ZeRO2", "ZeRO3")
 """Strategies that are DeepSpeed's."""
 
@@ -140,7 +143,7 @@ class JobSpec(Spec):
     """How the model is trained."""
     trainer: TrainerSpec = TrainerSpec.model_construct()
     """The processes that train."""
-    data: DataSpec
+    data: DataSpec = DataSpec.model_construct()
     """What is trained on."""
     storage: StorageSpec = StorageSpec.model_construct()
     """The object store behind `s3://`."""
@@ -159,6 +162,10 @@ class JobSpec(Spec):
             return {name: float(weight) for name, weight in self.model.recipe(self.method).items()}
         return {objective.key: float(objective.weight) for objective in self.objectives}
 
+    def selection(self) -> SelectionSpec | None:
+        """Return the metric that selects checkpoints; None: the held-out loss does, or nothing."""
+        return None if self.training.early_stop is None else self.training.early_stop.benchmark
+
     def resolved_recompute(self) -> Recompute:
         """Return which activations are computed again in the backward."""
         return self.training.recompute or ("Nothing" if self.model.published is None else "Blocks")
@@ -173,8 +180,47 @@ class JobSpec(Spec):
             return "DDP"
         return "ZeRO1" if trainer.nodes == 1 else "FSDP2"
 
+    @property
+    def trains(self) -> bool:
+        """Whether anything is trained; otherwise the initial weights are evaluated."""
+        return self.stages.train.mode == "Always"
+
     rules = (
         _EACH_ONCE,
+        FieldRule(
+            "data.shards",
+            "there is no data to train on, or no prefix for what data.sources describe",
+            "name the prefix of a data set, e.g. [s3://bucket/data]",
+            lambda spec: bool(spec.data.shards) or (not spec.trains and spec.data.sources is None),
+            "size(self.data.shards) > 0 || (self.stages.train.mode == 'Never' && !has(self.data.sources))",
+        ),
+        FieldRule(
+            "training.earlyStop.benchmark.name",
+            "no entry of stages.evaluate.benchmarks has this name",
+            "name one that is, and give it a limit, for it is asked many times",
+            lambda spec: (
+                (selection := spec.selection()) is None
+                or any(entry.key == selection.name for entry in spec.stages.evaluate.benchmarks)
+            ),
+            "!has(self.training.earlyStop) || !has(self.training.earlyStop.benchmark) || "
+            f"self.stages.evaluate.benchmarks.exists(one, {BenchmarkSpec.key_in_cel('one')} == "
+            "self.training.earlyStop.benchmark.name)",
+        ),
+        FieldRule(
+            "training.earlyStop.benchmark",
+            "a benchmark within training needs the whole weights in every process, and several nodes may divide them",
+            "set trainer.strategy to DDP, ZeRO1 or ZeRO2, or leave benchmark out, for the held-out loss",
+            lambda spec: (
+                spec.selection() is None
+                or (
+                    spec.trainer.strategy not in DIVIDING
+                    if spec.trainer.strategy is not None
+                    else spec.trainer.nodes == 1 or spec.trainer.gpus_per_node == 0
+                )
+            ),
+            "!has(self.training.earlyStop) || !has(self.training.earlyStop.benchmark) || (has(self.trainer.strategy) ? "
+            f"!(self.trainer.strategy in {list(DIVIDING)}) : self.trainer.nodes == 1 || self.trainer.gpusPerNode == 0)",
+        ),
         FieldRule(
             "trainer.strategy",
             "DeepSpeed's ZeRO keeps weights and moments in float32, and training.precision is FP64",

@@ -10,6 +10,7 @@ from unimrg_api.explain import show
 from unimrg_api.fields import FieldRule
 from unimrg_api.introspection import parse_location, value_at
 from unimrg_api.job import JobSpec, UniMRGJob
+from unimrg_api.spec_benchmarks import BENCHMARK_URIS
 from unimrg_api.spec_maps import PRODUCERS
 from unimrg_api.spec_platform import MAXIMUM_GPUS, MAXIMUM_NODES, MAXIMUM_PROCESSES, mounted_in_cel
 from unimrg_api.spec_sources import SOURCE_URIS
@@ -115,6 +116,20 @@ def _source_rules(uri: str) -> FieldRule:
     return _uri_rules("data.sources", uris, guard, f"source.{uri}")[0]
 
 
+def _benchmark_rule(uri: str) -> FieldRule:
+    """Return the rule for one of BENCHMARK_URIS."""
+    names = uri.split(".")
+
+    def uris(spec: JobSpec) -> Iterable[str]:
+        entries = spec.stages.evaluate.benchmarks
+        values = (entry.model_dump(by_alias=True, exclude_none=True) for entry in entries)
+        return [found for value in values if (found := value_at(value, tuple(names))) is not None]
+
+    present = f"has(one.{names[0]}) && has(one.{uri})"
+    guard = f"self.stages.evaluate.benchmarks.all(one, !({present}) || {{}})"
+    return _uri_rules("stages.evaluate.benchmarks", uris, guard, f"one.{uri}")[0]
+
+
 def _weights_rule(place: str) -> FieldRule:
     """Return the rule for the weights of a model that makes maps, by its place below `spec.data.maps`."""
 
@@ -127,6 +142,12 @@ def _weights_rule(place: str) -> FieldRule:
     return _uri_rules(path, uris, f"!({present}) || {{}}", f"self.{path}")[0]
 
 
+_BENCHMARK_FILES = _uri_rules(
+    "stages.evaluate.files",
+    lambda spec: [] if spec.stages.evaluate.files is None else [spec.stages.evaluate.files],
+    "!has(self.stages.evaluate.files) || {}",
+    "self.stages.evaluate.files",
+)
 _CHECKPOINT = _uri_rules("checkpoint.uri", lambda spec: [spec.checkpoint.uri], "{}", "self.checkpoint.uri")
 
 
@@ -146,8 +167,9 @@ def _even_split(spec: JobSpec) -> str:
 _BATCH, _TRAINER = "self.training.batch", "self.trainer"
 
 CLUSTER_RULES = (
-    *(files for files, _ in (_INIT, _ASSETS, _SHARDS, _CHECKPOINT)),
+    *(files for files, _ in (_INIT, _ASSETS, _SHARDS, _BENCHMARK_FILES, _CHECKPOINT)),
     *map(_source_rules, SOURCE_URIS),
+    *map(_benchmark_rule, BENCHMARK_URIS),
     *map(_weights_rule, PRODUCERS),
     *(written for _, written in (_CHECKPOINT, _PREPARED)),
     FieldRule(

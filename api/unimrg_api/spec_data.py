@@ -50,9 +50,10 @@ class DataSpec(Spec):
     maps: MapsSpec | None = None
     """Models that make depth and segmentation of the images to train on and to evaluate with whose source brings none.
     They run in the prepare stage. Absent: only maps that the sources bring."""
-    shards: Annotated[list[ShortUri], Field(min_length=1, max_length=16)]
+    shards: Annotated[list[ShortUri], Field(max_length=16)] = Field(default=[])
     """The prefixes that hold the shards, one data set in each; several are mixed. What `sources` describe is prepared
-    under the first."""
+    under the first. Only a job that does not train (`stages.train.mode: Never`) may have none: then no held-out losses
+    are measured, and nothing is asked about held-out images."""
     weights: Annotated[list[Weight], Field(min_length=1, max_length=16)] | None = None
     """How much of what is read comes from each of `shards`, in any unit: of any stretch of rows each has its share.
     Absent: as much as it has."""

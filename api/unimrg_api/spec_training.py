@@ -16,6 +16,7 @@ ImageSharing = Literal["Generation", "All"]
 Recompute = Literal["Nothing", "FeedForward", "Blocks"]
 Prompts = Literal["Listed", "Canonical"]
 
+METRIC_PATTERN = r"^[A-Za-z0-9_. :/-]+$"
 MAXIMUM_STEPS = 10_000_000
 MAXIMUM_ROWS = 65_536
 
@@ -144,17 +145,35 @@ class GuardSpec(Spec):
         return [] if self.spike_threshold is None else [float(self.spike_threshold), self.spike_window]
 
 
-class EarlyStopSpec(Spec):
-    """Ends training once the loss on held-out rows does not fall any more; the best checkpoint is kept, and evaluated.
+class SelectionSpec(Spec):
+    """A metric of a benchmark; more is better."""
 
-    The loss is that of the evaluation, over `stages.evaluate.heldOutRows` rows; all ranks measure it together.
+    name: CustomName
+    """The benchmark: one of `stages.evaluate.benchmarks`, asked as it says there."""
+    metric: Annotated[str, Field(pattern=METRIC_PATTERN, max_length=128)]
+    """Its metric, by the name that results give it, e.g. acc or acc_question."""
+
+
+class EarlyStopSpec(Spec):
+    """Ends training once a measurement does not get better any more; the best checkpoint is kept, and evaluated.
+
+    It is the loss of the evaluation, over `stages.evaluate.heldOutRows` rows, or a benchmark's metric; all ranks
+    measure it together.
     """
 
     every_steps: Annotated[int, Field(ge=1, le=MAXIMUM_STEPS)]
     """Optimiser steps between two measurements: a multiple of `checkpoint.everySteps`, so that what was measured can be
     kept."""
     patience: Annotated[int, Field(ge=1, le=10_000)] = 3
-    """Measurements in a row that are above the lowest one, after which training ends."""
+    """Measurements in a row that are worse than the best one, after which training ends."""
+    benchmark: SelectionSpec | None = None
+    """What is measured. Absent: the loss on held-out rows. A benchmark has to have a `limit`, or few questions."""
+
+    def measured(self, score: float) -> str:
+        """Return what a checkpoint's score, the lowest of all, says to people."""
+        if self.benchmark is None:
+            return f"held-out loss {score:.4g}, the lowest"
+        return f"{self.benchmark.name} {self.benchmark.metric} {-score:.4g}, the highest"
 
 
 class TrainingSpec(Spec):

@@ -130,7 +130,7 @@ TRAINING: StageName = next(stage.name for stage in STAGES.values() if stage.trai
 
 def wanted_stages(job: UniMRGJob) -> tuple[StageName, ...]:
     """Return the stages that a job has if all goes well."""
-    left_out: set[StageName] = set()
+    left_out: set[StageName] = set() if job.spec.trains else {"train"}
     if job.spec.data.sources is None:
         left_out.add("prepare")
     if job.spec.stages.evaluate.mode == "Never":
@@ -147,6 +147,9 @@ def is_skipped(name: StageName, job: UniMRGJob, before: Mapping[StageName, Outco
         return True
     stopped = any(outcome in ("Failed", "Interrupted") for outcome in before.values())
     train = before.get("train") or ("Skipped" if stopped else None)
+    if not job.spec.trains:
+        evaluated = before.get("evaluate")
+        return stopped and evaluated in (None, "Skipped")  # before the evaluation, which begins the tracking
     if name == "finish":
         return train == "Skipped"  # nothing was tracked
     if name == "evaluate":

@@ -16,7 +16,9 @@ import typer
 from unimrg_api.exit_codes import ExitCode
 from unimrg_cli.cluster_commands import cluster_app
 from unimrg_cli.data_commands import data_app
+from unimrg_cli.eval_commands import eval_app
 from unimrg_cli.job_commands import job_app
+from unimrg_cli.report_command import report_app
 from unimrg_cli.run_commands import checkpoints_app, tracking_app
 from unimrg_cli.sweep_command import sweep_app
 
@@ -30,8 +32,10 @@ app = typer.Typer(
 )
 app.add_typer(job_app)
 app.add_typer(sweep_app)
+app.add_typer(report_app)
 app.add_typer(cluster_app)
 app.add_typer(data_app, name="data")
+app.add_typer(eval_app, name="eval")
 app.add_typer(checkpoints_app, name="ckpt")
 app.add_typer(tracking_app, name="track")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import statistics
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any, Literal
@@ -15,6 +14,7 @@ from unimrg_api.sweep import SEED
 from unimrg_cli.cluster_view import ClusterJob
 from unimrg_cli.sweep_file import PlannedJob, Sweep
 from unimrg_cli.view import View
+from unimrg_trainer.evaluation.over_seeds import Mean, mean_over_seeds
 
 Format = Literal["table", "json", "csv", "markdown"]
 FINISHED = "Completed"
@@ -34,15 +34,6 @@ class JobResult(View):
     """Loss of the held-out rows after training, by objective."""
     scores: dict[str, float] = Field(default={})
     """Results of the evaluation, by name."""
-
-
-class Mean(View):
-    """A figure over several seeds."""
-
-    mean: float
-    deviation: float | None = None
-    """Standard deviation between seeds; None for one."""
-    jobs: int
 
 
 class MeanResult(View):
@@ -112,8 +103,7 @@ def _means(figures: list[dict[str, float]]) -> dict[str, Mean]:
     found = {}
     for name in _names(figures):
         values = [one[name] for one in figures if name in one]
-        deviation = statistics.stdev(values) if len(values) > 1 else None
-        found[name] = Mean(mean=statistics.fmean(values), deviation=deviation, jobs=len(values))
+        found[name] = mean_over_seeds(values)
     return found
 
 

@@ -126,7 +126,7 @@ def test_a_problem_has_the_place_of_its_value_or_name(
         # a warm-up of 25 steps by default, and a stop beyond the schedule
         ({"warmupSteps: 5, totalSteps: 50": "totalSteps: 20"}, WARMUP_AND_STOP),
         ({"warmupSteps: 5": "warmupSteps: 51", "stopStep: 40": "stopStep: 51"}, WARMUP_AND_STOP),
-        ({GOOD_JOB[GOOD_JOB.index("  data:") : GOOD_JOB.index("  checkpoint:")]: ""}, ["spec.data"]),
+        ({GOOD_JOB[GOOD_JOB.index("  data:") : GOOD_JOB.index("  checkpoint:")]: ""}, ["spec.data.shards"]),
     ],
 )
 def test_all_problems_come_at_once_in_order(changes: dict[str, str], paths: list[str], tmp_path: Path) -> None:

@@ -38,6 +38,22 @@ def test_what_is_left_out_has_the_published_recipe() -> None:
     assert [entry.selected() for entry in spec.stages.evaluate.benchmarks] == [("spatial", {"questions": 256})]
 
 
+def test_a_suite_adds_benchmarks_and_an_entry_replaces_its_own() -> None:
+    evaluate = {"suite": "Quick", "files": "file://b", "benchmarks": [{"spatial": {}}, {"vsr": {"limit": 9}}]}
+    chosen = changed(("stages.evaluate", evaluate)).spec.stages.evaluate.all_benchmarks()
+    assert [(place.split(".")[-1], entry.key, entry.selected()[1].get("limit")) for place, entry in chosen] == [
+        ("benchmarks[0]", "spatial", None),
+        ("benchmarks[1]", "vsr", 9),
+        ("suite", "mmvp", None),
+        ("suite", "hallusionBench", 300),
+    ]
+
+
+def test_only_a_job_that_does_not_train_may_have_no_data() -> None:
+    never = changed(("stages.train", {"mode": "Never"}), ("data", {})).spec
+    assert not never.trains and never.data.shards == []
+
+
 @pytest.mark.parametrize(
     ("family", "objectives"), [("harmon", {"Understanding": 1, "Pixel": 1}), ("openuni", {"Pixel": 1})]
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections.abc import Iterator, Sequence
 
 import pytest
@@ -139,3 +140,23 @@ def test_closing_ends_all_threads_while_nothing_is_taken() -> None:
     ahead.close()
     ahead.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("read-ahead")]
+
+
+def test_however_little_they_need_few_groups_are_read_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(read_ahead, "MOST_GROUPS", 8)
+    monkeypatch.setattr(read_ahead, "GAP_BYTES", 0)
+    store = SlowStore(objects=1, size=64 * KB)
+    (extents,) = groups_of(store, KB, 64)
+    taken = []
+
+    def endless() -> Iterator[Sequence[Extent]]:
+        while True:
+            taken.append(extents[len(taken) % len(extents)])
+            yield [taken[-1]]
+
+    with ReadAhead(endless()) as ahead:
+        for number in range(30):
+            with ahead.group(number) as group:
+                assert group.read(taken[number]) == expected(taken[number])
+        time.sleep(0.3)  # without the limit hundreds are taken meanwhile
+        assert len(taken) <= 30 + 2 * 8

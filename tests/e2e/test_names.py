@@ -31,7 +31,7 @@ def told(*words: str) -> Callable[[Object], bool]:
         ("no-host", {"storage": {"endpoint": "http://nowhere.services.svc:8333"}}, ["nowhere.services.svc"]),
     ],
 )
-def test_a_name_that_does_not_exist_is_told(
+def test_a_name_that_does_not_exist_is_reported(
     real_cluster: RealCluster, name: str, change: Object, words: list[str]
 ) -> None:
     job = real_cluster.quick_start(name)
@@ -40,5 +40,5 @@ def test_a_name_that_does_not_exist_is_told(
     real_cluster.submit(job)
     begin = time.monotonic()
     real_cluster.wait_for(name, told(*words), f"told of {words}", seconds=300)
-    say(f"{name}: told after {time.monotonic() - begin:.0f} s")
+    say(f"{name}: reported after {time.monotonic() - begin:.0f} s")
     real_cluster.kubectl("delete", "umj", name, f"--namespace={real_cluster.namespace}")

@@ -47,7 +47,7 @@ def test_no_outage_restarts_a_training_or_makes_anything_twice(real_cluster: Rea
     real_cluster.kubectl("delete", "umj", "outages", f"--namespace={real_cluster.namespace}")
 
 
-def test_memory_that_is_too_little_is_told_with_the_field_that_says_so(real_cluster: RealCluster) -> None:
+def test_too_little_memory_is_reported_with_its_field(real_cluster: RealCluster) -> None:
     real_cluster.set_values("siteProfile.resources.cpuPod.memory=300Mi")
     try:
         real_cluster.submit(real_cluster.quick_start("greedy", runPolicy={"backoffSeconds": 1}))

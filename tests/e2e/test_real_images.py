@@ -11,7 +11,7 @@ from tests.e2e.machine import say
 from tests.e2e.real_cluster import RELEASE, SYSTEM, RealCluster, phase, redacted, restarts
 from unimrg_api.exit_codes import ExitCode
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 
 def test_the_quick_start_completes_on_real_images(real_cluster: RealCluster) -> None:

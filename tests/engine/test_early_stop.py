@@ -12,7 +12,7 @@ import pytest
 from tests.support.checkpoints import checkpointer, small_state
 from tests.support.local_jobs import prepare_data, tiny_job
 from tests.support.train_stage import run_stage
-from unimrg_api.errors import Interrupted
+from unimrg_api.errors import Interrupted, UserError
 from unimrg_api.spec_training import EarlyStopSpec
 from unimrg_trainer.checkpoint.commit import Commit
 from unimrg_trainer.checkpoint.discover import newest_verified
@@ -20,10 +20,11 @@ from unimrg_trainer.checkpoint.reader import list_commits, read_manifest
 from unimrg_trainer.early_stop import EarlyStopRule, ended_early
 from unimrg_trainer.engine import early_stop
 from unimrg_trainer.engine.evaluate import main as evaluate
+from unimrg_trainer.evaluation.summary import Summary
 from unimrg_trainer.launch import outcomes
 from unimrg_trainer.launch.reports import read_progress
 from unimrg_trainer.storage import LocalStore
-from unimrg_trainer.tracking.segments import read_curves
+from unimrg_trainer.tracking.segments import read_curves, read_records
 
 SETTINGS = EarlyStopSpec(every_steps=10, patience=2)
 
@@ -181,3 +182,50 @@ def test_a_job_ends_early_with_the_losses_that_the_evaluation_measures(
     assert outcomes.is_complete(store, job)
     during = read_curves(tmp_path / "pod-1" / "spool")["heldout/loss"]
     assert during == {step: pytest.approx(score) for step, score in scores.items()}
+
+
+@pytest.mark.timeout(240)
+def test_a_benchmark_selects_and_every_kept_checkpoint_is_evaluated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asking it in the middle changes nothing about the training, which has dropout."""
+    evaluation = {"heldOutRows": 2, "benchmarks": [{"spatial": {"questions": 8}}], "checkpoints": "Kept"}
+    settings: dict[str, Any] = {
+        "model__harmon__dropout": "0.3",
+        "training__optimizer": {"learningRate": "1e-2"},
+        "training__stopStep": 4,
+        "checkpoint__everySteps": 2,
+        "stages__evaluate": evaluation | {"sampleImages": 0},
+    }
+    selecting = {"everySteps": 2, "patience": 9, "benchmark": {"name": "spatial", "metric": "acc"}}
+    folders, losses = [tmp_path / name for name in ("with", "without")], []
+    for folder, early in zip(folders, (selecting, None), strict=True):
+        folder.mkdir()
+        job, _ = tiny_job(folder, **settings, **({} if early is None else {"training__earlyStop": early}))
+        prepare_data(job, folder)
+        run_stage(folder, job, 1, monkeypatch)
+        losses.append(read_curves(folder / "pod-1" / "spool")["train/loss"])
+    assert losses[0] == losses[1]
+    job, _ = tiny_job(folders[0], **settings, training__earlyStop=selecting)
+    run_stage(folders[0], job, 2, monkeypatch, stage=evaluate)
+    results = folders[0] / "run" / "results"
+    commits = list_commits(LocalStore(folders[0] / "run"))
+    best = min(commits, key=lambda one: (one.score, -one.step))
+    accuracies = {}
+    for commit in commits:
+        place = results if commit.step == best.step else results / f"step-{commit.step}"
+        found = Summary.from_json((place / "summary.json").read_text())
+        assert (found.steps, found.checkpoint_sha256) == (commit.step, commit.manifest_sha256)
+        accuracies[commit.step] = found.benchmarks["spatial"].metrics["acc"]
+        assert len((place / "items" / "spatial.jsonl").read_text().splitlines()) == 8
+    assert accuracies == {one.step: pytest.approx(-(one.score or 0.0)) for one in commits} and len(accuracies) == 2
+    assert f"(spatial acc {accuracies[best.step]:.4g}, the highest)" in (
+        read_progress(folders[0] / "pod-2").notice or ""
+    )
+    scores = [record for record in read_records(folders[0] / "pod-2" / "spool") if record.model]
+    assert {record.model for record in scores} == {one.manifest_sha256 for one in commits}
+
+    wrong = selecting | {"benchmark": {"name": "spatial", "metric": "f1"}}
+    settings["checkpoint__uri"] = "file://another"
+    with pytest.raises(UserError, match="spatial has no metric 'f1'"):
+        run_stage(folders[1], tiny_job(folders[1], **settings, training__earlyStop=wrong)[0], 3, monkeypatch)

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.support.benchmark_subject import PLACE, subject
 from tests.support.scene_records import SceneRecords
-from unimrg_trainer.evaluation.benchmarks.base import BenchmarkResult, Item
+from unimrg_trainer.evaluation.benchmarks.base import BenchmarkResult, Item, Items
 from unimrg_trainer.evaluation.benchmarks.generated_maps import (
     ANOTHER,
     CONTOURS,
@@ -33,9 +34,10 @@ SIZE = 32
 COUNT = 12
 
 
-def benchmark(*names: str, images: int = COUNT) -> tuple[GeneratedMaps, dict[str, ImageMap]]:
+def benchmark(data: Any, *names: str, images: int = COUNT) -> tuple[GeneratedMaps, Items, dict[str, ImageMap]]:
     maps = {name: find_map(name) for name in names}
-    return GeneratedMaps({"images": images}).of_maps(list(maps.values())), maps
+    asked = GeneratedMaps({"images": images}, PLACE)
+    return asked, asked.items(subject(data, list(maps.values()))), maps
 
 
 def truths(items: Any, maps: dict[str, ImageMap]) -> list[tuple[Item, np.ndarray]]:
@@ -46,8 +48,8 @@ def truths(items: Any, maps: dict[str, ImageMap]) -> list[tuple[Item, np.ndarray
 
 def scored(shift: int, noise: float = 0.0) -> BenchmarkResult:
     """The result of a model that gives, for an image, the noisy truth of the image `shift` places further on."""
-    asked, maps = benchmark(*MAPS)
-    perfect = truths(asked.items(SceneRecords(COUNT)), maps)
+    asked, items, maps = benchmark(SceneRecords(COUNT), *MAPS)
+    perfect = truths(items, maps)
     random = np.random.default_rng(1)
     results = []
     for index, (item, _) in enumerate(perfect):
@@ -58,9 +60,7 @@ def scored(shift: int, noise: float = 0.0) -> BenchmarkResult:
 
 
 def test_it_asks_for_every_map_with_the_wording_of_inference() -> None:
-    data = SceneRecords(5)
-    asked, maps = benchmark("pixel", "depth", images=3)
-    items = asked.items(data)
+    _, items, maps = benchmark(SceneRecords(5), "pixel", "depth", images=3)
     listed = [items[index] for index in range(len(items))]
     assert [(item.attributes["map"], item.key) for item in listed] == [
         (name, f"{number:06d}") for number in range(3) for name in ("pixel", "depth")
@@ -77,15 +77,14 @@ def test_a_map_that_an_image_has_no_truth_of_is_not_asked_for() -> None:
             sample = super().image_sample(index)
             return sample if index == 1 else replace(sample, maps={})
 
-    asked, _ = benchmark("pixel", "depth")
-    items = asked.items(WithoutSomeMaps(3))
+    _, items, _ = benchmark(WithoutSomeMaps(3), "pixel", "depth")
     assert [(items[index].attributes["map"], items[index].key) for index in range(len(items))] == [
         ("pixel", "000000"),
         ("pixel", "000001"),
         ("depth", "000001"),
         ("pixel", "000002"),
     ]
-    assert len(benchmark()[0].items(SceneRecords(3))) == 0
+    assert [len(benchmark(data, *names)[1]) for data, names in ((SceneRecords(3), ()), (None, ["pixel"]))] == [0, 0]
 
 
 def test_a_perfect_model_has_perfect_scores_and_is_better_than_both_baselines() -> None:

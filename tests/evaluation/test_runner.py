@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Barrier
 from typing import Any
@@ -12,14 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.support.benchmark_subject import PLACE, Files, subject
 from tests.support.scene_records import SceneRecords
 from unimrg_api.errors import Interrupted, UserError
-from unimrg_trainer.evaluation.benchmarks.base import BenchmarkResult, HeldOut, Item, LazyItems, Result, Table
+from unimrg_trainer.evaluation.benchmarks.base import BenchmarkResult, FileSink, Item, LazyItems, Subject, Table
 from unimrg_trainer.evaluation.benchmarks.registry import find_benchmark
-from unimrg_trainer.evaluation.runner import ANSWER_BLOCK, Runner
-from unimrg_trainer.maps.base import ImageMap
-from unimrg_trainer.maps.registry import find_map
+from unimrg_trainer.evaluation.blocks import StoredBlocks
+from unimrg_trainer.evaluation.runner import ANSWER_BLOCK, IMAGE_BLOCK, Asked, Runner
 from unimrg_trainer.models.requests import AnswerRequest, GenerateRequest
+from unimrg_trainer.storage.local import LocalStore
 
 TEXT, IMAGES = {AnswerRequest}, {GenerateRequest}
 
@@ -48,6 +49,10 @@ class ThreadRanks:
     barrier: Barrier = field(default_factory=lambda: Barrier(1))
     parts: dict[int, Sequence[Any]] = field(default_factory=dict)
 
+    @property
+    def world_size(self) -> int:
+        return self.barrier.parties
+
     def share(self, items: Sequence[Any]) -> Sequence[Any]:
         return items[self.rank :: self.barrier.parties]
 
@@ -68,9 +73,12 @@ def test_results_and_batches_are_those_of_one_rank_at_any_world_size(request_typ
     def make(number: int) -> Item:
         return Item("", AnswerRequest(str(number)) if request_type is AnswerRequest else GenerateRequest("", 1, number))
 
-    def ask(rank: int, world_size: int, barrier: Barrier, parts: dict[int, Any]) -> tuple[list[Any], list[int]]:
+    def ask(
+        rank: int, world_size: int, barrier: Barrier, parts: dict[int, Any], evenly: bool = False
+    ) -> tuple[list[Any], list[int]]:
         model = EchoModel()
-        return runner(model, ThreadRanks(rank, barrier, parts)).ask(LazyItems(75, make), "toy"), model.asked
+        one = replace(runner(model, ThreadRanks(rank, barrier, parts)), evenly=evenly)
+        return one.ask(LazyItems(75, make), "toy"), model.asked
 
     expected, batches = ask(0, 1, Barrier(1), {})
     assert [str(result if isinstance(result, str) else result[0, 0, 0]) for result in expected] == [
@@ -82,6 +90,11 @@ def test_results_and_batches_are_those_of_one_rank_at_any_world_size(request_typ
             ends = list(pool.map(lambda rank: ask(rank, world_size, barrier, parts), range(world_size)))  # noqa: B023
         assert all(np.array_equal(results, expected) for results, _ in ends)
         assert sorted(size for _, sizes in ends for size in sizes) == sorted(batches)
+        parts.clear()
+        with ThreadPoolExecutor(world_size) as pool:
+            ends = list(pool.map(lambda rank: ask(rank, world_size, barrier, parts, True), range(world_size)))  # noqa: B023
+        assert all(np.array_equal(results, expected) for results, _ in ends)
+        assert len({len(sizes) for _, sizes in ends}) == 1
 
 
 def test_images_of_a_share_are_read_once_before_they_are_scored() -> None:
@@ -113,54 +126,123 @@ def toys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "toys"))
 
 
+def measured(name: str, settings: dict[str, Any], data: Any, answers: set[type]) -> BenchmarkResult | None:
+    asked = Asked(find_benchmark(name, settings, PLACE), settings)
+    return runner().measure(asked, subject(data), answers, 0, Files())
+
+
 @pytest.mark.usefixtures("toys")
 def test_benchmarks_of_a_package_are_found_by_name_and_scored() -> None:
-    data = SceneRecords(3)
-    words = runner().measure(find_benchmark("words", {"images": 3}), data, TEXT, seed=0)
+    words = measured("words", {"images": 3}, SceneRecords(3), TEXT)
     assert words is not None and words.metrics == {"mean": 3.0} and len(words.table.rows) == 3
-    greys = runner().measure(find_benchmark("bright-and-dark", {}), data, IMAGES, seed=0)
+    greys = measured("bright-and-dark", {}, None, IMAGES)
     assert greys is not None and greys.metrics == {"bright": 0.0, "dark": 1.0} and greys.headline == ("bright", "dark")
 
 
 @pytest.mark.usefixtures("toys")
 def test_a_benchmark_of_what_is_not_trained_is_left_out() -> None:
     data = SceneRecords(1)
-    assert runner().measure(find_benchmark("words", {}), data, IMAGES, seed=0) is None
-    assert runner().measure(find_benchmark("bright-and-dark", {}), data, TEXT, seed=0) is None
-    assert runner().measure(find_benchmark("bright-and-dark", {"prompts": []}), data, IMAGES, seed=0) is None
+    assert measured("words", {}, data, IMAGES) is None
+    assert measured("bright-and-dark", {}, data, TEXT) is None
+    assert measured("bright-and-dark", {"prompts": []}, data, IMAGES) is None
 
 
-def test_a_benchmark_of_maps_is_asked_for_those_that_the_job_trains() -> None:
-    class OneItemEach:
-        name, max_new_tokens = "each", 1
+class Counted:
+    """Asks for `count` answers, or for images that it reduces to their mean grey and a file each."""
 
-        def __init__(self, maps: Sequence[ImageMap] = ()) -> None:
-            self.maps = maps
+    name, max_new_tokens = "counted", 1
 
-        def of_maps(self, maps: Sequence[ImageMap]) -> OneItemEach:
-            return OneItemEach(maps)
+    def __init__(self, count: int) -> None:
+        self.count = count
 
-        def items(self, held_out: HeldOut) -> list[Item]:
-            return [Item(map.name, GenerateRequest(map.canonical_prompt, 0, 0)) for map in self.maps]
+    def items(self, subject: Subject) -> list[Item]:
+        return [Item(f"item-{n}", AnswerRequest(str(n))) for n in range(self.count)]
 
-        def score(self, results: Iterable[tuple[Item, Result]], seed: int) -> BenchmarkResult:
-            return BenchmarkResult({item.key: 1.0 for item, _ in results}, (), Table("", [], []))
+    def score(self, results: Iterable[tuple[Item, Any]], seed: int) -> BenchmarkResult:
+        rows = [[item.key, str(result)] for item, result in results]
+        return BenchmarkResult({}, (), Table("", ["item", "result"], rows))
 
-    data = SceneRecords(1)
-    maps = [find_map(name) for name in ("depth", "pixel")]
-    result = runner().measure(OneItemEach(), data, IMAGES, seed=0, maps=maps)
-    assert result is not None and set(result.metrics) == {"depth", "pixel"}
-    assert runner().measure(OneItemEach(), data, IMAGES, seed=0) is None
+
+class Reduced(Counted):
+    def items(self, subject: Subject) -> list[Item]:
+        return [Item(f"item-{n}", GenerateRequest("", 0, n)) for n in range(self.count)]
+
+    def reduce(self, item: Item, image: np.ndarray, subject: Subject, files: FileSink) -> Any:
+        files.write(f"{item.key}.txt", str(image.mean()).encode())
+        return {"mean": image.mean()}
+
+
+class Killed(BaseException):
+    pass
+
+
+class DyingModel(EchoModel):
+    """Is killed when it is asked for a further block."""
+
+    def __init__(self, blocks: int) -> None:
+        super().__init__()
+        self.blocks = blocks
+
+    def answer(self, requests: Sequence[AnswerRequest], max_new_tokens: int) -> list[str]:
+        self._count()
+        return super().answer(requests, max_new_tokens)
+
+    def generate(self, requests: Sequence[GenerateRequest], on_round: Callable[[int, int], None]) -> list[np.ndarray]:
+        self._count()
+        return super().generate(requests, on_round)
+
+    def _count(self) -> None:
+        if len(self.asked) == self.blocks:
+            raise Killed
+
+
+@pytest.mark.parametrize("benchmark", [Counted(3 * ANSWER_BLOCK), Reduced(3 * IMAGE_BLOCK)])
+def test_what_was_finished_before_a_kill_is_not_asked_again(benchmark: Counted, tmp_path: Path) -> None:
+    def measure(model: EchoModel, weights: str = "w") -> list[list[str]]:
+        one = Runner(model, ThreadRanks(), lambda *_: None, StoredBlocks(LocalStore(tmp_path)), weights)
+        result = one.measure(Asked(benchmark, {}), subject(), TEXT | IMAGES, 0, files)
+        assert result is not None
+        return result.table.rows
+
+    files = Files()
+    with pytest.raises(Killed):
+        measure(DyingModel(2))
+    again, others = EchoModel(), EchoModel()
+    rows = measure(again)
+    assert len(again.asked) == 1 and [name for name, _ in rows] == [f"item-{n}" for n in range(benchmark.count)]
+    assert rows == measure(others, "other weights") and len(others.asked) == 3
+    if isinstance(benchmark, Reduced):
+        assert files == {f"item-{n}.txt": f"{n:.1f}".encode() for n in range(benchmark.count)}
+    StoredBlocks(LocalStore(tmp_path)).clear()
+    assert not list(tmp_path.rglob("results/blocks/*"))
+
+
+def test_images_come_back_from_a_finished_block_as_they_were(tmp_path: Path) -> None:
+    items = [Item("", GenerateRequest("", 0, row)) for row in range(3)]
+    blocks = StoredBlocks(LocalStore(tmp_path))
+    first, second = (Runner(model, ThreadRanks(), lambda *_: None, blocks) for model in (EchoModel(), DyingModel(0)))
+    fresh, blocks._there = first.ask(items, "toy"), None
+    assert all(np.array_equal(one, other) for one, other in zip(fresh, second.ask(items, "toy"), strict=True))
+
+
+def test_an_error_names_the_items_of_its_block() -> None:
+    class Breaking(EchoModel):
+        def answer(self, requests: Sequence[AnswerRequest], max_new_tokens: int) -> list[str]:
+            raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError) as caught:
+        runner(Breaking()).ask([Item("left-of-bench", AnswerRequest("?"))], "toy")
+    assert "left-of-bench" in "".join(caught.value.__notes__)
 
 
 @pytest.mark.usefixtures("toys")
 @pytest.mark.parametrize(
     ("name", "settings", "said"),
-    [("typo", {}, "spatial, generatedMaps, words, bright-and-dark"), ("words", {"images": "two"}, "images: 'two'")],
+    [("typo", {}, "spatial, generatedMaps, .*words, bright-and-dark"), ("words", {"images": "two"}, "images: 'two'")],
 )
 def test_an_unknown_benchmark_and_wrong_settings_are_the_users(name: str, settings: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError, match=said) as caught:
-        find_benchmark(name, settings)
+        find_benchmark(name, settings, PLACE)
     assert caught.value.remedy
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from tests.support.benchmark_subject import PLACE, subject
 from tests.support.scene_records import SceneRecords
 from unimrg_trainer.evaluation.benchmarks import spatial
 from unimrg_trainer.evaluation.benchmarks.base import Item
@@ -69,8 +70,9 @@ def test_a_question_with_an_empty_answer_is_refused() -> None:
 
 def test_the_benchmark_asks_the_first_questions_with_their_images() -> None:
     data = SceneRecords(8)
-    items = spatial.Spatial({"questions": 5}).items(data)
-    assert len(items) == 5 and len(spatial.Spatial({"questions": 10_000}).items(data)) == len(data.questions)
+    items = spatial.Spatial({"questions": 5}, PLACE).items(subject(data))
+    assert len(items) == 5 and not spatial.Spatial({"questions": 5}, PLACE).items(subject())
+    assert len(spatial.Spatial({"questions": 10_000}, PLACE).items(subject(data))) == len(data.questions)
     for number in range(5):
         sample, item = data.question_sample(number), items[number]
         assert (item.key, item.truth, item.request.prompt) == (sample.key, sample.answer, sample.question)
@@ -80,11 +82,14 @@ def test_the_benchmark_asks_the_first_questions_with_their_images() -> None:
 def test_metrics_are_percentages_of_all_and_of_each_kind() -> None:
     items = [Item(row.image, AnswerRequest("?"), row.truth, {"kind": row.kind}) for row in ROWS]
     results = zip(items, [row.answer for row in ROWS], strict=True)
-    result = spatial.Spatial({"questions": 9}).score(results, seed=0)
+    result = spatial.Spatial({"questions": 9}, PLACE).score(results, seed=0)
     assert result.metrics["acc"] == pytest.approx(100 * 5 / 9)
     assert result.metrics["unparsed_rate"] == pytest.approx(100 * 2 / 9)
     assert result.metrics["side/n"] == 5.0 and result.metrics["presence/majority_acc"] == 75.0
     assert result.table.rows[-1][:2] == ["all", "9"] and len(result.table.rows) == 3
+    assert sum(item.scores["acc"] for item in result.items) == 5
+    assert [(item.cluster, item.category) for item in result.items] == [(row.image, row.kind) for row in ROWS]
+    assert len({item.item for item in result.items}) == len(ROWS)
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import json
 import re
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
+from tests.support.benchmark_subject import PLACE, subject
 from tests.support.scene_records import SceneRecords
-from unimrg_trainer.evaluation.benchmarks.base import BenchmarkResult, Item, Table
+from unimrg_trainer.evaluation.benchmarks.base import BenchmarkResult, Item, ItemScore, Table
 from unimrg_trainer.evaluation.benchmarks.generated_maps import GeneratedMaps
 from unimrg_trainer.evaluation.benchmarks.spatial import Spatial
 from unimrg_trainer.evaluation.held_out import compare
@@ -117,11 +119,25 @@ def test_every_table_is_printed_without_colour() -> None:
     assert "\x1b" not in text
 
 
+def test_items_and_files_stay_out_of_the_summary_and_a_part_has_names_of_its_own() -> None:
+    items = (ItemScore("7", "7", "", {"mean": 1.0}, prediction="three"),)
+    part = replace(
+        TOY, items=items, files={"table.tsv": b"a"}, limit=5, provenance={"data_md5": "d"}, warnings=("Odd.",)
+    )
+    text = summary(benchmarks={"toy": part}).to_json()
+    read = Summary.from_json(text)
+    assert "three" not in text and "table.tsv" not in text
+    assert read.benchmarks["toy"] == replace(part, items=(), files={})
+    ours = [name for name in [*read.metrics(), *read.headline()] if "/toy/" in name]
+    assert ours and all(name.startswith("dev/toy/") for name in ours)
+    assert "toy: Odd." in printed(read)
+
+
 def generated_maps() -> BenchmarkResult:
     """Scores of outputs that are the true maps turned upside down."""
     data, maps = SceneRecords(8, size=32), {name: find_map(name) for name in MAPS}
-    benchmark = GeneratedMaps({"images": 8}).of_maps(list(maps.values()))
-    items = benchmark.items(data)
+    benchmark = GeneratedMaps({"images": 8}, PLACE)
+    items = benchmark.items(subject(data, list(maps.values())))
     listed = [items[index] for index in range(len(items))]
     return benchmark.score(
         [(item, maps[item.attributes["map"]].target(item.truth, 32)[::-1]) for item in listed], seed=0
@@ -133,7 +149,7 @@ def test_the_tables_fit_eighty_columns() -> None:
     answers = [
         (Item(str(i), AnswerRequest(""), truth, {"kind": kind}), truth) for i, (kind, truth) in enumerate(truths)
     ]
-    perfect = Spatial({"questions": 3000}).score(answers, seed=0)
+    perfect = Spatial({"questions": 3000}, PLACE).score(answers, seed=0)
     rows = compare({"Understanding": [12.25, 12.5]}, {"Understanding": [0.25, 0.75]}, seed=0)
     use = compare_images({"Understanding": [0.25, 0.75]}, {"Understanding": [12.25, 12.5]}, seed=0)
     results = {"spatial": perfect, "generatedMaps": generated_maps()}

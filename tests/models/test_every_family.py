@@ -144,6 +144,32 @@ def test_an_answer_ends_with_its_turn(kind: Kind) -> None:
     assert family.answer(module, [AnswerRequest("Why?", picture("x"))], max_new_tokens=9) == ["left"]
 
 
+def test_batched_answers_are_those_one_by_one_but_for_ties(kind: Kind) -> None:
+    """Questions of different length, with and without an image. Where a token differs, the scores of the two likeliest
+    lie closer than 1e-4, which is the rounding of sums in another order."""
+    family = kind.open()
+    module = perturbed(family, torch.float32)
+    requests = [
+        AnswerRequest(" and ".join(["what is that"] * (n % 5 + 1)), picture(f"{n}") if n % 4 else None)
+        for n in range(24)
+    ]
+    scores: list[Tensor] = []
+    module.get_submodule(kind.head).register_forward_hook(lambda module, given, output: scores.append(output))
+    together = family.answer(module, requests, max_new_tokens=12)
+    in_batch, ties = [step.view(len(requests), -1).argmax(-1) for step in scores], 0
+    for row, request in enumerate(requests):
+        scores.clear()
+        alone = family.answer(module, [request], max_new_tokens=12)
+        pairs = zip(scores, in_batch, strict=False)
+        differs = next((step.flatten() for step, batch in pairs if step.argmax() != batch[row]), None)
+        assert (alone == [together[row]]) == (differs is None)
+        if differs is not None:
+            first, second = differs.topk(2).values.tolist()
+            assert first - second < 1e-4, f"{request.prompt}: the scores are {first} and {second}"
+            ties += 1
+    assert ties <= 1 and len(set(together)) > 3
+
+
 def test_a_generated_image_does_not_depend_on_its_batch(kind: Kind) -> None:
     """Prompts of different length, with an image and without, together and apart."""
     family = kind.open(**kind.few | {"steps": 3}, guidance="2")

@@ -24,9 +24,18 @@ RUN = "s3://bucket/run"
 
 
 def make_job(
-    *, nodes: int = 1, source: bool = False, pods: int = 1, mode: str = "OnSuccess", **policy: int | None
+    *,
+    nodes: int = 1,
+    source: bool = False,
+    pods: int = 1,
+    mode: str = "OnSuccess",
+    train: str = "Always",
+    **policy: int | None,
 ) -> UniMRGJob:
-    """Return a job; `policy` is spec.runPolicy but for what is None, `source` asks for a prepare stage, of `pods`."""
+    """Return a job; `policy` is spec.runPolicy but for what is None, `source` asks for a prepare stage, of `pods`.
+
+    `mode` is that of the evaluation, `train` that of the training.
+    """
     data: dict[str, Any] = {"shards": ["s3://bucket/shards"], "preparation": {"pods": pods}}
     if source:
         data["sources"] = [{"scenes": {"train": 4, "heldOut": 2, "imageSize": 32, "seed": 1}}]
@@ -39,7 +48,7 @@ def make_job(
         "trainer": {"nodes": nodes, "gpusPerNode": 1},
         "data": data,
         "checkpoint": {"uri": RUN, "graceSeconds": 30},
-        "stages": {"evaluate": {"mode": mode}},
+        "stages": {"train": {"mode": train}, "evaluate": {"mode": mode}},
         "tracking": {"mlflow": {"uri": "https://mlflow.example"}},
         "runPolicy": {name: value for name, value in policy.items() if value is not None},
     }

@@ -30,15 +30,17 @@ def end_of(cluster: Cluster, stage: StageName) -> str:
 
 
 @pytest.mark.parametrize(
-    ("source", "mode", "expected"),
+    ("source", "mode", "train", "expected"),
     [
-        (True, "OnSuccess", ["check", "prepare", "train", "evaluate", "finish"]),
-        (False, "OnSuccess", ["check", "train", "evaluate", "finish"]),
-        (False, "Never", ["check", "train", "finish"]),
+        (True, "OnSuccess", "Always", ["check", "prepare", "train", "evaluate", "finish"]),
+        (False, "OnSuccess", "Always", ["check", "train", "evaluate", "finish"]),
+        (False, "Never", "Always", ["check", "train", "finish"]),
+        (True, "OnSuccess", "Never", ["check", "prepare", "evaluate", "finish"]),
+        (False, "Always", "Never", ["check", "evaluate", "finish"]),
     ],
 )
-def test_a_job_goes_through_the_stages_that_it_wants(source: bool, mode: str, expected: list[str]) -> None:
-    cluster = Cluster(make_job(source=source, mode=mode))
+def test_a_job_goes_through_the_stages_that_it_wants(source: bool, mode: str, train: str, expected: list[str]) -> None:
+    cluster = Cluster(make_job(source=source, mode=mode, train=train))
     phases = []
     cluster.settle()
     while cluster.status.phase != "Succeeded":
@@ -50,7 +52,21 @@ def test_a_job_goes_through_the_stages_that_it_wants(source: bool, mode: str, ex
     skipped = [stage.name for stage in cluster.status.stages if stage.state == "Skipped"]
     assert sorted([*expected, *skipped]) == ["check", "evaluate", "finish", "prepare", "train"]
     assert cluster.condition("Complete") == ("True", "Succeeded")
-    assert cluster.status.completion_time is not None
+    assert cluster.status.completion_time is not None and cluster.status.attempt == 1
+
+
+def test_an_evaluation_without_a_training_fails_its_job_and_is_closed() -> None:
+    cluster = Cluster(make_job(train="Never"))
+    cluster.settle()
+    cluster.succeed("check")
+    cluster.fail("evaluate", 66)
+    cluster.succeed("finish")
+    assert (cluster.status.phase, cluster.condition("Failed")) == ("Failed", ("True", "EvaluateFailed"))
+    assert stages_made(cluster) == ["check", "evaluate", "finish"]
+    refused = Cluster(make_job(train="Never"))
+    refused.settle()
+    refused.fail("check", 66)
+    assert refused.status.phase == "Failed" and stages_made(refused) == ["check"]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from tests.support.dictionary_store import DictionaryStore
-from tests.support.tiny_producers import DEPTH, IMAGES, open_one, picture, save_depth_anything, save_hed
+from tests.support.tiny_producers import DEPTH, IMAGES, bilinear, open_one, picture, save_depth_anything, save_hed
 from unimrg_api.spec_maps import HedSpec, MapsSpec, SamSpec
 from unimrg_api.spec_sources import SourceSpec
 from unimrg_trainer.data.dataset import Dataset
@@ -136,21 +136,6 @@ def test_masks_to_choose_from_take_little_memory(models: Path, monkeypatch: pyte
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert best.pixels.all() and peak < 10 * best.pixels.nbytes
-
-
-def bilinear(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Scale by bilinear interpolation between centres of pixels, the border repeated; the definition as loops."""
-    result = np.empty((height, width), np.float32)
-    for row in range(height):
-        for column in range(width):
-            y = max((row + 0.5) * image.shape[0] / height - 0.5, 0)
-            x = max((column + 0.5) * image.shape[1] / width - 0.5, 0)
-            top, left = int(y), int(x)
-            bottom, right = min(top + 1, image.shape[0] - 1), min(left + 1, image.shape[1] - 1)
-            upper = image[top, left] * (1 - x + left) + image[top, right] * (x - left)
-            lower = image[bottom, left] * (1 - x + left) + image[bottom, right] * (x - left)
-            result[row, column] = upper * (1 - y + top) + lower * (y - top)
-    return result
 
 
 def box_overlap(one: np.ndarray, other: np.ndarray) -> float:

@@ -11,6 +11,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from unimrg_api.spec_benchmarks import READS_FILES
+
 GOOD_JOB = """\
 apiVersion: training.unimrg.dev/v1alpha1
 kind: UniMRGJob
@@ -57,7 +59,8 @@ spec:
   tracking:
     mlflow: {experiment: tests}
   stages:
-    evaluate: {mode: OnSuccess, benchmarks: [spatial: {questions: 8}]}
+    train: {mode: Always}
+    evaluate: {mode: OnSuccess, checkpoints: Kept, benchmarks: [spatial: {questions: 8}]}
   runPolicy: {stallTimeoutSeconds: 120}
 """
 """Every field but the optional URIs and what is for a cluster only; it is valid."""
@@ -107,6 +110,16 @@ spec:
   checkpoint: {uri: s3://runs/good}
   tracking:
     mlflow: {uri: "https://mlflow.example", credentials: {secretName: mlflow-keys}}
+  stages:
+    evaluate:
+      suite: Paper
+      files: file:///mnt/models/benchmarks
+      benchmarks:
+        - mmvp: {limit: 20, ruleSet: Vk202606, anyFile: true}
+        - tsv: {file: file:///mnt/models/table.tsv, kind: YesNo, ruleSet: Vk0020}
+        - genEval: {imagesPerPrompt: 12, detector: file:///mnt/models/mask2former, colours: file:///mnt/models/clip}
+        - dpgBench: {judge: file:///mnt/models/judge, referenceCompat: true}
+        - outOfDomainDepth: {images: file:///mnt/models/drawings, weights: file:///mnt/models/small-depth, limit: 8}
   runPolicy: {maxRestarts: 2, maxInfraRestarts: 10, backoffSeconds: 5, maxBackoffSeconds: 60}
 """
 """A job that a cluster takes too, with the fields that matter there."""
@@ -211,6 +224,17 @@ OBJECTIVES, DEPTH = "spec.objectives", '{name: Depth, weight: "0.5"}'
 SOURCES, SCENES = "spec.data.sources", "      - scenes: {train: 100, heldOut: 10, imageSize: 48, seed: 7}"
 ENCODING = "    shards: [file://data]\n    imageEncoding: "
 ONLINE, READING = "    imageEncoding: Online", "spec.data.reading"
+SELECTION, PATIENCE = f"{TRAINING}.earlyStop.benchmark", "patience: 2}"
+
+
+def selecting(name: str, metric: str) -> str:
+    """Return what takes the place of PATIENCE: an early stop by a benchmark's metric."""
+    return f"patience: 2, benchmark: {{name: {name}, metric: {metric}}}}}"
+
+
+_THEN = GOOD_JOB[GOOD_JOB.index(PATIENCE) : GOOD_JOB.index("ZeRO1")]
+DIVIDED = [f"{_THEN}ZeRO1", *(_THEN.replace(PATIENCE, selecting("spatial", "acc")) + one for one in ("FSDP2", "ZeRO3"))]
+"""An early stop and what follows, up to the strategy: of the good job, and with one that divides the weights."""
 BENCHMARKS, SPATIAL = "spec.stages.evaluate.benchmarks", "[spatial: {questions: 8}]"
 URI, RUN = "spec.checkpoint.uri", "uri: file://run"
 MLFLOW, LABELS = "spec.tracking.mlflow", "metadata.labels"
@@ -273,6 +297,10 @@ BAD_JOBS = [
     *bad(f"{CUSTOM}.settings", MODEL, f"model: {{custom: {{name: a, settings: {{x: {2**63}}}}}}}", server_sees=False),
     *bad(f"{OBJECTIVES}[1]", "{name: Depth,", "{name: Depth, custom: a,", "{"),
     *bad(f"{BENCHMARKS}[0].mmBench", SPATIAL, "[mmBench: {}]"),
+    *bad(f"{BENCHMARKS}[0].tsv.file", SPATIAL, "[tsv: {kind: YesNo}]", "[tsv: {kind: YesNo, file: a.tsv}]"),
+    *bad(
+        f"{BENCHMARKS}[0].tsv.kind", SPATIAL, "[tsv: {file: file://a.tsv}]", "[tsv: {file: file://a.tsv, kind: Free}]"
+    ),
     *bad(f"{BENCHMARKS}[0]", SPATIAL, "[{}]", "[{spatial: {}, custom: {name: toy}}]"),
     *bad(f"{BENCHMARKS}[0].generatedMaps.images", SPATIAL, *(f"[generatedMaps: {{images: {n}}}]" for n in (0, 1025))),
     *bad(f"{BENCHMARKS}[0].generatedMaps.maps", SPATIAL, "[generatedMaps: {maps: [depth]}]"),
@@ -320,11 +348,25 @@ BAD_JOBS = [
     *bad(f"{TRAINING}.guard.spikeThreshold", 'spikeThreshold: "6"', 'spikeThreshold: "0"', "spikeThreshold: 6"),
     *bad(f"{TRAINING}.guard.spikeWindow", "spikeWindow: 64", "spikeWindow: 7"),
     *bad(f"{TRAINING}.earlyStop.everySteps", "{everySteps: 40", "{everySteps: 25", "{everySteps: 0"),
+    *bad(f"{SELECTION}.metric", PATIENCE, *(selecting("spatial", metric) for metric in ('""', '"a=b"'))),
+    *bad(f"{SELECTION}.name", PATIENCE, *(selecting(name, "acc") for name in ("mmvp", "1st"))),
+    *bad(SELECTION, DIVIDED[0], *DIVIDED[1:]),
+    *bad("spec.stages.train.mode", "{mode: Always}", "{mode: OnSuccess}"),
+    *bad(
+        "spec.stages.evaluate.mode",
+        "{mode: Always}\n    evaluate: {mode: OnSuccess",
+        "{mode: Never}\n    evaluate: {mode: Never",
+    ),
+    *bad("spec.stages.evaluate.checkpoints", "checkpoints: Kept", "checkpoints: All"),
+    *bad("spec.stages.evaluate.suite", "checkpoints: Kept", "suite: quick"),
+    *bad("spec.stages.evaluate.files", "checkpoints: Kept", "suite: Quick"),
+    *bad("spec.stages.evaluate.files", SPATIAL, *(f"[spatial: {{}}, {name}: {{}}]" for name in READS_FILES)),
     *bad(f"{TRAINING}.earlyStop.patience", "patience: 2", "patience: 0"),
     *bad("spec.trainer.compile", "compile: Never", "compile: never", "compile: true"),
     *bad("spec.trainer.diagnostics.gradientNormsEvery", "gradientNormsEvery: 5", "gradientNormsEvery: 0"),
     *bad("spec.trainer.diagnostics.profileStep", "profileStep: 4", "profileStep: 0", "profileStep: 39"),
     *bad("spec.trainer.diagnostics.deterministic", "deterministic: Never", "deterministic: false"),
+    *bad("spec.data.shards", "    shards: [file://data]\n", ""),
     *bad("spec.data.shards", "[file://data]", "file://data", "[]", f"[{', '.join(f'file://{n}' for n in range(17))}]"),
     *bad("spec.data.weights", ONLINE, f"{ONLINE}\n    weights: []"),
     *bad("spec.data.weights[0]", ONLINE, f"{ONLINE}\n    weights: [1]", f'{ONLINE}\n    weights: ["-1"]'),
@@ -417,6 +459,13 @@ BAD_JOBS += [
     *_on_cluster("spec.data.preparation.maxBadFraction", '"0.02"', '"1.5"', "0.02"),
     *_on_cluster(f"{TRAINING}.parts", GOOD_MODEL, *(MODEL_WITH_ENCODER.format(one) for one in ("openuni", "showo"))),
     *_on_cluster(f"{TRAINING}.parts", GOOD_MODEL, *ALL_FROZEN),
+    *_on_cluster(f"{BENCHMARKS}[0].mmvp.limit", "limit: 20", "limit: 0", "limit: all"),
+    *_on_cluster(f"{BENCHMARKS}[0].mmvp.ruleSet", "Vk202606", "vk-2026-06"),
+    *_on_cluster(f"{BENCHMARKS}[0].mmvp.anyFile", "anyFile: true", "anyFile: Always"),
+    *_on_cluster(f"{BENCHMARKS}[1].tsv.file", "file:///mnt/models/table.tsv", "hf://a/b", "s3://B/own.tsv"),
+    *_on_cluster(f"{BENCHMARKS}[2].genEval.imagesPerPrompt", "imagesPerPrompt: 12", "imagesPerPrompt: 0"),
+    *_on_cluster(f"{BENCHMARKS}[3].dpgBench.referenceCompat", "referenceCompat: true", 'referenceCompat: "true"'),
+    *_on_cluster(f"{BENCHMARKS}[4].outOfDomainDepth.weights", ", weights: file:///mnt/models/small-depth", ""),
     *_on_cluster("spec.runPolicy.maxBackoffSeconds", "backoffSeconds: 5,", "backoffSeconds: 61,"),
     *_on_cluster("spec.backend", "  trainer:\n", "  backend: pytorchjob\n  trainer:\n"),
     *_on_cluster("spec.queue.name", "  trainer:\n", "  queue: {name: Team}\n  trainer:\n", "  queue: {}\n  trainer:\n"),
@@ -442,6 +491,12 @@ FOR_A_CLUSTER = [
         for place in ("llava.json", "coco", "depth", "contours")
         for case in _on_cluster(SOURCES, f"/mnt/models/{place}", f"/home/{place}")
     ),
+    *(
+        case
+        for place in ("table.tsv", "mask2former", "clip", "judge", "drawings", "small-depth")
+        for case in _on_cluster(BENCHMARKS, f"/mnt/models/{place}", f"/home/{place}")
+    ),
+    *_on_cluster("spec.stages.evaluate.files", "/mnt/models/benchmarks", "/home/benchmarks"),
     *_on_cluster(SHARDS, "/mnt/scratch/shards", "/data", "/mnt/models/shards"),
     *_on_cluster(URI, "s3://runs/good", "file://run", "file:///mnt/models"),
     *_on_cluster(f"{MLFLOW}.uri", "https://mlflow.example", "sqlite:///runs.db"),

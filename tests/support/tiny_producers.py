@@ -37,7 +37,7 @@ def save_depth_anything(folder: Path, **changes: Any) -> DepthAnythingForDepthEs
         **changes,
     )
     model = DepthAnythingForDepthEstimation(config).eval()
-    _draw(model, 1)
+    draw(model, 1)
     with torch.no_grad():
         model.head.conv3.weight.abs_()  # else much of a random map is below zero, and cut off
     model.save_pretrained(folder)
@@ -68,7 +68,7 @@ def save_sam(folder: Path) -> SamModel:
     }
     config = SamConfig(vision_config=vision, prompt_encoder_config=prompt, mask_decoder_config=decoder)
     model = SamModel(config).eval()
-    _draw(model, 2)
+    draw(model, 2)
     with torch.no_grad():
         for head in model.mask_decoder.output_hypernetworks_mlps:
             head.proj_out.weight.mul_(60)  # logits far from zero, as a trained model's
@@ -79,12 +79,12 @@ def save_sam(folder: Path) -> SamModel:
 def save_hed(path: Path) -> HedModel:
     """Write a HED with random weights to a safetensors file, and return it."""
     model = HedModel().eval()
-    _draw(model, 3)
+    draw(model, 3)
     save_file(model.state_dict(), path)
     return model
 
 
-def _draw(model: nn.Module, seed: int) -> None:
+def draw(model: nn.Module, seed: int) -> None:
     """Draw all weights so large that what the model makes depends on what it sees."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -100,6 +100,21 @@ def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
     waves = [np.sin(rows / a + columns / b) for a, b in rng.uniform(3, 40, (3, 2))]
     noisy = np.stack(waves, axis=2) * 100 + 128 + rng.normal(0, 10, (height, width, 3))
     return noisy.clip(0, 255).astype(np.uint8)
+
+
+def bilinear(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Scale by bilinear interpolation between centres of pixels, the border repeated; the definition as loops."""
+    result = np.empty((height, width), np.float32)
+    for row in range(height):
+        for column in range(width):
+            y = max((row + 0.5) * image.shape[0] / height - 0.5, 0)
+            x = max((column + 0.5) * image.shape[1] / width - 0.5, 0)
+            top, left = int(y), int(x)
+            bottom, right = min(top + 1, image.shape[0] - 1), min(left + 1, image.shape[1] - 1)
+            upper = image[top, left] * (1 - x + left) + image[top, right] * (x - left)
+            lower = image[bottom, left] * (1 - x + left) + image[bottom, right] * (x - left)
+            result[row, column] = upper * (1 - y + top) + lower * (y - top)
+    return result
 
 
 IMAGES = [picture(40, 60), picture(33, 21, 1), picture(80, 120, 2), picture(1, 1, 3), picture(40, 60, 4)]

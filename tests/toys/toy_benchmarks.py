@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from unimrg_api.errors import UserError
-from unimrg_trainer.evaluation.benchmarks.base import BenchmarkResult, HeldOut, Item, Result, Table
+from unimrg_trainer.evaluation.benchmarks.base import BenchmarkPlace, BenchmarkResult, Item, Result, Subject, Table
 from unimrg_trainer.models.requests import AnswerRequest, GenerateRequest
 
 
@@ -18,12 +18,14 @@ class Words:
     name = "words"
     max_new_tokens = 4
 
-    def __init__(self, settings: Mapping[str, Any]) -> None:
+    def __init__(self, settings: Mapping[str, Any], place: BenchmarkPlace) -> None:
         self._images = settings.get("images", 2)
         if not isinstance(self._images, int):
             raise UserError(f"custom.settings.images: {self._images!r} is no whole number", remedy="write e.g. 2")
 
-    def items(self, held_out: HeldOut) -> list[Item]:
+    def items(self, subject: Subject) -> list[Item]:
+        held_out = subject.held_out
+        assert held_out is not None
         samples = [held_out.image_sample(number) for number in held_out.images[: self._images]]
         return [Item(sample.key, AnswerRequest("What is this?", sample.image)) for sample in samples]
 
@@ -39,10 +41,10 @@ class Brightness:
     name = "bright-and-dark"
     max_new_tokens = 1
 
-    def __init__(self, settings: Mapping[str, Any]) -> None:
+    def __init__(self, settings: Mapping[str, Any], place: BenchmarkPlace) -> None:
         self._prompts: list[str] = settings.get("prompts", ["bright", "dark"])
 
-    def items(self, held_out: HeldOut) -> list[Item]:
+    def items(self, subject: Subject) -> list[Item]:
         return [Item(prompt, GenerateRequest(prompt, seed=3, row=row)) for row, prompt in enumerate(self._prompts)]
 
     def score(self, results: Iterable[tuple[Item, Result]], seed: int) -> BenchmarkResult:

@@ -6,7 +6,7 @@ lines, and text is single characters. One small transformer computes it all.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from unimrg_api.errors import UserError
 from unimrg_trainer.maps.geometry import squash
 from unimrg_trainer.models.base import OnRound, RngFor, Row
 from unimrg_trainer.models.common.encodings import Reading
-from unimrg_trainer.models.requests import AnswerRequest, GenerateRequest
+from unimrg_trainer.models.requests import DEFAULT_STYLE, AnswerRequest, GenerateRequest
 from unimrg_trainer.objectives.base import Objective, Task
 from unimrg_trainer.packing.composition import Composition
 from unimrg_trainer.packing.segments import Attention, Segment, row_length, row_tokens, segment_slices
@@ -74,7 +74,7 @@ class ToyModule(nn.Module):
 
 
 class ToyFamily:
-    name, variant, assets = "toy", "small", Path()
+    name, variant, assets, prompt_style = "toy", "small", Path(), DEFAULT_STYLE
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         for name in settings.keys() - {"width", "sampling"}:
@@ -126,7 +126,14 @@ class ToyFamily:
     def layouts(self) -> Sequence[Any]:
         return []
 
-    def answer(self, module: nn.Module, requests: Sequence[AnswerRequest], *, max_new_tokens: int) -> list[str]:
+    def answer(
+        self,
+        module: nn.Module,
+        requests: Sequence[AnswerRequest],
+        *,
+        max_new_tokens: int,
+        on_token: Callable[[], None] = lambda: None,
+    ) -> list[str]:
         return [self._answer(module, request, max_new_tokens) for request in requests]
 
     def _answer(self, module: Any, request: AnswerRequest, most: int) -> str:

@@ -94,11 +94,13 @@ def data_digest(job: UniMRGJob, env: PodEnvironment, *, prepared: bool = True) -
 
 
 def check_data(job: UniMRGJob, env: PodEnvironment) -> str:
-    """Return what `data_digest` does. Raises UserError (65), too, unless the data has what is trained on."""
+    """Return what `data_digest` does. Raises UserError (65), too, unless the data has what is trained on, or else
+    evaluated with."""
     stores = data_stores(job, env)
     found = find_data(stores, wanted_digest(job, env))
+    split = "train" if job.spec.trains else "heldOut"
     with prefix_user_errors("spec.data.shards"):
-        require_contents(job, [Dataset.of(store, one, "train") for store, one in zip(stores, found, strict=True)])
+        require_contents(job, [Dataset.of(store, one, split) for store, one in zip(stores, found, strict=True)])
     return mixture_digest([one.digest for one in found], job.spec.data.proportions())
 
 

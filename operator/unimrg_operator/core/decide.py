@@ -109,7 +109,7 @@ def _status(inputs: StatusInputs) -> tuple[JobStatus, float | None]:
         reason=main_condition.reason,
         conditions=found,
         stages=list(stages.all),
-        attempt=stages[TRAINING].attempt,
+        attempt=stages[TRAINING if inputs.job.spec.trains else "evaluate"].attempt,
         progress=inputs.progress,
         checkpoint=reported.checkpoint,
         benchmarks=reported.benchmarks,

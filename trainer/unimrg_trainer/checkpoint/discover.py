@@ -102,18 +102,21 @@ def load_newest(
     """
     while True:
         commit = on_first_rank(agreement, "looking for a checkpoint", lambda: newest_verified(store, best=best))
-        if commit is None or _imported(store, agreement, commit, import_state, training_digest):
+        if commit is None or import_commit(store, agreement, commit, import_state, training_digest):
             return commit
 
 
-def _imported(
+def import_commit(
     store: ObjectStore,
     agreement: Agreement,
     commit: Commit,
     import_state: Callable[[CommitReader], None],
     training_digest: str | None,
 ) -> bool:
-    """Import a commit on every rank; quarantine it and return False if it is damaged."""
+    """Import a commit on every rank, a collective call; quarantine it and return False if it is damaged.
+
+    Raises as `load_newest`.
+    """
     what = f"reading the checkpoint of step {commit.step}"
     broken: list[Exception] = []
 

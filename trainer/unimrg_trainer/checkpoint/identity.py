@@ -44,7 +44,7 @@ def claim_identity(store: ObjectStore, uid: str | None, training: Mapping[str, A
 def _differences(held: Mapping[str, Any], own: Mapping[str, Any]) -> str:
     """Name the fields in which two trainings differ, with both values."""
     there, here = (
-        {name: value for name, value in _fields(one.get("training", {})) if value is not None} for one in (held, own)
+        {name: value for name, value in job_fields(one.get("training", {})) if value is not None} for one in (held, own)
     )
     different = [
         f"{name} is {_shown(there, name)} there and {_shown(here, name)} here"
@@ -57,7 +57,7 @@ def _differences(held: Mapping[str, Any], own: Mapping[str, Any]) -> str:
     return "; ".join(different[:NAMED]) + more
 
 
-def _fields(training: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
+def job_fields(training: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
     """Yield (field of the job, value) of everything in a training (`UniMRGJob.trained_values`)."""
     for name, value in training.items():
         if name == "data":

@@ -23,8 +23,9 @@ READ_BYTES = 4 << 20
 GAP_BYTES = 128 << 10
 """What may lie between two pieces of one read: reading it costs less than another request."""
 CONNECTIONS = 8
-MOST_GROUPS = 1024
-"""Groups that are looked at together, however little they need."""
+MOST_GROUPS = 256
+"""Groups that are looked at together, and read before they are waited for, however little they need: a piece of a few
+kilobytes takes as much again for keeping it."""
 
 
 class Group:
@@ -163,7 +164,9 @@ class ReadAhead:
             return None
 
     def _may_start(self, read: _Read) -> bool:
-        return self._closed or read.group <= self._wanted or self.held + read.length <= self._memory_bytes
+        if self._closed or read.group <= self._wanted:
+            return True
+        return read.group <= self._wanted + MOST_GROUPS and self.held + read.length <= self._memory_bytes
 
     def _take(self, limit: int) -> dict[int, Group]:
         """Take the next groups, of about `limit` bytes; fewer where they turn to other objects.

@@ -20,9 +20,12 @@ from unimrg_api.errors import JobError, Problem, UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.fields import resolve_uri
 from unimrg_api.job import UniMRGJob
+from unimrg_api.spec_benchmarks import BenchmarkSpec
 from unimrg_trainer.engine.initial_weights import check_headers
 from unimrg_trainer.engine.parts import check_parts, parts_of
+from unimrg_trainer.evaluation.benchmarks.base import BenchmarkPlace, NeedsFiles
 from unimrg_trainer.evaluation.benchmarks.registry import find_benchmark
+from unimrg_trainer.evaluation.runner import Asked
 from unimrg_trainer.models.base import Family
 from unimrg_trainer.models.common.assets import Asset, assets_folder
 from unimrg_trainer.models.registry import find_family
@@ -120,9 +123,32 @@ def _components(job: UniMRGJob, env: PodEnvironment) -> Iterator[tuple[str, bool
     yield "spec.training.parts", custom, lambda: _check_parts(job, family())
     for index, entry in enumerate(spec.objectives or ()):
         yield f"spec.objectives[{index}]", entry.custom is not None, partial(objective, entry.key)
-    for index, benchmark in enumerate(spec.stages.evaluate.benchmarks):
-        path = f"spec.stages.evaluate.benchmarks[{index}]"
-        yield path, benchmark.custom is not None, partial(find_benchmark, *benchmark.selected())
+    for benchmark, place in benchmark_places(job, env):
+        yield place.field, benchmark.custom is not None, partial(_check_benchmark, benchmark, place)
+
+
+def benchmark_places(job: UniMRGJob, env: PodEnvironment) -> Iterator[tuple[BenchmarkSpec, BenchmarkPlace]]:
+    """Yield each benchmark of the job's evaluation, those of its suite too, with its place."""
+    evaluate = job.spec.stages.evaluate
+    for field, entry in evaluate.all_benchmarks():
+        yield entry, BenchmarkPlace(field, env.spec_base, job.spec.storage, env.cache, evaluate.files)
+
+
+def asked_benchmarks(job: UniMRGJob, env: PodEnvironment) -> dict[str, Asked]:
+    """Return the benchmarks of the job's evaluation by name, its suite's too. Raises UserError for wrong settings."""
+    found = {}
+    for entry, place in benchmark_places(job, env):
+        name, settings = entry.selected()
+        limit = None if entry.custom is not None else settings.get("limit")
+        found[entry.key] = Asked(find_benchmark(name, settings, place), settings, limit)
+    return found
+
+
+def _check_benchmark(entry: BenchmarkSpec, place: BenchmarkPlace) -> None:
+    """Build a benchmark, and have it look for the files that it needs."""
+    benchmark = find_benchmark(*entry.selected(), place)
+    if isinstance(benchmark, NeedsFiles):
+        benchmark.check_files()
 
 
 def _check_parts(job: UniMRGJob, family: Family) -> None:

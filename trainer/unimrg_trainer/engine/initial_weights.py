@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from collections.abc import Callable, Mapping
@@ -49,6 +50,16 @@ def build_initial(family: Family, seed: int, published: WeightsSource | None, dt
     if published is not None:
         load_published(module, published)
     return module
+
+
+@torch.no_grad()
+def weights_digest(module: nn.Module) -> str:
+    """Return the SHA-256 of all parameters, names included."""
+    digest = hashlib.sha256()
+    for name, parameter in module.named_parameters():
+        digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)};".encode())
+        digest.update(parameter.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 @torch.no_grad()

@@ -95,11 +95,13 @@ class TrainedModel:
 
     family: Family
     module: nn.Module
+    on_token: Callable[[], None] = lambda: None
+    """Called before every further token of answers; may end the work by raising."""
 
     @torch.no_grad()
     def answer(self, requests: Sequence[AnswerRequest], max_new_tokens: int) -> list[str]:
         self.module.eval()
-        return self.family.answer(self.module, requests, max_new_tokens=max_new_tokens)
+        return self.family.answer(self.module, requests, max_new_tokens=max_new_tokens, on_token=self.on_token)
 
     @torch.no_grad()
     def generate(self, requests: Sequence[GenerateRequest], on_round: OnRound) -> list[np.ndarray]:

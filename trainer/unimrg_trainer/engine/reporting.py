@@ -17,6 +17,7 @@ from unimrg_api.texts import counted
 from unimrg_trainer.engine.loop import LoopReport
 from unimrg_trainer.engine.run_description import describe_run
 from unimrg_trainer.engine.setup import Setup
+from unimrg_trainer.evaluation.runner import Asked
 from unimrg_trainer.local_folders import write_progress
 from unimrg_trainer.tracking.spool import Spool, copy_segments, restore_segments
 
@@ -125,6 +126,11 @@ class Reporter:
         values = {"heldout/loss": loss, **{f"heldout/loss/{name.lower()}": value for name, value in losses.items()}}
         self._spool.step(step, {name: value for name, value in values.items() if math.isfinite(value)})
         logger.info("held-out loss %.4f after step %d", loss, step)
+
+    def record_benchmark(self, step: int, asked: Asked, metrics: Mapping[str, float]) -> None:
+        """Record what a benchmark found in the middle of training."""
+        if self._spool is not None:
+            self._spool.step(step, {f"{asked.prefix}/{asked.name}/{name}": value for name, value in metrics.items()})
 
     def show_wait(self, text: str) -> None:
         """Tell what the training waits for, "" once it does not any more. Called from another thread."""

@@ -37,7 +37,8 @@ def describe_run(setup: Setup, spool: Spool, parameter_count: int, frozen_count:
             "unimrg.checkpoints": resolve_uri(job.spec.checkpoint.uri, setup.env.spec_base),
         }
     )
-    record_dataset(setup, spool, "training")
+    if job.spec.trains:
+        record_dataset(setup, spool, "training")
     file = setup.env.run_dir / JOB_FILE
     try:
         file.write_text(json.dumps(redact_values(json.loads(process_spec(job))), indent=2) + "\n")
@@ -63,14 +64,21 @@ def description(setup: Setup, parameter_count: int) -> str:
     places = ", ".join(f"`{resolve_uri(uri, base)}`" for uri in spec.data.shards)
     start = f"`{resolve_uri(spec.model.init, base)}`" if spec.model.init else f"random weights of seed {training.seed}"
     batch = f"{training.batch.rows_per_objective} rows of each objective per step"
-    name = f"{setup.family.name} {setup.family.variant}"
-    return f"""**{name}** ({parameter_count:,} parameters), trained with **{spec.method}**
+    name = f"**{setup.family.name} {setup.family.variant}** ({parameter_count:,} parameters)"
+    if spec.trains:
+        what = f"""{name}, trained with **{spec.method}**
 
 - objectives: {objectives}
 - start: {start}
 - data: {_data_name(setup.job)} at {places}, digest `{setup.data_digest}`
 - length: {training.resolved_stop_step()} steps, {batch}, seed {training.seed}, {setup.world_size} process(es)
-- checkpoints: `{resolve_uri(spec.checkpoint.uri, base)}`
+- checkpoints: `{resolve_uri(spec.checkpoint.uri, base)}`"""
+    else:
+        what = f"""{name}, evaluated as it is
+
+- weights: {start}
+- results: `{resolve_uri(spec.checkpoint.uri, base)}`"""
+    return f"""{what}
 
 To repeat it, save the artifact `job/{JOB_FILE}`, choose another `spec.checkpoint.uri` in it, and with
 unimrg {importlib.metadata.version("unimrg")} run

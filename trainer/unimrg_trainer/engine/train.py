@@ -131,7 +131,7 @@ def main(env: PodEnvironment, job: UniMRGJob, stop: StopFlag) -> None:
     early_stop = EarlyStop(setup, strategy, reporter, sections, stop_flag, first_step)
     stop_step = training.resolved_stop_step()
     if early_stop.has_ended:
-        logger.info("nothing to train: the held-out loss ended this training with step %d", first_step)
+        logger.info("nothing to train: an early stop ended this training with step %d", first_step)
         stop_step = first_step
     profiler = _open_profiler(setup, sections)
     with _planned_ahead(setup, planner, first_step, stop_step) as plan_step:

@@ -8,7 +8,7 @@ Formulas: docs/method/evaluation.md.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -89,12 +89,60 @@ def bootstrap_ratio_interval(
     if units < 2:
         return None
     pairs = np.stack([numerators, denominators], axis=1)[np.lexsort((denominators, numerators))]
-    random = np.random.Generator(np.random.Philox(seed))
-    most = max(1, DRAWS_AT_ONCE // units)
-    parts = [min(most, resamples - first) for first in range(0, resamples, most)]
-    sums = np.concatenate([pairs[random.integers(units, size=(part, units))].sum(axis=1) for part in parts])
+    sums = np.concatenate([pairs[draws].sum(axis=1) for draws in _draws(units, seed, resamples)])
     low, high = np.quantile(sums[:, 0] / sums[:, 1], [1 - TAIL, TAIL])
     return Interval(float(low), float(high))
+
+
+def bootstrap_means(
+    values: np.ndarray,
+    clusters: Sequence[str],
+    averaged: Sequence[Sequence[int]],
+    *,
+    seed: int,
+    resamples: int = RESAMPLES,
+) -> list[Interval | None]:
+    """Return the percentile bootstrap interval of the mean of the means of each group of columns in `averaged`.
+
+    `values` [rows, columns] is NaN where a row does not count for a column; a group of one is that column's own mean.
+    The same draws of clusters serve all columns, so that hundreds of them cost little more than one. None where fewer
+    than two clusters count. Rows come in an order of their own, such as that of their names.
+    """
+    labels, unit = np.unique(np.asarray(clusters, dtype=str), return_inverse=True)
+    units = len(labels)
+    if units < 2:
+        return [None for _ in averaged]
+    present = ~np.isnan(values)
+    patterns, pattern = np.unique(present, axis=1, return_inverse=True)  # columns of the same rows are counted once
+    of_rows = np.concatenate([np.where(present, values, 0.0), patterns], axis=1)
+    of_units = np.zeros((units, of_rows.shape[1]))
+    np.add.at(of_units, unit, of_rows)
+    means = []
+    for draws in _draws(units, seed, resamples):
+        first = np.arange(len(draws))[:, None] * units
+        counts = np.bincount((draws + first).ravel(), minlength=draws.size).reshape(draws.shape)
+        sums = counts @ of_units
+        with np.errstate(invalid="ignore"):  # a column of few clusters, none of which was drawn
+            of_columns = sums[:, : values.shape[1]] / sums[:, values.shape[1] :][:, pattern.ravel()]
+        means.append(np.stack([of_columns[:, group].mean(axis=1) for group in map(list, averaged)], axis=1))
+    drawn = np.concatenate(means)
+    ends = np.quantile(drawn, [1 - TAIL, TAIL], axis=0)
+    for column in np.flatnonzero(np.isnan(ends[0])):
+        known = drawn[~np.isnan(drawn[:, column]), column]
+        ends[:, column] = np.quantile(known, [1 - TAIL, TAIL]) if len(known) else np.nan
+    counted = (of_units[:, values.shape[1] :] > 0).sum(axis=0)[pattern.ravel()]
+    return [
+        Interval(float(low), float(high)) if min(counted[list(group)]) > 1 else None
+        for group, (low, high) in zip(averaged, ends.T, strict=True)
+    ]
+
+
+def _draws(units: int, seed: int, resamples: int) -> Iterator[np.ndarray]:
+    """Yield which units are drawn, with replacement: [some of the resamples, units]."""
+    random = np.random.Generator(np.random.Philox(seed))
+    most = max(1, DRAWS_AT_ONCE // units)
+    for first in range(0, resamples, most):
+        yield random.integers(units, size=(min(most, resamples - first), units))
 
 
 def mcnemar(wins: int, losses: int) -> float:

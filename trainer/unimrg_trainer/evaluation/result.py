@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Annotated
 
-from pydantic import FiniteFloat
+from pydantic import Field, FiniteFloat
 
 _METRIC = re.compile(r"[A-Za-z0-9_\-. :/]{1,200}")
 
@@ -19,6 +20,31 @@ class Table:
     rows: list[list[str]]
 
 
+def prefix_of(limit: int | None) -> str:
+    """Return how names of metrics begin: those of a benchmark, or of a part of one."""
+    return "eval" if limit is None else "dev"
+
+
+@dataclass(frozen=True)
+class ItemScore:
+    """What one item of a benchmark contributed, so that two checkpoints can be compared item by item."""
+
+    item: str
+    """Unique within the benchmark, and the same for every checkpoint: a table's index, PROMPT/IMAGE."""
+    cluster: str
+    """Items of one cluster are not independent: a question's rotations, a pair, a set, an image, a prompt."""
+    category: str
+    """For tables by category; empty where there is none."""
+    scores: dict[str, float]
+    """Metric → contribution, 0…1: the metric is 100 × the mean over the items that have it."""
+    question: str = ""
+    truth: str = ""
+    prediction: str = ""
+    """The answer, or what names an image. Texts are cut to 500 characters."""
+    extracted: str = ""
+    """What the scorer took the prediction for."""
+
+
 @dataclass(frozen=True)
 class BenchmarkResult:
     """Scores of one benchmark. Raises ValueError for a name that MLflow would refuse, and for unequal rows."""
@@ -28,6 +54,19 @@ class BenchmarkResult:
     headline: tuple[str, ...]
     """The few metrics that the pod's termination message carries."""
     table: Table
+    items: Annotated[tuple[ItemScore, ...], Field(exclude=True)] = ()
+    """In the order in which they were asked; written to results/items/NAME.jsonl and not to the summary."""
+    means_of_categories: tuple[str, ...] = ()
+    """Metrics that are the unweighted mean of the categories' means, and not the mean over the items."""
+    provenance: dict[str, str] = field(default_factory=dict)
+    """What a score depends on besides the model (rule_set, data_md5, prompt_sha256, prompt_style, judge, …): results
+    whose values differ are not compared."""
+    warnings: tuple[str, ...] = ()
+    """What makes the scores incomplete or doubtful, in whole sentences; shown with them."""
+    limit: int | None = None
+    """Only the first items were asked, at most so many; set by the runner."""
+    files: Annotated[dict[str, bytes], Field(exclude=True)] = field(default_factory=dict)
+    """Further files: path below results/NAME/ → content."""
 
     def __post_init__(self) -> None:
         unlawful = [name for name in self.metrics if not _METRIC.fullmatch(name)]

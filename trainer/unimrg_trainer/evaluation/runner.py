@@ -1,21 +1,35 @@
 """Puts the requests of a benchmark, or of the sample grid, to a model: in blocks, spread over the ranks of the job.
 
 Blocks do not depend on the number of ranks, and a request's random numbers on neither, so results are the same at any
-world size. Free of torch: the model and the other ranks are behind protocols.
+world size; a block that an earlier attempt finished is not asked again (`blocks.py`). Free of torch: the model and the
+other ranks are behind protocols.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from unimrg_trainer.evaluation.benchmarks.base import AsksForMaps, Benchmark, BenchmarkResult, HeldOut, Items, Result
-from unimrg_trainer.maps.base import ImageMap
+from unimrg_api.errors import Interrupted, UserError
+from unimrg_trainer.evaluation.benchmarks.base import (
+    Benchmark,
+    BenchmarkResult,
+    FileSink,
+    Item,
+    Items,
+    LazyItems,
+    ReducesImages,
+    Result,
+    Subject,
+)
+from unimrg_trainer.evaluation.blocks import StoredBlocks, block_digest
+from unimrg_trainer.evaluation.result import prefix_of
 from unimrg_trainer.models.requests import AnswerRequest, GenerateRequest
 
 logger = logging.getLogger(__name__)
@@ -47,6 +61,9 @@ class Ranks(Protocol):
     @property
     def rank(self) -> int: ...
 
+    @property
+    def world_size(self) -> int: ...
+
     def share(self, items: Sequence[T]) -> Sequence[T]:
         """Return this rank's share of the items."""
         ...
@@ -57,56 +74,117 @@ class Ranks(Protocol):
 
 
 @dataclass(frozen=True)
+class Asked:
+    """A benchmark as an entry of the job asks for it."""
+
+    benchmark: Benchmark
+    settings: Any = None
+    """Its settings as JSON: finished blocks of other settings are not taken for its own."""
+    limit: int | None = None
+    """A part of the benchmark is asked: its metrics are named `dev/…`."""
+
+    @property
+    def name(self) -> str:
+        return self.benchmark.name
+
+    @property
+    def prefix(self) -> str:
+        """How names of its metrics begin."""
+        return prefix_of(self.limit)
+
+
+@dataclass(frozen=True)
 class Runner:
     """What benchmarks and the sample grid ask their requests with."""
 
     model: Model
     ranks: Ranks
     progress: Progress
+    blocks: StoredBlocks | None = None
+    """Where finished blocks are kept; None: nowhere."""
+    weights: str = ""
+    """Digest of the weights and of how they generate, which blocks are found by."""
+    evenly: bool = False
+    """Every rank asks equally many blocks, some of them once more: for a `progress` that is a collective call."""
 
-    def ask(self, items: Items, label: str, *, max_new_tokens: int = 1) -> list[Result]:
-        """Return the model's result for every item, on every rank. Items ask all for text, or all for images."""
+    def ask(
+        self,
+        items: Items,
+        label: str,
+        *,
+        max_new_tokens: int = 1,
+        settings: Any = None,
+        reduce: Callable[[Item, np.ndarray], Any] | None = None,
+    ) -> list[Result]:
+        """Return the model's result for every item, on every rank. Items ask all for text, or all for images.
+
+        `reduce` turns an image into what is returned in its place, on the rank that generated it.
+        """
         if not len(items):
             return []
         size = ANSWER_BLOCK if isinstance(items[0].request, AnswerRequest) else IMAGE_BLOCK
         blocks = [range(first, min(first + size, len(items))) for first in range(0, len(items), size)]
-        mine = self.ranks.share(blocks)
+        left_over = -len(blocks) % self.ranks.world_size if self.evenly else 0
+        mine = self.ranks.share(blocks + blocks[-1:] * left_over)
         results: list[list[Result]] = []
         for done, block in enumerate(mine):
             self.progress(f"{label}, block", done, len(mine))
-            requests = [items[index].request for index in block]
-            texts = [request for request in requests if isinstance(request, AnswerRequest)]
-            images = [request for request in requests if isinstance(request, GenerateRequest)]
-            if texts and images:
-                raise ValueError(f"{label}: items ask for text and for images; make two benchmarks of them")
-            if texts:
-                results.append([*self.model.answer(texts, max_new_tokens)])
-            else:
-                on_round = partial(self.progress, f"{label}, block {done + 1} of {len(mine)}, round")
-                results.append([*self.model.generate(images, on_round)])
-        return [result for block_results in self.ranks.gather(results) for result in block_results]
+            asked = [items[index] for index in block]
+            digest = ""
+            if self.blocks is not None:
+                digest = block_digest(self.weights, asked, [max_new_tokens, settings], reduced=reduce is not None)
+                if (found := self.blocks.find(digest, len(asked))) is not None:
+                    results.append(found)
+                    continue
+            on_round = partial(self.progress, f"{label}, block {done + 1} of {len(mine)}, round")
+            try:
+                answers = self._block(asked, max_new_tokens, on_round)
+                if reduce is not None:
+                    reduced = [reduce(item, image) for item, image in zip(asked, answers, strict=True)]
+                    answers = json.loads(json.dumps(reduced))  # as a later attempt would read them
+            except (Interrupted, UserError):
+                raise
+            except Exception as error:  # whatever a model does with some items: they are what a person needs to know
+                error.add_note(f"{label}: while asking the items {block[0]} to {block[-1]}: {_names(asked)}")
+                raise
+            if self.blocks is not None:
+                self.blocks.keep(digest, answers)
+            results.append(answers)
+        gathered = self.ranks.gather(results)[: len(blocks)]
+        return [result for block_results in gathered for result in block_results]
+
+    def _block(self, items: Sequence[Item], max_new_tokens: int, on_round: Callable[[int, int], None]) -> list[Result]:
+        texts = [item.request for item in items if isinstance(item.request, AnswerRequest)]
+        images = [item.request for item in items if isinstance(item.request, GenerateRequest)]
+        if texts and images:
+            raise ValueError("some items ask for text and some for images; make two benchmarks of them")
+        return [*self.model.answer(texts, max_new_tokens)] if texts else [*self.model.generate(images, on_round)]
 
     def measure(
-        self,
-        benchmark: Benchmark,
-        held_out: HeldOut,
-        trained: Collection[type],
-        seed: int,
-        maps: Sequence[ImageMap] = (),
+        self, asked: Asked, subject: Subject, answers: Collection[type], seed: int, files: FileSink
     ) -> BenchmarkResult | None:
-        """Return the result of a benchmark on rank 0, None elsewhere.
+        """Return the result of a benchmark on rank 0, None elsewhere; `files` takes what it writes along the way.
 
-        `trained` are the types of request that the training made the model fit for, `maps` those that it learnt to
-        generate. A benchmark of another type, or without items, is left out: None.
+        `answers` are the types of request that the model is fit for. A benchmark of another type, or without items, is
+        left out: None.
         """
-        if isinstance(benchmark, AsksForMaps):
-            benchmark = benchmark.of_maps(maps)
-        items = benchmark.items(held_out)
-        if not len(items) or type(items[0].request) not in trained:
+        benchmark = asked.benchmark
+        items = benchmark.items(subject)
+        if not len(items) or type(items[0].request) not in answers:
             reason = "nothing trains for what it asks" if len(items) else "the held-out data has nothing to ask about"
-            logger.warning("the benchmark %s is left out: %s", benchmark.name, reason)
+            logger.warning("the benchmark %s is left out: %s", asked.name, reason)
             return None
-        results = self.ask(items, benchmark.name, max_new_tokens=benchmark.max_new_tokens)
+        reduce = None
+        if isinstance(benchmark, ReducesImages):
+            reduce = partial(benchmark.reduce, subject=subject, files=files)
+        settings = [asked.name, asked.settings]
+        results = self.ask(items, asked.name, max_new_tokens=benchmark.max_new_tokens, settings=settings, reduce=reduce)
         if self.ranks.rank != 0:
             return None
-        return benchmark.score(((items[index], result) for index, result in enumerate(results)), seed)
+        item = items.for_score if isinstance(items, LazyItems) else items.__getitem__
+        result = benchmark.score(((item(index), result) for index, result in enumerate(results)), seed)
+        return result if asked.limit is None else replace(result, limit=asked.limit)
+
+
+def _names(items: Sequence[Item]) -> str:
+    return ", ".join(item.key for item in items)[:2000]

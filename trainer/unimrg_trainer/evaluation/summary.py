@@ -5,7 +5,7 @@ Nothing here reads a clock: whoever builds a summary passes the times.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from rich import box
@@ -17,7 +17,7 @@ from unimrg_api.texts import counted, duration
 from unimrg_trainer.evaluation.held_out import HeldOutLoss, PairedLoss
 from unimrg_trainer.evaluation.image_use import ImageUse
 from unimrg_trainer.evaluation.intervals import interval_text
-from unimrg_trainer.evaluation.result import BenchmarkResult, Table
+from unimrg_trainer.evaluation.result import BenchmarkResult, Table, prefix_of
 
 
 class Summary(BaseModel):
@@ -41,9 +41,15 @@ class Summary(BaseModel):
     """Date and time (ISO 8601, UTC); figures state its date."""
     processes: int
     attempts: int = 1
+    weights: Literal["checkpoint", "initial"] = "checkpoint"
+    """What was evaluated: a checkpoint, or the weights that training would start from."""
     checkpoint: str = ""
-    """Key of the evaluated checkpoint."""
+    """Key of the evaluated checkpoint; empty for the initial weights."""
+    checkpoint_sha256: str = ""
+    """SHA-256 of its manifest; of initial weights, of all parameters."""
     data_digest: str = ""
+    training: dict[str, Any] = Field(default_factory=dict)
+    """What makes two jobs the same training, by field (`UniMRGJob.trained_values`)."""
     seeds: dict[str, int] = Field(default_factory=dict)
     """What a seed is for → seed: training (and the bootstrap of the intervals), scenes."""
     versions: dict[str, str] = Field(default_factory=dict)
@@ -67,7 +73,8 @@ class Summary(BaseModel):
         return cls.model_validate_json(text)
 
     def metrics(self) -> dict[str, float]:
-        """Return every number by a flat name: `eval/<benchmark>/<metric>`, `eval/heldout/<objective>/after`, ….
+        """Return every number by a flat name: `eval/<benchmark>/<metric>`, `eval/heldout/<objective>/after`, …; `dev/…`
+        of a benchmark of which a part was asked.
 
         `relative_change` is a fraction (−0.25: a quarter less). An interval of a single row is unknown and left out.
         """
@@ -90,13 +97,14 @@ class Summary(BaseModel):
                 values["other_image_relative_change"] = use.relative_change
             flat |= {f"eval/heldout/{objective.lower()}/{name}": float(value) for name, value in values.items()}
         for benchmark, result in self.benchmarks.items():
-            flat |= {f"eval/{benchmark}/{name}": value for name, value in result.metrics.items()}
+            flat |= {f"{prefix_of(result.limit)}/{benchmark}/{name}": value for name, value in result.metrics.items()}
         return flat
 
     def headline(self) -> dict[str, float]:
         """Return the few metrics that fit a termination record."""
         names = [f"eval/heldout/{objective.lower()}/relative_change" for objective in self.held_out]
-        names += [f"eval/{benchmark}/{name}" for benchmark, one in self.benchmarks.items() for name in one.headline]
+        for benchmark, one in self.benchmarks.items():
+            names += [f"{prefix_of(one.limit)}/{benchmark}/{name}" for name in one.headline]
         metrics = self.metrics()
         return {name: metrics[name] for name in names if name in metrics}
 
@@ -116,12 +124,15 @@ class Summary(BaseModel):
 def render(summary: Summary) -> Group:
     """Return the table that a run ends with, for `rich.print`; readable without colour."""
     steps = f"{counted(summary.steps, 'step')} in {duration(summary.seconds)}"
+    if summary.weights == "initial":
+        steps = "the initial weights"
     parts: list[RichTable | Text] = [
         Text(f"{summary.job}: {summary.model}, {summary.method}", style="bold"),
         Text(f"{steps}, processes: {summary.processes}, attempts: {summary.attempts}"),
     ]
     for table in summary.tables().values():
-        parts += _titled(table)
+        parts += titled(table)
+    parts += [Text(f"{name}: {text}") for name, result in summary.benchmarks.items() for text in result.warnings]
     parts.append(Text())
     parts.extend(Text(f"{what}: {where}") for what, where in summary.files.items())
     return Group(*parts)
@@ -145,8 +156,8 @@ def _pair_cells(pair: PairedLoss, first: float, second: float) -> list[str]:
     return [f"{first:.4f}", f"{second:.4f}", change, interval_text(pair.interval, "+.4f"), verdict]
 
 
-def _titled(table: Table) -> list[RichTable | Text]:
-    """An open table under its title, which rich would fold to the table's width."""
+def titled(table: Table) -> list[RichTable | Text]:
+    """Return an open table under its title, which rich would fold to the table's width."""
     shown = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for index, name in enumerate(table.columns):
         shown.add_column(name, justify="left" if index == 0 else "right", no_wrap=True)

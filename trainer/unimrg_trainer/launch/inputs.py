@@ -15,6 +15,7 @@ from unimrg_api.errors import JobError, Problem, UserError
 from unimrg_api.fields import resolve_uri
 from unimrg_api.job import UniMRGJob
 from unimrg_api.load import parse_job
+from unimrg_api.spec_benchmarks import EMBEDDED
 from unimrg_trainer.checkpoint.identity import JOB_KEY, attempt_numbers, claim_attempt, claim_identity, find_attempt
 from unimrg_trainer.job_stores import data_digest
 from unimrg_trainer.storage.base import ObjectStore, StorageError, put_once
@@ -84,7 +85,13 @@ def check_custom_names(job: UniMRGJob, env: PodEnvironment) -> None:
             missing.append(Problem(path=f"{path}.custom", value=repr(name), message=message, remedy=remedy))
     if missing:
         raise JobError(missing)
-    if any(name for _, _, name, _ in chosen) or spec.model.published is not None or spec.model.init is not None:
+    reads = any(entry.key not in EMBEDDED for _, entry in spec.stages.evaluate.all_benchmarks())
+    if (
+        any(name for _, _, name, _ in chosen)
+        or reads
+        or spec.model.published is not None
+        or spec.model.init is not None
+    ):
         # by name, and only where something may be missing: it imports torch, which takes seconds
         importlib.import_module("unimrg_trainer.engine.choices").check_components(job, env)
 

@@ -222,13 +222,16 @@ class _Session:
         console = self.console
         if self.failed is None:
             if self.already_complete:
-                console.print(f"Nothing to do: the checkpoint of step {self._checkpoint_step()} already exists.")
+                done = f"the checkpoint of step {self._checkpoint_step()} already exists"
+                console.print(f"Nothing to do: {done if self.job.spec.trains else 'these weights are evaluated'}.")
             self._print_results()
             return
         stage, record = self.failed.stage, self.failed.record
         if outcome_of(record.exit_code) == "Interrupted":
             step = self._checkpoint_step()
             checkpoint = f"the last checkpoint is of step {step}" if step else "there is no checkpoint yet"
+            if not self.job.spec.trains:
+                checkpoint = "finished blocks of answers are kept"
             self._print(f"Interrupted during {stage}: {checkpoint}. Run the same command again to resume.")
             return
         console.print(f"[bold red]{stage} failed[/] ({record.exit_code}, {record.reason})")

@@ -46,9 +46,11 @@ def checkpoint_step(run_store: ObjectStore, *, best: bool = False) -> int:
 
 def is_complete(run_store: ObjectStore, job: UniMRGJob) -> bool:
     """Whether nothing is left to compute: the checkpoint of the stop step exists and, where wanted, is evaluated."""
-    step = checkpoint_step(run_store)
     if job.spec.checkpoint.resume == "Never":
         return False
+    if not job.spec.trains:
+        return is_evaluated(run_store, job, 0)
+    step = checkpoint_step(run_store)
     if step < job.spec.training.resolved_stop_step() and not _ended_early(run_store, job, step):
         return False
     if job.spec.stages.evaluate.mode == "Never":
@@ -58,7 +60,7 @@ def is_complete(run_store: ObjectStore, job: UniMRGJob) -> bool:
 
 
 def _ended_early(run_store: ObjectStore, job: UniMRGJob, step: int) -> bool:
-    """Whether training ended with the checkpoint of `step` because the held-out loss did not fall any more."""
+    """Whether training ended with the checkpoint of `step` because measurements did not get better any more."""
     settings = job.spec.training.early_stop
     return settings is not None and step > 0 and ended_early(run_store, settings, step)
 

@@ -121,9 +121,9 @@ def execute(
 def _check(context: StageContext) -> ExitResult:
     """Fast checks on one CPU: batch split, packages, stores, data set, identity, resume policy, weights, tracking."""
     env, job = context.env, context.job
-    training = job.spec.training
-    shape = BatchShape(training.batch.rows_per_objective, training.batch.cohort_rows)
-    cohorts_of_rank(shape, 0, 0, env.nodes * env.processes)
+    if job.spec.trains:
+        batch = job.spec.training.batch
+        cohorts_of_rank(BatchShape(batch.rows_per_objective, batch.cohort_rows), 0, 0, env.nodes * env.processes)
     with context.stop.interruptible():
         inputs.check_custom_names(job, env)
         with job_stores.prefix_user_errors("spec.checkpoint.uri"):
@@ -132,7 +132,13 @@ def _check(context: StageContext) -> ExitResult:
         with job_stores.prefix_user_errors("spec.checkpoint.uri"):
             inputs.check_identity(job, env, context.run_store, data)
             step = outcomes.checkpoint_step(context.run_store)
-            check_resume(job.spec.checkpoint.resume, job.spec.checkpoint.uri, step)
+            if job.spec.trains:
+                check_resume(job.spec.checkpoint.resume, job.spec.checkpoint.uri, step)
+            elif step:
+                raise UserError(
+                    "there are checkpoints of a training below it, and this job would evaluate initial weights",
+                    remedy="give a job that does not train a prefix of its own",
+                )
         inputs.warn_if_tracking_fails(job, env)
     return ExitResult(ExitCode.OK, "Completed")
 
@@ -140,11 +146,13 @@ def _check(context: StageContext) -> ExitResult:
 def _check_data(context: StageContext) -> str:
     """Return the digest of the data.
 
-    Raises UserError unless it is published and has what is trained on, or its sources are readable and its store is
-    writable.
+    Raises UserError unless it is published and has what is trained on, or else evaluated with, or its sources are
+    readable and its store is writable.
     """
     job, env = context.job, context.env
     stores = job_stores.data_stores(job, env)
+    if not stores:
+        return job_stores.data_digest(job, env)
     with job_stores.prefix_user_errors("spec.data.shards[0]"):
         wanted = job_stores.wanted_digest(job, env)
         if wanted is not None and published(stores[0], wanted) is None:

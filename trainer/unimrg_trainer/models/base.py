@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from unimrg_trainer.maps.base import ImageMap
 from unimrg_trainer.models.common.assets import Asset
 from unimrg_trainer.models.common.encodings import Reading
-from unimrg_trainer.models.requests import AnswerRequest, GenerateRequest
+from unimrg_trainer.models.requests import AnswerRequest, GenerateRequest, PromptStyle
 from unimrg_trainer.models.weights import Layout
 from unimrg_trainer.objectives.base import Objective, Task
 from unimrg_trainer.packing.composition import Composition
@@ -55,6 +55,8 @@ class Family(Protocol):
     name: str
     variant: str
     """Name of the size, for reports."""
+    prompt_style: PromptStyle
+    """How benchmarks end their questions to it."""
     assets: Path
     """Folder of the needed files; `engine/choices.py` sets it to where the job says."""
 
@@ -131,8 +133,18 @@ class Family(Protocol):
         """Return the published files that this model's weights, and those of its frozen encoders, come in."""
         ...
 
-    def answer(self, module: nn.Module, requests: Sequence[AnswerRequest], *, max_new_tokens: int) -> list[str]:
-        """Answer each request greedily. The module is used in evaluation mode, and left as it was."""
+    def answer(
+        self,
+        module: nn.Module,
+        requests: Sequence[AnswerRequest],
+        *,
+        max_new_tokens: int,
+        on_token: Callable[[], None] = lambda: None,
+    ) -> list[str]:
+        """Answer each request greedily. The module is used in evaluation mode, and left as it was.
+
+        `on_token` is called before every further token of all answers; it may end the work by raising.
+        """
         ...
 
     def generate(

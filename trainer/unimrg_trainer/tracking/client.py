@@ -30,9 +30,9 @@ _KIND, _MODEL_TRAINING = "mlflow.experimentKind", "custom_model_development"
 class Client:
     """MLflow's client; every method raises one of the errors of `tracking.errors` and nothing else."""
 
-    def __init__(self, settings: TrackingSettings) -> None:
+    def __init__(self, uri: str) -> None:
         try:
-            self._client = _make_client(settings)
+            self._client = _make_client(uri)
         except Exception as error:
             raise translate(error) from error
 
@@ -48,7 +48,7 @@ class Client:
         return call
 
 
-def _make_client(settings: TrackingSettings) -> Any:
+def _make_client(uri: str) -> Any:
     for name in _SECRETS:
         value = os.environ.get(name, "")
         if value != value.strip():
@@ -61,15 +61,16 @@ def _make_client(settings: TrackingSettings) -> Any:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "CRITICAL")
     logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # the variable above is read at the first import only
-    database = sqlite_path(settings.uri)
+    database = sqlite_path(uri)
     if database is not None:
         ensure_database(database)
         relocate_artifacts(database)
     from mlflow import MlflowClient
 
-    return MlflowClient(tracking_uri=settings.uri)
+    return MlflowClient(tracking_uri=uri)
 
 
 def ensure_experiment(client: Client, settings: TrackingSettings) -> Any:
@@ -114,7 +115,7 @@ def check_server(settings: TrackingSettings, timeout: float = CHECK_SECONDS) -> 
 
 def _problem(settings: TrackingSettings) -> str | None:
     try:
-        experiment = ensure_experiment(Client(settings), settings)
+        experiment = ensure_experiment(Client(settings.uri), settings)
     except Exception as error:
         return explain(settings.public_uri, error)[0]
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository

@@ -24,7 +24,7 @@ _logger = logging.getLogger(__name__)
 
 PARAM_LENGTH, TAG_LENGTH, DIGEST_LENGTH = 6000, 8000, 36
 _PARENT = "mlflow.parentRunId"
-_DUPLICATE = "unimrg.duplicate_of"
+DUPLICATE = "unimrg.duplicate_of"
 """Tag of a run that was given up for another of the same job or sweep."""
 
 
@@ -87,7 +87,7 @@ class MlflowRun:
     @property
     def _client(self) -> Client:
         if self._connection is None:
-            self._connection = Client(self.settings)
+            self._connection = Client(self.settings.uri)
         return self._connection
 
     def connect(self, start_ms: int) -> dict[str, str]:
@@ -263,11 +263,11 @@ class MlflowRun:
 
     def _discard(self, run: Any, kept: str) -> None:
         """Close a run that was given up for another; it is never found again."""
-        self._client.set_tag(run.info.run_id, _DUPLICATE, kept)
+        self._client.set_tag(run.info.run_id, DUPLICATE, kept)
         self._client.set_terminated(run.info.run_id, "KILLED")
 
     def _search(self, tag: str, value: str) -> list[Any]:
         """Return the experiment's runs with this tag, the oldest first."""
         found = self._client.search_runs([self._experiment_id], f"tags.`{tag}` = '{value}'", max_results=1000)
-        own = [run for run in found if _DUPLICATE not in run.data.tags]
+        own = [run for run in found if DUPLICATE not in run.data.tags]
         return sorted(own, key=lambda run: (run.info.start_time, run.info.run_id))

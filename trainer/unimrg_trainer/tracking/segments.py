@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 _NAME = re.compile(r"^attempt-(\d+)/segment-(\d{6,})-([0-9a-f]{8})\.jsonl$")
 
-SCORES = "eval/"
+SCORES = ("eval/", "dev/")
 """Metrics that a step may have twice: an evaluation that is made again repeats some and changes some."""
 
 

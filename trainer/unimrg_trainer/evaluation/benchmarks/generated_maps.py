@@ -16,7 +16,16 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from unimrg_trainer.evaluation.benchmarks.base import BenchmarkResult, HeldOut, Item, LazyItems, Result, Table
+from unimrg_trainer.evaluation.benchmarks.base import (
+    BenchmarkPlace,
+    BenchmarkResult,
+    Item,
+    Items,
+    LazyItems,
+    Result,
+    Subject,
+    Table,
+)
 from unimrg_trainer.evaluation.derangement import derangement
 from unimrg_trainer.evaluation.image_scores import (
     best_contours,
@@ -45,17 +54,17 @@ class GeneratedMaps:
     name = "generatedMaps"
     max_new_tokens = 1
 
-    def __init__(self, settings: Mapping[str, Any], maps: Sequence[ImageMap] = ()) -> None:
-        self._settings = settings
+    def __init__(self, settings: Mapping[str, Any], place: BenchmarkPlace) -> None:
         self._images = int(settings["images"])
-        self._maps = {map.name: map for map in maps}
+        self._maps: dict[str, ImageMap] = {}
 
-    def of_maps(self, maps: Sequence[ImageMap]) -> GeneratedMaps:
-        """Return the benchmark that asks for these maps."""
-        return GeneratedMaps(self._settings, maps)
-
-    def items(self, held_out: HeldOut) -> LazyItems:
-        """One item for each map and image; a map that an image's truth is not known of is not asked for."""
+    def items(self, subject: Subject) -> Items:
+        """One item for each map that the job trains and image; a map that an image's truth is not known of is not
+        asked for."""
+        held_out = subject.held_out
+        if held_out is None:
+            return []
+        self._maps = {map.name: map for map in subject.maps}
         asked = [  # image by image, so that each is decoded once for all its maps
             (map, number)
             for number in held_out.images[: self._images]
@@ -79,17 +88,7 @@ class GeneratedMaps:
             assert isinstance(image, np.ndarray)
             name, sample = item.attributes["map"], item.truth
             pairs[name].append(Pair(image, self._maps[name].target(sample, len(image)), sample))
-        metrics: dict[str, float] = {}
-        rows, headline = [], []
-        for name, of_map in pairs.items():
-            scores = score_map(of_map, KINDS.get(name, PICTURE), seed) if of_map else {}
-            for measure, one in scores.items():
-                metrics |= {f"{name}/{metric}": value for metric, value in _metrics(measure, one).items()}
-                rows.append(_cells(f"{name}: {measure.label}", measure, one))
-            headline += [f"{name}/{measure.name}" for measure in list(scores)[:1]]
-        title = "generated maps; the verdict: against the mean map and another image's output"
-        columns = ["map", "n", "model [95 %]", "mean map", "another", "verdict"]
-        return BenchmarkResult(metrics, tuple(headline), Table(title, columns, rows))
+        return map_scores(pairs, "generated maps", seed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,6 +147,21 @@ class Baseline:
 
 
 MEAN_MAP, ANOTHER = "mean_map", "other_image"
+
+
+def map_scores(pairs: Mapping[str, Sequence[Pair]], title: str, seed: int) -> BenchmarkResult:
+    """Score what was generated of each map: metrics `MAP/MEASURE`, the first measure of each in the headline."""
+    metrics: dict[str, float] = {}
+    rows, headline = [], []
+    for name, of_map in pairs.items():
+        scores = score_map(of_map, KINDS.get(name, PICTURE), seed) if of_map else {}
+        for measure, one in scores.items():
+            metrics |= {f"{name}/{metric}": value for metric, value in _metrics(measure, one).items()}
+            rows.append(_cells(f"{name}: {measure.label}", measure, one))
+        headline += [f"{name}/{measure.name}" for measure in list(scores)[:1]]
+    title = f"{title}; the verdict: against the mean map and another image's output"
+    columns = ["map", "n", "model [95 %]", "mean map", "another", "verdict"]
+    return BenchmarkResult(metrics, tuple(headline), Table(title, columns, rows))
 
 
 def score_map(pairs: Sequence[Pair], kind: Kind, seed: int) -> dict[Measure, Score]:

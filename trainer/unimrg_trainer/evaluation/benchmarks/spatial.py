@@ -15,7 +15,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from unimrg_trainer.evaluation.benchmarks.base import BenchmarkResult, HeldOut, Item, LazyItems, Result, Table
+from unimrg_trainer.evaluation.benchmarks.base import (
+    BenchmarkPlace,
+    BenchmarkResult,
+    Item,
+    Items,
+    ItemScore,
+    LazyItems,
+    Result,
+    Subject,
+    Table,
+)
 from unimrg_trainer.evaluation.intervals import (
     Interval,
     bootstrap_ratio_interval,
@@ -34,11 +44,14 @@ class Spatial:
     name = "spatial"
     max_new_tokens = 8
 
-    def __init__(self, settings: Mapping[str, Any]) -> None:
+    def __init__(self, settings: Mapping[str, Any], place: BenchmarkPlace) -> None:
         self._questions = int(settings["questions"])
 
-    def items(self, held_out: HeldOut) -> LazyItems:
-        """One item for each question; questions about one image share its key."""
+    def items(self, subject: Subject) -> Items:
+        """One item for each question; questions about one image share its key. None where the job has no data."""
+        held_out = subject.held_out
+        if held_out is None:
+            return []
 
         def item(number: int) -> Item:
             sample = held_out.question_sample(number, Wanted(maps=()))
@@ -49,7 +62,8 @@ class Spatial:
 
     def score(self, results: Iterable[tuple[Item, Result]], seed: int) -> BenchmarkResult:
         """Percentages: `acc` over all questions, `KIND/acc` for each kind of question, and a row of the table each."""
-        rows = [Answered(item.key, item.attributes["kind"], item.truth or "", str(answer)) for item, answer in results]
+        asked = list(results)
+        rows = [Answered(item.key, item.attributes["kind"], item.truth or "", str(answer)) for item, answer in asked]
         scores = score(rows, seed=seed)
         metrics: dict[str, float] = {}
         for kind, one in scores.items():
@@ -59,7 +73,20 @@ class Spatial:
             ["kind", "n", "right", "majority", "gain", "unparsed"],
             [_cells(kind, one) for kind, one in scores.items()],
         )
-        return BenchmarkResult(metrics, ("acc", "majority_acc", "n"), table)
+        items = [
+            ItemScore(
+                f"{row.image}/{index}",
+                row.image,
+                row.kind,
+                {"acc": float(normalise(row.answer) == normalise(row.truth))},
+                question=item.request.prompt[:500],
+                truth=row.truth[:500],
+                prediction=row.answer[:500],
+                extracted=normalise(row.answer)[:500],
+            )
+            for index, ((item, _), row) in enumerate(zip(asked, rows, strict=True))
+        ]
+        return BenchmarkResult(metrics, ("acc", "majority_acc", "n"), table, tuple(items))
 
 
 ALL = "all"

@@ -8,12 +8,16 @@ from torch import Tensor
 
 
 def greedy(
-    scores: Tensor, advance: Callable[[Tensor, int], Tensor], ends: Collection[int], max_new_tokens: int
+    scores: Tensor,
+    advance: Callable[[Tensor, int], Tensor],
+    ends: Collection[int],
+    max_new_tokens: int,
+    on_token: Callable[[], None] = lambda: None,
 ) -> list[list[int]]:
     """Return each row's likeliest token ids, up to the first of `ends` (left out) or `max_new_tokens`.
 
     `scores` [B, V] are those of the first token; `advance(tokens [B, 1], step)` reads the tokens chosen in that step,
-    counted from 0, and returns the scores [B, V] of the next.
+    counted from 0, and returns the scores [B, V] of the next. `on_token` is called before it.
     """
     answers: list[list[int]] = [[] for _ in range(len(scores))]
     running = set(range(len(scores)))
@@ -27,5 +31,6 @@ def greedy(
                     answers[row].append(token)
         if not running or step == max_new_tokens - 1:
             break
+        on_token()
         scores = advance(chosen[:, None], step)
     return answers

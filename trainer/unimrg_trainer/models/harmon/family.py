@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -32,7 +32,14 @@ from unimrg_trainer.models.harmon.rows import HarmonRow, plan_cohort
 from unimrg_trainer.models.harmon.sampling import SamplingSettings
 from unimrg_trainer.models.harmon.template import Template
 from unimrg_trainer.models.harmon.weights import layouts
-from unimrg_trainer.models.requests import AnswerRequest, GenerateRequest, require_size
+from unimrg_trainer.models.requests import (
+    LETTER_ONLY,
+    VLMEVALKIT_CHOICE,
+    AnswerRequest,
+    GenerateRequest,
+    PromptStyle,
+    require_size,
+)
 from unimrg_trainer.models.weights import Layout
 from unimrg_trainer.objectives.base import Objective, Task
 from unimrg_trainer.packing.composition import Composition
@@ -65,6 +72,7 @@ class HarmonFamily:
     """
 
     name = "harmon"
+    prompt_style = PromptStyle("harmon", VLMEVALKIT_CHOICE + LETTER_ONLY)
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         spec = HarmonSpec.model_validate(settings)
@@ -162,10 +170,17 @@ class HarmonFamily:
         """See `weights.layouts`."""
         return layouts(self.config)
 
-    def answer(self, module: nn.Module, requests: Sequence[AnswerRequest], *, max_new_tokens: int) -> list[str]:
+    def answer(
+        self,
+        module: nn.Module,
+        requests: Sequence[AnswerRequest],
+        *,
+        max_new_tokens: int,
+        on_token: Callable[[], None] = lambda: None,
+    ) -> list[str]:
         """Answer each request greedily; an image is padded to a square."""
         with self._inference(module) as inference:
-            return inference.answer(requests, max_new_tokens=max_new_tokens)
+            return inference.answer(requests, max_new_tokens=max_new_tokens, on_token=on_token)
 
     def generate(
         self, module: nn.Module, requests: Sequence[GenerateRequest], *, on_round: OnRound = lambda done, total: None

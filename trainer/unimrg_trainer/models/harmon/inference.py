@@ -93,13 +93,17 @@ class Inference:
         return sample_tokens(model, prompted, orders, noise, rounds, settings, limit=self._limit, on_round=on_round)
 
     @torch.inference_mode()
-    def answer(self, requests: Sequence[AnswerRequest], *, max_new_tokens: int) -> list[str]:
+    def answer(
+        self, requests: Sequence[AnswerRequest], *, max_new_tokens: int, on_token: Callable[[], None] = lambda: None
+    ) -> list[str]:
         """Answer each request greedily, with keys and values of the past cached."""
         tokenizer, size = self._tokenizer, self._model.config.image_size
         images = [None if r.image is None else pad_square(r.image, size) for r in requests]
         texts = [self._template.question(r.prompt, with_image=r.image is not None) for r in requests]
         prompts = CachedPrompts(self._model, self._prompts(images, texts))
-        answers = greedy_answers(self._model, prompts, (tokenizer.turn_end, tokenizer.text_end), max_new_tokens)
+        answers = greedy_answers(
+            self._model, prompts, (tokenizer.turn_end, tokenizer.text_end), max_new_tokens, on_token
+        )
         return [tokenizer.decode(answer) for answer in answers]
 
     def _prompts(self, images: Sequence[np.ndarray | None], texts: Sequence[list[int]]) -> list[Tensor]:

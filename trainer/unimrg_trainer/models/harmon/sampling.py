@@ -180,7 +180,11 @@ def _draw(
 
 @torch.inference_mode()
 def greedy_answers(
-    model: Harmon, prompts: CachedPrompts, ends: Collection[int], max_new_tokens: int
+    model: Harmon,
+    prompts: CachedPrompts,
+    ends: Collection[int],
+    max_new_tokens: int,
+    on_token: Callable[[], None] = lambda: None,
 ) -> list[list[int]]:
     """Most likely token ids behind each prompt, up to the first of `ends` (left out) or `max_new_tokens`."""
     last = prompts.states.take_along_dim((prompts.lengths - 1)[:, None, None], dim=1)
@@ -190,4 +194,4 @@ def greedy_answers(
         states = model.language(model.embed(tokens), positions, prompts.visibility(step, 1), prompts.cache)
         return model.logits(states[:, 0])
 
-    return greedy(model.logits(last[:, 0]), advance, ends, max_new_tokens)
+    return greedy(model.logits(last[:, 0]), advance, ends, max_new_tokens, on_token)

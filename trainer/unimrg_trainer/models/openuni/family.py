@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -33,7 +33,7 @@ from unimrg_trainer.models.openuni.rows import OpenUniRow, lay_out
 from unimrg_trainer.models.openuni.template import IMAGE_END, IMAGE_START, SPECIAL_IDS, Template
 from unimrg_trainer.models.openuni.vision import VisionTower, draw_weights
 from unimrg_trainer.models.openuni.weights import TOKENIZER, assets, layouts, vision_asset
-from unimrg_trainer.models.requests import AnswerRequest, GenerateRequest, require_size
+from unimrg_trainer.models.requests import LETTER_ONLY, AnswerRequest, GenerateRequest, PromptStyle, require_size
 from unimrg_trainer.models.weights import Layout
 from unimrg_trainer.objectives.base import Objective, Task
 from unimrg_trainer.packing.composition import Composition
@@ -58,6 +58,12 @@ class OpenUniFamily:
     """
 
     name = "openuni"
+    prompt_style = PromptStyle(
+        "internvlchat",
+        LETTER_ONLY,
+        {"hallusionBench": " Please answer yes or no. Answer the question using a single word or phrase."},
+        labels=False,
+    )
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         spec = OpenUniSpec.model_validate(settings)
@@ -170,10 +176,17 @@ class OpenUniFamily:
         """See `weights.layouts`."""
         return layouts(self.config)
 
-    def answer(self, module: nn.Module, requests: Sequence[AnswerRequest], *, max_new_tokens: int) -> list[str]:
+    def answer(
+        self,
+        module: nn.Module,
+        requests: Sequence[AnswerRequest],
+        *,
+        max_new_tokens: int,
+        on_token: Callable[[], None] = lambda: None,
+    ) -> list[str]:
         """Answer each request greedily; an image is stretched to one square of the tower's size."""
         with self._inference(module) as inference:
-            return inference.answer(requests, max_new_tokens=max_new_tokens)
+            return inference.answer(requests, max_new_tokens=max_new_tokens, on_token=on_token)
 
     def generate(
         self, module: nn.Module, requests: Sequence[GenerateRequest], *, on_round: OnRound = lambda done, total: None

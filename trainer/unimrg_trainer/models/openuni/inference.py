@@ -68,7 +68,11 @@ def sample_latents(
 
 
 def greedy_answers(
-    model: OpenUni, prompts: Sequence[Tensor], ends: Sequence[int], max_new_tokens: int
+    model: OpenUni,
+    prompts: Sequence[Tensor],
+    ends: Sequence[int],
+    max_new_tokens: int,
+    on_token: Callable[[], None] = lambda: None,
 ) -> list[list[int]]:
     """Token ids of the greedy answer to each prompt, embeddings [P_i, D], up to the first of `ends`.
 
@@ -87,7 +91,7 @@ def greedy_answers(
         states = model.language(model.embed(tokens), (lengths + step)[:, None], sees, cache)
         return model.logits(states[:, 0])
 
-    return greedy(model.logits(last[:, 0]), advance, ends, max_new_tokens)
+    return greedy(model.logits(last[:, 0]), advance, ends, max_new_tokens, on_token)
 
 
 class Inference:
@@ -120,13 +124,15 @@ class Inference:
         return sample_latents(model, conditions, unconditional.expand_as(conditions), noise, settings, on_round)
 
     @torch.inference_mode()
-    def answer(self, requests: Sequence[AnswerRequest], *, max_new_tokens: int) -> list[str]:
+    def answer(
+        self, requests: Sequence[AnswerRequest], *, max_new_tokens: int, on_token: Callable[[], None] = lambda: None
+    ) -> list[str]:
         """Answer each request greedily."""
         tokenizer, size = self._tokenizer, self._model.config.vision.size
         images = [None if r.image is None else squash(r.image, size) for r in requests]
         texts = [self._template.question(r.prompt, with_image=r.image is not None) for r in requests]
         ends = (tokenizer.turn_end, tokenizer.text_end)
-        answers = greedy_answers(self._model, self._prompts(images, texts), ends, max_new_tokens)
+        answers = greedy_answers(self._model, self._prompts(images, texts), ends, max_new_tokens, on_token)
         return [tokenizer.decode(answer) for answer in answers]
 
     def _prompts(self, images: Sequence[np.ndarray | None], texts: Sequence[list[int]]) -> list[Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -23,7 +23,7 @@ from unimrg_trainer.models.common.batches import evaluation_mode
 from unimrg_trainer.models.common.encodings import Reading
 from unimrg_trainer.models.common.frozen import full_precision
 from unimrg_trainer.models.common.tokenizer import TEXT_END, TINY_TOKENIZER, TextTokenizer
-from unimrg_trainer.models.requests import AnswerRequest, GenerateRequest, require_size
+from unimrg_trainer.models.requests import DEFAULT_STYLE, AnswerRequest, GenerateRequest, require_size
 from unimrg_trainer.models.showo.batch import ShowOBatch
 from unimrg_trainer.models.showo.codes import MAGVIT, ImageTokenizer, decode_images, encode_images, open_image_tokenizer
 from unimrg_trainer.models.showo.collate import collate
@@ -53,6 +53,7 @@ class ShowOFamily:
     """
 
     name = "showo"
+    prompt_style = DEFAULT_STYLE
 
     def __init__(self, settings: Mapping[str, Any], config: ShowOConfig | None = None) -> None:
         spec = ShowOSpec.model_validate(settings)
@@ -155,12 +156,19 @@ class ShowOFamily:
         """See `weights.layouts`."""
         return layouts(self.config)
 
-    def answer(self, module: nn.Module, requests: Sequence[AnswerRequest], *, max_new_tokens: int) -> list[str]:
+    def answer(
+        self,
+        module: nn.Module,
+        requests: Sequence[AnswerRequest],
+        *,
+        max_new_tokens: int,
+        on_token: Callable[[], None] = lambda: None,
+    ) -> list[str]:
         """Answer each request greedily; of an image the middle is read."""
         if not requests:
             return []
         with self._inference(module) as inference:
-            return inference.answer(requests, max_new_tokens=max_new_tokens)
+            return inference.answer(requests, max_new_tokens=max_new_tokens, on_token=on_token)
 
     def generate(
         self, module: nn.Module, requests: Sequence[GenerateRequest], *, on_round: OnRound = lambda done, total: None

@@ -63,7 +63,9 @@ class Inference:
         return generate_codes(prompts, starts, draws, settings, without, on_round)
 
     @torch.inference_mode()
-    def answer(self, requests: Sequence[AnswerRequest], *, max_new_tokens: int) -> list[str]:
+    def answer(
+        self, requests: Sequence[AnswerRequest], *, max_new_tokens: int, on_token: Callable[[], None] = lambda: None
+    ) -> list[str]:
         """Answer each request greedily, with keys and values of the past cached."""
         config, template = self._model.config, self._template
         images = [None if r.image is None else Sample("", r.image) for r in requests]
@@ -73,7 +75,7 @@ class Inference:
                 for r, image in zip(requests, images, strict=True)
             ]
         )
-        answers = greedy_answers(prompts, [template.text_end], max_new_tokens)
+        answers = greedy_answers(prompts, [template.text_end], max_new_tokens, on_token)
         texts = range(config.text_vocabulary)
         return [self._tokenizer.decode([token for token in answer if token in texts]).strip() for answer in answers]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -90,7 +90,9 @@ def generate_codes(
     return sample_codes(scores, moved, settings.temperature, on_round)
 
 
-def greedy_answers(prompts: Prompts, ends: Collection[int], max_new_tokens: int) -> list[list[int]]:
+def greedy_answers(
+    prompts: Prompts, ends: Collection[int], max_new_tokens: int, on_token: Callable[[], None] = lambda: None
+) -> list[list[int]]:
     """The likeliest token ids behind each beginning, up to the first of `ends`, which is left out."""
     scores = prompts.model.scores
 
@@ -98,7 +100,7 @@ def greedy_answers(prompts: Prompts, ends: Collection[int], max_new_tokens: int)
         seen = torch.ones(1, step + 1, dtype=torch.bool, device=tokens.device)
         return scores(prompts.read(tokens, prompts.next + step, seen, keep=True)[:, 0])
 
-    return greedy(scores(prompts.last[:, 0]), advance, ends, max_new_tokens)
+    return greedy(scores(prompts.last[:, 0]), advance, ends, max_new_tokens, on_token)
 
 
 @lru_cache(maxsize=4)

@@ -1,4 +1,4 @@
-"""Weights of producers: found in a folder, a bucket or on the hub, known by the SHA-256 of their file."""
+"""Weights of models that are not trained: in a folder, a bucket or on the hub, known by the SHA-256 of their file."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SHOWN = 5
 
 @dataclass(frozen=True)
 class Weights:
-    """Where the weights of one producer lie."""
+    """Where the weights of one producer or judge lie."""
 
     field: str
     """Place of the model in the job, for messages."""
@@ -43,10 +43,14 @@ class Weights:
     """What the safetensors file must be; None: whatever is there."""
     storage: StorageSpec | None
     cache: Path
+    setting: str = "weights"
+    """The field below `field` that holds the URI."""
+    page: str = "docs/method/producers.md"
+    """Where it is written which weights these may be."""
 
     def config(self) -> dict[str, Any]:
         """Return what `config.json` in the folder says. Raises UserError: missing (66), no JSON object (65)."""
-        content = self._file(CONFIG_FILE).read_bytes()
+        content = self.file(CONFIG_FILE).read_bytes()
         try:
             found = json.loads(content)
         except ValueError as error:
@@ -60,11 +64,11 @@ class Weights:
 
         Raises UserError (66) where the file is missing.
         """
-        return self.sha256 or file_sha256(self._file(WEIGHTS_FILE))
+        return self.sha256 or file_sha256(self.file(WEIGHTS_FILE))
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors by name, on the CPU. Raises UserError: missing (66), others or unreadable (65)."""
-        path = self._file(WEIGHTS_FILE)
+        path = self.file(WEIGHTS_FILE)
         if self.sha256 is not None and (found := file_sha256(path)) != self.sha256:
             raise UserError(
                 f"{self.field}.sha256: the weights at {self.uri} have {found}, not {self.sha256}",
@@ -123,8 +127,11 @@ class Weights:
             more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
             raise self._corrupt(f"the weights at {self.uri} do not fit the model: {'; '.join(found[:SHOWN])}{more}")
 
-    def _file(self, name: str) -> Path:
-        """Return a file of the folder on this machine, fetched where need be; of a URI that names a file, that one."""
+    def file(self, name: str) -> Path:
+        """Return a file of the folder on this machine, fetched where need be; of a URI that names a file, that one.
+
+        Raises UserError (66) where it is missing, StorageError where it cannot be fetched.
+        """
         if self.uri.startswith("hf://"):
             return self._from_hub(name)
         folder, key = self.uri, name
@@ -154,7 +161,7 @@ class Weights:
                     raise
             status = _status(error)
             refused, answer = status in (401, 403), f" (the hub answers {status})" if status else ""
-            message = f"{self.field}.weights: {name} of {self.uri} cannot be fetched{answer}: {_line(error)}"
+            message = f"{self.field}.{self.setting}: {name} of {self.uri} cannot be fetched{answer}: {_line(error)}"
             raise StorageError(
                 message,
                 remedy="set HF_TOKEN to a token that may read it, or put the files where the job's pods reach them"
@@ -165,15 +172,15 @@ class Weights:
 
     def _missing(self, message: str) -> UserError:
         return UserError(
-            f"{self.field}.weights: {message}",
-            remedy="correct the place, or put the weights there; docs/method/producers.md says which",
+            f"{self.field}.{self.setting}: {message}",
+            remedy=f"correct the place, or put the weights there; {self.page} says which",
             exit_code=ExitCode.INPUT_MISSING,
         )
 
     def _corrupt(self, message: str) -> UserError:
         return UserError(
-            f"{self.field}.weights: {message}",
-            remedy="name weights of this model, or get the files again; docs/method/producers.md says which",
+            f"{self.field}.{self.setting}: {message}",
+            remedy=f"name weights of this model, or get the files again; {self.page} says which",
             exit_code=ExitCode.DATA_CORRUPT,
         )
 

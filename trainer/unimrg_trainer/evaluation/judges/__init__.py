@@ -1,0 +1,1 @@
+"""Models that judge what was generated, and what they are asked (docs/method/evaluation.md)."""
