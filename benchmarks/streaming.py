@@ -8,7 +8,7 @@ it only our own reader and its limit are measured; with `--all` libraries that r
 hold the same members. All read shuffled, in batches, with two threads or processes, one process per measurement, in
 turn. To resume is to bring the first batch behind three quarters of an epoch, by the far port. Rows: (a) photographs of
 512 pixels (JPEG) with 8-bit depth and contours as the prepare stage writes them, (b) latents, 4 × 32 KiB, (c) the same
-pictures as (a), all PNG of OpenCV.
+pictures as (a), all PNG of OpenCV; on request (d) as (a) with depth of 16 bits and a sensor's noise, as it is found.
 CPU is that of the whole process tree from the start of reading on; memory is the peak of its PSS above what it had
 before. Ends with one line of JSON.
 """
@@ -39,7 +39,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-ROWS, BATCH, SIZE = ("a", "b", "c"), 32, 512
+ROWS, BATCH, SIZE = ("a", "b", "c", "d"), 32, 512
 RIVALS = ("webdataset", "spdl + boto3")
 OTHERS = ("litdata", "mosaicml-streaming")
 RESUMED = ", resumed"
@@ -91,9 +91,15 @@ def samples_of(row: str, count: int) -> Iterator[dict[str, bytes]]:
         grey = cv2.GaussianBlur(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), (0, 0), 6).astype(np.float32)
         depth = cv2.normalize(grey + np.linspace(0, 120, SIZE)[:, None], None, 0, 255, cv2.NORM_MINMAX).astype(np.uint8)
         edges = cv2.Canny(cv2.GaussianBlur(image, (0, 0), 2), 40, 90)
+        if row == "d":
+            metres = 0.5 + depth / 64
+            millimetres = 1000 * metres + draw.normal(0, 2 * metres**2)  # as of structured light
+            depth = np.where(draw.random(depth.shape) < 0.02, 0, millimetres).astype(np.uint16)
         rgb = np.ascontiguousarray(image[:, :, ::-1])
-        write = png if row == "c" else encode_png
-        maps = {f"{name}.png": write(picture) for name, picture in (("depth", depth), ("segmentation", edges))}
+        maps = {
+            f"{name}.png": png(picture) if row == "c" or picture.dtype == np.uint16 else encode_png(picture)
+            for name, picture in (("depth", depth), ("segmentation", edges))
+        }
         picture = {"png": png(image)} if row == "c" else {"jpg": simplejpeg.encode_jpeg(rgb, quality=92)}
         yield {"json": texts, **picture, **maps}
 
@@ -274,7 +280,7 @@ def median(runs: list[dict[str, float]], figure: str) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description="What reading samples costs.")
     parser.add_argument("--quick", action="store_true", help="fewer samples and rounds")
-    parser.add_argument("--rows", default="".join(ROWS), help="of a, b and c, e.g. ab")
+    parser.add_argument("--rows", default="abc", help=f"of {', '.join(ROWS)}, e.g. ab")
     parser.add_argument("--rivals", default="", help="interpreter of the rivals' environment")
     parser.add_argument("--all", action="store_true", help="also those that read formats of their own")
     parser.add_argument("--one", nargs=5, help=argparse.SUPPRESS)
@@ -286,7 +292,9 @@ def main() -> None:
         else:
             decode_only(Path(place), row, int(count))
         return
-    rounds, counts = (2, {"a": 256, "b": 768, "c": 96}) if chosen.quick else (5, {"a": 1920, "b": 3840, "c": 960})
+    rounds, counts = (
+        (2, {"a": 256, "b": 768, "c": 96, "d": 96}) if chosen.quick else (5, {"a": 1920, "b": 3840, "c": 960, "d": 960})
+    )
     keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "OMP_NUM_THREADS": "1"}
     environment = {**os.environ, **keys, "PYTHONWARNINGS": "ignore"}
     rivals = (*RIVALS, *(OTHERS if chosen.all else ())) if chosen.rivals else ()
