@@ -33,11 +33,13 @@ class Text:
     main: str
     note: str = ""
     bold: bool = False
+    last: str = ""
+    """What stands below the note."""
 
     @property
     def plain(self) -> str:
         """All of it on a line."""
-        return " ".join(filter(None, (self.main, self.note)))
+        return " ".join(filter(None, (self.main, ", ".join(filter(None, (self.note, self.last))))))
 
 
 NOTHING = Text("–")
@@ -65,12 +67,10 @@ def difference_text(difference: Difference | None, column: Column) -> Text:
     """Return a difference with its interval and p."""
     if difference is None:
         return NOTHING
-    parts, form = [], f"+.{column.digits}f"
-    if (interval := difference.interval) is not None:
-        parts.append(f"[{number(interval.low, form)}, {number(interval.high, form)}]")
-    if (p_value := difference.p_value) is not None:
-        parts.append("p < 0.001" if p_value < 0.001 else f"p {p_value:.3f}")
-    return Text(number(difference.value, form), ", ".join(parts))
+    form, interval, p_value = f"+.{column.digits}f", difference.interval, difference.p_value
+    ends = "" if interval is None else f"[{number(interval.low, form)}, {number(interval.high, form)}]"
+    chance = "" if p_value is None else "p < 0.001" if p_value < 0.001 else f"p {p_value:.3f}"
+    return Text(number(difference.value, form), ends, last=chance)
 
 
 def quote_text(row: QuotedRow, column: Column) -> Text:
@@ -129,10 +129,11 @@ def notes_of(model: ModelReport) -> list[str]:
         notes.append(
             f"nothing is compared: no run has the initial weights of {model.block.model}, or was given as --base"
         )
+    rows: dict[tuple[str, str], dict[str, None]] = {}
     for table in [model.main, *(comparison for _, comparison in model.ablations)]:
         for (index, column), cell in table.cells.items():
-            where = f"{table.columns[column].benchmark}, {table.rows[index].label}"
-            notes += [f"{where}: {note}" for note in cell.notes]
+            for note in cell.notes:
+                rows.setdefault((table.columns[column].benchmark, note), {})[table.rows[index].label] = None
     shown = {column.benchmark for column in model.columns}
     for row in model.block.all_rows:
         steps = sorted({run.summary.steps for run in row.runs})
@@ -141,8 +142,8 @@ def notes_of(model: ModelReport) -> list[str]:
         for run in row.runs:
             for name, result in run.summary.benchmarks.items():
                 if name not in shown:
-                    notes.append(f"{name}, {row.label}: not scored; {' '.join(result.warnings)}")
-    return list(dict.fromkeys(notes))
+                    rows.setdefault((name, f"not scored; {' '.join(result.warnings)}"), {})[row.label] = None
+    return notes + [f"{name} ({', '.join(labels)}): {note}" for (name, note), labels in rows.items()]
 
 
 RUN_HEADS = ("row", "seed", "weights", "step", "checkpoint", "training", "data", "versions", "evaluated", "run")
