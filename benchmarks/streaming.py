@@ -293,7 +293,9 @@ def main() -> None:
             decode_only(Path(place), row, int(count))
         return
     rounds, counts = (
-        (2, {"a": 256, "b": 768, "c": 256, "d": 256}) if chosen.quick else (5, {"a": 1920, "b": 3840, "c": 960, "d": 960})
+        (2, {"a": 256, "b": 768, "c": 256, "d": 256})
+        if chosen.quick
+        else (5, {"a": 1920, "b": 3840, "c": 960, "d": 960})
     )
     keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "OMP_NUM_THREADS": "1"}
     environment = {**os.environ, **keys, "PYTHONWARNINGS": "ignore"}
