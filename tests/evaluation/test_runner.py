@@ -223,6 +223,11 @@ def test_images_come_back_from_a_finished_block_as_they_were(tmp_path: Path) -> 
     first, second = (Runner(model, ThreadRanks(), lambda *_: None, blocks) for model in (EchoModel(), DyingModel(0)))
     fresh, blocks._there = first.ask(items, "toy"), None
     assert all(np.array_equal(one, other) for one, other in zip(fresh, second.ask(items, "toy"), strict=True))
+    (file,) = tmp_path.rglob("results/blocks/*")
+    whole = file.read_bytes()
+    for damaged in (whole[:-9], whole[:60] + bytes(9) + whole[69:], b"[1", b""):
+        file.write_bytes(damaged)
+        assert StoredBlocks(LocalStore(tmp_path)).find(file.name, 3) is None, "it is asked again"
 
 
 def test_an_error_names_the_items_of_its_block() -> None:

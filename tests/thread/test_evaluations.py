@@ -41,7 +41,7 @@ def write_job(folder: Path, processes: int) -> Path:
 
 
 def table(job: Path) -> bytes:
-    return (job.parent / "run/results/tsv-own/predictions.tsv").read_bytes()
+    return (job.parent / "run/results/tsv/predictions.tsv").read_bytes()
 
 
 @pytest.mark.slow
@@ -52,8 +52,8 @@ def test_the_table_is_the_same_at_any_world_size_and_after_a_kill(tmp_path: Path
         assert start(job).wait() == 0
     assert table(jobs[1]) == table(jobs[2]) == table(jobs[4])
     summary = Summary.from_json((tmp_path / "of-1/run/results/summary.json").read_text())
-    assert (summary.weights, summary.steps, summary.benchmarks["tsv-own"].metrics["n"]) == ("initial", 0, QUESTIONS)
-    items = (tmp_path / "of-1/run/results/items/tsv-own.jsonl").read_text().splitlines()
+    assert (summary.weights, summary.steps, summary.benchmarks["tsv"].metrics["n"]) == ("initial", 0, QUESTIONS)
+    items = (tmp_path / "of-1/run/results/items/tsv.jsonl").read_text().splitlines()
     assert [json.loads(line)["item"] for line in items] == [str(number) for number in range(QUESTIONS)]
     assert not list((tmp_path / "of-1/run" / FOLDER).glob("*")), "blocks remain"
 
