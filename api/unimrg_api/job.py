@@ -318,9 +318,16 @@ class UniMRGJob(Spec):
 
         It covers model, data, objectives, batch, cohorts, optimiser, schedule, parts, what a spike is, precision and
         seed, by value ("1e-5" and "0.00001" are the same); not the micro-batch, the composition, the stop step, or
-        anything about where it runs. A prefix holds one digest only, see `checkpoint.uri`.
+        anything about where it runs. A prefix holds one digest only, see `checkpoint.uri`. Two fields are in it only
+        where they are set: a metric that selects checkpoints, whose scores do not compare with losses, and that nothing
+        is trained.
         """
         spec, training = self.spec, self.spec.training
+        further: dict[str, Any] = {}
+        if (selection := spec.selection()) is not None:
+            further["earlyStop"] = {"benchmark": selection.model_dump(by_alias=True)}
+        if not spec.trains:
+            further["stages"] = {"train": spec.stages.train.model_dump(by_alias=True)}
         objectives = {name: weight for name, weight in spec.resolved_objectives().items() if weight}
         return {
             "model": {**spec.model.training_settings(), "init": spec.model.init},
@@ -334,4 +341,5 @@ class UniMRGJob(Spec):
             "precision": training.precision,
             "prompts": training.prompts,
             "seed": training.seed,
+            **further,
         }

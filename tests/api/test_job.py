@@ -120,6 +120,8 @@ TRAINED = [
     ("training.seed", 43),
     ("training.prompts", "Canonical"),
     ("objectives", [{"name": "Understanding", "weight": "1"}, {"name": "Pixel", "weight": "0.5"}]),
+    ("training.earlyStop.benchmark", {"name": "spatial", "metric": "acc"}),  # scores of two kinds do not compare
+    ("stages.train.mode", "Never"),
 ]
 NOT_TRAINED = [
     ("training.batch.microBatchRows", 16),
