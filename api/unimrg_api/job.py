@@ -14,7 +14,7 @@ from pydantic import Field
 from unimrg_api.digests import sha256_of
 from unimrg_api.fields import FieldRule, Spec, Violation
 from unimrg_api.part_rules import part_rules
-from unimrg_api.spec_benchmarks import BenchmarkSpec
+from unimrg_api.spec_benchmarks import EMBEDDED, BenchmarkSpec
 from unimrg_api.spec_data import DataSpec
 from unimrg_api.spec_model import HarmonSpec, Method, ModelSpec, OpenUniSpec, ShowOSpec
 from unimrg_api.spec_platform import (
@@ -193,6 +193,18 @@ class JobSpec(Spec):
             "name the prefix of a data set, e.g. [s3://bucket/data]",
             lambda spec: bool(spec.data.shards) or (not spec.trains and spec.data.sources is None),
             "size(self.data.shards) > 0 || (self.stages.train.mode == 'Never' && !has(self.data.sources))",
+        ),
+        FieldRule(
+            "stages.evaluate.benchmarks",
+            "nothing would be evaluated: the job does not train, and has no data that these could ask about",
+            "name a suite or a benchmark that brings its own questions, or data.shards",
+            lambda spec: (
+                spec.trains
+                or bool(spec.data.shards)
+                or any(entry.key not in EMBEDDED for _, entry in spec.stages.evaluate.all_benchmarks())
+            ),
+            "self.stages.train.mode != 'Never' || size(self.data.shards) > 0 || has(self.stages.evaluate.suite) || "
+            f"self.stages.evaluate.benchmarks.exists(one, {' && '.join(f'!has(one.{name})' for name in EMBEDDED)})",
         ),
         FieldRule(
             "training.earlyStop.benchmark.name",

@@ -50,7 +50,8 @@ def test_a_suite_adds_benchmarks_and_an_entry_replaces_its_own() -> None:
 
 
 def test_only_a_job_that_does_not_train_may_have_no_data() -> None:
-    never = changed(("stages.train", {"mode": "Never"}), ("data", {})).spec
+    own = [{"tsv": {"file": "file://own.tsv", "kind": "YesNo"}}]
+    never = changed(("stages.train", {"mode": "Never"}), ("data", {}), ("stages.evaluate.benchmarks", own)).spec
     assert not never.trains and never.data.shards == []
 
 
