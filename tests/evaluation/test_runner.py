@@ -140,6 +140,16 @@ def test_benchmarks_of_a_package_are_found_by_name_and_scored() -> None:
 
 
 @pytest.mark.usefixtures("toys")
+def test_a_result_about_images_says_how_they_were_generated() -> None:
+    found = []
+    for name, settings in (("bright-and-dark", {}), ("words", {"images": 3})):
+        one = replace(runner(), sampling="steps 4")
+        asked = Asked(find_benchmark(name, settings, PLACE), settings)
+        found.append(one.measure(asked, subject(SceneRecords(3)), TEXT | IMAGES, 0, Files()))
+    assert [result is not None and result.provenance.get("sampling") for result in found] == ["steps 4", None]
+
+
+@pytest.mark.usefixtures("toys")
 def test_a_benchmark_of_what_is_not_trained_is_left_out() -> None:
     data = SceneRecords(1)
     assert measured("words", {}, data, IMAGES) is None

@@ -16,7 +16,7 @@ import numpy as np
 import torch.distributed as dist
 from torch import nn
 
-from unimrg_api.digests import sha256_of
+from unimrg_api.digests import canonical_json, sha256_of
 from unimrg_api.environment import PodEnvironment
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
@@ -177,6 +177,7 @@ class Evaluation:
             self.progress,
             StoredBlocks(setup.run_store),
             sha256_of([weights, how]),
+            canonical_json(spec.model.family()[1].get("sampling", {})),
         )
 
     def _scores(self, runner: Runner, results: Results, folder: str) -> dict[str, BenchmarkResult]:
