@@ -380,7 +380,7 @@ def test_checkpoints_that_were_scored_in_another_way_are_not_drawn(tmp_path: Pat
     earlier.write_text(earlier.read_text().replace('"rule_set": "', '"rule_set": "another '))
     (model,) = make_report([read(run)], date=DATE).models
     (figure,) = step_figures(model.main)
-    assert figure.drawing.render().count("<circle") == 2, "steps 500 and 1000"
+    assert figure.drawing.render().count('class="mark') == 2, "steps 500 and 1000"
 
 
 def test_csv_and_markdown_hold_the_same_scores(whole: Report) -> None:

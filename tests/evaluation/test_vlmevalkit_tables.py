@@ -61,15 +61,18 @@ def test_rows_without_an_image_are_left_out_and_counted(tmp_path: Path) -> None:
 def test_images_may_be_files_beside_the_table(tmp_path: Path) -> None:
     import base64
 
+    rows = [{**ROW, "image_path": "a.png"}, {**ROW, "index": 1, "image_path": "b.png"}]
+    path = write_table(tmp_path / "t.tsv", [{k: v for k, v in row.items() if k != "image"} for row in rows])
     (tmp_path / "a.png").write_bytes(base64.b64decode(image(3)))
-    rows = [{**ROW, "image_path": "a.png"}, {**ROW, "index": 1, "image_path": "none.png"}]
-    table = read_questions(
-        write_table(tmp_path / "t.tsv", [{k: v for k, v in row.items() if k != "image"} for row in rows])
-    )
+    with pytest.raises(UserError, match=r"1 images are missing, the first is .*b.png of row 1") as refused:
+        read_questions(path)
+    assert refused.value.exit_code == 66
+    (tmp_path / "b.png").write_bytes(b"no image")
+    table = read_questions(path)
     assert table.image("0")[1, 1].tolist() == [0, 0, 3]
     with pytest.raises(UserError, match="row 1 cannot be read") as refused:
         table.image("1")
-    assert refused.value.exit_code == 66
+    assert refused.value.exit_code == 65
 
 
 @pytest.mark.parametrize(

@@ -55,18 +55,17 @@ class QuestionTable:
     md5: str
 
     def image(self, index: str) -> np.ndarray:
-        """Return a row's image, uint8 [H, W, 3], RGB. Raises UserError (65, 66) for one that cannot be read."""
+        """Return a row's image, uint8 [H, W, 3], RGB. Raises UserError (65) for one that cannot be read."""
         stored = self.images[index]
         try:
             file = stored if isinstance(stored, Path) else io.BytesIO(base64.b64decode(stored))
             with Image.open(file) as image:
                 return np.asarray(image.convert("RGB"))
         except (OSError, ValueError, binascii.Error, Image.DecompressionBombError) as error:
-            missing = isinstance(error, FileNotFoundError)
             raise UserError(
                 f"the image of row {index} cannot be read: {error}",
-                remedy="fetch the table again, or put the image where image_path says",
-                exit_code=ExitCode.INPUT_MISSING if missing else ExitCode.DATA_CORRUPT,
+                remedy="fetch the table again, or replace the image that image_path names",
+                exit_code=ExitCode.DATA_CORRUPT,
             ) from None
 
 
@@ -90,6 +89,13 @@ def read_questions(path: Path) -> QuestionTable:
         if len(value) <= REUSED:
             raise broken(path, f"row {index} shows the image of row {row['image']}, which has none of its own")
         images[index] = value
+    absent = [index for index, image in images.items() if isinstance(image, Path) and not image.is_file()]
+    if absent:
+        raise UserError(
+            f"the table {path}: {len(absent)} images are missing, the first is {images[absent[0]]} of row {absent[0]}",
+            remedy="put them where image_path says, from the table's folder on; a table in a bucket has them in `image`",
+            exit_code=ExitCode.INPUT_MISSING,
+        )
     several = [index for index, image in images.items() if str(image).lstrip().startswith("[")]
     if several:
         raise broken(path, f"row {several[0]} has several images; benchmarks ask about a single one")
