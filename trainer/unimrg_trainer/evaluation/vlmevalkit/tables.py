@@ -93,7 +93,7 @@ def read_questions(path: Path) -> QuestionTable:
     if absent:
         raise UserError(
             f"the table {path}: {len(absent)} images are missing, the first is {images[absent[0]]} of row {absent[0]}",
-            remedy="put them where image_path says, from the table's folder on; a table in a bucket has them in `image`",
+            remedy="put them where image_path says, from the table's folder on; one in a bucket has them in `image`",
             exit_code=ExitCode.INPUT_MISSING,
         )
     several = [index for index, image in images.items() if str(image).lstrip().startswith("[")]
