@@ -15,6 +15,7 @@ from unimrg_trainer.evaluation.vlmevalkit.compare import as_our_metrics
 from unimrg_trainer.evaluation.vlmevalkit.prompts import choice_prompt, prompts_digest, yes_no_prompt
 from unimrg_trainer.evaluation.vlmevalkit.tables import (
     MISSING,
+    QuestionTable,
     as_read_back,
     read_questions,
     read_scores,
@@ -56,6 +57,23 @@ def test_rows_without_an_image_are_left_out_and_counted(tmp_path: Path) -> None:
     table = read_questions(write_table(tmp_path / "t.tsv", rows))
     assert [row["index"] for row in table.rows] == ["0", "2"]
     assert table.without_image == 1
+
+
+def test_without_images_a_table_says_the_same_and_takes_little_memory(tmp_path: Path) -> None:
+    rows = [
+        ROW | {"index": number, "A": "None" if number else "a", "image": image(number) * 100} for number in range(3)
+    ]
+    rows.append({**ROW, "index": 3, "image": "1"})
+    path = write_table(tmp_path / "t.tsv", rows)
+    whole, bare = read_questions(path), read_questions(path, images_too=False)
+
+    def told(table: QuestionTable) -> list[dict[str, str]]:
+        return [{name: text for name, text in row.items() if name != "image_id"} for row in table.rows]
+
+    assert told(bare) == told(whole) and (bare.md5, bare.without_image) == (whole.md5, 0)
+    assert bare.vanished == whole.vanished == ["1 A: None", "2 A: None"]
+    assert [bare.images[index] == bare.images["1"] for index in "0123"] == [False, True, False, True]
+    assert all(len(str(stored)) < 200 for stored in bare.images.values())
 
 
 def test_images_may_be_files_beside_the_table(tmp_path: Path) -> None:

@@ -207,7 +207,7 @@ class TsvBenchmark:
 
     def check_files(self) -> None:
         """Raise UserError: 66 without the table, or where it is another one than meant; 65 if it cannot be scored."""
-        self._table()
+        self._read(images_too=False)
 
     def items(self, subject: Subject) -> Items:
         """One item for each row; those that are not independent share a key."""
@@ -253,22 +253,25 @@ class TsvBenchmark:
 
     def _table(self) -> QuestionTable:
         if self._asked is None:
-            source, path = self._rules.source, self._path()
-            if source and not self._any_file and (found := file_md5(path)) != source.md5:
-                raise UserError(
-                    f"{self._place.field}: {path} is not the {source.file} that VLMEvalKit scores: its MD5 is {found} "
-                    f"and not {source.md5}",
-                    remedy=f"fetch it from {source.url}, or set anyFile: true to score this one; results say so then",
-                    exit_code=ExitCode.INPUT_MISSING,
-                )
-            table = read_questions(path)
-            check_questions(self._rules, table)
-            logger.info("%s: %d rows to ask, %d without an image", path, len(table.rows), table.without_image)
-            if table.vanished:
-                first = "; ".join(table.vanished[:3])
-                logger.warning("%s: %d options read as missing, as in VLMEvalKit: %s", path, len(table.vanished), first)
-            self._asked = table
+            self._asked = self._read(images_too=True)
         return self._asked
+
+    def _read(self, *, images_too: bool) -> QuestionTable:
+        source, path = self._rules.source, self._path()
+        if source and not self._any_file and (found := file_md5(path)) != source.md5:
+            raise UserError(
+                f"{self._place.field}: {path} is not the {source.file} that VLMEvalKit scores: its MD5 is {found} "
+                f"and not {source.md5}",
+                remedy=f"fetch it from {source.url}, or set anyFile: true to score this one; results say so then",
+                exit_code=ExitCode.INPUT_MISSING,
+            )
+        table = read_questions(path, images_too=images_too)
+        check_questions(self._rules, table)
+        logger.info("%s: %d rows to ask, %d without an image", path, len(table.rows), table.without_image)
+        if table.vanished:
+            first = "; ".join(table.vanished[:3])
+            logger.warning("%s: %d options read as missing, as in VLMEvalKit: %s", path, len(table.vanished), first)
+        return table
 
     def _path(self) -> Path:
         source = self._rules.source
