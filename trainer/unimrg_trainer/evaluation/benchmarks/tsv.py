@@ -202,7 +202,8 @@ class TsvBenchmark:
         self._rule_set = RULE_SETS[settings.get("ruleSet") or "Vk0020"]
         self._any_file = bool(settings.get("anyFile"))
         self._uri: str | None = settings.get("file")
-        self._asked: QuestionTable | None = None
+        self._md5 = ""
+        """Of the table that was asked. It is not kept itself: images of a suite would fill every rank's memory."""
         self.name = rules.name
 
     def check_files(self) -> None:
@@ -211,7 +212,8 @@ class TsvBenchmark:
 
     def items(self, subject: Subject) -> Items:
         """One item for each row; those that are not independent share a key."""
-        table = self._table()
+        table = self._read(images_too=True)
+        self._md5 = table.md5
         clusters = self._rules.clusters(table.rows)
         rows = first_clusters(table.rows, clusters, self._limit)
 
@@ -231,17 +233,16 @@ class TsvBenchmark:
         asked = [(item.attributes, item.request.prompt, str(reply)) for item, reply in results]
         rows = [attributes["row"] for attributes, _, _ in asked]
         replies = [reply for _, _, reply in asked]
-        table = self._table()
         result = score_table(self._rules, rows, replies, self._rule_set, seed, part=self._limit is not None)
         source, warnings = self._rules.source, result.warnings
-        if source and table.md5 != source.md5:
-            another = f"The table is another one than VLMEvalKit's: its MD5 is {table.md5}, not {source.md5}."
+        if source and self._md5 != source.md5:
+            another = f"The table is another one than VLMEvalKit's: its MD5 is {self._md5}, not {source.md5}."
             warnings = (*warnings, another)
         return replace(
             result,
             provenance=result.provenance
             | {
-                "data_md5": table.md5,
+                "data_md5": self._md5,
                 "prompt_sha256": prompts_digest(
                     (attributes["row"]["index"], prompt) for attributes, prompt, _ in asked
                 ),
@@ -250,11 +251,6 @@ class TsvBenchmark:
             warnings=warnings,
             files=result.files | {PREDICTIONS: write_predictions(rows, replies)},
         )
-
-    def _table(self) -> QuestionTable:
-        if self._asked is None:
-            self._asked = self._read(images_too=True)
-        return self._asked
 
     def _read(self, *, images_too: bool) -> QuestionTable:
         source, path = self._rules.source, self._path()
