@@ -217,6 +217,8 @@ def test_notes_say_why_a_job_runs_on_one_machine_only() -> None:
     assert tracking.startswith("a cluster would refuse spec.tracking.mlflow.uri: ")
     *_, uneven = cluster_notes(parse_job(SMALLEST))
     assert "there are 1 cohorts and 8 processes: set rowsPerObjective: 128, or use 1 process" in uneven
+    untrained = {**SMALLEST, "spec": {**SMALLEST["spec"], "stages": {"train": {"mode": "Never"}}}}
+    assert not any("cohorts" in note for note in cluster_notes(parse_job(untrained))), "no rows are dealt"
 
 
 def test_every_pattern_means_the_same_to_go_and_to_rust() -> None:
