@@ -131,9 +131,12 @@ def plan(
     """
     from unimrg_api.arithmetic.plan import Assumed, plan_of
     from unimrg_api.arithmetic.rows import Texts
+    from unimrg_api.errors import UserError
     from unimrg_api.load import load_job
 
     job = load_job(file)
+    if not job.spec.trains:
+        raise UserError("the job trains nothing (stages.train.mode), so there is nothing to plan", remedy="just run it")
     texts = Texts(question_tokens, answer_tokens, prompt_tokens)
     planned = plan_of(job, Assumed(texts, mfu, device.upper(), images))
     if output == "json":

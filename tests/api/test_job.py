@@ -67,7 +67,8 @@ def test_what_a_benchmark_asks_for_at_most_is_known_from_the_job() -> None:
 
 
 def test_only_a_job_that_does_not_train_may_have_no_data() -> None:
-    never = changed(("stages.train", {"mode": "Never"}), ("data", {})).spec
+    own = [{"tsv": {"file": "file://own.tsv", "kind": "YesNo"}}]
+    never = changed(("stages.train", {"mode": "Never"}), ("data", {}), ("stages.evaluate.benchmarks", own)).spec
     assert not never.trains and never.data.shards == []
 
 
@@ -143,6 +144,8 @@ TRAINED = [
     ("training.seed", 43),
     ("training.prompts", "Canonical"),
     ("objectives", [{"name": "Understanding", "weight": "1"}, {"name": "Pixel", "weight": "0.5"}]),
+    ("training.earlyStop.benchmark", {"name": "spatial", "metric": "acc"}),  # scores of two kinds do not compare
+    ("stages.train.mode", "Never"),
 ]
 NOT_TRAINED = [
     ("training.batch.microBatchRows", 16),
@@ -237,6 +240,8 @@ def test_notes_say_why_a_job_runs_on_one_machine_only() -> None:
     assert tracking.startswith("a cluster would refuse spec.tracking.mlflow.uri: ")
     *_, uneven = cluster_notes(parse_job(SMALLEST))
     assert "there are 1 cohorts and 8 processes: set rowsPerObjective: 128, or use 1 process" in uneven
+    untrained = {**SMALLEST, "spec": {**SMALLEST["spec"], "stages": {"train": {"mode": "Never"}}}}
+    assert not any("cohorts" in note for note in cluster_notes(parse_job(untrained))), "no rows are dealt"
 
 
 def test_every_pattern_means_the_same_to_go_and_to_rust() -> None:

@@ -22,6 +22,7 @@ from unimrg_cli.report_runs import StoredRun
 from unimrg_trainer.evaluation.benchmarks import hallusionbench, mmbench, mmvp, realworldqa, vsr
 from unimrg_trainer.evaluation.benchmarks.tsv import score_table
 from unimrg_trainer.evaluation.intervals import Interval, bootstrap_means, cluster_sums
+from unimrg_trainer.evaluation.reports.figures import step_figures
 from unimrg_trainer.evaluation.reports.page import as_page
 from unimrg_trainer.evaluation.reports.report import Report, make_report
 from unimrg_trainer.evaluation.reports.runs import EvaluatedRun, read_run
@@ -408,6 +409,15 @@ def test_the_page_draws_steps_losses_gains_and_both_skills(whole: Report) -> Non
     assert "GenEval: gain of UniMRG over base by category" in titles
     numbers = re.findall(r'(?:[xy][12]?|points|c[xy])="([^"]*)"', text)
     assert numbers and all(np.isfinite(float(part)) for one in numbers for part in re.split("[ ,]", one))
+
+
+def test_checkpoints_that_were_scored_in_another_way_are_not_drawn(tmp_path: Path) -> None:
+    run = made_up_run(tmp_path / "run", benchmarks=("mmvp",), kept=(250, 500))
+    earlier = run / "results/step-250/summary.json"
+    earlier.write_text(earlier.read_text().replace('"rule_set": "', '"rule_set": "another '))
+    (model,) = make_report([read(run)], date=DATE).models
+    (figure,) = step_figures(model.main)
+    assert figure.drawing.render().count('class="mark') == 2, "steps 500 and 1000"
 
 
 def test_csv_and_markdown_hold_the_same_scores(whole: Report) -> None:

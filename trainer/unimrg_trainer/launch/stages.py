@@ -131,14 +131,9 @@ def _check(context: StageContext) -> ExitResult:
         data = _check_data(context)
         with job_stores.prefix_user_errors("spec.checkpoint.uri"):
             inputs.check_identity(job, env, context.run_store, data)
-            step = outcomes.checkpoint_step(context.run_store)
             if job.spec.trains:
+                step = outcomes.checkpoint_step(context.run_store)
                 check_resume(job.spec.checkpoint.resume, job.spec.checkpoint.uri, step)
-            elif step:
-                raise UserError(
-                    "there are checkpoints of a training below it, and this job would evaluate initial weights",
-                    remedy="give a job that does not train a prefix of its own",
-                )
         inputs.warn_if_tracking_fails(job, env)
     return ExitResult(ExitCode.OK, "Completed")
 

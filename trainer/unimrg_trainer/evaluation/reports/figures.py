@@ -12,7 +12,7 @@ from unimrg_api.spec_model import RECIPES
 from unimrg_trainer.evaluation.over_seeds import mean_over_seeds
 from unimrg_trainer.evaluation.reports.columns import Column
 from unimrg_trainer.evaluation.reports.comparison import CategoryCell, Comparison
-from unimrg_trainer.evaluation.reports.grouping import Row
+from unimrg_trainer.evaluation.reports.grouping import Row, provenance_of
 from unimrg_trainer.evaluation.reports.report import ModelReport
 from unimrg_trainer.evaluation.reports.svg import SERIES, WIDTH, Drawing, Scale, tick_text
 from unimrg_trainer.evaluation.reports.wording import column_heads, number
@@ -164,11 +164,14 @@ def _firsts(table: Comparison, kind: str) -> list[int]:
 
 
 def _by_step(row: Row, column: Column) -> dict[int, float]:
+    """Return step → score; what an earlier evaluation of the run scored in another way is left out."""
     values: dict[int, list[float]] = {}
     for run in row.runs:
-        for summary in run.kept:
+        for summary in run.kept if column.benchmark in run.summary.benchmarks else ():
             result = summary.benchmarks.get(column.benchmark)
-            if result is not None and column.metric in result.metrics:
+            if result is None or column.metric not in result.metrics:
+                continue
+            if provenance_of(summary, column.benchmark) == provenance_of(run.summary, column.benchmark):
                 values.setdefault(summary.steps, []).append(result.metrics[column.metric])
     return {step: mean_over_seeds(of_step).mean for step, of_step in sorted(values.items())}
 

@@ -179,7 +179,7 @@ def scoring_rows(model: ModelReport) -> Iterator[tuple[str, str]]:
             for name, result in run.summary.benchmarks.items():
                 if name not in seen:
                     seen.add(name)
-                    found = [f"{key}: {value}" for key, value in provenance_of(run, name).items() if value]
+                    found = [f"{key}: {value}" for key, value in provenance_of(run.summary, name).items() if value]
                     unparsed = result.metrics.get("unparsed_rate")
                     extra = [] if unparsed is None else [f"unparsed in {row.label}: {number(unparsed)} %"]
                     extra += [] if name in run.items else ["no scores of items, so differences have no intervals"]
