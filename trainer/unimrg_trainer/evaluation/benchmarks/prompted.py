@@ -28,7 +28,7 @@ def parsed(place: BenchmarkPlace, name: str, origin: str, parse: Callable[[bytes
     try:
         content = place.open(name).read_bytes()
     except UserError as error:
-        raise UserError(str(error), remedy=f"{error.remedy}: it is {origin}", exit_code=error.exit_code) from error
+        raise UserError(error.message, remedy=f"{error.remedy}: it is {origin}", exit_code=error.exit_code) from error
     try:
         return parse(content), hashlib.md5(content, usedforsecurity=False).hexdigest()
     except ValueError as error:
