@@ -116,6 +116,9 @@ def export_predictions(target: str, benchmark: str, out: Path) -> str:
             else "evaluate the run on a benchmark of answers",
             exit_code=ExitCode.INPUT_MISSING,
         ) from None
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_bytes(content)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_bytes(content)
+    except OSError as error:
+        raise UserError(f"{out} cannot be written: {error.strerror or error}", remedy="name another file") from None
     return f"{out}: VLMEvalKit scores it with PRED_FORMAT=tsv, under the name MODEL_DATASET.tsv"

@@ -131,9 +131,15 @@ def plan(
     """
     from unimrg_api.arithmetic.plan import Assumed, plan_of
     from unimrg_api.arithmetic.rows import Texts
+    from unimrg_api.errors import UserError
     from unimrg_api.load import load_job
 
     job = load_job(file)
+    if not job.spec.trains:
+        raise UserError(
+            "a plan is about training, and this job does not train (spec.stages.train.mode: Never)",
+            remedy="leave spec.stages.train out of a copy to see the model's parameters and its memory",
+        )
     texts = Texts(question_tokens, answer_tokens, prompt_tokens)
     planned = plan_of(job, Assumed(texts, mfu, device.upper(), images))
     if output == "json":

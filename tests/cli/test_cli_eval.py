@@ -119,3 +119,4 @@ def test_replies_of_a_run_are_written_for_vlmevalkit(unimrg: Unimrg, replies: Pa
     ended = unimrg("eval", "export", tmp_path / "run", "-b", "mmvp", out)
     assert ended.code == 0 and out.read_bytes() == replies.read_bytes()
     unimrg("eval", "export", tmp_path / "run", "-b", "vsr", out).refused(66, "choose one of mmvp")
+    unimrg("eval", "export", tmp_path / "run", "-b", "mmvp", tmp_path).refused(64, "cannot be written: Is a directory")

@@ -102,7 +102,7 @@ def test_a_broken_image_names_its_row(tmp_path: Path) -> None:
         table.image("0")
     several = [{**ROW, "index": number, "image": text * 100} for number, text in enumerate("AABC")]
     table = read_questions(write_table(tmp_path / "several.tsv", [*several, {**ROW, "index": 4}]))
-    with pytest.raises(UserError, match="the image of row 0 cannot be read: .*; so it is with 2 further images"):
+    with pytest.raises(UserError, match=r"the image of row 0 cannot be read: .*; so it is with 2 further images"):
         table.check_images(row["index"] for row in table.rows)
     table.check_images(["4"])
 
