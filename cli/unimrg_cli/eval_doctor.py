@@ -54,7 +54,7 @@ def examine(paths: Sequence[Path], family: str | None) -> list[TableReport]:
     style = _style(family)
     files: list[Path] = []
     for path in paths:
-        found = sorted(path.glob("*.tsv")) if path.is_dir() else [path]
+        found = sorted(one for one in path.glob("*.tsv") if one.is_file()) if path.is_dir() else [path]
         if not found or not all(one.is_file() for one in found):
             raise UserError(
                 f"{path} is no table and no folder with one (*.tsv)",
@@ -117,7 +117,8 @@ def _examine(path: Path, style: PromptStyle) -> TableReport:
         )
         check_questions(rules, table)
         report = report.model_copy(update={"remarks": rules.doubts(table.rows)})
-        table.image(table.rows[0]["index"])
+        if not report.published:
+            table.check_images(row["index"] for row in table.rows)
     except UserError as error:
         problems.append(error.message)
     return report.model_copy(update={"problem": "; ".join(problems) or None})

@@ -12,12 +12,12 @@ from unimrg_api.exit_codes import ExitCode
 from unimrg_cli.run_view import open_run
 from unimrg_cli.view import View
 from unimrg_trainer.evaluation.benchmarks.published import PUBLISHED
-from unimrg_trainer.evaluation.benchmarks.tsv import PREDICTIONS, own_table, score_table
+from unimrg_trainer.evaluation.benchmarks.tsv import PREDICTIONS, named, own_table, score_table
 from unimrg_trainer.evaluation.result import Table
 from unimrg_trainer.evaluation.vlmevalkit.choices import RULE_SETS
 from unimrg_trainer.evaluation.vlmevalkit.compare import as_our_metrics
 from unimrg_trainer.evaluation.vlmevalkit.replies import Kind
-from unimrg_trainer.evaluation.vlmevalkit.tables import need_columns, read_scores, read_table
+from unimrg_trainer.evaluation.vlmevalkit.tables import broken, need_columns, read_scores, read_table
 from unimrg_trainer.storage.base import NotFound
 
 SEED = 0
@@ -55,10 +55,13 @@ def score_predictions(path: Path, benchmark: str, kind: Kind, rule_set: str, aga
     """
     rules = PUBLISHED[benchmark] if benchmark in PUBLISHED else own_table(kind)
     rows = read_table(path)
+    if not rows:
+        raise broken(path, "it has no rows, or is none of .tsv, .csv, .xlsx and .json")
     need_columns(path, rows, "index", "answer")
     if not any("prediction" in row for row in rows):
         need_columns(path, rows, "prediction")
-    result = score_table(rules, rows, [row.get("prediction", "") for row in rows], RULE_SETS[rule_set], SEED)
+    with named(path):
+        result = score_table(rules, rows, [row.get("prediction", "") for row in rows], RULE_SETS[rule_set], SEED)
     report = ScoreReport(
         benchmark=rules.name,
         rule_set=RULE_SETS[rule_set],
@@ -113,6 +116,9 @@ def export_predictions(target: str, benchmark: str, out: Path) -> str:
             else "evaluate the run on a benchmark of answers",
             exit_code=ExitCode.INPUT_MISSING,
         ) from None
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_bytes(content)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_bytes(content)
+    except OSError as error:
+        raise UserError(f"{out} cannot be written: {error.strerror or error}", remedy="name another file") from None
     return f"{out}: VLMEvalKit scores it with PRED_FORMAT=tsv, under the name MODEL_DATASET.tsv"

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from rich.text import Text
 
+from unimrg_api.texts import counted
 from unimrg_cli.eval_doctor import TableReport
 from unimrg_cli.eval_images import JudgedReport
 from unimrg_cli.eval_scores import ScoreReport
@@ -28,7 +29,7 @@ def print_tables(reports: Sequence[TableReport]) -> None:
                 ("table", report.path),
                 ("benchmark", report.benchmark),
                 ("MD5", f"{report.md5}, {published[report.published]}"),
-                ("rows", f"{report.rows}{expected}, {report.images} images"),
+                ("rows", f"{report.rows}{expected}, {counted(report.images, 'image')}" if report.rows else ""),
                 ("left out", f"{report.without_image} rows without an image" if report.without_image else ""),
                 ("columns", ", ".join(report.columns)),
                 ("answers", ", ".join(f"{answer} {count}" for answer, count in report.answers.items())),

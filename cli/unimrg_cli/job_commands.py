@@ -136,7 +136,10 @@ def plan(
 
     job = load_job(file)
     if not job.spec.trains:
-        raise UserError("the job trains nothing (stages.train.mode), so there is nothing to plan", remedy="just run it")
+        raise UserError(
+            "a plan is about training, and this job does not train (spec.stages.train.mode: Never)",
+            remedy="leave spec.stages.train out of a copy to see the model's parameters and its memory",
+        )
     texts = Texts(question_tokens, answer_tokens, prompt_tokens)
     planned = plan_of(job, Assumed(texts, mfu, device.upper(), images))
     if output == "json":

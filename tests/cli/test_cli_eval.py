@@ -53,6 +53,19 @@ def test_doctor_shows_its_findings_to_a_person(unimrg: Unimrg, tmp_path: Path) -
     unimrg("eval", "doctor", tmp_path / "none").refused(66, "no table and no folder with one")
 
 
+def test_doctor_looks_at_every_image_and_at_every_table(unimrg: Unimrg, tmp_path: Path) -> None:
+    rows = [{**row, "image": image(int(row["index"]))} for row in choice_rows(random.Random(0), 3)]
+    rows[2]["image"] = rows[2]["image"][:90]  # the end of the file is missing
+    write_table(tmp_path / "cut.tsv", rows)
+    write_table(tmp_path / "without.tsv", [{**row, "image": ""} for row in rows])
+    (tmp_path / "folder.tsv").mkdir()
+    ended = unimrg("eval", "doctor", tmp_path, "-o", "json")
+    ended.refused(65, "2 of 2 tables would be refused")
+    cut, without = json.loads(ended.out)
+    assert cut["problem"].startswith(f"the image of row {rows[2]['index']} cannot be read")
+    assert "no row has an image" in without["problem"]
+
+
 def test_scores_of_a_table_of_replies(unimrg: Unimrg, replies: Path) -> None:
     ended = unimrg("eval", "score", replies, "--benchmark", "mmvp", "-o", "json")
     assert ended.code == 0, ended.err
@@ -83,6 +96,13 @@ def test_what_cannot_be_scored_is_refused(
     unimrg("eval", "score", replies, "-b", "hallusionBench").refused(
         65, "rows whose index lacks the six parts of HallusionBench, joined by `_`: 6"
     )
+    odd = tmp_path / "odd.tsv"
+    odd.write_bytes(write_predictions(mmvp_rows(random.Random(0), 1)[:1], ["A"]))
+    unimrg("eval", "score", odd, "-b", "mmvp").refused(65, f"{odd}: rows that no second row of their pair follows")
+    (tmp_path / "replies.parquet").write_bytes(b"PAR1")
+    unimrg("eval", "score", tmp_path / "replies.parquet", "-b", "mmvp").refused(65, "replies.parquet: it has no rows")
+    (tmp_path / "replies.json").write_text('{"index": {"0": 1}}')
+    unimrg("eval", "score", tmp_path / "replies.json", "-b", "mmvp").refused(65, "it is no list of objects")
     (tmp_path / "replies.xlsx").write_bytes(b"")
     monkeypatch.setitem(sys.modules, "openpyxl", None)
     unimrg("eval", "score", tmp_path / "replies.xlsx", "-b", "mmvp").refused(64, "openpyxl", "PRED_FORMAT=tsv")
@@ -99,3 +119,4 @@ def test_replies_of_a_run_are_written_for_vlmevalkit(unimrg: Unimrg, replies: Pa
     ended = unimrg("eval", "export", tmp_path / "run", "-b", "mmvp", out)
     assert ended.code == 0 and out.read_bytes() == replies.read_bytes()
     unimrg("eval", "export", tmp_path / "run", "-b", "vsr", out).refused(66, "choose one of mmvp")
+    unimrg("eval", "export", tmp_path / "run", "-b", "mmvp", tmp_path).refused(64, "cannot be written: Is a directory")

@@ -39,7 +39,7 @@ def test_every_example_is_planned_with_licence_and_assumptions(unimrg: Unimrg) -
             continue
         ended = unimrg("plan", example)
         if example.name == "evaluate_only.yaml":
-            ended.refused(64, "the job trains nothing (stages.train.mode)")
+            ended.refused(64, "a plan is about training, and this job does not train")
             continue
         assert ended.code == 0, ended.err
         assert "Memory of a process" in ended.out and "Assumed; all else is arithmetic" in ended.out

@@ -127,8 +127,10 @@ def toys(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def measured(name: str, settings: dict[str, Any], data: Any, answers: set[type]) -> BenchmarkResult | None:
-    asked = Asked(find_benchmark(name, settings, PLACE), settings)
-    return runner().measure(asked, subject(data), answers, 0, Files())
+    asked, one = Asked(find_benchmark(name, settings, PLACE), settings), runner()
+    result = one.measure(asked, subject(data), answers, 0, Files())
+    assert (result is None) == (name in one.left_out), "whoever reads the results is told"
+    return result
 
 
 @pytest.mark.usefixtures("toys")

@@ -69,6 +69,10 @@ def test_a_summary_comes_back_from_its_json_unchanged() -> None:
     assert Summary.model_validate(plain) == original
 
 
+def test_a_benchmark_that_was_not_asked_is_named_with_the_reason() -> None:
+    assert "spatial: left out, for there is no data." in printed(summary(left_out={"spatial": "there is no data"}))
+
+
 def test_intervals_that_do_not_exist_come_back_as_none() -> None:
     single = summary(held_out=compare({"Depth": [1.0]}, {"Depth": [0.5]}, seed=0))
     back = Summary.from_json(single.to_json())

@@ -99,14 +99,18 @@ def test_images_may_be_files_beside_the_table(tmp_path: Path) -> None:
     [
         ([ROW, ROW], "1 indices stand in several rows each, the first is 0"),
         ([{**ROW, "image": "['a', 'b']" + "c" * 64}], "row 0 has several images"),
-        ([{**ROW, "image": "9"}], "row 0 shows the image of row 9, which has none of its own"),
-        ([{**ROW, "image": "0"}], "row 0 shows the image of row 0"),
+        ([{**ROW, "image": "9"}], "the image of row 0 is '9', which is too short for an image, and there is no row"),
+        ([{**ROW, "image": "0"}], "the image of row 0 is '0'"),
+        ([{**ROW, "image": ""}], "no row has an image or image_path; the columns are A, B, answer, index, question"),
+        ([{**ROW, "question": b"St\xfcck"}], "it is not UTF-8: invalid start byte at byte"),
         ([{**ROW, "answer": ""}], "row 0 has no answer; the columns are A, B, image, index, question"),
         ([], "it has no rows"),
     ],
 )
 def test_a_table_that_cannot_be_asked_is_refused(tmp_path: Path, rows: list[dict[str, object]], said: str) -> None:
     path = write_table(tmp_path / "t.tsv", rows) if rows else tmp_path / "t.tsv"
+    if rows and isinstance(rows[0]["question"], bytes):
+        path.write_bytes(path.read_bytes().replace(str(rows[0]["question"]).encode(), rows[0]["question"]))
     if not rows:
         path.write_text("index\tquestion\tanswer\n")
     with pytest.raises(UserError, match=said) as refused:
@@ -118,6 +122,11 @@ def test_a_broken_image_names_its_row(tmp_path: Path) -> None:
     table = read_questions(write_table(tmp_path / "t.tsv", [{**ROW, "image": "A" * 100}]))
     with pytest.raises(UserError, match="the image of row 0 cannot be read"):
         table.image("0")
+    several = [{**ROW, "index": number, "image": text * 100} for number, text in enumerate("AABC")]
+    table = read_questions(write_table(tmp_path / "several.tsv", [*several, {**ROW, "index": 4}]))
+    with pytest.raises(UserError, match=r"the image of row 0 cannot be read: .*; so it is with 2 further images"):
+        table.check_images(row["index"] for row in table.rows)
+    table.check_images(["4"])
 
 
 def test_prompts_are_worded_as_vlmevalkit_words_them() -> None:

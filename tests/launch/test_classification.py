@@ -13,7 +13,7 @@ import pytest
 from unimrg_api.errors import Interrupted, JobError, Problem, UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_trainer.launch.classification import RankExit, WorkerGroupExit, classify
-from unimrg_trainer.launch.exit_records import ExitResult, read_exits, result_from_error, write_exit
+from unimrg_trainer.launch.exit_records import MESSAGE_LIMIT, ExitResult, read_exits, result_from_error, write_exit
 from unimrg_trainer.launch.watchdog import Heartbeat, Stall
 
 
@@ -131,3 +131,10 @@ def test_all_problems_of_a_job_are_in_the_record() -> None:
     message = result_from_error(JobError(problems)).message
     assert "spec.a: first wrong" in message
     assert "spec.b: second wrong" in message
+
+
+def test_every_problem_is_named_where_their_remedies_are_too_long() -> None:
+    problems = [Problem(f"spec.{name}", "", f"{name} is missing", "x" * 400) for name in "abcdefg"]
+    message = result_from_error(JobError(problems)).message
+    assert len(message) < MESSAGE_LIMIT
+    assert message.splitlines()[1:] == [f"spec.{name}: {name} is missing" for name in "abcdefg"]

@@ -120,9 +120,10 @@ class EarlyStop:
         def value() -> float:
             found = {} if result is None else result.metrics
             if selection.metric not in found:
+                names = sorted(found, key=lambda name: name.count("/"))  # those of all items before those of categories
                 raise UserError(
                     f"spec.training.earlyStop.benchmark.metric: {selection.name} has no metric {selection.metric!r}",
-                    remedy=f"it has {', '.join(found)}" if found else "choose a benchmark that has something to ask",
+                    remedy=f"it has {', '.join(names)}" if found else "choose a benchmark that has something to ask",
                 )
             self._reporter.record_benchmark(finished_steps, asked, found)
             return found[selection.metric]

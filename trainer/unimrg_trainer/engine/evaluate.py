@@ -110,7 +110,7 @@ class Evaluation:
         runner = self._runner(weights)
         scores = self._scores(runner, results, "results")
         grid = [] if self.held_out is None else draw_samples(setup, self.held_out, runner)
-        results.write(Evaluated(None, weights, benchmarks=scores, grid=grid))
+        results.write(Evaluated(None, weights, scores, runner.left_out, grid=grid))
         results.close()
 
     def of_checkpoints(self) -> None:
@@ -135,9 +135,10 @@ class Evaluation:
             Evaluated(
                 commit,
                 commit.manifest_sha256,
+                scores,
+                runner.left_out,
                 losses=compared(after) if first else {},
                 image_use=compare_images(after, other, seed=seed, clusters=clusters) if first and other else {},
-                benchmarks=scores,
                 grid=grid,
             )
         )
@@ -157,10 +158,11 @@ class Evaluation:
             if not import_commit(setup.run_store, agreement, commit, self._restore, digest):
                 continue  # damaged: it is quarantined now
             after = self._losses(setup, f"held-out loss after step {commit.step}, batch")
-            scores = self._scores(self._runner(commit.manifest_sha256), results, f"results/step-{commit.step}")
+            runner = self._runner(commit.manifest_sha256)
+            scores = self._scores(runner, results, f"results/step-{commit.step}")
             losses = compared(after) if setup.rank == 0 else {}
             results.write(
-                Evaluated(commit, commit.manifest_sha256, losses=losses, benchmarks=scores),
+                Evaluated(commit, commit.manifest_sha256, scores, runner.left_out, losses),
                 f"results/step-{commit.step}",
             )
 

@@ -43,6 +43,8 @@ class Evaluated:
     weights: str
     """Their SHA-256, of a checkpoint that of its manifest."""
     benchmarks: dict[str, BenchmarkResult]
+    left_out: dict[str, str]
+    """Benchmarks that were not asked, and why."""
     losses: dict[str, HeldOutLoss] = field(default_factory=dict)
     image_use: dict[str, ImageUse] = field(default_factory=dict)
     grid: list[GridRow] = field(default_factory=list)
@@ -144,6 +146,7 @@ class Results:
             held_out=found.losses,
             image_use=found.image_use,
             benchmarks=found.benchmarks,
+            left_out=found.left_out,
             files=files,
         )
 

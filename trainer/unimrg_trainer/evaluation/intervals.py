@@ -80,8 +80,9 @@ def paired_mean_interval(differences: ArrayLike, clusters: Sequence[Hashable] | 
 def bootstrap_ratio_interval(
     numerators: np.ndarray, denominators: np.ndarray, *, seed: int, resamples: int = RESAMPLES
 ) -> Interval | None:
-    """Return the percentile bootstrap interval of Σ numerators / Σ denominators, both [units]; None below two units.
+    """Return the percentile bootstrap interval of Σ numerators / Σ denominators, both [units].
 
+    None below two units, and where all units agree: resampling them cannot show how far others would differ.
     Denominators must be positive. (Σd, n_g) of each unit gives the interval of a mean difference, (Σ(after−before),
     Σbefore) that of a relative change.
     """
@@ -91,7 +92,7 @@ def bootstrap_ratio_interval(
     pairs = np.stack([numerators, denominators], axis=1)[np.lexsort((denominators, numerators))]
     sums = np.concatenate([pairs[draws].sum(axis=1) for draws in _draws(units, seed, resamples)])
     low, high = np.quantile(sums[:, 0] / sums[:, 1], [1 - TAIL, TAIL])
-    return Interval(float(low), float(high))
+    return _unless_equal(low, high)
 
 
 def bootstrap_means(
@@ -106,7 +107,7 @@ def bootstrap_means(
 
     `values` [rows, columns] is NaN where a row does not count for a column; a group of one is that column's own mean.
     The same draws of clusters serve all columns, so that hundreds of them cost little more than one. None where fewer
-    than two clusters count. Rows come in an order of their own, such as that of their names.
+    than two clusters count, or all that do agree. Rows come in an order of their own, such as that of their names.
     """
     labels, unit = np.unique(np.asarray(clusters, dtype=str), return_inverse=True)
     units = len(labels)
@@ -132,9 +133,14 @@ def bootstrap_means(
         ends[:, column] = np.quantile(known, [1 - TAIL, TAIL]) if len(known) else np.nan
     counted = (of_units[:, values.shape[1] :] > 0).sum(axis=0)[pattern.ravel()]
     return [
-        Interval(float(low), float(high)) if min(counted[list(group)]) > 1 else None
+        _unless_equal(low, high) if min(counted[list(group)]) > 1 else None
         for group, (low, high) in zip(averaged, ends.T, strict=True)
     ]
+
+
+def _unless_equal(low: float, high: float) -> Interval | None:
+    """Return the interval of these ends; None where they differ by rounding alone."""
+    return None if math.isclose(low, high, rel_tol=1e-9, abs_tol=1e-12) else Interval(float(low), float(high))
 
 
 def _draws(units: int, seed: int, resamples: int) -> Iterator[np.ndarray]:

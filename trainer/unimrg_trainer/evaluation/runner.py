@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
@@ -108,6 +108,8 @@ class Runner:
     """How images are generated: results about images differ with it, so they carry it."""
     evenly: bool = False
     """Every rank asks equally many blocks, some of them once more: for a `progress` that is a collective call."""
+    left_out: dict[str, str] = field(default_factory=dict)
+    """Benchmarks that `measure` did not ask, and why."""
 
     def ask(
         self,
@@ -176,6 +178,7 @@ class Runner:
         if kind not in answers:
             reason = "nothing trains for what it asks" if len(items) else "the held-out data has nothing to ask about"
             logger.warning("the benchmark %s is left out: %s", asked.name, reason)
+            self.left_out[asked.name] = reason
             return None
         reduce = None
         if isinstance(benchmark, ReducesImages):

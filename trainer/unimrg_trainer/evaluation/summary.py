@@ -60,6 +60,8 @@ class Summary(BaseModel):
     """Objective → losses after training with the rows' own images and with others; empty where there is one image."""
     benchmarks: dict[str, BenchmarkResult] = Field(default_factory=dict)
     """Benchmark → its scores and its table."""
+    left_out: dict[str, str] = Field(default_factory=dict)
+    """Benchmark that the job names and that was not asked → why."""
     files: dict[str, str] = Field(default_factory=dict)
     """What a file is → its key under RUN: curves, grid."""
 
@@ -133,6 +135,7 @@ def render(summary: Summary) -> Group:
     for table in summary.tables().values():
         parts += titled(table)
     parts += [Text(f"{name}: {text}") for name, result in summary.benchmarks.items() for text in result.warnings]
+    parts += [Text(f"{name}: left out, for {why}.") for name, why in summary.left_out.items()]
     parts.append(Text())
     parts.extend(Text(f"{what}: {where}") for what, where in summary.files.items())
     return Group(*parts)

@@ -6,10 +6,11 @@ import json
 import logging
 import shutil
 import time
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from unimrg_api.errors import Interrupted, UserError
+from unimrg_api.errors import Interrupted, JobError, Problem, UserError
 from unimrg_api.exit_codes import RULES, ExitCode
 from unimrg_trainer.faults import fault_of
 from unimrg_trainer.files import write_atomically
@@ -22,7 +23,7 @@ MESSAGE_LIMIT = 1024
 
 @dataclass(frozen=True)
 class ExitResult:
-    """Result of a rank or a stage: exit code, reason in one CamelCase word, message in one sentence."""
+    """Result of a rank or a stage: exit code, reason in one CamelCase word, message (a line, or one a problem)."""
 
     code: ExitCode
     reason: str
@@ -39,7 +40,7 @@ def result_from_error(error: BaseException) -> ExitResult:
     Errors with an exit code keep it; memory, rendezvous, communication and GPU faults are distinguished because the
     operator treats them differently (docs/method/cluster.md); everything else is an error of the program.
     """
-    name, text = type(error).__name__, " ".join(str(error).split())[:MESSAGE_LIMIT]
+    name, text = type(error).__name__, _text(error)[:MESSAGE_LIMIT]
     message = f"{name}: {text}" if text else name
     if isinstance(error, UserError):
         return ExitResult(error.exit_code, RULES[error.exit_code].reason, text)
@@ -51,6 +52,24 @@ def result_from_error(error: BaseException) -> ExitResult:
     elif reason == "RendezvousFailed":
         message = f"rendezvous failed: {text}"
     return ExitResult(code, reason, message)
+
+
+def _text(error: BaseException) -> str:
+    """Return an error's text in one line, or a line for each of several problems.
+
+    Where those are too long together, their remedies are left out, so that every problem is named.
+    """
+    if not isinstance(error, JobError) or len(error.problems) < 2:
+        return " ".join(str(error).split())
+    text = _lines(f"{error.message}:", error.problems)
+    if len(text) > MESSAGE_LIMIT:
+        bare = [replace(problem, remedy="") for problem in error.problems]
+        text = _lines(f"{error.message} (the log says what to do about each):", bare)
+    return text
+
+
+def _lines(first: str, problems: Sequence[Problem]) -> str:
+    return "\n".join([first, *(" ".join(str(problem).split()) for problem in problems)])
 
 
 def clear(run_dir: Path) -> None:

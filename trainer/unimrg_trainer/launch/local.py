@@ -239,6 +239,8 @@ class _Session:
         if self.failed.log_lines:
             self._print("\n".join(self.failed.log_lines), style="dim")
             self._print(f"Logs: {self._logs(stage)}")
+        elif "\n" in record.message:
+            self._print(f"Log: {launcher_log(self.env.run_dir)}")
 
     def _run_stage(self, stage: StageName, stop: StopRequest) -> Outcome:
         end = execute(stage, self.env, stop, rank_module=self.rank_module)
@@ -288,10 +290,15 @@ class _Session:
         self.console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
+def launcher_log(run_dir: Path) -> Path:
+    """Where this command writes what it logs itself."""
+    return run_dir / "logs" / "launcher.log"
+
+
 @contextmanager
 def _logging(run_dir: Path) -> Iterator[None]:
     """Send the launcher's own log to RUN_DIR/logs/launcher.log; the terminal belongs to the live view."""
-    path = run_dir / "logs" / "launcher.log"
+    path = launcher_log(run_dir)
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(path)
     handler.setFormatter(logging.Formatter(FORMAT))

@@ -114,7 +114,8 @@ def execute(
     except Exception as error:
         result = result_from_error(error)
         expected = isinstance(error, UserError | Interrupted)  # anything else is a bug, logged with its traceback
-        logger.error("%s ended (%d): %s", stage, result.code, result.message, exc_info=None if expected else error)
+        text = str(error) if isinstance(error, UserError) else result.message  # the result's is short
+        logger.error("%s ended (%d): %s", stage, result.code, text, exc_info=None if expected else error)
     return StageExecution(_conclude(stage, env, result, context), attempt_env)
 
 

@@ -10,7 +10,8 @@ import logging
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -208,11 +209,17 @@ class TsvBenchmark:
 
     def check_files(self) -> None:
         """Raise UserError: 66 without the table, or where it is another one than meant; 65 if it cannot be scored."""
-        self._read(images_too=False)
+        source = self._rules.source
+        known = source is not None and file_md5(self._path()) == source.md5  # then its images need no look
+        table = self._read(images_too=not known)
+        if not known:
+            rows = first_clusters(table.rows, self._rules.clusters(table.rows), self._limit)
+            with named(self._path()):
+                table.check_images(row["index"] for row in rows)
 
     def items(self, subject: Subject) -> Items:
         """One item for each row; those that are not independent share a key."""
-        table = self._read(images_too=True)
+        table = self._read()
         self._md5 = table.md5
         clusters = self._rules.clusters(table.rows)
         rows = first_clusters(table.rows, clusters, self._limit)
@@ -252,7 +259,7 @@ class TsvBenchmark:
             files=result.files | {PREDICTIONS: write_predictions(rows, replies)},
         )
 
-    def _read(self, *, images_too: bool) -> QuestionTable:
+    def _read(self, *, images_too: bool = True) -> QuestionTable:
         source, path = self._rules.source, self._path()
         if source and not self._any_file and (found := file_md5(path)) != source.md5:
             raise UserError(
@@ -262,7 +269,8 @@ class TsvBenchmark:
                 exit_code=ExitCode.INPUT_MISSING,
             )
         table = read_questions(path, images_too=images_too)
-        check_questions(self._rules, table)
+        with named(path):
+            check_questions(self._rules, table)
         logger.info("%s: %d rows to ask, %d without an image", path, len(table.rows), table.without_image)
         if table.vanished:
             first = "; ".join(table.vanished[:3])
@@ -278,6 +286,15 @@ class TsvBenchmark:
         except UserError as error:
             remedy = f"{error.remedy}; {source.file} comes from {source.url} and has the MD5 {source.md5}"
             raise UserError(error.message, remedy=remedy, exit_code=error.exit_code) from None
+
+
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Begin messages about a table with its path."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{path}: {error.message}", remedy=error.remedy, exit_code=error.exit_code) from None
 
 
 def check_questions(rules: TableRules, table: QuestionTable) -> None:

@@ -16,7 +16,8 @@ DAGGER, DOUBLE_DAGGER = "†", "‡"
 LEGEND = (
     "Scores are in percent, those with three decimals between 0 and 1.",
     "± is half the width of the 95 % interval over items: what another draw of items would change (bootstrap over "
-    "clusters). A score without items has the benchmark's own interval, or none.",
+    "clusters). A score without items has the benchmark's own interval, or none; "
+    "one on which all items agree has none.",
     "sd is the standard deviation between seeds: what another training would change.",
     "Δ is the difference on the same items with its paired 95 % interval; p is the exact McNemar test, for single runs "
     "with right-or-wrong scores, and takes items as independent.",
@@ -173,17 +174,23 @@ def run_rows(model: ModelReport) -> Iterator[list[str]]:
 
 def scoring_rows(model: ModelReport) -> Iterator[tuple[str, str]]:
     """Yield (benchmark, what its scores depend on besides the model); the same for all runs that are compared."""
-    seen = set()
+    parts: dict[str, list[str]] = {}
     for row in model.block.all_rows:
+        unparsed: dict[str, list[float]] = {}
         for run in row.runs:
             for name, result in run.summary.benchmarks.items():
-                if name not in seen:
-                    seen.add(name)
-                    found = [f"{key}: {value}" for key, value in provenance_of(run.summary, name).items() if value]
-                    unparsed = result.metrics.get("unparsed_rate")
-                    extra = [] if unparsed is None else [f"unparsed in {row.label}: {number(unparsed)} %"]
-                    extra += [] if name in run.items else ["no scores of items, so differences have no intervals"]
-                    yield name, "; ".join([*found, *extra])
+                if name not in parts:
+                    parts[name] = [
+                        f"{key}: {value}" for key, value in provenance_of(run.summary, name).items() if value
+                    ]
+                    if name not in run.items:
+                        parts[name].append("no scores of items, so differences have no intervals")
+                if "unparsed_rate" in result.metrics:
+                    unparsed.setdefault(name, []).append(result.metrics["unparsed_rate"])
+        for name, rates in unparsed.items():
+            parts[name].append(f"unparsed in {row.label}: {number(sum(rates) / len(rates))} %")
+    for name, said in parts.items():
+        yield name, "; ".join(said)
 
 
 def quoted_sources(model: ModelReport) -> list[str]:

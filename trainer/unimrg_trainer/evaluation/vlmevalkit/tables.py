@@ -54,6 +54,24 @@ class QuestionTable:
     """Options whose text pandas takes for a missing value, so that nobody is shown them: `index A: None`."""
     md5: str
 
+    def check_images(self, indices: Iterable[str]) -> None:
+        """Decode the images of these rows, each once. Raises UserError (65, 66) with the first row of a broken one.
+
+        It takes some milliseconds an image, and is for tables whose content is not known, before a model is asked.
+        """
+        of_image: dict[str | Path, str] = {}
+        for index in indices:
+            of_image.setdefault(self.images[index], index)
+        errors = []
+        for index in of_image.values():
+            try:
+                self.image(index)
+            except UserError as error:
+                errors.append(error)
+        if errors:
+            more = f"; so it is with {len(errors) - 1} further images" if len(errors) > 1 else ""
+            raise UserError(f"{errors[0].message}{more}", remedy=errors[0].remedy, exit_code=errors[0].exit_code)
+
     def image(self, index: str) -> np.ndarray:
         """Return a row's image, uint8 [H, W, 3], RGB. Raises UserError (65) for one that cannot be read."""
         stored = self.images[index]
@@ -80,6 +98,8 @@ def read_questions(path: Path, *, images_too: bool = True) -> QuestionTable:
         raise broken(path, "it has no rows")
     need_columns(path, rows, "index", "question", "answer")
     shown = [row for row in rows if "image" in row or "image_path" in row]
+    if not shown:
+        raise broken(path, f"no row has an image or image_path; the columns are {', '.join(sorted(rows[0]))}")
     stored = {row["index"]: row["image"] for row in shown if "image" in row}
     if stored:
         shown = [row for row in shown if "image" in row]  # as VLMEvalKit: a table with images has them in `image`
@@ -91,7 +111,11 @@ def read_questions(path: Path, *, images_too: bool = True) -> QuestionTable:
             continue
         value = stored.get(row["image"], "") if len(row["image"]) <= REUSED else row["image"]
         if len(value) <= REUSED:
-            raise broken(path, f"row {index} shows the image of row {row['image']}, which has none of its own")
+            raise broken(
+                path,
+                f"the image of row {index} is {row['image']!r}, which is too short for an image, and there is no row "
+                "of this index with an image of its own",
+            )
         images[index] = value
     absent = [index for index, image in images.items() if isinstance(image, Path) and not image.is_file()]
     if absent:
@@ -193,7 +217,9 @@ def _read_cells(path: Path, *, images_too: bool = True) -> list[dict[str, str]]:
 
     try:
         if path.suffix == ".json":
-            records = [dict(record) for record in json.loads(path.read_text(encoding="utf-8"))]
+            records = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+                raise broken(path, "it is no list of objects, one for each row")
         elif path.suffix == ".xlsx":
             records = pandas.read_excel(path, engine="openpyxl").to_dict("records")
         else:
@@ -210,6 +236,10 @@ def _read_cells(path: Path, *, images_too: bool = True) -> list[dict[str, str]]:
             f"to read {path} takes the package openpyxl, which is not installed",
             remedy="pip install openpyxl, or have VLMEvalKit write TSV (PRED_FORMAT=tsv)",
         ) from None
+    except UnicodeDecodeError as error:
+        raise broken(path, f"it is not UTF-8: {error.reason} at byte {error.start}; save it as UTF-8") from None
+    except UserError:
+        raise
     except (ValueError, TypeError, OSError, csv.Error) as error:
         raise broken(path, f"it cannot be read: {error}") from None
     return [
