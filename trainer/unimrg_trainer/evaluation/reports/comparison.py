@@ -220,8 +220,7 @@ class _Benchmark:
         n, interval = self._own(row, column.metric)
         if row in scores:
             n, interval = int(np.sum(~np.isnan(scores[row]))), found.get(("score", index, row))
-            if interval is not None and interval.low == interval.high:
-                interval = self._of_equal_items(scores[row])
+            interval = interval or self._of_equal_items(scores[row])
         return Cell(means[row], n, interval, difference, self._notes(row), best)
 
     def _of_equal_items(self, scores: np.ndarray) -> Interval | None:
@@ -230,7 +229,7 @@ class _Benchmark:
         counted = ~np.isnan(scores)
         units = len({label for label, known in zip(self.table.clusters, counted, strict=True) if known})
         value = scores[counted][0]
-        if value not in (0.0, 100.0):
+        if units < 2 or value not in (0.0, 100.0) or np.any(scores[counted] != value):
             return None
         interval = wilson(units if value else 0, units)
         return Interval(100 * interval.low, 100 * interval.high)

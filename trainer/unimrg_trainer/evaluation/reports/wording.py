@@ -16,8 +16,8 @@ DAGGER, DOUBLE_DAGGER = "†", "‡"
 LEGEND = (
     "Scores are in percent, those with three decimals between 0 and 1.",
     "± is half the width of the 95 % interval over items: what another draw of items would change (bootstrap over "
-    "clusters). A score without items has the benchmark's own interval, or none; "
-    "one on which all items agree has none.",
+    "clusters; Wilson's where all items are right, or all wrong). A score without items has the benchmark's own "
+    "interval, or none.",
     "sd is the standard deviation between seeds: what another training would change.",
     "Δ is the difference on the same items with its paired 95 % interval; p is the exact McNemar test, for single runs "
     "with right-or-wrong scores, and takes items as independent.",
