@@ -307,7 +307,7 @@ def test_published_benchmarks_come_in_their_order_with_their_items(tmp_path: Pat
     for name in ("base", "run"):
         results = {}
         for benchmark, (rules, rows) in tables.items():
-            message = [row["answer"] if rng.random() < 0.5 or name == "run" else "neither" for row in rows]
+            replies = [row["answer"] if rng.random() < 0.5 or name == "run" else "neither" for row in rows]
             results[benchmark] = score_table(rules, rows, replies, "vk-0.0.20", seed=0)
         runs.append(made_up_run(tmp_path / name, initial=name == "base", benchmarks=(), results=results))
     (model,) = make_report([read(run) for run in runs], date=DATE).models
