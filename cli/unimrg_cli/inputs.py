@@ -14,6 +14,7 @@ from unimrg_api.explain import show
 from unimrg_api.fields import path_of, resolve_uri
 from unimrg_api.introspection import Location, format_location, value_at
 from unimrg_api.output_places import REMEDY, outputs_in_sources
+from unimrg_api.spec_benchmarks import BENCHMARK_URIS
 from unimrg_api.spec_maps import PRODUCERS
 from unimrg_api.spec_sources import IMAGE_SUFFIXES, SOURCE_URIS
 from unimrg_api.yaml_source import Document
@@ -54,6 +55,12 @@ def _places(value: Any) -> Iterator[Location]:
                 yield ("spec", "data", "sources", index, *uri.split("."))
     for place in PRODUCERS:
         yield ("spec", "data", "maps", *place.split("."), "weights")
+    evaluate: Location = ("spec", "stages", "evaluate")
+    yield (*evaluate, "files")
+    benchmarks = value_at(value, (*evaluate, "benchmarks"))
+    for index in range(len(benchmarks) if isinstance(benchmarks, list) else 0):
+        for uri in BENCHMARK_URIS:
+            yield (*evaluate, "benchmarks", index, *uri.split("."))
     yield ("spec", "model", "init")
     yield ("spec", "model", "assets")
     shards = value_at(value, ("spec", "data", "shards"))
@@ -70,11 +77,16 @@ def _look(location: Location, path: Path) -> tuple[str, str] | None:
         remedy = f"correct the path, or leave the field out ({without})"
         found = path.is_dir() or (field == "init" and path.exists())
         return None if found else (f"{path} {'is not a folder' if path.exists() else 'does not exist'}", remedy)
+    if "evaluate" in location and field != "images":
+        remedy = "correct the path, or put there what docs/how-to/evaluation.md says"
+        return None if path.exists() else (f"{path} does not exist", remedy)
     if field == "weights":
         remedy = "correct the path, or put the weights there (docs/method/producers.md says which)"
         return None if path.exists() else (f"{path} does not exist", remedy)
     source = "sources" in location
     remedy = "correct the path, or leave the source out" if source else "correct the path, or give data.sources"
+    if "evaluate" in location:
+        remedy = "correct the path, or leave the benchmark out"
     if "{" in path.name:
         path = path.parent  # tars by number
     if field == "annotations":
