@@ -1,12 +1,14 @@
 """What reading samples costs beside the best that others offer: CPU, speed, first batch, resume, memory.
 
-python benchmarks/streaming.py [--quick] [--rows ab] [--rivals PYTHON]
+python benchmarks/streaming.py [--quick] [--rows ab] [--rivals PYTHON [--all]]
 
 Needs nginx with its Lua module on the PATH; it serves the shards at full speed, and behind another port as a far object
 store does: 30 ms to the first byte, 64 MB/s per connection. PYTHON is an interpreter with streaming_rivals.txt; without
-it only our own reader and its limit are measured. All read the same tars, shuffled, in batches, with two threads or
-processes, one process per measurement, in turn. Rows: (a) photographs of 512 pixels (JPEG) with 8-bit depth and
-contours as the prepare stage writes them, (b) latents, 4 × 32 KiB, (c) the same pictures as (a), all PNG of OpenCV.
+it only our own reader and its limit are measured; with `--all` libraries that read formats of their own are too, which
+hold the same members. All read shuffled, in batches, with two threads or processes, one process per measurement, in
+turn. To resume is to bring the first batch behind three quarters of an epoch, by the far port. Rows: (a) photographs of
+512 pixels (JPEG) with 8-bit depth and contours as the prepare stage writes them, (b) latents, 4 × 32 KiB, (c) the same
+pictures as (a), all PNG of OpenCV; on request (d) as (a) with depth of 16 bits and a sensor's noise, as it is found.
 CPU is that of the whole process tree from the start of reading on; memory is the peak of its PSS above what it had
 before. Ends with one line of JSON.
 """
@@ -37,8 +39,13 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-ROWS, BATCH, SIZE = ("a", "b", "c"), 32, 512
+ROWS, BATCH, SIZE = ("a", "b", "c", "d"), 32, 512
 RIVALS = ("webdataset", "spdl + boto3")
+OTHERS = ("litdata", "mosaicml-streaming")
+RESUMED = ", resumed"
+RESUME_ROUNDS = 3
+RESUME_TARGET = 0.35
+"""Longest time to resume, in litdata's."""
 TARGETS = {"webdataset": 1.5, "spdl + boto3": 1.0, "decode only": 0.85}
 """Least CPU time of each, in ours; of the limit, its share."""
 PREFIX, DIGEST = "d" * 16, "d" * 64
@@ -84,9 +91,15 @@ def samples_of(row: str, count: int) -> Iterator[dict[str, bytes]]:
         grey = cv2.GaussianBlur(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), (0, 0), 6).astype(np.float32)
         depth = cv2.normalize(grey + np.linspace(0, 120, SIZE)[:, None], None, 0, 255, cv2.NORM_MINMAX).astype(np.uint8)
         edges = cv2.Canny(cv2.GaussianBlur(image, (0, 0), 2), 40, 90)
+        if row == "d":
+            metres = 0.5 + depth / 64
+            millimetres = 1000 * metres + draw.normal(0, 2 * metres**2)  # as of structured light
+            depth = np.where(draw.random(depth.shape) < 0.02, 0, millimetres).astype(np.uint16)
         rgb = np.ascontiguousarray(image[:, :, ::-1])
-        write = png if row == "c" else encode_png
-        maps = {f"{name}.png": write(picture) for name, picture in (("depth", depth), ("segmentation", edges))}
+        maps = {
+            f"{name}.png": png(picture) if row == "c" or picture.dtype == np.uint16 else encode_png(picture)
+            for name, picture in (("depth", depth), ("segmentation", edges))
+        }
         picture = {"png": png(image)} if row == "c" else {"jpg": simplejpeg.encode_jpeg(rgb, quality=92)}
         yield {"json": texts, **picture, **maps}
 
@@ -267,8 +280,9 @@ def median(runs: list[dict[str, float]], figure: str) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description="What reading samples costs.")
     parser.add_argument("--quick", action="store_true", help="fewer samples and rounds")
-    parser.add_argument("--rows", default="".join(ROWS), help="of a, b and c, e.g. ab")
+    parser.add_argument("--rows", default="abc", help=f"of {', '.join(ROWS)}, e.g. ab")
     parser.add_argument("--rivals", default="", help="interpreter of the rivals' environment")
+    parser.add_argument("--all", action="store_true", help="also those that read formats of their own")
     parser.add_argument("--one", nargs=5, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.one:
@@ -278,29 +292,44 @@ def main() -> None:
         else:
             decode_only(Path(place), row, int(count))
         return
-    rounds, counts = (2, {"a": 256, "b": 768, "c": 96}) if chosen.quick else (5, {"a": 1920, "b": 3840, "c": 960})
+    rounds, counts = (
+        (2, {"a": 256, "b": 768, "c": 256, "d": 256})
+        if chosen.quick
+        else (5, {"a": 1920, "b": 3840, "c": 960, "d": 960})
+    )
     keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "OMP_NUM_THREADS": "1"}
     environment = {**os.environ, **keys, "PYTHONWARNINGS": "ignore"}
+    rivals = (*RIVALS, *(OTHERS if chosen.all else ())) if chosen.rivals else ()
+    script = str(ROOT / "benchmarks/streaming_rivals.py")
     results: dict[str, dict[str, list[dict[str, float]]]] = {}
     with tempfile.TemporaryDirectory(prefix="streaming-") as name:
         folder = Path(name)
         folder.chmod(0o755)
-        shards = {row: write(folder, row, count) for row, count in counts.items() if row in chosen.rows}
+        environment["STREAMING_SCRATCH"] = name
+        shards = {row: ",".join(write(folder, row, count)) for row, count in counts.items() if row in chosen.rows}
+        for row in chosen.rows if chosen.all else "":
+            subprocess.run([chosen.rivals, script, "pack", f"{name}/objects", shards[row]], check=True)
         with serving(folder) as (fast, far):
             me = [sys.executable, __file__, "--one"]
             for row, number in itertools.product(chosen.rows, range(rounds)):
-                count = str(counts[row])
+                count, later = str(counts[row]), str(counts[row] * 3 // 4 // BATCH * BATCH)
                 commands = {
                     "ours": [*me, "ours", fast, row, count, "0"],
                     "decode only": [*me, "decode", name, row, count, "0"],
                     "far": [*me, "ours", far, row, count, "0"],
-                    "far, resumed": [*me, "ours", far, row, "64", str(counts[row] * 3 // 4 // BATCH * BATCH)],
+                    f"ours{RESUMED}": [*me, "ours", far, row, "64", later],
                 }
-                if chosen.rivals:
-                    files, script = ",".join(shards[row]), str(ROOT / "benchmarks/streaming_rivals.py")
-                    commands |= {
-                        rival: [chosen.rivals, script, rival, fast, files, count, str(BATCH)] for rival in RIVALS
-                    }
+                for rival in rivals:
+                    reading = [chosen.rivals, script, rival]
+                    commands[rival] = [*reading, fast, shards[row], count, str(BATCH)]
+                    if number >= RESUME_ROUNDS:
+                        continue
+                    state = f"{name}/{row}-{rival}"
+                    commands[rival + RESUMED] = [*reading, far, shards[row], "64", str(BATCH), later, state]
+                    if number == 0 and rival in OTHERS:  # which save a state the first time
+                        subprocess.run(
+                            [*commands[rival + RESUMED]], check=True, env=environment, stdout=subprocess.DEVNULL
+                        )
                 order = list(commands) if number % 2 == 0 else list(reversed(commands))
                 for reader in order:
                     run = measured(commands[reader], environment)
@@ -313,25 +342,26 @@ def main() -> None:
     }
     ratio: dict[str, list[float]] = {}
     for row, readers in results.items():
-        for reader in ("decode only", *RIVALS):
+        for reader in ("decode only", *rivals):
             pairs = zip(readers.get(reader, []), readers["ours"], strict=False)
             if found := sorted(other["cpu_ms"] / mine["cpu_ms"] for other, mine in pairs):
                 ratio[f"{row} {reader}"] = [
                     round(value, 3) for value in (statistics.median(found), found[0], found[-1])
                 ]
-        memory = [median(readers[rival], "memory_mib") for rival in RIVALS if rival in readers]
+        memory = [median(readers[rival], "memory_mib") for rival in rivals]
         if memory:
             mine = median(readers["ours"], "memory_mib")
             ratio[f"{row} memory"] = [round(mine / max(1.0, min(memory)), 3)]
-        ratio[f"{row} resume"] = [
-            round(median(readers["far, resumed"], "first_s") / median(readers["far"], "first_s"), 3)
-        ]
+        resumed = {reader: median(readers[reader + RESUMED], "first_s") for reader in ("ours", *rivals)}
+        ratio[f"{row} resume"] = [round(resumed["ours"] / median(readers["far"], "first_s"), 3)]
+        ratio |= {f"{row} resume, {rival}": [round(resumed["ours"] / resumed[rival], 3)] for rival in rivals}
     holds = {
         key: values[0] >= TARGETS[reader]
         for key, values in ratio.items()
         if (reader := key[2:]) in TARGETS and (reader != "decode only" or key[0] == "a") and key[0] in "ab"
     }
     holds |= {key: values[0] <= 1.0 for key, values in ratio.items() if key.endswith("memory")}
+    holds |= {key: values[0] <= RESUME_TARGET for key, values in ratio.items() if key.endswith("resume, litdata")}
     machine = f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
     print(
         json.dumps(

@@ -34,6 +34,7 @@ _COLUMNS = (
     ("Queue", "string", ".spec.queue.name", 1),
     ("Reason", "string", ".status.reason", 1),
     ("Checkpoint", "integer", ".status.checkpoint.step", 1),
+    ("Scores", "string", ".status.scores", 1),
 )
 """What `kubectl get` shows: name, type, place, and 1 for what only `-o wide` shows."""
 

@@ -14,7 +14,7 @@ from pydantic import Field
 from unimrg_api.digests import sha256_of
 from unimrg_api.fields import FieldRule, Spec, Violation
 from unimrg_api.part_rules import part_rules
-from unimrg_api.spec_benchmarks import BenchmarkSpec
+from unimrg_api.spec_benchmarks import EMBEDDED, BenchmarkSpec
 from unimrg_api.spec_data import DataSpec
 from unimrg_api.spec_model import HarmonSpec, Method, ModelSpec, OpenUniSpec, ShowOSpec
 from unimrg_api.spec_platform import (
@@ -195,6 +195,18 @@ class JobSpec(Spec):
             "size(self.data.shards) > 0 || (self.stages.train.mode == 'Never' && !has(self.data.sources))",
         ),
         FieldRule(
+            "stages.evaluate.benchmarks",
+            "nothing would be evaluated: the job does not train, and has no data that these could ask about",
+            "name a suite or a benchmark that brings its own questions, or data.shards",
+            lambda spec: (
+                spec.trains
+                or bool(spec.data.shards)
+                or any(entry.key not in EMBEDDED for _, entry in spec.stages.evaluate.all_benchmarks())
+            ),
+            "self.stages.train.mode != 'Never' || size(self.data.shards) > 0 || has(self.stages.evaluate.suite) || "
+            f"self.stages.evaluate.benchmarks.exists(one, {' && '.join(f'!has(one.{name})' for name in EMBEDDED)})",
+        ),
+        FieldRule(
             "training.earlyStop.benchmark.name",
             "no entry of stages.evaluate.benchmarks has this name",
             "name one that is, and give it a limit, for it is asked many times",
@@ -318,9 +330,16 @@ class UniMRGJob(Spec):
 
         It covers model, data, objectives, batch, cohorts, optimiser, schedule, parts, what a spike is, precision and
         seed, by value ("1e-5" and "0.00001" are the same); not the micro-batch, the composition, the stop step, or
-        anything about where it runs. A prefix holds one digest only, see `checkpoint.uri`.
+        anything about where it runs. A prefix holds one digest only, see `checkpoint.uri`. Two fields are in it only
+        where they are set: a metric that selects checkpoints, whose scores do not compare with losses, and that nothing
+        is trained.
         """
         spec, training = self.spec, self.spec.training
+        further: dict[str, Any] = {}
+        if (selection := spec.selection()) is not None:
+            further["earlyStop"] = {"benchmark": selection.model_dump(by_alias=True)}
+        if not spec.trains:
+            further["stages"] = {"train": spec.stages.train.model_dump(by_alias=True)}
         objectives = {name: weight for name, weight in spec.resolved_objectives().items() if weight}
         return {
             "model": {**spec.model.training_settings(), "init": spec.model.init},
@@ -334,4 +353,5 @@ class UniMRGJob(Spec):
             "precision": training.precision,
             "prompts": training.prompts,
             "seed": training.seed,
+            **further,
         }

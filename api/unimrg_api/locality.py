@@ -183,8 +183,8 @@ CLUSTER_RULES = (
         "training.batch.rowsPerObjective",
         "the cohorts of an objective (rowsPerObjective / cohortRows) cannot be dealt evenly to the processes",
         "make them a multiple of spec.trainer's nodes times gpusPerNode (processesPerNode without GPUs)",
-        lambda spec: _cohorts(spec) % spec.trainer.processes == 0,
-        f"{_TRAINER}.nodes < 1 || {_TRAINER}.nodes > {MAXIMUM_NODES} "
+        lambda spec: not spec.trains or _cohorts(spec) % spec.trainer.processes == 0,
+        f"self.stages.train.mode == 'Never' || {_TRAINER}.nodes < 1 || {_TRAINER}.nodes > {MAXIMUM_NODES} "
         f"|| {_TRAINER}.gpusPerNode < 0 || {_TRAINER}.gpusPerNode > {MAXIMUM_GPUS} "
         f"|| {_TRAINER}.processesPerNode < 1 || {_TRAINER}.processesPerNode > {MAXIMUM_PROCESSES} "
         f"|| {_BATCH}.cohortRows < 1 || {_BATCH}.rowsPerObjective % {_BATCH}.cohortRows != 0 "

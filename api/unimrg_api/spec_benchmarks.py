@@ -159,6 +159,26 @@ SUITES: dict[str, dict[str, dict[str, Any]]] = {
 """Suite → benchmark → its settings."""
 
 
+_QUESTIONS = {"mmbench": 4329, "mmvp": 300, "hallusionBench": 951, "realWorldQa": 765, "vsr": 1222}
+_PROMPTS = {"genEval": 553, "dpgBench": 1065}
+
+
+def requests_of(entry: BenchmarkSpec, maps: int) -> int | None:
+    """Return how many answers or images a benchmark asks for at most, in a job that learns so many maps; None: not
+    known."""
+    name, settings = entry.selected()
+    if entry.custom is not None:
+        return None
+    whole = {
+        "spatial": settings.get("questions"),
+        "generatedMaps": maps * settings.get("images", 0),
+        **_QUESTIONS,
+        **{one: prompts * settings.get("imagesPerPrompt", 0) for one, prompts in _PROMPTS.items()},
+    }
+    limits = [number for number in (whole.get(name), settings.get("limit")) if number is not None]
+    return min(limits, default=None)
+
+
 def suite_benchmarks(suite: str | None, given: Sequence[BenchmarkSpec]) -> list[BenchmarkSpec]:
     """Return the benchmarks that a suite adds to those that are `given`, which replace its own of the same name."""
     known = {entry.key for entry in given}

@@ -128,6 +128,11 @@ VALIDATION: StageName = next(stage.name for stage in STAGES.values() if stage.va
 TRAINING: StageName = next(stage.name for stage in STAGES.values() if stage.trains)
 
 
+def counted_stage(job: UniMRGJob) -> StageName:
+    """Return the stage whose attempts number those of the whole job."""
+    return TRAINING if job.spec.trains else "evaluate"
+
+
 def wanted_stages(job: UniMRGJob) -> tuple[StageName, ...]:
     """Return the stages that a job has if all goes well."""
     left_out: set[StageName] = set() if job.spec.trains else {"train"}

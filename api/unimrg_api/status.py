@@ -187,12 +187,14 @@ class JobStatus(StatusPart):
     )
     stages: Annotated[list[StageStatus], Field(max_length=8, json_schema_extra=listed_by("name"))] = Field(default=[])
     attempt: Annotated[int, Field(ge=0)] = 0
-    """Number of the newest attempt to train, for `kubectl get`."""
+    """Number of the newest attempt to train, or of the evaluation where nothing is trained, for `kubectl get`."""
     progress: ProgressStatus | None = None
     checkpoint: CheckpointStatus | None = None
     benchmarks: Annotated[list[NamedNumber], Field(max_length=32, json_schema_extra=listed_by("name"))] = Field(
         default=[]
     )
+    scores: Annotated[str, Field(max_length=128)] = ""
+    """The first score of each benchmark, for `kubectl get -o wide`."""
     mlflow: MlflowStatus | None = None
     usage: UsageStatus | None = None
     """Of a job without GPUs there is none."""

@@ -71,7 +71,7 @@ def score_predictions(path: Path, benchmark: str, kind: Kind, rule_set: str, aga
     )
     if against is None:
         return report
-    theirs = as_our_metrics(benchmark, read_scores(against))
+    theirs = as_our_metrics(rules, read_scores(against))
     shared = [name for name in theirs if name in result.metrics]
     if not shared:
         raise UserError(

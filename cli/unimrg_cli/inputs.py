@@ -55,7 +55,7 @@ def _places(value: Any) -> Iterator[Location]:
                 yield ("spec", "data", "sources", index, *uri.split("."))
     for place in PRODUCERS:
         yield ("spec", "data", "maps", *place.split("."), "weights")
-    evaluate: Location = ("spec", "stages", "evaluate")
+    evaluate = ("spec", "stages", "evaluate")
     yield (*evaluate, "files")
     benchmarks = value_at(value, (*evaluate, "benchmarks"))
     for index in range(len(benchmarks) if isinstance(benchmarks, list) else 0):
@@ -72,21 +72,19 @@ def _places(value: Any) -> Iterator[Location]:
 def _look(location: Location, path: Path) -> tuple[str, str] | None:
     """Return what is missing and the remedy, or None if all is there."""
     kind, field = location[-2:]
+    if "evaluate" in location:
+        remedy = "correct the path, or put there what docs/how-to/evaluation.md says"
+        return None if path.exists() else (f"{path} does not exist", remedy)
     if field in ("init", "assets"):
         without = "weights are then random" if field == "init" else "the family's folder in the cache is then used"
         remedy = f"correct the path, or leave the field out ({without})"
         found = path.is_dir() or (field == "init" and path.exists())
         return None if found else (f"{path} {'is not a folder' if path.exists() else 'does not exist'}", remedy)
-    if "evaluate" in location and field != "images":
-        remedy = "correct the path, or put there what docs/how-to/evaluation.md says"
-        return None if path.exists() else (f"{path} does not exist", remedy)
     if field == "weights":
         remedy = "correct the path, or put the weights there (docs/method/producers.md says which)"
         return None if path.exists() else (f"{path} does not exist", remedy)
     source = "sources" in location
     remedy = "correct the path, or leave the source out" if source else "correct the path, or give data.sources"
-    if "evaluate" in location:
-        remedy = "correct the path, or leave the benchmark out"
     if "{" in path.name:
         path = path.parent  # tars by number
     if field == "annotations":

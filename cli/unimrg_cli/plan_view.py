@@ -25,7 +25,11 @@ def print_plan(plan: Plan) -> None:
         "model": plan.model,
         "parameters": f"{_count(plan.parameters)}, of which {_count(plan.trained)} are trained",
         "frozen beside": ", ".join(f"{one.name} {_count(one.parameters)}" for one in plan.frozen_encoders),
-        "training": f"{counted(plan.steps, 'step')} of {counted(plan.rows, 'row')}",
+        "training": f"{'' if plan.trains else 'none; it would be '}{counted(plan.steps, 'step')} of "
+        f"{counted(plan.rows, 'row')}",
+        "evaluation": ", ".join(
+            name if count is None else f"{name} {count:,}" for name, count in plan.evaluation.items()
+        ),
         "processes": f"{plan.processes}, each with {counted(plan.micro_steps, 'forward')} a step",
     }
     printer.rows("", head)

@@ -12,7 +12,7 @@ from unimrg_api.cluster import ATTEMPT_LABEL, JOB_LABEL, STAGE_LABEL, TRAINER_CO
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.spec_platform import StorageSpec, TrainerSpec
-from unimrg_api.stages import STAGES, StageName
+from unimrg_api.stages import STAGES, TRAINING, StageName
 from unimrg_api.status import StageStatus
 from unimrg_cli.cluster_client import Cluster, ServerError
 from unimrg_cli.cluster_view import ClusterJob, end_text, headline, one_line, read_job
@@ -147,8 +147,9 @@ def _show_kept(job: ClusterJob, gone: _GoneError, wanted: Selection) -> None:
     from unimrg_trainer.checkpoint.identity import find_attempt
     from unimrg_trainer.storage import open_store
 
-    # an evaluation bears the number of the training that it is about
-    counted = gone.attempt if STAGES[gone.stage].trains or job.status is None else job.status.attempt
+    # an evaluation bears the number of the training that it is about, if there was one
+    trained = 0 if job.status is None else job.status.stage(TRAINING).attempt
+    counted = gone.attempt if STAGES[gone.stage].trains else trained or gone.attempt
     rank = wanted.rank if wanted.rank is not None or wanted.node is None else wanted.node * _ranks_per_node(job)
     try:
         storage = StorageSpec.model_validate(job.spec.get("storage") or {})

@@ -13,9 +13,12 @@ from tests.support.bad_jobs import GOOD_JOB, SMALLEST
 from unimrg_api.fields import path_of, resolve_uri
 from unimrg_api.job import UniMRGJob
 from unimrg_api.load import parse_job
-from unimrg_api.locality import cluster_notes
+from unimrg_api.locality import cluster_notes, cluster_problems
+from unimrg_api.spec_benchmarks import requests_of
 from unimrg_api.spec_platform import TrainerSpec
 from unimrg_api.yaml_source import read_yaml
+
+NEVER = (("stages.train", {"mode": "Never"}),)
 
 
 def changed(*changes: tuple[str, Any]) -> UniMRGJob:
@@ -49,9 +52,30 @@ def test_a_suite_adds_benchmarks_and_an_entry_replaces_its_own() -> None:
     ]
 
 
+def test_what_a_benchmark_asks_for_at_most_is_known_from_the_job() -> None:
+    entries: list[dict[str, Any]] = [
+        {"spatial": {"questions": 8}},
+        {"generatedMaps": {"images": 4}},
+        {"mmbench": {"limit": 400}},
+        {"genEval": {"imagesPerPrompt": 12}},
+        {"tsv": {"file": "file://a.tsv", "kind": "YesNo"}},
+        {"custom": {"name": "mmvp-of-ours"}},
+    ]
+    evaluate = {"files": "file://b", "benchmarks": entries}
+    chosen = changed(("stages.evaluate", evaluate)).spec.stages.evaluate.all_benchmarks()
+    assert [requests_of(entry, maps=3) for _, entry in chosen] == [8, 12, 400, 6636, None, None]
+
+
 def test_only_a_job_that_does_not_train_may_have_no_data() -> None:
-    never = changed(("stages.train", {"mode": "Never"}), ("data", {})).spec
+    own = [{"tsv": {"file": "file://own.tsv", "kind": "YesNo"}}]
+    never = changed(("stages.train", {"mode": "Never"}), ("data", {}), ("stages.evaluate.benchmarks", own)).spec
     assert not never.trains and never.data.shards == []
+
+
+def test_cohorts_need_not_divide_among_processes_that_do_not_train() -> None:
+    processes = ("trainer.processesPerNode", 3)
+    fields = [[problem.path for problem in cluster_problems(changed(*more, processes))] for more in ((), NEVER)]
+    assert [path for path in fields[0] if path not in fields[1]] == ["spec.training.batch.rowsPerObjective"]
 
 
 @pytest.mark.parametrize(
@@ -120,6 +144,8 @@ TRAINED = [
     ("training.seed", 43),
     ("training.prompts", "Canonical"),
     ("objectives", [{"name": "Understanding", "weight": "1"}, {"name": "Pixel", "weight": "0.5"}]),
+    ("training.earlyStop.benchmark", {"name": "spatial", "metric": "acc"}),  # scores of two kinds do not compare
+    ("stages.train.mode", "Never"),
 ]
 NOT_TRAINED = [
     ("training.batch.microBatchRows", 16),
@@ -214,6 +240,8 @@ def test_notes_say_why_a_job_runs_on_one_machine_only() -> None:
     assert tracking.startswith("a cluster would refuse spec.tracking.mlflow.uri: ")
     *_, uneven = cluster_notes(parse_job(SMALLEST))
     assert "there are 1 cohorts and 8 processes: set rowsPerObjective: 128, or use 1 process" in uneven
+    untrained = {**SMALLEST, "spec": {**SMALLEST["spec"], "stages": {"train": {"mode": "Never"}}}}
+    assert not any("cohorts" in note for note in cluster_notes(parse_job(untrained))), "no rows are dealt"
 
 
 def test_every_pattern_means_the_same_to_go_and_to_rust() -> None:

@@ -45,6 +45,7 @@ def test_another_training_is_refused_with_the_fields_that_differ(dictionary_stor
     claim_identity(dictionary_store, "uid", TRAINING)
     model = {"family": "harmon", "settings": {"password": "hunter22", "dropout": 0.2}}
     other = {**TRAINING, "seed": 43, "data": "e" * 64, "model": model, "optimizer": {"beta1": 0.9}, "guard": [6.0, 8]}
+    other |= {"earlyStop": {"benchmark": {"name": "vsr"}}, "stages": {"train": {"mode": "Never"}}}
     with pytest.raises(UserError) as caught:
         claim_identity(dictionary_store, "uid", other)
     assert caught.value.exit_code is ExitCode.CONFIGURATION
@@ -55,6 +56,8 @@ def test_another_training_is_refused_with_the_fields_that_differ(dictionary_stor
         "spec.training.guard.spikeThreshold is absent there and 6.0 here",
         "spec.training.guard.spikeWindow is absent there and 8 here",
         "spec.training.optimizer.beta1 is absent there and 0.9 here",
+        'spec.training.earlyStop.benchmark.name is absent there and "vsr" here',
+        'spec.stages.train.mode is absent there and "Never" here',
     ):
         assert said in caught.value.message
     assert "init" not in caught.value.message, "absent and null are the same"

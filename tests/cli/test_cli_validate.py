@@ -49,20 +49,6 @@ def test_a_job_from_a_pipe_is_read_once(unimrg: Unimrg, tmp_path: Path, monkeypa
         assert unimrg("validate", pipe).code == 0
 
 
-def test_files_of_benchmarks_are_looked_for(unimrg: Unimrg, tmp_path: Path) -> None:
-    entries = "[{mmvp: {}}, {tsv: {file: file://own.tsv, kind: YesNo}}]"
-    evaluate = f"stages: {{evaluate: {{mode: OnSuccess, files: file://tables, benchmarks: {entries}}}}}\n"
-    file = write(tmp_path, f"{GOOD_JOB.partition('  stages:')[0]}  {evaluate}")
-    unimrg("validate", file).refused(
-        66,
-        f"spec.stages.evaluate.files: {tmp_path}/tables does not exist",
-        f"spec.stages.evaluate.benchmarks[1].tsv.file: {tmp_path}/own.tsv does not exist",
-    )
-    (tmp_path / "tables").mkdir()
-    (tmp_path / "own.tsv").touch()
-    assert unimrg("validate", file).code == 0
-
-
 def test_every_example_is_valid(unimrg: Unimrg, tmp_path: Path) -> None:
     shutil.copytree(REPOSITORY / "examples", tmp_path / "examples")
     (tmp_path / "examples/hed.safetensors").touch()  # what examples/photographs.yaml says how to get
@@ -141,6 +127,12 @@ def test_a_folder_that_cannot_be_looked_at_is_a_problem_and_no_bug(
             "    sources:\n      - scenes: {train: 100, heldOut: 10, imageSize: 48, seed: 7}\n",
             "",
             "spec.data.shards[0]",
+        ),
+        ("checkpoints: Kept", "suite: Quick, files: file://weights", "spec.stages.evaluate.files"),
+        (
+            "[spatial: {questions: 8}]",
+            "[tsv: {file: file://weights, kind: YesNo}]",
+            "spec.stages.evaluate.benchmarks[0].tsv.file",
         ),
     ],
 )

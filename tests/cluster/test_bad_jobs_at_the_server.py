@@ -197,9 +197,9 @@ def test_kubectl_shows_the_columns(jobs: Jobs) -> None:
     put_status(jobs, "shown", {**STATUS, "reason": "Advancing"})
     header, row = jobs.plane.kubectl("get", "umj", "shown", "-o", "wide", f"--namespace={jobs.namespace}").splitlines()
     columns = ["NAME", "PHASE", "STEP", "LOSS", "ETA", "ATTEMPT", "AGE", "MLFLOW"]
-    assert header.split() == [*columns, "METHOD", "NODES", "QUEUE", "REASON", "CHECKPOINT"]
+    assert header.split() == [*columns, "METHOD", "NODES", "QUEUE", "REASON", "CHECKPOINT", "SCORES"]
     cells = row.split()  # there is no queue, and nothing stands in its column
-    assert cells[:2] + cells[8:] == ["shown", STATUS["phase"], "UniMRG", "2", "Advancing", "10000000"]
+    assert cells[:2] + cells[8:-1] == ["shown", STATUS["phase"], "UniMRG", "2", "Advancing", "10000000"]
 
 
 def test_jobs_can_be_asked_for_by_method_and_phase(jobs: Jobs) -> None:

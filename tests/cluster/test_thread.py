@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 import re
 import subprocess
 import sys
@@ -22,6 +23,7 @@ import pytest
 import torch
 
 from tests.support.alive import alive
+from tests.support.benchmark_tables import image, write_table, yes_no_rows
 from tests.support.checkpoints import read_whole
 from tests.support.cluster import Cluster, Object
 from tests.support.control_plane import ControlPlane
@@ -40,7 +42,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 RESTART_SECONDS = 60.0
 """From a worker's death to the next attempt, running: what is promised."""
-EVALUATION = {"mode": "OnSuccess", "benchmarks": [{"spatial": {"questions": 8}}], "heldOutRows": 8, "sampleImages": 1}
+SPATIAL: Any = {"spatial": {"questions": 8}}
+EVALUATION: Any = {"mode": "OnSuccess", "benchmarks": [SPATIAL], "heldOutRows": 8, "sampleImages": 1}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -83,7 +86,10 @@ def finished(
     cluster.install()
     cluster.start_operator()
     try:
-        cluster.apply(job(cluster, bucket, "undisturbed", EVALUATION))
+        rows = [row | {"image": image(number)} for number, row in enumerate(yes_no_rows(random.Random(1), 4))]
+        store(cluster, bucket, "tables").put("own.tsv", write_table(folder / "own.tsv", rows).read_bytes())
+        own = {"tsv": {"file": f"s3://{bucket}/tables/own.tsv", "kind": "YesNo"}}
+        cluster.apply(job(cluster, bucket, "undisturbed", EVALUATION | {"benchmarks": [SPATIAL, own]}))
         done = cluster.wait_for_phase("undisturbed", "Succeeded", seconds=300)
         run = store(cluster, bucket, "undisturbed")
         yield Finished(cluster, "undisturbed", run, done["status"], done["metadata"]["uid"])
@@ -196,13 +202,20 @@ def test_progress_and_scores_stand_in_the_status(finished: Finished) -> None:
     assert (status["progress"]["step"], status["progress"]["totalSteps"]) == (STEPS, STEPS)
     assert status["progress"]["steps"] == f"{STEPS}/{STEPS}"
     assert float(status["progress"]["loss"]) > 0
-    assert status["benchmarks"]
-    assert all(float(score["value"]) == float(score["value"]) for score in status["benchmarks"])
+    scores = {score["name"]: float(score["value"]) for score in status["benchmarks"]}
+    assert {"eval/spatial/acc", "eval/tsv/acc"} <= scores.keys()
+    shown = f"spatial/acc {scores['eval/spatial/acc']:.4g}, tsv/acc {scores['eval/tsv/acc']:.4g}"
+    assert status["scores"] == shown and shown in finished.cluster.kubectl("get", "umj", "-o", "wide")
+    items = finished.run.get("results/items/tsv.jsonl").decode().splitlines()
+    assert len(items) == 4 and finished.run.get("results/tsv/predictions.tsv")
 
 
 def test_the_run_in_mlflow_is_finished_at_the_last_step(finished: Finished) -> None:
     run = assert_one_finished_run(finished.cluster, finished.uid)
     assert finished.status["mlflow"]["runId"] == run.info.run_id
+    scores = {score["name"]: float(score["value"]) for score in finished.status["benchmarks"]}
+    tracked = {name: value for name, value in run.data.metrics.items() if name in scores}
+    assert tracked == scores
     assert run.info.run_id in finished.status["mlflow"]["url"]
 
 

@@ -14,6 +14,7 @@ from unimrg_api.errors import JobError, UserError
 from unimrg_api.exit_codes import ExitCode
 from unimrg_trainer.engine import choices
 from unimrg_trainer.engine.choices import check_components, open_family, provide_files
+from unimrg_trainer.launch.inputs import check_custom_names
 from unimrg_trainer.models.registry import find_family
 
 PUBLISHED = {"harmon": {"variant": "0.5B"}}
@@ -94,3 +95,17 @@ def test_an_installed_family_with_all_that_learns_frozen_is_refused(
             with pytest.raises(JobError, match=message) as error:
                 check_components(job, env)
             assert [problem.path for problem in error.value.problems] == ["spec.training.parts"]
+
+
+def test_every_missing_file_of_a_suite_is_named_at_once_with_its_md5(tmp_path: Path) -> None:
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "MMVP.tsv").write_text("index\tquestion\n")
+    evaluate = {"suite": "Understanding", "files": "file://files"}
+    job, _ = tiny_job(tmp_path, stages__evaluate=evaluate)
+    with pytest.raises(JobError) as error:
+        check_custom_names(job, PodEnvironment(cache=tmp_path / "cache", spec_base=tmp_path))
+    problems = {problem.message: problem for problem in error.value.problems}
+    texts = [f"{message} {problem.remedy}" for message, problem in problems.items()]
+    for file, md5 in {"MMBench_DEV_EN": "b6caf113", "MMVP": "8cb732b1", "VSR-zeroshot": "5ff5e499"}.items():
+        assert any(f"{file}.tsv" in text and md5 in text for text in texts), texts
+    assert len(texts) == 5 and {problem.path for problem in problems.values()} == {"spec.stages.evaluate.suite"}

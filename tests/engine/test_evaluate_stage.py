@@ -8,14 +8,18 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from tests.support.local_jobs import prepare_data, tiny_job
 from tests.support.train_stage import run_stage
 from unimrg_api.errors import Interrupted
 from unimrg_trainer.engine import evaluate
+from unimrg_trainer.engine.initial_weights import weights_digest
 from unimrg_trainer.evaluation.summary import Summary
+from unimrg_trainer.models.registry import find_family
+from unimrg_trainer.rng import key_digest
 from unimrg_trainer.sections import read_positions
-from unimrg_trainer.tracking.segments import read_curves
+from unimrg_trainer.tracking.segments import read_curves, read_records
 
 HELD_OUT = 3
 
@@ -71,3 +75,25 @@ def test_trained_maps_are_scored_and_losses_measured_with_other_images(
     monkeypatch.setattr(evaluate, "import_weights", asked)
     with pytest.raises(Interrupted):
         run_stage(tmp_path, job, 3, monkeypatch, stop=stop, stage=evaluate.main)
+
+
+@pytest.mark.timeout(120)
+def test_initial_weights_are_scored_and_begin_a_run_of_the_tracker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "toys"))
+    job, _ = tiny_job(
+        tmp_path,
+        data=None,
+        model__harmon__sampling={"textSteps": 2, "diffusionSteps": 2, "guidance": "1"},
+        stages={"train": {"mode": "Never"}, "evaluate": {"benchmarks": [{"custom": {"name": "bright-and-dark"}}]}},
+    )
+    run_stage(tmp_path, job, 1, monkeypatch, stage=evaluate.main)
+    summary = Summary.from_json((tmp_path / "run" / "results" / "summary.json").read_text())
+    assert (summary.weights, summary.steps, summary.checkpoint, summary.held_out) == ("initial", 0, "", {})
+    torch.manual_seed(key_digest(job.spec.training.seed, "initial-weights") % 2**63)
+    assert summary.checkpoint_sha256 == weights_digest(find_family(*job.spec.model.family()).build())
+    scores = summary.benchmarks["bright-and-dark"].metrics
+    assert read_curves(tmp_path / "pod-1" / "spool")["eval/bright-and-dark/dark"] == {0: scores["dark"]}
+    (tags,) = [one.tags for one in read_records(tmp_path / "pod-1" / "spool") if "mlflow.note.content" in one.tags]
+    assert "evaluated as it is" in tags["mlflow.note.content"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import random
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,10 +15,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from tests.support.benchmark_tables import choice_rows, hallusion_rows, mmbench_rows, mmvp_rows, yes_no_rows
 from tests.support.evaluated_runs import PROVENANCE, curves, made_up_run, result_of
 from unimrg_api.errors import UserError
 from unimrg_cli.report_runs import StoredRun
+from unimrg_trainer.evaluation.benchmarks import hallusionbench, mmbench, mmvp, realworldqa, vsr
+from unimrg_trainer.evaluation.benchmarks.tsv import score_table
 from unimrg_trainer.evaluation.intervals import Interval, bootstrap_means, cluster_sums
+from unimrg_trainer.evaluation.reports.figures import step_figures
 from unimrg_trainer.evaluation.reports.page import as_page
 from unimrg_trainer.evaluation.reports.report import Report, make_report
 from unimrg_trainer.evaluation.reports.runs import EvaluatedRun, read_run
@@ -52,10 +57,10 @@ def pair(folder: Path, base: Sequence[int], trained: Sequence[int], per_cluster:
 
 
 def test_clustered_intervals_are_those_that_scipy_draws() -> None:
-    random = np.random.default_rng(5)
+    rng = np.random.default_rng(5)
     clusters = [f"c{number // 4}" for number in range(400)]
     kinds = np.array(["a", "b"])[np.arange(400) // 4 % 2]
-    values = random.normal(size=100).repeat(4) + random.normal(size=400) + (kinds == "b")
+    values = rng.normal(size=100).repeat(4) + rng.normal(size=400) + (kinds == "b")
     columns = np.stack([values, *(np.where(kinds == kind, values, np.nan) for kind in "ab")], axis=1)
     whole, of_kinds, one = bootstrap_means(columns, clusters, [[0], [1, 2], [2]], seed=3)
     assert whole is not None and of_kinds is not None and one is not None
@@ -102,6 +107,14 @@ def test_nothing_is_bold_where_the_lead_may_be_chance(tmp_path: Path) -> None:
     (model,) = pair(tmp_path, [1, 0] * 50, [1, 0] * 48 + [1, 1, 1, 0]).models
     assert not any(cell.best for cell in model.main.cells.values())
     assert "**" not in as_markdown(Report(DATE, [model], []))
+
+
+def test_a_score_of_nothing_but_wrong_answers_is_not_certain(tmp_path: Path) -> None:
+    (model,) = pair(tmp_path, [0] * 40, [1] * 40, per_cluster=2).models
+    (nothing, everything) = (model.main.cells[row, 0].interval for row in (0, 1))
+    z = stats.norm.ppf(0.975)
+    assert nothing is not None and (nothing.low, nothing.high) == (0, pytest.approx(100 * z * z / (20 + z * z)))
+    assert everything is not None and (everything.low, everything.high) == (pytest.approx(100 - nothing.high), 100)
 
 
 def test_items_of_a_cluster_widen_the_interval(tmp_path: Path) -> None:
@@ -237,7 +250,7 @@ def test_without_items_a_score_has_no_interval_and_says_so(tmp_path: Path) -> No
     assert cell.interval is None and cell.difference is not None and cell.difference.interval is None
     assert cell.difference.value == pytest.approx(50) and not cell.best
     assert notes_of(report.models[0]) == [
-        f"mmvp, UniMRG: no interval: there is no results/items/mmvp.jsonl in file://{tmp_path}/run"
+        f"mmvp (UniMRG): no interval: there is no results/items/mmvp.jsonl in file://{tmp_path}/run"
     ]
     assert "| 100.0† |" in as_markdown(report)
 
@@ -277,8 +290,33 @@ def test_what_a_judge_is_missing_for_is_said(tmp_path: Path) -> None:
     assert notes_of(model) == [
         "nothing is compared: no run has the initial weights of openuni L-512, or was given as --base",
         "UniMRG: its runs were evaluated at different steps, 500, 1000",
-        "other, UniMRG: not scored; No judge.",
+        "other (UniMRG): not scored; No judge.",
     ]
+
+
+def test_published_benchmarks_come_in_their_order_with_their_items(tmp_path: Path) -> None:
+    rng = random.Random(4)
+    tables = {
+        "vsr": (vsr.RULES, yes_no_rows(rng, 30)),
+        "realWorldQa": (realworldqa.RULES, choice_rows(rng, 30)),
+        "hallusionBench": (hallusionbench.RULES, hallusion_rows(rng, 20)),
+        "mmvp": (mmvp.RULES, mmvp_rows(rng, 20)),
+        "mmbench": (mmbench.RULES, mmbench_rows(rng, 20)),
+    }
+    runs = []
+    for name in ("base", "run"):
+        results = {}
+        for benchmark, (rules, rows) in tables.items():
+            said = [row["answer"] if rng.random() < 0.5 or name == "run" else "neither" for row in rows]
+            results[benchmark] = score_table(rules, rows, said, "vk-0.0.20", seed=0)
+        runs.append(made_up_run(tmp_path / name, initial=name == "base", benchmarks=(), results=results))
+    (model,) = make_report([read(run) for run in runs], date=DATE).models
+    titles = ["MMBench circular", "MMBench vanilla", "MMVP", "HallusionBench aAcc", "RealWorldQA", "VSR"]
+    assert [column.title for column in model.columns] == titles
+    trained = [model.main.cells[1, index] for index in range(len(titles))]
+    assert [cell.mean.mean for cell in trained] == [100] * len(titles)
+    assert all(cell.interval and cell.difference and cell.difference.interval for cell in trained)
+    assert "MMBench circular" in [table.column.title for table in model.main.categories]
 
 
 def test_quoted_numbers_are_marked_and_stand_alone(tmp_path: Path) -> None:
@@ -371,6 +409,15 @@ def test_the_page_draws_steps_losses_gains_and_both_skills(whole: Report) -> Non
     assert "GenEval: gain of UniMRG over base by category" in titles
     numbers = re.findall(r'(?:[xy][12]?|points|c[xy])="([^"]*)"', text)
     assert numbers and all(np.isfinite(float(part)) for one in numbers for part in re.split("[ ,]", one))
+
+
+def test_checkpoints_that_were_scored_in_another_way_are_not_drawn(tmp_path: Path) -> None:
+    run = made_up_run(tmp_path / "run", benchmarks=("mmvp",), kept=(250, 500))
+    earlier = run / "results/step-250/summary.json"
+    earlier.write_text(earlier.read_text().replace('"rule_set": "', '"rule_set": "another '))
+    (model,) = make_report([read(run)], date=DATE).models
+    (figure,) = step_figures(model.main)
+    assert figure.drawing.render().count('class="mark') == 2, "steps 500 and 1000"
 
 
 def test_csv_and_markdown_hold_the_same_scores(whole: Report) -> None:

@@ -64,12 +64,25 @@ def test_a_relation_is_the_exact_one_and_depends_on_no_place_and_size(
     assert relations(other, one) == {opposite[name] for name in expected}
 
 
-def test_half_the_distance_is_not_enough() -> None:
-    target = (100.0, 100.0, 120.0, 100.0, 0.9)
-    # 30 to the right and 40 down, which is 50 away; extents of 20 and 30 shorten the 30 to 25
-    at_the_limit = (125.0, 140.0, 155.0, 140.0, 0.9)
-    assert relations(at_the_limit, target) == {"below"}
-    assert relations((126.0, 140.0, 156.0, 140.0, 0.9), target) == {"right of", "below"}
+@pytest.mark.parametrize(
+    ("turn", "beyond", "along"),
+    [
+        (lambda x, y: (x, y), "right of", "below"),
+        (lambda x, y: (-x, y), "left of", "below"),
+        (lambda x, y: (y, x), "below", "right of"),
+        (lambda x, y: (y, -x), "above", "right of"),
+    ],
+)
+def test_half_the_distance_is_not_enough(turn: Any, beyond: str, along: str) -> None:
+    def box(x: float, y: float, extent: float) -> Box:
+        """A box around a point, wide along the first axis and flat along the other."""
+        (x1, y1), (x2, y2) = turn(x - extent / 2, y), turn(x + extent / 2, y)
+        return min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2), 0.9
+
+    # 30 along one axis and 40 along the other, which is 50 away; extents of 20 and 30 shorten the 30 to 25
+    target = box(0, 0, 20)
+    assert relations(box(30, 40, 30), target) == {along}
+    assert relations(box(31, 40, 30), target) == {beyond, along}
 
 
 @given(st.lists(st.sampled_from([0.1, 0.3, 0.31, 0.5, 0.9, 0.91]), max_size=30), st.sampled_from(sorted(TAGS)))
@@ -77,6 +90,7 @@ def test_what_counts_is_certain_enough_best_first_and_sixteen_at_most(found: lis
     limit = 0.9 if tag == "counting" else 0.3
     expected = sorted((i for i in range(len(found)) if found[i] > limit), key=lambda i: (-found[i], -i))
     assert kept(found, tag) == expected[:16]
+    assert kept([0.95] * 20, tag) == [*range(19, 3, -1)]
 
 
 @st.composite
@@ -124,6 +138,51 @@ def test_an_image_is_right_if_every_clause_holds(scene: Any) -> None:
     record, objects, shades = scene
     decision = decide(record, objects, lambda name, count: shades[name][:count])
     assert decision.correct == correct(record, objects, shades) == (not decision.reason)
+
+
+LEFT, RIGHT = (0.0, 0.0, 100.0, 100.0, 0.9), (200.0, 0.0, 300.0, 100.0, 0.8)
+CAT, TWO_CATS = {"class": "cat", "count": 1}, {"class": "cat", "count": 2}
+DOG_RIGHT_OF_IT = {"class": "dog", "count": 1, "position": ["right of", 0]}
+
+
+@pytest.mark.parametrize(
+    ("include", "exclude", "objects", "colours", "reason"),
+    [
+        ([CAT], [TWO_CATS], {"cat": [LEFT]}, "", ""),
+        ([CAT], [TWO_CATS], {"cat": [LEFT, RIGHT]}, "", "expected cat<2, found 2"),
+        ([TWO_CATS], [], {"cat": [LEFT]}, "", "expected cat>=2, found 1"),
+        ([TWO_CATS | {"color": "red"}], [], {"cat": [LEFT, RIGHT]}, "red red", ""),
+        ([TWO_CATS | {"color": "red"}], [], {"cat": [LEFT, RIGHT]}, "red blue", "expected red cat>=2, found red, blue"),
+        ([CAT, DOG_RIGHT_OF_IT], [], {"cat": [LEFT], "dog": [RIGHT]}, "", ""),
+        ([CAT, DOG_RIGHT_OF_IT], [], {"cat": [LEFT, RIGHT], "dog": [RIGHT]}, "", ""),
+        (
+            [CAT, DOG_RIGHT_OF_IT],
+            [],
+            {"cat": [RIGHT], "dog": [LEFT]},
+            "",
+            "expected dog right of target, found left of target",
+        ),
+        (
+            [TWO_CATS, DOG_RIGHT_OF_IT],
+            [],
+            {"cat": [LEFT, RIGHT], "dog": [RIGHT]},
+            "",
+            "expected dog right of target, found near target",
+        ),
+        (
+            [CAT | {"color": "red"}, DOG_RIGHT_OF_IT],
+            [],
+            {"cat": [LEFT], "dog": [RIGHT]},
+            "blue",
+            "expected red cat>=1, found blue\nno target for dog to be right of",
+        ),
+    ],
+)
+def test_what_an_image_lacks_is_told(
+    include: Any, exclude: Any, objects: dict[str, list[Box]], colours: str, reason: str
+) -> None:
+    decision = decide({"include": include, "exclude": exclude}, objects, lambda name, count: colours.split())
+    assert (decision.correct, decision.reason) == (not reason, reason)
 
 
 def test_a_colour_is_asked_for_only_of_objects_that_are_there() -> None:

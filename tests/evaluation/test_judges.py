@@ -17,6 +17,7 @@ from unimrg_api.errors import UserError
 from unimrg_trainer.evaluation.benchmarks.base import BenchmarkPlace
 from unimrg_trainer.evaluation.geneval import CLASSES, COLOURS
 from unimrg_trainer.evaluation.judges.base import Found, open_judge
+from unimrg_trainer.evaluation.judges.clip import cut_out
 from unimrg_trainer.evaluation.judges.mask2former import instances, model_input, shown_shape
 from unimrg_trainer.files import file_sha256
 
@@ -84,6 +85,16 @@ def test_the_detector_sees_an_image_at_its_training_size(
     assert not pixels[0, :, shown[0] :].any() and not pixels[0, :, :, shown[1] :].any()
 
 
+def test_the_detector_sees_an_image_scaled_bilinearly() -> None:
+    image = picture(12, 15)
+    expected = np.stack([bilinear(image[..., channel], 20, 25) for channel in range(3)])
+    mean, deviation = (
+        np.array(values)[:, None, None] for values in ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+    )
+    found = model_input(image, (20, 25))[0, :, :20, :25].numpy() * deviation + mean
+    assert np.abs(found - expected).max() < 1.01  # it is rounded to whole numbers
+
+
 def test_the_detector_names_what_it_finds(folder: Path) -> None:
     from transformers import Mask2FormerForUniversalSegmentation
 
@@ -143,6 +154,7 @@ def test_a_colour_is_the_nearest_description_of_what_the_mask_shows(folder: Path
     for image in images:
         grey = image.copy()
         grey[~mask] = 0x99
+        np.testing.assert_array_equal(cut_out(image, one), grey[5:35, 10:30])
         pixels = processor(grey[5:35, 10:30], return_tensors="pt")["pixel_values"]
         with torch.inference_mode():
             seen = unit(model.get_image_features(pixels).pooler_output.numpy()[0])
@@ -184,7 +196,7 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_model_that_plays_another_role_is_refused(folder: Path) -> None:
-    with pytest.raises(UserError, match="'blip', and that is none that finds objects"):
+    with pytest.raises(UserError, match="'blip', none that finds objects"):
         opened("detector", "blip", folder)
     with pytest.raises(UserError, match="none that tells colours"):
         opened("colours", "mask2former", folder)

@@ -142,6 +142,16 @@ def test_benchmarks_of_a_package_are_found_by_name_and_scored() -> None:
 
 
 @pytest.mark.usefixtures("toys")
+def test_a_result_about_images_says_how_they_were_generated() -> None:
+    found = []
+    for name, settings in (("bright-and-dark", {}), ("words", {"images": 3})):
+        one = replace(runner(), sampling="steps 4")
+        asked = Asked(find_benchmark(name, settings, PLACE), settings)
+        found.append(one.measure(asked, subject(SceneRecords(3)), TEXT | IMAGES, 0, Files()))
+    assert [result is not None and result.provenance.get("sampling") for result in found] == ["steps 4", None]
+
+
+@pytest.mark.usefixtures("toys")
 def test_a_benchmark_of_what_is_not_trained_is_left_out() -> None:
     data = SceneRecords(1)
     assert measured("words", {}, data, IMAGES) is None
@@ -225,6 +235,11 @@ def test_images_come_back_from_a_finished_block_as_they_were(tmp_path: Path) -> 
     first, second = (Runner(model, ThreadRanks(), lambda *_: None, blocks) for model in (EchoModel(), DyingModel(0)))
     fresh, blocks._there = first.ask(items, "toy"), None
     assert all(np.array_equal(one, other) for one, other in zip(fresh, second.ask(items, "toy"), strict=True))
+    (file,) = tmp_path.rglob("results/blocks/*")
+    whole = file.read_bytes()
+    for damaged in (whole[:-9], whole[:60] + bytes(9) + whole[69:], b"[1", b""):
+        file.write_bytes(damaged)
+        assert StoredBlocks(LocalStore(tmp_path)).find(file.name, 3) is None, "it is asked again"
 
 
 def test_an_error_names_the_items_of_its_block() -> None:

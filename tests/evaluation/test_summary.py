@@ -129,7 +129,7 @@ def test_every_table_is_printed_without_colour() -> None:
     assert "\x1b" not in text
 
 
-def test_items_and_files_stay_out_of_the_summary_and_a_part_has_names_of_its_own() -> None:
+def test_items_stay_out_of_the_summary_and_a_part_has_its_own_names() -> None:
     items = (ItemScore("7", "7", "", {"mean": 1.0}, prediction="three"),)
     part = replace(
         TOY, items=items, files={"table.tsv": b"a"}, limit=5, provenance={"data_md5": "d"}, warnings=("Odd.",)

@@ -25,7 +25,7 @@ from tests.support.benchmark_tables import (
     yes_no_rows,
 )
 from unimrg_trainer.evaluation.benchmarks import hallusionbench, mmbench, mmvp, realworldqa, vsr
-from unimrg_trainer.evaluation.benchmarks.tsv import TableRules, score_table
+from unimrg_trainer.evaluation.benchmarks.tsv import TableRules, own_table, score_table
 from unimrg_trainer.evaluation.vlmevalkit.choices import extract_choice
 from unimrg_trainer.evaluation.vlmevalkit.compare import as_our_metrics
 from unimrg_trainer.evaluation.vlmevalkit.prompts import choice_prompt
@@ -76,7 +76,13 @@ def test_yes_and_no_are_read_as_vlmevalkit_reads_them(tmp_path: Path) -> None:
     assert set(theirs) == {"Yes", "No", ""}
 
 
+def in_groups(draw: random.Random, rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    return [{**row, "category": draw.choice("xyz"), "l2-category": draw.choice(["u v", "w"])} for row in rows]
+
+
 MAKERS = {
+    own_table("MultipleChoice"): lambda draw: in_groups(draw, choice_rows(draw, draw.randint(1, 60))),
+    own_table("YesNo"): lambda draw: in_groups(draw, yes_no_rows(draw, draw.randint(1, 60))),
     mmbench.RULES: lambda draw: mmbench_rows(draw, draw.randint(1, 40), complete=draw.random() < 0.5),
     mmvp.RULES: lambda draw: mmvp_rows(draw, draw.randint(1, 80)),
     hallusionbench.RULES: lambda draw: hallusion_rows(draw, draw.randint(2, 30)),
@@ -94,9 +100,9 @@ def replies_to(draw: random.Random, rules: TableRules, rows: Sequence[Mapping[st
     return [reply(draw, {name: text for name, text in row.items() if len(name) == 1}) for row in rows]
 
 
-@pytest.mark.parametrize("rules", MAKERS, ids=lambda rules: rules.name)
+@pytest.mark.parametrize("rules", MAKERS, ids=lambda rules: f"{rules.name}-{rules.kind}")
 def test_scores_of_our_prediction_tables_equal_vlmevalkits(tmp_path: Path, rules: TableRules) -> None:
-    draw = random.Random(rules.name)
+    draw = random.Random(f"{rules.name} {rules.kind}")
     asked, ours = [], []
     for number in range(TABLES):
         rows = MAKERS[rules](draw)
@@ -115,7 +121,7 @@ def test_scores_of_our_prediction_tables_equal_vlmevalkits(tmp_path: Path, rules
     compared = 0
     for found, metrics in zip(ask(tmp_path, {"tables": asked})["tables"], ours, strict=True):
         for path in found:
-            for name, value in as_our_metrics(rules.name, read_scores(Path(path))).items():
+            for name, value in as_our_metrics(rules, read_scores(Path(path))).items():
                 assert abs(metrics[name] - value) < 1e-12 * 100, (name, metrics[name], value)
                 compared += 1
     assert compared >= TABLES

@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 from tests.support.benchmark_tables import image, write_table
 from unimrg_api.errors import UserError
 from unimrg_api.plugins import load
+from unimrg_trainer.evaluation.benchmarks.published import PUBLISHED
 from unimrg_trainer.evaluation.vlmevalkit.compare import as_our_metrics
 from unimrg_trainer.evaluation.vlmevalkit.prompts import choice_prompt, prompts_digest, yes_no_prompt
 from unimrg_trainer.evaluation.vlmevalkit.tables import (
     MISSING,
+    QuestionTable,
     as_read_back,
     read_questions,
     read_scores,
@@ -58,18 +60,38 @@ def test_rows_without_an_image_are_left_out_and_counted(tmp_path: Path) -> None:
     assert table.without_image == 1
 
 
+def test_without_images_a_table_says_the_same_and_takes_little_memory(tmp_path: Path) -> None:
+    rows = [
+        ROW | {"index": number, "A": "None" if number else "a", "image": image(number) * 100} for number in range(3)
+    ]
+    rows.append({**ROW, "index": 3, "image": "1"})
+    path = write_table(tmp_path / "t.tsv", rows)
+    whole, bare = read_questions(path), read_questions(path, images_too=False)
+
+    def told(table: QuestionTable) -> list[dict[str, str]]:
+        return [{name: text for name, text in row.items() if name != "image_id"} for row in table.rows]
+
+    assert told(bare) == told(whole) and (bare.md5, bare.without_image) == (whole.md5, 0)
+    assert bare.vanished == whole.vanished == ["1 A: None", "2 A: None"]
+    assert [bare.images[index] == bare.images["1"] for index in "0123"] == [False, True, False, True]
+    assert all(len(str(stored)) < 200 for stored in bare.images.values())
+
+
 def test_images_may_be_files_beside_the_table(tmp_path: Path) -> None:
     import base64
 
+    rows = [{**ROW, "image_path": "a.png"}, {**ROW, "index": 1, "image_path": "b.png"}]
+    path = write_table(tmp_path / "t.tsv", [{k: v for k, v in row.items() if k != "image"} for row in rows])
     (tmp_path / "a.png").write_bytes(base64.b64decode(image(3)))
-    rows = [{**ROW, "image_path": "a.png"}, {**ROW, "index": 1, "image_path": "none.png"}]
-    table = read_questions(
-        write_table(tmp_path / "t.tsv", [{k: v for k, v in row.items() if k != "image"} for row in rows])
-    )
+    with pytest.raises(UserError, match=r"1 images are missing, the first is .*b.png of row 1") as refused:
+        read_questions(path)
+    assert refused.value.exit_code == 66
+    (tmp_path / "b.png").write_bytes(b"no image")
+    table = read_questions(path)
     assert table.image("0")[1, 1].tolist() == [0, 0, 3]
     with pytest.raises(UserError, match="row 1 cannot be read") as refused:
         table.image("1")
-    assert refused.value.exit_code == 66
+    assert refused.value.exit_code == 65
 
 
 @pytest.mark.parametrize(
@@ -171,7 +193,7 @@ def test_predictions_of_vlmevalkit_are_read_from_json_too(tmp_path: Path) -> Non
 def test_result_tables_of_vlmevalkit_are_read_in_our_names(tmp_path: Path) -> None:
     def scores(name: str, text: str) -> dict[str, float]:
         (tmp_path / "s.csv").write_text(text)
-        return as_our_metrics(name, read_scores(tmp_path / "s.csv"))
+        return as_our_metrics(PUBLISHED[name], read_scores(tmp_path / "s.csv"))
 
     assert scores("mmvp", '"Average","Overall"\n"0.5","0.25"\n') == {"acc_question": 50, "acc_pair": 25}
     assert scores("mmvp", '"split","Overall"\n"none","0.5"\n') == {"acc_question": 50}, "before 2025-12-20"

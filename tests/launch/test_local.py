@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from tests.support.fake_tracking import NoUploads
 from tests.support.local_jobs import WITH_IMAGES, tiny_job
 from tests.support.waiting import wait_until
 from unimrg_api import load
@@ -69,6 +70,29 @@ def test_a_job_runs_from_check_to_finish_and_again_has_nothing_to_do(tmp_path: P
     assert "the checkpoint of step 12 already exists" in text and "Harmon Tiny" in text
     assert closed == ["FINISHED"]
     assert [path.name for path in (tmp_path / "run" / "attempts").iterdir()] == ["1.json"]
+
+
+def test_a_job_that_does_not_train_is_evaluated_once_and_needs_no_data(
+    tmp_path: Path, closed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes: dict[str, Any] = {"data": None, "stages": {"train": {"mode": "Never"}}}
+    monkeypatch.setattr(NoUploads, "remaining", 3)
+    code, text = run(tmp_path, **changes)
+    assert code == 0, text
+    assert closed == ["FINISHED"]
+    ended = TerminationRecord.parse((tmp_path / "run/outcomes/attempt-1-evaluate.json").read_bytes())
+    assert ended.message.startswith("nobody answers. 3 records did not reach MLflow yet: the results are in results/")
+    assert not (tmp_path / "run" / "outcomes" / "attempt-1-train.json").exists()
+    again, text = run(tmp_path, **changes)
+    assert again == 0 and "Nothing to do: these weights are evaluated." in text
+    assert closed == ["FINISHED"]
+
+
+def test_a_prefix_with_checkpoints_is_none_for_initial_weights(tmp_path: Path, closed: list[str]) -> None:
+    assert run(tmp_path, stages__evaluate__mode="Never")[0] == 0
+    code, text = run(tmp_path, stages={"train": {"mode": "Never"}})
+    assert code == ExitCode.CONFIGURATION
+    assert "spec.checkpoint.uri: there are checkpoints of a training below it" in text and "prefix of its own" in text
 
 
 def test_a_complete_run_that_was_not_closed_is_closed_without_its_data(tmp_path: Path, closed: list[str]) -> None:

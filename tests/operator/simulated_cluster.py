@@ -70,6 +70,8 @@ class Cluster(Platform):
         self.complete = True
         """Whether the operator sees all that there is."""
         self.created: list[str] = []
+        self.train_attempts: list[int] = []
+        """Of each that was created."""
         """Names of the children that were really made, in order."""
         self.published: list[Event] = []
 
@@ -114,6 +116,7 @@ class Cluster(Platform):
             assert not self.previous_job_pods, f"{name} was made while pods of an earlier job live"
             assert name not in self.created, f"{name} was made a second time"
             self.created.append(name)
+            self.train_attempts.append(action.train_attempt)
             uid = self._uid("child")
             state: ChildState = "Active" if self.job.spec.queue is None else "Suspended"
             self.children[name] = Child(

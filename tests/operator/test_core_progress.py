@@ -95,7 +95,8 @@ def test_each_stage_shows_its_own_steps_and_the_end_those_of_the_training() -> N
     assert (progress(cluster).stage, progress(cluster).steps) == ("evaluate", "")
     report(cluster, "evaluate", 3, 8)
     assert (progress(cluster).stage, progress(cluster).steps) == ("evaluate", "3/8")
-    cluster.succeed("evaluate", scores={"spatial/accuracy": 0.1 + 0.2, "loss": 1.0})
+    scores = {"eval/spatial/acc": 0.1 + 0.2, "eval/spatial/n": 9.0, "dev/mmvp/acc_question": 71.666, "loss": 1.0}
+    cluster.succeed("evaluate", scores={"eval/heldout/depth/relative_change": -0.5, **scores})
     last = progress(cluster)
     assert (last.steps, last.percent, last.eta, last.loss) == ("400/400", 100, "", "1.5")
     assert cluster.status.checkpoint == CheckpointStatus(
@@ -103,9 +104,13 @@ def test_each_stage_shows_its_own_steps_and_the_end_those_of_the_training() -> N
     )
     assert cluster.status.mlflow == MlflowStatus(run_id="abc")
     assert [(score.name, score.value) for score in cluster.status.benchmarks] == [
+        ("dev/mmvp/acc_question", "71.666"),
+        ("eval/heldout/depth/relative_change", "-0.5"),
+        ("eval/spatial/acc", "0.30000000000000004"),
+        ("eval/spatial/n", "9.0"),
         ("loss", "1.0"),
-        ("spatial/accuracy", "0.30000000000000004"),
     ]
+    assert cluster.status.scores == "spatial/acc 0.3, mmvp/acc_question 71.67"
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,17 @@ def test_an_evaluation_without_a_training_fails_its_job_and_is_closed() -> None:
     assert refused.status.phase == "Failed" and stages_made(refused) == ["check"]
 
 
+def test_without_a_training_the_attempts_of_the_evaluation_are_counted() -> None:
+    cluster = Cluster(make_job(train="Never"))
+    cluster.settle()
+    cluster.succeed("check")
+    cluster.fail("evaluate", 69)
+    cluster.wait()
+    cluster.succeed("evaluate")
+    assert stages_made(cluster) == ["check", "evaluate", "evaluate", "finish"]
+    assert (cluster.train_attempts, cluster.status.attempt) == ([1, 1, 2, 2], 2)
+
+
 @pytest.mark.parametrize(
     ("stage", "code", "reason"),
     [("check", 64, "ConfigInvalid"), ("check", 77, "CredentialsDenied"), ("prepare", 65, "DataCorrupt")],

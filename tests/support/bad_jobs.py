@@ -236,6 +236,9 @@ _THEN = GOOD_JOB[GOOD_JOB.index(PATIENCE) : GOOD_JOB.index("ZeRO1")]
 DIVIDED = [f"{_THEN}ZeRO1", *(_THEN.replace(PATIENCE, selecting("spatial", "acc")) + one for one in ("FSDP2", "ZeRO3"))]
 """An early stop and what follows, up to the strategy: of the good job, and with one that divides the weights."""
 BENCHMARKS, SPATIAL = "spec.stages.evaluate.benchmarks", "[spatial: {questions: 8}]"
+TRAINED = GOOD_JOB[GOOD_JOB.index("  data:") : GOOD_JOB.index("    evaluate:")]
+UNTRAINED = TRAINED[TRAINED.index("  checkpoint:") :].replace("Always", "Never")
+"""From the data to the training, and of a job without both."""
 URI, RUN = "spec.checkpoint.uri", "uri: file://run"
 MLFLOW, LABELS = "spec.tracking.mlflow", "metadata.labels"
 
@@ -357,6 +360,7 @@ BAD_JOBS = [
         "{mode: Always}\n    evaluate: {mode: OnSuccess",
         "{mode: Never}\n    evaluate: {mode: Never",
     ),
+    *bad(BENCHMARKS, TRAINED, UNTRAINED),
     *bad("spec.stages.evaluate.checkpoints", "checkpoints: Kept", "checkpoints: All"),
     *bad("spec.stages.evaluate.suite", "checkpoints: Kept", "suite: quick"),
     *bad("spec.stages.evaluate.files", "checkpoints: Kept", "suite: Quick"),

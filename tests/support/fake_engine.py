@@ -38,7 +38,7 @@ def work(env: PodEnvironment, stop: StopRequest) -> None:
     if os.environ["RANK"] != "0":
         wait(stop) if script == "wait" else None
         return
-    step = 5 if script == "wait" else job.spec.training.resolved_stop_step()
+    step = 5 if script == "wait" else job.spec.training.resolved_stop_step() if job.spec.trains else 0
     if script == "early":
         raise RuntimeError("no step was taken")
     report(env, job, stage, step)

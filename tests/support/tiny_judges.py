@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     BlipConfig,
@@ -23,6 +24,7 @@ from tests.support.tiny_producers import draw
 from unimrg_trainer.evaluation.geneval import CLASSES, COLOURS
 from unimrg_trainer.evaluation.judges.base import Found
 
+M = TypeVar("M", bound=torch.nn.Module)
 LETTERS = "abcdefghijklmnopqrstuvwxyz?-"
 
 
@@ -49,8 +51,7 @@ def save_mask2former(folder: Path, labels: int = 80) -> Mask2FormerForUniversalS
         num_queries=6,
         num_labels=labels,
     )
-    model = Mask2FormerForUniversalSegmentation(config).eval()
-    draw(model, 4)
+    model = _drawn(lambda: Mask2FormerForUniversalSegmentation(config), 4)
     model.save_pretrained(folder)
     return model
 
@@ -65,8 +66,7 @@ def save_clip(folder: Path) -> CLIPModel:
         "max_position_embeddings": 77,
     }
     config = CLIPConfig(text_config=text, vision_config=size | {"image_size": 32, "patch_size": 8}, projection_dim=8)
-    model = CLIPModel(config).eval()
-    draw(model, 5)
+    model = _drawn(lambda: CLIPModel(config), 9)
     model.save_pretrained(folder)
     return model
 
@@ -84,9 +84,17 @@ def save_blip(folder: Path) -> BlipForQuestionAnswering:
         "max_position_embeddings": 64,
     }
     vision = size | {"image_size": 32, "patch_size": 8}
-    model = BlipForQuestionAnswering(BlipConfig(text_config=text, vision_config=vision)).eval()
-    draw(model, 6)
+    model = _drawn(lambda: BlipForQuestionAnswering(BlipConfig(text_config=text, vision_config=vision)), 6)
     model.save_pretrained(folder)
+    return model
+
+
+def _drawn(build: Callable[[], M], seed: int) -> M:
+    """Return a model with weights that follow from the seed, those too that its class draws."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = build().eval()
+    draw(model, seed)
     return model
 
 

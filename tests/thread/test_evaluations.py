@@ -41,30 +41,29 @@ def write_job(folder: Path, processes: int) -> Path:
 
 
 def table(job: Path) -> bytes:
-    return (job.parent / "run/results/tsv-own/predictions.tsv").read_bytes()
+    return (job.parent / "run/results/tsv/predictions.tsv").read_bytes()
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_table_is_the_same_at_any_world_size_and_after_a_kill(tmp_path: Path) -> None:
-    jobs = {processes: write_job(tmp_path / f"of-{processes}", processes) for processes in (1, 2, 4)}
+    jobs = {processes: write_job(tmp_path / f"of-{processes}", processes) for processes in (1, 4)}
     for job in jobs.values():
         assert start(job).wait() == 0
-    assert table(jobs[1]) == table(jobs[2]) == table(jobs[4])
+    assert table(jobs[1]) == table(jobs[4])
     summary = Summary.from_json((tmp_path / "of-1/run/results/summary.json").read_text())
-    assert (summary.weights, summary.steps, summary.benchmarks["tsv-own"].metrics["n"]) == ("initial", 0, QUESTIONS)
-    items = (tmp_path / "of-1/run/results/items/tsv-own.jsonl").read_text().splitlines()
+    assert (summary.weights, summary.steps, summary.benchmarks["tsv"].metrics["n"]) == ("initial", 0, QUESTIONS)
+    items = (tmp_path / "of-1/run/results/items/tsv.jsonl").read_text().splitlines()
     assert [json.loads(line)["item"] for line in items] == [str(number) for number in range(QUESTIONS)]
     assert not list((tmp_path / "of-1/run" / FOLDER).glob("*")), "blocks remain"
 
-    killed = write_job(tmp_path / "killed", 1)
+    killed = write_job(tmp_path / "killed", 2)
     command, blocks = start(killed), tmp_path / "killed/run" / FOLDER
     command.wait_until(lambda: any(blocks.glob("*")))
     os.killpg(command.process.pid, signal.SIGKILL)
     assert command.wait() == -signal.SIGKILL
     before = {path.name: path.stat().st_mtime_ns for path in blocks.glob("*")}
-    assert 0 < len(before) <= QUESTIONS // ANSWER_BLOCK
+    assert 0 < len(before) <= QUESTIONS // ANSWER_BLOCK + 1
     resumed = start(killed)
     assert resumed.wait() == 0
     assert table(killed) == table(jobs[1])
-    assert start(killed).wait() == 0, "there is nothing to do"

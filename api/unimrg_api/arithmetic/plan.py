@@ -17,6 +17,7 @@ from unimrg_api.arithmetic.memory import Load, Memory, memory
 from unimrg_api.arithmetic.rows import Forward, Texts, nearest_process_counts
 from unimrg_api.errors import UserError
 from unimrg_api.job import JobSpec, UniMRGJob
+from unimrg_api.spec_benchmarks import requests_of
 from unimrg_api.spec_model import ANSWERING, COPYING
 from unimrg_api.spec_platform import StrategyName
 from unimrg_api.texts import counted
@@ -83,6 +84,10 @@ class Plan(Section):
     model: str
     licence: str | None
     """Of the published weights that training begins with."""
+    evaluation: dict[str, int | None]
+    """Benchmark → answers or images that it asks for at most; None: not known."""
+    trains: bool
+    """Otherwise everything about steps is that of a training with these settings."""
     steps: int
     rows: int
     """Of a step, over all objectives and processes."""
@@ -142,7 +147,7 @@ def plan_of(job: UniMRGJob, assumed: Assumed) -> Plan:
     steps = training.resolved_stop_step()
     groups = _groups(family, step.trained)
     trained = sum(group.parameters for group in groups if group.trained)
-    refused = _refused(step)
+    refused = _refused(step) if spec.trains else []
     times = {}
     if spec.trainer.gpus_per_node and not refused:
         for one in DEVICES.values():
@@ -153,6 +158,8 @@ def plan_of(job: UniMRGJob, assumed: Assumed) -> Plan:
         refused=refused,
         model=f"{spec.model.family()[0]} {settings.variant}",
         licence=published.licence if published is not None and spec.model.init else None,
+        evaluation=_evaluation(spec),
+        trains=spec.trains,
         steps=steps,
         rows=training.batch.rows_per_objective * step.objectives,
         processes=step.processes,
@@ -317,6 +324,13 @@ def _refused(step: _Step) -> list[str]:
             f"{nearest_process_counts(cohorts, step.processes)} processes (spec.trainer)"
         )
     return found
+
+
+def _evaluation(spec: JobSpec) -> dict[str, int | None]:
+    if spec.stages.evaluate.mode == "Never":
+        return {}
+    maps = sum(weight > 0 for name, weight in spec.resolved_objectives().items() if name != ANSWERING)
+    return {entry.key: requests_of(entry, maps) for _, entry in spec.stages.evaluate.all_benchmarks()}
 
 
 def _start(spec: JobSpec) -> list[str]:

@@ -7,7 +7,7 @@ runs: the next is created when no pod of any other is left.
 from __future__ import annotations
 
 from unimrg_api.job import UniMRGJob
-from unimrg_api.stages import STAGES, TRAINING
+from unimrg_api.stages import counted_stage
 from unimrg_api.status import JobStatus, RestartCounters, StageStatus
 from unimrg_operator.core.attempts import is_stage_terminal
 from unimrg_operator.core.backoff import pause_after
@@ -44,10 +44,10 @@ def plan_next_attempt(
         return Plan(stuck, shortest_wait(*(seconds_left for _, seconds_left in terminating)))
     if job.spec.suspend:
         return Plan()
-    number, training = stage.attempt + 1, stages[TRAINING]
+    number, counted = stage.attempt + 1, stages[counted_stage(job)]
     # the first attempt of a later stage also avoids nodes that training excluded
-    initial_counters = RestartCounters(excluded_nodes=training.restart_counters.excluded_nodes)
-    train_attempt = number if STAGES[stage.name].trains else max(1, training.attempt)
+    initial_counters = RestartCounters(excluded_nodes=counted.restart_counters.excluded_nodes)
+    train_attempt = number if stage.name == counted.name else max(1, counted.attempt)
     counters = stage.restart_counters if stage.attempt else initial_counters
     return Plan((CreateChild(stage.name, number, train_attempt, counters),))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from unimrg_api.stages import TRAINING, JobPhase
+from unimrg_api.stages import JobPhase, counted_stage
 from unimrg_api.status import Condition, JobStatus
 from unimrg_operator.core import conditions
 from unimrg_operator.core.accounting import usage
@@ -109,10 +109,11 @@ def _status(inputs: StatusInputs) -> tuple[JobStatus, float | None]:
         reason=main_condition.reason,
         conditions=found,
         stages=list(stages.all),
-        attempt=stages[TRAINING if inputs.job.spec.trains else "evaluate"].attempt,
+        attempt=stages[counted_stage(inputs.job)].attempt,
         progress=inputs.progress,
         checkpoint=reported.checkpoint,
         benchmarks=reported.benchmarks,
+        scores=reported.scores,
         mlflow=reported.mlflow,
         usage=usage(list(stages.all), inputs.job, reported.checkpoint),
         start_time=observed_status.start_time or _start_time(inputs.observation, now),

@@ -18,7 +18,7 @@ from unimrg_operator.core.lookup import children_of, is_alive, pods_of
 from unimrg_operator.core.observation import Observation, ProgressReport, Terminated
 from unimrg_operator.core.texts import clamp_count, format_number, format_time, parse_time
 
-_LOSSES_LIMIT, _BENCHMARKS_LIMIT, _NAME_LIMIT = 16, 32, 64
+_LOSSES_LIMIT, _BENCHMARKS_LIMIT, _NAME_LIMIT, _SCORES_LIMIT = 16, 32, 64, 128
 _CLOCK_SKEW_SECONDS = 60
 
 
@@ -28,6 +28,7 @@ class ReportedStatus:
 
     checkpoint: CheckpointStatus | None
     benchmarks: list[NamedNumber]
+    scores: str
     mlflow: MlflowStatus | None
 
 
@@ -44,6 +45,7 @@ def merge_reports(observed_status: JobStatus, observation: Observation, job: Uni
     return ReportedStatus(
         checkpoint=_checkpoint(observed_status.checkpoint, steps, job),
         benchmarks=_benchmarks(records) or observed_status.benchmarks,
+        scores=_scores(records) or observed_status.scores,
         mlflow=_mlflow(observed_status.mlflow, runs),
     )
 
@@ -87,9 +89,23 @@ def _mlflow(old: MlflowStatus | None, runs: list[tuple[str | None, str | None]])
     return known if known != MlflowStatus() else None
 
 
+def _newest_scores(records: list[TerminationRecord]) -> dict[str, float]:
+    return next((record.scores for record in reversed(records) if record.scores), {})
+
+
+def _scores(records: list[TerminationRecord]) -> str:
+    """Return the score that each benchmark names first, e.g. `spatial/acc 41.2, mmvp/acc_question 71.7`."""
+    first: dict[str, str] = {}
+    for name, value in _newest_scores(records).items():
+        _, _, rest = name.partition("/")
+        benchmark, _, metric = rest.partition("/")
+        if metric and benchmark != "heldout":
+            first.setdefault(benchmark, f"{rest} {float(value):.4g}")
+    return clean(", ".join(first.values()), _SCORES_LIMIT)
+
+
 def _benchmarks(records: list[TerminationRecord]) -> list[NamedNumber]:
-    scores = next((record.scores for record in reversed(records) if record.scores), {})
-    values = {clean(name, _NAME_LIMIT): repr(float(value)) for name, value in scores.items()}
+    values = {clean(name, _NAME_LIMIT): repr(float(value)) for name, value in _newest_scores(records).items()}
     return [NamedNumber(name=name, value=value) for name, value in sorted(values.items())[:_BENCHMARKS_LIMIT]]
 
 

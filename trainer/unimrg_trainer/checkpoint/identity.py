@@ -72,6 +72,8 @@ def job_fields(training: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
             yield from ((f"spec.objectives[{one}].weight", weight) for one, weight in value.items())
         elif name == "parts":
             yield from ((f"spec.training.parts[{one}].learningRateScale", scale) for one, scale in value.items())
+        elif name == "stages":
+            yield from _flat("spec.stages", value)
         elif name == "guard":  # empty: no spikes
             yield from zip(
                 ("spec.training.guard.spikeThreshold", "spec.training.guard.spikeWindow"), value, strict=False

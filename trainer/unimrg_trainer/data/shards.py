@@ -20,7 +20,8 @@ import json
 import tarfile
 import zlib
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
@@ -55,12 +56,18 @@ class DamagedSample(CorruptDataError):  # noqa: N818 - a condition of one sample
     """One sample cannot be read; those beside it may be whole."""
 
 
+_STRICT = ConfigDict(strict=True, extra="forbid")
+
+
 class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, **_STRICT)
 
 
-class Member(_Record):
+@dataclass(frozen=True, slots=True)  # not of Pydantic: one of each is made for every sample that is read
+class Member:
     """Where the content of one file lies in its tar (bytes), and its crc32."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
     offset: int
     length: int
@@ -71,8 +78,11 @@ class Member(_Record):
         return self.offset + self.length
 
 
-class IndexEntry(_Record):
+@dataclass(frozen=True, slots=True)
+class IndexEntry:
     """One sample in an index: its members by extension (`json`, `png` or `jpg`, and those of maps and encodings)."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
     key: str
     questions: int
@@ -148,12 +158,12 @@ class IndexTable(Sequence[IndexEntry]):
 
     def __getitem__(self, sample: Any) -> Any:
         members = {
-            name: Member.model_construct(offset=offset, length=length, crc32=crc32)
+            name: Member(offset, length, crc32)
             for name, (offset, length, crc32) in zip(self._names, self._places[sample].tolist(), strict=True)
             if offset >= 0
         }
         questions = len(self.questions_of(sample))
-        return IndexEntry.model_construct(key=self._keys[sample], questions=questions, members=members)
+        return IndexEntry(self._keys[sample], questions, members)
 
 
 class Shard(_Record):

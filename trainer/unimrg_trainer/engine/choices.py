@@ -42,9 +42,13 @@ def check_components(job: UniMRGJob, env: PodEnvironment) -> None:
     for path, is_custom, build in _components(job, env):
         try:
             build()
+        except JobError as error:
+            problems += error.problems
         except UserError as error:
-            message = error.message.removeprefix(f"{path}: ")
-            problems.append(Problem(path, "", message, error.remedy, exit_code=error.exit_code))
+            field, _, message = error.message.partition(": ")
+            if not field.startswith(path) or " " in field:
+                field, message = path, error.message
+            problems.append(Problem(field, "", message, error.remedy, exit_code=error.exit_code))
         except Exception as error:
             if not is_custom:
                 raise  # an exception in built-in code is a bug; one in an installed package is reported to the user
@@ -131,6 +135,8 @@ def benchmark_places(job: UniMRGJob, env: PodEnvironment) -> Iterator[tuple[Benc
     """Yield each benchmark of the job's evaluation, those of its suite too, with its place."""
     evaluate = job.spec.stages.evaluate
     for field, entry in evaluate.all_benchmarks():
+        if not field.endswith("suite"):
+            field = f"{field}.{'custom' if entry.custom is not None else entry.key}"
         yield entry, BenchmarkPlace(field, env.spec_base, job.spec.storage, env.cache, evaluate.files)
 
 

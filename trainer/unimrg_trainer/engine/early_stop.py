@@ -100,9 +100,14 @@ class EarlyStop:
         subject = Subject(self._data, maps, setup.family.prompt_style, setup.device.type)
         model = TrainedModel(setup.family, strategy.model, self._sections.tick)
         work = SharedWork(setup.rank, setup.world_size)
-        runner = Runner(
-            model, work, lambda what, *_: self._before_batch() if what.endswith("block") else None, evenly=True
-        )
+
+        def progress(what: str, done: int, total: int) -> None:
+            if what.endswith("block"):  # equally many on every rank, unlike rounds
+                self._before_batch()
+            else:
+                self._sections.tick()
+
+        runner = Runner(model, work, progress, evenly=True)
         files = BenchmarkFiles(setup.run_store, f"results/step-{finished_steps}/{asked.name}")
         try:
             with torch.compiler.set_stance("force_eager"):  # compiled blocks are for the shapes of training

@@ -6,7 +6,6 @@ for them, further ones that are kept follow.
 
 from __future__ import annotations
 
-import importlib.metadata
 import logging
 import os
 from collections.abc import Callable
@@ -17,7 +16,7 @@ import numpy as np
 import torch.distributed as dist
 from torch import nn
 
-from unimrg_api.digests import sha256_of
+from unimrg_api.digests import canonical_json, sha256_of
 from unimrg_api.environment import PodEnvironment
 from unimrg_api.errors import UserError
 from unimrg_api.exit_codes import ExitCode
@@ -41,7 +40,7 @@ from unimrg_trainer.engine.measuring import (
 )
 from unimrg_trainer.engine.other_images import with_other_images
 from unimrg_trainer.engine.reporting import open_spool
-from unimrg_trainer.engine.results import Evaluated, Results
+from unimrg_trainer.engine.results import Evaluated, Results, recorded_versions
 from unimrg_trainer.engine.row_reader import RowReader
 from unimrg_trainer.engine.run_description import describe_run
 from unimrg_trainer.engine.samples import draw_samples
@@ -129,7 +128,8 @@ class Evaluation:
         runner = self._runner(commit.manifest_sha256)
         scores = self._scores(runner, results, "results")
         grid = draw_samples(setup, held_out, runner)
-        clusters = self._clusters if setup.rank == 0 else {}
+        first = setup.rank == 0
+        clusters = self._clusters if first else {}
         compared = partial(compare, before, seed=seed, clusters=clusters)
         results.write(
             Evaluated(
@@ -137,8 +137,8 @@ class Evaluation:
                 commit.manifest_sha256,
                 scores,
                 runner.left_out,
-                losses=compared(after) if setup.rank == 0 else {},
-                image_use={} if other is None else compare_images(after, other, seed=seed, clusters=clusters),
+                losses=compared(after) if first else {},
+                image_use=compare_images(after, other, seed=seed, clusters=clusters) if first and other else {},
                 grid=grid,
             )
         )
@@ -176,14 +176,14 @@ class Evaluation:
         What it reports begins with `name`.
         """
         setup, spec = self.setup, self.setup.job.spec
-        software = [importlib.metadata.version(name) for name in ("unimrg", "torch")]
-        digest = sha256_of([weights, spec.model.family(), str(setup.parameter_dtype), setup.device.type, software])
+        how = [spec.model.family(), str(setup.parameter_dtype), setup.device.type, recorded_versions()]
         return Runner(
             TrainedModel(setup.family, self.module, self.progress.go_on),
             self.work,
             lambda what, done, total: self.progress(f"{name}{what}", done, total),
             StoredBlocks(setup.run_store),
-            digest,
+            sha256_of([weights, how]),
+            canonical_json(spec.model.family()[1].get("sampling", {})),
         )
 
     def _scores(self, runner: Runner, results: Results, folder: str) -> dict[str, BenchmarkResult]:

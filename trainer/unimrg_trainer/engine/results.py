@@ -142,7 +142,7 @@ class Results:
             training=redact_values(setup.job.trained_values(setup.data_digest)),
             data_digest=setup.data_digest if setup.data_sets else "",
             seeds=seeds_of(setup.job),
-            versions={name: importlib.metadata.version(name) for name in RECORDED_PACKAGES},
+            versions=recorded_versions(),
             held_out=found.losses,
             image_use=found.image_use,
             benchmarks=found.benchmarks,
@@ -182,6 +182,11 @@ class Results:
             spool.artifact(file, "tables")
             tables.append({"path": f"tables/{name}.json", "type": "table"})
         spool.tags({"mlflow.loggedArtifacts": json.dumps(tables)})
+
+
+def recorded_versions() -> dict[str, str]:
+    """Return package → version of those that results depend on."""
+    return {name: importlib.metadata.version(name) for name in RECORDED_PACKAGES}
 
 
 def _resumes(spool: Spool) -> dict[int, int]:

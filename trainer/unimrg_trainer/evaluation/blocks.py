@@ -9,6 +9,8 @@ from __future__ import annotations
 import io
 import json
 import logging
+import zipfile
+import zlib
 from collections.abc import Sequence
 from hashlib import sha256
 from typing import Any
@@ -22,6 +24,7 @@ from unimrg_trainer.storage.base import ObjectStore, StorageError
 logger = logging.getLogger(__name__)
 
 FOLDER = "results/blocks/"
+_DAMAGED = (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 class StoredBlocks:
@@ -38,7 +41,7 @@ class StoredBlocks:
                 self._there = {key for key, _ in self._store.list(FOLDER)}
             key = FOLDER + digest
             results = _decoded(self._store.get(key)) if key in self._there else None
-        except (StorageError, ValueError) as error:
+        except (StorageError, *_DAMAGED) as error:
             logger.warning("a finished block of results cannot be read, and is asked again: %s", error)
             return None
         return results if results is not None and len(results) == count else None

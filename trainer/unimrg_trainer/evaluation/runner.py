@@ -104,6 +104,8 @@ class Runner:
     """Where finished blocks are kept; None: nowhere."""
     weights: str = ""
     """Digest of the weights and of how they generate, which blocks are found by."""
+    sampling: str = ""
+    """How images are generated: results about images differ with it, so they carry it."""
     evenly: bool = False
     """Every rank asks equally many blocks, some of them once more: for a `progress` that is a collective call."""
     left_out: dict[str, str] = field(default_factory=dict)
@@ -172,7 +174,8 @@ class Runner:
         """
         benchmark = asked.benchmark
         items = benchmark.items(subject)
-        if not len(items) or type(items[0].request) not in answers:
+        kind = type(items[0].request) if len(items) else None
+        if kind not in answers:
             reason = "nothing trains for what it asks" if len(items) else "the held-out data has nothing to ask about"
             logger.warning("the benchmark %s is left out: %s", asked.name, reason)
             self.left_out[asked.name] = reason
@@ -186,6 +189,8 @@ class Runner:
             return None
         item = items.for_score if isinstance(items, LazyItems) else items.__getitem__
         result = benchmark.score(((item(index), result) for index, result in enumerate(results)), seed)
+        if self.sampling and kind is GenerateRequest:
+            result = replace(result, provenance={**result.provenance, "sampling": self.sampling})
         return result if asked.limit is None else replace(result, limit=asked.limit)
 
 

@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -40,7 +40,7 @@ from unimrg_trainer.tracking.mlflow_run import Checkpoint
 from unimrg_trainer.tracking.settings import TerminalStatus
 from unimrg_trainer.tracking.spool import Spool, save_spool
 from unimrg_trainer.tracking.system_metrics import watch_system
-from unimrg_trainer.tracking.uploader import Uploader, finish
+from unimrg_trainer.tracking.uploader import Uploader, UploadReport, finish
 
 logger = logging.getLogger(__name__)
 
@@ -132,14 +132,9 @@ def _check(context: StageContext) -> ExitResult:
         data = _check_data(context)
         with job_stores.prefix_user_errors("spec.checkpoint.uri"):
             inputs.check_identity(job, env, context.run_store, data)
-            step = outcomes.checkpoint_step(context.run_store)
             if job.spec.trains:
+                step = outcomes.checkpoint_step(context.run_store)
                 check_resume(job.spec.checkpoint.resume, job.spec.checkpoint.uri, step)
-            elif step:
-                raise UserError(
-                    "there are checkpoints of a training below it, and this job would evaluate initial weights",
-                    remedy="give a job that does not train a prefix of its own",
-                )
         inputs.warn_if_tracking_fails(job, env)
     return ExitResult(ExitCode.OK, "Completed")
 
@@ -209,8 +204,10 @@ def _supervised(context: StageContext, stage: StageName, new_holders: list[str],
     gpu_override = {} if gpus else {"CUDA_VISIBLE_DEVICES": ""}
     group = worker_group.start(context.rank_module, [stage], env, logs, overrides=gpu_override)
     first_node = env.node_rank == 0
-    tracked = _uploading(context) if STAGES[stage].distributed else nullcontext()
-    with echo if context.echo else nullcontext(), tracked:
+    tracked: AbstractContextManager[list[UploadReport]] = nullcontext([])
+    if STAGES[stage].distributed:
+        tracked = _uploading(context)
+    with echo if context.echo else nullcontext(), tracked as uploads:
         end = worker_group.supervise(
             group,
             stop=stop,
@@ -220,7 +217,13 @@ def _supervised(context: StageContext, stage: StageName, new_holders: list[str],
             terminates_on_stall=first_node,
             lease_lost=lambda: bool(new_holders),
         )
-    return classify(end)
+    result = classify(end)
+    unsent = next((one for one in uploads if one.remaining), None)
+    if unsent is None or result.code is not ExitCode.OK or not STAGES[stage].scores:
+        return result
+    why = f"{unsent.problem}. " if unsent.problem else ""
+    where = "the results are in results/ of the run, the records in its spool, and `finish` sends them"
+    return replace(result, message=f"{why}{unsent.remaining} records did not reach MLflow yet: {where}")
 
 
 def _finish(context: StageContext) -> ExitResult:
@@ -263,8 +266,8 @@ _STAGES: dict[StageName, Callable[[StageContext], ExitResult]] = {
 
 
 @contextmanager
-def _uploading(context: StageContext) -> Iterator[None]:
-    """Record the node's load, and upload the spool while the ranks write it."""
+def _uploading(context: StageContext) -> Iterator[list[UploadReport]]:
+    """Record the node's load, and upload the spool while the ranks write it; the list gets how far that came."""
     first_node = context.env.node_rank == 0  # the others have their system metrics only
     uploader = Uploader(
         context.env.run_dir,
@@ -274,12 +277,13 @@ def _uploading(context: StageContext) -> Iterator[None]:
     uploader.start()
     spool = Spool(context.env.run_dir / "spool", int(context.env.attempt))
     system = watch_system(spool, context.env.node_rank if context.env.nodes > 1 else None)
+    uploads = list[UploadReport]()
     try:
-        yield
+        yield uploads
     finally:
         system.set()
         limit = UPLOAD_SECONDS_AFTER_STOP if context.stop.requested else UPLOAD_SECONDS
-        uploader.stop(0.0 if context.stop.twice else limit)
+        uploads.append(uploader.stop(0.0 if context.stop.twice else limit))
 
 
 def _kept_checkpoints(run_store: ObjectStore) -> list[Checkpoint]:

@@ -34,8 +34,6 @@ from unimrg_trainer.evaluation.judges.base import Answerer, open_judge
 
 FILE = "dpg_bench/dpg_bench.csv"
 ORIGIN = "dpg_bench/dpg_bench.csv of ELLA's repository, TencentQQGYLab/ELLA on GitHub"
-REPEATS = 4
-"""How often RecA's copy of the reference asks each question about an image."""
 
 
 class DpgBench:
@@ -86,9 +84,7 @@ class DpgBench:
         if self._judge is None:
             return {}
         questions = self._graphs[item.attributes["name"]].questions
-        answers: list[str] = []
-        for _ in range(REPEATS if self._reference else 1):
-            answers = self._judge.answers(image, [question.text for question in questions.values()])
+        answers = self._judge.answers(image, [question.text for question in questions.values()])
         return {"answers": {str(number): answer for number, answer in zip(questions, answers, strict=True)}}
 
     def score(self, results: Iterable[tuple[Item, Result]], seed: int) -> BenchmarkResult:

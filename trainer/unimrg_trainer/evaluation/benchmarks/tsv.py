@@ -203,20 +203,24 @@ class TsvBenchmark:
         self._rule_set = RULE_SETS[settings.get("ruleSet") or "Vk0020"]
         self._any_file = bool(settings.get("anyFile"))
         self._uri: str | None = settings.get("file")
-        self._asked: QuestionTable | None = None
+        self._md5 = ""
+        """Of the table that was asked. It is not kept itself: images of a suite would fill every rank's memory."""
         self.name = rules.name
 
     def check_files(self) -> None:
         """Raise UserError: 66 without the table, or where it is another one than meant; 65 if it cannot be scored."""
-        table = self._table()
-        if self._rules.source is None or table.md5 != self._rules.source.md5:
+        source = self._rules.source
+        known = source is not None and file_md5(self._path()) == source.md5  # then its images need no look
+        table = self._read(images_too=not known)
+        if not known:
             rows = first_clusters(table.rows, self._rules.clusters(table.rows), self._limit)
             with named(self._path()):
                 table.check_images(row["index"] for row in rows)
 
     def items(self, subject: Subject) -> Items:
         """One item for each row; those that are not independent share a key."""
-        table = self._table()
+        table = self._read()
+        self._md5 = table.md5
         clusters = self._rules.clusters(table.rows)
         rows = first_clusters(table.rows, clusters, self._limit)
 
@@ -236,17 +240,16 @@ class TsvBenchmark:
         asked = [(item.attributes, item.request.prompt, str(reply)) for item, reply in results]
         rows = [attributes["row"] for attributes, _, _ in asked]
         replies = [reply for _, _, reply in asked]
-        table = self._table()
         result = score_table(self._rules, rows, replies, self._rule_set, seed, part=self._limit is not None)
         source, warnings = self._rules.source, result.warnings
-        if source and table.md5 != source.md5:
-            another = f"The table is another one than VLMEvalKit's: its MD5 is {table.md5}, not {source.md5}."
+        if source and self._md5 != source.md5:
+            another = f"The table is another one than VLMEvalKit's: its MD5 is {self._md5}, not {source.md5}."
             warnings = (*warnings, another)
         return replace(
             result,
             provenance=result.provenance
             | {
-                "data_md5": table.md5,
+                "data_md5": self._md5,
                 "prompt_sha256": prompts_digest(
                     (attributes["row"]["index"], prompt) for attributes, prompt, _ in asked
                 ),
@@ -256,25 +259,23 @@ class TsvBenchmark:
             files=result.files | {PREDICTIONS: write_predictions(rows, replies)},
         )
 
-    def _table(self) -> QuestionTable:
-        if self._asked is None:
-            source, path = self._rules.source, self._path()
-            if source and not self._any_file and (found := file_md5(path)) != source.md5:
-                raise UserError(
-                    f"{self._place.field}: {path} is not the {source.file} that VLMEvalKit scores: its MD5 is {found} "
-                    f"and not {source.md5}",
-                    remedy=f"fetch it from {source.url}, or set anyFile: true to score this one; results say so then",
-                    exit_code=ExitCode.INPUT_MISSING,
-                )
-            table = read_questions(path)
-            with named(path):
-                check_questions(self._rules, table)
-            logger.info("%s: %d rows to ask, %d without an image", path, len(table.rows), table.without_image)
-            if table.vanished:
-                first = "; ".join(table.vanished[:3])
-                logger.warning("%s: %d options read as missing, as in VLMEvalKit: %s", path, len(table.vanished), first)
-            self._asked = table
-        return self._asked
+    def _read(self, *, images_too: bool = True) -> QuestionTable:
+        source, path = self._rules.source, self._path()
+        if source and not self._any_file and (found := file_md5(path)) != source.md5:
+            raise UserError(
+                f"{self._place.field}: {path} is not the {source.file} that VLMEvalKit scores: its MD5 is {found} "
+                f"and not {source.md5}",
+                remedy=f"fetch it from {source.url}, or set anyFile: true to score this one; results say so then",
+                exit_code=ExitCode.INPUT_MISSING,
+            )
+        table = read_questions(path, images_too=images_too)
+        with named(path):
+            check_questions(self._rules, table)
+        logger.info("%s: %d rows to ask, %d without an image", path, len(table.rows), table.without_image)
+        if table.vanished:
+            first = "; ".join(table.vanished[:3])
+            logger.warning("%s: %d options read as missing, as in VLMEvalKit: %s", path, len(table.vanished), first)
+        return table
 
     def _path(self) -> Path:
         source = self._rules.source

@@ -114,7 +114,7 @@ def open_judge(setting: str, settings: Mapping[str, Any], place: BenchmarkPlace,
     role, does = ROLES[setting]
     if not isinstance(judge, role):
         raise UserError(
-            f"{field}: {uri} holds a model of type {kind!r}, and that is none that {does}",
+            f"{field}: {uri} holds a model of type {kind!r}, none that {does}",
             remedy=f"name another model; {PAGE} says which",
         )
     return judge

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from unimrg_trainer.evaluation.intervals import Interval, bootstrap_means, mcnemar
+from unimrg_trainer.evaluation.intervals import Interval, bootstrap_means, mcnemar, wilson
 from unimrg_trainer.evaluation.over_seeds import Mean, mean_over_seeds
 from unimrg_trainer.evaluation.reports.columns import Column
 from unimrg_trainer.evaluation.reports.grouping import Row
@@ -220,7 +220,19 @@ class _Benchmark:
         n, interval = self._own(row, column.metric)
         if row in scores:
             n, interval = int(np.sum(~np.isnan(scores[row]))), found.get(("score", index, row))
+            interval = interval or self._of_equal_items(scores[row])
         return Cell(means[row], n, interval, difference, self._notes(row), best)
+
+    def _of_equal_items(self, scores: np.ndarray) -> Interval | None:
+        """Return Wilson's interval over clusters where all items are right or all wrong: no resample would differ."""
+        assert self.table is not None
+        counted = ~np.isnan(scores)
+        units = len({label for label, known in zip(self.table.clusters, counted, strict=True) if known})
+        value = scores[counted][0]
+        if units < 2 or value not in (0.0, 100.0) or np.any(scores[counted] != value):
+            return None
+        interval = wilson(units if value else 0, units)
+        return Interval(100 * interval.low, 100 * interval.high)
 
     def _own(self, row: int, metric: str) -> tuple[int | None, Interval | None]:
         """Return how many items the benchmark itself counted, and of a single run the interval that it gives."""

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from unimrg_api.spec_model import RECIPES
 from unimrg_trainer.evaluation.over_seeds import mean_over_seeds
 from unimrg_trainer.evaluation.reports.columns import Column
 from unimrg_trainer.evaluation.reports.comparison import CategoryCell, Comparison
-from unimrg_trainer.evaluation.reports.grouping import Row
+from unimrg_trainer.evaluation.reports.grouping import Row, provenance_of
 from unimrg_trainer.evaluation.reports.report import ModelReport
-from unimrg_trainer.evaluation.reports.svg import WIDTH, Drawing, Scale, tick_text
+from unimrg_trainer.evaluation.reports.svg import SERIES, WIDTH, Drawing, Scale, tick_text
 from unimrg_trainer.evaluation.reports.wording import column_heads, number
 
 LOSS = "train/loss/"
@@ -49,8 +50,13 @@ def interval_figures(table: Comparison) -> Iterator[Figure]:
             y = 20 + 24 * place
             drawing.text(LABELS, y + 4, _short(table.rows[row].label), "end")
             if (interval := cell.interval) is not None:
-                drawing.line(scale(interval.low), y, scale(interval.high), y, f"bar s{row % 7}")
-            drawing.marker(scale(cell.mean.mean), y, row, f"{table.rows[row].label}: {number(cell.mean.mean, form)}")
+                drawing.line(scale(interval.low), y, scale(interval.high), y, f"bar s{_series(table.rows, row)}")
+            drawing.marker(
+                scale(cell.mean.mean),
+                y,
+                _series(table.rows, row),
+                f"{table.rows[row].label}: {number(cell.mean.mean, form)}",
+            )
         yield Figure(drawing, f"{column.title}: score and 95 % interval over items, {heads[index][1]}.")
 
 
@@ -78,9 +84,9 @@ def scatter_figure(model: ModelReport) -> Figure | None:
         start = places[table.baseline]
         for row, (x, y) in places.items():
             if row != table.baseline:
-                drawing.arrow(across(start[0]), upward(start[1]), across(x), upward(y), row)
+                drawing.arrow(across(start[0]), upward(start[1]), across(x), upward(y), _series(table.rows, row))
     for row, (x, y) in places.items():
-        drawing.marker(across(x), upward(y), row)
+        drawing.marker(across(x), upward(y), _series(table.rows, row))
         below = row == table.baseline  # arrows lead up from it
         drawing.text(across(x) + 8, upward(y) + (15 if below else -6), _short(table.rows[row].label))
     names = [", ".join(table.columns[index].title for index in indices) for indices in kinds.values()]
@@ -139,8 +145,8 @@ def _gains(
         y, gain = 15 + 18 * place, gains[name]
         drawing.text(LABELS, y + 4, _short(f"{name} ({counts[name]})", 22), "end", "small")
         if gain.interval is not None:
-            drawing.line(scale(gain.interval.low), y, scale(gain.interval.high), y, f"bar s{row % 7}")
-        drawing.marker(scale(gain.value), y, row, f"{name}: {number(gain.value, form)}")
+            drawing.line(scale(gain.interval.low), y, scale(gain.interval.high), y, f"bar s{_series(table.rows, row)}")
+        drawing.marker(scale(gain.value), y, _series(table.rows, row), f"{name}: {number(gain.value, form)}")
     return Figure(drawing, f"{title}, 95 % paired intervals (items in brackets).")
 
 
@@ -158,11 +164,14 @@ def _firsts(table: Comparison, kind: str) -> list[int]:
 
 
 def _by_step(row: Row, column: Column) -> dict[int, float]:
+    """Return step → score; what an earlier evaluation of the run scored in another way is left out."""
     values: dict[int, list[float]] = {}
     for run in row.runs:
-        for summary in run.kept:
+        for summary in run.kept if column.benchmark in run.summary.benchmarks else ():
             result = summary.benchmarks.get(column.benchmark)
-            if result is not None and column.metric in result.metrics:
+            if result is None or column.metric not in result.metrics:
+                continue
+            if provenance_of(summary, column.benchmark) == provenance_of(run.summary, column.benchmark):
                 values.setdefault(summary.steps, []).append(result.metrics[column.metric])
     return {step: mean_over_seeds(of_step).mean for step, of_step in sorted(values.items())}
 
@@ -191,12 +200,21 @@ def _curves(
     below = -math.inf
     for index in ends:
         points = [(x_scale(step), y_scale(value)) for step, value in curves[index].items()]
-        drawing.path(points, f"curve s{index % 7} dash{index % 7}")
+        series = _series(rows, index)
+        drawing.path(points, f"curve s{series} dash{series}")
         for x, y in points if marked else points[-1:]:
-            drawing.marker(x, y, index)
+            drawing.marker(x, y, series)
         below = max(points[-1][1] + 4, below + 13)  # names do not overlap
         drawing.text(WIDTH - 62, below, _short(rows[index].label, 10), "start", "small")
     return drawing
+
+
+def _series(rows: Sequence[Row], index: int) -> int:
+    """Return the colour and marker of a row: the same for a method in every drawing, whichever others are there."""
+    row, methods = rows[index], list[str](RECIPES)
+    if row.is_base:
+        return 0
+    return methods.index(row.method) + 1 if row.method in methods else (len(methods) + 1 + index) % SERIES
 
 
 def _x_axis(drawing: Drawing, scale: Scale, top: float, bottom: float) -> None:

@@ -17,6 +17,7 @@ from unimrg_api.exit_codes import ExitCode
 from unimrg_api.spec_model import RECIPES
 from unimrg_trainer.checkpoint.identity import job_fields
 from unimrg_trainer.evaluation.reports.runs import EvaluatedRun
+from unimrg_trainer.evaluation.summary import Summary
 
 BASE = "base"
 _OBJECTIVES = "spec.objectives["
@@ -171,7 +172,7 @@ def _refuse_different_scoring(runs: Sequence[EvaluatedRun]) -> None:
         asked = sorted((run for run in runs if name in run.summary.benchmarks), key=lambda run: name not in run.items)
         first = asked[0]
         for other in asked[1:]:
-            one, two = provenance_of(first, name), provenance_of(other, name)
+            one, two = provenance_of(first.summary, name), provenance_of(other.summary, name)
             different = [
                 f"{key} is {one.get(key, 'absent')} there and {two.get(key, 'absent')} here"
                 for key in dict.fromkeys([*one, *two])
@@ -188,13 +189,13 @@ def _refuse_different_scoring(runs: Sequence[EvaluatedRun]) -> None:
                 )
 
 
-def provenance_of(run: EvaluatedRun, benchmark: str) -> dict[str, str]:
-    """Return what must be equal in runs that are compared. A benchmark that names no data of its own asks about the
+def provenance_of(summary: Summary, benchmark: str) -> dict[str, str]:
+    """Return what must be equal in results that are compared. A benchmark that names no data of its own asks about the
     job's, whose digest then counts."""
-    result = run.summary.benchmarks[benchmark]
+    result = summary.benchmarks[benchmark]
     found = dict(result.provenance)
     if not any(name.startswith(("data_", "images_sha")) for name in found):
-        found["data_digest"] = run.summary.data_digest
+        found["data_digest"] = summary.data_digest
     return found if result.limit is None else {**found, "limit": str(result.limit)}
 
 

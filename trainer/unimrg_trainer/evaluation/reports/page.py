@@ -93,7 +93,7 @@ def _table(caption: str, heads: Sequence[tuple[str, str]], rows: Iterable[tuple[
 
     def cell(text: Text) -> str:
         main = escape(text.main)
-        return f"<td>{f'<b>{main}</b>' if text.bold else main}{small(text.note)}</td>"
+        return f"<td>{f'<b>{main}</b>' if text.bold else main}{small(text.note)}{small(text.last)}</td>"
 
     top = "".join(
         f'<th scope="col">{escape(title)}{small(note)}</th>' if title else '<td class="corner"></td>'

@@ -70,8 +70,7 @@ def _scores(table: Comparison, model: ModelReport | None = None) -> list[str]:
 
 
 def _cell(text: Text) -> str:
-    main = f"**{text.main}**" if text.bold else text.main
-    return " ".join(filter(None, (main, text.note)))
+    return text.plain.replace(text.main, f"**{text.main}**", 1) if text.bold else text.plain
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], side: str = "---:") -> list[str]:

@@ -16,8 +16,8 @@ DAGGER, DOUBLE_DAGGER = "†", "‡"
 LEGEND = (
     "Scores are in percent, those with three decimals between 0 and 1.",
     "± is half the width of the 95 % interval over items: what another draw of items would change (bootstrap over "
-    "clusters). A score without items has the benchmark's own interval, or none; "
-    "one on which all items agree has none.",
+    "clusters; Wilson's where all items are right, or all wrong). A score without items has the benchmark's own "
+    "interval, or none.",
     "sd is the standard deviation between seeds: what another training would change.",
     "Δ is the difference on the same items with its paired 95 % interval; p is the exact McNemar test, for single runs "
     "with right-or-wrong scores, and takes items as independent.",
@@ -34,11 +34,13 @@ class Text:
     main: str
     note: str = ""
     bold: bool = False
+    last: str = ""
+    """What stands below the note."""
 
     @property
     def plain(self) -> str:
         """All of it on a line."""
-        return " ".join(filter(None, (self.main, self.note)))
+        return " ".join(filter(None, (self.main, ", ".join(filter(None, (self.note, self.last))))))
 
 
 NOTHING = Text("–")
@@ -66,12 +68,10 @@ def difference_text(difference: Difference | None, column: Column) -> Text:
     """Return a difference with its interval and p."""
     if difference is None:
         return NOTHING
-    parts, form = [], f"+.{column.digits}f"
-    if (interval := difference.interval) is not None:
-        parts.append(f"[{number(interval.low, form)}, {number(interval.high, form)}]")
-    if (p_value := difference.p_value) is not None:
-        parts.append("p < 0.001" if p_value < 0.001 else f"p {p_value:.3f}")
-    return Text(number(difference.value, form), ", ".join(parts))
+    form, interval, p_value = f"+.{column.digits}f", difference.interval, difference.p_value
+    ends = "" if interval is None else f"[{number(interval.low, form)}, {number(interval.high, form)}]"
+    chance = "" if p_value is None else "p < 0.001" if p_value < 0.001 else f"p {p_value:.3f}"
+    return Text(number(difference.value, form), ends, last=chance)
 
 
 def quote_text(row: QuotedRow, column: Column) -> Text:
@@ -130,10 +130,11 @@ def notes_of(model: ModelReport) -> list[str]:
         notes.append(
             f"nothing is compared: no run has the initial weights of {model.block.model}, or was given as --base"
         )
+    rows: dict[tuple[str, str], dict[str, None]] = {}
     for table in [model.main, *(comparison for _, comparison in model.ablations)]:
         for (index, column), cell in table.cells.items():
-            where = f"{table.columns[column].benchmark}, {table.rows[index].label}"
-            notes += [f"{where}: {note}" for note in cell.notes]
+            for note in cell.notes:
+                rows.setdefault((table.columns[column].benchmark, note), {})[table.rows[index].label] = None
     shown = {column.benchmark for column in model.columns}
     for row in model.block.all_rows:
         steps = sorted({run.summary.steps for run in row.runs})
@@ -142,8 +143,8 @@ def notes_of(model: ModelReport) -> list[str]:
         for run in row.runs:
             for name, result in run.summary.benchmarks.items():
                 if name not in shown:
-                    notes.append(f"{name}, {row.label}: not scored; {' '.join(result.warnings)}")
-    return list(dict.fromkeys(notes))
+                    rows.setdefault((name, f"not scored; {' '.join(result.warnings)}"), {})[row.label] = None
+    return notes + [f"{name} ({', '.join(labels)}): {note}" for (name, note), labels in rows.items()]
 
 
 RUN_HEADS = ("row", "seed", "weights", "step", "checkpoint", "training", "data", "versions", "evaluated", "run")
@@ -179,7 +180,9 @@ def scoring_rows(model: ModelReport) -> Iterator[tuple[str, str]]:
         for run in row.runs:
             for name, result in run.summary.benchmarks.items():
                 if name not in parts:
-                    parts[name] = [f"{key}: {value}" for key, value in provenance_of(run, name).items() if value]
+                    parts[name] = [
+                        f"{key}: {value}" for key, value in provenance_of(run.summary, name).items() if value
+                    ]
                     if name not in run.items:
                         parts[name].append("no scores of items, so differences have no intervals")
                 if "unparsed_rate" in result.metrics:

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from unimrg_trainer.evaluation.benchmarks.tsv import in_metric
+from unimrg_trainer.evaluation.benchmarks.tsv import TableRules, in_metric
 
 _RENAMED = {"f1_score": "f1"}
 
 
-def as_our_metrics(benchmark: str, scores: Mapping[str, float]) -> dict[str, float]:
+def as_our_metrics(rules: TableRules, scores: Mapping[str, float]) -> dict[str, float]:
     """Return our metric → value in percent for what `read_scores` read; what has no metric of ours is left out."""
     found: dict[str, float] = {}
+    benchmark = rules.name
     for name, value in scores.items():
         split, _, column = name.rpartition("/")
         if benchmark == "mmbench":
@@ -30,7 +31,7 @@ def as_our_metrics(benchmark: str, scores: Mapping[str, float]) -> dict[str, flo
         elif benchmark == "vsr":
             metric, factor = _RENAMED.get(column, column), 100 if column == "f1_score" else 1
         else:
-            metric, factor = _of_group("acc", column), 100
+            metric, factor = _of_group("acc", column), 100 if rules.kind == "MultipleChoice" else 1
         found[metric] = factor * value
     return found
 

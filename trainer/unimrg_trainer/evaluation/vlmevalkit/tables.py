@@ -16,7 +16,7 @@ import json
 import string
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,24 +73,27 @@ class QuestionTable:
             raise UserError(f"{errors[0].message}{more}", remedy=errors[0].remedy, exit_code=errors[0].exit_code)
 
     def image(self, index: str) -> np.ndarray:
-        """Return a row's image, uint8 [H, W, 3], RGB. Raises UserError (65, 66) for one that cannot be read."""
+        """Return a row's image, uint8 [H, W, 3], RGB. Raises UserError (65) for one that cannot be read."""
         stored = self.images[index]
         try:
             file = stored if isinstance(stored, Path) else io.BytesIO(base64.b64decode(stored))
             with Image.open(file) as image:
                 return np.asarray(image.convert("RGB"))
         except (OSError, ValueError, binascii.Error, Image.DecompressionBombError) as error:
-            missing = isinstance(error, FileNotFoundError)
             raise UserError(
                 f"the image of row {index} cannot be read: {error}",
-                remedy="fetch the table again, or put the image where image_path says",
-                exit_code=ExitCode.INPUT_MISSING if missing else ExitCode.DATA_CORRUPT,
+                remedy="fetch the table again, or replace the image that image_path names",
+                exit_code=ExitCode.DATA_CORRUPT,
             ) from None
 
 
-def read_questions(path: Path) -> QuestionTable:
-    """Read a table of questions (TSV). Raises UserError (65, 66) for one that cannot be asked."""
-    rows = read_table(path)
+def read_questions(path: Path, *, images_too: bool = True) -> QuestionTable:
+    """Read a table of questions (TSV). Raises UserError (65, 66) for one that cannot be asked.
+
+    Without `images_too` a digest takes the place of each image, for whoever only looks at the questions: in the largest
+    published table images are hundreds of megabytes.
+    """
+    rows = read_table(path, images_too=images_too)
     if not rows:
         raise broken(path, "it has no rows")
     need_columns(path, rows, "index", "question", "answer")
@@ -114,6 +117,13 @@ def read_questions(path: Path) -> QuestionTable:
                 "of this index with an image of its own",
             )
         images[index] = value
+    absent = [index for index, image in images.items() if isinstance(image, Path) and not image.is_file()]
+    if absent:
+        raise UserError(
+            f"the table {path}: {len(absent)} images are missing, the first is {images[absent[0]]} of row {absent[0]}",
+            remedy="put them where image_path says, from the table's folder on; one in a bucket has them in `image`",
+            exit_code=ExitCode.INPUT_MISSING,
+        )
     several = [index for index, image in images.items() if str(image).lstrip().startswith("[")]
     if several:
         raise broken(path, f"row {several[0]} has several images; benchmarks ask about a single one")
@@ -125,14 +135,15 @@ def read_questions(path: Path) -> QuestionTable:
     return QuestionTable(kept, images, len(rows) - len(shown), _vanished(path), file_md5(path))
 
 
-def read_table(path: Path) -> list[dict[str, str]]:
+def read_table(path: Path, *, images_too: bool = True) -> list[dict[str, str]]:
     """Return the rows of a TSV, CSV, XLSX or JSON file (a list of objects) as VLMEvalKit reads them, each cell as text.
 
     Names of columns other than `A` … `Z` are in lower case. Raises UserError: 66 without the file, 65 where it cannot
     be read or two rows have one index.
     """
     rows = [
-        {name if name in LETTERS else name.lower(): value for name, value in row.items()} for row in _read_cells(path)
+        {name if name in LETTERS else name.lower(): value for name, value in row.items()}
+        for row in _read_cells(path, images_too=images_too)
     ]
     twice = [index for index, count in Counter(row.get("index", "") for row in rows).items() if count > 1]
     if twice and twice[0]:
@@ -200,7 +211,7 @@ def broken(path: Path, what: str) -> UserError:
     )
 
 
-def _read_cells(path: Path) -> list[dict[str, str]]:
+def _read_cells(path: Path, *, images_too: bool = True) -> list[dict[str, str]]:
     """Return the cells of each row that are not missing, by the names of their columns."""
     import pandas
 
@@ -214,7 +225,8 @@ def _read_cells(path: Path) -> list[dict[str, str]]:
         else:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", pandas.errors.DtypeWarning)  # of pieces that differ in type: so it is
-                records = pandas.read_csv(path, sep="," if path.suffix == ".csv" else "\t").to_dict("records")
+                table = path if images_too else _without_images(path)
+                records = pandas.read_csv(table, sep="," if path.suffix == ".csv" else "\t").to_dict("records")
     except FileNotFoundError:
         raise UserError(
             f"there is no file {path}", remedy="correct the path", exit_code=ExitCode.INPUT_MISSING
@@ -228,7 +240,7 @@ def _read_cells(path: Path) -> list[dict[str, str]]:
         raise broken(path, f"it is not UTF-8: {error.reason} at byte {error.start}; save it as UTF-8") from None
     except UserError:
         raise
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, csv.Error) as error:
         raise broken(path, f"it cannot be read: {error}") from None
     return [
         {name: str(value) for name, value in record.items() if isinstance(name, str) and not _is_missing(value)}
@@ -236,18 +248,39 @@ def _read_cells(path: Path) -> list[dict[str, str]]:
     ]
 
 
-def _vanished(path: Path) -> list[str]:
-    import pandas
+def _lines(path: Path) -> Iterator[list[str]]:
+    """Yield the lines of a TSV, one at a time: pandas holds several copies of a whole file."""
+    csv.field_size_limit(1 << 30)
+    with path.open(newline="", encoding="utf-8-sig") as table:
+        yield from csv.reader(table, delimiter="\t")
 
-    names = list(pandas.read_csv(path, sep="\t", nrows=0).columns)
-    index = next(name for name in names if name.lower() == "index")
-    letters = [name for name in names if name in LETTERS]
-    frame = pandas.read_csv(path, sep="\t", usecols=[index, *letters], dtype=str, keep_default_na=False)
+
+def _without_images(path: Path) -> io.StringIO:
+    """Return a TSV with a digest in the place of each image."""
+    file = io.StringIO()
+    writer = csv.writer(file, delimiter="\t", lineterminator="\n")
+    images: list[int] = []
+    for number, row in enumerate(_lines(path)):
+        images = images if number else [place for place, name in enumerate(row) if name.lower() == "image"]
+        for place in images:
+            text = row[place] if place < len(row) else ""
+            if len(text) > REUSED and not text.lstrip().startswith("["):
+                row[place] = hashlib.sha256(text.encode()).hexdigest() + "=" * REUSED
+        writer.writerow(row)
+    file.seek(0)
+    return file
+
+
+def _vanished(path: Path) -> list[str]:
+    lines = _lines(path)
+    names = next(lines)
+    index = next(place for place, name in enumerate(names) if name.lower() == "index")
+    options = [place for place, name in enumerate(names) if name in LETTERS]
     return [
-        f"{record[index]} {letter}: {record[letter]}"
-        for record in frame.to_dict("records")
-        for letter in letters
-        if record[letter] and record[letter] in MISSING
+        f"{row[index]} {names[place]}: {row[place]}"
+        for row in lines
+        for place in options
+        if place < len(row) and row[place] and row[place] in MISSING
     ]
 
 
