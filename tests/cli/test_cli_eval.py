@@ -48,8 +48,13 @@ def test_doctor_shows_its_findings_to_a_person(unimrg: Unimrg, tmp_path: Path) -
     write_table(tmp_path / "RealWorldQA.tsv", rows)
     ended = unimrg("eval", "doctor", tmp_path / "RealWorldQA.tsv")
     ended.refused(65, "1 of 1 tables would be refused")
-    for said in ("not the published file", "4 (the published file: 765)", "rows without options: 1 (1)", "How many?"):
-        assert said in ended.out
+    for message in (
+        "not the published file",
+        "4 (the published file: 765)",
+        "rows without options: 1 (1)",
+        "How many?",
+    ):
+        assert message in ended.out
     unimrg("eval", "doctor", tmp_path / "none").refused(66, "no table and no folder with one")
 
 
@@ -74,8 +79,8 @@ def test_scores_of_a_table_of_replies(unimrg: Unimrg, replies: Path) -> None:
     assert report["metrics"]["acc_question"] == pytest.approx(100 * 4 / 6)
     assert report["metrics"]["acc_pair"] == pytest.approx(100 / 3)
     shown = unimrg("eval", "score", replies, "-b", "mmvp").out
-    for said in ("acc_question", "66.7", "33.3", "name no answer: 2 of 6", "the whole table has 300"):
-        assert said in shown
+    for message in ("acc_question", "66.7", "33.3", "name no answer: 2 of 6", "the whole table has 300"):
+        assert message in shown
 
 
 def test_scores_are_compared_with_vlmevalkits(unimrg: Unimrg, replies: Path, tmp_path: Path) -> None:

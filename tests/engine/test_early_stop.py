@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +21,7 @@ from unimrg_trainer.checkpoint.reader import list_commits, read_manifest
 from unimrg_trainer.early_stop import EarlyStopRule, ended_early
 from unimrg_trainer.engine import early_stop
 from unimrg_trainer.engine.evaluate import main as evaluate
+from unimrg_trainer.evaluation.benchmarks.spatial import Spatial
 from unimrg_trainer.evaluation.summary import Summary
 from unimrg_trainer.launch import outcomes
 from unimrg_trainer.launch.reports import read_progress
@@ -229,3 +231,8 @@ def test_a_benchmark_selects_and_every_kept_checkpoint_is_evaluated(
     settings["checkpoint__uri"] = "file://another"
     with pytest.raises(UserError, match="spatial has no metric 'f1'"):
         run_stage(folders[1], tiny_job(folders[1], **settings, training__earlyStop=wrong)[0], 3, monkeypatch)
+    real = Spatial.score
+    monkeypatch.setattr(Spatial, "score", lambda *asked: replace(real(*asked), lower_is_better=("acc",)))
+    settings["checkpoint__uri"] = "file://a-third"
+    with pytest.raises(UserError, match="of spatial acc less is better"):
+        run_stage(folders[1], tiny_job(folders[1], **settings, training__earlyStop=selecting)[0], 4, monkeypatch)

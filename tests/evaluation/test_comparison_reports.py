@@ -39,7 +39,7 @@ def read(folder: Path, *, is_base: bool = False) -> EvaluatedRun:
 
 
 def answers(right: Sequence[int], per_cluster: int = 1, category: str = "") -> BenchmarkResult:
-    """A result of the benchmark `mmvp` whose items are right or wrong as said."""
+    """A result of the benchmark `mmvp` whose items are right or wrong as given."""
     items = [
         ItemScore(f"{number:04d}", f"{number // per_cluster}", category, {"acc_question": float(one)}, f"Q{number}")
         for number, one in enumerate(right)
@@ -215,25 +215,25 @@ def test_results_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     run = made_up_run(tmp_path / "run", benchmarks=(), results={"mmvp": answers([1, 0, 1, 1])})
     file, items = run / "results/summary.json", run / "results/items/mmvp.jsonl"
     summary, lines = file.read_text(), items.read_text().splitlines(keepends=True)
-    for content, code, said in (
+    for content, code, message in (
         (summary.replace('"schema_version": 2', '"schema_version": 1'), 64, "schema_version 1, and this version of"),
         (summary.replace('"steps": 1000', '"steps": "many"'), 65, "is damaged: steps"),
         (summary[:-9], 65, "is damaged"),
         ("[]", 65, "is damaged"),
     ):
         file.write_text(content)
-        with pytest.raises(UserError, match=re.escape(said)) as error:
+        with pytest.raises(UserError, match=re.escape(message)) as error:
             read(run)
         assert error.value.exit_code == code and "Traceback" not in str(error.value)
     file.write_text(summary)
-    for content, said in (
+    for content, message in (
         (lines[0] + "{\n", "mmvp.jsonl, line 2: Invalid JSON"),
         (lines[0].replace('"item": "0000"', '"item": 0'), "line 1: item: Input should be a valid string"),
         (lines[0] * 4, "two items are called '0000'"),
         ("".join(lines[:2]), "they are not of the same evaluation"),
     ):
         items.write_text(content)
-        with pytest.raises(UserError, match=re.escape(said)) as error:
+        with pytest.raises(UserError, match=re.escape(message)) as error:
             read(run)
         assert error.value.exit_code == 65
     file.unlink()
@@ -307,8 +307,8 @@ def test_published_benchmarks_come_in_their_order_with_their_items(tmp_path: Pat
     for name in ("base", "run"):
         results = {}
         for benchmark, (rules, rows) in tables.items():
-            said = [row["answer"] if rng.random() < 0.5 or name == "run" else "neither" for row in rows]
-            results[benchmark] = score_table(rules, rows, said, "vk-0.0.20", seed=0)
+            message = [row["answer"] if rng.random() < 0.5 or name == "run" else "neither" for row in rows]
+            results[benchmark] = score_table(rules, rows, replies, "vk-0.0.20", seed=0)
         runs.append(made_up_run(tmp_path / name, initial=name == "base", benchmarks=(), results=results))
     (model,) = make_report([read(run) for run in runs], date=DATE).models
     titles = ["MMBench circular", "MMBench vanilla", "MMVP", "HallusionBench aAcc", "RealWorldQA", "VSR"]

@@ -92,6 +92,7 @@ def test_a_perfect_model_has_perfect_scores_and_is_better_than_both_baselines() 
     names = ("pixel/psnr", "depth/absrel", "depth/object_error", "depth/rho", "segmentation/f1")
     assert [result.metrics[name] for name in names] == pytest.approx([60, 0, 0, 1, 1])
     assert all(result.metrics[f"{name}_n"] == COUNT for name in names)
+    assert result.lower_is_better == ("depth/absrel", "depth/object_error")
     assert result.headline == ("pixel/psnr", "depth/absrel", "segmentation/f1")
     assert [row[-1] for row in result.table.rows] == ["better"] * 5
     assert result.metrics["segmentation/f1_mean_map"] < 0.8

@@ -250,7 +250,7 @@ def later_target(listed: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (without, "other prompts than GenEval's 553"),
         (twice, "other prompts than GenEval's 553"),
@@ -259,9 +259,9 @@ def later_target(listed: list[dict[str, Any]]) -> list[dict[str, Any]]:
         (later_target, "line 1 .*no earlier clause"),
     ],
 )
-def test_other_prompts_are_refused(change: Any, said: str) -> None:
+def test_other_prompts_are_refused(change: Any, message: str) -> None:
     content = "\n".join(map(json.dumps, change(records()))).encode()
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         read_records(content)
 
 

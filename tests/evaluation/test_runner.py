@@ -254,17 +254,19 @@ def test_an_error_names_the_items_of_its_block() -> None:
 
 @pytest.mark.usefixtures("toys")
 @pytest.mark.parametrize(
-    ("name", "settings", "said"),
+    ("name", "settings", "message"),
     [("typo", {}, "spatial, generatedMaps, .*words, bright-and-dark"), ("words", {"images": "two"}, "images: 'two'")],
 )
-def test_an_unknown_benchmark_and_wrong_settings_are_the_users(name: str, settings: dict[str, Any], said: str) -> None:
-    with pytest.raises(UserError, match=said) as caught:
+def test_an_unknown_benchmark_and_wrong_settings_are_the_users(
+    name: str, settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=message) as caught:
         find_benchmark(name, settings, PLACE)
     assert caught.value.remedy
 
 
 @pytest.mark.parametrize(
-    ("metrics", "headline", "cells", "said"),
+    ("metrics", "headline", "cells", "message"),
     [
         ({"a=b": 1.0}, (), [], "name of a metric"),
         ({"acc": 1.0}, ("accuracy",), [], "headline"),
@@ -272,7 +274,7 @@ def test_an_unknown_benchmark_and_wrong_settings_are_the_users(name: str, settin
     ],
 )
 def test_a_result_that_cannot_be_logged_or_shown_is_refused(
-    metrics: dict[str, float], headline: tuple[str, ...], cells: list[str], said: str
+    metrics: dict[str, float], headline: tuple[str, ...], cells: list[str], message: str
 ) -> None:
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         BenchmarkResult(metrics, headline, Table("t", ["only"], [cells] if cells else []))

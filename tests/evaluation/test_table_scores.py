@@ -189,7 +189,7 @@ def test_scores_are_those_of_the_table_and_never_of_an_earlier_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rules", "rows", "said"),
+    ("rules", "rows", "message"),
     [
         (mmvp.RULES, mmvp_rows(random.Random(0), 2)[:3], r"no second row of their pair follows.*: 1 \(3\)"),
         (mmvp.RULES, mmvp_rows(random.Random(0), 2)[1:3], r"no second row .*: 1 \(2\)"),
@@ -199,14 +199,14 @@ def test_scores_are_those_of_the_table_and_never_of_an_earlier_one() -> None:
         (vsr.RULES, [], "has no rows"),
     ],
 )
-def test_rows_that_cannot_be_scored_are_named(rules: TableRules, rows: list[Row], said: str) -> None:
-    with pytest.raises(UserError, match=said) as refused:
+def test_rows_that_cannot_be_scored_are_named(rules: TableRules, rows: list[Row], message: str) -> None:
+    with pytest.raises(UserError, match=message) as refused:
         scored(rules, rows, ["A"] * len(rows))
     assert refused.value.exit_code == 65
 
 
 @pytest.mark.parametrize(
-    ("rules", "rows", "given", "said"),
+    ("rules", "rows", "given", "message"),
     [
         (realworldqa.RULES, [{"index": "4", "answer": "yes"}], ["yes"], "Rows without options: 1 (4); no reply"),
         (realworldqa.RULES, [{"index": "4", "answer": "C", "A": "x"}], ["C"], "that is none of their options: 1 (4)"),
@@ -220,10 +220,12 @@ def test_rows_that_cannot_be_scored_are_named(rules: TableRules, rows: list[Row]
          "The answer No: given 9 times in 9 replies, and right 1 times"),
     ],
 )  # fmt: skip
-def test_what_makes_a_score_doubtful_is_said(rules: TableRules, rows: list[Row], given: list[str], said: str) -> None:
+def test_what_makes_a_score_doubtful_is_reported(
+    rules: TableRules, rows: list[Row], given: list[str], message: str
+) -> None:
     result = scored(rules, rows, given)
-    assert any(said in warning for warning in result.warnings)
-    assert "1 (4)" not in said or result.metrics["acc"] == 0
+    assert any(message in warning for warning in result.warnings)
+    assert "1 (4)" not in message or result.metrics["acc"] == 0
 
 
 def test_which_answers_were_given_is_a_file() -> None:

@@ -95,7 +95,7 @@ def test_images_may_be_files_beside_the_table(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "said"),
+    ("rows", "message"),
     [
         ([ROW, ROW], "1 indices stand in several rows each, the first is 0"),
         ([{**ROW, "image": "['a', 'b']" + "c" * 64}], "row 0 has several images"),
@@ -107,13 +107,13 @@ def test_images_may_be_files_beside_the_table(tmp_path: Path) -> None:
         ([], "it has no rows"),
     ],
 )
-def test_a_table_that_cannot_be_asked_is_refused(tmp_path: Path, rows: list[dict[str, object]], said: str) -> None:
+def test_a_table_that_cannot_be_asked_is_refused(tmp_path: Path, rows: list[dict[str, object]], message: str) -> None:
     path = write_table(tmp_path / "t.tsv", rows) if rows else tmp_path / "t.tsv"
     if rows and isinstance(rows[0]["question"], bytes):
         path.write_bytes(path.read_bytes().replace(str(rows[0]["question"]).encode(), rows[0]["question"]))
     if not rows:
         path.write_text("index\tquestion\tanswer\n")
-    with pytest.raises(UserError, match=said) as refused:
+    with pytest.raises(UserError, match=message) as refused:
         read_questions(path)
     assert refused.value.exit_code == 65
 

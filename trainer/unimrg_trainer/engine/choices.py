@@ -141,12 +141,21 @@ def benchmark_places(job: UniMRGJob, env: PodEnvironment) -> Iterator[tuple[Benc
 
 
 def asked_benchmarks(job: UniMRGJob, env: PodEnvironment) -> dict[str, Asked]:
-    """Return the benchmarks of the job's evaluation by name, its suite's too. Raises UserError for wrong settings."""
-    found = {}
+    """Return the benchmarks of the job's evaluation by entry, its suite's too.
+
+    Raises UserError for wrong settings, and for two benchmarks of one name, whose results would replace each other.
+    """
+    found: dict[str, Asked] = {}
     for entry, place in benchmark_places(job, env):
         name, settings = entry.selected()
         limit = None if entry.custom is not None else settings.get("limit")
-        found[entry.key] = Asked(find_benchmark(name, settings, place), settings, limit)
+        asked = Asked(find_benchmark(name, settings, place), settings, limit)
+        if any(one.name == asked.name for one in found.values()):
+            raise UserError(
+                f"{place.field}: another benchmark of this job names its results {asked.name}, too",
+                remedy="leave one of them out, or give the benchmark of your package another name",
+            )
+        found[entry.key] = asked
     return found
 
 

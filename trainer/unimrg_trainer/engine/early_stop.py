@@ -125,6 +125,11 @@ class EarlyStop:
                     f"spec.training.earlyStop.benchmark.metric: {selection.name} has no metric {selection.metric!r}",
                     remedy=f"it has {', '.join(names)}" if found else "choose a benchmark that has something to ask",
                 )
+            if result is not None and selection.metric in result.lower_is_better:
+                raise UserError(
+                    f"spec.training.earlyStop.benchmark: of {selection.name} {selection.metric} less is better",
+                    remedy="choose one of which more is better, e.g. a gain over a baseline",
+                )
             self._reporter.record_benchmark(finished_steps, asked, found)
             return found[selection.metric]
 

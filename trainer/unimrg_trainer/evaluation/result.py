@@ -58,6 +58,8 @@ class BenchmarkResult:
     """In the order in which they were asked; written to results/items/NAME.jsonl and not to the summary."""
     means_of_categories: tuple[str, ...] = ()
     """Metrics that are the unweighted mean of the categories' means, and not the mean over the items."""
+    lower_is_better: tuple[str, ...] = ()
+    """Metrics that no checkpoint may be selected by, because it would be the worst."""
     provenance: dict[str, str] = field(default_factory=dict)
     """What a score depends on besides the model (rule_set, data_md5, prompt_sha256, prompt_style, judge, …): results
     whose values differ are not compared."""

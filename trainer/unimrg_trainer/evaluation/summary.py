@@ -111,9 +111,16 @@ class Summary(BaseModel):
         return {name: metrics[name] for name in names if name in metrics}
 
     def curves(self) -> dict[str, float]:
-        """Return the metrics to draw beside those of training: the headline and the held-out losses."""
+        """Return the metrics to draw beside those of training: the headline, the held-out losses, and every score of a
+        benchmark as a whole; those of its categories and the ends of intervals are in the tables."""
         losses = {f"eval/heldout/{name.lower()}/after": loss.after for name, loss in self.held_out.items()}
-        return self.headline() | losses
+        scores = {
+            f"{prefix_of(result.limit)}/{benchmark}/{name}": value
+            for benchmark, result in self.benchmarks.items()
+            for name, value in result.metrics.items()
+            if "/" not in name and not name.endswith(("_low", "_high"))
+        }
+        return self.headline() | losses | scores
 
     def tables(self) -> dict[str, Table]:
         """Return what `render` shows, intervals and counts included, by names that fit a file."""

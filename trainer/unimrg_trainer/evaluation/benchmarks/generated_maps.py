@@ -152,16 +152,17 @@ MEAN_MAP, ANOTHER = "mean_map", "other_image"
 def map_scores(pairs: Mapping[str, Sequence[Pair]], title: str, seed: int) -> BenchmarkResult:
     """Score what was generated of each map: metrics `MAP/MEASURE`, the first measure of each in the headline."""
     metrics: dict[str, float] = {}
-    rows, headline = [], []
+    rows, headline, lower = [], [], []
     for name, of_map in pairs.items():
         scores = score_map(of_map, KINDS.get(name, PICTURE), seed) if of_map else {}
         for measure, one in scores.items():
             metrics |= {f"{name}/{metric}": value for metric, value in _metrics(measure, one).items()}
             rows.append(_cells(f"{name}: {measure.label}", measure, one))
         headline += [f"{name}/{measure.name}" for measure in list(scores)[:1]]
+        lower += [f"{name}/{measure.name}" for measure in scores if not measure.higher_is_better]
     title = f"{title}; the verdict: against the mean map and another image's output"
     columns = ["map", "n", "model [95 %]", "mean map", "another", "verdict"]
-    return BenchmarkResult(metrics, tuple(headline), Table(title, columns, rows))
+    return BenchmarkResult(metrics, tuple(headline), Table(title, columns, rows), lower_is_better=tuple(lower))
 
 
 def score_map(pairs: Sequence[Pair], kind: Kind, seed: int) -> dict[Measure, Score]:
