@@ -112,7 +112,13 @@ def test_metrics_carry_the_agreed_names_and_units() -> None:
 
 def test_every_table_is_printed_without_colour() -> None:
     text = printed(summary())
-    for words in ("120 steps in 12m34s", "processes: 2", "Understanding", "-51.7 %", "66.7 [60.0, 73.0]"):
+    for words in (
+        "weights after 120 steps; training took 12m34s",
+        "processes: 2",
+        "Understanding",
+        "-51.7 %",
+        "66.7 [60.0, 73.0]",
+    ):
         assert words in text
     depth, with_other_image = (line for line in text.splitlines() if "Depth" in line)
     assert depth.rstrip().endswith("unclear")

@@ -210,7 +210,7 @@ def test_rows_that_cannot_be_scored_are_named(rules: TableRules, rows: list[Row]
     [
         (realworldqa.RULES, [{"index": "4", "answer": "yes"}], ["yes"], "Rows without options: 1 (4); no reply"),
         (realworldqa.RULES, [{"index": "4", "answer": "C", "A": "x"}], ["C"], "that is none of their options: 1 (4)"),
-        (vsr.RULES, [{"index": "4", "answer": "yes"}], ["yes"], "with an answer other than Yes or No: 1 (4)"),
+        (vsr.RULES, [{"index": "4", "answer": "yes"}], ["yes"], "other than Yes or No (capitals count): 1 (4)"),
         (mmbench.RULES, [question(1, "A"), question(2_000_001, "C")], ["A", "C"], "fewer rotations than options: 1;"),
         (mmbench.RULES, [question(1, "A"), question(1_000_002, "B")], ["A", "B"], "without their unrotated row: 1;"),
         (vsr.RULES, yes_no_rows(random.Random(0), 10), ["Yes"] * 9 + ["well"], "name no answer: 1 of 10"),

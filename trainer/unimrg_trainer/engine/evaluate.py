@@ -158,7 +158,7 @@ class Evaluation:
             if not import_commit(setup.run_store, agreement, commit, self._restore, digest):
                 continue  # damaged: it is quarantined now
             after = self._losses(setup, f"held-out loss after step {commit.step}, batch")
-            runner = self._runner(commit.manifest_sha256)
+            runner = self._runner(commit.manifest_sha256, f"step {commit.step}, ")
             scores = self._scores(runner, results, f"results/step-{commit.step}")
             losses = compared(after) if setup.rank == 0 else {}
             results.write(
@@ -170,14 +170,17 @@ class Evaluation:
         reader.on_read = self.progress.go_on
         import_weights(self.module, reader)
 
-    def _runner(self, weights: str) -> Runner:
-        """The runner for the weights that the module has now; their digest covers how they answer and generate, too."""
+    def _runner(self, weights: str, name: str = "") -> Runner:
+        """The runner for the weights that the module has now; their digest covers how they answer and generate, too.
+
+        What it reports begins with `name`.
+        """
         setup, spec = self.setup, self.setup.job.spec
         how = [spec.model.family(), str(setup.parameter_dtype), setup.device.type, recorded_versions()]
         return Runner(
             TrainedModel(setup.family, self.module, self.progress.go_on),
             self.work,
-            self.progress,
+            lambda what, done, total: self.progress(f"{name}{what}", done, total),
             StoredBlocks(setup.run_store),
             sha256_of([weights, how]),
             canonical_json(spec.model.family()[1].get("sampling", {})),

@@ -58,7 +58,7 @@ class StoppableProgress:
 
     def raise_if_stopped(self) -> None:
         if self.stop.requested:
-            raise Interrupted("interrupted during evaluation; the last checkpoint is kept")
+            raise Interrupted("interrupted during evaluation; finished blocks are kept")
 
 
 @dataclass(frozen=True)

@@ -132,7 +132,7 @@ class Summary(BaseModel):
 
 def render(summary: Summary) -> Group:
     """Return the table that a run ends with, for `rich.print`; readable without colour."""
-    steps = f"{counted(summary.steps, 'step')} in {duration(summary.seconds)}"
+    steps = f"weights after {counted(summary.steps, 'step')}; training took {duration(summary.seconds)}"
     if summary.weights == "initial":
         steps = "the initial weights"
     parts: list[RichTable | Text] = [

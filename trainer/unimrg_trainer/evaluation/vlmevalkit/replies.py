@@ -66,7 +66,8 @@ def read_replies(rows: Sequence[Row], predictions: Sequence[str], kind: Kind, ru
 def never_right(rows: Sequence[Row], kind: Kind) -> list[str]:
     """Say which questions no reply can answer: those without options, or with an answer that is none of them."""
     if kind == "YesNo":
-        return _named("rows with an answer other than Yes or No", [row for row in rows if row["answer"] not in YES_NO])
+        others = [row for row in rows if row["answer"] not in YES_NO]
+        return _named("rows with an answer other than Yes or No (capitals count)", others)
     bare = [row for row in rows if not options(row)]
     other = [row for row in rows if options(row) and row["answer"] not in options(row)]
     return _named("rows without options", bare) + _named("rows with an answer that is none of their options", other)
