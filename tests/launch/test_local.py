@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import random
 import shutil
 import signal
 import threading
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from tests.support.benchmark_tables import image, write_table, yes_no_rows
 from tests.support.fake_tracking import NoUploads
 from tests.support.local_jobs import WITH_IMAGES, tiny_job
 from tests.support.waiting import wait_until
@@ -75,7 +77,10 @@ def test_a_job_runs_from_check_to_finish_and_again_has_nothing_to_do(tmp_path: P
 def test_a_job_that_does_not_train_is_evaluated_once_and_needs_no_data(
     tmp_path: Path, closed: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    changes: dict[str, Any] = {"data": None, "stages": {"train": {"mode": "Never"}}}
+    rows = yes_no_rows(random.Random(0), 2)
+    write_table(tmp_path / "questions.tsv", [{**row, "image": image(number)} for number, row in enumerate(rows)])
+    asked = [{"tsv": {"file": "file://questions.tsv", "kind": "YesNo"}}]
+    changes: dict[str, Any] = {"data": None, "stages": {"train": {"mode": "Never"}, "evaluate": {"benchmarks": asked}}}
     monkeypatch.setattr(NoUploads, "remaining", 3)
     code, text = run(tmp_path, **changes)
     assert code == 0, text
@@ -92,7 +97,7 @@ def test_a_prefix_with_checkpoints_is_none_for_initial_weights(tmp_path: Path, c
     assert run(tmp_path, stages__evaluate__mode="Never")[0] == 0
     code, text = run(tmp_path, stages={"train": {"mode": "Never"}})
     assert code == ExitCode.CONFIGURATION
-    assert "spec.checkpoint.uri: there are checkpoints of a training below it" in text and "prefix of its own" in text
+    assert "spec.checkpoint.uri: " in text and '"Never" here (give this job a spec.checkpoint.uri of its own' in text
 
 
 def test_a_complete_run_that_was_not_closed_is_closed_without_its_data(tmp_path: Path, closed: list[str]) -> None:
