@@ -7,7 +7,8 @@ from typing import Any
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tests.support.bad_jobs import GOOD_JOB, places
+from tests.support.bad_jobs import places
+from tests.support.good_jobs import GOOD_JOB
 from unimrg_api.errors import JobError
 from unimrg_api.load import dump_job, parse_job
 from unimrg_api.yaml_source import read_yaml

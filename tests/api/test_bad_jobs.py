@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.bad_jobs import BAD_JOBS, FOR_A_CLUSTER, GOOD_JOB, BadJob
+from tests.support.bad_jobs import BAD_JOBS, FOR_A_CLUSTER, BadJob
+from tests.support.good_jobs import GOOD_JOB
 from unimrg_api.errors import JobError, Problem
 from unimrg_api.exit_codes import ExitCode
 from unimrg_api.load import load_job, parse_job

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.bad_jobs import GOOD_JOB, SMALLEST
+from tests.support.good_jobs import GOOD_JOB, SMALLEST
 from unimrg_api.fields import path_of, resolve_uri
 from unimrg_api.job import UniMRGJob
 from unimrg_api.load import parse_job

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.api_stand_in import JOBS, NOT_FOUND, TOKEN, Answer, StandIn, refusal, write_kubeconfig
-from tests.support.bad_jobs import GOOD_JOB
 from tests.support.cluster_jobs import cluster_job
 from tests.support.command_line import Ended, Unimrg
+from tests.support.good_jobs import GOOD_JOB
 from unimrg_cli import cluster_client, extras
 
 CLUSTER_JOB = (

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from tests.support.api_stand_in import JOBS, NOT_FOUND, Answer, StandIn, refusal
-from tests.support.bad_jobs import GOOD_JOB
 from tests.support.cluster_jobs import RUNNING, SUCCEEDED, cluster_job, condition, end, failed
 from tests.support.command_line import Ended, Unimrg, piped
+from tests.support.good_jobs import GOOD_JOB
 from unimrg_api.status import JobStatus
 from unimrg_api.yaml_source import read_yaml
 from unimrg_cli import waiting

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.bad_jobs import GOOD_JOB
 from tests.support.command_line import Unimrg
+from tests.support.good_jobs import GOOD_JOB
 
 REPOSITORY = Path(__file__).parents[2]
 RECIPE = REPOSITORY / "examples/recipes/unimrg-harmon.yaml"

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.bad_jobs import GOOD_CLUSTER_JOB
 from tests.support.command_line import Unimrg
+from tests.support.good_jobs import GOOD_CLUSTER_JOB
 from unimrg_api.load import dump_job, load_job
 from unimrg_cli.yaml_text import to_yaml
 from unimrg_operator.app.observe import observe_job

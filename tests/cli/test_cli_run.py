@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.bad_jobs import GOOD_JOB
 from tests.support.command_line import Unimrg, piped
+from tests.support.good_jobs import GOOD_JOB
 from unimrg_cli import extras
 
 

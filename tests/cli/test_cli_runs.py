@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.bad_jobs import GOOD_JOB
 from tests.support.command_line import Unimrg
 from tests.support.faulty_stores import flip
+from tests.support.good_jobs import GOOD_JOB
 from unimrg_api.load import load_job
 from unimrg_api.progress import Progress
 from unimrg_api.termination import TerminationRecord

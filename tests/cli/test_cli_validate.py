@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.bad_jobs import GOOD_JOB
 from tests.support.command_line import Unimrg, piped
+from tests.support.good_jobs import GOOD_JOB
 
 REPOSITORY = Path(__file__).parents[2]
 PHOTOGRAPHS = GOOD_JOB.replace("    shards:", "      - images: {uri: file://photographs}\n    shards:")

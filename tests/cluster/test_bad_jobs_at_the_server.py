@@ -16,18 +16,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.support.bad_jobs import (
-    BAD_JOBS,
-    FOR_A_CLUSTER,
-    GOOD_CLUSTER_JOB,
-    GOOD_JOB,
-    HARMON_PARTS,
-    OPENUNI_PARTS,
-    BadJob,
-    on_cluster,
-    places,
-)
+from tests.support.bad_jobs import BAD_JOBS, FOR_A_CLUSTER, HARMON_PARTS, OPENUNI_PARTS, BadJob, on_cluster, places
 from tests.support.control_plane import ControlPlane
+from tests.support.good_jobs import GOOD_CLUSTER_JOB, GOOD_JOB
 from tools.crd import crd
 from unimrg_api.cluster import GROUP, PLURAL, VERSION
 from unimrg_api.errors import JobError, Problem

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from tests.support.api_stand_in import write_kubeconfig
-from tests.support.bad_jobs import GOOD_CLUSTER_JOB
 from tests.support.cluster_jobs import RUNNING, failed
 from tests.support.command_line import Ended, Unimrg, unimrg
 from tests.support.control_plane import ControlPlane, KubectlError
+from tests.support.good_jobs import GOOD_CLUSTER_JOB
 from unimrg_cli import waiting
 from unimrg_cli.cluster_view import ClusterJob, headline
 
