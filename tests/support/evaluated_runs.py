@@ -16,9 +16,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from unimrg_cli.report_runs import StoredRun
+from unimrg_trainer.evaluation.reports.runs import EvaluatedRun, read_run
 from unimrg_trainer.evaluation.result import BenchmarkResult, ItemScore, Table
 from unimrg_trainer.evaluation.summary import Summary
+from unimrg_trainer.storage import LocalStore
 
+DATE = "2026-11-30"
+"""Of reports that are made of these runs."""
 OBJECTIVES = {
     "SFT": ("Understanding",),
     "RecA": ("Understanding", "Pixel"),
@@ -249,3 +254,8 @@ def full_set(folder: Path, *, seeds: Sequence[int] = (1, 2, 3), kept: Sequence[i
     }.items():
         runs.append(made_up_run(folder / name, skill=0.64, seed=1, training={"objectives": objectives}))
     return runs
+
+
+def read(folder: Path, *, is_base: bool = False) -> EvaluatedRun:
+    """Return such a run as reports read it."""
+    return read_run(StoredRun(LocalStore(folder)), is_base=is_base)
