@@ -17,7 +17,7 @@ from tests.support.scene_records import SceneRecords
 from unimrg_api.errors import Interrupted, UserError
 from unimrg_trainer.evaluation.benchmarks.base import BenchmarkResult, FileSink, Item, LazyItems, Subject, Table
 from unimrg_trainer.evaluation.benchmarks.registry import find_benchmark
-from unimrg_trainer.evaluation.blocks import StoredBlocks
+from unimrg_trainer.evaluation.blocks import StoredBlocks, remove_others
 from unimrg_trainer.evaluation.runner import ANSWER_BLOCK, IMAGE_BLOCK, Asked, Runner
 from unimrg_trainer.models.requests import AnswerRequest, GenerateRequest
 from unimrg_trainer.storage.local import LocalStore
@@ -211,7 +211,7 @@ class DyingModel(EchoModel):
 @pytest.mark.parametrize("benchmark", [Counted(3 * ANSWER_BLOCK), Reduced(3 * IMAGE_BLOCK)])
 def test_what_was_finished_before_a_kill_is_not_asked_again(benchmark: Counted, tmp_path: Path) -> None:
     def measure(model: EchoModel, weights: str = "w") -> list[list[str]]:
-        one = Runner(model, ThreadRanks(), lambda *_: None, StoredBlocks(LocalStore(tmp_path)), weights)
+        one = Runner(model, ThreadRanks(), lambda *_: None, StoredBlocks(LocalStore(tmp_path), weights))
         result = one.measure(Asked(benchmark, {}), subject(), TEXT | IMAGES, 0, files)
         assert result is not None
         return result.table.rows
@@ -225,21 +225,23 @@ def test_what_was_finished_before_a_kill_is_not_asked_again(benchmark: Counted, 
     assert rows == measure(others, "other weights") and len(others.asked) == 3
     if isinstance(benchmark, Reduced):
         assert files == {f"item-{n}.txt": f"{n:.1f}".encode() for n in range(benchmark.count)}
-    StoredBlocks(LocalStore(tmp_path)).clear()
-    assert not list(tmp_path.rglob("results/blocks/*"))
+    remove_others(LocalStore(tmp_path), {"w"})
+    assert measure(once_more := DyingModel(0)) == rows and not once_more.asked, "with another benchmark, e.g."
+    with pytest.raises(Killed):
+        measure(DyingModel(0), "other weights")
 
 
 def test_images_come_back_from_a_finished_block_as_they_were(tmp_path: Path) -> None:
     items = [Item("", GenerateRequest("", 0, row)) for row in range(3)]
-    blocks = StoredBlocks(LocalStore(tmp_path))
+    blocks = StoredBlocks(LocalStore(tmp_path), "w")
     first, second = (Runner(model, ThreadRanks(), lambda *_: None, blocks) for model in (EchoModel(), DyingModel(0)))
     fresh, blocks._there = first.ask(items, "toy"), None
     assert all(np.array_equal(one, other) for one, other in zip(fresh, second.ask(items, "toy"), strict=True))
-    (file,) = tmp_path.rglob("results/blocks/*")
+    (file,) = tmp_path.rglob("results/blocks/*/*")
     whole = file.read_bytes()
     for damaged in (whole[:-9], whole[:60] + bytes(9) + whole[69:], b"[1", b""):
         file.write_bytes(damaged)
-        assert StoredBlocks(LocalStore(tmp_path)).find(file.name, 3) is None, "it is asked again"
+        assert StoredBlocks(LocalStore(tmp_path), "w").find(file.name, 3) is None, "it is asked again"
 
 
 def test_an_error_names_the_items_of_its_block() -> None:

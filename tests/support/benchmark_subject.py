@@ -17,6 +17,8 @@ PLACE = BenchmarkPlace("spec.stages.evaluate.benchmarks[0].toy", Path("/nowhere"
 class Files(dict[str, bytes]):
     """What benchmarks write, in memory."""
 
+    folder = "results/toy"
+
     def write(self, path: str, content: bytes) -> None:
         self[path] = content
 

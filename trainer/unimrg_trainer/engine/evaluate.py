@@ -48,7 +48,6 @@ from unimrg_trainer.engine.setup import Setup, set_up, waiting
 from unimrg_trainer.engine.stopping import StopFlag
 from unimrg_trainer.engine.strategies.base import import_weights
 from unimrg_trainer.evaluation.benchmarks.base import BenchmarkResult, Subject
-from unimrg_trainer.evaluation.blocks import StoredBlocks
 from unimrg_trainer.evaluation.held_out import HeldOutLoss, compare
 from unimrg_trainer.evaluation.image_use import compare_images
 from unimrg_trainer.evaluation.runner import Asked, Runner
@@ -107,7 +106,7 @@ class Evaluation:
             parameters = sum(parameter.numel() for parameter in self.module.parameters())
             describe_run(setup, spool, parameters, frozen_count=0)
         results = Results(setup, spool)
-        runner = self._runner(weights)
+        runner = self._runner(results, weights)
         scores = self._scores(runner, results, "results")
         grid = [] if self.held_out is None else draw_samples(setup, self.held_out, runner)
         results.write(Evaluated(None, weights, scores, runner.left_out, grid=grid))
@@ -125,7 +124,7 @@ class Evaluation:
         assert commit is not None, "without a commit that verifies it raises"
         after = self._losses(setup, "held-out loss after training, batch")
         other = self._other_image_losses()
-        runner = self._runner(commit.manifest_sha256)
+        runner = self._runner(results, commit.manifest_sha256)
         scores = self._scores(runner, results, "results")
         grid = draw_samples(setup, held_out, runner)
         first = setup.rank == 0
@@ -158,7 +157,7 @@ class Evaluation:
             if not import_commit(setup.run_store, agreement, commit, self._restore, digest):
                 continue  # damaged: it is quarantined now
             after = self._losses(setup, f"held-out loss after step {commit.step}, batch")
-            runner = self._runner(commit.manifest_sha256, f"step {commit.step}, ")
+            runner = self._runner(results, commit.manifest_sha256, f"step {commit.step}, ")
             scores = self._scores(runner, results, f"results/step-{commit.step}")
             losses = compared(after) if setup.rank == 0 else {}
             results.write(
@@ -170,7 +169,7 @@ class Evaluation:
         reader.on_read = self.progress.go_on
         import_weights(self.module, reader)
 
-    def _runner(self, weights: str, name: str = "") -> Runner:
+    def _runner(self, results: Results, weights: str, name: str = "") -> Runner:
         """The runner for the weights that the module has now; their digest covers how they answer and generate, too.
 
         What it reports begins with `name`.
@@ -181,8 +180,7 @@ class Evaluation:
             TrainedModel(setup.family, self.module, self.progress.go_on),
             self.work,
             lambda what, done, total: self.progress(f"{name}{what}", done, total),
-            StoredBlocks(setup.run_store),
-            sha256_of([weights, how]),
+            results.blocks(sha256_of([weights, how])),
             canonical_json(spec.model.family()[1].get("sampling", {})),
         )
 

@@ -18,7 +18,7 @@ from unimrg_trainer.checkpoint.commit import Commit
 from unimrg_trainer.engine.run_description import record_dataset
 from unimrg_trainer.engine.setup import Setup
 from unimrg_trainer.evaluation.benchmarks.base import BenchmarkResult
-from unimrg_trainer.evaluation.blocks import StoredBlocks
+from unimrg_trainer.evaluation.blocks import StoredBlocks, remove_others
 from unimrg_trainer.evaluation.held_out import HeldOutLoss
 from unimrg_trainer.evaluation.image_use import ImageUse
 from unimrg_trainer.evaluation.pictures import GridRow, curves_png, grid_png
@@ -69,6 +69,12 @@ class Results:
         """`spool` is rank 0's, None on others."""
         self._setup = setup
         self._spool = spool
+        self._weights: set[str] = set()
+
+    def blocks(self, weights: str) -> StoredBlocks:
+        """Return the finished blocks of weights of this digest, on every rank."""
+        self._weights.add(weights)
+        return StoredBlocks(self._setup.run_store, weights)
 
     def files(self, folder: str) -> BenchmarkFiles:
         """Return what takes the files of a benchmark, on every rank."""
@@ -98,10 +104,10 @@ class Results:
         logger.info("results of step %d are in %s/%s", summary.steps, self._setup.run_store.uri, folder)
 
     def close(self) -> None:
-        """Close the spool's segment, and remove the blocks that the results were made of."""
+        """Close the spool's segment, and remove the blocks of weights that were not evaluated."""
         if self._spool is not None:
             self._spool.close_segment()
-            StoredBlocks(self._setup.run_store).clear()
+            remove_others(self._setup.run_store, self._weights)
 
     def _pictures(self, found: Evaluated) -> dict[str, tuple[str, bytes]]:
         """Return file name and content of the grid and of the curves, as far as there are any."""

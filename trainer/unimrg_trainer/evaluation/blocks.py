@@ -1,4 +1,4 @@
-"""Finished blocks of results in the run's store, so that nothing is asked again after a kill.
+"""Finished blocks of results in the run's store, so that nothing is asked twice, after a kill or for another benchmark.
 
 A block lies under the digest of all that its results depend on: the weights, and what it asks, images included. So it
 is found at any number of ranks, and never for other weights, questions or settings (docs/method/evaluation.md).
@@ -11,7 +11,7 @@ import json
 import logging
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from hashlib import sha256
 from typing import Any
 
@@ -28,9 +28,12 @@ _DAMAGED = (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 class StoredBlocks:
-    """The blocks of one run. A store that fails costs time after the next kill, and no results."""
+    """The blocks of one set of weights. A store that fails costs time after the next kill, and no results."""
 
-    def __init__(self, store: ObjectStore) -> None:
+    def __init__(self, store: ObjectStore, weights: str) -> None:
+        """`weights` is their digest, and that of how they answer and generate."""
+        self.weights = weights
+        self._folder = folder_of(weights)
         self._store = store
         self._there: set[str] | None = None
 
@@ -38,8 +41,8 @@ class StoredBlocks:
         """Return the results of a block of `count` items; None if it was not finished, or cannot be read."""
         try:
             if self._there is None:
-                self._there = {key for key, _ in self._store.list(FOLDER)}
-            key = FOLDER + digest
+                self._there = {key for key, _ in self._store.list(self._folder)}
+            key = self._folder + digest
             results = _decoded(self._store.get(key)) if key in self._there else None
         except (StorageError, *_DAMAGED) as error:
             logger.warning("a finished block of results cannot be read, and is asked again: %s", error)
@@ -49,17 +52,25 @@ class StoredBlocks:
     def keep(self, digest: str, results: Sequence[Result]) -> None:
         """Keep the results of a block."""
         try:
-            self._store.put(FOLDER + digest, _encoded(results))
+            self._store.put(self._folder + digest, _encoded(results))
         except StorageError as error:
             logger.warning("a finished block of results is not kept, and is asked again after a restart: %s", error)
 
-    def clear(self) -> None:
-        """Remove all blocks, once what they add up to is stored."""
-        try:
-            for key, _ in self._store.list(FOLDER):
-                self._store.delete(key)
-        except StorageError as error:
-            logger.warning("blocks of results that are not needed any more remain in %s: %s", self._store.uri, error)
+
+def folder_of(weights: str) -> str:
+    """Return where the blocks of these weights lie: what else there is can go once they are evaluated."""
+    return f"{FOLDER}{sha256(weights.encode()).hexdigest()[:16]}/"
+
+
+def remove_others(store: ObjectStore, weights: Collection[str]) -> None:
+    """Remove the blocks of other weights than these, which were evaluated last."""
+    kept = tuple(map(folder_of, weights))
+    try:
+        for key, _ in store.list(FOLDER):
+            if not key.startswith(kept):
+                store.delete(key)
+    except StorageError as error:
+        logger.warning("blocks of results that are not needed any more remain in %s: %s", store.uri, error)
 
 
 def block_digest(subject: str, items: Sequence[Item], settings: Any, *, reduced: bool) -> str:

@@ -102,8 +102,6 @@ class Runner:
     progress: Progress
     blocks: StoredBlocks | None = None
     """Where finished blocks are kept; None: nowhere."""
-    weights: str = ""
-    """Digest of the weights and of how they generate, which blocks are found by."""
     sampling: str = ""
     """How images are generated: results about images differ with it, so they carry it."""
     evenly: bool = False
@@ -136,7 +134,9 @@ class Runner:
             asked = [items[index] for index in block]
             digest = ""
             if self.blocks is not None:
-                digest = block_digest(self.weights, asked, [max_new_tokens, settings], reduced=reduce is not None)
+                digest = block_digest(
+                    self.blocks.weights, asked, [max_new_tokens, settings], reduced=reduce is not None
+                )
                 if (found := self.blocks.find(digest, len(asked))) is not None:
                     results.append(found)
                     continue
@@ -180,10 +180,10 @@ class Runner:
             logger.warning("the benchmark %s is left out: %s", asked.name, reason)
             self.left_out[asked.name] = reason
             return None
-        reduce = None
+        reduce, settings = None, [asked.name, asked.settings]
         if isinstance(benchmark, ReducesImages):
             reduce = partial(benchmark.reduce, subject=subject, files=files)
-        settings = [asked.name, asked.settings]
+            settings.append(files.folder)  # which has what it wrote
         results = self.ask(items, asked.name, max_new_tokens=benchmark.max_new_tokens, settings=settings, reduce=reduce)
         if self.ranks.rank != 0:
             return None

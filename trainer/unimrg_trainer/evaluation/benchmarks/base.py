@@ -139,8 +139,13 @@ class Benchmark(Protocol):
 class FileSink(Protocol):
     """Where a benchmark's files go."""
 
+    @property
+    def folder(self) -> str:
+        """The folder, from the run's prefix on."""
+        ...
+
     def write(self, path: str, content: bytes, /) -> None:
-        """Keep `content` as results/NAME/`path` of the run's store."""
+        """Keep `content` as `path` below the folder."""
         ...
 
 
