@@ -265,14 +265,16 @@ def test_a_score_without_items_is_shown_beside_those_with(tmp_path: Path) -> Non
     assert difference is not None and difference.interval is None
 
 
-def test_what_a_judge_is_missing_for_is_said(tmp_path: Path) -> None:
+def test_what_was_not_scored_or_not_asked_is_noted(tmp_path: Path) -> None:
     unscored = replace(
         answers([1, 0]), metrics={"images": 8.0}, headline=("images",), items=(), warnings=("No judge.",)
     )
     results = {"mmvp": answers([1, 0]), "other": unscored}
     runs = [
         made_up_run(tmp_path / "one", benchmarks=(), results=results),
-        made_up_run(tmp_path / "two", seed=2, benchmarks=(), results=results, steps=500),
+        made_up_run(
+            tmp_path / "two", seed=2, benchmarks=(), results=results, steps=500, left_out={"vsr": "nothing answers"}
+        ),
     ]
     (model,) = make_report([read(run) for run in runs], date=DATE).models
     assert [column.benchmark for column in model.columns] == ["mmvp"]
@@ -280,6 +282,7 @@ def test_what_a_judge_is_missing_for_is_said(tmp_path: Path) -> None:
         "nothing is compared: no run has the initial weights of openuni L-512, or was given as --base",
         "UniMRG: its runs were evaluated at different steps, 500, 1000",
         "other (UniMRG): not scored; No judge.",
+        "vsr (UniMRG): not asked: nothing answers",
     ]
 
 

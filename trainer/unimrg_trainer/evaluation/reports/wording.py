@@ -144,6 +144,8 @@ def notes_of(model: ModelReport) -> list[str]:
             for name, result in run.summary.benchmarks.items():
                 if name not in shown:
                     rows.setdefault((name, f"not scored; {' '.join(result.warnings)}"), {})[row.label] = None
+            for name, reason in run.summary.left_out.items():
+                rows.setdefault((name, f"not asked: {reason}"), {})[row.label] = None
     return notes + [f"{name} ({', '.join(labels)}): {note}" for (name, note), labels in rows.items()]
 
 
