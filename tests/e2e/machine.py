@@ -49,6 +49,8 @@ def missing() -> str:
         return "a real kubelet needs root"
     if not Path(os.environ.get("UNIMRG_NODE", "")).is_file():
         return "UNIMRG_NODE names no program that starts a cluster with a node"
+    if subprocess.run(["unshare", "--mount", "--net", "true"], capture_output=True).returncode:
+        return "a real kubelet needs namespaces of its own, which root may not create here"
     absent = [name for name in ("nft", "buildah", "runc", "mmdebstrap") if not shutil.which(name)]
     return f"there is no {', '.join(absent)}: apt-get install {' '.join(PACKAGES)}" if absent else ""
 
