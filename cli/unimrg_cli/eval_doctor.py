@@ -102,7 +102,7 @@ def _examine(path: Path, style: PromptStyle) -> TableReport:
     if source and md5 != source.md5:
         problems.append(f"MD5 is not {source.md5}: fetch {source.url}, or set anyFile: true")
     try:
-        table = read_questions(path)
+        table = read_questions(path, md5)
         rules = rules or own_table("MultipleChoice" if any(options(row) for row in table.rows) else "YesNo")
         report = report.model_copy(
             update={

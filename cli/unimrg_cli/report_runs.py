@@ -48,8 +48,8 @@ def find_runs(
 ) -> tuple[list[EvaluatedRun], list[str]]:
     """Return the runs with results, and a sentence about each one of a sweep or an experiment that has none.
 
-    `on_run` is told what is read. Raises UserError, as `read_run` does, for a run that was named itself; INPUT_MISSING
-    if none has results.
+    `on_run` is called with each run's place before it is read. Raises UserError, as `read_run` does, for a run that
+    was named itself; INPUT_MISSING if none has results.
     """
     runs: list[EvaluatedRun] = []
     left_out: list[str] = []

@@ -280,7 +280,7 @@ def test_depth_out_of_domain_is_compared_with_the_producers_map(tmp_path: Path) 
         ]
         np.testing.assert_array_equal(decode_image(files.files["00003-truth.png"]), truths[3])
         np.testing.assert_array_equal(decode_image(files.files["00003-generated.png"]), images[3])
-        return benchmark.score(zip(asked, json.loads(json.dumps(reduced)), strict=True), seed=0)  # type: ignore
+        return benchmark.score(zip(asked, json.loads(json.dumps(reduced)), strict=True), seed=0)
 
     perfect = scored(truths)
     assert perfect.metrics["depth/absrel"] == 0 and perfect.metrics["depth/rho"] == pytest.approx(1)

@@ -57,7 +57,8 @@ def test_a_relation_is_the_exact_one_and_depends_on_no_place_and_size(
     assume(not close)
 
     def moved(box: Box) -> Box:
-        return (*((value + shift) * scale for value in box[:4]), box[4])  # type: ignore[return-value]
+        left, top, right, bottom = ((value + shift) * scale for value in box[:4])
+        return left, top, right, bottom, box[4]
 
     assert relations(one, other) == expected == relations(moved(one), moved(other))
     opposite = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
@@ -178,7 +179,7 @@ DOG_RIGHT_OF_IT = {"class": "dog", "count": 1, "position": ["right of", 0]}
         ),
     ],
 )
-def test_what_an_image_lacks_is_told(
+def test_what_an_image_lacks_is_named(
     include: Any, exclude: Any, objects: dict[str, list[Box]], colours: str, reason: str
 ) -> None:
     decision = decide({"include": include, "exclude": exclude}, objects, lambda name, count: colours.split())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from threading import Barrier
 from typing import Any
@@ -87,19 +88,25 @@ def test_results_and_batches_are_those_of_one_rank_at_any_world_size(request_typ
     for world_size in (2, 3, 5):
         barrier, parts = Barrier(world_size), dict[int, Any]()
         with ThreadPoolExecutor(world_size) as pool:
-            ends = list(pool.map(lambda rank: ask(rank, world_size, barrier, parts), range(world_size)))  # noqa: B023
+            ends = list(pool.map(partial(ask, world_size=world_size, barrier=barrier, parts=parts), range(world_size)))
         assert all(np.array_equal(results, expected) for results, _ in ends)
         assert sorted(size for _, sizes in ends for size in sizes) == sorted(batches)
         parts.clear()
         with ThreadPoolExecutor(world_size) as pool:
-            ends = list(pool.map(lambda rank: ask(rank, world_size, barrier, parts, True), range(world_size)))  # noqa: B023
+            evenly = partial(ask, world_size=world_size, barrier=barrier, parts=parts, evenly=True)
+            ends = list(pool.map(evenly, range(world_size)))
         assert all(np.array_equal(results, expected) for results, _ in ends)
         assert len({len(sizes) for _, sizes in ends}) == 1
 
 
 def test_images_of_a_share_are_read_once_before_they_are_scored() -> None:
     read: list[int] = []
-    items = LazyItems(ANSWER_BLOCK + 1, lambda number: read.append(number) or Item("", AnswerRequest("")))  # type: ignore
+
+    def item(number: int) -> Item:
+        read.append(number)
+        return Item("", AnswerRequest(""))
+
+    items = LazyItems(ANSWER_BLOCK + 1, item)
     runner().ask(items, "toy")
     assert read == [0, *range(ANSWER_BLOCK + 1)], "the first tells what is asked for"
 
@@ -129,7 +136,7 @@ def toys(monkeypatch: pytest.MonkeyPatch) -> None:
 def measured(name: str, settings: dict[str, Any], data: Any, answers: set[type]) -> BenchmarkResult | None:
     asked, one = Asked(find_benchmark(name, settings, PLACE), settings), runner()
     result = one.measure(asked, subject(data), answers, 0, Files())
-    assert (result is None) == (name in one.left_out), "whoever reads the results is told"
+    assert (result is None) == (name in one.left_out), "results name it and the reason"
     return result
 
 

@@ -29,7 +29,13 @@ from unimrg_trainer.evaluation.benchmarks.tsv import TableRules, own_table, scor
 from unimrg_trainer.evaluation.vlmevalkit.choices import extract_choice
 from unimrg_trainer.evaluation.vlmevalkit.compare import as_our_metrics
 from unimrg_trainer.evaluation.vlmevalkit.prompts import choice_prompt
-from unimrg_trainer.evaluation.vlmevalkit.tables import read_questions, read_scores, read_table, write_predictions
+from unimrg_trainer.evaluation.vlmevalkit.tables import (
+    file_md5,
+    read_questions,
+    read_scores,
+    read_table,
+    write_predictions,
+)
 from unimrg_trainer.evaluation.vlmevalkit.yes_no import extract_yes_no
 from unimrg_trainer.models.requests import DEFAULT_STYLE, LETTER_ONLY, PromptStyle
 
@@ -143,7 +149,7 @@ def test_prompts_and_reused_images_equal_vlmevalkits(tmp_path: Path) -> None:
                     | {"question": f"What, {number}?", **hint, **shown, "answer": "A"})  # fmt: skip
     path = write_table(tmp_path / "questions.tsv", rows)
     theirs = ask(tmp_path, {"prompts": [str(path)]})["prompts"][0]
-    table = read_questions(path)
+    table = read_questions(path, file_md5(path))
     internvl = PromptStyle("internvlchat", LETTER_ONLY, labels=False)
     assert {row["index"] for row in table.rows} == set(theirs)
     assert table.without_image == len(rows) - len(theirs) > 0

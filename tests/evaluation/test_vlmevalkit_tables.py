@@ -18,6 +18,7 @@ from unimrg_trainer.evaluation.vlmevalkit.tables import (
     MISSING,
     QuestionTable,
     as_read_back,
+    file_md5,
     read_questions,
     read_scores,
     read_table,
@@ -29,23 +30,27 @@ from unimrg_trainer.models.requests import DEFAULT_STYLE, LETTER_ONLY, PromptSty
 ROW = {"index": 0, "image": image(1), "question": "What?", "A": "red", "B": "blue", "answer": "A"}
 
 
+def read(path: Path, *, images_too: bool = True) -> QuestionTable:
+    return read_questions(path, file_md5(path) if path.is_file() else "", images_too=images_too)
+
+
 def test_options_that_pandas_takes_for_missing_vanish(tmp_path: Path) -> None:
     texts = ["None", "NA", "N/A", "null", "nan", "none", "Nothing"]
     rows = [{**ROW, "index": number, "A": text} for number, text in enumerate(texts)]
-    table = read_questions(write_table(tmp_path / "t.tsv", rows))
+    table = read(write_table(tmp_path / "t.tsv", rows))
     assert [row.get("A") for row in table.rows] == [None, None, None, None, None, "none", "Nothing"]
     assert list(table.vanished) == ["0 A: None", "1 A: NA", "2 A: N/A", "3 A: null", "4 A: nan"]
 
 
 def test_numbers_in_a_column_with_gaps_become_fractions(tmp_path: Path) -> None:
     rows = [{**ROW, "A": "4", "B": "1", "C": ""}, {**ROW, "index": 1, "A": "", "B": "2", "C": "x"}]
-    table = read_questions(write_table(tmp_path / "t.tsv", rows))
+    table = read(write_table(tmp_path / "t.tsv", rows))
     assert choice_prompt(table.rows[0], DEFAULT_STYLE).splitlines()[2:4] == ["A. 4.0", "B. 1"]
 
 
 def test_a_short_image_is_the_index_of_another_row(tmp_path: Path) -> None:
     rows = [{**ROW, "index": 7}, {**ROW, "index": 1_000_007, "image": "7"}, {**ROW, "index": 8, "image": image(2)}]
-    table = read_questions(write_table(tmp_path / "t.tsv", rows))
+    table = read(write_table(tmp_path / "t.tsv", rows))
     shown = [table.image(row["index"]) for row in table.rows]
     assert shown[0].shape == (8, 8, 3) and shown[0].dtype == np.uint8
     assert (shown[0] == shown[1]).all() and (shown[0] != shown[2]).any()
@@ -55,7 +60,7 @@ def test_a_short_image_is_the_index_of_another_row(tmp_path: Path) -> None:
 
 def test_rows_without_an_image_are_left_out_and_counted(tmp_path: Path) -> None:
     rows = [{**ROW}, {**ROW, "index": 1, "image": ""}, {**ROW, "index": 2}]
-    table = read_questions(write_table(tmp_path / "t.tsv", rows))
+    table = read(write_table(tmp_path / "t.tsv", rows))
     assert [row["index"] for row in table.rows] == ["0", "2"]
     assert table.without_image == 1
 
@@ -66,12 +71,12 @@ def test_without_images_a_table_says_the_same_and_takes_little_memory(tmp_path: 
     ]
     rows.append({**ROW, "index": 3, "image": "1"})
     path = write_table(tmp_path / "t.tsv", rows)
-    whole, bare = read_questions(path), read_questions(path, images_too=False)
+    whole, bare = read(path), read(path, images_too=False)
 
-    def told(table: QuestionTable) -> list[dict[str, str]]:
+    def without_ids(table: QuestionTable) -> list[dict[str, str]]:
         return [{name: text for name, text in row.items() if name != "image_id"} for row in table.rows]
 
-    assert told(bare) == told(whole) and (bare.md5, bare.without_image) == (whole.md5, 0)
+    assert without_ids(bare) == without_ids(whole) and (bare.md5, bare.without_image) == (whole.md5, 0)
     assert bare.vanished == whole.vanished == ["1 A: None", "2 A: None"]
     assert [bare.images[index] == bare.images["1"] for index in "0123"] == [False, True, False, True]
     assert all(len(str(stored)) < 200 for stored in bare.images.values())
@@ -84,10 +89,10 @@ def test_images_may_be_files_beside_the_table(tmp_path: Path) -> None:
     path = write_table(tmp_path / "t.tsv", [{k: v for k, v in row.items() if k != "image"} for row in rows])
     (tmp_path / "a.png").write_bytes(base64.b64decode(image(3)))
     with pytest.raises(UserError, match=r"1 images are missing, the first is .*b.png of row 1") as refused:
-        read_questions(path)
+        read(path)
     assert refused.value.exit_code == 66
     (tmp_path / "b.png").write_bytes(b"no image")
-    table = read_questions(path)
+    table = read(path)
     assert table.image("0")[1, 1].tolist() == [0, 0, 3]
     with pytest.raises(UserError, match="row 1 cannot be read") as refused:
         table.image("1")
@@ -114,16 +119,16 @@ def test_a_table_that_cannot_be_asked_is_refused(tmp_path: Path, rows: list[dict
     if not rows:
         path.write_text("index\tquestion\tanswer\n")
     with pytest.raises(UserError, match=message) as refused:
-        read_questions(path)
+        read(path)
     assert refused.value.exit_code == 65
 
 
 def test_a_broken_image_names_its_row(tmp_path: Path) -> None:
-    table = read_questions(write_table(tmp_path / "t.tsv", [{**ROW, "image": "A" * 100}]))
+    table = read(write_table(tmp_path / "t.tsv", [{**ROW, "image": "A" * 100}]))
     with pytest.raises(UserError, match="the image of row 0 cannot be read"):
         table.image("0")
     several = [{**ROW, "index": number, "image": text * 100} for number, text in enumerate("AABC")]
-    table = read_questions(write_table(tmp_path / "several.tsv", [*several, {**ROW, "index": 4}]))
+    table = read(write_table(tmp_path / "several.tsv", [*several, {**ROW, "index": 4}]))
     with pytest.raises(UserError, match=r"the image of row 0 cannot be read: .*; so it is with 2 further images"):
         table.check_images(row["index"] for row in table.rows)
     table.check_images(["4"])

@@ -1,4 +1,4 @@
-"""What benchmarks are told of in tests: some data, some maps, the default way of asking."""
+"""What benchmarks are given in tests: some data, some maps, the default way of asking."""
 
 from __future__ import annotations
 

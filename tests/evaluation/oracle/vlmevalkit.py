@@ -13,8 +13,11 @@ import string
 import sys
 import tempfile
 import types
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+
+import pandas as pd
 
 os.environ["PRED_FORMAT"] = "tsv"
 ROOT = Path(next(iter(find_spec("vlmeval").submodule_search_locations)))
@@ -22,17 +25,16 @@ for name in ("vlmeval", "vlmeval.dataset", "vlmeval.dataset.utils", "vlmeval.uti
     package = types.ModuleType(name)
     package.__path__ = [str(ROOT.joinpath(*name.split(".")[1:]))]
     sys.modules[name] = package
-from vlmeval.utils.matching_util import can_infer, can_infer_lego  # noqa: E402
-
+can_infer = import_module("vlmeval.utils.matching_util").can_infer
 sys.modules["vlmeval.utils"].can_infer = can_infer
-sys.modules["vlmeval.utils"].can_infer_lego = can_infer_lego
+sys.modules["vlmeval.utils"].can_infer_lego = import_module("vlmeval.utils.matching_util").can_infer_lego
 sys.modules["vlmeval.utils"].track_progress_rich = lambda function, tasks, save, keys, **_: one_after_the_other(
     function, tasks, save, keys
 )
-import pandas as pd  # noqa: E402
-from vlmeval.dataset.image_base import ImageBaseDataset  # noqa: E402
-from vlmeval.dataset.utils import multiple_choice, yorn  # noqa: E402
-from vlmeval.smp import cn_string, dump, load, toliststr  # noqa: E402
+ImageBaseDataset = import_module("vlmeval.dataset.image_base").ImageBaseDataset
+multiple_choice, yorn = (import_module(f"vlmeval.dataset.utils.{name}") for name in ("multiple_choice", "yorn"))
+smp = import_module("vlmeval.smp")
+dump, load = smp.dump, smp.load
 
 
 def one_after_the_other(function, tasks, save, keys):
@@ -104,7 +106,7 @@ def functions(path, wanted):
             found = {inner.name: inner for inner in node.body if isinstance(inner, ast.FunctionDef)}
             break
     name = wanted.rpartition(".")[2]
-    space = {"string": string, "pd": pd, "toliststr": toliststr, "cn_string": cn_string}
+    space = {"string": string, "pd": pd, "toliststr": smp.toliststr, "cn_string": smp.cn_string}
     exec(compile(ast.Module([found[name]], []), path, "exec"), space)
     return space[name]
 
@@ -116,8 +118,7 @@ def prompts(path):
         def load_data(self, dataset):
             return load(path)
 
-        def evaluate(self, *_):
-            raise NotImplementedError
+        evaluate = None  # abstract there
 
     data = Questions("made-up")
     data.dump_image = lambda line: "image"

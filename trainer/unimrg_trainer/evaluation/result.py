@@ -11,6 +11,11 @@ from pydantic import Field, FiniteFloat
 _METRIC = re.compile(r"[A-Za-z0-9_\-. :/]{1,200}")
 
 
+def in_metric(name: str) -> str:
+    """Return the name of a group or category as a part of a metric's: what MLflow would refuse is replaced."""
+    return re.sub(r"[^A-Za-z0-9_\-. ]", "_", name)
+
+
 @dataclass(frozen=True)
 class Table:
     """A table as text. The first column is set to the left, the others, which hold numbers, to the right."""

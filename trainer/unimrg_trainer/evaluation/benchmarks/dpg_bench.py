@@ -7,7 +7,6 @@ names no judge gets the images alone (docs/method/evaluation.md).
 from __future__ import annotations
 
 import json
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
@@ -31,6 +30,7 @@ from unimrg_trainer.evaluation.benchmarks.base import (
 )
 from unimrg_trainer.evaluation.benchmarks.prompted import chosen, digest_of_prompts, image_item, image_items, parsed
 from unimrg_trainer.evaluation.judges.base import Answerer, open_judge
+from unimrg_trainer.evaluation.result import in_metric
 
 FILE = "dpg_bench/dpg_bench.csv"
 ORIGIN = "dpg_bench/dpg_bench.csv of ELLA's repository, TencentQQGYLab/ELLA on GitHub"
@@ -97,13 +97,13 @@ class DpgBench:
         answers: dict[str, list[dict[int, bool]]] = defaultdict(list)
         words: list[str] = []
         for name, result in made:
-            said = {int(number): answer.strip().lower() for number, answer in result["answers"].items()}
-            answers[name].append({number: answer == "yes" for number, answer in said.items()})
-            words += said.values()
+            replies = {int(number): answer.strip().lower() for number, answer in result["answers"].items()}
+            answers[name].append({number: answer == "yes" for number, answer in replies.items()})
+            words += replies.values()
         score_them = partial(dpg.score_as_the_reference, seed=seed) if self._reference else dpg.score
         scores = score_them(self._graphs, answers)
         metric = f"dpg_{self._judge.name}" + ("_reference" if self._reference else "")
-        categories = {f"{metric}/{_lawful(name)}": value for name, value in scores.categories.items()}
+        categories = {f"{metric}/{in_metric(name)}": value for name, value in scores.categories.items()}
         unparsed = 100 * sum(word not in ("yes", "no") for word in words) / max(1, len(words))
         metrics = {"images": float(len(made)), metric: scores.overall, "unparsed_rate": unparsed, **categories}
         rows = [["all", str(len(made)), f"{scores.overall:.1f}"]]
@@ -172,12 +172,7 @@ class DpgBench:
 
 def _read_complete(content: bytes, *, reference: bool) -> dict[str, dpg.Graph]:
     """Return the graphs of a table. Raises ValueError unless it has all prompts of the benchmark."""
-    found = len(dpg.read_graphs(content))
-    if found != dpg.PROMPTS:
-        raise ValueError(f"it has {found} prompts, not {dpg.PROMPTS}")
-    return dpg.read_graphs(content, reference=reference)
-
-
-def _lawful(category: str) -> str:
-    """Return a category's name as a part of a metric's."""
-    return re.sub(r"[^A-Za-z0-9_\-. :]", "_", category)
+    graphs = dpg.read_graphs(content)
+    if len(graphs) != dpg.PROMPTS:
+        raise ValueError(f"it has {len(graphs)} prompts, not {dpg.PROMPTS}")
+    return dpg.read_graphs(content, reference=True) if reference else graphs

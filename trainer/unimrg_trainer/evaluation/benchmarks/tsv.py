@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import math
-import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,6 +29,7 @@ from unimrg_trainer.evaluation.benchmarks.base import (
     Table,
 )
 from unimrg_trainer.evaluation.intervals import bootstrap_ratio_interval, cluster_sums, interval_text
+from unimrg_trainer.evaluation.result import in_metric
 from unimrg_trainer.evaluation.vlmevalkit.choices import RULE_SETS
 from unimrg_trainer.evaluation.vlmevalkit.prompts import choice_prompt, prompts_digest, yes_no_prompt
 from unimrg_trainer.evaluation.vlmevalkit.replies import (
@@ -172,11 +172,6 @@ def means(items: Iterable[ItemScore]) -> dict[str, float]:
     return {metric: 100 * math.fsum(of_metric) / len(of_metric) for metric, of_metric in values.items()}
 
 
-def in_metric(group: str) -> str:
-    """Return a group's name with characters that no metric may have replaced."""
-    return re.sub(r"[^A-Za-z0-9_\-. ]", "_", group)
-
-
 def _table(
     rules: TableRules, items: Sequence[ItemScore], members: Mapping[str, Sequence[ItemScore]], seed: int
 ) -> Table:
@@ -209,17 +204,17 @@ class TsvBenchmark:
 
     def check_files(self) -> None:
         """Raise UserError: 66 without the table, or where it is another one than meant; 65 if it cannot be scored."""
-        source = self._rules.source
-        known = source is not None and file_md5(self._path()) == source.md5  # then its images need no look
-        table = self._read(images_too=not known)
-        if not known:
+        path, md5 = self._file()
+        published = self._rules.source is not None and md5 == self._rules.source.md5  # then its images need no look
+        table = self._read(path, md5, images_too=not published)
+        if not published:
             rows = first_clusters(table.rows, self._rules.clusters(table.rows), self._limit)
-            with named(self._path()):
+            with named(path):
                 table.check_images(row["index"] for row in rows)
 
     def items(self, subject: Subject) -> Items:
         """One item for each row; those that are not independent share a key."""
-        table = self._read()
+        table = self._read(*self._file())
         self._md5 = table.md5
         clusters = self._rules.clusters(table.rows)
         rows = first_clusters(table.rows, clusters, self._limit)
@@ -259,16 +254,21 @@ class TsvBenchmark:
             files=result.files | {PREDICTIONS: write_predictions(rows, replies)},
         )
 
-    def _read(self, *, images_too: bool = True) -> QuestionTable:
+    def _file(self) -> tuple[Path, str]:
+        """Return the table's path and MD5. Raises UserError (66) for another file than the published one."""
         source, path = self._rules.source, self._path()
-        if source and not self._any_file and (found := file_md5(path)) != source.md5:
+        md5 = file_md5(path)
+        if source and not self._any_file and md5 != source.md5:
             raise UserError(
-                f"{self._place.field}: {path} is not the {source.file} that VLMEvalKit scores: its MD5 is {found} "
+                f"{self._place.field}: {path} is not the {source.file} that VLMEvalKit scores: its MD5 is {md5} "
                 f"and not {source.md5}",
                 remedy=f"fetch it from {source.url}, or set anyFile: true to score this one; results say so then",
                 exit_code=ExitCode.INPUT_MISSING,
             )
-        table = read_questions(path, images_too=images_too)
+        return path, md5
+
+    def _read(self, path: Path, md5: str, *, images_too: bool = True) -> QuestionTable:
+        table = read_questions(path, md5, images_too=images_too)
         with named(path):
             check_questions(self._rules, table)
         logger.info("%s: %d rows to ask, %d without an image", path, len(table.rows), table.without_image)

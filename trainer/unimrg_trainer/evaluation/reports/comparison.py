@@ -85,7 +85,7 @@ class Comparison:
 def compare_rows(
     rows: Sequence[Row], columns: Sequence[Column], baseline: int | None, on_progress: OnProgress = lambda _: None
 ) -> Comparison:
-    """Compare rows whose benchmarks were scored in the same way; `on_progress` is told each benchmark."""
+    """Compare rows whose benchmarks were scored in the same way; `on_progress` is called with each benchmark's name."""
     cells: dict[tuple[int, int], Cell] = {}
     tables = []
     for benchmark in dict.fromkeys(column.benchmark for column in columns):

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from unimrg_trainer.evaluation.benchmarks.tsv import TableRules, in_metric
+from unimrg_trainer.evaluation.benchmarks.tsv import TableRules
+from unimrg_trainer.evaluation.result import in_metric
 
 _RENAMED = {"f1_score": "f1"}
 

@@ -87,8 +87,8 @@ class QuestionTable:
             ) from None
 
 
-def read_questions(path: Path, *, images_too: bool = True) -> QuestionTable:
-    """Read a table of questions (TSV). Raises UserError (65, 66) for one that cannot be asked.
+def read_questions(path: Path, md5: str, *, images_too: bool = True) -> QuestionTable:
+    """Read a table of questions (TSV) with that `file_md5`. Raises UserError (65, 66) for one that cannot be asked.
 
     Without `images_too` a digest takes the place of each image, for whoever only looks at the questions: in the largest
     published table images are hundreds of megabytes.
@@ -132,7 +132,7 @@ def read_questions(path: Path, *, images_too: bool = True) -> QuestionTable:
         {name: value for name, value in row.items() if name != "image"} | {"image_id": ids[id(images[row["index"]])]}
         for row in shown
     ]
-    return QuestionTable(kept, images, len(rows) - len(shown), _vanished(path), file_md5(path))
+    return QuestionTable(kept, images, len(rows) - len(shown), _vanished(path), md5)
 
 
 def read_table(path: Path, *, images_too: bool = True) -> list[dict[str, str]]:
