@@ -15,6 +15,7 @@ from tests.support.train_stage import run_stage
 from unimrg_api.errors import Interrupted
 from unimrg_trainer.engine import evaluate
 from unimrg_trainer.engine.initial_weights import weights_digest
+from unimrg_trainer.engine.results import Results
 from unimrg_trainer.evaluation.summary import Summary
 from unimrg_trainer.models.registry import find_family
 from unimrg_trainer.rng import key_digest
@@ -97,3 +98,12 @@ def test_initial_weights_are_scored_and_begin_a_run_of_the_tracker(
     assert read_curves(tmp_path / "pod-1" / "spool")["eval/bright-and-dark/dark"] == {0: scores["dark"]}
     (tags,) = [one.tags for one in read_records(tmp_path / "pod-1" / "spool") if "mlflow.note.content" in one.tags]
     assert "evaluated as it is" in tags["mlflow.note.content"]
+
+
+def test_scores_are_tied_to_what_their_benchmark_reads(tmp_path: Path) -> None:
+    own = {"tsv": {"file": "s3://mine/own.tsv", "kind": "YesNo"}}
+    job, _ = tiny_job(
+        tmp_path, stages={"evaluate": {"files": "s3://published/files", "suite": "Quick", "benchmarks": [own]}}
+    )
+    results = Results(SimpleNamespace(job=job), None)
+    assert [results._data_of(name) for name in ("tsv", "mmvp")] == ["s3://mine/own.tsv", "s3://published/files"]

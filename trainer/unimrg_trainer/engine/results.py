@@ -163,7 +163,7 @@ class Results:
         for name, result in found.benchmarks.items():
             if (md5 := result.provenance.get("data_md5")) is not None:  # else it is about the job's own data
                 own = {key: value for key, value in curves.items() if key.split("/")[1] == name}
-                spool.dataset(name, md5, self._setup.job.spec.stages.evaluate.files or "", "evaluation")
+                spool.dataset(name, md5, self._data_of(name), "evaluation")
                 spool.scores(summary.steps, own, found.weights, name, md5)
                 curves = {key: value for key, value in curves.items() if key not in own}
         if curves and self._setup.data_sets:
@@ -178,6 +178,13 @@ class Results:
                 spool.artifact(run_dir / key, str(Path(key).parent))
         if keys[-1] == SUMMARY_KEY:
             self._record_tables(spool, summary)
+
+    def _data_of(self, benchmark: str) -> str:
+        """Return the URI of what a benchmark reads: a file or folder of its own, or the folder of published files."""
+        evaluate = self._setup.job.spec.stages.evaluate
+        settings = next((one.selected()[1] for _, one in evaluate.all_benchmarks() if one.key == benchmark), {})
+        own = (settings.get(field) for field in ("file", "images"))
+        return next((uri for uri in own if isinstance(uri, str)), evaluate.files or "")
 
     def _record_tables(self, spool: Spool, summary: Summary) -> None:
         """Record the tables, as MLflow's log_table does."""
